@@ -1,0 +1,81 @@
+"""The command line: one lazy group; every command imports what it needs when it runs.
+
+``dynmem status`` has to answer within 150 ms, so nothing heavy may be imported here.
+"""
+
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import Final
+
+import click
+
+from dynmem import __version__
+from dynmem.errors import DynmemError, ExitCode
+
+COMMANDS: Final = {  # name -> (module, attribute, one line for --help)
+    "demo": ("dynmem.cli.demo", "demo", "Watch virtual machines share a budget."),
+    "release": ("dynmem.cli.status", "release", "Give VMs their maximum back and leave them alone."),
+    "reserve": ("dynmem.cli.status", "reserve", "Make room for a VM that is about to start."),
+    "run": ("dynmem.cli.run", "run", "Run the memory manager of this host."),
+    "status": ("dynmem.cli.status", "status", "Ask the running manager what every VM has, and why."),
+    "vm": ("dynmem.cli.vm", "vm", "Run one virtual machine with dynamic memory."),
+}
+
+EPILOG: Final = """\b
+Examples:
+  dynmem demo                        three VMs share a budget for a minute
+  dynmem run --config hosts.toml     watch (mode = "observe") or manage ("enforce")
+  dynmem status                      who has what, and why
+
+\b
+Exit codes: 0 fine, 1 failure, 2 wrong usage or configuration, 3 nobody answers, 4 not permitted,
+5 refused by a rule, 6 partly done, 7 timed out, 10 wrong bytes in guest memory, 11 over the budget,
+12 a guest was lost or OOM-killed, 130 interrupted.
+"""
+
+
+class LazyGroup(click.Group):
+    """A group that imports a command's module when the command is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names, without importing anything."""
+        del ctx
+        return sorted(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the one command that was asked for."""
+        del ctx
+        if cmd_name not in COMMANDS:
+            return None
+        module, attribute, _ = COMMANDS[cmd_name]
+        command = getattr(importlib.import_module(module), attribute)
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list from the table, so that --help imports nothing either."""
+        del ctx
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, _, line) in sorted(COMMANDS.items())])
+
+
+@click.group(cls=LazyGroup, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="dynmem")
+def group() -> None:
+    """Memory by demand for the virtual machines of a KVM host."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; every deliberate error is one sentence on stderr and an exit code."""
+    try:
+        result = group.main(arguments, prog_name="dynmem", standalone_mode=False)
+    except DynmemError as error:
+        click.echo(f"dynmem: {error}", err=True)
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(ExitCode.USAGE)
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(ExitCode.INTERRUPTED)
+    sys.exit(result if isinstance(result, int) else ExitCode.OK)

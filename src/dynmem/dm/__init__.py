@@ -1,0 +1,1 @@
+"""The Dynamic Memory Protocol without I/O: both ends and the target arithmetic."""

@@ -1,0 +1,1 @@
+"""Who gets how much: a snapshot in, a plan with a reason for every number out."""

@@ -1,0 +1,1 @@
+"""The QEMU Machine Protocol: framing, server and client."""

@@ -1,0 +1,67 @@
+"""Sizes and times: pages, binary units, and how people write them."""
+
+import re
+from typing import Final
+
+PAGE_SHIFT: Final = 12
+PAGE_SIZE: Final = 1 << PAGE_SHIFT
+KIB: Final = 1 << 10
+MIB: Final = 1 << 20
+GIB: Final = 1 << 30
+TIB: Final = 1 << 40
+NS_PER_MS: Final = 1_000_000
+NS_PER_S: Final = 1_000_000_000
+
+_FACTORS: Final = {"B": 1, "K": KIB, "M": MIB, "G": GIB, "T": TIB}
+_SIZE: Final = re.compile(
+    r"\s*(\d{1,18})(?:\.(\d{1,6}))?\s*(?:(B)|([KMGT])(?:i?B)?)?\s*", re.IGNORECASE | re.ASCII
+)
+_DURATION: Final = re.compile(r"\s*(\d{1,12})(?:\.(\d{1,9}))?\s*(ms|s|min|h)?\s*", re.ASCII)
+_DURATION_NS: Final = {"ms": NS_PER_MS, "s": NS_PER_S, "min": 60 * NS_PER_S, "h": 3600 * NS_PER_S}
+
+
+def parse_size(text: str, *, default_unit: str = "B") -> int:
+    """Read a size as people write it (``512M``, ``2GiB``, ``1.5g``, ``4096``) into bytes.
+
+    Units are binary whichever way they are spelled. `default_unit` (one of B K M G T) is what a bare
+    number means: QEMU's ``-m 512`` is in MiB. Raises ValueError with a sentence that names the text.
+    """
+    match = _SIZE.fullmatch(text)
+    if match is None:
+        raise ValueError(f"{text!r} is not a size: write it like 512MiB, 2G or 4096")
+    whole, fraction, as_bytes, letter = match.groups()
+    unit = (as_bytes or letter or default_unit).upper()
+    factor = _FACTORS[unit]
+    size = int(whole) * factor
+    if fraction:
+        size += int(fraction) * factor // 10 ** len(fraction)
+    return size
+
+
+def format_size(size: int) -> str:
+    """Write bytes with the largest binary unit that keeps the number readable: ``512 MiB``, ``1.5 GiB``."""
+    if size < 0:
+        return "-" + format_size(-size)
+    for unit, factor in (("TiB", TIB), ("GiB", GIB), ("MiB", MIB), ("KiB", KIB)):
+        if size >= factor:
+            number = f"{size / factor:.2f}".rstrip("0").rstrip(".")
+            return f"{number} {unit}"
+    return f"{size} B"
+
+
+def parse_duration(text: str) -> int:
+    """Read a duration (``1s``, ``250ms``, ``2min``, ``1.5``; bare numbers are seconds) into nanoseconds."""
+    match = _DURATION.fullmatch(text)
+    if match is None:
+        raise ValueError(f"{text!r} is not a duration: write it like 1s, 250ms or 2min")
+    whole, fraction, unit = match.groups()
+    factor = _DURATION_NS[unit or "s"]
+    duration = int(whole) * factor
+    if fraction:
+        duration += int(fraction) * factor // 10 ** len(fraction)
+    return duration
+
+
+def pages_of(size: int) -> int:
+    """Whole pages of 4 KiB in `size` bytes, rounded down."""
+    return size >> PAGE_SHIFT

@@ -1,0 +1,1 @@
+"""Bytes and typed messages: Dynamic Memory, VMBus control messages, ring packets, SynIC, hardware."""
