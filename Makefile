@@ -1,0 +1,48 @@
+# Every target sets up what it needs in .venv (and, with apt, what QEMU needs) and is quick when that is done.
+PYTHON ?= python3
+BIN := .venv/bin
+PYTEST := $(BIN)/python -m pytest
+
+.PHONY: demo demo-qemu test lint bench bench-check rows soak clean
+.DEFAULT_GOAL := demo
+
+.venv/run.stamp: pyproject.toml scripts/setup-venv
+	PYTHON=$(PYTHON) scripts/setup-venv
+	touch $@
+
+.venv/dev.stamp: .venv/run.stamp
+	PYTHON=$(PYTHON) scripts/setup-venv --group dev
+	touch $@
+
+demo: .venv/run.stamp  ## three embedded VMs share a budget for a minute
+	$(BIN)/dynmem demo $(ARGS)
+
+demo-qemu: .venv/run.stamp  ## one embedded VM beside two real Linux guests under QEMU
+	scripts/setup-qemu
+	$(BIN)/dynmem demo --qemu $(ARGS)
+
+test: .venv/dev.stamp  ## everything that is checked at every change; real QEMU guests included
+	scripts/setup-qemu
+	$(PYTEST) -n 2 --dist worksteal -m "not soak" $(ARGS)
+
+lint: .venv/dev.stamp
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: .venv/dev.stamp  ## every benchmark, both sides in one run
+	$(BIN)/python -m bench $(ARGS)
+
+bench-check: .venv/dev.stamp  ## the same, held against the bounds each one states
+	$(BIN)/python -m bench --check $(ARGS)
+
+rows: .venv/dev.stamp  ## each promise of docs/rows.toml: proven, failing or open (STRICT=1: open fails too)
+	scripts/setup-qemu
+	$(BIN)/python scripts/rows.py $(if $(STRICT),--strict) $(ARGS)
+
+soak: .venv/dev.stamp  ## the long ones
+	scripts/setup-qemu
+	$(PYTEST) -m soak $(ARGS)
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis
