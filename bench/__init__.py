@@ -1,1 +1,1 @@
-"""Benchmarks: each runs both sides in one run and prints the ratio; ``python -m bench [--check] [NAME ...]``."""
+"""Benchmarks: each runs both sides in one run and prints the ratio (``python -m bench [--check] [NAME]``)."""

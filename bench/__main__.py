@@ -8,7 +8,7 @@ from typing import Final
 from bench.figures import Benchmark
 
 BENCHMARKS: Final = {  # name -> what it answers
-    "balloon": "1 GiB out of an embedded guest and back through every layer, beside a bare loop over the same pages",
+    "balloon": "1 GiB out of an embedded guest and back through every layer, beside a bare loop",
     "manager": "what an idle manager costs per VM and second",
     "memory": "resident memory of a VM's two processes without guest RAM",
     "status": "dynmem status, start to finish",
