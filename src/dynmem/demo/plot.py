@@ -146,8 +146,8 @@ def _table(summary: Summary) -> str:
 def _lead(summary: Summary) -> str:
     maximums = format_size(sum(vm.maximum_bytes for vm in summary.vms))
     return (
-        f"{len(summary.vms)} VMs whose maximums add up to {maximums} share {format_size(summary.budget_bytes)} "
-        f"for {summary.duration_seconds:.0f} s ({summary.mode}). "
+        f"{len(summary.vms)} VMs whose maximums add up to {maximums} "
+        f"share {format_size(summary.budget_bytes)} for {summary.duration_seconds:.0f} s ({summary.mode}). "
         f"Peak resident {format_size(summary.peak_resident_bytes)}, "
         f"unmet demand {summary.unmet_demand_seconds:.1f} VM-seconds, {summary.pages_moved} pages moved, "
         f"{summary.wrong_bytes} wrong bytes."
@@ -163,7 +163,6 @@ def render(samples: Sequence[Sample], summary: Summary, note: str) -> str:
         + _vm_chart(samples, vm.name, COLOURS[index % len(COLOURS)], summary, vm.maximum_bytes)
         for index, vm in enumerate(summary.vms)
     ]
-    maximums = format_size(sum(vm.maximum_bytes for vm in summary.vms))
     lead = _lead(summary)
     return (
         "<!doctype html><html lang='en'><head><meta charset='utf-8'>"
