@@ -1,0 +1,66 @@
+"""What the policy is given and what it answers. Pages of 4 KiB, integers only, frozen and picklable."""
+
+from typing import Literal
+
+import msgspec
+
+Priority = Literal["low", "normal", "high"]
+
+
+class Vm(msgspec.Struct, frozen=True, gc=False):
+    """One VM that can be moved, as the policy sees it.
+
+    `floor_pages` is the least it may have (configured minimum or the guest's own floor), `demand_pages` what
+    the guest says it needs (no buffer), `held_pages` the size it has been given and keeps if nobody needs it,
+    `margin_pages` the growth between two periods that headroom should cover first.
+    """
+
+    name: str
+    floor_pages: int
+    maximum_pages: int
+    demand_pages: int
+    held_pages: int
+    buffer_percent: int = 20
+    weight: int = 5000
+    priority: Priority = "normal"
+    margin_pages: int = 0
+
+
+class Snapshot(msgspec.Struct, frozen=True, gc=False):
+    """All that the policy looks at: what may be divided, and among whom."""
+
+    capacity_pages: int
+    vms: tuple[Vm, ...]
+
+
+class Decision(msgspec.Struct, frozen=True, gc=False):
+    """What one VM should have, and why.
+
+    `wanted_pages` is demand plus buffer, clamped to floor and maximum; `headroom_pages` what the target holds
+    above that; `short_pages` what is missing from it.
+    """
+
+    vm: str
+    target_pages: int
+    wanted_pages: int
+    floor_pages: int
+    headroom_pages: int
+    reason: str
+
+    @property
+    def short_pages(self) -> int:
+        """Pages that are missing from what is wanted."""
+        return max(0, self.wanted_pages - self.target_pages)
+
+
+class Plan(msgspec.Struct, frozen=True, gc=False):
+    """The division of `capacity_pages`, one decision per VM of the snapshot in its order.
+
+    `shortage_pages` is how far all that is wanted passes the capacity (0 when everything fits); `cut` names
+    the level at which memory ran out ("" when it did not).
+    """
+
+    decisions: tuple[Decision, ...]
+    capacity_pages: int
+    shortage_pages: int
+    cut: str
