@@ -1,0 +1,356 @@
+"""The books of the Global Memory Manager in bound mode: who may have, has, and has given up how many pages.
+
+Counts only. A page belongs to one VM (bound mode), so allocated pages are private pages and chunks are whole
+2 MiB pieces of one VM. Each call changes everything it says or raises GmmError and changes nothing.
+"""
+
+from collections.abc import Iterable
+from typing import Self
+
+import msgspec
+
+from dynmem.gmm.codes import (
+    GMM_CHUNK_NUM_PAGES,
+    Account,
+    BalloonAction,
+    GmmError,
+    OcPolicy,
+    Priority,
+    Status,
+)
+
+ACCOUNTS = (Account.BASE, Account.SHADOW, Account.FIXED)
+
+
+class VmSizes(msgspec.Struct, frozen=True):
+    """GMMVMSIZES: pages by account."""
+
+    base_pages: int
+    shadow_pages: int
+    fixed_pages: int
+
+    @property
+    def total(self) -> int:
+        """All three accounts together."""
+        return self.base_pages + self.shadow_pages + self.fixed_pages
+
+
+class VmStats(msgspec.Struct, frozen=True):
+    """GMMVMSTATS of one VM, as far as bound mode has it. Pages."""
+
+    reserved: VmSizes
+    allocated: VmSizes
+    private_pages: int
+    ballooned_pages: int
+    max_ballooned_pages: int
+    policy: OcPolicy
+    priority: Priority
+    may_allocate: bool
+
+
+class Stats(msgspec.Struct, frozen=True):
+    """GMMSTATS, as far as bound mode has it. Pages, chunks of 2 MiB."""
+
+    max_pages: int
+    reserved_pages: int
+    over_committed_pages: int
+    allocated_pages: int
+    ballooned_pages: int
+    chunks: int
+    freed_chunks: int
+    vms: int
+    vm: VmStats | None
+
+
+class HypervisorMemoryStats(msgspec.Struct, frozen=True):
+    """GMMMEMSTATSREQ: allocated, free inside chunks, ballooned, shared and maximum pages of all VMs."""
+
+    allocated_pages: int
+    free_pages: int
+    ballooned_pages: int
+    shared_pages: int
+    max_pages: int
+
+
+class MemoryStats(msgspec.Struct, frozen=True):
+    """What GMMR3QueryMemoryStats answers for one VM. Pages."""
+
+    allocated_pages: int
+    max_pages: int
+    ballooned_pages: int
+
+
+class _Account:
+    """The mutable book of one VM."""
+
+    __slots__ = ("allocated", "ballooned", "may_allocate", "policy", "priority", "reserved")
+
+    def __init__(self, reserved: dict[Account, int], policy: OcPolicy, priority: Priority) -> None:
+        self.reserved = reserved
+        self.allocated = dict.fromkeys(ACCOUNTS, 0)
+        self.ballooned = 0
+        self.may_allocate = True
+        self.policy = policy
+        self.priority = priority
+
+    @property
+    def total_allocated(self) -> int:
+        return sum(self.allocated.values())
+
+    @property
+    def chunks(self) -> int:
+        return -(-self.total_allocated // GMM_CHUNK_NUM_PAGES)
+
+    def stats(self) -> VmStats:
+        return VmStats(
+            reserved=_sizes(self.reserved),
+            allocated=_sizes(self.allocated),
+            private_pages=self.total_allocated,
+            ballooned_pages=self.ballooned,
+            max_ballooned_pages=self.reserved[Account.BASE],
+            policy=self.policy,
+            priority=self.priority,
+            may_allocate=self.may_allocate,
+        )
+
+
+class Gmm:
+    """Books of all VMs under one limit of `max_pages`.
+
+    A VM is known by its name. Totals are kept as they change, and `verify` holds them against the sum of the
+    VMs.
+    """
+
+    def __init__(self, max_pages: int) -> None:
+        if max_pages < 0:
+            raise GmmError(Status.INVALID_PARAMETER, f"a limit of {max_pages} pages is below zero")
+        self.max_pages = max_pages
+        self._vms: dict[str, _Account] = {}
+        self._reserved = 0
+        self._allocated = 0
+        self._ballooned = 0
+        self._chunks = 0
+        self._freed_chunks = 0
+
+    def __contains__(self, vm: str) -> bool:
+        return vm in self._vms
+
+    def __iter__(self) -> Iterable[str]:
+        return iter(self._vms)
+
+    def initial_reservation(
+        self,
+        vm: str,
+        base_pages: int,
+        shadow_pages: int,
+        fixed_pages: int,
+        policy: OcPolicy,
+        priority: Priority,
+    ) -> None:
+        """GMMR0InitialReservation: once per VM, before anything else.
+
+        A VM with the policy NO_OC is declined (MEMORY_RESERVATION_DECLINED) when what it reserves can't be
+        backed beside all that is allocated; one with TBD may reserve beyond the limit and is bounded when it
+        allocates.
+        """
+        reserved = _checked_reservation(base_pages, shadow_pages, fixed_pages)
+        if policy not in (OcPolicy.NO_OC, OcPolicy.TBD):
+            raise GmmError(Status.INVALID_PARAMETER, f"{policy!r} is not an over-commit policy")
+        if priority not in (Priority.HIGH, Priority.NORMAL, Priority.LOW):
+            raise GmmError(Status.INVALID_PARAMETER, f"{priority!r} is not a priority")
+        if vm in self._vms:
+            raise GmmError(Status.WRONG_ORDER, f"{vm} has its initial reservation already")
+        account = _Account(reserved, policy, priority)
+        self._decline_unbacked(vm, account, reserved)
+        self._vms[vm] = account
+        self._reserved += sum(reserved.values())
+
+    def update_reservation(self, vm: str, base_pages: int, shadow_pages: int, fixed_pages: int) -> None:
+        """GMMR0UpdateReservation: replace the counts.
+
+        Below what is allocated and ballooned the VM keeps what it has and may not allocate until it fits
+        again.
+        """
+        account = self._account(vm)
+        reserved = _checked_reservation(base_pages, shadow_pages, fixed_pages)
+        self._decline_unbacked(vm, account, reserved)
+        self._reserved += sum(reserved.values()) - sum(account.reserved.values())
+        account.reserved = reserved
+        account.may_allocate = account.allocated[Account.BASE] + account.ballooned <= reserved[Account.BASE]
+
+    def allocate_pages(self, vm: str, pages: int, account: Account) -> None:
+        """GMMR0AllocatePages: charge `pages` to an account, all or nothing."""
+        book = self._account(vm)
+        if account not in ACCOUNTS or pages < 1:
+            raise GmmError(Status.INVALID_PARAMETER, f"{pages} pages of {account!r} can't be allocated")
+        if self._allocated + pages > self.max_pages:
+            raise GmmError(
+                Status.HIT_GLOBAL_LIMIT,
+                f"{vm} asks for {pages} pages, {max(0, self.max_pages - self._allocated)} are left of "
+                f"{self.max_pages}",
+            )
+        self._check_account(vm, book, pages, account)
+        if not book.may_allocate:
+            raise GmmError(Status.HIT_VM_ACCOUNT_LIMIT, f"{vm} has more than it reserved")
+        self._change_allocated(book, account, pages)
+
+    def adopt_pages(self, vm: str, pages: int, account: Account) -> None:
+        """Book pages that a VM holds already.
+
+        Ours: a fact is not refused by the global limit; what passes it is the shortage.
+        """
+        book = self._account(vm)
+        if account not in ACCOUNTS or pages < 1:
+            raise GmmError(Status.INVALID_PARAMETER, f"{pages} pages of account {account!r} can't be adopted")
+        self._check_account(vm, book, pages, account)
+        self._change_allocated(book, account, pages)
+
+    def free_pages(self, vm: str, pages: int, account: Account) -> None:
+        """GMMR0FreePages: take `pages` off an account."""
+        book = self._account(vm)
+        if account not in ACCOUNTS or pages < 1:
+            raise GmmError(Status.INVALID_PARAMETER, f"{pages} pages of account {account!r} can't be freed")
+        if pages > book.allocated[account]:
+            raise GmmError(
+                Status.ATTEMPT_TO_FREE_TOO_MUCH,
+                f"{vm} frees {pages} pages of {book.allocated[account]} in {account.name}",
+            )
+        self._change_allocated(book, account, -pages)
+
+    def ballooned_pages(self, vm: str, action: BalloonAction, pages: int) -> None:
+        """GMMR0BalloonedPages: accounting only, the pages themselves are freed or allocated by the caller.
+
+        INFLATE after freeing, DEFLATE before allocating, RESET (with 0 pages) when the guest starts anew.
+        """
+        book = self._account(vm)
+        if pages < 0:
+            raise GmmError(Status.INVALID_PARAMETER, f"{pages} ballooned pages are below zero")
+        match action:
+            case BalloonAction.INFLATE:
+                held = book.allocated[Account.BASE] + book.ballooned
+                if held + pages > book.reserved[Account.BASE]:
+                    raise GmmError(
+                        Status.ATTEMPT_TO_FREE_TOO_MUCH,
+                        f"{vm} gives up {pages} pages and holds {held} of {book.reserved[Account.BASE]}",
+                    )
+                change = pages
+            case BalloonAction.DEFLATE:
+                if pages > book.ballooned:
+                    raise GmmError(
+                        Status.ATTEMPT_TO_DEFLATE_TOO_MUCH,
+                        f"{vm} takes back {pages} pages of {book.ballooned} ballooned ones",
+                    )
+                change = -pages
+            case BalloonAction.RESET:
+                change = -book.ballooned
+            case _:
+                raise GmmError(Status.INVALID_PARAMETER, f"{action!r} is not a balloon action")
+        book.ballooned += change
+        self._ballooned += change
+
+    def cleanup_vm(self, vm: str) -> int:
+        """GMMR0CleanupVM: the VM is gone and everything it held is free; answers how many pages that was."""
+        book = self._account(vm)
+        freed = book.total_allocated
+        self._allocated -= freed
+        self._chunks -= book.chunks
+        self._freed_chunks += book.chunks
+        self._ballooned -= book.ballooned
+        self._reserved -= sum(book.reserved.values())
+        del self._vms[vm]
+        return freed
+
+    def shortage(self) -> int:
+        """Pages that are allocated beyond the limit: what somebody has to give. 0 when there is none."""
+        return max(0, self._allocated - self.max_pages)
+
+    def query_statistics(self, vm: str | None = None) -> Stats:
+        """GMMR0QueryStatistics: the totals, and one VM's when asked for."""
+        return Stats(
+            max_pages=self.max_pages,
+            reserved_pages=self._reserved,
+            over_committed_pages=max(0, self._reserved - self.max_pages),
+            allocated_pages=self._allocated,
+            ballooned_pages=self._ballooned,
+            chunks=self._chunks,
+            freed_chunks=self._freed_chunks,
+            vms=len(self._vms),
+            vm=None if vm is None else self._account(vm).stats(),
+        )
+
+    def query_hypervisor_memory_stats(self) -> HypervisorMemoryStats:
+        """GMMR0QueryHypervisorMemoryStatsReq: nothing is shared in bound mode."""
+        free = self._chunks * GMM_CHUNK_NUM_PAGES - self._allocated
+        return HypervisorMemoryStats(self._allocated, free, self._ballooned, 0, self.max_pages)
+
+    def query_memory_stats(self, vm: str) -> MemoryStats:
+        """GMMR3QueryMemoryStats: allocated, reserved and ballooned pages of one VM."""
+        book = self._account(vm)
+        return MemoryStats(book.total_allocated, sum(book.reserved.values()), book.ballooned)
+
+    def allocated(self, vm: str, account: Account = Account.BASE) -> int:
+        """Pages of one account, without building statistics."""
+        return self._account(vm).allocated[account]
+
+    def reserved(self, vm: str, account: Account = Account.BASE) -> int:
+        """Reserved pages of one account, without building statistics."""
+        return self._account(vm).reserved[account]
+
+    def verify(self) -> Self:
+        """Hold every total against the sum of the VMs' books, and each book against its own rules."""
+        books = self._vms.values()
+        assert self._allocated == sum(book.total_allocated for book in books)
+        assert self._ballooned == sum(book.ballooned for book in books)
+        assert self._reserved == sum(sum(book.reserved.values()) for book in books)
+        assert self._chunks == sum(book.chunks for book in books)
+        for book in books:
+            assert min(*book.allocated.values(), book.ballooned) >= 0
+            if book.may_allocate:
+                assert book.allocated[Account.BASE] + book.ballooned <= book.reserved[Account.BASE]
+        return self
+
+    def _account(self, vm: str) -> _Account:
+        try:
+            return self._vms[vm]
+        except KeyError:
+            raise GmmError(Status.WRONG_ORDER, f"{vm} has no initial reservation") from None
+
+    def _decline_unbacked(self, vm: str, account: _Account, reserved: dict[Account, int]) -> None:
+        others = self._allocated - (account.total_allocated if vm in self._vms else 0)
+        asked = sum(reserved.values())
+        if account.policy is OcPolicy.NO_OC and others + asked > self.max_pages:
+            raise GmmError(
+                Status.MEMORY_RESERVATION_DECLINED,
+                f"{vm} reserves {asked} pages, {max(0, self.max_pages - others)} can be backed",
+            )
+
+    def _check_account(self, vm: str, book: _Account, pages: int, account: Account) -> None:
+        ballooned = book.ballooned if account is Account.BASE else 0
+        if book.allocated[account] + ballooned + pages > book.reserved[account]:
+            raise GmmError(
+                Status.HIT_VM_ACCOUNT_LIMIT,
+                f"{vm} has {book.allocated[account]} pages and {ballooned} ballooned of "
+                f"{book.reserved[account]} in {account.name}; {pages} more don't fit",
+            )
+
+    def _change_allocated(self, book: _Account, account: Account, pages: int) -> None:
+        before = book.chunks
+        book.allocated[account] += pages
+        self._allocated += pages
+        self._chunks += book.chunks - before
+        self._freed_chunks += max(0, before - book.chunks)
+        if not book.may_allocate:
+            book.may_allocate = book.allocated[Account.BASE] + book.ballooned <= book.reserved[Account.BASE]
+
+
+def _sizes(pages: dict[Account, int]) -> VmSizes:
+    return VmSizes(pages[Account.BASE], pages[Account.SHADOW], pages[Account.FIXED])
+
+
+def _checked_reservation(base_pages: int, shadow_pages: int, fixed_pages: int) -> dict[Account, int]:
+    counts = dict(zip(ACCOUNTS, (base_pages, shadow_pages, fixed_pages), strict=True))
+    if min(counts.values()) < 1:
+        raise GmmError(
+            Status.INVALID_PARAMETER, f"a reservation of {tuple(counts.values())} pages has a zero in it"
+        )
+    return counts
