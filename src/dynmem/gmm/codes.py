@@ -50,7 +50,7 @@ class BalloonAction(enum.IntEnum):
 
 
 class Status(enum.IntEnum):
-    """Status codes that calls on books can answer; the rest of -3800 to -3831 belongs to chunks and sharing."""
+    """Status codes that calls on books can answer; the others belong to chunks and sharing."""
 
     INVALID_PARAMETER = -2
     WRONG_ORDER = -22
