@@ -26,6 +26,7 @@ EDGES: dict[str, set[str]] = {
     "lab": {"qmp"},
     "demo": {"lab", "qmp", "manager"},
     "cli": {"vm", "manager", "demo", "lab", "qmp"},
+    "__main__": {"cli"},
 }
 PURE_ROOMS = ("wire", "vmbus", "dm", "gmm", "policy")
 PURE_FILES = ("manager/facts.py", "manager/step.py")

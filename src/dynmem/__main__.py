@@ -1,0 +1,5 @@
+"""``python -m dynmem`` is the command line."""
+
+from dynmem.cli import main
+
+main()

@@ -1,0 +1,72 @@
+"""Sampling what is resident, many times a second, in a thread of its own: the host's word on the budget."""
+
+import threading
+import time
+from typing import Final
+
+from dynmem.errors import DynmemError
+from dynmem.manager.process import Process
+from dynmem.manager.resident import ResidentMeter
+
+INTERVAL_S: Final = 0.04
+"""25 samples a second, so that a busy machine still gives the ten that are promised."""
+
+
+class ResidentSampler:
+    """Sums the resident memory of processes and remembers the peaks. Use as a context manager."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._meters: dict[str, tuple[ResidentMeter, int]] = {}
+        self._latest: dict[str, int] = {}
+        self._peaks: dict[str, int] = {}
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="resident", daemon=True)
+        self.peak_bytes = 0
+        self.samples = 0
+        self.longest_gap_s = 0.0
+
+    def __enter__(self) -> "ResidentSampler":
+        """Start sampling."""
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop sampling."""
+        self._stop.set()
+        self._thread.join()
+
+    def watch(self, name: str, pid: int, ram_bytes: int) -> None:
+        """Count the process from now on."""
+        process = Process.of(pid)
+        if process is None:
+            raise DynmemError(f"{name}: process {pid} ended before it could be watched")
+        with self._lock:
+            self._meters[name] = (ResidentMeter(process), ram_bytes)
+
+    def resident_bytes(self, name: str) -> int:
+        """The newest figure of one VM, 0 before there is one."""
+        return self._latest.get(name, 0)
+
+    def peak_of(self, name: str) -> int:
+        """The most one VM has held."""
+        return self._peaks.get(name, 0)
+
+    def _run(self) -> None:
+        last = time.monotonic()
+        while not self._stop.wait(INTERVAL_S):
+            self._sample()
+            now = time.monotonic()
+            self.longest_gap_s = max(self.longest_gap_s, now - last)
+            last = now
+
+    def _sample(self) -> None:
+        with self._lock:
+            meters = dict(self._meters)
+        latest = {}
+        for name, (meter, ram_bytes) in meters.items():
+            latest[name] = meter.measure(ram_bytes).bytes_held or 0
+            self._peaks[name] = max(self._peaks.get(name, 0), latest[name])
+        self._latest = latest
+        self.peak_bytes = max(self.peak_bytes, sum(latest.values()))
+        self.samples += 1
