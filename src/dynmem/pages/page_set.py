@@ -1,9 +1,9 @@
 """The set of pages that a guest has given up, in bounded memory whatever the guest chooses to give.
 
 Guest memory is cut into chunks of 128 MiB. A chunk is empty, full, or a bitmap of 4 KiB, so a set takes at
-most 1/32768 of the guest plus 8 bytes a chunk, and a message costs O(its ranges + the chunks it covers), in any
-order. A chunk's count of pages tells which of the three it is; **the words of an empty or full chunk are zero**,
-so that memory behind them is never touched: covering a terabyte writes 64 KiB of counts.
+most 1/32768 of the guest plus 8 bytes a chunk, and a message costs O(its ranges + the chunks it covers), in
+any order. A chunk's count of pages tells which of the three it is; **the words of an empty or full chunk are
+zero**, so that memory behind them is never touched: covering a terabyte writes 64 KiB of counts.
 """
 
 from typing import Final, NamedTuple
