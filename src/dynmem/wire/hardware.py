@@ -1,0 +1,127 @@
+"""The embedded guest's hardware: what a guest process and its VM say over one SOCK_SEQPACKET socket.
+
+One message is one datagram, type u32 first, never padded. Three of the host's carry exactly one descriptor
+(SCM_RIGHTS): `MapSlot` the memory to map, `BindSint` the eventfd the guest waits on for that interrupt,
+`BindDoorbell` the eventfd the guest writes instead of calling HvSignalEvent for that connection id.
+
+Order: the host sends MapSlot for RAM (slot 0) and the bindings, then `Start`. After that the guest makes
+calls, each answered by a `Reply` with the same sequence number; a later `MapSlot` (memory added while
+running) is acknowledged with `SlotMapped` before the host uses it, and `Reset` with `ResetDone`.
+"""
+
+import functools
+import struct
+from typing import Final
+
+import msgspec
+
+from dynmem.errors import RemoteProtocolError
+from dynmem.limits import HARDWARE_DATAGRAM_BYTES_MAX
+from dynmem.wire.layout import NEWEST, Direction, Layout, Table, u32, u64
+
+
+class MapSlot(msgspec.Struct, frozen=True, gc=False):
+    """Map `size` bytes of the descriptor from `offset` on as guest memory at `gpa`."""
+
+    slot: int
+    gpa: int
+    size: int
+    offset: int
+
+
+class BindSint(msgspec.Struct, frozen=True, gc=False):
+    """The descriptor is the interrupt line of a SINT."""
+
+    sint: int
+
+
+class BindDoorbell(msgspec.Struct, frozen=True, gc=False):
+    """The descriptor is the doorbell of a connection id."""
+
+    connection_id: int
+
+
+class Start(msgspec.Struct, frozen=True, gc=False):
+    """The hardware is complete: run."""
+
+
+class Reset(msgspec.Struct, frozen=True, gc=False):
+    """Start again from the beginning with the same hardware."""
+
+
+class Reply(msgspec.Struct, frozen=True, gc=False):
+    """The result of the call with this sequence number: an HvStatus."""
+
+    sequence: int
+    status: int
+
+
+class Hypercall(msgspec.Struct, frozen=True, gc=False):
+    """A hypercall: control word, then input address (or the first parameter of a fast call) and a second."""
+
+    sequence: int
+    control: int
+    input_gpa: int
+    parameter2: int = 0
+
+
+class WriteMsr(msgspec.Struct, frozen=True, gc=False):
+    """A write of a synthetic MSR."""
+
+    sequence: int
+    msr: int
+    value: int
+
+
+class SlotMapped(msgspec.Struct, frozen=True, gc=False):
+    """The guest has mapped a slot."""
+
+    slot: int
+
+
+class ResetDone(msgspec.Struct, frozen=True, gc=False):
+    """The guest has let go of its former life and waits for nothing more."""
+
+
+Message = (
+    MapSlot | BindSint | BindDoorbell | Start | Reset | Reply | Hypercall | WriteMsr | SlotMapped | ResetDone
+)
+
+WITH_DESCRIPTOR: Final = (MapSlot, BindSint, BindDoorbell)
+
+_HEAD: Final = struct.Struct("<I")
+_message = functools.partial(Layout, offset=_HEAD.size)
+_UP: Final = Direction.GUEST_TO_HOST
+_DOWN: Final = Direction.HOST_TO_GUEST
+
+TABLE: Final = Table(
+    _message(1, "MAP_SLOT", MapSlot, _DOWN, u32("slot"), u64("gpa"), u64("size"), u64("offset")),
+    _message(2, "BIND_SINT", BindSint, _DOWN, u32("sint")),
+    _message(3, "BIND_DOORBELL", BindDoorbell, _DOWN, u32("connection_id")),
+    _message(4, "START", Start, _DOWN),
+    _message(5, "RESET", Reset, _DOWN),
+    _message(6, "REPLY", Reply, _DOWN, u32("sequence"), u32("status")),
+    _message(
+        7, "HYPERCALL", Hypercall, _UP, u32("sequence"), u64("control"), u64("input_gpa"), u64("parameter2")
+    ),
+    _message(8, "WRITE_MSR", WriteMsr, _UP, u32("sequence"), u32("msr"), u64("value")),
+    _message(9, "SLOT_MAPPED", SlotMapped, _UP, u32("slot")),
+    _message(10, "RESET_DONE", ResetDone, _UP),
+)
+
+
+def encode(message: Message) -> bytes:
+    """The datagram of `message`; LocalProtocolError if a field does not fit."""
+    layout = TABLE.of(message)
+    return _HEAD.pack(layout.number) + layout.encode(message)
+
+
+def decode(data: bytes) -> Message:
+    """The message that the datagram `data` is; RemoteProtocolError if it is anything else."""
+    if not _HEAD.size <= len(data) <= HARDWARE_DATAGRAM_BYTES_MAX:
+        raise RemoteProtocolError(f"a hardware message of {len(data)} bytes")
+    layout = TABLE.by_number.get(_HEAD.unpack_from(data)[0])
+    if layout is None or len(data) != layout.size:
+        raise RemoteProtocolError(f"an unknown hardware message of {len(data)} bytes")
+    message: Message = layout.decode(data, len(data), NEWEST)
+    return message

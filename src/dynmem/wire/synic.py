@@ -1,0 +1,151 @@
+"""The synthetic interrupt controller on the wire: hypercalls, status codes, MSRs, message and event pages.
+
+A guest posts messages and signals events by hypercall. The host writes messages into a page of sixteen
+256-byte slots, one for each SINT, and sets event flags in a page of sixteen times 2048 bits.
+
+Source: Hypervisor Top-Level Functional Specification, chapters on the SynIC and on inter-partition
+communication; Linux include/asm-generic/hyperv-tlfs.h.
+"""
+
+import enum
+import struct
+from typing import Final
+
+import msgspec
+
+from dynmem.errors import LocalProtocolError, RemoteProtocolError
+
+HYPERCALL_POST_MESSAGE: Final = 0x5C
+HYPERCALL_SIGNAL_EVENT: Final = 0x5D
+HYPERCALL_CODE_MASK: Final = 0xFFFF
+HYPERCALL_FAST: Final = 1 << 16
+
+MSR_SCONTROL: Final = 0x4000_0080
+MSR_SVERSION: Final = 0x4000_0081
+MSR_SIEFP: Final = 0x4000_0082
+MSR_SIMP: Final = 0x4000_0083
+MSR_EOM: Final = 0x4000_0084
+MSR_SINT0: Final = 0x4000_0090
+SINT_COUNT: Final = 16
+PAGE_MSR_ENABLED: Final = 1  # bit 0 of SIMP and SIEFP; the page's address is in bits 12 and up
+
+VMBUS_SINT: Final = 2
+VMBUS_MESSAGE_TYPE: Final = 1
+MESSAGE_CONNECTION_ID: Final = 1
+EVENT_CONNECTION_ID: Final = 2
+MONITOR_CONNECTION_ID: Final = 3
+MESSAGE_CONNECTION_ID_4: Final = 4  # guests of VMBus 5.0 and later post here
+CHANNEL_CONNECTION_ID_BASE: Final = 16  # a channel is signalled by 16 + relid
+
+PAYLOAD_BYTES_MAX: Final = 240
+MESSAGE_SLOT_BYTES: Final = 256
+EVENT_FLAGS_BYTES: Final = 256
+EVENT_FLAG_COUNT: Final = 2048
+SLOT_FLAG_PENDING: Final = 1
+
+_POST: Final = struct.Struct("<II II")
+_SIGNAL: Final = struct.Struct("<IHH")
+_SLOT: Final = struct.Struct("<IBBHQ")
+
+
+class HvStatus(enum.IntEnum):
+    """Hypercall status codes."""
+
+    SUCCESS = 0
+    INVALID_HYPERCALL_CODE = 2
+    INVALID_HYPERCALL_INPUT = 3
+    INVALID_ALIGNMENT = 4
+    INVALID_PARAMETER = 5
+    INSUFFICIENT_MEMORY = 11
+    INVALID_PORT_ID = 17
+    INVALID_CONNECTION_ID = 18
+    INSUFFICIENT_BUFFERS = 19
+    NOT_ACKNOWLEDGED = 20
+
+
+class PostMessageInput(msgspec.Struct, frozen=True, gc=False):
+    """The input of HvPostMessage, 256 bytes at an address that is a multiple of 8."""
+
+    connection_id: int
+    message_type: int
+    payload: bytes
+
+
+def encode_post(message: PostMessageInput) -> bytes:
+    """The 256 bytes of a post; LocalProtocolError above 240 bytes of payload."""
+    size = len(message.payload)
+    if size > PAYLOAD_BYTES_MAX:
+        raise LocalProtocolError(f"a message of {size} bytes is above {PAYLOAD_BYTES_MAX}")
+    try:
+        head = _POST.pack(message.connection_id, 0, message.message_type, size)
+    except struct.error as error:
+        raise LocalProtocolError(f"the post cannot be encoded: {error}") from error
+    return head + message.payload.ljust(PAYLOAD_BYTES_MAX, b"\0")
+
+
+def decode_post(data: bytes) -> PostMessageInput:
+    """The post in `data` (256 bytes)."""
+    if len(data) < MESSAGE_SLOT_BYTES:
+        raise RemoteProtocolError(f"HvPostMessage has {len(data)} bytes of input, it needs 256")
+    connection_id, _, message_type, size = _POST.unpack_from(data)
+    if size > PAYLOAD_BYTES_MAX:
+        raise RemoteProtocolError(f"HvPostMessage says {size} bytes of payload")
+    return PostMessageInput(connection_id, message_type, data[_POST.size : _POST.size + size])
+
+
+class SignalEventInput(msgspec.Struct, frozen=True, gc=False):
+    """The input of HvSignalEvent: eight bytes in memory, or the first parameter of a fast call."""
+
+    connection_id: int
+    flag: int
+
+
+def encode_signal(signal: SignalEventInput) -> bytes:
+    """The eight bytes of a signal."""
+    try:
+        return _SIGNAL.pack(signal.connection_id, signal.flag, 0)
+    except struct.error as error:
+        raise LocalProtocolError(f"the signal cannot be encoded: {error}") from error
+
+
+def decode_signal(data: bytes) -> SignalEventInput:
+    """The signal in `data` (a fast call's parameter is ``parameter.to_bytes(8, "little")``)."""
+    if len(data) < _SIGNAL.size:
+        raise RemoteProtocolError(f"HvSignalEvent has {len(data)} bytes of input, it needs 8")
+    connection_id, flag, _ = _SIGNAL.unpack_from(data)
+    return SignalEventInput(connection_id, flag)
+
+
+class MessageSlot(msgspec.Struct, frozen=True, gc=False):
+    """One slot of the message page; `message_type` 0 is an empty slot.
+
+    `pending` tells the guest to write EOM when it has emptied the slot, since another message waits.
+    """
+
+    message_type: int
+    payload: bytes
+    pending: bool = False
+    sender: int = 0
+
+
+def encode_slot(slot: MessageSlot) -> bytes:
+    """The 256 bytes of a slot."""
+    size = len(slot.payload)
+    if size > PAYLOAD_BYTES_MAX:
+        raise LocalProtocolError(f"a message of {size} bytes is above {PAYLOAD_BYTES_MAX}")
+    try:
+        head = _SLOT.pack(slot.message_type, size, SLOT_FLAG_PENDING if slot.pending else 0, 0, slot.sender)
+    except struct.error as error:
+        raise LocalProtocolError(f"the slot cannot be encoded: {error}") from error
+    return head + slot.payload.ljust(PAYLOAD_BYTES_MAX, b"\0")
+
+
+def decode_slot(data: bytes) -> MessageSlot:
+    """The slot in `data` (256 bytes)."""
+    if len(data) < MESSAGE_SLOT_BYTES:
+        raise RemoteProtocolError(f"a message slot has 256 bytes, not {len(data)}")
+    message_type, size, flags, _, sender = _SLOT.unpack_from(data)
+    if size > PAYLOAD_BYTES_MAX:
+        raise RemoteProtocolError(f"a message slot says {size} bytes of payload")
+    payload = data[_SLOT.size : _SLOT.size + size]
+    return MessageSlot(message_type, payload, bool(flags & SLOT_FLAG_PENDING), sender)
