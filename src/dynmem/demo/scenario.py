@@ -1,8 +1,8 @@
 """Who takes part in the demonstration, how much there is to share, and whose load rises when.
 
 The maximums add up to twice the budget. Every load has one peak; the peaks of `batch` and `web` overlap, so
-that for a while there is less than everybody wants: `batch` (priority low) is squeezed and, when `web` is done,
-rescued.
+that for a while there is less than everybody wants: `batch` (priority low) is squeezed and, when `web` is
+done, rescued.
 """
 
 import random

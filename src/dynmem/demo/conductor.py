@@ -1,0 +1,82 @@
+"""The demonstration's manager (`dynmem run`) and how its VMs are let in: each starts when `reserve` says yes."""
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from dynmem.demo.guests import Guest
+from dynmem.demo.processes import Program
+from dynmem.demo.scenario import Scenario
+from dynmem.errors import UnreachableError
+from dynmem.manager import client
+
+ANSWER_WAIT_S: Final = 10.0
+
+
+class Conductor:
+    """Runs the manager over a configuration made from the scenario, and asks it."""
+
+    def __init__(self, scenario: Scenario, guests: Sequence[Guest], folder: Path) -> None:
+        self._socket = folder / "api.sock"
+        self._config = folder / "demo.toml"
+        self._config.write_text(_configuration(scenario, guests, folder), encoding="utf-8")
+        self._program = Program("the manager", folder / "manager.log")
+
+    def start(self) -> None:
+        """Start the manager and wait until it answers."""
+        self._program.start(["run", "--config", str(self._config)])
+        deadline = time.monotonic() + ANSWER_WAIT_S
+        while True:
+            self.check()
+            try:
+                self.status()
+            except UnreachableError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.02)
+            else:
+                return
+
+    def check(self) -> None:
+        """Raise if the manager has ended."""
+        self._program.check()
+
+    def status(self) -> dict[str, Any]:
+        """What `dynmem status --json` says."""
+        return client.ask(self._socket, {"command": "status"})
+
+    def reserve(self, name: str, size: int, wait_s: float) -> None:
+        """Make room for a VM about to start; DeadlineError when there is none in time."""
+        request = {"command": "reserve", "name": name, "bytes": size, "wait_s": wait_s}
+        client.ask(self._socket, request, timeout_s=wait_s + 5)
+
+    def stop(self) -> None:
+        """End the manager; it leaves every target as it is."""
+        self._program.stop()
+
+
+def _configuration(scenario: Scenario, guests: Sequence[Guest], folder: Path) -> str:
+    lines = [
+        "[host]",
+        f"budget = {scenario.budget_bytes}",
+        f"slush = {scenario.slush_bytes}",
+        "[manager]",
+        'mode = "enforce"',
+        f'period = "{scenario.period}"',
+        f"socket = {json.dumps(str(folder / 'api.sock'))}",
+        f"state = {json.dumps(str(folder / 'state'))}",
+    ]
+    for guest in guests:
+        member = guest.member
+        lines += [
+            "[[vm]]",
+            f'name = "{member.name}"',
+            f"qmp = {json.dumps(str(guest.monitor))}",
+            f"minimum = {member.minimum_bytes}",
+            f"maximum = {member.maximum_bytes}",
+            f"buffer = {scenario.buffer_percent}",
+            f'priority = "{member.priority}"',
+        ]
+    return "\n".join(lines) + "\n"

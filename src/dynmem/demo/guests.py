@@ -1,0 +1,118 @@
+"""The demonstration's guests, alike from outside: start one, read what its load says, stop it."""
+
+from pathlib import Path
+from typing import Final, Protocol
+
+import msgspec
+
+from dynmem.demo.processes import Program
+from dynmem.demo.scenario import Member
+from dynmem.units import MIB, PAGE_SIZE
+
+TAIL_BYTES: Final = 16384
+
+
+class LoadReport(msgspec.Struct, frozen=True):
+    """What a guest's load said last (one JSON line of its serial console); a part of what both kinds say."""
+
+    wanted_pages: int
+    held_pages: int
+    wrong_bytes: int
+    oom_kills: int = 0
+
+    @property
+    def wanted_bytes(self) -> int:
+        """What the load wants."""
+        return self.wanted_pages * PAGE_SIZE
+
+    @property
+    def held_bytes(self) -> int:
+        """What the load has, verified or to be verified."""
+        return self.held_pages * PAGE_SIZE
+
+
+class Guest(Protocol):
+    """One VM of the demonstration."""
+
+    member: Member
+    backend: str
+    monitor: Path
+
+    def start(self, seconds_gone: float, duration_s: float) -> None:
+        """Boot it, `seconds_gone` into a run of `duration_s`."""
+
+    @property
+    def pid(self) -> int:
+        """The process that holds its RAM."""
+
+    def report(self) -> LoadReport | None:
+        """The newest word of its load; None before there is one. Raises when the VM has ended."""
+
+    def stop(self) -> None:
+        """End it and leave nothing behind."""
+
+
+_decoder: Final = msgspec.json.Decoder(LoadReport)
+
+
+def last_report(serial: Path) -> LoadReport | None:
+    """The last whole report in a file that a guest's serial console is written to."""
+    try:
+        with serial.open("rb") as file:
+            file.seek(max(0, file.seek(0, 2) - TAIL_BYTES))
+            lines = file.read().split(b"\n")
+    except FileNotFoundError:
+        return None
+    for line in reversed(lines[:-1]):
+        try:
+            return _decoder.decode(line)
+        except msgspec.DecodeError:
+            continue
+    return None
+
+
+class EmbeddedGuest:
+    """A VM under `dynmem vm`: its guest is a process of this package that behaves as a guest."""
+
+    backend = "embedded (a process)"
+
+    def __init__(self, member: Member, folder: Path, seed: int) -> None:
+        self.member = member
+        self.monitor = folder / f"{member.name}.qmp"
+        self._serial = folder / f"{member.name}.serial"
+        self._program = Program(member.name, folder / f"{member.name}.log")
+        self._seed = seed
+
+    def start(self, seconds_gone: float, duration_s: float) -> None:
+        """Boot it with a load whose one peak lies where the scenario says."""
+        member = self.member
+        workload = (
+            f"workload=peak,from={member.peak_from * duration_s - seconds_gone:.2f}"
+            f",to={member.peak_to * duration_s - seconds_gone:.2f}"
+            f",low={member.load_low},high={member.load_high},rate={member.rate_bytes // MIB},seed={self._seed}"
+        )
+        self._program.start(
+            [
+                "vm",
+                f"--name={member.name}",
+                f"--memory={member.maximum_bytes // MIB}M",
+                "--device=hv-balloon,id=hvb,status-report=on",
+                f"--qmp=unix:{self.monitor},server=on,wait=off",
+                f"--guest=embedded,{workload}",
+                f"--serial=file:{self._serial}",
+            ]
+        )
+
+    @property
+    def pid(self) -> int:
+        """The VM's process."""
+        return self._program.pid
+
+    def report(self) -> LoadReport | None:
+        """The newest line of its serial console."""
+        self._program.check()
+        return last_report(self._serial)
+
+    def stop(self) -> None:
+        """End it."""
+        self._program.stop()
