@@ -35,6 +35,16 @@ from dynmem.wire.layout import (
     u32,
     u64,
 )
+from dynmem.wire.versions import (
+    VERSION_4_1,
+    VERSION_5_0,
+    VERSION_5_2,
+    VERSION_5_3,
+    VERSION_6_0,
+    VERSION_WIN7,
+    VERSION_WIN10,
+    VERSION_WS2008,
+)
 
 HEADER_BYTES: Final = 8
 USER_DATA_BYTES: Final = 120
@@ -42,27 +52,10 @@ NO_USER_DATA: Final = bytes(USER_DATA_BYTES)
 GPADL_HEADER_PFNS_MAX: Final = 26  # page numbers that fit behind a GPADL_HEADER with one range
 GPADL_BODY_PFNS_MAX: Final = 28
 
-VERSION_WS2008: Final = 0 << 16 | 13
-VERSION_WIN7: Final = 1 << 16 | 1
-VERSION_WIN8: Final = 2 << 16 | 4
-VERSION_WIN8_1: Final = 3 << 16 | 0
-VERSION_WIN10: Final = 4 << 16 | 0
-VERSION_4_1: Final = 4 << 16 | 1
-VERSION_5_0: Final = 5 << 16 | 0
-VERSION_5_1: Final = 5 << 16 | 1
-VERSION_5_2: Final = 5 << 16 | 2
-VERSION_5_3: Final = 5 << 16 | 3
-VERSION_6_0: Final = 6 << 16 | 0  # codec only
-
 TARGET_VP_NONE: Final = 0xFFFF_FFFF  # a channel opened with it gets no interrupts
 STATUS_SUCCESS: Final = 0
 STATUS_UNSUCCESSFUL: Final = 0x8000_FFFF
 STATUS_CONNECTION_REFUSED: Final = 0xC000_0236
-
-
-def format_version(version: int) -> str:
-    """A VMBus version as people write it: ``5.3``."""
-    return f"{version >> 16}.{version & 0xFFFF}"
 
 
 class ConnectionState(enum.IntEnum):
@@ -338,18 +331,17 @@ Message = (
     | Resume
 )
 
-_message = functools.partial(Layout, offset=HEADER_BYTES)
-_UP: Final = Direction.GUEST_TO_HOST
-_DOWN: Final = Direction.HOST_TO_GUEST
+_layout = functools.partial(Layout, offset=HEADER_BYTES, since=VERSION_WS2008)
+_up = functools.partial(_layout, direction=Direction.GUEST_TO_HOST)
+_down = functools.partial(_layout, direction=Direction.HOST_TO_GUEST)
 _RELID: Final = u32("child_relid")
 _GPADL: Final = u32("gpadl")
 
 TABLE: Final = Table(
-    _message(
+    _down(
         1,
         "OFFERCHANNEL",
         OfferChannel,
-        _DOWN,
         Guid("interface"),
         Guid("instance"),
         Reserved(16),
@@ -363,16 +355,14 @@ TABLE: Final = Table(
         bits(1, Flag("monitor_allocated", 0)),
         bits(2, Flag("is_dedicated_interrupt", 0)),
         u32("connection_id"),
-        since=VERSION_WS2008,
     ),
-    _message(2, "RESCIND_CHANNELOFFER", RescindChannelOffer, _DOWN, _RELID, since=VERSION_WS2008),
-    _message(3, "REQUESTOFFERS", RequestOffers, _UP, since=VERSION_WS2008),
-    _message(4, "ALLOFFERS_DELIVERED", AllOffersDelivered, _DOWN, since=VERSION_WS2008),
-    _message(
+    _down(2, "RESCIND_CHANNELOFFER", RescindChannelOffer, _RELID),
+    _up(3, "REQUESTOFFERS", RequestOffers),
+    _down(4, "ALLOFFERS_DELIVERED", AllOffersDelivered),
+    _up(
         5,
         "OPENCHANNEL",
         OpenChannel,
-        _UP,
         _RELID,
         u32("openid"),
         u32("ringbuffer_gpadl"),
@@ -380,70 +370,53 @@ TABLE: Final = Table(
         u32("downstream_page_offset"),
         Octets("user_data", USER_DATA_BYTES),
         optional(u32("connection_id"), u16("event_flag"), u16("flags"), since=VERSION_6_0),
-        since=VERSION_WS2008,
     ),
-    _message(
-        6,
-        "OPENCHANNEL_RESULT",
-        OpenChannelResult,
-        _DOWN,
-        _RELID,
-        u32("openid"),
-        u32("status"),
-        since=VERSION_WS2008,
-    ),
-    _message(7, "CLOSECHANNEL", CloseChannel, _UP, _RELID, since=VERSION_WS2008),
-    _message(
+    _down(6, "OPENCHANNEL_RESULT", OpenChannelResult, _RELID, u32("openid"), u32("status")),
+    _up(7, "CLOSECHANNEL", CloseChannel, _RELID),
+    _up(
         8,
         "GPADL_HEADER",
         GpadlHeader,
-        _UP,
         _RELID,
         _GPADL,
         u16("range_buflen"),
         u16("range_count"),
         Tail("ranges", limit="range_buflen"),
-        since=VERSION_WS2008,
     ),
-    _message(
-        9, "GPADL_BODY", GpadlBody, _UP, u32("message_number"), _GPADL, Tail("pfns"), since=VERSION_WS2008
-    ),
-    _message(
-        10, "GPADL_CREATED", GpadlCreated, _DOWN, _RELID, _GPADL, u32("creation_status"), since=VERSION_WS2008
-    ),
-    _message(11, "GPADL_TEARDOWN", GpadlTeardown, _UP, _RELID, _GPADL, since=VERSION_WS2008),
-    _message(12, "GPADL_TORNDOWN", GpadlTorndown, _DOWN, _GPADL, since=VERSION_WS2008),
-    _message(13, "RELID_RELEASED", RelidReleased, _UP, _RELID, since=VERSION_WS2008),
-    _message(
+    _up(9, "GPADL_BODY", GpadlBody, u32("message_number"), _GPADL, Tail("pfns")),
+    _down(10, "GPADL_CREATED", GpadlCreated, _RELID, _GPADL, u32("creation_status")),
+    _up(11, "GPADL_TEARDOWN", GpadlTeardown, _RELID, _GPADL),
+    _down(12, "GPADL_TORNDOWN", GpadlTorndown, _GPADL),
+    _up(13, "RELID_RELEASED", RelidReleased, _RELID),
+    _up(
         14,
         "INITIATE_CONTACT",
         InitiateContact,
-        _UP,
         u32("version"),
         u32("target_vcpu"),
         u64("interrupt_page"),
         u64("monitor_page1"),
         u64("monitor_page2"),
         optional(Guid("client_id"), since=VERSION_6_0),
+        since=0,
     ),
-    _message(
+    _down(
         15,
         "VERSION_RESPONSE",
         VersionResponse,
-        _DOWN,
         bits(1, Flag("version_supported", 0)),
         u8("connection_state"),
         optional(Reserved(2), u32("message_connection_id"), since=VERSION_5_0),
         optional(u32("supported_features"), since=VERSION_6_0),
         optional(Reserved(4), u64("parent_to_child_page"), u64("child_to_parent_page"), since=VERSION_6_0),
+        since=0,
     ),
-    _message(16, "UNLOAD", Unload, _UP, since=VERSION_WS2008),
-    _message(17, "UNLOAD_RESPONSE", UnloadResponse, _DOWN, since=VERSION_WIN7),
-    _message(
+    _up(16, "UNLOAD", Unload),
+    _down(17, "UNLOAD_RESPONSE", UnloadResponse, since=VERSION_WIN7),
+    _up(
         18,
         "OPEN_RESERVED_CHANNEL",
         OpenReservedChannel,
-        _UP,
         u32("channel"),
         u32("target_vp"),
         u32("target_sint"),
@@ -451,67 +424,50 @@ TABLE: Final = Table(
         u32("downstream_page_offset"),
         since=VERSION_WIN10,
     ),
-    _message(
+    _up(
         19,
         "CLOSE_RESERVED_CHANNEL",
         CloseReservedChannel,
-        _UP,
         u32("channel"),
         u32("target_vp"),
         u32("target_sint"),
+        since=0,
     ),
-    _message(
-        20,
-        "CLOSE_RESERVED_RESPONSE",
-        CloseReservedChannelResponse,
-        _DOWN,
-        u32("channel"),
-        since=VERSION_WIN10,
-    ),
-    _message(
+    _down(20, "CLOSE_RESERVED_RESPONSE", CloseReservedChannelResponse, u32("channel"), since=VERSION_WIN10),
+    _up(
         21,
         "TL_CONNECT_REQUEST",
         TlConnectRequest,
-        _UP,
         Guid("endpoint"),
         Guid("service"),
         optional(Guid("silo"), since=VERSION_5_2),
         since=VERSION_WIN10,
     ),
-    _message(22, "MODIFYCHANNEL", ModifyChannel, _UP, _RELID, u32("target_vp"), since=VERSION_4_1),
-    _message(
+    _up(22, "MODIFYCHANNEL", ModifyChannel, _RELID, u32("target_vp"), since=VERSION_4_1),
+    _down(
         23,
         "TL_CONNECT_RESULT",
         TlConnectResult,
-        _DOWN,
         Guid("endpoint"),
         Guid("service"),
         u32("status"),
         since=VERSION_4_1,
     ),
-    _message(
-        24, "MODIFYCHANNEL_RESPONSE", ModifyChannelResponse, _DOWN, _RELID, u32("status"), since=VERSION_5_3
-    ),
-    _message(
+    _down(24, "MODIFYCHANNEL_RESPONSE", ModifyChannelResponse, _RELID, u32("status"), since=VERSION_5_3),
+    _up(
         25,
         "MODIFY_CONNECTION",
         ModifyConnection,
-        _UP,
         u64("parent_to_child_page"),
         u64("child_to_parent_page"),
         since=VERSION_6_0,
     ),
-    _message(
-        26,
-        "MODIFY_CONNECTION_RESPONSE",
-        ModifyConnectionResponse,
-        _DOWN,
-        u8("connection_state"),
-        since=VERSION_6_0,
+    _down(
+        26, "MODIFY_CONNECTION_RESPONSE", ModifyConnectionResponse, u8("connection_state"), since=VERSION_6_0
     ),
-    _message(27, "PAUSE", Pause, _UP, since=VERSION_6_0),
-    _message(28, "PAUSE_RESPONSE", PauseResponse, _DOWN, since=VERSION_6_0),
-    _message(29, "RESUME", Resume, _UP, since=VERSION_6_0),
+    _up(27, "PAUSE", Pause, since=VERSION_6_0),
+    _down(28, "PAUSE_RESPONSE", PauseResponse, since=VERSION_6_0),
+    _up(29, "RESUME", Resume, since=VERSION_6_0),
 )
 
 _HEAD: Final = struct.Struct("<II")

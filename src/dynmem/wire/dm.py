@@ -237,57 +237,47 @@ Message = (
     | HotRemoveResponse
 )
 
-_message = functools.partial(Layout, offset=4)  # behind type and size; the transaction id is a field
-_UP: Final = Direction.GUEST_TO_HOST
-_DOWN: Final = Direction.HOST_TO_GUEST
+_OFFSET: Final = 4  # behind type and size; the transaction id is a field of each message
+_up = functools.partial(Layout, direction=Direction.GUEST_TO_HOST, offset=_OFFSET)
+_down = functools.partial(Layout, direction=Direction.HOST_TO_GUEST, offset=_OFFSET)
 _ID: Final = u32("trans_id")
 
 TABLE: Final = Table(
-    _message(0, "DM_ERROR", DmError, _UP, _ID, Tail("data"), since=VERSION_WIN7),
-    _message(
+    _up(0, "DM_ERROR", DmError, _ID, Tail("data"), since=VERSION_WIN7),
+    _up(
         1,
         "DM_VERSION_REQUEST",
         VersionRequest,
-        _UP,
         _ID,
         u32("version"),
         bits(4, Flag("is_last_attempt", 0)),
         since=VERSION_WIN7,
     ),
-    _message(
-        2,
-        "DM_VERSION_RESPONSE",
-        VersionResponse,
-        _DOWN,
-        _ID,
-        bits(8, Flag("is_accepted", 0)),
-        since=VERSION_WIN7,
+    _down(
+        2, "DM_VERSION_RESPONSE", VersionResponse, _ID, bits(8, Flag("is_accepted", 0)), since=VERSION_WIN7
     ),
-    _message(
+    _up(
         3,
         "DM_CAPABILITIES_REPORT",
         CapabilitiesReport,
-        _UP,
         _ID,
         u64("caps"),
         u64("min_page_cnt"),
         u64("max_page_number"),
         since=VERSION_WIN7,
     ),
-    _message(
+    _down(
         4,
         "DM_CAPABILITIES_RESPONSE",
         CapabilitiesResponse,
-        _DOWN,
         _ID,
         bits(8, Flag("is_accepted", 0), Flag("hot_remove", 1), Flag("suppress_pressure_reports", 2)),
         since=VERSION_WIN7,
     ),
-    _message(
+    _up(
         5,
         "DM_STATUS_REPORT",
         StatusReport,
-        _UP,
         _ID,
         u64("num_avail"),
         u64("num_committed"),
@@ -297,57 +287,50 @@ TABLE: Final = Table(
         u32("io_diff"),
         since=VERSION_WIN7,
     ),
-    _message(
-        6, "DM_BALLOON_REQUEST", BalloonRequest, _DOWN, _ID, u32("num_pages"), Reserved(4), since=VERSION_WIN7
-    ),
-    _message(
+    _down(6, "DM_BALLOON_REQUEST", BalloonRequest, _ID, u32("num_pages"), Reserved(4), since=VERSION_WIN7),
+    _up(
         7,
         "DM_BALLOON_RESPONSE",
         BalloonResponse,
-        _UP,
         _ID,
         Reserved(4),  # here the reserved word comes first ...
         bits(4, Flag("more_pages", 0), Count(shift=1, width=31, unit=8)),
         Tail("ranges"),
         since=VERSION_WIN7,
     ),
-    _message(
+    _down(
         8,
         "DM_UNBALLOON_REQUEST",
         UnballoonRequest,
-        _DOWN,
         _ID,
         bits(4, Flag("more_pages", 0)),  # ... and here the flag
         bits(4, Count(shift=0, width=32, unit=8)),
         Tail("ranges"),
         since=VERSION_WIN7,
     ),
-    _message(9, "DM_UNBALLOON_RESPONSE", UnballoonResponse, _UP, _ID, since=VERSION_WIN7),
-    _message(
+    _up(9, "DM_UNBALLOON_RESPONSE", UnballoonResponse, _ID, since=VERSION_WIN7),
+    _down(
         10,
         "DM_MEM_HOT_ADD_REQUEST",
         HotAddRequest,
-        _DOWN,
         _ID,
         u64("range"),
         optional(u64("region")),  # guests tell the two forms apart by the header's size
         since=VERSION_WIN7,
     ),
-    _message(
+    _up(
         11,
         "DM_MEM_HOT_ADD_RESPONSE",
         HotAddResponse,
-        _UP,
         _ID,
         u32("page_count"),
         u32("result"),
         since=VERSION_WIN7,
     ),
-    _message(
+    _down(
         12,
         "DM_INFO_MESSAGE",
         InfoMessage,
-        _DOWN,
         _ID,
         Reserved(4),
         bits(4, Count(shift=0, width=32, unit=1, extra=8)),  # info_size: with the two words that follow
@@ -356,11 +339,10 @@ TABLE: Final = Table(
         Tail("data"),
         since=VERSION_WIN8,
     ),
-    _message(
+    _down(
         13,
         "DM_MEM_HOT_REMOVE_REQUEST",
         HotRemoveRequest,
-        _DOWN,
         _ID,
         u32("virtual_node"),
         u32("page_count"),
@@ -368,11 +350,10 @@ TABLE: Final = Table(
         Reserved(4),
         since=VERSION_WIN10,
     ),
-    _message(
+    _up(
         14,
         "DM_MEM_HOT_REMOVE_RESPONSE",
         HotRemoveResponse,
-        _UP,
         _ID,
         u32("result"),
         bits(4, Count(shift=0, width=32, unit=8)),

@@ -90,23 +90,20 @@ Message = (
 WITH_DESCRIPTOR: Final = (MapSlot, BindSint, BindDoorbell)
 
 _HEAD: Final = struct.Struct("<I")
-_message = functools.partial(Layout, offset=_HEAD.size)
-_UP: Final = Direction.GUEST_TO_HOST
-_DOWN: Final = Direction.HOST_TO_GUEST
+_up = functools.partial(Layout, direction=Direction.GUEST_TO_HOST, offset=_HEAD.size)
+_down = functools.partial(Layout, direction=Direction.HOST_TO_GUEST, offset=_HEAD.size)
 
 TABLE: Final = Table(
-    _message(1, "MAP_SLOT", MapSlot, _DOWN, u32("slot"), u64("gpa"), u64("size"), u64("offset")),
-    _message(2, "BIND_SINT", BindSint, _DOWN, u32("sint")),
-    _message(3, "BIND_DOORBELL", BindDoorbell, _DOWN, u32("connection_id")),
-    _message(4, "START", Start, _DOWN),
-    _message(5, "RESET", Reset, _DOWN),
-    _message(6, "REPLY", Reply, _DOWN, u32("sequence"), u32("status")),
-    _message(
-        7, "HYPERCALL", Hypercall, _UP, u32("sequence"), u64("control"), u64("input_gpa"), u64("parameter2")
-    ),
-    _message(8, "WRITE_MSR", WriteMsr, _UP, u32("sequence"), u32("msr"), u64("value")),
-    _message(9, "SLOT_MAPPED", SlotMapped, _UP, u32("slot")),
-    _message(10, "RESET_DONE", ResetDone, _UP),
+    _down(1, "MAP_SLOT", MapSlot, u32("slot"), u64("gpa"), u64("size"), u64("offset")),
+    _down(2, "BIND_SINT", BindSint, u32("sint")),
+    _down(3, "BIND_DOORBELL", BindDoorbell, u32("connection_id")),
+    _down(4, "START", Start),
+    _down(5, "RESET", Reset),
+    _down(6, "REPLY", Reply, u32("sequence"), u32("status")),
+    _up(7, "HYPERCALL", Hypercall, u32("sequence"), u64("control"), u64("input_gpa"), u64("parameter2")),
+    _up(8, "WRITE_MSR", WriteMsr, u32("sequence"), u32("msr"), u64("value")),
+    _up(9, "SLOT_MAPPED", SlotMapped, u32("slot")),
+    _up(10, "RESET_DONE", ResetDone),
 )
 
 

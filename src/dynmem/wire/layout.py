@@ -183,8 +183,8 @@ class Layout:
         number: int,
         name: str,
         message: type[msgspec.Struct],
-        direction: Direction,
         *fields: Field,
+        direction: Direction,
         offset: int,
         since: int = 0,
     ) -> None:
