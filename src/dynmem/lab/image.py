@@ -1,0 +1,202 @@
+"""The kernel and the initramfs that every guest boots: found in a cache folder, or made there once.
+
+The kernel is Debian's own for virtual machines, as its package holds it: nothing is installed, and only the
+kernel and the few modules a guest loads are unpacked.
+"""
+
+import fcntl
+import hashlib
+import lzma
+import os
+import platform
+import re
+import shutil
+import subprocess
+import tarfile
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from dynmem.errors import ConfigError, DynmemError
+from dynmem.lab import initramfs, packages
+
+MODULES: Final = (  # in insmod order: each needs some of those before it
+    "virtio_ring",
+    "virtio",
+    "virtio_pci_legacy_dev",
+    "virtio_pci_modern_dev",
+    "virtio_pci",
+    "virtio_balloon",
+)
+_KERNEL_IN_PACKAGE: Final = re.compile(r"(?:\./)?boot/vmlinuz-(.+)")
+_MODULE_IN_PACKAGE: Final = re.compile(
+    r"(?:\./)?(?:usr/)?lib/modules/[^/]+/kernel/drivers/virtio/(\w+)\.ko(\.xz)?"
+)
+_BUILTIN_IN_PACKAGE: Final = re.compile(r"(?:\./)?(?:usr/)?lib/modules/[^/]+/modules\.builtin")
+_SETUP: Final = "python -m dynmem.lab setup"
+
+
+@dataclass(frozen=True)
+class Image:
+    """What a guest boots."""
+
+    kernel: Path
+    initrd: Path
+    release: str  # the kernel's, as uname -r says it inside
+
+
+def cache_folder() -> Path:
+    """Where kernels are kept: ``$XDG_CACHE_HOME/dynmem``, or ``~/.cache/dynmem``."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "dynmem"
+
+
+def find() -> Image | None:
+    """The newest image that is complete and was made from the init that this package holds."""
+    kernel = _newest_kernel()
+    if kernel is None:
+        return None
+    initrd = kernel / _initrd_name()
+    return Image(kernel / "vmlinuz", initrd, kernel.name) if initrd.exists() else None
+
+
+def require() -> Image:
+    """The image, or a ConfigError that says how to get one."""
+    image = find()
+    lacking = packages.missing(to_build=False)
+    if image is None or lacking:
+        what = " and ".join(["their kernel"] * (image is None) + list(lacking))
+        raise ConfigError(f"real Linux guests are not set up ({what} missing): run {_SETUP}")
+    return image
+
+
+def set_up(*, deb: Path | None = None, agree: Callable[[str], bool], at_terminal: bool) -> Image:
+    """Make an image, fetching what is missing; returns at once where all is there.
+
+    `deb` is a kernel package to use instead of downloading one. `agree` is shown what is about to be fetched, at
+    most once, and says whether to go on. Raises ConfigError, NotPermittedError or DynmemError, in a sentence.
+    """
+    image = find()
+    if image is not None and deb is None and not packages.missing(to_build=False):
+        return image
+    if platform.machine() != "x86_64":
+        raise ConfigError(f"real Linux guests run on x86_64 hosts only, this one is {platform.machine()}")
+    with _locked():
+        _fetch(deb, agree=agree, at_terminal=at_terminal)
+        kernel = _newest_kernel()
+        assert kernel is not None
+        initrd = kernel / _initrd_name()
+        if not initrd.exists():
+            _write_atomically(initrd, initramfs.build(initramfs.compile_init(), _modules(kernel)))
+        return Image(kernel / "vmlinuz", initrd, kernel.name)
+
+
+def _fetch(deb: Path | None, *, agree: Callable[[str], bool], at_terminal: bool) -> None:
+    """Install the packages and unpack the kernel that are not here, after one question."""
+    lacking = packages.missing(to_build=find() is None or deb is not None)
+    wants_kernel = deb is None and _newest_kernel() is None
+    if (lacking or wants_kernel) and not agree(_question(lacking, wants_kernel=wants_kernel)):
+        raise ConfigError(
+            f"real Linux guests are not set up: nothing was fetched (run {_SETUP} to be asked again)"
+        )
+    if lacking:
+        packages.install(lacking, at_terminal=at_terminal)
+    if deb is not None:
+        _unpack(deb)
+    elif wants_kernel:
+        with tempfile.TemporaryDirectory(prefix="dynmem-kernel-") as folder:
+            _unpack(packages.download_kernel(Path(folder), at_terminal=at_terminal))
+
+
+def _question(lacking: tuple[str, ...], *, wants_kernel: bool) -> str:
+    lines = ["Real Linux guests need what is not here yet:"]
+    if lacking:
+        lines.append(f"  packages, installed as root: {' '.join(packages.install_command(lacking))}")
+    if wants_kernel:
+        lines.append(f"  a Debian cloud kernel (27 MB), unpacked into {cache_folder()}, not installed")
+    return "\n".join(lines)
+
+
+def _initrd_name() -> str:
+    digest = hashlib.sha256(repr(MODULES).encode())
+    for name in (*initramfs.SOURCES, "initramfs.py"):
+        digest.update((initramfs.FOLDER / name).read_bytes())
+    return f"initrd-{digest.hexdigest()[:16]}"
+
+
+def _newest_kernel() -> Path | None:
+    """The kernel folder that was made last; one appears only when it is complete."""
+    folders = (cache_folder() / "kernels").glob("*/vmlinuz")
+    return max((path.parent for path in folders), key=lambda path: path.stat().st_mtime, default=None)
+
+
+def _modules(kernel: Path) -> list[tuple[str, bytes]]:
+    paths = [kernel / f"{name}.ko" for name in MODULES]
+    return [(path.name, path.read_bytes()) for path in paths if path.exists()]
+
+
+def _unpack(deb: Path) -> None:
+    """Take the kernel and the modules out of a kernel package, into a folder named by the kernel's release."""
+    kernels = cache_folder() / "kernels"
+    kernels.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".", dir=kernels) as folder:
+        made = Path(folder) / "made"
+        made.mkdir()
+        release = _unpack_into(made, deb)
+        target = kernels / release
+        if target.exists():
+            shutil.rmtree(target)
+        made.rename(target)
+
+
+def _unpack_into(folder: Path, deb: Path) -> str:
+    release, builtin = "", ""
+    for name, read in _package_files(deb):
+        if match := _KERNEL_IN_PACKAGE.fullmatch(name):
+            release = match[1]
+            (folder / "vmlinuz").write_bytes(read())
+        elif (match := _MODULE_IN_PACKAGE.fullmatch(name)) and match[1] in MODULES:
+            data = read()
+            (folder / f"{match[1]}.ko").write_bytes(lzma.decompress(data) if match[2] else data)
+        elif _BUILTIN_IN_PACKAGE.fullmatch(name):
+            builtin = read().decode()
+    lacking = [
+        name for name in MODULES if not (folder / f"{name}.ko").exists() and f"/{name}.ko\n" not in builtin
+    ]
+    if not release or lacking:
+        what = "a kernel" if not release else f"the modules {', '.join(lacking)}"
+        raise DynmemError(f"{deb.name} does not hold {what}: is it a kernel package of Debian?")
+    return release
+
+
+def _package_files(deb: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
+    """Name and reader of every regular file in a package; a reader works until the next file is asked for."""
+    with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", str(deb)], stdout=subprocess.PIPE) as process:
+        try:
+            with tarfile.open(fileobj=process.stdout, mode="r|") as archive:
+                for member in archive:
+                    if member.isfile():
+                        file = archive.extractfile(member)
+                        assert file is not None
+                        yield member.name, file.read
+        except tarfile.TarError as error:
+            raise DynmemError(f"{deb} is not a Debian package that can be read: {error}") from None
+
+
+@contextmanager
+def _locked() -> Iterator[None]:
+    """Let one process at a time write into the cache: test workers start together."""
+    folder = cache_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _write_atomically(path: Path, data: bytes) -> None:
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_bytes(data)
+    partial.rename(path)

@@ -1,0 +1,263 @@
+"""One real Linux guest under QEMU: started, watched, told what to want, and gone without leftovers.
+
+The guest's RAM is a memfd of QEMU's, so what it really takes from the host is that file's blocks. It has a
+virtio-balloon (QOM id ``balloon0``) and two QMP monitors, because QEMU serves one client on each: `qmp_path` for a
+memory manager, `lab_qmp_path` for whoever looks over its shoulder. The serial port is a socket pair, without a
+path: reports come out of it and loads go in (see dynmem.lab.workload).
+
+Everything here is synchronous; nothing but `ready` and `stop` waits. QEMU dies with the thread that called
+`start` (PR_SET_PDEATHSIG), so start it from one that stays: the main thread.
+"""
+
+import os
+import re
+import select
+import socket
+import subprocess
+import tempfile
+import time
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Literal, Self
+
+from dynmem.errors import ConfigError, DeadlineError, DynmemError, ExitCode
+from dynmem.lab.image import Image, require
+from dynmem.lab.workload import Load, Report, latest_report
+from dynmem.limits import (
+    LAB_ERROR_LOG_BYTES_SHOWN,
+    LAB_GUEST_BYTES_MIN,
+    LAB_SERIAL_TAIL_BYTES,
+    UNIX_PATH_BYTES_MAX,
+)
+from dynmem.units import MIB, format_size
+
+Accelerator = Literal["tcg", "kvm"]
+BALLOON_PATH: Final = "/machine/peripheral/balloon0"
+_PROGRAM: Final = "qemu-system-x86_64"
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,40}")
+_MEMFD: Final = "/memfd:memory-backend-memfd"
+_STOP_SECONDS: Final = 3.0
+_ACCELERATOR: Final = {  # tb-size: translated code of a guest this small needs no gigabyte
+    "tcg": ("-accel", "tcg,tb-size=64", "-cpu", "qemu64"),
+    "kvm": ("-accel", "kvm", "-cpu", "host"),
+}
+# panic=-1 with -no-reboot: a guest that panics ends its QEMU, and is seen to be gone. The rest is for a quick boot.
+_KERNEL_ARGUMENTS: Final = (
+    "console=ttyS0,115200 quiet loglevel=1 panic=-1 nokaslr mitigations=off tsc=reliable no_timer_check"
+    " cryptomgr.notests random.trust_cpu=on"
+)
+
+
+class GuestLostError(DynmemError):
+    """A guest's QEMU is not there any more, and nobody asked it to go."""
+
+    exit_code = ExitCode.GUEST_LOST
+
+
+class QemuGuest:
+    """A guest that boots dynmem's image and runs one load.
+
+    `memory_bytes` is whole MiB; `folder` (made private if it does not exist) takes the two monitor sockets.
+    `free_page_reporting` and `deflate_on_oom` are the balloon device's properties of those names. With `balloon`
+    off there is no balloon device. Raises ConfigError when that cannot be had here.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        memory_bytes: int,
+        folder: Path,
+        *,
+        load: Load | None = None,
+        accel: Accelerator = "tcg",
+        image: Image | None = None,
+        balloon: bool = True,
+        free_page_reporting: bool = False,
+        deflate_on_oom: bool = False,
+    ) -> None:
+        if _NAME.fullmatch(name) is None:
+            raise ConfigError(
+                f"guest name {name!r} is not letters, digits, '_', '.', '-', 41 of them at most"
+            )
+        if memory_bytes < LAB_GUEST_BYTES_MIN or memory_bytes % MIB:
+            raise ConfigError(
+                f"guest {name!r} with {memory_bytes} bytes: give it whole MiB, {format_size(LAB_GUEST_BYTES_MIN)}"
+                " or more (Linux does not boot in less)"
+            )
+        self.name = name
+        self.memory_bytes = memory_bytes
+        self.qmp_path = folder / f"{name}.qmp"
+        self.lab_qmp_path = folder / f"{name}.lab.qmp"
+        if len(os.fsencode(self.lab_qmp_path)) > UNIX_PATH_BYTES_MAX:
+            raise ConfigError(
+                f"{self.lab_qmp_path} is too long for a unix socket ({UNIX_PATH_BYTES_MAX} bytes):"
+                " use a folder nearer to /"
+            )
+        self.accel: Accelerator = accel
+        self._load = load or Load()
+        self._image = image or require()
+        self._device = balloon
+        self._properties = {"free-page-reporting": free_page_reporting, "deflate-on-oom": deflate_on_oom}
+        self._process: subprocess.Popen[bytes] | None = None
+        self._serial: socket.socket | None = None
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the guest
+        self._tail = b""
+        self._report: Report | None = None
+        self._ram: str | None = None
+        self._stopped = False
+
+    def __enter__(self) -> Self:
+        """Start the guest."""
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop the guest, whatever happened."""
+        self.stop()
+
+    def command(self, serial_fd: int) -> list[str]:
+        """The command that starts it, with `serial_fd` as the other end of the serial port."""
+        command = ["setpriv", "--pdeathsig", "KILL", "--", _PROGRAM, "-name", self.name]
+        command += ["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]
+        command += [*_ACCELERATOR[self.accel], "-smp", "1", "-m", f"{self.memory_bytes // MIB}M"]
+        command += ["-machine", "q35,memory-backend=ram0"]
+        command += ["-object", f"memory-backend-memfd,id=ram0,size={self.memory_bytes // MIB}M,share=on"]
+        command += ["-kernel", str(self._image.kernel), "-initrd", str(self._image.initrd)]
+        command += ["-append", f"{_KERNEL_ARGUMENTS} dynmem.load={self._load.argument()}"]
+        command += ["-chardev", f"socket,id=serial0,fd={serial_fd}", "-serial", "chardev:serial0"]
+        for place, path in enumerate((self.qmp_path, self.lab_qmp_path)):
+            escaped = str(path).replace(",", ",,")
+            command += ["-chardev", f"socket,id=mon{place},path={escaped},server=on,wait=off"]
+            command += ["-mon", f"chardev=mon{place},mode=control"]
+        if self._device:
+            properties = "".join(f",{key}={'on' if on else 'off'}" for key, on in self._properties.items())
+            command += ["-device", f"virtio-balloon-pci,id=balloon0{properties}"]
+        return command
+
+    def start(self) -> None:
+        """Start QEMU and return at once. A guest is started once: make another for another run."""
+        assert self._process is None, "started twice"
+        self.qmp_path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._serial, theirs = socket.socketpair()
+        self._serial.setblocking(False)
+        with theirs:
+            try:
+                self._process = subprocess.Popen(
+                    self.command(theirs.fileno()),
+                    stdin=subprocess.DEVNULL,
+                    stdout=self._errors,
+                    stderr=subprocess.STDOUT,
+                    pass_fds=(theirs.fileno(),),
+                    start_new_session=True,  # Ctrl-C at the terminal is for the one who started us
+                    umask=0o077,
+                )
+            except OSError as error:
+                self.stop()
+                raise ConfigError(f"QEMU cannot be started: {error}") from None
+
+    def ready(self, timeout_s: float = 30.0) -> Report:
+        """Wait for the guest's first report: booted, drivers loaded, load running.
+
+        Raises GuestLostError when it ends before, DeadlineError after `timeout_s`.
+        """
+        assert self._serial is not None, "not started"
+        deadline = time.monotonic() + timeout_s
+        while (report := self.read_serial()) is None:
+            self.check()
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise DeadlineError(f"guest {self.name} said nothing within {timeout_s:g} s of its start")
+            select.select([self._serial], [], [], min(left, 0.1))
+        return report
+
+    def read_serial(self) -> Report | None:
+        """The guest's latest report, or None before the first. Never waits; call it often and it is fresh."""
+        while self._serial is not None:
+            try:
+                data = self._serial.recv(65536)
+            except OSError:  # nothing there now, or QEMU gone with something unread
+                break
+            if not data:
+                break
+            self._tail = (self._tail + data)[-LAB_SERIAL_TAIL_BYTES:]
+            self._report = latest_report(self._tail) or self._report
+        return self._report
+
+    def order(self, load: Load) -> None:
+        """Tell the guest's load what to want from now on; a later report's `orders` shows that it was taken."""
+        assert self._serial is not None, "not started"
+        line = load.argument().encode() + b"\n"
+        try:
+            taken = self._serial.send(line)
+        except OSError as error:
+            self.check()
+            raise DeadlineError(f"guest {self.name} takes no orders on its serial port: {error}") from None
+        assert taken == len(line), "a line that a socket buffer did not take whole"
+
+    def resident_bytes(self) -> int:
+        """How much of the guest's RAM the host really gives it: the blocks of its memfd; 0 when there is none."""
+        if self._process is None or self._process.poll() is not None:
+            return 0
+        try:
+            self._ram = self._ram or self._find_ram()
+            return Path(self._ram).stat().st_blocks * 512 if self._ram else 0
+        except OSError:  # it ended while we looked
+            return 0
+
+    def _find_ram(self) -> str | None:
+        for path in Path(f"/proc/{self.pid}/fd").iterdir():
+            with suppress(FileNotFoundError):
+                if str(path.readlink()).startswith(_MEMFD) and path.stat().st_size == self.memory_bytes:
+                    return str(path)
+        return None
+
+    @property
+    def pid(self) -> int:
+        """QEMU's process id."""
+        assert self._process is not None, "not started"
+        return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        """Whether QEMU runs."""
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def oom_kills(self) -> int:
+        """Processes that the guest's kernel has killed for want of memory, as far as it could tell us."""
+        report = self.read_serial()
+        return max(report.oom_kills, report.oom_messages) if report else 0
+
+    def check(self) -> None:
+        """Raise GuestLostError, with QEMU's and the guest's last words, when QEMU has ended by itself."""
+        if self._stopped or self._process is None or self._process.poll() is None:
+            return
+        self.read_serial()
+        self._errors.seek(0, os.SEEK_END)
+        self._errors.seek(max(0, self._errors.tell() - LAB_ERROR_LOG_BYTES_SHOWN))
+        words = [b for b in (self._errors.read().strip(), *self._tail.splitlines()[-2:]) if b]
+        said = " / ".join(b.decode(errors="replace").strip() for b in words) or "nothing"
+        raise GuestLostError(
+            f"guest {self.name} is gone: QEMU ended with exit code {self._process.returncode}, saying: {said}"
+        )
+
+    def stop(self) -> None:
+        """End QEMU and remove what it leaves. Can be called at any time and more than once."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.terminate()
+            try:
+                self._process.wait(_STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        self.read_serial()
+        self._stopped = True
+        if self._serial is not None:
+            self._serial.close()
+            self._serial = None
+        self._errors.close()
+        for path in (self.qmp_path, self.lab_qmp_path):
+            path.unlink(missing_ok=True)
