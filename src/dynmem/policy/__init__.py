@@ -1,5 +1,19 @@
 """Who gets how much: a snapshot in, a plan with a reason for every number out."""
 
+from dynmem.policy.fill import fill
+from dynmem.policy.plan import HUGE_PAGES, LEVELS, level_tops, plan, wanted_pages
 from dynmem.policy.types import Decision, Plan, Priority, Snapshot, Vm
 
-__all__ = ["Decision", "Plan", "Priority", "Snapshot", "Vm"]
+__all__ = [
+    "HUGE_PAGES",
+    "LEVELS",
+    "Decision",
+    "Plan",
+    "Priority",
+    "Snapshot",
+    "Vm",
+    "fill",
+    "level_tops",
+    "plan",
+    "wanted_pages",
+]

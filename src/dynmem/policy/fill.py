@@ -1,0 +1,70 @@
+"""Weighted max-min in whole pages: everybody rises together, at the speed of their weight, until full.
+
+At "time" t a participant has ``min(need, weight * t // WEIGHT_MAX)`` pages. The largest t that fits is found
+exactly and the few pages left over go, one each, to those who would have risen next. One participant's step
+in t is at most one page, which is what makes the result monotone: a larger need never gives its owner less or
+anybody else more.
+"""
+
+from collections.abc import Sequence
+
+from dynmem.limits import WEIGHT_MAX
+
+
+def fill(needs: Sequence[int], weights: Sequence[int], capacity: int) -> list[int]:
+    """Divide `capacity` pages among `needs` (pages, ≥ 0) by `weights` (1..WEIGHT_MAX), in their order."""
+    if capacity <= 0:
+        return [0] * len(needs)
+    if sum(needs) <= capacity:
+        return list(needs)
+    time = _largest_time(needs, weights, capacity)
+    shares = _at(needs, weights, time)
+    left = capacity - sum(shares)
+    for index, risen in enumerate(_at(needs, weights, time + 1)):
+        if left == 0:
+            break
+        if risen > shares[index]:
+            shares[index] = risen
+            left -= 1
+    return shares
+
+
+def _at(needs: Sequence[int], weights: Sequence[int], time: int) -> list[int]:
+    scale = WEIGHT_MAX
+    return [
+        need if need <= (grown := weight * time // scale) else grown
+        for need, weight in zip(needs, weights, strict=True)
+    ]
+
+
+def _largest_time(needs: Sequence[int], weights: Sequence[int], capacity: int) -> int:
+    """The largest t whose shares sum to no more than `capacity`; the needs together are more than that."""
+    low = _time_without_rounding(needs, weights, capacity)
+    # Rounding down loses less than a page per participant, so the true t is hardly ever later than this.
+    step = len(needs) * WEIGHT_MAX // min(weights) + 1
+    high = low + step
+    while sum(_at(needs, weights, high)) <= capacity:
+        low, high = high, high + step
+    while high - low > 1:
+        middle = (low + high) // 2
+        if sum(_at(needs, weights, middle)) <= capacity:
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+def _time_without_rounding(needs: Sequence[int], weights: Sequence[int], capacity: int) -> int:
+    """The last whole t at which even shares with fractions fit: full ones leave in the order they fill up."""
+    order = sorted(
+        (index for index, need in enumerate(needs) if need),
+        key=lambda index: needs[index] * WEIGHT_MAX // weights[index],
+    )
+    rising = sum(weights[index] for index in order)
+    left = capacity
+    for index in order:
+        if needs[index] * rising > left * weights[index]:
+            break
+        left -= needs[index]
+        rising -= weights[index]
+    return left * WEIGHT_MAX // rising if rising else 0

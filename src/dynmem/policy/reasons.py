@@ -1,0 +1,88 @@
+"""Why a VM has what it has, in words that a person understands.
+
+One sentence per decision: what is wanted and how it came about, what is missing or spare, and, where somebody
+gives, who needs it and who gives first.
+"""
+
+from collections.abc import Sequence
+from typing import Final, Self
+
+import msgspec
+
+from dynmem.policy.types import Vm
+from dynmem.units import PAGE_SIZE, format_size
+
+WHO_GIVES: Final = {
+    "": "everything fits",
+    "floors": "not even the floors fit: everybody is at the floor",
+    "demand high": "buffers are gone, low and normal are at their floors, high gives by weight",
+    "demand normal": "buffers are gone, low is at its floor, normal gives by weight",
+    "demand low": "buffers are gone, low gives first",
+    "buffer high": "all demand is met; buffers give first, and only high priority keeps part of them",
+    "buffer normal": "all demand is met; buffers give first, low has none left, normal keeps part",
+    "buffer low": "all demand is met; buffers give first, those of low priority before others",
+    "margin": "all that is wanted fits; headroom gives first",
+    "held": "all that is wanted fits; headroom gives first",
+    "spread": "all that is wanted fits",
+}
+
+
+class Outcome(msgspec.Struct, frozen=True, gc=False):
+    """One VM and what it got. Pages."""
+
+    vm: Vm
+    wanted_pages: int
+    target_pages: int
+
+
+class Division(msgspec.Struct, frozen=True, gc=False):
+    """What all reasons of a plan share: where memory ran out, and for whom others give (or None)."""
+
+    cut: str
+    neediest: Vm | None
+    needs_pages: int
+
+    @classmethod
+    def of(cls, vms: Sequence[Vm], wanted: Sequence[int], targets: Sequence[int], cut: str) -> Self:
+        """Find the VM that misses most of what it wants, or else the one that grows most."""
+        missing = [want - vm.held_pages for vm, want in zip(vms, wanted, strict=True)]
+        if max(missing, default=0) <= 0:
+            missing = [target - vm.held_pages for vm, target in zip(vms, targets, strict=True)]
+        most = max(missing, default=0)
+        if most <= 0:
+            return cls(cut, None, 0)
+        return cls(cut, vms[missing.index(most)], most)
+
+
+def reason_for(outcome: Outcome, division: Division) -> str:
+    """The sentence for one decision."""
+    parts = []
+    giving = outcome.target_pages < outcome.vm.held_pages
+    if giving and division.neediest is not None and division.neediest.name != outcome.vm.name:
+        taker = division.neediest
+        parts.append(f"{taker.name} (priority {taker.priority}) needs {size(division.needs_pages)} more")
+    if giving or outcome.target_pages < outcome.wanted_pages:
+        parts.append(WHO_GIVES[division.cut])
+    parts.append(_arithmetic(outcome))
+    return "; ".join(parts)
+
+
+def size(pages: int) -> str:
+    """Pages as people read them."""
+    return format_size(pages * PAGE_SIZE)
+
+
+def _arithmetic(outcome: Outcome) -> str:
+    """Where the wanted size comes from, and what is short of it or above it."""
+    vm, wanted, target = outcome.vm, outcome.wanted_pages, outcome.target_pages
+    if wanted == vm.floor_pages:
+        text = f"floor {size(wanted)} (demand {size(vm.demand_pages)})"
+    elif wanted == vm.maximum_pages:
+        text = f"maximum {size(wanted)} (demand {size(vm.demand_pages)})"
+    else:
+        text = f"demand {size(vm.demand_pages)} + {vm.buffer_percent} % = {size(wanted)}"
+    if target < wanted:
+        return f"{text}, {size(wanted - target)} short"
+    if target > wanted:
+        return f"{text}, {size(target - wanted)} headroom"
+    return text
