@@ -21,10 +21,9 @@ JOURNAL_TEXT_MAX: Final = 500  # characters of a reason or an outcome that are k
 RECONNECT_PAUSE_S_MAX: Final = 30.0  # a monitor that somebody else holds is looked at twice a minute
 PROC_DESCRIPTORS_MAX: Final = 4096  # descriptors of a VM process that are looked through for its RAM
 LAB_REPORT_LINE_BYTES_MAX: Final = 1024  # a laboratory guest's init formats its report into this much
-LAB_SERIAL_TAIL_BYTES: Final = (
-    32 << 10
-)  # the end of a guest's console that is kept: seconds of reports, or a panic
+LAB_SERIAL_TAIL_BYTES: Final = 32 << 10  # the end of a guest's console that is kept: reports, or a panic
 LAB_GUEST_BYTES_MIN: Final = 96 << 20  # Debian's cloud kernel boots in this much (measured)
+LAB_INITRDS_KEPT: Final = 4  # 1 MB each, one per version of init that shares a cache folder
 LAB_ERROR_LOG_BYTES_SHOWN: Final = 600  # the end of QEMU's error log that goes into a sentence
 VMBUS_MESSAGE_BYTES_MAX: Final = 240  # the payload of a SynIC message slot
 VMBUS_QUEUE_MAX: Final = 32  # answers waiting for the guest's slot; QEMU keeps 16, then refuses further posts
@@ -43,6 +42,8 @@ QMP_READ_BYTES: Final = 65_536  # taken from a monitor's socket at a time
 QMP_CLIENTS_MAX: Final = 64  # clients of one monitor at once; each holds a descriptor and a task
 QMP_UNSENT_BYTES_MAX: Final = 1 << 20  # replies and events that a client has not read; then it is dropped
 DM_BALLOON_CHUNK_PAGES: Final = 585_728  # of one balloon request; Windows guests ignore larger ones
-DM_UNBALLOON_CHUNK_PAGES: Final = 524_288  # of one unballoon message: 2 GiB, as QEMU; a guest frees it in one go
+DM_UNBALLOON_CHUNK_PAGES: Final = (
+    524_288  # of one unballoon message: 2 GiB, as QEMU; a guest frees it in one go
+)
 DM_REPLIES_PENDING: Final = 4  # answers waiting for ring room; a guest that keeps order has one
 DM_EVENTS_PENDING: Final = 256  # events nobody has taken yet; then reports and anomalies are dropped
