@@ -43,7 +43,7 @@ QMP_CLIENTS_MAX: Final = 64  # clients of one monitor at once; each holds a desc
 QMP_UNSENT_BYTES_MAX: Final = 1 << 20  # replies and events that a client has not read; then it is dropped
 DM_BALLOON_CHUNK_PAGES: Final = 585_728  # of one balloon request; Windows guests ignore larger ones
 DM_UNBALLOON_CHUNK_PAGES: Final = (
-    524_288  # of one unballoon message: 2 GiB, as QEMU; a guest frees it in one go
+    524_288  # of one unballoon message: 2 GiB, as in QEMU
 )
 DM_REPLIES_PENDING: Final = 4  # answers waiting for ring room; a guest that keeps order has one
 DM_EVENTS_PENDING: Final = 256  # events nobody has taken yet; then reports and anomalies are dropped

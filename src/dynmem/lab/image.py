@@ -22,6 +22,7 @@ from typing import Final
 
 from dynmem.errors import ConfigError, DynmemError
 from dynmem.lab import initramfs, packages
+from dynmem.limits import LAB_INITRDS_KEPT
 
 MODULES: Final = (  # in insmod order: each needs some of those before it
     "virtio_ring",
@@ -76,8 +77,8 @@ def require() -> Image:
 def set_up(*, deb: Path | None = None, agree: Callable[[str], bool], at_terminal: bool) -> Image:
     """Make an image, fetching what is missing; returns at once where all is there.
 
-    `deb` is a kernel package to use instead of downloading one. `agree` is shown what is about to be fetched, at
-    most once, and says whether to go on. Raises ConfigError, NotPermittedError or DynmemError, in a sentence.
+    `deb` is a kernel package to use instead of downloading one. `agree` is shown what is about to be fetched,
+    at most once, and says whether to go on. Raises ConfigError, NotPermittedError or DynmemError.
     """
     image = find()
     if image is not None and deb is None and not packages.missing(to_build=False):
@@ -91,6 +92,7 @@ def set_up(*, deb: Path | None = None, agree: Callable[[str], bool], at_terminal
         initrd = kernel / _initrd_name()
         if not initrd.exists():
             _write_atomically(initrd, initramfs.build(initramfs.compile_init(), _modules(kernel)))
+            _drop_old_initrds(kernel)
         return Image(kernel / "vmlinuz", initrd, kernel.name)
 
 
@@ -99,9 +101,7 @@ def _fetch(deb: Path | None, *, agree: Callable[[str], bool], at_terminal: bool)
     lacking = packages.missing(to_build=find() is None or deb is not None)
     wants_kernel = deb is None and _newest_kernel() is None
     if (lacking or wants_kernel) and not agree(_question(lacking, wants_kernel=wants_kernel)):
-        raise ConfigError(
-            f"real Linux guests are not set up: nothing was fetched (run {_SETUP} to be asked again)"
-        )
+        raise ConfigError(f"real Linux guests are not set up: nothing was fetched ({_SETUP} asks again)")
     if lacking:
         packages.install(lacking, at_terminal=at_terminal)
     if deb is not None:
@@ -127,6 +127,13 @@ def _initrd_name() -> str:
     return f"initrd-{digest.hexdigest()[:16]}"
 
 
+def _drop_old_initrds(kernel: Path) -> None:
+    """Keep the newest few: other checkouts of dynmem may share the cache."""
+    made = sorted(kernel.glob("initrd-*"), key=lambda path: path.stat().st_mtime, reverse=True)
+    for path in made[LAB_INITRDS_KEPT:]:
+        path.unlink(missing_ok=True)
+
+
 def _newest_kernel() -> Path | None:
     """The kernel folder that was made last; one appears only when it is complete."""
     folders = (cache_folder() / "kernels").glob("*/vmlinuz")
@@ -139,7 +146,7 @@ def _modules(kernel: Path) -> list[tuple[str, bytes]]:
 
 
 def _unpack(deb: Path) -> None:
-    """Take the kernel and the modules out of a kernel package, into a folder named by the kernel's release."""
+    """Take the kernel and the modules out of a package, into a folder named by the kernel's release."""
     kernels = cache_folder() / "kernels"
     kernels.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".", dir=kernels) as folder:

@@ -53,7 +53,7 @@ def update_lists(*, at_terminal: bool) -> None:
 
 
 def download_kernel(folder: Path, *, at_terminal: bool) -> Path:
-    """Download Debian's current cloud kernel package into `folder`, without installing it; returns the file."""
+    """Download Debian's current cloud kernel package into `folder`, not installing it; returns the file."""
     if shutil.which("apt-get") is None:
         raise ConfigError(
             f"apt-get is not here: download the package that Debian's {KERNEL_PACKAGE} depends on"
@@ -98,9 +98,7 @@ def _run(command: Sequence[str], *, folder: Path | None = None) -> subprocess.Co
             timeout=_TIMEOUT_S,
         )
     except FileNotFoundError:
-        raise ConfigError(
-            f"{command[0]} is not here: real guests are set up with Debian's packages"
-        ) from None
+        raise ConfigError(f"{command[0]} is not here: guests are set up with Debian's packages") from None
     except subprocess.TimeoutExpired:
         raise DynmemError(f"{' '.join(command)} did not finish within {_TIMEOUT_S} s") from None
 

@@ -1,7 +1,7 @@
 """Whether guests run under KVM here, found out by running one.
 
-Opening /dev/kvm proves nothing: there are machines where it opens and no stock kernel boots. So a small guest is
-booted with it, and only its report counts. The answer holds for this process and is kept nowhere.
+Opening /dev/kvm proves nothing: there are machines where it opens and no stock kernel boots. So a small guest
+is booted with it, and only its report counts. The answer holds for this process and is kept nowhere.
 """
 
 import os

@@ -1,9 +1,9 @@
 """One real Linux guest under QEMU: started, watched, told what to want, and gone without leftovers.
 
 The guest's RAM is a memfd of QEMU's, so what it really takes from the host is that file's blocks. It has a
-virtio-balloon (QOM id ``balloon0``) and two QMP monitors, because QEMU serves one client on each: `qmp_path` for a
-memory manager, `lab_qmp_path` for whoever looks over its shoulder. The serial port is a socket pair, without a
-path: reports come out of it and loads go in (see dynmem.lab.workload).
+virtio-balloon (QOM id ``balloon0``) and two QMP monitors, because QEMU serves one client on each: `qmp_path`
+for a memory manager, `lab_qmp_path` for whoever looks over its shoulder. The serial port is a socket pair,
+without a path: reports come out of it and loads go in (see dynmem.lab.workload).
 
 Everything here is synchronous; nothing but `ready` and `stop` waits. QEMU dies with the thread that called
 `start` (PR_SET_PDEATHSIG), so start it from one that stays: the main thread.
@@ -42,7 +42,7 @@ _ACCELERATOR: Final = {  # tb-size: translated code of a guest this small needs 
     "tcg": ("-accel", "tcg,tb-size=64", "-cpu", "qemu64"),
     "kvm": ("-accel", "kvm", "-cpu", "host"),
 }
-# panic=-1 with -no-reboot: a guest that panics ends its QEMU, and is seen to be gone. The rest is for a quick boot.
+# panic=-1 with -no-reboot: a guest that panics ends its QEMU, and is seen to be gone. The rest boots quickly.
 _KERNEL_ARGUMENTS: Final = (
     "console=ttyS0,115200 quiet loglevel=1 panic=-1 nokaslr mitigations=off tsc=reliable no_timer_check"
     " cryptomgr.notests random.trust_cpu=on"
@@ -59,8 +59,8 @@ class QemuGuest:
     """A guest that boots dynmem's image and runs one load.
 
     `memory_bytes` is whole MiB; `folder` (made private if it does not exist) takes the two monitor sockets.
-    `free_page_reporting` and `deflate_on_oom` are the balloon device's properties of those names. With `balloon`
-    off there is no balloon device. Raises ConfigError when that cannot be had here.
+    `free_page_reporting` and `deflate_on_oom` are the balloon device's properties of those names. With
+    `balloon` off there is no balloon device. Raises ConfigError when that cannot be had here.
     """
 
     def __init__(
@@ -82,8 +82,8 @@ class QemuGuest:
             )
         if memory_bytes < LAB_GUEST_BYTES_MIN or memory_bytes % MIB:
             raise ConfigError(
-                f"guest {name!r} with {memory_bytes} bytes: give it whole MiB, {format_size(LAB_GUEST_BYTES_MIN)}"
-                " or more (Linux does not boot in less)"
+                f"guest {name!r} with {memory_bytes} bytes: give it whole MiB,"
+                f" {format_size(LAB_GUEST_BYTES_MIN)} or more (Linux does not boot in much less)"
             )
         self.name = name
         self.memory_bytes = memory_bytes
@@ -187,7 +187,7 @@ class QemuGuest:
         return self._report
 
     def order(self, load: Load) -> None:
-        """Tell the guest's load what to want from now on; a later report's `orders` shows that it was taken."""
+        """Tell the guest's load what to want from now on; `orders` in a later report shows it."""
         assert self._serial is not None, "not started"
         line = load.argument().encode() + b"\n"
         try:
@@ -198,7 +198,7 @@ class QemuGuest:
         assert taken == len(line), "a line that a socket buffer did not take whole"
 
     def resident_bytes(self) -> int:
-        """How much of the guest's RAM the host really gives it: the blocks of its memfd; 0 when there is none."""
+        """What the host really gives the guest for its RAM: the blocks of its memfd; 0 when there is none."""
         if self._process is None or self._process.poll() is not None:
             return 0
         try:

@@ -1,7 +1,7 @@
 """What a guest's load is told, and what it tells.
 
-`Load` is written as ``key=value,...`` on the kernel's command line or as a line on the serial port; sizes
-are whole MiB there. `Report` is one line of JSON from the serial port, several a second, from the guest's init.
+`Load` is written as ``key=value,...`` on the kernel's command line or as a line on the serial port; sizes are
+whole MiB there. `Report` is one line of JSON from the serial port, written by the guest's init, 6 a second.
 """
 
 import math
@@ -73,11 +73,11 @@ class Report(msgspec.Struct, frozen=True, gc=False):
     `t` is seconds since the guest booted. `load` says what became of the load process: ``running``,
     ``killed`` (by the kernel, for want of memory) or ``exited``. `total_pages` is MemTotal before the balloon
     driver loaded, `ballooned_pages` how far MemTotal fell since (0 with deflate-on-oom, where Linux does not
-    lower it). `free_pages`, `available_pages` and `committed_pages` are the kernel's MemFree, MemAvailable and
-    Committed_AS. `wanted_pages` is what the curve asks of the load, dead or alive, `held_pages` what it has; the
-    difference is unmet demand. `verified_pages` counts whole pages checked, `wrong_bytes` and `wrong_pages`
-    what did not check out. `oom_kills` is the kernel's own counter, `oom_messages` the lines of its log that
-    say so. `orders` and `refused_orders` count the `Load` lines taken and not taken.
+    lower it). `free_pages`, `available_pages` and `committed_pages` are the kernel's MemFree, MemAvailable
+    and Committed_AS. `wanted_pages` is what the curve asks of the load, dead or alive, `held_pages` what it
+    has; the difference is unmet demand. `verified_pages` counts whole pages checked, `wrong_bytes` and
+    `wrong_pages` what did not check out. `oom_kills` is the kernel's own counter, `oom_messages` the lines of
+    its log that say so. `orders` and `refused_orders` count the `Load` lines taken and not taken.
     """
 
     t: float
