@@ -1,0 +1,310 @@
+"""The manager's configuration: one TOML file, checked whole before anything is touched.
+
+    [host]
+    budget = "8GiB"                 # what all VMs together may hold
+    slush = "256MiB"                # never granted to anybody (default 256MiB)
+
+    [manager]
+    mode = "observe"                # or "enforce"; observe changes nothing anywhere (default)
+    period = "1s"                   # 100ms to 1h (default 1s)
+    socket = "/run/dynmem/api.sock" # where `dynmem status` asks
+    state = "/var/lib/dynmem"       # the journal's private folder
+
+    [[vm]]                          # once per VM
+    name = "web"                    # letters, digits, dot, dash, underscore
+    qmp = "/run/vm/web.qmp"         # a monitor of our own: nobody else stays connected to it
+    minimum = "512MiB"              # never shrunk below
+    maximum = "4GiB"
+    buffer = 20                     # percent on top of what it wants (default 20)
+    weight = 5000                   # 1 to 10000, decides inside a priority (default 5000)
+    priority = "normal"             # low, normal or high (default normal)
+
+Sizes are binary whichever way they are spelled; minimum is rounded up and maximum down to a page of 4 KiB.
+Whatever is wrong is a ConfigError that names the file, the key, the value and what to do.
+"""
+
+import difflib
+import re
+import tomllib
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Final, Literal
+
+import msgspec
+
+from dynmem.errors import ConfigError
+from dynmem.limits import MANAGER_CONFIG_BYTES_MAX, MANAGER_NAME_MAX, MANAGER_VMS_MAX
+from dynmem.manager.client import default_socket, default_state
+from dynmem.manager.facts import ManagerSettings, VmConfig
+from dynmem.units import MIB, NS_PER_MS, NS_PER_S, PAGE_SIZE, format_size, parse_duration, parse_size
+
+PERIOD_NS_MIN: Final = 100 * NS_PER_MS
+PERIOD_NS_MAX: Final = 3600 * NS_PER_S
+SOCKET_PATH_BYTES_MAX: Final = 107  # sockaddr_un.sun_path without its final zero, unix(7)
+MINIMUM_BYTES_MIN: Final = 16 * MIB  # no guest we know of lives below
+BUFFER_PERCENT_MAX: Final = 1000
+_NAME: Final = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{MANAGER_NAME_MAX - 1}}}")
+
+Size = str | int
+Mode = Literal["observe", "enforce"]
+Priority = Literal["low", "normal", "high"]
+
+
+class _Host(msgspec.Struct, forbid_unknown_fields=True):
+    budget: Size
+    slush: Size = "256MiB"
+
+
+class _Manager(msgspec.Struct, forbid_unknown_fields=True):
+    mode: Mode = "observe"
+    period: str | int | float = "1s"
+    socket: str = ""
+    state: str = ""
+
+
+class _Vm(msgspec.Struct, forbid_unknown_fields=True):
+    name: str
+    qmp: str
+    minimum: Size
+    maximum: Size
+    buffer: int = 20
+    weight: int = 5000
+    priority: Priority = "normal"
+
+
+class _File(msgspec.Struct, forbid_unknown_fields=True):
+    host: _Host
+    vm: list[_Vm] = []
+    manager: _Manager = msgspec.field(default_factory=_Manager)
+
+
+_TABLES: Final[dict[str, type[msgspec.Struct]]] = {
+    "": _File,
+    "host": _Host,
+    "manager": _Manager,
+    "vm": _Vm,
+}
+
+
+class Config(msgspec.Struct, frozen=True):
+    """A configuration that has passed every check."""
+
+    path: Path
+    settings: ManagerSettings
+    vms: tuple[VmConfig, ...]
+    monitors: dict[str, Path]
+    """Where each VM's QMP socket is, by VM name."""
+    socket: Path
+    """Where the manager answers `dynmem status`."""
+    state: Path
+    """The private folder of the journal."""
+
+
+def load(path: Path) -> Config:
+    """Read and check the file; ConfigError with one sentence on the first thing that is wrong."""
+    return _checked(path, _typed(path, _parsed(path)))
+
+
+def warnings(config: Config, host_total_bytes: int) -> list[str]:
+    """What is allowed but hardly meant, one sentence each."""
+    found = []
+    settings = config.settings
+    if settings.budget_bytes > host_total_bytes:
+        found.append(
+            f"host.budget is {format_size(settings.budget_bytes)}, but this host has"
+            f" {format_size(host_total_bytes)} in all: grants will end at what is really available"
+        )
+    floors = sum(vm.minimum_bytes for vm in config.vms)
+    room = settings.budget_bytes - settings.slush_bytes
+    if floors > room:
+        found.append(
+            f"the minimums of all VMs add up to {format_size(floors)}, more than budget minus slush"
+            f" ({format_size(room)}): they cannot all run at once"
+        )
+    if not config.vms:
+        found.append("no [[vm]] is named: there is nothing to manage")
+    return found
+
+
+def _parsed(path: Path) -> dict[str, object]:
+    try:
+        with path.open("rb") as file:
+            text = file.read(MANAGER_CONFIG_BYTES_MAX + 1)
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: cannot be read ({error.strerror}): name the right file with --config"
+        ) from error
+    if len(text) > MANAGER_CONFIG_BYTES_MAX:
+        limit = format_size(MANAGER_CONFIG_BYTES_MAX)
+        raise ConfigError(f"{path}: larger than {limit}: this is not a configuration of dynmem")
+    try:
+        return tomllib.loads(text.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: byte {error.start} is not UTF-8: save the file as UTF-8") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: not TOML: {error}: correct that place and run --check again") from error
+    except RecursionError as error:
+        raise ConfigError(f"{path}: not TOML: nested too deeply") from error
+
+
+_WHERE: Final = re.compile(r"^(?P<what>.*?)(?: - at `\$(?P<path>[^`]*)`)?$", re.DOTALL)
+_UNKNOWN: Final = re.compile(r"Object contains unknown field `(?P<key>[^`]*)`")
+_MISSING: Final = re.compile(r"Object missing required field `(?P<key>[^`]*)`")
+
+
+def _typed(path: Path, raw: dict[str, object]) -> _File:
+    try:
+        return msgspec.convert(raw, _File)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{path}: {_explain(str(error), raw)}") from error
+
+
+def _explain(message: str, raw: dict[str, object]) -> str:
+    """Turn msgspec's message into a sentence with the key as it stands in the file and the next step."""
+    match = _WHERE.match(message)
+    assert match is not None
+    what, where = match["what"], (match["path"] or "").removeprefix(".")
+    place = _place(where, raw)
+    table = where.split("[")[0].split(".")[0]
+    known = _TABLES.get(table, _File).__struct_fields__
+    if unknown := _UNKNOWN.match(what):
+        key = unknown["key"]
+        close = difflib.get_close_matches(key, known, 1)
+        hint = f"did you mean {close[0]!r}?" if close else f"known here are {', '.join(known)}"
+        return f"{_joined(place, key)}: unknown key: {hint}"
+    if missing := _MISSING.match(what):
+        return f"{_joined(place, missing['key'])}: missing: add {missing['key']} = ..."
+    return f"{place or 'the file'}: {what[0].lower()}{what[1:]}"
+
+
+def _joined(place: str, key: str) -> str:
+    return f"{place}.{key}" if place else key
+
+
+def _place(where: str, raw: dict[str, object]) -> str:
+    """``vm[1].weight`` with the VM's name instead of its number, when it has one."""
+    match = re.match(r"vm\[(\d+)\](.*)", where)
+    if match is None:
+        return where
+    tables = raw.get("vm")
+    entry = tables[int(match[1])] if isinstance(tables, list) else None
+    name = entry.get("name") if isinstance(entry, dict) else None
+    return _vm_place(name if isinstance(name, str) else "", int(match[1])) + match[2]
+
+
+def _vm_place(name: str, index: int) -> str:
+    return f"vm {name!r}" if _NAME.fullmatch(name) else f"vm number {index + 1}"
+
+
+def _checked(path: Path, file: _File) -> Config:
+    def fail(key: str, sentence: str) -> ConfigError:
+        return ConfigError(f"{path}: {key}: {sentence}")
+
+    budget = _size(fail, "host.budget", file.host.budget)
+    slush = _size(fail, "host.slush", file.host.slush)
+    if slush >= budget:
+        raise fail(
+            "host.slush", f"{format_size(slush)} is not below the budget of {format_size(budget)}: lower it"
+        )
+    if len(file.vm) > MANAGER_VMS_MAX:
+        raise fail("vm", f"{len(file.vm)} VMs, at most {MANAGER_VMS_MAX} are managed: split the host")
+    vms = tuple(_vm(fail, index, vm, budget - slush) for index, vm in enumerate(file.vm))
+    _no_twice(fail, "name", [vm.name for vm in file.vm])
+    _no_twice(fail, "qmp", [vm.qmp for vm in file.vm])
+    manager = file.manager
+    return Config(
+        path=path,
+        settings=ManagerSettings(
+            budget_bytes=budget,
+            slush_bytes=slush,
+            period_ns=_period(fail, manager.period),
+            mode=manager.mode,
+        ),
+        vms=vms,
+        monitors={vm.name: Path(vm.qmp) for vm in file.vm},
+        socket=_socket_path(fail, "manager.socket", manager.socket or str(default_socket())),
+        state=_absolute(fail, "manager.state", manager.state or str(default_state())),
+    )
+
+
+_Fail = Callable[[str, str], ConfigError]
+
+
+def _size(fail: _Fail, key: str, value: Size) -> int:
+    try:
+        size = value if isinstance(value, int) else parse_size(value)
+    except ValueError as error:
+        raise fail(key, str(error)) from error
+    if not 0 <= size < 1 << 60:
+        raise fail(key, f"{value} is not a size of memory: write it like 512MiB")
+    return size
+
+
+def _period(fail: _Fail, value: str | float) -> int:
+    try:
+        period = parse_duration(str(value))
+    except ValueError as error:
+        raise fail("manager.period", str(error)) from error
+    if not PERIOD_NS_MIN <= period <= PERIOD_NS_MAX:
+        raise fail("manager.period", f"{value!r} is outside 100ms to 1h: 1s suits most hosts")
+    return period
+
+
+def _absolute(fail: _Fail, key: str, text: str) -> Path:
+    if not text.startswith("/") or "\0" in text:
+        raise fail(key, f"{text!r} is not an absolute path: write it from the root, like /run/vm/web.qmp")
+    return Path(text)
+
+
+def _socket_path(fail: _Fail, key: str, text: str) -> Path:
+    path = _absolute(fail, key, text)
+    if len(text.encode()) > SOCKET_PATH_BYTES_MAX:
+        raise fail(key, f"longer than the {SOCKET_PATH_BYTES_MAX} bytes of a socket's path: shorten it")
+    return path
+
+
+def _vm(fail: _Fail, index: int, vm: _Vm, room: int) -> VmConfig:
+    place = _vm_place(vm.name, index)
+    if not _NAME.fullmatch(vm.name):
+        raise fail(
+            f"{place}.name",
+            f"{vm.name[:MANAGER_NAME_MAX]!r} is not a name: use up to {MANAGER_NAME_MAX} letters, digits,"
+            " '.', '-' and '_', beginning with a letter or digit",
+        )
+    _socket_path(fail, f"{place}.qmp", vm.qmp)
+    minimum = -(-_size(fail, f"{place}.minimum", vm.minimum) // PAGE_SIZE) * PAGE_SIZE
+    maximum = _size(fail, f"{place}.maximum", vm.maximum) // PAGE_SIZE * PAGE_SIZE
+    if minimum < MINIMUM_BYTES_MIN:
+        raise fail(f"{place}.minimum", f"{format_size(minimum)} is below {format_size(MINIMUM_BYTES_MIN)}")
+    if minimum > maximum:
+        raise fail(
+            f"{place}.minimum",
+            f"{format_size(minimum)} is above its maximum of {format_size(maximum)}: swap or correct them",
+        )
+    if minimum > room:
+        raise fail(
+            f"{place}.minimum",
+            f"{format_size(minimum)} is above budget minus slush ({format_size(room)}): it could never start",
+        )
+    if not 0 <= vm.buffer <= BUFFER_PERCENT_MAX:
+        raise fail(f"{place}.buffer", f"{vm.buffer} is outside 0 to {BUFFER_PERCENT_MAX} percent")
+    if not 1 <= vm.weight <= 10_000:
+        raise fail(f"{place}.weight", f"{vm.weight} is outside 1 to 10000")
+    return VmConfig(
+        name=vm.name,
+        minimum_bytes=minimum,
+        maximum_bytes=maximum,
+        buffer_percent=vm.buffer,
+        weight=vm.weight,
+        priority=vm.priority,
+    )
+
+
+def _no_twice(fail: _Fail, key: str, values: Iterable[str]) -> None:
+    seen: set[str] = set()
+    for index, value in enumerate(values):
+        if value in seen:
+            raise fail(
+                f"{_vm_place('', index)}.{key}", f"{value!r} is used by an earlier VM: give it its own"
+            )
+        seen.add(value)

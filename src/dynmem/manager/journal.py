@@ -1,0 +1,191 @@
+"""The journal: what the manager was about to do, written down before it was done, and what came of it.
+
+SQLite in WAL mode with synchronous=FULL: what `intend` has returned for survives kill -9 and power loss.
+Truth is never read from here: after a restart the sizes are read from the VMs, the journal only tells which
+commands were under way, which VMs had been released, and which reservations were promised. Bounded by
+JOURNAL_ROWS_MAX rows.
+"""
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from dynmem.errors import ConfigError, DynmemError
+from dynmem.limits import JOURNAL_ROWS_MAX, JOURNAL_TEXT_MAX
+
+SCHEMA_VERSION: Final = 1
+FILE_NAME: Final = "journal.sqlite"
+_PRUNE_EVERY: Final = 256  # rows between two looks at the bound
+
+_SCHEMA: Final = """
+CREATE TABLE action (
+    id INTEGER PRIMARY KEY,
+    at_ns INTEGER NOT NULL,          -- wall clock, when it was intended
+    vm TEXT NOT NULL,
+    incarnation TEXT NOT NULL,       -- the process it was meant for: pid@start
+    target_bytes INTEGER NOT NULL,
+    reason TEXT NOT NULL,
+    measurement TEXT NOT NULL,       -- the deciding term of measured free, '' for a shrink
+    outcome TEXT,                    -- NULL: not known (yet)
+    outcome_at_ns INTEGER
+) STRICT;
+CREATE INDEX action_open ON action (id) WHERE outcome IS NULL;
+CREATE TABLE standing (
+    kind TEXT NOT NULL,              -- 'released' or 'reserved'
+    name TEXT NOT NULL,              -- the VM
+    size_bytes INTEGER NOT NULL,
+    until_ns INTEGER NOT NULL,       -- wall clock; 0 for a release, which has no end
+    PRIMARY KEY (kind, name)
+) STRICT;
+"""
+
+
+class JournalError(DynmemError):
+    """The journal cannot be written: nothing may be done that is not written down first."""
+
+
+class Intent(NamedTuple):
+    """One command about to be sent."""
+
+    vm: str
+    incarnation: str
+    target_bytes: int
+    reason: str
+    measurement: str
+
+
+class Action(NamedTuple):
+    """One row of the journal."""
+
+    id: int
+    at_ns: int
+    vm: str
+    incarnation: str
+    target_bytes: int
+    reason: str
+    measurement: str
+    outcome: str | None
+    outcome_at_ns: int | None
+
+
+class Standing(NamedTuple):
+    """A wish that outlives a restart: a VM that was released, room that was promised."""
+
+    kind: str
+    name: str
+    size_bytes: int = 0
+    until_ns: int = 0
+
+
+class Journal:
+    """One manager's journal in its private folder. Calls block for one write to disk, one at a time."""
+
+    def __init__(self, folder: Path, *, rows_max: int = JOURNAL_ROWS_MAX) -> None:
+        """Open or make it; ConfigError if it is another version's or no journal at all."""
+        self.path = folder / FILE_NAME
+        self._rows_max = rows_max
+        self._since_prune = 0
+        try:
+            # Calls come from one worker thread after this one has opened it, never from two at once.
+            self._db = sqlite3.connect(self.path, isolation_level=None, timeout=1.0, check_same_thread=False)
+            self.path.chmod(0o600)
+            self._open()
+        except sqlite3.Error as error:
+            raise ConfigError(
+                f"{self.path}: not a usable journal ({error}): move it away and start again,"
+                " nothing in it is needed to run"
+            ) from error
+
+    def _open(self) -> None:
+        self._db.execute("PRAGMA journal_mode=WAL")
+        self._db.execute("PRAGMA synchronous=FULL")
+        version = self._db.execute("PRAGMA user_version").fetchone()[0]
+        if version == 0:
+            self._db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version={SCHEMA_VERSION}; COMMIT;")
+        elif version != SCHEMA_VERSION:
+            raise ConfigError(
+                f"{self.path}: schema version {version}, this dynmem writes {SCHEMA_VERSION}: move it away"
+                " or run the version that wrote it"
+            )
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        try:
+            with self._db:
+                self._db.execute("BEGIN IMMEDIATE")
+                yield self._db
+        except sqlite3.Error as error:
+            raise JournalError(
+                f"{self.path}: cannot be written ({error}): nothing is sent until it can"
+            ) from error
+
+    def intend(self, intents: Sequence[Intent], now_ns: int) -> list[int]:
+        """Write the intents down, safely on disk when this returns, and return their ids. JournalError."""
+        with self._transaction() as db:
+            ids = [
+                db.execute(
+                    "INSERT INTO action (at_ns, vm, incarnation, target_bytes, reason, measurement)"
+                    " VALUES (?, ?, ?, ?, ?, ?)",
+                    (
+                        now_ns,
+                        intent.vm,
+                        intent.incarnation,
+                        intent.target_bytes,
+                        intent.reason[:JOURNAL_TEXT_MAX],
+                        intent.measurement[:JOURNAL_TEXT_MAX],
+                    ),
+                ).lastrowid
+                for intent in intents
+            ]
+            self._prune(db, len(intents))
+        return [number for number in ids if number is not None]
+
+    def conclude(self, outcomes: Sequence[tuple[int, str]], now_ns: int) -> None:
+        """Write down what came of the actions with these ids. JournalError."""
+        with self._transaction() as db:
+            db.executemany(
+                "UPDATE action SET outcome = ?, outcome_at_ns = ? WHERE id = ? AND outcome IS NULL",
+                [(outcome[:JOURNAL_TEXT_MAX], now_ns, number) for number, outcome in outcomes],
+            )
+
+    def open_actions(self) -> list[Action]:
+        """Actions whose outcome nobody wrote down, oldest first: the manager died meanwhile."""
+        return self._actions("WHERE outcome IS NULL ORDER BY id")
+
+    def recent(self, limit: int = 20) -> list[Action]:
+        """The newest actions, newest first."""
+        return self._actions("ORDER BY id DESC LIMIT ?", limit)
+
+    def _actions(self, clause: str, *values: int) -> list[Action]:
+        query = f"SELECT {', '.join(Action._fields)} FROM action {clause}"  # noqa: S608 - our own words
+        return [Action(*row) for row in self._db.execute(query, values)]
+
+    def stand(self, wish: Standing) -> None:
+        """Keep a wish over restarts; one of a kind per VM. JournalError."""
+        with self._transaction() as db:
+            db.execute("INSERT OR REPLACE INTO standing VALUES (?, ?, ?, ?)", wish)
+
+    def drop(self, kind: str, name: str) -> None:
+        """Forget a wish; nothing happens if there is none. JournalError."""
+        with self._transaction() as db:
+            db.execute("DELETE FROM standing WHERE kind = ? AND name = ?", (kind, name))
+
+    def standing(self) -> list[Standing]:
+        """All wishes that stand."""
+        rows = self._db.execute("SELECT kind, name, size_bytes, until_ns FROM standing ORDER BY kind, name")
+        return [Standing(*row) for row in rows]
+
+    def _prune(self, db: sqlite3.Connection, added: int) -> None:
+        self._since_prune += added
+        if self._since_prune >= min(_PRUNE_EVERY, self._rows_max):
+            self._since_prune = 0
+            db.execute(
+                "DELETE FROM action WHERE id <= (SELECT max(id) FROM action) - ?",
+                (self._rows_max,),
+            )
+
+    def close(self) -> None:
+        """Close the file."""
+        self._db.close()

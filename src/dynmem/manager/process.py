@@ -1,0 +1,71 @@
+"""The process behind a monitor socket: who it is for certain, whether it is gone, whether it is stopped.
+
+A process id alone is reused by the kernel, so a process is its id together with its start time, and a pidfd
+tells that it has ended even when nobody closed a socket.
+"""
+
+import os
+import select
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+_AFTER_NAME_STATE: Final = 0  # proc_pid_stat(5): fields are counted after the name in parentheses
+_AFTER_NAME_START: Final = 19
+
+
+def _stat_fields(pid: int) -> list[str] | None:
+    """The fields of /proc/PID/stat behind the process name; None if there is no such process."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
+        return None
+    # The name may hold spaces and parentheses: everything up to the last parenthesis is skipped.
+    return text[text.rindex(b")") + 2 :].decode("ascii").split()
+
+
+class Process:
+    """One living process, held by a pidfd until `close`."""
+
+    def __init__(self, pid: int, start_ticks: int, pidfd: int) -> None:
+        self.pid: Final = pid
+        self.incarnation: Final = f"{pid}@{start_ticks}"
+        self._start_ticks = start_ticks
+        self._pidfd = pidfd
+        self._poll = select.poll()
+        self._poll.register(pidfd, select.POLLIN)
+        self._gone = False
+
+    @classmethod
+    def of(cls, pid: int) -> "Process | None":
+        """Take hold of the process `pid`; None if it is not there (or in another pid namespace)."""
+        if pid <= 0:
+            return None
+        try:
+            pidfd = os.pidfd_open(pid)
+        except OSError:
+            return None
+        fields = _stat_fields(pid)  # read after the pidfd is held: the id cannot be reused in between
+        if fields is None:
+            os.close(pidfd)
+            return None
+        return cls(pid, int(fields[_AFTER_NAME_START]), pidfd)
+
+    def gone(self) -> bool:
+        """Whether it has ended (a zombie has)."""
+        if not self._gone:
+            self._gone = bool(self._poll.poll(0))
+        return self._gone
+
+    def stopped(self) -> bool:
+        """Whether a signal or a debugger has stopped it (state T or t of proc_pid_stat(5))."""
+        fields = None if self.gone() else _stat_fields(self.pid)
+        return fields is not None and fields[_AFTER_NAME_STATE] in {"T", "t"}
+
+    def close(self) -> None:
+        """Let go of the pidfd."""
+        if self._pidfd >= 0:
+            self._gone = self.gone()
+            with suppress(OSError):
+                os.close(self._pidfd)
+            self._pidfd = -1

@@ -1,0 +1,176 @@
+"""How much of the host's memory a VM really holds, and how that is known.
+
+Three sources, the best one that answers is used and named:
+
+1. the blocks of the files that are its RAM (memfd, /dev/shm, hugetlbfs), found among the descriptors of its
+   process: exact, the guest's memory and nothing else, swapped pages included;
+2. Pss plus swapped Pss of its process (proc_pid_smaps_rollup(5)): private guest memory and the process's own.
+   The kernel walks the page tables for it, so it is asked in a thread and at most 5 % of the time;
+3. memory of its cgroup, only when no strangers live in it.
+
+Configured, actual, guest-reported and resident are four quantities: nothing here is derived from the others.
+"""
+
+import os
+import stat
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from dynmem.limits import PROC_DESCRIPTORS_MAX
+from dynmem.manager.process import Process
+from dynmem.units import KIB, MIB
+
+RAM_FILE_BYTES_MIN: Final = 16 * MIB  # smaller shared files are ROMs, video memory and rings
+_RAM_LINKS: Final = ("/memfd:", "/dev/shm/", "/dev/hugepages", "/anon_hugepage")  # noqa: S108
+_BLOCK: Final = 512  # unit of st_blocks, stat(2)
+_LOOK_AGAIN: Final = 30  # measurements until descriptors are searched again (memory may be plugged)
+_PSS_SHARE: Final = 20  # one measurement's cost is followed by 20 times as long without one
+
+
+class Resident(NamedTuple):
+    """Bytes of host memory that a VM holds (None: nobody could say) and where the figure is from.
+
+    `overhead_bytes` of them are known not to be guest memory.
+    """
+
+    bytes_held: int | None
+    source: str
+    overhead_bytes: int = 0
+
+
+def _ram_descriptors(pid: int, boot_bytes: int | None) -> tuple[str, ...]:
+    """Paths under /proc/PID/fd of the distinct files that are guest RAM; empty if RAM is not in files."""
+    folder = f"/proc/{pid}/fd"
+    files: dict[tuple[int, int], tuple[str, int]] = {}
+    for number, name in enumerate(os.listdir(folder)):  # noqa: PTH208 - only names are wanted, fast
+        if number >= PROC_DESCRIPTORS_MAX:
+            break
+        path = f"{folder}/{name}"
+        try:
+            if not os.readlink(path).startswith(_RAM_LINKS):  # noqa: PTH115
+                continue
+            info = os.stat(path)  # noqa: PTH116
+        except OSError:
+            continue  # closed meanwhile
+        if stat.S_ISREG(info.st_mode) and info.st_size >= RAM_FILE_BYTES_MIN:
+            files[info.st_dev, info.st_ino] = (path, info.st_size)
+    # Files that cannot hold the boot memory are something else (a video memory, a vhost-user helper's).
+    if boot_bytes is not None and sum(size for _, size in files.values()) < boot_bytes:
+        return ()
+    return tuple(path for path, _ in files.values())
+
+
+def _pss_and_swap(pid: int) -> int:
+    """Pss + SwapPss of one process in bytes."""
+    with Path(f"/proc/{pid}/smaps_rollup").open("rb") as lines:
+        return sum(int(line.split()[1]) for line in lines if line.startswith((b"Pss:", b"SwapPss:"))) * KIB
+
+
+def _pss_outside_ram(pid: int, boot_bytes: int) -> int:
+    """Pss + SwapPss of all mappings but the guest's RAM; 0 if no mapping looks like RAM.
+
+    QEMU maps each RAM block at once, so RAM is a mapping of the boot size, or a little more when the kernel
+    has merged it with a neighbour.
+    """
+    outside = ram = size = 0
+    with Path(f"/proc/{pid}/smaps").open("rb") as lines:
+        for line in lines:
+            if line.startswith(b"Size:"):
+                size = int(line.split()[1]) * KIB
+            elif line.startswith((b"Pss:", b"SwapPss:")):
+                if boot_bytes <= size <= boot_bytes + RAM_FILE_BYTES_MIN:
+                    ram += 1
+                else:
+                    outside += int(line.split()[1]) * KIB
+    return outside if ram else 0
+
+
+def _cgroup_files(pid: int) -> Iterator[tuple[Path, str]]:
+    """(folder, name of the usage file) of the memory cgroups that hold the process, version 2 first."""
+    for line in sorted(Path(f"/proc/{pid}/cgroup").read_text(encoding="utf-8").splitlines()):
+        _, controllers, path = line.split(":", 2)
+        if path == "/":
+            continue  # the root group is the whole host
+        if controllers == "":
+            yield Path("/sys/fs/cgroup" + path), "memory.current"
+        elif "memory" in controllers.split(","):
+            yield Path("/sys/fs/cgroup/memory" + path), "memory.usage_in_bytes"
+
+
+def _cgroup_bytes(pid: int) -> int | None:
+    """Memory of the process's cgroup if nobody else lives in it, else None."""
+    for folder, name in _cgroup_files(pid):
+        try:
+            if (folder / "cgroup.procs").read_text(encoding="ascii").split() == [str(pid)]:
+                return int((folder / name).read_text(encoding="ascii"))
+        except (OSError, ValueError):
+            continue
+    return None
+
+
+class ResidentMeter:
+    """Measures one process; finds its RAM files once and then costs one stat per file."""
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+        self._files: tuple[str, ...] = ()
+        self._uses = 0
+        self._boot_bytes: int | None = None
+        self._pss: Resident | None = None
+        self._pss_until = 0.0
+        self._overhead = 0
+
+    @property
+    def is_quick(self) -> bool:
+        """Whether the next `measure` takes microseconds; otherwise it belongs in a thread."""
+        if self._uses % _LOOK_AGAIN == 0:
+            return False
+        return bool(self._files) or time.monotonic() < self._pss_until
+
+    def measure(self, boot_bytes: int | None) -> Resident:
+        """The figure now; never raises: what cannot be known has the reason as its source."""
+        pid = self._process.pid
+        refusal = ""
+        if boot_bytes != self._boot_bytes:
+            self._boot_bytes, self._uses = boot_bytes, 0  # now it is known how much RAM to look for
+        is_looking = self._uses % _LOOK_AGAIN == 0
+        if is_looking:
+            try:
+                self._files = _ram_descriptors(pid, boot_bytes)
+            except OSError as error:
+                self._files, refusal = (), f"/proc/{pid}/fd: {error.strerror}"
+        self._uses += 1
+        try:
+            held = sum(os.stat(path).st_blocks for path in self._files) * _BLOCK  # noqa: PTH116
+        except OSError:
+            self._files, self._uses = (), 0  # closed: look again next time
+            held = 0
+        if self._files:
+            return Resident(held, "blocks of its RAM files")
+        return self._from_pss(refusal, is_looking=is_looking)
+
+    def _from_pss(self, refusal: str, *, is_looking: bool) -> Resident:
+        now = time.monotonic()
+        if self._pss is not None and now < self._pss_until and not is_looking:
+            return self._pss
+        pid = self._process.pid
+        try:
+            if is_looking and self._boot_bytes is not None:
+                self._overhead = _pss_outside_ram(pid, self._boot_bytes)
+            self._pss = Resident(_pss_and_swap(pid), "Pss and swap of its process", self._overhead)
+        except (OSError, ValueError) as error:
+            self._pss = self._from_cgroup(refusal or f"smaps_rollup: {error}")
+        after = time.monotonic()
+        self._pss_until = after + _PSS_SHARE * (after - now)
+        return self._pss
+
+    def _from_cgroup(self, refusal: str) -> Resident:
+        try:
+            held = _cgroup_bytes(self._process.pid)
+        except (OSError, ValueError):
+            held = None
+        if held is not None:
+            return Resident(held, "memory of its cgroup")
+        return Resident(None, f"unknown ({refusal}): run dynmem as root or as the VM's user")

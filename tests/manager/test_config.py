@@ -1,0 +1,155 @@
+"""The configuration file: what is right is taken as written, what is wrong is named in one sentence."""
+
+import contextlib
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dynmem.errors import ConfigError, ExitCode
+from dynmem.manager import config
+from dynmem.units import GIB, MIB, NS_PER_S
+
+GOOD = """
+[host]
+budget = "8GiB"
+slush = "256MiB"
+
+[manager]
+mode = "enforce"
+period = "500ms"
+socket = "/tmp/dynmem-test/api.sock"
+state = "/tmp/dynmem-test/state"
+
+[[vm]]
+name = "web"
+qmp = "/run/vm/web.qmp"
+minimum = "512MiB"
+maximum = "4GiB"
+buffer = 25
+weight = 7000
+priority = "high"
+
+[[vm]]
+name = "db"
+qmp = "/run/vm/db.qmp"
+minimum = 536870912
+maximum = "2G"
+"""
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "hosts.toml"
+    path.write_text(text)
+    return path
+
+
+def test_every_key_arrives_as_it_was_written(tmp_path: Path) -> None:
+    found = config.load(written(tmp_path, GOOD))
+    assert found.settings.budget_bytes == 8 * GIB
+    assert found.settings.slush_bytes == 256 * MIB
+    assert found.settings.mode == "enforce"
+    assert found.settings.period_ns == NS_PER_S // 2
+    assert found.socket == Path("/tmp/dynmem-test/api.sock")
+    assert found.state == Path("/tmp/dynmem-test/state")
+    web, db = found.vms
+    assert (web.minimum_bytes, web.maximum_bytes) == (512 * MIB, 4 * GIB)
+    assert (web.buffer_percent, web.weight, web.priority) == (25, 7000, "high")
+    assert (db.minimum_bytes, db.maximum_bytes) == (512 * MIB, 2 * GIB)
+    assert (db.buffer_percent, db.weight, db.priority) == (20, 5000, "normal")
+    assert found.monitors == {"web": Path("/run/vm/web.qmp"), "db": Path("/run/vm/db.qmp")}
+
+
+def test_a_manager_only_observes_unless_it_is_told_otherwise(tmp_path: Path) -> None:
+    found = config.load(written(tmp_path, '[host]\nbudget = "1GiB"\n'))
+    assert found.settings.mode == "observe"
+    assert found.settings.period_ns == NS_PER_S
+
+
+WRONG = {
+    "an unknown key": ('slush = "256MiB"', 'slosh = "256MiB"', ["host.slosh", "did you mean 'slush'?"]),
+    "an unknown table": ("[manager]", "[manger]", ["manger", "did you mean 'manager'?"]),
+    "an unknown key of a VM": ("weight = 7000", "wait = 7000", ["vm 'web'.wait", "did you mean 'weight'?"]),
+    "a missing key": ('qmp = "/run/vm/db.qmp"', "", ["vm 'db'.qmp", "missing"]),
+    "a wrong type": ("buffer = 25", 'buffer = "25"', ["vm 'web'.buffer", "expected `int`"]),
+    "minimum above maximum": ('"512MiB"', '"5GiB"', ["vm 'web'.minimum", "5 GiB", "maximum of 4 GiB"]),
+    "a minimum that never fits": ('budget = "8GiB"', 'budget = "600MiB"', ["'web'.minimum", "never start"]),
+    "a size that is none": ('"4GiB"', '"4 gigs"', ["vm 'web'.maximum", "'4 gigs' is not a size"]),
+    "a negative size": ("536870912", "-5", ["vm 'db'.minimum", "-5 is not a size"]),
+    "slush above budget": ('"256MiB"', '"9GiB"', ["host.slush", "9 GiB", "8 GiB"]),
+    "a weight out of range": ("weight = 7000", "weight = 0", ["vm 'web'.weight", "0 is outside 1 to 10000"]),
+    "a buffer out of range": ("buffer = 25", "buffer = -1", ["vm 'web'.buffer", "-1 is outside 0 to 1000"]),
+    "a wrong priority": ('"high"', '"urgent"', ["vm 'web'.priority", "urgent"]),
+    "a wrong mode": ('"enforce"', '"advise"', ["manager.mode", "advise"]),
+    "a period out of range": ('"500ms"', '"1ms"', ["manager.period", "100ms to 1h"]),
+    "a period that is none": ('"500ms"', '"often"', ["manager.period", "'often' is not a duration"]),
+    "a name twice": ('name = "db"', 'name = "web"', ["vm number 2.name", "'web' is used by an earlier VM"]),
+    "a socket twice": ("db.qmp", "web.qmp", ["vm number 2.qmp", "used by an earlier VM"]),
+    "a name with a slash": ('name = "db"', 'name = "../db"', ["vm number 2.name", "'../db' is not a name"]),
+    "a relative socket": ('"/run/vm/db.qmp"', '"db.qmp"', ["vm 'db'.qmp", "not an absolute path"]),
+    "a socket too long": ("/run/vm/db.qmp", "/" + "x" * 120, ["vm 'db'.qmp", "107 bytes"]),
+    "broken TOML": ("[host]", "[host", ["not TOML", "line 2"]),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_is_wrong_is_named_with_file_key_and_next_step(case: str, tmp_path: Path) -> None:
+    before, after, words = WRONG[case]
+    assert before in GOOD
+    path = written(tmp_path, GOOD.replace(before, after, 1))
+    with pytest.raises(ConfigError) as caught:
+        config.load(path)
+    sentence = str(caught.value)
+    assert sentence.startswith(f"{path}: ")
+    assert "\n" not in sentence
+    for word in words:
+        assert word in sentence
+    assert caught.value.exit_code == ExitCode.USAGE
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"absent\.toml: cannot be read \(No such file"):
+        config.load(tmp_path / "absent.toml")
+
+
+def test_a_file_that_is_not_text_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "hosts.toml"
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigError, match="byte 0 is not UTF-8"):
+        config.load(path)
+
+
+def test_a_file_without_end_is_not_read_to_its_end() -> None:
+    with pytest.raises(ConfigError, match="larger than 1 MiB"):
+        config.load(Path("/dev/zero"))
+
+
+def test_floors_that_cannot_all_run_are_warned_about(tmp_path: Path) -> None:
+    found = config.load(written(tmp_path, GOOD.replace('"8GiB"', '"1GiB"')))
+    first, second = config.warnings(found, 512 * MIB)
+    assert "host.budget is 1 GiB, but this host has 512 MiB" in first
+    assert "add up to 1 GiB" in second
+    assert config.warnings(config.load(written(tmp_path, GOOD)), 64 * GIB) == []
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_no_file_raises_anything_but_a_config_error(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    """Whatever stands in the file, it is either taken or refused with a ConfigError."""
+    path = tmp_path_factory.getbasetemp() / "hosts.toml"
+    lines = GOOD.splitlines()
+    for _ in range(data.draw(st.integers(1, 4))):
+        index = data.draw(st.integers(0, len(lines) - 1))
+        piece = data.draw(
+            st.sampled_from(
+                ["[vm]", "vm = 3", "[[host]]", "name = []", "x = {", "budget = 1e99", "weight = nan"]
+            )
+            | st.text(max_size=12)
+        )
+        lines[index] = piece
+    path.write_text("\n".join(lines), encoding="utf-8", errors="surrogatepass")
+    with contextlib.suppress(ConfigError):
+        config.load(path)

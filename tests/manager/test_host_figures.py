@@ -1,0 +1,131 @@
+"""What is read from /proc: the host's memory, a process's identity, a VM's resident memory."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dynmem.errors import RemoteProtocolError
+from dynmem.manager.host import read_host
+from dynmem.manager.process import Process
+from dynmem.manager.resident import ResidentMeter
+from dynmem.units import MIB
+
+HOLDER = """
+import mmap, os, sys
+fd = os.memfd_create("guest-ram")
+os.ftruncate(fd, 64 << 20)
+small = os.memfd_create("rom")
+os.ftruncate(small, 1 << 20)
+os.posix_fallocate(small, 0, 1 << 20)
+twice = os.dup(fd)
+ram = mmap.mmap(fd, 64 << 20)
+anonymous = mmap.mmap(-1, 48 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+anonymous.write(b"x" * (20 << 20))
+print("ready", flush=True)
+for line in sys.stdin:
+    ram[: int(line) << 20] = b"y" * (int(line) << 20)
+    print("touched", flush=True)
+"""
+
+
+@pytest.fixture
+def holder() -> Iterator[subprocess.Popen[str]]:
+    """A process with 64 MiB of 'guest RAM' in a memfd that touches what it is told to."""
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        yield process
+        process.kill()
+
+
+def touch(process: subprocess.Popen[str], mebibytes: int) -> None:
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(f"{mebibytes}\n")
+    process.stdin.flush()
+    assert process.stdout.readline() == "touched\n"
+
+
+def test_the_host_has_no_more_available_than_it_has() -> None:
+    host = read_host()
+    assert 0 < host.mem_available_bytes <= host.mem_total_bytes
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("MemTotal: 5 kB\n", "has no MemAvailable"), ("MemTotal: many kB\n", "MemTotal is not a number of kB")],
+)
+def test_a_meminfo_that_is_none_is_refused(text: str, words: str, tmp_path: Path) -> None:
+    path = tmp_path / "meminfo"
+    path.write_text(text)
+    with pytest.raises(RemoteProtocolError, match=words):
+        read_host(path)
+
+
+def test_resident_is_the_blocks_of_the_ram_file_counted_once(holder: subprocess.Popen[str]) -> None:
+    process = Process.of(holder.pid)
+    assert process is not None
+    meter = ResidentMeter(process)
+    assert meter.measure(64 * MIB) == (0, "blocks of its RAM files", 0)
+    touch(holder, 10)
+    assert meter.is_quick
+    assert meter.measure(64 * MIB).bytes_held == 10 * MIB
+    process.close()
+
+
+def test_without_a_ram_file_resident_is_pss_and_says_so(holder: subprocess.Popen[str]) -> None:
+    process = Process.of(holder.pid)
+    assert process is not None
+    # A RAM of 65 MiB cannot be in files of 64: it must be private memory.
+    resident = ResidentMeter(process).measure(65 * MIB)
+    assert resident.source == "Pss and swap of its process"
+    assert resident.bytes_held is not None
+    assert resident.bytes_held >= 20 * MIB
+    process.close()
+
+
+def test_a_process_is_its_id_with_its_start_time() -> None:
+    first, again, other = Process.of(os.getpid()), Process.of(os.getpid()), Process.of(os.getppid())
+    assert first is not None
+    assert again is not None
+    assert other is not None
+    assert first.incarnation == again.incarnation != other.incarnation
+    for process in (first, again, other):
+        process.close()
+
+
+def test_a_process_that_ended_is_gone_even_as_a_zombie() -> None:
+    with subprocess.Popen(["sleep", "60"]) as child:
+        process = Process.of(child.pid)
+        assert process is not None
+        assert not process.gone()
+        assert not process.stopped()
+        os.kill(child.pid, signal.SIGKILL)
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # it stays a zombie
+        assert process.gone()
+        process.close()
+        assert process.gone()
+    assert Process.of(child.pid) is None
+
+
+def test_a_stopped_process_is_seen_to_be_stopped() -> None:
+    with subprocess.Popen(["sleep", "60"]) as child:
+        process = Process.of(child.pid)
+        assert process is not None
+        os.kill(child.pid, signal.SIGSTOP)
+        os.waitid(os.P_PID, child.pid, os.WSTOPPED)
+        assert process.stopped()
+        process.close()
+        child.kill()
+
+
+@pytest.mark.parametrize("pid", [0, -1])
+def test_a_peer_from_another_pid_namespace_is_nobody_we_know(pid: int) -> None:
+    assert Process.of(pid) is None

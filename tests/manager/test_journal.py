@@ -1,0 +1,137 @@
+"""The journal survives its writer, is bounded, and says what it cannot do."""
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dynmem.errors import ConfigError, NotPermittedError, RefusedError
+from dynmem.manager.journal import FILE_NAME, Intent, Journal, JournalError, Standing
+from dynmem.manager.private import lock, private_folder
+
+
+def intent(vm: str = "web", target: int = 1 << 30) -> Intent:
+    return Intent(vm, "17@4711", target, "demand fell", "")
+
+
+def test_an_intent_is_open_until_its_outcome_is_known(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    first, second = journal.intend([intent("web"), intent("db")], 1000)
+    journal.conclude([(first, "sent")], 2000)
+    (left,) = journal.open_actions()
+    assert (left.id, left.vm, left.at_ns, left.outcome) == (second, "db", 1000, None)
+    newest, oldest = journal.recent()
+    assert newest.vm == "db"
+    assert (oldest.outcome, oldest.outcome_at_ns) == ("sent", 2000)
+    journal.close()
+
+
+def test_an_outcome_is_written_once(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    (number,) = journal.intend([intent()], 1)
+    journal.conclude([(number, "sent")], 2)
+    journal.conclude([(number, "something else")], 3)
+    assert journal.recent()[0].outcome == "sent"
+    journal.close()
+
+
+def test_what_was_intended_survives_a_kill(tmp_path: Path) -> None:
+    script = (
+        "import sys, time; from pathlib import Path; from dynmem.manager.journal import *\n"
+        "journal = Journal(Path(sys.argv[1])); journal.intend([Intent('web', '1@2', 7, 'r', 'm')], 5)\n"
+        "journal.stand(Standing('released', 'db'))\n"
+        "print('written', flush=True); time.sleep(60)\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    ) as writer:
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == "written\n"
+        os.kill(writer.pid, signal.SIGKILL)
+        writer.wait()
+    journal = Journal(tmp_path)
+    assert [(action.vm, action.target_bytes) for action in journal.open_actions()] == [("web", 7)]
+    assert journal.standing() == [Standing("released", "db")]
+    journal.close()
+
+
+def test_the_journal_keeps_to_its_bound(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, rows_max=50)
+    for turn in range(40):
+        journal.intend([intent()] * 10, turn)
+    assert 50 <= len(journal.recent(1000)) <= 100
+    assert journal.recent(1)[0].at_ns == 39
+    journal.close()
+
+
+def test_a_wish_stands_once_per_vm_until_it_is_dropped(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    journal.stand(Standing("reserved", "web", 5, 100))
+    journal.stand(Standing("reserved", "web", 6, 200))
+    journal.stand(Standing("released", "web"))
+    assert journal.standing() == [Standing("released", "web"), Standing("reserved", "web", 6, 200)]
+    journal.drop("reserved", "web")
+    journal.drop("reserved", "nobody")
+    assert journal.standing() == [Standing("released", "web")]
+    journal.close()
+
+
+def test_a_journal_of_another_version_is_left_alone(tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / FILE_NAME) as db:
+        db.execute("PRAGMA user_version=99")
+    with pytest.raises(ConfigError, match="schema version 99"):
+        Journal(tmp_path)
+
+
+def test_a_file_that_is_no_journal_is_named(tmp_path: Path) -> None:
+    (tmp_path / FILE_NAME).write_text("this is not a database, " * 100)
+    with pytest.raises(ConfigError, match="not a usable journal"):
+        Journal(tmp_path)
+
+
+def test_a_journal_that_cannot_be_written_says_that_nothing_is_sent(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    with sqlite3.connect(tmp_path / FILE_NAME, isolation_level=None) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(JournalError, match="nothing is sent until it can"):
+            journal.intend([intent()], 1)
+        other.execute("ROLLBACK")
+    assert journal.intend([intent()], 2) == [1]
+    journal.close()
+
+
+def test_a_journal_is_readable_by_its_owner_only(tmp_path: Path) -> None:
+    Journal(tmp_path).close()
+    assert (tmp_path / FILE_NAME).stat().st_mode & 0o777 == 0o600
+
+
+def test_a_lock_names_its_holder_and_ends_with_it(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    descriptor = lock(path, "the state folder")
+    with pytest.raises(RefusedError, match=rf"the state folder is in use .* \(process {os.getpid()}\)"):
+        lock(path, "the state folder")
+    os.close(descriptor)
+    os.close(lock(path, "the state folder"))
+
+
+def test_a_lock_is_never_taken_through_a_link(tmp_path: Path) -> None:
+    (tmp_path / "lock").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(NotPermittedError):
+        lock(tmp_path / "lock", "it")
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_private_folder_is_made_private_and_a_public_one_is_refused(tmp_path: Path) -> None:
+    private_folder(tmp_path / "a" / "b")
+    assert (tmp_path / "a" / "b").stat().st_mode & 0o777 == 0o700
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open").chmod(0o777)
+    with pytest.raises(NotPermittedError, match="other users may write"):
+        private_folder(tmp_path / "open")
+    (tmp_path / "file").touch()
+    with pytest.raises(NotPermittedError, match="cannot be made"):
+        private_folder(tmp_path / "file")
