@@ -1,0 +1,61 @@
+"""What the two ends of the Dynamic Memory Protocol tell their owner."""
+
+from typing import NamedTuple
+
+from dynmem.dm.states import GuestState, HostState
+
+
+class StateChanged(NamedTuple):
+    """The machine went from one state to another."""
+
+    old: HostState | GuestState
+    new: HostState | GuestState
+
+
+class Anomaly(NamedTuple):
+    """The peer did something odd that was survived; the text is a sentence for the log."""
+
+    text: str
+
+
+class StatusReported(NamedTuple):
+    """Host: the guest reported its memory. `committed_bytes` includes what it has given up."""
+
+    committed_bytes: int
+    available_bytes: int
+
+
+class ActualChanged(NamedTuple):
+    """Host: the guest's size is another now."""
+
+    pages: int
+
+
+class BalloonFinished(NamedTuple):
+    """Host: a balloon operation ended; so many pages were asked for, so many new ones came."""
+
+    asked: int
+    got: int
+
+
+class BalloonedUp(NamedTuple):
+    """Guest: a request of the host was answered; so many pages were asked for, so many given up."""
+
+    asked: int
+    given: int
+
+
+class BalloonedDown(NamedTuple):
+    """Guest: the host gave pages back."""
+
+    pages: int
+
+
+class ServiceFailed(NamedTuple):
+    """Guest: the service will not come up on this channel; the reason is a sentence."""
+
+    reason: str
+
+
+HostEvent = StateChanged | Anomaly | StatusReported | ActualChanged | BalloonFinished
+GuestEvent = StateChanged | Anomaly | BalloonedUp | BalloonedDown | ServiceFailed
