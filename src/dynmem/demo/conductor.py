@@ -1,4 +1,4 @@
-"""The demonstration's manager (`dynmem run`) and how its VMs are let in: each starts when `reserve` says yes."""
+"""The demonstration's manager (`dynmem run`): its configuration, its answers, and its `reserve`."""
 
 import json
 import time

@@ -89,7 +89,8 @@ class EmbeddedGuest:
         workload = (
             f"workload=peak,from={member.peak_from * duration_s - seconds_gone:.2f}"
             f",to={member.peak_to * duration_s - seconds_gone:.2f}"
-            f",low={member.load_low},high={member.load_high},rate={member.rate_bytes // MIB},seed={self._seed}"
+            f",low={member.load_low},high={member.load_high}"
+            f",rate={member.rate_bytes // MIB},seed={self._seed}"
         )
         self._program.start(
             [

@@ -6,7 +6,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from dynmem.demo.record import Sample
+from dynmem.demo.record import Sample, VmSample
 from dynmem.units import format_size
 
 BAR_CELLS = 16
@@ -26,6 +26,14 @@ def header(sample: Sample, budget: int, elapsed_s: float, duration_s: float) -> 
     return (
         f"{elapsed_s:5.1f} of {duration_s:.0f} s   budget {format_size(budget)}, resident"
         f" {sample.resident >> 20} MiB   host available {format_size(sample.host_available)}"
+    )
+
+
+def line(name: str, vm: VmSample) -> str:
+    """One VM as a line, where there is no terminal to draw a table on."""
+    return (
+        f"  {name:<8} wants {_mib(vm.wanted):>5}  has {_mib(vm.held):>5}  assigned {_mib(vm.assigned):>5}"
+        f"  resident {_mib(vm.resident):>5} MiB  {vm.reason}"
     )
 
 

@@ -1,0 +1,124 @@
+"""`dynmem demo`: virtual machines share a budget while you watch."""
+
+import sys
+from pathlib import Path
+from typing import Self
+
+import click
+import msgspec
+from rich.live import Live
+
+from dynmem.demo import plot, scenario, table
+from dynmem.demo.record import Sample
+from dynmem.demo.runner import Run
+from dynmem.demo.verdict import report, verdict
+from dynmem.lab.qemu import Accelerator
+from dynmem.units import NS_PER_S
+
+EPILOG = """\b
+Examples:
+  dynmem demo                              a minute, three embedded guests
+  dynmem demo --static --duration 30       the same loads, each VM fixed at a third of the budget
+  dynmem demo --plot demo.html             and a page with every VM's memory over time
+  dynmem demo --qemu                       two of the guests are real Linux under QEMU
+
+\b
+Exit codes: 0 fine, 10 a wrong byte in guest memory, 11 more resident than the budget, 12 a guest was lost or
+one of its processes OOM-killed, 130 interrupted.
+"""
+EMBEDDED_NOTE = (
+    "These guests are processes of this program that use their memory and their host as a virtual machine"
+    " does; no Linux boots in them. With --qemu two of the three are real Linux."
+)
+QEMU_NOTE = (
+    "web and db are real Linux guests under QEMU with virtio-balloon; batch is an embedded guest, a process."
+)
+PRINT_EVERY_NS = NS_PER_S
+QEMU_DURATION_S = 90.0
+
+
+class _Screen:
+    """A live table at a terminal, a line a second elsewhere, nothing when only JSON is wanted."""
+
+    def __init__(self, note: str, *, quiet: bool) -> None:
+        self._note = note
+        self._quiet = quiet
+        self._printed_ns = -NS_PER_S
+        self._live: Live | None = None
+
+    def __enter__(self) -> Self:
+        if not self._quiet and sys.stdout.isatty():
+            self._live = Live(auto_refresh=False)
+            self._live.start()
+        elif not self._quiet:
+            click.echo(self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def show(self, run: Run, sample: Sample) -> None:
+        """Called with every sample."""
+        budget, duration = run.scenario.budget_bytes, run.duration_s
+        if self._live is not None:
+            members = [
+                (member.name, run.backends[member.name], member.maximum_bytes)
+                for member in run.scenario.members
+            ]
+            picture = table.render(sample, members, budget, run.elapsed_s, duration, self._note)
+            self._live.update(picture, refresh=True)
+        elif not self._quiet and sample.at_ns - self._printed_ns >= PRINT_EVERY_NS:
+            self._printed_ns = sample.at_ns
+            click.echo(table.header(sample, budget, run.elapsed_s, duration))
+            for name, vm in sample.vms.items():
+                click.echo(table.line(name, vm))
+
+
+@click.command(epilog=EPILOG)
+@click.option("--duration", type=click.FloatRange(min=5), help="Seconds (60; with --qemu 90).")
+@click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True, help="Moves the peaks.")
+@click.option("--static", is_flag=True, help="No manager: each VM is fixed at its share of the budget.")
+@click.option("--qemu", is_flag=True, help="Two of the guests are real Linux under QEMU.")
+@click.option("--json", "as_json", is_flag=True, help="Print only the summary, as JSON.")
+@click.option("--plot", "plot_path", type=click.Path(dir_okay=False, path_type=Path), help="Write a page.")
+def demo(
+    duration: float | None, seed: int, static: bool, qemu: bool, as_json: bool, plot_path: Path | None
+) -> int:
+    """Watch virtual machines share a budget of half their maximums.
+
+    Each starts when the manager has made room for it; their loads rise and fall at different times; one is
+    squeezed and rescued. Every page of every load is checked.
+    """
+    note = QEMU_NOTE if qemu else EMBEDDED_NOTE
+    cast = scenario.vary(scenario.QEMU if qemu else scenario.EMBEDDED, seed)
+    run = Run(
+        cast,
+        seed=seed,
+        duration_s=duration or (QEMU_DURATION_S if qemu else 60.0),
+        static=static,
+        accel=_accelerator(as_json) if qemu else "tcg",
+    )
+    with _Screen(note, quiet=as_json) as screen:
+        summary = run.execute(screen.show)
+    if plot_path is not None:
+        plot.write(plot_path, run.samples, summary, note)
+    code, complaints = verdict(summary)
+    if as_json:
+        click.echo(msgspec.json.encode(summary))
+    else:
+        click.echo(report(summary))
+        if plot_path is not None:
+            click.echo(f"  plot            {plot_path}")
+    for complaint in complaints:
+        click.echo(f"dynmem: {complaint}", err=True)
+    return code
+
+
+def _accelerator(quiet: bool) -> Accelerator:
+    from dynmem.lab.probe import accelerator
+
+    choice = accelerator()
+    if not quiet:
+        click.echo(f"accelerator: {choice.accel} ({choice.reason})")
+    return choice.accel

@@ -1,0 +1,60 @@
+"""A real Linux guest under QEMU as a VM of the demonstration; its load is a process inside it."""
+
+import time
+from pathlib import Path
+
+from dynmem.demo.guests import LoadReport
+from dynmem.demo.scenario import Member
+from dynmem.lab.qemu import Accelerator, QemuGuest
+from dynmem.lab.workload import Load
+
+
+class LinuxGuest:
+    """Boots a stock cloud kernel; its load is told on the serial port when to peak."""
+
+    def __init__(self, member: Member, folder: Path, accel: Accelerator) -> None:
+        self.member = member
+        self.backend = "Linux on KVM" if accel == "kvm" else "Linux, emulated"
+        self._guest = QemuGuest(
+            member.name, member.maximum_bytes, folder, load=self._load(member.load_low), accel=accel
+        )
+        self.monitor = self._guest.qmp_path
+        self._high = False
+        self._began = 0.0
+        self._duration_s = 1.0
+
+    def start(self, seconds_gone: float, duration_s: float) -> None:
+        """Boot it; the thread that calls this has to outlive the guest."""
+        self._began = time.monotonic() - seconds_gone
+        self._duration_s = duration_s
+        self._guest.start()
+
+    @property
+    def pid(self) -> int:
+        """QEMU's process."""
+        return self._guest.pid
+
+    def report(self) -> LoadReport | None:
+        """The newest word of its load; tells the load when its peak begins and ends."""
+        self._guest.check()
+        report = self._guest.read_serial()
+        if report is None:
+            return None
+        self._keep_to_the_scenario()
+        kills = max(report.oom_kills, report.oom_messages)
+        return LoadReport(report.wanted_pages, report.held_pages, report.wrong_bytes, kills)
+
+    def stop(self) -> None:
+        """End QEMU."""
+        self._guest.stop()
+
+    def _keep_to_the_scenario(self) -> None:
+        moment = (time.monotonic() - self._began) / self._duration_s
+        high = self.member.peak_from <= moment < self.member.peak_to
+        if high != self._high:
+            self._guest.order(self._load(self.member.load_high if high else self.member.load_low))
+            self._high = high
+
+    def _load(self, share: float) -> Load:
+        wanted = int(self.member.maximum_bytes * share)
+        return Load(curve="steady", high_bytes=wanted, rate_bytes=self.member.rate_bytes)
