@@ -1,0 +1,357 @@
+"""The guest's end of the Dynamic Memory Protocol: no I/O, no clock; bytes and nanoseconds come in.
+
+It behaves as Linux drivers/hv/hv_balloon.c does: versions from the newest down, status once a second with the
+floor and the given-up pages counted as committed, fewer pages than asked rather than none, transaction ids of
+its own. Unlike Linux it does not trust the host: it knows which pages it has given and takes back no others.
+"""
+
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, Protocol
+
+import msgspec
+
+from dynmem.dm.events import Anomaly, BalloonedDown, BalloonedUp, GuestEvent, ServiceFailed, StateChanged
+from dynmem.dm.floor import balloon_floor
+from dynmem.dm.states import GUEST_FROM_ANYWHERE, GUEST_MOVES, GUEST_SERVES, GuestState, GuestStep
+from dynmem.errors import LocalProtocolError, RemoteProtocolError
+from dynmem.limits import DM_EVENTS_PENDING, DM_RANGES_PER_MESSAGE, DM_REPLIES_PENDING
+from dynmem.pages.page_set import PageSet
+from dynmem.pages.ranges import RANGE_BYTES, page_count
+from dynmem.units import NS_PER_S
+from dynmem.wire import dm
+
+VERSIONS: Final = (dm.VERSION_WIN10, dm.VERSION_WIN8, dm.VERSION_WIN7)
+ANSWER_DEADLINE_NS: Final = 5 * NS_PER_S  # for the version and for the capabilities, each, as Linux
+MAX_PAGE_COUNT_BYTES: Final = 8
+HOT_ADD_NEVER: Final = 1  # with no pages: added nothing and never will; 0 would mean "ask again later"
+
+
+class GuestPages(Protocol):
+    """The guest's page allocator, as far as the balloon needs it. All in pages of 4 KiB."""
+
+    @property
+    def available_pages(self) -> int:
+        """Free pages, with what could be freed at no cost (MemAvailable)."""
+
+    @property
+    def committed_pages(self) -> int:
+        """What programs have asked for, without what the balloon holds."""
+
+    def allocate_for_balloon(self, pages: int) -> bytes:
+        """Allocate at most so many pages in at most 510 packed ranges; b"" when there are none."""
+
+    def free_from_balloon(self, ranges: bytes) -> None:
+        """Free pages that were allocated for the balloon."""
+
+
+class _Giving(msgspec.Struct):
+    asked: int  # pages the host wants
+    left: int  # pages still to be allocated: may be fewer, for the floor's sake
+    given: int = 0  # in responses that were sent
+
+
+class _Response(msgspec.Struct):
+    ranges: bytes  # allocated, not sent yet
+    pages: int
+    more_pages: bool
+
+
+class DynamicMemoryGuest:
+    """One balloon channel's guest end. Every `now` is in nanoseconds of the guest's clock."""
+
+    def __init__(
+        self,
+        *,
+        pages: GuestPages,
+        total_pages: int,
+        versions: Sequence[int] = VERSIONS,
+        caps: int = dm.CAP_BALLOON,
+        min_page_cnt: int = 0,
+        status_interval_ns: int = NS_PER_S,
+        status_delay_ns: int = 0,
+        answer_deadline_ns: int = ANSWER_DEADLINE_NS,
+    ) -> None:
+        """Start CLOSED.
+
+        Args:
+            pages: the allocator.
+            total_pages: the guest's memory; fixes the floor and the page numbers that there are.
+            versions: protocol versions to try, in this order, at least one.
+            caps: capability bits to report.
+            min_page_cnt: pages below which the guest does not want to go, to report.
+            status_interval_ns: between two status reports.
+            status_delay_ns: from the end of the handshake to the first one (Linux: 45 s).
+            answer_deadline_ns: for each answer of the handshake.
+
+        """
+        if not versions:
+            raise ValueError("a guest needs at least one protocol version to try")
+        self._pages = pages
+        self._versions = tuple(versions)
+        self._caps = caps
+        self._min_page_cnt = min_page_cnt
+        self._status_interval_ns = status_interval_ns
+        self._status_delay_ns = status_delay_ns
+        self._answer_deadline_ns = answer_deadline_ns
+        self._given = PageSet(total_pages)  # sent to the host, not come back
+        self._state = GuestState.CLOSED
+        self._events: deque[GuestEvent] = deque()
+        self._trans_id = 0
+        self.floor_pages: Final = balloon_floor(total_pages)
+        self.max_page_count: int | None = None  # what the host said this guest will ever have, in pages
+        self._forget_channel()
+
+    def _forget_channel(self) -> None:
+        """Set what belongs to one opened channel back to nothing."""
+        self._attempt = 0
+        self._deadline: int | None = None
+        self._status_at: int | None = None
+        self._status_due = False
+        self._replies: deque[Callable[[int], dm.Message]] = deque()  # each takes the transaction id
+        self._giving: _Giving | None = None
+        self._response: _Response | None = None
+        self._offered: bytes | None = None
+        self._on_sent: Callable[[int], None] = self._sent_nothing
+        self.version: int | None = None
+        self.reports_status = True
+
+    @property
+    def state(self) -> GuestState:
+        """The state of the machine."""
+        return self._state
+
+    @property
+    def ballooned_pages(self) -> int:
+        """Pages that the host has and this guest must not touch."""
+        return len(self._given)
+
+    def channel_opened(self, now: int) -> None:
+        """The channel is open: ask for the first version."""
+        self._move(GuestStep.OPEN)
+        self._forget_channel()
+        self._ask_version(now)
+
+    def channel_closed(self, now: int) -> None:
+        """The channel is gone: what was allocated and not sent is freed, what was given stays given."""
+        if self._response is not None and self._response.ranges:
+            self._pages.free_from_balloon(self._response.ranges)
+        self._forget_channel()
+        self._move(GuestStep.CLOSE)
+
+    def tick(self, now: int) -> None:
+        """Let time pass: an answer that never came ends the handshake, a status report falls due."""
+        if self._deadline is not None and now >= self._deadline:
+            self._fail(f"the host did not answer in {self._state.value}")
+        if self._status_at is not None and now >= self._status_at:
+            self._status_due = True
+            self._status_at = None
+
+    def deadline_ns(self) -> int | None:
+        """When `tick` is next needed."""
+        times = [time for time in (self._deadline, self._status_at) if time is not None]
+        return min(times, default=None)
+
+    def take_events(self) -> list[GuestEvent]:
+        """Everything that happened since the last call, in order."""
+        events = list(self._events)
+        self._events.clear()
+        return events
+
+    def next_message(self) -> bytes | None:
+        """The message to send now, the same one until `message_sent`; None when there is none.
+
+        Pages for the balloon are allocated here, as many as one response holds, so each call is short.
+        """
+        if self._offered is None:
+            built = self._build()
+            if built is None:
+                return None
+            self._offered = dm.encode(built)
+        return self._offered
+
+    def message_sent(self, now: int) -> None:
+        """The message that `next_message` gave is in the ring."""
+        if self._offered is None:
+            raise LocalProtocolError("no message was offered, so none can have been sent")
+        self._offered = None
+        self._trans_id = (self._trans_id + 1) & 0xFFFF_FFFF
+        self._on_sent(now)
+
+    def receive(self, data: bytes, now: int) -> None:
+        """Take one message of the host.
+
+        Raises RemoteProtocolError, and changes nothing, when it is malformed, comes at the wrong time or
+        gives back pages that were not given.
+        """
+        message = dm.decode(data)
+        handler = _HANDLERS.get(type(message))
+        if handler is None:
+            raise RemoteProtocolError(f"a host sent {type(message).__name__}, which only a guest sends")
+        handler(self, message, now)
+
+    def _move(self, step: GuestStep) -> None:
+        """Take one step of the table."""
+        new = GUEST_FROM_ANYWHERE.get(step) or GUEST_MOVES.get((self._state, step))
+        if new is None:
+            raise LocalProtocolError(f"the guest cannot do {step.name} in {self._state.value}")
+        if new is not self._state:
+            self._events.append(StateChanged(self._state, new))
+            self._state = new
+
+    def _tell(self, event: GuestEvent) -> None:
+        """Tell what a host can cause as often as it likes: no more than somebody takes."""
+        if len(self._events) < DM_EVENTS_PENDING:
+            self._events.append(event)
+
+    def _fail(self, reason: str) -> None:
+        """Give the service up on this channel."""
+        self._forget_channel()
+        self._move(GuestStep.FAIL)
+        self._events.append(ServiceFailed(reason))
+
+    def _expect_answers_read(self) -> None:
+        """Cut off a host that asks on and on without reading."""
+        if len(self._replies) >= DM_REPLIES_PENDING:
+            raise RemoteProtocolError("the host sends requests and does not read the answers")
+
+    def _ask_version(self, now: int) -> None:
+        """Ask for the version whose turn it is."""
+        version = self._versions[self._attempt]
+        last = self._attempt == len(self._versions) - 1
+        self._replies.append(lambda trans_id: dm.VersionRequest(trans_id, version, last))
+        self._deadline = now + self._answer_deadline_ns
+
+    def _build(self) -> dm.Message | None:
+        """The next message, and what follows once it is sent; built late, so that it tells what is so."""
+        if self._replies:
+            self._on_sent = self._sent_reply
+            return self._replies[0](self._trans_id)
+        if self._status_due:
+            self._on_sent = self._sent_status
+            return self._build_status()
+        if self._giving is not None:
+            self._on_sent = self._sent_response
+            return self._build_response(self._giving)
+        return None
+
+    def _build_status(self) -> dm.StatusReport:
+        """Memory as Linux's post_status tells it: what is given up and the floor count as committed."""
+        committed = self._pages.committed_pages + self.ballooned_pages + self.floor_pages
+        return dm.StatusReport(self._trans_id, self._pages.available_pages, committed, 0, 0, 0, 0)
+
+    def _build_response(self, giving: _Giving) -> dm.BalloonResponse:
+        """Allocate one message of pages; the request ends with its last page or with an empty response."""
+        ranges = self._pages.allocate_for_balloon(giving.left) if giving.left else b""
+        pages = page_count(ranges)
+        if pages > giving.left or len(ranges) > DM_RANGES_PER_MESSAGE * RANGE_BYTES:
+            raise LocalProtocolError("the allocator gave more pages or ranges than it was asked for")
+        giving.left -= pages
+        more = pages > 0 and giving.left > 0
+        self._response = _Response(ranges, pages, more)
+        return dm.BalloonResponse(self._trans_id, more, ranges)
+
+    def _sent_nothing(self, now: int) -> None:
+        """Nothing hangs on this message."""
+
+    def _sent_reply(self, now: int) -> None:
+        self._replies.popleft()
+
+    def _sent_status(self, now: int) -> None:
+        self._status_due = False
+        self._status_at = now + self._status_interval_ns
+
+    def _sent_response(self, now: int) -> None:
+        giving, response = self._giving, self._response
+        assert giving is not None
+        assert response is not None
+        if response.ranges and self._given.add(response.ranges).new != response.pages:
+            raise LocalProtocolError("the allocator gave pages that the balloon has, or that do not exist")
+        self._response = None
+        giving.given += response.pages
+        if not response.more_pages:
+            self._giving = None
+            self._events.append(BalloonedUp(giving.asked, giving.given))
+            self._move(GuestStep.DONE)
+
+    def _expect(self, message: dm.Message, *states: GuestState) -> None:
+        """Refuse a message that comes at the wrong time."""
+        if self._state not in states:
+            raise RemoteProtocolError(f"the host sent {type(message).__name__} in {self._state.value}")
+
+    def _on_version(self, message: dm.VersionResponse, now: int) -> None:
+        self._expect(message, GuestState.VERSION_WAIT)
+        self._expect_answers_read()
+        if message.is_accepted:
+            self.version = self._versions[self._attempt]
+            self._move(GuestStep.VERSION_ACCEPTED)
+            caps, least = self._caps, self._min_page_cnt
+            self._replies.append(lambda trans_id: dm.CapabilitiesReport(trans_id, caps, least, _NO_LIMIT))
+            self._deadline = now + self._answer_deadline_ns
+        elif self._attempt + 1 < len(self._versions):
+            self._attempt += 1
+            self._ask_version(now)
+        else:
+            self._fail("the host refused every protocol version")
+
+    def _on_capabilities(self, message: dm.CapabilitiesResponse, now: int) -> None:
+        self._expect(message, GuestState.CAPABILITIES_WAIT)
+        if not message.is_accepted:
+            self._fail("the host refused the capabilities")
+            return
+        self._deadline = None
+        self.reports_status = not message.suppress_pressure_reports
+        if self.reports_status:
+            self._status_at = now + self._status_delay_ns
+        self._move(GuestStep.CAPABILITIES_ACCEPTED)
+
+    def _on_balloon(self, message: dm.BalloonRequest, now: int) -> None:
+        self._expect(message, GuestState.INITIALIZED)
+        spare = max(0, self._pages.available_pages - self.floor_pages)
+        self._giving = _Giving(asked=message.num_pages, left=min(message.num_pages, spare))
+        self._move(GuestStep.BALLOON)
+
+    def _on_unballoon(self, message: dm.UnballoonRequest, now: int) -> None:
+        self._expect(message, GuestState.INITIALIZED, GuestState.BALLOON_DOWN)
+        self._expect_answers_read()
+        pages = page_count(message.ranges)
+        if not self._given.remove(message.ranges):
+            raise RemoteProtocolError(f"the host gives back {pages} pages, not all of which it was given")
+        if message.ranges:
+            self._pages.free_from_balloon(message.ranges)
+        if self._state is GuestState.INITIALIZED:
+            self._move(GuestStep.UNBALLOON)
+        self._tell(BalloonedDown(pages))
+        if not message.more_pages:
+            self._replies.append(dm.UnballoonResponse)
+            self._move(GuestStep.DONE)
+
+    def _on_info(self, message: dm.InfoMessage, now: int) -> None:
+        self._expect(message, *GUEST_SERVES)
+        if message.info_type != dm.INFO_TYPE_MAX_PAGE_CNT:
+            self._tell(Anomaly(f"the host sent information of unknown type {message.info_type}: skipped"))
+            return
+        if len(message.data) != MAX_PAGE_COUNT_BYTES:
+            raise RemoteProtocolError(f"the host's largest page count has {len(message.data)} bytes, not 8")
+        self.max_page_count = int.from_bytes(message.data, "little")
+
+    def _on_hot_add(self, message: dm.HotAddRequest, now: int) -> None:
+        self._expect(message, GuestState.INITIALIZED)
+        self._expect_answers_read()
+        self._replies.append(lambda trans_id: dm.HotAddResponse(trans_id, 0, HOT_ADD_NEVER))
+
+    def _on_unasked(self, message: dm.Message, now: int) -> None:
+        self._tell(Anomaly(f"the host sent {type(message).__name__}: skipped"))
+
+
+_NO_LIMIT: Final = (1 << 64) - 1  # max_page_number of a guest that can use any
+_HANDLERS: Final[Mapping[type, Callable[..., None]]] = {
+    dm.DmError: DynamicMemoryGuest._on_unasked,
+    dm.VersionResponse: DynamicMemoryGuest._on_version,
+    dm.CapabilitiesResponse: DynamicMemoryGuest._on_capabilities,
+    dm.BalloonRequest: DynamicMemoryGuest._on_balloon,
+    dm.UnballoonRequest: DynamicMemoryGuest._on_unballoon,
+    dm.HotAddRequest: DynamicMemoryGuest._on_hot_add,
+    dm.InfoMessage: DynamicMemoryGuest._on_info,
+    dm.HotRemoveRequest: DynamicMemoryGuest._on_unasked,
+}
