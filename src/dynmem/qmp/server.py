@@ -1,0 +1,256 @@
+"""A QMP monitor on a unix socket, for any number of clients at once (QEMU docs/interop/qmp-spec).
+
+QEMU serves one client per monitor; this one serves many, each with its own negotiation. All get every event.
+"""
+
+import asyncio
+import contextlib
+import errno
+import inspect
+import logging
+import socket
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from dynmem.errors import ConfigError
+from dynmem.limits import QMP_CLIENTS_MAX, QMP_READ_BYTES, QMP_UNSENT_BYTES_MAX, UNIX_PATH_BYTES_MAX
+from dynmem.qmp.command import Argument, Command, check_arguments, find_command, parse_request
+from dynmem.qmp.errors import COMMAND_NOT_FOUND, GENERIC_ERROR, QmpCommandError
+from dynmem.qmp.framing import encode_line
+from dynmem.qmp.parser import Malformed, ValueReader
+from dynmem.qmp.throttle import Throttle
+
+FLUSH_S: Final = 0.5  # how long the last replies may take when the monitor closes
+_LOG: Final = logging.getLogger(__name__)
+_NEGOTIATION: Final = "qmp_capabilities"
+_CAPABILITIES_ARGUMENTS: Final = {"enable": Argument("array", optional=True)}
+
+
+class QmpServer:
+    """The monitor: `start` listens, `emit` sends an event to everybody, `close` ends it.
+
+    The socket is 0600; its folder is made 0700 when it does not exist. The server itself has the commands
+    `qmp_capabilities`, `query-version` and `query-commands`. Everything runs on the loop that started it; a
+    command that is no coroutine runs undisturbed by others. `version` is the QEMU whose language is spoken,
+    `package` who speaks it.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        commands: Mapping[str, Command],
+        version: tuple[int, int, int] = (10, 2, 2),
+        package: str = "",
+    ) -> None:
+        major, minor, micro = version
+        self.path: Final = Path(path)
+        self.version: Final[Mapping[str, object]] = {
+            "qemu": {"micro": micro, "minor": minor, "major": major},
+            "package": package,
+        }
+        self._commands: Final = {
+            **commands,
+            "query-version": Command(lambda _: self.version),
+            "query-commands": Command(lambda _: self._names()),
+        }
+        self._sessions: set[_Session] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._throttle = Throttle(self._broadcast)
+        self._server: asyncio.Server | None = None
+
+    @property
+    def clients(self) -> int:
+        """How many are connected."""
+        return len(self._sessions)
+
+    async def start(self) -> None:
+        """Listen. Raises ConfigError when the path cannot be used or another process listens on it."""
+        self._server = await asyncio.start_unix_server(
+            self._serve, sock=_listening_socket(self.path), limit=QMP_READ_BYTES
+        )
+
+    def emit(self, event: str, data: Mapping[str, object] | None = None) -> None:
+        """Send an event to every client that has negotiated; QEMU's rate limits hold."""
+        seconds, nanoseconds = divmod(time.time_ns(), 1_000_000_000)
+        message: dict[str, object] = {
+            "timestamp": {"seconds": seconds, "microseconds": nanoseconds // 1000},
+            "event": event,
+        }
+        if data is not None:
+            message["data"] = dict(data)
+        self._throttle.offer(event, encode_line(message))
+
+    async def close(self) -> None:
+        """Stop listening, remove the socket, send what is still to be sent, hang up. May be called twice."""
+        self._throttle.close()
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+            self.path.unlink(missing_ok=True)
+        for session in list(self._sessions):
+            session.hang_up()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=FLUSH_S)
+        for task in self._tasks:
+            task.cancel()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        if len(self._sessions) >= QMP_CLIENTS_MAX:
+            _LOG.warning("%s: a client was turned away: %d are connected", self.path, QMP_CLIENTS_MAX)
+            writer.transport.abort()
+            return
+        session = _Session(writer, self._commands)
+        self._sessions.add(session)
+        self._tasks.add(task)
+        try:
+            await session.run(reader, self.version)
+        except ConnectionError:
+            pass  # the client went away; that is its right
+        finally:
+            self._sessions.discard(session)
+            self._tasks.discard(task)
+            writer.transport.abort()
+
+    def _broadcast(self, line: bytes) -> None:
+        for session in list(self._sessions):
+            session.event(line)
+
+    def _names(self) -> list[dict[str, str]]:
+        return [{"name": name} for name in (_NEGOTIATION, *sorted(self._commands))]
+
+
+class _Session:
+    """One client."""
+
+    def __init__(self, writer: asyncio.StreamWriter, commands: Mapping[str, Command]) -> None:
+        self._writer = writer
+        self._commands = commands
+        self._negotiated = False
+        self._closing = asyncio.Event()
+
+    async def run(self, reader: asyncio.StreamReader, version: Mapping[str, object]) -> None:
+        """Greet, then answer one request after the other until the client or the monitor hangs up."""
+        self._write({"QMP": {"version": version, "capabilities": []}})
+        values = ValueReader()
+        closing = asyncio.create_task(self._closing.wait())
+        try:
+            while data := await _read_unless(reader, closing):
+                for value in values.feed(data):
+                    self._write(await self._answer(value))
+                    await self._writer.drain()
+            self._writer.close()
+            await self._writer.wait_closed()
+        finally:
+            closing.cancel()
+
+    def event(self, line: bytes) -> None:
+        """Send an event; a client that reads nothing is dropped when too much waits for it."""
+        transport = self._writer.transport
+        if not self._negotiated or transport.is_closing():
+            return
+        if transport.get_write_buffer_size() + len(line) > QMP_UNSENT_BYTES_MAX:
+            _LOG.warning("a monitor's client was dropped: it did not read %d bytes", QMP_UNSENT_BYTES_MAX)
+            transport.abort()
+            return
+        self._writer.write(line)
+
+    def hang_up(self) -> None:
+        """End `run` when what it is doing is done."""
+        self._closing.set()
+
+    async def _answer(self, value: object) -> Mapping[str, object]:
+        identity: dict[str, object] = {}
+        if isinstance(value, dict) and "id" in value:
+            identity["id"] = value["id"]
+        try:
+            return {"return": await self._execute(value), **identity}
+        except QmpCommandError as error:
+            return {**identity, "error": {"class": error.error_class, "desc": error.desc}}
+
+    async def _execute(self, value: object) -> object:
+        if isinstance(value, Malformed):
+            raise QmpCommandError(GENERIC_ERROR, value.desc)
+        request = parse_request(value)
+        if request.command == _NEGOTIATION:
+            return self._negotiate(request.arguments)
+        if not self._negotiated:
+            desc = f"Expecting capabilities negotiation with '{_NEGOTIATION}'"
+            raise QmpCommandError(COMMAND_NOT_FOUND, desc)
+        command = find_command(self._commands, request.command)
+        check_arguments(command.arguments, request.arguments)
+        result = command.run(request.arguments)
+        return await result if inspect.isawaitable(result) else result
+
+    def _negotiate(self, arguments: Mapping[str, object]) -> object:
+        if self._negotiated:
+            desc = "Capabilities negotiation is already complete, command ignored"
+            raise QmpCommandError(COMMAND_NOT_FOUND, desc)
+        check_arguments(_CAPABILITIES_ARGUMENTS, arguments)
+        wanted = arguments.get("enable", [])
+        assert isinstance(wanted, list)
+        for index, name in enumerate(wanted):
+            where = f"enable[{index}]"
+            if not isinstance(name, str):
+                raise QmpCommandError(
+                    GENERIC_ERROR, f"Invalid parameter type for '{where}', expected: string"
+                )
+            raise QmpCommandError(GENERIC_ERROR, f"Parameter '{where}' does not accept value '{name}'")
+        self._negotiated = True
+        return {}
+
+    def _write(self, message: Mapping[str, object]) -> None:
+        if not self._writer.transport.is_closing():
+            self._writer.write(encode_line(message))
+
+
+async def _read_unless(reader: asyncio.StreamReader, closing: asyncio.Task[bool]) -> bytes:
+    """Bytes from the client; none when it hung up or `closing` is done first."""
+    reading = asyncio.create_task(reader.read(QMP_READ_BYTES))
+    try:
+        await asyncio.wait((reading, closing), return_when=asyncio.FIRST_COMPLETED)
+        return b"" if closing.done() else reading.result()
+    finally:
+        if not reading.done():
+            reading.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await reading
+
+
+def _listening_socket(path: Path) -> socket.socket:
+    """Bind 0600 before anybody can connect; take the place of a socket that nobody listens on."""
+    if len(str(path).encode()) > UNIX_PATH_BYTES_MAX:
+        raise ConfigError(
+            f"{path}: a unix socket's path has at most {UNIX_PATH_BYTES_MAX} bytes; use a shorter one"
+        )
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _clear(path)
+        listener.bind(str(path))
+        path.chmod(0o600)
+        listener.listen(QMP_CLIENTS_MAX)
+    except OSError as error:
+        listener.close()
+        raise ConfigError(f"{path}: cannot listen there: {error.strerror}") from None
+    except ConfigError:
+        listener.close()
+        raise
+    return listener
+
+
+def _clear(path: Path) -> None:
+    """Remove a dead socket; refuse to touch a living one or anything else."""
+    if not path.exists():
+        return
+    if not path.is_socket():
+        raise ConfigError(f"{path}: there is something else than a socket; move it or choose another path")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        if probe.connect_ex(str(path)) != errno.ECONNREFUSED:
+            raise ConfigError(f"{path}: another process listens there; choose another path")
+    path.unlink()

@@ -1,0 +1,84 @@
+"""Our monitor and a real QEMU give the same answers to the same bytes."""
+
+import asyncio
+import json
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.qmp.conversations import GREET, ROWS, Row
+
+from dynmem.qmp.command import Argument, Command
+from dynmem.qmp.errors import DEVICE_NOT_ACTIVE, QmpCommandError
+from dynmem.qmp.server import QmpServer
+
+END = b'\n{"execute":"query-name","id":"end"}\n'
+
+
+async def answers(path: Path, row: Row, *, cut: int = 1 << 20) -> object:
+    """What the monitor at `path` answers to the row's bytes, sent in pieces of `cut` bytes."""
+    reader, writer = await asyncio.open_unix_connection(path)
+    await reader.readline()
+    if row.negotiated:
+        writer.write(GREET)
+        await reader.readline()
+
+    stream = row.sent + END
+    for start in range(0, len(stream), cut):
+        writer.write(stream[start : start + cut])
+        await writer.drain()
+        if cut < len(stream):
+            await asyncio.sleep(0)
+    found = []
+    while (answer := json.loads(await asyncio.wait_for(reader.readline(), 5))).get("id") != "end":
+        found.append(answer)
+    writer.close()
+    return found
+
+
+def no_device(arguments: object) -> object:
+    del arguments
+    raise QmpCommandError(DEVICE_NOT_ACTIVE, "No balloon device has been activated")
+
+
+COMMANDS = {
+    "query-name": Command(lambda _: {}),
+    "balloon": Command(no_device, {"value": Argument("integer")}),
+}
+
+
+@pytest.mark.parametrize("cut", [1 << 20, 1], ids=["whole", "byte by byte"])
+def test_our_monitor_gives_the_answers_of_the_table(tmp_path: Path, cut: int) -> None:
+    async def play() -> dict[str, object]:
+        server = QmpServer(tmp_path / "qmp", commands=COMMANDS)
+        await server.start()
+        found = {row.name: await answers(tmp_path / "qmp", row, cut=cut) for row in ROWS}
+        await server.close()
+        return found
+
+    assert asyncio.run(play()) == {row.name: row.answers for row in ROWS}
+
+
+@pytest.fixture
+def qemu_monitor(tmp_path: Path) -> Iterator[Path]:
+    path = tmp_path / "qemu"
+    program = ["qemu-system-x86_64", "-S", "-nodefaults", "-display", "none", "-machine", "none"]
+    process = subprocess.Popen([*program, "-qmp", f"unix:{path},server=on,wait=off"])
+    deadline = time.monotonic() + 20
+    while not path.exists():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    yield path
+    process.terminate()
+    process.wait(10)
+
+
+@pytest.mark.qemu
+def test_a_real_qemu_gives_the_answers_of_the_table(qemu_monitor: Path) -> None:
+    async def play() -> dict[str, object]:
+        return {row.name: await answers(qemu_monitor, row) for row in ROWS}
+
+    assert asyncio.run(play()) == {row.name: row.answers for row in ROWS}
