@@ -1,0 +1,229 @@
+"""A channel on the host's side: an offer, its state, and its two rings while it is open.
+
+The state machine is the table `TRANSITIONS`. A guest that breaks its rings faults its own channel: nothing
+more is read or written until the guest closes it (and may open it anew). The bus and its other channels go
+on.
+"""
+
+import enum
+import uuid
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+
+from dynmem.errors import RemoteProtocolError
+from dynmem.vmbus.memory import GpadlMemory
+from dynmem.vmbus.ring import RingReader, RingWriter
+from dynmem.wire.channel import NO_USER_DATA, TARGET_VP_NONE, OfferChannel
+from dynmem.wire.packet import FLAG_COMPLETION_REQUESTED, Packet, PacketType
+from dynmem.wire.synic import CHANNEL_CONNECTION_ID_BASE
+
+
+class Offer(msgspec.Struct, frozen=True):
+    """What the host offers: a device type, an instance of it, and which of its channels."""
+
+    interface: uuid.UUID
+    instance: uuid.UUID
+    name: str
+    sub_channel_index: int = 0
+    user_defined: bytes = NO_USER_DATA
+
+
+class ChannelState(enum.Enum):
+    """Where a channel stands."""
+
+    UNOFFERED = "unoffered"  # the guest has not asked for offers on this connection
+    CLOSED = "closed"
+    OPEN = "open"
+    FAULTED = "faulted"
+    RESCINDED = "rescinded"
+    GONE = "gone"
+
+
+class ChannelEvent(enum.Enum):
+    """What moves a channel from one state to another."""
+
+    OFFER = enum.auto()
+    OPEN = enum.auto()
+    CLOSE = enum.auto()
+    FAULT = enum.auto()
+    RESCIND = enum.auto()
+    RELEASE = enum.auto()  # the guest has forgotten the rescinded channel
+    FORGET = enum.auto()  # reset, unload, or a new contact
+
+
+_S, _E = ChannelState, ChannelEvent
+
+TRANSITIONS: Final[dict[tuple[ChannelState, ChannelEvent], ChannelState]] = {
+    (_S.UNOFFERED, _E.OFFER): _S.CLOSED,
+    (_S.UNOFFERED, _E.RESCIND): _S.GONE,
+    (_S.UNOFFERED, _E.FORGET): _S.UNOFFERED,
+    (_S.CLOSED, _E.OPEN): _S.OPEN,
+    (_S.CLOSED, _E.RESCIND): _S.RESCINDED,
+    (_S.CLOSED, _E.FORGET): _S.UNOFFERED,
+    (_S.OPEN, _E.CLOSE): _S.CLOSED,
+    (_S.OPEN, _E.FAULT): _S.FAULTED,
+    (_S.OPEN, _E.RESCIND): _S.RESCINDED,
+    (_S.OPEN, _E.FORGET): _S.UNOFFERED,
+    (_S.FAULTED, _E.CLOSE): _S.CLOSED,
+    (_S.FAULTED, _E.RESCIND): _S.RESCINDED,
+    (_S.FAULTED, _E.FORGET): _S.UNOFFERED,
+    (_S.RESCINDED, _E.RELEASE): _S.GONE,
+    (_S.RESCINDED, _E.FORGET): _S.GONE,
+}
+
+
+class Channel:
+    """One channel of a bus; made by `dynmem.vmbus.host.Bus`, used by the device that was offered.
+
+    Attributes:
+        offer: What was offered.
+        relid: The channel's number, which is also its event flag.
+        state: Where it stands.
+        fault: Why it is faulted, in a sentence; None otherwise.
+        target_vp: The virtual processor that gets its interrupts, while open.
+        gpadl_id: The GPADL its rings lie in, while open or faulted.
+
+    """
+
+    __slots__ = (
+        "_notify",
+        "_on_fault",
+        "_reader",
+        "_writer",
+        "fault",
+        "gpadl_id",
+        "offer",
+        "relid",
+        "state",
+        "target_vp",
+    )
+
+    def __init__(
+        self,
+        offer: Offer,
+        relid: int,
+        *,
+        notify: Callable[["Channel"], None],
+        on_fault: Callable[["Channel", str], None],
+    ) -> None:
+        self.offer, self.relid = offer, relid
+        self.state = ChannelState.UNOFFERED
+        self.fault: str | None = None
+        self.target_vp = TARGET_VP_NONE
+        self.gpadl_id: int | None = None
+        self._notify, self._on_fault = notify, on_fault
+        self._reader: RingReader | None = None
+        self._writer: RingWriter | None = None
+
+    def __repr__(self) -> str:
+        return f"<Channel {self.relid} {self.offer.name} {self.state.value}>"
+
+    @property
+    def connection_id(self) -> int:
+        """What the guest signals when it has written to the ring, or made room in it."""
+        return CHANNEL_CONNECTION_ID_BASE + self.relid
+
+    @property
+    def is_open(self) -> bool:
+        """Whether packets can flow."""
+        return self.state is ChannelState.OPEN
+
+    def can(self, event: ChannelEvent) -> bool:
+        """Whether the table has a way for `event` from here."""
+        return (self.state, event) in TRANSITIONS
+
+    def move(self, event: ChannelEvent) -> None:
+        """Follow the table; the rings are let go of on every way out of OPEN."""
+        self.state = TRANSITIONS[self.state, event]
+        if self.state is not ChannelState.OPEN:
+            self._reader = self._writer = None
+        if self.state is not ChannelState.FAULTED:
+            self.fault = None
+        if self.state not in (ChannelState.OPEN, ChannelState.FAULTED):
+            self.gpadl_id, self.target_vp = None, TARGET_VP_NONE
+
+    def open(self, memory: GpadlMemory, gpadl_id: int, downstream_page: int, target_vp: int) -> None:
+        """Open over rings at page 0 (from the guest) and `downstream_page` (to it).
+
+        Raises RemoteProtocolError, and stays closed, when the pages cannot be two rings.
+        """
+        reader = RingReader(memory, 0, downstream_page)
+        writer = RingWriter(memory, downstream_page, memory.pages - downstream_page)
+        self.move(ChannelEvent.OPEN)
+        self._reader, self._writer = reader, writer
+        self.gpadl_id, self.target_vp = gpadl_id, target_vp
+
+    def break_off(self, reason: str) -> None:
+        """Fault the open channel; the bus says so once."""
+        self.move(ChannelEvent.FAULT)
+        self.fault = reason
+        self._on_fault(self, reason)
+
+    def receive(self) -> Packet | None:
+        """The next packet from the guest, None if there is none or the channel is not open.
+
+        A malformed packet, index or page faults the channel and gives None.
+        """
+        reader = self._reader
+        if reader is None:
+            return None
+        try:
+            packet = reader.read()
+        except RemoteProtocolError as error:
+            self.break_off(str(error))
+            return None
+        if reader.take_signal():
+            self._notify(self)
+        return packet
+
+    def send(self, data: bytes, *, trans_id: int = 0, completion: bool = False) -> bool:
+        """Put `data` into the ring as an in-band packet; see `send_packet`."""
+        flags = FLAG_COMPLETION_REQUESTED if completion else 0
+        return self.send_packet(Packet(PacketType.INBAND, flags, trans_id, data))
+
+    def send_packet(self, packet: Packet) -> bool:
+        """Put `packet` into the ring; False when there is no room (the guest will signal) or it is not open.
+
+        Raises LocalProtocolError for a packet that never fits the ring.
+        """
+        writer = self._writer
+        if writer is None:
+            return False
+        try:
+            sent = writer.write(packet)
+        except RemoteProtocolError as error:
+            self.break_off(str(error))
+            return False
+        if writer.take_signal():
+            self._notify(self)
+        return sent
+
+    @property
+    def writable(self) -> bool:
+        """Whether the channel is open and what last found no room in the ring would find it now."""
+        if self._writer is None:
+            return False
+        try:
+            return not self._writer.waiting_for_room
+        except RemoteProtocolError as error:
+            self.break_off(str(error))
+            return False
+
+    def offer_message(self) -> OfferChannel:
+        """The message that offers this channel."""
+        return OfferChannel(
+            interface=self.offer.interface,
+            instance=self.offer.instance,
+            channel_flags=0,
+            mmio_megabytes=0,
+            user_defined=self.offer.user_defined,
+            sub_channel_index=self.offer.sub_channel_index,
+            mmio_megabytes_optional=0,
+            child_relid=self.relid,
+            monitor_id=0,
+            monitor_allocated=False,
+            is_dedicated_interrupt=True,
+            connection_id=self.connection_id,
+        )

@@ -1,0 +1,104 @@
+"""GPADLs on the host's side: lists of guest pages that arrive in a header and any number of bodies.
+
+A GPADL is charged to the bus's budget with the size its header declares, before any of it is stored. Only
+one range of whole pages is accepted, as every driver sends. Whatever is wrong is a RefusedGpadlError, which
+the bus answers with an error status.
+
+Source: QEMU hw/hyperv/vmbus.c; Linux drivers/hv/channel.c (create_gpadl_header).
+"""
+
+import struct
+from typing import Final
+
+from dynmem.errors import RemoteProtocolError
+from dynmem.limits import GPADL_PAGES_MAX, GPADLS_MAX
+from dynmem.units import PAGE_SHIFT, PAGE_SIZE
+from dynmem.vmbus.memory import GpadlMemory, GuestMemory
+from dynmem.wire.channel import GpadlHeader
+
+_RANGE: Final = struct.Struct("<II")
+
+
+class RefusedGpadlError(RemoteProtocolError):
+    """A GPADL the host does not make; the text is one of a few fixed sentences."""
+
+
+class Gpadl:
+    """One list of pages, whole when ``complete``."""
+
+    __slots__ = ("_have", "_parts", "gpadl_id", "pages", "relid")
+
+    def __init__(self, relid: int, gpadl_id: int, pages: int) -> None:
+        self.relid, self.gpadl_id, self.pages = relid, gpadl_id, pages
+        self._parts: list[bytes] = []
+        self._have = 0
+
+    @property
+    def complete(self) -> bool:
+        """Whether all page numbers have come."""
+        return self._have == 8 * self.pages
+
+    def add(self, words: bytes) -> None:
+        """Take page numbers (packed u64), as many as are still missing; the rest is a message's padding."""
+        words = words[: min(len(words) & ~7, 8 * self.pages - self._have)]
+        self._parts.append(words)
+        self._have += len(words)
+
+    def memory(self, memory: GuestMemory) -> GpadlMemory:
+        """The pages of a whole GPADL as one stretch of `memory`."""
+        assert self.complete
+        return GpadlMemory(memory, struct.unpack(f"<{self.pages}Q", b"".join(self._parts)))
+
+
+class GpadlTable:
+    """The GPADLs of a bus and what they cost."""
+
+    __slots__ = ("_gpadls", "_pages")
+
+    def __init__(self) -> None:
+        self._gpadls: dict[int, Gpadl] = {}
+        self._pages = 0
+
+    def __len__(self) -> int:
+        return len(self._gpadls)
+
+    def begin(self, header: GpadlHeader, *, channel_is_known: bool) -> Gpadl:
+        """Begin the GPADL that `header` declares; RefusedGpadlError leaves the table as it was."""
+        if not channel_is_known:
+            raise RefusedGpadlError("a GPADL of an unknown channel")
+        if header.gpadl in self._gpadls:
+            raise RefusedGpadlError("a GPADL id is used twice")
+        if header.range_count != 1 or len(header.ranges) < _RANGE.size:
+            raise RefusedGpadlError("a GPADL has not exactly one range")
+        byte_count, byte_offset = _RANGE.unpack_from(header.ranges)
+        pages = byte_count >> PAGE_SHIFT
+        if byte_offset or byte_count % PAGE_SIZE or not pages:
+            raise RefusedGpadlError("a GPADL is not made of whole pages")
+        if header.range_buflen != _RANGE.size + 8 * pages:
+            raise RefusedGpadlError("a GPADL's two lengths do not agree")
+        if len(self._gpadls) >= GPADLS_MAX or self._pages + pages > GPADL_PAGES_MAX:
+            raise RefusedGpadlError("too many GPADLs")
+        gpadl = Gpadl(header.child_relid, header.gpadl, pages)
+        gpadl.add(header.ranges[_RANGE.size :])
+        self._gpadls[header.gpadl] = gpadl
+        self._pages += pages
+        return gpadl
+
+    def get(self, gpadl_id: int) -> Gpadl | None:
+        """The GPADL of that id."""
+        return self._gpadls.get(gpadl_id)
+
+    def remove(self, gpadl: Gpadl) -> None:
+        """Forget `gpadl`."""
+        del self._gpadls[gpadl.gpadl_id]
+        self._pages -= gpadl.pages
+
+    def remove_of(self, relid: int) -> None:
+        """Forget every GPADL of a channel."""
+        for gpadl in [gpadl for gpadl in self._gpadls.values() if gpadl.relid == relid]:
+            self.remove(gpadl)
+
+    def clear(self) -> None:
+        """Forget all."""
+        self._gpadls.clear()
+        self._pages = 0

@@ -1,0 +1,413 @@
+"""The host's end of VMBus: contact, offers, GPADLs, opening and closing of channels, signals.
+
+Sans I/O: the VM hands in what the guest posts and signals, and fetches messages, signals and events. Nothing
+a guest posts raises: what is wrong is counted in `Bus.rejected` under one of a fixed set of reasons, and
+answered with an error where the protocol has an answer. When answers pile up because the guest does not empty
+its message slot, further posts are refused with INSUFFICIENT_BUFFERS, which guests retry.
+
+Which message is taken in which state, and by what, is the table `RULES`.
+
+Source: QEMU hw/hyperv/vmbus.c; OpenVMM vmbus_server channels.rs; Linux drivers/hv.
+"""
+
+import enum
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, Final
+
+import msgspec
+
+from dynmem.errors import LocalProtocolError, RemoteProtocolError
+from dynmem.limits import VMBUS_CHANNELS_MAX, VMBUS_EVENTS_MAX, VMBUS_QUEUE_MAX
+from dynmem.vmbus.channel import Channel, ChannelEvent, ChannelState, Offer
+from dynmem.vmbus.gpadl import GpadlTable, RefusedGpadlError
+from dynmem.vmbus.memory import BadAddressError, GuestMemory
+from dynmem.wire import channel as wire
+from dynmem.wire.channel import STATUS_SUCCESS, STATUS_UNSUCCESSFUL, TARGET_VP_NONE, ConnectionState
+from dynmem.wire.synic import (
+    EVENT_CONNECTION_ID,
+    MESSAGE_CONNECTION_ID,
+    MESSAGE_CONNECTION_ID_4,
+    VMBUS_MESSAGE_TYPE,
+    VMBUS_SINT,
+    HvStatus,
+)
+from dynmem.wire.versions import VERSION_5_0, VERSION_5_3, VERSION_WIN8, VERSIONS
+
+__all__ = [
+    "Bus",
+    "BusEvent",
+    "Channel",
+    "ChannelClosed",
+    "ChannelFaulted",
+    "ChannelOpened",
+    "ChannelState",
+    "Offer",
+    "OutgoingMessage",
+    "Signal",
+    "Unloaded",
+]
+
+
+class OutgoingMessage(msgspec.Struct, frozen=True):
+    """A message for a slot of a virtual processor's message page."""
+
+    vp: int
+    sint: int
+    payload: bytes
+
+
+class Signal(msgspec.Struct, frozen=True):
+    """An event flag to set and the interrupt that goes with it."""
+
+    vp: int
+    sint: int
+    flag: int
+
+
+class ChannelOpened(msgspec.Struct, frozen=True):
+    """The guest has opened a channel; packets may be waiting already."""
+
+    channel: Channel
+
+
+class ChannelClosed(msgspec.Struct, frozen=True):
+    """A channel that was open (or faulted) no longer is."""
+
+    channel: Channel
+
+
+class ChannelFaulted(msgspec.Struct, frozen=True):
+    """The guest broke its channel; `reason` is a sentence."""
+
+    channel: Channel
+    reason: str
+
+
+class Unloaded(msgspec.Struct, frozen=True):
+    """The guest has left the bus."""
+
+
+BusEvent = ChannelOpened | ChannelClosed | ChannelFaulted | Unloaded
+
+
+class BusState(enum.Enum):
+    """How far the guest has come."""
+
+    DISCONNECTED = "disconnected"
+    CONNECTED = "connected"
+    OFFERED = "offered"
+
+
+class Bus:
+    """The VMBus of one virtual machine.
+
+    Args:
+        memory: Guest memory, for rings and the interrupt page.
+        offers: The channels to offer, in this order; relids are 1, 2, ...
+        vp_count: How many virtual processors there are to send messages and signals to.
+        max_version: The newest version to agree to.
+
+    Attributes:
+        channels: Every channel by relid.
+        rejected: How often the guest posted something wrong, by reason.
+
+    """
+
+    def __init__(
+        self,
+        memory: GuestMemory,
+        offers: Sequence[Offer],
+        *,
+        vp_count: int = 1,
+        max_version: int = VERSION_5_3,
+    ) -> None:
+        identities = {(offer.interface, offer.instance, offer.sub_channel_index) for offer in offers}
+        if len(identities) != len(offers) or len(offers) > VMBUS_CHANNELS_MAX:
+            raise LocalProtocolError("offers are distinct, and at most 2047")
+        self._memory = memory
+        self._vp_count, self._max_version = vp_count, max_version
+        self._channels = {
+            relid: Channel(offer, relid, notify=self._notify, on_fault=self._fault)
+            for relid, offer in enumerate(offers, start=1)
+        }
+        self.channels: Mapping[int, Channel] = MappingProxyType(self._channels)
+        self.rejected: dict[str, int] = {}
+        self.state = BusState.DISCONNECTED
+        self.version: int | None = None
+        self._vp = 0
+        self._interrupt_page = 0
+        self._gpadls = GpadlTable()
+        self._queue: deque[bytes] = deque()
+        self._signals: dict[Signal, None] = {}
+        self._events: list[BusEvent] = []
+
+    # what comes in
+
+    def post_message(self, connection_id: int, message_type: int, payload: bytes) -> HvStatus:
+        """HvPostMessage from the guest. Never raises; the status says whether the post was taken."""
+        if connection_id != MESSAGE_CONNECTION_ID and (
+            connection_id != MESSAGE_CONNECTION_ID_4 or self._max_version < VERSION_5_0
+        ):
+            return HvStatus.INVALID_CONNECTION_ID
+        message = self._decode(message_type, payload)
+        if message is None:  # not success: the guest need not wait for an answer to what nobody understood
+            return HvStatus.INVALID_HYPERCALL_INPUT
+        if len(self._events) >= VMBUS_EVENTS_MAX:
+            return HvStatus.INSUFFICIENT_BUFFERS
+        handler, states = RULES.get(type(message), (None, frozenset()))
+        if handler is None or self.state not in states:
+            self._reject(f"unexpected {wire.TABLE.of(message).name}")
+        elif len(self._queue) >= VMBUS_QUEUE_MAX and handler not in _EMPTYING:
+            return HvStatus.INSUFFICIENT_BUFFERS
+        else:
+            handler(self, message)
+        return HvStatus.SUCCESS
+
+    def signal_event(self, connection_id: int, flag: int) -> HvStatus:
+        """HvSignalEvent from the guest: the channel (all channels for connection id 2) wants to be looked at.
+
+        After SUCCESS the device calls `Channel.receive` until None, and sends again what found no room.
+        """
+        if flag:
+            return HvStatus.INVALID_PORT_ID
+        if connection_id == EVENT_CONNECTION_ID and self.state is not BusState.DISCONNECTED:
+            return HvStatus.SUCCESS
+        for channel in self._channels.values():
+            if channel.connection_id == connection_id and channel.state is not ChannelState.UNOFFERED:
+                return HvStatus.SUCCESS
+        return HvStatus.INVALID_CONNECTION_ID
+
+    def reset(self) -> None:
+        """The machine was reset: all that the guest made is gone, the offers stay."""
+        self._disconnect()
+
+    def rescind(self, channel: Channel) -> None:
+        """Unplug: take the offer back; the channel leaves `channels` when the guest has let go of it."""
+        was_open = channel.state in (ChannelState.OPEN, ChannelState.FAULTED)
+        if not channel.can(ChannelEvent.RESCIND):
+            raise LocalProtocolError(f"{channel} cannot be rescinded")
+        channel.move(ChannelEvent.RESCIND)
+        if was_open:
+            self._events.append(ChannelClosed(channel))
+        if channel.state is ChannelState.GONE:
+            del self._channels[channel.relid]
+        else:
+            self._post(wire.RescindChannelOffer(channel.relid))
+
+    # what goes out
+
+    def next_message(self) -> OutgoingMessage | None:
+        """The message to put into the guest's slot now; the same one until `message_delivered`."""
+        return OutgoingMessage(self._vp, VMBUS_SINT, self._queue[0]) if self._queue else None
+
+    def message_delivered(self) -> None:
+        """The slot took what `next_message` gave."""
+        self._queue.popleft()
+
+    def take_signals(self) -> list[Signal]:
+        """The event flags to set since the last call, each once."""
+        signals = list(self._signals)
+        self._signals.clear()
+        return signals
+
+    def take_events(self) -> list[BusEvent]:
+        """What happened since the last call, in order."""
+        events, self._events = self._events, []
+        return events
+
+    # inside
+
+    def _reject(self, reason: str) -> None:
+        self.rejected[reason] = self.rejected.get(reason, 0) + 1
+
+    def _decode(self, message_type: int, payload: bytes) -> wire.Message | None:
+        """The message, as the negotiated version knows it; None, and counted, if it is none."""
+        if message_type != VMBUS_MESSAGE_TYPE:
+            self._reject("unknown hypervisor message type")
+            return None
+        try:
+            return wire.decode(payload, self.version or 0)
+        except RemoteProtocolError:
+            self._reject("malformed message")
+            return None
+
+    def _post(self, message: wire.Message) -> None:
+        self._queue.append(wire.encode(message))
+
+    def _notify(self, channel: Channel) -> None:
+        """Signal the guest: by the channel's event flag, before 2.4 by the interrupt page and flag 0."""
+        if self.version is None or channel.target_vp == TARGET_VP_NONE:
+            return
+        if self.version >= VERSION_WIN8:
+            self._signals[Signal(channel.target_vp, VMBUS_SINT, channel.relid)] = None
+            return
+        word = self._interrupt_page + channel.relid // 32 * 4
+        try:  # a bit the guest clears between load and store comes back: it looks once more, nothing is lost
+            self._memory.store32(word, self._memory.load32(word) | 1 << channel.relid % 32)
+        except BadAddressError:
+            self._reject("interrupt page outside memory")
+        self._signals[Signal(self._vp, VMBUS_SINT, 0)] = None
+
+    def _fault(self, channel: Channel, reason: str) -> None:
+        self._events.append(ChannelFaulted(channel, reason))
+
+    def _disconnect(self) -> None:
+        """Back to before any contact."""
+        for channel in list(self._channels.values()):
+            if channel.state in (ChannelState.OPEN, ChannelState.FAULTED):
+                self._events.append(ChannelClosed(channel))
+            channel.move(ChannelEvent.FORGET)
+            if channel.state is ChannelState.GONE:
+                del self._channels[channel.relid]
+        self._gpadls.clear()
+        self._queue.clear()
+        self._signals.clear()
+        self.state, self.version, self._vp, self._interrupt_page = BusState.DISCONNECTED, None, 0, 0
+
+    def _on_initiate_contact(self, message: wire.InitiateContact) -> None:
+        """A contact begins anew whatever was before, and is answered on VP 0 if it names none of ours."""
+        self._disconnect()
+        version, modern = message.version, message.version >= VERSION_5_0
+        if version not in VERSIONS or version > self._max_version:
+            self._post(wire.VersionResponse(False, ConnectionState.SUCCESSFUL, 0))
+        elif message.target_vcpu >= self._vp_count:
+            self._reject("contact from a virtual processor that does not exist")
+            self._post(wire.VersionResponse(False, ConnectionState.SUCCESSFUL, 0))
+        elif modern and (message.message_sint != VMBUS_SINT or message.message_vtl):
+            self._reject("contact for another SINT or trust level")
+            self._post(wire.VersionResponse(False, ConnectionState.SUCCESSFUL, 0))
+        elif bool(message.monitor_page1) != bool(message.monitor_page2):
+            self._reject("contact with one monitor page")
+            supported = version >= VERSION_WIN8
+            self._post(wire.VersionResponse(supported, ConnectionState.FAILED_UNKNOWN_FAILURE, 0))
+        else:
+            self.state, self.version, self._vp = BusState.CONNECTED, version, message.target_vcpu
+            self._interrupt_page = 0 if modern else message.interrupt_page
+            connection_id = MESSAGE_CONNECTION_ID_4 if modern else MESSAGE_CONNECTION_ID
+            self._post(wire.VersionResponse(True, ConnectionState.SUCCESSFUL, connection_id))
+
+    def _on_request_offers(self, message: wire.RequestOffers) -> None:
+        self.state = BusState.OFFERED
+        for channel in self._channels.values():
+            if channel.can(ChannelEvent.OFFER):
+                channel.move(ChannelEvent.OFFER)
+                self._post(channel.offer_message())
+        self._post(wire.AllOffersDelivered())
+
+    def _on_gpadl_header(self, message: wire.GpadlHeader) -> None:
+        channel = self._channels.get(message.child_relid)
+        known = channel is not None and channel.state is not ChannelState.RESCINDED
+        try:
+            gpadl = self._gpadls.begin(message, channel_is_known=known)
+        except RefusedGpadlError as error:
+            self._reject(str(error))
+            self._post(wire.GpadlCreated(message.child_relid, message.gpadl, STATUS_UNSUCCESSFUL))
+            return
+        if gpadl.complete:
+            self._post(wire.GpadlCreated(gpadl.relid, gpadl.gpadl_id, STATUS_SUCCESS))
+
+    def _on_gpadl_body(self, message: wire.GpadlBody) -> None:
+        gpadl = self._gpadls.get(message.gpadl)
+        if gpadl is None or gpadl.complete:
+            self._reject("a GPADL body that belongs to no unfinished GPADL")
+            return
+        gpadl.add(message.pfns)
+        if gpadl.complete:
+            self._post(wire.GpadlCreated(gpadl.relid, gpadl.gpadl_id, STATUS_SUCCESS))
+
+    def _on_gpadl_teardown(self, message: wire.GpadlTeardown) -> None:
+        """Answered even when there is no such GPADL: the host certainly does not use its pages."""
+        gpadl = self._gpadls.get(message.gpadl)
+        if gpadl is None:
+            self._reject("teardown of an unknown GPADL")
+        elif gpadl.relid != message.child_relid:
+            self._reject("teardown of another channel's GPADL")
+            return
+        else:
+            channel = self._channels.get(gpadl.relid)
+            if channel is not None and channel.is_open and channel.gpadl_id == gpadl.gpadl_id:
+                channel.break_off("the guest tore down the rings of an open channel")
+            self._gpadls.remove(gpadl)
+        self._post(wire.GpadlTorndown(message.gpadl))
+
+    def _on_open_channel(self, message: wire.OpenChannel) -> None:
+        channel = self._channels.get(message.child_relid)
+        gpadl = self._gpadls.get(message.ringbuffer_gpadl)
+        status = STATUS_UNSUCCESSFUL
+        if channel is None or not channel.can(ChannelEvent.OPEN):
+            self._reject("opening a channel that is not there or not closed")
+        elif gpadl is None or not gpadl.complete or gpadl.relid != channel.relid:
+            self._reject("opening a channel without its GPADL")
+        elif message.target_vp >= self._vp_count and message.target_vp != TARGET_VP_NONE:
+            self._reject("opening a channel for a virtual processor that does not exist")
+        else:
+            try:
+                memory = gpadl.memory(self._memory)
+                channel.open(memory, gpadl.gpadl_id, message.downstream_page_offset, message.target_vp)
+                self._events.append(ChannelOpened(channel))
+                status = STATUS_SUCCESS
+            except RemoteProtocolError:
+                self._reject("opening a channel over pages that are no rings")
+        self._post(wire.OpenChannelResult(message.child_relid, message.openid, status))
+
+    def _on_close_channel(self, message: wire.CloseChannel) -> None:
+        channel = self._channels.get(message.child_relid)
+        if channel is None or not channel.can(ChannelEvent.CLOSE):
+            self._reject("closing a channel that is not open")
+            return
+        channel.move(ChannelEvent.CLOSE)
+        self._events.append(ChannelClosed(channel))
+
+    def _on_relid_released(self, message: wire.RelidReleased) -> None:
+        channel = self._channels.get(message.child_relid)
+        if channel is None or not channel.can(ChannelEvent.RELEASE):
+            self._reject("release of a channel that is not rescinded")
+            return
+        channel.move(ChannelEvent.RELEASE)
+        self._gpadls.remove_of(channel.relid)
+        del self._channels[channel.relid]
+
+    def _on_modify_channel(self, message: wire.ModifyChannel) -> None:
+        channel = self._channels.get(message.child_relid)
+        status = STATUS_UNSUCCESSFUL
+        known_vp = message.target_vp < self._vp_count or message.target_vp == TARGET_VP_NONE
+        if channel is not None and channel.is_open and known_vp:
+            channel.target_vp = message.target_vp
+            status = STATUS_SUCCESS
+        else:
+            self._reject("modifying a channel that is not open or for an unknown virtual processor")
+        if self.version == VERSION_5_3:  # the first that knows the answer
+            self._post(wire.ModifyChannelResponse(message.child_relid, status))
+
+    def _on_tl_connect(self, message: wire.TlConnectRequest) -> None:
+        """No service listens here."""
+        self._post(wire.TlConnectResult(message.endpoint, message.service, wire.STATUS_CONNECTION_REFUSED))
+
+    def _on_unload(self, message: wire.Unload) -> None:
+        vp = self._vp
+        self._disconnect()
+        self._vp = vp  # the answer still goes where the guest waits for it
+        self._post(wire.UnloadResponse())
+        self._events.append(Unloaded())
+
+
+_ANY: Final = frozenset(BusState)
+_LINKED: Final = frozenset({BusState.CONNECTED, BusState.OFFERED})
+_OFFERED: Final = frozenset({BusState.OFFERED})
+
+RULES: Final[dict[type, tuple[Callable[[Bus, Any], None], frozenset[BusState]]]] = {
+    wire.InitiateContact: (Bus._on_initiate_contact, _ANY),
+    wire.RequestOffers: (Bus._on_request_offers, frozenset({BusState.CONNECTED})),
+    wire.GpadlHeader: (Bus._on_gpadl_header, _OFFERED),
+    wire.GpadlBody: (Bus._on_gpadl_body, _OFFERED),
+    wire.GpadlTeardown: (Bus._on_gpadl_teardown, _OFFERED),
+    wire.OpenChannel: (Bus._on_open_channel, _OFFERED),
+    wire.CloseChannel: (Bus._on_close_channel, _OFFERED),
+    wire.RelidReleased: (Bus._on_relid_released, _OFFERED),
+    wire.ModifyChannel: (Bus._on_modify_channel, _OFFERED),
+    wire.TlConnectRequest: (Bus._on_tl_connect, _LINKED),
+    wire.Unload: (Bus._on_unload, _LINKED),
+}
+_EMPTYING: Final = frozenset({Bus._on_initiate_contact, Bus._on_unload})  # taken however long the queue is

@@ -1,0 +1,179 @@
+"""Guest memory as VMBus sees it: a few operations by guest physical address, or by offset over pages.
+
+The memory is shared with a peer that is hostile and runs at the same time. So bytes are copied out once and
+judged afterwards, 32-bit words are loaded and stored whole (``memoryview.cast("I")``: ``struct.pack_into``
+clears the field before it writes it, which a concurrent reader sees), and `fence` stands between publishing
+a word and reading the peer's. x86-64 only: its stores are seen in order, its loads may pass earlier stores.
+"""
+
+import bisect
+import threading
+from collections.abc import Sequence
+from typing import Final, Protocol
+
+from dynmem.errors import RemoteProtocolError
+from dynmem.units import PAGE_SHIFT, PAGE_SIZE
+
+
+class BadAddressError(RemoteProtocolError):
+    """An address outside the memory, or a word that is not aligned."""
+
+
+class GuestMemory(Protocol):
+    """What the rooms above need of memory; each operation raises BadAddressError for an address outside."""
+
+    def read(self, gpa: int, length: int) -> bytes:
+        """Copy `length` bytes out, each read once."""
+        ...
+
+    def write(self, gpa: int, data: bytes) -> None:
+        """Copy `data` in."""
+        ...
+
+    def load32(self, gpa: int) -> int:
+        """Load an aligned 32-bit word whole."""
+        ...
+
+    def store32(self, gpa: int, value: int) -> None:
+        """Store an aligned 32-bit word whole."""
+        ...
+
+    def fence(self) -> None:
+        """Order everything before against everything after, as the peer sees it."""
+        ...
+
+
+class FlatMemory:
+    """Mapped memory from guest physical address `base` on; `view` is writable, of whole pages."""
+
+    __slots__ = ("_base", "_bytes", "_lock", "_size", "_words")
+
+    def __init__(self, view: memoryview, base: int = 0) -> None:
+        self._bytes = view.cast("B")
+        self._words = self._bytes.cast("I")
+        self._base = base
+        self._size: Final = len(self._bytes)
+        self._lock = threading.Lock()
+
+    def _outside(self, gpa: int, length: int) -> BadAddressError:
+        return BadAddressError(f"{length} bytes at {gpa:#x} are not guest memory")
+
+    def read(self, gpa: int, length: int) -> bytes:
+        """Copy `length` bytes out, each read once."""
+        start = gpa - self._base
+        if start < 0 or length < 0 or start + length > self._size:
+            raise self._outside(gpa, length)
+        return self._bytes[start : start + length].tobytes()
+
+    def write(self, gpa: int, data: bytes) -> None:
+        """Copy `data` in."""
+        start = gpa - self._base
+        if start < 0 or start + len(data) > self._size:
+            raise self._outside(gpa, len(data))
+        self._bytes[start : start + len(data)] = data
+
+    def load32(self, gpa: int) -> int:
+        """Load an aligned 32-bit word whole."""
+        start = gpa - self._base
+        if start < 0 or start & 3 or start + 4 > self._size:
+            raise self._outside(gpa, 4)
+        return self._words[start >> 2]
+
+    def store32(self, gpa: int, value: int) -> None:
+        """Store an aligned 32-bit word whole."""
+        start = gpa - self._base
+        if start < 0 or start & 3 or start + 4 > self._size:
+            raise self._outside(gpa, 4)
+        self._words[start >> 2] = value
+
+    def fence(self) -> None:
+        """Order everything before against everything after: taking a lock is a locked instruction."""
+        with self._lock:
+            pass
+
+    def release(self) -> None:
+        """Let go of the view, so that its map can be closed."""
+        self._words.release()
+        self._bytes.release()
+
+
+class GpadlMemory:
+    """The pages of a GPADL as one stretch of bytes; neighbouring pages are read and written as one slice.
+
+    Args:
+        memory: Where the pages are.
+        pfns: Guest page numbers, in the GPADL's order.
+
+    """
+
+    __slots__ = ("_gpas", "_memory", "_starts", "pages", "size")
+
+    def __init__(self, memory: GuestMemory, pfns: Sequence[int]) -> None:
+        self._memory = memory
+        self.pages = len(pfns)
+        self.size = self.pages << PAGE_SHIFT
+        self._starts: list[int] = []  # offset at which each run of neighbouring pages begins ...
+        self._gpas: list[int] = []  # ... and its guest physical address
+        expected = None
+        for index, pfn in enumerate(pfns):
+            if pfn != expected:
+                self._starts.append(index << PAGE_SHIFT)
+                self._gpas.append(pfn << PAGE_SHIFT)
+            expected = pfn + 1
+
+    def _pieces(self, offset: int, length: int) -> list[tuple[int, int]]:
+        """Where `length` bytes at `offset` lie: (guest physical address, length) pieces."""
+        end = offset + length
+        if offset < 0 or length < 0 or end > self.size:
+            raise BadAddressError(f"{length} bytes at {offset:#x} pass the {self.pages} pages of a GPADL")
+        starts, gpas = self._starts, self._gpas
+        run = bisect.bisect_right(starts, offset) - 1
+        pieces = []
+        while offset < end:
+            run_end = starts[run + 1] if run + 1 < len(starts) else self.size
+            piece = min(end, run_end) - offset
+            pieces.append((gpas[run] + offset - starts[run], piece))
+            offset += piece
+            run += 1
+        return pieces
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Copy `length` bytes out, each read once."""
+        pieces = self._pieces(offset, length)
+        if len(pieces) == 1:
+            return self._memory.read(*pieces[0])
+        return b"".join([self._memory.read(gpa, size) for gpa, size in pieces])
+
+    def write(self, offset: int, data: bytes) -> None:
+        """Copy `data` in."""
+        pieces = self._pieces(offset, len(data))
+        if len(pieces) == 1:
+            self._memory.write(pieces[0][0], data)
+            return
+        position = 0
+        for gpa, size in pieces:
+            self._memory.write(gpa, data[position : position + size])
+            position += size
+
+    def word_address(self, offset: int) -> int:
+        """The guest physical address of an aligned word: a ring looks its index words up once."""
+        if offset & 3 or not 0 <= offset <= self.size - 4:
+            raise BadAddressError(f"no word at {offset:#x} of a GPADL of {self.pages} pages")
+        run = bisect.bisect_right(self._starts, offset) - 1
+        return self._gpas[run] + offset - self._starts[run]
+
+    def load32(self, offset: int) -> int:
+        """Load an aligned 32-bit word whole."""
+        return self._memory.load32(self.word_address(offset))
+
+    def store32(self, offset: int, value: int) -> None:
+        """Store an aligned 32-bit word whole."""
+        self._memory.store32(self.word_address(offset), value)
+
+    def fence(self) -> None:
+        """Order everything before against everything after, as the peer sees it."""
+        self._memory.fence()
+
+    def clear_page(self, page: int) -> None:
+        """Zero one page."""
+        self.write(page << PAGE_SHIFT, bytes(PAGE_SIZE))
