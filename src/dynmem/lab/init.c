@@ -25,7 +25,7 @@
 
 #define TICK_MS 50
 #define TICKS_PER_REPORT 3
-#define KMSG_RECORDS_PER_TICK 64
+#define KMSG_RECORDS_PER_REPORT 512 // a kill for want of memory writes about a hundred
 #define MIB_PAGES 256.0
 
 enum curve { STEADY, SINE, STEPS, BURST, CURVES };
@@ -150,7 +150,7 @@ static uint64_t oom_kills(void)
 static void read_kernel_log(void)
 {
     char record[8192];
-    for (int i = 0; i < KMSG_RECORDS_PER_TICK; i++) {
+    for (int i = 0; i < KMSG_RECORDS_PER_REPORT; i++) {
         ssize_t length = read(kmsg_fd, record, sizeof record - 1);
         if (length < 0 && errno == EPIPE)
             continue; // overwritten before we came: the next read goes on behind it
@@ -277,6 +277,7 @@ int main(void)
     open_console();
     boot_pages = meminfo_pages("MemTotal:");
     kmsg_fd = open("/dev/kmsg", O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+    lseek(kmsg_fd, 0, SEEK_END);
     counters = mmap(NULL, PAGE_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     load_modules();
     obey_command_line();

@@ -42,14 +42,16 @@ static uint64_t first_page(const struct block *block)
     return (uint64_t)(uintptr_t)block->memory / PAGE_BYTES;
 }
 
+static void fill_page(uint64_t *words, uint64_t seed)
+{
+    for (unsigned i = 0; i < PAGE_WORDS; i++)
+        words[i] = seed + i;
+}
+
 static void fill(const struct block *block)
 {
-    for (unsigned page = 0; page < BLOCK_PAGES; page++) {
-        uint64_t *words = block->memory + page * PAGE_WORDS;
-        uint64_t seed = mix(first_page(block) + page, block->generation);
-        for (unsigned i = 0; i < PAGE_WORDS; i++)
-            words[i] = seed + i;
-    }
+    for (unsigned page = 0; page < BLOCK_PAGES; page++)
+        fill_page(block->memory + page * PAGE_WORDS, mix(first_page(block) + page, block->generation));
 }
 
 static unsigned wrong_bytes_of(const uint64_t *words, uint64_t seed)
@@ -61,13 +63,18 @@ static unsigned wrong_bytes_of(const uint64_t *words, uint64_t seed)
     return wrong;
 }
 
+// A wrong page is counted and put right, so that no byte is counted twice.
 static void verify(const struct block *block, struct counters *counters)
 {
     for (unsigned page = 0; page < BLOCK_PAGES; page++) {
+        uint64_t *words = block->memory + page * PAGE_WORDS;
         uint64_t seed = mix(first_page(block) + page, block->generation);
-        unsigned wrong = wrong_bytes_of(block->memory + page * PAGE_WORDS, seed);
+        unsigned wrong = wrong_bytes_of(words, seed);
+        if (!wrong)
+            continue;
         counters->wrong_bytes += wrong;
-        counters->wrong_pages += wrong != 0;
+        counters->wrong_pages++;
+        fill_page(words, seed);
     }
     counters->verified_pages += BLOCK_PAGES;
 }
