@@ -1,0 +1,156 @@
+"""The guest's page allocator: who owns each page of guest memory.
+
+Every page is ABSENT, FREE, KERNEL, HELD (by the workload) or BALLOONED. Free memory is handed out from random
+places in runs of random length (`runs.cut`), as a system hands it out that has been up for a while, so that a
+balloon response is made of many ranges of very different length. Each page's state is checked whenever it
+changes: a page that is freed twice or given to two owners ends the guest instead of its data.
+
+State is one byte for each page: a bytearray, because counting and setting a slice of one costs 0.1 us
+whatever the run's length, where numpy's overhead for each run is a multiple of that.
+"""
+
+from typing import Final
+
+import numpy as np
+
+from dynmem.errors import LocalProtocolError
+from dynmem.guest.runs import RUN_PAGES_MAX, RunBag, Runs, cut, merge, runs_of
+from dynmem.limits import DM_RANGES_PER_MESSAGE
+from dynmem.pages import ranges as page_ranges
+
+ABSENT: Final = 0
+FREE: Final = 1
+KERNEL: Final = 2
+HELD: Final = 3
+BALLOONED: Final = 4
+STATES: Final = (ABSENT, FREE, KERNEL, HELD, BALLOONED)
+
+_NAMES: Final = ("absent", "free", "the kernel's", "held", "ballooned")
+_FILLER_PAGES: Final = 4096
+_FILLERS: Final = tuple(bytes((state,)) * _FILLER_PAGES for state in STATES)
+_TIDY_RUNS_MIN: Final = 256  # a bag of fewer runs is never worth sorting
+
+
+class Allocator:
+    """Pages of one guest. `asked_pages` is what the guest's processes have asked for, set by the workload."""
+
+    def __init__(self, seed: int) -> None:
+        self._random = np.random.Generator(np.random.PCG64(seed))
+        self._free = RunBag(self._random)
+        self._tidy_above = _TIDY_RUNS_MIN
+        self._states = bytearray()
+        self._counts = [0] * len(STATES)
+        self.asked_pages = 0
+        self.given_pages = 0
+        self.regained_pages = 0
+
+    def add(self, start: int, count: int) -> None:
+        """Take `count` pages from page `start` on into use: RAM at boot, a slot that was added later."""
+        end = start + count
+        if end > len(self._states):
+            self._states.extend(bytes(end - len(self._states)))
+        self._counts[ABSENT] += count
+        added = runs_of((start,), (count,))
+        self._move(added, ABSENT, FREE)
+        self._free.put(cut(added, self._random))
+        self._tidy()
+
+    @property
+    def total_pages(self) -> int:
+        """Pages in use by anybody, ballooned ones included."""
+        return sum(self._counts[FREE:])
+
+    @property
+    def available_pages(self) -> int:
+        """Free pages."""
+        return self._counts[FREE]
+
+    @property
+    def held_pages(self) -> int:
+        """Pages of the workload."""
+        return self._counts[HELD]
+
+    @property
+    def kernel_pages(self) -> int:
+        """Pages of the kernel area and the rings."""
+        return self._counts[KERNEL]
+
+    @property
+    def ballooned_pages(self) -> int:
+        """Pages that the host has."""
+        return self._counts[BALLOONED]
+
+    @property
+    def committed_pages(self) -> int:
+        """What the kernel and the processes have asked for, there or not; like Linux's Committed_AS."""
+        return self.kernel_pages + max(self.asked_pages, self.held_pages)
+
+    def state_of(self, page: int) -> int:
+        """The state of `page`; ABSENT for one that does not exist."""
+        return self._states[page] if 0 <= page < len(self._states) else ABSENT
+
+    def allocate_kernel(self, count: int) -> list[int]:
+        """Exactly `count` pages for the kernel, from wherever they are free."""
+        if count > self.available_pages:
+            raise LocalProtocolError(f"a kernel needs {count} pages, {self.available_pages} are free")
+        return [int(page) for page in self._allocate(count, None, KERNEL).pages()]
+
+    def free_kernel(self, pages: list[int]) -> None:
+        """Give back pages of `allocate_kernel`."""
+        self._release(runs_of(pages, np.ones(len(pages))), KERNEL)
+
+    def allocate_held(self, count: int) -> Runs:
+        """Up to `count` pages for the workload."""
+        return self._allocate(count, None, HELD)
+
+    def free_held(self, runs: Runs) -> None:
+        """Give back pages of the workload."""
+        self._release(runs, HELD)
+
+    def allocate_for_balloon(self, count: int) -> bytes:
+        """Up to `count` free pages for the host, in at most 510 ranges."""
+        runs = self._allocate(count, DM_RANGES_PER_MESSAGE, BALLOONED)
+        self.given_pages += runs.page_count
+        return page_ranges.pack(runs.starts.astype(np.uint64), runs.counts.astype(np.uint64))
+
+    def free_from_balloon(self, ranges: bytes) -> None:
+        """Take pages back from the host."""
+        starts, counts = page_ranges.unpack(ranges)
+        runs = runs_of(starts, counts)
+        self._release(runs, BALLOONED)
+        self.regained_pages += runs.page_count
+
+    def _allocate(self, count: int, runs_max: int | None, state: int) -> Runs:
+        taken = self._free.take(count, runs_max)
+        self._move(taken, FREE, state)
+        return taken
+
+    def _release(self, runs: Runs, state: int) -> None:
+        self._move(runs, state, FREE)
+        self._free.put(cut(runs, self._random))
+        self._tidy()
+
+    def _tidy(self) -> None:
+        """Join neighbours and cut anew when the runs have doubled, or they would get smaller for ever."""
+        if len(self._free) <= self._tidy_above:
+            return
+        tidied = cut(merge(self._free.all()), self._random)
+        self._free.clear()
+        self._free.put(tidied)
+        self._tidy_above = max(_TIDY_RUNS_MIN, 2 * len(self._free))
+
+    def _move(self, runs: Runs, old: int, new: int) -> None:
+        """Change the state of every page of `runs`, each of which must be in state `old`."""
+        states, filler = self._states, _FILLERS[new]
+        moved = 0
+        for start, count in zip(runs.starts.tolist(), runs.counts.tolist(), strict=True):
+            end = start + count
+            if start < 0 or end > len(states) or states.count(old, start, end) != count:
+                raise AssertionError(f"pages {start} to {end} of the guest are not all {_NAMES[old]}")
+            states[start:end] = filler[:count] if count <= _FILLER_PAGES else bytes((new,)) * count
+            moved += count
+        self._counts[old] -= moved
+        self._counts[new] += moved
+
+
+assert RUN_PAGES_MAX <= _FILLER_PAGES

@@ -1,0 +1,97 @@
+"""Guest-physical memory in the guest's own address space.
+
+A stretch of addresses is reserved once (nothing is committed by that) and every slot is mapped into it at
+base + guest-physical address, so that one array covers RAM and whatever slots are added later. Addresses
+between slots are reserved but not there: touching one ends the process, as a machine check would end a guest.
+"""
+
+import ctypes
+import mmap
+import os
+from typing import Final
+
+import numpy as np
+
+from dynmem.errors import RemoteProtocolError
+from dynmem.guest.pattern import PAGE_WORDS, Memory
+from dynmem.limits import GUEST_ADDRESS_BYTES_MAX
+from dynmem.units import PAGE_SHIFT, PAGE_SIZE
+
+_PROT_NONE: Final = 0
+_MAP_FIXED: Final = 0x10
+_MAP_NORESERVE: Final = 0x4000
+_MAP_FAILED: Final = ctypes.c_void_p(-1).value
+
+_libc: Final = ctypes.CDLL(None, use_errno=True)
+_libc.mmap.restype = ctypes.c_void_p
+_libc.mmap.argtypes = (
+    ctypes.c_void_p,
+    ctypes.c_size_t,
+    ctypes.c_int,
+    ctypes.c_int,
+    ctypes.c_int,
+    ctypes.c_long,
+)
+_libc.munmap.restype = ctypes.c_int
+_libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
+
+
+class GuestRam:
+    """The slots of one guest, mapped shared."""
+
+    def __init__(self) -> None:
+        self._base = _map(
+            None,
+            GUEST_ADDRESS_BYTES_MAX,
+            _PROT_NONE,
+            mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE,
+            -1,
+            0,
+        )
+        self._slots: dict[int, tuple[int, int]] = {}
+        everything = (ctypes.c_uint64 * (GUEST_ADDRESS_BYTES_MAX // 8)).from_address(self._base)
+        words = np.frombuffer(memoryview(everything).cast("B"), np.uint64)
+        self.memory: Memory = words.reshape(-1, PAGE_WORDS)
+
+    def map_slot(self, slot: int, gpa: int, size: int, descriptor: int, offset: int) -> None:
+        """Map `size` bytes of `descriptor` from `offset` on at `gpa`, or raise RemoteProtocolError."""
+        if slot in self._slots:
+            raise RemoteProtocolError(f"slot {slot} is mapped already")
+        if not size or gpa % PAGE_SIZE or size % PAGE_SIZE or offset % PAGE_SIZE:
+            raise RemoteProtocolError(f"slot {slot} is empty or not made of whole pages")
+        if gpa + size > GUEST_ADDRESS_BYTES_MAX:
+            raise RemoteProtocolError(f"slot {slot} ends above {GUEST_ADDRESS_BYTES_MAX:#x}")
+        if any(gpa < end and start < gpa + size for start, end in self._slots.values()):
+            raise RemoteProtocolError(f"slot {slot} overlaps another one")
+        _map(
+            self._base + gpa,
+            size,
+            mmap.PROT_READ | mmap.PROT_WRITE,
+            mmap.MAP_SHARED | _MAP_FIXED,
+            descriptor,
+            offset,
+        )
+        self._slots[slot] = (gpa, gpa + size)
+
+    def view(self, slot: int) -> memoryview:
+        """The bytes of a slot."""
+        start, end = self._slots[slot]
+        return self.memory[start >> PAGE_SHIFT : end >> PAGE_SHIFT].data.cast("B")
+
+    def pages(self, slot: int) -> range:
+        """The guest page numbers of a slot."""
+        start, end = self._slots[slot]
+        return range(start >> PAGE_SHIFT, end >> PAGE_SHIFT)
+
+    def close(self) -> None:
+        """Unmap everything; arrays and views of the memory must not be used after this."""
+        self._slots.clear()
+        _libc.munmap(self._base, GUEST_ADDRESS_BYTES_MAX)
+
+
+def _map(address: int | None, size: int, protection: int, flags: int, descriptor: int, offset: int) -> int:
+    mapped = _libc.mmap(address, size, protection, flags, descriptor, offset)
+    if mapped == _MAP_FAILED or mapped is None:
+        number = ctypes.get_errno()
+        raise RemoteProtocolError(f"{size} bytes of guest memory cannot be mapped: {os.strerror(number)}")
+    return int(mapped)

@@ -1,0 +1,136 @@
+"""The workload: a process that uses as much memory as its load curve says, and checks all of it.
+
+Each tick does a bounded amount of work: it takes pages and fills them whole, or checks pages whole and lets
+go of them, and now and then checks some that it keeps. What the allocator does not have is not there: the
+workload asks again at the next tick, and the difference between wanted and held is its unmet demand.
+"""
+
+from typing import Final
+
+import numpy as np
+
+from dynmem.guest.allocator import Allocator
+from dynmem.guest.curve import Load
+from dynmem.guest.pattern import Memory, Pattern
+from dynmem.guest.runs import I64Array, RunBag, Runs
+from dynmem.units import NS_PER_MS, NS_PER_S, PAGE_SIZE
+
+TICK_PAGES: Final = 4096  # 16 MiB: under 10 ms where memory is there, about 20 ms where it has to be made
+BUSY_TICK_NS: Final = 20 * NS_PER_MS
+QUIET_TICK_NS: Final = 200 * NS_PER_MS
+SAMPLE_PAGES: Final = 64  # of the pages that are kept, checked at each sample
+SAMPLE_NS: Final = 200 * NS_PER_MS
+STEP_NS_MAX: Final = NS_PER_S  # of growth that may be made up for at once
+RESERVE_PAGES_MAX: Final = 256  # left free for the kernel: 1 MiB, less in a guest below 128 MiB
+
+
+class Workload:
+    """A load on `memory` (pages, 512), of which `usable_pages` are there for it at boot.
+
+    Counters only ever rise: `filled_pages`, `verified_pages`, `wrong_bytes`, `wrong_pages`. A wrong byte in a
+    page that is kept is counted once: the page is written anew.
+    """
+
+    def __init__(
+        self, memory: Memory, allocator: Allocator, load: Load, *, usable_pages: int, seed: int
+    ) -> None:
+        self._allocator = allocator
+        self._load = load
+        self._usable_pages = usable_pages
+        self._reserve_pages = min(RESERVE_PAGES_MAX, usable_pages // 128)
+        self._pattern = Pattern(memory)
+        self._held = RunBag(np.random.Generator(np.random.PCG64(seed)))
+        self._generation = 0
+        self._last_ns: int | None = None
+        self._growth = 0  # bytes x ns that demand may still grow by, below one page
+        self._sampled_ns = 0
+        self._sample_at = 0
+        self.wanted_pages = 0
+        self.filled_pages = 0
+        self.verified_pages = 0
+        self.wrong_bytes = 0
+        self.wrong_pages = 0
+
+    @property
+    def held_pages(self) -> int:
+        """Pages that the workload has now."""
+        return self._held.page_count
+
+    def tick(self, now_ns: int) -> int:
+        """Do what is due at guest time `now_ns`; when to come back."""
+        self._follow(now_ns)
+        difference = self.wanted_pages - self.held_pages
+        if difference > 0:
+            self._grow(min(difference, TICK_PAGES))
+        elif difference < 0:
+            self._shrink(min(-difference, TICK_PAGES))
+        if now_ns - self._sampled_ns >= SAMPLE_NS:
+            self._sampled_ns = now_ns
+            self._sample()
+        return now_ns + (QUIET_TICK_NS if self._is_quiet(now_ns) else BUSY_TICK_NS)
+
+    def finish(self) -> None:
+        """Check everything that is held and let go of it."""
+        while self.held_pages:
+            self._shrink(TICK_PAGES)
+
+    def _is_quiet(self, now_ns: int) -> bool:
+        """Whether the next tick has nothing to move that is in a hurry.
+
+        A squeezed workload is quiet too: what it waits for comes with a message of the host, and whoever
+        delivers that calls `tick` again.
+        """
+        short_of = self.wanted_pages - self.held_pages
+        if short_of > 0:
+            return self._spare_pages() == 0
+        return short_of == 0 and self.wanted_pages == self._load.wanted_pages(now_ns, self._usable_pages)
+
+    def _spare_pages(self) -> int:
+        return max(0, self._allocator.available_pages - self._reserve_pages)
+
+    def _follow(self, now_ns: int) -> None:
+        """Move demand to the curve: up no faster than the rate, and a gap in time is no reason to jump."""
+        elapsed = 0 if self._last_ns is None else min(max(0, now_ns - self._last_ns), STEP_NS_MAX)
+        self._last_ns = now_ns
+        curve = self._load.wanted_pages(now_ns, self._usable_pages)
+        self._growth += elapsed * self._load.rate_bytes
+        steps, self._growth = divmod(self._growth, PAGE_SIZE * NS_PER_S)
+        self.wanted_pages = min(curve, self.wanted_pages + steps)
+        self._allocator.asked_pages = self.wanted_pages
+
+    def _grow(self, count: int) -> None:
+        """Take up to `count` pages that are to spare and fill them, as one generation."""
+        taken = self._allocator.allocate_held(min(count, self._spare_pages()))
+        if taken.page_count == 0:
+            return
+        self._generation += 1
+        taken.tags[:] = self._generation
+        self._pattern.fill(taken.pages(), taken.page_tags())
+        self._held.put(taken)
+        self.filled_pages += taken.page_count
+
+    def _shrink(self, count: int) -> None:
+        """Check up to `count` pages and let go of them."""
+        released = self._held.take(count)
+        self._check(released)
+        self._allocator.free_held(released)
+
+    def _sample(self) -> None:
+        """Check the next few of the pages that are kept, in turn."""
+        if self._sample_at >= self.held_pages:
+            self._sample_at = 0
+        sample = self._held.slice(self._sample_at, SAMPLE_PAGES)
+        self._sample_at += sample.page_count
+        wrong = self._check(sample)
+        if wrong.size:
+            pages, generations = sample.pages(), sample.page_tags()
+            again = np.isin(pages, wrong)
+            self._pattern.fill(pages[again], generations[again])
+
+    def _check(self, runs: Runs) -> I64Array:
+        pages = runs.pages()
+        wrong = self._pattern.check(pages, runs.page_tags())
+        self.verified_pages += pages.size
+        self.wrong_bytes += wrong.byte_count
+        self.wrong_pages += wrong.pages.size
+        return wrong.pages
