@@ -11,6 +11,7 @@ from dynmem.demo.processes import Program
 from dynmem.demo.scenario import Scenario
 from dynmem.errors import UnreachableError
 from dynmem.manager import client
+from dynmem.units import NS_PER_S
 
 ANSWER_WAIT_S: Final = 10.0
 
@@ -49,7 +50,12 @@ class Conductor:
 
     def reserve(self, name: str, size: int, wait_s: float) -> None:
         """Make room for a VM about to start; DeadlineError when there is none in time."""
-        request = {"command": "reserve", "name": name, "bytes": size, "wait_s": wait_s}
+        request = {
+            "command": "reserve",
+            "name": name,
+            "size_bytes": size,
+            "wait_ns": int(wait_s * NS_PER_S),
+        }
         client.ask(self._socket, request, timeout_s=wait_s + 5)
 
     def stop(self) -> None:

@@ -86,11 +86,12 @@ class EmbeddedGuest:
     def start(self, seconds_gone: float, duration_s: float) -> None:
         """Boot it with a load whose one peak lies where the scenario says."""
         member = self.member
+        begin = max(0.0, member.peak_from * duration_s - seconds_gone)
+        end = max(begin + 0.1, member.peak_to * duration_s - seconds_gone)
         workload = (
-            f"workload=peak,from={member.peak_from * duration_s - seconds_gone:.2f}"
-            f",to={member.peak_to * duration_s - seconds_gone:.2f}"
-            f",low={member.load_low},high={member.load_high}"
-            f",rate={member.rate_bytes // MIB},seed={self._seed}"
+            f"workload=pulse,from={begin:.2f}s,to={end:.2f}s"
+            f",low={member.load_low:.2%},high={member.load_high:.2%}"
+            f",rate={member.rate_bytes // MIB}MiB,seed={self._seed}"
         )
         self._program.start(
             [
