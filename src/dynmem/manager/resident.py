@@ -27,6 +27,7 @@ _RAM_LINKS: Final = ("/memfd:", "/dev/shm/", "/dev/hugepages", "/anon_hugepage")
 _BLOCK: Final = 512  # unit of st_blocks, stat(2)
 _LOOK_AGAIN: Final = 30  # measurements until descriptors are searched again (memory may be plugged)
 _PSS_SHARE: Final = 20  # one measurement's cost is followed by 20 times as long without one
+_PSS_QUICK_S: Final = 0.001  # cheaper than handing it to a thread
 
 
 class Resident(NamedTuple):
@@ -120,6 +121,7 @@ class ResidentMeter:
         self._boot_bytes: int | None = None
         self._pss: Resident | None = None
         self._pss_until = 0.0
+        self._pss_cost_s = 1.0
         self._overhead = 0
 
     @property
@@ -127,7 +129,8 @@ class ResidentMeter:
         """Whether the next `measure` takes microseconds; otherwise it belongs in a thread."""
         if self._uses % _LOOK_AGAIN == 0:
             return False
-        return bool(self._files) or time.monotonic() < self._pss_until
+        now = time.monotonic()
+        return bool(self._files) or now < self._pss_until or self._pss_cost_s < _PSS_QUICK_S
 
     def measure(self, boot_bytes: int | None) -> Resident:
         """The figure now; never raises: what cannot be known has the reason as its source."""
@@ -163,7 +166,8 @@ class ResidentMeter:
         except (OSError, ValueError) as error:
             self._pss = self._from_cgroup(refusal or f"smaps_rollup: {error}")
         after = time.monotonic()
-        self._pss_until = after + _PSS_SHARE * (after - now)
+        self._pss_cost_s = after - now
+        self._pss_until = after + _PSS_SHARE * self._pss_cost_s
         return self._pss
 
     def _from_cgroup(self, refusal: str) -> Resident:

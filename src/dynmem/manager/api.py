@@ -1,0 +1,157 @@
+"""The manager's own socket: one request a connection, one JSON line each way, for its user only.
+
+    {"command": "status"}
+    {"command": "reserve", "name": "web", "size_bytes": 1073741824, "wait_ns": 30000000000}
+    {"command": "release", "vm": "web"}          without "vm": all of them
+    {"command": "take-up", "vm": "web"}          manage a released VM again
+
+Every reply has "schema_version" and "ok"; a refusal has "error" (a sentence) and "exit_code". A client that
+hangs up while its request waits has withdrawn it.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from dynmem.errors import DynmemError, ExitCode, NotPermittedError
+from dynmem.limits import API_CLIENTS_MAX, API_REQUEST_BYTES_MAX
+from dynmem.units import NS_PER_S
+
+LOG: Final = logging.getLogger(__name__)
+SCHEMA_VERSION: Final = 1
+_REQUEST_TIMEOUT_S: Final = 5.0  # from connecting to the end of the line
+_REPLY_TIMEOUT_S: Final = 5.0  # for a client that does not read
+
+
+class Status(msgspec.Struct, frozen=True, tag_field="command", tag="status", forbid_unknown_fields=True):
+    """Tell what every VM has, and why."""
+
+
+class Reserve(msgspec.Struct, frozen=True, tag_field="command", tag="reserve", forbid_unknown_fields=True):
+    """Make room for a VM about to start; answered when there is room or after `wait_ns`.
+
+    The room is kept for `hold_ns` more, or until a VM called `name` appears and takes it over.
+    """
+
+    name: str
+    size_bytes: int
+    wait_ns: int = 30 * NS_PER_S
+    hold_ns: int = 60 * NS_PER_S
+
+
+class Release(msgspec.Struct, frozen=True, tag_field="command", tag="release", forbid_unknown_fields=True):
+    """Give a VM (None: all) its maximum and leave it alone."""
+
+    vm: str | None = None
+
+
+class TakeUp(msgspec.Struct, frozen=True, tag_field="command", tag="take-up", forbid_unknown_fields=True):
+    """Manage a released VM (None: all) again."""
+
+    vm: str | None = None
+
+
+Request = Status | Reserve | Release | TakeUp
+Handler = Callable[[Request], Awaitable[dict[str, object]]]
+
+
+class ApiServer:
+    """Listens until `close`; what it is asked goes to one handler."""
+
+    def __init__(self, path: Path, handler: Handler) -> None:
+        self._path = path
+        self._handler = handler
+        self._server: asyncio.Server | None = None
+        self._clients: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        """Listen. The caller holds the lock for this path, so what lies there is a dead manager's socket."""
+        self._path.unlink(missing_ok=True)
+        listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        before = os.umask(0o177)  # the socket is never open to others, not even for a moment
+        try:
+            listening.bind(os.fspath(self._path))
+        except OSError as error:
+            listening.close()
+            raise NotPermittedError(
+                f"{self._path}: cannot listen there ({error.strerror}): choose another manager.socket"
+            ) from error
+        finally:
+            os.umask(before)
+        self._server = await asyncio.start_unix_server(
+            self._serve, sock=listening, limit=API_REQUEST_BYTES_MAX
+        )
+
+    async def close(self) -> None:
+        """Stop listening, hang up on everybody, remove the socket."""
+        if self._server is not None:
+            self._server.close()
+            for client in tuple(self._clients):
+                client.cancel()
+            if self._clients:
+                await asyncio.wait(self._clients, timeout=1.0)
+            self._path.unlink(missing_ok=True)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        client = asyncio.current_task()
+        assert client is not None
+        self._clients.add(client)
+        try:
+            if len(self._clients) > API_CLIENTS_MAX:
+                reply = _refusal(f"{API_CLIENTS_MAX} clients already wait: try again", ExitCode.REFUSED)
+            else:
+                reply = await self._reply(reader)
+            if reply:
+                writer.write(reply)
+                async with asyncio.timeout(_REPLY_TIMEOUT_S):
+                    await writer.drain()
+        except (OSError, TimeoutError, asyncio.CancelledError):
+            writer.transport.abort()
+        finally:
+            self._clients.discard(client)
+            writer.close()
+            with contextlib.suppress(OSError, asyncio.CancelledError):
+                await writer.wait_closed()
+
+    async def _reply(self, reader: asyncio.StreamReader) -> bytes:
+        """The reply to the one request, as a line; empty if the client has gone."""
+        try:
+            async with asyncio.timeout(_REQUEST_TIMEOUT_S):
+                line = await reader.readuntil(b"\n")
+            request = _DECODER.decode(line)
+        except (TimeoutError, asyncio.IncompleteReadError):
+            return b""
+        except asyncio.LimitOverrunError:
+            return _refusal(f"a request is at most {API_REQUEST_BYTES_MAX} bytes", ExitCode.USAGE)
+        except (msgspec.DecodeError, RecursionError) as error:
+            return _refusal(f"not a request of this manager: {error}", ExitCode.USAGE)
+        answer = asyncio.ensure_future(self._handler(request))
+        hang_up = asyncio.create_task(reader.read(1))
+        try:
+            await asyncio.wait((answer, hang_up), return_when=asyncio.FIRST_COMPLETED)
+            if not answer.done():
+                return b""
+            return (
+                msgspec.json.encode({"schema_version": SCHEMA_VERSION, "ok": True, **answer.result()}) + b"\n"
+            )
+        except DynmemError as error:
+            return _refusal(str(error), error.exit_code)
+        finally:
+            for task in (answer, hang_up):
+                task.cancel()
+            await asyncio.wait((answer, hang_up))
+
+
+_DECODER: Final[msgspec.json.Decoder[Request]] = msgspec.json.Decoder(Request)
+
+
+def _refusal(sentence: str, code: ExitCode) -> bytes:
+    reply = {"schema_version": SCHEMA_VERSION, "ok": False, "error": sentence, "exit_code": int(code)}
+    return msgspec.json.encode(reply) + b"\n"

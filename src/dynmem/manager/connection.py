@@ -1,0 +1,383 @@
+"""One VM as the manager sees it: its monitor, its process, its figures.
+
+At most one exchange with a VM is under way at any time, in a task of its own. A sweep waits for it only a
+little while, and for a VM that has kept one sweep waiting not at all, until it has answered: whatever one VM
+does (hang, die, talk nonsense, let somebody else hold its monitor), the others do not wait for it.
+
+    connect --> find device --> look (status, size, figures) --> look ... --> lost --> pause --> connect
+"""
+
+import asyncio
+import logging
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from dynmem.errors import DeadlineError, DynmemError, RemoteProtocolError, UnreachableError
+from dynmem.limits import RECONNECT_PAUSE_S_MAX
+from dynmem.manager import backends
+from dynmem.manager.backends import BACKENDS, DemandTracker, Device, Silence, fields, number
+from dynmem.manager.facts import ABSENT, SILENT, VmFacts
+from dynmem.manager.monitor import Monitor
+from dynmem.manager.process import Process, listener
+from dynmem.manager.resident import Resident, ResidentMeter
+from dynmem.qmp.client import QmpClient
+from dynmem.qmp.errors import BusyError, QmpCommandError
+
+LOG: Final = logging.getLogger(__name__)
+COMMAND_TIMEOUT_S: Final = 3.0
+"""A monitor that has not answered one command for so long is hung up on and tried again later."""
+LOOKS_BEFORE_WRITING: Final = 2
+"""Not even the statistics interval is set before a VM has been looked at so often."""
+_FIND_DEVICE_EVERY: Final = 10
+"""Looks between two searches of a VM that has no balloon device (one may be plugged in)."""
+_LOOK_AT_INTERVAL_EVERY: Final = 10
+"""Looks between two checks that QEMU still asks the guest for statistics."""
+_MIGRATING: Final = frozenset(
+    {
+        "setup",
+        "cancelling",
+        "active",
+        "postcopy-active",
+        "postcopy-paused",
+        "postcopy-recover",
+        "pre-switchover",
+    }
+    | {"device", "wait-unplug", "postcopy-device", "postcopy-recover-setup"}
+)
+"""States of QEMU's MigrationStatus in which the VM's memory is being moved."""
+
+
+@dataclass
+class _Life:
+    """What is known of one life (incarnation) of a VM; a new process starts a new one."""
+
+    process: Process | None
+    incarnation: str
+    meter: ResidentMeter | None
+    boot_bytes: int | None = None
+    actual_bytes: int | None = None
+    resident: Resident = field(default_factory=lambda: Resident(None, "not measured yet"))
+    device: Device | None = None
+    tracker: DemandTracker | None = None
+    resets: int = 0
+    reports: int = 0
+    """Status events seen: tells two reports with the same figures apart."""
+    looks: int = 0
+    next_search: int = 0
+    next_interval: int = 0
+    interval_problem: str | None = None
+    can_query_migration: bool = True
+
+
+class VmConnection:
+    """The manager's hold on one VM."""
+
+    def __init__(
+        self,
+        name: str,
+        path: Path,
+        *,
+        may_write: bool,
+        period_s: float,
+    ) -> None:
+        self.name: Final = name
+        self.path: Final = path
+        self._may_write = may_write
+        self._period_s = period_s
+        self._monitor: Monitor | None = None
+        self._life: _Life | None = None
+        self._look: asyncio.Task[VmFacts] | None = None
+        self._look_since: float | None = None
+        self._measuring: asyncio.Task[None] | None = None
+        self._nobody_listens = False
+        self._is_slow = False
+        self._pause_s = 0.0
+        self._not_before = 0.0
+        self._problem: str | None = None
+        self._lives = 0
+        self._dropped = 0
+
+    @property
+    def incarnation(self) -> str:
+        """The process this connection speaks to; "" if there is none."""
+        return self._life.incarnation if self._life is not None else ""
+
+    async def observe(self, now_ns: int, patience_s: float) -> VmFacts:
+        """Look at the VM, waiting `patience_s` at most; never raises: what is wrong stands in the facts.
+
+        `now_ns` is the moment of the sweep: what the guest says anew counts as said then.
+        """
+        if self._look is not None and self._look.done():
+            # The answer to an earlier sweep: too old to be used, but it shows whether the VM answers again.
+            self._is_slow = self._monitor is None
+            self._look = None
+        if self._look is None:
+            if self._monitor is None and time.monotonic() < self._not_before:
+                return self._from_outside(now_ns)
+            self._look_since = time.monotonic()
+            self._look = asyncio.create_task(self._answer(now_ns), name=f"look at {self.name}")
+        await asyncio.wait((self._look,), timeout=0 if self._is_slow else patience_s)
+        if not self._look.done():
+            self._is_slow = True
+            return self._from_outside(now_ns)
+        look, self._look = self._look, None
+        return look.result()
+
+    async def set_balloon(self, target_bytes: int) -> None:
+        """Set the target; DynmemError says why it was not taken. What comes of it only `actual` tells."""
+        if self._monitor is None or self._look is not None:
+            raise UnreachableError(f"{self.name} does not answer at {self.path}")
+        try:
+            await self._monitor.set_balloon(target_bytes)
+        except QmpCommandError:
+            raise
+        except (DynmemError, OSError, TimeoutError) as error:
+            await self._lose(error)
+            raise
+
+    async def close(self) -> None:
+        """Hang up; targets stay as they are."""
+        for task in (self._look, self._measuring):
+            if task is not None:
+                task.cancel()
+                await asyncio.wait((task,))
+        self._look = self._measuring = None
+        await self._hang_up()
+        self._end_life()
+
+    # -- one look -------------------------------------------------------------------------------------------
+
+    async def _answer(self, now_ns: int) -> VmFacts:
+        """Connect if need be and ask everything once."""
+        try:
+            monitor = self._monitor or await self._connect()
+            return await self._ask(monitor, now_ns)
+        except (DynmemError, OSError, TimeoutError) as error:
+            await self._lose(error)
+        except Exception as error:  # one VM's surprise must not end the others' service
+            LOG.exception("%s: looking at it failed", self.name)
+            await self._lose(error)
+        self._look_since = None
+        return self._from_outside(now_ns)
+
+    async def _connect(self) -> Monitor:
+        client = await QmpClient.connect(self.path)
+        self._begin_life(client.peer.pid)
+        if self._life is not None and self._life.looks:
+            self._was_reset(self._life)  # events were missed while nobody listened, a RESET may be among them
+        self._monitor = Monitor(client, may_write=self._may_write, timeout_s=COMMAND_TIMEOUT_S)
+        self._dropped = 0
+        return self._monitor
+
+    def _begin_life(self, pid: int) -> None:
+        """Know the process again, or begin with a new one (0: it cannot be seen)."""
+        process = Process.of(pid)
+        if self._life is not None:
+            if process is None and self._life.process is None:
+                return
+            if process is not None and process.incarnation == self._life.incarnation:
+                process.close()
+                return
+            self._end_life()
+        self._lives += 1
+        incarnation = process.incarnation if process is not None else f"connection {self._lives}"
+        meter = ResidentMeter(process) if process is not None else None
+        self._life = _Life(process, incarnation, meter)
+        if meter is None:
+            self._life.resident = Resident(None, "unknown (its process is in another pid namespace)")
+
+    def _end_life(self) -> None:
+        if self._life is not None and self._life.process is not None:
+            self._life.process.close()
+        self._life = None
+
+    async def _ask(self, monitor: Monitor, now_ns: int) -> VmFacts:
+        """All questions of one look."""
+        life = self._life
+        assert life is not None
+        self._take_events(monitor, life)
+        run_state = await self._run_state(monitor, life)
+        if life.boot_bytes is None:
+            reply = fields(await monitor.query("query-memory-size-summary"), "query-memory-size-summary")
+            life.boot_bytes = number(reply.get("base-memory"), "base-memory")
+        if life.device is None and life.looks >= life.next_search:
+            life.next_search = life.looks + _FIND_DEVICE_EVERY
+            await self._find_device(monitor, life)
+        life.looks += 1
+        self._problem = None
+        if life.device is None:
+            self._problem = "it has no balloon device: start it with -device virtio-balloon-pci,id=balloon0"
+        else:
+            await self._read_figures(monitor, life, life.device, now_ns)
+        await self._measure(life)
+        self._pause_s = 0.0
+        return self._facts(life, run_state, now_ns)
+
+    def _take_events(self, monitor: Monitor, life: _Life) -> None:
+        """Count what happened since the last look."""
+        events = monitor.client.events
+        for _ in range(len(events)):
+            name = events.popleft().name
+            if name == "RESET":
+                self._was_reset(life)
+            elif name == backends.STATUS_EVENT:
+                life.reports += 1
+        if monitor.client.events_dropped != self._dropped:
+            self._dropped = monitor.client.events_dropped
+            self._was_reset(life)  # nobody knows what was among them
+
+    @staticmethod
+    def _was_reset(life: _Life) -> None:
+        life.resets += 1
+        if life.tracker is not None:
+            life.tracker.forget()
+
+    @staticmethod
+    async def _run_state(monitor: Monitor, life: _Life) -> str:
+        reply = fields(await monitor.query("query-status"), "query-status")
+        status = reply.get("status")
+        if not isinstance(status, str) or len(status) > 40:
+            raise RemoteProtocolError("the reply to query-status has no status")
+        if life.can_query_migration:
+            try:
+                migration = fields(await monitor.query("query-migrate"), "query-migrate")
+            except QmpCommandError:
+                life.can_query_migration = False  # our own VM does not migrate
+            else:
+                if migration.get("status") in _MIGRATING:
+                    return "migrating"
+        return status
+
+    async def _find_device(self, monitor: Monitor, life: _Life) -> None:
+        life.device = await backends.find_device(monitor)
+        if life.device is not None and life.tracker is None:
+            life.tracker = DemandTracker(BACKENDS[life.device.kind])
+
+    async def _read_figures(self, monitor: Monitor, life: _Life, device: Device, now_ns: int) -> None:
+        """The VM's size, then what its guest says: in this order, see DemandTracker."""
+        assert life.tracker is not None
+        assert life.boot_bytes is not None
+        try:
+            balloon = fields(await monitor.query("query-balloon"), "query-balloon")
+        except QmpCommandError as error:
+            life.device = None  # unplugged
+            self._problem = f"its balloon device does not answer: {error.desc}"
+            return
+        life.actual_bytes = number(balloon.get("actual"), "actual")
+        life.tracker.saw_size(life.actual_bytes)
+        if device.kind == backends.VIRTIO_BALLOON:
+            await self._keep_statistics_on(monitor, life, device)
+        report = await BACKENDS[device.kind].read(monitor, device, life.boot_bytes)
+        if isinstance(report, Silence):
+            self._problem = life.interval_problem or report.reason
+            return
+        life.tracker.saw_report(report._replace(mark=(life.reports, report.mark)), now_ns)
+        if life.tracker.demand(0) is None:
+            self._problem = life.interval_problem
+
+    async def _keep_statistics_on(self, monitor: Monitor, life: _Life, device: Device) -> None:
+        """See to it that QEMU asks the guest for statistics; in observe mode only say that it does not."""
+        if life.looks < life.next_interval:
+            return
+        life.next_interval = max(life.looks + _LOOK_AT_INTERVAL_EVERY, LOOKS_BEFORE_WRITING + 1)
+        life.interval_problem = None
+        if await backends.statistics_interval(monitor, device) > 0:
+            return
+        if not monitor.may_write:
+            life.interval_problem = (
+                "its guest statistics are off, and observe mode does not switch them on: set"
+                f' guest-stats-polling-interval of {device.path} to 1, or use mode = "enforce"'
+            )
+        elif life.looks <= LOOKS_BEFORE_WRITING:
+            life.next_interval = LOOKS_BEFORE_WRITING + 1
+            life.interval_problem = "its guest statistics are being switched on"
+        else:
+            await monitor.set_statistics_interval(device.path, max(1, round(self._period_s)))
+
+    # -- from outside ---------------------------------------------------------------------------------------
+
+    async def _measure(self, life: _Life) -> None:
+        if life.meter is None:
+            return
+        if life.meter.is_quick:
+            life.resident = life.meter.measure(life.boot_bytes)
+        else:
+            life.resident = await asyncio.to_thread(life.meter.measure, life.boot_bytes)
+
+    def _from_outside(self, now_ns: int) -> VmFacts:
+        """Tell from outside whether a VM that does not answer is there, and what it holds."""
+        if self._life is not None and self._is_gone(self._life):
+            self._end_life()
+            self._not_before = self._pause_s = 0.0
+            self._problem = f"its process has ended (its monitor was {self.path})"
+        elif self._life is None and not self._nobody_listens:
+            self._begin_life(listener(self.path))  # it does not talk to us, but its memory counts
+        life = self._life
+        if life is None:
+            return VmFacts(name=self.name, incarnation="", run_state=ABSENT, problem=self._problem)
+        if self._look_since is not None:
+            waited = time.monotonic() - self._look_since
+            self._problem = f"its monitor {self.path} has not answered for {waited:.1f} s{self._hint()}"
+        if life.meter is not None and life.meter.is_quick:
+            life.resident = life.meter.measure(life.boot_bytes)
+        elif self._measuring is None or self._measuring.done():
+            self._measuring = asyncio.create_task(self._measure(life))  # for the next sweep to find
+        return self._facts(life, SILENT, now_ns)
+
+    def _is_gone(self, life: _Life) -> bool:
+        """Whether its process has ended, or, where no process is known, its socket is dead."""
+        return life.process.gone() if life.process is not None else self._nobody_listens
+
+    def _facts(self, life: _Life, run_state: str, now_ns: int) -> VmFacts:
+        return VmFacts(
+            name=self.name,
+            incarnation=life.incarnation,
+            run_state=run_state,
+            device=life.device.kind if life.device is not None else None,
+            boot_bytes=life.boot_bytes,
+            actual_bytes=life.actual_bytes,
+            resident_bytes=life.resident.bytes_held,
+            resident_source=life.resident.source,
+            resident_overhead_bytes=life.resident.overhead_bytes,
+            demand=life.tracker.demand(now_ns) if life.tracker is not None else None,
+            resets=life.resets,
+            problem=self._problem,
+        )
+
+    # -- losing it ------------------------------------------------------------------------------------------
+
+    async def _lose(self, error: BaseException) -> None:
+        """Hang up after a fault, and say what it was; the next attempt waits longer each time."""
+        self._problem = self._sentence(error)
+        await self._hang_up()
+        self._pause_s = min(max(2 * self._pause_s, self._period_s), RECONNECT_PAUSE_S_MAX)
+        self._nobody_listens = isinstance(error, UnreachableError) and not isinstance(error, BusyError)
+        # Nobody listening costs a failed connect: look each period, so that a new VM is seen at once.
+        self._not_before = time.monotonic() + (0.0 if self._nobody_listens else self._pause_s)
+
+    def _sentence(self, error: BaseException) -> str:
+        if isinstance(error, BusyError):
+            return (
+                f"no greeting from {self.path}: another client holds this monitor, or the VM hangs:"
+                f" give dynmem a monitor of its own (a second -chardev and -mon pair){self._hint()}"
+            )
+        if isinstance(error, UnreachableError):
+            return f"nobody answers ({error}): start the VM, or correct its qmp in the configuration"
+        if isinstance(error, DeadlineError | TimeoutError):
+            return f"its monitor did not answer, trying again: {error}{self._hint()}"
+        if isinstance(error, RemoteProtocolError):
+            return f"what answers does not speak QMP: {error}: correct its qmp in the configuration"
+        return f"its monitor {self.path} failed: {error}"
+
+    def _hint(self) -> str:
+        """What the process itself tells about its silence."""
+        if self._life is not None and self._life.process is not None and self._life.process.stopped():
+            return "; its process is stopped (by SIGSTOP or a debugger): continue it"
+        return ""
+
+    async def _hang_up(self) -> None:
+        if self._monitor is not None:
+            monitor, self._monitor = self._monitor, None
+            await monitor.client.close()

@@ -1,0 +1,56 @@
+"""The manager's only way to speak to a VM: a QMP client behind a list of what may be sent.
+
+Reading: `query-*`, `qom-list`, `qom-get`. Writing: `balloon`, and `qom-set` of the statistics interval. In
+observe mode writing raises before a byte is sent.
+"""
+
+from typing import Final
+
+from dynmem.errors import LocalProtocolError
+from dynmem.qmp.client import QmpClient
+
+QUERIES: Final = frozenset(
+    {
+        "query-balloon",
+        "query-hv-balloon-status-report",
+        "query-memory-size-summary",
+        "query-migrate",
+        "query-status",
+        "qom-get",
+        "qom-list",
+    }
+)
+WRITES: Final = frozenset({"balloon", "qom-set"})
+STATISTICS_INTERVAL: Final = "guest-stats-polling-interval"
+"""The one property that is ever set (QEMU hw/virtio/virtio-balloon.c, in seconds)."""
+
+
+class Monitor:
+    """A connected QMP client behind the allow-list."""
+
+    def __init__(self, client: QmpClient, *, may_write: bool, timeout_s: float) -> None:
+        self.client: Final = client
+        self.may_write: Final = may_write
+        self._timeout_s = timeout_s
+
+    async def query(self, command: str, arguments: dict[str, object] | None = None) -> object:
+        """Ask something that changes nothing; what QmpClient.execute raises, passes."""
+        if command not in QUERIES:
+            raise LocalProtocolError(f"{command} is not among the queries that the manager may send")
+        return await self.client.execute(command, arguments, timeout_s=self._timeout_s)
+
+    async def set_balloon(self, target_bytes: int) -> None:
+        """Ask the guest's balloon for a size. An empty reply is no success: only `actual` tells."""
+        assert target_bytes > 0
+        await self._write("balloon", {"value": target_bytes})
+
+    async def set_statistics_interval(self, path: str, seconds: int) -> None:
+        """Let QEMU ask the guest for its statistics every so many seconds."""
+        assert seconds > 0
+        await self._write("qom-set", {"path": path, "property": STATISTICS_INTERVAL, "value": seconds})
+
+    async def _write(self, command: str, arguments: dict[str, object]) -> None:
+        if not self.may_write:
+            raise LocalProtocolError(f"{command} was about to be sent in observe mode")
+        assert command in WRITES
+        await self.client.execute(command, arguments, timeout_s=self._timeout_s)

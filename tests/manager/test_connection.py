@@ -1,0 +1,385 @@
+"""The manager's hold on one VM: real QEMUs that live, hang and die, and servers that talk nonsense."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from dynmem.errors import LocalProtocolError, UnreachableError
+from dynmem.manager import connection as connection_module
+from dynmem.manager.connection import VmConnection
+from dynmem.manager.facts import ABSENT, RUNNING, SILENT
+from dynmem.manager.monitor import Monitor
+from dynmem.qmp.client import QmpClient
+
+from .vms import BALLOON, MEBIBYTE, MEMFD, FakeVm, kill, listening, look, look_until, qemu, stop
+
+
+@contextlib.asynccontextmanager
+async def hold(path: Path, *, may_write: bool = False) -> AsyncIterator[VmConnection]:
+    connection = VmConnection("web", path, may_write=may_write, period_s=0.1)
+    try:
+        yield connection
+    finally:
+        await connection.close()
+
+
+@pytest.mark.qemu
+def test_a_real_qemu_is_known_by_its_process_its_device_and_its_sizes(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        with qemu(tmp_path / "qmp", *BALLOON, *MEMFD) as process:
+            async with hold(tmp_path / "qmp") as connection:
+                facts = await look(connection)
+                assert facts.incarnation.startswith(f"{process.pid}@")
+                assert (facts.run_state, facts.device) == ("prelaunch", "virtio-balloon")
+                assert facts.boot_bytes == facts.actual_bytes == 64 * MEBIBYTE
+                assert facts.resident_source == "blocks of its RAM files"
+                assert facts.resident_bytes is not None
+                assert facts.resident_bytes <= 4 * MEBIBYTE
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.qemu
+def test_success_means_nothing_without_a_driver_and_no_demand_is_made_up(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        with qemu(tmp_path / "qmp", *BALLOON, paused=False):
+            async with hold(tmp_path / "qmp", may_write=True) as connection:
+                await look(connection)
+                await connection.set_balloon(32 * MEBIBYTE)
+                for _ in range(5):
+                    facts = await look(connection)
+                    assert facts.run_state == RUNNING
+                    assert facts.actual_bytes == 64 * MEBIBYTE
+                    assert facts.demand is None
+                assert facts.problem is not None
+                assert "load the virtio_balloon driver" in facts.problem
+                assert facts.resident_source == "Pss and swap of its process"
+                # QEMU's own memory is told from its guest's, of which next to nothing was touched.
+                assert facts.resident_bytes is not None
+                assert facts.resident_overhead_bytes > 10 * MEBIBYTE
+                assert facts.resident_bytes - facts.resident_overhead_bytes < 32 * MEBIBYTE
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.qemu
+def test_a_vm_without_a_balloon_device_is_told_what_it_lacks(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        with qemu(tmp_path / "qmp"):
+            async with hold(tmp_path / "qmp") as connection:
+                facts = await look(connection)
+                assert facts.device is None
+                assert "virtio-balloon-pci,id=balloon0" in (facts.problem or "")
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.qemu
+def test_a_reset_is_counted_and_so_is_one_that_may_have_been_missed(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        options = (*BALLOON, "-qmp", f"unix:{tmp_path / 'other'},server=on,wait=off")
+        with qemu(tmp_path / "qmp", *options):
+            async with hold(tmp_path / "qmp") as connection:
+                assert (await look(connection)).resets == 0
+                other = await QmpClient.connect(tmp_path / "other")
+                await other.execute("system_reset")
+                facts = await look_until(connection, lambda facts: facts.resets > 0)
+                assert facts.resets == 1
+                await other.close()
+                await connection._hang_up()
+                again = await look(connection)
+                assert (again.resets, again.incarnation) == (2, facts.incarnation)
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.qemu
+def test_a_killed_vm_is_gone_and_its_successor_is_another_one(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with hold(tmp_path / "qmp") as connection:
+            with qemu(tmp_path / "qmp", *BALLOON) as process:
+                first = await look(connection)
+                kill(process)
+                dead = await look(connection)
+                assert (dead.incarnation, dead.run_state, dead.actual_bytes) == ("", ABSENT, None)
+                assert dead.problem is not None
+            with qemu(tmp_path / "qmp", *BALLOON):
+                second = await look_until(connection, lambda facts: facts.run_state == "prelaunch")
+                assert second.incarnation not in ("", first.incarnation)
+                assert (second.resets, second.problem is None) == (0, False)
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.qemu
+def test_a_stopped_vm_keeps_its_last_size_says_so_and_delays_one_look_only(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        with qemu(tmp_path / "qmp", *BALLOON, *MEMFD) as process:
+            async with hold(tmp_path / "qmp", may_write=True) as connection:
+                first = await look(connection)
+                stop(process)
+                facts = await look(connection, patience_s=0.05)
+                assert (facts.run_state, facts.incarnation) == (SILENT, first.incarnation)
+                assert facts.actual_bytes == 64 * MEBIBYTE
+                assert facts.resident_bytes is not None
+                assert "is stopped (by SIGSTOP or a debugger)" in (facts.problem or "")
+                # A patience of a minute would run into the test's time limit if it were waited for again.
+                assert (await look(connection, patience_s=60)).run_state == SILENT
+                with pytest.raises(UnreachableError, match="web does not answer"):
+                    await connection.set_balloon(32 * MEBIBYTE)
+                os.kill(process.pid, signal.SIGCONT)
+                again = await look_until(connection, lambda facts: facts.run_state == "prelaunch")
+                assert again.incarnation == first.incarnation
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.qemu
+def test_a_monitor_that_another_client_holds_is_named_and_taken_when_it_is_free(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        with qemu(tmp_path / "qmp", *BALLOON) as process:
+            holder = await QmpClient.connect(tmp_path / "qmp")
+            async with hold(tmp_path / "qmp") as connection:
+                facts = await look(connection)
+                assert facts.run_state == SILENT
+                assert facts.incarnation.startswith(f"{process.pid}@")
+                facts = await look_until(connection, lambda facts: facts.resident_bytes is not None)
+                assert facts.run_state == SILENT  # its memory counts although it does not talk to us
+                assert "another client holds this monitor" in (facts.problem or "")
+                await holder.close()
+                facts = await look_until(connection, lambda facts: facts.run_state == "prelaunch")
+                assert facts.resets == 0
+
+    asyncio.run(scenario())
+
+
+def test_nobody_listening_is_absent_and_says_what_to_do(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with hold(tmp_path / "qmp") as connection:
+            facts = await look(connection)
+            assert (facts.incarnation, facts.run_state) == ("", ABSENT)
+            assert "no such socket" in (facts.problem or "")
+            assert "start the VM, or correct its qmp" in (facts.problem or "")
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    "noise",
+    [
+        b"SSH-2.0-OpenSSH_9.2p1\r\n",
+        b"\x00\xff" * 1000 + b"\n",
+        b"[1, 2, 3]\r\n",
+        b"[" * 100_000 + b"\n",
+        b"x" * 10_000_000,
+    ],
+)
+def test_garbage_is_named_as_such_and_hung_up_on(noise: bytes, tmp_path: Path) -> None:
+    async def babble(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(noise)
+        with contextlib.suppress(ConnectionError):
+            await writer.drain()
+            await reader.read()
+
+    async def scenario() -> None:
+        async with listening(tmp_path / "qmp", babble), hold(tmp_path / "qmp") as connection:
+            facts = await look(connection)
+            assert facts.run_state == SILENT
+            assert "does not speak QMP" in (facts.problem or "")
+
+    asyncio.run(scenario())
+
+
+WRONG_ANSWERS: dict[str, object] = {
+    "query-status": [],
+    "query-balloon": {"actual": -1},
+    "query-memory-size-summary": {"base-memory": "much"},
+    "query-hv-balloon-status-report": {"committed": True, "available": 1},
+}
+
+
+@pytest.mark.parametrize("command", WRONG_ANSWERS)
+def test_an_answer_of_the_wrong_form_is_never_believed(command: str, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        good: dict[str, object] = {"query-hv-balloon-status-report": {"committed": 1, "available": 1}}
+        vm = FakeVm(good | {command: WRONG_ANSWERS[command]})
+        async with listening(tmp_path / "qmp", vm.serve), hold(tmp_path / "qmp") as connection:
+            facts = await look(connection)
+            assert facts.run_state == SILENT
+            assert "does not speak QMP" in (facts.problem or "")
+
+    asyncio.run(scenario())
+
+
+def test_sizes_that_cannot_be_are_no_demand(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        vm = FakeVm({"query-hv-balloon-status-report": {"committed": (1 << 64) - 1, "available": 5}})
+        async with listening(tmp_path / "qmp", vm.serve), hold(tmp_path / "qmp") as connection:
+            facts = await look(connection)
+            assert facts.demand is None
+            assert "sizes that cannot be" in (facts.problem or "")
+
+    asyncio.run(scenario())
+
+
+def test_a_vm_that_hangs_in_the_middle_is_hung_up_on_and_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection_module, "COMMAND_TIMEOUT_S", 0.2)
+
+    async def scenario() -> None:
+        vm = FakeVm()
+        vm.silent_on = "query-balloon"
+        vm.answers["query-hv-balloon-status-report"] = {"committed": 1, "available": 1}
+        async with listening(tmp_path / "qmp", vm.serve), hold(tmp_path / "qmp") as connection:
+            facts = await look(connection)
+            assert facts.run_state == SILENT
+            assert "no answer to query-balloon" in (facts.problem or "")
+            vm.silent_on = ""
+            assert (await look_until(connection, lambda facts: facts.run_state == RUNNING)).problem is None
+
+    asyncio.run(scenario())
+
+
+def test_a_monitor_that_always_hangs_is_tried_ever_more_rarely(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection_module, "COMMAND_TIMEOUT_S", 0.01)
+
+    async def scenario() -> None:
+        vm = FakeVm()
+        vm.silent_on = "query-status"
+        async with listening(tmp_path / "qmp", vm.serve), hold(tmp_path / "qmp") as connection:
+            begin = time.monotonic()
+            while time.monotonic() < begin + 1.0:
+                await look(connection)
+                await asyncio.sleep(0.01)
+            assert 2 <= len(vm.writers) <= 5
+
+    asyncio.run(scenario())
+
+
+def test_a_migrating_vm_says_so(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        vm = FakeVm({"query-migrate": {"status": "active"}})
+        async with listening(tmp_path / "qmp", vm.serve), hold(tmp_path / "qmp") as connection:
+            assert (await look(connection)).run_state == "migrating"
+            vm.answers["query-migrate"] = {"status": "completed"}
+            assert (await look(connection)).run_state == RUNNING
+
+    asyncio.run(scenario())
+
+
+def test_demand_on_hv_balloon_leaves_out_what_is_ballooned(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        status: dict[str, object] = {"committed": 50 * MEBIBYTE, "available": 9 * MEBIBYTE}
+        vm = FakeVm({"query-hv-balloon-status-report": status, "query-balloon": {"actual": 40 * MEBIBYTE}})
+        async with listening(tmp_path / "qmp", vm.serve), hold(tmp_path / "qmp") as connection:
+            facts = await look(connection)
+            assert facts.device == "hv-balloon"
+            assert facts.demand is None  # it may be any age
+            vm.event("HV_BALLOON_STATUS_REPORT", status)
+            facts = await look_until(connection, lambda facts: facts.demand is not None)
+            assert facts.demand is not None
+            assert facts.demand.committed_bytes == (50 - 24) * MEBIBYTE
+            assert facts.demand.available_bytes == 9 * MEBIBYTE
+            assert facts.demand.source == "committed - (boot - actual)"
+            vm.event("RESET")
+            facts = await look_until(connection, lambda facts: facts.resets == 1)
+            assert facts.demand is None
+
+    asyncio.run(scenario())
+
+
+def test_demand_grows_old_until_the_guest_reports_again(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        statistics = {"stats": {"stat-available-memory": 20 * MEBIBYTE}, "last-update": 100}
+        vm = FakeVm(
+            {
+                "qom-list": [{"name": "balloon0", "type": "child<virtio-balloon-pci>"}],
+                "qom-get guest-stats": lambda _: statistics,
+                "qom-get guest-stats-polling-interval": 1,
+            }
+        )
+        async with listening(tmp_path / "qmp", vm.serve), hold(tmp_path / "qmp") as connection:
+            assert (await look(connection, now_ns=1000)).demand is None
+            statistics["last-update"] = 101
+            ages = [(await look(connection, now_ns=now)).demand for now in (2000, 3000, 4000)]
+            assert [demand.age_ns for demand in ages if demand is not None] == [0, 1000, 2000]
+            statistics["last-update"] = 102
+            fresh = (await look(connection, now_ns=5000)).demand
+            assert fresh is not None
+            assert (fresh.age_ns, fresh.committed_bytes) == (0, 44 * MEBIBYTE)
+
+    asyncio.run(scenario())
+
+
+def virtio_vm(**answers: object) -> FakeVm:
+    return FakeVm(
+        {
+            "qom-list": [{"name": "balloon0", "type": "child<virtio-balloon-pci>"}],
+            "qom-get guest-stats": {"stats": {"stat-available-memory": 20 * MEBIBYTE}, "last-update": 1},
+            "qom-get guest-stats-polling-interval": 0,
+            "qom-set": {},
+            "balloon": {},
+            **answers,
+        }
+    )
+
+
+def test_in_enforce_mode_statistics_are_switched_on_after_two_looks(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        vm = virtio_vm()
+        async with (
+            listening(tmp_path / "qmp", vm.serve),
+            hold(tmp_path / "qmp", may_write=True) as connection,
+        ):
+            for _ in range(2):
+                facts = await look(connection)
+                assert "qom-set" not in [name for name, _ in vm.asked]
+                assert facts.problem == "its guest statistics are being switched on"
+            await look(connection)
+            sent = [arguments for name, arguments in vm.asked if name == "qom-set"]
+            path, name = "/machine/peripheral/balloon0", "guest-stats-polling-interval"
+            assert sent == [{"path": path, "property": name, "value": 1}]
+
+    asyncio.run(scenario())
+
+
+def test_in_observe_mode_nothing_is_set_and_missing_statistics_are_explained(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        vm = virtio_vm()
+        async with listening(tmp_path / "qmp", vm.serve), hold(tmp_path / "qmp") as connection:
+            for _ in range(30):
+                facts = await look(connection)
+            assert "observe mode does not switch them on" in (facts.problem or "")
+            with pytest.raises(LocalProtocolError):
+                await connection.set_balloon(32 * MEBIBYTE)
+            allowed = {"query-status", "query-balloon", "query-memory-size-summary", "query-migrate"}
+            allowed |= {"query-hv-balloon-status-report", "qom-list", "qom-get"}
+            assert {name for name, _ in vm.asked} <= allowed
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    "command", ["quit", "stop", "device_del", "human-monitor-command", "balloon", "qom-set"]
+)
+def test_nothing_outside_the_allow_list_can_be_asked(command: str, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        vm = FakeVm()
+        async with listening(tmp_path / "qmp", vm.serve):
+            client = await QmpClient.connect(tmp_path / "qmp")
+            monitor = Monitor(client, may_write=True, timeout_s=1.0)
+            with pytest.raises(LocalProtocolError):
+                await monitor.query(command)
+            assert vm.asked == []
+            await client.close()
+
+    asyncio.run(scenario())

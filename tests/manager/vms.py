@@ -1,0 +1,144 @@
+"""Virtual machines for the tests: a real QEMU without a guest, and a real socket server that misbehaves."""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from pathlib import Path
+
+from dynmem.manager.connection import VmConnection
+from dynmem.manager.facts import VmFacts
+
+MEBIBYTE = 1 << 20
+BALLOON = ("-device", "virtio-balloon-pci,id=balloon0")
+MEMFD = ("-object", "memory-backend-memfd,id=ram,size=64M,share=on", "-machine", "memory-backend=ram")
+GREETING = {
+    "QMP": {"version": {"qemu": {"major": 9, "minor": 0, "micro": 0}, "package": ""}, "capabilities": []}
+}
+
+
+@contextlib.contextmanager
+def qemu(path: Path, *options: str, paused: bool = True) -> Iterator[subprocess.Popen[bytes]]:
+    """A QEMU of 64 MiB with no guest in it, its monitor at `path`; killed at the end."""
+    command = ["qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none"]
+    command += ["-machine", "q35", "-accel", "tcg,tb-size=32", "-m", "64", *(["-S"] if paused else [])]
+    path.unlink(missing_ok=True)
+    process = subprocess.Popen([*command, *options, "-qmp", f"unix:{path},server=on,wait=off"])
+    try:
+        deadline = time.monotonic() + 20
+        while not path.exists():
+            assert process.poll() is None, "QEMU ended at once"
+            assert time.monotonic() < deadline, "QEMU did not open its monitor"
+            time.sleep(0.01)
+        yield process
+    finally:
+        process.send_signal(signal.SIGCONT)
+        process.kill()
+        process.wait()
+
+
+class FakeVm:
+    """A real QMP socket server in this process, for the faults that a real QEMU does not show on demand.
+
+    `answers` maps a command to what it returns (an exception's text becomes an error); what was asked is kept
+    in `asked`. `silent_on` names a command that is never answered.
+    """
+
+    def __init__(self, answers: dict[str, object] | None = None) -> None:
+        self.answers: dict[str, object] = {
+            "query-status": {"status": "running", "running": True},
+            "query-balloon": {"actual": 64 * MEBIBYTE},
+            "query-memory-size-summary": {"base-memory": 64 * MEBIBYTE},
+            **(answers or {}),
+        }
+        self.asked: list[tuple[str, dict[str, object]]] = []
+        self.silent_on = ""
+        self.writers: list[asyncio.StreamWriter] = []
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.writers.append(writer)
+        self._send(writer, GREETING)
+        with contextlib.suppress(ConnectionError):
+            while line := await reader.readline():
+                request = json.loads(line)
+                name, arguments = request["execute"], request.get("arguments", {})
+                if name == self.silent_on:
+                    continue
+                if name != "qmp_capabilities":
+                    self.asked.append((name, arguments))
+                self._send(writer, self._answer(name, arguments) | {"id": request["id"]})
+
+    def _answer(self, name: str, arguments: dict[str, object]) -> dict[str, object]:
+        if name == "qmp_capabilities":
+            return {"return": {}}
+        key = name if name != "qom-get" else f"qom-get {arguments['property']}"
+        answer = self.answers.get(key)
+        if callable(answer):
+            answer = answer(arguments)
+        if answer is None:
+            return {"error": {"class": "CommandNotFound", "desc": f"The command {name} has not been found"}}
+        if isinstance(answer, Exception):
+            return {"error": {"class": "GenericError", "desc": str(answer)}}
+        return {"return": answer}
+
+    def event(self, name: str, data: dict[str, object] | None = None) -> None:
+        """Send an event to everybody who is connected."""
+        for writer in self.writers:
+            stamp = {"seconds": 1_700_000_000, "microseconds": 0}
+            self._send(writer, {"event": name, "data": data or {}, "timestamp": stamp})
+
+    @staticmethod
+    def _send(writer: asyncio.StreamWriter, message: Mapping[str, object]) -> None:
+        writer.write(json.dumps(message).encode() + b"\r\n")
+
+
+@contextlib.asynccontextmanager
+async def listening(
+    path: Path, serve: Callable[[asyncio.StreamReader, asyncio.StreamWriter], object]
+) -> AsyncIterator[None]:
+    """A unix socket server at `path` for as long as the block lasts."""
+    writers: list[asyncio.StreamWriter] = []
+
+    async def kept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.append(writer)
+        answer = serve(reader, writer)
+        if asyncio.iscoroutine(answer):
+            await answer
+
+    server = await asyncio.start_unix_server(kept, path)
+    try:
+        yield
+    finally:
+        server.close()
+        for writer in writers:
+            writer.transport.abort()
+
+
+async def look(connection: VmConnection, *, patience_s: float = 5.0, now_ns: int | None = None) -> VmFacts:
+    """One look, waiting long."""
+    return await connection.observe(time.monotonic_ns() if now_ns is None else now_ns, patience_s)
+
+
+async def look_until(connection: VmConnection, wanted: Callable[[VmFacts], bool]) -> VmFacts:
+    """Look again and again until the facts are as wanted, for ten seconds at most."""
+    deadline = time.monotonic() + 10
+    while not wanted(facts := await look(connection, patience_s=0.5)):
+        assert time.monotonic() < deadline, facts
+        await asyncio.sleep(0.02)
+    return facts
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """Stop a process with SIGSTOP and wait until it has stopped."""
+    os.kill(process.pid, signal.SIGSTOP)
+    os.waitid(os.P_PID, process.pid, os.WSTOPPED)
+
+
+def kill(process: subprocess.Popen[bytes]) -> None:
+    """Kill a process with SIGKILL and wait until it has ended, without reaping it."""
+    os.kill(process.pid, signal.SIGKILL)
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
