@@ -176,7 +176,7 @@ class Gmm:
         self._decline_unbacked(vm, account, reserved)
         self._reserved += sum(reserved.values()) - sum(account.reserved.values())
         account.reserved = reserved
-        account.may_allocate = account.allocated[Account.BASE] + account.ballooned <= reserved[Account.BASE]
+        _allow_if_it_fits(account)
 
     def allocate_pages(self, vm: str, pages: int, account: Account) -> None:
         """GMMR0AllocatePages: charge `pages` to an account, all or nothing."""
@@ -247,6 +247,7 @@ class Gmm:
                 raise GmmError(Status.INVALID_PARAMETER, f"{action!r} is not a balloon action")
         book.ballooned += change
         self._ballooned += change
+        _allow_if_it_fits(book)
 
     def cleanup_vm(self, vm: str) -> int:
         """GMMR0CleanupVM: the VM is gone and everything it held is free; answers how many pages that was."""
@@ -339,8 +340,12 @@ class Gmm:
         self._allocated += pages
         self._chunks += book.chunks - before
         self._freed_chunks += max(0, before - book.chunks)
-        if not book.may_allocate:
-            book.may_allocate = book.allocated[Account.BASE] + book.ballooned <= book.reserved[Account.BASE]
+        _allow_if_it_fits(book)
+
+
+def _allow_if_it_fits(book: _Account) -> None:
+    """A VM that holds more than it reserves may not allocate."""
+    book.may_allocate = book.allocated[Account.BASE] + book.ballooned <= book.reserved[Account.BASE]
 
 
 def _sizes(pages: dict[Account, int]) -> VmSizes:

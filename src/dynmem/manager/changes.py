@@ -1,0 +1,137 @@
+"""Which targets change in this step: shrinks that plan and guests allow, grants that are measured free.
+
+Shrinks come first. A grant is paid from measured free alone, by the same levels as the plan: whoever lacks
+demand comes before whoever lacks a buffer, and headroom comes last. Raising a target within what the VM still
+holds costs nothing.
+"""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from dynmem.manager.record import Record
+from dynmem.manager.safeguards import band_pages, cushion_pages
+from dynmem.policy import HUGE_PAGES, LEVELS, Decision, Vm, fill, level_tops
+
+ALREADY_HELD = "no grant: it holds this much already"
+SHORT_LEVELS = 7  # the floor and the first rows of LEVELS: demand and buffers of three priorities
+
+
+class Candidate(msgspec.Struct):
+    """A movable VM with its decision. Pages; `held` is the target now, `claim` what it may still have."""
+
+    record: Record
+    view: Vm
+    decision: Decision
+    held: int
+    claim: int
+    may_shrink: bool
+
+    @property
+    def short(self) -> bool:
+        """Whether it has less than it wants, and the plan would give it more."""
+        return self.held < min(self.decision.wanted_pages, self.decision.target_pages)
+
+    @property
+    def short_pages(self) -> int:
+        """What it waits for, of what it wants."""
+        return max(0, min(self.decision.wanted_pages, self.decision.target_pages) - self.held)
+
+    @property
+    def in_flight(self) -> int:
+        """What it has been asked for and has not given yet."""
+        return max(0, (self.record.actual_pages or 0) - self.held)
+
+    @property
+    def target_now(self) -> int:
+        """The target after this step's orders."""
+        return self.record.target_pages or 0
+
+    @property
+    def band(self) -> int:
+        """Its dead band."""
+        return band_pages(self.view.maximum_pages)
+
+
+class Change(msgspec.Struct, frozen=True):
+    """A target that changes; `measurement` is "" for a shrink."""
+
+    record: Record
+    target: int
+    reason: str
+    measurement: str = ""
+
+
+def shrink_target(candidate: Candidate, *, cushion: bool) -> int:
+    """The least that may be asked of this VM now: the plan's target, and what its guest can give at once."""
+    target = candidate.decision.target_pages
+    demand = candidate.record.facts.demand
+    actual = candidate.record.actual_pages
+    if not candidate.may_shrink:
+        return candidate.held
+    if cushion and demand is not None and actual is not None:
+        given = max(0, (demand.available_bytes >> 12) - cushion_pages(actual))
+        keeps = -(-(actual - given) // HUGE_PAGES) * HUGE_PAGES
+        target = max(target, keeps)
+    return min(target, candidate.held)
+
+
+def choose_shrinks(
+    candidates: Sequence[Candidate], needed: int, free: int, *, cushion: bool, dead_band: bool
+) -> list[tuple[Candidate, int]]:
+    """Who gives, and down to what.
+
+    Differences within the dead band are left alone, unless what the larger ones bring (beside what is free or
+    being given already) does not cover what is `needed`; then they come too, the largest first.
+    """
+    wanted = [(each, shrink_target(each, cushion=cushion)) for each in candidates]
+    chosen: list[tuple[Candidate, int]] = []
+    small: list[tuple[Candidate, int]] = []
+    for each, target in wanted:
+        if target < each.held:
+            worth_it = not dead_band or each.held - target >= each.band
+            (chosen if worth_it else small).append((each, target))
+    brought = free + sum(each.in_flight for each in candidates)
+    brought += sum(each.held - target for each, target in chosen)
+    for each, target in sorted(small, key=lambda pair: pair[1] - pair[0].held):
+        if brought >= needed:
+            break
+        chosen.append((each, target))
+        brought += each.held - target
+    return chosen
+
+
+def choose_grants(
+    candidates: Sequence[Candidate], free: int, spare: int, *, dead_band: bool
+) -> list[tuple[Candidate, int]]:
+    """Who gets more, and up to what, from `free` pages for those who are short and `spare` for headroom."""
+    growers = [
+        each
+        for each in candidates
+        if each.decision.target_pages > each.held
+        and (each.short or not dead_band or each.decision.target_pages - each.held >= each.band)
+    ]
+    base = [max(each.held, min(each.decision.target_pages, each.claim)) for each in growers]
+    reached = list(base)
+    tops = [
+        (min(each.view.floor_pages, target), *level_tops(each.view, target))
+        for each, target in ((each, each.decision.target_pages) for each in growers)
+    ]
+    weights = [each.view.weight for each in growers]
+    paid = 0
+    for level in range(len(LEVELS) + 1):
+        left = (free if level < SHORT_LEVELS else min(free, spare)) - paid
+        needs = [max(0, top[level] - have) for top, have in zip(tops, reached, strict=True)]
+        for index, pages in enumerate(fill(needs, weights, left)):
+            reached[index] += pages
+            paid += pages
+    pairs = zip(growers, base, reached, strict=True)
+    targets = ((each, _granted(each, own, have)) for each, own, have in pairs)
+    return [(each, target) for each, target in targets if target > each.held]
+
+
+def _granted(candidate: Candidate, own: int, reached: int) -> int:
+    """Whole 2 MiB, except where the target itself is reached; what it holds already is not rounded away."""
+    if reached >= candidate.decision.target_pages:
+        return reached
+    return max(own, reached // HUGE_PAGES * HUGE_PAGES)

@@ -1,0 +1,109 @@
+"""Measured free: what the host can really give away now, the smaller of two measurements.
+
+The budget's term takes what VMs hold or may take off the budget. The host's term takes what VMs may still
+take off what the kernel calls available. Resident memory alone lies (discarded huge pages stay), and so does
+each term alone.
+"""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from dynmem.manager.facts import HostFacts, ManagerSettings
+from dynmem.units import PAGE_SIZE, format_size, pages_of
+
+
+class Charge(msgspec.Struct, frozen=True, gc=False):
+    """What one VM takes: `held` of the budget, and the `untouched` part that the host has not lost yet.
+
+    `occupied` is what it takes of the host now, for a VM that can't be measured the whole claim.
+    """
+
+    held: int
+    untouched: int
+    occupied: int
+
+
+class MeasuredFree(msgspec.Struct, frozen=True):
+    """Both terms before reservations, and what reservations hold. Pages, terms may be negative."""
+
+    budget_pages: int
+    slush_pages: int
+    held_pages: int
+    available_pages: int
+    untouched_pages: int
+    reserved_pages: int
+
+    @property
+    def budget_term(self) -> int:
+        """Budget − slush − what VMs hold or may take − reservations."""
+        return self.budget_pages - self.slush_pages - self.held_pages - self.reserved_pages
+
+    @property
+    def host_term(self) -> int:
+        """Available on the host − slush − what VMs may still take − reservations."""
+        return self.available_pages - self.slush_pages - self.untouched_pages - self.reserved_pages
+
+    @property
+    def pages(self) -> int:
+        """The smaller term: what may be granted."""
+        return min(self.budget_term, self.host_term)
+
+    @property
+    def spare_pages(self) -> int:
+        """What may be granted as headroom.
+
+        The host keeps its slush twice for that, so that headroom does not sway with it.
+        """
+        return min(self.budget_term, self.host_term - self.slush_pages)
+
+    @property
+    def deciding(self) -> str:
+        """Which term decides: "budget" or "host"."""
+        return "budget" if self.budget_term <= self.host_term else "host"
+
+    @property
+    def text(self) -> str:
+        """The deciding term in words, and the other one's sum."""
+        slush, reserved = _size(self.slush_pages), _size(self.reserved_pages)
+        if self.deciding == "budget":
+            return (
+                f"{_size(self.pages)} measured free by the budget: {_size(self.budget_pages)} − slush "
+                f"{slush} − held or promised {_size(self.held_pages)} − reserved {reserved} "
+                f"(the host's term says {_size(self.host_term)})"
+            )
+        return (
+            f"{_size(self.pages)} measured free by the host: available {_size(self.available_pages)} − slush "
+            f"{slush} − granted and untouched {_size(self.untouched_pages)} − reserved {reserved} "
+            f"(the budget's term says {_size(self.budget_term)})"
+        )
+
+
+def charge(claim_pages: int, resident_pages: int | None, overhead_pages: int) -> Charge:
+    """What a VM takes by its claim and by what the host measured, which includes known overhead."""
+    if resident_pages is None:
+        return Charge(held=claim_pages, untouched=claim_pages, occupied=claim_pages)
+    guest = max(0, resident_pages - overhead_pages)
+    return Charge(
+        held=max(resident_pages, claim_pages + overhead_pages),
+        untouched=max(0, claim_pages - guest),
+        occupied=resident_pages,
+    )
+
+
+def measure(
+    settings: ManagerSettings, host: HostFacts, charges: Sequence[Charge], reserved_pages: int
+) -> MeasuredFree:
+    """Add up both terms."""
+    return MeasuredFree(
+        budget_pages=pages_of(settings.budget_bytes),
+        slush_pages=-(-settings.slush_bytes // PAGE_SIZE),
+        held_pages=sum(each.held for each in charges),
+        available_pages=pages_of(host.mem_available_bytes),
+        untouched_pages=sum(each.untouched for each in charges),
+        reserved_pages=reserved_pages,
+    )
+
+
+def _size(pages: int) -> str:
+    return format_size(pages * PAGE_SIZE)

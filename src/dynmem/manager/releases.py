@@ -1,0 +1,99 @@
+"""Released VMs: everything they booted with is given back, and then they are left alone.
+
+Others make room first, and the memory is measured free as for every grant. Where they can't make room in
+time, the rest is given all the same: it is the operator's order, and the reason says that the budget does not
+cover it.
+"""
+
+from collections.abc import Iterable
+
+from dynmem.manager.changes import ALREADY_HELD, Change
+from dynmem.manager.claims import Claims
+from dynmem.manager.facts import ManagerSettings
+from dynmem.manager.orders import Orders
+from dynmem.manager.record import Record
+from dynmem.manager.safeguards import RELEASE_PERIODS
+from dynmem.manager.standing import Standing
+from dynmem.policy import HUGE_PAGES
+from dynmem.units import PAGE_SIZE, format_size
+
+
+class Releases:
+    """Which VMs are released, by name: also those that are not there yet."""
+
+    def __init__(self, settings: ManagerSettings) -> None:
+        self._patience_ns = RELEASE_PERIODS * settings.period_ns
+        self._names: set[str] = set()
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._names
+
+    def release(self, names: Iterable[str]) -> None:
+        """Leave these VMs alone from now on."""
+        self._names.update(names)
+
+    def take_up(self, names: Iterable[str]) -> list[str]:
+        """Manage these VMs again; answer those that had been released."""
+        taken = [name for name in names if name in self._names]
+        self._names.difference_update(taken)
+        return taken
+
+    def promised(self, record: Record) -> int:
+        """What a VM is due because it is released. Pages."""
+        return record.boot_pages if record.name in self._names else 0
+
+    def missing(self, record: Record, claims: Claims) -> int:
+        """What a released VM still has to get. Pages."""
+        return max(0, self.promised(record) - claims.pages(record.name))
+
+    def changes(
+        self,
+        records: Iterable[tuple[Record, Standing]],
+        orders: Orders,
+        free_pages: int,
+        *,
+        others_can_give: bool,
+    ) -> tuple[list[Change], int]:
+        """Raise released VMs to their boot size; answer the changes and what is left of `free_pages`."""
+        changes = []
+        for record, standing in records:
+            if standing.kind != "released" or not record.adopted:
+                record.released_ns = None
+                continue
+            if record.target_pages == record.boot_pages:
+                continue
+            if record.released_ns is None:
+                record.released_ns = orders.now_ns
+            held = orders.claims.pages(record.name)
+            patient = others_can_give and orders.now_ns - record.released_ns < self._patience_ns
+            missing = self.missing(record, orders.claims)
+            change = _raise(record, missing, max(0, free_pages), orders.free.text, patient=patient)
+            if change is not None:
+                orders.book(record, change.target, checked=False)
+                free_pages -= max(0, change.target - held)
+                changes.append(change)
+        return changes, free_pages
+
+
+def _raise(record: Record, missing: int, free: int, measurement: str, *, patient: bool) -> Change | None:
+    boot = record.boot_pages
+    if missing == 0:
+        return Change(record, boot, f"released: given all of its {_size(boot)} back", ALREADY_HELD)
+    if missing <= free:
+        reason = f"released: given all of its {_size(boot)} back"
+        return Change(record, boot, reason, f"{_size(missing)} of {measurement}")
+    if not patient:
+        reason = (
+            f"released: given all of its {_size(boot)} back by the operator's order, "
+            f"{_size(missing - free)} of it beyond what the budget covers"
+        )
+        return Change(record, boot, reason, f"operator's order; {measurement}")
+    target = (boot - missing + free) // HUGE_PAGES * HUGE_PAGES
+    if target <= (record.target_pages or 0):
+        return None
+    reason = f"released: {_size(target)} of {_size(boot)} now, the rest when others have given"
+    return Change(record, target, reason, f"{_size(free)} of {measurement}")
+
+
+def _size(pages: int) -> str:
+    return format_size(pages * PAGE_SIZE)

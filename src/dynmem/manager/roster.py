@@ -1,0 +1,132 @@
+"""The VMs that are there: who has come, gone, been reset, reported, settled."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from dynmem.manager.claims import Claims
+from dynmem.manager.facts import Facts, ManagerSettings, VmConfig, VmFacts
+from dynmem.manager.measured import Charge, charge
+from dynmem.manager.record import Excess, Record
+from dynmem.manager.safeguards import EQUAL_SWEEPS, Safeguards, stall_ns
+from dynmem.manager.standing import fresh_report
+from dynmem.units import PAGE_SIZE, format_size, pages_of
+
+
+class Roster:
+    """One record per configured VM whose process is there, and its claim in the books."""
+
+    def __init__(
+        self, settings: ManagerSettings, vms: Sequence[VmConfig], claims: Claims, safeguards: Safeguards
+    ) -> None:
+        self._settings = settings
+        self._configs: Mapping[str, VmConfig] = {vm.name: vm for vm in vms}
+        self._claims = claims
+        self._safeguards = safeguards
+        self._records: dict[str, Record] = {}
+
+    def __iter__(self) -> Iterator[Record]:
+        return iter(self._records.values())
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._records
+
+    def get(self, name: str) -> Record | None:
+        """The record of a VM that is there."""
+        return self._records.get(name)
+
+    @property
+    def configs(self) -> Mapping[str, VmConfig]:
+        """Every configured VM, there or not."""
+        return self._configs
+
+    def see(self, facts: Facts) -> list[str]:
+        """Take in one sweep; answer a line for each VM that came, went or was reset."""
+        lines: list[str] = []
+        for vm in facts.vms:
+            if vm.name not in self._configs:
+                continue
+            lines += self._come_and_go(vm, facts.now_ns)
+            record = self._records.get(vm.name)
+            if record is not None:
+                lines += self._update(record, vm, facts.now_ns)
+        return lines
+
+    def charge(self, record: Record) -> Charge:
+        """What this VM takes."""
+        claim = self._claims.pages(record.name)
+        overhead = record.known_overhead_pages
+        if not self._safeguards.claims and record.resident_pages is not None:
+            claim = min(claim, max(0, record.resident_pages - overhead))
+        return charge(claim, record.resident_pages, overhead)
+
+    def _come_and_go(self, vm: VmFacts, now_ns: int) -> list[str]:
+        lines = []
+        record = self._records.get(vm.name)
+        if record is not None and record.incarnation != vm.incarnation:
+            freed = self._claims.end(vm.name)
+            del self._records[vm.name]
+            record = None
+            lines.append(f"{vm.name}: gone, {_size(freed)} freed")
+        if record is None and vm.incarnation:
+            record = self._begin(vm, now_ns)
+            lines.append(f"{vm.name}: there, counts {_size(record.boot_pages)} until its first report")
+        return lines
+
+    def _begin(self, vm: VmFacts, now_ns: int) -> Record:
+        config = self._configs[vm.name]
+        boot = vm.boot_bytes or max(vm.actual_bytes or 0, config.maximum_bytes)
+        record = Record(
+            config=config,
+            incarnation=vm.incarnation,
+            resets=vm.resets,
+            boot_pages=pages_of(boot),
+            excess=Excess(stall_ns(self._settings.period_ns)),
+            facts=vm,
+            reported_after_ns=0,
+            mark_ns=now_ns,
+        )
+        self._records[vm.name] = record
+        self._claims.begin(record)
+        return record
+
+    def _update(self, record: Record, vm: VmFacts, now_ns: int) -> list[str]:
+        lines = []
+        record.facts = vm
+        if vm.boot_bytes:
+            record.boot_pages = pages_of(vm.boot_bytes)
+        if vm.resets != record.resets:
+            self._reset(record, vm, now_ns)
+            lines.append(f"{vm.name}: reset, counts {_size(self._claims.pages(vm.name))} until it reports")
+        record.see_actual(now_ns)
+        self._settle(record)
+        record.reported = record.reported or fresh_report(record, now_ns, self._settings.period_ns)
+        if vm.resident_bytes is not None and vm.actual_bytes is not None:
+            record.excess.see(record.excess_pages, now_ns)
+        record.see_progress(now_ns)
+        self._claims.observe(record)
+        return lines
+
+    def _reset(self, record: Record, vm: VmFacts, now_ns: int) -> None:
+        record.resets = vm.resets
+        record.reported = False
+        record.reported_after_ns = now_ns
+        record.stopped = record.declined = None
+        record.excess.forget()
+        record.restart_clock(now_ns)
+        self._claims.reset(record)
+
+    def _settle(self, record: Record) -> None:
+        """Count equal sweeps; after enough of them the size it has is adopted as its target."""
+        vm = record.facts
+        fingerprint = (vm.incarnation, vm.device, vm.actual_bytes, vm.resets)
+        record.equal_sweeps = record.equal_sweeps + 1 if fingerprint == record.fingerprint else 1
+        record.fingerprint = fingerprint
+        if record.actual_pages is None:
+            return
+        enough = record.equal_sweeps >= EQUAL_SWEEPS or not self._safeguards.two_sweeps
+        adopts = not record.adopted and enough and vm.actual_bytes is not None
+        if adopts or self._settings.mode == "observe":
+            record.target_pages = record.actual_pages
+
+
+def _size(pages: int) -> str:
+    return format_size(pages * PAGE_SIZE)

@@ -1,0 +1,62 @@
+"""Guests that stop on the way to a target: what that means, and when they are asked again.
+
+A guest that gives no more has met its floor; one that takes no more has what it can take. Either way the
+target is brought back to the size it has, since a target left beyond it would pull at the guest for ever. It
+is asked again when its demand has fallen, or after a pause that doubles each time, if somebody is short.
+"""
+
+from dynmem.manager.changes import ALREADY_HELD, Change
+from dynmem.manager.facts import ManagerSettings
+from dynmem.manager.record import Record, Stopped
+from dynmem.manager.safeguards import RETRY_FIRST_PERIODS, RETRY_LONGEST_NS, band_pages, stall_ns
+from dynmem.units import NS_PER_S, PAGE_SIZE, format_size, pages_of
+
+
+def find_stall(record: Record, now_ns: int, settings: ManagerSettings) -> Change | None:
+    """The change that brings the target of a guest that has stopped back to the size it has, or None."""
+    actual, target = record.actual_pages, record.target_pages
+    if actual is None or target is None or actual == target:
+        return None
+    if now_ns - record.mark_ns < stall_ns(settings.period_ns):
+        return None
+    giving = actual > target
+    before = record.stopped if giving else record.declined
+    pause = 2 * before.pause_ns if before else RETRY_FIRST_PERIODS * settings.period_ns
+    pause = min(pause, RETRY_LONGEST_NS)
+    stop = Stopped(actual, demand_pages(record), now_ns + pause, pause)
+    size, asked, wait = _size(actual), _size(target), pause // NS_PER_S
+    if giving:
+        record.stopped = stop
+        reason = (
+            f"floor met: it gives no more at {size}, {asked} was asked; left alone until its demand falls, "
+            f"or for {wait} s"
+        )
+    else:
+        record.declined = stop
+        reason = f"takes no more at {size}, {asked} was offered; not offered again for {wait} s"
+    record.set_target(actual, now_ns)
+    return Change(record, actual, reason, ALREADY_HELD)
+
+
+def forgive(record: Record, now_ns: int, *, somebody_is_short: bool) -> None:
+    """Drop what was concluded from a stall, when there is reason to ask again."""
+    stopped, declined = record.stopped, record.declined
+    if stopped is not None:
+        fallen = stopped.demand_pages - demand_pages(record) >= band_pages(record.maximum_pages)
+        if fallen:
+            record.stopped = None
+        elif now_ns >= stopped.retry_at_ns and somebody_is_short:
+            # Kept with its pause, so that the next one is longer; at 0 it holds nothing.
+            stopped.at_pages = 0
+    if declined is not None and now_ns >= declined.retry_at_ns:
+        declined.at_pages = record.maximum_pages
+
+
+def demand_pages(record: Record) -> int:
+    """What the guest says it needs, without a buffer."""
+    demand = record.facts.demand
+    return 0 if demand is None else pages_of(demand.committed_bytes)
+
+
+def _size(pages: int) -> str:
+    return format_size(pages * PAGE_SIZE)

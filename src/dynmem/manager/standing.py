@@ -1,0 +1,123 @@
+"""How a VM stands: may it be moved, and if not, why. One table, first match wins."""
+
+from collections.abc import Callable
+from typing import Final, Literal
+
+import msgspec
+
+from dynmem.manager.facts import ABSENT, RUNNING, SILENT, ManagerSettings
+from dynmem.manager.record import Record
+from dynmem.manager.safeguards import EQUAL_SWEEPS, Safeguards, fresh_ns, tolerance_pages
+from dynmem.units import PAGE_SIZE, format_size
+
+Kind = Literal["movable", "frozen", "released"]
+
+
+class Standing(msgspec.Struct, frozen=True):
+    """Whether a VM is movable and in which directions; `reason` says why not."""
+
+    kind: Kind
+    may_shrink: bool
+    reason: str
+
+
+class Moment(msgspec.Struct, frozen=True):
+    """What the rows of the table look at besides the record."""
+
+    now_ns: int
+    settings: ManagerSettings
+    safeguards: Safeguards
+    released: bool
+
+
+Row = tuple[Callable[[Record, Moment], bool], Kind, Callable[[Record], str]]
+
+
+def fresh_report(record: Record, now_ns: int, period_ns: int) -> bool:
+    """Whether the guest's last report is recent, and of this life of the guest."""
+    demand, reported = record.facts.demand, record.report_ns(now_ns)
+    return (
+        demand is not None
+        and reported is not None
+        and demand.age_ns <= fresh_ns(period_ns)
+        and reported >= record.reported_after_ns
+    )
+
+
+def marked(record: Record) -> bool:
+    """Whether more stays resident than was assigned, beyond what a process has besides its guest."""
+    return record.excess.pages > tolerance_pages(record.boot_pages) + record.known_overhead_pages
+
+
+def _fresh(record: Record, moment: Moment) -> bool:
+    return fresh_report(record, moment.now_ns, moment.settings.period_ns)
+
+
+def _sweeps_missing(record: Record, moment: Moment) -> bool:
+    return moment.safeguards.two_sweeps and not record.adopted and record.equal_sweeps < EQUAL_SWEEPS
+
+
+def _run_state(record: Record) -> str:
+    return f"frozen: it is {record.facts.run_state}"
+
+
+FROZEN: Final[tuple[Row, ...]] = (
+    (
+        lambda record, _: record.facts.run_state in (SILENT, ABSENT),
+        "frozen",
+        lambda record: f"frozen at its last size: it does not answer{_problem(record)}",
+    ),
+    (lambda record, _: record.facts.run_state != RUNNING, "frozen", _run_state),
+    (
+        lambda record, _: record.facts.device is None,
+        "frozen",
+        lambda record: f"frozen: it has no balloon device{_problem(record)}",
+    ),
+    (
+        lambda record, _: record.facts.actual_bytes is None,
+        "frozen",
+        lambda record: f"frozen: its VMM does not say what size it has{_problem(record)}",
+    ),
+    (
+        lambda _, moment: moment.released,
+        "released",
+        lambda _: "released: it has its maximum and is left alone until take-up",
+    ),
+    (
+        lambda record, _: not record.reported,
+        "frozen",
+        lambda record: f"counts its full size until its first report{_problem(record)}",
+    ),
+    (_sweeps_missing, "frozen", lambda _: "adopting: two equal sweeps before anything is sent"),
+    (
+        lambda record, moment: not _fresh(record, moment),
+        "frozen",
+        lambda record: f"frozen: no fresh report from the guest{_problem(record)}",
+    ),
+    (
+        lambda record, _: record.resident_pages is None,
+        "frozen",
+        lambda record: f"frozen: its resident memory can't be measured{_problem(record)}",
+    ),
+)
+
+
+def standing_of(record: Record, moment: Moment) -> Standing:
+    """Look the VM up in the table; below it stand the reasons that only forbid shrinking."""
+    for applies, kind, reason in FROZEN:
+        if applies(record, moment):
+            return Standing(kind, may_shrink=False, reason=reason(record))
+    if marked(record):
+        more = format_size(record.excess.pages * PAGE_SIZE)
+        return Standing(
+            "movable", may_shrink=False, reason=f"not shrunk: {more} more resident than it was assigned"
+        )
+    reported = record.report_ns(moment.now_ns)
+    stale = reported is not None and reported < record.actual_changed_ns
+    if stale and moment.safeguards.fresh_demand:
+        return Standing("movable", may_shrink=False, reason="not shrunk: its report is older than its size")
+    return Standing("movable", may_shrink=True, reason="")
+
+
+def _problem(record: Record) -> str:
+    return f" ({record.facts.problem})" if record.facts.problem else ""

@@ -1,0 +1,329 @@
+"""One step of the manager: what a sweep found goes in, what to send comes out. Pure: no I/O, no clock.
+
+The order is always the same. The roster takes in who came, went, was reset; the books follow. Reservations
+are settled. The policy divides what is left among the VMs that may be moved. Shrinks are chosen, and grants
+only from what is measured free in this very sweep; whoever has to wait for a shrink is served by a later one.
+"""
+
+from collections.abc import Sequence
+
+from dynmem.manager.changes import Candidate, Change, choose_grants, choose_shrinks
+from dynmem.manager.claims import Claims, limit_pages
+from dynmem.manager.facts import Facts, ManagerSettings, VmConfig
+from dynmem.manager.measured import Charge, MeasuredFree, measure
+from dynmem.manager.orders import Orders
+from dynmem.manager.record import Record
+from dynmem.manager.releases import Releases
+from dynmem.manager.reservations import Reservations
+from dynmem.manager.results import Reservation, ReservationState, SetBalloon, StepResult
+from dynmem.manager.roster import Roster
+from dynmem.manager.safeguards import ALL_ON, Safeguards, band_pages, margin_pages
+from dynmem.manager.stalls import demand_pages, find_stall, forgive
+from dynmem.manager.standing import Moment, Standing, standing_of
+from dynmem.manager.status import Seen, emergency_lines, status_of
+from dynmem.policy import Plan, Snapshot, Vm, plan
+from dynmem.units import PAGE_SIZE, format_size
+
+__all__ = ["Manager", "Reservation", "ReservationState", "SetBalloon", "StepResult"]
+
+UNBOUNDED = 1 << 62  # for the switch that turns measuring off
+
+
+class Manager:
+    """All that is remembered between two steps. Picklable; deterministic in the facts it has been given."""
+
+    def __init__(
+        self, settings: ManagerSettings, vms: Sequence[VmConfig], safeguards: Safeguards = ALL_ON
+    ) -> None:
+        if not safeguards.slush:
+            settings = ManagerSettings(settings.budget_bytes, 0, settings.period_ns, settings.mode)
+        self.settings = settings
+        self.safeguards = safeguards
+        self.claims = Claims(limit_pages(settings.budget_bytes, settings.slush_bytes))
+        self._roster = Roster(settings, vms, self.claims, safeguards)
+        self._reservations = Reservations(self.claims)
+        self._releases = Releases(settings)
+        self._announced: dict[str, int] = {}
+        self._last: dict[str, tuple[int, Change]] = {}
+        self._shortage = False
+        self._seen: Seen | None = None
+
+    def step(self, facts: Facts) -> StepResult:
+        """Decide what to do about one sweep."""
+        now = facts.now_ns
+        lines = self._roster.see(facts)
+        lines += self._reservations.expire(now)
+        for record in self._roster:
+            lines += self._reservations.take_over(record.name, record.incarnation, reported=record.reported)
+        charges = {record.name: self._roster.charge(record) for record in self._roster}
+        lines += self._settle_reservations(facts, charges)
+        free = self._measure(facts, charges)
+        standings = {record.name: self._standing(record, now) for record in self._roster}
+        lines += self._announce_standings(standings)
+        stalls = self._stalls(standings, now)
+        emergency = sum(each.occupied for each in charges.values()) > free.budget_pages
+        candidates, result = self._plan(facts, charges, standings, free, emergency=emergency)
+        changes = [*stalls, *self._changes(candidates, free, standings, now, emergency=emergency)]
+        lines += self._news(changes)
+        releasing = sum(self._releases.missing(record, self.claims) for record in self._roster)
+        waiting = self._waiting(candidates, releasing)
+        self._shortage = waiting or any(each.decision.short_pages for each in candidates)
+        enforced = self.settings.mode == "enforce"
+        self._last.update({each.record.name: (now, each) for each in changes})
+        seen = Seen(facts, charges, standings, free, result, tuple(changes), emergency, waiting, self._last)
+        lines += emergency_lines(self._seen, seen)
+        self._seen = seen
+        commands = tuple(
+            SetBalloon(each.record.name, each.target * PAGE_SIZE, each.reason, each.measurement)
+            for each in changes
+        )
+        return StepResult(result, commands if enforced else (), tuple(lines), waiting and enforced)
+
+    def reserve(self, name: str, size_bytes: int, now_ns: int, deadline_ns: int) -> Reservation:
+        """Keep room for a VM about to start, until the deadline or until it is there and has reported."""
+        size = -(-size_bytes // PAGE_SIZE)
+        refusal = self._refusal(name, size, now_ns, deadline_ns)
+        if refusal:
+            self._reservations.end(name, "refused", refusal)
+            return Reservation(name, size_bytes, deadline_ns, "refused", refusal)
+        record = self._roster.get(name)
+        entry = self._reservations.open(name, size, deadline_ns, record.incarnation if record else "")
+        return self._reservations.view(entry)
+
+    def reservation_state(self, name: str) -> tuple[ReservationState, str]:
+        """State and reason of a reservation, also for a while after it ended."""
+        return self._reservations.state(name)
+
+    def drop_reservation(self, name: str) -> None:
+        """Give the room back; nothing happens when there is none."""
+        if name in self._reservations:
+            self._reservations.end(name, "expired", "dropped by its owner")
+
+    def release(self, name: str | None) -> None:
+        """Give one VM (None: all) everything back and leave it alone until it is taken up again."""
+        self._releases.release(self._names(name))
+
+    def take_up(self, name: str | None) -> None:
+        """Manage one VM (None: all) again; its size is adopted first, as after a start."""
+        for each in self._releases.take_up(self._names(name)):
+            record = self._roster.get(each)
+            if record is not None:
+                record.target_pages, record.equal_sweeps = None, 0
+
+    def status(self) -> dict[str, object]:
+        """Everything a person may ask about the last step, as plain data."""
+        return status_of(
+            self.settings, self._roster, self.claims, self._reservations, self._releases, self._seen
+        )
+
+    def _names(self, name: str | None) -> tuple[str, ...]:
+        return tuple(self._roster.configs) if name is None else (name,)
+
+    def _refusal(self, name: str, size: int, now_ns: int, deadline_ns: int) -> str:
+        """Why a reservation can't ever be had, or ""."""
+        if size < 1 or deadline_ns <= now_ns:
+            return f"a reservation needs a size and a deadline ahead; {name} has none"
+        if self._reservations.full(name):
+            return "too many reservations are open: drop one first"
+        floors = sum(record.floor_pages for record in self._roster if record.name != name)
+        others = sum(
+            self._reservations.hold_pages(entry.name, 0) for entry in self._reservations if entry.name != name
+        )
+        most = limit_pages(self.settings.budget_bytes, self.settings.slush_bytes) - floors - others
+        if size > most:
+            return (
+                f"{_size(size)} can't be made free: without slush, the floors of the VMs that are there "
+                f"({_size(floors)}) and other reservations ({_size(others)}) the budget leaves "
+                f"{_size(max(0, most))}"
+            )
+        return ""
+
+    def _held(self, charges: dict[str, Charge], name: str) -> int:
+        each = charges.get(name)
+        return each.held if each else 0
+
+    def _settle_reservations(self, facts: Facts, charges: dict[str, Charge]) -> list[str]:
+        free = measure(self.settings, facts.host, tuple(charges.values()), 0)
+        return self._reservations.settle(free.pages, lambda name: self._held(charges, name))
+
+    def _measure(self, facts: Facts, charges: dict[str, Charge]) -> MeasuredFree:
+        reserved = sum(
+            self._reservations.hold_pages(entry.name, self._held(charges, entry.name))
+            for entry in self._reservations
+        )
+        return measure(self.settings, facts.host, tuple(charges.values()), reserved)
+
+    def _standing(self, record: Record, now_ns: int) -> Standing:
+        moment = Moment(now_ns, self.settings, self.safeguards, record.name in self._releases)
+        return standing_of(record, moment)
+
+    def _announce_standings(self, standings: dict[str, Standing]) -> list[str]:
+        lines = []
+        for record in self._roster:
+            standing = standings[record.name]
+            text = standing.reason if standing.kind != "movable" else ""
+            if text != record.standing:
+                lines.append(f"{record.name}: {text or 'managed'}")
+                record.standing = text
+        return lines
+
+    def _stalls(self, standings: dict[str, Standing], now_ns: int) -> list[Change]:
+        """Bring targets of guests that have stopped back; a VM that is not movable has no clock running."""
+        changes = []
+        for record in self._roster:
+            if standings[record.name].kind != "movable":
+                record.restart_clock(now_ns)
+                continue
+            if self.safeguards.floor_met:
+                forgive(record, now_ns, somebody_is_short=self._shortage)
+                change = find_stall(record, now_ns, self.settings)
+                if change is not None:
+                    changes.append(change)
+        return changes
+
+    def _plan(
+        self,
+        facts: Facts,
+        charges: dict[str, Charge],
+        standings: dict[str, Standing],
+        free: MeasuredFree,
+        *,
+        emergency: bool,
+    ) -> tuple[list[Candidate], Plan]:
+        """Divide among the movable VMs what the others, overheads, reservations and the slush leave."""
+        movable = [record for record in self._roster if standings[record.name].kind == "movable"]
+        names = {record.name for record in movable}
+        fixed = sum(
+            max(charges[record.name].held, self._releases.promised(record))
+            for record in self._roster
+            if record.name not in names
+        )
+        overhead = sum(_overhead(record, emergency=emergency) for record in movable)
+        occupied = sum(each.occupied for each in charges.values())
+        budget = min(free.budget_pages, occupied + free.available_pages) - free.slush_pages
+        capacity = budget - fixed - overhead - free.reserved_pages
+        views = [_view(record, standings[record.name]) for record in movable]
+        result = plan(Snapshot(capacity, tuple(views)))
+        candidates = [
+            Candidate(
+                record,
+                view,
+                decision,
+                view.held_pages,
+                self.claims.pages(record.name),
+                standings[record.name].may_shrink,
+            )
+            for record, view, decision in zip(movable, views, result.decisions, strict=True)
+        ]
+        return candidates, result
+
+    def _changes(
+        self,
+        candidates: list[Candidate],
+        free: MeasuredFree,
+        standings: dict[str, Standing],
+        now_ns: int,
+        *,
+        emergency: bool,
+    ) -> list[Change]:
+        """Shrinks, releases and grants of this step; each is booked as it is chosen."""
+        guards = self.safeguards
+        needed = sum(each.short_pages for each in candidates) + max(0, -free.pages)
+        needed += sum(self._releases.missing(record, self.claims) for record in self._roster)
+        chosen = choose_shrinks(
+            candidates,
+            needed,
+            max(0, free.pages),
+            cushion=guards.guest_cushion,
+            dead_band=guards.dead_band and not emergency,
+        )
+        coming = sum(each.in_flight for each in candidates)
+        coming += sum(each.held - target for each, target in chosen)
+        orders = Orders(
+            self.claims,
+            free,
+            now_ns,
+            enforced=self.settings.mode == "enforce",
+            checked=guards.measured_free and guards.shrink_first and guards.claims,
+        )
+        shrinks = [orders.shrink(each, target) for each, target in chosen]
+        pages, spare = self._grantable(free, coming)
+        released, left = self._releases.changes(
+            ((record, standings[record.name]) for record in self._roster),
+            orders,
+            pages,
+            others_can_give=coming > 0,
+        )
+        shrunk = {id(each) for each, _ in chosen}
+        growing = [each for each in candidates if id(each) not in shrunk]
+        grants = choose_grants(growing, left, spare - (pages - left), dead_band=guards.dead_band)
+        grown = [orders.grant(each, target) for each, target in grants]
+        return [*shrinks, *released, *grown]
+
+    def _grantable(self, free: MeasuredFree, coming: int) -> tuple[int, int]:
+        """What may be granted to those who are short, and as headroom. Pages."""
+        if not self.safeguards.measured_free:
+            return UNBOUNDED, UNBOUNDED
+        if not self.safeguards.shrink_first:
+            return free.pages + coming, free.spare_pages + coming
+        return free.pages, free.spare_pages
+
+    def _waiting(self, candidates: Sequence[Candidate], releasing: int) -> bool:
+        """Whether somebody waits for memory that is on its way."""
+        coming = any(max(0, (each.record.actual_pages or 0) - each.target_now) for each in candidates)
+        short = any(each.decision.target_pages > each.target_now for each in candidates if each.short)
+        reserved = any(entry.state == "waiting" for entry in self._reservations)
+        return coming and (short or reserved or releasing > 0)
+
+    def _news(self, changes: Sequence[Change]) -> list[str]:
+        """A line per change; in observe mode, where the same plan comes again and again, only what is new."""
+        if self.settings.mode == "enforce":
+            return [_line(each) for each in changes]
+        lines = []
+        for each in changes:
+            before = self._announced.get(each.record.name)
+            if before is None or abs(before - each.target) >= band_pages(each.record.maximum_pages):
+                self._announced[each.record.name] = each.target
+                lines.append(f"{_line(each)} (not sent: observe)")
+        return lines
+
+
+def _view(record: Record, standing: Standing) -> Vm:
+    """The VM as the policy sees it."""
+    held = record.target_pages or 0
+    maximum = record.maximum_pages
+    if record.declined is not None:
+        maximum = min(maximum, max(record.declined.at_pages, held))
+    floor = min(record.floor_pages, maximum)
+    if record.stopped is not None:
+        floor = max(floor, record.stopped.at_pages)
+    if not standing.may_shrink:
+        floor = max(floor, held)
+    config = record.config
+    return Vm(
+        name=config.name,
+        floor_pages=floor,
+        maximum_pages=max(maximum, floor),
+        demand_pages=demand_pages(record),
+        held_pages=held,
+        buffer_percent=config.buffer_percent,
+        weight=config.weight,
+        priority=config.priority,
+        margin_pages=margin_pages(record.maximum_pages),
+    )
+
+
+def _overhead(record: Record, *, emergency: bool) -> int:
+    """What a VM takes besides what it is assigned: what stays, or in an emergency what is there now."""
+    seen = record.excess_pages if emergency else record.excess.pages
+    return max(record.known_overhead_pages, seen)
+
+
+def _line(change: Change) -> str:
+    return f"{change.record.name}: {change.reason}" + (
+        f" [{change.measurement}]" if change.measurement else ""
+    )
+
+
+def _size(pages: int) -> str:
+    return format_size(pages * PAGE_SIZE)
