@@ -101,7 +101,7 @@ class QemuGuest:
         self._properties = {"free-page-reporting": free_page_reporting, "deflate-on-oom": deflate_on_oom}
         self._process: subprocess.Popen[bytes] | None = None
         self._serial: socket.socket | None = None
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the guest
         self._tail = b""
         self._report: Report | None = None
         self._ram: str | None = None
