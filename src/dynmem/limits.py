@@ -47,3 +47,9 @@ DM_UNBALLOON_CHUNK_PAGES: Final = (
 )
 DM_REPLIES_PENDING: Final = 4  # answers waiting for ring room; a guest that keeps order has one
 DM_EVENTS_PENDING: Final = 256  # events nobody has taken yet; then reports and anomalies are dropped
+VM_FAULT_KINDS_MAX: Final = 64  # kinds of wrong behaviour of a guest that are counted apart
+VM_NAME_MAX: Final = 64  # a VM's name is shown in lists and logs
+VM_MEMORY_BYTES_MIN: Final = 32 << 20  # below that a guest has no memory to give
+VM_MEMORY_BYTES_MAX: Final = 1 << 40  # a terabyte: its page set takes 32 MiB
+VM_HYPERCALLS_PER_TURN: Final = 64  # before the monitor and the timers have their turn
+VM_PACKETS_PER_TURN: Final = 64  # the same for ring packets
