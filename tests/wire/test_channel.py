@@ -1,0 +1,170 @@
+"""VMBus control messages: vectors from a capture of stock Linux, sizes, padding, versions."""
+
+import uuid
+
+import pytest
+
+from dynmem.errors import LocalProtocolError, RemoteProtocolError
+from dynmem.wire import channel, dm
+from dynmem.wire.versions import (
+    VERSION_4_1,
+    VERSION_5_0,
+    VERSION_5_2,
+    VERSION_5_3,
+    VERSION_6_0,
+    VERSION_WIN10,
+    VERSION_WS2008,
+    format_version,
+)
+
+INSTANCE = uuid.UUID("1eccfd72-4b41-45ef-b73a-4a6e44c12924")
+OFFER = channel.OfferChannel(
+    interface=dm.BALLOON_DEVICE_TYPE,
+    instance=INSTANCE,
+    channel_flags=0,
+    mmio_megabytes=0,
+    user_defined=bytes(120),
+    sub_channel_index=0,
+    mmio_megabytes_optional=0,
+    child_relid=1,
+    monitor_id=0,
+    monitor_allocated=False,
+    is_dedicated_interrupt=True,
+    connection_id=0x10001,
+)
+RING_PFNS = b"".join(pfn.to_bytes(8, "little") for pfn in range(0x53F0, 0x53FA))
+CAPTURED = [
+    (
+        "0e000000000000000300050000000000020000000000000000a03305000000000090330500000000",
+        channel.InitiateContact(VERSION_5_3, 0, 2, 0x533A000, 0x5339000),
+    ),
+    ("0f000000000000000100000004000000", channel.VersionResponse(True, 0, 4)),
+    ("0300000000000000", channel.RequestOffers()),
+    (
+        "0100000000000000dc7450528589e2468057a307dc18a50272fdcc1e414bef45b73a4a6e44c12924"
+        + "00" * 140
+        + "0000000001000000000001000"
+        + "1000100",
+        OFFER,
+    ),
+    ("0400000000000000", channel.AllOffersDelivered()),
+    (
+        "080000000000000001000000101e0e005800010000a0000000000000" + RING_PFNS.hex(),
+        channel.GpadlHeader(1, 0xE1E10, 88, 1, bytes.fromhex("00a0000000000000") + RING_PFNS),
+    ),
+    ("0a0000000000000001000000101e0e0000000000", channel.GpadlCreated(1, 0xE1E10, 0)),
+    (
+        "05000000000000000100000001000000101e0e000000000005000000" + "00" * 120,
+        channel.OpenChannel(1, 1, 0xE1E10, 0, 5),
+    ),
+    ("0600000000000000010000000100000000000000", channel.OpenChannelResult(1, 1, 0)),
+]
+SIZES = {
+    1: 196, 2: 12, 3: 8, 4: 8, 5: 148, 6: 20, 7: 12, 8: 20, 9: 16, 10: 20, 11: 16, 12: 12, 13: 12, 14: 40,
+    15: 10, 16: 8, 17: 8, 18: 28, 19: 20, 20: 12, 21: 40, 22: 16, 23: 44, 24: 16, 25: 24, 26: 9, 27: 8,
+    28: 8, 29: 8,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("octets", "message"), CAPTURED, ids=lambda value: type(value).__name__)
+def test_captured_bytes_and_messages_are_each_others_encoding(octets: str, message: channel.Message) -> None:
+    assert channel.decode(bytes.fromhex(octets)) == message
+    assert channel.encode(message).hex() == octets
+
+
+def test_every_message_has_the_size_that_the_kernel_gives_it() -> None:
+    assert {layout.number: layout.size for layout in channel.TABLE.layouts} == SIZES
+
+
+@pytest.mark.parametrize("layout", channel.TABLE.layouts, ids=lambda layout: layout.name)
+def test_a_message_cut_anywhere_in_its_fixed_part_is_refused(layout: channel.Layout) -> None:
+    whole = layout.number.to_bytes(8, "little") + bytes(layout.size - 8)
+    channel.decode(whole)
+    for length in range(len(whole)):
+        with pytest.raises(RemoteProtocolError):
+            channel.decode(whole[:length])
+
+
+def test_a_contact_from_5_0_on_names_sint_trust_level_and_features() -> None:
+    target = channel.contact_target(2, vtl=1, feature_flags=0x81)
+    contact = channel.InitiateContact(VERSION_6_0, 0, target, 0, 0)
+    assert (contact.message_sint, contact.message_vtl, contact.feature_flags) == (2, 1, 0x81)
+    assert channel.encode(contact)[16:24].hex() == "0201000081000000"
+
+
+def test_padding_is_not_taken_for_fields_of_a_later_version() -> None:
+    posted = channel.encode(channel.OpenChannel(1, 2, 3, 4, 5)).ljust(240, b"\0")  # as UEFI posts
+    plain = channel.decode(posted, VERSION_5_3)
+    assert plain == channel.OpenChannel(1, 2, 3, 4, 5)
+    later = channel.decode(posted, VERSION_6_0)
+    assert later == channel.OpenChannel(1, 2, 3, 4, 5, bytes(120), 0, 0, 0)
+    response = bytes.fromhex("0f000000000000000100000000000000")
+    assert channel.decode(response, VERSION_WIN10) == channel.VersionResponse(True, 0)
+    assert channel.decode(response[:12], VERSION_5_0) == channel.VersionResponse(True, 0)  # QEMU posts 12
+    assert channel.decode(channel.encode(OFFER) + bytes(4)) == OFFER  # QEMU posts 200
+    request = channel.TlConnectRequest(INSTANCE, dm.BALLOON_DEVICE_TYPE)
+    padded = channel.encode(request).ljust(56, b"\0")
+    assert channel.decode(padded, VERSION_4_1) == request
+    assert channel.decode(padded, VERSION_5_2) != request
+
+
+def test_padding_behind_a_gpadl_header_is_not_taken_for_pages() -> None:
+    header = channel.GpadlHeader(1, 7, 16, 1, bytes(range(16)))
+    assert channel.decode(channel.encode(header).ljust(240, b"\xee")) == header
+
+
+def test_the_largest_version_response_has_forty_bytes() -> None:
+    message = channel.VersionResponse(True, 0, 4, 0x41, 0x1000, 0x2000)
+    octets = channel.encode(message)
+    assert len(octets) == 40
+    assert octets[16:24].hex() == "4100000000000000"
+    assert channel.decode(octets) == message
+
+
+def test_a_version_does_not_know_later_messages() -> None:
+    modify = channel.encode(channel.ModifyChannel(1, 0))
+    assert channel.decode(modify, VERSION_4_1) == channel.ModifyChannel(1, 0)
+    with pytest.raises(RemoteProtocolError, match="unknown VMBus message 22"):
+        channel.decode(modify, VERSION_WIN10)
+    with pytest.raises(RemoteProtocolError, match="unknown"):
+        channel.decode(channel.encode(channel.Pause()), VERSION_5_3)
+
+
+def test_before_any_contact_only_contacts_are_known() -> None:
+    known = {layout.number for layout in channel.TABLE.layouts if layout.since == 0}
+    assert known == {14, 15, 19}
+    assert all(
+        layout.since in (0, *range(VERSION_WS2008, VERSION_6_0 + 1)) for layout in channel.TABLE.layouts
+    )
+
+
+def test_a_message_is_at_most_240_bytes_both_ways() -> None:
+    pages = channel.GpadlBody(1, 7, bytes(8 * channel.GPADL_BODY_PFNS_MAX))
+    assert len(channel.encode(pages)) == 240
+    header = channel.GpadlHeader(1, 7, 0xFFFF, 1, bytes(8 + 8 * channel.GPADL_HEADER_PFNS_MAX))
+    assert len(channel.encode(header)) == 236
+    with pytest.raises(LocalProtocolError):
+        channel.encode(channel.GpadlBody(1, 7, bytes(8 * 29)))
+    with pytest.raises(RemoteProtocolError):
+        channel.decode(channel.encode(pages) + b"\0")
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        channel.OpenChannel(1, 2, 3, 4, 5, b"short"),
+        channel.OpenChannel(1, 2, 3, 4, 5, bytes(120), 6),
+        channel.VersionResponse(True, 0, None, 1),
+        channel.VersionResponse(True, 256),
+        channel.GpadlHeader(1, 2, 0x10000, 1, b""),
+        channel.CloseChannel(-1),
+        dm.UnballoonResponse(1),
+    ],
+)
+def test_a_value_that_does_not_fit_is_our_own_error(message: channel.Message) -> None:
+    with pytest.raises(LocalProtocolError):
+        channel.encode(message)
+
+
+def test_versions_are_written_as_people_write_them() -> None:
+    assert [format_version(version) for version in (VERSION_WS2008, VERSION_5_3)] == ["0.13", "5.3"]
