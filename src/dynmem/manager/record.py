@@ -64,6 +64,7 @@ class Record(msgspec.Struct):
     equal_sweeps: int = 0
     fingerprint: tuple[object, ...] = ()
     target_pages: int | None = None  # what was last set, or adopted; None until adopted
+    restored_pages: int | None = None  # what a manager before this one had set, until adopted
     actual_pages: int | None = None  # last known
     actual_changed_ns: int = -1
     mark_pages: int = 0  # actual when progress was last seen
@@ -98,7 +99,7 @@ class Record(msgspec.Struct):
     @property
     def assigned_pages(self) -> int:
         """The larger of what it has and what it may take."""
-        return max(self.actual_pages or 0, self.target_pages or 0)
+        return max(self.actual_pages or 0, self.target_pages or 0, self.restored_pages or 0)
 
     @property
     def resident_pages(self) -> int | None:

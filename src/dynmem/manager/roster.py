@@ -22,6 +22,7 @@ class Roster:
         self._claims = claims
         self._safeguards = safeguards
         self._records: dict[str, Record] = {}
+        self._restored: dict[tuple[str, str], int] = {}
 
     def __iter__(self) -> Iterator[Record]:
         return iter(self._records.values())
@@ -37,6 +38,11 @@ class Roster:
     def configs(self) -> Mapping[str, VmConfig]:
         """Every configured VM, there or not."""
         return self._configs
+
+    def restore(self, name: str, incarnation: str, target_pages: int) -> None:
+        """Remember the target that a manager before this one sent to this life of a VM."""
+        if name in self._configs:
+            self._restored[name, incarnation] = target_pages
 
     def see(self, facts: Facts) -> list[str]:
         """Take in one sweep; answer a line for each VM that came, went or was reset."""
@@ -67,11 +73,10 @@ class Roster:
             record = None
             lines.append(f"{vm.name}: gone, {_size(freed)} freed")
         if record is None and vm.incarnation:
-            record = self._begin(vm, now_ns)
-            lines.append(f"{vm.name}: there, counts {_size(record.boot_pages)} until its first report")
+            self._begin(vm, now_ns)
         return lines
 
-    def _begin(self, vm: VmFacts, now_ns: int) -> Record:
+    def _begin(self, vm: VmFacts, now_ns: int) -> None:
         config = self._configs[vm.name]
         boot = vm.boot_bytes or max(vm.actual_bytes or 0, config.maximum_bytes)
         record = Record(
@@ -83,10 +88,10 @@ class Roster:
             facts=vm,
             reported_after_ns=0,
             mark_ns=now_ns,
+            restored_pages=self._restored.pop((vm.name, vm.incarnation), None),
         )
         self._records[vm.name] = record
         self._claims.begin(record)
-        return record
 
     def _update(self, record: Record, vm: VmFacts, now_ns: int) -> list[str]:
         lines = []
@@ -123,9 +128,13 @@ class Roster:
         if record.actual_pages is None:
             return
         enough = record.equal_sweeps >= EQUAL_SWEEPS or not self._safeguards.two_sweeps
-        adopts = not record.adopted and enough and vm.actual_bytes is not None
-        if adopts or self._settings.mode == "observe":
+        if self._settings.mode == "observe":
             record.target_pages = record.actual_pages
+        elif not record.adopted and enough and vm.actual_bytes is not None:
+            record.target_pages = (
+                record.actual_pages if record.restored_pages is None else record.restored_pages
+            )
+            record.restored_pages = None
 
 
 def _size(pages: int) -> str:

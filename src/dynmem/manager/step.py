@@ -79,6 +79,13 @@ class Manager:
         )
         return StepResult(result, commands if enforced else (), tuple(lines), waiting and enforced)
 
+    def restore(self, name: str, incarnation: str, target_bytes: int) -> None:
+        """Before the first step after a restart: the last target that the journal says was sent to this VM.
+
+        Nobody can ask a VMM for its target, and a guest may still be on its way to it.
+        """
+        self._roster.restore(name, incarnation, target_bytes // PAGE_SIZE)
+
     def reserve(self, name: str, size_bytes: int, now_ns: int, deadline_ns: int) -> Reservation:
         """Keep room for a VM about to start, until the deadline or until it is there and has reported."""
         size = -(-size_bytes // PAGE_SIZE)
