@@ -182,12 +182,16 @@ class DynamicMemoryGuest:
         """Take one message of the host.
 
         Raises RemoteProtocolError, and changes nothing, when it is malformed, comes at the wrong time or
-        gives back pages that were not given.
+        gives back pages that were not given. After the handshake has failed everything is skipped: an answer
+        that came too late is nobody's fault.
         """
         message = dm.decode(data)
         handler = _HANDLERS.get(type(message))
         if handler is None:
             raise RemoteProtocolError(f"a host sent {type(message).__name__}, which only a guest sends")
+        if self._state is GuestState.INIT_ERROR:
+            self._on_unasked(message, now)
+            return
         handler(self, message, now)
 
     def _move(self, step: GuestStep) -> None:
@@ -341,7 +345,7 @@ class DynamicMemoryGuest:
         self._replies.append(lambda trans_id: dm.HotAddResponse(trans_id, 0, HOT_ADD_NEVER))
 
     def _on_unasked(self, message: dm.Message, now: int) -> None:
-        self._tell(Anomaly(f"the host sent {type(message).__name__}: skipped"))
+        self._tell(Anomaly(f"the host sent {type(message).__name__} in {self._state.value}: skipped"))
 
 
 _NO_LIMIT: Final = (1 << 64) - 1  # max_page_number of a guest that can use any

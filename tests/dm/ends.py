@@ -1,0 +1,165 @@
+"""The two ends of one channel for the tests: plain stores, and a wire that delivers when it likes."""
+
+from collections import deque
+from collections.abc import Callable
+
+from dynmem.dm.guest import DynamicMemoryGuest
+from dynmem.dm.host import DynamicMemoryHost, GivenUp
+from dynmem.limits import DM_RANGES_PER_MESSAGE
+from dynmem.pages import ranges
+
+
+def packed(*spans: tuple[int, int]) -> bytes:
+    return b"".join((start | count << 40).to_bytes(8, "little") for start, count in spans)
+
+
+def pages_in(batch: bytes) -> list[int]:
+    """Every page that the ranges name, as often as they name it."""
+    starts, counts = ranges.unpack(batch)
+    return [
+        page
+        for start, count in zip(starts.tolist(), counts.tolist(), strict=True)
+        for page in range(start, start + count)
+    ]
+
+
+class PlainStore:
+    """The device's set of given-up pages, as a plain set; knows what may be given back."""
+
+    def __init__(self, total_pages: int) -> None:
+        self.total_pages = total_pages
+        self.pages: set[int] = set()
+
+    @property
+    def removed_pages(self) -> int:
+        return len(self.pages)
+
+    def give_up(self, batch: bytes) -> GivenUp:
+        new = duplicates = rejected = 0
+        starts, counts = ranges.unpack(batch)
+        for start, count in zip(starts.tolist(), counts.tolist(), strict=True):
+            if count == 0 or start + count > self.total_pages:
+                rejected += count
+                continue
+            for page in range(start, start + count):
+                if page in self.pages:
+                    duplicates += 1
+                else:
+                    new += 1
+                    self.pages.add(page)
+        return GivenUp(new, duplicates, rejected)
+
+    def take_back(self, max_pages: int, max_ranges: int) -> bytes:
+        taken = sorted(self.pages)[: min(max_pages, max_ranges)]
+        self.pages.difference_update(taken)
+        return packed(*((page, 1) for page in taken))
+
+
+class PlainPages:
+    """A guest's page allocator, as plain sets: free pages go in runs of `run` from the top."""
+
+    def __init__(self, total_pages: int, *, used: int = 0, run: int = 1) -> None:
+        self.free = set(range(used, total_pages))
+        self.used = used
+        self.run = run
+        self.ballooned: set[int] = set()
+
+    @property
+    def available_pages(self) -> int:
+        return len(self.free)
+
+    @property
+    def committed_pages(self) -> int:
+        return self.used
+
+    def allocate_for_balloon(self, pages: int) -> bytes:
+        chosen = sorted(self.free, reverse=True)[: min(pages, DM_RANGES_PER_MESSAGE * self.run)]
+        self.free.difference_update(chosen)
+        self.ballooned.update(chosen)
+        spans: list[tuple[int, int]] = []
+        for page in reversed(chosen):
+            if spans and sum(spans[-1]) == page and spans[-1][1] < self.run:
+                spans[-1] = (spans[-1][0], spans[-1][1] + 1)
+            else:
+                spans.append((page, 1))
+        kept = spans[:DM_RANGES_PER_MESSAGE]
+        for start, count in spans[DM_RANGES_PER_MESSAGE:]:
+            self.free.update(range(start, start + count))
+            self.ballooned.difference_update(range(start, start + count))
+        return packed(*kept)
+
+    def free_from_balloon(self, batch: bytes) -> None:
+        pages = pages_in(batch)
+        assert self.ballooned.issuperset(pages)
+        self.ballooned.difference_update(pages)
+        self.free.update(pages)
+
+
+class Wire:
+    """Both ends and a ring of so many messages each way; nothing moves but by `step`."""
+
+    def __init__(self, host: DynamicMemoryHost, guest: DynamicMemoryGuest, *, room: int = 2) -> None:
+        self.host = host
+        self.guest = guest
+        self.room = room
+        self.to_host: deque[bytes] = deque()
+        self.to_guest: deque[bytes] = deque()
+        self.now = 0
+
+    def open(self) -> None:
+        self.host.channel_opened(self.now)
+        self.guest.channel_opened(self.now)
+
+    def close(self) -> None:
+        """Close the channel in order: what is in the rings is read first."""
+        while self.to_guest:
+            self.guest.receive(self.to_guest.popleft(), self.now)
+        while self.to_host:
+            self.host.receive(self.to_host.popleft(), self.now)
+        self.host.channel_closed(self.now)
+        self.guest.channel_closed(self.now)
+
+    def steps(self) -> list[Callable[[], bool]]:
+        return [self.host_sends, self.guest_sends, self.host_receives, self.guest_receives, self.time_passes]
+
+    def _send(self, end: DynamicMemoryHost | DynamicMemoryGuest, ring: deque[bytes]) -> bool:
+        message = end.next_message()
+        if message is None or len(ring) >= self.room:
+            return False
+        ring.append(message)
+        end.message_sent(self.now)
+        return True
+
+    def host_sends(self) -> bool:
+        return self._send(self.host, self.to_guest)
+
+    def guest_sends(self) -> bool:
+        return self._send(self.guest, self.to_host)
+
+    def host_receives(self) -> bool:
+        if self.to_host:
+            self.host.receive(self.to_host.popleft(), self.now)
+            return True
+        return False
+
+    def guest_receives(self) -> bool:
+        if self.to_guest:
+            self.guest.receive(self.to_guest.popleft(), self.now)
+            return True
+        return False
+
+    def time_passes(self) -> bool:
+        """Go to the next moment at which something is due."""
+        times = [time for time in (self.host.deadline_ns(), self.guest.deadline_ns()) if time is not None]
+        if not times:
+            return False
+        self.now = max(self.now, min(times))
+        self.host.tick(self.now)
+        self.guest.tick(self.now)
+        return True
+
+    def settle(self) -> None:
+        """Deliver until nothing moves; time stands still."""
+        moves = (self.host_sends, self.guest_sends, self.host_receives, self.guest_receives)
+        while any(move() for move in moves):
+            pass

@@ -1,0 +1,542 @@
+"""The host's end against a guest played by hand, byte for byte."""
+
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dynmem.dm.events import ActualChanged, Anomaly, BalloonFinished, StateChanged, StatusReported
+from dynmem.dm.host import DynamicMemoryHost
+from dynmem.dm.states import HOST_FROM_ANYWHERE, HOST_MOVES, HOST_WAITS, HostState, HostStep
+from dynmem.errors import LocalProtocolError, RemoteProtocolError
+from dynmem.limits import DM_RANGES_PER_MESSAGE, DM_REPLIES_PENDING
+from dynmem.units import NS_PER_S
+from dynmem.wire import dm
+
+from .ends import PlainStore, packed, pages_in
+
+WAIT = 50 * NS_PER_S
+DEADLINE = 20 * NS_PER_S
+
+
+class Played:
+    """A host, and the guest's side of it as the test wants it."""
+
+    def __init__(self, *, boot_pages: int = 1000, status_report: bool = True, chunk: int = 400) -> None:
+        self.store = PlainStore(boot_pages)
+        self.host = DynamicMemoryHost(
+            store=self.store, boot_pages=boot_pages, status_report=status_report, balloon_chunk_pages=chunk
+        )
+        self.now = 0
+        self.seen: list[object] = []
+
+    def sent(self) -> dm.Message | None:
+        """Let the host send one message."""
+        data = self.host.next_message()
+        if data is None:
+            return None
+        assert self.host.next_message() == data
+        self.host.message_sent(self.now)
+        return dm.decode(data)
+
+    def state(self) -> HostState:
+        return self.host.state
+
+    def offer(self) -> None:
+        """Let the host build a message that does not get into the ring."""
+        self.host.next_message()
+
+    def says(self, message: dm.Message) -> None:
+        self.host.receive(dm.encode(message), self.now)
+
+    def start(self, caps: int = dm.CAP_BALLOON, min_page_cnt: int = 0) -> None:
+        """Open and negotiate until the host is idle."""
+        self.host.channel_opened(self.now)
+        self.says(dm.VersionRequest(7, dm.VERSION_WIN10, False))
+        assert self.sent() == dm.VersionResponse(7, True)
+        self.says(dm.CapabilitiesReport(8, caps, min_page_cnt, (1 << 64) - 1))
+        assert isinstance(self.sent(), dm.CapabilitiesResponse)
+        self.passes(WAIT)
+
+    def passes(self, ns: int) -> None:
+        self.now += ns
+        self.host.tick(self.now)
+
+    def gives(self, *spans: tuple[int, int], more: bool = False) -> None:
+        self.says(dm.BalloonResponse(99, more, packed(*spans)))
+
+    def events(self, kind: type) -> list[object]:
+        self.seen += self.host.take_events()
+        found = [event for event in self.seen if isinstance(event, kind)]
+        self.seen = [event for event in self.seen if not isinstance(event, kind)]
+        return found
+
+    def path(self) -> list[str]:
+        """The states that were entered since this was last asked."""
+        return [event.new.value for event in self.events(StateChanged) if isinstance(event, StateChanged)]
+
+
+@pytest.fixture
+def played() -> Played:
+    played = Played()
+    played.host.reset(0)
+    played.start()
+    return played
+
+
+def test_the_states_of_a_start_a_balloon_and_an_unballoon_are_those_that_qemu_traces() -> None:
+    played = Played()
+    played.host.reset(0)
+    played.start()
+    played.host.set_target(900, played.now)
+    assert played.sent() == dm.BalloonRequest(0, 100)
+    played.gives((0, 100))
+    played.host.set_target(1000, played.now)
+    assert played.sent() == dm.UnballoonRequest(1, False, packed(*((page, 1) for page in range(100))))
+    played.says(dm.UnballoonResponse(100))
+    assert played.path() == [
+        "S_POST_RESET_CLOSED",
+        "S_VERSION",
+        "S_CAPS",
+        "S_POST_INIT_WAIT",
+        "S_IDLE",
+        "S_BALLOON_RB_WAIT",
+        "S_BALLOON_POSTING",
+        "S_BALLOON_REPLY_WAIT",
+        "S_IDLE",
+        "S_UNBALLOON_RB_WAIT",
+        "S_UNBALLOON_POSTING",
+        "S_UNBALLOON_REPLY_WAIT",
+        "S_IDLE",
+    ]
+    assert played.events(ActualChanged) == [ActualChanged(900), ActualChanged(1000)]
+
+
+def test_every_state_can_be_reached_and_every_wait_can_be_left() -> None:
+    reached = {HostState.WAIT_RESET, *HOST_FROM_ANYWHERE.values(), *HOST_MOVES.values()}
+    assert reached == set(HostState)
+    for state in HOST_WAITS:
+        steps = {step for origin, step in HOST_MOVES if origin is state}
+        assert steps - {HostStep.SILENCE}
+
+
+@pytest.mark.parametrize(
+    ("version", "accepted"),
+    [
+        (dm.make_version(0, 2), False),
+        (dm.VERSION_WIN7, True),
+        (dm.VERSION_WIN8, True),
+        (dm.make_version(1, 7), True),  # compared as one number
+        (dm.VERSION_WIN10, True),
+        (dm.make_version(2, 1), False),
+        (0xFFFF_FFFF, False),
+    ],
+)
+def test_a_version_between_the_oldest_and_the_newest_is_accepted(version: int, accepted: bool) -> None:
+    played = Played()
+    played.host.channel_opened(0)
+    played.says(dm.VersionRequest(5, version, False))
+    assert played.sent() == dm.VersionResponse(5, accepted)
+    assert played.state() is (HostState.CAPS if accepted else HostState.VERSION)
+    assert played.host.version == (version if accepted else None)
+
+
+def test_a_refused_last_attempt_ends_the_service_in_order() -> None:
+    played = Played()
+    played.host.channel_opened(0)
+    played.says(dm.VersionRequest(5, dm.make_version(9, 0), True))
+    assert played.sent() == dm.VersionResponse(5, False)
+    assert len(played.events(Anomaly)) == 1
+    played.host.set_target(10, 0)
+    assert played.sent() is None
+    assert played.host.deadline_ns() is None
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_status_reports_are_suppressed_when_nobody_wants_them(wanted: bool) -> None:
+    played = Played(status_report=wanted)
+    played.host.channel_opened(0)
+    played.says(dm.VersionRequest(1, dm.VERSION_WIN8, False))
+    played.sent()
+    played.says(dm.CapabilitiesReport(2, dm.CAP_BALLOON, 0, 0))
+    answer = played.sent()
+    assert isinstance(answer, dm.CapabilitiesResponse)
+    assert (answer.trans_id, answer.is_accepted) == (2, True)
+    assert answer.suppress_pressure_reports is not wanted
+    played.now = 77
+    played.says(dm.StatusReport(3, 10, 20, 0, 0, 0, 0))
+    if wanted:
+        assert played.host.status == (20 * 4096, 10 * 4096, 77)
+        assert played.events(StatusReported) == [StatusReported(20 * 4096, 10 * 4096)]
+    else:
+        assert played.host.status is None
+        assert played.events(StatusReported) == []
+
+
+def test_a_status_report_of_more_pages_than_there_can_be_is_malformed(played: Played) -> None:
+    with pytest.raises(RemoteProtocolError, match="status"):
+        played.says(dm.StatusReport(3, (1 << 64) - 1, 20, 0, 0, 0, 0))
+    assert played.host.status is None
+
+
+def test_nothing_is_asked_before_the_wait_after_start_is_over() -> None:
+    played = Played()
+    played.host.set_target(500, 0)
+    played.host.channel_opened(0)
+    played.says(dm.VersionRequest(1, dm.VERSION_WIN10, False))
+    played.sent()
+    played.says(dm.CapabilitiesReport(2, dm.CAP_BALLOON, 0, 0))
+    played.sent()
+    assert played.host.deadline_ns() == WAIT
+    played.passes(WAIT - 1)
+    assert played.state() is HostState.POST_INIT_WAIT
+    assert played.sent() is None
+    played.passes(1)
+    assert played.sent() == dm.BalloonRequest(0, 400)
+
+
+def test_a_wait_of_nothing_is_over_at_once() -> None:
+    host = DynamicMemoryHost(store=PlainStore(10), boot_pages=10, status_report=False, post_init_wait_ns=0)
+    host.channel_opened(5)
+    host.receive(dm.encode(dm.VersionRequest(1, dm.VERSION_WIN10, False)), 5)
+    host.receive(dm.encode(dm.CapabilitiesReport(2, dm.CAP_BALLOON, 0, 0)), 5)
+    assert host.state is HostState.IDLE
+
+
+def test_a_large_balloon_is_asked_for_in_chunks(played: Played) -> None:
+    played.host.set_target(100, played.now)
+    assert played.sent() == dm.BalloonRequest(0, 400)
+    assert played.sent() is None
+    played.gives((0, 300), more=True)
+    assert played.sent() is None
+    played.gives((300, 100))
+    assert played.sent() == dm.BalloonRequest(1, 400)
+    played.gives((400, 400))
+    assert played.sent() == dm.BalloonRequest(2, 100)
+    played.gives((800, 100))
+    assert played.sent() is None
+    assert played.state() is HostState.IDLE
+    assert played.events(BalloonFinished) == [BalloonFinished(900, 900)]
+    assert played.host.actual_pages == 100
+
+
+def test_a_guest_that_gives_less_is_asked_for_the_rest_until_it_gives_nothing(played: Played) -> None:
+    played.host.set_target(900, played.now)
+    assert played.sent() == dm.BalloonRequest(0, 100)
+    played.gives((0, 30))
+    assert not played.host.guest_at_floor
+    assert played.sent() == dm.BalloonRequest(1, 70)
+    played.gives()
+    assert played.host.guest_at_floor
+    assert played.state() is HostState.IDLE
+    assert played.sent() is None
+    assert played.events(BalloonFinished) == [BalloonFinished(100, 30)]
+
+
+def test_the_same_target_again_means_try_again(played: Played) -> None:
+    played.host.set_target(900, played.now)
+    played.sent()
+    played.gives()
+    played.host.set_target(900, played.now)
+    assert played.sent() == dm.BalloonRequest(1, 100)
+    played.gives((0, 100))
+    assert not played.host.guest_at_floor
+    played.host.set_target(0, played.now)
+    assert played.sent() is None
+    assert played.host.target_pages == 900
+
+
+def test_more_pages_than_were_asked_for_are_taken_and_told(played: Played) -> None:
+    played.host.set_target(900, played.now)
+    played.sent()
+    played.gives((0, 150))
+    assert played.state() is HostState.IDLE
+    assert played.host.actual_pages == 850
+    (anomaly,) = played.events(Anomaly)
+    assert isinstance(anomaly, Anomaly)
+    assert "150" in anomaly.text
+    assert "100" in anomaly.text
+
+
+def test_pages_given_twice_or_not_there_are_told_and_end_the_operation_all_the_same(played: Played) -> None:
+    played.host.set_target(900, played.now)
+    played.sent()
+    played.gives((0, 40), (0, 40), (990, 20))
+    assert played.state() is HostState.IDLE
+    assert played.host.actual_pages == 960
+    assert played.events(BalloonFinished) == [BalloonFinished(100, 40)]
+    assert len(played.events(Anomaly)) == 1
+
+
+def test_a_silent_guest_becomes_stuck_and_is_asked_for_nothing_new(played: Played) -> None:
+    played.host.set_target(900, played.now)
+    played.sent()
+    due = played.host.deadline_ns()
+    assert due == played.now + DEADLINE
+    played.passes(DEADLINE - 1)
+    assert played.state() is HostState.BALLOON_REPLY_WAIT
+    played.passes(1)
+    assert played.state() is HostState.STUCK
+    assert played.host.deadline_ns() is None
+    played.host.set_target(100, played.now)
+    played.host.set_target(2000, played.now)
+    played.passes(100 * DEADLINE)
+    assert played.sent() is None
+    assert played.state() is HostState.STUCK
+
+
+def test_a_late_answer_leaves_stuck_and_is_taken_in_full(played: Played) -> None:
+    played.host.set_target(900, played.now)
+    played.sent()
+    played.passes(DEADLINE)
+    played.path()
+    played.host.set_target(700, played.now)
+    played.gives((0, 60), more=True)
+    assert played.path() == ["S_BALLOON_REPLY_WAIT"]
+    assert played.host.deadline_ns() == played.now + DEADLINE
+    assert played.sent() is None
+    played.gives((60, 40))
+    assert played.host.actual_pages == 900
+    assert played.sent() == dm.BalloonRequest(1, 200)
+
+
+def test_a_late_unballoon_response_leaves_stuck(played: Played) -> None:
+    played.host.set_target(900, played.now)
+    played.sent()
+    played.gives((0, 100))
+    played.host.set_target(1000, played.now)
+    played.sent()
+    played.passes(DEADLINE)
+    assert played.state() is HostState.STUCK
+    played.gives((200, 5))  # not what is awaited
+    assert played.state() is HostState.STUCK
+    assert played.host.actual_pages == 1000
+    played.says(dm.UnballoonResponse(1))
+    assert played.state() is HostState.IDLE
+
+
+def test_progress_begins_the_deadline_anew_and_pages_given_twice_are_no_progress(played: Played) -> None:
+    played.host.set_target(900, played.now)
+    played.sent()
+    played.passes(DEADLINE - 1)
+    played.gives((0, 10), more=True)
+    played.passes(DEADLINE - 1)
+    assert played.state() is HostState.BALLOON_REPLY_WAIT
+    played.gives((0, 10), more=True)
+    played.passes(1)
+    assert played.state() is HostState.STUCK
+
+
+def test_a_full_ring_is_waited_for_and_its_emptying_leaves_stuck(played: Played) -> None:
+    played.host.set_target(900, played.now)
+    offered = played.host.next_message()
+    played.passes(DEADLINE)
+    assert played.state() is HostState.STUCK
+    assert played.host.next_message() == offered
+    played.path()
+    assert played.sent() == dm.BalloonRequest(0, 100)
+    assert played.path() == ["S_BALLOON_RB_WAIT", "S_BALLOON_POSTING", "S_BALLOON_REPLY_WAIT"]
+
+
+def test_an_unballoon_of_many_ranges_takes_several_messages_and_one_answer() -> None:
+    played = Played(boot_pages=4000, chunk=4000)
+    played.start()
+    played.host.set_target(2800, played.now)
+    played.sent()
+    for first in (0, 800, 1600):
+        played.gives(*((page, 1) for page in range(first, first + 800, 2)), more=first < 1600)
+    assert played.host.actual_pages == 2800
+    played.host.set_target(4000, played.now)
+    parts = [played.sent() for _ in range(3)]
+    assert played.sent() is None
+    back: list[int] = []
+    for part in parts:
+        assert isinstance(part, dm.UnballoonRequest)
+        assert len(part.ranges) <= DM_RANGES_PER_MESSAGE * 8
+        back += pages_in(part.ranges)
+    assert [part.more_pages for part in parts if isinstance(part, dm.UnballoonRequest)] == [True, True, False]
+    assert sorted(back) == list(range(0, 2400, 2))
+    assert played.host.actual_pages == 4000
+    played.says(dm.UnballoonResponse(1))
+    assert played.state() is HostState.IDLE
+
+
+def test_a_target_that_changes_cuts_a_running_operation_short_at_the_next_message(played: Played) -> None:
+    played.host.set_target(100, played.now)
+    played.sent()
+    played.host.set_target(800, played.now)
+    played.gives((0, 400))
+    first = played.sent()
+    assert isinstance(first, dm.UnballoonRequest)
+    assert len(pages_in(first.ranges)) == 200
+    assert played.host.actual_pages == 800
+
+
+def test_pages_taken_for_a_message_that_was_never_sent_still_count_as_given_up(played: Played) -> None:
+    played.host.set_target(900, played.now)
+    played.sent()
+    played.gives((0, 100))
+    played.host.set_target(1000, played.now)
+    assert played.host.next_message() is not None
+    assert played.host.actual_pages == 900
+    assert played.store.removed_pages == 0
+    played.host.channel_closed(played.now)
+    assert played.host.actual_pages == 900
+    assert played.store.removed_pages == 100
+
+
+def test_a_target_outlives_close_and_reopen_and_is_applied_again(played: Played) -> None:
+    played.host.set_target(900, played.now)
+    played.sent()
+    played.gives((0, 40), more=True)
+    played.host.channel_closed(played.now)
+    assert played.state() is HostState.WAIT_RESET
+    assert played.sent() is None
+    assert played.host.actual_pages == 960
+    played.start()
+    assert played.sent() == dm.BalloonRequest(0, 60)
+
+
+def test_a_target_outlives_a_reset_and_is_applied_to_all_of_the_memory(played: Played) -> None:
+    played.host.set_target(900, played.now)
+    played.sent()
+    played.gives((0, 100))
+    played.store.pages.clear()
+    played.events(ActualChanged)
+    played.host.reset(played.now)
+    assert played.state() is HostState.POST_RESET_CLOSED
+    assert played.events(ActualChanged) == [ActualChanged(1000)]
+    played.start()
+    assert played.sent() == dm.BalloonRequest(0, 100)
+
+
+def test_a_guest_that_cannot_balloon_keeps_its_size_and_that_is_told() -> None:
+    played = Played()
+    played.start(caps=dm.CAP_HOT_ADD)
+    played.host.set_target(900, played.now)
+    assert played.sent() is None
+    assert len(played.events(Anomaly)) == 1
+
+
+def test_a_guest_is_not_shrunk_below_what_its_capabilities_say_it_needs() -> None:
+    played = Played()
+    played.start(min_page_cnt=950)
+    played.host.set_target(900, played.now)
+    assert played.sent() == dm.BalloonRequest(0, 50)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        dm.DmError(1),
+        dm.VersionRequest(1, dm.VERSION_WIN10, False),
+        dm.CapabilitiesReport(1, 1, 0, 0),
+        dm.BalloonResponse(1, False, packed((0, 10))),
+        dm.UnballoonResponse(1),
+        dm.HotAddResponse(1, 10, 1),
+        dm.HotRemoveResponse(1, 1, False, packed((0, 10))),
+    ],
+    ids=lambda message: type(message).__name__,
+)
+def test_a_message_at_the_wrong_time_is_told_and_ignored(played: Played, message: dm.Message) -> None:
+    played.says(message)
+    assert len(played.events(Anomaly)) == 1
+    assert played.state() is HostState.IDLE
+    assert played.host.actual_pages == 1000
+    assert played.sent() is None
+
+
+@pytest.mark.parametrize("message", [dm.BalloonRequest(1, 10), dm.VersionResponse(1, True)])
+def test_a_message_that_only_a_host_sends_is_refused(played: Played, message: dm.Message) -> None:
+    with pytest.raises(RemoteProtocolError, match="only a host"):
+        played.says(message)
+
+
+def test_a_guest_that_asks_and_never_reads_is_refused_in_the_end() -> None:
+    played = Played()
+    played.host.channel_opened(0)
+    for _ in range(DM_REPLIES_PENDING):
+        played.says(dm.VersionRequest(1, dm.make_version(9, 9), False))
+    with pytest.raises(RemoteProtocolError, match="does not read"):
+        played.says(dm.VersionRequest(1, dm.VERSION_WIN10, False))
+    assert played.state() is HostState.VERSION
+
+
+def test_a_flood_of_odd_messages_does_not_pile_up(played: Played) -> None:
+    for _ in range(5000):
+        played.says(dm.UnballoonResponse(1))
+    assert len(played.host.take_events()) < 300
+
+
+def test_a_message_that_was_not_offered_cannot_have_been_sent(played: Played) -> None:
+    with pytest.raises(LocalProtocolError):
+        played.host.message_sent(played.now)
+
+
+def test_an_open_channel_cannot_be_opened(played: Played) -> None:
+    with pytest.raises(LocalProtocolError, match="OPEN in S_IDLE"):
+        played.host.channel_opened(played.now)
+    assert played.host.capabilities is not None
+
+
+SPANS = st.lists(st.tuples(st.integers(0, 70), st.integers(0, 12)), max_size=8)
+MESSAGES = st.one_of(
+    st.builds(dm.BalloonResponse, st.just(1), st.booleans(), SPANS.map(lambda spans: packed(*spans))),
+    st.builds(dm.BalloonResponse, st.just(1), st.just(False), SPANS.map(lambda spans: packed(*spans))),
+    st.just(dm.UnballoonResponse(2)),
+    st.just(dm.VersionRequest(3, dm.VERSION_WIN10, False)),
+    st.builds(dm.CapabilitiesReport, st.just(4), st.just(dm.CAP_BALLOON), st.just(0), st.just(0)),
+    st.builds(dm.StatusReport, *[st.integers(0, 2**32 - 1)] * 7),
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_the_host_gives_back_only_what_it_was_given_whatever_the_guest_does(data: st.DataObject) -> None:
+    """Every unballooned range is a subset of what this guest gave and has not got back."""
+    played = Played(boot_pages=64, chunk=16)
+    played.start()
+    given: set[int] = set()
+
+    def guest_speaks() -> None:
+        message = data.draw(MESSAGES)
+        accepting = played.host.state in {HostState.BALLOON_REPLY_WAIT, HostState.STUCK}
+        removed = set(played.store.pages)
+        played.says(message)
+        new = played.store.pages - removed
+        if isinstance(message, dm.BalloonResponse):
+            assert new <= set(pages_in(message.ranges))
+            assert accepting or not new
+        given.update(new)
+
+    def host_speaks() -> None:
+        message = played.sent()
+        if isinstance(message, dm.UnballoonRequest):
+            back = pages_in(message.ranges)
+            assert len(back) == len(set(back))
+            assert given.issuperset(back)
+            given.difference_update(back)
+
+    def channel_reopens() -> None:
+        played.host.channel_closed(played.now)
+        played.start()
+
+    def guest_restarts() -> None:
+        given.clear()
+        played.store.pages.clear()
+        played.host.reset(played.now)
+        played.start()
+
+    common: list[Callable[[], None]] = [
+        guest_speaks,
+        host_speaks,
+        lambda: played.host.set_target(data.draw(st.integers(1, 80)), played.now),
+        played.offer,
+        lambda: played.passes(data.draw(st.sampled_from([1, DEADLINE]))),
+    ]
+    for _ in range(data.draw(st.integers(5, 40))):
+        data.draw(st.sampled_from([*common, *common, channel_reopens, guest_restarts]))()
+        held = played.store.removed_pages
+        assert played.host.actual_pages <= 64 - held
+        assert 64 - played.host.actual_pages == len(given)
