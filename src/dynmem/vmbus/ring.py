@@ -175,18 +175,24 @@ class RingReader(_Ring):
             raise RemoteProtocolError(f"a packet of {length} bytes where the ring holds {available}")
         rest = self._copy(self._read + DESCRIPTOR_BYTES, length - DESCRIPTOR_BYTES)
         packet = wire_packet.decode(header + rest)
-        self._advance(length, self.size - available)
+        self._advance(length)
         return packet
 
-    def _advance(self, length: int, free_before: int) -> None:
-        """Give `length` bytes back to the writer, and note whether that is what it waits for."""
+    def _advance(self, length: int) -> None:
+        """Give `length` bytes back to the writer, and note whether that is what it waits for.
+
+        The write index is loaded anew, behind the pending size: by the one that `read` saw, the ring may seem
+        to have had room all along, although the writer has filled it since and gone to sleep.
+        """
         memory, control = self._memory, self._control
         self._read = (self._read + length) % self.size
         memory.store32(control + READ_INDEX, self._read)
         memory.fence()
-        pending = memory.load32(control + PENDING_SEND_SIZE)
-        if pending and free_before <= pending & ~7 < free_before + length:
-            self._signal = True
+        pending = memory.load32(control + PENDING_SEND_SIZE) & ~7
+        if pending:
+            free = self.size - (self._load_index(WRITE_INDEX) - self._read) % self.size
+            if free - length <= pending < free:
+                self._signal = True
 
     def mask_interrupts(self, masked: bool) -> None:
         """Ask the writer for no signals; after unmasking read again: what came meanwhile is not signalled."""
