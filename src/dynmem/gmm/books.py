@@ -4,7 +4,7 @@ Counts only. A page belongs to one VM (bound mode), so allocated pages are priva
 2 MiB pieces of one VM. Each call changes everything it says or raises GmmError and changes nothing.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 from typing import Self
 
 import msgspec
@@ -135,7 +135,7 @@ class Gmm:
     def __contains__(self, vm: str) -> bool:
         return vm in self._vms
 
-    def __iter__(self) -> Iterable[str]:
+    def __iter__(self) -> Iterator[str]:
         return iter(self._vms)
 
     def initial_reservation(

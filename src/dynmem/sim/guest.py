@@ -1,0 +1,161 @@
+"""A guest and its VM process as physics has them: memory is touched as it is used, given slowly, freed late.
+
+Sizes are pages of 4 KiB, time is ticks of TICK_NS. `touched` is what the host has lost to this guest; `size`
+is what the balloon leaves it (`actual`); `used` is what its programs hold. The balloon takes only what is
+free in the guest.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from random import Random
+from typing import Final
+
+import msgspec
+
+from dynmem.manager.facts import Demand, VmConfig, VmFacts
+from dynmem.units import MIB, NS_PER_S, PAGE_SIZE
+
+TICK_NS: Final = 100_000_000
+TICKS_PER_S: Final = NS_PER_S // TICK_NS
+MIB_PAGES: Final = MIB // PAGE_SIZE
+REPORT_TICKS: Final = TICKS_PER_S  # a guest reports once a second
+KERNEL_PAGES: Final = 24 * MIB_PAGES
+TAKE_PER_TICK: Final = 400 * MIB_PAGES
+
+Curve = Callable[[int], int]
+
+
+class Character(msgspec.Struct, frozen=True):
+    """What kind of guest this is. Pages per tick; shares are percent."""
+
+    name: str
+    give_per_tick: int = 100 * MIB_PAGES
+    own_floor_percent: int = 0  # of boot size: it does not go lower
+    lag_ticks: int = 2  # until given memory is free on the host
+    keeps: bool = False  # given memory is never freed on the host
+    report_percent: int = 100  # of its true use: what it says it needs
+    grow_per_tick: int = 2 * MIB_PAGES
+    silent: bool = False  # its monitor does not answer now and then
+    pauses: bool = False
+    dies: bool = False
+    resets: bool = False
+
+
+class Guest:
+    """One VM that runs. `curve` says at a tick how many pages its programs want."""
+
+    def __init__(
+        self, config: VmConfig, character: Character, curve: Curve, incarnation: str, random: Random
+    ) -> None:
+        self.config = config
+        self.character = character
+        self.incarnation = incarnation
+        self.boot = config.maximum_bytes // PAGE_SIZE
+        self.size = self.boot
+        self.target = self.boot
+        self.used = 0
+        self.touched = KERNEL_PAGES
+        self.resets = 0
+        self.run_state = "running"
+        self._curve = curve
+        self._phase = random.randrange(REPORT_TICKS)
+        self._freeing: deque[tuple[int, int]] = deque()
+        self._report: tuple[int, int, int] | None = None
+        self._wanted = 0
+
+    @property
+    def free(self) -> int:
+        """Pages that nobody in the guest uses."""
+        return self.size - KERNEL_PAGES - self.used
+
+    @property
+    def wanted(self) -> int:
+        """What its programs would hold if they could, at the last tick."""
+        return self._wanted
+
+    def tick(self, now: int) -> None:
+        """One tick of guest time; nothing moves while it is paused, but freed memory still arrives."""
+        self._free_late(now)
+        if self.run_state == "paused":
+            return
+        self._balloon(now)
+        self._work(now)
+        if (now + self._phase) % REPORT_TICKS == 0:
+            demand = (self.used + KERNEL_PAGES) * self.character.report_percent // 100
+            # Programs ask for memory that is not there: committed, as Linux counts it.
+            asked = max(demand, (self._wanted + KERNEL_PAGES) * self.character.report_percent // 100)
+            self._report = (now, asked, max(0, self.free))
+
+    def reset(self) -> None:
+        """The guest starts anew: its balloon is empty, the host still has what it touched."""
+        self.size = self.boot
+        self.used = 0
+        self.resets += 1
+        self._report = None
+
+    def facts(self, now: int, *, silent: bool) -> VmFacts:
+        """What a sweep reads from this VM."""
+        return VmFacts(
+            name=self.config.name,
+            incarnation=self.incarnation,
+            run_state="silent" if silent else self.run_state,
+            device="hv-balloon",
+            boot_bytes=self.boot * PAGE_SIZE,
+            actual_bytes=None if silent else self.size * PAGE_SIZE,
+            resident_bytes=self.resident * PAGE_SIZE,
+            resident_source="st_blocks",
+            demand=None if silent else self._demand(now),
+            resets=self.resets,
+        )
+
+    @property
+    def resident(self) -> int:
+        """Pages that the host has lost to this VM."""
+        return self.touched + sum(pages for _, pages in self._freeing)
+
+    def _demand(self, now: int) -> Demand | None:
+        if self._report is None:
+            return None
+        at, demand, available = self._report
+        return Demand(demand * PAGE_SIZE, available * PAGE_SIZE, "committed", (now - at) * TICK_NS)
+
+    def _balloon(self, now: int) -> None:
+        """Give towards a smaller target, take towards a larger one."""
+        if self.size > self.target:
+            floor = self.boot * self.character.own_floor_percent // 100
+            room = min(self.free, self.size - floor, self.size - self.target)
+            given = max(0, min(room, self.character.give_per_tick))
+            self.size -= given
+            if not self.character.keeps and self.touched > self.size:
+                self._freeing.append((now + self.character.lag_ticks, self.touched - self.size))
+                self.touched = self.size
+        elif self.size < self.target:
+            taken = min(self.target - self.size, TAKE_PER_TICK)
+            self.size += taken
+            self._take_back_unfreed(taken)
+
+    def _take_back_unfreed(self, pages: int) -> None:
+        """Pages that the host was about to free are the first to be given back, and were never lost."""
+        while pages and self._freeing:
+            at, waiting = self._freeing.pop()
+            back = min(pages, waiting)
+            self.touched += back
+            pages -= back
+            if waiting > back:
+                self._freeing.append((at, waiting - back))
+
+    def _work(self, now: int) -> None:
+        """Programs grow and shrink towards what they want; what they use is touched."""
+        self._wanted = min(self._curve(now), self.boot - KERNEL_PAGES)
+        if self._wanted > self.used:
+            grown = min(self._wanted - self.used, self.character.grow_per_tick, max(0, self.free))
+            self.used += grown
+        else:
+            self.used -= min(self.used - self._wanted, 4 * self.character.grow_per_tick)
+        # Freed memory stays touched (page cache, allocator); a little of what is free is touched as well.
+        cache = min(max(0, self.free), self.used // 8)
+        self.touched = max(self.touched, min(self.size, self.used + KERNEL_PAGES + cache))
+
+    def _free_late(self, now: int) -> None:
+        while self._freeing and self._freeing[0][0] <= now:
+            self._freeing.popleft()

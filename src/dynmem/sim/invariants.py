@@ -1,0 +1,139 @@
+"""What must hold, checked from the physics of the simulation and never from the manager's own books.
+
+The numbers in brackets are those of docs/architecture.md. A broken invariant raises InvariantError, a
+sentence.
+"""
+
+import itertools
+from collections.abc import Mapping
+
+from dynmem.manager.facts import Facts, ManagerSettings
+from dynmem.manager.results import SetBalloon, StepResult
+from dynmem.manager.step import Manager
+from dynmem.sim.guest import Guest
+from dynmem.units import PAGE_SIZE, format_size, pages_of
+
+
+class InvariantError(Exception):
+    """Something that must never happen has happened."""
+
+
+class Invariants:
+    """The watcher of one world. `controlled`: every VM was started by a reservation."""
+
+    def __init__(self, settings: ManagerSettings, *, controlled: bool) -> None:
+        self._settings = settings
+        self._budget = pages_of(settings.budget_bytes)
+        self._slush = pages_of(settings.slush_bytes)
+        self._controlled = controlled
+        self._covered: dict[str, tuple[str, int]] = {}
+        self._worst_before: dict[str, int] = {}
+        self._seen: dict[str, list[tuple[str, int | None, int]]] = {}
+
+    def guest_reset(self, name: str) -> None:
+        """A guest has emptied its balloon by itself: until the next step nobody can have known."""
+        self._covered.pop(name, None)
+        self._controlled = False
+
+    def manager_restarted(self) -> None:
+        """A new manager has to look twice again."""
+        self._seen.clear()
+
+    def after_tick(self, now: int, guests: Mapping[str, Guest]) -> None:
+        """[1, 2] The budget holds, and every VM stays within what was counted for it."""
+        resident = sum(guest.resident for guest in guests.values())
+        if self._controlled and resident > self._budget:
+            raise InvariantError(
+                f"tick {now}: the VMs hold {_size(resident)}, the budget is {_size(self._budget)}"
+            )
+        for name, guest in guests.items():
+            if not 0 <= guest.size <= guest.boot:
+                raise InvariantError(f"tick {now}: {name} has {guest.size} of {guest.boot} pages")
+            incarnation, covered = self._covered.get(name, ("", 0))
+            if incarnation == guest.incarnation and guest.resident > covered:
+                raise InvariantError(
+                    f"tick {now}: {name} holds {_size(guest.resident)}, {_size(covered)} was counted for it"
+                )
+
+    def before_commands(self, facts: Facts, guests: Mapping[str, Guest]) -> None:
+        """Note what each VM may hold at worst before this step's commands."""
+        self._worst_before = {name: _worst(guest) for name, guest in guests.items()}
+        for vm in facts.vms:
+            seen = self._seen.setdefault(vm.name, [])
+            seen.append((vm.incarnation, vm.actual_bytes, vm.resets))
+
+    def after_step(
+        self, facts: Facts, result: StepResult, guests: Mapping[str, Guest], manager: Manager
+    ) -> None:
+        """[1, 3, 5, 9, 10] What the step sent is safe to leave for ever."""
+        states = {vm.name: vm for vm in facts.vms}
+        paid = 0
+        for command in result.commands:
+            guest = guests.get(command.vm)
+            if guest is None or states[command.vm].run_state != "running":
+                raise InvariantError(f"{command.vm} was sent a target, and it is not running")
+            self._check_bounds(command, guest)
+            self._check_two_sweeps(command)
+            rise = command.target_bytes // PAGE_SIZE - self._worst_before[command.vm]
+            if rise > 0:
+                paid += rise
+                if not command.measurement:
+                    raise InvariantError(f"the grant to {command.vm} names no measurement")
+        if paid:
+            self._check_grants(facts, guests, paid, manager)
+        self._check_books(guests, manager)
+        self._covered = {name: (guest.incarnation, _worst(guest)) for name, guest in guests.items()}
+
+    def _check_bounds(self, command: SetBalloon, guest: Guest) -> None:
+        floor = min(guest.config.minimum_bytes, guest.boot * PAGE_SIZE)
+        if not floor <= command.target_bytes <= guest.config.maximum_bytes:
+            raise InvariantError(f"{command.vm} was sent {command.target_bytes}, below its floor or too much")
+        if command.target_bytes % PAGE_SIZE:
+            raise InvariantError(f"{command.vm} was sent {command.target_bytes}, which is not whole pages")
+
+    def _check_two_sweeps(self, command: SetBalloon) -> None:
+        seen = self._seen[command.vm]
+        life = seen[-1][0]
+        own = [each for each in seen if each[0] == life and each[1] is not None]
+        if not any(before == after for before, after in itertools.pairwise(own)):
+            raise InvariantError(f"{command.vm} was sent a target before two equal sweeps")
+
+    def _check_grants(self, facts: Facts, guests: Mapping[str, Guest], paid: int, manager: Manager) -> None:
+        """At worst everybody takes what they may: that, with the slush, has to fit budget and host."""
+        worst = {name: _worst(guest) for name, guest in guests.items()}
+        held = sum(worst.values())
+        if held + self._slush > self._budget:
+            raise InvariantError(
+                f"{_size(paid)} was granted, and {_size(held)} may be taken, "
+                f"with the slush more than the budget of {_size(self._budget)}"
+            )
+        untouched = sum(worst[name] - guest.resident for name, guest in guests.items())
+        available = pages_of(facts.host.mem_available_bytes)
+        if untouched + self._slush > available:
+            raise InvariantError(
+                f"{_size(paid)} was granted, and {_size(untouched)} may still be taken of "
+                f"{_size(available)} that the host has available"
+            )
+
+    def _check_books(self, guests: Mapping[str, Guest], manager: Manager) -> None:
+        """The books add up, know who is there, and claim no less than each may take."""
+        gmm = manager.claims.gmm.verify()
+        for name, guest in guests.items():
+            claim = gmm.allocated(name)
+            may_take = max(guest.size, guest.target)
+            if claim < may_take:
+                raise InvariantError(
+                    f"the books claim {_size(claim)} for {name}, it may take {_size(may_take)}"
+                )
+        for name in gmm:
+            if name not in guests and not name.startswith("reservation "):
+                raise InvariantError(f"the books still know {name}, which is gone")
+
+
+def _worst(guest: Guest) -> int:
+    """The most this VM may hold if it takes everything it has been offered."""
+    return max(guest.resident, guest.size, guest.target)
+
+
+def _size(pages: int) -> str:
+    return format_size(pages * PAGE_SIZE)

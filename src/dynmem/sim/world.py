@@ -1,0 +1,216 @@
+"""A host full of guests in virtual time, and the manager's step as in production. One seed, one log.
+
+Every VM starts when a reservation for its full size is ready, as an operator would start it; mortal ones
+start again. After every tick and every step the invariants are checked.
+"""
+
+from collections.abc import Mapping
+from random import Random
+from typing import Final
+
+import msgspec
+
+from dynmem.manager.facts import Facts, HostFacts, ManagerSettings, VmConfig, VmFacts
+from dynmem.manager.results import StepResult
+from dynmem.manager.safeguards import ALL_ON, Safeguards
+from dynmem.manager.step import Manager
+from dynmem.sim.cast import CAST, draw_config, draw_curve
+from dynmem.sim.guest import MIB_PAGES, TICK_NS, TICKS_PER_S, Character, Curve, Guest
+from dynmem.sim.invariants import Invariants
+from dynmem.units import MIB, NS_PER_S, PAGE_SIZE
+
+SOON_TICKS: Final = 2
+SLUSH_BYTES: Final = 64 * MIB
+START_PATIENCE_NS: Final = 60 * NS_PER_S
+OUTAGE_TICKS: Final = 4 * TICKS_PER_S
+
+
+class Part(msgspec.Struct):
+    """One VM of the cast, running or not."""
+
+    config: VmConfig
+    character: Character
+    curve: Curve
+    random: Random
+    guest: Guest | None = None
+    lives: int = 0
+    asked: bool = False
+    away_until: int = 0
+
+
+class World:
+    """Budget, guests and manager. `run` advances by whole seconds; `log` is what happened, line by line."""
+
+    def __init__(
+        self,
+        parts: list[Part],
+        settings: ManagerSettings,
+        *,
+        random: Random,
+        safeguards: Safeguards = ALL_ON,
+        admit: bool = True,
+        check: bool = True,
+    ) -> None:
+        self.parts = parts
+        self.settings = settings
+        self.random = random
+        self.safeguards = safeguards
+        self.manager = self._new_manager()
+        self.now = 0
+        self.log: list[str] = []
+        self.commands = 0
+        self.peak_pages = 0
+        self.unmet_page_ticks = 0
+        self._admit = admit
+        self._next_step = 0
+        self._others = self._total // 8
+        self._invariants = Invariants(settings, controlled=admit) if check else None
+
+    @property
+    def _total(self) -> int:
+        """The host's memory in pages: the budget and half as much again."""
+        return self.settings.budget_bytes * 3 // 2 // PAGE_SIZE
+
+    def run(self, seconds: int) -> None:
+        """Let virtual time pass."""
+        for _ in range(seconds * TICKS_PER_S):
+            self._tick()
+
+    def restart_manager(self) -> None:
+        """Kill the manager and start it again, with what its journal would tell it."""
+        self.manager = self._new_manager()
+        for part in self.parts:
+            part.asked = False
+            if part.guest is not None:
+                target = part.guest.target * PAGE_SIZE
+                self.manager.restore(part.config.name, part.guest.incarnation, target)
+        if self._invariants is not None:
+            self._invariants.manager_restarted()
+        self._say("the manager was killed and started again")
+
+    def _new_manager(self) -> Manager:
+        return Manager(self.settings, [part.config for part in self.parts], self.safeguards)
+
+    @property
+    def guests(self) -> Mapping[str, Guest]:
+        """Those that run."""
+        return {part.config.name: part.guest for part in self.parts if part.guest is not None}
+
+    def _tick(self) -> None:
+        for part in self.parts:
+            self._live(part)
+        for guest in self.guests.values():
+            guest.tick(self.now)
+            self.unmet_page_ticks += max(0, guest.wanted - guest.used)
+        resident = sum(guest.resident for guest in self.guests.values())
+        self.peak_pages = max(self.peak_pages, resident)
+        if self._invariants is not None:
+            self._invariants.after_tick(self.now, self.guests)
+        if self.now >= self._next_step:
+            result = self._step()
+            period = self.settings.period_ns // TICK_NS
+            self._next_step = self.now + (SOON_TICKS if result.waiting else period)
+        self.now += 1
+
+    def _step(self) -> StepResult:
+        facts = self._facts()
+        result = self.manager.step(facts)
+        for line in result.changes:
+            self._say(line)
+        guests = self.guests
+        if self._invariants is not None:
+            self._invariants.before_commands(facts, guests)
+        for command in result.commands:
+            guest = guests.get(command.vm)
+            if guest is not None and not self._silent(command.vm):
+                guest.target = command.target_bytes // PAGE_SIZE
+                self.commands += 1
+        if self._invariants is not None:
+            self._invariants.after_step(facts, result, guests, self.manager)
+        return result
+
+    def _facts(self) -> Facts:
+        resident = sum(guest.resident for guest in self.guests.values())
+        if self.now % TICKS_PER_S == 0:
+            self._others += self.random.randrange(-4, 5) * MIB_PAGES
+            self._others = max(self._total // 16, min(self._total // 4, self._others))
+        available = max(0, self._total - resident - self._others)
+        host = HostFacts(available * PAGE_SIZE, self._total * PAGE_SIZE)
+        vms = tuple(self._vm_facts(part) for part in self.parts)
+        return Facts(self.now * TICK_NS, host, vms)
+
+    def _vm_facts(self, part: Part) -> VmFacts:
+        if part.guest is None:
+            return VmFacts(part.config.name, "", "absent")
+        return part.guest.facts(self.now, silent=self._silent(part.config.name))
+
+    def _silent(self, name: str) -> bool:
+        part = next(each for each in self.parts if each.config.name == name)
+        return part.character.silent and self.now < part.away_until
+
+    def _live(self, part: Part) -> None:
+        """Start, die, reset, pause, fall silent: what the character does, at the seed's moments."""
+        if part.guest is None:
+            if self.now >= part.away_until:
+                self._try_to_start(part)
+            return
+        if part.guest.run_state == "paused" and self.now >= part.away_until:
+            part.guest.run_state = "running"
+        if part.random.random() * 20 * TICKS_PER_S >= 1:
+            return
+        if part.character.dies:
+            self._say(f"{part.config.name} dies")
+            part.guest, part.asked = None, False
+            part.away_until = self.now + OUTAGE_TICKS
+        elif part.character.resets:
+            self._say(f"{part.config.name} resets itself")
+            part.guest.reset()
+            if self._invariants is not None:
+                self._invariants.guest_reset(part.config.name)
+        elif part.character.pauses or part.character.silent:
+            part.away_until = self.now + OUTAGE_TICKS
+            if part.character.pauses:
+                part.guest.run_state = "paused"
+
+    def _try_to_start(self, part: Part) -> None:
+        name = part.config.name
+        if self._admit:
+            now_ns = self.now * TICK_NS
+            if not part.asked:
+                self.manager.reserve(name, part.config.maximum_bytes, now_ns, now_ns + START_PATIENCE_NS)
+                part.asked = True
+                return
+            state, _ = self.manager.reservation_state(name)
+            if state in ("expired", "refused"):
+                part.asked = False
+                part.away_until = self.now + OUTAGE_TICKS
+            if state != "ready":
+                return
+        part.lives += 1
+        part.guest = Guest(part.config, part.character, part.curve, f"{name}.{part.lives}", part.random)
+        self._say(f"{name} ({part.character.name}) starts")
+
+    def _say(self, line: str) -> None:
+        self.log.append(f"{self.now * TICK_NS / NS_PER_S:7.1f} {line}")
+
+
+def draw_world(
+    seed: int,
+    *,
+    safeguards: Safeguards = ALL_ON,
+    admit: bool = True,
+    check: bool = True,
+    cast: tuple[Character, ...] = CAST,
+) -> World:
+    """The world of one seed: four to eight VMs whose maximums are 1.2 to 2 times the budget."""
+    random = Random(seed)  # noqa: S311 - a simulation wants the same numbers again
+    parts = []
+    for index in range(random.randrange(4, 9)):
+        config = draw_config(index, random)
+        own = Random(random.randrange(1 << 62))  # noqa: S311 - see above
+        character = random.choice(cast)
+        parts.append(Part(config, character, draw_curve(config, random), own, away_until=index * TICKS_PER_S))
+    maximums = sum(part.config.maximum_bytes for part in parts)
+    budget = maximums * 100 // random.randrange(120, 201) + SLUSH_BYTES
+    settings = ManagerSettings(budget // MIB * MIB, SLUSH_BYTES, NS_PER_S, "enforce")
+    return World(parts, settings, random=random, safeguards=safeguards, admit=admit, check=check)
