@@ -36,30 +36,30 @@ def test_a_folder_too_deep_for_a_socket_is_refused_with_its_path() -> None:
 
 
 def test_commas_in_a_path_do_not_end_an_option() -> None:
-    command = QemuGuest("g", 256 * MIB, Path("/a,b"), image=IMAGE).command(9)
+    command = QemuGuest("g", 256 * MIB, Path("/a,b"), image=IMAGE).command()
     assert "socket,id=mon0,path=/a,,b/g.qmp,server=on,wait=off" in value_after(command, "-chardev")
 
 
 def test_each_monitor_has_a_socket_of_its_own() -> None:
     guest = QemuGuest("g", 256 * MIB, Path("/t"), image=IMAGE)
-    command = guest.command(9)
+    command = guest.command()
     assert value_after(command, "-mon") == ["chardev=mon0,mode=control", "chardev=mon1,mode=control"]
     assert guest.qmp_path != guest.lab_qmp_path
 
 
 def test_ram_is_one_shared_memfd_and_the_load_is_on_the_kernels_command_line() -> None:
     load = Load(curve="steps", low_bytes=MIB, high_bytes=9 * MIB)
-    command = QemuGuest("g", 300 * MIB, Path("/t"), image=IMAGE, load=load).command(9)
+    command = QemuGuest("g", 300 * MIB, Path("/t"), image=IMAGE, load=load).command()
     assert value_after(command, "-object") == ["memory-backend-memfd,id=ram0,size=300M,share=on"]
     assert f" dynmem.load={load.argument()}" in value_after(command, "-append")[0]
 
 
 def test_properties_of_the_balloon_are_passed_on_and_no_balloon_means_no_device() -> None:
-    full = QemuGuest("g", 256 * MIB, Path("/t"), image=IMAGE, free_page_reporting=True).command(9)
+    full = QemuGuest("g", 256 * MIB, Path("/t"), image=IMAGE, free_page_reporting=True).command()
     assert value_after(full, "-device") == [
         "virtio-balloon-pci,id=balloon0,free-page-reporting=on,deflate-on-oom=off"
     ]
     assert (
-        value_after(QemuGuest("g", 256 * MIB, Path("/t"), image=IMAGE, balloon=False).command(9), "-device")
+        value_after(QemuGuest("g", 256 * MIB, Path("/t"), image=IMAGE, balloon=False).command(), "-device")
         == []
     )

@@ -70,6 +70,13 @@ def test_reports_come_at_least_five_times_a_second_of_the_guests_time(boot: Boot
     assert np.median(steps) <= 0.2
 
 
+def test_a_report_is_fresh_although_nobody_read_for_a_while(boot: Boot) -> None:
+    guest = boot(128)
+    before = said(guest).t
+    time.sleep(3)
+    assert said(guest).t - before > 2
+
+
 def test_demand_follows_a_sine_within_its_bounds(boot: Boot, until: Until) -> None:
     load = Load(
         curve="sine", low_bytes=10 * MIB, high_bytes=60 * MIB, period_ns=2 * NS_PER_S, rate_bytes=FAST
@@ -89,7 +96,7 @@ def test_demand_follows_a_sine_within_its_bounds(boot: Boot, until: Until) -> No
 def test_an_order_that_makes_no_sense_is_counted_and_changes_nothing(boot: Boot, until: Until) -> None:
     guest = boot(128, load=Load(high_bytes=8 * MIB))
     until(guest, lambda: said(guest).held_pages == pages(8))
-    assert guest._serial is not None
+    port, _ = guest._serial()
     for text in (
         b"high=40,curve=square\n",
         b"high\n",
@@ -98,7 +105,7 @@ def test_an_order_that_makes_no_sense_is_counted_and_changes_nothing(boot: Boot,
         b"depth=3\n",
         b"\xff" * 900 + b"\n",
     ):
-        guest._serial.send(text)
+        port.write(text)
     until(guest, lambda: said(guest).refused_orders == 6)
     assert said(guest).wanted_pages == pages(8)
 

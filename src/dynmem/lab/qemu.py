@@ -2,8 +2,8 @@
 
 The guest's RAM is a memfd of QEMU's, so what it really takes from the host is that file's blocks. It has a
 virtio-balloon (QOM id ``balloon0``) and two QMP monitors, because QEMU serves one client on each: `qmp_path`
-for a memory manager, `lab_qmp_path` for whoever looks over its shoulder. The serial port is a socket pair,
-without a path: reports come out of it and loads go in (see dynmem.lab.workload).
+for a memory manager, `lab_qmp_path` for whoever looks over its shoulder. The serial port is QEMU's
+standard input and output: reports come out of it and loads go in (see dynmem.lab.workload).
 
 Everything here is synchronous; nothing but `ready` and `stop` waits. QEMU dies with the thread that called
 `start` (PR_SET_PDEATHSIG), so start it from one that stays: the main thread.
@@ -11,15 +11,13 @@ Everything here is synchronous; nothing but `ready` and `stop` waits. QEMU dies 
 
 import os
 import re
-import select
-import socket
 import subprocess
 import tempfile
 import time
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Literal, Self
+from typing import IO, Final, Literal, Self
 
 from dynmem.errors import ConfigError, DeadlineError, DynmemError, ExitCode
 from dynmem.lab.image import Image, require
@@ -35,8 +33,10 @@ from dynmem.units import MIB, format_size
 Accelerator = Literal["tcg", "kvm"]
 BALLOON_PATH: Final = "/machine/peripheral/balloon0"
 _PROGRAM: Final = "qemu-system-x86_64"
+_NO_WORDS: Final = "nothing (a panic of its kernel ends QEMU like that, and so does QMP quit)"
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,40}")
 _MEMFD: Final = "/memfd:memory-backend-memfd"
+_LOOK_SECONDS: Final = 0.02
 _STOP_SECONDS: Final = 2.0  # it takes 0.03 s (measured); a process that hangs is killed
 _ACCELERATOR: Final = {  # tb-size: translated code of a guest this small needs no gigabyte
     "tcg": ("-accel", "tcg,tb-size=64", "-cpu", "qemu64"),
@@ -100,7 +100,6 @@ class QemuGuest:
         self._device = balloon
         self._properties = {"free-page-reporting": free_page_reporting, "deflate-on-oom": deflate_on_oom}
         self._process: subprocess.Popen[bytes] | None = None
-        self._serial: socket.socket | None = None
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the guest
         self._tail = b""
         self._report: Report | None = None
@@ -118,8 +117,8 @@ class QemuGuest:
         """Stop the guest, whatever happened."""
         self.stop()
 
-    def command(self, serial_fd: int) -> list[str]:
-        """The command that starts it, with `serial_fd` as the other end of the serial port."""
+    def command(self) -> list[str]:
+        """The command that starts it; its standard input and output are the serial port."""
         command = ["setpriv", "--pdeathsig", "KILL", "--", _PROGRAM, "-name", self.name]
         command += ["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]
         command += [*_ACCELERATOR[self.accel], "-smp", "1", "-m", f"{self.memory_bytes // MIB}M"]
@@ -127,7 +126,7 @@ class QemuGuest:
         command += ["-object", f"memory-backend-memfd,id=ram0,size={self.memory_bytes // MIB}M,share=on"]
         command += ["-kernel", str(self._image.kernel), "-initrd", str(self._image.initrd)]
         command += ["-append", f"{_KERNEL_ARGUMENTS} dynmem.load={self._load.argument()}"]
-        command += ["-chardev", f"socket,id=serial0,fd={serial_fd}", "-serial", "chardev:serial0"]
+        command += ["-chardev", "stdio,id=serial0,signal=off", "-serial", "chardev:serial0"]
         for place, path in enumerate((self.qmp_path, self.lab_qmp_path)):
             escaped = str(path).replace(",", ",,")
             command += ["-chardev", f"socket,id=mon{place},path={escaped},server=on,wait=off"]
@@ -141,61 +140,66 @@ class QemuGuest:
         """Start QEMU and return at once. A guest is started once: make another for another run."""
         assert self._process is None, "started twice"
         self.qmp_path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._serial, theirs = socket.socketpair()
-        self._serial.setblocking(False)
-        with theirs:
-            try:
-                self._process = subprocess.Popen(
-                    self.command(theirs.fileno()),
-                    stdin=subprocess.DEVNULL,
-                    stdout=self._errors,
-                    stderr=subprocess.STDOUT,
-                    pass_fds=(theirs.fileno(),),
-                    start_new_session=True,  # Ctrl-C at the terminal is for the one who started us
-                    umask=0o077,
-                )
-            except OSError as error:
-                self.stop()
-                raise ConfigError(f"QEMU cannot be started: {error}") from None
+        try:
+            self._process = subprocess.Popen(
+                self.command(),
+                bufsize=0,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._errors,
+                start_new_session=True,  # Ctrl-C at the terminal is for the one who started us
+                umask=0o077,
+            )
+        except OSError as error:
+            self.stop()
+            raise ConfigError(f"QEMU cannot be started: {error}") from None
+        for end in self._serial():
+            os.set_blocking(end.fileno(), False)
+
+    def _serial(self) -> tuple[IO[bytes], IO[bytes]]:
+        """The ends of the serial port: what goes into it, what comes out of it."""
+        assert self._process is not None, "not started"
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        return self._process.stdin, self._process.stdout
 
     def ready(self, timeout_s: float = 30.0) -> Report:
         """Wait for the guest's first report: booted, drivers loaded, load running.
 
         Raises GuestLostError when it ends before, DeadlineError after `timeout_s`.
         """
-        assert self._serial is not None, "not started"
         deadline = time.monotonic() + timeout_s
         while (report := self.read_serial()) is None:
             self.check()
-            left = deadline - time.monotonic()
-            if left <= 0:
+            if time.monotonic() > deadline:
                 raise DeadlineError(f"guest {self.name} said nothing within {timeout_s:g} s of its start")
-            select.select([self._serial], [], [], min(left, 0.1))
+            time.sleep(_LOOK_SECONDS)
         return report
 
     def read_serial(self) -> Report | None:
-        """The guest's latest report, or None before the first. Never waits; call it often and it is fresh."""
-        while self._serial is not None:
-            try:
-                data = self._serial.recv(65536)
-            except OSError:  # nothing there now, or QEMU gone with something unread
-                break
-            if not data:
-                break
+        """The guest's latest report, or None before the first. Never waits.
+
+        Fresh to a fifth of a second when called every few seconds or oftener. A pipe holds what nobody reads;
+        when that is full the guest writes no more until somebody does.
+        """
+        if self._process is None or self._stopped:
+            return self._report
+        _, output = self._serial()
+        while data := output.read(LAB_SERIAL_TAIL_BYTES):  # None: nothing there now; empty: QEMU has ended
             self._tail = (self._tail + data)[-LAB_SERIAL_TAIL_BYTES:]
-            self._report = latest_report(self._tail) or self._report
+        self._report = latest_report(self._tail) or self._report
         return self._report
 
     def order(self, load: Load) -> None:
         """Tell the guest's load what to want from now on; `orders` in a later report shows it."""
-        assert self._serial is not None, "not started"
         line = load.argument().encode() + b"\n"
         try:
-            taken = self._serial.send(line)
+            taken = self._serial()[0].write(line)
         except OSError as error:
             self.check()
             raise DeadlineError(f"guest {self.name} takes no orders on its serial port: {error}") from None
-        assert taken == len(line), "a line that a socket buffer did not take whole"
+        if taken != len(line):
+            raise DeadlineError(f"guest {self.name} takes no orders: those before wait on its serial port")
 
     def resident_bytes(self) -> int:
         """What the host really gives the guest for its RAM: the blocks of its memfd; 0 when there is none."""
@@ -239,7 +243,7 @@ class QemuGuest:
         self._errors.seek(0, os.SEEK_END)
         self._errors.seek(max(0, self._errors.tell() - LAB_ERROR_LOG_BYTES_SHOWN))
         words = [b for b in (self._errors.read().strip(), *self._tail.splitlines()[-2:]) if b]
-        said = " / ".join(b.decode(errors="replace").strip() for b in words) or "nothing"
+        said = " / ".join(b.decode(errors="replace").strip() for b in words) or _NO_WORDS
         raise GuestLostError(
             f"guest {self.name} is gone: QEMU ended with exit code {self._process.returncode}, saying: {said}"
         )
@@ -253,11 +257,11 @@ class QemuGuest:
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
-        self.read_serial()
+        if self._process is not None:
+            self.read_serial()
+            for end in self._serial():
+                end.close()
         self._stopped = True
-        if self._serial is not None:
-            self._serial.close()
-            self._serial = None
         self._errors.close()
         for path in (self.qmp_path, self.lab_qmp_path):
             path.unlink(missing_ok=True)
