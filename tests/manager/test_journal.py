@@ -43,7 +43,7 @@ def test_what_was_intended_survives_a_kill(tmp_path: Path) -> None:
     script = (
         "import sys, time; from pathlib import Path; from dynmem.manager.journal import *\n"
         "journal = Journal(Path(sys.argv[1])); journal.intend([Intent('web', '1@2', 7, 'r', 'm')], 5)\n"
-        "journal.stand(Standing('released', 'db'))\n"
+        "journal.stand(Standing('released', 'db'), 6)\n"
         "print('written', flush=True); time.sleep(60)\n"
     )
     with subprocess.Popen(
@@ -70,9 +70,10 @@ def test_the_journal_keeps_to_its_bound(tmp_path: Path) -> None:
 
 def test_a_wish_stands_once_per_vm_until_it_is_dropped(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
-    journal.stand(Standing("reserved", "web", 5, 100))
-    journal.stand(Standing("reserved", "web", 6, 200))
-    journal.stand(Standing("released", "web"))
+    journal.stand(Standing("reserved", "old", 5, 10), 1)
+    journal.stand(Standing("reserved", "web", 5, 100), 2)
+    journal.stand(Standing("reserved", "web", 6, 200), 50)
+    journal.stand(Standing("released", "web"), 60)
     assert journal.standing() == [Standing("released", "web"), Standing("reserved", "web", 6, 200)]
     journal.drop("reserved", "web")
     journal.drop("reserved", "nobody")

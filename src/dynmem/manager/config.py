@@ -192,6 +192,11 @@ def _place(where: str, raw: dict[str, object]) -> str:
     return _vm_place(name if isinstance(name, str) else "", int(match[1])) + match[2]
 
 
+def is_name(text: str) -> bool:
+    """Whether a VM may be called so."""
+    return _NAME.fullmatch(text) is not None
+
+
 def _vm_place(name: str, index: int) -> str:
     return f"vm {name!r}" if _NAME.fullmatch(name) else f"vm number {index + 1}"
 

@@ -89,7 +89,6 @@ class VmConnection:
         self._monitor: Monitor | None = None
         self._life: _Life | None = None
         self._look: asyncio.Task[VmFacts] | None = None
-        self._look_since: float | None = None
         self._measuring: asyncio.Task[None] | None = None
         self._nobody_listens = False
         self._is_slow = False
@@ -116,7 +115,6 @@ class VmConnection:
         if self._look is None:
             if self._monitor is None and time.monotonic() < self._not_before:
                 return self._from_outside(now_ns)
-            self._look_since = time.monotonic()
             self._look = asyncio.create_task(self._answer(now_ns), name=f"look at {self.name}")
         await asyncio.wait((self._look,), timeout=0 if self._is_slow else patience_s)
         if not self._look.done():
@@ -159,7 +157,6 @@ class VmConnection:
         except Exception as error:  # one VM's surprise must not end the others' service
             LOG.exception("%s: looking at it failed", self.name)
             await self._lose(error)
-        self._look_since = None
         return self._from_outside(now_ns)
 
     async def _connect(self) -> Monitor:
@@ -317,9 +314,8 @@ class VmConnection:
         life = self._life
         if life is None:
             return VmFacts(name=self.name, incarnation="", run_state=ABSENT, problem=self._problem)
-        if self._look_since is not None:
-            waited = time.monotonic() - self._look_since
-            self._problem = f"its monitor {self.path} has not answered for {waited:.1f} s{self._hint()}"
+        if self._problem is None or self._monitor is not None:  # while it is lost, why it was stands already
+            self._problem = f"its monitor {self.path} does not answer{self._hint()}"
         if life.meter is not None and life.meter.is_quick:
             life.resident = life.meter.measure(life.boot_bytes)
         elif self._measuring is None or self._measuring.done():

@@ -17,6 +17,8 @@ from dynmem.limits import JOURNAL_ROWS_MAX, JOURNAL_TEXT_MAX
 
 SCHEMA_VERSION: Final = 1
 FILE_NAME: Final = "journal.sqlite"
+RELEASED: Final = "released"
+RESERVED: Final = "reserved"
 _PRUNE_EVERY: Final = 256  # rows between two looks at the bound
 
 _SCHEMA: Final = """
@@ -162,9 +164,10 @@ class Journal:
         query = f"SELECT {', '.join(Action._fields)} FROM action {clause}"  # noqa: S608 - our own words
         return [Action(*row) for row in self._db.execute(query, values)]
 
-    def stand(self, wish: Standing) -> None:
-        """Keep a wish over restarts; one of a kind per VM. JournalError."""
+    def stand(self, wish: Standing, now_ns: int) -> None:
+        """Keep a wish over restarts, one of a kind per VM, and forget what has lapsed. JournalError."""
         with self._transaction() as db:
+            db.execute("DELETE FROM standing WHERE until_ns BETWEEN 1 AND ?", (now_ns,))
             db.execute("INSERT OR REPLACE INTO standing VALUES (?, ?, ?, ?)", wish)
 
     def drop(self, kind: str, name: str) -> None:

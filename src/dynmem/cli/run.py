@@ -1,0 +1,89 @@
+"""``dynmem run``: the memory manager of a host."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from dynmem.errors import ExitCode
+
+if TYPE_CHECKING:
+    from dynmem.manager.config import Config
+
+DEFAULT_CONFIG = Path("/etc/dynmem/config.toml")
+
+
+@click.command()
+@click.option(
+    "-c",
+    "--config",
+    "path",
+    type=click.Path(path_type=Path),
+    default=DEFAULT_CONFIG,
+    show_default=True,
+    metavar="FILE",
+    help="The host's budget and its VMs, in TOML.",
+)
+@click.option("--check", is_flag=True, help="Only check the file and say what it means.")
+def run(path: Path, *, check: bool) -> int:
+    r"""Share a host's memory between its virtual machines.
+
+    \b
+    Examples:
+      dynmem run --config hosts.toml --check    is the file right, and what does it mean?
+      dynmem run --config hosts.toml            run in the foreground
+
+    With mode = "observe" (the default) nothing is ever changed: `dynmem status` shows what would be done, and
+    why. With mode = "enforce" it is done. Ctrl-C and SIGTERM end it and leave every VM the target it has; to
+    undo, `dynmem release --all` first. Each change is one line on standard output.
+    """
+    from dynmem.manager.config import load, warnings
+    from dynmem.manager.host import read_host
+
+    config = load(path)
+    for warning in warnings(config, read_host().mem_total_bytes):
+        click.echo(f"dynmem: {path}: note: {warning}", err=True)
+    if check:
+        click.echo(_summary(config))
+        return ExitCode.OK
+    return _serve(config)
+
+
+def _serve(config: "Config") -> int:
+    import asyncio
+    import logging
+
+    from dynmem.manager.loop import Daemon
+
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="dynmem: %(message)s")
+
+    def tell(line: str) -> None:
+        try:
+            print(line, flush=True)
+        except BrokenPipeError:
+            # Whoever read the lines has gone; the VMs are still served.
+            sys.stdout = open("/dev/null", "w", encoding="utf-8")  # noqa: SIM115, PTH123
+
+    return asyncio.run(Daemon(config, tell).run())
+
+
+def _summary(config: "Config") -> str:
+    from dynmem.units import NS_PER_S, format_size
+
+    settings = config.settings
+    lines = [
+        f"{config.path}: right",
+        f"mode {settings.mode}, period {settings.period_ns / NS_PER_S:g} s",
+        f"budget {format_size(settings.budget_bytes)}, {format_size(settings.slush_bytes)} of it never granted",
+        f"socket {config.socket}, state {config.state}",
+    ]
+    lines += [
+        (
+            f"vm {vm.name}: {format_size(vm.minimum_bytes)} to {format_size(vm.maximum_bytes)},"
+            f" buffer {vm.buffer_percent} %, weight {vm.weight}, priority {vm.priority},"
+            f" monitor {config.monitors[vm.name]}"
+        )
+        for vm in config.vms
+    ]
+    return "\n".join(lines)

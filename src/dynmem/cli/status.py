@@ -1,0 +1,210 @@
+"""``dynmem status``, ``reserve``, ``release``: short questions to the running manager.
+
+Nothing heavy is imported: `status` answers within 150 ms from start to finish.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+
+from dynmem.errors import ConfigError, ExitCode
+from dynmem.manager.client import ask, default_socket
+from dynmem.units import NS_PER_S, format_size, parse_duration, parse_size
+
+_socket_option = click.option(
+    "--socket",
+    "path",
+    type=click.Path(path_type=Path),
+    envvar="DYNMEM_SOCKET",
+    metavar="PATH",
+    help="The manager's socket [default: that of this user's manager; or $DYNMEM_SOCKET].",
+)
+_json_option = click.option("--json", "as_json", is_flag=True, help="The whole answer, for programs.")
+
+
+@click.command()
+@_socket_option
+@_json_option
+def status(path: Path | None, *, as_json: bool) -> int:
+    r"""Ask the running manager what every VM has, and why.
+
+    \b
+    Examples:
+      dynmem status
+      dynmem status --json | jq '.vms[] | {name, actual_bytes, reason}'
+    """
+    answer = ask(path or default_socket(), {"command": "status"})
+    click.echo(json.dumps(answer, indent=2) if as_json else rendered(answer))
+    return ExitCode.OK
+
+
+@click.command()
+@click.argument("size")
+@click.option("--name", metavar="VM", help="The VM it is for; once it has started its own claim takes over.")
+@click.option("--wait", "wait", default="30s", show_default=True, metavar="TIME", help="How long to wait.")
+@click.option("--hold", "hold", default="60s", show_default=True, metavar="TIME", help="How long it is kept.")
+@_socket_option
+@_json_option
+def reserve(size: str, name: str | None, wait: str, hold: str, path: Path | None, *, as_json: bool) -> int:
+    r"""Make room for a VM about to start: others are shrunk if need be.
+
+    Exit code 0: there is room of SIZE now, kept until the VM called --name has started, or for --hold.
+    Exit code 5: it can never be made. Exit code 7: it was not made in time; nothing is kept.
+
+    \b
+    Example:
+      dynmem reserve 2GiB --name web --wait 30s && virsh start web
+    """
+    wait_ns, hold_ns = _duration("--wait", wait), _duration("--hold", hold)
+    request = {
+        "command": "reserve",
+        "name": name or f"reservation-{os.getpid()}",
+        "size_bytes": _size(size),
+        "wait_ns": wait_ns,
+        "hold_ns": hold_ns,
+    }
+    answer = ask(path or default_socket(), request, timeout_s=wait_ns / NS_PER_S + 10)
+    if as_json:
+        click.echo(json.dumps(answer, indent=2))
+    else:
+        click.echo(f"{answer['name']}: room for {format_size(answer['size_bytes'])}: {answer['reason']}")
+    return ExitCode.OK
+
+
+@click.command()
+@click.argument("vm", required=False)
+@click.option("--all", "everyone", is_flag=True, help="All VMs.")
+@click.option("--undo", is_flag=True, help="Manage it again.")
+@_socket_option
+@_json_option
+def release(vm: str | None, path: Path | None, *, everyone: bool, undo: bool, as_json: bool) -> int:
+    r"""Give a VM everything back and leave it alone, until --undo.
+
+    \b
+    Examples:
+      dynmem release web         give it all it booted with
+      dynmem release --all       before the manager is taken off the host
+      dynmem release web --undo  manage it again
+    """
+    if (vm is None) != everyone:
+        raise ConfigError("name one VM, or say --all: `dynmem release web` or `dynmem release --all`")
+    request: dict[str, Any] = {"command": "take-up" if undo else "release"}
+    if vm is not None:
+        request["vm"] = vm
+    answer = ask(path or default_socket(), request)
+    if as_json:
+        click.echo(json.dumps(answer, indent=2))
+    elif undo:
+        click.echo(f"managed again: {', '.join(answer['taken_up'])}")
+    else:
+        note = "" if answer["sent"] else " (observe mode: nothing is sent)"
+        click.echo(f"released: {', '.join(answer['released'])}{note}")
+    return ExitCode.OK
+
+
+def _size(text: str) -> int:
+    try:
+        return parse_size(text)
+    except ValueError as error:
+        raise ConfigError(f"SIZE: {error}") from error
+
+
+def _duration(option: str, text: str) -> int:
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise ConfigError(f"{option}: {error}") from error
+
+
+def rendered(answer: dict[str, Any]) -> str:
+    """The answer as a person reads it: the host in three lines, a table, a reason per VM."""
+    sections = [_host(answer), _table(answer["vms"]), _reasons(answer)]
+    if answer["reservations"]:
+        sections.insert(1, _reservations(answer["reservations"]))
+    return "\n\n".join(section for section in sections if section)
+
+
+def _bytes(size: int | None) -> str:
+    return "-" if size is None else format_size(size)
+
+
+def _host(answer: dict[str, Any]) -> str:
+    manager, free = answer["manager"], answer["measured_free"]
+    period_s = answer["period_ns"] / NS_PER_S
+    note = ": nothing is sent" if answer["mode"] == "observe" else ""
+    lines = [
+        f"{answer['mode']}{note}, every {period_s:g} s, last sweep {_ago(manager['swept_ago_s'])}",
+        f"budget {format_size(answer['budget_bytes'])}, slush {format_size(answer['slush_bytes'])}",
+    ]
+    if free is not None:
+        lines[1] += f", MemAvailable {format_size(free['mem_available_bytes'])}"
+        lines.append(f"free: {free['text']}")
+    if answer["shortage_bytes"]:
+        lines.append(f"SHORTAGE: {format_size(answer['shortage_bytes'])} more is wanted than there is")
+    if answer["emergency"]:
+        lines.append("EMERGENCY: the VMs hold more than the budget")
+    if manager["journal_problem"]:
+        lines.append(f"JOURNAL: {manager['journal_problem']}")
+    return "\n".join(lines)
+
+
+def _ago(seconds: float | None) -> str:
+    return "not yet" if seconds is None else f"{seconds:.1f} s ago"
+
+
+def _reservations(reservations: list[dict[str, Any]]) -> str:
+    return "\n".join(
+        f"reserved for {each['name']}: {format_size(each['size_bytes'])}, {each['state']}: {each['reason']}"
+        for each in reservations
+    )
+
+
+COLUMNS = (
+    ("VM", "name"),
+    ("STATE", "run_state"),
+    ("DEMAND", "demand_bytes"),
+    ("WANTED", "wanted_bytes"),
+    ("TARGET", "assigned_bytes"),
+    ("ACTUAL", "actual_bytes"),
+    ("RESIDENT", "resident_bytes"),
+)
+
+
+def _table(vms: list[dict[str, Any]]) -> str:
+    if not vms:
+        return "no VMs are configured"
+    rows = [[title for title, _ in COLUMNS]]
+    rows += [
+        [str(vm[key]) if key in {"name", "run_state"} else _bytes(vm.get(key)) for _, key in COLUMNS]
+        for vm in vms
+    ]
+    widths = [max(len(row[index]) for row in rows) for index in range(len(COLUMNS))]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if index < 2 else cell.rjust(width)
+            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    )
+
+
+def _reasons(answer: dict[str, Any]) -> str:
+    """Why every VM has what it has, what this step asked of it, and where the figures are from."""
+    lines = []
+    for vm in answer["vms"]:
+        lines.append(f"{vm['name']}: {vm['reason'] or 'as wanted'}")
+        problem = vm.get("problem")
+        if problem and problem not in vm["reason"]:
+            lines.append(f"    {problem}")
+        change = vm.get("change")
+        if change:
+            target = format_size(change["target_bytes"])
+            measured = f" [{change['measurement']}]" if change["measurement"] else ""
+            lines.append(f"    to {target}: {change['reason']}{measured}")
+        if vm.get("resident_source"):
+            demand = f"; demand = {vm['demand_source']}" if vm.get("demand_source") else ""
+            lines.append(f"    resident by {vm['resident_source']}{demand}")
+    return "\n".join(lines)

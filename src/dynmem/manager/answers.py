@@ -1,0 +1,148 @@
+"""What the manager answers on its socket: status, reservations, releases."""
+
+import asyncio
+import contextlib
+import os
+import time
+from collections.abc import Mapping
+from functools import partial
+from typing import Final
+
+from dynmem import __version__
+from dynmem.errors import ConfigError, DeadlineError, RefusedError
+from dynmem.manager.api import WAIT_NS_MAX, Release, Request, Reserve, Status, TakeUp
+from dynmem.manager.config import Config, is_name
+from dynmem.manager.facts import VmFacts
+from dynmem.manager.journal import RELEASED, RESERVED, JournalError, Standing
+from dynmem.manager.step import Manager
+from dynmem.manager.writer import JournalWriter
+from dynmem.units import NS_PER_S
+
+
+class Answers:
+    """Answers requests between two steps of the loop; `wants_sweep` is set when one should not wait."""
+
+    def __init__(
+        self, config: Config, manager: Manager, writer: JournalWriter, facts: Mapping[str, VmFacts]
+    ) -> None:
+        self.wants_sweep: Final = asyncio.Event()
+        self._config = config
+        self._manager = manager
+        self._writer = writer
+        self._facts = facts
+        self._stepped = asyncio.Condition()
+        self._started = time.monotonic()
+        self._sweeps = 0
+        self._swept_s = 0.0
+        self._withdrawn: list[str] = []
+
+    async def stepped(self, swept_s: float) -> None:
+        """The loop has made a step after a sweep that took so long: whoever waits for news may look."""
+        self._sweeps += 1
+        self._swept_s = swept_s
+        while self._withdrawn:
+            with contextlib.suppress(JournalError):  # then it lapses by itself
+                await self._writer.do(partial(self._writer.journal.drop, RESERVED, self._withdrawn.pop()))
+        async with self._stepped:
+            self._stepped.notify_all()
+
+    async def handle(self, request: Request) -> dict[str, object]:
+        """Answer one request; DynmemError is a refusal."""
+        match request:
+            case Status():
+                return self._status()
+            case Reserve():
+                return await self._reserve(request)
+            case Release(vm):
+                return await self._release(vm)
+            case TakeUp(vm):
+                return await self._take_up(vm)
+
+    def _status(self) -> dict[str, object]:
+        status = self._manager.status()
+        vms, swept_ns = status["vms"], status["swept_ns"]
+        assert isinstance(vms, list)
+        for vm in vms:
+            facts = self._facts.get(vm["name"])
+            vm.setdefault("problem", facts.problem if facts is not None else "not looked at yet")
+        ago_s = (time.monotonic_ns() - swept_ns) / NS_PER_S if isinstance(swept_ns, int) else None
+        status["manager"] = {
+            "version": __version__,
+            "pid": os.getpid(),
+            "config": str(self._config.path),
+            "state": str(self._config.state),
+            "uptime_s": round(time.monotonic() - self._started, 3),
+            "sweeps": self._sweeps,
+            "sweep_took_s": round(self._swept_s, 6),
+            "swept_ago_s": None if ago_s is None else round(ago_s, 3),
+            "journal_problem": self._writer.problem,
+        }
+        return status
+
+    async def _reserve(self, request: Reserve) -> dict[str, object]:
+        """Make room and answer when it is there; a client that hangs up meanwhile has changed its mind."""
+        if not is_name(request.name):
+            raise ConfigError(f"{request.name[:80]!r} is not a name: use letters, digits, '.', '-' and '_'")
+        if not 0 <= request.wait_ns <= WAIT_NS_MAX or not 0 <= request.hold_ns <= WAIT_NS_MAX:
+            raise ConfigError(f"waiting and holding take at most {WAIT_NS_MAX // NS_PER_S} s each")
+        now_ns, for_ns = time.monotonic_ns(), request.wait_ns + request.hold_ns
+        made = self._manager.reserve(request.name, request.size_bytes, now_ns, now_ns + for_ns)
+        if made.state == "refused":
+            raise RefusedError(f"{request.name}: {made.reason}")
+        wish = Standing(RESERVED, request.name, request.size_bytes, time.time_ns() + for_ns)
+        is_kept = False
+        try:
+            await self._writer.do(partial(self._writer.journal.stand, wish, time.time_ns()))
+            self.wants_sweep.set()
+            reason = await self._wait_for_room(request.name, request.wait_ns / NS_PER_S)
+            is_kept = True
+        finally:
+            if not is_kept:
+                self._manager.drop_reservation(request.name)
+                self._withdrawn.append(request.name)
+        return {"name": request.name, "size_bytes": request.size_bytes, "reason": reason}
+
+    async def _wait_for_room(self, name: str, wait_s: float) -> str:
+        """Why the reservation is ready; RefusedError or DeadlineError if it does not get so."""
+        state, reason = self._manager.reservation_state(name)
+        try:
+            async with asyncio.timeout(wait_s), self._stepped:
+                while state == "waiting":
+                    await self._stepped.wait()
+                    state, reason = self._manager.reservation_state(name)
+        except TimeoutError as error:
+            why = "" if self._is_enforcing else "; in observe mode no VM is shrunk to make room"
+            raise DeadlineError(f"{name}: no room after {wait_s:g} s: {reason}{why}") from error
+        if state != "ready":
+            raise RefusedError(f"{name}: {reason}")
+        return reason
+
+    async def _release(self, name: str | None) -> dict[str, object]:
+        names = self._known(name)
+        for each in names:
+            wish = Standing(RELEASED, each)
+            await self._writer.do(partial(self._writer.journal.stand, wish, time.time_ns()))
+            self._manager.release(each)
+        self.wants_sweep.set()
+        return {"released": names, "sent": self._is_enforcing}
+
+    async def _take_up(self, name: str | None) -> dict[str, object]:
+        names = self._known(name)
+        for each in names:
+            await self._writer.do(partial(self._writer.journal.drop, RELEASED, each))
+            self._manager.take_up(each)
+        self.wants_sweep.set()
+        return {"taken_up": names}
+
+    @property
+    def _is_enforcing(self) -> bool:
+        return self._config.settings.mode == "enforce"
+
+    def _known(self, name: str | None) -> list[str]:
+        configured = [vm.name for vm in self._config.vms]
+        if name is None:
+            return configured
+        if name not in configured:
+            known = ", ".join(configured[:20]) or "none"
+            raise RefusedError(f"{self._config.path} names no VM {name[:80]!r}: known are {known}")
+        return [name]

@@ -1,0 +1,203 @@
+"""The daemon: each period a sweep over all VMs, one pure step, and what it decided written down and done.
+
+    sweep (facts) --> step (decisions) --> journal (intents) --> act (balloon commands) --> journal (outcomes)
+
+Everything that decides is in `step`; everything that can block is bounded. SIGTERM and Ctrl-C end the loop
+between two steps: every VM keeps the target it has, which is safe to keep for ever.
+"""
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from functools import partial
+from typing import Final
+
+from dynmem import __version__
+from dynmem.errors import DynmemError, ExitCode
+from dynmem.manager.answers import Answers
+from dynmem.manager.api import ApiServer
+from dynmem.manager.config import Config
+from dynmem.manager.connection import VmConnection
+from dynmem.manager.facts import ABSENT, Facts, VmFacts
+from dynmem.manager.host import read_host
+from dynmem.manager.journal import Intent, Journal, JournalError
+from dynmem.manager.private import lock, private_folder
+from dynmem.manager.recovery import Unfinished, restore_standing
+from dynmem.manager.results import SetBalloon
+from dynmem.manager.step import Manager
+from dynmem.manager.writer import JournalWriter
+from dynmem.units import NS_PER_S, format_size
+
+PATIENCE_SHARE: Final = 4
+"""A sweep waits this part of a period for the slowest VM, so that the others are served within theirs."""
+PATIENCE_S_MAX: Final = 1.0
+SOON_SHARE: Final = 5
+"""While somebody waits for memory that is being given, sweeps follow after this part of a period."""
+
+
+class Daemon:
+    """One running manager. `tell` prints a line for the operator."""
+
+    def __init__(self, config: Config, tell: Callable[[str], None]) -> None:
+        self._config = config
+        self._tell = tell
+        self._period_s = config.settings.period_ns / NS_PER_S
+        self._manager = Manager(config.settings, config.vms)
+        enforce = config.settings.mode == "enforce"
+        self._connections = {
+            vm.name: VmConnection(
+                vm.name, config.monitors[vm.name], may_write=enforce, period_s=self._period_s
+            )
+            for vm in config.vms
+        }
+        self._facts: dict[str, VmFacts] = {}
+        self._stop = asyncio.Event()
+        self._stopped_by = signal.SIGTERM
+
+    async def run(self) -> ExitCode:
+        """Serve until a signal. The locks, the journal and the socket are this daemon's alone meanwhile."""
+        config = self._config
+        with ExitStack() as held:
+            private_folder(config.state)
+            private_folder(config.socket.parent)
+            socket_lock = config.socket.with_name(config.socket.name + ".lock")
+            held.callback(os.close, lock(config.state / "lock", f"the state folder {config.state}"))
+            held.callback(os.close, lock(socket_lock, f"the socket {config.socket}"))
+            journal = Journal(config.state)
+            held.callback(journal.close)
+            restore_standing(journal, self._manager, set(self._connections))
+            for number in (signal.SIGINT, signal.SIGTERM):
+                asyncio.get_running_loop().add_signal_handler(number, self._stop_by, number)
+            writer = JournalWriter(journal, self._tell)
+            answers = Answers(config, self._manager, writer, self._facts)
+            api = ApiServer(config.socket, answers.handle)
+            await api.start()
+            self._tell(self._greeting())
+            try:
+                await self._serve(writer, answers, Unfinished(journal.open_actions()))
+            finally:
+                await api.close()
+                await asyncio.gather(*(each.close() for each in self._connections.values()))
+        self._tell(self._farewell())
+        return ExitCode.INTERRUPTED if self._stopped_by == signal.SIGINT else ExitCode.OK
+
+    def _stop_by(self, number: signal.Signals) -> None:
+        self._stopped_by = number
+        self._stop.set()
+
+    def _greeting(self) -> str:
+        settings = self._config.settings
+        what = "changing nothing" if settings.mode == "observe" else "managing"
+        return (
+            f"dynmem {__version__}: {settings.mode}: {what}: {len(self._connections)} VMs,"
+            f" budget {format_size(settings.budget_bytes)}, slush {format_size(settings.slush_bytes)},"
+            f" every {self._period_s:g} s; ask with: dynmem status --socket {self._config.socket}"
+        )
+
+    def _farewell(self) -> str:
+        sizes = [
+            f"{name} {format_size(facts.actual_bytes)}"
+            for name, facts in self._facts.items()
+            if facts.actual_bytes is not None
+        ]
+        kept = f" ({', '.join(sizes)})" if sizes else ""
+        return (
+            f"stopped by {self._stopped_by.name}: every VM keeps the target it has{kept};"
+            " to give memory back, start again and use: dynmem release --all"
+        )
+
+    # -- sweep and step -------------------------------------------------------------------------------------
+
+    async def _serve(self, writer: JournalWriter, answers: Answers, unfinished: Unfinished) -> None:
+        """Sweep and step until told to stop; a sweep that took too long is not made up for."""
+        stopping = asyncio.create_task(self._stop.wait())
+        while not self._stop.is_set():
+            began = time.monotonic()
+            facts = await self._sweep()
+            swept_s = time.monotonic() - began
+            await self._close_unfinished(writer, unfinished, facts)
+            result = self._manager.step(facts)
+            for line in result.changes:
+                self._tell(line)
+            unfinished.add(await self._act(writer, result.commands))
+            await answers.stepped(swept_s)
+            pause_s = (
+                self._period_s / SOON_SHARE if result.waiting else began + self._period_s - time.monotonic()
+            )
+            asked = asyncio.create_task(answers.wants_sweep.wait())
+            await asyncio.wait(
+                (stopping, asked), timeout=max(0.0, pause_s), return_when=asyncio.FIRST_COMPLETED
+            )
+            asked.cancel()
+            answers.wants_sweep.clear()
+        await stopping
+
+    async def _sweep(self) -> Facts:
+        """Look at all VMs at once; none makes the others wait longer than the patience of a sweep."""
+        now_ns = time.monotonic_ns()
+        patience_s = min(self._period_s / PATIENCE_SHARE, PATIENCE_S_MAX)
+        vms = await asyncio.gather(*(each.observe(now_ns, patience_s) for each in self._connections.values()))
+        for facts in vms:
+            before = self._facts.get(facts.name)
+            is_news = before is None or (before.run_state, before.problem) != (ABSENT, facts.problem)
+            if facts.run_state == ABSENT and is_news:
+                self._tell(f"{facts.name}: not there: {facts.problem}")
+            self._facts[facts.name] = facts
+        return Facts(now_ns=now_ns, host=read_host(), vms=tuple(vms))
+
+    # -- act ------------------------------------------------------------------------------------------------
+
+    async def _act(self, writer: JournalWriter, commands: Sequence[SetBalloon]) -> list[tuple[int, Intent]]:
+        """Write the intents down, send the commands, write the outcomes down; answer what is left open."""
+        if not commands:
+            return []
+        intents = [
+            Intent(
+                vm=each.vm,
+                incarnation=self._connections[each.vm].incarnation,
+                target_bytes=each.target_bytes,
+                reason=each.reason,
+                measurement=each.measurement,
+            )
+            for each in commands
+        ]
+        try:
+            ids = await writer.do(partial(writer.journal.intend, intents, time.time_ns()))
+        except JournalError:
+            return []  # nothing is sent that is not written down; the writer has said so
+        # Shrinks stand first, and grants were measured free without them: there is no order to keep.
+        outcomes = await asyncio.gather(*(self._send(each) for each in commands))
+        try:
+            concluded = list(zip(ids, outcomes, strict=True))
+            await writer.do(partial(writer.journal.conclude, concluded, time.time_ns()))
+        except JournalError:
+            return list(zip(ids, intents, strict=True))
+        return []
+
+    async def _send(self, command: SetBalloon) -> str:
+        """Send one command; what came of it, in words."""
+        try:
+            await self._connections[command.vm].set_balloon(command.target_bytes)
+        except (DynmemError, OSError, TimeoutError) as error:
+            self._tell(f"{command.vm}: not done: {error}")
+            return f"failed: {error}"
+        return "sent"
+
+    async def _close_unfinished(self, writer: JournalWriter, unfinished: Unfinished, facts: Facts) -> None:
+        """Write down what became of actions that a predecessor, or a full disk, left open."""
+        found = unfinished.look(facts)
+        if not found:
+            return
+        outcomes = [(number, outcome) for number, _, outcome in found]
+        try:
+            await writer.do(partial(writer.journal.conclude, outcomes, time.time_ns()))
+        except JournalError:
+            return
+        for number, intent, outcome in found:
+            unfinished.close(number)
+            self._tell(
+                f"{intent.vm}: {format_size(intent.target_bytes)} was left open in the journal: {outcome}"
+            )
