@@ -52,4 +52,4 @@ VM_NAME_MAX: Final = 64  # a VM's name is shown in lists and logs
 VM_MEMORY_BYTES_MIN: Final = 32 << 20  # below that a guest has no memory to give
 VM_MEMORY_BYTES_MAX: Final = 1 << 40  # a terabyte: its page set takes 32 MiB
 VM_HYPERCALLS_PER_TURN: Final = 64  # before the monitor and the timers have their turn
-VM_PACKETS_PER_TURN: Final = 64  # the same for ring packets
+VM_PACKETS_PER_TURN: Final = 16  # the same for ring packets, each of which may bring a discard of milliseconds

@@ -1,0 +1,73 @@
+"""``dynmem vm``: run one virtual machine."""
+
+import click
+
+EPILOG = """\b
+Examples:
+  dynmem vm --name one -m 512M --device hv-balloon,id=hvb,status-report=on \\
+      --qmp unix:/tmp/one/qmp.sock,server=on,wait=off \\
+      --guest embedded,workload=sine,period=20s --serial file:/tmp/one/serial
+  dynmem vm --name quiet -m 1G --device hv-balloon,status-report=on \\
+      --qmp unix:/tmp/quiet/qmp.sock,server=on,wait=off --guest embedded,workload=idle
+
+\b
+Talk to it with any QMP client; balloon takes bytes:
+  {"execute": "qmp_capabilities"}
+  {"execute": "balloon", "arguments": {"value": 268435456}}
+  {"execute": "query-balloon"}
+
+The embedded guest is a process of this package that behaves as a guest does: it is for trying things and for
+tests. The machine ends by quit on its monitor, by SIGTERM or Ctrl-C (exit code 0), or with its guest (1).
+"""
+
+
+@click.command(epilog=EPILOG)
+@click.option("--name", default="vm", show_default=True, metavar="NAME", help="What it is called.")
+@click.option(
+    "-m",
+    "--memory",
+    required=True,
+    metavar="SIZE[,maxmem=SIZE]",
+    help="Memory; a bare number is in MiB. A maxmem above it is not supported yet.",
+)
+@click.option(
+    "--device",
+    "devices",
+    multiple=True,
+    metavar="hv-balloon[,id=ID][,status-report=on|off][,x-post-init-wait=MS]",
+    help="Add a device.",
+)
+@click.option(
+    "--qmp",
+    metavar="unix:PATH,server=on,wait=off",
+    help="A monitor on a unix socket, for any number of clients at once.",
+)
+@click.option(
+    "--guest",
+    default="embedded",
+    show_default=True,
+    metavar="embedded[,workload=NAME][,seed=N][,KEY=VALUE...]",
+    help="The guest; further keys belong to its workload.",
+)
+@click.option(
+    "--serial",
+    default="none",
+    show_default=True,
+    metavar="file:PATH|none",
+    help="Where the guest's console goes: a JSON line about every 200 ms.",
+)
+def vm(name: str, memory: str, devices: tuple[str, ...], qmp: str | None, guest: str, serial: str) -> int:
+    """Run one virtual machine with dynamic memory until it ends."""
+    from dynmem.vm import options
+
+    parsed = options.VmOptions(
+        name=options.parse_name(name),
+        memory_bytes=options.parse_memory(memory),
+        balloon=options.parse_devices(devices),
+        qmp=options.parse_qmp(qmp) if qmp is not None else None,
+        guest=options.parse_guest(guest),
+        serial=options.parse_serial(serial),
+    )
+    from dynmem.vm.main import run
+
+    return run(parsed)

@@ -1,0 +1,63 @@
+"""The two hypercalls that VMBus needs: HvPostMessage and HvSignalEvent, with the codes QEMU answers.
+
+Source: Hypervisor Top-Level Functional Specification, inter-partition communication; QEMU hw/hyperv/hyperv.c.
+"""
+
+from typing import Final
+
+from dynmem.errors import RemoteProtocolError
+from dynmem.vmbus.host import Bus
+from dynmem.vmbus.memory import BadAddressError, GuestMemory
+from dynmem.wire.synic import (
+    HYPERCALL_CODE_MASK,
+    HYPERCALL_FAST,
+    HYPERCALL_POST_MESSAGE,
+    HYPERCALL_SIGNAL_EVENT,
+    MESSAGE_SLOT_BYTES,
+    HvStatus,
+    decode_post,
+    decode_signal,
+)
+
+_INPUT_ALIGNMENT: Final = 8
+_SIGNAL_BYTES: Final = 8
+
+
+class Hypercalls:
+    """Carries out hypercalls on a bus; `call` never raises for anything that a guest can pass."""
+
+    def __init__(self, memory: GuestMemory, bus: Bus) -> None:
+        self._memory = memory
+        self._bus = bus
+
+    def call(self, control: int, input_gpa: int) -> HvStatus:
+        """One call: `input_gpa` is the address of its input, or the input itself of a fast one."""
+        code = control & HYPERCALL_CODE_MASK
+        fast = bool(control & HYPERCALL_FAST)
+        try:
+            if code == HYPERCALL_POST_MESSAGE:
+                return HvStatus.INVALID_HYPERCALL_CODE if fast else self._post(input_gpa)
+            if code == HYPERCALL_SIGNAL_EVENT:
+                return self._signal(input_gpa, fast=fast)
+        except BadAddressError:
+            return HvStatus.INSUFFICIENT_MEMORY
+        except RemoteProtocolError:
+            return HvStatus.INVALID_HYPERCALL_INPUT
+        return HvStatus.INVALID_HYPERCALL_CODE
+
+    def _post(self, input_gpa: int) -> HvStatus:
+        if input_gpa % _INPUT_ALIGNMENT:
+            return HvStatus.INVALID_ALIGNMENT
+        post = decode_post(self._memory.read(input_gpa, MESSAGE_SLOT_BYTES))
+        return self._bus.post_message(post.connection_id, post.message_type, post.payload)
+
+    def _signal(self, parameter: int, *, fast: bool) -> HvStatus:
+        if not fast and parameter % _INPUT_ALIGNMENT:
+            return HvStatus.INVALID_ALIGNMENT
+        data = (
+            parameter.to_bytes(_SIGNAL_BYTES, "little")
+            if fast
+            else self._memory.read(parameter, _SIGNAL_BYTES)
+        )
+        signal = decode_signal(data)
+        return self._bus.signal_event(signal.connection_id, signal.flag)

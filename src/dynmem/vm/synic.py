@@ -1,0 +1,122 @@
+"""The synthetic interrupt controller of the one virtual processor: its MSRs, message slots and event flags.
+
+The guest names two pages of its own by MSR. The host writes messages into the one, a slot for each SINT, and
+sets event flags in the other. A slot that is still full when the next message comes is marked as pending: the
+guest then writes EOM when it has emptied it. Both sides look again after they have said their part, with a
+fence between, so neither waits for the other.
+
+Source: Hypervisor Top-Level Functional Specification, SynIC; QEMU hw/hyperv/hyperv.c; Linux drivers/hv/hv.c.
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+from dynmem.units import PAGE_SHIFT
+from dynmem.vmbus.memory import BadAddressError, GuestMemory
+from dynmem.wire.synic import (
+    EVENT_FLAG_COUNT,
+    EVENT_FLAGS_BYTES,
+    MESSAGE_SLOT_BYTES,
+    MSR_EOM,
+    MSR_SCONTROL,
+    MSR_SIEFP,
+    MSR_SIMP,
+    MSR_SINT0,
+    PAGE_MSR_ENABLED,
+    SINT_COUNT,
+    SLOT_FLAG_PENDING,
+    HvStatus,
+    MessageSlot,
+    encode_slot,
+)
+
+SINT_MASKED: Final = 1 << 16
+SCONTROL_ENABLED: Final = 1
+_TYPE_BYTES: Final = 4
+_FLAGS_SHIFT: Final = 8  # the slot's flags are the second byte of its second word
+
+
+class Synic:
+    """One processor's SynIC over guest memory; `interrupt(sint)` raises an unmasked SINT in the guest.
+
+    Attributes:
+        bad_pages: How often a page that the guest named turned out to lie outside its memory.
+
+    """
+
+    def __init__(self, memory: GuestMemory, interrupt: Callable[[int], None]) -> None:
+        self._memory = memory
+        self._interrupt = interrupt
+        self.bad_pages = 0
+        self.reset()
+
+    def reset(self) -> None:
+        """Switch everything off, as at power on."""
+        self._registers = {MSR_SCONTROL: 0, MSR_SIEFP: 0, MSR_SIMP: 0}
+        self._sints = [SINT_MASKED] * SINT_COUNT
+
+    def write_msr(self, msr: int, value: int) -> HvStatus:
+        """Set one MSR. EOM stores nothing: the caller offers waiting messages again after any write."""
+        if msr in self._registers:
+            self._registers[msr] = value
+        elif MSR_SINT0 <= msr < MSR_SINT0 + SINT_COUNT:
+            self._sints[msr - MSR_SINT0] = value
+        elif msr != MSR_EOM:
+            return HvStatus.INVALID_PARAMETER
+        return HvStatus.SUCCESS
+
+    def deliver(self, sint: int, message: MessageSlot) -> bool:
+        """Put a message into its slot and interrupt the guest; False while the slot is full or not there."""
+        page = self._page(MSR_SIMP)
+        if page is None:
+            return False
+        address = page + sint * MESSAGE_SLOT_BYTES
+        try:
+            if self._memory.load32(address) and self._still_full(address):
+                return False
+            data = encode_slot(message)
+            self._memory.write(address + _TYPE_BYTES, data[_TYPE_BYTES:])
+            self._memory.fence()  # the type says that the rest is there
+            self._memory.store32(address, message.message_type)
+        except BadAddressError:
+            self.bad_pages += 1
+            return False
+        self._raise(sint)
+        return True
+
+    def signal(self, sint: int, flag: int) -> bool:
+        """Set an event flag and interrupt the guest; False when it has no event page.
+
+        The guest may clear flags of the same word meanwhile: one that it has just cleared may come back, and
+        it looks at that channel once more.
+        """
+        page = self._page(MSR_SIEFP)
+        if page is None or not 0 <= flag < EVENT_FLAG_COUNT:
+            return False
+        address = page + sint * EVENT_FLAGS_BYTES + flag // 32 * 4
+        try:
+            self._memory.store32(address, self._memory.load32(address) | 1 << flag % 32)
+        except BadAddressError:
+            self.bad_pages += 1
+            return False
+        self._memory.fence()
+        self._raise(sint)
+        return True
+
+    def _page(self, msr: int) -> int | None:
+        """The address of the page that an MSR names; None while it, or the SynIC, is off."""
+        value = self._registers[msr]
+        if not self._registers[MSR_SCONTROL] & SCONTROL_ENABLED or not value & PAGE_MSR_ENABLED:
+            return None
+        return value >> PAGE_SHIFT << PAGE_SHIFT
+
+    def _still_full(self, address: int) -> bool:
+        """Ask for an EOM, and look again: the guest may have emptied the slot before it could see that."""
+        word = address + _TYPE_BYTES
+        self._memory.store32(word, self._memory.load32(word) | SLOT_FLAG_PENDING << _FLAGS_SHIFT)
+        self._memory.fence()
+        return self._memory.load32(address) != 0
+
+    def _raise(self, sint: int) -> None:
+        if not self._sints[sint] & SINT_MASKED:
+            self._interrupt(sint)
