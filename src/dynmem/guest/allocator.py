@@ -44,16 +44,23 @@ class Allocator:
         self.given_pages = 0
         self.regained_pages = 0
 
+    def add_kernel(self, start: int, count: int) -> None:
+        """Take `count` pages from page `start` on into use as the kernel's own, for good."""
+        self._exist(runs_of((start,), (count,)), KERNEL)
+
     def add(self, start: int, count: int) -> None:
         """Take `count` pages from page `start` on into use: RAM at boot, a slot that was added later."""
-        end = start + count
-        if end > len(self._states):
-            self._states.extend(bytes(end - len(self._states)))
-        self._counts[ABSENT] += count
         added = runs_of((start,), (count,))
-        self._move(added, ABSENT, FREE)
+        self._exist(added, FREE)
         self._free.put(cut(added, self._random))
         self._tidy()
+
+    def _exist(self, added: Runs, state: int) -> None:
+        end = int(added.starts[-1] + added.counts[-1])
+        if end > len(self._states):
+            self._states.extend(bytes(end - len(self._states)))
+        self._counts[ABSENT] += added.page_count
+        self._move(added, ABSENT, state)
 
     @property
     def total_pages(self) -> int:

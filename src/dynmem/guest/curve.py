@@ -13,7 +13,7 @@ The keys:
 
 - ``low``, ``high``: a share of usable boot memory (``5%``) or a size (``64MiB``); 5 % and 80 % by default;
 - ``period``: 30 s by default; ``phase``: where in the period the guest starts, 0 to 1;
-- ``from``, ``to``: for ``pulse``, durations;
+- ``from``, ``to``: for ``pulse``, durations since boot, negative before it;
 - ``rate``: how fast demand grows at most, a size per second; 256 MiB by default. Demand falls at once.
 """
 
@@ -148,6 +148,11 @@ def _phase(text: str) -> float:
         raise ValueError(f"{text!r} is not a number between 0 and 1") from None
 
 
+def _moment(text: str) -> int:
+    sign = -1 if text.startswith("-") else 1
+    return sign * parse_duration(text.removeprefix("-"))
+
+
 def _rate(text: str) -> int:
     return parse_size(text.removesuffix("/s"), default_unit="M")
 
@@ -157,7 +162,7 @@ _KEYS: Final[dict[str, tuple[str, Callable[[str], object]]]] = {
     "high": ("high", _amount),
     "period": ("period_ns", parse_duration),
     "phase": ("phase", _phase),
-    "from": ("pulse_from_ns", parse_duration),
-    "to": ("pulse_to_ns", parse_duration),
+    "from": ("pulse_from_ns", _moment),
+    "to": ("pulse_to_ns", _moment),
     "rate": ("rate_bytes", _rate),
 }

@@ -27,12 +27,21 @@ RESERVE_PAGES_MAX: Final = 256  # left free for the kernel: 1 MiB, less in a gue
 class Workload:
     """A load on `memory` (pages, 512), of which `usable_pages` are there for it at boot.
 
+    Pages are filled with generations after `generation`; no two workloads on the same memory may share any.
+
     Counters only ever rise: `filled_pages`, `verified_pages`, `wrong_bytes`, `wrong_pages`. A wrong byte in a
     page that is kept is counted once: the page is written anew.
     """
 
     def __init__(
-        self, memory: Memory, allocator: Allocator, load: Load, *, usable_pages: int, seed: int
+        self,
+        memory: Memory,
+        allocator: Allocator,
+        load: Load,
+        *,
+        usable_pages: int,
+        seed: int,
+        generation: int = 0,
     ) -> None:
         self._allocator = allocator
         self._load = load
@@ -40,7 +49,7 @@ class Workload:
         self._reserve_pages = min(RESERVE_PAGES_MAX, usable_pages // 128)
         self._pattern = Pattern(memory)
         self._held = RunBag(np.random.Generator(np.random.PCG64(seed)))
-        self._generation = 0
+        self._generation = generation
         self._last_ns: int | None = None
         self._growth = 0  # bytes x ns that demand may still grow by, below one page
         self._sampled_ns = 0
@@ -55,6 +64,11 @@ class Workload:
     def held_pages(self) -> int:
         """Pages that the workload has now."""
         return self._held.page_count
+
+    @property
+    def can_grow(self) -> bool:
+        """Whether it wants pages that there are, and so need not wait for its next tick."""
+        return self.wanted_pages > self.held_pages and self._spare_pages() > 0
 
     def tick(self, now_ns: int) -> int:
         """Do what is due at guest time `now_ns`; when to come back."""

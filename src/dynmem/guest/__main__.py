@@ -1,0 +1,68 @@
+"""``python -m dynmem.guest``: the process that a VM starts as its embedded guest.
+
+It gets one descriptor beside the standard three, the hardware's socket. Standard output is the serial
+console, standard error the log. It ends with the VM: when the socket closes, and at the latest when the VM's
+process ends.
+"""
+
+import argparse
+import ctypes
+import logging
+import os
+import signal
+import socket
+import sys
+from typing import Final
+
+_PR_SET_PDEATHSIG: Final = 1
+_STANDARD_OUTPUT: Final = 1
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the guest until its VM is gone; the exit code."""
+    options = _parser().parse_args(arguments)
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is the VM's to deal with
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy would start a thread for each core
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="guest: %(message)s")
+
+    from dynmem.errors import DynmemError
+    from dynmem.guest.console import Console
+    from dynmem.guest.curve import parse_load
+    from dynmem.guest.hardware import Hardware, HostGoneError
+    from dynmem.guest.loop import run
+
+    try:
+        load = parse_load(options.workload)
+        hardware = Hardware(_socket(options.hardware_fd))
+        run(hardware, load, options.seed, Console(_STANDARD_OUTPUT))
+    except HostGoneError:
+        return 0
+    except DynmemError as error:
+        logging.getLogger("dynmem.guest").error("%s", error)  # noqa: TRY400 - a sentence, no traceback
+        return int(error.exit_code)
+    return 0
+
+
+def _socket(descriptor: int) -> socket.socket:
+    from dynmem.errors import ConfigError
+
+    try:
+        channel = socket.socket(fileno=descriptor)
+    except OSError as error:
+        raise ConfigError(f"--hardware-fd {descriptor} is no socket: {error.strerror}") from None
+    channel.setblocking(True)
+    channel.set_inheritable(False)
+    return channel
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m dynmem.guest", description="An embedded guest of a VM.")
+    parser.add_argument("--hardware-fd", type=int, required=True, metavar="N", help="the hardware's socket")
+    parser.add_argument("--workload", default="sine", metavar="NAME[,KEY=VALUE...]", help="the load curve")
+    parser.add_argument("--seed", type=int, default=1, metavar="S", help="of the page allocator")
+    return parser
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

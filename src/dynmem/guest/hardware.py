@@ -1,0 +1,171 @@
+"""The guest's side of its hardware: memory slots, interrupt lines, doorbells and calls to the host.
+
+All of it comes over one SOCK_SEQPACKET socket (`dynmem.wire.hardware`). The guest makes one call at a time
+and waits for its reply; what else arrives meanwhile is dealt with in order. When the host goes away, so does
+the guest.
+"""
+
+import os
+import select
+import socket
+from typing import Final
+
+from dynmem.errors import DynmemError, RemoteProtocolError
+from dynmem.guest.ram import GuestRam
+from dynmem.limits import HARDWARE_DATAGRAM_BYTES_MAX
+from dynmem.units import NS_PER_MS
+from dynmem.wire import hardware as wire
+from dynmem.wire.synic import (
+    HYPERCALL_FAST,
+    HYPERCALL_SIGNAL_EVENT,
+    SINT_COUNT,
+    HvStatus,
+    SignalEventInput,
+    encode_signal,
+)
+
+_ANCILLARY_BYTES: Final = socket.CMSG_SPACE(4 * 4)
+_DESCRIPTOR_BYTES: Final = 4
+_SEQUENCE_MASK: Final = 0xFFFF_FFFF
+_COUNTER_BYTES: Final = 8
+_ONE: Final = (1).to_bytes(_COUNTER_BYTES, "little")
+
+
+class HostGoneError(DynmemError):
+    """The VM that this guest ran in is gone."""
+
+
+class Hardware:
+    """One virtual machine as its guest sees it."""
+
+    def __init__(self, channel: socket.socket) -> None:
+        self._socket = channel
+        self._poll = select.poll()
+        self._poll.register(channel.fileno(), select.POLLIN)
+        self._lines: dict[int, int] = {}  # descriptor -> SINT
+        self._doorbells: dict[int, int] = {}  # connection id -> descriptor
+        self._sequence = 0
+        self._reply: wire.Reply | None = None
+        self._started = False
+        self.ram: Final = GuestRam()
+        self.reset_asked = False
+
+    def wait_for_start(self) -> None:
+        """Take what the host sets up until it says that the hardware is complete."""
+        while not self._started:
+            self._receive()
+
+    def wait(self, timeout_ns: int | None) -> set[int]:
+        """Sleep until an interrupt, a message of the host or the time; the SINTs that were raised."""
+        timeout_ms = None if timeout_ns is None else max(0, -(-timeout_ns // NS_PER_MS))
+        raised = set()
+        for descriptor, _ in self._poll.poll(timeout_ms):
+            if descriptor == self._socket.fileno():
+                self._receive()
+            else:
+                os.read(descriptor, _COUNTER_BYTES)
+                raised.add(self._lines[descriptor])
+        return raised
+
+    def hypercall(self, control: int, input_gpa: int) -> HvStatus:
+        """Make a hypercall and wait for its status."""
+        return self._call(wire.Hypercall(self._next(), control, input_gpa))
+
+    def write_msr(self, msr: int, value: int) -> HvStatus:
+        """Write a synthetic MSR and wait until that is done."""
+        return self._call(wire.WriteMsr(self._next(), msr, value))
+
+    def signal(self, connection_id: int) -> None:
+        """Signal the host: by its doorbell where there is one for this connection, else by HvSignalEvent.
+
+        A status that says the connection is gone is no error: the message that says why is on its way.
+        """
+        doorbell = self._doorbells.get(connection_id)
+        if doorbell is not None:
+            os.write(doorbell, _ONE)
+            return
+        parameter = int.from_bytes(encode_signal(SignalEventInput(connection_id, 0)), "little")
+        self.hypercall(HYPERCALL_SIGNAL_EVENT | HYPERCALL_FAST, parameter)
+
+    def reset_done(self) -> None:
+        """Tell the host that the former life is over."""
+        self.reset_asked = False
+        self._send(wire.ResetDone())
+
+    def _next(self) -> int:
+        self._sequence = (self._sequence + 1) & _SEQUENCE_MASK
+        return self._sequence
+
+    def _call(self, call: wire.Hypercall | wire.WriteMsr) -> HvStatus:
+        self._send(call)
+        self._reply = None
+        while self._reply is None:
+            self._receive()
+        if self._reply.sequence != call.sequence:
+            raise RemoteProtocolError("the host replied to a call that was not made")
+        try:
+            return HvStatus(self._reply.status)
+        except ValueError:
+            raise RemoteProtocolError(f"the host replied with status {self._reply.status}") from None
+
+    def _send(self, message: wire.Message) -> None:
+        try:
+            self._socket.send(wire.encode(message))
+        except (BrokenPipeError, ConnectionResetError):
+            raise HostGoneError("the VM is gone") from None
+
+    def _receive(self) -> None:
+        """Take one datagram of the host, with its descriptor if it brings one."""
+        try:
+            data, ancillary, _, _ = self._socket.recvmsg(
+                HARDWARE_DATAGRAM_BYTES_MAX, _ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC
+            )
+        except ConnectionResetError:
+            data, ancillary = b"", []
+        descriptors = _descriptors(ancillary)
+        try:
+            if not data:
+                raise HostGoneError("the VM is gone")
+            message = wire.decode(data)
+            if len(descriptors) != isinstance(message, wire.WITH_DESCRIPTOR):
+                raise RemoteProtocolError(f"{len(descriptors)} descriptors with {type(message).__name__}")
+            if self._take(message, descriptors[0] if descriptors else -1):
+                descriptors.clear()
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
+
+    def _take(self, message: wire.Message, descriptor: int) -> bool:
+        """Do what `message` says; whether its descriptor is kept."""
+        match message:
+            case wire.MapSlot(slot, gpa, size, offset):
+                self.ram.map_slot(slot, gpa, size, descriptor, offset)
+                if self._started:
+                    self._send(wire.SlotMapped(slot))
+                return False
+            case wire.BindSint(sint) if sint < SINT_COUNT and sint not in self._lines.values():
+                self._lines[descriptor] = sint
+                self._poll.register(descriptor, select.POLLIN)
+                return True
+            case wire.BindDoorbell(connection_id) if connection_id not in self._doorbells:
+                self._doorbells[connection_id] = descriptor
+                return True
+            case wire.Start():
+                self._started = True
+            case wire.Reset():
+                self.reset_asked = True
+            case wire.Reply():
+                self._reply = message
+            case _:
+                raise RemoteProtocolError(f"the host may not send {message}")
+        return False
+
+
+def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
+    """The descriptors that came with a datagram."""
+    return [
+        int.from_bytes(data[at : at + _DESCRIPTOR_BYTES], "little")
+        for level, kind, data in ancillary
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS)
+        for at in range(0, len(data) - _DESCRIPTOR_BYTES + 1, _DESCRIPTOR_BYTES)
+    ]

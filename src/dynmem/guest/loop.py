@@ -1,0 +1,120 @@
+"""The guest's one thread: sleep until something happens or falls due, do it, sleep again.
+
+A life of the guest begins at boot and ends with a reset; the process ends with its VM. The guest's physical
+memory: pages 0 to 15 are the kernel's (0 stays empty, 1 is the message page, 2 the event page, 3 the input
+page of hypercalls), ring pages are taken from wherever memory is free, and all the rest is allocatable.
+"""
+
+import logging
+import time
+from typing import Final
+
+from dynmem.errors import RemoteProtocolError
+from dynmem.guest.allocator import Allocator
+from dynmem.guest.console import REPORT_NS, Console, report_of
+from dynmem.guest.curve import Load
+from dynmem.guest.driver import RING_PAGES, Drivers
+from dynmem.guest.hardware import Hardware
+from dynmem.guest.synic import Synic
+from dynmem.guest.workload import Workload
+from dynmem.units import NS_PER_MS, NS_PER_S
+from dynmem.vmbus.memory import FlatMemory
+
+KERNEL_PAGES: Final = 16
+MESSAGE_PAGE: Final = 1
+EVENT_PAGE: Final = 2
+INPUT_PAGE: Final = 3
+
+_PAGES_MIN: Final = 1024  # 4 MiB: less is a kernel area and nothing to do with it
+_JUMP_NS_MAX: Final = NS_PER_S // 2  # no sleep is longer; more has passed only where the process was stopped
+_SLACK_NS: Final = 5 * NS_PER_MS  # what falls due so soon is done now: one wake-up instead of two
+_GENERATIONS_OF_LIFE: Final = 1 << 40  # no life gets so far; the next one's patterns are all new
+
+_log: Final = logging.getLogger(__name__)
+
+
+class GuestClock:
+    """Nanoseconds since boot that stand still while the process is stopped."""
+
+    def __init__(self) -> None:
+        self._read = time.monotonic_ns()
+        self._now = 0
+
+    def now(self) -> int:
+        """The guest's time."""
+        read = time.monotonic_ns()
+        self._now += min(read - self._read, _JUMP_NS_MAX)
+        self._read = read
+        return self._now
+
+
+class Life:
+    """The guest from boot to reset."""
+
+    def __init__(self, hardware: Hardware, load: Load, seed: int, console: Console, number: int) -> None:
+        ram = hardware.ram
+        boot = ram.pages(0)
+        if boot.start or len(boot) < _PAGES_MIN:
+            raise RemoteProtocolError("slot 0 has to be RAM from address 0 on, 4 MiB at least")
+        self._hardware = hardware
+        self._console = console
+        self._clock = GuestClock()
+        self._allocator = Allocator(seed)
+        self._allocator.add_kernel(0, KERNEL_PAGES)
+        self._allocator.add(KERNEL_PAGES, len(boot) - KERNEL_PAGES)
+        memory = FlatMemory(ram.view(0))
+        synic = Synic(
+            hardware, memory, message_page=MESSAGE_PAGE, event_page=EVENT_PAGE, input_page=INPUT_PAGE
+        )
+        self._drivers = Drivers(hardware, memory, self._allocator, synic, len(boot))
+        self._workload = Workload(
+            ram.memory,
+            self._allocator,
+            load,
+            usable_pages=len(boot) - KERNEL_PAGES - RING_PAGES,
+            seed=seed + 1,
+            generation=number * _GENERATIONS_OF_LIFE,
+        )
+        self._tick_at = 0
+        self._report_at = 0
+
+    def run(self) -> None:
+        """Live until the host asks for a reset; HostGoneError when the host is gone."""
+        while not self._hardware.reset_asked:
+            now = self._clock.now()
+            self._drivers.step(now)
+            if self._tick_at - now <= _SLACK_NS or self._workload.can_grow:
+                self._tick_at = self._workload.tick(now)
+            if self._report_at - now <= _SLACK_NS:
+                self._report(now)
+            self._hardware.wait(self._sleep_ns())
+        self._drivers.shut_down()
+
+    def _sleep_ns(self) -> int:
+        now = self._clock.now()
+        times = [self._tick_at, self._report_at, self._drivers.deadline_ns(now)]
+        return max(0, min(time for time in times if time is not None) - now)
+
+    def _report(self, now: int) -> None:
+        self._report_at = now + REPORT_NS
+        self._console.write_line(
+            report_of(
+                self._allocator,
+                self._workload,
+                now_ns=now,
+                floor_pages=self._drivers.floor_pages,
+                faults=self._drivers.faults,
+                dropped_lines=self._console.dropped_lines,
+            )
+        )
+
+
+def run(hardware: Hardware, load: Load, seed: int, console: Console) -> None:
+    """Boot, and boot again after every reset, until the host is gone: that is HostGoneError."""
+    hardware.wait_for_start()
+    number = 0
+    while True:
+        Life(hardware, load, seed, console, number).run()
+        _log.info("reset")
+        hardware.reset_done()
+        number += 1
