@@ -77,7 +77,7 @@ class Machine:
         """What the bus has to say, taken out of its queue."""
         answers = []
         while (message := self.bus.next_message()) is not None:
-            answers.append(wire.decode(message.payload, self.bus.version or 0))
+            answers.append(wire.decode(message.payload, self.bus.version or VERSION_5_3))
             self.bus.message_delivered()
         return answers
 

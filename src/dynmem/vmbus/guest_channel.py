@@ -111,9 +111,9 @@ class GuestChannel:
         "_client",
         "_downstream",
         "_gpadl",
-        "_memory",
         "_reader",
         "_refusal",
+        "_rings",
         "_writer",
         "offer",
         "state",
@@ -126,7 +126,7 @@ class GuestChannel:
         self._gpadl = 0
         self._downstream = 0
         self._refusal: str | None = None
-        self._memory: GpadlMemory | None = None
+        self._rings: tuple[ring.RingWriter, ring.RingReader] | None = None
         self._reader: ring.RingReader | None = None
         self._writer: ring.RingWriter | None = None
 
@@ -150,10 +150,14 @@ class GuestChannel:
             raise LocalProtocolError(
                 f"{len(pfns)} pages are not two rings with {downstream_page} in the first"
             )
-        self._memory = GpadlMemory(self._client.memory, pfns)
+        memory = GpadlMemory(self._client.memory, pfns)
+        ring.initialize(memory, 0)
+        ring.initialize(memory, downstream_page)
+        self._rings = (  # made before the host knows the pages, so that it cannot choose our own indices
+            ring.RingWriter(memory, 0, downstream_page),
+            ring.RingReader(memory, downstream_page, memory.pages - downstream_page),
+        )
         self._downstream = downstream_page
-        ring.initialize(self._memory, 0)
-        ring.initialize(self._memory, downstream_page)
         self._gpadl = self._client.post_gpadl(self.relid, pfns)
         self._refusal = None
         self.state = ChannelState.CREATING_GPADL
@@ -214,14 +218,12 @@ class GuestChannel:
         """The host has opened the channel, or not (then the pages are asked back first)."""
         if self.state is not ChannelState.OPENING or message.openid != self._gpadl:
             raise RemoteProtocolError(f"OPENCHANNEL_RESULT for {self}")
-        assert self._memory is not None
+        assert self._rings is not None
         if message.status:
             self._refusal = f"the host refused to open the channel with status {message.status:#x}"
             self.tear_down()
             return None
-        self._writer = ring.RingWriter(self._memory, 0, self._downstream)
-        downstream_pages = self._memory.pages - self._downstream
-        self._reader = ring.RingReader(self._memory, self._downstream, downstream_pages)
+        self._writer, self._reader = self._rings
         self.state = ChannelState.OPEN
         return Opened(self)
 
@@ -229,20 +231,20 @@ class GuestChannel:
         """The host has let go of the pages; None if they are another channel's."""
         if self.state is not ChannelState.TEARING_DOWN or gpadl != self._gpadl:
             return None
-        self._memory = None
+        self._rings = None
         self.state = ChannelState.CLOSED
         return Closed(self) if self._refusal is None else Failed(self._refusal, self)
 
     def on_rescinded(self) -> list[Event]:
         """The host has unplugged the device, and has let go of its pages before it said so."""
         events: list[Event] = [] if self.state is ChannelState.CLOSED else [Closed(self)]
-        self._reader = self._writer = self._memory = None
+        self._reader = self._writer = self._rings = None
         self.state = ChannelState.RESCINDED
         return [*events, Rescinded(self)]
 
     def on_unloaded(self) -> list[Event]:
         """The bus is gone and with it the host's hold on the pages."""
         events: list[Event] = [] if self.state is ChannelState.CLOSED else [Closed(self)]
-        self._reader = self._writer = self._memory = None
+        self._reader = self._writer = self._rings = None
         self.state = ChannelState.RESCINDED
         return events
