@@ -67,12 +67,12 @@ EMBEDDED: Final = Scenario(
 # A real Linux guest needs about 100 MiB for itself, and a growing one dies when it outruns the manager:
 # loads that grow by 24 MiB a second live with the headroom of a 500 ms period.
 QEMU: Final = Scenario(
-    budget_bytes=768 * MIB,
+    budget_bytes=1024 * MIB,
     slush_bytes=48 * MIB,
     members=(
-        Member("batch", "embedded", 512 * MIB, 80 * MIB, "low", 0.10, 0.80),
-        Member("web", "qemu", 512 * MIB, 144 * MIB, "high", 0.30, 0.50, 0.05, 0.55, 24 * MIB),
-        Member("db", "qemu", 512 * MIB, 144 * MIB, "normal", 0.75, 0.95, 0.05, 0.45, 24 * MIB),
+        Member("batch", "embedded", 640 * MIB, 80 * MIB, "low", 0.10, 0.80),
+        Member("web", "qemu", 704 * MIB, 144 * MIB, "high", 0.30, 0.50, 0.05, 0.55, 24 * MIB),
+        Member("db", "qemu", 704 * MIB, 144 * MIB, "normal", 0.75, 0.95, 0.05, 0.45, 24 * MIB),
     ),
 )
 

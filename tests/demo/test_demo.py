@@ -1,0 +1,120 @@
+"""The demonstration as its user runs it: real processes, real memory."""
+
+import json
+import mmap
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dynmem.errors import ExitCode
+
+PAGE = 4096
+DEMO = [sys.executable, "-m", "dynmem", "demo"]
+
+
+def start(*arguments: str, home: Path) -> "subprocess.Popen[str]":
+    """Start a demonstration whose temporary files go under `home`."""
+    environment = {**os.environ, "TMPDIR": str(home)}
+    return subprocess.Popen(
+        [*DEMO, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        start_new_session=True,
+    )
+
+
+def finish(process: "subprocess.Popen[str]") -> tuple[int, dict[str, Any], str]:
+    """Wait for its end: exit status, summary, what it complained of."""
+    out, complaints = process.communicate(timeout=100)
+    return process.returncode, json.loads(out or "{}"), complaints
+
+
+def programs_in(folder: Path) -> list[str]:
+    """Command lines of the processes that mention `folder`."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            line = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        if str(folder) in line:
+            found.append(line)
+    return found
+
+
+def guest_ram(folder: Path) -> Path | None:
+    """The RAM file of some VM that runs out of `folder`."""
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            line = (path / "cmdline").read_bytes()
+            if str(folder).encode() in line and b"\0vm\0" in line:
+                for link in (path / "fd").iterdir():
+                    if str(link.readlink()).startswith("/memfd:"):
+                        return link
+        except OSError:
+            continue
+    return None
+
+
+def corrupt_one_byte(ram: Path) -> bool:
+    """Flip a bit in the middle of a page that a load has written; False if there is none yet."""
+    with ram.open("r+b") as file, mmap.mmap(file.fileno(), 0) as memory:
+        for start in range(0, len(memory), PAGE):
+            words = memoryview(memory)[start : start + PAGE].cast("Q")
+            ours = all(words[i + 1] - words[i] == words[1] - words[0] != 0 for i in range(0, 511, 64))
+            words.release()
+            if ours:
+                memory[start + PAGE // 2] ^= 0x10
+                return True
+    return False
+
+
+def test_by_demand_a_third_of_the_unmet_demand_of_fixed_shares_is_left_and_no_byte_is_wrong(
+    tmp_path: Path,
+) -> None:
+    managed = start("--json", "--duration", "30", home=tmp_path)
+    static = start("--json", "--static", "--duration", "30", home=tmp_path)
+    code, ours, complaints = finish(managed)
+    assert (code, complaints) == (ExitCode.OK, "")
+    code, fixed, complaints = finish(static)
+    assert (code, complaints) == (ExitCode.OK, "")
+    assert ours["wrong_bytes"] == fixed["wrong_bytes"] == 0
+    assert ours["peak_resident_bytes"] <= ours["budget_bytes"]
+    assert sum(vm["maximum_bytes"] for vm in ours["vms"]) == 2 * ours["budget_bytes"]
+    assert ours["pages_moved"] > 50_000
+    assert fixed["unmet_demand_seconds"] >= 3 * ours["unmet_demand_seconds"] > 0  # somebody was squeezed
+    assert {"duration_seconds", "vms", "mode", "schema_version"} <= set(ours)
+    assert programs_in(tmp_path) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_one_corrupted_byte_in_guest_memory_is_seen_and_ends_with_its_exit_code(tmp_path: Path) -> None:
+    demo = start("--json", "--duration", "15", home=tmp_path)
+    deadline = time.monotonic() + 12
+    while (ram := guest_ram(tmp_path)) is None or not corrupt_one_byte(ram):
+        assert demo.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    code, summary, complaints = finish(demo)
+    assert code == ExitCode.WRONG_BYTES
+    assert summary["wrong_bytes"] == 1
+    assert "1 wrong bytes in guest memory" in complaints
+
+
+@pytest.mark.parametrize("moment", [0.25, 0.8, 1.6, 3.0, 6.0])
+def test_ctrl_c_at_any_moment_leaves_no_process_and_no_file(tmp_path: Path, moment: float) -> None:
+    demo = start("--duration", "30", home=tmp_path)
+    time.sleep(moment)
+    os.killpg(demo.pid, signal.SIGINT)
+    demo.communicate(timeout=30)
+    assert demo.returncode == ExitCode.INTERRUPTED
+    assert programs_in(tmp_path) == []
+    assert list(tmp_path.iterdir()) == []
