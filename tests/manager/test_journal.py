@@ -68,6 +68,17 @@ def test_the_journal_keeps_to_its_bound(tmp_path: Path) -> None:
     journal.close()
 
 
+def test_the_last_target_of_a_vm_is_the_newest_that_did_not_fail(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    ids = journal.intend([intent("web", 1), intent("web", 2), intent("db", 3), intent("web", 4)], 1)
+    journal.conclude([(ids[1], "sent"), (ids[3], "failed: it is gone")], 2)
+    assert [(each.vm, each.target_bytes, each.outcome) for each in journal.last_targets()] == [
+        ("db", 3, None),
+        ("web", 2, "sent"),
+    ]
+    journal.close()
+
+
 def test_a_wish_stands_once_per_vm_until_it_is_dropped(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     journal.stand(Standing("reserved", "old", 5, 10), 1)

@@ -75,7 +75,7 @@ def _summary(config: "Config") -> str:
     lines = [
         f"{config.path}: right",
         f"mode {settings.mode}, period {settings.period_ns / NS_PER_S:g} s",
-        f"budget {format_size(settings.budget_bytes)}, {format_size(settings.slush_bytes)} of it never granted",
+        f"budget {format_size(settings.budget_bytes)}, slush {format_size(settings.slush_bytes)}",
         f"socket {config.socket}, state {config.state}",
     ]
     lines += [

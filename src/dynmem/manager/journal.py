@@ -16,6 +16,10 @@ from dynmem.errors import ConfigError, DynmemError
 from dynmem.limits import JOURNAL_ROWS_MAX, JOURNAL_TEXT_MAX
 
 SCHEMA_VERSION: Final = 1
+SENT: Final = "sent"
+"""The outcome of a command that the VM took; what came of it only its size tells."""
+FAILED: Final = "failed"
+"""How the outcome of a command that was not taken begins."""
 FILE_NAME: Final = "journal.sqlite"
 RELEASED: Final = "released"
 RESERVED: Final = "reserved"
@@ -159,6 +163,13 @@ class Journal:
     def recent(self, limit: int = 20) -> list[Action]:
         """The newest actions, newest first."""
         return self._actions("ORDER BY id DESC LIMIT ?", limit)
+
+    def last_targets(self) -> list[Action]:
+        """Per VM the newest action that did not fail."""
+        return self._actions(
+            "WHERE id IN (SELECT max(id) FROM action"
+            " WHERE outcome IS NULL OR outcome NOT LIKE 'failed%' GROUP BY vm) ORDER BY vm"
+        )
 
     def _actions(self, clause: str, *values: int) -> list[Action]:
         query = f"SELECT {', '.join(Action._fields)} FROM action {clause}"  # noqa: S608 - our own words

@@ -23,9 +23,9 @@ from dynmem.manager.config import Config
 from dynmem.manager.connection import VmConnection
 from dynmem.manager.facts import ABSENT, Facts, VmFacts
 from dynmem.manager.host import read_host
-from dynmem.manager.journal import Intent, Journal, JournalError
+from dynmem.manager.journal import FAILED, SENT, Intent, Journal, JournalError
 from dynmem.manager.private import lock, private_folder
-from dynmem.manager.recovery import Unfinished, restore_standing
+from dynmem.manager.recovery import Unfinished, take_over
 from dynmem.manager.results import SetBalloon
 from dynmem.manager.step import Manager
 from dynmem.manager.writer import JournalWriter
@@ -68,7 +68,7 @@ class Daemon:
             held.callback(os.close, lock(socket_lock, f"the socket {config.socket}"))
             journal = Journal(config.state)
             held.callback(journal.close)
-            restore_standing(journal, self._manager, set(self._connections))
+            take_over(journal, self._manager, set(self._connections))
             for number in (signal.SIGINT, signal.SIGTERM):
                 asyncio.get_running_loop().add_signal_handler(number, self._stop_by, number)
             writer = JournalWriter(journal, self._tell)
@@ -183,8 +183,8 @@ class Daemon:
             await self._connections[command.vm].set_balloon(command.target_bytes)
         except (DynmemError, OSError, TimeoutError) as error:
             self._tell(f"{command.vm}: not done: {error}")
-            return f"failed: {error}"
-        return "sent"
+            return f"{FAILED}: {error}"
+        return SENT
 
     async def _close_unfinished(self, writer: JournalWriter, unfinished: Unfinished, facts: Facts) -> None:
         """Write down what became of actions that a predecessor, or a full disk, left open."""

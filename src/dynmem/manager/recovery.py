@@ -7,13 +7,20 @@ import time
 from collections.abc import Collection, Iterable
 
 from dynmem.manager.facts import ABSENT, SILENT, Facts, VmFacts
-from dynmem.manager.journal import RELEASED, RESERVED, Action, Intent, Journal
+from dynmem.manager.journal import RELEASED, RESERVED, SENT, Action, Intent, Journal
 from dynmem.manager.step import Manager
 from dynmem.units import format_size
 
 
-def restore_standing(journal: Journal, manager: Manager, names: Collection[str]) -> None:
-    """Release again who was released, reserve again what was promised; forget what has lapsed."""
+def take_over(journal: Journal, manager: Manager, names: Collection[str]) -> None:
+    """Go on where a predecessor ended.
+
+    Targets cannot be asked for, so the last ones sent come from the journal; of those that may not have been
+    sent only growth counts. Who was released stays released, what was promised stays promised.
+    """
+    for action in journal.last_targets():
+        if action.outcome == SENT or (action.outcome is None and action.measurement):
+            manager.restore(action.vm, action.incarnation, action.target_bytes)
     now_ns, wall_ns = time.monotonic_ns(), time.time_ns()
     for wish in journal.standing():
         if wish.kind == RELEASED and wish.name in names:
