@@ -38,6 +38,7 @@ from dynmem.wire.versions import VERSION_5_0, VERSION_5_3, VERSION_WIN8, VERSION
 __all__ = [
     "Bus",
     "BusEvent",
+    "BusState",
     "Channel",
     "ChannelClosed",
     "ChannelFaulted",

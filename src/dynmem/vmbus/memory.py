@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Final, Protocol
 
 from dynmem.errors import RemoteProtocolError
-from dynmem.units import PAGE_SHIFT, PAGE_SIZE
+from dynmem.units import PAGE_SHIFT
 
 
 class BadAddressError(RemoteProtocolError):
@@ -155,8 +155,8 @@ class GpadlMemory:
             self._memory.write(gpa, data[position : position + size])
             position += size
 
-    def word_address(self, offset: int) -> int:
-        """The guest physical address of an aligned word: a ring looks its index words up once."""
+    def _word_address(self, offset: int) -> int:
+        """The guest physical address of an aligned word."""
         if offset & 3 or not 0 <= offset <= self.size - 4:
             raise BadAddressError(f"no word at {offset:#x} of a GPADL of {self.pages} pages")
         run = bisect.bisect_right(self._starts, offset) - 1
@@ -164,16 +164,12 @@ class GpadlMemory:
 
     def load32(self, offset: int) -> int:
         """Load an aligned 32-bit word whole."""
-        return self._memory.load32(self.word_address(offset))
+        return self._memory.load32(self._word_address(offset))
 
     def store32(self, offset: int, value: int) -> None:
         """Store an aligned 32-bit word whole."""
-        self._memory.store32(self.word_address(offset), value)
+        self._memory.store32(self._word_address(offset), value)
 
     def fence(self) -> None:
         """Order everything before against everything after, as the peer sees it."""
         self._memory.fence()
-
-    def clear_page(self, page: int) -> None:
-        """Zero one page."""
-        self.write(page << PAGE_SHIFT, bytes(PAGE_SIZE))
