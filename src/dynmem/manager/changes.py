@@ -26,6 +26,7 @@ class Candidate(msgspec.Struct):
     held: int
     claim: int
     may_shrink: bool
+    paced: bool  # a target was sent less than a period ago
 
     @property
     def short(self) -> bool:
@@ -33,9 +34,9 @@ class Candidate(msgspec.Struct):
         return self.held < min(self.decision.wanted_pages, self.decision.target_pages)
 
     @property
-    def short_pages(self) -> int:
-        """What it waits for, of what it wants."""
-        return max(0, min(self.decision.wanted_pages, self.decision.target_pages) - self.held)
+    def unpaid_pages(self) -> int:
+        """What the plan gives it beyond what it may take already."""
+        return max(0, self.decision.target_pages - max(self.held, self.claim))
 
     @property
     def in_flight(self) -> int:
@@ -79,38 +80,34 @@ def shrink_target(candidate: Candidate, *, cushion: bool) -> int:
 def choose_shrinks(
     candidates: Sequence[Candidate], needed: int, free: int, *, cushion: bool, dead_band: bool
 ) -> list[tuple[Candidate, int]]:
-    """Who gives, and down to what.
+    """Who gives, and down to what: the largest differences first, until what is `needed` is covered.
 
-    Differences within the dead band are left alone, unless what the larger ones bring (beside what is free or
-    being given already) does not cover what is `needed`; then they come too, the largest first.
+    What is free and what is being given already counts. Memory that nobody waits for stays where it is: that
+    is the dead band of shrinks, and without it everybody goes where the plan says.
     """
     wanted = [(each, shrink_target(each, cushion=cushion)) for each in candidates]
+    wanted = [(each, target) for each, target in wanted if target < each.held]
     chosen: list[tuple[Candidate, int]] = []
-    small: list[tuple[Candidate, int]] = []
-    for each, target in wanted:
-        if target < each.held:
-            worth_it = not dead_band or each.held - target >= each.band
-            (chosen if worth_it else small).append((each, target))
     brought = free + sum(each.in_flight for each in candidates)
-    brought += sum(each.held - target for each, target in chosen)
-    for each, target in sorted(small, key=lambda pair: pair[1] - pair[0].held):
-        if brought >= needed:
+    for each, target in sorted(wanted, key=lambda pair: pair[1] - pair[0].held):
+        if dead_band and brought >= needed:
             break
         chosen.append((each, target))
         brought += each.held - target
     return chosen
 
 
+def growing(candidate: Candidate, *, dead_band: bool) -> bool:
+    """Whether a VM is to have more: always when it is short, beyond the dead band when it is headroom."""
+    growth = candidate.decision.target_pages - candidate.held
+    return growth > 0 and (candidate.short or not dead_band or growth >= candidate.band)
+
+
 def choose_grants(
     candidates: Sequence[Candidate], free: int, spare: int, *, dead_band: bool
 ) -> list[tuple[Candidate, int]]:
     """Who gets more, and up to what, from `free` pages for those who are short and `spare` for headroom."""
-    growers = [
-        each
-        for each in candidates
-        if each.decision.target_pages > each.held
-        and (each.short or not dead_band or each.decision.target_pages - each.held >= each.band)
-    ]
+    growers = [each for each in candidates if growing(each, dead_band=dead_band)]
     base = [max(each.held, min(each.decision.target_pages, each.claim)) for each in growers]
     reached = list(base)
     tops = [
@@ -127,7 +124,13 @@ def choose_grants(
             paid += pages
     pairs = zip(growers, base, reached, strict=True)
     targets = ((each, _granted(each, own, have)) for each, own, have in pairs)
-    return [(each, target) for each, target in targets if target > each.held]
+    return [(each, target) for each, target in targets if target > each.held and not _trickle(each, target)]
+
+
+def _trickle(candidate: Candidate, target: int) -> bool:
+    """A small part of what is due, again within one period: it comes with the next ones."""
+    partly = target < candidate.decision.target_pages
+    return partly and candidate.paced and target - candidate.held < candidate.band
 
 
 def _granted(candidate: Candidate, own: int, reached: int) -> int:

@@ -69,6 +69,7 @@ class Record(msgspec.Struct):
     actual_changed_ns: int = -1
     mark_pages: int = 0  # actual when progress was last seen
     mark_ns: int = 0
+    set_ns: int = -1  # when a target was last sent
     stopped: Stopped | None = None  # it does not go lower
     declined: Stopped | None = None  # it does not take more
     released_ns: int | None = None  # when making room for its release began
@@ -149,4 +150,5 @@ class Record(msgspec.Struct):
     def set_target(self, pages: int, now_ns: int) -> None:
         """A new target is about to be sent."""
         self.target_pages = pages
+        self.set_ns = now_ns
         self.restart_clock(now_ns)

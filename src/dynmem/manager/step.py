@@ -7,7 +7,7 @@ only from what is measured free in this very sweep; whoever has to wait for a sh
 
 from collections.abc import Sequence
 
-from dynmem.manager.changes import Candidate, Change, choose_grants, choose_shrinks
+from dynmem.manager.changes import Candidate, Change, choose_grants, choose_shrinks, growing
 from dynmem.manager.claims import Claims, limit_pages
 from dynmem.manager.facts import Facts, ManagerSettings, VmConfig
 from dynmem.manager.measured import Charge, MeasuredFree, measure
@@ -22,7 +22,7 @@ from dynmem.manager.stalls import demand_pages, find_stall, forgive
 from dynmem.manager.standing import Moment, Standing, standing_of
 from dynmem.manager.status import Seen, emergency_lines, status_of
 from dynmem.policy import Plan, Snapshot, Vm, plan
-from dynmem.units import PAGE_SIZE, format_size
+from dynmem.units import PAGE_SIZE, format_size, pages_of
 
 __all__ = ["Manager", "Reservation", "ReservationState", "SetBalloon", "StepResult"]
 
@@ -133,9 +133,7 @@ class Manager:
         if self._reservations.full(name):
             return "too many reservations are open: drop one first"
         floors = sum(record.floor_pages for record in self._roster if record.name != name)
-        others = sum(
-            self._reservations.hold_pages(entry.name, 0) for entry in self._reservations if entry.name != name
-        )
+        others = sum(self._lasting(entry.name) for entry in self._reservations if entry.name != name)
         most = limit_pages(self.settings.budget_bytes, self.settings.slush_bytes) - floors - others
         if size > most:
             return (
@@ -144,6 +142,14 @@ class Manager:
                 f"{_size(max(0, most))}"
             )
         return ""
+
+    def _lasting(self, name: str) -> int:
+        """What a reservation comes down to when its VM is there: the VM's minimum, or all of it."""
+        if name in self._roster:
+            return 0  # its floor is counted already
+        hold = self._reservations.hold_pages(name, 0)
+        config = self._roster.configs.get(name)
+        return min(hold, pages_of(config.minimum_bytes)) if config else hold
 
     def _held(self, charges: dict[str, Charge], name: str) -> int:
         each = charges.get(name)
@@ -219,6 +225,7 @@ class Manager:
                 view.held_pages,
                 self.claims.pages(record.name),
                 standings[record.name].may_shrink,
+                record.set_ns >= 0 and facts.now_ns - record.set_ns < self.settings.period_ns,
             )
             for record, view, decision in zip(movable, views, result.decisions, strict=True)
         ]
@@ -235,7 +242,8 @@ class Manager:
     ) -> list[Change]:
         """Shrinks, releases and grants of this step; each is booked as it is chosen."""
         guards = self.safeguards
-        needed = sum(each.short_pages for each in candidates) + max(0, -free.pages)
+        takers = [each for each in candidates if growing(each, dead_band=guards.dead_band)]
+        needed = sum(each.unpaid_pages for each in takers) + max(0, -free.pages)
         needed += sum(self._releases.missing(record, self.claims) for record in self._roster)
         chosen = choose_shrinks(
             candidates,
@@ -262,8 +270,8 @@ class Manager:
             others_can_give=coming > 0,
         )
         shrunk = {id(each) for each, _ in chosen}
-        growing = [each for each in candidates if id(each) not in shrunk]
-        grants = choose_grants(growing, left, spare - (pages - left), dead_band=guards.dead_band)
+        others = [each for each in candidates if id(each) not in shrunk]
+        grants = choose_grants(others, left, spare - (pages - left), dead_band=guards.dead_band)
         grown = [orders.grant(each, target) for each, target in grants]
         return [*shrinks, *released, *grown]
 
@@ -301,22 +309,21 @@ def _view(record: Record, standing: Standing) -> Vm:
     maximum = record.maximum_pages
     if record.declined is not None:
         maximum = min(maximum, max(record.declined.at_pages, held))
-    floor = min(record.floor_pages, maximum)
-    if record.stopped is not None:
-        floor = max(floor, record.stopped.at_pages)
+    kept = record.stopped.at_pages if record.stopped is not None else 0
     if not standing.may_shrink:
-        floor = max(floor, held)
+        kept = max(kept, held)
     config = record.config
     return Vm(
         name=config.name,
-        floor_pages=floor,
-        maximum_pages=max(maximum, floor),
+        floor_pages=min(record.floor_pages, maximum),
+        maximum_pages=max(maximum, kept),
         demand_pages=demand_pages(record),
         held_pages=held,
         buffer_percent=config.buffer_percent,
         weight=config.weight,
         priority=config.priority,
         margin_pages=margin_pages(record.maximum_pages),
+        kept_pages=kept,
     )
 
 

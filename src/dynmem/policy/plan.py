@@ -54,7 +54,7 @@ def plan(snapshot: Snapshot) -> Plan:
     vms = snapshot.vms
     wanted = [wanted_pages(vm) for vm in vms]
     tops = [_tops(vm, want) for vm, want in zip(vms, wanted, strict=True)]
-    shares, cut = _rise(vms, tops, snapshot.capacity_pages)
+    shares, cut = _divide(vms, tops, snapshot.capacity_pages)
     targets = [_aligned(vm, share) for vm, share in zip(vms, shares, strict=True)]
     division = Division.of(vms, wanted, targets, cut)
     decisions = tuple(
@@ -84,6 +84,25 @@ def level_tops(vm: Vm, target_pages: int) -> tuple[int, ...]:
         min(target_pages, getattr(tops, level.top)) if level.priority in (None, vm.priority) else 0
         for level in LEVELS
     )
+
+
+def _divide(vms: Sequence[Vm], tops: Sequence[Tops], capacity: int) -> tuple[list[int], str]:
+    """Divide among all; whoever keeps more than its share keeps that, and the others divide the rest anew."""
+    shares = [0] * len(vms)
+    dividing = list(range(len(vms)))
+    left = capacity
+    while True:
+        rising, cut = _rise([vms[i] for i in dividing], [tops[i] for i in dividing], left)
+        keeping = set()
+        for i, pages in zip(dividing, rising, strict=True):
+            shares[i] = pages
+            if pages < vms[i].kept_pages:
+                shares[i] = vms[i].kept_pages
+                left -= shares[i]
+                keeping.add(i)
+        if not keeping:
+            return shares, cut
+        dividing = [i for i in dividing if i not in keeping]
 
 
 def _rise(vms: Sequence[Vm], tops: Sequence[Tops], capacity: int) -> tuple[list[int], str]:
@@ -132,4 +151,4 @@ def _aligned(vm: Vm, pages: int) -> int:
     if pages >= vm.maximum_pages:
         return pages
     reached = vm.held_pages if pages >= vm.held_pages else 0
-    return max(pages // HUGE_PAGES * HUGE_PAGES, reached, vm.floor_pages)
+    return max(pages // HUGE_PAGES * HUGE_PAGES, reached, vm.floor_pages, vm.kept_pages)

@@ -40,18 +40,17 @@ class Division(msgspec.Struct, frozen=True, gc=False):
 
     cut: str
     neediest: Vm | None
-    needs_pages: int
+    needs: str
 
     @classmethod
     def of(cls, vms: Sequence[Vm], wanted: Sequence[int], targets: Sequence[int], cut: str) -> Self:
         """Find the VM that misses most of what it wants, or else the one that grows most."""
-        missing = [want - vm.held_pages for vm, want in zip(vms, wanted, strict=True)]
-        if max(missing, default=0) <= 0:
-            missing = [target - vm.held_pages for vm, target in zip(vms, targets, strict=True)]
-        most = max(missing, default=0)
-        if most <= 0:
-            return cls(cut, None, 0)
-        return cls(cut, vms[missing.index(most)], most)
+        for sizes, of_what in ((wanted, ""), (targets, " of headroom")):
+            missing = [pages - vm.held_pages for vm, pages in zip(vms, sizes, strict=True)]
+            most = max(missing, default=0)
+            if most > 0:
+                return cls(cut, vms[missing.index(most)], f"needs {size(most)} more{of_what}")
+        return cls(cut, None, "")
 
 
 def reason_for(outcome: Outcome, division: Division) -> str:
@@ -60,7 +59,7 @@ def reason_for(outcome: Outcome, division: Division) -> str:
     giving = outcome.target_pages < outcome.vm.held_pages
     if giving and division.neediest is not None and division.neediest.name != outcome.vm.name:
         taker = division.neediest
-        parts.append(f"{taker.name} (priority {taker.priority}) needs {size(division.needs_pages)} more")
+        parts.append(f"{taker.name} (priority {taker.priority}) {division.needs}")
     if giving or outcome.target_pages < outcome.wanted_pages:
         parts.append(WHO_GIVES[division.cut])
     parts.append(_arithmetic(outcome))

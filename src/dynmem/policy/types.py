@@ -12,7 +12,8 @@ class Vm(msgspec.Struct, frozen=True, gc=False):
 
     `floor_pages` is the least it may have (configured minimum or the guest's own floor), `demand_pages` what
     the guest says it needs (no buffer), `held_pages` the size it has been given and keeps if nobody needs it,
-    `margin_pages` the growth between two periods that headroom should cover first.
+    `margin_pages` the growth between two periods that headroom should cover first, `kept_pages` what can't be
+    taken from it now, wanted or not.
     """
 
     name: str
@@ -24,6 +25,7 @@ class Vm(msgspec.Struct, frozen=True, gc=False):
     weight: int = 5000
     priority: Priority = "normal"
     margin_pages: int = 0
+    kept_pages: int = 0
 
 
 class Snapshot(msgspec.Struct, frozen=True, gc=False):
