@@ -137,7 +137,7 @@ async def managing(config: Path) -> AsyncIterator[RunningManager]:
     manager = RunningManager(process, config.parent)
     try:
         deadline = time.monotonic() + 10
-        while not manager.lines:
+        while process.returncode is None and not any("ask with" in line for line in manager.lines):
             assert time.monotonic() < deadline
             await asyncio.sleep(0.02)
         yield manager

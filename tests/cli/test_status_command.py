@@ -1,0 +1,218 @@
+"""`dynmem status`, `reserve`, `release`, `run --check` as commands: quick, and clear about what is wrong."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from dynmem.cli import main
+from dynmem.cli.status import rendered
+from dynmem.units import GIB, MIB
+
+HEAVY = ("numpy", "asyncio", "rich", "msgspec", "sqlite3", "dynmem.manager.step", "dynmem.qmp")
+MODULES_MAX = 200  # 171 when this was written, of which Python itself and click are 160
+
+
+def dynmem(*arguments: str | Path) -> tuple[int, str, str]:
+    done = subprocess.run(
+        [sys.executable, "-c", "from dynmem.cli import main; main()", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_status_imports_nothing_heavy_and_little_at_all() -> None:
+    script = (
+        "import sys, runpy\n"
+        "sys.argv = ['dynmem', 'status', '--socket', '/nowhere']\n"
+        "from dynmem.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "print(*sorted(sys.modules), sep='\\n')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    modules = done.stdout.split()
+    assert "dynmem.cli.status" in modules
+    for heavy in HEAVY:
+        assert heavy not in modules
+    assert len(modules) <= MODULES_MAX
+
+
+def test_without_a_manager_the_next_step_is_named(tmp_path: Path) -> None:
+    code, out, err = dynmem("status", "--socket", tmp_path / "api.sock")
+    assert (code, out) == (3, "")
+    assert err.startswith(
+        f"dynmem: no manager answers at {tmp_path}/api.sock (no such socket): start `dynmem run`"
+    )
+    assert err.count("\n") == 1
+
+
+def test_a_socket_left_by_a_killed_manager_is_recognised(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(tmp_path / "api.sock"))
+    code, _, err = dynmem("status", "--socket", tmp_path / "api.sock")
+    assert code == 3
+    assert "left by a manager that was killed" in err
+
+
+@pytest.mark.parametrize(
+    "noise", [b"hello\n", b"[]\n", b'{"schema_version": 99, "ok": true}\n', b"[" * 9999 + b"\n", b""]
+)
+def test_something_else_on_the_socket_is_recognised(noise: bytes, tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "api.sock"))
+        server.listen()
+        with subprocess.Popen(
+            [
+                sys.executable,
+                "-c",
+                "from dynmem.cli import main; main()",
+                "status",
+                "--socket",
+                tmp_path / "api.sock",
+            ],
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as asking:
+            peer, _ = server.accept()
+            peer.recv(4096)
+            peer.sendall(noise)
+            peer.close()
+            _, err = asking.communicate(timeout=30)
+    assert asking.returncode in {1, 3}
+    assert err.startswith("dynmem: ")
+    assert err.count("\n") == 1
+
+
+WRONG_USE: dict[str, tuple[list[str], str]] = {
+    "no size": (["reserve", "much"], "SIZE: 'much' is not a size"),
+    "no duration": (["reserve", "1G", "--wait", "soon"], "--wait: 'soon' is not a duration"),
+    "neither one nor all": (["release"], "name one VM, or say --all"),
+    "both one and all": (["release", "web", "--all"], "name one VM, or say --all"),
+    "an unknown option": (["status", "--jsn"], "No such option"),
+    "no such file": (["run", "--config", "/nowhere/hosts.toml"], "/nowhere/hosts.toml: cannot be read"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_USE)
+def test_wrong_use_is_named_and_ends_with_2(case: str) -> None:
+    arguments, words = WRONG_USE[case]
+    result = CliRunner().invoke(_MAIN, arguments)
+    assert result.exit_code == 2
+    assert words in result.output
+
+
+class _Main:
+    """`main` in the form that click's runner calls."""
+
+    name = "dynmem"
+
+    def main(self, args: list[str], prog_name: str, **_: Any) -> None:
+        del prog_name
+        main(args)
+
+
+_MAIN: Any = _Main()
+
+
+def test_check_says_what_a_configuration_means(tmp_path: Path) -> None:
+    path = tmp_path / "hosts.toml"
+    path.write_text(
+        '[host]\nbudget = "2GiB"\n[[vm]]\nname = "web"\nqmp = "/run/web.qmp"\n'
+        'minimum = "512M"\nmaximum = "1G"\n'
+    )
+    code, out, err = dynmem("run", "--config", path, "--check")
+    assert (code, err) == (0, "")
+    assert "mode observe" in out
+    assert "vm web: 512 MiB to 1 GiB, buffer 20 %, weight 5000, priority normal, monitor /run/web.qmp" in out
+    path.write_text(path.read_text().replace("512M", "4G"))
+    code, out, err = dynmem("run", "--config", path, "--check")
+    assert (code, out) == (2, "")
+    assert err == (
+        f"dynmem: {path}: vm 'web'.minimum: 4 GiB is above its maximum of 1 GiB: swap or correct them\n"
+    )
+
+
+def answer(**changes: Any) -> dict[str, Any]:
+    """A status as the manager sends it."""
+    vm = {
+        "name": "web",
+        "there": True,
+        "run_state": "running",
+        "demand_bytes": 300 * MIB,
+        "wanted_bytes": 360 * MIB,
+        "assigned_bytes": 512 * MIB,
+        "actual_bytes": 512 * MIB,
+        "resident_bytes": 411 * MIB,
+        "resident_source": "blocks of its RAM files",
+        "demand_source": "committed - (boot - actual)",
+        "reason": "demand 300 MiB + 20 %",
+        "problem": None,
+        "change": None,
+    }
+    return {
+        "mode": "observe",
+        "period_ns": 10**9,
+        "budget_bytes": 8 * GIB,
+        "slush_bytes": 256 * MIB,
+        "shortage_bytes": 0,
+        "emergency": False,
+        "reservations": [],
+        "manager": {"swept_ago_s": 0.2, "journal_problem": None},
+        "measured_free": {"mem_available_bytes": 20 * GIB, "text": "7 GiB measured free by the budget"},
+        "vms": [vm | changes],
+    }
+
+
+def test_a_status_shows_every_figure_its_source_and_the_reason() -> None:
+    text = rendered(answer())
+    for word in ("observe: nothing is sent", "budget 8 GiB, slush 256 MiB, MemAvailable 20 GiB"):
+        assert word in text
+    assert "free: 7 GiB measured free by the budget" in text
+    assert "web  running  300 MiB  360 MiB  512 MiB  512 MiB   411 MiB" in text
+    assert "web: demand 300 MiB + 20 %" in text
+    assert "resident by blocks of its RAM files; demand = committed - (boot - actual)" in text
+
+
+def test_a_decision_that_is_not_sent_is_marked() -> None:
+    change = {
+        "target_bytes": 360 * MIB,
+        "reason": "shrunk to 360 MiB (not sent: observe)",
+        "measurement": "",
+        "sent": False,
+    }
+    assert "    to 360 MiB: shrunk to 360 MiB (not sent: observe)" in rendered(answer(change=change))
+
+
+def test_figures_that_are_not_known_are_dashes() -> None:
+    text = rendered(answer(actual_bytes=None, resident_bytes=None, problem="it has no balloon device"))
+    assert "web  running  300 MiB  360 MiB  512 MiB       -         -" in text
+    assert "    it has no balloon device" in text
+
+
+def test_json_is_the_whole_answer(tmp_path: Path) -> None:
+    whole = {"schema_version": 1, "ok": True, **answer()}
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "api.sock"))
+        server.listen()
+        with subprocess.Popen(
+            [sys.executable, "-c", "from dynmem.cli import main; main()", "status", "--json"],
+            env=os.environ | {"DYNMEM_SOCKET": str(tmp_path / "api.sock")},
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as asking:
+            peer, _ = server.accept()
+            assert json.loads(peer.recv(4096)) == {"command": "status"}
+            peer.sendall(json.dumps(whole).encode() + b"\n")
+            peer.close()
+            out, _ = asking.communicate(timeout=30)
+    assert json.loads(out) == whole

@@ -1,0 +1,136 @@
+"""The manager's socket: for its user only, one request a connection, nonsense is answered and forgotten."""
+
+import asyncio
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dynmem.errors import DeadlineError, NotPermittedError, RefusedError
+from dynmem.limits import API_CLIENTS_MAX, API_REQUEST_BYTES_MAX
+from dynmem.manager import client
+from dynmem.manager.api import ApiServer, Release, Request, Reserve, Status
+
+from .daemons import configured, managing
+
+
+async def handle(request: Request) -> dict[str, object]:
+    match request:
+        case Status():
+            return {"asked": "status"}
+        case Reserve(name):
+            if name == "forever":
+                await asyncio.Event().wait()
+            raise DeadlineError(f"no room for {name}")
+        case Release(vm):
+            raise RefusedError(f"no VM {vm}")
+        case _:
+            return {}
+
+
+async def exchange(path: Path, sent: bytes) -> dict[str, Any]:
+    reader, writer = await asyncio.open_unix_connection(path)
+    writer.write(sent)
+    reply = await reader.read()
+    writer.close()
+    return json.loads(reply) if reply else {}
+
+
+def serving(tmp_path: Path) -> ApiServer:
+    return ApiServer(tmp_path / "api.sock", handle)
+
+
+def test_a_request_is_answered_and_the_connection_ends(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        server = serving(tmp_path)
+        await server.start()
+        assert (tmp_path / "api.sock").stat().st_mode & 0o777 == 0o600
+        reply = await exchange(tmp_path / "api.sock", b'{"command": "status"}\n')
+        assert reply == {"schema_version": 1, "ok": True, "asked": "status"}
+        await server.close()
+        assert not (tmp_path / "api.sock").exists()
+
+    asyncio.run(scenario())
+
+
+NONSENSE = {
+    "no JSON": b"hello\n",
+    "a list": b"[]\n",
+    "an unknown command": b'{"command": "format"}\n',
+    "an unknown key": b'{"command": "status", "loud": true}\n',
+    "a wrong type": b'{"command": "reserve", "name": "web", "size_bytes": "1G"}\n',
+    "a number beyond all": b'{"command": "reserve", "name": "web", "size_bytes": 1e999}\n',
+    "too long": b'{"command": "' + b"x" * (2 * API_REQUEST_BYTES_MAX) + b'"}\n',
+    "too deep": b'{"command": ' + b"[" * 3000 + b"\n",
+}
+
+
+@pytest.mark.parametrize("case", NONSENSE)
+def test_nonsense_is_refused_in_a_sentence_and_the_next_one_is_served(case: str, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        server = serving(tmp_path)
+        await server.start()
+        reply = await exchange(tmp_path / "api.sock", NONSENSE[case])
+        assert (reply["ok"], reply["exit_code"], reply["schema_version"]) == (False, 2, 1)
+        assert reply["error"]
+        assert (await exchange(tmp_path / "api.sock", b'{"command": "status"}\n'))["ok"]
+        await server.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_refusal_arrives_as_the_error_that_was_meant(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        server = serving(tmp_path)
+        await server.start()
+        path = tmp_path / "api.sock"
+        with pytest.raises(RefusedError, match="no VM web"):
+            await asyncio.to_thread(client.ask, path, {"command": "release", "vm": "web"})
+        with pytest.raises(DeadlineError, match="no room for web"):
+            await asyncio.to_thread(client.ask, path, {"command": "reserve", "name": "web", "size_bytes": 1})
+        request = {"command": "reserve", "name": "forever", "size_bytes": 1}
+        with pytest.raises(DeadlineError, match=r"has not answered for 0\.1 s"):
+            await asyncio.to_thread(client.ask, path, request, timeout_s=0.1)
+        await server.close()
+
+    asyncio.run(scenario())
+
+
+def test_clients_beyond_the_limit_are_refused_and_the_others_keep_waiting(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        server = serving(tmp_path)
+        await server.start()
+        path = tmp_path / "api.sock"
+        waiting = [await asyncio.open_unix_connection(path) for _ in range(API_CLIENTS_MAX)]
+        for _, writer in waiting:
+            writer.write(b'{"command": "reserve", "name": "forever", "size_bytes": 1}\n')
+        reader, writer = await asyncio.open_unix_connection(path)
+        writer.write(b'{"command": "status"}\n')
+        assert "clients already wait" in json.loads(await reader.readline())["error"]
+        assert not any(other.at_eof() for other, _ in waiting)
+        for _, other in (*waiting, (reader, writer)):
+            other.close()
+        await server.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_socket_path_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        with pytest.raises(NotPermittedError, match="cannot listen there"):
+            await ApiServer(tmp_path / "absent" / "api.sock", handle).start()
+
+    asyncio.run(scenario())
+
+
+def test_a_manager_that_is_stopped_is_waited_for_only_so_long(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with managing(configured(tmp_path, "observe")) as manager:
+            manager.process.send_signal(signal.SIGSTOP)
+            with pytest.raises(DeadlineError, match="has not answered"):
+                await asyncio.to_thread(client.ask, manager.socket, {"command": "status"}, timeout_s=0.2)
+            manager.process.send_signal(signal.SIGCONT)
+
+    asyncio.run(scenario())
