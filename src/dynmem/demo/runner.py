@@ -206,7 +206,7 @@ class Run:
         for vm in _vms_of(conductor.status()):
             account = self._accounts[vm["name"]]
             if account.guest.member.name in self._started:
-                account.assign(vm["actual_bytes"] or 0, vm["reason"])
+                account.assign(vm.get("actual_bytes") or 0, vm["reason"])
 
     def _sample(self) -> Sample:
         now_ns = int(self.elapsed_s * NS_PER_S)
