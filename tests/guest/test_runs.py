@@ -5,10 +5,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dynmem.guest.runs import RUN_PAGES_MAX, RunBag, Runs, cut, merge, runs_of
+from dynmem.guest.splitmix import SplitMix
 
 
-def random(seed: int = 7) -> np.random.Generator:
-    return np.random.Generator(np.random.PCG64(seed))
+def random(seed: int = 7) -> SplitMix:
+    return SplitMix(seed)
 
 
 def tag_of(runs: Runs) -> dict[int, int]:

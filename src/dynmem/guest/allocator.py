@@ -15,6 +15,7 @@ import numpy as np
 
 from dynmem.errors import LocalProtocolError
 from dynmem.guest.runs import RUN_PAGES_MAX, RunBag, Runs, cut, merge, runs_of
+from dynmem.guest.splitmix import SplitMix
 from dynmem.limits import DM_RANGES_PER_MESSAGE
 from dynmem.pages import ranges as page_ranges
 
@@ -35,7 +36,7 @@ class Allocator:
     """Pages of one guest. `asked_pages` is what the guest's processes have asked for, set by the workload."""
 
     def __init__(self, seed: int) -> None:
-        self._random = np.random.Generator(np.random.PCG64(seed))
+        self._random = SplitMix(seed)
         self._free = RunBag(self._random)
         self._tidy_above = _TIDY_RUNS_MIN
         self._states = bytearray()

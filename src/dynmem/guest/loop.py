@@ -83,9 +83,11 @@ class Life:
         while not self._hardware.reset_asked:
             now = self._clock.now()
             self._drivers.step(now)
-            if self._tick_at - now <= _SLACK_NS or self._workload.can_grow:
+            due = now + _SLACK_NS
+            reports = self._report_at <= due
+            if reports or self._tick_at <= due or self._workload.can_grow:
                 self._tick_at = self._workload.tick(now)
-            if self._report_at - now <= _SLACK_NS:
+            if reports:
                 self._report(now)
             self._hardware.wait(self._sleep_ns())
         self._drivers.shut_down()

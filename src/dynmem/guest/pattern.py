@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dynmem.guest.runs import I64Array
+from dynmem.guest.splitmix import GAMMA, scramble
 
 PAGE_WORDS: Final = 512
 Memory = npt.NDArray[np.uint64]
@@ -27,14 +28,8 @@ class Wrong(NamedTuple):
 
 
 def mix(pages: I64Array, generations: I64Array) -> npt.NDArray[np.uint64]:
-    """A 64-bit word for each (page, generation), (n,), that looks like no other: splitmix64's finaliser.
-
-    Source: Steele, Lea and Flood, "Fast splittable pseudorandom number generators" (OOPSLA 2014).
-    """
-    word = pages.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + generations.astype(np.uint64)
-    word = (word ^ (word >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    word = (word ^ (word >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return word ^ (word >> np.uint64(31))
+    """A 64-bit word for each (page, generation), (n,), that looks like no other."""
+    return scramble(pages.astype(np.uint64) * np.uint64(GAMMA) + generations.astype(np.uint64))
 
 
 class Pattern:

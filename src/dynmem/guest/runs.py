@@ -9,6 +9,8 @@ from typing import Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from dynmem.guest.splitmix import SplitMix
+
 I64Array = npt.NDArray[np.int64]
 
 RUN_PAGES_MAX: Final = 512  # 2 MiB, the largest block a Linux balloon driver asks for
@@ -47,7 +49,7 @@ def runs_of(starts: npt.ArrayLike, counts: npt.ArrayLike, tag: int = 0) -> Runs:
     return Runs(first, np.asarray(counts, np.int64), np.full(first.size, tag, np.int64))
 
 
-def cut(runs: Runs, random: np.random.Generator) -> Runs:
+def cut(runs: Runs, random: SplitMix) -> Runs:
     """Cut runs into pieces of random length, in random order.
 
     Lengths are log-uniform from 1 to `RUN_PAGES_MAX`: half the pieces are of 22 pages or fewer, while most
@@ -66,7 +68,7 @@ def cut(runs: Runs, random: np.random.Generator) -> Runs:
     offsets = bounds - counts
     inside = np.searchsorted(ends, offsets, side="right")
     starts = runs.starts[inside] + offsets - (ends[inside] - runs.counts[inside])
-    order = random.permutation(counts.size)
+    order = random.order(counts.size)
     return Runs(starts[order], counts[order], runs.tags[inside][order])
 
 
@@ -82,14 +84,14 @@ def merge(runs: Runs) -> Runs:
     return runs_of(starts[first], ends[last] - starts[first])
 
 
-def _lengths(count: int, random: np.random.Generator) -> I64Array:
-    return np.exp2(random.random(count) * _RUN_OCTAVES).astype(np.int64)
+def _lengths(count: int, random: SplitMix) -> I64Array:
+    return np.exp2(random.fractions(count) * _RUN_OCTAVES).astype(np.int64)
 
 
 class RunBag:
     """Runs in no particular order, with their number of pages."""
 
-    def __init__(self, random: np.random.Generator) -> None:
+    def __init__(self, random: SplitMix) -> None:
         self._random = random
         self._columns = np.empty((3, _FIRST_CAPACITY), np.int64)
         self._size = 0
@@ -119,7 +121,7 @@ class RunBag:
         limit = min(self._size, pages if runs_max is None else runs_max)
         if limit <= 0 or pages <= 0:
             return runs_of((), ())
-        at = int(self._random.integers(self._size))
+        at = self._random.below(self._size)
         window = (at + np.arange(limit)) % self._size
         reach = np.cumsum(self._columns[1, window])
         used = min(int(np.searchsorted(reach, pages)) + 1, limit)

@@ -13,6 +13,7 @@ from dynmem.guest.allocator import Allocator
 from dynmem.guest.curve import Load
 from dynmem.guest.pattern import Memory, Pattern
 from dynmem.guest.runs import I64Array, RunBag, Runs
+from dynmem.guest.splitmix import SplitMix
 from dynmem.units import NS_PER_MS, NS_PER_S, PAGE_SIZE
 
 TICK_PAGES: Final = 4096  # 16 MiB: under 10 ms where memory is there, about 20 ms where it has to be made
@@ -48,7 +49,7 @@ class Workload:
         self._usable_pages = usable_pages
         self._reserve_pages = min(RESERVE_PAGES_MAX, usable_pages // 128)
         self._pattern = Pattern(memory)
-        self._held = RunBag(np.random.Generator(np.random.PCG64(seed)))
+        self._held = RunBag(SplitMix(seed))
         self._generation = generation
         self._last_ns: int | None = None
         self._growth = 0  # bytes x ns that demand may still grow by, below one page
