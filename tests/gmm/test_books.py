@@ -1,0 +1,178 @@
+"""The books of the Global Memory Manager: what each call does, refuses, and leaves as it was."""
+
+import pickle
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dynmem.gmm import Account, BalloonAction, Gmm, GmmError, OcPolicy, Priority, Status
+
+
+def books(limit: int = 10_000) -> Gmm:
+    gmm = Gmm(limit)
+    gmm.initial_reservation("a", 5000, 10, 20, OcPolicy.TBD, Priority.HIGH)
+    gmm.initial_reservation("b", 8000, 10, 20, OcPolicy.TBD, Priority.LOW)
+    gmm.allocate_pages("a", 3000, Account.BASE)
+    gmm.ballooned_pages("a", BalloonAction.INFLATE, 1000)
+    return gmm
+
+
+REFUSED: list[tuple[Status, Callable[[Gmm], object]]] = [
+    (
+        Status.WRONG_ORDER,
+        lambda gmm: gmm.initial_reservation("a", 1, 1, 1, OcPolicy.TBD, Priority.LOW),
+    ),
+    (
+        Status.INVALID_PARAMETER,
+        lambda gmm: gmm.initial_reservation("c", 1, 0, 1, OcPolicy.TBD, Priority.LOW),
+    ),
+    (
+        Status.INVALID_PARAMETER,
+        lambda gmm: gmm.initial_reservation("c", 1, 1, 1, OcPolicy.INVALID, Priority.LOW),
+    ),
+    (
+        Status.INVALID_PARAMETER,
+        lambda gmm: gmm.initial_reservation("c", 1, 1, 1, OcPolicy.TBD, Priority.INVALID),
+    ),
+    (
+        Status.MEMORY_RESERVATION_DECLINED,
+        lambda gmm: gmm.initial_reservation("c", 7001, 1, 1, OcPolicy.NO_OC, Priority.LOW),
+    ),
+    (Status.INVALID_PARAMETER, lambda gmm: gmm.update_reservation("a", 0, 1, 1)),
+    (Status.WRONG_ORDER, lambda gmm: gmm.update_reservation("c", 1, 1, 1)),
+    (Status.WRONG_ORDER, lambda gmm: gmm.allocate_pages("c", 1, Account.BASE)),
+    (Status.INVALID_PARAMETER, lambda gmm: gmm.allocate_pages("a", 0, Account.BASE)),
+    (Status.INVALID_PARAMETER, lambda gmm: gmm.allocate_pages("a", 1, Account.INVALID)),
+    (Status.HIT_GLOBAL_LIMIT, lambda gmm: gmm.allocate_pages("b", 7001, Account.BASE)),
+    (Status.HIT_VM_ACCOUNT_LIMIT, lambda gmm: gmm.allocate_pages("a", 1001, Account.BASE)),
+    (Status.HIT_VM_ACCOUNT_LIMIT, lambda gmm: gmm.allocate_pages("a", 11, Account.SHADOW)),
+    (Status.HIT_VM_ACCOUNT_LIMIT, lambda gmm: gmm.adopt_pages("a", 1001, Account.BASE)),
+    (Status.ATTEMPT_TO_FREE_TOO_MUCH, lambda gmm: gmm.free_pages("a", 3001, Account.BASE)),
+    (Status.ATTEMPT_TO_FREE_TOO_MUCH, lambda gmm: gmm.free_pages("a", 1, Account.FIXED)),
+    (Status.INVALID_PARAMETER, lambda gmm: gmm.free_pages("a", 0, Account.BASE)),
+    (
+        Status.ATTEMPT_TO_FREE_TOO_MUCH,
+        lambda gmm: gmm.ballooned_pages("a", BalloonAction.INFLATE, 1001),
+    ),
+    (
+        Status.ATTEMPT_TO_DEFLATE_TOO_MUCH,
+        lambda gmm: gmm.ballooned_pages("a", BalloonAction.DEFLATE, 1001),
+    ),
+    (Status.INVALID_PARAMETER, lambda gmm: gmm.ballooned_pages("a", BalloonAction.INVALID, 0)),
+    (Status.INVALID_PARAMETER, lambda gmm: gmm.ballooned_pages("a", BalloonAction.INFLATE, -1)),
+    (Status.WRONG_ORDER, lambda gmm: gmm.cleanup_vm("c")),
+    (Status.WRONG_ORDER, lambda gmm: gmm.query_memory_stats("c")),
+]
+
+
+@pytest.mark.parametrize(("code", "call"), REFUSED)
+def test_a_refused_call_says_why_and_changes_nothing(code: Status, call: Callable[[Gmm], object]) -> None:
+    gmm = books()
+    before = pickle.dumps(gmm)
+    with pytest.raises(GmmError, match=f"{code.name} {code.value}") as refused:
+        call(gmm)
+    assert refused.value.code is code
+    assert pickle.dumps(gmm) == before
+
+
+def test_statistics_name_everything_that_is_booked() -> None:
+    stats = books().query_statistics("a")
+    assert (stats.max_pages, stats.reserved_pages, stats.allocated_pages) == (10_000, 13_060, 3000)
+    assert (stats.over_committed_pages, stats.ballooned_pages, stats.vms) == (3060, 1000, 2)
+    assert stats.vm is not None
+    assert stats.vm.reserved.total == 5030
+    assert stats.vm.allocated.base_pages == stats.vm.private_pages == 3000
+    assert (stats.vm.ballooned_pages, stats.vm.max_ballooned_pages) == (1000, 5000)
+    assert (stats.vm.policy, stats.vm.priority, stats.vm.may_allocate) == (OcPolicy.TBD, Priority.HIGH, True)
+
+
+def test_memory_statistics_of_all_and_of_one() -> None:
+    gmm = books()
+    everything = gmm.query_hypervisor_memory_stats()
+    # 3000 pages lie in six chunks of 512.
+    assert (everything.allocated_pages, everything.free_pages, everything.shared_pages) == (3000, 72, 0)
+    assert (everything.ballooned_pages, everything.max_pages) == (1000, 10_000)
+    one = gmm.query_memory_stats("a")
+    assert (one.allocated_pages, one.max_pages, one.ballooned_pages) == (3000, 5030, 1000)
+
+
+def test_a_reset_punctures_the_balloon() -> None:
+    gmm = books()
+    gmm.ballooned_pages("a", BalloonAction.RESET, 0)
+    gmm.allocate_pages("a", 2000, Account.BASE)
+    assert gmm.query_memory_stats("a").ballooned_pages == 0
+
+
+def test_a_reservation_below_what_is_held_stops_allocation_until_it_fits_again() -> None:
+    gmm = books()
+    gmm.update_reservation("a", 3500, 10, 20)
+    assert gmm.query_statistics("a").vm is not None
+    with pytest.raises(GmmError, match="HIT_VM_ACCOUNT_LIMIT"):
+        gmm.allocate_pages("a", 1, Account.BASE)
+    gmm.ballooned_pages("a", BalloonAction.DEFLATE, 1000)
+    gmm.allocate_pages("a", 500, Account.BASE)
+    gmm.verify()
+
+
+def test_everything_that_a_vm_held_is_free_after_it_ends() -> None:
+    gmm = books()
+    gmm.allocate_pages("a", 5, Account.FIXED)
+    assert gmm.cleanup_vm("a") == 3005
+    stats = gmm.verify().query_statistics()
+    assert (stats.allocated_pages, stats.ballooned_pages, stats.chunks, stats.vms) == (0, 0, 0, 1)
+    gmm.initial_reservation("a", 10, 1, 1, OcPolicy.NO_OC, Priority.NORMAL)
+
+
+def test_a_fact_is_booked_beyond_the_limit_and_shows_as_a_shortage() -> None:
+    gmm = books(4000)
+    gmm.adopt_pages("b", 2500, Account.BASE)
+    assert gmm.shortage() == 1500
+    with pytest.raises(GmmError, match="0 are left"):
+        gmm.allocate_pages("a", 1, Account.BASE)
+    gmm.free_pages("b", 1500, Account.BASE)
+    assert gmm.shortage() == 0
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(("reserve", "update", "allocate", "adopt", "free", "balloon", "cleanup")),
+            st.sampled_from("abc"),
+            st.integers(0, 3000),
+            st.sampled_from(Account),
+            st.sampled_from(BalloonAction),
+        ),
+        max_size=60,
+    )
+)
+def test_totals_are_the_sum_of_the_vms_whatever_is_called(
+    calls: list[tuple[str, str, int, Account, BalloonAction]],
+) -> None:
+    gmm = Gmm(5000)
+    for call, vm, pages, account, action in calls:
+        before = pickle.dumps(gmm)
+        try:
+            perform(gmm, call, vm, pages, account, action)
+        except GmmError:
+            assert pickle.dumps(gmm) == before
+        gmm.verify()
+
+
+def perform(gmm: Gmm, call: str, vm: str, pages: int, account: Account, action: BalloonAction) -> None:
+    match call:
+        case "reserve":
+            gmm.initial_reservation(vm, pages, 5, 5, OcPolicy.TBD, Priority.NORMAL)
+        case "update":
+            gmm.update_reservation(vm, pages, 5, 5)
+        case "allocate":
+            gmm.allocate_pages(vm, pages, account)
+        case "adopt":
+            gmm.adopt_pages(vm, pages, account)
+        case "free":
+            gmm.free_pages(vm, pages, account)
+        case "balloon":
+            gmm.ballooned_pages(vm, action, pages)
+        case _:
+            gmm.cleanup_vm(vm)

@@ -1,0 +1,199 @@
+"""One step after another on a host whose guests obey: adoption, shrinking first, measured free, settling."""
+
+import pickle
+import re
+
+import msgspec
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dynmem.manager.facts import Demand, ManagerSettings, Priority, VmConfig
+from dynmem.manager.results import StepResult
+from dynmem.manager.safeguards import Safeguards
+from dynmem.manager.step import Manager
+from dynmem.sim.obedient import ObedientHost
+from dynmem.units import GIB, MIB, NS_PER_S, PAGE_SIZE
+
+HOST = ManagerSettings(1 * GIB, 64 * MIB, NS_PER_S, "enforce")
+
+
+def config(name: str, priority: Priority = "normal", maximum: int = 512, weight: int = 5000) -> VmConfig:
+    return VmConfig(name, 64 * MIB, maximum * MIB, weight=weight, priority=priority)
+
+
+def host(demands: dict[str, int], **more: object) -> ObedientHost:
+    priorities: dict[str, Priority] = {"web": "high", "batch": "low"}
+    configs = [config(name, priorities.get(name, "normal")) for name in demands]
+    sizes = {name: size * MIB for name, size in demands.items()}
+    changed = msgspec.structs.replace(HOST, **more)
+    return ObedientHost(changed, configs, sizes)
+
+
+def targets(result: StepResult) -> dict[str, int]:
+    return {command.vm: command.target_bytes // MIB for command in result.commands}
+
+
+def test_nothing_is_written_before_two_equal_sweeps() -> None:
+    rack = host({"web": 100, "db": 100, "batch": 100})
+    assert rack.sweep().commands == ()
+    rack.sizes["db"] -= 50 * MIB  # somebody else moves it
+    result = rack.sweep()
+    assert "db" not in targets(result)
+    assert set(targets(result)) == {"web", "batch"}
+
+
+def test_a_restarted_manager_looks_twice_before_it_writes() -> None:
+    rack = host({"web": 100, "db": 300, "batch": 100})
+    rack.sweep(5)
+    restarted = ObedientHost(rack.settings, list(rack.configs.values()), rack.demands)
+    restarted.sizes = dict(rack.sizes)
+    restarted.demands["db"] = 480 * MIB
+    assert restarted.sweep().commands == ()
+    assert "db" in targets(restarted.sweep()) | targets(restarted.sweep())
+
+
+def test_a_grant_in_flight_at_a_crash_is_claimed_after_the_restart() -> None:
+    rack = host({"web": 100, "db": 100})
+    rack.manager.restore("db", "db.1", 500 * MIB)
+    rack.sizes["db"] = 200 * MIB
+    rack.sweep(2)
+    assert rack.manager.claims.pages("db") * PAGE_SIZE >= 500 * MIB
+
+
+def test_shrinks_come_first_and_the_grant_waits_until_the_memory_is_measured_free() -> None:
+    rack = host({"web": 200, "db": 200, "batch": 200})
+    rack.sweep(8)
+    rack.demands["web"] = 420 * MIB
+    first = rack.sweep()
+    assert first.waiting
+    assert {name for name, size in targets(first).items() if size * MIB < 300 * MIB} == {"db", "batch"}
+    assert first.commands[-1].target_bytes <= rack.sizes["web"]
+    second = rack.sweep()
+    assert targets(second) == {"web": 504}
+    assert not second.waiting
+
+
+def test_no_grant_comes_from_memory_that_stays_resident() -> None:
+    rack = host({"web": 200, "db": 200, "batch": 200})
+    rack.sweep(8)
+    rack.demands["web"] = 420 * MIB
+    before = dict(rack.sizes)
+    for name in ("db", "batch"):
+        rack.overrides[name] = {"resident_bytes": before[name]}
+    rack.sweep()
+    assert targets(rack.sweep()).get("web", 0) * MIB <= before["web"] + 64 * MIB
+    rack.overrides.clear()
+    assert targets(rack.sweep()) == {"web": 504}
+
+
+def test_every_grant_names_the_term_that_decided() -> None:
+    rack = host({"web": 200, "db": 200, "batch": 200})
+    rack.sweep(8)
+    rack.demands["web"] = 420 * MIB
+    (grant,) = rack.sweep(2).commands
+    assert "measured free by the budget: 1 GiB − slush 64 MiB" in grant.measurement
+    assert grant.reason.startswith("grown to 504 MiB: demand 420 MiB + 20 % = 504 MiB")
+
+
+def test_the_hosts_own_free_memory_limits_grants_too() -> None:
+    rack = host({"web": 100, "db": 100}, budget_bytes=64 * GIB)
+    rack.sizes = {"web": 128 * MIB, "db": 128 * MIB}
+    rack.available_bytes = 84 * MIB + 64 * MIB
+    rack.sweep(4)
+    rack.demands["web"] = 400 * MIB
+    rack.overrides["web"] = {"resident_bytes": 128 * MIB}
+    result = rack.sweep()
+    assert targets(result)["web"] <= 128 + 84
+    assert "measured free by the host: available 148 MiB" in result.commands[-1].measurement
+
+
+def test_a_shrink_says_who_needs_it_and_who_gives_first() -> None:
+    rack = host({"web": 100, "batch": 430}, budget_bytes=700 * MIB)
+    rack.sweep(6)
+    rack.demands["web"] = 400 * MIB
+    (shrink, *_) = rack.sweep().commands
+    assert shrink.vm == "batch"
+    assert re.match(r"shrunk to \d+ MiB: web \(priority high\) needs .* MiB more; ", shrink.reason)
+    assert "low gives first" in shrink.reason
+
+
+def test_only_what_the_guest_has_available_is_asked_of_it() -> None:
+    rack = host({"web": 100, "batch": 430}, budget_bytes=700 * MIB)
+    rack.sweep(6)
+    size = rack.sizes["batch"]
+    rack.demands["web"] = 480 * MIB
+    rack.overrides["batch"] = {"demand": Demand(430 * MIB, 30 * MIB, "used", 1)}
+    result = rack.sweep()
+    assert targets(result)["batch"] * MIB >= size - 30 * MIB + 14 * MIB
+    assert "but the guest has only 30 MiB available" in result.commands[0].reason
+
+
+@settings(max_examples=60)
+@given(st.data())
+def test_constant_demand_settles_within_five_periods_and_then_nothing_is_sent(data: st.DataObject) -> None:
+    count = data.draw(st.integers(1, 6))
+    names = [f"vm{index}" for index in range(count)]
+    priority: st.SearchStrategy[Priority] = st.sampled_from(("low", "normal", "high"))
+    configs = [
+        config(name, data.draw(priority), data.draw(st.integers(80, 700)), data.draw(st.integers(1, 10_000)))
+        for name in names
+    ]
+    budget = data.draw(st.integers(64 * count + 64, 500 * count + 200)) * MIB
+    demand = st.integers(10 * MIB, 600 * MIB)
+    changed = msgspec.structs.replace(HOST, budget_bytes=budget)
+    rack = ObedientHost(changed, configs, {name: data.draw(demand) for name in names})
+    rack.sweep(2 + 5)
+    assert rack.sweep().commands == ()
+    rack.demands = {name: data.draw(demand) for name in names}
+    rack.sweep(5)
+    for _ in range(3):
+        assert rack.sweep().commands == ()
+
+
+def test_small_differences_are_left_alone_but_a_short_vm_is_served() -> None:
+    rack = host({"web": 100, "db": 100}, budget_bytes=700 * MIB)
+    rack.sweep(8)
+    rack.demands["web"] += 3 * MIB
+    assert rack.sweep().commands == ()
+    rack.demands["web"] = rack.sizes["web"] - 1 * MIB
+    assert "web" in targets(rack.sweep(2)) or rack.sizes["web"] > rack.demands["web"]
+    assert rack.sizes["web"] >= rack.demands["web"] * 6 // 5 // MIB * MIB
+
+
+def test_observe_mode_decides_the_same_and_sends_nothing() -> None:
+    rack = host({"web": 300, "db": 300, "batch": 300}, mode="observe")
+    first = rack.sweep()
+    assert first.commands == ()
+    assert not first.waiting
+    assert any(line.endswith("(not sent: observe)") for line in first.changes)
+    assert rack.sweep().changes == ()
+    vms = rack.manager.status()["vms"]
+    assert isinstance(vms, list)
+    assert {vm["change"]["sent"] for vm in vms if vm["change"]} == {False}
+    assert rack.manager.claims.pages("web") * PAGE_SIZE == 512 * MIB
+
+
+def test_a_manager_and_all_it_remembers_can_be_pickled() -> None:
+    rack = host({"web": 300, "db": 300, "batch": 300})
+    rack.sweep(3)
+    rack.manager.reserve("new", 100 * MIB, rack.now_ns, rack.now_ns + NS_PER_S)
+    copy = pickle.loads(pickle.dumps(rack.manager))
+    assert copy.step(rack.facts()) == rack.manager.step(rack.facts())
+    assert copy.status() == rack.manager.status()
+
+
+def test_without_the_dead_band_a_settled_host_is_not_silent() -> None:
+    def commands(safeguards: Safeguards) -> int:
+        rack = host({"web": 160, "db": 160, "batch": 160}, budget_bytes=700 * MIB)
+        rack.manager = Manager(rack.settings, list(rack.configs.values()), safeguards)
+        rack.sweep(8)
+        sent = 0
+        for turn in range(20):
+            change = 3 * MIB if turn % 2 else -3 * MIB
+            rack.demands["web"] += change
+            rack.demands["db"] -= change
+            sent += len(rack.sweep().commands)
+        return sent
+
+    assert commands(Safeguards()) == 0
+    assert commands(Safeguards(dead_band=False)) > 0
