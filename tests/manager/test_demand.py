@@ -1,0 +1,128 @@
+"""What a guest's reports tell of its demand, while its size may be moving, and how old that is."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dynmem.manager.backends import BACKENDS, HV_BALLOON, VIRTIO_BALLOON, DemandTracker, Report
+from dynmem.manager.facts import Demand, Facts, HostFacts, VmFacts
+from dynmem.manager.journal import Action
+from dynmem.manager.recovery import Unfinished
+from dynmem.units import GIB, MIB
+
+
+def tracker() -> DemandTracker:
+    return DemandTracker(BACKENDS[VIRTIO_BALLOON])
+
+
+def committed(demand: Demand | None) -> int:
+    assert demand is not None
+    return demand.committed_bytes
+
+
+def test_a_report_that_was_there_before_us_says_nothing() -> None:
+    watched = tracker()
+    for now in range(5):
+        watched.saw_size(GIB)
+        watched.saw_report(Report(100, -300 * MIB, 300 * MIB), now)
+        assert watched.demand(now) is None
+
+
+def test_demand_is_size_minus_available_and_ages_until_the_next_report() -> None:
+    watched = tracker()
+    watched.saw_size(GIB)
+    watched.saw_report(Report(100, -300 * MIB, 300 * MIB), 0)
+    watched.saw_size(GIB)
+    watched.saw_report(Report(101, -400 * MIB, 400 * MIB), 10)
+    assert watched.demand(25) == Demand(624 * MIB, 400 * MIB, "actual - stat-available-memory", 15)
+
+
+def test_a_vm_that_shrinks_fast_keeps_its_demand() -> None:
+    """The guest uses 500 MiB throughout; each report was made somewhere between two sizes."""
+    watched = tracker()
+    size = 4 * GIB
+    for turn in range(12):
+        reported_at = size + 100 * MIB if turn else size  # a little before this look
+        watched.saw_size(size)
+        watched.saw_report(Report(turn, -(reported_at - 500 * MIB), reported_at - 500 * MIB), turn)
+        if turn > 1:
+            assert 500 * MIB <= committed(watched.demand(turn)) <= 700 * MIB
+        size -= 256 * MIB
+
+
+def test_growth_shows_at_once_even_while_the_size_moves() -> None:
+    watched = tracker()
+    for turn, size in enumerate((GIB, GIB)):
+        watched.saw_size(size)
+        watched.saw_report(Report(turn, -700 * MIB, 700 * MIB), turn)
+    assert committed(watched.demand(1)) == 324 * MIB
+    watched.saw_size(900 * MIB)
+    watched.saw_report(Report(2, -100 * MIB, 100 * MIB), 2)
+    assert committed(watched.demand(2)) == 800 * MIB  # at least: the report may be from 900 MiB
+
+
+def test_after_a_reset_nothing_is_known_until_the_guest_speaks_again() -> None:
+    watched = DemandTracker(BACKENDS[HV_BALLOON])
+    for turn in range(2):
+        watched.saw_size(GIB)
+        watched.saw_report(Report(turn, -GIB + 300 * MIB, 0), turn)
+    watched.forget()
+    assert watched.demand(2) is None
+    watched.saw_size(GIB)
+    watched.saw_report(Report(1, -GIB + 300 * MIB, 0), 3)
+    assert watched.demand(3) is None
+    watched.saw_report(Report(2, -GIB + 100 * MIB, 0), 4)
+    assert committed(watched.demand(4)) == 100 * MIB
+
+
+@given(
+    use=st.lists(st.integers(0, 1024), min_size=3, max_size=12),
+    sizes=st.lists(st.tuples(st.integers(0, 1024), st.integers(0, 1024)), min_size=12, max_size=12),
+)
+def test_demand_is_never_below_what_the_sizes_allow_and_never_negative(
+    use: list[int], sizes: list[tuple[int, int]]
+) -> None:
+    """Whatever the sizes do between two looks, demand lies in the range that the last report allows."""
+    watched = tracker()
+    before = sizes[0][1]
+    for turn, (used, (at_report, size)) in enumerate(zip(use, sizes, strict=False)):
+        between = min(max(at_report, min(before, size)), max(before, size))  # sizes move without overshoot
+        available = between - used
+        watched.saw_size(size * MIB)
+        watched.saw_report(Report(turn, -available * MIB, max(0, available) * MIB), turn)
+        if turn:
+            spread = abs(before - size) * MIB
+            assert max(0, used * MIB - spread) <= committed(watched.demand(turn)) <= used * MIB + spread
+            if before == size:
+                assert committed(watched.demand(turn)) == used * MIB
+        before = size
+
+
+def left_open(target: int = GIB) -> Unfinished:
+    return Unfinished([Action(7, 0, "web", "17@1", target, "", "", None, None)])
+
+
+def seen(**changes: object) -> Facts:
+    vm = {"name": "web", "incarnation": "17@1", "run_state": "running", "actual_bytes": GIB} | changes
+    return Facts(0, HostFacts(1, 1), (VmFacts(**vm),))  # type: ignore[arg-type]
+
+
+def test_an_action_left_open_is_closed_by_looking() -> None:
+    for facts, words in (
+        (seen(), "reached, it has 1 GiB"),
+        (seen(actual_bytes=2 * GIB), "not reached (yet), it has 2 GiB"),
+        (seen(incarnation="18@2"), "the VM was started anew since"),
+        (seen(incarnation="", run_state="absent"), "the VM is gone"),
+        (Facts(0, HostFacts(1, 1), ()), "the VM is no longer configured"),
+    ):
+        ((number, intent, outcome),) = left_open().look(facts)
+        assert (number, intent.vm, outcome) == (7, "web", words)
+
+
+def test_an_action_stays_open_while_its_vm_is_silent() -> None:
+    unfinished = left_open()
+    assert unfinished.look(seen(run_state="silent")) == []
+    assert unfinished.look(seen(actual_bytes=None)) == []
+    ((number, _, _),) = unfinished.look(seen())
+    unfinished.close(number)
+    assert len(unfinished) == 0
+    assert unfinished.look(seen()) == []
