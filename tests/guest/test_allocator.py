@@ -108,6 +108,16 @@ def test_committed_is_what_was_asked_for_whether_it_is_there_or_not() -> None:
     assert allocator.committed_pages == 5000
 
 
+def test_memory_may_be_added_in_any_order_but_not_over_other_memory() -> None:
+    allocator = Allocator(1)
+    for start in (1 << 20, 2000, 1000, 0, 1 << 21):
+        allocator.add(start, 1000)
+    assert sorted(allocator.allocate_held(9999).pages().tolist())[:3000] == list(range(3000))
+    for start in (500, (1 << 20) - 1):
+        with pytest.raises(AssertionError, match="not all absent"):
+            allocator.add(start, 600)
+
+
 def test_memory_added_far_above_is_used_like_any_other() -> None:
     allocator = booted(1000)
     allocator.add(1 << 20, 500)

@@ -9,6 +9,7 @@ State is one byte for each page: a bytearray, because counting and setting a sli
 whatever the run's length, where numpy's overhead for each run is a multiple of that.
 """
 
+from bisect import insort
 from typing import Final
 
 import numpy as np
@@ -29,6 +30,8 @@ STATES: Final = (ABSENT, FREE, KERNEL, HELD, BALLOONED)
 _NAMES: Final = ("absent", "free", "the kernel's", "held", "ballooned")
 _FILLER_PAGES: Final = 4096
 _FILLERS: Final = tuple(bytes((state,)) * _FILLER_PAGES for state in STATES)
+_GAP_PAGES_MAX: Final = 4096  # a wider gap between slots begins a stretch of its own
+_NO_STRETCH: Final = (0, bytearray())
 _TIDY_RUNS_MIN: Final = 256  # a bag of fewer runs is never worth sorting
 
 
@@ -39,7 +42,7 @@ class Allocator:
         self._random = SplitMix(seed)
         self._free = RunBag(self._random)
         self._tidy_above = _TIDY_RUNS_MIN
-        self._states = bytearray()
+        self._stretches: list[tuple[int, bytearray]] = []  # first page, states; ascending, far apart
         self._counts = [0] * len(STATES)
         self.asked_pages = 0
         self.given_pages = 0
@@ -57,10 +60,16 @@ class Allocator:
         self._tidy()
 
     def _exist(self, added: Runs, state: int) -> None:
-        end = int(added.starts[-1] + added.counts[-1])
-        if end > len(self._states):
-            self._states.extend(bytes(end - len(self._states)))
-        self._counts[ABSENT] += added.page_count
+        start, count = int(added.starts[0]), int(added.counts[0])
+        first, states = self._stretch(start)
+        gap = start - first - len(states)
+        above = min((other for other, _ in self._stretches if other > start), default=start + count)
+        assert start + count <= above, f"{count} pages from {start} on are not all absent"
+        if states is _NO_STRETCH[1] or gap > _GAP_PAGES_MAX:
+            insort(self._stretches, (start, bytearray(count)))
+        else:
+            states.extend(bytes(max(0, gap + count)))
+        self._counts[ABSENT] += count
         self._move(added, ABSENT, state)
 
     @property
@@ -95,7 +104,8 @@ class Allocator:
 
     def state_of(self, page: int) -> int:
         """The state of `page`; ABSENT for one that does not exist."""
-        return self._states[page] if 0 <= page < len(self._states) else ABSENT
+        first, states = self._stretch(page)
+        return states[page - first] if 0 <= page - first < len(states) else ABSENT
 
     def allocate_kernel(self, count: int) -> list[int]:
         """Exactly `count` pages for the kernel, from wherever they are free."""
@@ -147,15 +157,23 @@ class Allocator:
         self._free.put(tidied)
         self._tidy_above = max(_TIDY_RUNS_MIN, 2 * len(self._free))
 
+    def _stretch(self, page: int) -> tuple[int, bytearray]:
+        """The stretch of memory that `page` is in, if it is anywhere."""
+        for stretch in reversed(self._stretches):
+            if page >= stretch[0]:
+                return stretch
+        return _NO_STRETCH
+
     def _move(self, runs: Runs, old: int, new: int) -> None:
         """Change the state of every page of `runs`, each of which must be in state `old`."""
-        states, filler = self._states, _FILLERS[new]
+        filler = _FILLERS[new]
         moved = 0
         for start, count in zip(runs.starts.tolist(), runs.counts.tolist(), strict=True):
-            end = start + count
-            if start < 0 or end > len(states) or states.count(old, start, end) != count:
-                raise AssertionError(f"pages {start} to {end} of the guest are not all {_NAMES[old]}")
-            states[start:end] = filler[:count] if count <= _FILLER_PAGES else bytes((new,)) * count
+            first, states = self._stretch(start)
+            at, end = start - first, start - first + count
+            if at < 0 or end > len(states) or states.count(old, at, end) != count:
+                raise AssertionError(f"{count} pages from {start} on are not all {_NAMES[old]}")
+            states[at:end] = filler[:count] if count <= _FILLER_PAGES else bytes((new,)) * count
             moved += count
         self._counts[old] -= moved
         self._counts[new] += moved
