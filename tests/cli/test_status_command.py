@@ -111,6 +111,13 @@ def test_wrong_use_is_named_and_ends_with_2(case: str) -> None:
     assert words in result.output
 
 
+@pytest.mark.parametrize("command", ["run", "status", "reserve", "release"])
+def test_help_shows_examples_as_they_are_typed(command: str) -> None:
+    result = CliRunner().invoke(_MAIN, [command, "--help"])
+    assert result.exit_code == 0
+    assert any(line.startswith(f"    dynmem {command}") for line in result.output.splitlines())
+
+
 class _Main:
     """`main` in the form that click's runner calls."""
 

@@ -27,7 +27,7 @@ DEFAULT_CONFIG = Path("/etc/dynmem/config.toml")
 )
 @click.option("--check", is_flag=True, help="Only check the file and say what it means.")
 def run(path: Path, *, check: bool) -> int:
-    r"""Share a host's memory between its virtual machines.
+    """Share a host's memory between its virtual machines.
 
     \b
     Examples:
@@ -37,7 +37,7 @@ def run(path: Path, *, check: bool) -> int:
     With mode = "observe" (the default) nothing is ever changed: `dynmem status` shows what would be done, and
     why. With mode = "enforce" it is done. Ctrl-C and SIGTERM end it and leave every VM the target it has; to
     undo, `dynmem release --all` first. Each change is one line on standard output.
-    """
+    """  # noqa: D301 - click reads the backspace as "do not wrap"
     from dynmem.manager.config import load, warnings
     from dynmem.manager.host import read_host
 

@@ -29,13 +29,13 @@ _json_option = click.option("--json", "as_json", is_flag=True, help="The whole a
 @_socket_option
 @_json_option
 def status(path: Path | None, *, as_json: bool) -> int:
-    r"""Ask the running manager what every VM has, and why.
+    """Ask the running manager what every VM has, and why.
 
     \b
     Examples:
       dynmem status
       dynmem status --json | jq '.vms[] | {name, actual_bytes, reason}'
-    """
+    """  # noqa: D301 - click reads the backspace as "do not wrap"
     answer = ask(path or default_socket(), {"command": "status"})
     click.echo(json.dumps(answer, indent=2) if as_json else rendered(answer))
     return ExitCode.OK
@@ -49,7 +49,7 @@ def status(path: Path | None, *, as_json: bool) -> int:
 @_socket_option
 @_json_option
 def reserve(size: str, name: str | None, wait: str, hold: str, path: Path | None, *, as_json: bool) -> int:
-    r"""Make room for a VM about to start: others are shrunk if need be.
+    """Make room for a VM about to start: others are shrunk if need be.
 
     Exit code 0: there is room of SIZE now, kept until the VM called --name has started, or for --hold.
     Exit code 5: it can never be made. Exit code 7: it was not made in time; nothing is kept.
@@ -57,7 +57,7 @@ def reserve(size: str, name: str | None, wait: str, hold: str, path: Path | None
     \b
     Example:
       dynmem reserve 2GiB --name web --wait 30s && virsh start web
-    """
+    """  # noqa: D301 - click reads the backspace as "do not wrap"
     wait_ns, hold_ns = _duration("--wait", wait), _duration("--hold", hold)
     request = {
         "command": "reserve",
@@ -81,14 +81,14 @@ def reserve(size: str, name: str | None, wait: str, hold: str, path: Path | None
 @_socket_option
 @_json_option
 def release(vm: str | None, path: Path | None, *, everyone: bool, undo: bool, as_json: bool) -> int:
-    r"""Give a VM everything back and leave it alone, until --undo.
+    """Give a VM everything back and leave it alone, until --undo.
 
     \b
     Examples:
       dynmem release web         give it all it booted with
       dynmem release --all       before the manager is taken off the host
       dynmem release web --undo  manage it again
-    """
+    """  # noqa: D301 - click reads the backspace as "do not wrap"
     if (vm is None) != everyone:
         raise ConfigError("name one VM, or say --all: `dynmem release web` or `dynmem release --all`")
     request: dict[str, Any] = {"command": "take-up" if undo else "release"}
