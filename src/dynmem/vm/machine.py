@@ -1,8 +1,8 @@
 """One virtual machine: its memory, bus, device and guest, and the one task that owns their state.
 
-Whatever the guest does (calls, doorbells) and whatever time does only wakes the task; it then takes the calls,
-lets the device work, and brings messages and signals into guest memory. A discard is awaited inside a turn, so
-nothing else of the guest's is looked at meanwhile; the monitor is served all the time.
+Whatever the guest does (calls, doorbells) and whatever time does only wakes the task. It then takes calls,
+lets the device work, and brings messages and signals into guest memory. A discard is awaited inside a turn:
+nothing else of the guest's is looked at meanwhile. The monitor is served all the time.
 """
 
 import asyncio
@@ -61,7 +61,7 @@ class Machine:
         self._memory = FlatMemory(self._backend.view)
         self._discards = ThreadPoolExecutor(1, "discard")
         self._hardware = Hardware(self._wake)
-        self._synic = Synic(self._memory, self._hardware.interrupt)
+        self._synic = Synic(self._memory, self._hardware.interrupt, self.faults)
         self.balloon: Final = self._make_balloon()
         self.bus: Final = Bus(self._memory, [self.balloon.offer] if self.balloon else [])
         self._hypercalls = Hypercalls(self._memory, self.bus)

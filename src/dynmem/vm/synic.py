@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Final
 
 from dynmem.units import PAGE_SHIFT
+from dynmem.vm.faults import Faults
 from dynmem.vmbus.memory import BadAddressError, GuestMemory
 from dynmem.wire.synic import (
     EVENT_FLAG_COUNT,
@@ -31,27 +32,22 @@ from dynmem.wire.synic import (
 )
 
 SINT_MASKED: Final = 1 << 16
+BAD_PAGE: Final = "synic page outside memory"
 SCONTROL_ENABLED: Final = 1
 _TYPE_BYTES: Final = 4
 _FLAGS_SHIFT: Final = 8  # the slot's flags are the second byte of its second word
 
 
 class Synic:
-    """One processor's SynIC over guest memory; `interrupt(sint)` raises an unmasked SINT in the guest.
+    """One processor's SynIC over guest memory, everything off at first.
 
-    Attributes:
-        bad_pages: How often a page that the guest named turned out to lie outside its memory.
-
+    `interrupt(sint)` raises an unmasked SINT in the guest.
     """
 
-    def __init__(self, memory: GuestMemory, interrupt: Callable[[int], None]) -> None:
+    def __init__(self, memory: GuestMemory, interrupt: Callable[[int], None], faults: Faults) -> None:
         self._memory = memory
         self._interrupt = interrupt
-        self.bad_pages = 0
-        self.reset()
-
-    def reset(self) -> None:
-        """Switch everything off, as at power on."""
+        self._faults = faults
         self._registers = {MSR_SCONTROL: 0, MSR_SIEFP: 0, MSR_SIMP: 0}
         self._sints = [SINT_MASKED] * SINT_COUNT
 
@@ -78,8 +74,8 @@ class Synic:
             self._memory.write(address + _TYPE_BYTES, data[_TYPE_BYTES:])
             self._memory.fence()  # the type says that the rest is there
             self._memory.store32(address, message.message_type)
-        except BadAddressError:
-            self.bad_pages += 1
+        except BadAddressError as error:
+            self._faults.note(BAD_PAGE, str(error))
             return False
         self._raise(sint)
         return True
@@ -96,8 +92,8 @@ class Synic:
         address = page + sint * EVENT_FLAGS_BYTES + flag // 32 * 4
         try:
             self._memory.store32(address, self._memory.load32(address) | 1 << flag % 32)
-        except BadAddressError:
-            self.bad_pages += 1
+        except BadAddressError as error:
+            self._faults.note(BAD_PAGE, str(error))
             return False
         self._memory.fence()
         self._raise(sint)

@@ -1,0 +1,261 @@
+"""A guest that attacks its host: one attack for each run, over the real hardware socket.
+
+It prints a JSON line when it has done what it can, and then goes on living: a machine that is still there
+afterwards has survived. The attack is what --workload names.
+"""
+
+import argparse
+import json
+import random
+import socket
+import struct
+import sys
+import time
+from collections.abc import Callable
+
+from dynmem.guest.hardware import Hardware, HostGoneError
+from dynmem.guest.synic import Synic
+from dynmem.vmbus import guest as vmbus
+from dynmem.vmbus.memory import FlatMemory
+from dynmem.wire import dm, synic
+from dynmem.wire.synic import HvStatus
+
+PAGES_FROM = 16  # pages of the guest's own that the attacks use begin here
+RING_PAGES = 10
+DOWNSTREAM = 5
+CONTACT = struct.pack("<IIIIQQQ", 14, 0, 0x40000, 0, 0, 0, 0)  # INITIATE_CONTACT for 4.0
+
+
+class Guest:
+    """Just enough of a kernel to reach the balloon's channel."""
+
+    def __init__(self, channel: socket.socket, seed: int) -> None:
+        self.socket = channel
+        self.random = random.Random(seed)
+        self.hardware = Hardware(channel)
+        self.hardware.wait_for_start()
+        self.memory = FlatMemory(self.hardware.ram.view(0))
+        self.input = PAGES_FROM + 2 << 12
+
+    def power_on(self) -> None:
+        self.synic = Synic(
+            self.hardware,
+            self.memory,
+            message_page=PAGES_FROM,
+            event_page=PAGES_FROM + 1,
+            input_page=PAGES_FROM + 2,
+        )
+        self.client = vmbus.Client(self.memory)
+
+    def pump(self, seconds: float, done: Callable[[], bool]) -> bool:
+        """Bring messages and events to and fro until `done`."""
+        deadline = time.monotonic() + seconds
+        while not done():
+            if time.monotonic() > deadline:
+                return False
+            for payload in self.synic.take_messages():
+                self.client.receive_message(payload)
+            for post in self.client.take_posts():
+                self.synic.post(post.connection_id, post.payload)
+            for connection_id in self.client.take_doorbells():
+                self.hardware.signal(connection_id)
+            self.events += self.client.take_events()
+            self.hardware.wait(5_000_000)
+        return True
+
+    def open_channel(self) -> vmbus.GuestChannel:
+        """Contact, offer, GPADL, open."""
+        self.power_on()
+        self.events: list[vmbus.Event] = []
+        self.client.connect()
+        assert self.pump(5, lambda: any(isinstance(event, vmbus.Offered) for event in self.events))
+        (channel,) = [event.channel for event in self.events if isinstance(event, vmbus.Offered)]
+        self.reopen(channel)
+        return channel
+
+    def reopen(self, channel: vmbus.GuestChannel) -> None:
+        opened = len([event for event in self.events if isinstance(event, vmbus.Opened)])
+        first = PAGES_FROM + 4
+        channel.open(range(first, first + RING_PAGES), DOWNSTREAM)
+        assert self.pump(
+            5, lambda: len([event for event in self.events if isinstance(event, vmbus.Opened)]) > opened
+        )
+
+    def ask_to_balloon(self, channel: vmbus.GuestChannel) -> None:
+        """Negotiate as a good guest does, and wait for a balloon request."""
+        channel.send(dm.encode(dm.VersionRequest(1, dm.VERSION_WIN10, is_last_attempt=False)))
+        self.pump(0.1, lambda: channel.receive() is not None)
+        caps = dm.CapabilitiesReport(2, dm.CAP_BALLOON, 0, (1 << 40) - 1)
+        channel.send(dm.encode(caps))
+        self.pump(0.1, lambda: channel.receive() is not None)
+        while (packet := channel.receive()) is None or not isinstance(
+            dm.decode(packet.data), dm.BalloonRequest
+        ):
+            self.pump(0.05, lambda: False)
+
+
+def hardware_garbage(guest: Guest) -> object:
+    """Datagrams that are no messages, and messages that only a host sends."""
+    for size in (1, 3, 4, 5, 16, 28, 29, 1000, 60_000):
+        for _ in range(20):
+            guest.socket.send(guest.random.randbytes(size))
+    for number in range(12):
+        guest.socket.send(struct.pack("<I", number))
+    return guest.hardware.write_msr(synic.MSR_SCONTROL, 1).name
+
+
+def hypercalls(guest: Guest) -> object:
+    """Calls with every kind of wrong input; the statuses are printed."""
+    call = guest.hardware.hypercall
+    post, signal, fast = synic.HYPERCALL_POST_MESSAGE, synic.HYPERCALL_SIGNAL_EVENT, synic.HYPERCALL_FAST
+    head = struct.pack("<IIII", 1, 0, 1, 241)
+    guest.memory.write(guest.input, head)
+    statuses = {
+        "unknown code": call(0x1234, 0),
+        "fast post": call(post | fast, guest.input),
+        "unaligned post": call(post, guest.input + 4),
+        "post from outside": call(post, 1 << 60),
+        "post across the end": call(post, (64 << 20) - 128),
+        "post of 241 bytes": call(post, guest.input),
+        "unaligned signal": call(signal, guest.input + 4),
+        "signal from outside": call(signal, 1 << 63),
+        "signal of no channel": call(signal | fast, 999),
+        "signal of a flag": call(signal | fast, 17 | 1 << 32),
+        "unknown msr": guest.hardware.write_msr(0x1, 2),
+    }
+    return {name: status.name for name, status in statuses.items()}
+
+
+def posts(guest: Guest) -> object:
+    """Thousands of posts of noise, with true message types in front of most."""
+    guest.power_on()
+    taken = 0
+    for _ in range(3000):
+        payload = bytearray(guest.random.randbytes(guest.random.randrange(241)))
+        if len(payload) >= 4 and guest.random.random() < 0.8:
+            payload[:4] = struct.pack("<I", guest.random.randrange(32))
+        taken += guest.synic.post(guest.random.choice((1, 4)), bytes(payload)) is HvStatus.SUCCESS
+        guest.synic.take_messages()
+    return taken > 0
+
+
+def pages_outside(guest: Guest) -> object:
+    """SynIC pages that are no memory, and a contact that has to be answered over them."""
+    guest.power_on()
+    for msr in (synic.MSR_SIMP, synic.MSR_SIEFP):
+        guest.hardware.write_msr(msr, 1 << 50 | 1)
+    for _ in range(100):
+        guest.synic.post(1, CONTACT)
+    return True
+
+
+def ring_index(guest: Guest) -> object:
+    """A write index far outside the ring; afterwards the channel is closed, opened again, and used."""
+    channel = guest.open_channel()
+    ring = PAGES_FROM + 4 << 12
+    guest.memory.store32(ring, 0xFFFF_FFF0)
+    guest.hardware.signal(17)
+    print(json.dumps({"t": "broken"}), flush=True)
+    time.sleep(0.5)
+    channel.close()
+    guest.pump(0.3, lambda: False)
+    guest.reopen(channel)
+    return True
+
+
+def ring_garbage(guest: Guest) -> object:
+    """A ring full of noise, said to be packets."""
+    guest.open_channel()
+    ring = PAGES_FROM + 4 << 12
+    guest.memory.write(ring + 4096, guest.random.randbytes(4 * 4096))
+    guest.memory.store32(ring, 8192)
+    guest.hardware.signal(17)
+    return True
+
+
+def short_message(guest: Guest) -> object:
+    """A message that is cut in its middle."""
+    channel = guest.open_channel()
+    channel.send(dm.encode(dm.VersionRequest(1, dm.VERSION_WIN10, is_last_attempt=False))[:8])
+    guest.pump(0.1, lambda: False)
+    return True
+
+
+def hosts_message(guest: Guest) -> object:
+    """A message that only a host may send."""
+    channel = guest.open_channel()
+    channel.send(dm.encode(dm.BalloonRequest(1, 1000)))
+    guest.pump(0.1, lambda: False)
+    return True
+
+
+def bogus_ranges(guest: Guest) -> object:
+    """Asked for its memory, it gives 510 ranges of 16 million pages that it does not have."""
+    channel = guest.open_channel()
+    guest.ask_to_balloon(channel)
+    words = [(1 << 40) - 1 - (index << 24) & (1 << 40) - 1 | ((1 << 24) - 1) << 40 for index in range(510)]
+    response = dm.BalloonResponse(9, more_pages=False, ranges=struct.pack("<510Q", *words))
+    channel.send(dm.encode(response))
+    guest.pump(0.2, lambda: False)
+    return True
+
+
+def deaf(guest: Guest) -> object:
+    """Calls without end, and no reply is ever read."""
+    guest.socket.setblocking(False)
+    sent = 0
+    deadline = time.monotonic() + 1
+    while time.monotonic() < deadline:
+        try:
+            guest.socket.send(struct.pack("<IIQQQ", 7, sent & 0xFFFF_FFFF, 0x5C, 0, 0))
+            sent += 1
+        except BlockingIOError:
+            time.sleep(0.01)
+    return sent
+
+
+def hang_up(guest: Guest) -> object:
+    """Close the hardware and live on."""
+    guest.socket.close()
+    return True
+
+
+ATTACKS = {
+    attack.__name__: attack
+    for attack in (
+        hardware_garbage,
+        hypercalls,
+        posts,
+        pages_outside,
+        ring_index,
+        ring_garbage,
+        short_message,
+        hosts_message,
+        bogus_ranges,
+        deaf,
+        hang_up,
+    )
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--hardware-fd", type=int, required=True)
+    parser.add_argument("--workload", required=True)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    guest = Guest(socket.socket(fileno=arguments.hardware_fd), arguments.seed)
+    found = ATTACKS[arguments.workload](guest)
+    print(json.dumps({"t": "done", "found": found}), flush=True)
+    try:
+        while True:
+            if guest.socket.fileno() >= 0 and arguments.workload != "deaf":
+                guest.hardware.wait(None)
+            else:
+                time.sleep(60)
+    except HostGoneError:
+        sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()

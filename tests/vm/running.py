@@ -1,0 +1,113 @@
+"""A real ``dynmem vm`` for tests: started, watched, ended, with nothing left behind."""
+
+import asyncio
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+from qemu.qmp import QMPClient
+from qemu.qmp.error import QMPError
+
+MIB = 1 << 20
+BALLOON = "hv-balloon,id=hvb,status-report=on"
+
+
+class Vm:
+    """One running machine; its monitor is `qmp`, its guest's console `serial`."""
+
+    def __init__(self, folder: Path, *, memory: str, device: str | None, guest: str) -> None:
+        self.qmp = folder / "run" / "qmp"
+        self.serial = folder / "serial"
+        self.log = folder / "log"
+        command = [sys.executable, "-m", "dynmem", "vm", "--name=one", f"--memory={memory}"]
+        command += [f"--guest={guest}", f"--serial=file:{self.serial}"]
+        command += [f"--qmp=unix:{self.qmp},server=on,wait=off"]
+        command += [f"--device={device}"] if device else []
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(command, stderr=log)
+
+    async def client(self) -> Any:
+        """Another client, by QEMU's own library."""
+        client = QMPClient("test")
+        deadline = time.monotonic() + 20
+        while True:
+            assert self.process.poll() is None, self.log.read_text()
+            assert time.monotonic() < deadline
+            if self.qmp.exists():
+                with contextlib.suppress(QMPError):
+                    await client.connect(str(self.qmp))
+                    return client
+            await asyncio.sleep(0.02)
+
+    def guest_pids(self) -> list[int]:
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
+        return [int(pid) for pid in children.split()]
+
+    def resident_bytes(self) -> int:
+        """What the guest's RAM occupies, as the kernel counts it."""
+        for entry in Path(f"/proc/{self.process.pid}/fd").iterdir():
+            if "memfd:guest-ram" in str(entry.readlink()):
+                return entry.stat().st_blocks * 512
+        raise AssertionError("the machine has no memory file")
+
+    def console(self) -> list[dict[str, Any]]:
+        """The guest's reports; the last line may be unfinished."""
+        lines = self.serial.read_text().splitlines(keepends=True)
+        return [json.loads(line) for line in lines if line.endswith("\n")]
+
+    async def exit_code(self) -> int:
+        return await asyncio.to_thread(self.process.wait, 10)
+
+
+@contextlib.asynccontextmanager
+async def running(
+    folder: Path, *, memory: str = "512M", device: str | None = BALLOON, guest: str = "embedded"
+) -> AsyncIterator[tuple[Vm, Any]]:
+    vm = Vm(folder, memory=memory, device=device, guest=guest)
+    client: QMPClient | None = None
+    try:
+        client = await vm.client()
+        yield vm, client
+    finally:
+        vm.process.kill()
+        vm.process.wait()
+        if client is not None:
+            with contextlib.suppress(Exception):
+                await client.disconnect()
+
+
+async def until(check: Callable[[], Any], *, seconds: float = 15) -> Any:
+    """What `check` (a function, or a coroutine function) gives, as soon as that is something."""
+    deadline = time.monotonic() + seconds
+    while True:
+        found = check()
+        if asyncio.iscoroutine(found):
+            found = await found
+        if found:
+            return found
+        assert time.monotonic() < deadline, "it did not happen"
+        await asyncio.sleep(0.02)
+
+
+def is_there(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def descriptors(pid: int) -> list[str]:
+    """What a process holds open."""
+    return [str(entry.readlink()) for entry in Path(f"/proc/{pid}/fd").iterdir()]
+
+
+def environment(pid: int) -> list[str]:
+    """A process's environment, one NAME=value each."""
+    return Path(f"/proc/{pid}/environ").read_text().rstrip("\0").split("\0")

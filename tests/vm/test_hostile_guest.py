@@ -1,0 +1,147 @@
+"""A guest may do what it likes: its machine goes on, its channel is marked, and the monitor says so."""
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.vm.running import MIB, Vm, running, until
+
+FULL = 64 * MIB
+ATTACKER = Path(__file__).with_name("hostile_guest.py")
+Check = Callable[[Vm, Any, dict[str, Any]], Awaitable[None]]
+
+
+def attack(tmp_path: Path, name: str, check: Check) -> None:
+    """Run one attack to its end, see that the machine still serves, then `check`."""
+    program = tmp_path / "guest"
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} {ATTACKER} "$@"\n')
+    program.chmod(0o755)
+
+    async def scene() -> None:
+        guest = f"embedded,program={program},workload={name}"
+        async with running(tmp_path, memory="64M", guest=guest) as (vm, client):
+
+            def finished() -> list[dict[str, Any]]:
+                assert vm.process.poll() is None, vm.log.read_text()
+                return [line for line in vm.console() if line["t"] == "done"]
+
+            assert await client.execute("balloon", {"value": FULL // 2}) == {}
+            (line,) = await until(finished)
+            assert await client.execute("query-status") == {"status": "running", "running": True}
+            await check(vm, client, line)
+            assert await client.execute("query-balloon") == {"actual": FULL}
+            await client.execute("quit")
+            assert await vm.exit_code() == 0
+
+    asyncio.run(asyncio.wait_for(scene(), 30))
+
+
+async def faults(client: Any) -> dict[str, int]:
+    return {fault["kind"]: fault["count"] for fault in await client.execute("x-query-faults")}
+
+
+async def channel_of(client: Any) -> dict[str, Any]:
+    (channel,) = await client.execute("x-query-channels")
+    return dict(channel)
+
+
+def test_datagrams_that_are_no_hardware_messages_are_counted(tmp_path: Path) -> None:
+    async def check(vm: Vm, client: Any, line: dict[str, Any]) -> None:
+        assert line["found"] == "SUCCESS"
+        assert (await faults(client))["hardware"] >= 180
+        assert vm.log.read_text().count("hardware:") == 1  # the log is not flooded
+
+    attack(tmp_path, "hardware_garbage", check)
+
+
+def test_wrong_hypercalls_get_the_status_that_a_hypervisor_gives(tmp_path: Path) -> None:
+    async def check(_vm: Vm, client: Any, line: dict[str, Any]) -> None:
+        assert line["found"] == {
+            "unknown code": "INVALID_HYPERCALL_CODE",
+            "fast post": "INVALID_HYPERCALL_CODE",
+            "unaligned post": "INVALID_ALIGNMENT",
+            "post from outside": "INSUFFICIENT_MEMORY",
+            "post across the end": "INSUFFICIENT_MEMORY",
+            "post of 241 bytes": "INVALID_HYPERCALL_INPUT",
+            "unaligned signal": "INVALID_ALIGNMENT",
+            "signal from outside": "INSUFFICIENT_MEMORY",
+            "signal of no channel": "INVALID_CONNECTION_ID",
+            "signal of a flag": "INVALID_PORT_ID",
+            "unknown msr": "INVALID_PARAMETER",
+        }
+        assert (await faults(client))["call refused"] == 11
+
+    attack(tmp_path, "hypercalls", check)
+
+
+def test_thousands_of_posts_of_noise_are_survived(tmp_path: Path) -> None:
+    async def check(_vm: Vm, client: Any, line: dict[str, Any]) -> None:
+        assert line["found"] is True
+        assert sum((await faults(client)).values()) > 1000
+
+    attack(tmp_path, "posts", check)
+
+
+def test_synic_pages_outside_memory_get_no_message(tmp_path: Path) -> None:
+    async def check(_vm: Vm, client: Any, _line: dict[str, Any]) -> None:
+        assert (await faults(client))["synic page outside memory"] > 0
+
+    attack(tmp_path, "pages_outside", check)
+
+
+@pytest.mark.parametrize("name", ["ring_garbage", "short_message", "hosts_message"])
+def test_what_is_malformed_on_the_ring_marks_the_channel_faulted(tmp_path: Path, name: str) -> None:
+    async def check(vm: Vm, client: Any, _line: dict[str, Any]) -> None:
+        async def broken() -> dict[str, Any] | None:
+            channel = await channel_of(client)
+            return channel if channel["state"] == "faulted" else None
+
+        channel = await until(broken)
+        assert channel["faults"] == 1
+        assert channel["fault"] in vm.log.read_text()
+
+    attack(tmp_path, name, check)
+
+
+def test_a_broken_channel_works_again_when_the_guest_has_opened_it_anew(tmp_path: Path) -> None:
+    async def check(vm: Vm, client: Any, _line: dict[str, Any]) -> None:
+        channel = await channel_of(client)
+        assert (channel["state"], channel["faults"]) == ("open", 1)
+        assert "fault" not in channel
+        assert vm.log.read_text().count("channel faulted") == 1
+
+    attack(tmp_path, "ring_index", check)
+
+
+def test_pages_that_the_guest_does_not_have_are_not_taken(tmp_path: Path) -> None:
+    async def check(_vm: Vm, client: Any, _line: dict[str, Any]) -> None:
+        assert (await channel_of(client))["state"] == "open"
+        assert (await faults(client))["anomaly"] >= 1
+
+    attack(tmp_path, "bogus_ranges", check)
+
+
+def test_a_guest_that_reads_no_replies_waits_for_itself(tmp_path: Path) -> None:
+    async def check(_vm: Vm, client: Any, line: dict[str, Any]) -> None:
+        assert 0 < line["found"] < 10_000  # then the socket was full, and nobody emptied it
+        asked = [client.execute("query-status") for _ in range(100)]
+        assert await asyncio.gather(*asked) == [{"status": "running", "running": True}] * 100
+
+    attack(tmp_path, "deaf", check)
+
+
+def test_a_guest_that_closes_its_hardware_is_ended_with_its_machine(tmp_path: Path) -> None:
+    program = tmp_path / "guest"
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} {ATTACKER} "$@"\n')
+    program.chmod(0o755)
+
+    async def scene() -> None:
+        guest = f"embedded,program={program},workload=hang_up"
+        async with running(tmp_path, memory="64M", guest=guest) as (vm, _):
+            assert await vm.exit_code() == 1
+            assert "the guest of one is gone" in vm.log.read_text()
+
+    asyncio.run(asyncio.wait_for(scene(), 30))
