@@ -1,0 +1,153 @@
+"""The manager and real guests: two virtual machines under QEMU share a budget that is less than both want."""
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from dynmem.lab.qemu import BALLOON_PATH, QemuGuest
+from dynmem.lab.workload import Load, Report
+from dynmem.qmp.client import QmpClient
+from dynmem.units import MIB, PAGE_SIZE
+
+pytestmark = [pytest.mark.qemu, pytest.mark.timeout(240)]
+
+Boot = Callable[..., QemuGuest]
+Until = Callable[..., None]
+FAST = 2048 * MIB
+STEADILY = 32 * MIB  # a load without mercy: it touches its memory and is killed where there is none
+
+
+def said(guest: QemuGuest) -> Report:
+    report = guest.read_serial()
+    assert report is not None
+    return report
+
+
+def holds(guest: QemuGuest, mib: int) -> bool:
+    return said(guest).held_pages == mib * MIB // PAGE_SIZE
+
+
+def load(mib: int, rate: int) -> Load:
+    return Load(high_bytes=mib * MIB, rate_bytes=rate)
+
+
+def size(guest: QemuGuest) -> int:
+    """What QEMU says the guest has, asked on the monitor that the manager does not use."""
+
+    async def ask() -> int:
+        async with await QmpClient.connect(guest.lab_qmp_path) as client:
+            reply = await client.execute("query-balloon")
+            assert isinstance(reply, dict)
+            actual = reply["actual"]
+            assert isinstance(actual, int)
+            return actual
+
+    return asyncio.run(ask())
+
+
+def switch_statistics_on(guest: QemuGuest) -> None:
+    """What a manager that may write does itself."""
+
+    async def tell() -> None:
+        async with await QmpClient.connect(guest.lab_qmp_path) as client:
+            interval = {"path": BALLOON_PATH, "property": "guest-stats-polling-interval", "value": 1}
+            await client.execute("qom-set", interval)
+
+    asyncio.run(tell())
+
+
+@contextmanager
+def manager(config: Path, log: Path) -> Iterator[None]:
+    """`dynmem run`, for as long as the block lasts; it ends as an operator would end it, and ends well."""
+    command = [
+        "setpriv",
+        "--pdeathsig",
+        "KILL",
+        sys.executable,
+        "-m",
+        "dynmem",
+        "run",
+        "--config",
+        str(config),
+    ]
+    with log.open("w") as output, subprocess.Popen(command, stdout=output, stderr=output) as process:
+        try:
+            yield
+        finally:
+            process.terminate()
+    assert process.returncode == 0, log.read_text()
+
+
+def configuration(folder: Path, guests: tuple[QemuGuest, ...], *, mode: str) -> Path:
+    text = f"""
+        [host]
+        budget = "800MiB"
+        slush = "32MiB"
+        [manager]
+        mode = "{mode}"
+        period = "500ms"
+        socket = "{folder}/api/socket"
+        state = "{folder}/state"
+    """
+    for guest in guests:
+        text += f"""
+        [[vm]]
+        name = "{guest.name}"
+        qmp = "{guest.qmp_path}"
+        minimum = "160MiB"
+        maximum = "512MiB"
+        """
+    path = folder / "config.toml"
+    path.write_text(text)
+    return path
+
+
+def test_the_manager_moves_memory_to_the_guest_whose_demand_rises_and_back(
+    boot: Boot, until: Until, folder: Path
+) -> None:
+    first = boot(512, name="a", load=load(400, FAST))
+    second = boot(512, name="b", load=load(16, FAST))
+    until(first, lambda: holds(first, 400))
+    assert first.resident_bytes() >= 0.7 * first.memory_bytes
+    config = configuration(folder, (first, second), mode="enforce")
+    with manager(config, folder / "log"):
+        # `a` is busy: `b` gives, the sum fits the budget.
+        until(first, lambda: size(first) + size(second) <= 768 * MIB, 60)
+        assert holds(first, 400)
+        # `a` becomes idle, and only then `b` busy: what `a` gives really leaves it.
+        first.order(load(24, FAST))
+        until(first, lambda: holds(first, 24))
+        before, resident = size(first), first.resident_bytes()
+        second.order(load(320, STEADILY))
+        until(second, lambda: holds(second, 320), 90)
+        until(first, lambda: size(first) <= before - 100 * MIB, 30)
+        given = before - size(first)
+        assert resident - first.resident_bytes() >= 0.9 * given
+        # And back.
+        shrunk = size(first)
+        second.order(load(24, FAST))
+        until(second, lambda: holds(second, 24))
+        first.order(load(360, STEADILY))
+        until(first, lambda: holds(first, 360), 90)
+        assert size(first) >= shrunk + 60 * MIB
+        assert size(first) + size(second) <= 800 * MIB
+    for guest in (first, second):
+        assert (guest.oom_kills, said(guest).wrong_bytes, said(guest).load) == (0, 0, "running")
+
+
+def test_an_observing_manager_says_what_it_would_do_and_changes_no_guest(
+    boot: Boot, until: Until, folder: Path
+) -> None:
+    guests = (boot(512, name="a"), boot(512, name="b"))
+    for guest in guests:
+        switch_statistics_on(guest)
+    config = configuration(folder, guests, mode="observe")
+    log = folder / "log"
+    with manager(config, log):
+        until(guests[0], lambda: "(not sent: observe)" in log.read_text())
+    assert [size(guest) for guest in guests] == [512 * MIB, 512 * MIB]
