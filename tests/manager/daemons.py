@@ -91,7 +91,8 @@ class RunningManager:
         self._reading = asyncio.create_task(self._read())
 
     async def _read(self) -> None:
-        assert self.process.stdout is not None
+        if self.process.stdout is None:
+            return  # nobody reads it, on purpose
         while line := await self.process.stdout.readline():
             self.lines.append(line.decode().rstrip())
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import signal
 import sqlite3
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from dynmem.manager.journal import FILE_NAME, Journal
 from dynmem.qmp.client import QmpClient
 
-from .daemons import ObedientVm, configured, managing, vm_of
+from .daemons import DYNMEM, ObedientVm, RunningManager, configured, managing, vm_of
 from .vms import BALLOON, MEBIBYTE, kill, listening, qemu, stop
 
 READS = {
@@ -161,6 +162,27 @@ def test_a_signal_leaves_targets_as_they_are_and_says_so(
             assert f"stopped by {number.name}: every VM keeps the target it has" in manager.lines[-1]
             assert f"web {web.actual // MEBIBYTE} MiB" in manager.lines[-1]
             assert not manager.socket.exists()
+
+    asyncio.run(scenario())
+
+
+def test_a_manager_whose_lines_nobody_reads_goes_on(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        web, db = ObedientVm(), ObedientVm()
+        config = configured(tmp_path, "enforce", TIGHT, web="", db="")
+        ours, theirs = os.pipe()
+        os.close(ours)
+        process = await asyncio.create_subprocess_exec(*DYNMEM, "run", "--config", config, stdout=theirs)
+        os.close(theirs)
+        manager = RunningManager(process, tmp_path)
+        try:
+            async with listening(tmp_path / "web.qmp", web.serve), listening(tmp_path / "db.qmp", db.serve):
+                while not manager.socket.exists():  # noqa: ASYNC110 - another process makes it
+                    await asyncio.sleep(0.02)
+                await manager.until(lambda _: web.actual + db.actual <= (300 - 16) * MEBIBYTE)
+            assert await manager.end() == 0
+        finally:
+            await manager.end(signal.SIGKILL)
 
     asyncio.run(scenario())
 

@@ -1,5 +1,6 @@
 """``dynmem run``: the memory manager of a host."""
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -63,7 +64,9 @@ def _serve(config: "Config") -> int:
             print(line, flush=True)
         except BrokenPipeError:
             # Whoever read the lines has gone; the VMs are still served.
-            sys.stdout = open("/dev/null", "w", encoding="utf-8")  # noqa: SIM115, PTH123
+            os.dup2(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), 1)
+        except OSError as error:
+            logging.getLogger("dynmem").warning("a line could not be printed (%s): %s", error.strerror, line)
 
     return asyncio.run(Daemon(config, tell).run())
 

@@ -119,6 +119,8 @@ class Daemon:
             facts = await self._sweep()
             swept_s = time.monotonic() - began
             await self._close_unfinished(writer, unfinished, facts)
+            if self._stop.is_set():
+                break  # nothing is sent any more
             result = self._manager.step(facts)
             for line in result.changes:
                 self._tell(line)
