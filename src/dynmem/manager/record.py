@@ -67,6 +67,8 @@ class Record(msgspec.Struct):
     restored_pages: int | None = None  # what a manager before this one had set, until adopted
     actual_pages: int | None = None  # last known
     actual_changed_ns: int = -1
+    actual_rose: bool = False  # which way it changed
+    demand_pages: int = 0  # what the guest needs without a buffer, as far as it can be believed
     mark_pages: int = 0  # actual when progress was last seen
     mark_ns: int = 0
     set_ns: int = -1  # when a target was last sent
@@ -130,7 +132,28 @@ class Record(msgspec.Struct):
         actual = pages_of(self.facts.actual_bytes)
         if self.actual_pages is not None and actual != self.actual_pages:
             self.actual_changed_ns = now_ns
+            self.actual_rose = actual > self.actual_pages
         self.actual_pages = actual
+
+    def report_is_older_than_size(self, now_ns: int) -> bool:
+        """Whether the guest reported before its size last changed."""
+        reported = self.report_ns(now_ns)
+        return reported is not None and reported < self.actual_changed_ns
+
+    def see_demand(self, now_ns: int, *, believe_all: bool) -> None:
+        """Take in the guest's word.
+
+        What a guest commits includes what is ballooned, so a report from before a change of size is off by
+        that change: after growth it seems to need that much more, after a shrink that much less. Neither is
+        believed.
+        """
+        if self.facts.demand is None:
+            return
+        said = pages_of(self.facts.demand.committed_bytes)
+        if believe_all or not self.report_is_older_than_size(now_ns):
+            self.demand_pages = said
+        elif not self.actual_rose:
+            self.demand_pages = max(self.demand_pages, said)
 
     def see_progress(self, now_ns: int) -> None:
         """Note progress from `actual` to the target; being there is as good."""

@@ -102,6 +102,7 @@ class Roster:
             self._reset(record, vm, now_ns)
             lines.append(f"{vm.name}: reset, counts {_size(self._claims.pages(vm.name))} until it reports")
         record.see_actual(now_ns)
+        record.see_demand(now_ns, believe_all=not self._safeguards.fresh_demand)
         self._settle(record)
         record.reported = record.reported or fresh_report(record, now_ns, self._settings.period_ns)
         if vm.resident_bytes is not None and vm.actual_bytes is not None:

@@ -9,7 +9,7 @@ from dynmem.manager.changes import ALREADY_HELD, Change
 from dynmem.manager.facts import ManagerSettings
 from dynmem.manager.record import Record, Stopped
 from dynmem.manager.safeguards import RETRY_FIRST_PERIODS, RETRY_LONGEST_NS, band_pages, stall_ns
-from dynmem.units import NS_PER_S, PAGE_SIZE, format_size, pages_of
+from dynmem.units import NS_PER_S, PAGE_SIZE, format_size
 
 
 def find_stall(record: Record, now_ns: int, settings: ManagerSettings) -> Change | None:
@@ -23,7 +23,7 @@ def find_stall(record: Record, now_ns: int, settings: ManagerSettings) -> Change
     before = record.stopped if giving else record.declined
     pause = 2 * before.pause_ns if before else RETRY_FIRST_PERIODS * settings.period_ns
     pause = min(pause, RETRY_LONGEST_NS)
-    stop = Stopped(actual, demand_pages(record), now_ns + pause, pause)
+    stop = Stopped(actual, record.demand_pages, now_ns + pause, pause)
     size, asked, wait = _size(actual), _size(target), pause // NS_PER_S
     if giving:
         record.stopped = stop
@@ -42,7 +42,7 @@ def forgive(record: Record, now_ns: int, *, somebody_is_short: bool) -> None:
     """Drop what was concluded from a stall, when there is reason to ask again."""
     stopped, declined = record.stopped, record.declined
     if stopped is not None:
-        fallen = stopped.demand_pages - demand_pages(record) >= band_pages(record.maximum_pages)
+        fallen = stopped.demand_pages - record.demand_pages >= band_pages(record.maximum_pages)
         if fallen:
             record.stopped = None
         elif now_ns >= stopped.retry_at_ns and somebody_is_short:
@@ -50,12 +50,6 @@ def forgive(record: Record, now_ns: int, *, somebody_is_short: bool) -> None:
             stopped.at_pages = 0
     if declined is not None and now_ns >= declined.retry_at_ns:
         declined.at_pages = record.maximum_pages
-
-
-def demand_pages(record: Record) -> int:
-    """What the guest says it needs, without a buffer."""
-    demand = record.facts.demand
-    return 0 if demand is None else pages_of(demand.committed_bytes)
 
 
 def _size(pages: int) -> str:

@@ -112,9 +112,7 @@ def standing_of(record: Record, moment: Moment) -> Standing:
         return Standing(
             "movable", may_shrink=False, reason=f"not shrunk: {more} more resident than it was assigned"
         )
-    reported = record.report_ns(moment.now_ns)
-    stale = reported is not None and reported < record.actual_changed_ns
-    if stale and moment.safeguards.fresh_demand:
+    if moment.safeguards.fresh_demand and record.report_is_older_than_size(moment.now_ns):
         return Standing("movable", may_shrink=False, reason="not shrunk: its report is older than its size")
     return Standing("movable", may_shrink=True, reason="")
 

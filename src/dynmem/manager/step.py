@@ -18,7 +18,7 @@ from dynmem.manager.reservations import Reservations
 from dynmem.manager.results import Reservation, ReservationState, SetBalloon, StepResult
 from dynmem.manager.roster import Roster
 from dynmem.manager.safeguards import ALL_ON, Safeguards, band_pages, margin_pages
-from dynmem.manager.stalls import demand_pages, find_stall, forgive
+from dynmem.manager.stalls import find_stall, forgive
 from dynmem.manager.standing import Moment, Standing, standing_of
 from dynmem.manager.status import Seen, emergency_lines, status_of
 from dynmem.policy import Plan, Snapshot, Vm, plan
@@ -317,7 +317,7 @@ def _view(record: Record, standing: Standing) -> Vm:
         name=config.name,
         floor_pages=min(record.floor_pages, maximum),
         maximum_pages=max(maximum, kept),
-        demand_pages=demand_pages(record),
+        demand_pages=record.demand_pages,
         held_pages=held,
         buffer_percent=config.buffer_percent,
         weight=config.weight,

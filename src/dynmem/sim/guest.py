@@ -20,6 +20,7 @@ TICKS_PER_S: Final = NS_PER_S // TICK_NS
 MIB_PAGES: Final = MIB // PAGE_SIZE
 REPORT_TICKS: Final = TICKS_PER_S  # a guest reports once a second
 KERNEL_PAGES: Final = 24 * MIB_PAGES
+WATERMARK_PAGES: Final = 4 * MIB_PAGES  # with less free, a guest that is pressed further begins to kill
 TAKE_PER_TICK: Final = 400 * MIB_PAGES
 
 Curve = Callable[[int], int]
@@ -57,6 +58,7 @@ class Guest:
         self.touched = KERNEL_PAGES
         self.resets = 0
         self.run_state = "running"
+        self.pressed = 0
         self._curve = curve
         self._phase = random.randrange(REPORT_TICKS)
         self._freeing: deque[tuple[int, int]] = deque()
@@ -84,7 +86,8 @@ class Guest:
             demand = (self.used + KERNEL_PAGES) * self.character.report_percent // 100
             # Programs ask for memory that is not there: committed, as Linux counts it.
             asked = max(demand, (self._wanted + KERNEL_PAGES) * self.character.report_percent // 100)
-            self._report = (now, asked, max(0, self.free))
+            # Like num_committed of the protocol, this includes what is in the balloon.
+            self._report = (now, asked + self.boot - self.size, max(0, self.free))
 
     def reset(self) -> None:
         """The guest starts anew: its balloon is empty, the host still has what it touched."""
@@ -116,7 +119,8 @@ class Guest:
     def _demand(self, now: int) -> Demand | None:
         if self._report is None:
             return None
-        at, demand, available = self._report
+        at, committed, available = self._report
+        demand = max(0, committed - (self.boot - self.size))
         return Demand(demand * PAGE_SIZE, available * PAGE_SIZE, "committed", (now - at) * TICK_NS)
 
     def _balloon(self, now: int) -> None:
@@ -126,6 +130,7 @@ class Guest:
             room = min(self.free, self.size - floor, self.size - self.target)
             given = max(0, min(room, self.character.give_per_tick))
             self.size -= given
+            self.pressed += given > 0 and self.free < WATERMARK_PAGES
             if not self.character.keeps and self.touched > self.size:
                 self._freeing.append((now + self.character.lag_ticks, self.touched - self.size))
                 self.touched = self.size

@@ -1,0 +1,148 @@
+"""Room for VMs about to start, and VMs that are given everything back."""
+
+from typing import Any
+
+from dynmem.manager.facts import ManagerSettings, VmConfig
+from dynmem.manager.results import StepResult
+from dynmem.sim.obedient import ObedientHost
+from dynmem.units import GIB, MIB, NS_PER_S
+
+HOST = ManagerSettings(1 * GIB, 64 * MIB, NS_PER_S, "enforce")
+NAMES = ("web", "db", "new")
+
+
+def running(**demands: int) -> ObedientHost:
+    configs = [VmConfig(name, 64 * MIB, 512 * MIB) for name in NAMES]
+    rack = ObedientHost(HOST, configs, {name: size * MIB for name, size in demands.items()})
+    rack.sweep(8)
+    return rack
+
+
+def reserve(rack: ObedientHost, name: str, mib: int, seconds: int = 30) -> str:
+    return rack.manager.reserve(name, mib * MIB, rack.now_ns, rack.now_ns + seconds * NS_PER_S).state
+
+
+def targets(result: StepResult) -> dict[str, int]:
+    return {command.vm: command.target_bytes // MIB for command in result.commands}
+
+
+def measured(rack: ObedientHost, key: str) -> int:
+    free: Any = rack.manager.status()["measured_free"]
+    return int(free[key]) // MIB
+
+
+def test_room_is_made_and_only_then_is_the_reservation_ready() -> None:
+    rack = running(web=100, db=100)
+    assert reserve(rack, "new", 512) == "waiting"
+    result = rack.sweep()
+    assert targets(result)
+    assert result.waiting
+    state, reason = rack.manager.reservation_state("new")
+    assert state == "waiting"
+    assert "more have to be given by others" in reason
+    rack.sweep()
+    assert rack.manager.reservation_state("new")[0] == "ready"
+    assert sum(rack.sizes.values()) + 512 * MIB <= HOST.budget_bytes - HOST.slush_bytes
+
+
+def test_nobody_is_granted_what_a_reservation_waits_for() -> None:
+    rack = running(web=100, db=100)
+    rack.demands["web"] = 500 * MIB
+    size = rack.sizes["web"]
+    reserve(rack, "new", 512)
+    for _ in range(6):
+        assert targets(rack.sweep()).get("web", 0) * MIB <= size
+    # What a guest uses is not taken from it, so there is not enough for both.
+    assert rack.manager.reservation_state("new")[0] == "waiting"
+    rack.manager.drop_reservation("new")
+    assert targets(rack.sweep())["web"] * MIB > rack.sizes["db"]
+
+
+def test_a_reservation_and_its_vm_count_as_the_larger_never_as_the_sum() -> None:
+    rack = running(web=100, db=100)
+    reserve(rack, "new", 400)
+    rack.sweep(2)
+    assert measured(rack, "reserved_bytes") == 400
+    rack.demands["new"] = 50 * MIB
+    rack.overrides["new"] = {"demand": None}
+    rack.sweep()
+    assert measured(rack, "reserved_bytes") == 0
+    assert rack.manager.reservation_state("new") == ("ready", "taken over by the VM")
+    rack.overrides.clear()
+    rack.sweep()
+    assert rack.manager.status()["reservations"] == []
+    assert rack.manager.reservation_state("new") == ("ready", "taken over by the VM")
+
+
+def test_a_vm_that_runs_already_counts_towards_its_own_reservation() -> None:
+    rack = running(web=100, db=100)
+    size = rack.sizes["web"] // MIB
+    reserve(rack, "web", size + 30)
+    rack.sweep()
+    assert measured(rack, "reserved_bytes") == 30
+
+
+def test_a_reservation_expires_and_its_room_is_shared_out_again() -> None:
+    rack = running(web=100, db=100)
+    reserve(rack, "new", 512, seconds=3)
+    rack.sweep(3)
+    assert rack.manager.reservation_state("new")[0] == "expired"
+    assert rack.sweep(2) is not None
+    assert sum(rack.sizes.values()) > HOST.budget_bytes - HOST.slush_bytes - 32 * MIB
+
+
+def test_what_can_never_be_made_free_is_refused_with_its_numbers() -> None:
+    rack = running(web=100, db=100)
+    answer = rack.manager.reserve("new", 900 * MIB, rack.now_ns, rack.now_ns + NS_PER_S)
+    assert answer.state == "refused"
+    assert "900 MiB can't be made free" in answer.reason
+    assert "(128 MiB)" in answer.reason
+    assert rack.manager.reservation_state("new") == ("refused", answer.reason)
+
+
+def test_a_dropped_reservation_is_gone() -> None:
+    rack = running(web=100, db=100)
+    reserve(rack, "new", 300)
+    rack.manager.drop_reservation("new")
+    rack.sweep()
+    assert measured(rack, "reserved_bytes") == 0
+    assert rack.manager.reservation_state("new") == ("expired", "dropped by its owner")
+
+
+def test_there_are_only_so_many_reservations() -> None:
+    rack = running(web=100, db=100)
+    states = [reserve(rack, f"vm{index}", 1) for index in range(100)]
+    assert states.count("refused") == 100 - 64
+
+
+def test_a_released_vm_gets_everything_back_from_what_others_give_and_is_left_alone() -> None:
+    rack = running(web=100, db=100, new=100)
+    assert rack.sizes["web"] < 512 * MIB
+    rack.manager.release("web")
+    first = rack.sweep()
+    assert first.waiting
+    result = rack.sweep(2)
+    assert rack.sizes["web"] == 512 * MIB
+    assert sum(rack.sizes.values()) <= HOST.budget_bytes - HOST.slush_bytes
+    rack.demands["db"] = 500 * MIB
+    for _ in range(6):
+        assert "web" not in targets(rack.sweep())
+    assert result.plan.capacity_pages > 0
+
+
+def test_releasing_all_gives_everything_back_by_the_operators_order() -> None:
+    rack = running(web=100, db=100, new=100)
+    rack.manager.release(None)
+    sent = [*rack.sweep().commands, *rack.sweep().commands]
+    assert set(rack.sizes.values()) == {512 * MIB}
+    assert any("by the operator's order" in command.reason for command in sent)
+    assert rack.sweep().commands == ()
+
+
+def test_a_vm_that_is_taken_up_again_is_adopted_first() -> None:
+    rack = running(web=100, db=100, new=100)
+    rack.manager.release(None)
+    rack.sweep(3)
+    rack.manager.take_up(None)
+    assert rack.sweep().commands == ()
+    assert set(targets(rack.sweep())) == {"web", "db", "new"}
