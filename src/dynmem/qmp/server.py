@@ -109,8 +109,8 @@ class QmpServer:
         self._tasks.add(task)
         try:
             await session.run(reader, self.version)
-        except ConnectionError:
-            pass  # the client went away; that is its right
+        except (ConnectionError, asyncio.CancelledError):
+            pass  # the client went away, or reads nothing when the monitor closes
         finally:
             self._sessions.discard(session)
             self._tasks.discard(task)

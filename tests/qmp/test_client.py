@@ -1,0 +1,199 @@
+"""The client: what it makes of a monitor that answers, is busy, is gone, or talks nonsense."""
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from dynmem.errors import DeadlineError, RemoteProtocolError, UnreachableError
+from dynmem.limits import QMP_EVENTS_KEPT
+from dynmem.qmp.client import QmpClient
+from dynmem.qmp.command import Argument, Arguments, Command
+from dynmem.qmp.errors import BusyError, QmpCommandError
+from dynmem.qmp.server import QmpServer
+
+GREETING = b'{"QMP": {"version": {"qemu": {"micro": 0, "minor": 0, "major": 9}}, "capabilities": []}}\r\n'
+DONE = b'{"return": {}, "id": 1}\r\n'
+
+
+async def late(arguments: Arguments) -> object:
+    await asyncio.sleep(0.15)
+    return arguments["value"]
+
+
+def refuse(_: Arguments) -> object:
+    raise QmpCommandError("GenericError", "no")
+
+
+COMMANDS = {
+    "late": Command(late, {"value": Argument("integer")}),
+    "now": Command(lambda arguments: arguments["value"], {"value": Argument("integer")}),
+    "refuse": Command(refuse),
+}
+
+
+def with_monitor(tmp_path: Path, scene: Callable[[QmpServer, QmpClient], Awaitable[None]]) -> None:
+    """Play `scene` with our own monitor and a client of it."""
+
+    async def play() -> None:
+        server = QmpServer(tmp_path / "qmp", commands=COMMANDS)
+        await server.start()
+        async with await QmpClient.connect(tmp_path / "qmp") as client:
+            await scene(server, client)
+        await server.close()
+
+    asyncio.run(asyncio.wait_for(play(), 20))
+
+
+def with_bytes(tmp_path: Path, scene: Callable[[Path], Awaitable[None]], *sent: bytes, hang_up: bool) -> None:
+    """Play `scene` with a listener that sends its first bytes at once, the next when spoken to."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for position, data in enumerate(sent):
+            if position:
+                await reader.readline()
+            writer.write(data)
+        if not hang_up:
+            await reader.read()
+        writer.close()
+
+    async def play() -> None:
+        async with await asyncio.start_unix_server(serve, tmp_path / "fake"):
+            await scene(tmp_path / "fake")
+
+    asyncio.run(asyncio.wait_for(play(), 20))
+
+
+def test_the_peer_is_the_process_that_listens(tmp_path: Path) -> None:
+    async def scene(_: QmpServer, client: QmpClient) -> None:
+        assert client.peer == (os.getpid(), os.getuid(), os.getgid())
+
+    with_monitor(tmp_path, scene)
+
+
+def test_answers_go_to_those_who_asked_whatever_the_order_of_asking(tmp_path: Path) -> None:
+    async def scene(_: QmpServer, client: QmpClient) -> None:
+        asked = [client.execute("late" if n % 7 == 0 else "now", {"value": n}) for n in range(15)]
+        assert await asyncio.gather(*asked) == list(range(15))
+
+    with_monitor(tmp_path, scene)
+
+
+def test_an_error_reply_has_its_class_and_its_words(tmp_path: Path) -> None:
+    async def scene(_: QmpServer, client: QmpClient) -> None:
+        with pytest.raises(QmpCommandError) as refused:
+            await client.execute("refuse")
+        assert (refused.value.error_class, refused.value.desc) == ("GenericError", "no")
+        with pytest.raises(QmpCommandError, match="The command nix has not been found"):
+            await client.execute("nix")
+
+    with_monitor(tmp_path, scene)
+
+
+def test_a_late_answer_is_thrown_away_and_the_next_command_gets_its_own(tmp_path: Path) -> None:
+    async def scene(_: QmpServer, client: QmpClient) -> None:
+        with pytest.raises(DeadlineError, match=r"no answer to late within 0\.05 s"):
+            await client.execute("late", {"value": 1}, timeout_s=0.05)
+        assert await client.execute("now", {"value": 2}) == 2
+
+    with_monitor(tmp_path, scene)
+
+
+def test_events_are_kept_up_to_a_bound_and_the_lost_ones_counted(tmp_path: Path) -> None:
+    async def scene(server: QmpServer, client: QmpClient) -> None:
+        for number in range(QMP_EVENTS_KEPT + 3):
+            server.emit("TICK", {"number": number})
+        await client.execute("now", {"value": 0})
+        assert [event.data["number"] for event in client.events] == list(range(3, QMP_EVENTS_KEPT + 3))
+        assert client.events_dropped == 3
+        assert client.events[0].name == "TICK"
+        assert client.events[0].at_us > 1_600_000_000_000_000
+
+    with_monitor(tmp_path, scene)
+
+
+def test_a_monitor_that_goes_away_ends_what_waits_and_what_comes_later(tmp_path: Path) -> None:
+    async def scene(server: QmpServer, client: QmpClient) -> None:
+        waiting = asyncio.create_task(client.execute("late", {"value": 1}))
+        for _ in range(3):
+            await asyncio.sleep(0)
+        client_end = asyncio.create_task(client.closed.wait())
+        for session in list(server._sessions):
+            session._writer.transport.abort()
+        with pytest.raises(UnreachableError):
+            await waiting
+        with pytest.raises(UnreachableError):
+            await client.execute("now", {"value": 1})
+        await client_end
+
+    with_monitor(tmp_path, scene)
+
+
+def test_nobody_listening_is_unreachable_and_says_where(tmp_path: Path) -> None:
+    async def play() -> None:
+        with pytest.raises(UnreachableError, match="there is no such socket"):
+            await QmpClient.connect(tmp_path / "none")
+        (tmp_path / "file").write_text("")
+        with pytest.raises(UnreachableError, match=r"file: nobody listens there"):
+            await QmpClient.connect(tmp_path / "file")
+        with pytest.raises(UnreachableError, match="too long"):
+            await QmpClient.connect("x" * 200)
+
+    asyncio.run(play())
+
+
+def test_a_monitor_without_a_greeting_is_busy(tmp_path: Path) -> None:
+    async def scene(path: Path) -> None:
+        with pytest.raises(BusyError, match="serves another client"):
+            await QmpClient.connect(path, greeting_timeout_s=0.1)
+
+    with_bytes(tmp_path, scene, hang_up=False)
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [b"hello\r\n", b'{"QMP": 1}\n', b'{"event": "X"}\n', b"[]\n", b"\xff\n", b"{" * 70_000, b'{"QMP": {}'],
+)
+def test_what_is_no_greeting_is_refused(tmp_path: Path, sent: bytes) -> None:
+    async def scene(path: Path) -> None:
+        with pytest.raises((RemoteProtocolError, UnreachableError)) as refused:
+            await QmpClient.connect(path, greeting_timeout_s=2)
+        assert not isinstance(refused.value, BusyError)
+        assert str(path) in str(refused.value)
+
+    async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(sent)
+        await writer.drain()
+        writer.close()
+
+    async def play() -> None:
+        async with await asyncio.start_unix_server(listen, tmp_path / "fake"):
+            await scene(tmp_path / "fake")
+
+    asyncio.run(asyncio.wait_for(play(), 20))
+
+
+@pytest.mark.parametrize("sent", [b"{}\r\n", b"nonsense\r\n", b'{"return": {}, "id": 2', b"x" * 70_000])
+def test_garbage_instead_of_an_answer_ends_the_connection(tmp_path: Path, sent: bytes) -> None:
+    async def scene(path: Path) -> None:
+        client = await QmpClient.connect(path)
+        with pytest.raises((RemoteProtocolError, UnreachableError)):
+            await client.execute("query-status", timeout_s=2)
+        assert client.closed.is_set()
+        await client.close()
+
+    with_bytes(tmp_path, scene, GREETING, DONE, sent, hang_up=True)
+
+
+def test_a_monitor_that_hangs_costs_the_time_that_was_given(tmp_path: Path) -> None:
+    async def scene(path: Path) -> None:
+        client = await QmpClient.connect(path)
+        with pytest.raises(DeadlineError):
+            await client.execute("query-status", timeout_s=0.05)
+        await client.close()
+        with pytest.raises(UnreachableError, match="the connection was closed"):
+            await client.execute("query-status")
+
+    with_bytes(tmp_path, scene, GREETING, DONE, hang_up=False)
