@@ -33,7 +33,7 @@ def test_demand_is_size_minus_available_and_ages_until_the_next_report() -> None
     watched.saw_report(Report(100, -300 * MIB, 300 * MIB), 0)
     watched.saw_size(GIB)
     watched.saw_report(Report(101, -400 * MIB, 400 * MIB), 10)
-    assert watched.demand(25) == Demand(624 * MIB, 400 * MIB, "actual - stat-available-memory", 15)
+    assert watched.demand(25) == Demand(624 * MIB, 400 * MIB, "actual - stat-available-memory + 64 MiB", 15)
 
 
 def test_a_vm_that_shrinks_fast_keeps_its_demand() -> None:

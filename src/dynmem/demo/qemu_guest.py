@@ -2,18 +2,26 @@
 
 import time
 from pathlib import Path
+from typing import Final
 
 from dynmem.demo.guests import LoadReport
 from dynmem.demo.scenario import Member
 from dynmem.lab.qemu import Accelerator, QemuGuest
 from dynmem.lab.workload import Load
+from dynmem.units import MIB
+
+POLITE_RESERVE_BYTES: Final = 24 * MIB
 
 
 class LinuxGuest:
-    """Boots a stock cloud kernel; its load is told on the serial port when to peak."""
+    """Boots a stock cloud kernel; its load is told on the serial port when to peak.
 
-    def __init__(self, member: Member, folder: Path, accel: Accelerator) -> None:
+    A `polite` load waits when its guest has little left, where another would be OOM-killed.
+    """
+
+    def __init__(self, member: Member, folder: Path, accel: Accelerator, *, polite: bool) -> None:
         self.member = member
+        self._reserve_bytes = POLITE_RESERVE_BYTES if polite else 0
         self.backend = "Linux on KVM" if accel == "kvm" else "Linux, emulated"
         self._guest = QemuGuest(
             member.name, member.maximum_bytes, folder, load=self._load(member.load_low), accel=accel
@@ -57,4 +65,9 @@ class LinuxGuest:
 
     def _load(self, share: float) -> Load:
         wanted = int(self.member.maximum_bytes * share)
-        return Load(curve="steady", high_bytes=wanted, rate_bytes=self.member.rate_bytes)
+        return Load(
+            curve="steady",
+            high_bytes=wanted,
+            rate_bytes=self.member.rate_bytes,
+            reserve_bytes=self._reserve_bytes,
+        )

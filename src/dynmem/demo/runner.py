@@ -141,7 +141,7 @@ class Run:
     def _guest(self, index: int, folder: Path) -> Guest:
         member = self.scenario.members[index]
         if member.kind == "qemu":
-            return LinuxGuest(member, folder, self._accel)
+            return LinuxGuest(member, folder, self._accel, polite=self.static)
         return EmbeddedGuest(member, folder, self.seed * 100 + index)
 
     def _start_all(self, guests: Sequence[Guest], stop: threading.Event, done: threading.Event) -> None:

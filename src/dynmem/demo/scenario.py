@@ -1,9 +1,9 @@
 """Who takes part in the demonstration, how much there is to share, and whose load rises when.
 
 The maximums add up to twice the budget. Every load has one peak; `batch` (priority low) begins to want more
-while `web` still has the most of it: `batch` is squeezed and, when `web` is done, rescued. What a load holds is
-never taken from it; a guest gives up only what is free, and like Linux it keeps a floor for itself (a quarter
-to a fifth of guests this small). So each maximum fits beside the floors of those that start before it.
+while `web` still has the most of it: `batch` is squeezed and, when `web` is done, rescued. What a load holds
+is never taken from it; a guest gives up only what is free, and like Linux it keeps a floor for itself (a
+quarter to a fifth of guests this small). Each maximum fits beside the floors of those that start before it.
 """
 
 import random
@@ -59,21 +59,21 @@ EMBEDDED: Final = Scenario(
     budget_bytes=1280 * MIB,
     slush_bytes=48 * MIB,
     members=(
-        Member("batch", "embedded", 1088 * MIB, 256 * MIB, "low", 0.42, 0.80, load_high=0.60),
+        Member("batch", "embedded", 1088 * MIB, 256 * MIB, "low", 0.36, 0.80, load_high=0.60),
         Member("web", "embedded", 832 * MIB, 224 * MIB, "high", 0.10, 0.50),
         Member("db", "embedded", 640 * MIB, 192 * MIB, "normal", 0.84, 0.97),
     ),
 )
 
-# A real Linux guest needs about 100 MiB for itself, and a growing one dies when it outruns the manager:
-# loads that grow by 24 MiB a second live with the headroom of a 500 ms period.
+# A real Linux guest needs about 130 MiB for itself, and a load that outruns the manager is OOM-killed. Growth
+# of 24 MiB a second is what statistics of once a second follow with room to spare.
 QEMU: Final = Scenario(
-    budget_bytes=1024 * MIB,
+    budget_bytes=1280 * MIB,
     slush_bytes=48 * MIB,
     members=(
-        Member("batch", "embedded", 640 * MIB, 80 * MIB, "low", 0.10, 0.80),
-        Member("web", "qemu", 704 * MIB, 144 * MIB, "high", 0.30, 0.50, 0.05, 0.55, 24 * MIB),
-        Member("db", "qemu", 704 * MIB, 144 * MIB, "normal", 0.75, 0.95, 0.05, 0.45, 24 * MIB),
+        Member("web", "qemu", 1024 * MIB, 192 * MIB, "high", 0.15, 0.50, load_high=0.45, rate_bytes=24 * MIB),
+        Member("batch", "embedded", 896 * MIB, 224 * MIB, "low", 0.40, 0.78, load_high=0.60),
+        Member("db", "qemu", 640 * MIB, 160 * MIB, "normal", 0.72, 0.92, load_high=0.50, rate_bytes=24 * MIB),
     ),
 )
 

@@ -14,11 +14,19 @@ from dynmem.errors import RemoteProtocolError
 from dynmem.manager.facts import Demand
 from dynmem.manager.monitor import STATISTICS_INTERVAL, Monitor
 from dynmem.qmp.errors import QmpCommandError
+from dynmem.units import MIB
 
 HV_BALLOON: Final = "hv-balloon"
 VIRTIO_BALLOON: Final = "virtio-balloon"
 STATUS_EVENT: Final = "HV_BALLOON_STATUS_REPORT"
 ABSENT_STATISTIC: Final = (1 << 64) - 1  # QEMU hw/virtio/virtio-balloon.c: never reported by the guest
+VIRTIO_RESERVE_BYTES: Final = 64 * MIB
+"""What a Linux guest must keep available to live through its own growth until the manager has seen it.
+
+Measured with Linux 6.1, statistics and a period of 1 s: with 64 MiB available, loads that grew by 64 MiB/s
+lived and those of 96 MiB/s were OOM-killed. Guests with hv-balloon keep such a reserve themselves and report
+it as committed; the virtio-balloon driver keeps none.
+"""
 _BYTES_MAX: Final = 1 << 60  # a figure above is no memory size; guests and monitors may lie
 
 
@@ -97,8 +105,8 @@ def _available(statistics: Mapping[str, object]) -> int | None:
 async def _read_virtio_balloon(monitor: Monitor, device: Device, boot_bytes: int) -> Report | Silence:
     """QEMU hw/virtio/virtio-balloon.c: guest-stats, in bytes; last-update 0 and 2^64-1 mean never.
 
-    actual - available holds with deflate-on-oom on and off alike: the balloon is in both or in neither, and
-    what the guest's kernel keeps out of its total is counted as needed, as it must be.
+    demand = actual - available + a reserve. It holds with deflate-on-oom on and off alike: the balloon is in
+    both or in neither, and what the guest's kernel keeps out of its total is counted as needed, rightly.
     """
     del boot_bytes
     reply = fields(
@@ -110,12 +118,12 @@ async def _read_virtio_balloon(monitor: Monitor, device: Device, boot_bytes: int
         return Silence("its guest has sent no statistics: load the virtio_balloon driver in it")
     if available > _BYTES_MAX:
         return Silence("its guest reports sizes that cannot be")
-    return Report(updated, -available, available)
+    return Report(updated, VIRTIO_RESERVE_BYTES - available, available)
 
 
 BACKENDS: Final[Mapping[str, Backend]] = {
     HV_BALLOON: Backend("committed - (boot - actual)", _read_hv_balloon),
-    VIRTIO_BALLOON: Backend("actual - stat-available-memory", _read_virtio_balloon),
+    VIRTIO_BALLOON: Backend("actual - stat-available-memory + 64 MiB", _read_virtio_balloon),
 }
 
 
