@@ -4,6 +4,7 @@ import pickle
 import re
 
 import msgspec
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -58,6 +59,23 @@ def test_a_grant_in_flight_at_a_crash_is_claimed_after_the_restart() -> None:
     rack.sizes["db"] = 200 * MIB
     rack.sweep(2)
     assert rack.manager.claims.pages("db") * PAGE_SIZE >= 500 * MIB
+
+
+@pytest.mark.parametrize("killed_after", range(12))
+def test_a_kill_at_any_step_ends_where_no_kill_would_have(killed_after: int) -> None:
+    def sizes(*, kill: bool) -> dict[str, int]:
+        rack = host({"web": 200, "db": 200, "batch": 200})
+        for turn in range(24):
+            if turn == 6:
+                rack.demands["web"] = 420 * MIB
+            if kill and turn == killed_after:
+                rack.manager = Manager(rack.settings, list(rack.configs.values()))
+                for name, size in rack.sizes.items():
+                    rack.manager.restore(name, f"{name}.1", size)
+            rack.sweep()
+        return rack.sizes
+
+    assert sizes(kill=True) == sizes(kill=False)
 
 
 def test_shrinks_come_first_and_the_grant_waits_until_the_memory_is_measured_free() -> None:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from dynmem.manager.facts import Demand, ManagerSettings, Priority, VmConfig
+from dynmem.manager.facts import Demand, Facts, ManagerSettings, Priority, VmConfig
 from dynmem.manager.results import StepResult
 from dynmem.sim.obedient import ObedientHost
 from dynmem.units import GIB, MIB, NS_PER_S, PAGE_SIZE
@@ -191,3 +191,13 @@ def test_a_guest_is_never_asked_below_its_own_floor() -> None:
     rack.overrides["db"] = {"demand": Demand(10 * MIB, 300 * MIB, "committed", 1, floor_bytes=300 * MIB)}
     for _ in range(5):
         assert targets(rack.sweep()).get("db", 512) >= 300
+
+
+def test_a_vm_that_a_sweep_does_not_mention_is_silent_not_gone() -> None:
+    rack = settled({"web": 100, "db": 300})
+    size = claim(rack, "web")
+    facts = rack.facts()
+    alone = Facts(facts.now_ns + NS_PER_S, facts.host, tuple(vm for vm in facts.vms if vm.name == "db"))
+    result = rack.manager.step(alone)
+    assert claim(rack, "web") == size
+    assert any("web: frozen at its last size" in line for line in result.changes)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 
 from dynmem.manager.claims import Claims
-from dynmem.manager.facts import Facts, ManagerSettings, VmConfig, VmFacts
+from dynmem.manager.facts import SILENT, Facts, ManagerSettings, VmConfig, VmFacts
 from dynmem.manager.measured import Charge, charge
 from dynmem.manager.record import Excess, Record
 from dynmem.manager.safeguards import EQUAL_SWEEPS, Safeguards, stall_ns
@@ -22,7 +22,7 @@ class Roster:
         self._claims = claims
         self._safeguards = safeguards
         self._records: dict[str, Record] = {}
-        self._restored: dict[tuple[str, str], int] = {}
+        self._restored: dict[str, tuple[str, int]] = {}
 
     def __iter__(self) -> Iterator[Record]:
         return iter(self._records.values())
@@ -42,12 +42,16 @@ class Roster:
     def restore(self, name: str, incarnation: str, target_pages: int) -> None:
         """Remember the target that a manager before this one sent to this life of a VM."""
         if name in self._configs:
-            self._restored[name, incarnation] = target_pages
+            self._restored[name] = (incarnation, target_pages)
 
     def see(self, facts: Facts) -> list[str]:
         """Take in one sweep; answer a line for each VM that came, went or was reset."""
         lines: list[str] = []
-        for vm in facts.vms:
+        found = {vm.name: vm for vm in facts.vms}
+        for record in self:
+            if record.name not in found:
+                found[record.name] = _unseen(record)
+        for vm in found.values():
             if vm.name not in self._configs:
                 continue
             lines += self._come_and_go(vm, facts.now_ns)
@@ -78,6 +82,7 @@ class Roster:
 
     def _begin(self, vm: VmFacts, now_ns: int) -> None:
         config = self._configs[vm.name]
+        incarnation, restored = self._restored.pop(vm.name, ("", 0))
         boot = vm.boot_bytes or max(vm.actual_bytes or 0, config.maximum_bytes)
         record = Record(
             config=config,
@@ -88,7 +93,7 @@ class Roster:
             facts=vm,
             reported_after_ns=0,
             mark_ns=now_ns,
-            restored_pages=self._restored.pop((vm.name, vm.incarnation), None),
+            restored_pages=restored if incarnation == vm.incarnation else None,
         )
         self._records[vm.name] = record
         self._claims.begin(record)
@@ -136,6 +141,11 @@ class Roster:
                 record.actual_pages if record.restored_pages is None else record.restored_pages
             )
             record.restored_pages = None
+
+
+def _unseen(record: Record) -> VmFacts:
+    """A VM that a sweep says nothing about is silent: it is not known to be gone."""
+    return VmFacts(record.name, record.incarnation, SILENT, resets=record.resets)
 
 
 def _size(pages: int) -> str:

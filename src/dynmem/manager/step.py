@@ -73,9 +73,11 @@ class Manager:
         seen = Seen(facts, charges, standings, free, result, tuple(changes), emergency, waiting, self._last)
         lines += emergency_lines(self._seen, seen)
         self._seen = seen
+        last = {each.record.name: each for each in changes}
         commands = tuple(
             SetBalloon(each.record.name, each.target * PAGE_SIZE, each.reason, each.measurement)
             for each in changes
+            if last[each.record.name] is each
         )
         return StepResult(result, commands if enforced else (), tuple(lines), waiting and enforced)
 
@@ -115,7 +117,7 @@ class Manager:
         for each in self._releases.take_up(self._names(name)):
             record = self._roster.get(each)
             if record is not None:
-                record.target_pages, record.equal_sweeps = None, 0
+                record.restored_pages, record.target_pages, record.equal_sweeps = record.target_pages, None, 0
 
     def status(self) -> dict[str, object]:
         """Everything a person may ask about the last step, as plain data."""

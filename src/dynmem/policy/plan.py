@@ -2,7 +2,7 @@
 
 What everybody may have rises through the levels of the table below until the memory is used up, so what is
 cut first stands last: headroom, then buffers, then the demand of low, normal and high priority. Floors are
-never cut. Targets are whole MiB pairs (2 MiB) wherever no bound says otherwise.
+never cut. Targets are multiples of 2 MiB wherever no bound says otherwise.
 """
 
 from collections.abc import Sequence
