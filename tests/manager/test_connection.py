@@ -12,6 +12,7 @@ import pytest
 
 from dynmem.errors import LocalProtocolError, UnreachableError
 from dynmem.manager import connection as connection_module
+from dynmem.manager.backends import VIRTIO_RESERVE_BYTES
 from dynmem.manager.connection import VmConnection
 from dynmem.manager.facts import ABSENT, RUNNING, SILENT
 from dynmem.manager.monitor import Monitor
@@ -315,7 +316,7 @@ def test_demand_grows_old_until_the_guest_reports_again(tmp_path: Path) -> None:
             statistics["last-update"] = 102
             fresh = (await look(connection, now_ns=5000)).demand
             assert fresh is not None
-            assert (fresh.age_ns, fresh.committed_bytes) == (0, 44 * MEBIBYTE)
+            assert (fresh.age_ns, fresh.committed_bytes) == (0, 44 * MEBIBYTE + VIRTIO_RESERVE_BYTES)
 
     asyncio.run(scenario())
 
