@@ -156,7 +156,7 @@ def ring_index(guest: Guest) -> object:
     guest.memory.store32(ring, 0xFFFF_FFF0)
     guest.hardware.signal(17)
     print(json.dumps({"t": "broken"}), flush=True)
-    time.sleep(0.5)
+    time.sleep(0.2)
     channel.close()
     guest.pump(0.3, lambda: False)
     guest.reopen(channel)
@@ -200,11 +200,24 @@ def bogus_ranges(guest: Guest) -> object:
     return True
 
 
+def reboot(guest: Guest) -> object:
+    """It gives some pages, and then a new kernel, which knows of none of that, makes contact."""
+    channel = guest.open_channel()
+    guest.ask_to_balloon(channel)
+    ranges = struct.pack("<Q", 1000 | 500 << 40)
+    channel.send(dm.encode(dm.BalloonResponse(9, more_pages=False, ranges=ranges)))
+    guest.pump(0.1, lambda: False)
+    print(json.dumps({"t": "given"}), flush=True)
+    guest.hardware.wait(700_000_000)
+    guest.open_channel()
+    return True
+
+
 def deaf(guest: Guest) -> object:
     """Calls without end, and no reply is ever read."""
     guest.socket.setblocking(False)
     sent = 0
-    deadline = time.monotonic() + 1
+    deadline = time.monotonic() + 0.3
     while time.monotonic() < deadline:
         try:
             guest.socket.send(struct.pack("<IIQQQ", 7, sent & 0xFFFF_FFFF, 0x5C, 0, 0))
@@ -232,6 +245,7 @@ ATTACKS = {
         short_message,
         hosts_message,
         bogus_ranges,
+        reboot,
         deaf,
         hang_up,
     )

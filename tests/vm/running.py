@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import json
-import os
 import subprocess
 import sys
 import time
@@ -96,11 +95,11 @@ async def until(check: Callable[[], Any], *, seconds: float = 15) -> Any:
 
 
 def is_there(pid: int) -> bool:
+    """Whether a process still runs; one that has ended and whose parent has not asked yet does not."""
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
         return False
-    return True
 
 
 def descriptors(pid: int) -> list[str]:

@@ -14,7 +14,13 @@ ATTACKER = Path(__file__).with_name("hostile_guest.py")
 Check = Callable[[Vm, Any, dict[str, Any]], Awaitable[None]]
 
 
-def attack(tmp_path: Path, name: str, check: Check) -> None:
+async def nothing(_client: Any) -> None:
+    """Most attacks need nobody's help."""
+
+
+def attack(
+    tmp_path: Path, name: str, check: Check, meanwhile: Callable[[Any], Awaitable[None]] = nothing
+) -> None:
     """Run one attack to its end, see that the machine still serves, then `check`."""
     program = tmp_path / "guest"
     program.write_text(f'#!/bin/sh\nexec {sys.executable} {ATTACKER} "$@"\n')
@@ -29,6 +35,7 @@ def attack(tmp_path: Path, name: str, check: Check) -> None:
                 return [line for line in vm.console() if line["t"] == "done"]
 
             assert await client.execute("balloon", {"value": FULL // 2}) == {}
+            await meanwhile(client)
             (line,) = await until(finished)
             assert await client.execute("query-status") == {"status": "running", "running": True}
             await check(vm, client, line)
@@ -122,6 +129,21 @@ def test_pages_that_the_guest_does_not_have_are_not_taken(tmp_path: Path) -> Non
         assert (await faults(client))["anomaly"] >= 1
 
     attack(tmp_path, "bogus_ranges", check)
+
+
+def test_pages_that_a_former_kernel_gave_are_the_next_ones_own(tmp_path: Path) -> None:
+    async def check(_vm: Vm, client: Any, _line: dict[str, Any]) -> None:
+        state = await client.execute("x-query-hv-balloon")
+        assert (state["actual"], state["resets"], state["state"]) == (FULL, 1, "S_VERSION")
+        assert (await channel_of(client))["state"] == "open"
+
+    async def some_are_given(client: Any) -> None:
+        async def given() -> bool:
+            return bool(await client.execute("query-balloon") == {"actual": FULL - 500 * 4096})
+
+        await until(given)
+
+    attack(tmp_path, "reboot", check, some_are_given)
 
 
 def test_a_guest_that_reads_no_replies_waits_for_itself(tmp_path: Path) -> None:

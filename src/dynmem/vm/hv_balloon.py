@@ -83,7 +83,7 @@ class HvBalloon:
 
     def take_back(self, max_pages: int, max_ranges: int) -> bytes:
         """Take pages out for the guest; nothing of them waits to be discarded."""
-        assert not self._undiscarded  # a page that the guest has back must not be discarded
+        assert not self._undiscarded  # a discard may not hit a page that the guest has back
         return self._pages.take(max_pages, max_ranges)
 
     # what the monitor asks
@@ -176,9 +176,9 @@ class HvBalloon:
         """Give back to the host what the guest has given up: before `send`, which may return pages."""
         if not self._undiscarded:
             return
-        ranges = b"".join(self._undiscarded)
-        self._undiscarded.clear()
         try:
-            await self._give_back(ranges)
+            await self._give_back(b"".join(self._undiscarded))
         except DiscardError as error:  # the pages stay the balloon's, only the host's memory is not free
             self._faults.note("discard failed", str(error))
+        finally:
+            self._undiscarded.clear()
