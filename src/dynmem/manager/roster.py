@@ -48,9 +48,9 @@ class Roster:
         """Take in one sweep; answer a line for each VM that came, went or was reset."""
         lines: list[str] = []
         found = {vm.name: vm for vm in facts.vms}
-        for record in self:
-            if record.name not in found:
-                found[record.name] = _unseen(record)
+        for known in self:
+            if known.name not in found:
+                found[known.name] = _unseen(known)
         for vm in found.values():
             if vm.name not in self._configs:
                 continue

@@ -5,7 +5,7 @@ are settled. The policy divides what is left among the VMs that may be moved. Sh
 only from what is measured free in this very sweep; whoever has to wait for a shrink is served by a later one.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from dynmem.manager.changes import Candidate, Change, choose_grants, choose_shrinks, growing
 from dynmem.manager.claims import Claims, limit_pages
@@ -47,6 +47,7 @@ class Manager:
         self._last: dict[str, tuple[int, Change]] = {}
         self._shortage = False
         self._seen: Seen | None = None
+        self._targets_before: dict[str, int | None] = {}
 
     def step(self, facts: Facts) -> StepResult:
         """Decide what to do about one sweep."""
@@ -60,6 +61,7 @@ class Manager:
         free = self._measure(facts, charges)
         standings = {record.name: self._standing(record, now) for record in self._roster}
         lines += self._announce_standings(standings)
+        self._targets_before = {record.name: record.target_pages for record in self._roster}
         stalls = self._stalls(standings, now)
         emergency = sum(each.occupied for each in charges.values()) > free.budget_pages
         candidates, result = self._plan(facts, charges, standings, free, emergency=emergency)
@@ -87,6 +89,13 @@ class Manager:
         Nobody can ask a VMM for its target, and a guest may still be on its way to it.
         """
         self._roster.restore(name, incarnation, target_bytes // PAGE_SIZE)
+
+    def not_sent(self, names: Iterable[str]) -> None:
+        """Commands of the last step that never left: these VMs' targets are what they were before it."""
+        for name in names:
+            record = self._roster.get(name)
+            if record is not None and name in self._targets_before:
+                record.target_pages = self._targets_before[name]
 
     def reserve(self, name: str, size_bytes: int, now_ns: int, deadline_ns: int) -> Reservation:
         """Keep room for a VM about to start, until the deadline or until it is there and has reported."""
