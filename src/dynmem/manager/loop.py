@@ -29,6 +29,7 @@ from dynmem.manager.recovery import Unfinished, take_over
 from dynmem.manager.results import SetBalloon
 from dynmem.manager.step import Manager
 from dynmem.manager.writer import JournalWriter
+from dynmem.qmp.errors import QmpCommandError
 from dynmem.units import NS_PER_S, format_size
 
 PATIENCE_SHARE: Final = 4
@@ -169,7 +170,9 @@ class Daemon:
         try:
             ids = await writer.do(partial(writer.journal.intend, intents, time.time_ns()))
         except JournalError:
-            return []  # nothing is sent that is not written down; the writer has said so
+            # Nothing is sent that is not written down; the writer has said so.
+            self._manager.not_sent(each.vm for each in commands)
+            return []
         # Shrinks stand first, and grants were measured free without them: there is no order to keep.
         outcomes = await asyncio.gather(*(self._send(each) for each in commands))
         try:
@@ -185,6 +188,8 @@ class Daemon:
             await self._connections[command.vm].set_balloon(command.target_bytes)
         except (DynmemError, OSError, TimeoutError) as error:
             self._tell(f"{command.vm}: not done: {error}")
+            if isinstance(error, QmpCommandError):
+                self._manager.not_sent([command.vm])  # after a time-out nobody knows: then it counts as sent
             return f"{FAILED}: {error}"
         return SENT
 
