@@ -215,3 +215,15 @@ def test_without_the_dead_band_a_settled_host_is_not_silent() -> None:
 
     assert commands(Safeguards()) == 0
     assert commands(Safeguards(dead_band=False)) > 0
+
+
+def test_a_command_that_never_left_is_decided_again() -> None:
+    rack = host({"web": 200, "db": 200, "batch": 200})
+    rack.sweep(8)
+    rack.demands["web"] = 420 * MIB
+    rack.sweep()
+    before = dict(rack.sizes)
+    lost = targets(rack.sweep())
+    rack.sizes = before
+    rack.manager.not_sent(lost)
+    assert targets(rack.sweep()) == lost == {"web": 504}

@@ -146,3 +146,21 @@ def test_a_vm_that_is_taken_up_again_is_adopted_first() -> None:
     rack.manager.take_up(None)
     assert rack.sweep().commands == ()
     assert set(targets(rack.sweep())) == {"web", "db", "new"}
+
+
+def test_another_reservation_comes_down_to_the_minimum_of_its_vm() -> None:
+    rack = running(web=100)
+    assert reserve(rack, "db", 512) == "waiting"
+    # Beside 512 there is no room for 512 now, but the VM that comes will go down to its 64.
+    assert reserve(rack, "new", 512) == "waiting"
+    assert reserve(rack, "stranger", 960 - 3 * 64) == "waiting"
+    assert reserve(rack, "stranger", 960 - 3 * 64 + 1) == "refused"
+
+
+def test_reservations_are_served_in_the_order_they_were_made() -> None:
+    rack = running(web=100)
+    reserve(rack, "db", 512)
+    reserve(rack, "new", 512)
+    rack.sweep(4)
+    assert rack.manager.reservation_state("db")[0] == "ready"
+    assert rack.manager.reservation_state("new")[0] == "waiting"
