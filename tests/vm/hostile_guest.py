@@ -200,6 +200,25 @@ def bogus_ranges(guest: Guest) -> object:
     return True
 
 
+def message_noise(guest: Guest) -> object:
+    """Messages of every type with bodies of noise, over a channel that is opened again and again."""
+    channel = guest.open_channel()
+    for life in range(40):
+        if life % 2:
+            channel.send(dm.encode(dm.VersionRequest(1, dm.VERSION_WIN10, is_last_attempt=False)))
+            channel.send(dm.encode(dm.CapabilitiesReport(2, 3, 0, (1 << 40) - 1)))
+        for _ in range(5):
+            body = guest.random.randbytes(8 * guest.random.randrange(40))
+            size = guest.random.choice((8 + len(body), guest.random.randrange(1 << 16)))
+            head = struct.pack("<HHI", guest.random.randrange(16), size, guest.random.getrandbits(32))
+            channel.send(head + body)
+        guest.pump(0.01, lambda: False)
+        channel.close()
+        guest.pump(0.01, lambda: False)
+        guest.reopen(channel)
+    return True
+
+
 def reboot(guest: Guest) -> object:
     """It gives some pages, and then a new kernel, which knows of none of that, makes contact."""
     channel = guest.open_channel()
@@ -245,6 +264,7 @@ ATTACKS = {
         short_message,
         hosts_message,
         bogus_ranges,
+        message_noise,
         reboot,
         deaf,
         hang_up,

@@ -131,6 +131,15 @@ def test_pages_that_the_guest_does_not_have_are_not_taken(tmp_path: Path) -> Non
     attack(tmp_path, "bogus_ranges", check)
 
 
+def test_messages_of_noise_over_many_lives_of_a_channel_are_survived(tmp_path: Path) -> None:
+    async def check(_vm: Vm, client: Any, _line: dict[str, Any]) -> None:
+        channel = await channel_of(client)
+        assert channel["state"] == "open"
+        assert 10 < channel["faults"] <= 40
+
+    attack(tmp_path, "message_noise", check)
+
+
 def test_pages_that_a_former_kernel_gave_are_the_next_ones_own(tmp_path: Path) -> None:
     async def check(_vm: Vm, client: Any, _line: dict[str, Any]) -> None:
         state = await client.execute("x-query-hv-balloon")

@@ -6,6 +6,7 @@ nothing else of the guest's is looked at meanwhile. The monitor is served all th
 """
 
 import asyncio
+import logging
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, NamedTuple, Protocol
@@ -28,6 +29,8 @@ from dynmem.vmbus.host import Bus, BusState, ChannelClosed, ChannelFaulted, Chan
 from dynmem.vmbus.memory import FlatMemory
 from dynmem.wire import hardware as wire
 from dynmem.wire.synic import VMBUS_MESSAGE_TYPE, VMBUS_SINT, HvStatus, MessageSlot
+
+_LOG: Final = logging.getLogger("dynmem.vm")
 
 
 class Emit(Protocol):
@@ -192,6 +195,7 @@ class Machine:
     def _stopped_working(self, task: "asyncio.Task[None]") -> None:
         """A machine whose task failed is no machine: that is a fault of ours, and it is said."""
         if not task.cancelled() and (error := task.exception()) is not None:
+            _LOG.error("the machine's own task failed", exc_info=error)
             self.end(Ending(guest=False, reason="host-error", problem=f"internal error: {error!r}"))
 
     async def _turn(self) -> None:
