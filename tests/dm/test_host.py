@@ -373,6 +373,35 @@ def test_a_target_that_changes_cuts_a_running_operation_short_at_the_next_messag
     assert played.host.actual_pages == 800
 
 
+def test_a_target_that_changes_makes_the_next_part_of_an_unballoon_the_last() -> None:
+    played = Played(boot_pages=4000, chunk=4000)
+    played.start()
+    played.host.set_target(2000, played.now)
+    played.sent()
+    played.gives((0, 2000))
+    played.host.set_target(4000, played.now)
+    first = played.sent()
+    assert isinstance(first, dm.UnballoonRequest)
+    assert first.more_pages
+    played.host.set_target(1000, played.now)
+    second = played.sent()
+    assert isinstance(second, dm.UnballoonRequest)
+    assert not second.more_pages
+    assert played.sent() is None
+    played.says(dm.UnballoonResponse(1))
+    size = 2000 + 2 * DM_RANGES_PER_MESSAGE
+    assert played.host.actual_pages == size
+    assert played.sent() == dm.BalloonRequest(2, size - 1000)
+
+
+def test_a_request_that_is_answered_in_parts_is_not_called_overfull(played: Played) -> None:
+    played.host.set_target(900, played.now)
+    played.sent()
+    played.gives((0, 60), more=True)
+    played.gives((60, 40))
+    assert played.events(Anomaly) == []
+
+
 def test_pages_taken_for_a_message_that_was_never_sent_still_count_as_given_up(played: Played) -> None:
     played.host.set_target(900, played.now)
     played.sent()

@@ -1,5 +1,6 @@
 """The set of given-up pages, against a plain model: one Python integer with a bit per page."""
 
+import random
 import resource
 from pathlib import Path
 
@@ -15,28 +16,8 @@ from dynmem.pages.page_set import CHUNK_PAGES, Added, PageSet
 from dynmem.units import GIB, MIB, PAGE_SIZE, TIB
 
 Span = tuple[int, int]
-# ends and word edges of several chunks, the last of them cut
-TOTALS = st.sampled_from([1, 64, 1000, CHUNK_PAGES, CHUNK_PAGES + 1, 4 * CHUNK_PAGES, 6 * CHUNK_PAGES + 77])
-EDGES = st.builds(
-    lambda chunk, step: max(0, chunk * CHUNK_PAGES + step), st.integers(0, 7), st.integers(-130, 130)
-)
-STARTS = EDGES | st.integers(0, 7 * CHUNK_PAGES)
-COUNTS = (
-    st.integers(0, 3)
-    | st.integers(60, 70)
-    | st.integers(0, 2 * CHUNK_PAGES)
-    | st.sampled_from([CHUNK_PAGES - 1, CHUNK_PAGES, CHUNK_PAGES + 1, PAGE_RANGE_PAGES_MAX])
-)
-BATCHES = st.lists(st.tuples(STARTS, COUNTS), max_size=12) | st.builds(
-    lambda start, step, number, count: [(start + i * step, count) for i in range(number)],
-    STARTS,
-    st.integers(1, 200),
-    st.integers(1, DM_RANGES_PER_MESSAGE),
-    st.integers(1, 80),
-)
-TAKES = st.tuples(
-    st.sampled_from([1, 7, 64, 5000, CHUNK_PAGES, 10**6]), st.sampled_from([1, 2, 9, DM_RANGES_PER_MESSAGE])
-)
+# one word, one chunk, several; whole and cut
+TOTALS = (1, 1000, CHUNK_PAGES, CHUNK_PAGES + 1, 3 * CHUNK_PAGES, 6 * CHUNK_PAGES + 77)
 
 
 def packed(spans: list[Span]) -> bytes:
@@ -96,53 +77,92 @@ def check_taken(model: Model, batch: bytes, max_pages: int, max_ranges: int) -> 
         model.pages &= ~bits(span)
 
 
-@settings(max_examples=250, deadline=None)
-@given(st.data())
-def test_a_page_set_does_what_a_plain_set_of_pages_does(data: st.DataObject) -> None:
-    total = data.draw(TOTALS)
-    pages, model = PageSet(total), Model(total)
-    for _ in range(data.draw(st.integers(1, 10))):
-        match data.draw(st.sampled_from(["add", "add", "take", "remove", "clear"])):
-            case "add":
-                spans = data.draw(BATCHES)
-                added = pages.add(packed(spans))
-                assert added[:3] == model.add(spans)
-                accepted = 0
-                for span in spans:
-                    accepted |= bits(span) if sum(span) <= total else 0
-                assert sum(bits(span) for span in spans_of(added.coalesced)) == accepted
-            case "take":
-                limits = data.draw(TAKES)
-                check_taken(model, pages.take(*limits), *limits)
-            case "remove":
-                spans = data.draw(BATCHES) if data.draw(st.booleans()) else model_spans(model, data)
-                assert pages.remove(packed(spans)) == model.remove(spans)
-            case "clear":
-                pages.clear()
-                model.pages = 0
-        assert len(pages) == model.pages.bit_count()
-        page = data.draw(st.integers(-1, total))
-        assert pages.contains(page) == bool(page >= 0 and model.pages >> page & 1)
-    while len(pages):
-        check_taken(model, pages.take(10**9, DM_RANGES_PER_MESSAGE), 10**9, DM_RANGES_PER_MESSAGE)
-    assert model.pages == 0
+class Story:
+    """A page set and its model, and one random thing after another done to both."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = random.Random(seed)
+        self.total = self.random.choice(TOTALS)
+        self.set = PageSet(self.total)
+        self.model = Model(self.total)
+
+    def page(self) -> int:
+        """Any page, often near a border of chunks or words, now and then outside."""
+        border = self.random.randrange(8) * CHUNK_PAGES + self.random.randint(-130, 130)
+        anywhere = self.random.randrange(self.total + 3)
+        return max(0, min(self.random.choice([border, anywhere, anywhere & ~63]), self.total + 2))
+
+    def count(self) -> int:
+        lengths = (0, 1, 2, 64, 90, 5000, CHUNK_PAGES - 1, CHUNK_PAGES, 2 * CHUNK_PAGES + 5)
+        return self.random.randint(0, self.random.choice(lengths))
+
+    def batch(self) -> list[Span]:
+        """Ranges as a guest may choose them: anyhow, whole chunks, or every so many pages."""
+        match self.random.randrange(4):
+            case 0:
+                first = self.page() & ~(CHUNK_PAGES - 1)
+                return [(first, CHUNK_PAGES), (first, self.random.choice([1, CHUNK_PAGES, 3 * CHUNK_PAGES]))]
+            case 1:
+                start, step, length = self.page(), self.random.randint(1, 200), self.random.randint(1, 80)
+                return [(start + i * step, length) for i in range(self.random.randrange(510))]
+            case _:
+                return [(self.page(), self.count()) for _ in range(self.random.randrange(12))]
+
+    def held(self) -> list[Span]:
+        """Ranges of pages that are in the set, as the host would give them back."""
+        spans = []
+        left = self.model.pages
+        for _ in range(self.random.randint(1, 5)):
+            left &= ~((1 << self.page()) - 1)
+            if not left:
+                break
+            start = (left & -left).bit_length() - 1
+            run = left >> start
+            length = (~run & (run + 1)).bit_length() - 1
+            spans.append((start, self.random.choice([length, self.random.randint(1, length)])))
+            left &= ~bits(spans[-1])
+        return spans
+
+    def add(self) -> None:
+        spans = self.batch()
+        added = self.set.add(packed(spans))
+        assert added[:3] == self.model.add(spans)
+        accepted = 0
+        for span in spans:
+            accepted |= bits(span) if sum(span) <= self.total else 0
+        assert sum(bits(span) for span in spans_of(added.coalesced)) == accepted
+
+    def take(self) -> None:
+        max_pages = self.random.choice([1, 7, 64, 5000, CHUNK_PAGES, 10**6])
+        max_ranges = self.random.choice([1, 2, 9, DM_RANGES_PER_MESSAGE])
+        check_taken(self.model, self.set.take(max_pages, max_ranges), max_pages, max_ranges)
+
+    def remove(self) -> None:
+        spans = self.held() if self.random.random() < 0.8 else self.batch()
+        assert self.set.remove(packed(spans)) == self.model.remove(spans)
+
+    def clear(self) -> None:
+        self.set.clear()
+        self.model.pages = 0
+
+    def go_on(self) -> None:
+        """Do one thing, and compare."""
+        things = [self.add, self.add, self.add, self.take, self.remove, self.remove]
+        self.random.choice([*things, *things, self.clear])()
+        assert len(self.set) == self.model.pages.bit_count()
+        for page in (self.page(), -1, self.total):
+            assert self.set.contains(page) == bool(page >= 0 and self.model.pages >> page & 1)
 
 
-def model_spans(model: Model, data: st.DataObject) -> list[Span]:
-    """Some ranges of pages that are in the set."""
-    spans = []
-    left = model.pages
-    for _ in range(data.draw(st.integers(0, 4))):
-        left &= ~((1 << data.draw(STARTS)) - 1)
-        if not left:
-            break
-        start = (left & -left).bit_length() - 1
-        run = left >> start
-        length = (~run & run + 1).bit_length() - 1
-        count = min(length, data.draw(st.integers(1, 2 * CHUNK_PAGES)))
-        spans.append((start, count))
-        left &= ~bits(spans[-1])
-    return spans
+@settings(max_examples=150, deadline=None)
+@given(st.integers(0, 1 << 32))
+def test_a_page_set_does_what_a_plain_set_of_pages_does(seed: int) -> None:
+    story = Story(seed)
+    for _ in range(story.random.randint(1, 25)):
+        story.go_on()
+    while len(story.set):
+        check_taken(story.model, story.set.take(10**9, 510), 10**9, 510)
+    assert story.model.pages == 0
 
 
 def test_a_page_given_up_twice_is_counted_once() -> None:
@@ -170,6 +190,30 @@ def test_taking_back_pages_that_lack_one_changes_nothing() -> None:
     assert len(pages) == before - 20
 
 
+@pytest.mark.parametrize("emptied", ["taken", "removed", "removed in halves", "cleared"])
+def test_a_chunk_that_was_filled_piece_by_piece_and_emptied_is_empty(emptied: str) -> None:
+    pages = PageSet(3 * CHUNK_PAGES)
+    halves = [packed([(page, 1) for page in range(CHUNK_PAGES + odd, 2 * CHUNK_PAGES, 2)]) for odd in (0, 1)]
+    for half in halves:
+        pages.add(half)
+    whole = packed([(CHUNK_PAGES, CHUNK_PAGES)])
+    assert pages.add(whole).new == 0
+    match emptied:
+        case "taken":
+            assert pages.take(10**9, 510) == whole
+        case "removed":
+            assert pages.remove(whole)
+        case "removed in halves":
+            assert pages.remove(halves[1])
+            assert pages.remove(halves[0])
+        case _:
+            pages.clear()
+    assert len(pages) == 0
+    assert not pages.contains(CHUNK_PAGES + 7)
+    assert pages.take(10**9, 510) == b""
+    assert pages.add(halves[0]).new == CHUNK_PAGES // 2
+
+
 def test_half_a_range_is_refused() -> None:
     with pytest.raises(RemoteProtocolError):
         PageSet(1000).add(bytes(9))
@@ -179,6 +223,15 @@ def test_runs_over_chunk_borders_come_back_as_one_range() -> None:
     pages = PageSet(8 * CHUNK_PAGES)
     pages.add(packed([(CHUNK_PAGES - 3, 3 * CHUNK_PAGES)]))
     assert pages.take(10**9, 10) == packed([(CHUNK_PAGES - 3, 3 * CHUNK_PAGES)])
+
+
+@pytest.mark.parametrize("end", range(CHUNK_PAGES - 66, CHUNK_PAGES + 3))
+@pytest.mark.parametrize("count", [1, 2, 63, 64, 65, 130])
+def test_runs_around_word_and_chunk_borders_come_back_as_they_were_given(end: int, count: int) -> None:
+    pages = PageSet(2 * CHUNK_PAGES)
+    spans = packed([(5, 1), (end - count, count), (end + 1, 1), (end + 64, 3)])
+    pages.add(spans)
+    assert pages.take(10**9, 510) == spans
 
 
 def test_a_terabyte_in_one_message_of_overlapping_ranges_is_taken_back_whole() -> None:

@@ -24,7 +24,7 @@ _CHUNK_WORD_SHIFT: Final = 9  # word index to chunk index
 _WORD_SHIFT: Final = 6
 _SPAN_CHUNKS: Final = PAGE_RANGE_PAGES_MAX // CHUNK_PAGES  # full chunks that one range can name
 _SCAN_CHUNKS: Final = 8192  # chunks looked at in one step when the next occupied one is sought
-_BATCH_PAGES: Final = 8192  # pages decoded into runs at a time, so that a taker of few ranges pays little
+_BATCH_PAGES: Final = CHUNK_PAGES  # pages decoded into runs at a time, so that a taker of few pays little
 _BATCH_CHUNKS: Final = 64
 
 _ALL: Final = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
@@ -110,15 +110,18 @@ class PageSet:
         Raises RemoteProtocolError when `ranges` ends in half a range.
         """
         packed = page_ranges.words(ranges)
+        if packed.size == 0:
+            return Added(0, 0, 0, b"")
         starts, counts = page_ranges.unpack(ranges)
+        ends = starts + counts
         named = int(counts.sum())
-        sound = (counts != 0) & (starts + counts <= np.uint64(self.total_pages))
         rejected = 0
-        if not sound.all():
+        if int(ends.max()) > self.total_pages or int(counts.min()) == 0:
+            sound = (counts != 0) & (ends <= np.uint64(self.total_pages))
             packed = packed[sound]
             rejected = named - int(counts[sound].sum())
-        if packed.size == 0:
-            return Added(0, 0, rejected, b"")
+            if packed.size == 0:
+                return Added(0, 0, rejected, b"")
         starts, ends = page_ranges.coalesce(packed)
         new = self._insert(starts, ends)
         return Added(new, named - rejected - new, rejected, page_ranges.pack(starts, ends - starts))
@@ -139,15 +142,15 @@ class PageSet:
             return False
         chunks, starts, ends = _whole_chunks(starts, ends)
         index, mask = _spread(starts, ends)
-        whole = self._counts[index >> _CHUNK_WORD_SHIFT] == CHUNK_PAGES
-        if (self._counts[chunks] != CHUNK_PAGES).any() or (
-            (self._words[index] & mask != mask) & ~whole
-        ).any():
+        chunk = index >> _CHUNK_WORD_SHIFT
+        whole = self._counts[chunk] == CHUNK_PAGES
+        lacking = (self._words[index] & mask != mask) & ~whole
+        if lacking.any() or (self._counts[chunks] != CHUNK_PAGES).any():
             return False
         self._counts[chunks] = 0
-        self._open(np.unique(index[whole] >> _CHUNK_WORD_SHIFT))
+        self._rows[np.unique(chunk[whole])] = _ALL  # full ones of which a part goes
         self._words[index] &= ~mask
-        self._count(index, mask, -1)
+        self._count(chunk, mask, -1)
         self._size -= named
         self._runs = None
         return True
@@ -185,12 +188,13 @@ class PageSet:
         new = self._fill(chunks) if chunks.size else 0
         if starts.size:
             index, mask = _spread(starts, ends)
-            room = self._counts[index >> _CHUNK_WORD_SHIFT] != CHUNK_PAGES
+            chunk = index >> _CHUNK_WORD_SHIFT
+            room = self._counts[chunk] != CHUNK_PAGES
             if not room.all():
-                index, mask = index[room], mask[room]
+                index, mask, chunk = index[room], mask[room], chunk[room]
             old = self._words[index]
             self._words[index] = old | mask
-            new += self._count(index, mask & ~old, 1)
+            new += self._count(chunk, mask & ~old, 1)
         self._size += new
         return new
 
@@ -203,18 +207,11 @@ class PageSet:
         self._counts[chunks] = CHUNK_PAGES
         return chunks.size * CHUNK_PAGES - int(had.sum())
 
-    def _open(self, chunks: _Indices) -> None:
-        """Write out the bitmaps of full chunks of which a part is about to go."""
-        if chunks.size:
-            self._rows[chunks] = _ALL
-
-    def _count(self, index: _Indices, changed: U64Array, sign: int) -> int:
-        """Enter the `changed` bits of ascending words into the chunks' counts: how many bits there are."""
-        if index.size == 0:
+    def _count(self, chunk: _Indices, changed: U64Array, sign: int) -> int:
+        """Enter the `changed` bits of the words of ascending `chunk` into the counts: how many bits."""
+        if chunk.size == 0:
             return 0
-        chunk = index >> _CHUNK_WORD_SHIFT
-        first = np.flatnonzero(chunk[1:] != chunk[:-1]) + 1
-        first = np.concatenate(([0], first))
+        first = np.concatenate(([0], np.flatnonzero(chunk[1:] != chunk[:-1]) + 1))
         sums = np.add.reduceat(np.bitwise_count(changed), first, dtype=np.int64)
         touched = chunk[first]
         counts = self._counts[touched] + sign * sums
@@ -246,11 +243,10 @@ class PageSet:
 
     def _decode(self) -> _Runs:
         """The lowest pages of a set that is not empty: a span of full chunks, or the runs of some bitmaps."""
-        while True:
-            occupied = np.flatnonzero(self._counts[self._low : self._low + _SCAN_CHUNKS]) + self._low
+        for low in range(self._low, self._chunks, _SCAN_CHUNKS):
+            occupied = np.flatnonzero(self._counts[low : low + _SCAN_CHUNKS]) + low
             if occupied.size:
                 break
-            self._low += _SCAN_CHUNKS
         self._low = int(occupied[0])
         counts = self._counts[occupied]
         full = counts == CHUNK_PAGES
@@ -260,14 +256,7 @@ class PageSet:
         enough = 1 + int(np.searchsorted(np.cumsum(counts), _BATCH_PAGES))
         mixed = int(np.argmax(full)) if full.any() else occupied.size
         chunks = occupied[: min(enough, mixed, _BATCH_CHUNKS)]
-        rows = self._rows[chunks]
-        carry = np.zeros_like(rows)
-        carry[:, 1:] = rows[:, :-1] >> _LAST_BIT
-        starts = _positions(rows & ~(rows << _ONE | carry), chunks)
-        carry[:, -1] = 0
-        carry[:, :-1] = rows[:, 1:] << _LAST_BIT
-        ends = _positions(rows & ~(rows >> _ONE | carry), chunks)
-        return _Runs(starts, ends + _ONE)
+        return _bitmap_runs(chunks, self._rows[chunks].reshape(-1))
 
 
 def _whole_chunks(starts: U64Array, ends: U64Array) -> tuple[_Indices, U64Array, U64Array]:
@@ -297,12 +286,13 @@ def _spread(starts: U64Array, ends: U64Array) -> tuple[_Indices, U64Array]:
     """The bitmap words that ascending, disjoint ranges touch, each once, ascending; and their bits there."""
     lasts = ends - _ONE
     first = (starts >> _TO_WORD).astype(np.int64)
-    lengths = (lasts >> _TO_WORD).astype(np.int64) - first + 1
+    further = (lasts >> _TO_WORD).astype(np.int64) - first
     head = _ALL << (starts & _LAST_BIT)
-    tail = _ALL >> (_LAST_BIT - (lasts & _LAST_BIT))
-    if bool((lengths == 1).all()):
+    tail = _ALL >> (~lasts & _LAST_BIT)
+    if not further.any():
         index, mask = first, head & tail
     else:
+        lengths = further + 1
         index = _expand(first, lengths)
         mask = np.full(index.size, _ALL)
         after = np.cumsum(lengths)
@@ -322,12 +312,23 @@ def _full_runs(first: int, chunks: int) -> _Runs:
     return _Runs(starts << _TO_CHUNK, ends << _TO_CHUNK)
 
 
-def _positions(bits: npt.NDArray[np.uint64], chunks: _Indices) -> U64Array:
-    """The pages of all set bits of bitmap rows (n, 512) that belong to `chunks` (n,), ascending."""
-    flat = bits.reshape(-1)
-    occupied = np.flatnonzero(flat)
-    found = np.flatnonzero(np.unpackbits(flat[occupied].view(np.uint8), bitorder="little"))
-    word = occupied[found >> _WORD_SHIFT]
-    chunk = chunks[word >> _CHUNK_WORD_SHIFT] << CHUNK_SHIFT
-    page = chunk + ((word & (CHUNK_WORDS - 1)) << _WORD_SHIFT) + (found & 63)
-    return np.asarray(page, np.uint64)
+def _bitmap_runs(chunks: _Indices, bitmaps: U64Array) -> _Runs:
+    """The runs in the bitmaps (512 words each) of `chunks`; none goes on over the end of its chunk."""
+    at = np.flatnonzero(bitmaps)
+    occupied = bitmaps[at]
+    page = (chunks[at >> _CHUNK_WORD_SHIFT] << CHUNK_SHIFT) + ((at & (CHUNK_WORDS - 1)) << _WORD_SHIFT)
+    follows = ((at[1:] - at[:-1] == 1) & (at[1:] & (CHUNK_WORDS - 1) != 0)).astype(np.uint64)
+    carry = np.zeros_like(occupied)
+    carry[1:] = (occupied[:-1] >> _LAST_BIT) * follows
+    starts = _positions(occupied & ~(occupied << _ONE | carry), page)
+    carry[-1] = 0
+    carry[:-1] = (occupied[1:] << _LAST_BIT) * follows
+    ends = _positions(occupied & ~(occupied >> _ONE | carry), page)
+    return _Runs(starts, ends + _ONE)
+
+
+def _positions(bits: U64Array, page: _Indices) -> U64Array:
+    """The page of each set bit, ascending; `page` is the one of each word's lowest bit."""
+    at = np.flatnonzero(bits)
+    found = np.flatnonzero(np.unpackbits(bits[at].view(np.uint8), bitorder="little"))
+    return np.asarray(page[at[found >> _WORD_SHIFT]] + (found & 63), np.uint64)
