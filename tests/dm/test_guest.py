@@ -146,7 +146,7 @@ def test_status_counts_given_up_pages_and_the_floor_as_committed_as_linux_does()
     report = played.sent()
     assert isinstance(report, dm.StatusReport)
     assert report.num_avail == TOTAL - 1000 - 500
-    assert report.num_committed == 1000 + 500 + FLOOR
+    assert report.num_committed == 1000 + 500 + balloon_floor(TOTAL - 500)
     assert (report.page_file_size, report.zero_free, report.page_file_writes, report.io_diff) == (0, 0, 0, 0)
 
 
@@ -196,6 +196,21 @@ def test_a_guest_gives_what_it_has_above_its_floor_and_no_more() -> None:
     assert not answer.more_pages
     assert len(pages_in(answer.ranges)) == TOTAL - 1000 - FLOOR
     assert played.pages.available_pages == FLOOR
+
+
+def test_the_floor_follows_the_size_so_a_second_request_gets_more() -> None:
+    played = Played(run=4096)
+    played.start()
+    given = 0
+    for _ in range(3):
+        floor = played.guest.floor_pages
+        assert floor == balloon_floor(TOTAL - given)
+        played.says(dm.BalloonRequest(0, TOTAL))
+        answer = played.sent()
+        assert isinstance(answer, dm.BalloonResponse)
+        assert played.pages.available_pages == floor
+        given += len(pages_in(answer.ranges))
+        assert played.guest.ballooned_pages == given
 
 
 def test_a_guest_at_its_floor_answers_with_nothing() -> None:

@@ -1,92 +1,28 @@
 """The host's end against a guest played by hand, byte for byte."""
 
-from collections.abc import Callable
-
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from dynmem.dm.events import ActualChanged, Anomaly, BalloonFinished, StateChanged, StatusReported
+from dynmem.dm.events import ActualChanged, Anomaly, BalloonFinished, StatusReported
 from dynmem.dm.host import DynamicMemoryHost
 from dynmem.dm.states import HOST_FROM_ANYWHERE, HOST_MOVES, HOST_WAITS, HostState, HostStep
 from dynmem.errors import LocalProtocolError, RemoteProtocolError
 from dynmem.limits import DM_RANGES_PER_MESSAGE, DM_REPLIES_PENDING
-from dynmem.units import NS_PER_S
 from dynmem.wire import dm
 
 from .ends import PlainStore, packed, pages_in
-
-WAIT = 50 * NS_PER_S
-DEADLINE = 20 * NS_PER_S
-
-
-class Played:
-    """A host, and the guest's side of it as the test wants it."""
-
-    def __init__(self, *, boot_pages: int = 1000, status_report: bool = True, chunk: int = 400) -> None:
-        self.store = PlainStore(boot_pages)
-        self.host = DynamicMemoryHost(
-            store=self.store, boot_pages=boot_pages, status_report=status_report, balloon_chunk_pages=chunk
-        )
-        self.now = 0
-        self.seen: list[object] = []
-
-    def sent(self) -> dm.Message | None:
-        """Let the host send one message."""
-        data = self.host.next_message()
-        if data is None:
-            return None
-        assert self.host.next_message() == data
-        self.host.message_sent(self.now)
-        return dm.decode(data)
-
-    def state(self) -> HostState:
-        return self.host.state
-
-    def offer(self) -> None:
-        """Let the host build a message that does not get into the ring."""
-        self.host.next_message()
-
-    def says(self, message: dm.Message) -> None:
-        self.host.receive(dm.encode(message), self.now)
-
-    def start(self, caps: int = dm.CAP_BALLOON, min_page_cnt: int = 0) -> None:
-        """Open and negotiate until the host is idle."""
-        self.host.channel_opened(self.now)
-        self.says(dm.VersionRequest(7, dm.VERSION_WIN10, False))
-        assert self.sent() == dm.VersionResponse(7, True)
-        self.says(dm.CapabilitiesReport(8, caps, min_page_cnt, (1 << 64) - 1))
-        assert isinstance(self.sent(), dm.CapabilitiesResponse)
-        self.passes(WAIT)
-
-    def passes(self, ns: int) -> None:
-        self.now += ns
-        self.host.tick(self.now)
-
-    def gives(self, *spans: tuple[int, int], more: bool = False) -> None:
-        self.says(dm.BalloonResponse(99, more, packed(*spans)))
-
-    def events(self, kind: type) -> list[object]:
-        self.seen += self.host.take_events()
-        found = [event for event in self.seen if isinstance(event, kind)]
-        self.seen = [event for event in self.seen if not isinstance(event, kind)]
-        return found
-
-    def path(self) -> list[str]:
-        """The states that were entered since this was last asked."""
-        return [event.new.value for event in self.events(StateChanged) if isinstance(event, StateChanged)]
+from .played import DEADLINE, WAIT, PlayedHost
 
 
 @pytest.fixture
-def played() -> Played:
-    played = Played()
+def played() -> PlayedHost:
+    played = PlayedHost()
     played.host.reset(0)
     played.start()
     return played
 
 
 def test_the_states_of_a_start_a_balloon_and_an_unballoon_are_those_that_qemu_traces() -> None:
-    played = Played()
+    played = PlayedHost()
     played.host.reset(0)
     played.start()
     played.host.set_target(900, played.now)
@@ -134,7 +70,7 @@ def test_every_state_can_be_reached_and_every_wait_can_be_left() -> None:
     ],
 )
 def test_a_version_between_the_oldest_and_the_newest_is_accepted(version: int, accepted: bool) -> None:
-    played = Played()
+    played = PlayedHost()
     played.host.channel_opened(0)
     played.says(dm.VersionRequest(5, version, False))
     assert played.sent() == dm.VersionResponse(5, accepted)
@@ -143,7 +79,7 @@ def test_a_version_between_the_oldest_and_the_newest_is_accepted(version: int, a
 
 
 def test_a_refused_last_attempt_ends_the_service_in_order() -> None:
-    played = Played()
+    played = PlayedHost()
     played.host.channel_opened(0)
     played.says(dm.VersionRequest(5, dm.make_version(9, 0), True))
     assert played.sent() == dm.VersionResponse(5, False)
@@ -155,7 +91,7 @@ def test_a_refused_last_attempt_ends_the_service_in_order() -> None:
 
 @pytest.mark.parametrize("wanted", [True, False])
 def test_status_reports_are_suppressed_when_nobody_wants_them(wanted: bool) -> None:
-    played = Played(status_report=wanted)
+    played = PlayedHost(status_report=wanted)
     played.host.channel_opened(0)
     played.says(dm.VersionRequest(1, dm.VERSION_WIN8, False))
     played.sent()
@@ -174,14 +110,14 @@ def test_status_reports_are_suppressed_when_nobody_wants_them(wanted: bool) -> N
         assert played.events(StatusReported) == []
 
 
-def test_a_status_report_of_more_pages_than_there_can_be_is_malformed(played: Played) -> None:
+def test_a_status_report_of_more_pages_than_there_can_be_is_malformed(played: PlayedHost) -> None:
     with pytest.raises(RemoteProtocolError, match="status"):
         played.says(dm.StatusReport(3, (1 << 64) - 1, 20, 0, 0, 0, 0))
     assert played.host.status is None
 
 
 def test_nothing_is_asked_before_the_wait_after_start_is_over() -> None:
-    played = Played()
+    played = PlayedHost()
     played.host.set_target(500, 0)
     played.host.channel_opened(0)
     played.says(dm.VersionRequest(1, dm.VERSION_WIN10, False))
@@ -204,7 +140,7 @@ def test_a_wait_of_nothing_is_over_at_once() -> None:
     assert host.state is HostState.IDLE
 
 
-def test_a_large_balloon_is_asked_for_in_chunks(played: Played) -> None:
+def test_a_large_balloon_is_asked_for_in_chunks(played: PlayedHost) -> None:
     played.host.set_target(100, played.now)
     assert played.sent() == dm.BalloonRequest(0, 400)
     assert played.sent() is None
@@ -221,7 +157,7 @@ def test_a_large_balloon_is_asked_for_in_chunks(played: Played) -> None:
     assert played.host.actual_pages == 100
 
 
-def test_a_guest_that_gives_less_is_asked_for_the_rest_until_it_gives_nothing(played: Played) -> None:
+def test_a_guest_that_gives_less_is_asked_for_the_rest_until_it_gives_nothing(played: PlayedHost) -> None:
     played.host.set_target(900, played.now)
     assert played.sent() == dm.BalloonRequest(0, 100)
     played.gives((0, 30))
@@ -234,7 +170,7 @@ def test_a_guest_that_gives_less_is_asked_for_the_rest_until_it_gives_nothing(pl
     assert played.events(BalloonFinished) == [BalloonFinished(100, 30)]
 
 
-def test_the_same_target_again_means_try_again(played: Played) -> None:
+def test_the_same_target_again_means_try_again(played: PlayedHost) -> None:
     played.host.set_target(900, played.now)
     played.sent()
     played.gives()
@@ -247,7 +183,7 @@ def test_the_same_target_again_means_try_again(played: Played) -> None:
     assert played.host.target_pages == 900
 
 
-def test_more_pages_than_were_asked_for_are_taken_and_told(played: Played) -> None:
+def test_more_pages_than_were_asked_for_are_taken_and_told(played: PlayedHost) -> None:
     played.host.set_target(900, played.now)
     played.sent()
     played.gives((0, 150))
@@ -259,7 +195,9 @@ def test_more_pages_than_were_asked_for_are_taken_and_told(played: Played) -> No
     assert "100" in anomaly.text
 
 
-def test_pages_given_twice_or_not_there_are_told_and_end_the_operation_all_the_same(played: Played) -> None:
+def test_pages_given_twice_or_not_there_are_told_and_end_the_operation_all_the_same(
+    played: PlayedHost,
+) -> None:
     played.host.set_target(900, played.now)
     played.sent()
     played.gives((0, 40), (0, 40), (990, 20))
@@ -269,7 +207,7 @@ def test_pages_given_twice_or_not_there_are_told_and_end_the_operation_all_the_s
     assert len(played.events(Anomaly)) == 1
 
 
-def test_a_silent_guest_becomes_stuck_and_is_asked_for_nothing_new(played: Played) -> None:
+def test_a_silent_guest_becomes_stuck_and_is_asked_for_nothing_new(played: PlayedHost) -> None:
     played.host.set_target(900, played.now)
     played.sent()
     due = played.host.deadline_ns()
@@ -286,7 +224,7 @@ def test_a_silent_guest_becomes_stuck_and_is_asked_for_nothing_new(played: Playe
     assert played.state() is HostState.STUCK
 
 
-def test_a_late_answer_leaves_stuck_and_is_taken_in_full(played: Played) -> None:
+def test_a_late_answer_leaves_stuck_and_is_taken_in_full(played: PlayedHost) -> None:
     played.host.set_target(900, played.now)
     played.sent()
     played.passes(DEADLINE)
@@ -301,7 +239,7 @@ def test_a_late_answer_leaves_stuck_and_is_taken_in_full(played: Played) -> None
     assert played.sent() == dm.BalloonRequest(1, 200)
 
 
-def test_a_late_unballoon_response_leaves_stuck(played: Played) -> None:
+def test_a_late_unballoon_response_leaves_stuck(played: PlayedHost) -> None:
     played.host.set_target(900, played.now)
     played.sent()
     played.gives((0, 100))
@@ -316,7 +254,7 @@ def test_a_late_unballoon_response_leaves_stuck(played: Played) -> None:
     assert played.state() is HostState.IDLE
 
 
-def test_progress_begins_the_deadline_anew_and_pages_given_twice_are_no_progress(played: Played) -> None:
+def test_progress_begins_the_deadline_anew_and_pages_given_twice_are_no_progress(played: PlayedHost) -> None:
     played.host.set_target(900, played.now)
     played.sent()
     played.passes(DEADLINE - 1)
@@ -328,7 +266,7 @@ def test_progress_begins_the_deadline_anew_and_pages_given_twice_are_no_progress
     assert played.state() is HostState.STUCK
 
 
-def test_a_full_ring_is_waited_for_and_its_emptying_leaves_stuck(played: Played) -> None:
+def test_a_full_ring_is_waited_for_and_its_emptying_leaves_stuck(played: PlayedHost) -> None:
     played.host.set_target(900, played.now)
     offered = played.host.next_message()
     played.passes(DEADLINE)
@@ -340,7 +278,7 @@ def test_a_full_ring_is_waited_for_and_its_emptying_leaves_stuck(played: Played)
 
 
 def test_an_unballoon_of_many_ranges_takes_several_messages_and_one_answer() -> None:
-    played = Played(boot_pages=4000, chunk=4000)
+    played = PlayedHost(boot_pages=4000, chunk=4000)
     played.start()
     played.host.set_target(2800, played.now)
     played.sent()
@@ -362,7 +300,7 @@ def test_an_unballoon_of_many_ranges_takes_several_messages_and_one_answer() -> 
     assert played.state() is HostState.IDLE
 
 
-def test_a_target_that_changes_cuts_a_running_operation_short_at_the_next_message(played: Played) -> None:
+def test_a_target_that_changes_cuts_a_running_operation_short_at_the_next_message(played: PlayedHost) -> None:
     played.host.set_target(100, played.now)
     played.sent()
     played.host.set_target(800, played.now)
@@ -374,7 +312,7 @@ def test_a_target_that_changes_cuts_a_running_operation_short_at_the_next_messag
 
 
 def test_a_target_that_changes_makes_the_next_part_of_an_unballoon_the_last() -> None:
-    played = Played(boot_pages=4000, chunk=4000)
+    played = PlayedHost(boot_pages=4000, chunk=4000)
     played.start()
     played.host.set_target(2000, played.now)
     played.sent()
@@ -394,7 +332,7 @@ def test_a_target_that_changes_makes_the_next_part_of_an_unballoon_the_last() ->
     assert played.sent() == dm.BalloonRequest(2, size - 1000)
 
 
-def test_a_request_that_is_answered_in_parts_is_not_called_overfull(played: Played) -> None:
+def test_a_request_that_is_answered_in_parts_is_not_called_overfull(played: PlayedHost) -> None:
     played.host.set_target(900, played.now)
     played.sent()
     played.gives((0, 60), more=True)
@@ -402,7 +340,7 @@ def test_a_request_that_is_answered_in_parts_is_not_called_overfull(played: Play
     assert played.events(Anomaly) == []
 
 
-def test_pages_taken_for_a_message_that_was_never_sent_still_count_as_given_up(played: Played) -> None:
+def test_pages_taken_for_a_message_that_was_never_sent_still_count_as_given_up(played: PlayedHost) -> None:
     played.host.set_target(900, played.now)
     played.sent()
     played.gives((0, 100))
@@ -415,7 +353,7 @@ def test_pages_taken_for_a_message_that_was_never_sent_still_count_as_given_up(p
     assert played.store.removed_pages == 100
 
 
-def test_a_target_outlives_close_and_reopen_and_is_applied_again(played: Played) -> None:
+def test_a_target_outlives_close_and_reopen_and_is_applied_again(played: PlayedHost) -> None:
     played.host.set_target(900, played.now)
     played.sent()
     played.gives((0, 40), more=True)
@@ -427,7 +365,7 @@ def test_a_target_outlives_close_and_reopen_and_is_applied_again(played: Played)
     assert played.sent() == dm.BalloonRequest(0, 60)
 
 
-def test_a_target_outlives_a_reset_and_is_applied_to_all_of_the_memory(played: Played) -> None:
+def test_a_target_outlives_a_reset_and_is_applied_to_all_of_the_memory(played: PlayedHost) -> None:
     played.host.set_target(900, played.now)
     played.sent()
     played.gives((0, 100))
@@ -441,7 +379,7 @@ def test_a_target_outlives_a_reset_and_is_applied_to_all_of_the_memory(played: P
 
 
 def test_a_guest_that_cannot_balloon_keeps_its_size_and_that_is_told() -> None:
-    played = Played()
+    played = PlayedHost()
     played.start(caps=dm.CAP_HOT_ADD)
     played.host.set_target(900, played.now)
     assert played.sent() is None
@@ -449,7 +387,7 @@ def test_a_guest_that_cannot_balloon_keeps_its_size_and_that_is_told() -> None:
 
 
 def test_a_guest_is_not_shrunk_below_what_its_capabilities_say_it_needs() -> None:
-    played = Played()
+    played = PlayedHost()
     played.start(min_page_cnt=950)
     played.host.set_target(900, played.now)
     assert played.sent() == dm.BalloonRequest(0, 50)
@@ -468,7 +406,7 @@ def test_a_guest_is_not_shrunk_below_what_its_capabilities_say_it_needs() -> Non
     ],
     ids=lambda message: type(message).__name__,
 )
-def test_a_message_at_the_wrong_time_is_told_and_ignored(played: Played, message: dm.Message) -> None:
+def test_a_message_at_the_wrong_time_is_told_and_ignored(played: PlayedHost, message: dm.Message) -> None:
     played.says(message)
     assert len(played.events(Anomaly)) == 1
     assert played.state() is HostState.IDLE
@@ -477,13 +415,13 @@ def test_a_message_at_the_wrong_time_is_told_and_ignored(played: Played, message
 
 
 @pytest.mark.parametrize("message", [dm.BalloonRequest(1, 10), dm.VersionResponse(1, True)])
-def test_a_message_that_only_a_host_sends_is_refused(played: Played, message: dm.Message) -> None:
+def test_a_message_that_only_a_host_sends_is_refused(played: PlayedHost, message: dm.Message) -> None:
     with pytest.raises(RemoteProtocolError, match="only a host"):
         played.says(message)
 
 
 def test_a_guest_that_asks_and_never_reads_is_refused_in_the_end() -> None:
-    played = Played()
+    played = PlayedHost()
     played.host.channel_opened(0)
     for _ in range(DM_REPLIES_PENDING):
         played.says(dm.VersionRequest(1, dm.make_version(9, 9), False))
@@ -492,80 +430,18 @@ def test_a_guest_that_asks_and_never_reads_is_refused_in_the_end() -> None:
     assert played.state() is HostState.VERSION
 
 
-def test_a_flood_of_odd_messages_does_not_pile_up(played: Played) -> None:
+def test_a_flood_of_odd_messages_does_not_pile_up(played: PlayedHost) -> None:
     for _ in range(5000):
         played.says(dm.UnballoonResponse(1))
     assert len(played.host.take_events()) < 300
 
 
-def test_a_message_that_was_not_offered_cannot_have_been_sent(played: Played) -> None:
+def test_a_message_that_was_not_offered_cannot_have_been_sent(played: PlayedHost) -> None:
     with pytest.raises(LocalProtocolError):
         played.host.message_sent(played.now)
 
 
-def test_an_open_channel_cannot_be_opened(played: Played) -> None:
+def test_an_open_channel_cannot_be_opened(played: PlayedHost) -> None:
     with pytest.raises(LocalProtocolError, match="OPEN in S_IDLE"):
         played.host.channel_opened(played.now)
     assert played.host.capabilities is not None
-
-
-SPANS = st.lists(st.tuples(st.integers(0, 70), st.integers(0, 12)), max_size=8)
-MESSAGES = st.one_of(
-    st.builds(dm.BalloonResponse, st.just(1), st.booleans(), SPANS.map(lambda spans: packed(*spans))),
-    st.builds(dm.BalloonResponse, st.just(1), st.just(False), SPANS.map(lambda spans: packed(*spans))),
-    st.just(dm.UnballoonResponse(2)),
-    st.just(dm.VersionRequest(3, dm.VERSION_WIN10, False)),
-    st.builds(dm.CapabilitiesReport, st.just(4), st.just(dm.CAP_BALLOON), st.just(0), st.just(0)),
-    st.builds(dm.StatusReport, *[st.integers(0, 2**32 - 1)] * 7),
-)
-
-
-@settings(max_examples=150, deadline=None)
-@given(st.data())
-def test_the_host_gives_back_only_what_it_was_given_whatever_the_guest_does(data: st.DataObject) -> None:
-    """Every unballooned range is a subset of what this guest gave and has not got back."""
-    played = Played(boot_pages=64, chunk=16)
-    played.start()
-    given: set[int] = set()
-
-    def guest_speaks() -> None:
-        message = data.draw(MESSAGES)
-        accepting = played.host.state in {HostState.BALLOON_REPLY_WAIT, HostState.STUCK}
-        removed = set(played.store.pages)
-        played.says(message)
-        new = played.store.pages - removed
-        if isinstance(message, dm.BalloonResponse):
-            assert new <= set(pages_in(message.ranges))
-            assert accepting or not new
-        given.update(new)
-
-    def host_speaks() -> None:
-        message = played.sent()
-        if isinstance(message, dm.UnballoonRequest):
-            back = pages_in(message.ranges)
-            assert len(back) == len(set(back))
-            assert given.issuperset(back)
-            given.difference_update(back)
-
-    def channel_reopens() -> None:
-        played.host.channel_closed(played.now)
-        played.start()
-
-    def guest_restarts() -> None:
-        given.clear()
-        played.store.pages.clear()
-        played.host.reset(played.now)
-        played.start()
-
-    common: list[Callable[[], None]] = [
-        guest_speaks,
-        host_speaks,
-        lambda: played.host.set_target(data.draw(st.integers(1, 80)), played.now),
-        played.offer,
-        lambda: played.passes(data.draw(st.sampled_from([1, DEADLINE]))),
-    ]
-    for _ in range(data.draw(st.integers(5, 40))):
-        data.draw(st.sampled_from([*common, *common, channel_reopens, guest_restarts]))()
-        held = played.store.removed_pages
-        assert played.host.actual_pages <= 64 - held
-        assert 64 - played.host.actual_pages == len(given)

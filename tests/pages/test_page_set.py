@@ -225,6 +225,13 @@ def test_runs_over_chunk_borders_come_back_as_one_range() -> None:
     assert pages.take(10**9, 10) == packed([(CHUNK_PAGES - 3, 3 * CHUNK_PAGES)])
 
 
+def test_runs_of_chunks_that_are_not_neighbours_are_not_joined() -> None:
+    pages = PageSet(5 * CHUNK_PAGES)
+    spans = packed([(CHUNK_PAGES - 1, 1), (2 * CHUNK_PAGES, 1), (4 * CHUNK_PAGES - 2, 3)])
+    pages.add(spans)
+    assert pages.take(10**9, 510) == spans
+
+
 @pytest.mark.parametrize("end", range(CHUNK_PAGES - 66, CHUNK_PAGES + 3))
 @pytest.mark.parametrize("count", [1, 2, 63, 64, 65, 130])
 def test_runs_around_word_and_chunk_borders_come_back_as_they_were_given(end: int, count: int) -> None:

@@ -15,7 +15,7 @@ _LARGE: Final = (488, 5)
 
 
 def balloon_floor(total_pages: int) -> int:
-    """Pages that a guest of `total_pages` does not give away below."""
+    """Free pages that a guest of `total_pages` (what the balloon holds left out) keeps."""
     for below, base, shift in _FLOORS:
         if total_pages < below * _MIB_PAGES:
             return base * _MIB_PAGES + (total_pages >> shift)

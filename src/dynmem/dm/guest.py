@@ -76,7 +76,7 @@ class DynamicMemoryGuest:
 
         Args:
             pages: the allocator.
-            total_pages: the guest's memory; fixes the floor and the page numbers that there are.
+            total_pages: the guest's memory, ballooned or not; the page numbers that there are.
             versions: protocol versions to try, in this order, at least one.
             caps: capability bits to report.
             min_page_cnt: pages below which the guest does not want to go, to report.
@@ -98,7 +98,7 @@ class DynamicMemoryGuest:
         self._state = GuestState.CLOSED
         self._events: deque[GuestEvent] = deque()
         self._trans_id = 0
-        self.floor_pages: Final = balloon_floor(total_pages)
+        self._total_pages = total_pages
         self.max_page_count: int | None = None  # what the host said this guest will ever have, in pages
         self._forget_channel()
 
@@ -125,6 +125,11 @@ class DynamicMemoryGuest:
     def ballooned_pages(self) -> int:
         """Pages that the host has and this guest must not touch."""
         return len(self._given)
+
+    @property
+    def floor_pages(self) -> int:
+        """Free pages that it keeps, by its size now: Linux, since 5.11, leaves out what the balloon holds."""
+        return balloon_floor(self._total_pages - len(self._given))
 
     def channel_opened(self, now: int) -> None:
         """The channel is open: ask for the first version."""

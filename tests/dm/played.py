@@ -1,0 +1,69 @@
+"""A host, and the guest that the test plays against it, byte for byte."""
+
+from dynmem.dm.events import StateChanged
+from dynmem.dm.host import DynamicMemoryHost
+from dynmem.dm.states import HostState
+from dynmem.units import NS_PER_S
+from dynmem.wire import dm
+
+from .ends import PlainStore, packed
+
+WAIT = 50 * NS_PER_S
+DEADLINE = 20 * NS_PER_S
+
+
+class PlayedHost:
+    """A host, and the guest's side of it as the test wants it."""
+
+    def __init__(self, *, boot_pages: int = 1000, status_report: bool = True, chunk: int = 400) -> None:
+        self.store = PlainStore(boot_pages)
+        self.host = DynamicMemoryHost(
+            store=self.store, boot_pages=boot_pages, status_report=status_report, balloon_chunk_pages=chunk
+        )
+        self.now = 0
+        self.seen: list[object] = []
+
+    def sent(self) -> dm.Message | None:
+        """Let the host send one message."""
+        data = self.host.next_message()
+        if data is None:
+            return None
+        assert self.host.next_message() == data
+        self.host.message_sent(self.now)
+        return dm.decode(data)
+
+    def state(self) -> HostState:
+        return self.host.state
+
+    def offer(self) -> None:
+        """Let the host build a message that does not get into the ring."""
+        self.host.next_message()
+
+    def says(self, message: dm.Message) -> None:
+        self.host.receive(dm.encode(message), self.now)
+
+    def start(self, caps: int = dm.CAP_BALLOON, min_page_cnt: int = 0) -> None:
+        """Open and negotiate until the host is idle."""
+        self.host.channel_opened(self.now)
+        self.says(dm.VersionRequest(7, dm.VERSION_WIN10, False))
+        assert self.sent() == dm.VersionResponse(7, True)
+        self.says(dm.CapabilitiesReport(8, caps, min_page_cnt, (1 << 64) - 1))
+        assert isinstance(self.sent(), dm.CapabilitiesResponse)
+        self.passes(WAIT)
+
+    def passes(self, ns: int) -> None:
+        self.now += ns
+        self.host.tick(self.now)
+
+    def gives(self, *spans: tuple[int, int], more: bool = False) -> None:
+        self.says(dm.BalloonResponse(99, more, packed(*spans)))
+
+    def events(self, kind: type) -> list[object]:
+        self.seen += self.host.take_events()
+        found = [event for event in self.seen if isinstance(event, kind)]
+        self.seen = [event for event in self.seen if not isinstance(event, kind)]
+        return found
+
+    def path(self) -> list[str]:
+        """The states that were entered since this was last asked."""
+        return [event.new.value for event in self.events(StateChanged) if isinstance(event, StateChanged)]
