@@ -45,17 +45,43 @@ def test_room_is_made_and_only_then_is_the_reservation_ready() -> None:
     assert sum(rack.sizes.values()) + 512 * MIB <= HOST.budget_bytes - HOST.slush_bytes
 
 
-def test_nobody_is_granted_what_a_reservation_waits_for() -> None:
+def test_a_reservation_comes_before_the_headroom_of_others() -> None:
+    rack = running(web=280, db=100)
+    before = rack.sizes["web"]
+    reserve(rack, "new", 440)
+    rack.sweep(4)
+    assert rack.manager.reservation_state("new")[0] == "ready"
+    assert 280 * MIB <= rack.sizes["web"] < before
+
+
+def test_a_reservation_never_starves_running_vms_of_its_own_priority() -> None:
     rack = running(web=100, db=100)
     rack.demands["web"] = 500 * MIB
+    reserve(rack, "new", 512)
+    rack.sweep(6)
+    assert rack.sizes["web"] >= 500 * MIB
+    state, reason = rack.manager.reservation_state("new")
+    assert state == "waiting"
+    assert "running VMs of its priority or a higher one need them" in reason
+    rack.demands["web"] = 100 * MIB
+    rack.sweep(6)
+    assert rack.manager.reservation_state("new")[0] == "ready"
+
+
+def test_a_reservation_of_high_priority_takes_what_low_priority_needs() -> None:
+    configs = [
+        VmConfig("web", 64 * MIB, 512 * MIB, priority="low"),
+        VmConfig("new", 64 * MIB, 512 * MIB, priority="high"),
+    ]
+    host = ManagerSettings(768 * MIB, 64 * MIB, NS_PER_S, "enforce")
+    rack = ObedientHost(host, configs, {"web": 100 * MIB})
+    rack.sweep(8)
+    rack.demands["web"] = 400 * MIB
     size = rack.sizes["web"]
     reserve(rack, "new", 512)
     for _ in range(6):
-        assert targets(rack.sweep()).get("web", 0) * MIB <= size
-    # What a guest uses is not taken from it, so there is not enough for both.
-    assert rack.manager.reservation_state("new")[0] == "waiting"
-    rack.manager.drop_reservation("new")
-    assert targets(rack.sweep())["web"] * MIB > rack.sizes["db"]
+        rack.sweep()
+        assert rack.sizes["web"] <= size
 
 
 def test_a_reservation_and_its_vm_count_as_the_larger_never_as_the_sum() -> None:

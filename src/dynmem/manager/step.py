@@ -21,7 +21,7 @@ from dynmem.manager.safeguards import ALL_ON, Safeguards, band_pages, margin_pag
 from dynmem.manager.stalls import find_stall, forgive
 from dynmem.manager.standing import Moment, Standing, standing_of
 from dynmem.manager.status import Seen, emergency_lines, status_of
-from dynmem.policy import Plan, Snapshot, Vm, plan
+from dynmem.policy import Plan, Snapshot, Vm, least_pages, plan
 from dynmem.units import PAGE_SIZE, format_size, pages_of
 
 __all__ = ["Manager", "Reservation", "ReservationState", "SetBalloon", "StepResult"]
@@ -58,13 +58,19 @@ class Manager:
             lines += self._reservations.take_over(record.name, record.incarnation, reported=record.reported)
         charges = {record.name: self._roster.charge(record) for record in self._roster}
         lines += self._settle_reservations(facts, charges)
-        free = self._measure(facts, charges)
         standings = {record.name: self._standing(record, now) for record in self._roster}
         lines += self._announce_standings(standings)
         self._targets_before = {record.name: record.target_pages for record in self._roster}
         stalls = self._stalls(standings, now)
-        emergency = sum(each.occupied for each in charges.values()) > free.budget_pages
-        candidates, result = self._plan(facts, charges, standings, free, emergency=emergency)
+        bare = measure(self.settings, facts.host, tuple(charges.values()), 0)
+        emergency = sum(each.occupied for each in charges.values()) > bare.budget_pages
+        movable = [record for record in self._roster if standings[record.name].kind == "movable"]
+        views = tuple(_view(record, standings[record.name]) for record in movable)
+        room = self._room(movable, charges, bare, emergency=emergency)
+        reserved = self._reserved(views, charges, room)
+        free = measure(self.settings, facts.host, tuple(charges.values()), reserved)
+        result = plan(Snapshot(room - reserved, views))
+        candidates = self._candidates(movable, views, result, standings, now)
         changes = [*stalls, *self._changes(candidates, free, standings, now, emergency=emergency)]
         lines += self._news(changes)
         releasing = sum(self._releases.missing(record, self.claims) for record in self._roster)
@@ -170,12 +176,23 @@ class Manager:
         free = measure(self.settings, facts.host, tuple(charges.values()), 0)
         return self._reservations.settle(free.pages, lambda name: self._held(charges, name))
 
-    def _measure(self, facts: Facts, charges: dict[str, Charge]) -> MeasuredFree:
-        reserved = sum(
-            self._reservations.hold_pages(entry.name, self._held(charges, entry.name))
-            for entry in self._reservations
-        )
-        return measure(self.settings, facts.host, tuple(charges.values()), reserved)
+    def _reserved(self, views: Sequence[Vm], charges: dict[str, Charge], room: int) -> int:
+        """What reservations take off the room of everybody: those that are ready, and the attainable ones.
+
+        A reservation comes before buffers, headroom and the demand of lower priority, not before what running
+        VMs of its own or a higher priority need: one that would starve them is given nothing while it waits.
+        """
+        taken = 0
+        for entry in self._reservations:
+            hold = self._reservations.hold_pages(entry.name, self._held(charges, entry.name))
+            if entry.state != "ready":
+                config = self._roster.configs.get(entry.name)
+                needed = least_pages(views, config.priority if config else "normal")
+                if needed + taken + hold > room:
+                    entry.reason = f"{entry.reason}; running VMs of its priority or a higher one need them"
+                    continue
+            taken += hold
+        return taken
 
     def _standing(self, record: Record, now_ns: int) -> Standing:
         moment = Moment(now_ns, self.settings, self.safeguards, record.name in self._releases)
@@ -205,17 +222,10 @@ class Manager:
                     changes.append(change)
         return changes
 
-    def _plan(
-        self,
-        facts: Facts,
-        charges: dict[str, Charge],
-        standings: dict[str, Standing],
-        free: MeasuredFree,
-        *,
-        emergency: bool,
-    ) -> tuple[list[Candidate], Plan]:
-        """Divide among the movable VMs what the others, overheads, reservations and the slush leave."""
-        movable = [record for record in self._roster if standings[record.name].kind == "movable"]
+    def _room(
+        self, movable: Sequence[Record], charges: dict[str, Charge], free: MeasuredFree, *, emergency: bool
+    ) -> int:
+        """What movable VMs and reservations may divide, in pages: the others and the slush are taken off."""
         names = {record.name for record in movable}
         fixed = sum(
             max(charges[record.name].held, self._releases.promised(record))
@@ -225,10 +235,18 @@ class Manager:
         overhead = sum(_overhead(record, emergency=emergency) for record in movable)
         occupied = sum(each.occupied for each in charges.values())
         budget = min(free.budget_pages, occupied + free.available_pages) - free.slush_pages
-        capacity = budget - fixed - overhead - free.reserved_pages
-        views = [_view(record, standings[record.name]) for record in movable]
-        result = plan(Snapshot(capacity, tuple(views)))
-        candidates = [
+        return budget - fixed - overhead
+
+    def _candidates(
+        self,
+        movable: Sequence[Record],
+        views: Sequence[Vm],
+        result: Plan,
+        standings: dict[str, Standing],
+        now_ns: int,
+    ) -> list[Candidate]:
+        """The movable VMs with what the plan says of each."""
+        return [
             Candidate(
                 record,
                 view,
@@ -236,11 +254,10 @@ class Manager:
                 view.held_pages,
                 self.claims.pages(record.name),
                 standings[record.name].may_shrink,
-                record.set_ns >= 0 and facts.now_ns - record.set_ns < self.settings.period_ns,
+                record.set_ns >= 0 and now_ns - record.set_ns < self.settings.period_ns,
             )
             for record, view, decision in zip(movable, views, result.decisions, strict=True)
         ]
-        return candidates, result
 
     def _changes(
         self,

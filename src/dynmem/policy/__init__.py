@@ -1,7 +1,7 @@
 """Who gets how much: a snapshot in, a plan with a reason for every number out."""
 
 from dynmem.policy.fill import fill
-from dynmem.policy.plan import HUGE_PAGES, LEVELS, level_tops, plan, wanted_pages
+from dynmem.policy.plan import HUGE_PAGES, LEVELS, least_pages, level_tops, plan, wanted_pages
 from dynmem.policy.types import Decision, Plan, Priority, Snapshot, Vm
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "Snapshot",
     "Vm",
     "fill",
+    "least_pages",
     "level_tops",
     "plan",
     "wanted_pages",

@@ -77,6 +77,19 @@ def wanted_pages(vm: Vm) -> int:
     return _clamped(vm, -(-vm.demand_pages * (100 + vm.buffer_percent) // 100))
 
 
+def least_pages(vms: Sequence[Vm], priority: Priority) -> int:
+    """What a newcomer of `priority` has to leave to those who are there, in pages.
+
+    That is their floors, what can't be taken from them now, and the demand of all whose priority is not lower.
+    """
+    ranks = {level.priority: rank for rank, level in enumerate(LEVELS) if level.top == "demand"}
+    least = 0
+    for vm in vms:
+        demand = _clamped(vm, _up(vm.demand_pages)) if ranks[vm.priority] <= ranks[priority] else 0
+        least += max(vm.floor_pages, vm.kept_pages, demand)
+    return least
+
+
 def level_tops(vm: Vm, target_pages: int) -> tuple[int, ...]:
     """How far the VM rises in each row of LEVELS on its way to `target_pages` (0 where it is not meant)."""
     tops = _tops(vm, wanted_pages(vm))
