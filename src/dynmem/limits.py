@@ -9,7 +9,9 @@ DM_MESSAGE_BYTES_MAX: Final = 4096  # Hyper-V and Linux build balloon messages i
 DM_RANGES_PER_MESSAGE: Final = 510  # (4096 - 16) / 8
 PAGE_RANGE_PAGES_MAX: Final = (1 << 24) - 1  # 24 bits of page_cnt
 GUEST_PAGE_MAX: Final = (1 << 40) - 1  # 40 bits of start_page, the AMD64 limit
-GUEST_ADDRESS_BYTES_MAX: Final = 1 << 40  # addresses the embedded guest reserves for RAM and device memory; never committed
+GUEST_ADDRESS_BYTES_MAX: Final = (
+    1 << 40
+)  # addresses the embedded guest reserves for RAM and device memory; never committed
 MANAGER_VMS_MAX: Final = 1000  # more than any single host runs; bounds every table of the manager
 MANAGER_CONFIG_BYTES_MAX: Final = 1 << 20  # a thousand VMs with every key set are about 300 KiB
 MANAGER_NAME_MAX: Final = 64  # a VM's name is a key, a file name and a column
@@ -42,9 +44,7 @@ QMP_READ_BYTES: Final = 65_536  # taken from a monitor's socket at a time
 QMP_CLIENTS_MAX: Final = 64  # clients of one monitor at once; each holds a descriptor and a task
 QMP_UNSENT_BYTES_MAX: Final = 1 << 20  # replies and events that a client has not read; then it is dropped
 DM_BALLOON_CHUNK_PAGES: Final = 585_728  # of one balloon request; Windows guests ignore larger ones
-DM_UNBALLOON_CHUNK_PAGES: Final = (
-    524_288  # of one unballoon message: 2 GiB, as in QEMU
-)
+DM_UNBALLOON_CHUNK_PAGES: Final = 524_288  # of one unballoon message: 2 GiB, as in QEMU
 DM_REPLIES_PENDING: Final = 4  # answers waiting for ring room; a guest that keeps order has one
 DM_EVENTS_PENDING: Final = 256  # events nobody has taken yet; then reports and anomalies are dropped
 VM_FAULT_KINDS_MAX: Final = 64  # kinds of wrong behaviour of a guest that are counted apart
@@ -52,4 +52,6 @@ VM_NAME_MAX: Final = 64  # a VM's name is shown in lists and logs
 VM_MEMORY_BYTES_MIN: Final = 32 << 20  # below that a guest has no memory to give
 VM_MEMORY_BYTES_MAX: Final = 1 << 40  # a terabyte: its page set takes 32 MiB
 VM_HYPERCALLS_PER_TURN: Final = 64  # before the monitor and the timers have their turn
-VM_PACKETS_PER_TURN: Final = 16  # the same for ring packets, each of which may bring a discard of milliseconds
+VM_PACKETS_PER_TURN: Final = (
+    16  # the same for ring packets, each of which may bring a discard of milliseconds
+)

@@ -95,10 +95,10 @@ def test_a_response_has_many_ranges_of_very_different_length(guest: Guest) -> No
 
 
 def test_the_balloon_takes_nothing_from_the_workload_and_stops_at_the_floor(guest: Guest) -> None:
-    held, floor = guest.workload.held_pages, guest.drivers.floor_pages
+    held = guest.workload.held_pages
     guest.set_target(1)
     assert guest.workload.held_pages == held == PAGES // 10
-    assert guest.allocator.available_pages == floor
+    assert guest.allocator.available_pages == guest.drivers.floor_pages  # which falls with the guest's size
     assert guest.machine.device.guest_at_floor
     guest.set_target(PAGES)
     guest.workload.finish()

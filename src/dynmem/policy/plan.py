@@ -80,14 +80,14 @@ def wanted_pages(vm: Vm) -> int:
 def least_pages(vms: Sequence[Vm], priority: Priority) -> int:
     """What a newcomer of `priority` has to leave to those who are there, in pages.
 
-    That is their floors, what can't be taken from them now, and the demand of all whose priority is not lower.
+    That is their floors, and the demand of those whose priority is not lower. What can't be taken from them
+    in this very moment does not count: it changes from sweep to sweep, and the answer has to last.
     """
     ranks = {level.priority: rank for rank, level in enumerate(LEVELS) if level.top == "demand"}
-    least = 0
-    for vm in vms:
-        demand = _clamped(vm, _up(vm.demand_pages)) if ranks[vm.priority] <= ranks[priority] else 0
-        least += max(vm.floor_pages, vm.kept_pages, demand)
-    return least
+    return sum(
+        _clamped(vm, _up(vm.demand_pages)) if ranks[vm.priority] <= ranks[priority] else vm.floor_pages
+        for vm in vms
+    )
 
 
 def level_tops(vm: Vm, target_pages: int) -> tuple[int, ...]:
