@@ -33,9 +33,9 @@ async def _balloon(monitor: Path, target: int) -> float:
         begin = time.perf_counter()
         await client.execute("balloon", {"value": target})
         while True:
-            reply = await client.execute("query-balloon")
+            reply = await client.execute("x-query-hv-balloon")
             assert isinstance(reply, dict)
-            if reply["actual"] == target:
+            if reply["actual"] == target and reply["state"] == "S_IDLE":  # the guest has answered
                 return time.perf_counter() - begin
             await asyncio.sleep(0.001)
     finally:
@@ -97,4 +97,4 @@ def run() -> Iterator[Figure]:
     yield Figure("back and touched, through every layer", gib / (back + touched), "GiB/s")
     yield Figure("touched, bare", gib / bare_touched, "GiB/s")
     ratio = (bare_out + bare_touched) / (out + back + touched)
-    yield Figure("out, back and touched: speed beside the bare loop", ratio, "x", at_least=0.4)
+    yield Figure("out, back and touched: speed beside the bare loop", ratio, "x", at_least=0.5)
