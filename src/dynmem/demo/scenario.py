@@ -59,9 +59,9 @@ EMBEDDED: Final = Scenario(
     budget_bytes=1280 * MIB,
     slush_bytes=48 * MIB,
     members=(
-        Member("batch", "embedded", 1088 * MIB, 256 * MIB, "low", 0.36, 0.80, load_high=0.60),
-        Member("web", "embedded", 832 * MIB, 224 * MIB, "high", 0.10, 0.50),
-        Member("db", "embedded", 640 * MIB, 192 * MIB, "normal", 0.84, 0.97),
+        Member("batch", "embedded", 1088 * MIB, 160 * MIB, "low", 0.36, 0.80, load_high=0.60),
+        Member("web", "embedded", 832 * MIB, 144 * MIB, "high", 0.10, 0.50),
+        Member("db", "embedded", 640 * MIB, 128 * MIB, "normal", 0.84, 0.97),
     ),
 )
 
@@ -71,9 +71,9 @@ QEMU: Final = Scenario(
     budget_bytes=1280 * MIB,
     slush_bytes=48 * MIB,
     members=(
-        Member("web", "qemu", 1024 * MIB, 192 * MIB, "high", 0.15, 0.50, load_high=0.45, rate_bytes=24 * MIB),
-        Member("batch", "embedded", 896 * MIB, 224 * MIB, "low", 0.40, 0.78, load_high=0.60),
-        Member("db", "qemu", 640 * MIB, 160 * MIB, "normal", 0.72, 0.92, load_high=0.50, rate_bytes=24 * MIB),
+        Member("web", "qemu", 1024 * MIB, 208 * MIB, "high", 0.15, 0.50, load_high=0.45, rate_bytes=24 * MIB),
+        Member("batch", "embedded", 896 * MIB, 160 * MIB, "low", 0.40, 0.78, load_high=0.60),
+        Member("db", "qemu", 640 * MIB, 208 * MIB, "normal", 0.72, 0.92, load_high=0.50, rate_bytes=24 * MIB),
     ),
 )
 

@@ -125,7 +125,7 @@ class DynamicMemoryHost:
         self._caps: dm.CapabilitiesReport | None = None
         self.version: int | None = None
         self.status: Status | None = None
-        self.guest_at_floor = False  # the last time it was asked, it had nothing more to give
+        self.guest_at_floor = False  # asked for this target, it had nothing more to give
 
     @property
     def state(self) -> HostState:
@@ -174,6 +174,7 @@ class DynamicMemoryHost:
             return
         self._target = pages
         self._target_changed = True
+        self.guest_at_floor = False  # that was the answer to another wish
         self._settle(now)
 
     def tick(self, now: int) -> None:
