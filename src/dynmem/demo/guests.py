@@ -74,7 +74,7 @@ def last_report(serial: Path) -> LoadReport | None:
 class EmbeddedGuest:
     """A VM under `dynmem vm`: its guest is a process of this package that behaves as a guest."""
 
-    backend = "embedded (a process)"
+    backend = "embedded process"
 
     def __init__(self, member: Member, folder: Path, seed: int) -> None:
         self.member = member

@@ -35,7 +35,7 @@ svg text { fill: var(--soft); font-size: 11px; }
 .assigned { fill: none; stroke-width: 1.6; }
 .wanted { fill: none; stroke: var(--ink); stroke-dasharray: 3 3; }
 table { border-collapse: collapse; } td, th { text-align: right; padding: .2rem .8rem .2rem 0; }
-td:first-child, th:first-child { text-align: left; }
+td:nth-child(-n+2), th:nth-child(-n+2) { text-align: left; }
 """
 
 
