@@ -7,7 +7,6 @@ import os
 import signal
 import sys
 import time
-import weakref
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,18 +18,12 @@ PERIOD_S = 0.1
 
 
 class ObedientVm(FakeVm):
-    """An hv-balloon VM of 256 MiB that takes every target at once and wants what `demand` says.
-
-    Its RAM is an empty file of this process, so that nobody takes the memory of the tests for the guest's.
-    """
+    """An hv-balloon VM of 256 MiB that takes every target at once and wants what `demand` says."""
 
     def __init__(self, demand_mib: int = 64, *, obeys: bool = True) -> None:
         self.actual = 256 * MEBIBYTE
         self.demand = demand_mib * MEBIBYTE
         self.reports = 0
-        ram = os.memfd_create("guest-ram")
-        os.ftruncate(ram, self.actual)
-        weakref.finalize(self, os.close, ram)
         super().__init__(
             {
                 "query-balloon": lambda _: {"actual": self.actual},

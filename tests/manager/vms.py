@@ -5,7 +5,9 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
@@ -96,11 +98,33 @@ class FakeVm:
         writer.write(json.dumps(message).encode() + b"\r\n")
 
 
+DOORMAN = """
+import socket, sys
+listening = socket.socket(socket.AF_UNIX)
+listening.bind(sys.argv[1])
+listening.listen()
+socket.send_fds(socket.socket(fileno=int(sys.argv[2])), [b"listening"], [listening.fileno()])
+sys.stdin.read()
+"""
+
+
 @contextlib.asynccontextmanager
 async def listening(
     path: Path, serve: Callable[[asyncio.StreamReader, asyncio.StreamWriter], object]
 ) -> AsyncIterator[None]:
-    """A unix socket server at `path` for as long as the block lasts."""
+    """A unix socket server at `path` for as long as the block lasts.
+
+    Whoever connects finds a small process of its own behind it (the one that listened, unix(7)): what the
+    tests' own process holds of memory would otherwise count as the VM's.
+    """
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        doorman = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-I", "-c", DOORMAN, str(path), str(theirs.fileno())),
+            stdin=asyncio.subprocess.PIPE,
+            pass_fds=(theirs.fileno(),),
+        )
+        _, descriptors, _, _ = await asyncio.to_thread(socket.recv_fds, ours, 16, 1)
     writers: list[asyncio.StreamWriter] = []
 
     async def kept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -109,13 +133,15 @@ async def listening(
         if asyncio.iscoroutine(answer):
             await answer
 
-    server = await asyncio.start_unix_server(kept, path)
+    server = await asyncio.start_unix_server(kept, sock=socket.socket(fileno=descriptors[0]))
     try:
         yield
     finally:
         server.close()
         for writer in writers:
             writer.transport.abort()
+        doorman.kill()
+        await doorman.wait()
 
 
 async def look(connection: VmConnection, *, patience_s: float = 5.0, now_ns: int | None = None) -> VmFacts:
