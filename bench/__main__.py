@@ -9,6 +9,7 @@ from bench.figures import Benchmark
 
 BENCHMARKS: Final = {  # name -> what it answers
     "balloon": "1 GiB out of an embedded guest and back through every layer, beside a bare loop",
+    "demo": "how soon dynmem demo shows a VM",
     "manager": "what an idle manager costs per VM and second",
     "memory": "resident memory of a VM's two processes without guest RAM",
     "status": "dynmem status, start to finish",
