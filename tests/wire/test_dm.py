@@ -95,6 +95,16 @@ def test_each_version_knows_its_messages() -> None:
         for version in (dm.VERSION_WIN7, dm.VERSION_WIN8, dm.VERSION_WIN10)
     }
     assert known == {dm.VERSION_WIN7: 11, dm.VERSION_WIN8: 12, dm.VERSION_WIN10: 14}
+    for version, last in known.items():
+        assert dm.known_in(version) == {kind for kind in dm.MessageType if kind <= last}
+
+
+def test_a_version_refuses_messages_that_only_later_ones_know() -> None:
+    remove = dm.encode(dm.HotRemoveRequest(1, 0, 512, dm.REMOVE_QOS_LARGE))
+    assert dm.decode(remove, dm.VERSION_WIN10) == dm.decode(remove)
+    for version in (dm.VERSION_WIN7, dm.VERSION_WIN8):
+        with pytest.raises(RemoteProtocolError, match="unknown dynamic memory message 13"):
+            dm.decode(remove, version)
 
 
 def test_guest_and_host_each_send_their_own_messages() -> None:

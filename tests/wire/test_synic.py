@@ -1,5 +1,7 @@
 """The SynIC's inputs and slots, byte by byte."""
 
+from collections.abc import Callable
+
 import pytest
 
 from dynmem.errors import LocalProtocolError, RemoteProtocolError
@@ -56,3 +58,29 @@ def test_a_short_page_piece_is_refused(decode: object) -> None:
 def test_a_short_signal_is_refused() -> None:
     with pytest.raises(RemoteProtocolError):
         synic.decode_signal(bytes(7))
+
+
+def test_event_flags_are_bits_from_the_lowest_of_the_first_byte() -> None:
+    octets = synic.encode_event_flags({0, 9, 2047})
+    assert octets == b"\x01\x02" + bytes(253) + b"\x80"
+    assert synic.decode_event_flags(octets) == (0, 9, 2047)
+    for flag in (-1, 2048):
+        with pytest.raises(LocalProtocolError):
+            synic.encode_event_flags([flag])
+
+
+@pytest.mark.parametrize(
+    "decode", [synic.decode_event_flags, synic.decode_event_page, synic.decode_message_page]
+)
+@pytest.mark.parametrize("length", [0, 255, 257, 4095, 4097])
+def test_a_page_of_another_length_is_refused(decode: Callable[[bytes], object], length: int) -> None:
+    with pytest.raises(RemoteProtocolError):
+        decode(bytes(length))
+
+
+def test_a_slot_that_lies_spoils_its_whole_message_page() -> None:
+    page = bytearray(4096)
+    assert synic.decode_message_page(bytes(page)) == (MessageSlot(0, b""),) * 16
+    page[15 * 256 + 4] = 241
+    with pytest.raises(RemoteProtocolError):
+        synic.decode_message_page(bytes(page))

@@ -376,11 +376,17 @@ def encode(message: Message) -> bytes:
     return _HEAD.pack(layout.number, size) + body
 
 
-def decode(data: bytes) -> Message:
+def known_in(version: int) -> frozenset[MessageType]:
+    """The messages that a protocol version knows: up to 11 in 0.3, up to 12 in 1.0, all in 2.0."""
+    return frozenset(MessageType(layout.number) for layout in TABLE.layouts if layout.since <= version)
+
+
+def decode(data: bytes, version: int = NEWEST) -> Message:
     """The message in `data` (one packet's body; padding behind the message is accepted).
 
     Raises:
-        RemoteProtocolError: shorter than its header or its fields say, longer than a page, or unknown.
+        RemoteProtocolError: shorter than its header or its fields say, longer than a page, or not a message
+            that `version` knows.
 
     """
     length = len(data)
@@ -390,7 +396,7 @@ def decode(data: bytes) -> Message:
     if size > length or size > DM_MESSAGE_BYTES_MAX:
         raise RemoteProtocolError(f"dynamic memory message {number} says {size} bytes, {length} are there")
     layout = TABLE.by_number.get(number)
-    if layout is None:
+    if layout is None or version < layout.since:
         raise RemoteProtocolError(f"unknown dynamic memory message {number}")
-    message: Message = layout.decode(data, size, NEWEST)
+    message: Message = layout.decode(data, size, version)
     return message

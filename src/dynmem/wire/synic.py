@@ -9,11 +9,13 @@ communication; Linux include/asm-generic/hyperv-tlfs.h.
 
 import enum
 import struct
+from collections.abc import Collection
 from typing import Final
 
 import msgspec
 
 from dynmem.errors import LocalProtocolError, RemoteProtocolError
+from dynmem.units import PAGE_SIZE
 
 HYPERCALL_POST_MESSAGE: Final = 0x5C
 HYPERCALL_SIGNAL_EVENT: Final = 0x5D
@@ -149,3 +151,46 @@ def decode_slot(data: bytes) -> MessageSlot:
         raise RemoteProtocolError(f"a message slot says {size} bytes of payload")
     payload = data[_SLOT.size : _SLOT.size + size]
     return MessageSlot(message_type, payload, bool(flags & SLOT_FLAG_PENDING), sender)
+
+
+def encode_event_flags(flags: Collection[int]) -> bytes:
+    """The 256 bytes of one SINT's 2048 event flags, with these set; LocalProtocolError for another number."""
+    octets = bytearray(EVENT_FLAGS_BYTES)
+    for flag in flags:
+        if not 0 <= flag < EVENT_FLAG_COUNT:
+            raise LocalProtocolError(f"there is no event flag {flag}")
+        octets[flag // 8] |= 1 << flag % 8
+    return bytes(octets)
+
+
+def decode_event_flags(data: bytes) -> tuple[int, ...]:
+    """The flags set in `data` (256 bytes), ascending."""
+    if len(data) != EVENT_FLAGS_BYTES:
+        raise RemoteProtocolError(f"event flags have {EVENT_FLAGS_BYTES} bytes, not {len(data)}")
+    return tuple(
+        position * 8 + bit
+        for position, octet in enumerate(data)
+        if octet
+        for bit in range(8)
+        if octet >> bit & 1
+    )
+
+
+def decode_message_page(data: bytes) -> tuple[MessageSlot, ...]:
+    """The sixteen slots of a message page, one for each SINT."""
+    if len(data) != PAGE_SIZE:
+        raise RemoteProtocolError(f"a message page has {PAGE_SIZE} bytes, not {len(data)}")
+    return tuple(
+        decode_slot(data[start : start + MESSAGE_SLOT_BYTES])
+        for start in range(0, PAGE_SIZE, MESSAGE_SLOT_BYTES)
+    )
+
+
+def decode_event_page(data: bytes) -> tuple[tuple[int, ...], ...]:
+    """The event flags that are set for each of the sixteen SINTs."""
+    if len(data) != PAGE_SIZE:
+        raise RemoteProtocolError(f"an event page has {PAGE_SIZE} bytes, not {len(data)}")
+    return tuple(
+        decode_event_flags(data[start : start + EVENT_FLAGS_BYTES])
+        for start in range(0, PAGE_SIZE, EVENT_FLAGS_BYTES)
+    )

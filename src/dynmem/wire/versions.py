@@ -3,6 +3,7 @@
 Source: Linux include/linux/hyperv.h; OpenVMM vmbus_core protocol.rs.
 """
 
+import enum
 from typing import Final
 
 VERSION_WS2008: Final = 0 << 16 | 13
@@ -30,6 +31,19 @@ VERSIONS: Final = (
     VERSION_5_2,
     VERSION_5_3,
 )
+
+
+class Feature(enum.IntFlag):
+    """Features of VMBus 6.0 that a guest may offer and a host agree to."""
+
+    GUEST_SPECIFIED_SIGNAL_PARAMETERS = 0x1
+    CHANNEL_INTERRUPT_REDIRECTION = 0x2
+    MODIFY_CONNECTION = 0x4
+    CLIENT_ID = 0x8
+    CONFIDENTIAL_CHANNELS = 0x10
+    PAUSE_RESUME = 0x20
+    SERVER_SPECIFIED_MONITOR_PAGES = 0x40
+    GPA_PINNING = 0x80
 
 
 def format_version(version: int) -> str:
