@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: demo demo-qemu test lint bench bench-check rows soak clean
+.PHONY: demo demo-qemu test lint conformance bench bench-check rows soak clean
 .DEFAULT_GOAL := demo
 
 .venv/run.stamp: pyproject.toml scripts/setup-venv
@@ -29,6 +29,9 @@ lint: .venv/dev.stamp
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+conformance: .venv/run.stamp  ## our two ends against the suite that other implementers can run on theirs
+	$(BIN)/python -m dynmem.conformance $(ARGS)
 
 bench: .venv/dev.stamp  ## every benchmark, both sides in one run
 	$(BIN)/python -m bench $(ARGS)

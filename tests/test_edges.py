@@ -15,6 +15,7 @@ EDGES: dict[str, set[str]] = {
     "wire": set(),
     "vmbus": {"wire"},
     "dm": {"wire", "pages"},
+    "conformance": {"wire", "vmbus", "dm", "pages"},
     "memory": {"pages"},
     "qmp": set(),
     "gmm": set(),
@@ -28,7 +29,7 @@ EDGES: dict[str, set[str]] = {
     "cli": {"vm", "manager", "demo", "lab", "qmp"},
     "__main__": {"cli"},
 }
-PURE_ROOMS = ("wire", "vmbus", "dm", "gmm", "policy")
+PURE_ROOMS = ("wire", "vmbus", "dm", "conformance", "gmm", "policy")
 PURE_FILES = {  # what a step of the manager is made of; the rest of its room gathers facts and acts
     f"manager/{name}.py"
     for name in (

@@ -1,0 +1,60 @@
+"""Run the suite: ``python -m dynmem.conformance [--json] [--host MODULE:FACTORY] [--guest MODULE:FACTORY]``.
+
+Without a factory, this project's own ends are tested. The exit code is 1 if any case failed.
+"""
+
+import argparse
+import importlib
+import json
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final
+
+from dynmem.conformance.case import Case, run
+from dynmem.conformance.report import conforms, facts, table
+from dynmem.conformance.suite import HOST_CASES
+
+OUR_HOST: Final = "dynmem.conformance.our_host:OurHost"
+
+
+def load(name: str) -> Callable[[], Any]:
+    """The factory called ``MODULE:NAME``."""
+    module, _, attribute = name.partition(":")
+    factory: Callable[[], Any] = getattr(importlib.import_module(module), attribute)
+    return factory
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """The options."""
+    parser = argparse.ArgumentParser(prog="python -m dynmem.conformance", description=__doc__)
+    parser.add_argument("--host", action="append", default=[], help="a factory of hosts, MODULE:NAME")
+    parser.add_argument("--only", default="", help="cases whose names contain this text")
+    parser.add_argument("--json", action="store_true", help="JSON instead of tables")
+    return parser.parse_args(arguments)
+
+
+def chosen(cases: Iterable[Case], text: str) -> list[Case]:
+    """The cases to run."""
+    return [case for case in cases if text in case.name]
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run what is asked for; the exit code."""
+    options = parse(arguments)
+    subjects = [("host", name) for name in options.host]
+    if not subjects:
+        subjects = [("host", OUR_HOST)]
+    good, found = True, []
+    for end, name in subjects:
+        results = run(chosen(HOST_CASES, options.only), load(name))
+        good &= conforms(results)
+        found.append(facts(end, name, results))
+        if not options.json:
+            sys.stdout.write(table(f"{end} {name}", results) + "\n")
+    if options.json:
+        sys.stdout.write(json.dumps({"schema_version": 1, "runs": found}, indent=1) + "\n")
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

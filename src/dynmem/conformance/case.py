@@ -1,0 +1,118 @@
+"""A case of the suite, the running of cases, and what becomes of them."""
+
+import enum
+from collections.abc import Callable, Iterable
+from typing import Any, NoReturn, Protocol
+
+import msgspec
+
+
+class DeviationError(Exception):
+    """The implementation under test did not do what must happen; the text is a sentence."""
+
+
+class NotApplicableError(Exception):
+    """The case asks for something this implementation does not offer; the text says what."""
+
+
+def fail(text: str) -> NoReturn:
+    """Say what went wrong."""
+    raise DeviationError(text)
+
+
+def must(condition: object, text: str) -> None:
+    """Hold the implementation to `condition`; `text` says what is wrong otherwise."""
+    if not condition:
+        raise DeviationError(text)
+
+
+class UnderTest(Protocol):
+    """What the running needs to know of an adapter."""
+
+    groups: frozenset[str]
+
+
+class Case(msgspec.Struct, frozen=True):
+    """One thing that must happen.
+
+    Attributes:
+        name: Stable, in words with dashes, unique for its end.
+        group: One of `dynmem.conformance.adapter.GROUPS`.
+        must: What must happen, in one sentence.
+        source: Where that can be read, or who relies on it.
+        play: Plays it against a fresh implementation; raises DeviationError.
+
+    """
+
+    name: str
+    group: str
+    must: str
+    source: str
+    play: Callable[[Any], None]
+
+
+class Verdict(enum.StrEnum):
+    """What became of a case."""
+
+    PASSED = "passed"
+    FAILED = "failed"
+    SKIPPED = "skipped"  # the implementation does not claim it, or lacks what the case needs
+    BROKEN = "broken"  # the implementation or its adapter raised
+
+
+class Result(msgspec.Struct, frozen=True):
+    """One line of the table."""
+
+    name: str
+    group: str
+    verdict: Verdict
+    detail: str
+    must: str
+    source: str
+
+
+def run_case(case: Case, factory: Callable[[], UnderTest]) -> Result:
+    """Play one case against what `factory` makes."""
+    verdict, detail = Verdict.PASSED, ""
+    try:
+        subject = factory()
+        if case.group in subject.groups:
+            case.play(subject)
+        else:
+            verdict, detail = Verdict.SKIPPED, f"does not claim the group {case.group!r}"
+    except NotApplicableError as reason:
+        verdict, detail = Verdict.SKIPPED, str(reason)
+    except DeviationError as deviation:
+        verdict, detail = Verdict.FAILED, str(deviation)
+    except Exception as error:  # a foreign implementation: whatever it raises is its failure
+        verdict, detail = Verdict.BROKEN, f"{type(error).__name__}: {error}"
+    return Result(case.name, case.group, verdict, detail, case.must, case.source)
+
+
+def run(cases: Iterable[Case], factory: Callable[[], UnderTest]) -> list[Result]:
+    """Play every case, each against an implementation of its own."""
+    return [run_case(case, factory) for case in cases]
+
+
+Play = Callable[[Any], None]
+
+
+class CaseTable:
+    """Cases in the order in which they are entered; names are distinct."""
+
+    def __init__(self) -> None:
+        self.cases: list[Case] = []
+
+    def add(self, case: Case) -> None:
+        """Enter one case."""
+        assert all(case.name != other.name for other in self.cases), case.name
+        self.cases.append(case)
+
+    def case(self, name: str, group: str, must: str, source: str) -> Callable[[Play], Play]:
+        """Enter the decorated function as a case."""
+
+        def enter(play: Play) -> Play:
+            self.add(Case(name, group, must, source, play))
+            return play
+
+        return enter

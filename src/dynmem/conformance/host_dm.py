@@ -1,0 +1,374 @@
+"""Cases against a host's end of the Dynamic Memory Protocol, played by a guest that keeps to it."""
+
+from functools import partial
+from typing import Final
+
+from dynmem.conformance import layouts as dm
+from dynmem.conformance.adapter import DM, HostUnderTest
+from dynmem.conformance.case import Case, CaseTable, NotApplicableError, must
+from dynmem.conformance.played_guest import PlayedGuest, settle_ns
+from dynmem.units import NS_PER_MS, NS_PER_S
+
+TABLE: Final = CaseTable()
+
+WINDOWS_PAGES_MAX: Final = 585_728  # Windows ignores requests for more
+
+
+def _version(version: int, host: HostUnderTest) -> None:
+    guest = PlayedGuest(host).start(version=version)
+    guest.balloon(100)
+    guest.return_all()
+
+
+for _name, _number in (("2.0", dm.DM_2_0), ("1.0", dm.DM_1_0), ("0.3", dm.DM_0_3)):
+    TABLE.add(
+        Case(
+            f"version-{_name}",
+            DM,
+            f"Version {_name} is accepted, and pages go and come back over it.",
+            "dynmem-proto.h, DYNMEM_PROTOCOL_VERSION_*",
+            partial(_version, _number),
+        )
+    )
+
+
+@TABLE.case(
+    "version-refused-then-lower",
+    DM,
+    "A version above 2.0 is refused by is_accepted 0, and the guest may ask for another on the same channel.",
+    "dynmem-proto.h, dm_version_request: the guest asks until the host accepts",
+)
+def _refused(host: HostUnderTest) -> None:
+    guest = PlayedGuest(host)
+    guest.connect()
+    guest.open()
+    must(not guest.negotiate(0x0003_0000), "version 3.0 is accepted")
+    must(not guest.negotiate(0x0000_0002), "version 0.2 is accepted")
+    must(guest.negotiate(dm.DM_0_3, last=True), "version 0.3 is refused after two others")
+    guest.capabilities(dm.CAP_BALLOON)
+
+
+@TABLE.case(
+    "version-last-refused",
+    DM,
+    "After its last attempt was refused, a guest is not asked for anything.",
+    "dynmem-proto.h, is_last_attempt: the service does not come up",
+)
+def _last_refused(host: HostUnderTest) -> None:
+    guest = PlayedGuest(host)
+    guest.connect()
+    guest.open()
+    must(not guest.negotiate(0x0003_0000, last=True), "version 3.0 is accepted")
+    host.set_target(host.boot_pages - 1000)
+    host.advance(settle_ns(host))
+    guest.silent("to a guest without a version")
+
+
+@TABLE.case(
+    "not-asked-during-handshake",
+    DM,
+    "A target set before or during the handshake makes no request until it is over.",
+    "QEMU hw/hyperv/hv-balloon.c: requests start from S_IDLE only",
+)
+def _early_target(host: HostUnderTest) -> None:
+    guest = PlayedGuest(host)
+    host.set_target(host.boot_pages - 1000)
+    guest.connect()
+    guest.open()
+    guest.silent("before a version was asked for")
+    host.advance(settle_ns(host))
+    guest.silent("before a version was asked for")
+    guest.negotiate()
+    host.advance(settle_ns(host))
+    guest.silent("before the capabilities came")
+
+
+@TABLE.case(
+    "not-asked-before-post-init-wait",
+    DM,
+    "From the handshake to the end of the post-init wait nothing is asked; then the target is.",
+    "QEMU hv-balloon.c, HV_BALLOON_POST_INIT_WAIT: Windows Server 2019 crashes when asked too early",
+)
+def _post_init_wait(host: HostUnderTest) -> None:
+    if not host.post_init_wait_ns:
+        raise NotApplicableError("the host promises no wait")
+    guest = PlayedGuest(host)
+    host.set_target(host.boot_pages - 1000)
+    guest.connect()
+    guest.open()
+    guest.negotiate()
+    guest.capabilities(dm.CAP_BALLOON)
+    guest.silent("at once after the handshake")
+    host.advance(host.post_init_wait_ns - NS_PER_MS)
+    host.set_target(host.boot_pages - 1001)
+    guest.silent("a millisecond before the wait ends")
+    host.advance(NS_PER_MS)
+    must(guest.asked() == 1001, "the first request is not for the last target")
+
+
+@TABLE.case(
+    "no-balloon-capability",
+    DM,
+    "A guest that does not say that it can balloon is never asked to.",
+    "dynmem-proto.h, dm_caps; QEMU hv-balloon.c, hv_balloon_idle_state_process_target",
+)
+def _no_balloon(host: HostUnderTest) -> None:
+    guest = PlayedGuest(host).start(caps=0)
+    host.set_target(host.boot_pages - 1000)
+    host.advance(NS_PER_S)
+    guest.silent("to a guest that cannot balloon")
+
+
+@TABLE.case(
+    "least-pages",
+    DM,
+    "A guest is not asked below the min_page_cnt of its capabilities.",
+    "dynmem-proto.h, dm_capabilities.min_page_cnt",
+)
+def _least(host: HostUnderTest) -> None:
+    guest = PlayedGuest(host).start(least=host.boot_pages - 300)
+    host.set_target(host.boot_pages - 1000)
+    must(guest.asked() <= 300, "the host asks for more than the guest can spare")
+    guest.give([guest.free_span(300)])
+    guest.silent("at the guest's least size")
+
+
+@TABLE.case(
+    "request-size",
+    DM,
+    "No request asks for more than 585,728 pages; the rest is asked for when it is answered.",
+    "QEMU hv-balloon.c, HV_BALLOON_HR_CHUNK_PAGES: Windows ignores larger requests",
+)
+def _request_size(host: HostUnderTest) -> None:
+    if host.boot_pages < WINDOWS_PAGES_MAX + 100_000:
+        raise NotApplicableError("the guest is smaller than such a request")
+    guest = PlayedGuest(host).start()
+    host.set_target(host.boot_pages - WINDOWS_PAGES_MAX - 10)
+    first = guest.asked()
+    must(first <= WINDOWS_PAGES_MAX, f"{first} pages are asked for at once")
+    guest.silent("while a request is unanswered")
+    guest.send(dm.balloon_response(guest.next_id(), [(0x2000, first)]))
+    must(guest.asked() == WINDOWS_PAGES_MAX + 10 - first, "the rest is not asked for")
+
+
+@TABLE.case(
+    "balloon-partial",
+    DM,
+    "A guest gives fewer pages than asked: those count, and an empty response ends the operation.",
+    "Linux hv_balloon.c, balloon_up: the floor; QEMU hv-balloon.c: range_count 0 ends it",
+)
+def _partial(host: HostUnderTest) -> None:
+    guest = PlayedGuest(host).start()
+    host.set_target(host.boot_pages - 1000)
+    must(guest.asked() == 1000, "the first request is not for 1000 pages")
+    guest.give([guest.free_span(400)])
+    for request in guest.packets():
+        must(dm.fields(request, dm.BALLOON_REQUEST, "<II")[0] <= 600, "more than the rest is asked for")
+        guest.give([])
+    host.advance(NS_PER_S)
+    guest.silent("after a response with no ranges")
+    guest.actual(host.boot_pages - 400)
+    guest.return_all()
+
+
+@TABLE.case(
+    "balloon-more-pages",
+    DM,
+    "A request is answered in several responses; the next comes only after the one with more_pages 0.",
+    "Linux hv_balloon.c, balloon_up: 510 ranges to a response; dynmem-proto.h, more_pages",
+)
+def _more(host: HostUnderTest) -> None:
+    guest = PlayedGuest(host).start()
+    host.set_target(host.boot_pages - 3000)
+    guest.asked()
+    for number in range(3):
+        guest.give([guest.free_span(2) for _ in range(500)], more=number < 2)
+        if number < 2:
+            guest.silent("between two responses to one request")
+            host.set_target(host.boot_pages - 3000)
+            guest.silent("between two responses, with a target set")
+    guest.silent("after the last response")
+    guest.actual(host.boot_pages - 3000)
+    guest.return_all()
+
+
+@TABLE.case(
+    "status-during-balloon",
+    DM,
+    "Status reports between the responses to a request disturb nothing.",
+    "Linux hv_balloon.c, balloon_up posts its status while it waits for memory",
+)
+def _status_between(host: HostUnderTest) -> None:
+    guest = PlayedGuest(host).start()
+    host.set_target(host.boot_pages - 200)
+    guest.asked()
+    guest.give([guest.free_span(100)], more=True)
+    guest.send(dm.status_report(guest.next_id(), 10_000, 20_000))
+    guest.give([guest.free_span(100)])
+    guest.send(dm.status_report(guest.next_id(), 10_000, 20_000))
+    guest.silent("after the last response")
+    guest.actual(host.boot_pages - 200)
+
+
+@TABLE.case(
+    "guests-count-their-own-ids",
+    DM,
+    "Responses carry transaction ids of the guest's own, which need not be those of the requests.",
+    "Linux hv_balloon.c: every message takes atomic_inc_return(&trans_id)",
+)
+def _own_ids(host: HostUnderTest) -> None:
+    guest = PlayedGuest(host).start()
+    guest.trans_id = 0x7FFF_0000
+    guest.balloon(64)
+    guest.trans_id = 5
+    guest.balloon(64)
+    guest.actual(host.boot_pages - 128)
+    guest.return_all()
+    guest.actual(host.boot_pages)
+
+
+@TABLE.case(
+    "duplicates-counted-once",
+    DM,
+    "A page that is given up twice counts once, and comes back once.",
+    "QEMU hv-balloon.c: the page range trees count duplicates",
+)
+def _duplicates(host: HostUnderTest) -> None:
+    guest = PlayedGuest(host).start()
+    host.set_target(host.boot_pages - 300)
+    must(guest.asked() == 300, "the request is not for 300 pages")
+    start, _ = guest.free_span(200)
+    guest.give([(start, 100), (start + 50, 100), (start, 100)])
+    guest.actual(host.boot_pages - 150)
+    for _ in guest.packets():
+        guest.give([])
+    guest.return_all()
+    guest.actual(host.boot_pages)
+
+
+@TABLE.case(
+    "unballoon-part",
+    DM,
+    "A target between the guest's size and its boot size gives just the difference back.",
+    "QEMU hv-balloon.c, unballoon_diff = min(diff, removed)",
+)
+def _part(host: HostUnderTest) -> None:
+    guest = PlayedGuest(host).start()
+    guest.balloon(1000)
+    host.set_target(host.boot_pages - 400)
+    must(len(guest.get_back()) == 600, "another number than 600 pages comes back")
+    guest.silent("at the target")
+    guest.actual(host.boot_pages - 400)
+    host.set_target(2 * host.boot_pages)
+    must(len(guest.get_back()) == 400, "not all that is left comes back")
+
+
+@TABLE.case(
+    "unballoon-one-at-a-time",
+    DM,
+    "While an unballoon transaction has no answer, nothing else is asked, whatever the target.",
+    "QEMU hv-balloon.c: S_UNBALLOON_REPLY_WAIT",
+)
+def _one_at_a_time(host: HostUnderTest) -> None:
+    guest = PlayedGuest(host).start()
+    guest.balloon(500)
+    host.set_target(host.boot_pages)
+    requests = guest.packets()
+    must(requests and not dm.read_gift(requests[-1]).more, "the transaction does not come whole")
+    got = [page for request in requests for page in dm.pages_in(dm.read_gift(request).spans)]
+    must(sorted(got) == sorted(guest.given), "other pages come back than were given")
+    guest.given.clear()
+    host.set_target(host.boot_pages - 800)
+    guest.silent("before the answer to an unballoon transaction")
+    guest.send(dm.unballoon_response(guest.next_id()))
+    must(guest.asked() == 800, "the target of meanwhile is not asked for afterwards")
+
+
+@TABLE.case(
+    "same-target-tries-again",
+    DM,
+    "The target set once more, though it is the same, asks the guest once more.",
+    "QEMU hv-balloon.c: every balloon command sets target_changed",
+)
+def _again(host: HostUnderTest) -> None:
+    guest = PlayedGuest(host).start()
+    for _ in range(2):
+        host.set_target(host.boot_pages - 1000)
+        guest.asked()
+        guest.give([])
+        guest.silent("after a response with no ranges")
+
+
+@TABLE.case(
+    "late-answer",
+    DM,
+    "A silent guest is asked for nothing new however long it takes, and its late answer counts in full.",
+    "answers carry the guest's own ids and cannot be matched to a request that was given up",
+)
+def _late(host: HostUnderTest) -> None:
+    guest = PlayedGuest(host).start()
+    host.set_target(host.boot_pages - 100)
+    guest.asked()
+    for _ in range(3):
+        host.advance(settle_ns(host))
+        host.set_target(host.boot_pages - 200)
+        guest.silent("to a guest that owes an answer")
+    guest.give([guest.free_span(100)])
+    guest.actual(host.boot_pages - 100)
+    must(guest.asked() == 100, "the rest is not asked for after the late answer")
+    guest.give([guest.free_span(100)])
+    guest.return_all()
+
+
+@TABLE.case(
+    "close-keeps-pages",
+    DM,
+    "What a guest has given up stays given up while it closes and reopens the channel, and comes back then.",
+    "Linux hv_balloon.c, balloon_suspend: ballooned pages are kept over hibernation",
+)
+def _close_keeps(host: HostUnderTest) -> None:
+    guest = PlayedGuest(host).start()
+    guest.balloon(700)
+    guest.close()
+    guest.open(first=100)
+    guest.restart()
+    for _ in guest.packets():  # the old target may be pursued at once
+        guest.give([])
+    guest.actual(host.boot_pages - 700)
+    guest.return_all()
+
+
+@TABLE.case(
+    "close-in-mid-transaction",
+    DM,
+    "A channel closed between two responses leaves what came counted, and a sound next session.",
+    "Linux hv_balloon.c, balloon_remove",
+)
+def _close_between(host: HostUnderTest) -> None:
+    guest = PlayedGuest(host).start()
+    host.set_target(host.boot_pages - 200)
+    guest.asked()
+    guest.give([guest.free_span(120)], more=True)
+    guest.packets()
+    guest.close()
+    guest.open(first=100)
+    guest.restart()
+    for _ in guest.packets():
+        guest.give([])
+    guest.actual(host.boot_pages - 120)
+    guest.return_all()
+
+
+@TABLE.case(
+    "reset-returns-everything",
+    DM,
+    "After a reset the guest owns all its memory: nothing of what it gave before comes back.",
+    "QEMU hv-balloon.c, hv_balloon_reset_unrealize; Linux frees what it is given, unchecked",
+)
+def _reset(host: HostUnderTest) -> None:
+    guest = PlayedGuest(host).start()
+    guest.balloon(600)
+    host.reset()
+    guest = PlayedGuest(host).start_with_target()
+    guest.actual(host.boot_pages)
+    guest.return_all()

@@ -1,0 +1,282 @@
+"""Cases against a host's VMBus: contact, offers, GPADLs, opening, signals, rings."""
+
+from functools import partial
+from typing import Final
+
+from dynmem.conformance import layouts as dm
+from dynmem.conformance.adapter import VMBUS, HostUnderTest
+from dynmem.conformance.case import Case, CaseTable, NotApplicableError, must
+from dynmem.conformance.played_guest import PlayedGuest
+from dynmem.wire import channel as wire
+from dynmem.wire.versions import VERSION_4_1, VERSION_5_3, VERSION_WIN8_1, VERSIONS, format_version
+
+TABLE: Final = CaseTable()
+
+
+def _one_version(version: int, host: HostUnderTest) -> None:
+    guest = PlayedGuest(host)
+    answer = guest.contact(version)
+    if answer is None or guest.version is None:
+        guest.connect()  # refused: then another must do
+    else:
+        guest.request_offers()
+    guest.open()
+
+
+for _version in VERSIONS:
+    TABLE.add(
+        Case(
+            f"contact-{format_version(_version)}",
+            VMBUS,
+            "The version is taken and the channel opens over it, or it is refused and another can be taken.",
+            "Linux include/linux/hyperv.h, VERSION_*",
+            partial(_one_version, _version),
+        )
+    )
+
+
+@TABLE.case(
+    "contact-unknown-version",
+    VMBUS,
+    "A version from the future is refused by version_supported 0, and an older one is taken afterwards.",
+    "Linux drivers/hv/connection.c, vmbus_connect: versions are tried downwards",
+)
+def _unknown_version(host: HostUnderTest) -> None:
+    guest = PlayedGuest(host)
+    must(guest.contact(0xFFFF_0000) is None or guest.version is None, "version 65535.0 is agreed to")
+    guest.alive()
+
+
+@TABLE.case(
+    "contact-begins-anew",
+    VMBUS,
+    "A contact forgets the connection before it: channels are closed, GPADLs gone, offers made again.",
+    "QEMU hw/hyperv/vmbus.c: INITIATE_CONTACT resets the bus (a kexec'd kernel knows nothing of the old one)",
+)
+def _anew(host: HostUnderTest) -> None:
+    guest = PlayedGuest(host)
+    guest.connect()
+    guest.open()
+    again = PlayedGuest(host)  # counts its GPADLs from the same number
+    again.connect()
+    again.open()
+    must(again.negotiate(), "the new channel's handshake fails")
+
+
+@TABLE.case(
+    "unload",
+    VMBUS,
+    "UNLOAD is answered by UNLOAD_RESPONSE, and the bus can be contacted again.",
+    "Linux drivers/hv/channel_mgmt.c, vmbus_initiate_unload",
+)
+def _unload(host: HostUnderTest) -> None:
+    guest = PlayedGuest(host)
+    guest.connect()
+    guest.open()
+    guest.needs_version(VERSION_WIN8_1, "an answer to UNLOAD")
+    answers = guest.ask(wire.Unload())
+    must(answers == [wire.UnloadResponse()], f"UNLOAD is answered by {answers}")
+    PlayedGuest(host).alive()
+
+
+@TABLE.case(
+    "offers-stay-the-same",
+    VMBUS,
+    "After a reset and a new contact the same devices have the same relids and connection ids, in order.",
+    "QEMU hw/hyperv/vmbus.c; guests that hibernate or kexec find their devices by them",
+)
+def _stable_offers(host: HostUnderTest) -> None:
+    first, second = PlayedGuest(host), PlayedGuest(host)
+    first.connect()
+    host.reset()
+    second.connect()
+    must(first.offers == second.offers, f"first {first.offers}, then {second.offers} were offered")
+
+
+def _gpadl(pages: int, host: HostUnderTest) -> None:
+    guest = PlayedGuest(host)
+    guest.connect()
+    gpadl = guest.must_make_gpadl(host.scratch[:pages])
+    answers = guest.ask(wire.GpadlTeardown(guest.relid, gpadl))
+    must(answers == [wire.GpadlTorndown(gpadl)], f"a teardown is answered by {answers}")
+
+
+for _pages in (1, 26, 27, 54, 55, 500):
+    TABLE.add(
+        Case(
+            f"gpadl-of-{_pages}-pages",
+            VMBUS,
+            "Created with status 0 when its last body is there and not before; torn down when asked.",
+            "Linux drivers/hv/channel.c, create_gpadl_header: 26 page numbers in a header, 28 in a body",
+            partial(_gpadl, _pages),
+        )
+    )
+
+
+@TABLE.case(
+    "gpadl-of-scattered-pages",
+    VMBUS,
+    "The rings follow the order of the page numbers, whatever it is.",
+    "Linux drivers/hv/channel.c: ring buffers are vmalloc'd or allocated in pieces",
+)
+def _scattered(host: HostUnderTest) -> None:
+    guest = PlayedGuest(host)
+    host.scratch = host.scratch[40:0:-3]
+    guest.connect()
+    guest.open()
+    must(guest.negotiate(), "the handshake fails over scattered pages")
+
+
+@TABLE.case(
+    "reopen",
+    VMBUS,
+    "A closed channel can be opened over other pages, and its handshake begins anew.",
+    "Linux hv_balloon.c, balloon_suspend and balloon_resume",
+)
+def _reopen(host: HostUnderTest) -> None:
+    guest = PlayedGuest(host)
+    guest.start()
+    for attempt in range(3):
+        guest.close()
+        guest.open(first=20 * attempt + 20)
+        guest.restart()
+
+
+@TABLE.case(
+    "messages-wait-for-the-slot",
+    VMBUS,
+    "Answers of a guest that is slow to empty its slot wait, in order, and none is lost.",
+    "QEMU hw/hyperv/vmbus.c: one message in flight, retried at EOM",
+)
+def _slow_slot(host: HostUnderTest) -> None:
+    guest = PlayedGuest(host)
+    guest.connect()
+    for gpadl in range(1, 9):
+        page = host.scratch[gpadl].to_bytes(8, "little")
+        status = guest.post(wire.GpadlHeader(guest.relid, gpadl, 16, 1, b"\0\x10\0\0\0\0\0\0" + page))
+        must(status == 0, f"the {gpadl}th post is refused with status {status}")
+    answers = guest.take()
+    wanted = [wire.GpadlCreated(guest.relid, gpadl, 0) for gpadl in range(1, 9)]
+    must(answers == wanted, f"eight GPADLs are answered by {answers}")
+
+
+@TABLE.case(
+    "modify-channel",
+    VMBUS,
+    "MODIFYCHANNEL of an open channel is obeyed, and answered with status 0 from 5.3 on only.",
+    "Linux drivers/hv/channel.c, vmbus_send_modifychannel",
+)
+def _modify(host: HostUnderTest) -> None:
+    guest = PlayedGuest(host)
+    guest.connect()
+    guest.needs_version(VERSION_4_1, "MODIFYCHANNEL")
+    guest.open()
+    answers = guest.ask(wire.ModifyChannel(guest.relid, 0))
+    wanted = [wire.ModifyChannelResponse(guest.relid, 0)] if guest.version == VERSION_5_3 else []
+    must(answers == wanted, f"MODIFYCHANNEL is answered by {answers}")
+
+
+@TABLE.case(
+    "interrupt-by-event-flag",
+    VMBUS,
+    "A packet in an empty ring raises the channel's event flag, which is its relid.",
+    "Linux drivers/hv/vmbus_drv.c and connection.c, vmbus_chan_sched",
+)
+def _event_flag(host: HostUnderTest) -> None:
+    guest = PlayedGuest(host)
+    guest.connect()
+    guest.open()
+    guest.packets()
+    guest.flags.clear()
+    guest.negotiate()
+    must(guest.relid in guest.flags, f"event flags {guest.flags} were set, not {guest.relid}")
+
+
+@TABLE.case(
+    "signal-of-no-channel",
+    VMBUS,
+    "Signals and posts to unknown connections fail with status 18, a signal with a flag with 17.",
+    "Hypervisor Top-Level Functional Specification, HvSignalEvent and HvPostMessage",
+)
+def _strange_signals(host: HostUnderTest) -> None:
+    guest = PlayedGuest(host)
+    guest.connect()
+    guest.open()
+    status = host.signal_event(0x0123_4567, 0)
+    must(status == 18, f"a signal to an unknown connection gives status {status}, not 18")
+    status = host.signal_event(guest.offer.connection_id, 1)
+    must(status == 17, f"a signal with flag 1 gives status {status}, not 17")
+    status = guest.post(wire.RequestOffers(), 0x0123_4567)
+    must(status == 18, f"a post to an unknown connection gives status {status}, not 18")
+    must(guest.negotiate(), "the channel no longer works")
+
+
+@TABLE.case(
+    "rings-wrap",
+    VMBUS,
+    "Thousands of packets, each ring filled many times over, arrive whole and in order.",
+    "Linux drivers/hv/ring_buffer.c; the footer's eight bytes count in both indices",
+)
+def _wrap(host: HostUnderTest) -> None:
+    guest = PlayedGuest(host)
+    guest.connect()
+    guest.open(pages=4, downstream=2)
+    for number in range(1000):
+        must(not guest.negotiate(0x7FFF_0000 + number % 7), "version 32767 is taken")
+        if number % 3 == 0:
+            guest.send(dm.message(0, guest.next_id(), bytes(8 * (number % 5))))
+    must(guest.negotiate(), "version 2.0 is refused after a thousand others")
+
+
+@TABLE.case(
+    "room-comes-back",
+    VMBUS,
+    "What finds no room in the ring to the guest is sent when the guest has made room and signalled.",
+    "Linux drivers/hv/ring_buffer.c, hv_pkt_iter_close: pending_send_sz",
+)
+def _room(host: HostUnderTest) -> None:
+    guest = PlayedGuest(host)
+    guest.connect()
+    guest.open(pages=5, downstream=2)
+    guest.restart()
+    spans = [(guest.free_span(2)[0], 1) for _ in range(1200)]
+    host.set_target(host.boot_pages - 1200)
+    must(guest.asked() == 1200, "the host asks for another number than 1200")
+    for start in range(0, 1200, 400):
+        guest.give(spans[start : start + 400], more=start < 800)
+    guest.return_all()
+
+
+@TABLE.case(
+    "reset-forgets",
+    VMBUS,
+    "After a reset nothing of the old connection is left, and a new guest finds everything as at first.",
+    "QEMU hw/hyperv/vmbus.c, vmbus_reset",
+)
+def _reset(host: HostUnderTest) -> None:
+    guest = PlayedGuest(host)
+    guest.start()
+    host.reset()
+    must(not guest.take(), "messages of the old connection come after the reset")
+    PlayedGuest(host).start()
+
+
+@TABLE.case(
+    "tl-connect",
+    VMBUS,
+    "A connection to a service that nobody offers is refused, or the message is not known.",
+    "Linux drivers/hv/channel_mgmt.c, vmbus_send_tl_connect_request",
+)
+def _tl_connect(host: HostUnderTest) -> None:
+    guest = PlayedGuest(host)
+    guest.connect()
+    guest.needs_version(VERSION_4_1, "TL_CONNECT_RESULT")
+    endpoint = guest.offer.interface
+    status = guest.post(wire.TlConnectRequest(endpoint, endpoint))
+    answers = guest.take()
+    if status or not answers:
+        raise NotApplicableError("the host does not answer TL_CONNECT_REQUEST")
+    must(
+        len(answers) == 1 and isinstance(answers[0], wire.TlConnectResult) and answers[0].status,
+        f"TL_CONNECT_REQUEST for nobody is answered by {answers}",
+    )

@@ -1,0 +1,211 @@
+"""The Dynamic Memory Protocol's messages as this suite writes and reads them, laid out by hand.
+
+Nothing here comes from the tables of `dynmem.wire`: an implementation is held to these bytes, and so is ours.
+A read checks everything that the other end may rely on: the size in the header, that no field is cut off, and
+that the ranges are as many as the count says.
+
+Source: QEMU include/hw/hyperv/dynmem-proto.h; the bytes of Linux and QEMU on the wire.
+"""
+
+import struct
+from collections.abc import Iterable, Sequence
+from typing import Final, NamedTuple
+
+from dynmem.conformance.case import fail, must
+
+VERSION_REQUEST: Final = 1
+VERSION_RESPONSE: Final = 2
+CAPABILITIES_REPORT: Final = 3
+CAPABILITIES_RESPONSE: Final = 4
+STATUS_REPORT: Final = 5
+BALLOON_REQUEST: Final = 6
+BALLOON_RESPONSE: Final = 7
+UNBALLOON_REQUEST: Final = 8
+UNBALLOON_RESPONSE: Final = 9
+HOT_ADD_REQUEST: Final = 10
+HOT_ADD_RESPONSE: Final = 11
+INFO_MESSAGE: Final = 12
+HOT_REMOVE_REQUEST: Final = 13
+HOT_REMOVE_RESPONSE: Final = 14
+
+NAMES: Final = {
+    0: "DM_ERROR",
+    1: "DM_VERSION_REQUEST",
+    2: "DM_VERSION_RESPONSE",
+    3: "DM_CAPABILITIES_REPORT",
+    4: "DM_CAPABILITIES_RESPONSE",
+    5: "DM_STATUS_REPORT",
+    6: "DM_BALLOON_REQUEST",
+    7: "DM_BALLOON_RESPONSE",
+    8: "DM_UNBALLOON_REQUEST",
+    9: "DM_UNBALLOON_RESPONSE",
+    10: "DM_MEM_HOT_ADD_REQUEST",
+    11: "DM_MEM_HOT_ADD_RESPONSE",
+    12: "DM_INFO_MESSAGE",
+    13: "DM_MEM_HOT_REMOVE_REQUEST",
+    14: "DM_MEM_HOT_REMOVE_RESPONSE",
+}
+DM_2_0: Final = 0x0002_0000
+DM_1_0: Final = 0x0001_0000
+DM_0_3: Final = 0x0000_0003
+CAP_BALLOON: Final = 0x01
+CAP_HOT_ADD: Final = 0x02
+MESSAGE_BYTES_MAX: Final = 4096
+RANGES_MAX: Final = 510
+
+_HEADER: Final = struct.Struct("<HHI")
+_PAGE_BITS: Final = (1 << 40) - 1
+
+Span = tuple[int, int]  # first page, pages
+
+
+class Dm(NamedTuple):
+    """One message: its header and what is behind it."""
+
+    kind: int
+    trans_id: int
+    body: bytes
+
+    @property
+    def name(self) -> str:
+        """Its name in the protocol's header file."""
+        return NAMES.get(self.kind, f"message {self.kind}")
+
+
+def message(kind: int, trans_id: int, body: bytes = b"") -> bytes:
+    """A message with a header that tells the truth."""
+    return _HEADER.pack(kind, 8 + len(body), trans_id) + body
+
+
+def ranges_of(spans: Iterable[Span]) -> bytes:
+    """Page ranges: start in the low 40 bits of a word, count in the high 24."""
+    return b"".join(struct.pack("<Q", start | count << 40) for start, count in spans)
+
+
+def spans_of(ranges: bytes) -> list[Span]:
+    """The opposite of `ranges_of`."""
+    return [(word & _PAGE_BITS, word >> 40) for (word,) in struct.iter_unpack("<Q", ranges)]
+
+
+def version_request(trans_id: int, version: int, *, last: bool = False) -> bytes:
+    """The guest asks for a version."""
+    return message(VERSION_REQUEST, trans_id, struct.pack("<II", version, last))
+
+
+def capabilities_report(trans_id: int, caps: int, least: int = 0, largest: int = (1 << 64) - 1) -> bytes:
+    """The guest tells what it can do."""
+    return message(CAPABILITIES_REPORT, trans_id, struct.pack("<QQQ", caps, least, largest))
+
+
+def status_report(trans_id: int, available: int, committed: int) -> bytes:
+    """The guest tells its pressure, as Linux does: the other fields are 0."""
+    return message(STATUS_REPORT, trans_id, struct.pack("<QQQQII", available, committed, 0, 0, 0, 0))
+
+
+def balloon_response(trans_id: int, spans: Sequence[Span], *, more: bool = False) -> bytes:
+    """The guest gives pages up: the reserved word comes first, then the flag with the count."""
+    return message(
+        BALLOON_RESPONSE, trans_id, struct.pack("<II", 0, more | len(spans) << 1) + ranges_of(spans)
+    )
+
+
+def unballoon_response(trans_id: int) -> bytes:
+    """The guest has all pages of an unballoon transaction back."""
+    return message(UNBALLOON_RESPONSE, trans_id)
+
+
+def hot_add_response(trans_id: int, pages: int, result: int) -> bytes:
+    """The guest has added so many pages."""
+    return message(HOT_ADD_RESPONSE, trans_id, struct.pack("<II", pages, result))
+
+
+def version_response(trans_id: int, *, accepted: bool) -> bytes:
+    """The host takes the version or not."""
+    return message(VERSION_RESPONSE, trans_id, struct.pack("<Q", accepted))
+
+
+def capabilities_response(trans_id: int, *, accepted: bool = True, suppress: bool = False) -> bytes:
+    """The host takes the capabilities or not; hot_remove is set, as by QEMU."""
+    return message(CAPABILITIES_RESPONSE, trans_id, struct.pack("<Q", accepted | 2 | suppress << 2))
+
+
+def balloon_request(trans_id: int, pages: int) -> bytes:
+    """The host asks for pages."""
+    return message(BALLOON_REQUEST, trans_id, struct.pack("<II", pages, 0))
+
+
+def unballoon_request(trans_id: int, spans: Sequence[Span], *, more: bool = False) -> bytes:
+    """The host gives pages back: here the flag comes first, then the count."""
+    return message(UNBALLOON_REQUEST, trans_id, struct.pack("<II", more, len(spans)) + ranges_of(spans))
+
+
+def hot_add_request(trans_id: int, span: Span, region: Span | None = None) -> bytes:
+    """The host adds memory, in the short or the long form."""
+    return message(HOT_ADD_REQUEST, trans_id, ranges_of([span] if region is None else [span, region]))
+
+
+def info_message(trans_id: int, kind: int, data: bytes) -> bytes:
+    """The host tells something; info_size is that of the two words and the data."""
+    return message(INFO_MESSAGE, trans_id, struct.pack("<IIII", 0, 8 + len(data), kind, len(data)) + data)
+
+
+def read(data: bytes) -> Dm:
+    """The message in a packet's body, which may be padded to 8 bytes and no further."""
+    must(len(data) >= 8, f"a packet of {len(data)} bytes holds no message header")
+    kind, size, trans_id = _HEADER.unpack_from(data)
+    must(8 <= size <= len(data), f"message {kind} says {size} bytes in a packet of {len(data)}")
+    must(size <= MESSAGE_BYTES_MAX, f"message {kind} of {size} bytes is longer than a page")
+    must(len(data) - size < 8, f"message {kind} of {size} bytes is padded to {len(data)}")
+    return Dm(kind, trans_id, data[8:size])
+
+
+def fields(dm: Dm, kind: int, layout: str) -> tuple[int, ...]:
+    """The fields of `dm`, which is of `kind` and exactly as long as `layout`."""
+    must(dm.kind == kind, f"{NAMES[kind]} must come here, {dm.name} came")
+    size = struct.calcsize(layout)
+    must(len(dm.body) == size, f"{dm.name} has {len(dm.body) + 8} bytes, not {size + 8}")
+    return struct.unpack(layout, dm.body)
+
+
+class Gift(NamedTuple):
+    """Pages that change hands."""
+
+    spans: list[Span]
+    more: bool
+
+    @property
+    def pages(self) -> int:
+        """How many, counted as often as they are named."""
+        return sum(count for _, count in self.spans)
+
+
+def read_gift(dm: Dm) -> Gift:
+    """The pages of a balloon response or an unballoon request, whose first two words differ in order."""
+    if dm.kind not in (BALLOON_RESPONSE, UNBALLOON_REQUEST):
+        fail(f"{dm.name} carries no pages")
+    must(len(dm.body) >= 8, f"{dm.name} of {len(dm.body) + 8} bytes has no count")
+    first, second = struct.unpack_from("<II", dm.body)
+    if dm.kind == BALLOON_RESPONSE:
+        must(first == 0, f"the reserved first word of {dm.name} is {first:#x}")
+        more, count = bool(second & 1), second >> 1
+    else:
+        must(first in (0, 1), f"the first word of {dm.name}, more_pages, is {first:#x}")
+        more, count = bool(first), second
+    must(len(dm.body) == 8 + 8 * count, f"{dm.name} says {count} ranges in {len(dm.body) - 8} bytes")
+    spans = spans_of(dm.body[8:])
+    for start, pages in spans:
+        must(pages, f"{dm.name} has a range of no pages at {start:#x}")
+    return Gift(spans, more)
+
+
+def read_hot_add(dm: Dm) -> tuple[Span, Span]:
+    """The range and the region of a hot-add request; the short form's region is the range."""
+    must(dm.kind == HOT_ADD_REQUEST, f"DM_MEM_HOT_ADD_REQUEST must come here, {dm.name} came")
+    must(len(dm.body) in (8, 16), f"{dm.name} has {len(dm.body) + 8} bytes, neither 16 nor 24")
+    spans = spans_of(dm.body)
+    return spans[0], spans[-1]
+
+
+def pages_in(spans: Iterable[Span]) -> list[int]:
+    """Every page, as often as it is named."""
+    return [page for start, count in spans for page in range(start, start + count)]

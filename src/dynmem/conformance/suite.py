@@ -1,0 +1,20 @@
+"""All cases: those for hosts and those for guests."""
+
+from typing import Final
+
+from dynmem.conformance import (
+    host_dm,
+    host_dm_faults,
+    host_session,
+    host_vmbus,
+    host_vmbus_faults,
+)
+from dynmem.conformance.case import Case
+
+HOST_CASES: Final[tuple[Case, ...]] = (
+    *host_session.TABLE.cases,
+    *host_vmbus.TABLE.cases,
+    *host_vmbus_faults.TABLE.cases,
+    *host_dm.TABLE.cases,
+    *host_dm_faults.TABLE.cases,
+)
