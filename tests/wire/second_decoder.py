@@ -1,8 +1,8 @@
 """A second decoder: the same messages as C structures, written by hand and read by dissect.cstruct.
 
 Nothing here comes from the tables of ``dynmem.wire``: the structures follow the header files of QEMU and of
-Linux and the VMBus crate of OpenVMM. Fields bear the names that our message classes give them, so that the two
-can be laid side by side; words without a field (``n_...`` counts, ``r...`` reserved) do not count.
+Linux and the VMBus crate of OpenVMM. Fields bear the names that our message classes give them, so that the
+two can be laid side by side; words without a field (``n_...`` counts, ``r...`` reserved) do not count.
 """
 
 import uuid
