@@ -1,0 +1,332 @@
+"""Hosts that are ours but for one mistake each, and the case that has to catch it."""
+
+import struct
+
+from dynmem.conformance.our_host import OurHost, OurPages
+from dynmem.dm.host import POST_INIT_WAIT_NS, DynamicMemoryHost, GivenUp
+from dynmem.pages.ranges import page_count
+from dynmem.wire import channel as wire
+from dynmem.wire import dm
+
+BALLOON_RESPONSE, UNBALLOON_REQUEST, UNBALLOON_RESPONSE = 7, 8, 9
+
+
+def kind_of(data: bytes) -> int:
+    return int.from_bytes(data[:2], "little")
+
+
+def with_words_swapped(data: bytes) -> bytes:
+    return data[:8] + data[12:16] + data[8:12] + data[16:]
+
+
+class WritesUnballoonFieldsInBalloonOrder(OurHost):
+    """The count first and then more_pages, as message 7 has them."""
+
+    def sending(self, data: bytes) -> bytes:
+        return with_words_swapped(data) if kind_of(data) == UNBALLOON_REQUEST else data
+
+
+class ReadsBalloonFieldsInUnballoonOrder(OurHost):
+    """The flags first and then the reserved word, as message 8 has them."""
+
+    def receive(self, data: bytes) -> None:
+        super().receive(with_words_swapped(data) if kind_of(data) == BALLOON_RESPONSE else data)
+
+
+class CountsEveryPageNamed(OurHost):
+    """A page given up twice counts twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.extra = 0
+
+    def receive(self, data: bytes) -> None:
+        before = len(self.store.pages)
+        super().receive(data)
+        if kind_of(data) == BALLOON_RESPONSE:
+            message = dm.decode(data)
+            assert isinstance(message, dm.BalloonResponse)
+            self.extra += page_count(message.ranges) - (len(self.store.pages) - before)
+
+    def actual_pages(self) -> int:
+        return self.dm.actual_pages - self.extra
+
+
+class ReturnsAPageNeverGiven(OurHost):
+    """Every range comes back one page too long."""
+
+    def sending(self, data: bytes) -> bytes:
+        if kind_of(data) != UNBALLOON_REQUEST:
+            return data
+        (word,) = struct.unpack_from("<Q", data, len(data) - 8)
+        return data[:-8] + struct.pack("<Q", word + (1 << 40))
+
+
+class ReturnsEverythingTwice(OurHost):
+    """Its set of pages does not forget what it gave back."""
+
+    def sending(self, data: bytes) -> bytes:
+        if kind_of(data) == UNBALLOON_REQUEST:
+            self.store.pages.add(data[16:24])
+        return data
+
+
+class LeavesRefusedGpadlsUnanswered(OurHost):
+    """What is wrong with a GPADL is dropped in silence."""
+
+    def take_message(self) -> bytes | None:
+        message = super().take_message()
+        if message is not None and message[0] == 10 and any(message[16:20]):
+            return self.take_message()
+        return message
+
+
+class AnswersAGpadlBeforeItsLastBody(OurHost):
+    """GPADL_CREATED after the header."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.early: list[bytes] = []
+
+    def post_message(self, connection_id: int, message_type: int, payload: bytes) -> int:
+        if payload[:1] == b"\x08" and int.from_bytes(payload[16:18], "little") > 8 + 8 * 26:
+            self.early.append(struct.pack("<II", 10, 0) + payload[8:16] + bytes(4))
+        return super().post_message(connection_id, message_type, payload)
+
+    def take_message(self) -> bytes | None:
+        return self.early.pop() if self.early else super().take_message()
+
+
+class ExpectsItsOwnTransactionIds(OurHost):
+    """A response with another id than the request's is dropped."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked_by = 0
+
+    def sending(self, data: bytes) -> bytes:
+        self.asked_by = int.from_bytes(data[4:8], "little")
+        return data
+
+    def receive(self, data: bytes) -> None:
+        if kind_of(data) in (BALLOON_RESPONSE, UNBALLOON_RESPONSE) and data[4:8] != struct.pack(
+            "<I", self.asked_by
+        ):
+            return
+        super().receive(data)
+
+
+class ForgetsTheGuestsTransactionIds(OurHost):
+    """Answers of the handshake carry id 0."""
+
+    def sending(self, data: bytes) -> bytes:
+        return data[:4] + bytes(4) + data[8:]
+
+
+class TrustsTheRangeCount(OurHost):
+    """Reads as many ranges as the message says, whatever lies behind it."""
+
+    def receive(self, data: bytes) -> None:
+        if kind_of(data) == BALLOON_RESPONSE:
+            count = min(int.from_bytes(data[12:16], "little") >> 1, 500)
+            while len(data) < 16 + 8 * count:
+                data += struct.pack("<Q", 0x2_0000 + len(data) | 1 << 40)
+            data = (
+                data[:2]
+                + struct.pack("<H", len(data))
+                + data[4:12]
+                + struct.pack("<I", count << 1)
+                + data[16:]
+            )
+        super().receive(data)
+
+
+class IgnoresMorePages(OurHost):
+    """Takes the first response to a request for the whole answer."""
+
+    def receive(self, data: bytes) -> None:
+        if kind_of(data) == BALLOON_RESPONSE:
+            data = data[:12] + bytes([data[12] & 0xFE]) + data[13:]
+        super().receive(data)
+
+
+class AsksBeforeThePostInitWait(OurHost):
+    """The wait that it promises is not waited."""
+
+    def make_machine(self) -> DynamicMemoryHost:
+        return DynamicMemoryHost(
+            store=self.store, boot_pages=self.boot_pages, status_report=True, post_init_wait_ns=0
+        )
+
+
+class AsksForMoreThanWindowsTakes(OurHost):
+    """The whole difference in one request."""
+
+    def make_machine(self) -> DynamicMemoryHost:
+        return DynamicMemoryHost(
+            store=self.store,
+            boot_pages=self.boot_pages,
+            status_report=True,
+            post_init_wait_ns=POST_INIT_WAIT_NS,
+            balloon_chunk_pages=1 << 24,
+        )
+
+
+class IgnoresTheLeastPageCount(OurHost):
+    """min_page_cnt of the capabilities is read as 0."""
+
+    def receive(self, data: bytes) -> None:
+        super().receive(data[:16] + bytes(8) + data[24:] if kind_of(data) == 3 else data)
+
+
+class IgnoresMissingCapabilities(OurHost):
+    """Every guest can balloon, it believes."""
+
+    def receive(self, data: bytes) -> None:
+        super().receive(data[:8] + bytes([data[8] | 1]) + data[9:] if kind_of(data) == 3 else data)
+
+
+class DoesNotWaitForTheUnballoonResponse(OurHost):
+    """Goes on when the last pages of a transaction are sent."""
+
+    def _send(self) -> None:
+        super()._send()
+        if self.dm.state.value == "S_UNBALLOON_REPLY_WAIT":
+            self.dm.receive(dm.encode(dm.UnballoonResponse(0)), self.now)
+            super()._send()
+
+
+class CountsPagesNobodyAskedFor(OurHost):
+    """A response is taken at any time."""
+
+    def receive(self, data: bytes) -> None:
+        if kind_of(data) == BALLOON_RESPONSE and self.dm.state.value == "S_IDLE":
+            self.store.pages.add(data[16:24])
+        super().receive(data)
+
+
+class CountsPagesOutsideMemory(OurHost):
+    """Takes pages that the guest does not have for memory."""
+
+    class Pages(OurPages):
+        strange = 0
+
+        @property
+        def removed_pages(self) -> int:
+            return len(self.pages) + self.strange
+
+        def give_up(self, ranges: bytes) -> GivenUp:
+            given = super().give_up(ranges)
+            self.strange += given.rejected
+            return given
+
+    def make_machine(self) -> DynamicMemoryHost:
+        self.store = self.Pages(self.boot_pages)
+        return super().make_machine()
+
+    def actual_pages(self) -> int:
+        return self.boot_pages - self.store.removed_pages
+
+
+class ForgetsPagesOnClose(OurHost):
+    """What was given up is lost with the channel."""
+
+    def post_message(self, connection_id: int, message_type: int, payload: bytes) -> int:
+        status = super().post_message(connection_id, message_type, payload)
+        if payload[:1] == b"\x07":
+            self.store.pages.clear()
+        return status
+
+
+class KeepsPagesOverReset(OurHost):
+    """A new guest gets back what the old one gave."""
+
+    def reset(self) -> None:
+        kept = self.store.pages
+        self.store.pages = OurPages(self.boot_pages).pages
+        super().reset()
+        self.store.pages = kept
+
+
+class RaisesTheWrongFlag(OurHost):
+    """Event flag 0 for every channel, as before version 2.4."""
+
+    def take_event_flags(self) -> list[int]:
+        return [0 for _ in super().take_event_flags()]
+
+
+class NeverAnswersUnload(OurHost):
+    """Falls silent with the connection."""
+
+    def take_message(self) -> bytes | None:
+        message = super().take_message()
+        return None if message is not None and message[0] == 17 else message
+
+
+class DiesOfABodyTooMany(OurHost):
+    """Asserts that a GPADL has room for what comes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.whole: set[bytes] = set()
+
+    def post_message(self, connection_id: int, message_type: int, payload: bytes) -> int:
+        if payload[:1] == b"\x09":
+            assert payload[12:16] not in self.whole
+        return super().post_message(connection_id, message_type, payload)
+
+    def take_message(self) -> bytes | None:
+        message = super().take_message()
+        if message is not None and message[0] == 10:
+            self.whole.add(message[12:16])
+        return message
+
+
+class DiesOfAnAbsentProcessor(OurHost):
+    """Looks up the virtual processor of a contact and finds none."""
+
+    def post_message(self, connection_id: int, message_type: int, payload: bytes) -> int:
+        if payload[:1] == b"\x0e":
+            message = wire.decode(payload)
+            assert isinstance(message, wire.InitiateContact)
+            ["vp 0"][message.target_vcpu]
+        return super().post_message(connection_id, message_type, payload)
+
+
+class GivesUpOnASilentGuest(OurHost):
+    """A deadline takes it back to idle, and it asks again."""
+
+    def advance(self, ns: int) -> None:
+        super().advance(ns)
+        if self.dm.state.value == "S_STUCK":
+            self.dm.receive(dm.encode(dm.BalloonResponse(0, False, b"")), self.now)
+            self._send()
+
+
+CAUGHT_BY: dict[type[OurHost], str] = {
+    WritesUnballoonFieldsInBalloonOrder: "session-unballoon",
+    ReadsBalloonFieldsInUnballoonOrder: "session-balloon",
+    CountsEveryPageNamed: "duplicates-counted-once",
+    ReturnsAPageNeverGiven: "session-unballoon",
+    ReturnsEverythingTwice: "session-unballoon",
+    LeavesRefusedGpadlsUnanswered: "gpadl-misfit",
+    AnswersAGpadlBeforeItsLastBody: "gpadl-of-27-pages",
+    ExpectsItsOwnTransactionIds: "guests-count-their-own-ids",
+    ForgetsTheGuestsTransactionIds: "session-handshake",
+    TrustsTheRangeCount: "range-count-of-one-more",
+    IgnoresMorePages: "balloon-more-pages",
+    AsksBeforeThePostInitWait: "not-asked-before-post-init-wait",
+    AsksForMoreThanWindowsTakes: "request-size",
+    IgnoresTheLeastPageCount: "least-pages",
+    IgnoresMissingCapabilities: "no-balloon-capability",
+    DoesNotWaitForTheUnballoonResponse: "unballoon-one-at-a-time",
+    CountsPagesNobodyAskedFor: "balloon-response-unasked",
+    CountsPagesOutsideMemory: "pages-beyond-memory",
+    ForgetsPagesOnClose: "close-keeps-pages",
+    KeepsPagesOverReset: "reset-returns-everything",
+    RaisesTheWrongFlag: "interrupt-by-event-flag",
+    NeverAnswersUnload: "unload",
+    DiesOfABodyTooMany: "gpadl-body-too-many",
+    DiesOfAnAbsentProcessor: "contact-on-absent-vp",
+    GivesUpOnASilentGuest: "late-answer",
+}
