@@ -125,19 +125,31 @@ async def listening(
             pass_fds=(theirs.fileno(),),
         )
         _, descriptors, _, _ = await asyncio.to_thread(socket.recv_fds, ours, 16, 1)
+    listener = socket.socket(fileno=descriptors[0])
+    listener.setblocking(False)
     writers: list[asyncio.StreamWriter] = []
 
-    async def kept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def talk(connection: socket.socket) -> None:
+        reader, writer = await asyncio.open_connection(sock=connection)
         writers.append(writer)
         answer = serve(reader, writer)
         if asyncio.iscoroutine(answer):
             await answer
 
-    server = await asyncio.start_unix_server(kept, sock=socket.socket(fileno=descriptors[0]))
+    async def accept() -> None:  # by hand: an asyncio server would listen again, and be the peer itself
+        async with asyncio.TaskGroup() as talks:
+            while True:
+                connection, _ = await asyncio.get_running_loop().sock_accept(listener)
+                talks.create_task(talk(connection))
+
+    accepting = asyncio.create_task(accept())
     try:
         yield
     finally:
-        server.close()
+        accepting.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await accepting
+        listener.close()
         for writer in writers:
             writer.transport.abort()
         doorman.kill()
