@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import resource
 import signal
 import sqlite3
 from pathlib import Path
@@ -293,6 +294,24 @@ def test_a_journal_that_cannot_be_written_stops_the_commands_and_not_the_manager
                     other.execute("ROLLBACK")
                     await manager.until(lambda _: web.actual + db.actual <= (300 - 16) * MEBIBYTE)
                     assert [line for line in manager.lines if "can be written again" in line]
+
+    asyncio.run(scenario())
+
+
+def test_a_manager_that_may_open_nothing_more_decides_nothing_and_lives_on(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        web = ObedientVm()
+        config = configured(tmp_path, "enforce", web="", db="")
+        async with listening(tmp_path / "web.qmp", web.serve), managing(config) as manager:
+            await manager.sweeps(2)
+            before = resource.prlimit(manager.process.pid, resource.RLIMIT_NOFILE)
+            resource.prlimit(manager.process.pid, resource.RLIMIT_NOFILE, (4, before[1]))
+            while not any("nothing is decided until it can" in line for line in manager.lines):
+                assert manager.process.returncode is None, manager.lines
+                await asyncio.sleep(0.02)
+            resource.prlimit(manager.process.pid, resource.RLIMIT_NOFILE, before)
+            await manager.sweeps(2)
+            assert len([line for line in manager.lines if "can be read again" in line]) == 1
 
     asyncio.run(scenario())
 

@@ -1,6 +1,7 @@
 """What is read from /proc: the host's memory, a process's identity, a VM's resident memory."""
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from dynmem.errors import RemoteProtocolError
-from dynmem.manager.host import read_host
+from dynmem.manager.host import allow_descriptors, read_host
 from dynmem.manager.process import Process
 from dynmem.manager.resident import ResidentMeter
 from dynmem.units import MIB
@@ -51,6 +52,20 @@ def touch(process: subprocess.Popen[str], mebibytes: int) -> None:
     process.stdin.write(f"{mebibytes}\n")
     process.stdin.flush()
     assert process.stdout.readline() == "touched\n"
+
+
+def test_descriptors_for_many_vms_are_allowed_up_to_the_hard_limit() -> None:
+    soft, hard = before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    count = min(soft, 900)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (count - 100, hard))
+        assert allow_descriptors(count)
+        assert allow_descriptors(count - 50)  # never lowered
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (count, hard)
+        if hard != resource.RLIM_INFINITY:
+            assert not allow_descriptors(hard + 1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 def test_the_host_has_no_more_available_than_it_has() -> None:

@@ -8,6 +8,7 @@ does (hang, die, talk nonsense, let somebody else hold its monitor), the others 
 """
 
 import asyncio
+import contextlib
 import logging
 import time
 from dataclasses import dataclass, field
@@ -310,7 +311,8 @@ class VmConnection:
             self._not_before = self._pause_s = 0.0
             self._problem = f"its process has ended (its monitor was {self.path})"
         elif self._life is None and not self._nobody_listens:
-            self._begin_life(listener(self.path))  # it does not talk to us, but its memory counts
+            with contextlib.suppress(OSError):  # no descriptor left: it is looked at again next time
+                self._begin_life(listener(self.path))  # it does not talk to us, but its memory counts
         life = self._life
         if life is None:
             return VmFacts(name=self.name, incarnation="", run_state=ABSENT, problem=self._problem)

@@ -1,5 +1,6 @@
-"""What the host itself says of its memory: /proc/meminfo."""
+"""What the host itself says of its memory, /proc/meminfo, and how many descriptors it lets us have."""
 
+import resource
 from pathlib import Path
 from typing import Final
 
@@ -9,6 +10,18 @@ from dynmem.units import KIB
 
 MEMINFO: Final = Path("/proc/meminfo")
 _NEEDED: Final = ("MemTotal", "MemAvailable")
+
+
+def allow_descriptors(count: int) -> bool:
+    """Raise this process's limit of open descriptors to `count` if need be; False if the hard limit forbids.
+
+    Shells and systemd give 1024, which a few hundred VMs use up.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = count if hard == resource.RLIM_INFINITY else min(count, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return wanted == count
 
 
 def read_host(path: Path = MEMINFO) -> HostFacts:

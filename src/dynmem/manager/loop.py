@@ -16,13 +16,14 @@ from functools import partial
 from typing import Final
 
 from dynmem import __version__
-from dynmem.errors import DynmemError, ExitCode
+from dynmem.errors import DynmemError, ExitCode, RemoteProtocolError
+from dynmem.limits import MANAGER_DESCRIPTORS, MANAGER_DESCRIPTORS_PER_VM
 from dynmem.manager.answers import Answers
 from dynmem.manager.api import ApiServer
 from dynmem.manager.config import Config
 from dynmem.manager.connection import VmConnection
-from dynmem.manager.facts import ABSENT, Facts, VmFacts
-from dynmem.manager.host import read_host
+from dynmem.manager.facts import ABSENT, Facts, HostFacts, VmFacts
+from dynmem.manager.host import allow_descriptors, read_host
 from dynmem.manager.journal import FAILED, SENT, Intent, Journal, JournalError
 from dynmem.manager.private import lock, private_folder
 from dynmem.manager.recovery import Unfinished, take_over
@@ -57,6 +58,7 @@ class Daemon:
         self._facts: dict[str, VmFacts] = {}
         self._stop = asyncio.Event()
         self._stopped_by = signal.SIGTERM
+        self._host_problem = ""
 
     async def run(self) -> ExitCode:
         """Serve until a signal. The locks, the journal and the socket are this daemon's alone meanwhile."""
@@ -77,6 +79,8 @@ class Daemon:
             api = ApiServer(config.socket, answers.handle)
             await api.start()
             self._tell(self._greeting())
+            if not allow_descriptors(MANAGER_DESCRIPTORS + MANAGER_DESCRIPTORS_PER_VM * len(config.vms)):
+                self._tell("note: the hard limit of open descriptors is too low for so many VMs: ulimit -Hn")
             try:
                 await self._serve(writer, answers, Unfinished(journal.open_actions()))
             finally:
@@ -119,17 +123,19 @@ class Daemon:
             began = time.monotonic()
             facts = await self._sweep()
             swept_s = time.monotonic() - began
-            await self._close_unfinished(writer, unfinished, facts)
-            if self._stop.is_set():
-                break  # nothing is sent any more
-            result = self._manager.step(facts)
-            for line in result.changes:
-                self._tell(line)
-            unfinished.add(await self._act(writer, result.commands))
-            await answers.stepped(swept_s)
-            pause_s = (
-                self._period_s / SOON_SHARE if result.waiting else began + self._period_s - time.monotonic()
-            )
+            pause_s = self._period_s - swept_s
+            if facts is not None:
+                await self._close_unfinished(writer, unfinished, facts)
+                if self._stop.is_set():
+                    break  # nothing is sent any more
+                result = self._manager.step(facts)
+                for line in result.changes:
+                    self._tell(line)
+                unfinished.add(await self._act(writer, result.commands))
+                await answers.stepped(swept_s)
+                pause_s = began + self._period_s - time.monotonic()
+                if result.waiting:
+                    pause_s = self._period_s / SOON_SHARE
             asked = asyncio.create_task(answers.wants_sweep.wait())
             await asyncio.wait(
                 (stopping, asked), timeout=max(0.0, pause_s), return_when=asyncio.FIRST_COMPLETED
@@ -138,8 +144,11 @@ class Daemon:
             answers.wants_sweep.clear()
         await stopping
 
-    async def _sweep(self) -> Facts:
-        """Look at all VMs at once; none makes the others wait longer than the patience of a sweep."""
+    async def _sweep(self) -> Facts | None:
+        """Look at all VMs at once; none makes the others wait longer than the patience of a sweep.
+
+        None while the host cannot be measured: then nothing is decided.
+        """
         now_ns = time.monotonic_ns()
         patience_s = min(self._period_s / PATIENCE_SHARE, PATIENCE_S_MAX)
         vms = await asyncio.gather(*(each.observe(now_ns, patience_s) for each in self._connections.values()))
@@ -149,7 +158,23 @@ class Daemon:
             if facts.run_state == ABSENT and is_news:
                 self._tell(f"{facts.name}: not there: {facts.problem}")
             self._facts[facts.name] = facts
-        return Facts(now_ns=now_ns, host=read_host(), vms=tuple(vms))
+        host = self._measure_host()
+        return None if host is None else Facts(now_ns=now_ns, host=host, vms=tuple(vms))
+
+    def _measure_host(self) -> HostFacts | None:
+        """What the host has; None, said once, where it cannot be read (no descriptor left, no /proc)."""
+        try:
+            host = read_host()
+        except (OSError, RemoteProtocolError) as error:
+            problem = f"the host's memory cannot be read ({error}): nothing is decided until it can"
+            if problem != self._host_problem:
+                self._host_problem = problem
+                self._tell(problem)
+            return None
+        if self._host_problem:
+            self._host_problem = ""
+            self._tell("the host's memory can be read again")
+        return host
 
     # -- act ------------------------------------------------------------------------------------------------
 

@@ -31,6 +31,7 @@ def listener(path: Path) -> int:
     """The process id of whoever listens on the unix socket `path`; 0 if that cannot be told.
 
     The kernel keeps it since listen(2), so it is known even where the listener accepts nobody (unix(7)).
+    OSError if this process may open nothing more.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.setblocking(False)
