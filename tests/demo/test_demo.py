@@ -118,3 +118,21 @@ def test_ctrl_c_at_any_moment_leaves_no_process_and_no_file(tmp_path: Path, mome
     assert demo.returncode == ExitCode.INTERRUPTED
     assert programs_in(tmp_path) == []
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.qemu
+def test_two_real_linux_guests_and_an_embedded_one_share_a_budget_and_nobody_is_killed(
+    tmp_path: Path,
+) -> None:
+    demo = start("--qemu", "--json", "--duration", "40", home=tmp_path)
+    code, summary, complaints = finish(demo)
+    assert (code, complaints) == (ExitCode.OK, "")
+    assert summary["wrong_bytes"] == 0
+    assert summary["peak_resident_bytes"] <= summary["budget_bytes"]
+    linux = [vm for vm in summary["vms"] if vm["backend"].startswith("Linux")]
+    assert len(linux) == 2
+    for vm in linux:
+        assert vm["oom_kills"] == 0
+        assert vm["pages_moved"] > 50_000
+    assert programs_in(tmp_path) == []
+    assert list(tmp_path.iterdir()) == []
