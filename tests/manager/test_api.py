@@ -98,6 +98,33 @@ def test_a_refusal_arrives_as_the_error_that_was_meant(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
+def test_only_a_reservation_is_withdrawn_by_hanging_up(tmp_path: Path) -> None:
+    done: list[str] = []
+
+    async def slow(request: Request) -> dict[str, object]:
+        await asyncio.sleep(0.1)
+        done.append(type(request).__name__)
+        return {}
+
+    async def scenario() -> None:
+        server = ApiServer(tmp_path / "api.sock", slow)
+        await server.start()
+        for line in (
+            b'{"command": "release"}\n',
+            b'{"command": "take-up"}\n',
+            b'{"command": "reserve", "name": "web", "size_bytes": 1}\n',
+        ):
+            _, writer = await asyncio.open_unix_connection(tmp_path / "api.sock")
+            writer.write(line)
+            await writer.drain()
+            writer.close()
+        await asyncio.sleep(0.3)
+        assert sorted(done) == ["Release", "TakeUp"]
+        await server.close()
+
+    asyncio.run(scenario())
+
+
 def test_clients_beyond_the_limit_are_refused_and_the_others_keep_waiting(tmp_path: Path) -> None:
     async def scenario() -> None:
         server = serving(tmp_path)

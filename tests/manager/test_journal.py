@@ -1,10 +1,13 @@
 """The journal survives its writer, is bounded, and says what it cannot do."""
 
+import asyncio
 import os
 import signal
 import sqlite3
 import subprocess
 import sys
+import threading
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,6 +15,7 @@ import pytest
 from dynmem.errors import ConfigError, NotPermittedError, RefusedError
 from dynmem.manager.journal import FILE_NAME, Intent, Journal, JournalError, Standing
 from dynmem.manager.private import lock, private_folder
+from dynmem.manager.writer import JournalWriter
 
 
 def intent(vm: str = "web", target: int = 1 << 30) -> Intent:
@@ -114,6 +118,33 @@ def test_a_journal_that_cannot_be_written_says_that_nothing_is_sent(tmp_path: Pa
         other.execute("ROLLBACK")
     assert journal.intend([intent()], 2) == [1]
     journal.close()
+
+
+def test_a_caller_that_goes_away_neither_breaks_its_own_call_off_nor_anothers(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        journal = Journal(tmp_path)
+        writer = JournalWriter(journal, lambda _: None)
+        began, go_on = threading.Event(), threading.Event()
+
+        def slow() -> list[int]:
+            with journal._transaction() as db:
+                began.set()
+                assert go_on.wait(5)
+                db.execute("INSERT INTO standing VALUES ('released', 'db', 0, 0)")
+            return []
+
+        gone = asyncio.create_task(writer.do(slow))
+        await asyncio.to_thread(began.wait, 5)
+        gone.cancel()
+        other = asyncio.create_task(writer.do(partial(journal.intend, [intent()], 1)))
+        await asyncio.sleep(0.05)  # as long as the other one would need to come in between
+        go_on.set()
+        assert await other == [1]
+        await writer.finish()
+        assert journal.standing() == [Standing("released", "db")]
+        journal.close()
+
+    asyncio.run(scenario())
 
 
 def test_a_journal_is_readable_by_its_owner_only(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@
     {"command": "take-up", "vm": "web"}          manage a released VM again
 
 Every reply has "schema_version" and "ok"; a refusal has "error" (a sentence) and "exit_code". A client that
-hangs up while its request waits has withdrawn it.
+hangs up while its reservation waits has withdrawn it; anything else is done once it has been asked for.
 """
 
 import asyncio
@@ -135,8 +135,9 @@ class ApiServer:
             return _refusal(f"not a request of this manager: {error}", ExitCode.USAGE)
         answer = asyncio.ensure_future(self._handler(request))
         hang_up = asyncio.create_task(reader.read(1))
+        awaited = (answer, hang_up) if isinstance(request, Reserve) else (answer,)
         try:
-            await asyncio.wait((answer, hang_up), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(awaited, return_when=asyncio.FIRST_COMPLETED)
             if not answer.done():
                 return b""
             return (

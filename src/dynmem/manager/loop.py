@@ -86,6 +86,7 @@ class Daemon:
             finally:
                 await api.close()
                 await asyncio.gather(*(each.close() for each in self._connections.values()))
+                await writer.finish()
         self._tell(self._farewell())
         return ExitCode.INTERRUPTED if self._stopped_by == signal.SIGINT else ExitCode.OK
 
