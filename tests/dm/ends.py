@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from dynmem.dm.guest import DynamicMemoryGuest
 from dynmem.dm.host import DynamicMemoryHost, GivenUp
+from dynmem.dm.stores import Reservation
 from dynmem.limits import DM_RANGES_PER_MESSAGE
 from dynmem.pages import ranges
 
@@ -53,6 +54,53 @@ class PlainStore:
         taken = sorted(self.pages)[: min(max_pages, max_ranges)]
         self.pages.difference_update(taken)
         return packed(*((page, 1) for page in taken))
+
+
+class PlainSource:
+    """Memory to add, as plain sets: `pages` of it from page `start` on, mapped when the test says so."""
+
+    def __init__(self, start: int, pages: int, *, mapped: bool = True) -> None:
+        self.free = set(range(start, start + pages))
+        self.reserved: list[int] = []
+        self.given: set[int] = set()
+        self.mapped = mapped
+
+    @property
+    def added_pages(self) -> int:
+        return len(self.given)
+
+    def reserve(self, pages: int, alignment: int, end: int) -> Reservation | None:
+        assert not self.reserved
+        usable = {page for page in self.free if page < end}
+        start = next((p for p in sorted(usable) if p % alignment == 0), None)
+        if start is None:
+            return None
+        stop = start
+        while stop - start < pages and all(p in usable for p in range(stop, stop + alignment)):
+            stop += alignment
+        self.reserved = list(range(start, stop))
+        self.free.difference_update(self.reserved)
+        return Reservation(start, stop - start) if stop > start else None
+
+    def is_mapped(self) -> bool:
+        return self.mapped
+
+    def added(self, pages: int) -> None:
+        taken, self.reserved = self.reserved[:pages], self.reserved[pages:]
+        assert len(taken) == pages
+        self.given.update(taken)
+
+    def take_back(self) -> None:
+        assert self.reserved
+        self.free.update(self.reserved)
+        self.reserved = []
+
+    def give_back(self, batch: bytes) -> GivenUp:
+        pages = pages_in(batch)
+        back = self.given.intersection(pages)
+        self.given -= back
+        self.free |= back
+        return GivenUp(len(back), 0, len(pages) - len(back))
 
 
 class PlainPages:

@@ -6,7 +6,7 @@ from dynmem.dm.states import HostState
 from dynmem.units import NS_PER_S
 from dynmem.wire import dm
 
-from .ends import PlainStore, packed
+from .ends import PlainSource, PlainStore, packed
 
 WAIT = 50 * NS_PER_S
 DEADLINE = 20 * NS_PER_S
@@ -15,10 +15,26 @@ DEADLINE = 20 * NS_PER_S
 class PlayedHost:
     """A host, and the guest's side of it as the test wants it."""
 
-    def __init__(self, *, boot_pages: int = 1000, status_report: bool = True, chunk: int = 400) -> None:
+    def __init__(
+        self,
+        *,
+        boot_pages: int = 1000,
+        status_report: bool = True,
+        chunk: int = 400,
+        source: PlainSource | None = None,
+        hot_add_region: bool = True,
+        max_page_count: int | None = None,
+    ) -> None:
         self.store = PlainStore(boot_pages)
+        self.source = source
         self.host = DynamicMemoryHost(
-            store=self.store, boot_pages=boot_pages, status_report=status_report, balloon_chunk_pages=chunk
+            store=self.store,
+            boot_pages=boot_pages,
+            status_report=status_report,
+            balloon_chunk_pages=chunk,
+            hot_add=source,
+            hot_add_region=hot_add_region,
+            max_page_count=max_page_count,
         )
         self.now = 0
         self.seen: list[object] = []
@@ -42,12 +58,19 @@ class PlayedHost:
     def says(self, message: dm.Message) -> None:
         self.host.receive(dm.encode(message), self.now)
 
-    def start(self, caps: int = dm.CAP_BALLOON, min_page_cnt: int = 0) -> None:
+    def start(
+        self,
+        caps: int = dm.CAP_BALLOON,
+        min_page_cnt: int = 0,
+        *,
+        version: int = dm.VERSION_WIN10,
+        max_page_number: int = (1 << 64) - 1,
+    ) -> None:
         """Open and negotiate until the host is idle."""
         self.host.channel_opened(self.now)
-        self.says(dm.VersionRequest(7, dm.VERSION_WIN10, False))
+        self.says(dm.VersionRequest(7, version, False))
         assert self.sent() == dm.VersionResponse(7, True)
-        self.says(dm.CapabilitiesReport(8, caps, min_page_cnt, (1 << 64) - 1))
+        self.says(dm.CapabilitiesReport(8, caps, min_page_cnt, max_page_number))
         assert isinstance(self.sent(), dm.CapabilitiesResponse)
         self.passes(WAIT)
 

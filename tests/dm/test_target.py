@@ -57,6 +57,23 @@ def test_the_way_to_a_target_is_ballooned_or_unballooned(
     assert plan(target, 1000, removed) == expected
 
 
+@pytest.mark.parametrize(
+    ("target", "removed", "expected"),
+    [
+        (1000, 0, Difference(0, 0, 0)),
+        (1300, 0, Difference(0, 0, 300)),
+        (1300, 200, Difference(0, 200, 300)),
+        (900, 200, Difference(0, 100, 0)),
+        (400, 0, Difference(600, 0, 0)),
+    ],
+)
+def test_what_unballooning_cannot_give_is_hot_added(target: int, removed: int, expected: Difference) -> None:
+    wanted = difference(
+        target_pages=target, ram_pages=1000, removed_pages=removed, can_balloon=True, can_hot_add=True
+    )
+    assert wanted == expected
+
+
 def test_a_guest_that_cannot_balloon_is_not_asked_to() -> None:
     assert plan(10, 1000, 0, can_balloon=False) == Difference(0, 0)
     assert plan(900, 1000, 300, can_balloon=False) == Difference(0, 200)
@@ -71,7 +88,8 @@ def test_a_guest_is_not_asked_below_what_it_says_it_needs() -> None:
 def test_a_difference_goes_one_way_and_never_past_the_target_nor_past_what_there_is(
     target: int, ram: int, removed: int
 ) -> None:
-    balloon, unballoon = plan(target, ram, removed)
+    balloon, unballoon, hot_add = plan(target, ram, removed)
+    assert hot_add == 0
     size = ram - min(removed, ram)
     assert balloon >= 0
     assert unballoon >= 0

@@ -12,7 +12,7 @@ from dynmem.vm.clock import VirtualClock
 from dynmem.vm.faults import Faults
 from dynmem.vm.hv_balloon import HvBalloon
 from dynmem.vmbus import guest as vmbus
-from dynmem.vmbus.host import Bus, ChannelOpened
+from dynmem.vmbus.host import Bus, ChannelFaulted, ChannelOpened
 from dynmem.vmbus.memory import FlatMemory
 from dynmem.wire import dm
 from dynmem.wire.synic import VMBUS_MESSAGE_TYPE
@@ -24,7 +24,9 @@ RANGES = struct.pack("<2Q", 1000 | 16 << 40, 2000 | 8 << 40)
 class Rig:
     """A bus, the device, and a guest that has negotiated; `discard` says what giving memory back does."""
 
-    def __init__(self, discard: Callable[[bytes], asyncio.Future[int]]) -> None:
+    def __init__(
+        self, discard: Callable[[bytes], asyncio.Future[int]], *, ring_pages: tuple[int, int] = (10, 5)
+    ) -> None:
         memory = FlatMemory(memoryview(bytearray(SIZE)))
         clock = VirtualClock()
         self.faults = Faults(clock.now_ns)
@@ -43,7 +45,8 @@ class Rig:
         self.events: list[vmbus.Event] = []
         self.pump()
         (self.channel,) = [event.channel for event in self.events if isinstance(event, vmbus.Offered)]
-        self.channel.open(range(16, 26), 5)
+        pages, downstream = ring_pages
+        self.channel.open(range(16, 16 + pages), downstream)
         self.pump()
         for message in (
             dm.VersionRequest(1, dm.VERSION_WIN10, is_last_attempt=False),
@@ -77,6 +80,10 @@ class Rig:
         while (packet := self.channel.receive()) is not None:
             found.append(dm.decode(packet.data))
         return found
+
+    def channel_is_broken(self) -> bool:
+        """Whether the bus gave the guest's channel up."""
+        return any(isinstance(event, ChannelFaulted) for event in self.bus.take_events())
 
     def shrink(self) -> None:
         """Ask for 24 pages; the guest gives them."""
@@ -122,6 +129,24 @@ def test_a_discard_that_the_system_refuses_is_noted_and_the_pages_stay_given_up(
         await rig.device.discard()
         assert rig.faults.counts == {"discard failed": 1}
         assert rig.device.actual_bytes == SIZE - 24 * PAGE_SIZE
+
+    asyncio.run(play())
+
+
+def test_a_ring_that_holds_no_whole_message_costs_the_guest_its_channel_and_not_the_machine() -> None:
+    async def play() -> None:
+        done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        done.set_result(0)
+        rig = Rig(lambda _: done, ring_pages=(4, 2))
+        rig.device.set_target(SIZE - 600 * PAGE_SIZE)
+        rig.device.send()
+        scattered = [page | 1 << 40 for page in range(1000, 2200, 2)]
+        for more, part in ((True, scattered[:300]), (False, scattered[300:])):
+            rig.say(dm.BalloonResponse(3, more, struct.pack("<300Q", *part)))
+        await rig.device.discard()
+        rig.device.set_target(SIZE)
+        rig.device.send()
+        assert rig.channel_is_broken()
 
     asyncio.run(play())
 

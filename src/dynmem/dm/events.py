@@ -38,6 +38,20 @@ class BalloonFinished(NamedTuple):
     got: int
 
 
+class HotAddFinished(NamedTuple):
+    """Host: a hot add ended; so many pages were asked for, so many the guest has added."""
+
+    asked: int
+    got: int
+
+
+class HotRemoveFinished(NamedTuple):
+    """Host: a hot remove ended; so many pages were asked for, so many came back for good."""
+
+    asked: int
+    got: int
+
+
 class BalloonedUp(NamedTuple):
     """Guest: a request of the host was answered; so many pages were asked for, so many given up."""
 
@@ -51,11 +65,41 @@ class BalloonedDown(NamedTuple):
     pages: int
 
 
+class HotAdded(NamedTuple):
+    """Guest: a hot add was answered; so many pages were offered, so many added."""
+
+    offered: int
+    added: int
+
+
+class HotRemoved(NamedTuple):
+    """Guest: a hot remove was answered; so many pages were asked for, so many given for good."""
+
+    asked: int
+    given: int
+
+
+class Crashed(NamedTuple):
+    """Guest: it is gone, as a Windows guest that is asked too early; the reason is a sentence."""
+
+    reason: str
+
+
 class ServiceFailed(NamedTuple):
     """Guest: the service will not come up on this channel; the reason is a sentence."""
 
     reason: str
 
 
-HostEvent = StateChanged | Anomaly | StatusReported | ActualChanged | BalloonFinished
-GuestEvent = StateChanged | Anomaly | BalloonedUp | BalloonedDown | ServiceFailed
+HostEvent = (
+    StateChanged
+    | Anomaly
+    | StatusReported
+    | ActualChanged
+    | BalloonFinished
+    | HotAddFinished
+    | HotRemoveFinished
+)
+GuestEvent = (
+    StateChanged | Anomaly | BalloonedUp | BalloonedDown | HotAdded | HotRemoved | Crashed | ServiceFailed
+)

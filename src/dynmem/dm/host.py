@@ -3,7 +3,7 @@
 The owner (the hv-balloon device) hands over each message body of the channel, sends what `next_message`
 offers whenever the ring has room for it, calls `tick` when `deadline_ns` has come, and takes events. It also
 owns the set of pages that the guest has given up: this machine asks it for pages to give back and never sends
-others.
+others. Memory beyond the boot size comes from a source of the owner's in the same way.
 
 Two rules differ from QEMU hw/hyperv/hv-balloon.c, whose behaviour this otherwise is. A guest that is silent
 makes the machine STUCK: nothing new is asked of it, and its late answer is taken in full, because answers
@@ -13,52 +13,38 @@ reset.
 
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple
 
-import msgspec
-
-from dynmem.dm.events import ActualChanged, Anomaly, BalloonFinished, HostEvent, StateChanged, StatusReported
+from dynmem.dm.events import (
+    ActualChanged,
+    Anomaly,
+    HostEvent,
+    StateChanged,
+    StatusReported,
+)
+from dynmem.dm.hot_add import HotAdd
+from dynmem.dm.journal import Journal
+from dynmem.dm.operations import Balloon, HotRemove, Operation, Then, Unballoon
 from dynmem.dm.states import HOST_FROM_ANYWHERE, HOST_MOVES, HOST_WAITS, HostState, HostStep
+from dynmem.dm.stores import GivenUp, HotAddSource, PageStore
 from dynmem.dm.target import difference
 from dynmem.errors import LocalProtocolError, RemoteProtocolError
 from dynmem.limits import (
     DM_BALLOON_CHUNK_PAGES,
     DM_EVENTS_PENDING,
-    DM_RANGES_PER_MESSAGE,
     DM_REPLIES_PENDING,
-    DM_UNBALLOON_CHUNK_PAGES,
     GUEST_PAGE_MAX,
 )
-from dynmem.pages.ranges import page_count
 from dynmem.units import NS_PER_S, PAGE_SHIFT
 from dynmem.wire import dm
+
+__all__ = ["DynamicMemoryHost", "GivenUp", "PageStore", "Status"]
 
 POST_INIT_WAIT_NS: Final = (
     50 * NS_PER_S
 )  # Windows Server 2019 crashes when it is asked earlier after its boot
 REPLY_DEADLINE_NS: Final = 20 * NS_PER_S
-
-
-class GivenUp(NamedTuple):
-    """What became of a batch of ranges that the guest gave up; pages, which add up to those of the batch."""
-
-    new: int
-    duplicates: int
-    rejected: int
-
-
-class PageStore(Protocol):
-    """The pages that the guest has given up and not got back, kept by the device."""
-
-    @property
-    def removed_pages(self) -> int:
-        """How many pages there are."""
-
-    def give_up(self, ranges: bytes) -> GivenUp:
-        """Enter what the guest gave up. Must not raise for anything a guest can send."""
-
-    def take_back(self, max_pages: int, max_ranges: int) -> bytes:
-        """Take out pages for the guest, so many at most; b"" when there are none."""
+HOT_ADD_RETRY_NS: Final = 10 * NS_PER_S  # after a guest was short of resources
 
 
 class Status(NamedTuple):
@@ -67,20 +53,6 @@ class Status(NamedTuple):
     committed_bytes: int
     available_bytes: int
     at_ns: int
-
-
-class _Balloon(msgspec.Struct):
-    asked: int  # pages, when the operation began
-    left: int  # of them, not answered yet
-    open: int = 0  # of the request that is out, not answered yet
-    got: int = 0  # pages that were new
-
-
-class _Unballoon(msgspec.Struct):
-    left: int  # pages still to be taken from the store
-    ranges: bytes = b""  # taken, not sent yet
-    pages: int = 0  # in `ranges`
-    more_pages: bool = False  # what the message that is offered says
 
 
 class DynamicMemoryHost:
@@ -96,8 +68,27 @@ class DynamicMemoryHost:
         reply_deadline_ns: int = REPLY_DEADLINE_NS,
         balloon_chunk_pages: int = DM_BALLOON_CHUNK_PAGES,
         max_version: int = dm.VERSION_WIN10,
+        hot_add: HotAddSource | None = None,
+        hot_add_region: bool = True,
+        hot_add_retry_ns: int = HOT_ADD_RETRY_NS,
+        max_page_count: int | None = None,
     ) -> None:
-        """Start in S_WAIT_RESET. `status_report`: whether the guest is told to send status reports."""
+        """Start in S_WAIT_RESET.
+
+        Args:
+            store: the pages that the guest has given up.
+            boot_pages: the guest's memory without any that is added later.
+            status_report: whether the guest is told to send status reports.
+            post_init_wait_ns: from the end of the handshake to the first request.
+            reply_deadline_ns: silence of the guest that makes the machine STUCK.
+            balloon_chunk_pages: of one balloon request.
+            max_version: the newest protocol version to accept.
+            hot_add: memory beyond the boot size, if there is any.
+            hot_add_region: whether a hot add names the region of its range, too (the longer form).
+            hot_add_retry_ns: until a guest that was short of resources is asked again.
+            max_page_count: the most pages that the guest will ever have, to tell it (from version 1.0 on).
+
+        """
         self._store = store
         self._boot_pages = boot_pages
         self._wants_status = status_report
@@ -105,6 +96,12 @@ class DynamicMemoryHost:
         self._reply_deadline_ns = reply_deadline_ns
         self._balloon_chunk_pages = balloon_chunk_pages
         self._max_version = max_version
+        self._source = hot_add
+        self._hot_add_region = hot_add_region
+        self._no_more_hot_add = False  # the guest has met a barrier
+        self._hot_add_retry_ns = hot_add_retry_ns
+        self._max_page_count = max_page_count
+        self._journal = Journal()
         self._state = HostState.WAIT_RESET
         self._stuck_in: HostState | None = None
         self._events: deque[HostEvent] = deque()
@@ -117,10 +114,12 @@ class DynamicMemoryHost:
         """Set what is known of the guest behind one opened channel back to nothing."""
         self._deadline: int | None = None
         self._replies: deque[dm.Message] = deque()
+        self._message: dm.Message | None = None  # that is offered
         self._offered: bytes | None = None
         self._offers_reply = False
-        self._balloon: _Balloon | None = None
-        self._unballoon: _Unballoon | None = None
+        self._operation: Operation | None = None
+        self._removal: HotRemove | None = None  # asked for, not begun
+        self._retry_at: int | None = None
         self._target_changed = self._target is not None
         self._caps: dm.CapabilitiesReport | None = None
         self.version: int | None = None
@@ -135,8 +134,8 @@ class DynamicMemoryHost:
     @property
     def actual_pages(self) -> int:
         """The guest's size now: pages that are sent back count from the moment they are in the ring."""
-        held = self._unballoon.pages if self._unballoon else 0
-        return max(0, self._boot_pages - self._store.removed_pages - held)
+        held = self._operation.held_pages if self._operation else 0
+        return max(0, self._ram_pages - self._store.removed_pages - held)
 
     @property
     def target_pages(self) -> int:
@@ -144,12 +143,24 @@ class DynamicMemoryHost:
         return self._boot_pages if self._target is None else self._target
 
     @property
+    def journal(self) -> Journal:
+        """What was asked of this guest and what came of it."""
+        return self._journal
+
+    @property
+    def _ram_pages(self) -> int:
+        """All the memory that the guest has been given, what it gave up included."""
+        return self._boot_pages + (self._source.added_pages if self._source else 0)
+
+    @property
     def capabilities(self) -> dm.CapabilitiesReport | None:
         """What the guest said it can do, on the channel that is open."""
         return self._caps
 
     def reset(self, now: int) -> None:
-        """The guest starts anew and owns all of its memory: the device has emptied its set just before."""
+        """The guest starts anew at its boot size: the owner has emptied set and source just before."""
+        self._no_more_hot_add = False
+        self._journal.end("the machine was reset", now)
         self._forget_guest()
         self._trans_id = 0
         self._move(HostStep.RESET, now)
@@ -162,8 +173,9 @@ class DynamicMemoryHost:
 
     def channel_closed(self, now: int) -> None:
         """The channel is gone. What the guest has given up stays given up, until a reset."""
-        if self._unballoon and self._unballoon.ranges:
-            self._store.give_up(self._unballoon.ranges)  # never sent, so still the guest's gift
+        if self._operation is not None:
+            self._operation.abandon()
+        self._journal.end("the channel was closed", now)
         self._forget_guest()
         self._move(HostStep.CLOSE, now)
         self._settle(now)
@@ -177,6 +189,18 @@ class DynamicMemoryHost:
         self.guest_at_floor = False  # that was the answer to another wish
         self._settle(now)
 
+    def hot_remove(self, pages: int, now: int, *, virtual_node: int = 0, qos_flags: int = 0) -> bool:
+        """Ask for pages back for good, as soon as nothing else is under way; whether that will be done.
+
+        The guest has to know how (version 2.0 and its capabilities), and another must not be waiting.
+        """
+        knows = self._caps is not None and bool(self._caps.caps & dm.CAP_HOT_REMOVE)
+        if not knows or self._source is None or self._removal or (self.version or 0) < dm.VERSION_WIN10:
+            return False
+        self._removal = HotRemove(pages, self._source, virtual_node=virtual_node, qos_flags=qos_flags)
+        self._settle(now)
+        return True
+
     def tick(self, now: int) -> None:
         """Let time pass: the wait after start ends, silence becomes STUCK."""
         if self._state in HOST_WAITS and self._deadline is not None and now >= self._deadline:
@@ -186,6 +210,8 @@ class DynamicMemoryHost:
 
     def deadline_ns(self) -> int | None:
         """When `tick` is next needed."""
+        if self._state is HostState.IDLE:
+            return self._retry_at
         return self._deadline
 
     def take_events(self) -> list[HostEvent]:
@@ -200,31 +226,29 @@ class DynamicMemoryHost:
         When the ring has no room for it, ask again later: *_RB_WAIT is the state of waiting for that.
         """
         if self._offered is None:
+            self._offers_reply = bool(self._replies)
             if self._replies:
-                self._offered = dm.encode(self._replies[0])
-                self._offers_reply = True
-            elif (build := _REQUESTS.get(self._waiting_in)) is not None:
-                self._offered = dm.encode(build(self))
-                self._offers_reply = False
+                self._message = self._replies[0]
+            elif self._operation is not None and self._waiting_in in _RB_WAITS:
+                self._message = self._operation.build(self._trans_id, is_cut=self._target_changed)
+            if self._message is not None:
+                self._offered = dm.encode(self._message)
         return self._offered
 
     def message_sent(self, now: int) -> None:
         """The message that `next_message` gave is in the ring."""
-        if self._offered is None:
+        if self._message is None:
             raise LocalProtocolError("no message was offered, so none can have been sent")
-        self._offered = None
+        self._message = self._offered = None
         if self._offers_reply:
             self._replies.popleft()
             return
         self._unstick(now)
         self._move(HostStep.ROOM, now)
-        operation = self._unballoon
-        if operation is None:
-            self._move(HostStep.POSTED, now)
-            return
-        operation.ranges, operation.pages = b"", 0
-        self.guest_at_floor = False
-        self._move(HostStep.POSTED_PART if operation.more_pages else HostStep.POSTED, now)
+        assert self._operation is not None
+        pages, more = self._operation.sent()
+        self._journal.posted(pages)
+        self._move(HostStep.POSTED_PART if more else HostStep.POSTED, now)
         self._settle(now)
 
     def receive(self, data: bytes, now: int) -> None:
@@ -278,50 +302,69 @@ class DynamicMemoryHost:
         """Do what can be done without the guest: end the wait after start, work for a changed target."""
         if self._state is HostState.POST_INIT_WAIT and self._deadline is not None and now >= self._deadline:
             self._move(HostStep.WAIT_OVER, now)
-        if self._state is HostState.IDLE and self._target_changed:
+        if self._state is HostState.IDLE:
             self._start(now)
+        if self._waiting_in is HostState.HOT_ADD_SETUP:
+            assert isinstance(self._operation, HotAdd)
+            if self._operation.is_mapped():
+                self._unstick(now)
+                self._move(HostStep.MAPPED, now)
         if self.actual_pages != self._last_actual:
             self._last_actual = self.actual_pages
             self._events.append(ActualChanged(self._last_actual))
 
     def _start(self, now: int) -> None:
+        """Begin what is due: a hot remove, or the operation that leads to the target."""
+        if self._removal is not None:
+            removal, self._removal = self._removal, None
+            self._begin(removal, now)
+            return
+        if self._retry_at is not None and now >= self._retry_at:
+            self._target_changed = True
+        if self._target_changed:
+            self._pursue_target(now)
+
+    def _begin(self, operation: Operation, now: int) -> None:
+        """Enter an operation."""
+        self._operation = operation
+        self._journal.begin(operation.kind, operation.asked, now)
+        self._move(operation.step, now)
+
+    def _pursue_target(self, now: int) -> None:
         """Begin the operation that leads to the target, if one does."""
         self._target_changed = False
+        self._retry_at = None
         if self._target is None or self._caps is None:
             return
+        caps = self._caps.caps
         wanted = difference(
             target_pages=self._target,
-            ram_pages=self._boot_pages,
+            ram_pages=self._ram_pages,
             removed_pages=self._store.removed_pages,
-            can_balloon=bool(self._caps.caps & dm.CAP_BALLOON),
+            can_balloon=bool(caps & dm.CAP_BALLOON),
+            can_hot_add=bool(caps & dm.CAP_HOT_ADD and self._source and not self._no_more_hot_add),
             least_pages=self._caps.min_page_cnt,
         )
         if wanted.balloon:
-            self._balloon = _Balloon(asked=wanted.balloon, left=wanted.balloon)
-            self._move(HostStep.BALLOON, now)
+            self._begin(Balloon(wanted.balloon, self._store, self._balloon_chunk_pages), now)
         elif wanted.unballoon:
-            self._unballoon = _Unballoon(left=wanted.unballoon)
-            self._move(HostStep.UNBALLOON, now)
-        elif self._target < self.actual_pages and not self._caps.caps & dm.CAP_BALLOON:
+            self.guest_at_floor = False
+            self._begin(Unballoon(wanted.unballoon, self._store, wanted.hot_add), now)
+        elif wanted.hot_add:
+            self._begin_hot_add(wanted.hot_add, now)
+        elif self._target < self.actual_pages and not caps & dm.CAP_BALLOON:
             self._events.append(Anomaly("the guest says that it cannot balloon: its size stays"))
 
-    def _build_balloon(self) -> dm.Message:
-        """The next balloon request."""
-        assert self._balloon is not None
-        self._balloon.open = min(self._balloon.left, self._balloon_chunk_pages)
-        return dm.BalloonRequest(self._trans_id, self._balloon.open)
-
-    def _build_unballoon(self) -> dm.Message:
-        """The next part of an unballoon operation; a target that has changed meanwhile makes it the last."""
-        operation = self._unballoon
-        assert operation is not None
-        amount = min(operation.left, DM_UNBALLOON_CHUNK_PAGES)
-        operation.ranges = self._store.take_back(amount, DM_RANGES_PER_MESSAGE)
-        operation.pages = page_count(operation.ranges)
-        operation.left -= operation.pages
-        more = operation.left > 0 and self._store.removed_pages > 0 and not self._target_changed
-        operation.more_pages = more
-        return dm.UnballoonRequest(self._trans_id, more, operation.ranges)
+    def _begin_hot_add(self, pages: int, now: int) -> None:
+        """Set memory aside, where there is some, and wait until it is mapped."""
+        assert self._caps is not None
+        assert self._source is not None
+        operation = HotAdd(self._source, with_region=self._hot_add_region)
+        if operation.reserve(pages, self._caps):
+            self._begin(operation, now)
+        else:
+            self._move(HostStep.HOT_ADD, now)
+            self._move(HostStep.NOTHING_TO_ADD, now)
 
     def _answer(self, reply: dm.Message) -> None:
         """Queue an answer. A guest that asks on and on without reading is cut off."""
@@ -357,6 +400,9 @@ class DynamicMemoryHost:
             suppress_pressure_reports=not self._wants_status,
         )
         self._answer(reply)
+        if self._max_page_count is not None and (self.version or 0) >= dm.VERSION_WIN8:
+            data = self._max_page_count.to_bytes(8, "little")
+            self._replies.append(dm.InfoMessage(self._trans_id, dm.INFO_TYPE_MAX_PAGE_CNT, data))
         self._caps = message
         self._move(HostStep.CAPS_ACCEPTED, now)
 
@@ -370,66 +416,61 @@ class DynamicMemoryHost:
             self.status = Status(committed, available, now)
             self._tell(StatusReported(committed, available))
 
-    def _on_balloon(self, message: dm.BalloonResponse, now: int) -> None:
-        operation = self._balloon
-        if operation is None or self._waiting_in is not HostState.BALLOON_REPLY_WAIT:
+    def _on_answer(self, message: dm.Message, now: int) -> None:
+        """An answer to what is under way, whatever it is; a late one leaves STUCK."""
+        operation = self._operation
+        if (
+            operation is None
+            or type(message) is not operation.reply
+            or self._waiting_in is not operation.reply_wait
+        ):
             self._unexpected(message)
             return
-        pages = page_count(message.ranges)
-        given = self._store.give_up(message.ranges) if message.ranges else GivenUp(0, 0, 0)
+        answer = operation.answered(message)
         self._unstick(now)
-        if given.new:
-            self.guest_at_floor = False
-            self._enter(self._state, now)  # progress: the deadline begins anew
-        if given.duplicates or given.rejected:
-            self._tell(
-                Anomaly(
-                    f"of {pages} pages that the guest gave up it had given up {given.duplicates} before, "
-                    f"and {given.rejected} are not in its memory"
-                )
-            )
-        if pages > operation.open:
-            self._tell(Anomaly(f"the guest gave up {pages} pages where {operation.open} were asked for"))
-        operation.got += given.new
-        operation.open = max(0, operation.open - pages)
-        operation.left = max(0, operation.left - pages)
-        if message.more_pages:
+        for text in answer.oddities:
+            self._tell(Anomaly(text))
+        if isinstance(operation, Balloon) and (answer.pages or operation.is_at_floor):
+            self.guest_at_floor = operation.is_at_floor
+        self._journal.answered(answer.pages)
+        if answer.then is Then.WAIT:
+            if answer.pages:
+                self._enter(self._state, now)  # progress: the deadline begins anew
             return
-        if not message.ranges:
-            self.guest_at_floor = True
-            operation.left = 0
         self._trans_id += 1
-        if operation.left and not self._target_changed:
+        if answer.then is Then.NEXT and not self._target_changed:
             self._move(HostStep.ANSWERED_PART, now)
             return
-        self._balloon = None
-        self._events.append(BalloonFinished(operation.asked, operation.got))
-        self._move(HostStep.ANSWERED, now)
+        self._journal.end("another target came" if answer.then is Then.NEXT else answer.outcome, now)
+        self._finish(operation, now, is_retryable=answer.is_retryable)
 
-    def _on_unballoon(self, message: dm.UnballoonResponse, now: int) -> None:
-        if self._waiting_in is not HostState.UNBALLOON_REPLY_WAIT:
-            self._unexpected(message)
-            return
-        self._unstick(now)
-        self._trans_id += 1
-        self._unballoon = None
-        self._move(HostStep.ANSWERED, now)
+    def _finish(self, operation: Operation, now: int, *, is_retryable: bool) -> None:
+        """An operation is over; an unballoon may lead on to a hot add."""
+        self._operation = None
+        told = operation.finished()
+        if told is not None:
+            self._events.append(told)
+        if is_retryable:
+            self._retry_at = now + self._hot_add_retry_ns
+        if isinstance(operation, HotAdd) and operation.is_at_barrier:
+            self._no_more_hot_add = True
+        if isinstance(operation, Unballoon) and operation.hot_add and not self._target_changed:
+            self._begin_hot_add(operation.hot_add, now)
+        else:
+            self._move(HostStep.ANSWERED, now)
 
     def _on_unasked(self, message: dm.Message, now: int) -> None:
         self._unexpected(message)
 
 
-_REQUESTS: Final[Mapping[HostState, Callable[[DynamicMemoryHost], dm.Message]]] = {
-    HostState.BALLOON_RB_WAIT: DynamicMemoryHost._build_balloon,
-    HostState.UNBALLOON_RB_WAIT: DynamicMemoryHost._build_unballoon,
-}
+_RB_WAITS: Final = frozenset(state for state, step in HOST_MOVES if step is HostStep.ROOM)
 _HANDLERS: Final[Mapping[type, Callable[..., None]]] = {
     dm.DmError: DynamicMemoryHost._on_unasked,
     dm.VersionRequest: DynamicMemoryHost._on_version,
     dm.CapabilitiesReport: DynamicMemoryHost._on_capabilities,
     dm.StatusReport: DynamicMemoryHost._on_status,
-    dm.BalloonResponse: DynamicMemoryHost._on_balloon,
-    dm.UnballoonResponse: DynamicMemoryHost._on_unballoon,
-    dm.HotAddResponse: DynamicMemoryHost._on_unasked,
-    dm.HotRemoveResponse: DynamicMemoryHost._on_unasked,
+    dm.BalloonResponse: DynamicMemoryHost._on_answer,
+    dm.UnballoonResponse: DynamicMemoryHost._on_answer,
+    dm.HotAddResponse: DynamicMemoryHost._on_answer,
+    dm.HotRemoveResponse: DynamicMemoryHost._on_answer,
 }

@@ -3,16 +3,21 @@
     host    WAIT_RESET --reset--> POST_RESET_CLOSED --open--> VERSION --> CAPS --> POST_INIT_WAIT --> IDLE
             IDLE --> BALLOON_RB_WAIT --> BALLOON_POSTING --> BALLOON_REPLY_WAIT --> IDLE or RB_WAIT again
             IDLE --> UNBALLOON_RB_WAIT --> UNBALLOON_POSTING --> UNBALLOON_REPLY_WAIT --> IDLE
-                     (or RB_WAIT again, for each part but the last)
-            any wait for the guest (RB_WAIT, REPLY_WAIT) --deadline--> STUCK --late answer--> that wait
+                     (or RB_WAIT again, for each part but the last; or HOT_ADD_SETUP for the rest)
+            IDLE --> HOT_ADD_SETUP --> HOT_ADD_RB_WAIT --> HOT_ADD_POSTING --> HOT_ADD_REPLY_WAIT
+                     --> IDLE or RB_WAIT again; SETUP ends in IDLE when there is no memory to add
+            IDLE --> HOT_REMOVE_RB_WAIT --> HOT_REMOVE_POSTING --> HOT_REMOVE_REPLY_WAIT --> IDLE
+            any wait for the guest (SETUP, RB_WAIT, REPLY_WAIT) --deadline--> STUCK --late answer--> that wait
 
-    guest   CLOSED --open--> VERSION_WAIT --> CAPABILITIES_WAIT --> INITIALIZED <--> BALLOON_UP, BALLOON_DOWN
+    guest   CLOSED --open--> VERSION_WAIT --> CAPABILITIES_WAIT --> INITIALIZED
+            INITIALIZED <--> BALLOON_UP, BALLOON_DOWN, HOT_ADD, HOT_REMOVE
             either wait --refused or deadline--> INIT_ERROR
+            anything --asked too early, with Windows' habits--> CRASHED, for good
 
-RB_WAIT is the wait for room in the ring buffer. Reset and close lead from any state to one and are not
-repeated in every row. Source: the host's names and moves are those of QEMU hw/hyperv/hv-balloon.c (the trace
-event hv_balloon_state_change prints them), STUCK is ours; the guest's names are those of Linux
-drivers/hv/hv_balloon.c, with its waits told apart.
+RB_WAIT is the wait for room in the ring buffer, HOT_ADD_SETUP the wait until the new memory is mapped. Reset
+and close lead from any state to one and are not repeated in every row. Source: the host's names and moves are
+those of QEMU hw/hyperv/hv-balloon.c (the trace event hv_balloon_state_change prints them), STUCK and
+HOT_REMOVE_* are ours; the guest's names are those of Linux drivers/hv/hv_balloon.c, its waits told apart.
 """
 
 import enum
@@ -35,6 +40,13 @@ class HostState(enum.Enum):
     UNBALLOON_RB_WAIT = "S_UNBALLOON_RB_WAIT"
     UNBALLOON_POSTING = "S_UNBALLOON_POSTING"
     UNBALLOON_REPLY_WAIT = "S_UNBALLOON_REPLY_WAIT"
+    HOT_ADD_SETUP = "S_HOT_ADD_SETUP"
+    HOT_ADD_RB_WAIT = "S_HOT_ADD_RB_WAIT"
+    HOT_ADD_POSTING = "S_HOT_ADD_POSTING"
+    HOT_ADD_REPLY_WAIT = "S_HOT_ADD_REPLY_WAIT"
+    HOT_REMOVE_RB_WAIT = "S_HOT_REMOVE_RB_WAIT"
+    HOT_REMOVE_POSTING = "S_HOT_REMOVE_POSTING"
+    HOT_REMOVE_REPLY_WAIT = "S_HOT_REMOVE_REPLY_WAIT"
     STUCK = "S_STUCK"
 
 
@@ -49,6 +61,10 @@ class HostStep(enum.Enum):
     WAIT_OVER = enum.auto()
     BALLOON = enum.auto()
     UNBALLOON = enum.auto()
+    HOT_ADD = enum.auto()
+    HOT_REMOVE = enum.auto()
+    NOTHING_TO_ADD = enum.auto()  # no memory, or none that this guest can use
+    MAPPED = enum.auto()  # the new memory is in the guest's address space
     ROOM = enum.auto()  # the ring buffer takes the request
     POSTED = enum.auto()  # it is in the ring, the answer is the guest's
     POSTED_PART = enum.auto()  # it is in the ring, and the next part of it follows at once
@@ -81,6 +97,23 @@ HOST_MOVES: Final[Mapping[tuple[HostState, HostStep], HostState]] = {
     (_H.UNBALLOON_POSTING, _S.POSTED): _H.UNBALLOON_REPLY_WAIT,
     (_H.UNBALLOON_POSTING, _S.POSTED_PART): _H.UNBALLOON_RB_WAIT,
     (_H.UNBALLOON_REPLY_WAIT, _S.ANSWERED): _H.IDLE,
+    (_H.UNBALLOON_REPLY_WAIT, _S.HOT_ADD): _H.HOT_ADD_SETUP,
+    (_H.IDLE, _S.HOT_ADD): _H.HOT_ADD_SETUP,
+    (_H.HOT_ADD_SETUP, _S.NOTHING_TO_ADD): _H.IDLE,
+    (_H.HOT_ADD_SETUP, _S.MAPPED): _H.HOT_ADD_RB_WAIT,
+    (_H.HOT_ADD_RB_WAIT, _S.ROOM): _H.HOT_ADD_POSTING,
+    (_H.HOT_ADD_POSTING, _S.POSTED): _H.HOT_ADD_REPLY_WAIT,
+    (_H.HOT_ADD_REPLY_WAIT, _S.ANSWERED): _H.IDLE,
+    (_H.HOT_ADD_REPLY_WAIT, _S.ANSWERED_PART): _H.HOT_ADD_RB_WAIT,
+    (_H.IDLE, _S.HOT_REMOVE): _H.HOT_REMOVE_RB_WAIT,
+    (_H.HOT_REMOVE_RB_WAIT, _S.ROOM): _H.HOT_REMOVE_POSTING,
+    (_H.HOT_REMOVE_POSTING, _S.POSTED): _H.HOT_REMOVE_REPLY_WAIT,
+    (_H.HOT_REMOVE_REPLY_WAIT, _S.ANSWERED): _H.IDLE,
+    (_H.HOT_ADD_SETUP, _S.SILENCE): _H.STUCK,
+    (_H.HOT_ADD_RB_WAIT, _S.SILENCE): _H.STUCK,
+    (_H.HOT_ADD_REPLY_WAIT, _S.SILENCE): _H.STUCK,
+    (_H.HOT_REMOVE_RB_WAIT, _S.SILENCE): _H.STUCK,
+    (_H.HOT_REMOVE_REPLY_WAIT, _S.SILENCE): _H.STUCK,
     (_H.BALLOON_RB_WAIT, _S.SILENCE): _H.STUCK,
     (_H.BALLOON_REPLY_WAIT, _S.SILENCE): _H.STUCK,
     (_H.UNBALLOON_RB_WAIT, _S.SILENCE): _H.STUCK,
@@ -98,6 +131,9 @@ class GuestState(enum.Enum):
     INITIALIZED = "INITIALIZED"
     BALLOON_UP = "BALLOON_UP"
     BALLOON_DOWN = "BALLOON_DOWN"
+    HOT_ADD = "HOT_ADD"
+    HOT_REMOVE = "HOT_REMOVE"
+    CRASHED = "CRASHED"
     INIT_ERROR = "INIT_ERROR"
 
 
@@ -111,13 +147,19 @@ class GuestStep(enum.Enum):
     FAIL = enum.auto()  # the last version or the capabilities were refused, or no answer came
     BALLOON = enum.auto()
     UNBALLOON = enum.auto()
+    HOT_ADD = enum.auto()
+    HOT_REMOVE = enum.auto()
+    CRASH = enum.auto()
     DONE = enum.auto()
 
 
 _G: Final = GuestState
 _T: Final = GuestStep
 
-GUEST_FROM_ANYWHERE: Final[Mapping[GuestStep, GuestState]] = {_T.CLOSE: _G.CLOSED}
+GUEST_FROM_ANYWHERE: Final[Mapping[GuestStep, GuestState]] = {
+    _T.CLOSE: _G.CLOSED,
+    _T.CRASH: _G.CRASHED,
+}
 GUEST_MOVES: Final[Mapping[tuple[GuestState, GuestStep], GuestState]] = {
     (_G.CLOSED, _T.OPEN): _G.VERSION_WAIT,
     (_G.VERSION_WAIT, _T.VERSION_ACCEPTED): _G.CAPABILITIES_WAIT,
@@ -128,5 +170,9 @@ GUEST_MOVES: Final[Mapping[tuple[GuestState, GuestStep], GuestState]] = {
     (_G.BALLOON_UP, _T.DONE): _G.INITIALIZED,
     (_G.INITIALIZED, _T.UNBALLOON): _G.BALLOON_DOWN,
     (_G.BALLOON_DOWN, _T.DONE): _G.INITIALIZED,
+    (_G.INITIALIZED, _T.HOT_ADD): _G.HOT_ADD,
+    (_G.HOT_ADD, _T.DONE): _G.INITIALIZED,
+    (_G.INITIALIZED, _T.HOT_REMOVE): _G.HOT_REMOVE,
+    (_G.HOT_REMOVE, _T.DONE): _G.INITIALIZED,
 }
-GUEST_SERVES: Final = frozenset({_G.INITIALIZED, _G.BALLOON_UP, _G.BALLOON_DOWN})
+GUEST_SERVES: Final = frozenset({_G.INITIALIZED, _G.BALLOON_UP, _G.BALLOON_DOWN, _G.HOT_ADD, _G.HOT_REMOVE})

@@ -9,9 +9,9 @@ import uuid
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from dynmem.dm.events import ActualChanged, Anomaly, BalloonFinished, HostEvent, StateChanged, StatusReported
+from dynmem.dm.events import Anomaly, HostEvent
 from dynmem.dm.host import DynamicMemoryHost, GivenUp, Status
-from dynmem.errors import RemoteProtocolError
+from dynmem.errors import LocalProtocolError, RemoteProtocolError
 from dynmem.memory.discard import DiscardError
 from dynmem.pages.page_set import PageSet
 from dynmem.units import PAGE_SHIFT
@@ -137,10 +137,9 @@ class HvBalloon:
         """When `tick` is needed though the guest is silent."""
         return self.host.deadline_ns()
 
-    def take_events(self) -> list[ActualChanged | StatusReported | StateChanged | BalloonFinished]:
+    def take_events(self) -> list[HostEvent]:
         """What happened; the guest's oddities have gone to the faults already."""
-        events: list[ActualChanged | StatusReported | StateChanged | BalloonFinished] = []
-        event: HostEvent
+        events: list[HostEvent] = []
         for event in self.host.take_events():
             if isinstance(event, Anomaly):
                 self._faults.note("anomaly", event.text)
@@ -168,7 +167,11 @@ class HvBalloon:
         """Send until there is nothing more, or no room: the guest signals when there is."""
         channel = self._channel
         while channel is not None and channel.is_open and (message := self.host.next_message()) is not None:
-            if not channel.send(message):
+            try:
+                if not channel.send(message):
+                    return
+            except LocalProtocolError as error:  # the guest made its ring smaller than a message
+                channel.break_off(f"the ring is too small: {error}")
                 return
             self.host.message_sent(self._clock.now_ns())
 
