@@ -135,6 +135,26 @@ def test_after_kill_9_the_open_intent_is_resolved_and_two_sweeps_pass_before_the
     asyncio.run(scenario())
 
 
+def test_a_command_that_is_never_answered_does_not_count_as_failed(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        web, db = ObedientVm(), ObedientVm()
+        web.silent_on = db.silent_on = "balloon"
+        config = configured(tmp_path, "enforce", TIGHT, web="", db="")
+        async with (
+            listening(tmp_path / "web.qmp", web.serve),
+            listening(tmp_path / "db.qmp", db.serve),
+            managing(config) as manager,
+        ):
+            await manager.until(lambda _: any("not done" in line for line in manager.lines))
+            await manager.end()
+        with contextlib.closing(sqlite3.connect(tmp_path / "state" / FILE_NAME)) as journal:
+            outcomes = [row[0] for row in journal.execute("SELECT outcome FROM action")]
+        assert any("no answer to balloon" in outcome for outcome in outcomes)
+        assert all(outcome.startswith("unknown: ") for outcome in outcomes if "no answer" in outcome)
+
+    asyncio.run(scenario())
+
+
 def _open_intents(folder: Path) -> list[str]:
     try:
         with contextlib.closing(sqlite3.connect(folder / "state" / FILE_NAME)) as db:

@@ -72,14 +72,37 @@ def test_the_journal_keeps_to_its_bound(tmp_path: Path) -> None:
     journal.close()
 
 
-def test_the_last_target_of_a_vm_is_the_newest_that_did_not_fail(tmp_path: Path) -> None:
+GRANT = "1 GiB of what is measured free"
+
+
+@pytest.mark.parametrize(
+    ("measurement", "outcome", "counts"),
+    [
+        ("", "sent", True),
+        ("", None, False),
+        ("", "failed: it is gone", False),
+        ("", "unknown: no answer to balloon within 3 s", False),
+        ("", "not reached (yet), it has 2 GiB", False),
+        ("", "reached, it has 4 B", True),
+        (GRANT, "sent", True),
+        (GRANT, None, True),
+        (GRANT, "failed: it is gone", False),
+        (GRANT, "unknown: no answer to balloon within 3 s", True),
+        (GRANT, "not reached (yet), it has 2 GiB", True),
+        (GRANT, "reached, it has 4 B", True),
+    ],
+)
+def test_the_last_target_is_the_newest_that_a_vm_may_be_on_its_way_to(
+    measurement: str, outcome: str | None, counts: bool, tmp_path: Path
+) -> None:
     journal = Journal(tmp_path)
-    ids = journal.intend([intent("web", 1), intent("web", 2), intent("db", 3), intent("web", 4)], 1)
-    journal.conclude([(ids[1], "sent"), (ids[3], "failed: it is gone")], 2)
-    assert [(each.vm, each.target_bytes, each.outcome) for each in journal.last_targets()] == [
-        ("db", 3, None),
-        ("web", 2, "sent"),
-    ]
+    newest = intent("web", 4)._replace(measurement=measurement)
+    ids = journal.intend([intent("web", 2), intent("db", 3), newest], 1)
+    journal.conclude([(ids[0], "sent"), (ids[1], "sent")], 2)
+    if outcome is not None:
+        journal.conclude([(ids[2], outcome)], 3)
+    targets = {each.vm: each.target_bytes for each in journal.last_targets()}
+    assert targets == {"db": 3, "web": 4 if counts else 2}
     journal.close()
 
 

@@ -20,6 +20,10 @@ SENT: Final = "sent"
 """The outcome of a command that the VM took; what came of it only its size tells."""
 FAILED: Final = "failed"
 """How the outcome of a command that was not taken begins."""
+UNKNOWN: Final = "unknown"
+"""How the outcome of a command begins that may have been taken: the answer never came."""
+REACHED: Final = "reached"
+"""How the outcome of an action begins that was closed by looking: the VM had the size that was asked for."""
 FILE_NAME: Final = "journal.sqlite"
 RELEASED: Final = "released"
 RESERVED: Final = "reserved"
@@ -165,13 +169,19 @@ class Journal:
         return self._actions("ORDER BY id DESC LIMIT ?", limit)
 
     def last_targets(self) -> list[Action]:
-        """Per VM the newest action that did not fail."""
+        """Per VM the newest action whose target it may be on its way to.
+
+        One that may not have been sent counts where it is growth: memory may be taken for it. Where it is a
+        shrink, the one before it counts.
+        """
         return self._actions(
-            "WHERE id IN (SELECT max(id) FROM action"
-            " WHERE outcome IS NULL OR outcome NOT LIKE 'failed%' GROUP BY vm) ORDER BY vm"
+            "WHERE id IN (SELECT max(id) FROM action WHERE outcome = ? OR outcome LIKE ? || '%'"
+            " OR (measurement != '' AND (outcome IS NULL OR outcome NOT LIKE ? || '%'))"
+            " GROUP BY vm) ORDER BY vm",
+            *(SENT, REACHED, FAILED),
         )
 
-    def _actions(self, clause: str, *values: int) -> list[Action]:
+    def _actions(self, clause: str, *values: int | str) -> list[Action]:
         query = f"SELECT {', '.join(Action._fields)} FROM action {clause}"  # noqa: S608 - our own words
         return [Action(*row) for row in self._db.execute(query, values)]
 

@@ -24,7 +24,7 @@ from dynmem.manager.config import Config
 from dynmem.manager.connection import VmConnection
 from dynmem.manager.facts import ABSENT, Facts, HostFacts, VmFacts
 from dynmem.manager.host import allow_descriptors, read_host
-from dynmem.manager.journal import FAILED, SENT, Intent, Journal, JournalError
+from dynmem.manager.journal import FAILED, SENT, UNKNOWN, Intent, Journal, JournalError
 from dynmem.manager.private import lock, private_folder
 from dynmem.manager.recovery import Unfinished, take_over
 from dynmem.manager.results import SetBalloon
@@ -214,8 +214,9 @@ class Daemon:
             await self._connections[command.vm].set_balloon(command.target_bytes)
         except (DynmemError, OSError, TimeoutError) as error:
             self._tell(f"{command.vm}: not done: {error}")
-            if isinstance(error, QmpCommandError):
-                self._manager.not_sent([command.vm])  # after a time-out nobody knows: then it counts as sent
+            if not isinstance(error, QmpCommandError):
+                return f"{UNKNOWN}: {error}"  # it may have arrived: then it counts as sent
+            self._manager.not_sent([command.vm])
             return f"{FAILED}: {error}"
         return SENT
 

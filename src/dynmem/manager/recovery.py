@@ -7,7 +7,7 @@ import time
 from collections.abc import Collection, Iterable
 
 from dynmem.manager.facts import ABSENT, SILENT, Facts, VmFacts
-from dynmem.manager.journal import RELEASED, RESERVED, SENT, Action, Intent, Journal
+from dynmem.manager.journal import REACHED, RELEASED, RESERVED, Action, Intent, Journal
 from dynmem.manager.step import Manager
 from dynmem.units import format_size
 
@@ -15,12 +15,11 @@ from dynmem.units import format_size
 def take_over(journal: Journal, manager: Manager, names: Collection[str]) -> None:
     """Go on where a predecessor ended.
 
-    Targets cannot be asked for, so the last ones sent come from the journal; of those that may not have been
-    sent only growth counts. Who was released stays released, what was promised stays promised.
+    Targets cannot be asked for, so the last ones sent come from the journal. Who was released stays released,
+    what was promised stays promised.
     """
     for action in journal.last_targets():
-        if action.outcome == SENT or (action.outcome is None and action.measurement):
-            manager.restore(action.vm, action.incarnation, action.target_bytes)
+        manager.restore(action.vm, action.incarnation, action.target_bytes)
     now_ns, wall_ns = time.monotonic_ns(), time.time_ns()
     for wish in journal.standing():
         if wish.kind == RELEASED and wish.name in names:
@@ -70,5 +69,5 @@ def _found(intent: Intent, vm: VmFacts | None) -> str:
         return "the VM was started anew since"
     if vm.run_state == SILENT or vm.actual_bytes is None:
         return ""
-    reached = "reached" if vm.actual_bytes == intent.target_bytes else "not reached (yet)"
+    reached = REACHED if vm.actual_bytes == intent.target_bytes else "not reached (yet)"
     return f"{reached}, it has {format_size(vm.actual_bytes)}"
