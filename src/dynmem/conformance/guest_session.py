@@ -1,0 +1,95 @@
+"""Cases against a guest: what every sound session is made of."""
+
+from typing import Final
+
+from dynmem.conformance import layouts as dm
+from dynmem.conformance.adapter import SESSION, GuestUnderTest
+from dynmem.conformance.case import CaseTable, must
+from dynmem.conformance.played_host import PlayedHost
+from dynmem.units import NS_PER_S
+
+TABLE: Final = CaseTable()
+
+
+@TABLE.case(
+    "guest-session-contact",
+    SESSION,
+    "INITIATE_CONTACT comes first, and once it is answered REQUESTOFFERS.",
+    "QEMU hw/hyperv/vmbus.c, vmbus_handle_initiate_contact",
+)
+def _contact(guest: GuestUnderTest) -> None:
+    PlayedHost(guest).connect()
+
+
+@TABLE.case(
+    "guest-session-open",
+    SESSION,
+    "The offered device is opened over a GPADL of whole pages that holds two empty rings.",
+    "QEMU hw/hyperv/vmbus.c, vmbus_handle_open_channel",
+)
+def _open(guest: GuestUnderTest) -> None:
+    host = PlayedHost(guest)
+    host.connect()
+    host.open()
+
+
+@TABLE.case(
+    "guest-session-handshake",
+    SESSION,
+    "Version 2.0 is asked for first, then the capabilities are told, in messages of 16 and 32 bytes.",
+    "QEMU hv-balloon.c, hv_balloon_handle_version_request and _caps_report",
+)
+def _handshake(guest: GuestUnderTest) -> None:
+    host = PlayedHost(guest)
+    host.connect()
+    host.open()
+    must(host.negotiate() == dm.DM_2_0, "the first version asked for is not 2.0")
+    caps, least, largest = host.capabilities()
+    must(caps & dm.CAP_BALLOON, "the guest says that it cannot balloon")
+    must(caps < 1 << 7, f"reserved capability bits are set: {caps:#x}")
+    must(least <= guest.total_pages <= largest + 1, "its least and largest pages do not fit its size")
+
+
+@TABLE.case(
+    "guest-session-status",
+    SESSION,
+    "Status reports of 48 bytes come, about one a second, and tell sizes that the guest can have.",
+    "Linux hv_balloon.c, post_status; QEMU hv-balloon.c, hv_balloon_handle_status_report",
+)
+def _status(guest: GuestUnderTest) -> None:
+    host = PlayedHost(guest).begin(suppress=False)
+    for _ in range(60):
+        guest.advance(NS_PER_S)
+        must(not host.packets(), "something else than status reports comes unasked")
+    must(2 <= len(host.statuses) <= 90, f"{len(host.statuses)} status reports came in a minute")
+    for available, committed, *_ in host.statuses:
+        must(available <= guest.total_pages, f"{available} pages are available of {guest.total_pages}")
+        must(0 < committed < 1 << 40, f"{committed} pages are committed")
+
+
+@TABLE.case(
+    "guest-session-balloon",
+    SESSION,
+    "A balloon request is answered by pages of the guest's own, each once, no more than asked.",
+    "QEMU hv-balloon.c, hv_balloon_handle_balloon_response",
+)
+def _balloon(guest: GuestUnderTest) -> None:
+    host = PlayedHost(guest).begin()
+    responses = host.balloon(1024)
+    must(len(host.given) == 1024, f"{len(host.given)} pages are given where 1024 are there")
+    must(responses[0], "the first response is empty")
+    host.holds(1024)
+
+
+@TABLE.case(
+    "guest-session-unballoon",
+    SESSION,
+    "Pages given back in one message are answered by one DM_UNBALLOON_RESPONSE of 8 bytes.",
+    "QEMU hv-balloon.c, hv_balloon_handle_unballoon_response",
+)
+def _unballoon(guest: GuestUnderTest) -> None:
+    host = PlayedHost(guest).begin()
+    spans = [span for response in host.balloon(1024) for span in response]
+    host.unballoon([spans])
+    host.holds(0)
+    host.silent("after the unballoon response")

@@ -1,0 +1,173 @@
+"""The adapter of this project's own guest: `dynmem.vmbus.guest` under `dynmem.dm.guest`, and free pages."""
+
+from collections import deque
+from typing import Final
+
+from dynmem.conformance import adapter
+from dynmem.conformance.adapter import Hypercalls
+from dynmem.dm.guest import DynamicMemoryGuest
+from dynmem.errors import RemoteProtocolError
+from dynmem.limits import DM_RANGES_PER_MESSAGE
+from dynmem.pages.page_set import PageSet
+from dynmem.units import MIB, NS_PER_MS, PAGE_SIZE
+from dynmem.vmbus import guest as vmbus
+from dynmem.vmbus.memory import FlatMemory
+from dynmem.wire.dm import BALLOON_DEVICE_TYPE
+from dynmem.wire.packet import PacketType
+from dynmem.wire.synic import VMBUS_MESSAGE_TYPE, HvStatus
+
+_BACKED_BYTES: Final = 4 * MIB
+_TOTAL_PAGES: Final = 512 * MIB // PAGE_SIZE
+_FIRST_FREE: Final = 0x1000
+_RUN, _GAP = 5, 3  # free memory is in pieces: five free pages, three in use
+_RETRY_NS: Final = NS_PER_MS
+_FOR_NOW: Final = frozenset({HvStatus.INSUFFICIENT_BUFFERS, HvStatus.INSUFFICIENT_MEMORY})
+
+
+class OurFreePages:
+    """Free memory of the guest, in small pieces."""
+
+    def __init__(self) -> None:
+        self.free = PageSet(_TOTAL_PAGES)
+        step = _RUN + _GAP
+        starts = range(_FIRST_FREE, _TOTAL_PAGES - step, step)
+        self.free.add(b"".join((start | _RUN << 40).to_bytes(8, "little") for start in starts))
+
+    @property
+    def available_pages(self) -> int:
+        """Free pages."""
+        return len(self.free)
+
+    @property
+    def committed_pages(self) -> int:
+        """What programs have asked for."""
+        return _FIRST_FREE
+
+    def allocate_for_balloon(self, pages: int) -> bytes:
+        """Free pages for the balloon."""
+        return self.free.take(pages, DM_RANGES_PER_MESSAGE)
+
+    def free_from_balloon(self, ranges: bytes) -> None:
+        """Pages that are the guest's own again."""
+        self.free.add(ranges)
+
+
+class OurGuest:
+    """A guest of ours, of 512 MiB."""
+
+    def __init__(self) -> None:
+        self.groups = frozenset(adapter.GROUPS)
+        self.memory = FlatMemory(memoryview(bytearray(_BACKED_BYTES)))
+        self.total_pages = _TOTAL_PAGES
+        self.now = 0
+        self.pages = OurFreePages()
+        self.client = vmbus.Client(self.memory)
+        self.dm = DynamicMemoryGuest(pages=self.pages, total_pages=_TOTAL_PAGES)
+        self.channel: vmbus.GuestChannel | None = None
+        self.hypercalls: Hypercalls | None = None
+        self.posts: deque[vmbus.Post] = deque()
+        self.post_at = 0
+
+    def start(self, hypercalls: Hypercalls) -> None:
+        """Load the drivers."""
+        self.hypercalls = hypercalls
+        self.client.connect()
+        self._turn()
+
+    def deliver_message(self, payload: bytes) -> None:
+        """A message in the slot."""
+        try:
+            self.client.receive_message(payload)
+        except RemoteProtocolError:
+            return  # a driver logs it
+        self._turn()
+
+    def deliver_event(self, flag: int) -> None:
+        """An event flag; the rings are looked at in every turn."""
+        self._turn()
+
+    def advance(self, ns: int) -> None:
+        """Let time pass."""
+        self.now += ns
+        self.dm.tick(self.now)
+        self._turn()
+
+    def ballooned_pages(self) -> int | None:
+        """How many pages the host has."""
+        return self.dm.ballooned_pages
+
+    def receive(self, data: bytes) -> None:
+        """A message for the machine."""
+        self.dm.receive(data, self.now)
+
+    def sending(self, data: bytes) -> bytes:
+        """A message of the machine, on its way into the ring."""
+        return data
+
+    def _turn(self) -> None:
+        """What a driver does when it is woken."""
+        self._events()
+        self._exchange()
+        self._post()
+        self.dm.take_events()
+
+    def _events(self) -> None:
+        for event in self.client.take_events():
+            if isinstance(event, vmbus.Offered):
+                if event.channel.offer.interface == BALLOON_DEVICE_TYPE and self.channel is None:
+                    self.channel = event.channel
+                    event.channel.open(range(16, 26), 5)
+            elif isinstance(event, vmbus.Opened):
+                self.dm.channel_opened(self.now)
+            elif isinstance(event, vmbus.Closed | vmbus.Failed) and event.channel is self.channel:
+                self.channel = None
+                if isinstance(event, vmbus.Closed):
+                    self.dm.channel_closed(self.now)
+
+    def _exchange(self) -> None:
+        channel = self.channel
+        if channel is None or channel.state is not vmbus.ChannelState.OPEN:
+            return
+        try:
+            self._send(channel)
+            while (packet := channel.receive()) is not None:
+                if packet.type == PacketType.INBAND:
+                    self._take(packet.data)
+                self._send(channel)
+        except RemoteProtocolError:  # the ring itself is broken
+            channel.close()
+        self._signal()
+
+    def _take(self, data: bytes) -> None:
+        try:
+            self.receive(data)
+        except RemoteProtocolError:
+            return  # a driver logs it and goes on
+
+    def _send(self, channel: vmbus.GuestChannel) -> None:
+        while (message := self.dm.next_message()) is not None:
+            if not channel.send(self.sending(message)):
+                break
+            self.dm.message_sent(self.now)
+        self._signal()
+
+    def _signal(self) -> None:
+        assert self.hypercalls is not None
+        for connection_id in self.client.take_doorbells():
+            self.hypercalls.signal_event(connection_id, 0)
+
+    def _post(self) -> None:
+        """Post in order; what the host has no buffers for, a little later."""
+        assert self.hypercalls is not None
+        self.posts.extend(self.client.take_posts())
+        while self.posts and self.now >= self.post_at:
+            post = self.posts[0]
+            status = self.hypercalls.post_message(post.connection_id, VMBUS_MESSAGE_TYPE, post.payload)
+            if status in _FOR_NOW:
+                self.post_at = self.now + _RETRY_NS
+                return
+            self.posts.popleft()
+            if status:
+                self.client.post_refused(HvStatus(status))
+                self._events()
+                self.posts.extend(self.client.take_posts())

@@ -1,0 +1,375 @@
+"""The host that the suite plays against a guest under test: it does what a case says and trusts nothing.
+
+What it insists on in every case: the guest's messages and packets are sound, its rings are empty when it
+opens them, it signals when it has to, and it gives up only pages that it has.
+"""
+
+import struct
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Final, TypeVar
+
+from dynmem.conformance import layouts as dm
+from dynmem.conformance.adapter import GuestUnderTest
+from dynmem.conformance.case import fail, must
+from dynmem.conformance.layouts import Dm, Span
+from dynmem.errors import RemoteProtocolError
+from dynmem.units import NS_PER_MS, NS_PER_S, PAGE_SIZE
+from dynmem.vmbus import ring
+from dynmem.vmbus.memory import GpadlMemory
+from dynmem.wire import channel as wire
+from dynmem.wire.dm import BALLOON_DEVICE_TYPE
+from dynmem.wire.packet import Packet, PacketType
+from dynmem.wire.synic import (
+    CHANNEL_CONNECTION_ID_BASE,
+    MESSAGE_CONNECTION_ID,
+    MESSAGE_CONNECTION_ID_4,
+    VMBUS_MESSAGE_TYPE,
+    VMBUS_SINT,
+)
+from dynmem.wire.versions import VERSION_5_0, VERSION_5_3, VERSION_WIN8
+
+RELID: Final = 1
+PATIENCE_NS: Final = (
+    8 * NS_PER_S
+)  # more than any step of a guest takes, less than a guest's own patience twice
+STEP_NS: Final = 10 * NS_PER_MS
+POSTS_MAX: Final = 4096
+
+_M = TypeVar("_M", bound=wire.Message)
+
+
+class PlayedHost:
+    """One host and what it knows; also the hypercalls of the guest under test.
+
+    Attributes:
+        guest: The guest under test.
+        version: The VMBus version agreed on.
+        refusals: Hypercall statuses for the next posts, before they are taken again.
+        posts: Messages that were taken and not looked at yet, with their connection ids.
+        given: The pages that this host has.
+        statuses: The status reports that came.
+        signals: How often the guest signalled its channel.
+
+    """
+
+    def __init__(self, guest: GuestUnderTest) -> None:
+        self.guest = guest
+        self.version = 0
+        self.refusals: deque[int] = deque()
+        self.refused: list[bytes] = []
+        self.posts: deque[tuple[int, bytes]] = deque()
+        self.given: set[int] = set()
+        self.statuses: list[tuple[int, ...]] = []
+        self.signals = 0
+        self.trans_id = 1000
+        self.gpadl = 0
+        self.pfns: list[int] = []
+        self.downstream = 0
+        self._reader: ring.RingReader | None = None
+        self._writer: ring.RingWriter | None = None
+
+    # the guest's hypercalls
+
+    def post_message(self, connection_id: int, message_type: int, payload: bytes) -> int:
+        """HvPostMessage by the guest."""
+        if self.refusals:
+            self.refused.append(payload)
+            return self.refusals.popleft()
+        must(message_type == VMBUS_MESSAGE_TYPE, f"a message of hypervisor type {message_type} is posted")
+        must(8 <= len(payload) <= 240, f"a message of {len(payload)} bytes is posted")
+        must(len(self.posts) < POSTS_MAX, "the guest's posts have no end")
+        if connection_id not in (MESSAGE_CONNECTION_ID, MESSAGE_CONNECTION_ID_4):
+            return 18
+        self.posts.append((connection_id, payload))
+        return 0
+
+    def signal_event(self, connection_id: int, flag: int) -> int:
+        """HvSignalEvent by the guest."""
+        if connection_id != CHANNEL_CONNECTION_ID_BASE + RELID:
+            return 18
+        if flag:
+            return 17
+        self.signals += 1
+        return 0
+
+    # VMBus messages
+
+    def waited(self, there: Callable[[], object]) -> bool:
+        """Let time pass in small steps until something is there; whether it came."""
+        for step in range(PATIENCE_NS // STEP_NS):
+            self.guest.advance(STEP_NS if step else 0)
+            if there():
+                return True
+        return False
+
+    def next_post(self, kind: type[_M]) -> _M:
+        """The next message, which must be of `kind`."""
+        name = wire.TABLE.by_class[kind].name
+        must(self.waited(lambda: self.posts), f"{name} must come; nothing came")
+        message = self.peek_post()
+        self.posts.popleft()
+        if not isinstance(message, kind):
+            fail(f"{name} must come; {wire.TABLE.of(message).name} came")
+        return message
+
+    def peek_post(self) -> wire.Message:
+        """The next message, which is there."""
+        payload = self.posts[0][1]
+        try:
+            return wire.decode(payload, self.version)
+        except RemoteProtocolError as error:
+            fail(f"the guest posted {payload[:16].hex()}...: {error}")
+
+    def no_post(self, when: str) -> None:
+        """Nothing may have been posted."""
+        self.guest.advance(NS_PER_S)
+        must(not self.posts, f"{when} the guest posted {self.posts and self.posts[0][1][:16].hex()}")
+
+    def say(self, message: wire.Message, pad: int = 0) -> None:
+        """Put a message into the guest's slot, rounded up with `pad` bytes as some hosts do."""
+        self.guest.deliver_message(wire.encode(message) + bytes(pad))
+
+    def refuse_versions_above(self, newest: int) -> wire.InitiateContact:
+        """Refuse contacts until one comes with a version of `newest` or older; that one."""
+        last = 1 << 32
+        while True:
+            contact = self.next_post(wire.InitiateContact)
+            must(contact.version < last, f"version {contact.version:#x} is tried after {last:#x}")
+            last = contact.version
+            if contact.version <= newest:
+                return contact
+            self.say(wire.VersionResponse(False, 0, 0 if contact.version >= VERSION_5_0 else None))
+
+    def connect(self, newest: int = VERSION_5_3, *, pad: int = 0) -> None:
+        """Agree to a version and offer the device."""
+        self.guest.start(self)
+        contact = self.refuse_versions_above(newest)
+        must(contact.version >= VERSION_WIN8, "the guest knows no version of 2.4 or later")
+        self.version = contact.version
+        modern = contact.version >= VERSION_5_0
+        if modern:
+            must(contact.message_sint == VMBUS_SINT, f"messages are wanted at SINT {contact.message_sint}")
+        self.say(wire.VersionResponse(True, 0, MESSAGE_CONNECTION_ID_4 if modern else None), pad)
+        self.next_post(wire.RequestOffers)
+        self.offer(pad)
+        self.say(wire.AllOffersDelivered(), pad)
+
+    def offer(self, pad: int = 0, *, relid: int = RELID) -> None:
+        """Offer the Dynamic Memory device."""
+        self.say(
+            wire.OfferChannel(
+                interface=BALLOON_DEVICE_TYPE,
+                instance=BALLOON_DEVICE_TYPE,
+                channel_flags=0,
+                mmio_megabytes=0,
+                user_defined=wire.NO_USER_DATA,
+                sub_channel_index=0,
+                mmio_megabytes_optional=0,
+                child_relid=relid,
+                monitor_id=0,
+                monitor_allocated=False,
+                is_dedicated_interrupt=True,
+                connection_id=CHANNEL_CONNECTION_ID_BASE + relid,
+            ),
+            pad,
+        )
+
+    def take_gpadl(self) -> wire.GpadlHeader:
+        """A GPADL in its header and bodies, checked; it is not answered yet."""
+        header = self.next_post(wire.GpadlHeader)
+        must(header.child_relid == RELID, f"a GPADL for relid {header.child_relid}")
+        must(header.range_count == 1, f"a GPADL of {header.range_count} ranges")
+        byte_count, byte_offset = struct.unpack_from("<II", header.ranges)
+        pages = byte_count // PAGE_SIZE
+        must(byte_offset == 0 and pages and byte_count % PAGE_SIZE == 0, "a GPADL is not of whole pages")
+        must(header.range_buflen == 8 + 8 * pages, "a GPADL's two lengths do not agree")
+        words = header.ranges[8:]
+        while len(words) < 8 * pages:
+            body = self.next_post(wire.GpadlBody)
+            must(body.gpadl == header.gpadl, "a body of another GPADL comes in between")
+            words += body.pfns
+        self.pfns = list(struct.unpack(f"<{pages}Q", words[: 8 * pages]))
+        must(len(set(self.pfns)) == pages, "a page is in the GPADL twice")
+        self.gpadl = header.gpadl
+        return header
+
+    def take_open(self) -> wire.OpenChannel:
+        """Create the GPADL and take the open, which is not answered yet; the rings must be empty."""
+        self.take_gpadl()
+        self.say(wire.GpadlCreated(RELID, self.gpadl, 0))
+        request = self.next_post(wire.OpenChannel)
+        must(request.child_relid == RELID, f"relid {request.child_relid} is opened")
+        must(request.ringbuffer_gpadl == self.gpadl, "the channel is opened over another GPADL")
+        self.downstream = request.downstream_page_offset
+        must(
+            2 <= self.downstream <= len(self.pfns) - 2, f"downstream at {self.downstream} of {len(self.pfns)}"
+        )
+        memory = GpadlMemory(self.guest.memory, self.pfns)
+        for first in (0, self.downstream):
+            words = [
+                memory.load32(first * PAGE_SIZE + offset) for offset in (ring.WRITE_INDEX, ring.READ_INDEX)
+            ]
+            must(words == [0, 0], f"a ring is opened with indices {words}")
+        return request
+
+    def open(self) -> None:
+        """Open the channel."""
+        request = self.take_open()
+        memory = GpadlMemory(self.guest.memory, self.pfns)
+        self._reader = ring.RingReader(memory, 0, self.downstream)
+        self._writer = ring.RingWriter(memory, self.downstream, len(self.pfns) - self.downstream)
+        self.say(wire.OpenChannelResult(RELID, request.openid, 0))
+
+    # packets
+
+    def write(self, packet: Packet) -> None:
+        """Put a packet into the ring, and raise the event flag if the guest may sleep."""
+        must(self._writer is not None, "the channel is not open")
+        assert self._writer is not None
+        try:
+            must(self._writer.write(packet), "the guest leaves the ring full")
+        except RemoteProtocolError as error:
+            fail(f"the guest broke the ring: {error}")
+        if self._writer.take_signal():
+            self.guest.deliver_event(RELID)
+
+    def send(self, data: bytes) -> None:
+        """Send one message."""
+        self.write(Packet(PacketType.INBAND, 0, 0, data))
+
+    def packets(self) -> list[Dm]:
+        """Every message in the ring but status reports, which are checked and kept."""
+        found: list[Dm] = []
+        while self._reader is not None:
+            try:
+                packet = self._reader.read()
+            except RemoteProtocolError as error:
+                fail(f"the guest wrote no sound packet: {error}")
+            if self._reader.take_signal():
+                self.guest.deliver_event(RELID)
+            if packet is None:
+                break
+            must(packet.type == PacketType.INBAND, f"the guest sent a packet of type {packet.type}, not 6")
+            message = dm.read(packet.data)
+            if message.kind == dm.STATUS_REPORT:
+                self.statuses.append(dm.fields(message, dm.STATUS_REPORT, "<QQQQII"))
+            else:
+                found.append(message)
+        return found
+
+    def arrived(self) -> list[Dm]:
+        """What comes first, given time; empty if nothing comes."""
+        for step in range(PATIENCE_NS // STEP_NS):
+            self.guest.advance(STEP_NS if step else 0)
+            if found := self.packets():
+                return found
+        return []
+
+    def expect(self, kind: int) -> Dm:
+        """The next message but status reports, which must be of `kind` and alone."""
+        found = self.arrived()
+        must(len(found) == 1 and found[0].kind == kind, f"{dm.NAMES[kind]} must come; {names(found)} came")
+        return found[0]
+
+    def silent(self, when: str, ns: int = NS_PER_S) -> None:
+        """Nothing but status reports may come."""
+        found: list[Dm] = []
+        for _ in range(10):
+            self.guest.advance(ns // 10)
+            found += self.packets()
+        must(not found, f"{when} the guest sent {names(found)}")
+
+    def next_id(self) -> int:
+        """A transaction id of this host's own."""
+        self.trans_id += 1
+        return self.trans_id
+
+    # the Dynamic Memory Protocol
+
+    def version_request(self) -> tuple[int, int, bool]:
+        """The version request that must come: its id, the version, whether it is the last attempt."""
+        request = self.expect(dm.VERSION_REQUEST)
+        version, flags = dm.fields(request, dm.VERSION_REQUEST, "<II")
+        must(flags in (0, 1), f"reserved bits of {request.name} are set: {flags:#x}")
+        return request.trans_id, version, bool(flags)
+
+    def negotiate(self, newest: int = dm.DM_2_0) -> int:
+        """Refuse versions until one of `newest` or older comes, and accept that; which it is."""
+        while True:
+            trans_id, version, last = self.version_request()
+            self.send(dm.version_response(trans_id, accepted=version <= newest))
+            if version <= newest:
+                return version
+            must(not last, f"version {version:#x} is the guest's last")
+
+    def capabilities(self, *, accepted: bool = True, suppress: bool = False) -> tuple[int, ...]:
+        """Take the capabilities and answer; caps, min_page_cnt, max_page_number."""
+        report = self.expect(dm.CAPABILITIES_REPORT)
+        told = dm.fields(report, dm.CAPABILITIES_REPORT, "<QQQ")
+        self.send(dm.capabilities_response(report.trans_id, accepted=accepted, suppress=suppress))
+        return told
+
+    def begin(self, *, newest: int = dm.DM_2_0, suppress: bool = True) -> "PlayedHost":
+        """Everything up to a guest that can be asked."""
+        self.connect()
+        self.open()
+        self.negotiate(newest)
+        self.capabilities(suppress=suppress)
+        self.silent("after the handshake")
+        return self
+
+    def balloon(self, pages: int) -> list[list[Span]]:
+        """Ask for pages; the ranges of each response, which must be the guest's and new."""
+        self.send(dm.balloon_request(self.next_id(), pages))
+        responses: list[list[Span]] = []
+        more = True
+        while more:
+            found = self.arrived()
+            must(found, "a balloon request is not answered to its end")
+            for response in found:
+                must(more, f"{response.name} comes after the response with more_pages 0")
+                gift = dm.read_gift(response)
+                must(response.kind == dm.BALLOON_RESPONSE, f"{response.name} answers a balloon request")
+                self._take(gift.spans)
+                responses.append(gift.spans)
+                more = gift.more
+        total = sum(count for spans in responses for _, count in spans)
+        must(total <= pages, f"{total} pages are given where {pages} are asked for")
+        return responses
+
+    def _take(self, spans: Sequence[Span]) -> None:
+        must(len(spans) <= dm.RANGES_MAX, f"{len(spans)} ranges do not fit a page")
+        for start, count in spans:
+            must(start + count <= self.guest.total_pages, f"pages {start:#x}+{count:#x} are not the guest's")
+            pages = range(start, start + count)
+            must(self.given.isdisjoint(pages), f"pages {start:#x}+{count:#x} are given up twice")
+            must(set(pages).isdisjoint(self.pfns), f"a page of the rings is given up at {start:#x}")
+            self.given.update(pages)
+
+    def unballoon(self, parts: Sequence[Sequence[Span]]) -> None:
+        """Give pages back in so many messages; the answer comes after the last and not before."""
+        for number, spans in enumerate(parts):
+            more = number < len(parts) - 1
+            self.send(dm.unballoon_request(self.next_id(), spans, more=more))
+            self.given.difference_update(dm.pages_in(spans))
+            if more:
+                self.silent("before the end of an unballoon transaction")
+        answer = self.expect(dm.UNBALLOON_RESPONSE)
+        must(not answer.body, f"{answer.name} has {len(answer.body) + 8} bytes, not 8")
+
+    def alive(self) -> None:
+        """After whatever happened: the guest still gives pages and takes them back."""
+        spans = [span for response in self.balloon(64) for span in response]
+        must(sum(count for _, count in spans) == 64, "the guest no longer gives 64 pages")
+        self.unballoon([spans])
+
+    def holds(self, pages: int) -> None:
+        """The guest's own count of what the host has, if it tells one."""
+        told = self.guest.ballooned_pages()
+        must(told in (None, pages), f"the host has {pages} pages, the guest believes {told}")
+
+
+def names(messages: Sequence[Dm]) -> str:
+    """What came, in words."""
+    return ", ".join(message.name for message in messages) or "nothing"
