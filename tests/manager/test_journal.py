@@ -113,8 +113,10 @@ def test_a_wish_stands_once_per_vm_until_it_is_dropped(tmp_path: Path) -> None:
     journal.stand(Standing("reserved", "web", 6, 200), 50)
     journal.stand(Standing("released", "web"), 60)
     assert journal.standing() == [Standing("released", "web"), Standing("reserved", "web", 6, 200)]
-    journal.drop("reserved", "web")
-    journal.drop("reserved", "nobody")
+    journal.drop(Standing("reserved", "web", 5, 100))  # another one took its place
+    journal.drop(Standing("reserved", "nobody", 5, 200))
+    assert len(journal.standing()) == 2
+    journal.drop(Standing("reserved", "web", 6, 200))
     assert journal.standing() == [Standing("released", "web")]
     journal.close()
 

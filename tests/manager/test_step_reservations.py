@@ -3,7 +3,7 @@
 from typing import Any
 
 from dynmem.manager.facts import ManagerSettings, VmConfig
-from dynmem.manager.results import StepResult
+from dynmem.manager.results import Reservation, StepResult
 from dynmem.sim.obedient import ObedientHost
 from dynmem.units import GIB, MIB, NS_PER_S
 
@@ -18,8 +18,12 @@ def running(**demands: int) -> ObedientHost:
     return rack
 
 
+def made(rack: ObedientHost, name: str, mib: int, seconds: int = 30) -> Reservation:
+    return rack.manager.reserve(name, mib * MIB, rack.now_ns, rack.now_ns + seconds * NS_PER_S)
+
+
 def reserve(rack: ObedientHost, name: str, mib: int, seconds: int = 30) -> str:
-    return rack.manager.reserve(name, mib * MIB, rack.now_ns, rack.now_ns + seconds * NS_PER_S).state
+    return made(rack, name, mib, seconds).state
 
 
 def targets(result: StepResult) -> dict[str, int]:
@@ -128,11 +132,30 @@ def test_what_can_never_be_made_free_is_refused_with_its_numbers() -> None:
 
 def test_a_dropped_reservation_is_gone() -> None:
     rack = running(web=100, db=100)
-    reserve(rack, "new", 300)
-    rack.manager.drop_reservation("new")
+    rack.manager.drop_reservation(made(rack, "new", 300))
     rack.sweep()
     assert measured(rack, "reserved_bytes") == 0
     assert rack.manager.reservation_state("new") == ("expired", "dropped by its owner")
+
+
+def test_who_asked_first_does_not_drop_what_somebody_asked_for_since() -> None:
+    rack = running(web=100, db=100)
+    first = made(rack, "new", 100, seconds=20)
+    assert reserve(rack, "new", 200) == "waiting"
+    rack.manager.drop_reservation(first)
+    rack.sweep(3)
+    assert rack.manager.reservation_state("new")[0] == "ready"
+    assert measured(rack, "reserved_bytes") == 200
+
+
+def test_a_refused_change_leaves_what_was_promised() -> None:
+    rack = running(web=100, db=100)
+    reserve(rack, "new", 200)
+    rack.sweep(3)
+    assert reserve(rack, "new", 4096) == "refused"
+    rack.sweep()
+    assert rack.manager.reservation_state("new")[0] == "ready"
+    assert measured(rack, "reserved_bytes") == 200
 
 
 def test_there_are_only_so_many_reservations() -> None:

@@ -34,7 +34,7 @@ class Answers:
         self._started = time.monotonic()
         self._sweeps = 0
         self._swept_s = 0.0
-        self._withdrawn: list[str] = []
+        self._withdrawn: list[Standing] = []
 
     async def stepped(self, swept_s: float) -> None:
         """The loop has made a step after a sweep that took so long: whoever waits for news may look."""
@@ -42,7 +42,7 @@ class Answers:
         self._swept_s = swept_s
         while self._withdrawn:
             with contextlib.suppress(JournalError):  # then it lapses by itself
-                await self._writer.do(partial(self._writer.journal.drop, RESERVED, self._withdrawn.pop()))
+                await self._writer.do(partial(self._writer.journal.drop, self._withdrawn.pop()))
         async with self._stepped:
             self._stepped.notify_all()
 
@@ -98,8 +98,8 @@ class Answers:
             is_kept = True
         finally:
             if not is_kept:
-                self._manager.drop_reservation(request.name)
-                self._withdrawn.append(request.name)
+                self._manager.drop_reservation(made)
+                self._withdrawn.append(wish)
         return {"name": request.name, "size_bytes": request.size_bytes, "reason": reason}
 
     async def _wait_for_room(self, name: str, wait_s: float) -> str:
@@ -129,7 +129,7 @@ class Answers:
     async def _take_up(self, name: str | None) -> dict[str, object]:
         names = self._known(name)
         for each in names:
-            await self._writer.do(partial(self._writer.journal.drop, RELEASED, each))
+            await self._writer.do(partial(self._writer.journal.drop, Standing(RELEASED, each)))
             self._manager.take_up(each)
         self.wants_sweep.set()
         return {"taken_up": names}

@@ -191,10 +191,13 @@ class Journal:
             db.execute("DELETE FROM standing WHERE until_ns BETWEEN 1 AND ?", (now_ns,))
             db.execute("INSERT OR REPLACE INTO standing VALUES (?, ?, ?, ?)", wish)
 
-    def drop(self, kind: str, name: str) -> None:
-        """Forget a wish; nothing happens if there is none. JournalError."""
+    def drop(self, wish: Standing) -> None:
+        """Forget this wish; nothing happens if it is gone, or another took its place. JournalError."""
         with self._transaction() as db:
-            db.execute("DELETE FROM standing WHERE kind = ? AND name = ?", (kind, name))
+            db.execute(
+                "DELETE FROM standing WHERE kind = ? AND name = ? AND until_ns = ?",
+                (wish.kind, wish.name, wish.until_ns),
+            )
 
     def standing(self) -> list[Standing]:
         """All wishes that stand."""

@@ -27,7 +27,7 @@ def take_over(journal: Journal, manager: Manager, names: Collection[str]) -> Non
         elif wish.kind == RESERVED and wish.until_ns > wall_ns:
             manager.reserve(wish.name, wish.size_bytes, now_ns, now_ns + wish.until_ns - wall_ns)
         else:
-            journal.drop(wish.kind, wish.name)
+            journal.drop(wish)
 
 
 class Unfinished:

@@ -57,6 +57,11 @@ class Reservations:
         self._open[name] = entry
         return entry
 
+    def deadline_ns(self, name: str) -> int | None:
+        """Until when an open one is kept; None when there is none."""
+        entry = self._open.get(name)
+        return None if entry is None else entry.deadline_ns
+
     def full(self, name: str) -> bool:
         """Whether there is no place for another one."""
         return name not in self._open and len(self._open) >= API_RESERVATIONS_MAX

@@ -108,7 +108,8 @@ class Manager:
         size = -(-size_bytes // PAGE_SIZE)
         refusal = self._refusal(name, size, now_ns, deadline_ns)
         if refusal:
-            self._reservations.end(name, "refused", refusal)
+            if name not in self._reservations:  # what was promised before stays promised
+                self._reservations.end(name, "refused", refusal)
             return Reservation(name, size_bytes, deadline_ns, "refused", refusal)
         record = self._roster.get(name)
         entry = self._reservations.open(name, size, deadline_ns, record.incarnation if record else "")
@@ -118,10 +119,10 @@ class Manager:
         """State and reason of a reservation, also for a while after it ended."""
         return self._reservations.state(name)
 
-    def drop_reservation(self, name: str) -> None:
-        """Give the room back; nothing happens when there is none."""
-        if name in self._reservations:
-            self._reservations.end(name, "expired", "dropped by its owner")
+    def drop_reservation(self, made: Reservation) -> None:
+        """Give the room back; nothing happens when it is gone, or somebody has asked for that name since."""
+        if self._reservations.deadline_ns(made.name) == made.deadline_ns:
+            self._reservations.end(made.name, "expired", "dropped by its owner")
 
     def release(self, name: str | None) -> None:
         """Give one VM (None: all) everything back and leave it alone until it is taken up again."""
