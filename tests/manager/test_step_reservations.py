@@ -5,7 +5,7 @@ from typing import Any
 from dynmem.manager.facts import ManagerSettings, VmConfig
 from dynmem.manager.results import Reservation, StepResult
 from dynmem.sim.obedient import ObedientHost
-from dynmem.units import GIB, MIB, NS_PER_S
+from dynmem.units import GIB, MIB, NS_PER_S, PAGE_SIZE
 
 HOST = ManagerSettings(1 * GIB, 64 * MIB, NS_PER_S, "enforce")
 NAMES = ("web", "db", "new")
@@ -195,6 +195,19 @@ def test_a_vm_that_is_taken_up_again_is_adopted_first() -> None:
     rack.manager.take_up(None)
     assert rack.sweep().commands == ()
     assert set(targets(rack.sweep())) == {"web", "db", "new"}
+
+
+def test_a_grant_in_flight_stays_claimed_when_its_vm_is_taken_up_before_it_was_adopted() -> None:
+    rack = running(web=100, db=100)
+    rack.sizes["db"] = 200 * MIB
+    restarted = ObedientHost(rack.settings, list(rack.configs.values()), rack.demands)
+    restarted.sizes = dict(rack.sizes)
+    restarted.manager.restore("db", "db.1", 500 * MIB)
+    restarted.manager.release("db")
+    restarted.sweep()
+    restarted.manager.take_up("db")
+    restarted.sweep()
+    assert restarted.manager.claims.pages("db") * PAGE_SIZE >= 500 * MIB
 
 
 def test_another_reservation_comes_down_to_the_minimum_of_its_vm() -> None:

@@ -170,6 +170,12 @@ class Record(msgspec.Struct):
         self.mark_pages = self.actual_pages or 0
         self.mark_ns = now_ns
 
+    def adopt_again(self) -> None:
+        """Look twice before the next write; the target that is out there goes on counting."""
+        if self.target_pages is not None:
+            self.restored_pages, self.target_pages = self.target_pages, None
+        self.equal_sweeps = 0
+
     def set_target(self, pages: int, now_ns: int) -> None:
         """A new target is about to be sent."""
         self.target_pages = pages

@@ -133,7 +133,7 @@ class Manager:
         for each in self._releases.take_up(self._names(name)):
             record = self._roster.get(each)
             if record is not None:
-                record.restored_pages, record.target_pages, record.equal_sweeps = record.target_pages, None, 0
+                record.adopt_again()
 
     def status(self) -> dict[str, object]:
         """Everything a person may ask about the last step, as plain data."""
