@@ -134,6 +134,18 @@ def test_a_file_that_is_no_journal_is_named(tmp_path: Path) -> None:
         Journal(tmp_path)
 
 
+def test_a_damaged_journal_is_named(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    for turn in range(100):
+        journal.intend([intent()] * 10, turn)
+    journal.close()
+    with (tmp_path / FILE_NAME).open("r+b") as file:
+        file.seek(3 * 4096)
+        file.write(b"\xa5" * 4096)
+    with pytest.raises(ConfigError, match="not a usable journal"):
+        Journal(tmp_path)
+
+
 def test_a_journal_that_cannot_be_written_says_that_nothing_is_sent(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     with sqlite3.connect(tmp_path / FILE_NAME, isolation_level=None) as other:

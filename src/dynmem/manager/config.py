@@ -141,7 +141,7 @@ def _parsed(path: Path) -> dict[str, object]:
         return tomllib.loads(text.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: byte {error.start} is not UTF-8: save the file as UTF-8") from error
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:  # TOMLDecodeError, or a number of thousands of digits
         raise ConfigError(f"{path}: not TOML: {error}: correct that place and run --check again") from error
     except RecursionError as error:
         raise ConfigError(f"{path}: not TOML: nested too deeply") from error

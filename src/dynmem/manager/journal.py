@@ -119,6 +119,9 @@ class Journal:
                 f"{self.path}: schema version {version}, this dynmem writes {SCHEMA_VERSION}: move it away"
                 " or run the version that wrote it"
             )
+        (found,) = self._db.execute("PRAGMA quick_check(1)").fetchone()
+        if found != "ok":
+            raise sqlite3.DatabaseError(found)
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
