@@ -6,9 +6,11 @@ from dynmem.conformance import layouts as dm
 from dynmem.conformance.adapter import SESSION, GuestUnderTest
 from dynmem.conformance.case import CaseTable, must
 from dynmem.conformance.played_host import PlayedHost
-from dynmem.units import NS_PER_S
+from dynmem.units import MIB, NS_PER_S, PAGE_SIZE
 
 TABLE: Final = CaseTable()
+
+PAGES: Final = 64 * MIB // PAGE_SIZE  # what a captured Linux guest was asked for; small for any guest
 
 
 @TABLE.case(
@@ -75,21 +77,21 @@ def _status(guest: GuestUnderTest) -> None:
 )
 def _balloon(guest: GuestUnderTest) -> None:
     host = PlayedHost(guest).begin()
-    responses = host.balloon(1024)
-    must(len(host.given) == 1024, f"{len(host.given)} pages are given where 1024 are there")
+    responses = host.balloon(PAGES)
+    must(len(host.given) == PAGES, f"{len(host.given)} pages are given where {PAGES} are there")
     must(responses[0], "the first response is empty")
-    host.holds(1024)
+    host.holds(PAGES)
 
 
 @TABLE.case(
     "guest-session-unballoon",
     SESSION,
-    "Pages given back in one message are answered by one DM_UNBALLOON_RESPONSE of 8 bytes.",
+    "Pages that are given back are answered by one DM_UNBALLOON_RESPONSE of 8 bytes.",
     "QEMU hv-balloon.c, hv_balloon_handle_unballoon_response",
 )
 def _unballoon(guest: GuestUnderTest) -> None:
     host = PlayedHost(guest).begin()
-    spans = [span for response in host.balloon(1024) for span in response]
-    host.unballoon([spans])
+    spans = [span for response in host.balloon(PAGES) for span in response]
+    host.unballoon([spans[at : at + dm.RANGES_MAX] for at in range(0, len(spans), dm.RANGES_MAX)])
     host.holds(0)
     host.silent("after the unballoon response")
