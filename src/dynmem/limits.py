@@ -49,6 +49,7 @@ DM_BALLOON_CHUNK_PAGES: Final = 585_728  # of one balloon request; Windows guest
 DM_UNBALLOON_CHUNK_PAGES: Final = 524_288  # of one unballoon message: 2 GiB, as in QEMU
 DM_HOT_ADD_CHUNK_PAGES: Final = 524_288  # of one hot add message: 2 GiB, as in QEMU
 DM_HOT_ADD_ATTEMPTS: Final = 10  # of a guest short of resources, before it fails the request
+DM_HOT_REMOVE_RANGES: Final = 509  # (4096 - 24) / 8
 DM_JOURNAL_OPERATIONS: Final = 64  # of one guest that are kept; about a minute of a busy one
 DM_REPLIES_PENDING: Final = 4  # answers waiting for ring room; a guest that keeps order has one
 DM_EVENTS_PENDING: Final = 256  # events nobody has taken yet; then reports and anomalies are dropped

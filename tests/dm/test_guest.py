@@ -324,7 +324,7 @@ def test_the_largest_page_count_is_kept_and_other_information_skipped(played: Pl
 
 
 def test_a_guest_that_cannot_hot_add_says_that_it_never_will(played: Played) -> None:
-    played.says(dm.HotAddRequest(0, 0))
+    played.says(dm.HotAddRequest(0, TOTAL | 256 << 40))
     assert played.sent() == dm.HotAddResponse(2, 0, 1)
 
 

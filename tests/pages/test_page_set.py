@@ -141,6 +141,14 @@ class Story:
         spans = self.held() if self.random.random() < 0.8 else self.batch()
         assert self.set.remove(packed(spans)) == self.model.remove(spans)
 
+    def compare_overlap(self) -> None:
+        spans = self.batch() if self.random.random() < 0.5 else self.held()
+        spans = spans[: self.random.randint(1, 3)]
+        named = 0
+        for span in spans:
+            named |= bits(span) if span[1] else 0
+        assert self.set.overlaps(packed(spans)) == bool(named & self.model.pages)
+
     def clear(self) -> None:
         self.set.clear()
         self.model.pages = 0
@@ -150,6 +158,7 @@ class Story:
         things = [self.add, self.add, self.add, self.take, self.remove, self.remove]
         self.random.choice([*things, *things, self.clear])()
         assert len(self.set) == self.model.pages.bit_count()
+        self.compare_overlap()
         for page in (self.page(), -1, self.total):
             assert self.set.contains(page) == bool(page >= 0 and self.model.pages >> page & 1)
 

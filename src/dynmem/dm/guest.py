@@ -2,7 +2,8 @@
 
 It behaves as Linux drivers/hv/hv_balloon.c does: versions from the newest down, status once a second with the
 floor and the given-up pages counted as committed, fewer pages than asked rather than none, transaction ids of
-its own. Unlike Linux it does not trust the host: it knows which pages it has given and takes back no others.
+its own. Unlike Linux it does not trust the host: it knows which pages it has given and takes back no others,
+and which memory it has and adds none of it twice. Other guests' habits can be put on.
 """
 
 from collections import deque
@@ -11,13 +12,31 @@ from typing import Final, Protocol
 
 import msgspec
 
-from dynmem.dm.events import Anomaly, BalloonedDown, BalloonedUp, GuestEvent, ServiceFailed, StateChanged
+from dynmem.dm.blocks import HotAdding, HotRemoving, MemoryBlocks, capabilities, lies_in
+from dynmem.dm.events import (
+    Anomaly,
+    BalloonedDown,
+    BalloonedUp,
+    Crashed,
+    GuestEvent,
+    HotAdded,
+    HotRemoved,
+    ServiceFailed,
+    StateChanged,
+)
 from dynmem.dm.floor import balloon_floor
+from dynmem.dm.habits import LINUX, Habits
 from dynmem.dm.states import GUEST_FROM_ANYWHERE, GUEST_MOVES, GUEST_SERVES, GuestState, GuestStep
 from dynmem.errors import LocalProtocolError, RemoteProtocolError
-from dynmem.limits import DM_EVENTS_PENDING, DM_RANGES_PER_MESSAGE, DM_REPLIES_PENDING
+from dynmem.limits import (
+    DM_EVENTS_PENDING,
+    DM_HOT_ADD_ATTEMPTS,
+    DM_RANGES_PER_MESSAGE,
+    DM_REPLIES_PENDING,
+    GUEST_PAGE_MAX,
+)
 from dynmem.pages.page_set import PageSet
-from dynmem.pages.ranges import RANGE_BYTES, page_count
+from dynmem.pages.ranges import RANGE_BYTES, START_BITS, page_count, span
 from dynmem.units import NS_PER_S
 from dynmem.wire import dm
 
@@ -71,34 +90,50 @@ class DynamicMemoryGuest:
         status_interval_ns: int = NS_PER_S,
         status_delay_ns: int = 0,
         answer_deadline_ns: int = ANSWER_DEADLINE_NS,
+        blocks: MemoryBlocks | None = None,
+        page_limit: int | None = None,
+        hot_add_attempts: int = DM_HOT_ADD_ATTEMPTS,
+        hot_add_retry_ns: int = NS_PER_S,
+        habits: Habits = LINUX,
     ) -> None:
         """Start CLOSED.
 
         Args:
             pages: the allocator.
-            total_pages: the guest's memory, ballooned or not; the page numbers that there are.
+            total_pages: the guest's memory at boot, ballooned or not: pages 0 to `total_pages` - 1.
             versions: protocol versions to try, in this order, at least one.
-            caps: capability bits to report.
+            caps: capability bits to report, beside those that `blocks` brings.
             min_page_cnt: pages below which the guest does not want to go, to report.
             status_interval_ns: between two status reports.
             status_delay_ns: from the end of the handshake to the first one (Linux: 45 s).
             answer_deadline_ns: for each answer of the handshake.
+            blocks: the kernel that adds and removes memory, if there is one.
+            page_limit: page numbers that can ever be added are below this.
+            hot_add_attempts: in vain, for want of resources, before a hot add is failed.
+            hot_add_retry_ns: between two attempts.
+            habits: of another system's guest.
 
         """
         if not versions:
             raise ValueError("a guest needs at least one protocol version to try")
         self._pages = pages
         self._versions = tuple(versions)
-        self._caps = caps
+        self._caps = caps | (capabilities(blocks) if blocks is not None else 0)
+        self._blocks = blocks
+        self._page_limit = max(total_pages, page_limit or 0)
+        self._hot_add_attempts = hot_add_attempts
+        self._hot_add_retry_ns = hot_add_retry_ns
+        self._habits = habits
         self._min_page_cnt = min_page_cnt
         self._status_interval_ns = status_interval_ns
         self._status_delay_ns = status_delay_ns
         self._answer_deadline_ns = answer_deadline_ns
-        self._given = PageSet(total_pages)  # sent to the host, not come back
+        self._owned = PageSet(self._page_limit)  # its memory, given up or not
+        self._owned.add(span(0, total_pages))
+        self._given = PageSet(self._page_limit)  # sent to the host, not come back
         self._state = GuestState.CLOSED
         self._events: deque[GuestEvent] = deque()
         self._trans_id = 0
-        self._total_pages = total_pages
         self.max_page_count: int | None = None  # what the host said this guest will ever have, in pages
         self._forget_channel()
 
@@ -111,10 +146,14 @@ class DynamicMemoryGuest:
         self._replies: deque[Callable[[int], dm.Message]] = deque()  # each takes the transaction id
         self._giving: _Giving | None = None
         self._response: _Response | None = None
+        self._adding: HotAdding | None = None
+        self._removing: HotRemoving | None = None
+        self._settled_at = 0
         self._offered: bytes | None = None
         self._on_sent: Callable[[int], None] = self._sent_nothing
         self.version: int | None = None
         self.reports_status = True
+        self.may_hot_remove = False  # the host said that it can
 
     @property
     def state(self) -> GuestState:
@@ -127,12 +166,19 @@ class DynamicMemoryGuest:
         return len(self._given)
 
     @property
+    def total_pages(self) -> int:
+        """Its memory, what was added included, and what it has given up."""
+        return len(self._owned)
+
+    @property
     def floor_pages(self) -> int:
         """Free pages that it keeps, by its size now: Linux, since 5.11, leaves out what the balloon holds."""
-        return balloon_floor(self._total_pages - len(self._given))
+        return balloon_floor(len(self._owned) - len(self._given))
 
     def channel_opened(self, now: int) -> None:
         """The channel is open: ask for the first version."""
+        if self._state is GuestState.CRASHED:
+            return
         self._move(GuestStep.OPEN)
         self._forget_channel()
         self._ask_version(now)
@@ -141,8 +187,11 @@ class DynamicMemoryGuest:
         """The channel is gone: what was allocated and not sent is freed, what was given stays given."""
         if self._response is not None and self._response.ranges:
             self._pages.free_from_balloon(self._response.ranges)
+        if self._removing is not None and self._removing.unsent and self._blocks is not None:
+            self._blocks.put_back(self._removing.unsent)
         self._forget_channel()
-        self._move(GuestStep.CLOSE)
+        if self._state is not GuestState.CRASHED:
+            self._move(GuestStep.CLOSE)
 
     def tick(self, now: int) -> None:
         """Let time pass: an answer that never came ends the handshake, a status report falls due."""
@@ -151,11 +200,14 @@ class DynamicMemoryGuest:
         if self._status_at is not None and now >= self._status_at:
             self._status_due = True
             self._status_at = None
+        if self._adding is not None and self._adding.retry_at is not None and now >= self._adding.retry_at:
+            self._try_hot_add(self._adding, now)
 
     def deadline_ns(self) -> int | None:
         """When `tick` is next needed."""
-        times = [time for time in (self._deadline, self._status_at) if time is not None]
-        return min(times, default=None)
+        retry_at = self._adding.retry_at if self._adding is not None else None
+        times = (self._deadline, self._status_at, retry_at)
+        return min((time for time in times if time is not None), default=None)
 
     def take_events(self) -> list[GuestEvent]:
         """Everything that happened since the last call, in order."""
@@ -188,14 +240,19 @@ class DynamicMemoryGuest:
 
         Raises RemoteProtocolError, and changes nothing, when it is malformed, comes at the wrong time or
         gives back pages that were not given. After the handshake has failed everything is skipped: an answer
-        that came too late is nobody's fault.
+        that came too late is nobody's fault. A guest that has crashed takes nothing in.
         """
+        if self._state is GuestState.CRASHED:
+            return
         message = dm.decode(data)
         handler = _HANDLERS.get(type(message))
         if handler is None:
             raise RemoteProtocolError(f"a host sent {type(message).__name__}, which only a guest sends")
         if self._state is GuestState.INIT_ERROR:
             self._on_unasked(message, now)
+            return
+        if self._state in GUEST_SERVES and now < self._settled_at and isinstance(message, _REQUESTS):
+            self._crash(f"a {type(message).__name__} came before the guest had settled")
             return
         handler(self, message, now)
 
@@ -218,6 +275,12 @@ class DynamicMemoryGuest:
         self._forget_channel()
         self._move(GuestStep.FAIL)
         self._events.append(ServiceFailed(reason))
+
+    def _crash(self, reason: str) -> None:
+        """Be gone."""
+        self._forget_channel()
+        self._move(GuestStep.CRASH)
+        self._events.append(Crashed(reason))
 
     def _expect_answers_read(self) -> None:
         """Cut off a host that asks on and on without reading."""
@@ -242,6 +305,9 @@ class DynamicMemoryGuest:
         if self._giving is not None:
             self._on_sent = self._sent_response
             return self._build_response(self._giving)
+        if self._removing is not None and self._blocks is not None:
+            self._on_sent = self._sent_removal
+            return self._removing.build(self._trans_id, self._blocks)
         return None
 
     def _build_status(self) -> dm.StatusReport:
@@ -283,6 +349,19 @@ class DynamicMemoryGuest:
             self._events.append(BalloonedUp(giving.asked, giving.given))
             self._move(GuestStep.DONE)
 
+    def _sent_removal(self, now: int) -> None:
+        removing = self._removing
+        assert removing is not None
+        ranges, removing.unsent = removing.unsent, b""
+        pages = page_count(ranges)
+        if ranges and (self._given.overlaps(ranges) or not self._owned.remove(ranges)):
+            raise LocalProtocolError("the guest removed memory that it does not have")
+        removing.given += pages
+        if not pages or removing.given == removing.asked:
+            self._removing = None
+            self._events.append(HotRemoved(removing.asked, removing.given))
+            self._move(GuestStep.DONE)
+
     def _expect(self, message: dm.Message, *states: GuestState) -> None:
         """Refuse a message that comes at the wrong time."""
         if self._state not in states:
@@ -295,7 +374,8 @@ class DynamicMemoryGuest:
             self.version = self._versions[self._attempt]
             self._move(GuestStep.VERSION_ACCEPTED)
             caps, least = self._caps, self._min_page_cnt
-            self._replies.append(lambda trans_id: dm.CapabilitiesReport(trans_id, caps, least, _NO_LIMIT))
+            last = self._page_limit - 1 if self._blocks is not None else _NO_LIMIT
+            self._replies.append(lambda trans_id: dm.CapabilitiesReport(trans_id, caps, least, last))
             self._deadline = now + self._answer_deadline_ns
         elif self._attempt + 1 < len(self._versions):
             self._attempt += 1
@@ -310,12 +390,18 @@ class DynamicMemoryGuest:
             return
         self._deadline = None
         self.reports_status = not message.suppress_pressure_reports
+        self.may_hot_remove = message.hot_remove
+        self._settled_at = now + self._habits.settles_ns
         if self.reports_status:
             self._status_at = now + self._status_delay_ns
         self._move(GuestStep.CAPABILITIES_ACCEPTED)
 
     def _on_balloon(self, message: dm.BalloonRequest, now: int) -> None:
         self._expect(message, GuestState.INITIALIZED)
+        most = self._habits.largest_request_pages
+        if most is not None and message.num_pages > most:
+            self._tell(Anomaly(f"the host asked for {message.num_pages} pages at once: not answered"))
+            return
         spare = max(0, self._pages.available_pages - self.floor_pages)
         self._giving = _Giving(asked=message.num_pages, left=min(message.num_pages, spare))
         self._move(GuestStep.BALLOON)
@@ -347,12 +433,53 @@ class DynamicMemoryGuest:
     def _on_hot_add(self, message: dm.HotAddRequest, now: int) -> None:
         self._expect(message, GuestState.INITIALIZED)
         self._expect_answers_read()
-        self._replies.append(lambda trans_id: dm.HotAddResponse(trans_id, 0, HOT_ADD_NEVER))
+        start, pages = message.range & GUEST_PAGE_MAX, message.range >> START_BITS
+        if not pages or not lies_in(message.region, start, pages):
+            raise RemoteProtocolError(f"the host offers {pages} pages at {start:#x}, outside their region")
+        if self._blocks is None or not self._can_add(start, pages, self._blocks.alignment_pages):
+            self._tell(Anomaly(f"the host offers {pages} pages at {start:#x} that cannot be added"))
+            self._replies.append(lambda trans_id: dm.HotAddResponse(trans_id, 0, HOT_ADD_NEVER))
+            return
+        self._move(GuestStep.HOT_ADD)
+        self._adding = HotAdding(start, pages, self._hot_add_attempts)
+        self._try_hot_add(self._adding, now)
+
+    def _can_add(self, start: int, pages: int, alignment: int) -> bool:
+        """Whether this is memory that the guest lacks and can use."""
+        if start % alignment or pages % alignment or start + pages > self._page_limit:
+            return False
+        return not self._owned.overlaps(span(start, pages))
+
+    def _try_hot_add(self, adding: HotAdding, now: int) -> None:
+        """Add what goes; answer, or hold the answer until the next attempt."""
+        assert self._blocks is not None
+        start = adding.start + adding.done
+        added, answer = adding.attempt(self._blocks)
+        if added.pages:
+            self._owned.add(span(start, added.pages))
+        if answer is None:
+            adding.retry_at = now + self._hot_add_retry_ns
+            return
+        count, result = answer
+        self._adding = None
+        self._replies.append(lambda trans_id: dm.HotAddResponse(trans_id, count, result))
+        self._events.append(HotAdded(adding.offered, count))
+        self._move(GuestStep.DONE)
+
+    def _on_hot_remove(self, message: dm.HotRemoveRequest, now: int) -> None:
+        agreed = self.may_hot_remove and (self.version or 0) >= dm.VERSION_WIN10
+        if self._blocks is None or not agreed:
+            self._on_unasked(message, now)
+            return
+        self._expect(message, GuestState.INITIALIZED)
+        self._removing = HotRemoving(message)
+        self._move(GuestStep.HOT_REMOVE)
 
     def _on_unasked(self, message: dm.Message, now: int) -> None:
         self._tell(Anomaly(f"the host sent {type(message).__name__} in {self._state.value}: skipped"))
 
 
+_REQUESTS: Final = (dm.BalloonRequest, dm.UnballoonRequest, dm.HotAddRequest, dm.HotRemoveRequest)
 _NO_LIMIT: Final = (1 << 64) - 1  # max_page_number of a guest that can use any
 _HANDLERS: Final[Mapping[type, Callable[..., None]]] = {
     dm.DmError: DynamicMemoryGuest._on_unasked,
@@ -362,5 +489,5 @@ _HANDLERS: Final[Mapping[type, Callable[..., None]]] = {
     dm.UnballoonRequest: DynamicMemoryGuest._on_unballoon,
     dm.HotAddRequest: DynamicMemoryGuest._on_hot_add,
     dm.InfoMessage: DynamicMemoryGuest._on_info,
-    dm.HotRemoveRequest: DynamicMemoryGuest._on_unasked,
+    dm.HotRemoveRequest: DynamicMemoryGuest._on_hot_remove,
 }

@@ -104,6 +104,22 @@ class PageSet:
             return True
         return bool(int(self._words[page >> _WORD_SHIFT]) >> (page & 63) & 1)
 
+    def overlaps(self, ranges: bytes) -> bool:
+        """Whether the set has any of the pages; what lies outside the guest it cannot have."""
+        packed = page_ranges.words(ranges)
+        starts, counts = page_ranges.unpack(ranges)
+        sound = (counts != 0) & (starts < np.uint64(self.total_pages))
+        if not sound.any():
+            return False
+        starts, ends = page_ranges.coalesce(packed[sound])
+        ends = np.minimum(ends, np.uint64(self.total_pages))
+        chunks, starts, ends = _whole_chunks(starts, ends)
+        if self._counts[chunks].any():
+            return True
+        index, mask = _spread(starts, ends)
+        whole = self._counts[index >> _CHUNK_WORD_SHIFT] == CHUNK_PAGES
+        return bool((whole | (self._words[index] & mask != 0)).any())
+
     def add(self, ranges: bytes) -> Added:
         """Put a whole batch of packed ranges in; one that is empty or not wholly inside the guest is refused.
 

@@ -53,6 +53,11 @@ def pack(starts: U64Array, counts: U64Array) -> bytes:
     return packed.astype(_WIRE, copy=False).tobytes()
 
 
+def span(start: int, pages: int) -> bytes:
+    """Pack one run of pages of any length, 0 included."""
+    return pack(np.array([start], np.uint64), np.array([pages], np.uint64))
+
+
 def _split(starts: U64Array, counts: U64Array) -> tuple[U64Array, U64Array]:
     """Cut ranges above the wire's largest count into pieces of that count and a rest."""
     pieces = ((counts + _COUNT_MAX - _ONE) // _COUNT_MAX).astype(np.int64)
