@@ -1,7 +1,7 @@
 """The hardware of the embedded guest, from the machine's side: one socket, interrupt lines, doorbells.
 
-The socket is only looked at when the machine says so (`arm`), and calls are taken one at a time: a guest that
-asks faster than it is served, or reads no replies, waits.
+The socket is only looked at when the machine says so, and calls are taken one at a time: a guest that asks
+faster than it is served, or reads no replies, waits.
 """
 
 import asyncio
@@ -113,6 +113,15 @@ class Hardware:
         if not data:
             raise EOFError
         return wire.decode(data)
+
+    def await_call(self) -> None:
+        """Look for the next call: when there is one, or, while a reply waits for room, when that is sent.
+
+        Until then calls that wait in the socket are no reason to wake: none of them can be taken.
+        """
+        self.calls.ready = False
+        if self._unsent is None:
+            self.calls.arm()
 
     def reply(self, sequence: int, status: HvStatus) -> None:
         """Answer a call; until the guest makes room for the answer, no further call is taken."""

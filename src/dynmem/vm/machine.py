@@ -239,7 +239,7 @@ class Machine:
                 self._guest.hang_up()
                 return
             if message is None:
-                self._hardware.calls.arm()
+                self._hardware.await_call()
                 return
             self._call(message)
         self._wake()  # there may be more, but others first
