@@ -53,6 +53,20 @@ def test_qemus_own_client_library_is_served(tmp_path: Path) -> None:
     with_server(tmp_path, scene)
 
 
+def test_an_id_too_deep_to_be_sent_back_is_refused_and_the_client_is_served_on(tmp_path: Path) -> None:
+    async def scene(server: QmpServer) -> None:
+        reader, writer = await asyncio.open_unix_connection(server.path)
+        await reader.readline()
+        writer.write(b'{"execute": "qmp_capabilities", "id": ' + b"[" * 1020 + b"]" * 1020 + b"}")
+        refused = json.loads(await reader.readline())
+        assert refused == {"error": {"class": "GenericError", "desc": "JSON nesting depth limit exceeded"}}
+        writer.write(b'{"execute": "query-name", "id": [[1]]}')
+        assert json.loads(await reader.readline()) == {"return": {}, "id": [[1]]}
+        writer.close()
+
+    with_server(tmp_path, scene)
+
+
 def test_an_event_goes_to_those_who_have_negotiated(tmp_path: Path) -> None:
     async def scene(server: QmpServer) -> None:
         reader, writer = await asyncio.open_unix_connection(server.path)

@@ -10,6 +10,7 @@ from dynmem.qmp.lexer import Kind, Lexer, Token
 
 INT64_MIN: Final = -(1 << 63)
 UINT64_MAX: Final = (1 << 64) - 1
+NESTED_TOO_DEEPLY: Final = "JSON nesting depth limit exceeded"
 _WORDS: Final = {b"true": True, b"false": False, b"null": None}
 _ESCAPES: Final = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"} | {c: c for c in "\"'\\/"}
 _ESCAPE: Final = re.compile(
@@ -77,7 +78,7 @@ class ValueReader:
             self._brackets += (token.text == b"[") - (token.text == b"]")
         if self._braces + self._brackets > QMP_NESTING_MAX:
             self._reset()
-            return [Malformed("JSON nesting depth limit exceeded")]
+            return [Malformed(NESTED_TOO_DEEPLY)]
         if self._bytes > self._limit:
             self._reset()
             return [Malformed("JSON token size limit exceeded")]

@@ -19,7 +19,7 @@ from dynmem.limits import QMP_CLIENTS_MAX, QMP_READ_BYTES, QMP_UNSENT_BYTES_MAX,
 from dynmem.qmp.command import Argument, Command, check_arguments, find_command, parse_request
 from dynmem.qmp.errors import COMMAND_NOT_FOUND, GENERIC_ERROR, QmpCommandError
 from dynmem.qmp.framing import encode_line
-from dynmem.qmp.parser import Malformed, ValueReader
+from dynmem.qmp.parser import NESTED_TOO_DEEPLY, Malformed, ValueReader
 from dynmem.qmp.throttle import Throttle
 
 FLUSH_S: Final = 0.5  # how long the last replies may take when the monitor closes
@@ -204,8 +204,13 @@ class _Session:
         return {}
 
     def _write(self, message: Mapping[str, object]) -> None:
-        if not self._writer.transport.is_closing():
-            self._writer.write(encode_line(message))
+        if self._writer.transport.is_closing():
+            return
+        try:
+            line = encode_line(message)
+        except RecursionError:  # its id is read without recursion, and can't be written back so
+            line = encode_line({"error": {"class": GENERIC_ERROR, "desc": NESTED_TOO_DEEPLY}})
+        self._writer.write(line)
 
 
 async def _read_unless(reader: asyncio.StreamReader, closing: asyncio.Task[bool]) -> bytes:
