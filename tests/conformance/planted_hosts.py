@@ -3,7 +3,8 @@
 import struct
 
 from dynmem.conformance.our_host import OurHost, OurPages
-from dynmem.dm.host import POST_INIT_WAIT_NS, DynamicMemoryHost, GivenUp
+from dynmem.dm.host import POST_INIT_WAIT_NS, DynamicMemoryHost
+from dynmem.dm.stores import GivenUp
 from dynmem.pages.ranges import page_count
 from dynmem.wire import channel as wire
 from dynmem.wire import dm
@@ -155,7 +156,11 @@ class AsksBeforeThePostInitWait(OurHost):
 
     def make_machine(self) -> DynamicMemoryHost:
         return DynamicMemoryHost(
-            store=self.store, boot_pages=self.boot_pages, status_report=True, post_init_wait_ns=0
+            store=self.store,
+            boot_pages=self.boot_pages,
+            status_report=True,
+            post_init_wait_ns=0,
+            hot_add=self.hot_add,
         )
 
 
@@ -221,7 +226,7 @@ class CountsPagesOutsideMemory(OurHost):
             return given
 
     def make_machine(self) -> DynamicMemoryHost:
-        self.store = self.Pages(self.boot_pages)
+        self.store = self.Pages(self.boot_pages, self.hot_add)
         return super().make_machine()
 
     def actual_pages(self) -> int:
@@ -243,7 +248,7 @@ class KeepsPagesOverReset(OurHost):
 
     def reset(self) -> None:
         kept = self.store.pages
-        self.store.pages = OurPages(self.boot_pages).pages
+        self.store.pages = OurPages(self.boot_pages, self.hot_add).pages
         super().reset()
         self.store.pages = kept
 
@@ -303,6 +308,55 @@ class GivesUpOnASilentGuest(OurHost):
             self._send()
 
 
+class HotAddsAfterNoMore(OurHost):
+    """Takes "I add no more" for "not now"."""
+
+    def receive(self, data: bytes) -> None:
+        super().receive(data[:8] + bytes(8) if kind_of(data) == 11 else data)
+
+
+class TakesNotNowForNever(OurHost):
+    """Any hot add that added nothing was the last."""
+
+    def receive(self, data: bytes) -> None:
+        super().receive(data[:12] + b"\1" + data[13:] if kind_of(data) == 11 else data)
+
+
+class HotAddsOffTheGuestsBoundary(OurHost):
+    """Reads the alignment as 2^0 MiB."""
+
+    def receive(self, data: bytes) -> None:
+        super().receive(data[:8] + bytes([data[8] & ~0x3C]) + data[9:] if kind_of(data) == 3 else data)
+
+    def make_machine(self) -> DynamicMemoryHost:
+        self.hot_add.added_pages = 256  # a memory device that begins a MiB later
+        return super().make_machine()
+
+
+class HotAddsWithoutTheCapability(OurHost):
+    """Every guest can take more memory, it believes."""
+
+    def receive(self, data: bytes) -> None:
+        super().receive(data[:8] + bytes([data[8] | 2]) + data[9:] if kind_of(data) == 3 else data)
+
+
+class HotAddsAboveTheLastPage(OurHost):
+    """Does not look at max_page_number."""
+
+    def receive(self, data: bytes) -> None:
+        super().receive(data[:24] + b"\xff" * 8 if kind_of(data) == 3 else data)
+
+
+class HotAddsTheSamePagesTwice(OurHost):
+    """Every request is for the first pages of the device."""
+
+    def sending(self, data: bytes) -> bytes:
+        if kind_of(data) != 10:
+            return data
+        word = (1 << 23 | int.from_bytes(data[13:16], "little") << 40).to_bytes(8, "little")
+        return data[:8] + word + word
+
+
 CAUGHT_BY: dict[type[OurHost], str] = {
     WritesUnballoonFieldsInBalloonOrder: "session-unballoon",
     ReadsBalloonFieldsInUnballoonOrder: "session-balloon",
@@ -329,4 +383,10 @@ CAUGHT_BY: dict[type[OurHost], str] = {
     DiesOfABodyTooMany: "gpadl-body-too-many",
     DiesOfAnAbsentProcessor: "contact-on-absent-vp",
     GivesUpOnASilentGuest: "late-answer",
+    HotAddsAfterNoMore: "hot-add-never-again",
+    TakesNotNowForNever: "hot-add-not-now",
+    HotAddsOffTheGuestsBoundary: "hot-add-on-a-boundary-of-128-MiB",
+    HotAddsWithoutTheCapability: "hot-add-without-capability",
+    HotAddsAboveTheLastPage: "hot-add-below-last-page",
+    HotAddsTheSamePagesTwice: "hot-add-in-pieces",
 }

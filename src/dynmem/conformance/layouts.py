@@ -206,6 +206,16 @@ def read_hot_add(dm: Dm) -> tuple[Span, Span]:
     return spans[0], spans[-1]
 
 
+def read_info(dm: Dm) -> tuple[int, bytes]:
+    """The type and the data of information, whose two sizes must agree; a page count has 8 bytes."""
+    must(len(dm.body) >= 16, f"{dm.name} of {len(dm.body) + 8} bytes is too short")
+    _, info_size, kind, data_size = struct.unpack_from("<IIII", dm.body)
+    must(info_size == 8 + data_size, f"{dm.name} says {info_size} bytes of information, {data_size} of data")
+    must(len(dm.body) == 16 + data_size, f"{dm.name} says {data_size} bytes, {len(dm.body) - 16} are there")
+    must(kind or data_size == 8, f"the largest page count has {data_size} bytes, not 8")
+    return kind, dm.body[16:]
+
+
 def pages_in(spans: Iterable[Span]) -> list[int]:
     """Every page, as often as it is named."""
     return [page for start, count in spans for page in range(start, start + count)]

@@ -1,8 +1,10 @@
 """The adapter of this project's own host: `dynmem.vmbus.host`, `dynmem.dm.host` and a set of pages."""
 
 from dynmem.conformance import adapter
-from dynmem.dm.host import POST_INIT_WAIT_NS, DynamicMemoryHost, GivenUp
+from dynmem.dm.host import POST_INIT_WAIT_NS, DynamicMemoryHost
+from dynmem.dm.stores import GivenUp, Reservation
 from dynmem.errors import LocalProtocolError, RemoteProtocolError
+from dynmem.pages import ranges as page_ranges
 from dynmem.pages.page_set import PageSet
 from dynmem.units import GIB, MIB, PAGE_SIZE
 from dynmem.vmbus.host import Bus, Channel, ChannelClosed, ChannelFaulted, ChannelOpened, Offer
@@ -12,13 +14,50 @@ from dynmem.wire.packet import PacketType
 
 _BACKED_BYTES = 4 * MIB  # the suite's rings lie here; the rest of the guest is only counted
 _BOOT_PAGES = 4 * GIB // PAGE_SIZE
+FIRST_ADDED_PAGE = 32 * GIB // PAGE_SIZE  # where device memory begins: on the largest boundary of any guest
+HOT_ADD_PAGES = 8 * GIB // PAGE_SIZE
+
+
+class OurHotAdd:
+    """Memory beyond the boot size, there as soon as it is asked for."""
+
+    def __init__(self) -> None:
+        self.added_pages = 0
+        self._reserved = 0
+
+    def reserve(self, pages: int, alignment: int, end: int) -> Reservation | None:
+        """Set memory aside behind what is added already."""
+        start = FIRST_ADDED_PAGE + self.added_pages
+        start += -start % alignment
+        room = min(FIRST_ADDED_PAGE + HOT_ADD_PAGES, end) - start
+        self._reserved = min(pages, room - room % alignment) if room > 0 else 0
+        return Reservation(start, self._reserved) if self._reserved else None
+
+    def is_mapped(self) -> bool:
+        """Nothing has to be mapped here."""
+        return True
+
+    def added(self, pages: int) -> None:
+        """So many pages of the reservation are the guest's."""
+        self._reserved -= pages
+        self.added_pages += pages
+
+    def take_back(self) -> None:
+        """What is left of the reservation is free."""
+        self._reserved = 0
+
+    def give_back(self, ranges: bytes) -> GivenUp:
+        """Hot remove is not played here: nothing is taken back."""
+        return GivenUp(0, 0, page_ranges.page_count(ranges))
 
 
 class OurPages:
     """The pages that the guest has given up, as the hv-balloon device keeps them."""
 
-    def __init__(self, total_pages: int) -> None:
-        self.pages = PageSet(total_pages)
+    def __init__(self, boot_pages: int, hot_add: OurHotAdd) -> None:
+        self.pages = PageSet(FIRST_ADDED_PAGE + HOT_ADD_PAGES)
+        self._boot_pages = boot_pages
+        self._hot_add = hot_add
 
     @property
     def removed_pages(self) -> int:
@@ -26,9 +65,13 @@ class OurPages:
         return len(self.pages)
 
     def give_up(self, ranges: bytes) -> GivenUp:
-        """Enter what the guest gave up."""
-        added = self.pages.add(ranges)
-        return GivenUp(added.new, added.duplicates, added.rejected)
+        """Enter what the guest gave up; ranges that leave its memory are rejected whole."""
+        starts, counts = page_ranges.unpack(ranges)
+        ends = starts + counts
+        end = FIRST_ADDED_PAGE + self._hot_add.added_pages
+        inside = (ends <= self._boot_pages) | ((starts >= FIRST_ADDED_PAGE) & (ends <= end))
+        added = self.pages.add(page_ranges.pack(starts[inside], counts[inside]))
+        return GivenUp(added.new, added.duplicates, added.rejected + int(counts[~inside].sum()))
 
     def take_back(self, max_pages: int, max_ranges: int) -> bytes:
         """Take pages out for the guest."""
@@ -36,7 +79,7 @@ class OurPages:
 
 
 class OurHost:
-    """A host of ours, with a guest of 4 GiB."""
+    """A host of ours, with a guest of 4 GiB that can grow to 12."""
 
     def __init__(self) -> None:
         self.groups = frozenset(adapter.GROUPS)
@@ -44,17 +87,24 @@ class OurHost:
         self.scratch = range(16, _BACKED_BYTES // PAGE_SIZE)
         self.boot_pages = _BOOT_PAGES
         self.post_init_wait_ns = POST_INIT_WAIT_NS
-        self.hot_add_pages = 0
+        self.hot_add_pages = HOT_ADD_PAGES
         self.now = 0
         self.channel: Channel | None = None
-        self.store = OurPages(_BOOT_PAGES)
+        self.hot_add = OurHotAdd()
+        self.store = OurPages(_BOOT_PAGES, self.hot_add)
         self.bus = Bus(self.memory, [Offer(BALLOON_DEVICE_TYPE, BALLOON_DEVICE_TYPE, "hv-balloon")])
         self.dm = self.make_machine()
         self.dm.reset(self.now)
 
     def make_machine(self) -> DynamicMemoryHost:
         """The protocol machine."""
-        return DynamicMemoryHost(store=self.store, boot_pages=_BOOT_PAGES, status_report=True)
+        return DynamicMemoryHost(
+            store=self.store,
+            boot_pages=_BOOT_PAGES,
+            status_report=True,
+            hot_add=self.hot_add,
+            max_page_count=_BOOT_PAGES + HOT_ADD_PAGES,
+        )
 
     def post_message(self, connection_id: int, message_type: int, payload: bytes) -> int:
         """HvPostMessage by the guest."""
@@ -97,6 +147,7 @@ class OurHost:
         self.bus.reset()
         self.bus.take_events()
         self.store.pages.clear()
+        self.hot_add.added_pages = 0
         self.dm.reset(self.now)
 
     def actual_pages(self) -> int | None:

@@ -55,6 +55,7 @@ class PlayedGuest:
         version: The VMBus version agreed on.
         given: The pages that the host has.
         flags: Event flags seen so far.
+        infos: Types and data of the information that came.
 
     """
 
@@ -64,6 +65,7 @@ class PlayedGuest:
         self.offers: list[wire.OfferChannel] = []
         self.given: set[int] = set()
         self.flags: list[int] = []
+        self.infos: list[tuple[int, bytes]] = []
         self._connection_id = MESSAGE_CONNECTION_ID
         self._next_gpadl = FIRST_GPADL
         self._next_page = max(_FIRST_PAGE, host.scratch.stop)
@@ -235,7 +237,10 @@ class PlayedGuest:
         return self.trans_id
 
     def packets(self) -> list[Dm]:
-        """Every message in the ring; a host may have to be told that there is room again."""
+        """Every message in the ring, but for information, which is read and kept.
+
+        A host may have to be told that there is room again.
+        """
         found: list[Dm] = []
         self.host.advance(0)
         while self._reader is not None:
@@ -249,7 +254,11 @@ class PlayedGuest:
                 break
             must(packet.type == PacketType.INBAND, f"the host sent a packet of type {packet.type}, not 6")
             must(len(found) < _PACKETS_MAX, "the host's packets have no end")
-            found.append(dm.read(packet.data))
+            message = dm.read(packet.data)
+            if message.kind == dm.INFO_MESSAGE:
+                self.infos.append(dm.read_info(message))
+            else:
+                found.append(message)
         self.flags += self.host.take_event_flags()
         return found
 
@@ -293,12 +302,19 @@ class PlayedGuest:
         must(flags < 8, f"reserved bits of {answer.name} are set: {flags:#x}")
         return flags
 
-    def start(self, *, caps: int = dm.CAP_BALLOON, version: int = dm.DM_2_0, least: int = 0) -> "PlayedGuest":
+    def start(
+        self,
+        *,
+        caps: int = dm.CAP_BALLOON,
+        version: int = dm.DM_2_0,
+        least: int = 0,
+        largest: int = (1 << 64) - 1,
+    ) -> "PlayedGuest":
         """Everything up to the moment at which the host may ask: bus, channel, handshake, wait."""
         self.connect()
         self.open()
         must(self.negotiate(version), f"the host refuses protocol version {version:#x}")
-        self.capabilities(caps, least=least)
+        self.capabilities(caps, least=least, largest=largest)
         self.host.advance(self.host.post_init_wait_ns)
         self.silent("before any target")
         return self
@@ -308,8 +324,9 @@ class PlayedGuest:
         self.connect()
         self.open()
         self.restart()
-        for _ in self.packets():
-            self.give([])
+        for request in self.packets():
+            if request.kind == dm.BALLOON_REQUEST:
+                self.give([])
         return self
 
     def restart(self, caps: int = dm.CAP_BALLOON) -> None:

@@ -8,6 +8,7 @@ from dynmem.conformance import (
     guest_vmbus,
     host_dm,
     host_dm_faults,
+    host_hot_add,
     host_session,
     host_vmbus,
     host_vmbus_faults,
@@ -20,6 +21,7 @@ HOST_CASES: Final[tuple[Case, ...]] = (
     *host_vmbus_faults.TABLE.cases,
     *host_dm.TABLE.cases,
     *host_dm_faults.TABLE.cases,
+    *host_hot_add.TABLE.cases,
 )
 GUEST_CASES: Final[tuple[Case, ...]] = (
     *guest_session.TABLE.cases,
