@@ -8,6 +8,7 @@ from dynmem.dm.host import DynamicMemoryHost, GivenUp
 from dynmem.dm.stores import Reservation
 from dynmem.limits import DM_RANGES_PER_MESSAGE
 from dynmem.pages import ranges
+from dynmem.pages.page_set import PageSet
 
 
 def packed(*spans: tuple[int, int]) -> bytes:
@@ -54,6 +55,24 @@ class PlainStore:
         taken = sorted(self.pages)[: min(max_pages, max_ranges)]
         self.pages.difference_update(taken)
         return packed(*((page, 1) for page in taken))
+
+
+class SetStore:
+    """The same on a page set, as the device has it: for many pages."""
+
+    def __init__(self, total_pages: int) -> None:
+        self.pages = PageSet(total_pages)
+
+    @property
+    def removed_pages(self) -> int:
+        return len(self.pages)
+
+    def give_up(self, batch: bytes) -> GivenUp:
+        added = self.pages.add(batch)
+        return GivenUp(added.new, added.duplicates, added.rejected)
+
+    def take_back(self, max_pages: int, max_ranges: int) -> bytes:
+        return self.pages.take(max_pages, max_ranges)
 
 
 class PlainSource:

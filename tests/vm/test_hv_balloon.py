@@ -16,6 +16,7 @@ from dynmem.vmbus.host import Bus, ChannelFaulted, ChannelOpened
 from dynmem.vmbus.memory import FlatMemory
 from dynmem.wire import dm
 from dynmem.wire.synic import VMBUS_MESSAGE_TYPE
+from dynmem.wire.trace_events import NO_TRACE, Trace, matching
 
 SIZE = 32 * MIB
 RANGES = struct.pack("<2Q", 1000 | 16 << 40, 2000 | 8 << 40)
@@ -25,7 +26,11 @@ class Rig:
     """A bus, the device, and a guest that has negotiated; `discard` says what giving memory back does."""
 
     def __init__(
-        self, discard: Callable[[bytes], asyncio.Future[int]], *, ring_pages: tuple[int, int] = (10, 5)
+        self,
+        discard: Callable[[bytes], asyncio.Future[int]],
+        *,
+        ring_pages: tuple[int, int] = (10, 5),
+        trace: Trace = NO_TRACE,
     ) -> None:
         memory = FlatMemory(memoryview(bytearray(SIZE)))
         clock = VirtualClock()
@@ -38,6 +43,7 @@ class Rig:
             post_init_wait_ns=0,
             clock=clock,
             faults=self.faults,
+            trace=trace,
         )
         self.bus = Bus(memory, [self.device.offer])
         self.client = vmbus.Client(memory)
@@ -129,6 +135,67 @@ def test_a_discard_that_the_system_refuses_is_noted_and_the_pages_stay_given_up(
         await rig.device.discard()
         assert rig.faults.counts == {"discard failed": 1}
         assert rig.device.actual_bytes == SIZE - 24 * PAGE_SIZE
+        assert (rig.device.removed_guest_pages, rig.device.removed_both_pages) == (24, 0)
+
+    asyncio.run(play())
+
+
+def test_pages_that_were_not_discarded_go_back_to_the_guest_first() -> None:
+    async def play() -> None:
+        outcomes: list[asyncio.Future[int]] = [asyncio.get_running_loop().create_future() for _ in range(2)]
+        outcomes[0].set_result(24 * PAGE_SIZE)
+        outcomes[1].set_exception(DiscardError("no", 1, 0))
+        rig = Rig(lambda _: outcomes.pop(0))
+        rig.shrink()
+        await rig.device.discard()
+        assert (rig.device.removed_guest_pages, rig.device.removed_both_pages) == (0, 24)
+        rig.device.set_target(SIZE - 32 * PAGE_SIZE)
+        rig.device.send()
+        rig.heard()
+        rig.say(dm.BalloonResponse(4, more_pages=False, ranges=struct.pack("<Q", 5000 | 8 << 40)))
+        await rig.device.discard()
+        assert (rig.device.removed_guest_pages, rig.device.removed_both_pages) == (8, 24)
+        rig.device.set_target(SIZE - 20 * PAGE_SIZE)
+        rig.device.send()
+        first, second = rig.heard()
+        assert first == dm.UnballoonRequest(2, more_pages=True, ranges=struct.pack("<Q", 5000 | 8 << 40))
+        assert second == dm.UnballoonRequest(2, more_pages=False, ranges=struct.pack("<Q", 1000 | 4 << 40))
+        assert (rig.device.removed_guest_pages, rig.device.removed_both_pages) == (0, 20)
+
+    asyncio.run(play())
+
+
+def test_a_page_given_up_twice_counts_once_and_a_range_that_leaves_memory_counts_for_nothing() -> None:
+    async def play() -> None:
+        rig = Rig(lambda _: asyncio.get_running_loop().create_future())
+        rig.device.set_target(SIZE - 24 * PAGE_SIZE)
+        rig.device.send()
+        rig.heard()
+        last = SIZE // PAGE_SIZE
+        spans = [(1000, 10), (1005, 10), (last - 1, 2), (1 << 39, 1 << 20), (7, 0)]
+        rig.say(dm.BalloonResponse(3, False, struct.pack("<5Q", *(a | n << 40 for a, n in spans))))
+        assert rig.device.removed_pages == 15
+        assert rig.device.actual_bytes == SIZE - 15 * PAGE_SIZE
+        rig.device.take_events()
+        assert rig.faults.counts == {"anomaly": 2}
+
+    asyncio.run(play())
+
+
+def test_what_the_guest_gives_up_is_traced_range_by_range_as_qemu_does() -> None:
+    async def play() -> None:
+        lines: list[str] = []
+        rig = Rig(
+            lambda _: asyncio.get_running_loop().create_future(),
+            trace=Trace(matching(["hv_balloon_remove*"]), lambda name, text: lines.append(text)),
+        )
+        rig.shrink()
+        assert lines == [
+            "processing remove response range 16 @ 0x3e8, both 1",
+            "remove response remaining range 16 @ 0x3e8, both 1",
+            "processing remove response range 8 @ 0x7d0, both 1",
+            "remove response remaining range 8 @ 0x7d0, both 1",
+        ]
 
     asyncio.run(play())
 

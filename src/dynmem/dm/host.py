@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple
 
+from dynmem.dm import tracing
 from dynmem.dm.events import (
     ActualChanged,
     Anomaly,
@@ -37,6 +38,7 @@ from dynmem.limits import (
 )
 from dynmem.units import NS_PER_S, PAGE_SHIFT
 from dynmem.wire import dm
+from dynmem.wire.trace_events import NO_TRACE, Trace
 
 __all__ = ["DynamicMemoryHost", "GivenUp", "PageStore", "Status"]
 
@@ -72,6 +74,7 @@ class DynamicMemoryHost:
         hot_add_region: bool = True,
         hot_add_retry_ns: int = HOT_ADD_RETRY_NS,
         max_page_count: int | None = None,
+        trace: Trace = NO_TRACE,
     ) -> None:
         """Start in S_WAIT_RESET.
 
@@ -87,6 +90,7 @@ class DynamicMemoryHost:
             hot_add_region: whether a hot add names the region of its range, too (the longer form).
             hot_add_retry_ns: until a guest that was short of resources is asked again.
             max_page_count: the most pages that the guest will ever have, to tell it (from version 1.0 on).
+            trace: where QEMU's trace events go.
 
         """
         self._store = store
@@ -102,6 +106,7 @@ class DynamicMemoryHost:
         self._hot_add_retry_ns = hot_add_retry_ns
         self._max_page_count = max_page_count
         self._journal = Journal()
+        self._trace = trace
         self._state = HostState.WAIT_RESET
         self._stuck_in: HostState | None = None
         self._events: deque[HostEvent] = deque()
@@ -237,7 +242,8 @@ class DynamicMemoryHost:
 
     def message_sent(self, now: int) -> None:
         """The message that `next_message` gave is in the ring."""
-        if self._message is None:
+        message = self._message
+        if message is None:
             raise LocalProtocolError("no message was offered, so none can have been sent")
         self._message = self._offered = None
         if self._offers_reply:
@@ -246,6 +252,7 @@ class DynamicMemoryHost:
         self._unstick(now)
         self._move(HostStep.ROOM, now)
         assert self._operation is not None
+        tracing.posted(self._trace, message, self._operation.left)
         pages, more = self._operation.sent()
         self._journal.posted(pages)
         self._move(HostStep.POSTED_PART if more else HostStep.POSTED, now)
@@ -286,6 +293,7 @@ class DynamicMemoryHost:
     def _enter(self, new: HostState, now: int) -> None:
         """Be in a state, tell it, and set the deadline that belongs to it."""
         if new is not self._state:
+            self._trace("hv_balloon_state_change", new.value)
             self._events.append(StateChanged(self._state, new))
             self._state = new
         if new is HostState.POST_INIT_WAIT:
@@ -379,6 +387,7 @@ class DynamicMemoryHost:
         if self._state is not HostState.VERSION:
             self._unexpected(message)
             return
+        tracing.received(self._trace, message)
         # compared as one number, so that versions between the known ones pass too, as with QEMU
         accepted = dm.VERSION_WIN7 <= message.version <= self._max_version
         self._answer(dm.VersionResponse(message.trans_id, accepted))
@@ -392,6 +401,7 @@ class DynamicMemoryHost:
         if self._state is not HostState.CAPS:
             self._unexpected(message)
             return
+        tracing.received(self._trace, message)
         # hot_remove is what QEMU answers, and what guests have been tested with; it obliges to nothing
         reply = dm.CapabilitiesResponse(
             message.trans_id,
@@ -426,6 +436,7 @@ class DynamicMemoryHost:
         ):
             self._unexpected(message)
             return
+        tracing.received(self._trace, message)
         answer = operation.answered(message)
         self._unstick(now)
         for text in answer.oddities:

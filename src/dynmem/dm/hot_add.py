@@ -36,7 +36,7 @@ class HotAdd:
         self._with_region = with_region
         self._alignment = 1
         self._start = 0
-        self._left = 0  # of the reservation, not answered yet
+        self.left = 0  # of the reservation, not answered yet
         self._open = 0  # of the request that is offered or out
         self._is_out = False
         self._got = 0
@@ -54,7 +54,7 @@ class HotAdd:
             raise LocalProtocolError(f"a hot add of {length} pages at {start:#x} does not fit the guest")
         if start + length > end:
             raise LocalProtocolError(f"a hot add ends at page {start + length:#x}, the guest at {end:#x}")
-        self._start, self.asked, self._left = start, length, length
+        self._start, self.asked, self.left = start, length, length
         return True
 
     def is_mapped(self) -> bool:
@@ -64,7 +64,7 @@ class HotAdd:
     def build(self, trans_id: int, *, is_cut: bool) -> dm.Message:
         """The next request: 2 GiB at most, or one step of the guest's alignment where that is longer."""
         chunk = DM_HOT_ADD_CHUNK_PAGES - DM_HOT_ADD_CHUNK_PAGES % self._alignment or self._alignment
-        self._open = min(self._left, chunk)
+        self._open = min(self.left, chunk)
         word = self._start | self._open << START_BITS
         return dm.HotAddRequest(trans_id, word, word if self._with_region else None)
 
@@ -84,10 +84,10 @@ class HotAdd:
             self._source.added(added)
         self._is_out, self._open = False, 0
         self._start += added
-        self._left -= added
+        self.left -= added
         self._got += added
         if added == asked and message.result:
-            return Answered(Then.NEXT if self._left else Then.END, added, oddities=odd)
+            return Answered(Then.NEXT if self.left else Then.END, added, oddities=odd)
         if added == 0 and message.result == 0:
             return Answered(Then.END, 0, "the guest was short of resources", is_retryable=True)
         self.is_at_barrier = True
@@ -95,7 +95,7 @@ class HotAdd:
 
     def finished(self) -> HostEvent:
         """How it went; what the guest has not taken is free again."""
-        if self._left:
+        if self.left:
             self._source.take_back()
         return HotAddFinished(self.asked, self._got)
 
@@ -103,6 +103,6 @@ class HotAdd:
         """A request without an answer may have been followed: those pages are the guest's."""
         if self._is_out:
             self._source.added(self._open)
-            self._left -= self._open
-        if self._left:
+            self.left -= self._open
+        if self.left:
             self._source.take_back()

@@ -50,6 +50,10 @@ class Operation(Protocol):
         """What was asked for when it began."""
 
     @property
+    def left(self) -> int:
+        """Pages of it that are still to be asked for or answered."""
+
+    @property
     def held_pages(self) -> int:
         """Pages taken from the store that are not in the ring yet."""
 
@@ -139,7 +143,7 @@ class Unballoon:
         self.asked = asked
         self.hot_add = hot_add  # pages that are still missing when all are given back
         self.held_pages = 0
-        self._left = asked  # to be taken from the store
+        self.left = asked  # to be taken from the store
         self._ranges = b""  # taken, not sent yet
         self._more = False
         self._posted = 0
@@ -147,11 +151,11 @@ class Unballoon:
 
     def build(self, trans_id: int, *, is_cut: bool) -> dm.Message:
         """The next part."""
-        amount = min(self._left, DM_UNBALLOON_CHUNK_PAGES)
+        amount = min(self.left, DM_UNBALLOON_CHUNK_PAGES)
         self._ranges = self._store.take_back(amount, DM_RANGES_PER_MESSAGE)
         self.held_pages = page_count(self._ranges)
-        self._left -= self.held_pages
-        self._more = self._left > 0 and self._store.removed_pages > 0 and not is_cut
+        self.left -= self.held_pages
+        self._more = self.left > 0 and self._store.removed_pages > 0 and not is_cut
         return dm.UnballoonRequest(trans_id, self._more, self._ranges)
 
     def sent(self) -> tuple[int, bool]:
@@ -162,7 +166,7 @@ class Unballoon:
 
     def answered(self, message: dm.Message) -> Answered:
         """The guest has them all."""
-        return Answered(Then.END, self._posted, "another target came" if self._left else DONE)
+        return Answered(Then.END, self._posted, "another target came" if self.left else DONE)
 
     def finished(self) -> HostEvent | None:
         """Nothing but the size, which is told as it changes."""
@@ -191,7 +195,7 @@ class HotRemove:
             raise LocalProtocolError(f"there is no virtual node {virtual_node}")
         if qos_flags & ~dm.REMOVE_QOS_MASK:
             raise LocalProtocolError(f"{qos_flags:#x} has flags that a hot remove does not know")
-        self.asked = asked
+        self.asked = self.left = asked
         self._source = source
         self._virtual_node = virtual_node
         self._qos_flags = qos_flags

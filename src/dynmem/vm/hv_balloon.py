@@ -3,6 +3,9 @@
 The device owns the set of pages that the guest has given up; what enters it is discarded, in a worker thread,
 since giving a gigabyte back to the host takes 100 ms. Until that is done the device does nothing else: no
 page is given back to the guest, and no new guest takes over, while a discard may still hit it.
+
+Two accounts, by QEMU's names: removed_both, pages that the guest gave up and the host has its memory back of;
+and removed_guest, pages that only the guest gave up, as the discard failed. Those go back to the guest first.
 """
 
 import uuid
@@ -14,12 +17,14 @@ from dynmem.dm.host import DynamicMemoryHost, GivenUp, Status
 from dynmem.errors import LocalProtocolError, RemoteProtocolError
 from dynmem.memory.discard import DiscardError
 from dynmem.pages.page_set import PageSet
+from dynmem.pages.ranges import unpack
 from dynmem.units import PAGE_SHIFT
 from dynmem.vm.clock import VirtualClock
 from dynmem.vm.faults import Faults
 from dynmem.vmbus.host import Channel, Offer
 from dynmem.wire.dm import BALLOON_DEVICE_TYPE
 from dynmem.wire.packet import PacketType
+from dynmem.wire.trace_events import NO_TRACE, Trace
 
 INSTANCE: Final = uuid.UUID(
     "f2a7a1c5-92f1-4a3c-8a3e-0d8b6b8a1f5d"
@@ -47,6 +52,7 @@ class HvBalloon:
         post_init_wait_ns: int,
         clock: VirtualClock,
         faults: Faults,
+        trace: Trace = NO_TRACE,
     ) -> None:
         self.identity: Final = identity
         self.memory_bytes: Final = memory_bytes
@@ -55,8 +61,10 @@ class HvBalloon:
         self.resets = 0
         self._clock = clock
         self._faults = faults
+        self._trace = trace
         self._give_back = discard
         self._pages = PageSet(memory_bytes >> PAGE_SHIFT)
+        self._guest_only = PageSet(memory_bytes >> PAGE_SHIFT)  # of them, those that were not discarded
         self._undiscarded: list[bytes] = []
         self._channel: Channel | None = None
         self.host: Final = DynamicMemoryHost(
@@ -64,6 +72,7 @@ class HvBalloon:
             boot_pages=memory_bytes >> PAGE_SHIFT,
             status_report=status_report,
             post_init_wait_ns=post_init_wait_ns,
+            trace=trace,
         )
         self.host.reset(clock.now_ns())
 
@@ -71,20 +80,46 @@ class HvBalloon:
 
     @property
     def removed_pages(self) -> int:
-        """Pages that the guest has given up."""
+        """Pages that the guest has given up, of both accounts."""
         return len(self._pages)
+
+    @property
+    def removed_guest_pages(self) -> int:
+        """Pages that the guest has given up though the host could not take their memory."""
+        return len(self._guest_only)
+
+    @property
+    def removed_both_pages(self) -> int:
+        """Pages that the guest has given up and the host has taken, or is about to."""
+        return len(self._pages) - len(self._guest_only)
 
     def give_up(self, ranges: bytes) -> GivenUp:
         """Enter pages, and put them down for the discard that ends this turn."""
         added = self._pages.add(ranges)
         if added.coalesced:
             self._undiscarded.append(added.coalesced)
+            self._trace_removed(added.coalesced)
         return GivenUp(added.new, added.duplicates, added.rejected)
 
     def take_back(self, max_pages: int, max_ranges: int) -> bytes:
         """Take pages out for the guest; nothing of them waits to be discarded."""
         assert not self._undiscarded  # a discard may not hit a page that the guest has back
-        return self._pages.take(max_pages, max_ranges)
+        if not len(self._guest_only):
+            return self._pages.take(max_pages, max_ranges)
+        ranges = self._guest_only.take(max_pages, max_ranges)
+        was_there = self._pages.remove(ranges)
+        assert was_there  # one is a part of the other
+        return ranges
+
+    def _trace_removed(self, ranges: bytes) -> None:
+        """Trace what the guest gave up, range by range: none of it lies in memory that was added."""
+        response, remainder = "hv_balloon_remove_response", "hv_balloon_remove_response_remainder"
+        if not (self._trace.on(response) or self._trace.on(remainder)):
+            return
+        starts, counts = unpack(ranges)
+        for start, count in zip(starts.tolist(), counts.tolist(), strict=True):
+            self._trace(response, count, start, 1)
+            self._trace(remainder, count, start, 1)
 
     # what the monitor asks
 
@@ -124,6 +159,7 @@ class HvBalloon:
         """Another guest owns all of the memory from now on."""
         self.resets += 1
         self._pages.clear()
+        self._guest_only.clear()
         self._undiscarded.clear()
         self.host.reset(self._clock.now_ns())
 
@@ -179,9 +215,11 @@ class HvBalloon:
         """Give back to the host what the guest has given up: before `send`, which may return pages."""
         if not self._undiscarded:
             return
+        ranges = b"".join(self._undiscarded)
         try:
-            await self._give_back(b"".join(self._undiscarded))
+            await self._give_back(ranges)
         except DiscardError as error:  # the pages stay the balloon's, only the host's memory is not free
             self._faults.note("discard failed", str(error))
+            self._guest_only.add(ranges)
         finally:
             self._undiscarded.clear()
