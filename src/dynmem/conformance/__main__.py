@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
 from dynmem.conformance.case import Case, run
-from dynmem.conformance.report import conforms, facts, table
+from dynmem.conformance.report import conforms, facts, reference, table
 from dynmem.conformance.suite import GUEST_CASES, HOST_CASES
 
 OURS: Final = (
@@ -34,6 +34,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--host", action="append", default=[], help="a factory of hosts, MODULE:NAME")
     parser.add_argument("--guest", action="append", default=[], help="a factory of guests, MODULE:NAME")
     parser.add_argument("--only", default="", help="cases whose names contain this text")
+    parser.add_argument("--list", action="store_true", help="the cases, in Markdown; nothing is run")
     parser.add_argument("--json", action="store_true", help="JSON instead of tables")
     return parser.parse_args(arguments)
 
@@ -43,9 +44,17 @@ def chosen(cases: Iterable[Case], text: str) -> list[Case]:
     return [case for case in cases if text in case.name]
 
 
+def listing() -> str:
+    """Every case of both ends."""
+    return reference("Hosts", HOST_CASES) + "\n" + reference("Guests", GUEST_CASES)
+
+
 def main(arguments: Sequence[str]) -> int:
     """Run what is asked for; the exit code."""
     options = parse(arguments)
+    if options.list:
+        sys.stdout.write(listing())
+        return 0
     subjects = [*(("host", name) for name in options.host), *(("guest", name) for name in options.guest)]
     good, found = True, []
     for end, name in subjects or OURS:

@@ -1,10 +1,10 @@
 """What a run of the suite says: a table for people, JSON for programs."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from dynmem.conformance.case import Result, Verdict
+from dynmem.conformance.case import Case, Result, Verdict
 
 BAD = frozenset({Verdict.FAILED, Verdict.BROKEN})
 
@@ -55,3 +55,15 @@ def facts(end: str, subject: str, results: Sequence[Result]) -> dict[str, Any]:
             for result in results
         ],
     }
+
+
+def reference(title: str, cases: Iterable[Case]) -> str:
+    """The cases of one end as a table in Markdown."""
+    lines = [
+        f"### {title}",
+        "",
+        "| case | group | what must happen | who relies on it |",
+        "|---|---|---|---|",
+    ]
+    lines += [f"| `{case.name}` | {case.group} | {case.must} | {case.source} |" for case in cases]
+    return "\n".join([*lines, ""])

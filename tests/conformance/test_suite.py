@@ -1,0 +1,74 @@
+"""What the suite says, and that its documentation says the same."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from dynmem.conformance.__main__ import listing, main
+from dynmem.conformance.adapter import GROUPS
+from dynmem.conformance.case import Case, CaseTable, Verdict, fail, run
+from dynmem.conformance.our_host import OurHost
+from dynmem.conformance.report import conforms, table
+from dynmem.conformance.suite import GUEST_CASES, HOST_CASES
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "conformance.md"
+
+
+class Raises(OurHost):
+    """Cannot even be made."""
+
+    def __init__(self) -> None:
+        raise OSError("no such machine")
+
+
+def failing() -> Case:
+    cases = CaseTable()
+
+    @cases.case("x-fails", "session", "Something must happen.", "somebody")
+    def _play(host: OurHost) -> None:
+        fail("it did not happen")
+
+    return cases.cases[0]
+
+
+def test_names_are_distinct_and_groups_are_known() -> None:
+    cases = (*HOST_CASES, *GUEST_CASES)
+    assert len({case.name for case in cases}) == len(cases)
+    assert {case.group for case in cases} == set(GROUPS)
+
+
+def test_the_document_lists_every_case_as_it_is() -> None:
+    assert DOCUMENT.read_text().endswith(listing())
+
+
+def test_a_failed_case_is_told_with_what_happened_what_must_and_why() -> None:
+    results = run([failing()], OurHost)
+    assert [result.verdict for result in results] == [Verdict.FAILED]
+    text = table("host x", results)
+    assert all(
+        part in text for part in ("it did not happen", "Something must happen.", "somebody", "1 failed")
+    )
+    assert not conforms(results)
+
+
+def test_an_implementation_that_raises_is_broken_and_the_run_goes_on() -> None:
+    results = run(HOST_CASES[:3], Raises)
+    assert [result.verdict for result in results] == [Verdict.BROKEN] * 3
+    assert results[0].detail == "OSError: no such machine"
+
+
+def test_nothing_passed_is_no_conformance() -> None:
+    assert not conforms([])
+
+
+def test_the_command_prints_json_and_ends_with_0(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--json", "--only", "session"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert [run["end"] for run in told["runs"]] == ["host", "guest"]
+    assert all(case["verdict"] == "passed" for run in told["runs"] for case in run["cases"])
+
+
+def test_the_command_ends_with_1_for_a_host_that_fails(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--host", f"{__name__}:Raises", "--only", "session-open"]) == 1
+    assert "broken  session-open" in capsys.readouterr().out
