@@ -61,3 +61,5 @@ VM_HYPERCALLS_PER_TURN: Final = 64  # before the monitor and the timers have the
 VM_PACKETS_PER_TURN: Final = (
     16  # the same for ring packets, each of which may bring a discard of milliseconds
 )
+TRACE_LINE_BYTES_MAX: Final = (1 << 20) + 1024  # the longest ring packet (512 KiB) in hex, and its numbers
+TRACE_FILE_BYTES_MAX: Final = 1 << 30  # of one capture or log: a guest makes it grow; days of a busy one

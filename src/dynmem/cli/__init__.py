@@ -19,6 +19,7 @@ COMMANDS: Final = {  # name -> (module, attribute, one line for --help)
     "reserve": ("dynmem.cli.status", "reserve", "Make room for a VM that is about to start."),
     "run": ("dynmem.cli.run", "run", "Run the memory manager of this host."),
     "status": ("dynmem.cli.status", "status", "Ask the running manager what every VM has, and why."),
+    "trace": ("dynmem.cli.trace", "trace", "Read captures and trace logs."),
     "vm": ("dynmem.cli.vm", "vm", "Run one virtual machine with dynamic memory."),
 }
 

@@ -18,6 +18,12 @@ from typing import Final, NamedTuple
 _CONVERSION: Final = re.compile(r"%[diuxsp]")
 _BITS: Final = {"u16": 16, "u32": 32, "u64": 64, "int": 32, "uint": 32, "pointer": 64}
 
+_WORDS: Final = {  # what a conversion may have written
+    "%s": "([A-Z0-9_]{1,64})",
+    "%p": "(0x[0-9a-f]{1,16}|[(]nil[)])",
+    "%x": "([0-9a-f]{1,16})",
+}
+
 
 class Parameter(NamedTuple):
     """A value of an event: its name, its type in C (``string``, ``pointer`` or an integer) and conversion."""
@@ -39,11 +45,18 @@ class Parameter(NamedTuple):
             return f"{number:#x}" if number else "(nil)"
         return f"{number:x}" if self.conversion == "%x" else str(number)
 
+    def value(self, text: str) -> int | str:
+        """The value that was written as `text`; the negative numbers of unsigned types are not."""
+        if self.kind == "string":
+            return text
+        number = 0 if text == "(nil)" else int(text, 16 if self.conversion in ("%x", "%p") else 10)
+        return number if self.kind == "int" else number & (1 << _BITS[self.kind]) - 1
+
 
 class Event:
     """One event. `parameters` are in the order of its call, which is also that of its text."""
 
-    __slots__ = ("_literals", "name", "parameters")
+    __slots__ = ("_literals", "_pattern", "name", "parameters")
 
     def __init__(self, name: str, text_format: str, *parameters: str) -> None:
         self.name = name
@@ -54,6 +67,7 @@ class Event:
             Parameter(word, kind, conversion)
             for (kind, word), conversion in zip(split, conversions, strict=True)
         )
+        self._pattern = re.compile(self._expression())
 
     def text(self, values: Sequence[int | str]) -> str:
         """The event's text; one value for each parameter."""
@@ -62,12 +76,20 @@ class Event:
             parts += (parameter.text(value), literal)
         return "".join(parts)
 
-    def pattern(self) -> str:
-        """A regular expression for exactly this event's texts, a group for each parameter."""
-        groups = {"%s": "([A-Z0-9_]{1,64})", "%p": "(0x[0-9a-f]{1,16}|[(]nil[)])", "%x": "([0-9a-f]{1,16})"}
+    def parse(self, text: str) -> dict[str, int | str] | None:
+        """The values in a text of this event, by parameter; None if it is not one."""
+        found = self._pattern.fullmatch(text)
+        if found is None:
+            return None
+        return {
+            parameter.name: parameter.value(word)
+            for parameter, word in zip(self.parameters, found.groups(), strict=True)
+        }
+
+    def _expression(self) -> str:
         parts = [re.escape(self._literals[0])]
         for parameter, literal in zip(self.parameters, self._literals[1:], strict=True):
-            parts += (groups.get(parameter.conversion, "(-?[0-9]{1,20})"), re.escape(literal))
+            parts += (_WORDS.get(parameter.conversion, "(-?[0-9]{1,20})"), re.escape(literal))
         return "".join(parts)
 
 

@@ -1,0 +1,1 @@
+"""Captures and trace logs: written, read, decoded."""

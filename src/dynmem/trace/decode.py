@@ -1,0 +1,137 @@
+"""From a capture's lines to named messages with named fields, following what the two ends agreed on.
+
+The negotiated version tells fields from padding, and the offers tell which channels speak the Dynamic Memory
+Protocol; a capture that begins in the middle is read as the newest version, every channel as a balloon's.
+"""
+
+import uuid
+from typing import Final
+
+import msgspec
+
+from dynmem.errors import RemoteProtocolError
+from dynmem.limits import VMBUS_CHANNELS_MAX
+from dynmem.trace.lines import EventLine, Line, MessageLine, PacketLine
+from dynmem.wire import channel, dm
+from dynmem.wire.layout import NEWEST, Direction
+from dynmem.wire.packet import PacketType
+
+UP: Final = Direction.GUEST_TO_HOST
+DOWN: Final = Direction.HOST_TO_GUEST
+_EVENT_DIRECTIONS: Final = {
+    "vmbus_recv_message": UP,
+    "vmbus_signal_event": UP,
+    "vmbus_process_incoming_message": UP,
+    "vmbus_initiate_contact": UP,
+    "vmbus_gpadl_header": UP,
+    "vmbus_gpadl_body": UP,
+    "vmbus_gpadl_teardown": UP,
+    "vmbus_open_channel": UP,
+    "vmbus_close_channel": UP,
+    "vmbus_channel_notify_guest": DOWN,
+    "vmbus_post_msg": DOWN,
+    "vmbus_send_offer": DOWN,
+    "vmbus_gpadl_created": DOWN,
+    "vmbus_gpadl_torndown": DOWN,
+    "vmbus_channel_open": DOWN,
+    "hv_balloon_incoming_version": UP,
+    "hv_balloon_incoming_caps": UP,
+    "hv_balloon_incoming_unballoon": UP,
+    "hv_balloon_incoming_hot_add": UP,
+    "hv_balloon_incoming_balloon": UP,
+    "hv_balloon_outgoing_unballoon": DOWN,
+    "hv_balloon_outgoing_hot_add": DOWN,
+    "hv_balloon_outgoing_balloon": DOWN,
+}
+_PAGE_RANGES: Final = ("ranges", "range", "region")  # of the Dynamic Memory Protocol
+_START_MASK: Final = (1 << 40) - 1
+_WORD: Final = 8
+
+Value = int | str | bool | None | list[tuple[int, int]]
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """One message, packet or event.
+
+    `layer` is ``vmbus`` (control messages), ``ring`` (packets that carry no Dynamic Memory message), ``dm``
+    or ``trace``. Page ranges are pairs of first page and count; other bytes are hex digits.
+    """
+
+    time_ns: int | None
+    direction: Direction | None
+    layer: str
+    name: str
+    fields: dict[str, Value]
+
+
+class Decoder:
+    """Decodes the lines of one capture in order."""
+
+    def __init__(self) -> None:
+        self._asked = self._version = NEWEST
+        self._interfaces: dict[int, uuid.UUID] = {}
+
+    def decode(self, line: Line) -> Entry:
+        """What the line says. Raises RemoteProtocolError for bytes that are no message."""
+        if isinstance(line, EventLine):
+            values: dict[str, Value] = dict(line.values)
+            return Entry(line.time_ns, _EVENT_DIRECTIONS.get(line.name), "trace", line.name, values)
+        if isinstance(line, MessageLine):
+            return self._message(line)
+        return self._packet(line)
+
+    def _message(self, line: MessageLine) -> Entry:
+        asked = self._version if self._version != NEWEST else self._asked
+        message = channel.decode(line.payload, asked)
+        if isinstance(message, channel.InitiateContact):
+            self._asked, self._version = message.version, NEWEST
+            self._interfaces.clear()
+        elif isinstance(message, channel.VersionResponse) and message.version_supported:
+            self._version = self._asked
+        elif isinstance(message, channel.OfferChannel) and len(self._interfaces) < VMBUS_CHANNELS_MAX:
+            self._interfaces[message.child_relid] = message.interface
+        name = channel.TABLE.of(message).name
+        return Entry(line.time_ns, line.direction, "vmbus", name, _fields(message, ()))
+
+    def _packet(self, line: PacketLine) -> Entry:
+        packet = line.packet
+        interface = self._interfaces.get(line.channel or 0, dm.BALLOON_DEVICE_TYPE)
+        if packet.type == PacketType.INBAND and interface == dm.BALLOON_DEVICE_TYPE:
+            message = dm.decode(packet.data)
+            layout = dm.TABLE.of(message)
+            return Entry(
+                line.time_ns,
+                line.direction or layout.direction,
+                "dm",
+                layout.name,
+                _fields(message, _PAGE_RANGES),
+            )
+        try:
+            name = PacketType(packet.type).name
+        except ValueError:
+            raise RemoteProtocolError(f"unknown packet type {packet.type}") from None
+        fields: dict[str, Value] = {
+            "channel": line.channel,
+            "flags": packet.flags,
+            "trans_id": packet.trans_id,
+            "data": packet.data.hex(),
+        }
+        return Entry(line.time_ns, line.direction, "ring", name, fields)
+
+
+def _fields(message: msgspec.Struct, page_ranges: tuple[str, ...]) -> dict[str, Value]:
+    values: dict[str, Value] = {}
+    for name in message.__struct_fields__:
+        value = getattr(message, name)
+        if name in page_ranges and value is not None:
+            values[name] = _ranges(value if isinstance(value, bytes) else value.to_bytes(_WORD, "little"))
+        elif isinstance(value, bytes):
+            values[name] = value.hex()
+        else:
+            values[name] = str(value) if isinstance(value, uuid.UUID) else value
+    return values
+
+
+def _ranges(words: bytes) -> list[tuple[int, int]]:
+    numbers = memoryview(words).cast("Q")  # x86-64 only: little-endian
+    return [(number & _START_MASK, number >> 40) for number in numbers]

@@ -1,0 +1,149 @@
+"""The lines of captures and logs, taken apart; what their bytes mean is another file's subject.
+
+Four kinds of line, told apart line by line, so that a file may hold them mixed:
+
+* our captures and plain hex: ``SECONDS G>H|H>G msg HEX`` for a VMBus message, ``SECONDS G>H|H>G pkt [type N]
+  [flags N] [channel N] [id N] [words HEX] HEX`` for a ring packet without its 16-byte descriptor (`words` is
+  what some types have between descriptor and body);
+* QEMU's trace log: ``[PID@SECONDS.MICROS:]EVENT TEXT``;
+* rings found in a dump of guest memory: ``0xADDRESS NAME vmbus_tid N dm_tid N desc HEX body HEX``;
+* ``# ...``: a comment; ``# dynmem capture N ...`` heads our captures with the version of their form.
+
+Whatever is none of these raises RemoteProtocolError.
+"""
+
+import re
+from typing import Final
+
+import msgspec
+
+from dynmem.errors import RemoteProtocolError
+from dynmem.units import NS_PER_S
+from dynmem.wire.layout import Direction
+from dynmem.wire.packet import DESCRIPTOR_BYTES, FOOTER_BYTES, Packet, PacketType, peek_length
+from dynmem.wire.packet import decode as decode_packet
+from dynmem.wire.trace_events import BY_NAME
+
+CAPTURE_VERSION: Final = 1
+CAPTURE_HEAD: Final = "# dynmem capture"
+_SHOWN: Final = 40  # characters of a bad line that a report repeats
+
+_HEX: Final = re.compile(
+    r"(\d{1,12})(?:\.(\d{1,9}))? (G>H|H>G) (msg|pkt)((?: (?:type|flags|channel|id) \d{1,20})*)"
+    r"(?: words ([0-9a-f]+))?(?: ([0-9a-f]*))?"
+)
+_LOG: Final = re.compile(r"(?:\d{1,10}@(\d{1,12})\.(\d{6}):)?([a-z][a-z0-9_]{0,99})(?: (.*))?")
+_DUMP: Final = re.compile(
+    r"0x[0-9a-f]{1,16} [A-Z_]{1,40} vmbus_tid \d{1,20} dm_tid \d{1,10} desc ([0-9a-f]+) body ([0-9a-f]*)"
+)
+_OURS: Final = ("vmbus_", "hv_balloon_")
+_U64: Final = 1 << 64
+
+
+class MessageLine(msgspec.Struct, frozen=True):
+    """A VMBus control message."""
+
+    time_ns: int
+    direction: Direction
+    payload: bytes
+
+
+class PacketLine(msgspec.Struct, frozen=True):
+    """A ring packet; `channel` is its relid where the line says it."""
+
+    time_ns: int | None
+    direction: Direction | None
+    channel: int | None
+    packet: Packet
+
+
+class EventLine(msgspec.Struct, frozen=True):
+    """A trace event; the values of those of another device than ours are left as `text`."""
+
+    time_ns: int | None
+    name: str
+    values: dict[str, int | str]
+
+
+Line = MessageLine | PacketLine | EventLine
+
+
+def parse(text: str) -> Line | None:
+    """One line without its end; None for what says nothing (empty, comment)."""
+    text = text.strip(" \t\r")
+    if not text:
+        return None
+    if text.startswith("#"):
+        _check_head(text)
+        return None
+    if (found := _HEX.fullmatch(text)) is not None:
+        return _hex_line(found)
+    if (found := _DUMP.fullmatch(text)) is not None:
+        return _dump_line(found)
+    if (found := _LOG.fullmatch(text)) is not None:
+        return _event_line(found)
+    raise RemoteProtocolError(f"neither a capture's line nor a trace log's: {text[:_SHOWN]!a}")
+
+
+def _check_head(text: str) -> None:
+    if text.startswith(CAPTURE_HEAD) and not text.startswith(f"{CAPTURE_HEAD} {CAPTURE_VERSION} "):
+        raise RemoteProtocolError(
+            f"a capture of another version than {CAPTURE_VERSION}: its lines may be wrong: {text[:_SHOWN]!a}"
+        )
+
+
+def _nanoseconds(seconds: str, fraction: str | None) -> int:
+    return int(seconds) * NS_PER_S + int((fraction or "").ljust(9, "0"))
+
+
+def _octets(digits: str | None) -> bytes:
+    if len(digits or "") % 2:
+        raise RemoteProtocolError("the line is cut: half a byte at its end")
+    return bytes.fromhex(digits or "")
+
+
+def _hex_line(found: re.Match[str]) -> MessageLine | PacketLine:
+    seconds, fraction, arrow, kind, keys, words, digits = found.groups()
+    time_ns, direction = _nanoseconds(seconds, fraction), Direction(arrow)
+    data = _octets(digits)
+    pairs = keys.split()
+    numbers = dict(zip(pairs[::2], map(int, pairs[1::2]), strict=True))
+    if kind == "msg":
+        if numbers or words:
+            raise RemoteProtocolError("a message has no packet's numbers")
+        return MessageLine(time_ns, direction, data)
+    if len(numbers) * 2 != len(pairs) or any(number >= _U64 for number in numbers.values()):
+        raise RemoteProtocolError("a packet's numbers are given twice, or above 64 bits")
+    packet = Packet(
+        numbers.get("type", PacketType.INBAND),
+        numbers.get("flags", 0),
+        numbers.get("id", 0),
+        data,
+        (),
+        _octets(words),
+    )
+    return PacketLine(time_ns, direction, numbers.get("channel"), packet)
+
+
+def _dump_line(found: re.Match[str]) -> PacketLine:
+    descriptor, body = _octets(found[1]), _octets(found[2])
+    if len(descriptor) != DESCRIPTOR_BYTES:
+        raise RemoteProtocolError(f"a descriptor has {DESCRIPTOR_BYTES} bytes, not {len(descriptor)}")
+    whole = peek_length(descriptor) - DESCRIPTOR_BYTES - FOOTER_BYTES
+    if len(body) != whole:
+        raise RemoteProtocolError(f"the packet is cut: {len(body)} of its {whole} bytes are there")
+    return PacketLine(None, None, None, decode_packet(descriptor + body + bytes(FOOTER_BYTES)))
+
+
+def _event_line(found: re.Match[str]) -> EventLine:
+    seconds, micros, name, text = found.groups()
+    time_ns = None if seconds is None else _nanoseconds(seconds, micros)
+    event = BY_NAME.get(name)
+    if event is None:
+        if time_ns is None or name.startswith(_OURS):
+            raise RemoteProtocolError(f"no event is called {name[:_SHOWN]}")
+        return EventLine(time_ns, name, {"text": text or ""})
+    values = event.parse(text or "")
+    if values is None:
+        raise RemoteProtocolError(f"not the values of {name}, or cut: {(text or '')[:_SHOWN]!a}")
+    return EventLine(time_ns, name, values)
