@@ -1,0 +1,101 @@
+"""The host that `dynmem vm` is made of, as far as protocols go: its bus and its hv-balloon device."""
+
+import mmap
+
+from dynmem.conformance import adapter
+from dynmem.units import MIB, NS_PER_S, PAGE_SHIFT, PAGE_SIZE
+from dynmem.vm.clock import VirtualClock
+from dynmem.vm.faults import Faults
+from dynmem.vm.hv_balloon import HvBalloon
+from dynmem.vmbus.host import Bus, BusState, ChannelClosed, ChannelFaulted, ChannelOpened
+from dynmem.vmbus.memory import FlatMemory
+
+BOOT_BYTES = 1 << 32
+POST_INIT_WAIT_NS = 50 * NS_PER_S
+
+
+class DeviceHost:
+    """A device whose discards are done at once."""
+
+    def __init__(self) -> None:
+        self.groups = frozenset(adapter.GROUPS)
+        self.memory = FlatMemory(memoryview(mmap.mmap(-1, 4 * MIB)))
+        self.scratch = range(16, 1024)
+        self.boot_pages = BOOT_BYTES // PAGE_SIZE
+        self.post_init_wait_ns = POST_INIT_WAIT_NS
+        self.hot_add_pages = 0
+        self._now = 0
+        clock = VirtualClock(lambda: self._now)
+        self.device = HvBalloon(
+            identity="balloon0",
+            memory_bytes=BOOT_BYTES,
+            discard=self._discard,
+            status_report=True,
+            post_init_wait_ns=POST_INIT_WAIT_NS,
+            clock=clock,
+            faults=Faults(clock.now_ns),
+        )
+        self.bus = Bus(self.memory, [self.device.offer])
+
+    async def _discard(self, ranges: bytes) -> int:
+        return len(ranges)
+
+    def post_message(self, connection_id: int, message_type: int, payload: bytes) -> int:
+        offered = self.bus.state is BusState.OFFERED
+        status = self.bus.post_message(connection_id, message_type, payload)
+        self._follow_bus()
+        if offered and self.bus.state is not BusState.OFFERED:
+            self.device.restarted()
+        self._turn()
+        return status
+
+    def signal_event(self, connection_id: int, flag: int) -> int:
+        status = self.bus.signal_event(connection_id, flag)
+        self._turn()
+        return status
+
+    def take_message(self) -> bytes | None:
+        message = self.bus.next_message()
+        if message is None:
+            return None
+        self.bus.message_delivered()
+        return message.payload
+
+    def take_event_flags(self) -> list[int]:
+        return [signal.flag for signal in self.bus.take_signals()]
+
+    def advance(self, ns: int) -> None:
+        self._now += ns
+        self._turn()
+
+    def set_target(self, pages: int) -> None:
+        self.device.set_target(pages << PAGE_SHIFT)
+        self._turn()
+
+    def reset(self) -> None:
+        self.bus.reset()
+        self._follow_bus()
+        self.device.restarted()
+
+    def actual_pages(self) -> int | None:
+        return self.device.actual_bytes >> PAGE_SHIFT
+
+    def _follow_bus(self) -> None:
+        for event in self.bus.take_events():
+            if isinstance(event, ChannelOpened):
+                self.device.opened(event.channel)
+            elif isinstance(event, ChannelClosed | ChannelFaulted):
+                self.device.closed()
+
+    def _turn(self) -> None:
+        """What the machine does in a turn, to the end of its packets."""
+        self.device.tick()
+        received = True
+        while received:
+            received = self.device.receive()
+            self._follow_bus()
+            for _ in self.device.discard().__await__():
+                raise AssertionError("this discard waits for nothing")
+            self.device.send()
+            self._follow_bus()
+        self.device.take_events()

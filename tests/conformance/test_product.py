@@ -1,0 +1,22 @@
+"""What `dynmem vm` and its embedded guest are made of, beyond the two protocol machines, conforms too."""
+
+import pytest
+
+from dynmem.conformance.case import Case, Verdict, run_case
+from dynmem.conformance.suite import GUEST_CASES, HOST_CASES
+
+from .device_host import DeviceHost
+from .driver_guest import DriverGuest
+
+
+@pytest.mark.parametrize("case", HOST_CASES, ids=lambda case: case.name)
+def test_the_device_conforms(case: Case) -> None:
+    result = run_case(case, DeviceHost)
+    skipped = "hot-add" in case.name and "cannot hot-add" in result.detail
+    assert result.verdict is (Verdict.SKIPPED if skipped else Verdict.PASSED), result.detail
+
+
+@pytest.mark.parametrize("case", GUEST_CASES, ids=lambda case: case.name)
+def test_the_embedded_guests_drivers_conform(case: Case) -> None:
+    result = run_case(case, DriverGuest)
+    assert result.verdict is Verdict.PASSED, result.detail
