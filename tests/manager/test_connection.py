@@ -197,19 +197,24 @@ def test_garbage_is_named_as_such_and_hung_up_on(noise: bytes, tmp_path: Path) -
     asyncio.run(scenario())
 
 
-WRONG_ANSWERS: dict[str, object] = {
-    "query-status": [],
-    "query-balloon": {"actual": -1},
-    "query-memory-size-summary": {"base-memory": "much"},
-    "query-hv-balloon-status-report": {"committed": True, "available": 1},
-}
+WRONG_ANSWERS: list[tuple[str, object]] = [
+    ("query-status", []),
+    ("query-balloon", {"actual": -1}),
+    ("query-balloon", {"actual": (1 << 64) - 1}),
+    ("query-memory-size-summary", {"base-memory": "much"}),
+    ("query-memory-size-summary", {"base-memory": 1}),
+    ("query-memory-size-summary", {"base-memory": 1 << 63}),
+    ("query-hv-balloon-status-report", {"committed": True, "available": 1}),
+]
 
 
-@pytest.mark.parametrize("command", WRONG_ANSWERS)
-def test_an_answer_of_the_wrong_form_is_never_believed(command: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("command", "answer"), WRONG_ANSWERS)
+def test_an_answer_of_the_wrong_form_or_size_is_never_believed(
+    command: str, answer: object, tmp_path: Path
+) -> None:
     async def scenario() -> None:
         good: dict[str, object] = {"query-hv-balloon-status-report": {"committed": 1, "available": 1}}
-        vm = FakeVm(good | {command: WRONG_ANSWERS[command]})
+        vm = FakeVm(good | {command: answer})
         async with listening(tmp_path / "qmp", vm.serve), hold(tmp_path / "qmp") as connection:
             facts = await look(connection)
             assert facts.run_state == SILENT

@@ -28,6 +28,7 @@ lived and those of 96 MiB/s were OOM-killed. Guests with hv-balloon keep such a 
 it as committed; the virtio-balloon driver keeps none.
 """
 _BYTES_MAX: Final = 1 << 60  # a figure above is no memory size; guests and monitors may lie
+BOOT_BYTES_MIN: Final = MIB  # no VM is smaller, and no target may come near zero
 
 
 class Report(NamedTuple):
@@ -64,6 +65,14 @@ def number(value: object, what: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= ABSENT_STATISTIC:
         raise RemoteProtocolError(f"{what} is not a number of bytes")
     return value
+
+
+def size(value: object, what: str, *, least: int = 0) -> int:
+    """The size of a VM as its monitor told it; RemoteProtocolError if a VM can't have it."""
+    bytes_said = number(value, what)
+    if not least <= bytes_said <= _BYTES_MAX:
+        raise RemoteProtocolError(f"{what} is {bytes_said}, which is no size of a VM")
+    return bytes_said
 
 
 def fields(value: object, what: str) -> Mapping[str, object]:

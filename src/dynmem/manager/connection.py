@@ -18,7 +18,7 @@ from typing import Final
 from dynmem.errors import DeadlineError, DynmemError, RemoteProtocolError, UnreachableError
 from dynmem.limits import RECONNECT_PAUSE_S_MAX
 from dynmem.manager import backends
-from dynmem.manager.backends import BACKENDS, DemandTracker, Device, Silence, fields, number
+from dynmem.manager.backends import BACKENDS, BOOT_BYTES_MIN, DemandTracker, Device, Silence, fields, size
 from dynmem.manager.facts import ABSENT, SILENT, VmFacts
 from dynmem.manager.monitor import Monitor
 from dynmem.manager.process import Process, listener
@@ -199,7 +199,7 @@ class VmConnection:
         run_state = await self._run_state(monitor, life)
         if life.boot_bytes is None:
             reply = fields(await monitor.query("query-memory-size-summary"), "query-memory-size-summary")
-            life.boot_bytes = number(reply.get("base-memory"), "base-memory")
+            life.boot_bytes = size(reply.get("base-memory"), "base-memory", least=BOOT_BYTES_MIN)
         if life.device is None and life.looks >= life.next_search:
             life.next_search = life.looks + _FIND_DEVICE_EVERY
             await self._find_device(monitor, life)
@@ -263,7 +263,7 @@ class VmConnection:
             life.device = None  # unplugged
             self._problem = f"its balloon device does not answer: {error.desc}"
             return
-        life.actual_bytes = number(balloon.get("actual"), "actual")
+        life.actual_bytes = size(balloon.get("actual"), "actual")
         life.tracker.saw_size(life.actual_bytes)
         if device.kind == backends.VIRTIO_BALLOON:
             await self._keep_statistics_on(monitor, life, device)
