@@ -1,5 +1,6 @@
 """Who may be moved: starts, resets, silence, pauses, stale reports, guests that stop, memory that stays."""
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -158,6 +159,19 @@ def test_a_guest_that_takes_no_more_is_not_offered_more_each_period() -> None:
         sent += [each for each in rack.sweep().commands if each.vm == "web"]
     assert len(sent) <= 8
     assert any("takes no more at 120 MiB" in each.reason for each in sent)
+
+
+@pytest.mark.parametrize("mib", [0, 20, 600])
+def test_a_guest_that_stops_outside_its_bounds_is_never_sent_a_target_outside_them(mib: int) -> None:
+    rack = settled({"web": 100, "db": 400})
+    sent = [mib]
+    for turn in range(60):
+        rack.demands["db"] = (400 if turn // 20 % 2 else 500) * MIB
+        rack.overrides["web"] = {"actual_bytes": mib * MIB, "resident_bytes": mib * MIB}
+        sent += [each.target_bytes // MIB for each in rack.sweep().commands if each.vm == "web"]
+    assert len(sent) > 1
+    assert all(min(64, before) <= target <= max(512, before) for before, target in pairwise(sent))
+    assert all(64 <= target <= 512 for target in sent[-1:])
 
 
 def test_resident_memory_that_stays_above_what_was_assigned_marks_the_vm() -> None:

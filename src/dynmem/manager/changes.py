@@ -98,7 +98,12 @@ def choose_shrinks(
 
 
 def growing(candidate: Candidate, *, dead_band: bool) -> bool:
-    """Whether a VM is to have more: always when it is short, beyond the dead band when it is headroom."""
+    """Whether a VM is to have more: always when it is short, beyond the dead band when it is headroom.
+
+    What a guest keeps above its maximum is counted, and never asked for.
+    """
+    if candidate.held >= candidate.record.maximum_pages:
+        return False
     growth = candidate.decision.target_pages - candidate.held
     return growth > 0 and (candidate.short or not dead_band or growth >= candidate.band)
 

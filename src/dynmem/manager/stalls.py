@@ -1,8 +1,9 @@
 """Guests that stop on the way to a target: what that means, and when they are asked again.
 
 A guest that gives no more has met its floor; one that takes no more has what it can take. Either way the
-target is brought back to the size it has, since a target left beyond it would pull at the guest for ever. It
-is asked again when its demand has fallen, or after a pause that doubles each time, if somebody is short.
+target is brought back to the size it has, as far as floor and maximum allow, since a target left beyond it
+would pull at the guest for ever. It is asked again when its demand has fallen, or after a pause that doubles
+each time, if somebody is short.
 """
 
 from dynmem.manager.changes import ALREADY_HELD, Change
@@ -20,6 +21,12 @@ def find_stall(record: Record, now_ns: int, settings: ManagerSettings) -> Change
     if now_ns - record.mark_ns < stall_ns(settings.period_ns):
         return None
     giving = actual > target
+    if giving:
+        back = min(actual, max(target, record.maximum_pages))
+    else:
+        back = max(actual, min(target, record.floor_pages))
+    if back == target:
+        return None
     before = record.stopped if giving else record.declined
     pause = 2 * before.pause_ns if before else RETRY_FIRST_PERIODS * settings.period_ns
     pause = min(pause, RETRY_LONGEST_NS)
@@ -34,8 +41,8 @@ def find_stall(record: Record, now_ns: int, settings: ManagerSettings) -> Change
     else:
         record.declined = stop
         reason = f"takes no more at {size}, {asked} was offered; not offered again for {wait} s"
-    record.set_target(actual, now_ns)
-    return Change(record, actual, reason, ALREADY_HELD)
+    record.set_target(back, now_ns)
+    return Change(record, back, reason, ALREADY_HELD)
 
 
 def forgive(record: Record, now_ns: int, *, somebody_is_short: bool) -> None:
