@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Callable
 
+from dynmem.dm.blocks import Added
 from dynmem.dm.guest import DynamicMemoryGuest
 from dynmem.dm.host import DynamicMemoryHost, GivenUp
 from dynmem.dm.stores import Reservation
@@ -160,6 +161,37 @@ class PlainPages:
         assert self.ballooned.issuperset(pages)
         self.ballooned.difference_update(pages)
         self.free.update(pages)
+
+
+class PlainBlocks:
+    """A kernel that adds what it is told; the test says how often it is short, and where its barrier is."""
+
+    def __init__(self, alignment: int, barrier: int) -> None:
+        self.alignment_pages = alignment
+        self.calls: list[tuple[int, int]] = []
+        self.short: list[int] = []  # pages that the next attempts come to before resources run out
+        self.barrier = barrier
+        self.added: set[int] = set()
+        self.flags: tuple[int, int] | None = None
+
+    def hot_add(self, start: int, pages: int) -> Added:
+        self.calls.append((start, pages))
+        if self.short:
+            count = self.short.pop(0)
+            self.added.update(range(start, start + count))
+            return Added(count, is_short=True)
+        count = max(0, min(pages, self.barrier - start))
+        self.added.update(range(start, start + count))
+        return Added(count)
+
+    def hot_remove(self, pages: int, virtual_node: int, qos_flags: int) -> bytes:
+        self.flags = (virtual_node, qos_flags)
+        chosen = sorted(self.added)[: min(pages, 100)]
+        self.added.difference_update(chosen)
+        return packed(*((page, 1) for page in chosen))
+
+    def put_back(self, batch: bytes) -> None:
+        self.added.update(pages_in(batch))
 
 
 class Wire:

@@ -6,32 +6,14 @@ from hypothesis import strategies as st
 from dynmem.dm.events import Anomaly
 from dynmem.dm.floor import balloon_floor
 from dynmem.dm.guest import VERSIONS, DynamicMemoryGuest
-from dynmem.dm.host import DynamicMemoryHost, GivenUp
+from dynmem.dm.host import DynamicMemoryHost
 from dynmem.dm.states import GuestState, HostState
-from dynmem.pages.page_set import PageSet
 from dynmem.units import NS_PER_S
 from dynmem.wire import dm
 
-from .ends import PlainPages, Wire
+from .ends import PlainPages, SetStore, Wire
 
 TOTAL = 16384
-
-
-class SetStore:
-    """The store as a device keeps it: a page set."""
-
-    def __init__(self) -> None:
-        self.set = PageSet(TOTAL)
-
-    @property
-    def removed_pages(self) -> int:
-        return len(self.set)
-
-    def give_up(self, batch: bytes) -> GivenUp:
-        return GivenUp(*self.set.add(batch)[:3])
-
-    def take_back(self, max_pages: int, max_ranges: int) -> bytes:
-        return self.set.take(max_pages, max_ranges)
 
 
 class Pair:
@@ -47,7 +29,7 @@ class Pair:
         max_version: int = dm.VERSION_WIN10,
         versions: tuple[int, ...] = VERSIONS,
     ) -> None:
-        self.store = SetStore()
+        self.store = SetStore(TOTAL)
         self.pages = PlainPages(TOTAL, used=used, run=run)
         self.host = DynamicMemoryHost(
             store=self.store,
@@ -75,8 +57,8 @@ class Pair:
         """Whether both ends tell the same of the same pages; true whenever the rings are empty."""
         return (
             len(self.pages.ballooned) == self.guest.ballooned_pages == TOTAL - self.host.actual_pages
-            and all(self.store.set.contains(page) for page in self.pages.ballooned)
-            and len(self.store.set) == len(self.pages.ballooned)
+            and all(self.store.pages.contains(page) for page in self.pages.ballooned)
+            and len(self.store.pages) == len(self.pages.ballooned)
         )
 
 
@@ -180,7 +162,7 @@ def test_whatever_the_order_of_delivery_both_ends_agree_once_the_rings_are_empty
             wire.open()
         # pages are in the guest's hands, the host's set or a message, never in two of them
         assert pair.pages.ballooned.isdisjoint(pair.pages.free)
-        assert len(pair.store.set) <= pair.guest.ballooned_pages
+        assert len(pair.store.pages) <= pair.guest.ballooned_pages
     wire.settle()
     if pair.guest.state is GuestState.INIT_ERROR:  # time passed while the test delivered nothing
         wire.close()

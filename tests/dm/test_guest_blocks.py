@@ -2,7 +2,6 @@
 
 import pytest
 
-from dynmem.dm.blocks import Added
 from dynmem.dm.events import Anomaly, Crashed, HotAdded, HotRemoved
 from dynmem.dm.floor import balloon_floor
 from dynmem.dm.guest import DynamicMemoryGuest
@@ -12,7 +11,7 @@ from dynmem.errors import LocalProtocolError, RemoteProtocolError
 from dynmem.units import NS_PER_S
 from dynmem.wire import dm
 
-from .ends import PlainPages, packed, pages_in
+from .ends import PlainBlocks, PlainPages, pages_in
 
 TOTAL = 16384
 STEP = 256
@@ -20,42 +19,11 @@ REGION = 4 * TOTAL
 LIMIT = REGION + 64 * STEP
 
 
-class PlainBlocks:
-    """A kernel that adds what it is told; the test says how often it is short, and where its barrier is."""
-
-    def __init__(self, alignment: int = STEP) -> None:
-        self.alignment_pages = alignment
-        self.calls: list[tuple[int, int]] = []
-        self.short: list[int] = []  # pages that the next attempts come to before resources run out
-        self.barrier = LIMIT
-        self.added: set[int] = set()
-        self.flags: tuple[int, int] | None = None
-
-    def hot_add(self, start: int, pages: int) -> Added:
-        self.calls.append((start, pages))
-        if self.short:
-            count = self.short.pop(0)
-            self.added.update(range(start, start + count))
-            return Added(count, is_short=True)
-        count = max(0, min(pages, self.barrier - start))
-        self.added.update(range(start, start + count))
-        return Added(count)
-
-    def hot_remove(self, pages: int, virtual_node: int, qos_flags: int) -> bytes:
-        self.flags = (virtual_node, qos_flags)
-        chosen = sorted(self.added)[: min(pages, 100)]
-        self.added.difference_update(chosen)
-        return packed(*((page, 1) for page in chosen))
-
-    def put_back(self, batch: bytes) -> None:
-        self.added.update(pages_in(batch))
-
-
 class Played:
     """A guest with such a kernel, and the host's side of it."""
 
     def __init__(self, *, habits: Habits = LINUX, alignment: int = STEP, attempts: int = 3) -> None:
-        self.blocks = PlainBlocks(alignment)
+        self.blocks = PlainBlocks(alignment, LIMIT)
         self.pages = PlainPages(TOTAL)
         self.guest = DynamicMemoryGuest(
             pages=self.pages,
