@@ -84,6 +84,7 @@ class Channel:
         fault: Why it is faulted, in a sentence; None otherwise.
         target_vp: The virtual processor that gets its interrupts, while open.
         gpadl_id: The GPADL its rings lie in, while open or faulted.
+        reserved: Whether it was opened as a reserved channel: no interrupts, and closed as such.
 
     """
 
@@ -96,6 +97,7 @@ class Channel:
         "gpadl_id",
         "offer",
         "relid",
+        "reserved",
         "state",
         "target_vp",
     )
@@ -113,6 +115,7 @@ class Channel:
         self.fault: str | None = None
         self.target_vp = TARGET_VP_NONE
         self.gpadl_id: int | None = None
+        self.reserved = False
         self._notify, self._on_fault = notify, on_fault
         self._reader: RingReader | None = None
         self._writer: RingWriter | None = None
@@ -142,7 +145,7 @@ class Channel:
         if self.state is not ChannelState.FAULTED:
             self.fault = None
         if self.state not in (ChannelState.OPEN, ChannelState.FAULTED):
-            self.gpadl_id, self.target_vp = None, TARGET_VP_NONE
+            self.gpadl_id, self.target_vp, self.reserved = None, TARGET_VP_NONE, False
 
     def open(self, memory: GpadlMemory, gpadl_id: int, downstream_page: int, target_vp: int) -> None:
         """Open over rings at page 0 (from the guest) and `downstream_page` (to it).

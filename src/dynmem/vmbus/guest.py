@@ -26,6 +26,7 @@ from dynmem.vmbus.guest_channel import (
     Event,
     Failed,
     GuestChannel,
+    Modified,
     Offered,
     OffersDelivered,
     Opened,
@@ -63,6 +64,7 @@ __all__ = [
     "Event",
     "Failed",
     "GuestChannel",
+    "Modified",
     "Offered",
     "OffersDelivered",
     "Opened",
@@ -291,6 +293,11 @@ class Client:
         if channel is not None:
             self._add(channel.on_open_result(message))
 
+    def _on_modify_response(self, message: wire.ModifyChannelResponse) -> None:
+        channel = self.channels.get(message.child_relid)
+        if channel is not None:
+            self._add(channel.on_modified(message.status))
+
     def _on_gpadl_torndown(self, message: wire.GpadlTorndown) -> None:
         """Whose pages they are the message does not say; those of a rescinded channel are nobody's."""
         for channel in self.channels.values():
@@ -320,6 +327,7 @@ RULES: Final[dict[type, tuple[Callable[[Client, Any], None], frozenset[ClientSta
     wire.RescindChannelOffer: (Client._on_rescind, _CONNECTED),
     wire.GpadlCreated: (Client._on_gpadl_created, _CONNECTED),
     wire.OpenChannelResult: (Client._on_open_result, _CONNECTED),
+    wire.ModifyChannelResponse: (Client._on_modify_response, _CONNECTED),
     wire.GpadlTorndown: (Client._on_gpadl_torndown, _CONNECTED),
     wire.UnloadResponse: (Client._on_unload_response, _UNLOADING),
 }

@@ -17,6 +17,7 @@ from dynmem.vmbus import ring
 from dynmem.vmbus.memory import GpadlMemory, GuestMemory
 from dynmem.wire import channel as wire
 from dynmem.wire.packet import Packet, PacketType
+from dynmem.wire.versions import VERSION_4_1, VERSION_5_3
 
 CHANNEL_PAGES_MAX: Final = (0xFFFF - 8) // 8  # page numbers that a GPADL header's 16-bit length can say
 
@@ -54,6 +55,13 @@ class Opened(msgspec.Struct, frozen=True):
     channel: "GuestChannel"
 
 
+class Modified(msgspec.Struct, frozen=True):
+    """The host has moved the channel's interrupts, or refused to."""
+
+    channel: "GuestChannel"
+    moved: bool
+
+
 class Closed(msgspec.Struct, frozen=True):
     """The channel's pages are the guest's own again."""
 
@@ -77,13 +85,14 @@ class Unloaded(msgspec.Struct, frozen=True):
     """The host has let go of everything."""
 
 
-Event = Connected | Offered | OffersDelivered | Opened | Closed | Rescinded | Failed | Unloaded
+Event = Connected | Offered | OffersDelivered | Opened | Modified | Closed | Rescinded | Failed | Unloaded
 
 
 class Driver(Protocol):
     """What a channel needs of its client."""
 
     memory: GuestMemory
+    version: int | None
 
     def post(self, message: wire.Message) -> None:
         """Queue a message."""
@@ -111,9 +120,11 @@ class GuestChannel:
         "_client",
         "_downstream",
         "_gpadl",
+        "_moving",
         "_reader",
         "_refusal",
         "_rings",
+        "_target_vp",
         "_writer",
         "offer",
         "state",
@@ -125,6 +136,8 @@ class GuestChannel:
         self._client = client
         self._gpadl = 0
         self._downstream = 0
+        self._target_vp = 0
+        self._moving = False
         self._refusal: str | None = None
         self._rings: tuple[ring.RingWriter, ring.RingReader] | None = None
         self._reader: ring.RingReader | None = None
@@ -138,11 +151,12 @@ class GuestChannel:
         """The channel's number and event flag."""
         return self.offer.child_relid
 
-    def open(self, pfns: Sequence[int], downstream_page: int) -> None:
+    def open(self, pfns: Sequence[int], downstream_page: int, *, target_vp: int = 0) -> None:
         """Make both rings in the guest pages ``pfns`` and ask the host to open the channel over them.
 
         The ring to the host takes the first `downstream_page` pages, the ring from it the rest, two at least
-        each. `Opened` or `Failed` follows; the pages are the host's until `Closed` or `Failed`.
+        each. `Opened` or `Failed` follows; the pages are the host's until `Closed` or `Failed`. Interrupts go
+        to `target_vp`, `TARGET_VP_NONE` for none.
         """
         if self.state is not ChannelState.CLOSED:
             raise LocalProtocolError(f"{self} cannot be opened")
@@ -157,10 +171,22 @@ class GuestChannel:
             ring.RingWriter(memory, 0, downstream_page),
             ring.RingReader(memory, downstream_page, memory.pages - downstream_page),
         )
-        self._downstream = downstream_page
+        self._downstream, self._target_vp = downstream_page, target_vp
         self._gpadl = self._client.post_gpadl(self.relid, pfns)
         self._refusal = None
         self.state = ChannelState.CREATING_GPADL
+
+    def modify(self, target_vp: int) -> None:
+        """Move the open channel's interrupts to another virtual processor (from 4.1 on).
+
+        `Modified` follows from 5.3 on, one move at a time; older hosts do not answer and the old processor
+        has to look out for the channel's flag as well.
+        """
+        version = self._client.version
+        if self.state is not ChannelState.OPEN or version is None or version < VERSION_4_1 or self._moving:
+            raise LocalProtocolError(f"the interrupts of {self} cannot be moved")
+        self._client.post(wire.ModifyChannel(self.relid, target_vp))
+        self._moving = version >= VERSION_5_3
 
     def close(self) -> None:
         """Close the open channel; `Closed` follows when the host has let go of the pages."""
@@ -172,6 +198,7 @@ class GuestChannel:
     def tear_down(self) -> None:
         """Ask for the pages back."""
         self._reader = self._writer = None
+        self._moving = False
         self._client.post(wire.GpadlTeardown(self.relid, self._gpadl))
         self.state = ChannelState.TEARING_DOWN
 
@@ -209,7 +236,7 @@ class GuestChannel:
             self.state = ChannelState.CLOSED
             return Failed(f"the host refused the GPADL with status {message.creation_status:#x}", self)
         # ids of opens need only differ between a channel's own attempts: the GPADL's id does
-        request = wire.OpenChannel(self.relid, self._gpadl, self._gpadl, 0, self._downstream)
+        request = wire.OpenChannel(self.relid, self._gpadl, self._gpadl, self._target_vp, self._downstream)
         self._client.post(request)
         self.state = ChannelState.OPENING
         return None
@@ -226,6 +253,15 @@ class GuestChannel:
         self._writer, self._reader = self._rings
         self.state = ChannelState.OPEN
         return Opened(self)
+
+    def on_modified(self, status: int) -> Event | None:
+        """The host has moved the interrupts, or not; None when the channel was closed meanwhile."""
+        if self.state is not ChannelState.OPEN:
+            return None
+        if not self._moving:
+            raise RemoteProtocolError(f"MODIFYCHANNEL_RESPONSE for {self}")
+        self._moving = False
+        return Modified(self, status == wire.STATUS_SUCCESS)
 
     def on_torndown(self, gpadl: int) -> Event | None:
         """The host has let go of the pages; None if they are another channel's."""

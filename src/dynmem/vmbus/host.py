@@ -29,10 +29,12 @@ from dynmem.wire.synic import (
     EVENT_CONNECTION_ID,
     MESSAGE_CONNECTION_ID,
     MESSAGE_CONNECTION_ID_4,
+    SINT_COUNT,
     VMBUS_MESSAGE_TYPE,
     VMBUS_SINT,
     HvStatus,
 )
+from dynmem.wire.trace_events import NO_TRACE, Trace, stable_pointer
 from dynmem.wire.versions import VERSION_5_0, VERSION_5_3, VERSION_WIN8, VERSIONS
 
 __all__ = [
@@ -109,9 +111,12 @@ class Bus:
         offers: The channels to offer, in this order; relids are 1, 2, ...
         vp_count: How many virtual processors there are to send messages and signals to.
         max_version: The newest version to agree to.
+        trace: Where QEMU's vmbus_* events go.
 
     Attributes:
         channels: Every channel by relid.
+        monitor_pages: The two pages the guest named at contact (host to guest, guest to host), or zeros. No
+            offer allocates a monitor, so that nothing is ever looked for in them.
         rejected: How often the guest posted something wrong, by reason.
 
     """
@@ -123,12 +128,14 @@ class Bus:
         *,
         vp_count: int = 1,
         max_version: int = VERSION_5_3,
+        trace: Trace = NO_TRACE,
     ) -> None:
         identities = {(offer.interface, offer.instance, offer.sub_channel_index) for offer in offers}
         if len(identities) != len(offers) or len(offers) > VMBUS_CHANNELS_MAX:
             raise LocalProtocolError("offers are distinct, and at most 2047")
         self._memory = memory
         self._vp_count, self._max_version = vp_count, max_version
+        self._trace = trace
         self._channels = {
             relid: Channel(offer, relid, notify=self._notify, on_fault=self._fault)
             for relid, offer in enumerate(offers, start=1)
@@ -137,10 +144,11 @@ class Bus:
         self.rejected: dict[str, int] = {}
         self.state = BusState.DISCONNECTED
         self.version: int | None = None
+        self.monitor_pages = (0, 0)
         self._vp = 0
         self._interrupt_page = 0
         self._gpadls = GpadlTable()
-        self._queue: deque[bytes] = deque()
+        self._queue: deque[OutgoingMessage] = deque()
         self._signals: dict[Signal, None] = {}
         self._events: list[BusEvent] = []
 
@@ -163,6 +171,7 @@ class Bus:
         elif len(self._queue) >= VMBUS_QUEUE_MAX and handler not in _EMPTYING:
             return HvStatus.INSUFFICIENT_BUFFERS
         else:
+            self._trace("vmbus_process_incoming_message", wire.TABLE.of(message).number)
             handler(self, message)
         return HvStatus.SUCCESS
 
@@ -174,6 +183,7 @@ class Bus:
         if flag:
             return HvStatus.INVALID_PORT_ID
         if connection_id == EVENT_CONNECTION_ID and self.state is not BusState.DISCONNECTED:
+            self._trace("vmbus_signal_event")
             return HvStatus.SUCCESS
         for channel in self._channels.values():
             if channel.connection_id == connection_id and channel.state is not ChannelState.UNOFFERED:
@@ -201,11 +211,12 @@ class Bus:
 
     def next_message(self) -> OutgoingMessage | None:
         """The message to put into the guest's slot now; the same one until `message_delivered`."""
-        return OutgoingMessage(self._vp, VMBUS_SINT, self._queue[0]) if self._queue else None
+        return self._queue[0] if self._queue else None
 
     def message_delivered(self) -> None:
         """The slot took what `next_message` gave."""
         self._queue.popleft()
+        self._trace("vmbus_msg_cb", 0)
 
     def take_signals(self) -> list[Signal]:
         """The event flags to set since the last call, each once."""
@@ -228,17 +239,29 @@ class Bus:
         if message_type != VMBUS_MESSAGE_TYPE:
             self._reject("unknown hypervisor message type")
             return None
+        if len(payload) >= 4:
+            self._trace("vmbus_recv_message", int.from_bytes(payload[:4], "little"), len(payload))
         try:
             return wire.decode(payload, self.version or 0)
         except RemoteProtocolError:
             self._reject("malformed message")
             return None
 
-    def _post(self, message: wire.Message) -> None:
-        self._queue.append(wire.encode(message))
+    def _post(self, message: wire.Message, target: tuple[int, int] | None = None) -> None:
+        """Queue a message for where the guest made contact, or for a reserved channel's own (VP, SINT)."""
+        vp, sint = target or (self._vp, VMBUS_SINT)
+        payload = wire.encode(message)
+        self._trace("vmbus_post_msg", wire.TABLE.of(message).number, len(payload))
+        self._queue.append(OutgoingMessage(vp, sint, payload))
+
+    def _gpadl_created(self, relid: int, gpadl_id: int, status: int) -> None:
+        if status == STATUS_SUCCESS:
+            self._trace("vmbus_gpadl_created", gpadl_id)
+        self._post(wire.GpadlCreated(relid, gpadl_id, status))
 
     def _notify(self, channel: Channel) -> None:
         """Signal the guest: by the channel's event flag, before 2.4 by the interrupt page and flag 0."""
+        self._trace("vmbus_channel_notify_guest", channel.relid)
         if self.version is None or channel.target_vp == TARGET_VP_NONE:
             return
         if self.version >= VERSION_WIN8:
@@ -266,9 +289,19 @@ class Bus:
         self._queue.clear()
         self._signals.clear()
         self.state, self.version, self._vp, self._interrupt_page = BusState.DISCONNECTED, None, 0, 0
+        self.monitor_pages = (0, 0)
 
     def _on_initiate_contact(self, message: wire.InitiateContact) -> None:
         """A contact begins anew whatever was before, and is answered on VP 0 if it names none of ours."""
+        self._trace(
+            "vmbus_initiate_contact",
+            message.version >> 16,
+            message.version & 0xFFFF,
+            message.target_vcpu,
+            message.monitor_page1,
+            message.monitor_page2,
+            message.interrupt_page,
+        )
         self._disconnect()
         version, modern = message.version, message.version >= VERSION_5_0
         if version not in VERSIONS or version > self._max_version:
@@ -286,6 +319,7 @@ class Bus:
         else:
             self.state, self.version, self._vp = BusState.CONNECTED, version, message.target_vcpu
             self._interrupt_page = 0 if modern else message.interrupt_page
+            self.monitor_pages = (message.monitor_page1, message.monitor_page2)
             connection_id = MESSAGE_CONNECTION_ID_4 if modern else MESSAGE_CONNECTION_ID
             self._post(wire.VersionResponse(True, ConnectionState.SUCCESSFUL, connection_id))
 
@@ -294,7 +328,9 @@ class Bus:
         for channel in self._channels.values():
             if channel.can(ChannelEvent.OFFER):
                 channel.move(ChannelEvent.OFFER)
+                self._trace("vmbus_send_offer", channel.relid, stable_pointer(channel.offer.instance))
                 self._post(channel.offer_message())
+        self._trace("vmbus_terminate_offers")
         self._post(wire.AllOffersDelivered())
 
     def _on_gpadl_header(self, message: wire.GpadlHeader) -> None:
@@ -304,22 +340,25 @@ class Bus:
             gpadl = self._gpadls.begin(message, channel_is_known=known)
         except RefusedGpadlError as error:
             self._reject(str(error))
-            self._post(wire.GpadlCreated(message.child_relid, message.gpadl, STATUS_UNSUCCESSFUL))
+            self._gpadl_created(message.child_relid, message.gpadl, STATUS_UNSUCCESSFUL)
             return
+        self._trace("vmbus_gpadl_header", gpadl.gpadl_id, gpadl.pages)
         if gpadl.complete:
-            self._post(wire.GpadlCreated(gpadl.relid, gpadl.gpadl_id, STATUS_SUCCESS))
+            self._gpadl_created(gpadl.relid, gpadl.gpadl_id, STATUS_SUCCESS)
 
     def _on_gpadl_body(self, message: wire.GpadlBody) -> None:
         gpadl = self._gpadls.get(message.gpadl)
         if gpadl is None or gpadl.complete:
             self._reject("a GPADL body that belongs to no unfinished GPADL")
             return
+        self._trace("vmbus_gpadl_body", gpadl.gpadl_id)
         gpadl.add(message.pfns)
         if gpadl.complete:
-            self._post(wire.GpadlCreated(gpadl.relid, gpadl.gpadl_id, STATUS_SUCCESS))
+            self._gpadl_created(gpadl.relid, gpadl.gpadl_id, STATUS_SUCCESS)
 
     def _on_gpadl_teardown(self, message: wire.GpadlTeardown) -> None:
         """Answered even when there is no such GPADL: the host certainly does not use its pages."""
+        self._trace("vmbus_gpadl_teardown", message.gpadl)
         gpadl = self._gpadls.get(message.gpadl)
         if gpadl is None:
             self._reject("teardown of an unknown GPADL")
@@ -331,12 +370,14 @@ class Bus:
             if channel is not None and channel.is_open and channel.gpadl_id == gpadl.gpadl_id:
                 channel.break_off("the guest tore down the rings of an open channel")
             self._gpadls.remove(gpadl)
+        self._trace("vmbus_gpadl_torndown", message.gpadl)
         self._post(wire.GpadlTorndown(message.gpadl))
 
-    def _on_open_channel(self, message: wire.OpenChannel) -> None:
+    def _open(self, message: wire.OpenChannel) -> tuple[Channel | None, int]:
+        """Open what `message` names; the channel if that was done, and the status to answer."""
+        self._trace("vmbus_open_channel", message.child_relid, message.ringbuffer_gpadl, message.target_vp)
         channel = self._channels.get(message.child_relid)
         gpadl = self._gpadls.get(message.ringbuffer_gpadl)
-        status = STATUS_UNSUCCESSFUL
         if channel is None or not channel.can(ChannelEvent.OPEN):
             self._reject("opening a channel that is not there or not closed")
         elif gpadl is None or not gpadl.complete or gpadl.relid != channel.relid:
@@ -347,19 +388,55 @@ class Bus:
             try:
                 memory = gpadl.memory(self._memory)
                 channel.open(memory, gpadl.gpadl_id, message.downstream_page_offset, message.target_vp)
-                self._events.append(ChannelOpened(channel))
-                status = STATUS_SUCCESS
             except RemoteProtocolError:
                 self._reject("opening a channel over pages that are no rings")
+            else:
+                self._events.append(ChannelOpened(channel))
+                return channel, STATUS_SUCCESS
+        return None, STATUS_UNSUCCESSFUL
+
+    def _on_open_channel(self, message: wire.OpenChannel) -> None:
+        status = self._open(message)[1]
+        self._trace("vmbus_channel_open", message.child_relid, status)
         self._post(wire.OpenChannelResult(message.child_relid, message.openid, status))
 
-    def _on_close_channel(self, message: wire.CloseChannel) -> None:
-        channel = self._channels.get(message.child_relid)
-        if channel is None or not channel.can(ChannelEvent.CLOSE):
-            self._reject("closing a channel that is not open")
+    def _on_open_reserved_channel(self, message: wire.OpenReservedChannel) -> None:
+        """Open a channel whose answers go to a (VP, SINT) of its own and that never interrupts."""
+        target = (message.target_vp, message.target_sint)
+        if not self._is_target(target):
+            self._reject("opening a reserved channel for a virtual processor or SINT that does not exist")
             return
+        gpadl, page = message.ringbuffer_gpadl, message.downstream_page_offset
+        channel, status = self._open(wire.OpenChannel(message.channel, 0, gpadl, TARGET_VP_NONE, page))
+        if channel is not None:
+            channel.reserved = True
+        self._trace("vmbus_channel_open", message.channel, status)
+        self._post(wire.OpenChannelResult(message.channel, 0, status), target)
+
+    def _is_target(self, target: tuple[int, int]) -> bool:
+        """Whether messages can be delivered to that (VP, SINT)."""
+        return target[0] < self._vp_count and target[1] < SINT_COUNT
+
+    def _on_close_channel(self, message: wire.CloseChannel) -> None:
+        self._close(message.child_relid, reserved=False)
+
+    def _on_close_reserved_channel(self, message: wire.CloseReservedChannel) -> None:
+        """Answered where this message says, which need not be where the channel was opened from."""
+        target = (message.target_vp, message.target_sint)
+        if not self._is_target(target):
+            self._reject("closing a reserved channel for a virtual processor or SINT that does not exist")
+        elif self._close(message.channel, reserved=True):
+            self._post(wire.CloseReservedChannelResponse(message.channel), target)
+
+    def _close(self, relid: int, *, reserved: bool) -> bool:
+        self._trace("vmbus_close_channel", relid)
+        channel = self._channels.get(relid)
+        if channel is None or channel.reserved is not reserved or not channel.can(ChannelEvent.CLOSE):
+            self._reject("closing a channel that is not open, or not so")
+            return False
         channel.move(ChannelEvent.CLOSE)
         self._events.append(ChannelClosed(channel))
+        return True
 
     def _on_relid_released(self, message: wire.RelidReleased) -> None:
         channel = self._channels.get(message.child_relid)
@@ -374,7 +451,7 @@ class Bus:
         channel = self._channels.get(message.child_relid)
         status = STATUS_UNSUCCESSFUL
         known_vp = message.target_vp < self._vp_count or message.target_vp == TARGET_VP_NONE
-        if channel is not None and channel.is_open and known_vp:
+        if channel is not None and channel.is_open and not channel.reserved and known_vp:
             channel.target_vp = message.target_vp
             status = STATUS_SUCCESS
         else:
@@ -406,6 +483,8 @@ RULES: Final[dict[type, tuple[Callable[[Bus, Any], None], frozenset[BusState]]]]
     wire.GpadlTeardown: (Bus._on_gpadl_teardown, _OFFERED),
     wire.OpenChannel: (Bus._on_open_channel, _OFFERED),
     wire.CloseChannel: (Bus._on_close_channel, _OFFERED),
+    wire.OpenReservedChannel: (Bus._on_open_reserved_channel, _OFFERED),
+    wire.CloseReservedChannel: (Bus._on_close_reserved_channel, _OFFERED),
     wire.RelidReleased: (Bus._on_relid_released, _OFFERED),
     wire.ModifyChannel: (Bus._on_modify_channel, _OFFERED),
     wire.TlConnectRequest: (Bus._on_tl_connect, _LINKED),
