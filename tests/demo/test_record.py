@@ -34,6 +34,8 @@ def test_unmet_demand_counts_each_second_by_the_share_that_was_unmet() -> None:
         (summary(wrong=3), ExitCode.WRONG_BYTES),
         (summary(peak=769 * MIB), ExitCode.OVER_BUDGET),
         (summary(ooms=1), ExitCode.GUEST_LOST),
+        (summary(peak=0), ExitCode.FAILURE),
+        (summary(wrong=3, peak=0), ExitCode.WRONG_BYTES),
         (summary(wrong=1, peak=800 * MIB, ooms=1), ExitCode.WRONG_BYTES),
     ],
 )

@@ -23,8 +23,8 @@ Examples:
   dynmem demo --qemu                       two of the guests are real Linux under QEMU
 
 \b
-Exit codes: 0 fine, 10 a wrong byte in guest memory, 11 more resident than the budget, 12 a guest was lost or
-one of its processes OOM-killed, 130 interrupted.
+Exit codes: 0 fine, 1 failure (also: a VM was never seen to run), 10 a wrong byte in guest memory, 11 more
+resident than the budget, 12 a guest was lost or one of its processes OOM-killed, 130 interrupted.
 """
 EMBEDDED_NOTE = (
     "These guests are processes of this program that use their memory and their host as a virtual machine"

@@ -99,7 +99,7 @@ class Run:
         self.samples: list[Sample] = []
         self._accounts: dict[str, _Account] = {}
         self._started: set[str] = set()
-        self._failure: DynmemError | None = None
+        self._failure: Exception | None = None
         self._begin = 0.0
         self._sampler = ResidentSampler()
         self._conductor: Conductor | None = None
@@ -156,7 +156,7 @@ class Run:
                     fix_share(guest.monitor, self.scenario.share_bytes)
                     self._accounts[guest.member.name].assign(self.scenario.share_bytes, "fixed share")
             done.wait()  # QEMU ends with the thread that started it
-        except DynmemError as error:
+        except Exception as error:  # raised again where somebody hears it, by the main thread
             self._failure = error
 
     def _make_room(self, guest: Guest, stop: threading.Event, done: threading.Event) -> bool:

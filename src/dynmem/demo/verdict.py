@@ -9,6 +9,12 @@ def verdict(summary: Summary) -> tuple[ExitCode, list[str]]:
     """The worst thing that happened decides the code; every bad thing gets a sentence."""
     code = ExitCode.OK
     sentences = []
+    if unseen := [vm.name for vm in summary.vms if not vm.peak_resident_bytes]:
+        code = ExitCode.FAILURE
+        sentences.append(
+            f"of {', '.join(unseen)} nothing was ever resident: not started in time, or not to be measured,"
+            " so these figures prove nothing; give it more time with --duration"
+        )
     if killed := [vm.name for vm in summary.vms if vm.oom_kills]:
         code = ExitCode.GUEST_LOST
         sentences.append(f"a process in {', '.join(killed)} was OOM-killed: the guest was squeezed too far")
