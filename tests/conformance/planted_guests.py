@@ -183,6 +183,20 @@ class DiesOfAnUnknownMessage(OurGuest):
         super().receive(data)
 
 
+class SaysThatItAddedMoreThanOffered(OurGuest):
+    """Counts its whole memory blocks."""
+
+    def sending(self, data: bytes) -> bytes:
+        return data[:8] + b"\xff\xff\xff\x7f" + data[12:] if kind_of(data) == 11 else data
+
+
+class AddsTheSameMemoryTwice(OurGuest):
+    """Does not know what it has."""
+
+    def sending(self, data: bytes) -> bytes:
+        return data[:8] + struct.pack("<II", 1 << 15, 1) if kind_of(data) == 11 else data
+
+
 CAUGHT_BY: dict[type[OurGuest], str] = {
     WritesBalloonFieldsInUnballoonOrder: "guest-session-balloon",
     ReadsUnballoonFieldsInBalloonOrder: "guest-session-unballoon",
@@ -197,6 +211,8 @@ CAUGHT_BY: dict[type[OurGuest], str] = {
     LeavesTheBalloonOutOfItsStatus: "guest-status-counts-balloon",
     LeavesHotAddUnanswered: "guest-hot-add-short-form",
     TakesACompletionForAMessage: "guest-packet-of-other-type",
+    SaysThatItAddedMoreThanOffered: "guest-hot-add",
+    AddsTheSameMemoryTwice: "guest-hot-add-again",
     NeverPostsAgain: "guest-post-again",
     NeverSignals: "guest-signals",
     CannotReadPaddedMessages: "guest-padded-messages",

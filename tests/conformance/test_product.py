@@ -2,6 +2,7 @@
 
 import pytest
 
+from dynmem.conformance.adapter import HOT_ADD
 from dynmem.conformance.case import Case, Verdict, run_case
 from dynmem.conformance.suite import GUEST_CASES, HOST_CASES
 
@@ -19,4 +20,5 @@ def test_the_device_conforms(case: Case) -> None:
 @pytest.mark.parametrize("case", GUEST_CASES, ids=lambda case: case.name)
 def test_the_embedded_guests_drivers_conform(case: Case) -> None:
     result = run_case(case, DriverGuest)
-    assert result.verdict is Verdict.PASSED, result.detail
+    skipped = case.group == HOT_ADD and "cannot hot-add" in result.detail
+    assert result.verdict is (Verdict.SKIPPED if skipped else Verdict.PASSED), result.detail

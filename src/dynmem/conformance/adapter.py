@@ -29,7 +29,7 @@ class HostUnderTest(Protocol):
         groups: Which groups of cases it claims to pass; the others are reported as skipped.
         memory: The guest's memory, at least the pages of ``scratch``.
         scratch: Guest page numbers of at least 512 pages that the suite may use for rings.
-        boot_pages: The size of the guest; 128 MiB at least, page numbers 0 to ``boot_pages`` - 1 (holes of
+        boot_pages: The size of the guest; 256 MiB at least, page numbers 0 to ``boot_pages`` - 1 (holes of
             the platform left out of account).
         post_init_wait_ns: How long after the handshake the host promises not to ask the guest for anything.
         hot_add_pages: How much can be hot-added on top of ``boot_pages``; 0 for none.
@@ -84,7 +84,7 @@ class GuestUnderTest(Protocol):
     Attributes:
         groups: Which groups of cases it claims to pass; the others are reported as skipped.
         memory: The guest's memory, as the host sees it.
-        total_pages: The guest's size; 128 MiB at least.
+        total_pages: The guest's size; 512 MiB at least, most of it free.
 
     """
 

@@ -7,6 +7,7 @@ from dynmem.conformance import layouts as dm
 from dynmem.conformance.adapter import VMBUS, HostUnderTest
 from dynmem.conformance.case import Case, CaseTable, NotApplicableError, must
 from dynmem.conformance.played_guest import PlayedGuest
+from dynmem.units import PAGE_SIZE
 from dynmem.wire import channel as wire
 from dynmem.wire.versions import VERSION_4_1, VERSION_5_3, VERSION_WIN8_1, VERSIONS, format_version
 
@@ -61,6 +62,20 @@ def _anew(host: HostUnderTest) -> None:
     again.connect()
     again.open()
     must(again.negotiate(), "the new channel's handshake fails")
+
+
+@TABLE.case(
+    "contact-with-monitor-pages",
+    VMBUS,
+    "A contact that brings two monitor pages, as Linux's does, is accepted.",
+    "Linux drivers/hv/connection.c, vmbus_negotiate_version: monitor_page1 and monitor_page2",
+)
+def _monitor_pages(host: HostUnderTest) -> None:
+    guest = PlayedGuest(host)
+    guest.monitor_pages = (host.scratch[-1] * PAGE_SIZE, host.scratch[-2] * PAGE_SIZE)
+    guest.connect()
+    guest.open()
+    must(guest.negotiate(), "the handshake fails")
 
 
 @TABLE.case(

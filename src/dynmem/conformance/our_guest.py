@@ -3,13 +3,17 @@
 from collections import deque
 from typing import Final
 
+import numpy as np
+
 from dynmem.conformance import adapter
 from dynmem.conformance.adapter import Hypercalls
+from dynmem.dm.blocks import Added
 from dynmem.dm.guest import DynamicMemoryGuest
 from dynmem.errors import RemoteProtocolError
-from dynmem.limits import DM_RANGES_PER_MESSAGE
+from dynmem.limits import DM_HOT_REMOVE_RANGES, DM_RANGES_PER_MESSAGE
+from dynmem.pages import ranges as page_ranges
 from dynmem.pages.page_set import PageSet
-from dynmem.units import MIB, NS_PER_MS, PAGE_SIZE
+from dynmem.units import GIB, MIB, NS_PER_MS, PAGE_SIZE
 from dynmem.vmbus import guest as vmbus
 from dynmem.vmbus.memory import FlatMemory
 from dynmem.wire.dm import BALLOON_DEVICE_TYPE
@@ -19,6 +23,8 @@ from dynmem.wire.synic import VMBUS_MESSAGE_TYPE, HvStatus
 _BACKED_BYTES: Final = 4 * MIB
 _TOTAL_PAGES: Final = 512 * MIB // PAGE_SIZE
 _FIRST_FREE: Final = 0x1000
+_PAGE_LIMIT: Final = 64 * GIB // PAGE_SIZE  # what can ever be added lies below
+_BLOCK_PAGES: Final = 128 * MIB // PAGE_SIZE
 _RUN, _GAP = 5, 3  # free memory is in pieces: five free pages, three in use
 _RETRY_NS: Final = NS_PER_MS
 _FOR_NOW: Final = frozenset({HvStatus.INSUFFICIENT_BUFFERS, HvStatus.INSUFFICIENT_MEMORY})
@@ -28,7 +34,7 @@ class OurFreePages:
     """Free memory of the guest, in small pieces."""
 
     def __init__(self) -> None:
-        self.free = PageSet(_TOTAL_PAGES)
+        self.free = PageSet(_PAGE_LIMIT)
         step = _RUN + _GAP
         starts = range(_FIRST_FREE, _TOTAL_PAGES - step, step)
         self.free.add(b"".join((start | _RUN << 40).to_bytes(8, "little") for start in starts))
@@ -52,6 +58,28 @@ class OurFreePages:
         self.free.add(ranges)
 
 
+class OurBlocks:
+    """The guest's kernel, which takes every block of memory that it is offered."""
+
+    alignment_pages = _BLOCK_PAGES
+
+    def __init__(self, free: PageSet) -> None:
+        self._free = free
+
+    def hot_add(self, start: int, pages: int) -> Added:
+        """Add memory: all of it is free at once."""
+        self._free.add(page_ranges.pack(*(np.array([n], np.uint64) for n in (start, pages))))
+        return Added(pages)
+
+    def hot_remove(self, pages: int, virtual_node: int, qos_flags: int) -> bytes:
+        """Take free pages out of use for good."""
+        return self._free.take(pages, DM_HOT_REMOVE_RANGES)
+
+    def put_back(self, ranges: bytes) -> None:
+        """Use pages again that the host never heard of."""
+        self._free.add(ranges)
+
+
 class OurGuest:
     """A guest of ours, of 512 MiB."""
 
@@ -62,11 +90,20 @@ class OurGuest:
         self.now = 0
         self.pages = OurFreePages()
         self.client = vmbus.Client(self.memory)
-        self.dm = DynamicMemoryGuest(pages=self.pages, total_pages=_TOTAL_PAGES)
+        self.dm = self.make_machine()
         self.channel: vmbus.GuestChannel | None = None
         self.hypercalls: Hypercalls | None = None
         self.posts: deque[vmbus.Post] = deque()
         self.post_at = 0
+
+    def make_machine(self) -> DynamicMemoryGuest:
+        """The protocol machine."""
+        return DynamicMemoryGuest(
+            pages=self.pages,
+            total_pages=_TOTAL_PAGES,
+            blocks=OurBlocks(self.pages.free),
+            page_limit=_PAGE_LIMIT,
+        )
 
     def start(self, hypercalls: Hypercalls) -> None:
         """Load the drivers."""

@@ -53,6 +53,7 @@ class PlayedGuest:
         host: The host under test.
         offers: What it has offered, in order.
         version: The VMBus version agreed on.
+        monitor_pages: Guest physical addresses of two pages for the host, or zeros.
         given: The pages that the host has.
         flags: Event flags seen so far.
         infos: Types and data of the information that came.
@@ -63,6 +64,7 @@ class PlayedGuest:
         self.host = host
         self.version: int | None = None
         self.offers: list[wire.OfferChannel] = []
+        self.monitor_pages = (0, 0)
         self.given: set[int] = set()
         self.flags: list[int] = []
         self.infos: list[tuple[int, bytes]] = []
@@ -106,7 +108,7 @@ class PlayedGuest:
         self._connection_id = MESSAGE_CONNECTION_ID_4 if modern else MESSAGE_CONNECTION_ID
         self.version = version
         target = wire.contact_target(VMBUS_SINT) if modern else 0
-        status = self.post(wire.InitiateContact(version, target_vcpu, target, 0, 0))
+        status = self.post(wire.InitiateContact(version, target_vcpu, target, *self.monitor_pages))
         if status:
             self.version = None
             must(status in (3, 18), f"a contact was refused with hypercall status {status}")

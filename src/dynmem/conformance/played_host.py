@@ -48,6 +48,8 @@ class PlayedHost:
         refusals: Hypercall statuses for the next posts, before they are taken again.
         posts: Messages that were taken and not looked at yet, with their connection ids.
         given: The pages that this host has.
+        added: Ranges that the guest has added to its boot memory.
+        caps: The guest's capability bits.
         statuses: The status reports that came.
         signals: How often the guest signalled its channel.
 
@@ -60,6 +62,8 @@ class PlayedHost:
         self.refused: list[bytes] = []
         self.posts: deque[tuple[int, bytes]] = deque()
         self.given: set[int] = set()
+        self.added: list[Span] = []
+        self.caps = 0
         self.statuses: list[tuple[int, ...]] = []
         self.signals = 0
         self.trans_id = 1000
@@ -307,6 +311,7 @@ class PlayedHost:
         """Take the capabilities and answer; caps, min_page_cnt, max_page_number."""
         report = self.expect(dm.CAPABILITIES_REPORT)
         told = dm.fields(report, dm.CAPABILITIES_REPORT, "<QQQ")
+        self.caps = told[0]
         self.send(dm.capabilities_response(report.trans_id, accepted=accepted, suppress=suppress))
         return told
 
@@ -341,7 +346,9 @@ class PlayedHost:
     def _take(self, spans: Sequence[Span]) -> None:
         must(len(spans) <= dm.RANGES_MAX, f"{len(spans)} ranges do not fit a page")
         for start, count in spans:
-            must(start + count <= self.guest.total_pages, f"pages {start:#x}+{count:#x} are not the guest's")
+            memory = [(0, self.guest.total_pages), *self.added]
+            inside = any(first <= start and start + count <= first + length for first, length in memory)
+            must(inside, f"pages {start:#x}+{count:#x} are not the guest's")
             pages = range(start, start + count)
             must(self.given.isdisjoint(pages), f"pages {start:#x}+{count:#x} are given up twice")
             must(set(pages).isdisjoint(self.pfns), f"a page of the rings is given up at {start:#x}")

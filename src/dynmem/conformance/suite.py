@@ -4,6 +4,7 @@ from typing import Final
 
 from dynmem.conformance import (
     guest_dm,
+    guest_hot_add,
     guest_session,
     guest_vmbus,
     host_dm,
@@ -27,4 +28,5 @@ GUEST_CASES: Final[tuple[Case, ...]] = (
     *guest_session.TABLE.cases,
     *guest_vmbus.TABLE.cases,
     *guest_dm.TABLE.cases,
+    *guest_hot_add.TABLE.cases,
 )

@@ -1,0 +1,125 @@
+"""Cases against a guest that can add memory: what it takes, and what it answers."""
+
+from functools import partial
+from typing import Final
+
+from dynmem.conformance import layouts as dm
+from dynmem.conformance.adapter import HOT_ADD, GuestUnderTest
+from dynmem.conformance.case import Case, CaseTable, NotApplicableError, must
+from dynmem.conformance.layouts import Span
+from dynmem.conformance.played_host import PlayedHost
+from dynmem.units import GIB, MIB, PAGE_SIZE
+
+TABLE: Final = CaseTable()
+
+_BOUNDARY: Final = 32 * GIB // PAGE_SIZE  # the largest alignment of any guest
+
+
+class GrowingHost(PlayedHost):
+    """A host with memory to add."""
+
+    def __init__(self, guest: GuestUnderTest) -> None:
+        super().__init__(guest)
+        self.begin()
+        if not self.caps & dm.CAP_HOT_ADD:
+            raise NotApplicableError("the guest cannot hot-add memory")
+        self.step = (MIB << (self.caps >> 2 & 0xF)) // PAGE_SIZE
+        self.end = -(-guest.total_pages // _BOUNDARY) * _BOUNDARY  # where device memory begins
+
+    def next_span(self, steps: int = 1) -> Span:
+        """New memory on the guest's boundary."""
+        span = (self.end, steps * self.step)
+        self.end += span[1]
+        return span
+
+    def offer_memory(self, span: Span, region: Span | None = None) -> tuple[int, int]:
+        """Offer memory; how many pages were added and the result."""
+        self.send(dm.hot_add_request(self.next_id(), span, region))
+        pages, result = dm.fields(self.expect(dm.HOT_ADD_RESPONSE), dm.HOT_ADD_RESPONSE, "<II")
+        must(result in (0, 1), f"a hot add has result {result}")
+        must(pages <= span[1], f"{pages} pages are said to be added of {span[1]}")
+        must(result or not pages, f"{pages} pages are added, and the result is failure")
+        return pages, result
+
+
+def _added(long: int, guest: GuestUnderTest) -> None:
+    host = GrowingHost(guest)
+    span = host.next_span()
+    pages, result = host.offer_memory(span, span if long else None)
+    must(result, "a guest that can add memory adds none")
+    host.added.append((span[0], pages))
+    host.balloon(2000)
+    host.alive()
+
+
+for _name, _long in (("guest-hot-add", 0), ("guest-hot-add-with-region", 1)):
+    TABLE.add(
+        Case(
+            _name,
+            HOT_ADD,
+            "New memory on its boundary is added, and answered by its count with result 1; it can be ballooned.",
+            "Linux hv_balloon.c, hot_add_req; QEMU hv-balloon.c, hv_balloon_handle_hot_add_response",
+            partial(_added, _long),
+        )
+    )
+
+
+@TABLE.case(
+    "guest-hot-add-inside-region",
+    HOT_ADD,
+    "Of a region that is larger than the range, only the range is added.",
+    "Linux hv_balloon.c, handle_pg_range: the region is what exists, the range what may be used",
+)
+def _inside(guest: GuestUnderTest) -> None:
+    host = GrowingHost(guest)
+    first, length = host.next_span(2)
+    pages, _ = host.offer_memory((first, host.step), (first, length))
+    host.added.append((first, pages))
+    host.balloon(guest.total_pages)
+
+
+@TABLE.case(
+    "guest-hot-add-again",
+    HOT_ADD,
+    "Memory that is added already, or was there at boot, is not added once more.",
+    "Linux hv_balloon.c, hv_mem_hot_add: EEXIST ends it for good",
+)
+def _again(guest: GuestUnderTest) -> None:
+    host = GrowingHost(guest)
+    span = host.next_span()
+    pages, _ = host.offer_memory(span)
+    host.added.append((span[0], pages))
+    must(host.offer_memory(span)[0] == 0, "the same memory is added twice")
+    must(host.offer_memory((0, host.step))[0] == 0, "its boot memory is added")
+    host.alive()
+
+
+@TABLE.case(
+    "guest-hot-add-in-a-row",
+    HOT_ADD,
+    "One request after the other is answered, and pages go and come in between.",
+    "QEMU hv-balloon.c asks for 2 GiB at a time",
+)
+def _row(guest: GuestUnderTest) -> None:
+    host = GrowingHost(guest)
+    for _ in range(4):
+        span = host.next_span()
+        pages, _ = host.offer_memory(span)
+        host.added.append((span[0], pages))
+        host.alive()
+
+
+@TABLE.case(
+    "guest-hot-add-outside-region",
+    HOT_ADD,
+    "A range outside its region, or of no pages, is not added; answered or not, the guest goes on.",
+    "the host's two ranges do not agree",
+)
+def _outside(guest: GuestUnderTest) -> None:
+    host = GrowingHost(guest)
+    span, region = host.next_span(), host.next_span()
+    for request in (dm.hot_add_request(1, span, region), dm.hot_add_request(2, (span[0], 0), span)):
+        host.send(request)
+        for answer in host.arrived():
+            must(dm.fields(answer, dm.HOT_ADD_RESPONSE, "<II")[0] == 0, "it is added")
+    host.alive()
