@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: demo demo-qemu test lint conformance bench bench-check rows soak clean
+.PHONY: demo demo-qemu test lint conformance bench bench-check rows soak fuzz clean
 .DEFAULT_GOAL := demo
 
 .venv/run.stamp: pyproject.toml scripts/setup-venv
@@ -46,6 +46,9 @@ rows: .venv/dev.stamp  ## each promise of docs/rows.toml: proven, failing or ope
 soak: .venv/dev.stamp  ## the long ones
 	scripts/setup-qemu
 	$(PYTEST) -m soak $(ARGS)
+
+fuzz: .venv/dev.stamp  ## N mutants (1000000) for every parser and machine; ARGS names some, or another --seed
+	$(BIN)/python -m tests.fuzz --inputs $(or $(N),1000000) $(ARGS)
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis

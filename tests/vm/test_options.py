@@ -1,5 +1,6 @@
 """The options of a machine, written as QEMU writes them."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,11 @@ from dynmem.vm.options import BalloonOptions, GuestOptions
 
 def test_a_doubled_comma_is_a_comma() -> None:
     assert options.parse_qmp("unix:/tmp/a,,b,server=on,wait=off") == Path("/tmp/a,b")
+
+
+def test_a_socket_may_lie_under_a_name_that_is_no_text() -> None:
+    path = options.parse_qmp("unix:/tmp/\udce4,server=on,wait=off")  # a byte 0xe4, as Python hands it over
+    assert os.fsencode(path) == b"/tmp/\xe4"
 
 
 KEYS = st.from_regex(r"[a-z]{1,8}", fullmatch=True)

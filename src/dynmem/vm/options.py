@@ -1,5 +1,6 @@
 """The options of ``dynmem vm``, written as QEMU writes them: ``key=value,key=value``; ``,,`` is a comma."""
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -128,7 +129,7 @@ def parse_qmp(text: str) -> Path:
         raise ConfigError(f"--qmp {text!r}: the monitor only listens: add server=on")
     if _switch("qmp", text, "wait", keys.get("wait", "on")):
         raise ConfigError(f"--qmp {text!r}: the machine does not wait for a client: add wait=off")
-    if len(path.encode()) > UNIX_PATH_BYTES_MAX:
+    if len(os.fsencode(path)) > UNIX_PATH_BYTES_MAX:
         raise ConfigError(f"--qmp {text!r}: a socket's path has at most {UNIX_PATH_BYTES_MAX} bytes")
     return Path(path)
 

@@ -1,0 +1,392 @@
+"""The machines of both ends as targets: whatever the other side says, they stay whole and say no worse than
+RemoteProtocolError.
+
+Each burst of wrong messages begins in a state that right messages have led to, since mutants alone hardly
+ever get past the first step. After a burst a machine that is reset does its work as if nothing had been.
+"""
+
+import uuid
+from collections.abc import Callable
+
+from tests.dm.ends import packed
+
+from dynmem.dm.guest import DynamicMemoryGuest
+from dynmem.dm.host import DynamicMemoryHost, GivenUp
+from dynmem.errors import RemoteProtocolError
+from dynmem.limits import DM_RANGES_PER_MESSAGE, VMBUS_QUEUE_MAX
+from dynmem.pages.page_set import PageSet
+from dynmem.units import PAGE_SIZE
+from dynmem.vmbus import guest, host, ring
+from dynmem.vmbus.memory import FlatMemory, GpadlMemory
+from dynmem.wire import channel as wire
+from dynmem.wire import dm
+from dynmem.wire.packet import Packet
+from dynmem.wire.synic import VMBUS_MESSAGE_TYPE
+from dynmem.wire.versions import VERSION_5_3
+
+from .engine import Target
+from .parsers import CHANNEL_SEEDS, DM_SEEDS, PACKETS
+
+BURST = 24
+MEMORY_PAGES = 64
+GUEST_PAGES = 32_768  # 128 MiB: enough to be above Linux's floor
+REMOTE = (RemoteProtocolError,)
+
+
+def ring_pages(first: int = 16, count: int = 10) -> bytes:
+    """The range of a GPADL over `count` pages from `first` on."""
+    words = b"".join(page.to_bytes(8, "little") for page in range(first, first + count))
+    return (count * PAGE_SIZE).to_bytes(8, "little") + words
+
+
+SESSION = tuple(
+    wire.encode(message)
+    for message in (
+        wire.InitiateContact(VERSION_5_3, 0, wire.contact_target(2), 0, 0),
+        wire.RequestOffers(),
+        wire.GpadlHeader(1, 7, 88, 1, ring_pages()),
+        wire.OpenChannel(1, 7, 7, 0, 5),
+    )
+)
+OTHERS = tuple(
+    wire.encode(message)
+    for message in (
+        wire.GpadlHeader(2, 8, 8 + 8 * 30, 1, (30 * PAGE_SIZE).to_bytes(8, "little") + bytes(8 * 26)),
+        wire.GpadlBody(1, 8, bytes(8 * 4)),
+        wire.OpenChannel(2, 8, 8, 0, 2),
+        wire.CloseChannel(1),
+        wire.GpadlTeardown(1, 7),
+        wire.ModifyChannel(1, 0),
+        wire.RelidReleased(1),
+        wire.Unload(),
+    )
+)
+
+
+class BusRig:
+    """A bus with two devices over a little memory, and what a guest posts to it."""
+
+    def __init__(self) -> None:
+        self.memory = FlatMemory(memoryview(bytearray(MEMORY_PAGES * PAGE_SIZE)))
+        offers = [
+            host.Offer(dm.BALLOON_DEVICE_TYPE, uuid.UUID(int=number), f"dev{number}") for number in (1, 2)
+        ]
+        self.bus = host.Bus(self.memory, offers)
+        self.count = 0
+
+    def drain(self) -> None:
+        while self.bus.next_message() is not None:
+            self.bus.message_delivered()
+        self.bus.take_signals()
+        self.bus.take_events()
+
+    def restart(self) -> None:
+        """Whatever was, a guest that starts anew is served; relid 1 is new after a rescind or release."""
+        self.bus.reset()
+        for page in (16, 21):  # the control pages, as a driver makes them
+            ring.initialize(GpadlMemory(self.memory, range(page, page + 2)), 0)
+        for message in SESSION:
+            self.bus.post_message(4, VMBUS_MESSAGE_TYPE, message)
+            self.drain()
+        assert self.bus.channels[1].is_open
+
+    def feed(self, data: bytes) -> None:
+        if self.count % BURST == 0:
+            self.restart()
+        self.count += 1
+        connection, kind = (1, 4, 4, 4)[len(data) % 4], VMBUS_MESSAGE_TYPE
+        self.bus.post_message(connection, kind, data)
+        self.bus.signal_event(sum(data[-3:]), data[0] & 1 if data else 0)
+        assert len(self.bus.rejected) < 128
+        if self.count % 5 == 0:
+            self.drain()
+        for channel in self.bus.channels.values():
+            channel.receive()
+            channel.send(data[:16])
+
+
+def buses() -> Callable[[bytes], None]:
+    """The host's bus, against any guest."""
+    return BusRig().feed
+
+
+class RingRig:
+    """Both ends of a ring whose other end writes what it likes into the shared pages."""
+
+    def __init__(self) -> None:
+        self.raw = bytearray(3 * PAGE_SIZE)
+        self.pages = GpadlMemory(FlatMemory(memoryview(self.raw)), range(3))
+
+    def feed(self, data: bytes) -> None:
+        """The first 16 bytes are the control words, the rest packets, from a place that may wrap around."""
+        raw, size = self.raw, 2 * PAGE_SIZE
+        start = (size - 64, 0, 8)[len(data) % 3]
+        body = data[16:]
+        head = min(len(body), size - start)
+        raw[PAGE_SIZE + start : PAGE_SIZE + start + head] = body[:head]
+        raw[PAGE_SIZE : PAGE_SIZE + len(body) - head] = body[head:]
+        raw[0:16] = bytes(16)
+        self.pages.store32(ring.READ_INDEX, start)
+        self.pages.store32(ring.WRITE_INDEX, start)
+        reader, writer = ring.RingReader(self.pages, 0, 3), ring.RingWriter(self.pages, 0, 3)
+        raw[8:16] = data[8:16].ljust(8, b"\0")
+        if data[:1] < b"\x10":  # a word that is no index of this ring, or another place in it
+            raw[0:8] = data[:8].ljust(8, b"\0")
+            writer.write(Packet(6, 0, 1, body[:64]))
+        published = start
+        for step in range(1 + len(body) // 8):
+            published = start + (step * 8 if data[:1] > b"\x80" else len(body) & ~7)
+            self.pages.store32(ring.WRITE_INDEX, published % size)
+            for _ in range(1 + len(body) // 24):
+                if reader.read() is None:
+                    break
+            reader.take_signal()
+
+
+def rings() -> Callable[[bytes], None]:
+    """Readers and writers of a ring in hostile memory: whole packets at once, or eight bytes at a time."""
+    return RingRig().feed
+
+
+class ClientRig:
+    """A guest's client, and what a host sends to it."""
+
+    def __init__(self) -> None:
+        self.memory = FlatMemory(memoryview(bytearray(MEMORY_PAGES * PAGE_SIZE)))
+        self.count = 0
+        self.restart()
+
+    def restart(self) -> None:
+        self.client = client = guest.Client(self.memory)
+        client.connect()
+        way = self.count // BURST % 4
+        if way > 0:
+            client.receive_message(wire.encode(wire.VersionResponse(True, 0, 4)))
+            client.receive_message(OFFER)
+            client.receive_message(wire.encode(wire.AllOffersDelivered()))
+        if way > 1:
+            client.channels[1].open(range(16, 26), 5)
+            gpadl = wire.decode(client.take_posts()[-1].payload, VERSION_5_3)
+            assert isinstance(gpadl, wire.GpadlHeader)
+            client.receive_message(wire.encode(wire.GpadlCreated(1, gpadl.gpadl, 0)))
+            client.receive_message(wire.encode(wire.OpenChannelResult(1, gpadl.gpadl, 0)))
+        if way > 2:
+            client.unload()
+
+    def feed(self, data: bytes) -> None:
+        if self.count % BURST == 0:
+            self.restart()
+        self.count += 1
+        try:
+            self.client.receive_message(data)
+            for channel in self.client.receive_event(sum(data[-2:])):
+                channel.receive()
+                channel.send(data[:16])
+        finally:
+            posts = self.client.take_posts()
+            assert all(len(post.payload) <= 240 for post in posts)
+            assert len(posts) <= VMBUS_QUEUE_MAX
+            self.client.take_doorbells()
+            self.client.take_events()
+
+
+OFFER = next(octets for octets in CHANNEL_SEEDS if octets[0] == 1)
+
+
+def clients() -> Callable[[bytes], None]:
+    """The guest's client, against any host."""
+    return ClientRig().feed
+
+
+class Store:
+    """What the device does with pages, without a device."""
+
+    def __init__(self) -> None:
+        self.set = PageSet(GUEST_PAGES)
+
+    @property
+    def removed_pages(self) -> int:
+        return len(self.set)
+
+    def give_up(self, ranges: bytes) -> GivenUp:
+        added = self.set.add(ranges)
+        return GivenUp(added.new, added.duplicates, added.rejected)
+
+    def take_back(self, max_pages: int, max_ranges: int) -> bytes:
+        return self.set.take(max_pages, max_ranges)
+
+
+class HostRig:
+    """The host's end of the protocol, led into one of its states, then told anything."""
+
+    def __init__(self) -> None:
+        self.store = Store()
+        self.end = DynamicMemoryHost(
+            store=self.store, boot_pages=GUEST_PAGES, status_report=True, post_init_wait_ns=0
+        )
+        self.count = self.now = 0
+
+    def send(self) -> None:
+        for _ in range(8):
+            if (message := self.end.next_message()) is None:
+                return
+            assert len(message) <= 4096
+            self.end.message_sent(self.now)
+        raise AssertionError("the host has ever more to say to a guest that says nothing")
+
+    def restart(self) -> None:
+        self.store.set.clear()
+        self.end.reset(self.now)
+        self.end.channel_opened(self.now)
+        way = self.count // BURST % 5
+        if way > 0:
+            self.end.receive(dm.encode(dm.VersionRequest(1, dm.VERSION_WIN10, False)), self.now)
+            self.send()
+        if way > 1:
+            self.end.receive(dm.encode(dm.CapabilitiesReport(2, 0x1F, 100, GUEST_PAGES)), self.now)
+            self.send()
+            self.end.tick(self.now)
+        if way > 2:
+            self.end.set_target(GUEST_PAGES // 2, self.now)
+            self.send()
+        if way > 3:
+            self.end.receive(
+                dm.encode(dm.BalloonResponse(3, False, packed((2048, 8000), (20_000, 8384)))), self.now
+            )
+            self.end.set_target(GUEST_PAGES, self.now)
+            self.send()
+        self.end.take_events()
+
+    def feed(self, data: bytes) -> None:
+        if self.count % BURST == 0:
+            self.restart()
+        self.count += 1
+        self.now += 1 << 28
+        if len(data) % 16 == 8:
+            self.now += 1 << 38  # minutes: a guest that has said nothing for so long
+        if len(data) % 8 == 0:
+            self.end.tick(self.now)
+        try:
+            self.end.receive(data, self.now)
+        finally:
+            assert 0 <= self.end.actual_pages <= GUEST_PAGES
+            self.send()
+            self.end.take_events()
+
+
+def hosts() -> Callable[[bytes], None]:
+    """The host's end, against any guest."""
+    return HostRig().feed
+
+
+class Pages:
+    """A guest's allocator as a page set: what is free is what the balloon has not."""
+
+    committed_pages = GUEST_PAGES // 4
+
+    def __init__(self) -> None:
+        self.free = PageSet(GUEST_PAGES)
+        self.free.add(packed((0, GUEST_PAGES)))
+
+    @property
+    def available_pages(self) -> int:
+        return len(self.free)
+
+    def allocate_for_balloon(self, pages: int) -> bytes:
+        return self.free.take(min(pages, 600), DM_RANGES_PER_MESSAGE)
+
+    def free_from_balloon(self, ranges: bytes) -> None:
+        added = self.free.add(ranges)
+        assert not added.duplicates, "pages were freed that were not allocated"
+        assert not added.rejected
+
+
+class GuestRig:
+    """The guest's end of the protocol, led into one of its states, then told anything."""
+
+    def __init__(self) -> None:
+        self.count = self.now = 0
+        self.restart()
+
+    def send(self) -> None:
+        for _ in range(8):
+            if (message := self.end.next_message()) is None:
+                return
+            assert len(message) <= 4096
+            self.end.message_sent(self.now)
+
+    def restart(self) -> None:
+        self.pages = Pages()
+        self.end = DynamicMemoryGuest(pages=self.pages, total_pages=GUEST_PAGES)
+        self.end.channel_opened(self.now)
+        self.send()
+        way = self.count // BURST % 4
+        if way > 0:
+            self.end.receive(dm.encode(dm.VersionResponse(1, True)), self.now)
+            self.send()
+        if way > 1:
+            self.end.receive(dm.encode(dm.CapabilitiesResponse(2, True, True, False)), self.now)
+            self.send()
+        if way > 2:
+            self.end.receive(dm.encode(dm.BalloonRequest(3, 1000)), self.now)
+            self.send()
+
+    def feed(self, data: bytes) -> None:
+        if self.count % BURST == 0:
+            self.restart()
+        self.count += 1
+        self.now += 1 << 27
+        if len(data) % 8 == 0:
+            self.end.tick(self.now)
+        try:
+            self.end.receive(data, self.now)
+        finally:
+            if len(data) % 3:
+                self.send()
+            assert len(self.pages.free) + self.end.ballooned_pages <= GUEST_PAGES
+            self.end.take_events()
+
+
+def guests() -> Callable[[bytes], None]:
+    """The guest's end, against any host."""
+    return GuestRig().feed
+
+
+TO_GUEST = tuple(
+    dm.encode(message)
+    for message in (
+        dm.VersionResponse(1, True),
+        dm.VersionResponse(1, False),
+        dm.CapabilitiesResponse(2, True, False, True),
+        dm.BalloonRequest(3, 100),
+        dm.UnballoonRequest(4, True, packed((0, 600))),
+        dm.UnballoonRequest(4, False, packed((0, 100), (200, 7))),
+        dm.HotAddRequest(5, GUEST_PAGES | 512 << 40),
+        dm.HotAddRequest(5, GUEST_PAGES | 512 << 40, GUEST_PAGES | 1024 << 40),
+        dm.InfoMessage(6, 0, bytes(8)),
+        dm.HotRemoveRequest(7, 0, 512, 3),
+    )
+)
+TO_HOST = (
+    *(octets for octets in DM_SEEDS if octets[0] in (0, 1, 3, 5, 9, 11, 14)),
+    dm.encode(dm.BalloonResponse(9, True, packed((5, 100), (300, 200), (90, 20)))),
+    dm.encode(dm.BalloonResponse(9, False, b"")),
+    dm.encode(dm.StatusReport(1, 100, 3000, 0, 0, 0, 0)),
+)
+RINGS = tuple(
+    len(octets).to_bytes(4, "little") + bytes(12) + octets
+    for octets in (*PACKETS, PACKETS[0] + PACKETS[2] + PACKETS[3])
+)
+
+MACHINES = (
+    Target("ring", rings, (*RINGS, *(b"\x90" + octets[1:] for octets in RINGS)), REMOTE),
+    Target("bus", buses, (*SESSION, *OTHERS)),
+    Target(
+        "client",
+        clients,
+        tuple(octets for octets in CHANNEL_SEEDS if octets[0] in (1, 2, 4, 6, 10, 12, 15, 17)),
+        REMOTE,
+    ),
+    Target("dm-host", hosts, TO_HOST, REMOTE),
+    Target("dm-guest", guests, TO_GUEST, REMOTE),
+)

@@ -1,0 +1,287 @@
+"""Every parser of the project as a target, with right seeds and a check that holds for any input."""
+
+import functools
+import os
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from tests.wire.test_channel import CAPTURED as CHANNEL_BYTES
+from tests.wire.test_dm import BY_HAND, CAPTURED
+
+from dynmem.errors import ConfigError, RemoteProtocolError
+from dynmem.guest.curve import parse_load
+from dynmem.manager import config
+from dynmem.manager.api import Request
+from dynmem.qmp.framing import LineReader
+from dynmem.qmp.lexer import Lexer
+from dynmem.qmp.parser import ValueReader
+from dynmem.units import parse_duration, parse_size
+from dynmem.vm import options
+from dynmem.wire import channel, dm, hardware, monitor, packet, synic
+from dynmem.wire.versions import VERSION_5_3, VERSION_WIN8
+
+from .engine import Target
+
+REMOTE = (RemoteProtocolError,)
+
+
+def octets(vectors: list[Any]) -> tuple[bytes, ...]:
+    return tuple(bytes.fromhex(vector[0]) for vector in vectors)
+
+
+DM_SEEDS = octets([*CAPTURED, *BY_HAND])
+CHANNEL_SEEDS = (
+    *octets(CHANNEL_BYTES),
+    *(
+        channel.encode(message)
+        for message in (
+            channel.GpadlBody(1, 7, bytes(range(64))),
+            channel.GpadlTeardown(1, 7),
+            channel.GpadlTorndown(7),
+            channel.CloseChannel(1),
+            channel.RelidReleased(1),
+            channel.Unload(),
+            channel.OpenReservedChannel(1, 0, 2, 7, 5),
+            channel.TlConnectRequest(uuid.UUID(int=1), uuid.UUID(int=2)),
+            channel.ModifyChannel(1, 0),
+            channel.ModifyConnection(0x1000, 0x2000),
+            channel.Resume(),
+        )
+    ),
+)
+PACKETS = (
+    packet.encode(packet.Packet(6, 1, 5, DM_SEEDS[0]), 0),
+    packet.encode(packet.Packet(7, 0, 5, bytes(16), (), bytes(24)), 64),
+    packet.encode(packet.Packet(9, 0, 5, bytes(8), (packet.GpaRange(5000, 100, bytes(16)),) * 2), 64),
+    packet.encode(packet.Packet(11, 0, 5, b""), 64),
+)
+
+
+def codec(
+    decode: Callable[[bytes], Any], encode: Callable[[Any], bytes]
+) -> Callable[[], Callable[[bytes], None]]:
+    """Feed a decoder, and hold that what it accepts is encoded and decoded to the same again."""
+
+    def feed(data: bytes) -> None:
+        message = decode(data)
+        assert decode(encode(message)) == message
+
+    return lambda: feed
+
+
+def older_versions() -> Callable[[bytes], None]:
+    """Control messages as connections of older versions read them."""
+    versions = (0, VERSION_WIN8, VERSION_5_3)
+
+    def feed(data: bytes) -> None:
+        channel.decode(data, versions[len(data) % 3])
+
+    return feed
+
+
+def in_pieces(data: bytes) -> list[bytes]:
+    """One stream whole, byte by byte or cut somewhere, as the input itself decides."""
+    way = sum(data[:4]) % 3
+    if way == 0:
+        return [data]
+    if way == 1:
+        return [data[at : at + 1] for at in range(len(data))]
+    step = 1 + sum(data) % 13
+    return [data[at : at + step] for at in range(0, len(data), step)]
+
+
+def lines() -> Callable[[bytes], None]:
+    """A monitor's replies: the same objects, or the same refusal, however the bytes arrive."""
+
+    def outcome(pieces: list[bytes]) -> list[dict[str, object]] | None:
+        reader, found = LineReader(message_bytes_max=300), []
+        try:
+            for piece in pieces:
+                found += reader.feed(piece)
+        except RemoteProtocolError:
+            return None
+        return found
+
+    def feed(data: bytes) -> None:
+        assert outcome(in_pieces(data)) == outcome([data])
+
+    return feed
+
+
+def tokens() -> Callable[[bytes], None]:
+    """A client's bytes cut into tokens: no byte is lost or invented, however they arrive."""
+
+    def feed(data: bytes) -> None:
+        lexer = Lexer()
+        found = [token for piece in in_pieces(data) for token in lexer.feed(piece)]
+        assert sum(len(token.text) for token in found) + lexer.pending_bytes <= len(data)
+
+    return feed
+
+
+def commands() -> Callable[[bytes], None]:
+    """A client's commands: the reader is bounded, and understands a plain command after anything."""
+    turn = 0
+
+    def feed(data: bytes) -> None:
+        nonlocal turn
+        turn += 1
+        reader = ValueReader(message_bytes_max=100)
+        for piece in in_pieces(data):
+            reader.feed(piece)
+        if turn % 8 == 0:  # the byte that fits nowhere ends whatever was begun
+            assert reader.feed(b'\xff\n{"id": 1}')[-1] == {"id": 1}
+
+    return feed
+
+
+def texts(*parsers: Callable[[str], object]) -> Callable[[], Callable[[bytes], None]]:
+    """Feed command-line words, each parser in turn; bytes come in as Python hands over arguments."""
+
+    def make() -> Callable[[bytes], None]:
+        turn = 0
+
+        def feed(data: bytes) -> None:
+            nonlocal turn
+            turn += 1
+            parsers[turn % len(parsers)](os.fsdecode(data))
+
+        return feed
+
+    return make
+
+
+def configurations() -> Callable[[bytes], None]:
+    """The manager's file, through a descriptor that never touches a disk."""
+    descriptor = os.memfd_create("config")
+    path = Path(f"/proc/self/fd/{descriptor}")
+
+    def feed(data: bytes) -> None:
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, data, 0)
+        config.load(path)
+
+    return feed
+
+
+def requests() -> Callable[[bytes], object]:
+    """What is asked of the manager's own socket."""
+    return msgspec.json.Decoder(Request).decode
+
+
+QMP_LINES = (
+    b'{"return": {"status": "running", "x": [1, 2.5e3, null]}, "id": "a-1"}\r\n',
+    b'{"timestamp": {"seconds": 1, "microseconds": 2}, "event": "RESET", "data": {"guest": false}}\n',
+    b'{"error": {"class": "GenericError", "desc": "\\u00e4\\n"}}\r\n{"return": {}}\r\n',
+)
+QMP_COMMANDS = (
+    b'{"execute": "stop"}',
+    b'{"arguments": {"value": 512}}',
+    b'{"id": [1, -2.5e-3, "\\ud83d\\ude00"]}',
+    b"{'id': {'a': [true, null, '\\n']}}",
+)
+JSON_WORDS = (b"{", b"}", b"[", b"]", b'"', b"\\u", b"\n", b"\xff", b"-", b"1e999", b"null", b"0" * 40)
+OPTIONS = (
+    b"hv-balloon,id=hvb,status-report=on,x-post-init-wait=500",
+    b"unix:/run/vm/web.qmp,server=on,wait=off",
+    b"embedded,workload=sine,period=20s,low=5%,high=80%,rate=256MiB,seed=7",
+    b"size=512M,maxmem=1G",
+    b"file:/tmp/serial",
+    b"web",
+)
+OPTION_WORDS = (
+    b",",
+    b",,",
+    b"=",
+    b"%",
+    b"=on",
+    b"id=",
+    b"\0",
+    b"\xff",
+    b"9" * 30,
+    b"GiB",
+    b"-",
+    b"1e400",
+    b"nan",
+)
+LOADS = (
+    b"sine,period=20s,phase=0.25,low=5%,high=80%,rate=256MiB",
+    b"pulse,from=-7.2,to=46.8,low=64MiB,high=0.8,rate=96MiB",
+    b"steady",
+)
+SIZES = (b"512 MiB", b"1.5GiB", b"4096", b"100ms", b"2h", b"0.5 s")
+CONFIG = (
+    b'[host]\nbudget="1GiB"\n[[vm]]\nname="a"\nqmp="/a"\nminimum="64MiB"\nmaximum=268435456\nweight=7\n',
+    b'[host]\nbudget="1GiB"\nslush=0\n[manager]\nmode="enforce"\nperiod="1s"\nsocket="/s"\nstate="/t"\n',
+)
+CONFIG_WORDS = (
+    b"\n",
+    b"=",
+    b'"',
+    b"[",
+    b"]",
+    b"[[vm]]\n",
+    b"nan",
+    b"-1",
+    b"1e999",
+    b"2020-01-01",
+    b"\xff",
+    b"{}",
+)
+REQUESTS = (
+    b'{"command": "status"}',
+    b'{"command": "reserve", "name": "web", "size_bytes": 1073741824, "wait_ns": 30000000000}',
+    b'{"command": "take-up", "vm": null}',
+)
+PAGE = monitor.encode(monitor.MonitorPage(1, (2,) * 4, (3,) * 4))
+SLOTS = synic.encode_slot(synic.MessageSlot(1, b"payload", True, 3)) * 16
+
+PARSERS = (
+    Target("dm", codec(dm.decode, dm.encode), DM_SEEDS, REMOTE),
+    Target("channel", codec(channel.decode, channel.encode), CHANNEL_SEEDS, REMOTE),
+    Target("channel-versions", older_versions, CHANNEL_SEEDS, REMOTE),
+    Target("packet", codec(packet.decode, functools.partial(packet.encode, write_index=0)), PACKETS, REMOTE),
+    Target("packet-length", lambda: packet.peek_length, tuple(item[:16] for item in PACKETS), REMOTE),
+    Target("post", codec(synic.decode_post, synic.encode_post), (SLOTS[:256],), REMOTE),
+    Target("signal", codec(synic.decode_signal, synic.encode_signal), (bytes(8), bytes(9)), REMOTE),
+    Target("slot", codec(synic.decode_slot, synic.encode_slot), (SLOTS[:256],), REMOTE),
+    Target("message-page", lambda: synic.decode_message_page, (SLOTS,), REMOTE),
+    Target("event-flags", codec(synic.decode_event_flags, synic.encode_event_flags), (bytes(256),), REMOTE),
+    Target("monitor-page", codec(monitor.decode, monitor.encode), (PAGE,), REMOTE),
+    Target(
+        "hardware",
+        codec(hardware.decode, hardware.encode),
+        (
+            hardware.encode(hardware.MapSlot(0, 0, 1 << 29, 0)),
+            hardware.encode(hardware.Hypercall(7, 0x5C, 0x1000)),
+            hardware.encode(hardware.WriteMsr(8, 0x40000083, 1)),
+            hardware.encode(hardware.Reply(7, 0)),
+            hardware.encode(hardware.Start()),
+        ),
+        REMOTE,
+    ),
+    Target("qmp-lines", lines, QMP_LINES, (), JSON_WORDS),
+    Target("qmp-tokens", tokens, QMP_COMMANDS, (), JSON_WORDS),
+    Target("qmp-commands", commands, QMP_COMMANDS, (), JSON_WORDS),
+    Target(
+        "vm-options",
+        texts(
+            options.parse_name,
+            options.parse_memory,
+            options.parse_device,
+            options.parse_qmp,
+            options.parse_guest,
+            options.parse_serial,
+        ),
+        OPTIONS,
+        (ConfigError,),
+        OPTION_WORDS,
+    ),
+    Target("workload", texts(parse_load), LOADS, (ConfigError,), OPTION_WORDS),
+    Target("units", texts(parse_size, parse_duration), SIZES, (ValueError,), OPTION_WORDS),
+    Target("manager-config", configurations, CONFIG, (ConfigError,), CONFIG_WORDS),
+    Target("manager-request", requests, REQUESTS, (msgspec.DecodeError, UnicodeDecodeError), JSON_WORDS),
+)

@@ -1,0 +1,24 @@
+"""All targets by name, each with the kept corpus among its seeds."""
+
+import time
+from dataclasses import replace
+
+from . import corpus
+from .engine import EscapedError, Target, run
+from .machines import MACHINES
+from .parsers import PARSERS
+
+TARGETS: dict[str, Target] = {
+    target.name: replace(target, seeds=target.seeds + corpus.load(target.name))
+    for target in (*PARSERS, *MACHINES)
+}
+
+
+def timed(name: str, inputs: int, seed: int) -> tuple[str, float, str]:
+    """Run one target: its name, how long it took, and what escaped (nothing: all is well)."""
+    begin = time.monotonic()
+    try:
+        run(TARGETS[name], inputs, seed)
+    except EscapedError as error:
+        return name, time.monotonic() - begin, str(error)
+    return name, time.monotonic() - begin, ""

@@ -1,0 +1,48 @@
+"""A quarter of a million mutants for every parser and machine; `make fuzz N=...` runs more."""
+
+import pytest
+
+from .corpus import FOLDER
+from .engine import BATCH, EscapedError, Target, mutants, run
+from .targets import TARGETS
+
+INPUTS = 250_000
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_nothing_but_the_named_error_comes_out(name: str) -> None:
+    run(TARGETS[name], INPUTS)
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_right_input_is_taken(name: str) -> None:
+    target = TARGETS[name]
+    feed, taken = target.make(), 0
+    for data in target.seeds:
+        try:
+            feed(data)
+            taken += 1
+        except target.errors:
+            pass
+    assert taken > 0
+
+
+def test_the_same_seed_makes_the_same_mutants() -> None:
+    seeds, words = TARGETS["dm"].seeds, TARGETS["dm"].words
+    first = list(mutants(seeds, words, 3 * BATCH + 1, 7))
+    assert len(first) == 3 * BATCH + 1
+    assert first == list(mutants(seeds, words, 3 * BATCH + 1, 7))
+    assert len(set(first)) > BATCH
+    assert any(data in seeds for data in first)
+
+
+def test_a_parser_that_lets_another_error_out_is_caught() -> None:
+    def careless(data: bytes) -> int:
+        return data[300]
+
+    with pytest.raises(EscapedError, match=r"IndexError.*--inputs 1 --seed 1"):
+        run(Target("careless", lambda: careless, (bytes(8),), (KeyError,)), 10)
+
+
+def test_every_corpus_belongs_to_a_target() -> None:
+    assert {path.stem for path in FOLDER.glob("*")} <= set(TARGETS)
