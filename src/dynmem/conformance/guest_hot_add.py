@@ -57,7 +57,7 @@ for _name, _long in (("guest-hot-add", 0), ("guest-hot-add-with-region", 1)):
         Case(
             _name,
             HOT_ADD,
-            "New memory on its boundary is added, and answered by its count with result 1; it can be ballooned.",
+            "New memory on its boundary is added, answered by its count with result 1, and can be ballooned.",
             "Linux hv_balloon.c, hot_add_req; QEMU hv-balloon.c, hv_balloon_handle_hot_add_response",
             partial(_added, _long),
         )
