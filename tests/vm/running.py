@@ -20,7 +20,9 @@ BALLOON = "hv-balloon,id=hvb,status-report=on"
 class Vm:
     """One running machine; its monitor is `qmp`, its guest's console `serial`."""
 
-    def __init__(self, folder: Path, *, memory: str, device: str | None, guest: str) -> None:
+    def __init__(
+        self, folder: Path, *, memory: str, device: str | None, guest: str, options: tuple[str, ...] = ()
+    ) -> None:
         self.qmp = folder / "run" / "qmp"
         self.serial = folder / "serial"
         self.log = folder / "log"
@@ -28,6 +30,7 @@ class Vm:
         command += [f"--guest={guest}", f"--serial=file:{self.serial}"]
         command += [f"--qmp=unix:{self.qmp},server=on,wait=off"]
         command += [f"--device={device}"] if device else []
+        command += options
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(command, stderr=log)
 
@@ -66,9 +69,14 @@ class Vm:
 
 @contextlib.asynccontextmanager
 async def running(
-    folder: Path, *, memory: str = "512M", device: str | None = BALLOON, guest: str = "embedded"
+    folder: Path,
+    *,
+    memory: str = "512M",
+    device: str | None = BALLOON,
+    guest: str = "embedded",
+    options: tuple[str, ...] = (),
 ) -> AsyncIterator[tuple[Vm, Any]]:
-    vm = Vm(folder, memory=memory, device=device, guest=guest)
+    vm = Vm(folder, memory=memory, device=device, guest=guest, options=options)
     client: QMPClient | None = None
     try:
         client = await vm.client()

@@ -67,6 +67,11 @@ def group() -> None:
     """Memory by demand for the virtual machines of a KVM host."""
 
 
+def _sentence(error: click.ClickException) -> str:
+    """What click says, without its final stop: something follows."""
+    return error.format_message().rstrip(".")
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; every deliberate error is one sentence on stderr and an exit code."""
     try:
@@ -74,8 +79,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except DynmemError as error:
         click.echo(f"dynmem: {error}", err=True)
         sys.exit(error.exit_code)
+    except click.UsageError as error:
+        where = error.ctx.command_path if error.ctx is not None else "dynmem"
+        click.echo(f"dynmem: {_sentence(error)} (see {where} --help)", err=True)
+        sys.exit(ExitCode.USAGE)
     except click.ClickException as error:
-        error.show()
+        click.echo(f"dynmem: {_sentence(error)}", err=True)
         sys.exit(ExitCode.USAGE)
     except (click.Abort, KeyboardInterrupt):
         sys.exit(ExitCode.INTERRUPTED)

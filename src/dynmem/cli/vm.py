@@ -1,5 +1,7 @@
 """``dynmem vm``: run one virtual machine."""
 
+from pathlib import Path
+
 import click
 
 EPILOG = """\b
@@ -9,6 +11,7 @@ Examples:
       --guest embedded,workload=sine,period=20s --serial file:/tmp/one/serial
   dynmem vm --name quiet -m 1G --device hv-balloon,status-report=on \\
       --qmp unix:/tmp/quiet/qmp.sock,server=on,wait=off --guest embedded,workload=idle
+  dynmem vm --name seen -m 512M --device hv-balloon --trace 'hv_balloon*' -D seen.log --capture seen.capture
 
 \b
 Talk to it with any QMP client; balloon takes bytes:
@@ -56,7 +59,37 @@ tests. The machine ends by quit on its monitor, by SIGTERM or Ctrl-C (exit code 
     metavar="file:PATH|none",
     help="Where the guest's console goes: a JSON line about every 200 ms.",
 )
-def vm(name: str, memory: str, devices: tuple[str, ...], qmp: str | None, guest: str, serial: str) -> int:
+@click.option(
+    "--trace",
+    "trace",
+    multiple=True,
+    metavar="PATTERN",
+    help="Log QEMU's trace events that match, like 'hv_balloon*'; -PATTERN turns off again.",
+)
+@click.option(
+    "-D",
+    "log",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Where trace events go instead of standard error.",
+)
+@click.option(
+    "--capture",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Record every VMBus message and packet; read it with `dynmem trace decode FILE`.",
+)
+def vm(
+    name: str,
+    memory: str,
+    devices: tuple[str, ...],
+    qmp: str | None,
+    guest: str,
+    serial: str,
+    trace: tuple[str, ...],
+    log: Path | None,
+    capture: Path | None,
+) -> int:
     """Run one virtual machine with dynamic memory until it ends."""
     from dynmem.vm import options
 
@@ -67,6 +100,9 @@ def vm(name: str, memory: str, devices: tuple[str, ...], qmp: str | None, guest:
         qmp=options.parse_qmp(qmp) if qmp is not None else None,
         guest=options.parse_guest(guest),
         serial=options.parse_serial(serial),
+        trace=options.parse_trace(trace),
+        log=log,
+        capture=capture,
     )
     from dynmem.vm.main import run
 

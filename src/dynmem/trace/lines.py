@@ -69,8 +69,8 @@ Line = MessageLine | PacketLine | EventLine
 
 
 def parse(text: str) -> Line | None:
-    """One line without its end; None for what says nothing (empty, comment)."""
-    text = text.strip(" \t\r")
+    """One line; None for what says nothing (empty, comment)."""
+    text = text.strip(" \t\r\n")
     if not text:
         return None
     if text.startswith("#"):

@@ -33,7 +33,7 @@ def read(stream: BinaryIO) -> Iterator[Entry | Problem]:
             _skip(stream)
             continue
         try:
-            parsed = parse(line.decode("ascii").removesuffix("\n"))
+            parsed = parse(line.decode("ascii"))
             entry = None if parsed is None else decoder.decode(parsed)
         except UnicodeDecodeError:
             yield Problem(number, "bytes that are no text")

@@ -18,12 +18,14 @@ from dynmem.errors import LocalProtocolError, RemoteProtocolError
 from dynmem.memory.discard import DiscardError
 from dynmem.pages.page_set import PageSet
 from dynmem.pages.ranges import unpack
+from dynmem.trace.capture import Capture
 from dynmem.units import PAGE_SHIFT
 from dynmem.vm.clock import VirtualClock
 from dynmem.vm.faults import Faults
 from dynmem.vmbus.host import Channel, Offer
 from dynmem.wire.dm import BALLOON_DEVICE_TYPE
-from dynmem.wire.packet import PacketType
+from dynmem.wire.layout import Direction
+from dynmem.wire.packet import Packet, PacketType
 from dynmem.wire.trace_events import NO_TRACE, Trace
 
 INSTANCE: Final = uuid.UUID(
@@ -53,6 +55,7 @@ class HvBalloon:
         clock: VirtualClock,
         faults: Faults,
         trace: Trace = NO_TRACE,
+        capture: Capture | None = None,
     ) -> None:
         self.identity: Final = identity
         self.memory_bytes: Final = memory_bytes
@@ -62,6 +65,7 @@ class HvBalloon:
         self._clock = clock
         self._faults = faults
         self._trace = trace
+        self._capture = capture
         self._give_back = discard
         self._pages = PageSet(memory_bytes >> PAGE_SHIFT)
         self._guest_only = PageSet(memory_bytes >> PAGE_SHIFT)  # of them, those that were not discarded
@@ -189,6 +193,8 @@ class HvBalloon:
         packet = channel.receive() if channel is not None else None
         if channel is None or packet is None:
             return False
+        if self._capture is not None:
+            self._capture.packet(Direction.GUEST_TO_HOST, channel.relid, packet)
         if packet.type != PacketType.INBAND:
             self._faults.note("unexpected packet", f"{self.identity}: a ring packet of type {packet.type}")
             return True
@@ -203,12 +209,15 @@ class HvBalloon:
         """Send until there is nothing more, or no room: the guest signals when there is."""
         channel = self._channel
         while channel is not None and channel.is_open and (message := self.host.next_message()) is not None:
+            packet = Packet(PacketType.INBAND, 0, 0, message)
             try:
-                if not channel.send(message):
+                if not channel.send_packet(packet):
                     return
             except LocalProtocolError as error:  # the guest made its ring smaller than a message
                 channel.break_off(f"the ring is too small: {error}")
                 return
+            if self._capture is not None:
+                self._capture.packet(Direction.HOST_TO_GUEST, channel.relid, packet)
             self.host.message_sent(self._clock.now_ns())
 
     async def discard(self) -> None:

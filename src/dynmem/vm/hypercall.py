@@ -6,8 +6,10 @@ Source: Hypervisor Top-Level Functional Specification, inter-partition communica
 from typing import Final
 
 from dynmem.errors import RemoteProtocolError
+from dynmem.trace.capture import Capture
 from dynmem.vmbus.host import Bus
 from dynmem.vmbus.memory import BadAddressError, GuestMemory
+from dynmem.wire.layout import Direction
 from dynmem.wire.synic import (
     HYPERCALL_CODE_MASK,
     HYPERCALL_FAST,
@@ -26,9 +28,10 @@ _SIGNAL_BYTES: Final = 8
 class Hypercalls:
     """Carries out hypercalls on a bus; `call` never raises for anything that a guest can pass."""
 
-    def __init__(self, memory: GuestMemory, bus: Bus) -> None:
+    def __init__(self, memory: GuestMemory, bus: Bus, capture: Capture | None = None) -> None:
         self._memory = memory
         self._bus = bus
+        self._capture = capture
 
     def call(self, control: int, input_gpa: int) -> HvStatus:
         """One call: `input_gpa` is the address of its input, or the input itself of a fast one."""
@@ -49,6 +52,8 @@ class Hypercalls:
         if input_gpa % _INPUT_ALIGNMENT:
             return HvStatus.INVALID_ALIGNMENT
         post = decode_post(self._memory.read(input_gpa, MESSAGE_SLOT_BYTES))
+        if self._capture is not None:
+            self._capture.message(Direction.GUEST_TO_HOST, post.payload)
         return self._bus.post_message(post.connection_id, post.message_type, post.payload)
 
     def _signal(self, parameter: int, *, fast: bool) -> HvStatus:

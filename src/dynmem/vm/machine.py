@@ -24,10 +24,12 @@ from dynmem.vm.hardware import Hardware
 from dynmem.vm.hv_balloon import HvBalloon
 from dynmem.vm.hypercall import Hypercalls
 from dynmem.vm.options import VmOptions
+from dynmem.vm.recording import Recording
 from dynmem.vm.synic import Synic
 from dynmem.vmbus.host import Bus, BusState, ChannelClosed, ChannelFaulted, ChannelOpened
 from dynmem.vmbus.memory import FlatMemory
 from dynmem.wire import hardware as wire
+from dynmem.wire.layout import Direction
 from dynmem.wire.synic import VMBUS_MESSAGE_TYPE, VMBUS_SINT, HvStatus, MessageSlot
 
 _LOG: Final = logging.getLogger("dynmem.vm")
@@ -54,6 +56,9 @@ class Machine:
     def __init__(self, options: VmOptions, emit: Emit) -> None:
         """Make memory and devices. Raises ConfigError and BackendError."""
         self.options: Final = options
+        self._recording = Recording(
+            events=options.trace, log=options.log, capture=options.capture, title=options.name
+        )
         self.clock: Final = VirtualClock()
         self.faults: Final = Faults(self.clock.now_ns)
         self.channel_faults: Final[dict[int, int]] = {}
@@ -66,8 +71,10 @@ class Machine:
         self._hardware = Hardware(self._wake)
         self._synic = Synic(self._memory, self._hardware.interrupt, self.faults)
         self.balloon: Final = self._make_balloon()
-        self.bus: Final = Bus(self._memory, [self.balloon.offer] if self.balloon else [])
-        self._hypercalls = Hypercalls(self._memory, self.bus)
+        self.bus: Final = Bus(
+            self._memory, [self.balloon.offer] if self.balloon else [], trace=self._recording.trace
+        )
+        self._hypercalls = Hypercalls(self._memory, self.bus, self._recording.capture)
         self._woken = asyncio.Event()
         self._at_work = asyncio.Lock()
         self._timer: asyncio.TimerHandle | None = None
@@ -86,6 +93,8 @@ class Machine:
             post_init_wait_ns=options.post_init_wait_ns,
             clock=self.clock,
             faults=self.faults,
+            trace=self._recording.trace,
+            capture=self._recording.capture,
         )
 
     def _discard_with(self, discarder: Discarder) -> Callable[[bytes], asyncio.Future[int]]:
@@ -178,6 +187,7 @@ class Machine:
         self._hardware.close()
         self._memory.release()
         self._backend.close()
+        self._recording.close()
 
     # the one task
 
@@ -284,6 +294,8 @@ class Machine:
         while (message := self.bus.next_message()) is not None:
             if not self._synic.deliver(message.sint, MessageSlot(VMBUS_MESSAGE_TYPE, message.payload)):
                 break
+            if self._recording.capture is not None:
+                self._recording.capture.message(Direction.HOST_TO_GUEST, message.payload)
             self.bus.message_delivered()
         for signal in self.bus.take_signals():
             self._synic.signal(signal.sint, signal.flag)

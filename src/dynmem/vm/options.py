@@ -8,6 +8,7 @@ from typing import Final
 from dynmem.errors import ConfigError
 from dynmem.limits import UNIX_PATH_BYTES_MAX, VM_MEMORY_BYTES_MAX, VM_MEMORY_BYTES_MIN, VM_NAME_MAX
 from dynmem.units import NS_PER_MS, PAGE_SIZE, format_size, parse_size
+from dynmem.wire.trace_events import matching
 
 _SWITCH: Final = {"on": True, "yes": True, "true": True, "off": False, "no": False, "false": False}
 _DEVICE_KEYS: Final = ("id", "status-report", "x-post-init-wait")
@@ -42,6 +43,9 @@ class VmOptions:
     qmp: Path | None = None
     guest: GuestOptions = field(default_factory=GuestOptions)
     serial: Path | None = None
+    trace: frozenset[str] = frozenset()
+    log: Path | None = None
+    capture: Path | None = None
 
 
 def split_options(option: str, text: str, *, implied: str) -> dict[str, str]:
@@ -155,6 +159,17 @@ def parse_serial(text: str) -> Path | None:
     if kind != "file" or not colon or not path:
         raise ConfigError(f"--serial {text!r}: write file:PATH or none")
     return Path(path)
+
+
+def parse_trace(texts: tuple[str, ...]) -> frozenset[str]:
+    """All ``--trace`` options, each ``[enable=]PATTERN``: the events that are on in the end."""
+    patterns = [text.removeprefix("enable=") for text in texts]
+    for pattern in patterns:
+        if not matching([pattern.removeprefix("-")]):
+            raise ConfigError(
+                f"--trace {pattern!r}: no event has that name; write it like 'hv_balloon*' or 'vmbus*'"
+            )
+    return matching(patterns)
 
 
 def _only(option: str, text: str, keys: dict[str, str], known: tuple[str, ...]) -> None:

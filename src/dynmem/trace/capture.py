@@ -1,0 +1,43 @@
+"""Writes captures: each VMBus message and ring packet of a machine a line, in the form `lines` reads."""
+
+from collections.abc import Callable
+from typing import Final
+
+from dynmem.trace.lines import CAPTURE_HEAD, CAPTURE_VERSION
+from dynmem.units import NS_PER_S
+from dynmem.wire.layout import Direction
+from dynmem.wire.packet import DESCRIPTOR_BYTES, FOOTER_BYTES, Packet, encode
+
+_DATA_AT: Final = 2  # where a descriptor says, in units of 8 bytes, where the body begins
+
+
+class Capture:
+    """A capture that `write` is given line by line; `now_ns` is the time since it began."""
+
+    def __init__(self, title: str, write: Callable[[str], None], now_ns: Callable[[], int]) -> None:
+        """Write the head; `title` says what is captured."""
+        self._write, self._now_ns = write, now_ns
+        printable = "".join(letter if letter.isascii() and letter.isprintable() else "?" for letter in title)
+        write(f"{CAPTURE_HEAD} {CAPTURE_VERSION} of {printable}\n")
+
+    def message(self, direction: Direction, payload: bytes) -> None:
+        """A control message was posted, or put into the guest's message slot."""
+        self._write(f"{self._time()} {direction.value} msg {payload.hex()}\n")
+
+    def packet(self, direction: Direction, channel: int, packet: Packet) -> None:
+        """A packet was taken from a channel's ring, or put into it."""
+        words = packet.descriptor
+        if packet.gpa_ranges:
+            whole = encode(packet, 0)
+            body_at = 8 * int.from_bytes(whole[_DATA_AT : _DATA_AT + 2], "little")
+            words = whole[DESCRIPTOR_BYTES:body_at]
+            assert len(whole) >= body_at + FOOTER_BYTES
+        between = f" words {words.hex()}" if words else ""
+        self._write(
+            f"{self._time()} {direction.value} pkt type {packet.type} flags {packet.flags}"
+            f" channel {channel} id {packet.trans_id}{between} {packet.data.hex()}\n"
+        )
+
+    def _time(self) -> str:
+        seconds, rest = divmod(self._now_ns(), NS_PER_S)
+        return f"{seconds}.{rest:09}"

@@ -1,0 +1,95 @@
+"""A machine writes down what it does: QEMU's trace events in QEMU's form, and a capture of its traffic."""
+
+import asyncio
+import os
+import re
+import signal
+from pathlib import Path
+
+import pytest
+from tests.vm.running import MIB, Vm, running, until
+
+from dynmem.errors import ConfigError
+from dynmem.trace.decode import Entry
+from dynmem.trace.reader import read
+from dynmem.vm.options import parse_trace
+
+LINE = re.compile(r"\d+@\d{10}\.\d{6}:(vmbus|hv_balloon)_[a-z_]+ .*")
+
+
+def entries(path: Path) -> list[Entry]:
+    with path.open("rb") as stream:
+        found = list(read(stream))
+    assert all(isinstance(item, Entry) for item in found), found
+    return [item for item in found if isinstance(item, Entry)]
+
+
+async def squeeze(vm: Vm, client: object) -> None:
+    """One balloon down and up again."""
+    for size in (256 * MIB, 512 * MIB):
+        await client.execute("balloon", {"value": size})  # type: ignore[attr-defined]
+
+        async def there(size: int = size) -> bool:
+            info = await client.execute("query-balloon")  # type: ignore[attr-defined]
+            return bool(info["actual"] == size)
+
+        await until(there)
+
+
+def test_a_balloon_down_and_up_is_in_the_log_and_in_the_capture(tmp_path: Path) -> None:
+    log, capture = tmp_path / "trace.log", tmp_path / "one.capture"
+    options = ("--trace=hv_balloon*", "--trace=vmbus*", f"-D{log}", f"--capture={capture}")
+
+    async def story() -> int:
+        async with running(tmp_path, guest="embedded,workload=idle", options=options) as (vm, client):
+            await squeeze(vm, client)
+            await until(lambda: b"UNBALLOON_REPLY_WAIT" in log.read_bytes())
+            await until(lambda: b"S_IDLE" in log.read_bytes().rpartition(b"UNBALLOON_REPLY_WAIT")[2])
+            os.kill(vm.process.pid, signal.SIGTERM)
+            await vm.exit_code()
+            return vm.process.pid
+
+    pid = asyncio.run(story())
+    lines = log.read_text().splitlines()
+    assert all(LINE.fullmatch(line) and line.startswith(f"{pid}@") for line in lines)
+    states = [str(e.fields["tostr"]) for e in entries(log) if e.name == "hv_balloon_state_change"]
+    assert states[states.index("S_VERSION") :][:7] == [
+        "S_VERSION",
+        "S_CAPS",
+        "S_POST_INIT_WAIT",
+        "S_IDLE",
+        "S_BALLOON_RB_WAIT",
+        "S_BALLOON_POSTING",
+        "S_BALLOON_REPLY_WAIT",
+    ]
+    assert {"vmbus_initiate_contact", "vmbus_send_offer", "vmbus_channel_open"} <= {
+        entry.name for entry in entries(log)
+    }
+    captured = entries(capture)
+    names = [entry.name for entry in captured]
+    assert names[0] == "INITIATE_CONTACT"
+    for name in (
+        "OFFERCHANNEL",
+        "OPENCHANNEL_RESULT",
+        "DM_CAPABILITIES_REPORT",
+        "DM_BALLOON_REQUEST",
+        "DM_BALLOON_RESPONSE",
+        "DM_UNBALLOON_REQUEST",
+        "DM_UNBALLOON_RESPONSE",
+    ):
+        assert name in names
+    times = [entry.time_ns or 0 for entry in captured]
+    assert times == sorted(times)
+    logged = [e for e in entries(log) if e.name == "hv_balloon_outgoing_unballoon"]
+    ranges = [e.fields["ranges"] for e in captured if e.name == "DM_UNBALLOON_REQUEST"]
+    assert [(e.fields["start"], e.fields["count"]) for e in logged] == [
+        one for some in ranges if isinstance(some, list) for one in some
+    ]
+
+
+def test_patterns_of_trace_events_are_qemus() -> None:
+    assert parse_trace(()) == frozenset()
+    assert parse_trace(("enable=vmbus_post_msg",)) == {"vmbus_post_msg"}
+    assert "hv_balloon_remove_response" not in parse_trace(("hv_balloon*", "-hv_balloon_remove*"))
+    with pytest.raises(ConfigError, match="no event has that name"):
+        parse_trace(("virtio*",))
