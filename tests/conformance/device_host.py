@@ -77,6 +77,11 @@ class DeviceHost:
         self._follow_bus()
         self.device.restarted()
 
+    def unplug(self) -> bool:
+        self.bus.rescind(next(iter(self.bus.channels.values())))
+        self._follow_bus()
+        return True
+
     def actual_pages(self) -> int | None:
         return self.device.actual_bytes >> PAGE_SHIFT
 

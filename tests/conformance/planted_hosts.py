@@ -308,6 +308,25 @@ class GivesUpOnASilentGuest(OurHost):
             self._send()
 
 
+class InformsEveryVersion(OurHost):
+    """Sends DM_INFO_MESSAGE to guests that do not know it."""
+
+    def sending(self, data: bytes) -> bytes:
+        if kind_of(data) == 4:
+            assert self.channel is not None
+            info = dm.InfoMessage(0, dm.INFO_TYPE_MAX_PAGE_CNT, bytes(8))
+            assert self.channel.send(dm.encode(info))
+        return data
+
+
+class UnplugsInSilence(OurHost):
+    """The guest finds out when nobody answers."""
+
+    def take_message(self) -> bytes | None:
+        message = super().take_message()
+        return None if message is not None and message[0] == 2 else message
+
+
 class HotAddsAfterNoMore(OurHost):
     """Takes "I add no more" for "not now"."""
 
@@ -383,6 +402,8 @@ CAUGHT_BY: dict[type[OurHost], str] = {
     DiesOfABodyTooMany: "gpadl-body-too-many",
     DiesOfAnAbsentProcessor: "contact-on-absent-vp",
     GivesUpOnASilentGuest: "late-answer",
+    InformsEveryVersion: "messages-of-the-version",
+    UnplugsInSilence: "rescind",
     HotAddsAfterNoMore: "hot-add-never-again",
     TakesNotNowForNever: "hot-add-not-now",
     HotAddsOffTheGuestsBoundary: "hot-add-on-a-boundary-of-128-MiB",

@@ -63,6 +63,9 @@ class ScriptedHost:
     def reset(self) -> None:
         raise NotImplementedError("a script has no reset")
 
+    def unplug(self) -> bool:
+        return False
+
     def actual_pages(self) -> int | None:
         return None
 

@@ -64,6 +64,9 @@ class HostUnderTest(Protocol):
     def reset(self) -> None:
         """Reset the machine: the guest begins anew and owns all of its memory."""
 
+    def unplug(self) -> bool:
+        """Take the device's offer back; False, and nothing done, if the host cannot."""
+
     def actual_pages(self) -> int | None:
         """The guest's size as the host tells it (QMP ``query-balloon``); None if it cannot be asked."""
 

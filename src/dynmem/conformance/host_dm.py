@@ -49,6 +49,28 @@ def _refused(host: HostUnderTest) -> None:
 
 
 @TABLE.case(
+    "messages-of-the-version",
+    DM,
+    "A guest of version 0.3 gets no DM_INFO_MESSAGE, which came with 1.0; what later ones get is sound.",
+    "dynmem-proto.h, dm_message_type: 0.3 up to 11, 1.0 up to 12, 2.0 up to 14",
+)
+def _messages_of_version(host: HostUnderTest) -> None:
+    guest = PlayedGuest(host).start(version=dm.DM_0_3)
+    guest.balloon(100)
+    guest.return_all()
+    host.advance(settle_ns(host))
+    guest.silent("unasked")
+    must(not guest.infos, f"information came, which version 0.3 does not know: {guest.infos}")
+    guest.close()
+    guest.open(first=100)
+    guest.restart()
+    guest.silent("with nothing to give back")
+    for kind, data in guest.infos:
+        largest = int.from_bytes(data, "little")
+        must(kind or largest >= host.boot_pages, f"its largest size is said to be {largest} pages")
+
+
+@TABLE.case(
     "version-last-refused",
     DM,
     "After its last attempt was refused, a guest is not asked for anything.",

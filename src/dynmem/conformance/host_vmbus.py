@@ -263,6 +263,28 @@ def _room(host: HostUnderTest) -> None:
 
 
 @TABLE.case(
+    "rescind",
+    VMBUS,
+    "An unplugged device is rescinded; the host leaves its rings alone, and takes RELID_RELEASED in silence.",
+    "Linux drivers/hv/channel_mgmt.c, vmbus_onoffer_rescind and hv_process_channel_removal",
+)
+def _rescind(host: HostUnderTest) -> None:
+    guest = PlayedGuest(host)
+    guest.start()
+    if not host.unplug():
+        raise NotApplicableError("the host cannot unplug the device")
+    answers = guest.take()
+    must(answers == [wire.RescindChannelOffer(guest.relid)], f"an unplugged device is told by {answers}")
+    host.set_target(host.boot_pages - 100)
+    host.advance(host.post_init_wait_ns)
+    guest.silent("over a rescinded channel")
+    answers = guest.ask(wire.RelidReleased(guest.relid))
+    must(not answers, f"RELID_RELEASED is answered by {answers}")
+    status = host.signal_event(guest.offer.connection_id, 0)
+    must(status == 18, f"a signal for a channel that is gone gives status {status}, not 18")
+
+
+@TABLE.case(
     "reset-forgets",
     VMBUS,
     "After a reset nothing of the old connection is left, and a new guest finds everything as at first.",

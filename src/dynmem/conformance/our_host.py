@@ -150,6 +150,12 @@ class OurHost:
         self.hot_add.added_pages = 0
         self.dm.reset(self.now)
 
+    def unplug(self) -> bool:
+        """Take the offer back."""
+        self.bus.rescind(next(iter(self.bus.channels.values())))
+        self._turn()
+        return True
+
     def actual_pages(self) -> int | None:
         """The guest's size."""
         return self.dm.actual_pages
