@@ -9,9 +9,11 @@ from bench.figures import Benchmark
 
 BENCHMARKS: Final = {  # name -> what it answers
     "balloon": "1 GiB out of an embedded guest and back through every layer, beside a bare loop",
+    "codec": "every dynamic memory message beside construct and dissect.cstruct; a whole handshake",
     "demo": "how soon dynmem demo shows a VM",
     "manager": "what an idle manager costs per VM and second",
     "memory": "resident memory of a VM's two processes without guest RAM",
+    "ring": "round trips over a ring between two processes, beside a socket",
     "status": "dynmem status, start to finish",
 }
 

@@ -25,7 +25,7 @@ def _until_line(command: list[str], prefix: str) -> float:
 
 def run() -> Iterator[Figure]:
     """The demonstration beside an interpreter that imports what it draws with."""
-    shown = _until_line([sys.executable, "-m", "dynmem", "demo", "--duration", "10"], "  batch")
+    shown = _until_line([sys.executable, "-m", "dynmem", "demo", "--duration", "10"], "  batch  load")
     bare = _until_line([sys.executable, "-c", "import numpy, rich.live, click; print('here')"], "here")
     yield Figure("dynmem demo, first VM in the table", shown, "s", at_most=5)
     yield Figure("an interpreter with its libraries", bare, "s")

@@ -71,7 +71,7 @@ def test_the_same_seed_moves_the_peaks_the_same_way() -> None:
 
 
 def test_the_page_holds_every_vm_and_reaches_for_nothing_outside(tmp_path: Path) -> None:
-    vms = {"web": VmSample(90 * MIB, 80 * MIB, 128 * MIB, 70 * MIB, "because")}
+    vms = {"web": VmSample(90 * MIB, 80 * MIB, 85 * MIB, 128 * MIB, 128 * MIB, 70 * MIB, "because")}
     samples = [Sample(index * NS_PER_S, 1 << 30, vms) for index in range(2000)]
     plot.write(tmp_path / "page.html", samples, summary(), "processes <only>")
     page = (tmp_path / "page.html").read_text()

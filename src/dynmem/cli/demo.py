@@ -1,5 +1,7 @@
 """`dynmem demo`: virtual machines share a budget while you watch."""
 
+import math
+import os
 import sys
 from pathlib import Path
 from typing import Self
@@ -9,9 +11,10 @@ import msgspec
 from rich.live import Live
 
 from dynmem.demo import plot, scenario, table
-from dynmem.demo.record import Sample
+from dynmem.demo.record import Sample, Summary
 from dynmem.demo.runner import Run
 from dynmem.demo.verdict import report, verdict
+from dynmem.errors import DynmemError
 from dynmem.lab.qemu import Accelerator
 from dynmem.units import NS_PER_S
 
@@ -35,6 +38,37 @@ QEMU_NOTE = (
 )
 PRINT_EVERY_NS = NS_PER_S
 QEMU_DURATION_S = 90.0
+SECONDS_MIN = 5
+SECONDS_MAX = 86400
+
+
+class Seconds(click.ParamType[float]):
+    """How long the demonstration runs: a number of seconds that ends."""
+
+    name = "seconds"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Refuse what is no number, too little, or without end."""
+        try:
+            seconds = float(str(value))
+        except ValueError:
+            seconds = math.nan
+        if not SECONDS_MIN <= seconds <= SECONDS_MAX:
+            self.fail(f"{value} is not a number of seconds from {SECONDS_MIN} to {SECONDS_MAX}", param, ctx)
+        return seconds
+
+
+class NewFile(click.ParamType[Path]):
+    """A file that can be written: its folder is looked at before anything starts."""
+
+    name = "file"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """Refuse a folder that is not there or not ours to write in."""
+        path = Path(str(value))
+        if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+            self.fail(f"{path} cannot be written: name a file in a folder that is there", param, ctx)
+        return path
 
 
 class _Screen:
@@ -66,22 +100,24 @@ class _Screen:
                 (member.name, run.backends[member.name], member.maximum_bytes)
                 for member in run.scenario.members
             ]
-            picture = table.render(sample, members, budget, run.elapsed_s, duration, self._note)
-            self._live.update(picture, refresh=True)
+            heading = table.header(sample, budget, run.elapsed_s, duration)
+            width = self._live.console.width
+            self._live.update(table.render(sample, members, heading, self._note, width), refresh=True)
         elif not self._quiet and sample.at_ns - self._printed_ns >= PRINT_EVERY_NS:
             self._printed_ns = sample.at_ns
             click.echo(table.header(sample, budget, run.elapsed_s, duration))
-            for name, vm in sample.vms.items():
-                click.echo(table.line(name, vm))
+            for member in run.scenario.members:
+                vm = sample.vms.get(member.name)
+                click.echo(table.line(member.name, vm) if vm else f"  {member.name:<6} not started yet")
 
 
 @click.command(epilog=EPILOG)
-@click.option("--duration", type=click.FloatRange(min=5), help="Seconds (60; with --qemu 90).")
+@click.option("--duration", type=Seconds(), help=f"Seconds, {SECONDS_MIN} or more (60; with --qemu 90).")
 @click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True, help="Moves the peaks.")
 @click.option("--static", is_flag=True, help="No manager: each VM is fixed at its share of the budget.")
 @click.option("--qemu", is_flag=True, help="Two of the guests are real Linux under QEMU.")
 @click.option("--json", "as_json", is_flag=True, help="Print only the summary, as JSON.")
-@click.option("--plot", "plot_path", type=click.Path(dir_okay=False, path_type=Path), help="Write a page.")
+@click.option("--plot", "plot_path", type=NewFile(), help="Write a page with every VM's memory over time.")
 def demo(
     duration: float | None, seed: int, static: bool, qemu: bool, as_json: bool, plot_path: Path | None
 ) -> int:
@@ -101,18 +137,22 @@ def demo(
     )
     with _Screen(note, quiet=as_json) as screen:
         summary = run.execute(screen.show)
-    if plot_path is not None:
-        plot.write(plot_path, run.samples, summary, note)
     code, complaints = verdict(summary)
-    if as_json:
-        click.echo(msgspec.json.encode(summary))
-    else:
-        click.echo(report(summary))
-        if plot_path is not None:
-            click.echo(f"  plot            {plot_path}")
+    click.echo(msgspec.json.encode(summary) if as_json else report(summary))
+    if plot_path is not None:
+        _write_plot(plot_path, run, summary, note, quiet=as_json)
     for complaint in complaints:
         click.echo(f"dynmem: {complaint}", err=True)
     return code
+
+
+def _write_plot(path: Path, run: Run, summary: Summary, note: str, *, quiet: bool) -> None:
+    try:
+        plot.write(path, run.samples, summary, note)
+    except OSError as error:
+        raise DynmemError(f"--plot {path}: cannot be written: {error.strerror}") from None
+    if not quiet:
+        click.echo(f"  plot            {path}")
 
 
 def _accelerator(quiet: bool) -> Accelerator:

@@ -12,7 +12,9 @@ class VmSample(msgspec.Struct, frozen=True):
 
     wanted: int  # what its load asks for now
     held: int  # what its load has
-    assigned: int  # what the manager (or the fixed share) lets it use; 0 before it is there
+    demand: int  # what the manager takes the guest's demand to be; 0 while it does not know
+    assigned: int  # what the VM may use now; 0 before it is there
+    planned: int  # what the manager's plan gives it
     resident: int  # the host's own figure: st_blocks of its RAM
     reason: str  # the manager's sentence
 

@@ -61,7 +61,9 @@ class _Account:
         self.guest = guest
         self.report: LoadReport | None = None
         self.unmet = UnmetDemand()
+        self.demand = 0
         self.assigned = 0
+        self.planned = 0
         self.reason = ""
         self.pages_moved = 0
         self.wrong_bytes = 0
@@ -207,6 +209,8 @@ class Run:
             account = self._accounts[vm["name"]]
             if account.guest.member.name in self._started:
                 account.assign(vm.get("actual_bytes") or 0, vm["reason"])
+                account.demand = vm.get("demand_bytes") or 0
+                account.planned = vm.get("planned_bytes") or account.assigned
 
     def _sample(self) -> Sample:
         now_ns = int(self.elapsed_s * NS_PER_S)
@@ -219,7 +223,9 @@ class Run:
             vms[name] = VmSample(
                 wanted=report.wanted_bytes if report else 0,
                 held=report.held_bytes if report else 0,
+                demand=account.demand,
                 assigned=account.assigned,
+                planned=account.planned or account.assigned,
                 resident=self._sampler.resident_bytes(name),
                 reason=account.reason,
             )

@@ -1,15 +1,19 @@
 """The live table of the demonstration: budget, host, and for each VM what it wants, has and why."""
 
 from collections.abc import Sequence
+from typing import Final
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from dynmem.demo.record import Sample, VmSample
-from dynmem.units import format_size
+from dynmem.units import MIB, format_size
 
-BAR_CELLS = 16
+BAR_CELLS: Final = 20
+BAR_FROM_COLUMNS: Final = 96  # a narrower terminal shows the table without the bars
+COLUMNS: Final = ("load wants", "load has", "demand", "assigned", "resident")
 
 
 def _bar(size: int, maximum: int) -> str:
@@ -18,57 +22,59 @@ def _bar(size: int, maximum: int) -> str:
 
 
 def _mib(size: int) -> str:
-    return f"{size >> 20}"
+    return f"{size // MIB}"
+
+
+def _assigned(vm: VmSample) -> str:
+    """What it has, and where it is going when the plan says something else."""
+    moving = abs(vm.planned - vm.assigned) >= 2 * MIB
+    return f"{_mib(vm.assigned)} → {_mib(vm.planned)}" if moving else _mib(vm.assigned)
 
 
 def header(sample: Sample, budget: int, elapsed_s: float, duration_s: float) -> str:
     """The line above the table."""
     return (
         f"{elapsed_s:5.1f} of {duration_s:.0f} s   budget {format_size(budget)}, resident"
-        f" {sample.resident >> 20} MiB   host available {format_size(sample.host_available)}"
+        f" {_mib(sample.resident)} MiB   host available {format_size(sample.host_available)}"
     )
 
 
 def line(name: str, vm: VmSample) -> str:
     """One VM as a line, where there is no terminal to draw a table on."""
     return (
-        f"  {name:<8} wants {_mib(vm.wanted):>5}  has {_mib(vm.held):>5}  assigned {_mib(vm.assigned):>5}"
-        f"  resident {_mib(vm.resident):>5} MiB  {vm.reason}"
+        f"  {name:<6} load wants {_mib(vm.wanted):>4}, has {_mib(vm.held):>4}; demand {_mib(vm.demand):>4},"
+        f" assigned {_assigned(vm):>11}, resident {_mib(vm.resident):>4} MiB; {vm.reason}"
     )
 
 
 def render(
     sample: Sample,
     members: Sequence[tuple[str, str, int]],
-    budget: int,
-    elapsed_s: float,
-    duration_s: float,
+    heading: str,
     note: str,
+    width: int,
 ) -> RenderableType:
-    """The table of one moment; `members` are (name, backend, maximum bytes)."""
-    table = Table(expand=False, pad_edge=False)
-    for heading in ("VM", "guest"):
-        table.add_column(heading, no_wrap=True)
-    for heading in ("wants", "has", "assigned", "resident"):
-        table.add_column(f"{heading}\nMiB", justify="right", no_wrap=True)
-    table.add_column(f"resident of maximum\n{'':{BAR_CELLS}}", no_wrap=True)
-    table.add_column("reason", ratio=1)
-    for name, backend, maximum in members:
+    """The table of one moment, at most `width` columns; `members` are (name, guest, maximum bytes).
+
+    The reasons stand below it, a line each, cut where the terminal ends.
+    """
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("VM", no_wrap=True)
+    for name in COLUMNS:
+        table.add_column(f"{name}\nMiB", justify="right", no_wrap=True)
+    bars = width >= BAR_FROM_COLUMNS
+    if bars:
+        table.add_column("resident of maximum", no_wrap=True)
+    reasons = []
+    for name, guest, maximum in members:
         vm = sample.vms.get(name)
         if vm is None:
-            table.add_row(name, backend, "", "", "", "", "", "not started yet")
+            table.add_row(name, *[""] * len(COLUMNS))
+            reasons.append(f"{name} ({guest}): not started yet")
             continue
-        short = vm.wanted > vm.held
-        table.add_row(
-            name,
-            backend,
-            _mib(vm.wanted),
-            Text(_mib(vm.held), style="bold red" if short else ""),
-            _mib(vm.assigned),
-            _mib(vm.resident),
-            _bar(vm.resident, maximum),
-            vm.reason,
-        )
-    return Group(
-        Text(header(sample, budget, elapsed_s, duration_s), style="bold"), table, Text(note, style="dim")
-    )
+        held = Text(_mib(vm.held), style="bold red" if vm.wanted > vm.held else "")
+        cells = [name, _mib(vm.wanted), held, _mib(vm.demand), _assigned(vm), _mib(vm.resident)]
+        table.add_row(*cells, *([_bar(vm.resident, maximum)] if bars else []))
+        reasons.append(f"{name} ({guest}): {vm.reason}")
+    lines = [Text(text, no_wrap=True, overflow="ellipsis") for text in reasons]
+    return Group(Text(note, style="dim"), Text(heading, style="bold"), table, *lines)
