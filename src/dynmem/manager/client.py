@@ -93,6 +93,9 @@ def _unreachable(path: Path, error: OSError) -> DynmemError:
             " or name its socket with --socket"
         )
     if isinstance(error, ConnectionRefusedError):
-        held = "left by a manager that was killed" if stat.S_ISSOCK(path.stat().st_mode) else "not a socket"
-        return UnreachableError(f"no manager answers at {path} ({held}): start `dynmem run` again")
+        if not stat.S_ISSOCK(path.stat().st_mode):
+            return UnreachableError(f"{path} is not a socket: name the manager's socket with --socket")
+        return UnreachableError(
+            f"no manager answers at {path} (left by one that was killed): start `dynmem run` again"
+        )
     return UnreachableError(f"no manager answers at {path} ({error}): start `dynmem run`")

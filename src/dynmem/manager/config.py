@@ -28,26 +28,29 @@ import re
 import tomllib
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, get_args
 
 import msgspec
 
 from dynmem.errors import ConfigError
-from dynmem.limits import MANAGER_CONFIG_BYTES_MAX, MANAGER_NAME_MAX, MANAGER_VMS_MAX
+from dynmem.limits import (
+    MANAGER_CONFIG_BYTES_MAX,
+    MANAGER_NAME_MAX,
+    MANAGER_VMS_MAX,
+    UNIX_PATH_BYTES_MAX,
+    WEIGHT_MAX,
+)
 from dynmem.manager.client import default_socket, default_state
-from dynmem.manager.facts import ManagerSettings, VmConfig
+from dynmem.manager.facts import ManagerSettings, Mode, Priority, VmConfig
 from dynmem.units import MIB, NS_PER_MS, NS_PER_S, PAGE_SIZE, format_size, parse_duration, parse_size
 
 PERIOD_NS_MIN: Final = 100 * NS_PER_MS
 PERIOD_NS_MAX: Final = 3600 * NS_PER_S
-SOCKET_PATH_BYTES_MAX: Final = 107  # sockaddr_un.sun_path without its final zero, unix(7)
 MINIMUM_BYTES_MIN: Final = 16 * MIB  # no guest we know of lives below
 BUFFER_PERCENT_MAX: Final = 1000
 _NAME: Final = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{MANAGER_NAME_MAX - 1}}}")
 
 Size = str | int
-Mode = Literal["observe", "enforce"]
-Priority = Literal["low", "normal", "high"]
 
 
 class _Host(msgspec.Struct, forbid_unknown_fields=True):
@@ -150,6 +153,17 @@ def _parsed(path: Path) -> dict[str, object]:
 _WHERE: Final = re.compile(r"^(?P<what>.*?)(?: - at `\$(?P<path>[^`]*)`)?$", re.DOTALL)
 _UNKNOWN: Final = re.compile(r"Object contains unknown field `(?P<key>[^`]*)`")
 _MISSING: Final = re.compile(r"Object missing required field `(?P<key>[^`]*)`")
+_ENUM: Final = re.compile(r"Invalid enum value '(?P<value>[^']*)'")
+_WORDS: Final = {"mode": get_args(Mode), "priority": get_args(Priority)}
+_KINDS: Final = {  # msgspec's names of types in words of TOML
+    "int": "a whole number without quotes",
+    "float": "a number",
+    "str": "text in quotes",
+    "bool": "true or false",
+    "array": "a list",
+    "object": "a table",
+    "null": "nothing",
+}
 
 
 def _typed(path: Path, raw: dict[str, object]) -> _File:
@@ -173,8 +187,24 @@ def _explain(message: str, raw: dict[str, object]) -> str:
         hint = f"did you mean {close[0]!r}?" if close else f"known here are {', '.join(known)}"
         return f"{_joined(place, key)}: unknown key: {hint}"
     if missing := _MISSING.match(what):
-        return f"{_joined(place, missing['key'])}: missing: add {missing['key']} = ..."
-    return f"{place or 'the file'}: {what[0].lower()}{what[1:]}"
+        key = missing["key"]
+        add = f"a [{key}] table" if not place and key in _TABLES else f"{key} = ..."
+        return f"{_joined(place, key)}: missing: add {add}"
+    return f"{place or 'the file'}: {_mistyped(what, where.rsplit('.', 1)[-1])}"
+
+
+def _mistyped(what: str, key: str) -> str:
+    """A value of the wrong kind, in words of TOML."""
+    if value := _ENUM.match(what):
+        words = _WORDS[key]
+        close = difflib.get_close_matches(value["value"], words, 1)
+        hint = f": did you mean {close[0]!r}?" if close else ""
+        return f"{value['value']!r} is not one of {', '.join(words)}{hint}"
+    expected, _, got = what.removeprefix("Expected ").partition(", got ")
+    kinds = [_KINDS.get(kind, kind) for kind in re.findall(r"\w+", expected)]
+    if kinds == [_KINDS["array"]] and key == "vm":
+        return "is one table: write [[vm]], with two brackets, once for each VM"
+    return f"is {_KINDS.get(got.strip('`'), got)}: write {' or '.join(kinds)}"
 
 
 def _joined(place: str, key: str) -> str:
@@ -263,8 +293,8 @@ def _absolute(fail: _Fail, key: str, text: str) -> Path:
 
 def _socket_path(fail: _Fail, key: str, text: str) -> Path:
     path = _absolute(fail, key, text)
-    if len(text.encode()) > SOCKET_PATH_BYTES_MAX:
-        raise fail(key, f"longer than the {SOCKET_PATH_BYTES_MAX} bytes of a socket's path: shorten it")
+    if len(text.encode()) > UNIX_PATH_BYTES_MAX:
+        raise fail(key, f"longer than the {UNIX_PATH_BYTES_MAX} bytes of a socket's path: shorten it")
     return path
 
 
@@ -293,8 +323,8 @@ def _vm(fail: _Fail, index: int, vm: _Vm, room: int) -> VmConfig:
         )
     if not 0 <= vm.buffer <= BUFFER_PERCENT_MAX:
         raise fail(f"{place}.buffer", f"{vm.buffer} is outside 0 to {BUFFER_PERCENT_MAX} percent")
-    if not 1 <= vm.weight <= 10_000:
-        raise fail(f"{place}.weight", f"{vm.weight} is outside 1 to 10000")
+    if not 1 <= vm.weight <= WEIGHT_MAX:
+        raise fail(f"{place}.weight", f"{vm.weight} is outside 1 to {WEIGHT_MAX}")
     return VmConfig(
         name=vm.name,
         minimum_bytes=minimum,

@@ -234,7 +234,7 @@ def _listening_socket(path: Path) -> socket.socket:
         )
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.parent.mkdir(mode=0o700, exist_ok=True)  # one folder, not a tree of them for a mistyped path
         _clear(path)
         listener.bind(str(path))
         path.chmod(0o600)
