@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dynmem.units import GIB, MIB, format_size, parse_duration, parse_size
+from dynmem.units import GIB, MIB, format_pages, format_size, pages_covering, parse_duration, parse_size
 
 
 @pytest.mark.parametrize(
@@ -42,3 +42,8 @@ def test_a_written_size_reads_back_within_its_two_decimals(size: int) -> None:
 )
 def test_a_duration_is_read_into_nanoseconds(text: str, ns: int) -> None:
     assert parse_duration(text) == ns
+
+
+def test_pages_cover_a_size_to_the_last_byte() -> None:
+    assert [pages_covering(size) for size in (0, 1, 4096, 4097)] == [0, 1, 1, 2]
+    assert format_pages(pages_covering(512 * MIB)) == "512 MiB"

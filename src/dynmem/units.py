@@ -65,3 +65,13 @@ def parse_duration(text: str) -> int:
 def pages_of(size: int) -> int:
     """Whole pages of 4 KiB in `size` bytes, rounded down."""
     return size >> PAGE_SHIFT
+
+
+def pages_covering(size: int) -> int:
+    """Whole pages of 4 KiB that hold `size` bytes, rounded up."""
+    return -(-size // PAGE_SIZE)
+
+
+def format_pages(pages: int) -> str:
+    """Pages of 4 KiB as people read them: ``512 MiB``."""
+    return format_size(pages << PAGE_SHIFT)

@@ -12,6 +12,7 @@ import msgspec
 from dynmem.manager.record import Record
 from dynmem.manager.safeguards import band_pages, cushion_pages
 from dynmem.policy import HUGE_PAGES, LEVELS, Decision, Vm, fill, level_tops
+from dynmem.units import pages_of
 
 ALREADY_HELD = "no grant: it holds this much already"
 SHORT_LEVELS = 7  # the floor and the first rows of LEVELS: demand and buffers of three priorities
@@ -71,7 +72,7 @@ def shrink_target(candidate: Candidate, *, cushion: bool) -> int:
     if not candidate.may_shrink:
         return candidate.held
     if cushion and demand is not None and actual is not None:
-        given = max(0, (demand.available_bytes >> 12) - cushion_pages(actual))
+        given = max(0, pages_of(demand.available_bytes) - cushion_pages(actual))
         keeps = -(-(actual - given) // HUGE_PAGES) * HUGE_PAGES
         target = max(target, keeps)
     return min(target, candidate.held)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import msgspec
 
 from dynmem.manager.facts import HostFacts, ManagerSettings
-from dynmem.units import PAGE_SIZE, format_size, pages_of
+from dynmem.units import format_pages, pages_covering, pages_of
 
 
 class Charge(msgspec.Struct, frozen=True, gc=False):
@@ -65,17 +65,18 @@ class MeasuredFree(msgspec.Struct, frozen=True):
     @property
     def text(self) -> str:
         """The deciding term in words, and the other one's sum."""
-        slush, reserved = _size(self.slush_pages), _size(self.reserved_pages)
+        slush, reserved = format_pages(self.slush_pages), format_pages(self.reserved_pages)
+        free = format_pages(self.pages)
         if self.deciding == "budget":
             return (
-                f"{_size(self.pages)} measured free by the budget: {_size(self.budget_pages)} − slush "
-                f"{slush} − held or promised {_size(self.held_pages)} − reserved {reserved} "
-                f"(the host's term says {_size(self.host_term)})"
+                f"{free} measured free by the budget: {format_pages(self.budget_pages)} − slush {slush} "
+                f"− held or promised {format_pages(self.held_pages)} − reserved {reserved} "
+                f"(the host's term says {format_pages(self.host_term)})"
             )
         return (
-            f"{_size(self.pages)} measured free by the host: available {_size(self.available_pages)} − slush "
-            f"{slush} − granted and untouched {_size(self.untouched_pages)} − reserved {reserved} "
-            f"(the budget's term says {_size(self.budget_term)})"
+            f"{free} measured free by the host: available {format_pages(self.available_pages)} − slush "
+            f"{slush} − granted and untouched {format_pages(self.untouched_pages)} − reserved {reserved} "
+            f"(the budget's term says {format_pages(self.budget_term)})"
         )
 
 
@@ -97,13 +98,9 @@ def measure(
     """Add up both terms."""
     return MeasuredFree(
         budget_pages=pages_of(settings.budget_bytes),
-        slush_pages=-(-settings.slush_bytes // PAGE_SIZE),
+        slush_pages=pages_covering(settings.slush_bytes),
         held_pages=sum(each.held for each in charges),
         available_pages=pages_of(host.mem_available_bytes),
         untouched_pages=sum(each.untouched for each in charges),
         reserved_pages=reserved_pages,
     )
-
-
-def _size(pages: int) -> str:
-    return format_size(pages * PAGE_SIZE)

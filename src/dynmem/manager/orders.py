@@ -9,7 +9,7 @@ from dynmem.manager.changes import ALREADY_HELD, Candidate, Change
 from dynmem.manager.claims import Claims
 from dynmem.manager.measured import MeasuredFree
 from dynmem.manager.record import Record
-from dynmem.units import PAGE_SIZE, format_size
+from dynmem.units import format_pages, format_size
 
 
 class Orders(msgspec.Struct, frozen=True):
@@ -28,10 +28,11 @@ class Orders(msgspec.Struct, frozen=True):
         if target > decision.target_pages:
             demand = candidate.record.facts.demand
             spare = format_size(demand.available_bytes) if demand else "nothing"
-            limit = f"; {_size(decision.target_pages)} was planned, but the guest has only {spare} available"
+            planned = format_pages(decision.target_pages)
+            limit = f"; {planned} was planned, but the guest has only {spare} available"
         if self.enforced:
             candidate.record.set_target(target, self.now_ns)
-        return Change(candidate.record, target, f"shrunk to {_size(target)}: {decision.reason}{limit}")
+        return Change(candidate.record, target, f"shrunk to {format_pages(target)}: {decision.reason}{limit}")
 
     def grant(self, candidate: Candidate, target: int) -> Change:
         """Give a larger size, out of what is measured free or what the VM holds already."""
@@ -39,10 +40,13 @@ class Orders(msgspec.Struct, frozen=True):
         paid = max(0, target - candidate.claim)
         self.book(candidate.record, target, checked=self.checked)
         left = decision.wanted_pages - target
-        waits = f"; {_size(left)} more when others have given" if left > 0 else ""
-        measurement = f"{_size(paid)} of {self.free.text}" if paid else ALREADY_HELD
+        waits = f"; {format_pages(left)} more when others have given" if left > 0 else ""
+        measurement = f"{format_pages(paid)} of {self.free.text}" if paid else ALREADY_HELD
         return Change(
-            candidate.record, target, f"grown to {_size(target)}: {decision.reason}{waits}", measurement
+            candidate.record,
+            target,
+            f"grown to {format_pages(target)}: {decision.reason}{waits}",
+            measurement,
         )
 
     def book(self, record: Record, target: int, *, checked: bool) -> None:
@@ -50,7 +54,3 @@ class Orders(msgspec.Struct, frozen=True):
         if self.enforced:
             self.claims.grant(record, target, checked=checked)
             record.set_target(target, self.now_ns)
-
-
-def _size(pages: int) -> str:
-    return format_size(pages * PAGE_SIZE)

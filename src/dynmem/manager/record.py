@@ -8,7 +8,7 @@ import msgspec
 
 from dynmem.manager.facts import VmConfig, VmFacts
 from dynmem.manager.safeguards import PROGRESS_PAGES
-from dynmem.units import pages_of
+from dynmem.units import pages_covering, pages_of
 
 
 class Stopped(msgspec.Struct):
@@ -97,7 +97,7 @@ class Record(msgspec.Struct):
         """The least it may have: the operator's minimum or the guest's own floor."""
         demand = self.facts.demand
         floor = max(self.config.minimum_bytes, demand.floor_bytes if demand else 0)
-        return min((floor + 4095) >> 12, self.maximum_pages)
+        return min(pages_covering(floor), self.maximum_pages)
 
     @property
     def assigned_pages(self) -> int:
@@ -108,7 +108,7 @@ class Record(msgspec.Struct):
     def resident_pages(self) -> int | None:
         """What the host measured, rounded up."""
         resident = self.facts.resident_bytes
-        return None if resident is None else (resident + 4095) >> 12
+        return None if resident is None else pages_covering(resident)
 
     @property
     def known_overhead_pages(self) -> int:

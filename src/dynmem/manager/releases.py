@@ -15,7 +15,7 @@ from dynmem.manager.record import Record
 from dynmem.manager.safeguards import RELEASE_PERIODS
 from dynmem.manager.standing import Standing
 from dynmem.policy import HUGE_PAGES
-from dynmem.units import PAGE_SIZE, format_size
+from dynmem.units import format_pages
 
 
 class Releases:
@@ -78,22 +78,18 @@ class Releases:
 def _raise(record: Record, missing: int, free: int, measurement: str, *, patient: bool) -> Change | None:
     boot = record.boot_pages
     if missing == 0:
-        return Change(record, boot, f"released: given all of its {_size(boot)} back", ALREADY_HELD)
+        return Change(record, boot, f"released: given all of its {format_pages(boot)} back", ALREADY_HELD)
     if missing <= free:
-        reason = f"released: given all of its {_size(boot)} back"
-        return Change(record, boot, reason, f"{_size(missing)} of {measurement}")
+        reason = f"released: given all of its {format_pages(boot)} back"
+        return Change(record, boot, reason, f"{format_pages(missing)} of {measurement}")
     if not patient:
         reason = (
-            f"released: given all of its {_size(boot)} back by the operator's order, "
-            f"{_size(missing - free)} of it beyond what the budget covers"
+            f"released: given all of its {format_pages(boot)} back by the operator's order, "
+            f"{format_pages(missing - free)} of it beyond what the budget covers"
         )
         return Change(record, boot, reason, f"operator's order; {measurement}")
     target = (boot - missing + free) // HUGE_PAGES * HUGE_PAGES
     if target <= (record.target_pages or 0):
         return None
-    reason = f"released: {_size(target)} of {_size(boot)} now, the rest when others have given"
-    return Change(record, target, reason, f"{_size(free)} of {measurement}")
-
-
-def _size(pages: int) -> str:
-    return format_size(pages * PAGE_SIZE)
+    reason = f"released: {format_pages(target)} of {format_pages(boot)} now, the rest when others have given"
+    return Change(record, target, reason, f"{format_pages(free)} of {measurement}")

@@ -14,7 +14,7 @@ import msgspec
 from dynmem.limits import API_RESERVATIONS_MAX
 from dynmem.manager.claims import Claims
 from dynmem.manager.results import Reservation, ReservationState
-from dynmem.units import PAGE_SIZE, format_size
+from dynmem.units import PAGE_SIZE, format_pages
 
 TAKEN_OVER: Final = "taken over by the VM"
 NO_SUCH: Final = "there is no reservation of that name"
@@ -116,17 +116,13 @@ class Reservations:
                 continue
             if left >= 0:
                 entry.state = "ready"
-                entry.reason = f"{_size(self._claims.reserved(entry.name))} measured free and held"
+                entry.reason = f"{format_pages(self._claims.reserved(entry.name))} measured free and held"
                 lines.append(f"reservation {entry.name}: ready, {entry.reason}")
             else:
-                entry.reason = f"{_size(-left)} more have to be given by others"
+                entry.reason = f"{format_pages(-left)} more have to be given by others"
         return lines
 
     def view(self, entry: Entry) -> Reservation:
         """What a caller sees."""
         size = self._claims.reserved(entry.name) * PAGE_SIZE
         return Reservation(entry.name, size, entry.deadline_ns, entry.state, entry.reason)
-
-
-def _size(pages: int) -> str:
-    return format_size(pages * PAGE_SIZE)

@@ -8,7 +8,7 @@ from dynmem.manager.measured import Charge, charge
 from dynmem.manager.record import Excess, Record
 from dynmem.manager.safeguards import EQUAL_SWEEPS, Safeguards, stall_ns
 from dynmem.manager.standing import fresh_report
-from dynmem.units import PAGE_SIZE, format_size, pages_of
+from dynmem.units import format_pages, pages_of
 
 
 class Roster:
@@ -75,7 +75,7 @@ class Roster:
             freed = self._claims.end(vm.name)
             del self._records[vm.name]
             record = None
-            lines.append(f"{vm.name}: gone, {_size(freed)} freed")
+            lines.append(f"{vm.name}: gone, {format_pages(freed)} freed")
         if record is None and vm.incarnation:
             self._begin(vm, now_ns)
         return lines
@@ -105,7 +105,9 @@ class Roster:
             record.boot_pages = pages_of(vm.boot_bytes)
         if vm.resets != record.resets:
             self._reset(record, vm, now_ns)
-            lines.append(f"{vm.name}: reset, counts {_size(self._claims.pages(vm.name))} until it reports")
+            lines.append(
+                f"{vm.name}: reset, counts {format_pages(self._claims.pages(vm.name))} until it reports"
+            )
         record.see_actual(now_ns)
         record.see_demand(now_ns, believe_all=not self._safeguards.fresh_demand)
         self._settle(record)
@@ -146,7 +148,3 @@ class Roster:
 def _unseen(record: Record) -> VmFacts:
     """A VM that a sweep says nothing about is silent: it is not known to be gone."""
     return VmFacts(record.name, record.incarnation, SILENT, resets=record.resets)
-
-
-def _size(pages: int) -> str:
-    return format_size(pages * PAGE_SIZE)

@@ -10,7 +10,7 @@ from dynmem.manager.changes import ALREADY_HELD, Change
 from dynmem.manager.facts import ManagerSettings
 from dynmem.manager.record import Record, Stopped
 from dynmem.manager.safeguards import RETRY_FIRST_PERIODS, RETRY_LONGEST_NS, band_pages, stall_ns
-from dynmem.units import NS_PER_S, PAGE_SIZE, format_size
+from dynmem.units import NS_PER_S, format_pages
 
 
 def find_stall(record: Record, now_ns: int, settings: ManagerSettings) -> Change | None:
@@ -31,7 +31,7 @@ def find_stall(record: Record, now_ns: int, settings: ManagerSettings) -> Change
     pause = 2 * before.pause_ns if before else RETRY_FIRST_PERIODS * settings.period_ns
     pause = min(pause, RETRY_LONGEST_NS)
     stop = Stopped(actual, record.demand_pages, now_ns + pause, pause)
-    size, asked, wait = _size(actual), _size(target), pause // NS_PER_S
+    size, asked, wait = format_pages(actual), format_pages(target), pause // NS_PER_S
     if giving:
         record.stopped = stop
         reason = (
@@ -57,7 +57,3 @@ def forgive(record: Record, now_ns: int, *, somebody_is_short: bool) -> None:
             stopped.at_pages = 0
     if declined is not None and now_ns >= declined.retry_at_ns:
         declined.at_pages = record.maximum_pages
-
-
-def _size(pages: int) -> str:
-    return format_size(pages * PAGE_SIZE)

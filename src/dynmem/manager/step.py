@@ -22,7 +22,7 @@ from dynmem.manager.stalls import find_stall, forgive
 from dynmem.manager.standing import Moment, Standing, standing_of
 from dynmem.manager.status import Seen, emergency_lines, status_of
 from dynmem.policy import Plan, Snapshot, Vm, least_pages, plan
-from dynmem.units import PAGE_SIZE, format_size, pages_of
+from dynmem.units import PAGE_SIZE, format_pages, pages_covering, pages_of
 
 __all__ = ["Manager", "Reservation", "ReservationState", "SetBalloon", "StepResult"]
 
@@ -105,7 +105,7 @@ class Manager:
 
     def reserve(self, name: str, size_bytes: int, now_ns: int, deadline_ns: int) -> Reservation:
         """Keep room for a VM about to start, until the deadline or until it is there and has reported."""
-        size = -(-size_bytes // PAGE_SIZE)
+        size = pages_covering(size_bytes)
         refusal = self._refusal(name, size, now_ns, deadline_ns)
         if refusal:
             if name not in self._reservations:  # what was promised before stays promised
@@ -155,9 +155,9 @@ class Manager:
         most = limit_pages(self.settings.budget_bytes, self.settings.slush_bytes) - floors - others
         if size > most:
             return (
-                f"{_size(size)} can't be made free: without slush, the floors of the VMs that are there "
-                f"({_size(floors)}) and other reservations ({_size(others)}) the budget leaves "
-                f"{_size(max(0, most))}"
+                f"{format_pages(size)} can't be made free: without slush, the floors of the VMs that are "
+                f"there ({format_pages(floors)}) and other reservations ({format_pages(others)}) the budget "
+                f"leaves {format_pages(max(0, most))}"
             )
         return ""
 
@@ -366,7 +366,3 @@ def _line(change: Change) -> str:
     return f"{change.record.name}: {change.reason}" + (
         f" [{change.measurement}]" if change.measurement else ""
     )
-
-
-def _size(pages: int) -> str:
-    return format_size(pages * PAGE_SIZE)

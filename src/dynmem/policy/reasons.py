@@ -10,7 +10,7 @@ from typing import Final, Self
 import msgspec
 
 from dynmem.policy.types import Vm
-from dynmem.units import PAGE_SIZE, format_size
+from dynmem.units import format_pages
 
 WHO_GIVES: Final = {
     "": "everything fits",
@@ -49,7 +49,7 @@ class Division(msgspec.Struct, frozen=True, gc=False):
             missing = [pages - vm.held_pages for vm, pages in zip(vms, sizes, strict=True)]
             most = max(missing, default=0)
             if most > 0:
-                return cls(cut, vms[missing.index(most)], f"needs {size(most)} more{of_what}")
+                return cls(cut, vms[missing.index(most)], f"needs {format_pages(most)} more{of_what}")
         return cls(cut, None, "")
 
 
@@ -66,22 +66,17 @@ def reason_for(outcome: Outcome, division: Division) -> str:
     return "; ".join(parts)
 
 
-def size(pages: int) -> str:
-    """Pages as people read them."""
-    return format_size(pages * PAGE_SIZE)
-
-
 def _arithmetic(outcome: Outcome) -> str:
     """Where the wanted size comes from, and what is short of it or above it."""
     vm, wanted, target = outcome.vm, outcome.wanted_pages, outcome.target_pages
     if wanted == vm.floor_pages:
-        text = f"floor {size(wanted)} (demand {size(vm.demand_pages)})"
+        text = f"floor {format_pages(wanted)} (demand {format_pages(vm.demand_pages)})"
     elif wanted == vm.maximum_pages:
-        text = f"maximum {size(wanted)} (demand {size(vm.demand_pages)})"
+        text = f"maximum {format_pages(wanted)} (demand {format_pages(vm.demand_pages)})"
     else:
-        text = f"demand {size(vm.demand_pages)} + {vm.buffer_percent} % = {size(wanted)}"
+        text = f"demand {format_pages(vm.demand_pages)} + {vm.buffer_percent} % = {format_pages(wanted)}"
     if target < wanted:
-        return f"{text}, {size(wanted - target)} short"
+        return f"{text}, {format_pages(wanted - target)} short"
     if target > wanted:
-        return f"{text}, {size(target - wanted)} headroom"
+        return f"{text}, {format_pages(target - wanted)} headroom"
     return text

@@ -11,7 +11,7 @@ from dynmem.manager.facts import Facts, ManagerSettings
 from dynmem.manager.results import SetBalloon, StepResult
 from dynmem.manager.step import Manager
 from dynmem.sim.guest import Guest
-from dynmem.units import PAGE_SIZE, format_size, pages_of
+from dynmem.units import PAGE_SIZE, format_pages, pages_of
 
 
 class InvariantError(Exception):
@@ -44,7 +44,8 @@ class Invariants:
         resident = sum(guest.resident for guest in guests.values())
         if self._controlled and resident > self._budget:
             raise InvariantError(
-                f"tick {now}: the VMs hold {_size(resident)}, the budget is {_size(self._budget)}"
+                f"tick {now}: the VMs hold {format_pages(resident)}, "
+                f"the budget is {format_pages(self._budget)}"
             )
         for name, guest in guests.items():
             if not 0 <= guest.size <= guest.boot:
@@ -52,7 +53,8 @@ class Invariants:
             incarnation, covered = self._covered.get(name, ("", 0))
             if incarnation == guest.incarnation and guest.resident > covered:
                 raise InvariantError(
-                    f"tick {now}: {name} holds {_size(guest.resident)}, {_size(covered)} was counted for it"
+                    f"tick {now}: {name} holds {format_pages(guest.resident)}, "
+                    f"{format_pages(covered)} was counted for it"
                 )
 
     def before_commands(self, facts: Facts, guests: Mapping[str, Guest]) -> None:
@@ -104,15 +106,15 @@ class Invariants:
         held = sum(worst.values())
         if held + self._slush > self._budget:
             raise InvariantError(
-                f"{_size(paid)} was granted, and {_size(held)} may be taken, "
-                f"with the slush more than the budget of {_size(self._budget)}"
+                f"{format_pages(paid)} was granted, and {format_pages(held)} may be taken, "
+                f"with the slush more than the budget of {format_pages(self._budget)}"
             )
         untouched = sum(worst[name] - guest.resident for name, guest in guests.items())
         available = pages_of(facts.host.mem_available_bytes)
         if untouched + self._slush > available:
             raise InvariantError(
-                f"{_size(paid)} was granted, and {_size(untouched)} may still be taken of "
-                f"{_size(available)} that the host has available"
+                f"{format_pages(paid)} was granted, and {format_pages(untouched)} may still be taken of "
+                f"{format_pages(available)} that the host has available"
             )
 
     def _check_books(self, guests: Mapping[str, Guest], manager: Manager) -> None:
@@ -123,7 +125,7 @@ class Invariants:
             may_take = max(guest.size, guest.target)
             if claim < may_take:
                 raise InvariantError(
-                    f"the books claim {_size(claim)} for {name}, it may take {_size(may_take)}"
+                    f"the books claim {format_pages(claim)} for {name}, it may take {format_pages(may_take)}"
                 )
         for name in gmm:
             if name not in guests and not name.startswith("reservation "):
@@ -133,7 +135,3 @@ class Invariants:
 def _worst(guest: Guest) -> int:
     """The most this VM may hold if it takes everything it has been offered."""
     return max(guest.resident, guest.size, guest.target)
-
-
-def _size(pages: int) -> str:
-    return format_size(pages * PAGE_SIZE)
