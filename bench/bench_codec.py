@@ -1,12 +1,13 @@
-"""Encode and decode of each dynamic memory message beside construct and dissect.cstruct; a whole handshake."""
+"""Each dynamic memory message encoded and decoded, beside construct and dissect.cstruct; a whole handshake."""
 
 import statistics
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from typing import Any, Final
+from typing import Final
 
 import construct as c
+from tests.wire import second_decoder
 
 from bench.figures import Figure
 from dynmem.dm.guest import DynamicMemoryGuest
@@ -19,7 +20,6 @@ from dynmem.vmbus import guest, host
 from dynmem.vmbus.memory import FlatMemory
 from dynmem.wire import dm
 from dynmem.wire.synic import VMBUS_MESSAGE_TYPE
-from tests.wire import second_decoder
 
 ROUNDS: Final = 7
 CALLS: Final = 400
@@ -28,12 +28,12 @@ _HEAD: Final = ("type" / c.Int16ul, "size" / c.Int16ul, "trans_id" / c.Int32ul)
 _U32, _U64 = c.Int32ul, c.Int64ul
 
 
-def _words(*names: str, kind: Any = _U64) -> Any:
+def _words(*names: str, kind: c.Construct = _U64) -> c.Construct:
     return c.Struct(*_HEAD, *(name / kind for name in names))
 
 
 # flags stay inside their words here, which spares construct some work that the other two do
-CONSTRUCT: Final[dict[int, Any]] = {
+CONSTRUCT: Final[dict[int, c.Construct]] = {
     0: c.Struct(*_HEAD, "data" / c.GreedyBytes),
     1: _words("version", "flags", kind=_U32),
     2: _words("flags"),
@@ -109,7 +109,7 @@ def _message(message: dm.Message) -> Iterator[Figure]:
 
 
 def _checked(octets: bytes) -> int:
-    """A balloon response as the device takes it before any accounting: decoded, its ranges inside the guest."""
+    """A balloon response as far as a device trusts nothing of it: decoded, its ranges inside the guest."""
     message = dm.decode(octets)
     assert isinstance(message, dm.BalloonResponse)
     starts, counts = ranges.unpack(message.ranges)

@@ -1,4 +1,4 @@
-"""Round trips between two processes that sleep until they are signalled: our ring, a socket, a bare eventfd."""
+"""Round trips between two processes that sleep until signalled: our ring, a socket, a bare eventfd."""
 
 import mmap
 import os
