@@ -327,6 +327,14 @@ class UnplugsInSilence(OurHost):
         return None if message is not None and message[0] == 2 else message
 
 
+class ForgetsTheInterruptPage(OurHost):
+    """Signals every version as the new ones."""
+
+    def take_event_flags(self) -> list[int]:
+        flags = super().take_event_flags()
+        return [1 for _ in flags]
+
+
 class HotAddsAfterNoMore(OurHost):
     """Takes "I add no more" for "not now"."""
 
@@ -404,6 +412,7 @@ CAUGHT_BY: dict[type[OurHost], str] = {
     GivesUpOnASilentGuest: "late-answer",
     InformsEveryVersion: "messages-of-the-version",
     UnplugsInSilence: "rescind",
+    ForgetsTheInterruptPage: "interrupt-by-page",
     HotAddsAfterNoMore: "hot-add-never-again",
     TakesNotNowForNever: "hot-add-not-now",
     HotAddsOffTheGuestsBoundary: "hot-add-on-a-boundary-of-128-MiB",

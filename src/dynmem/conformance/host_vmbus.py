@@ -9,7 +9,14 @@ from dynmem.conformance.case import Case, CaseTable, NotApplicableError, must
 from dynmem.conformance.played_guest import PlayedGuest
 from dynmem.units import PAGE_SIZE
 from dynmem.wire import channel as wire
-from dynmem.wire.versions import VERSION_4_1, VERSION_5_3, VERSION_WIN8_1, VERSIONS, format_version
+from dynmem.wire.versions import (
+    VERSION_4_1,
+    VERSION_5_3,
+    VERSION_WIN7,
+    VERSION_WIN8_1,
+    VERSIONS,
+    format_version,
+)
 
 TABLE: Final = CaseTable()
 
@@ -205,6 +212,29 @@ def _event_flag(host: HostUnderTest) -> None:
     guest.flags.clear()
     guest.negotiate()
     must(guest.relid in guest.flags, f"event flags {guest.flags} were set, not {guest.relid}")
+
+
+@TABLE.case(
+    "interrupt-by-page",
+    VMBUS,
+    "Before 2.4 a packet sets its relid's bit in the first half of the interrupt page, and event flag 0.",
+    "Linux drivers/hv/connection.c, vmbus_on_event of the versions that knew it; recv_int_page",
+)
+def _interrupt_page(host: HostUnderTest) -> None:
+    guest = PlayedGuest(host)
+    guest.interrupt_page = host.scratch[-3] * PAGE_SIZE
+    host.memory.write(guest.interrupt_page, bytes(PAGE_SIZE))
+    if guest.contact(VERSION_WIN7) is None or guest.version is None:
+        raise NotApplicableError("the host does not speak 1.1")
+    guest.request_offers()
+    guest.open()
+    guest.packets()
+    guest.flags.clear()
+    host.memory.write(guest.interrupt_page, bytes(PAGE_SIZE))
+    guest.negotiate()
+    word = host.memory.load32(guest.interrupt_page + guest.relid // 32 * 4)
+    must(word >> guest.relid % 32 & 1, f"the bit of relid {guest.relid} is not set in {word:#x}")
+    must(0 in guest.flags, f"event flags {guest.flags} were set, not 0")
 
 
 @TABLE.case(

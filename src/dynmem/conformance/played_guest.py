@@ -54,6 +54,7 @@ class PlayedGuest:
         offers: What it has offered, in order.
         version: The VMBus version agreed on.
         monitor_pages: Guest physical addresses of two pages for the host, or zeros.
+        interrupt_page: Guest physical address of a page for the bits of versions before 2.4, or zero.
         given: The pages that the host has.
         flags: Event flags seen so far.
         infos: Types and data of the information that came.
@@ -65,6 +66,7 @@ class PlayedGuest:
         self.version: int | None = None
         self.offers: list[wire.OfferChannel] = []
         self.monitor_pages = (0, 0)
+        self.interrupt_page = 0
         self.given: set[int] = set()
         self.flags: list[int] = []
         self.infos: list[tuple[int, bytes]] = []
@@ -107,7 +109,7 @@ class PlayedGuest:
         modern = version >= VERSION_5_0
         self._connection_id = MESSAGE_CONNECTION_ID_4 if modern else MESSAGE_CONNECTION_ID
         self.version = version
-        target = wire.contact_target(VMBUS_SINT) if modern else 0
+        target = wire.contact_target(VMBUS_SINT) if modern else self.interrupt_page
         status = self.post(wire.InitiateContact(version, target_vcpu, target, *self.monitor_pages))
         if status:
             self.version = None
