@@ -1,4 +1,4 @@
-"""Each dynamic memory message encoded and decoded, beside construct and dissect.cstruct; a whole handshake."""
+"""Each dynamic memory message encoded and decoded, beside two other codecs; a whole handshake."""
 
 import statistics
 import time
