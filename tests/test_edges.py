@@ -27,7 +27,7 @@ EDGES: dict[str, set[str]] = {
     "sim": {"gmm", "policy", "manager"},
     "lab": {"qmp"},
     "demo": {"lab", "qmp", "manager"},
-    "cli": {"vm", "manager", "demo", "lab", "qmp", "trace"},
+    "cli": {"guest", "vm", "manager", "demo", "lab", "qmp", "trace"},
     "__main__": {"cli"},
 }
 PURE_ROOMS = ("wire", "vmbus", "dm", "conformance", "gmm", "policy")

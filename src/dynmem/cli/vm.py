@@ -104,6 +104,19 @@ def vm(
         log=log,
         capture=capture,
     )
+    if parsed.guest.program is None:
+        _check_workload(guest, parsed.guest.workload)
     from dynmem.vm.main import run
 
     return run(parsed)
+
+
+def _check_workload(text: str, workload: str) -> None:
+    """Refuse what the embedded guest would refuse, before there is a machine."""
+    from dynmem.errors import ConfigError
+    from dynmem.guest.curve import parse_load
+
+    try:
+        parse_load(workload)
+    except ConfigError as error:
+        raise ConfigError(f"--guest {text!r}: {error}") from None

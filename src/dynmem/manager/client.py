@@ -96,6 +96,6 @@ def _unreachable(path: Path, error: OSError) -> DynmemError:
         if not stat.S_ISSOCK(path.stat().st_mode):
             return UnreachableError(f"{path} is not a socket: name the manager's socket with --socket")
         return UnreachableError(
-            f"no manager answers at {path} (left by one that was killed): start `dynmem run` again"
+            f"no manager answers at {path} (left by a manager that was killed): start `dynmem run` again"
         )
     return UnreachableError(f"no manager answers at {path} ({error}): start `dynmem run`")

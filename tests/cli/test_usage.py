@@ -1,0 +1,50 @@
+"""Wrong usage: one sentence that names what is wrong, exit code 2, and nothing started."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def dynmem(*arguments: str) -> tuple[int, str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "dynmem", *arguments], capture_output=True, text=True, timeout=30, check=False
+    )
+    assert done.stdout == ""
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("nosuch",), "No such command 'nosuch'"),
+        (("demo", "--nosuch"), "--nosuch"),
+        (("demo", "--duration", "nan"), "nan is not a number of seconds from 5 to 86400"),
+        (("demo", "--duration", "inf"), "inf is not a number of seconds"),
+        (("demo", "--duration", "1"), "1 is not a number of seconds"),
+        (("demo", "--plot", "/nonexistent/x.html"), "/nonexistent/x.html cannot be written"),
+        (("vm",), "Missing option '-m' / '--memory'"),
+        (("vm", "-m", "512M", "--guest", "embedded,workload=nosuch"), "workload 'nosuch' is not one of"),
+        (("vm", "-m", "512M", "--guest", "embedded,foo=1"), "'foo=1' is not KEY=VALUE"),
+        (("vm", "-m", "512M,maxmem=2G"), "maxmem"),
+        (
+            ("run", "--config", "/nonexistent/hosts.toml", "--check"),
+            "/nonexistent/hosts.toml: cannot be read",
+        ),
+    ],
+)
+def test_wrong_usage_is_one_sentence_and_exit_code_2(arguments: tuple[str, ...], words: str) -> None:
+    code, complaint = dynmem(*arguments)
+    assert code == 2
+    assert words in complaint
+    assert complaint.startswith("dynmem: ")
+    assert complaint.count("\n") == 1
+
+
+def test_a_monitors_mistyped_path_makes_no_tree_of_folders(tmp_path: Path) -> None:
+    path = tmp_path / "one" / "two" / "qmp"
+    code, complaint = dynmem("vm", "-m", "64M", "--qmp", f"unix:{path},server=on,wait=off")
+    assert code == 2
+    assert str(path) in complaint
+    assert list(tmp_path.iterdir()) == []
