@@ -199,6 +199,8 @@ def test_garbage_is_named_as_such_and_hung_up_on(noise: bytes, tmp_path: Path) -
 
 WRONG_ANSWERS: list[tuple[str, object]] = [
     ("query-status", []),
+    ("query-status", {"status": "\x1b[2Jrunning"}),
+    ("query-status", {"status": "r" * 1000}),
     ("query-balloon", {"actual": -1}),
     ("query-balloon", {"actual": (1 << 64) - 1}),
     ("query-memory-size-summary", {"base-memory": "much"}),

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dynmem.errors import DeadlineError, RemoteProtocolError, UnreachableError
-from dynmem.limits import QMP_EVENTS_KEPT
+from dynmem.limits import QMP_ERROR_TEXT_MAX, QMP_EVENTS_KEPT
 from dynmem.qmp.client import QmpClient
 from dynmem.qmp.command import Argument, Arguments, Command
 from dynmem.qmp.errors import BusyError, QmpCommandError
@@ -197,3 +197,17 @@ def test_a_monitor_that_hangs_costs_the_time_that_was_given(tmp_path: Path) -> N
             await client.execute("query-status")
 
     with_bytes(tmp_path, scene, GREETING, DONE, hang_up=False)
+
+
+def test_an_error_without_end_or_with_control_characters_is_shown_short_and_plain(tmp_path: Path) -> None:
+    error = b'{"error": {"class": "\\u001b]0;x", "desc": "\\u001b[2J' + b"no " * 10_000 + b'"}, "id": 2}\r\n'
+
+    async def scene(path: Path) -> None:
+        async with await QmpClient.connect(path) as client:
+            with pytest.raises(QmpCommandError) as refused:
+                await client.execute("query-status")
+            assert refused.value.desc.startswith("?[2Jno no")
+            assert len(refused.value.desc) == QMP_ERROR_TEXT_MAX
+            assert refused.value.error_class == "?]0;x"
+
+    with_bytes(tmp_path, scene, GREETING, DONE, error, hang_up=False)

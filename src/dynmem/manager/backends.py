@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Hashable, Mapping
 from typing import Final, NamedTuple
 
 from dynmem.errors import RemoteProtocolError
+from dynmem.limits import QMP_NAME_MAX
 from dynmem.manager.facts import Demand
 from dynmem.manager.monitor import STATISTICS_INTERVAL, Monitor
 from dynmem.qmp.errors import QmpCommandError
@@ -73,6 +74,12 @@ def size(value: object, what: str, *, least: int = 0) -> int:
     if not least <= bytes_said <= _BYTES_MAX:
         raise RemoteProtocolError(f"{what} is {bytes_said}, which is no size of a VM")
     return bytes_said
+
+
+def word(value: object) -> str | None:
+    """A name or a state that a monitor told, if it is one that can be shown; else None."""
+    is_one = isinstance(value, str) and 0 < len(value) <= QMP_NAME_MAX and value.isprintable()
+    return value if isinstance(value, str) and is_one else None
 
 
 def fields(value: object, what: str) -> Mapping[str, object]:
@@ -152,8 +159,8 @@ async def find_device(monitor: Monitor) -> Device | None:
         except QmpCommandError:
             continue
         for entry in entries if isinstance(entries, list) else ():
-            kind, name = fields(entry, "qom-list").get("type"), entry.get("name")
-            if isinstance(kind, str) and kind.startswith("child<virtio-balloon") and isinstance(name, str):
+            kind, name = fields(entry, "qom-list").get("type"), word(entry.get("name"))
+            if isinstance(kind, str) and kind.startswith("child<virtio-balloon") and name is not None:
                 return Device(VIRTIO_BALLOON, f"{folder}/{name}")
     return None
 

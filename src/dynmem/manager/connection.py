@@ -18,7 +18,16 @@ from typing import Final
 from dynmem.errors import DeadlineError, DynmemError, RemoteProtocolError, UnreachableError
 from dynmem.limits import RECONNECT_PAUSE_S_MAX
 from dynmem.manager import backends
-from dynmem.manager.backends import BACKENDS, BOOT_BYTES_MIN, DemandTracker, Device, Silence, fields, size
+from dynmem.manager.backends import (
+    BACKENDS,
+    BOOT_BYTES_MIN,
+    DemandTracker,
+    Device,
+    Silence,
+    fields,
+    size,
+    word,
+)
 from dynmem.manager.facts import ABSENT, SILENT, VmFacts
 from dynmem.manager.monitor import Monitor
 from dynmem.manager.process import Process, listener
@@ -235,8 +244,8 @@ class VmConnection:
     @staticmethod
     async def _run_state(monitor: Monitor, life: _Life) -> str:
         reply = fields(await monitor.query("query-status"), "query-status")
-        status = reply.get("status")
-        if not isinstance(status, str) or len(status) > 40:
+        status = word(reply.get("status"))
+        if status is None:
             raise RemoteProtocolError("the reply to query-status has no status")
         if life.can_query_migration:
             try:

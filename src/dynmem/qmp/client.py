@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Final, NamedTuple, Self
 
 from dynmem.errors import DeadlineError, NotPermittedError, RemoteProtocolError, UnreachableError
-from dynmem.limits import QMP_EVENTS_KEPT, QMP_MESSAGE_BYTES_MAX, QMP_READ_BYTES
+from dynmem.limits import QMP_ERROR_TEXT_MAX, QMP_EVENTS_KEPT, QMP_MESSAGE_BYTES_MAX, QMP_READ_BYTES
 from dynmem.qmp.errors import GENERIC_ERROR, BusyError, QmpCommandError
 from dynmem.qmp.framing import LineReader, encode_line
 
@@ -184,7 +184,7 @@ class QmpClient:
         error = message["error"]
         details = error if isinstance(error, dict) else {}
         waiting.set_exception(
-            QmpCommandError(str(details.get("class", GENERIC_ERROR)), str(details.get("desc", error)))
+            QmpCommandError(_shown(details.get("class", GENERIC_ERROR)), _shown(details.get("desc", error)))
         )
 
     def _keep(self, message: dict[str, object]) -> None:
@@ -211,6 +211,11 @@ class QmpClient:
         for waiting in self._waiting.values():
             if not waiting.done():
                 waiting.set_exception(type(failure)(str(failure)))
+
+
+def _shown(text: object) -> str:
+    """What a monitor says of an error, as a person can be shown it: short, and without control characters."""
+    return "".join(each if each.isprintable() else "?" for each in str(text)[:QMP_ERROR_TEXT_MAX])
 
 
 def _connect(path: str | Path) -> socket.socket:
