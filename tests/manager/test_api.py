@@ -152,6 +152,20 @@ def test_a_socket_path_that_cannot_be_used_is_named(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
+def test_a_file_or_folder_in_the_sockets_place_is_never_removed(tmp_path: Path) -> None:
+    letter, folder = tmp_path / "letter", tmp_path / "folder"
+    letter.write_text("dear")
+    folder.mkdir()
+
+    async def scenario() -> None:
+        for path in (letter, folder):
+            with pytest.raises(NotPermittedError, match="something else than a socket"):
+                await ApiServer(path, handle).start()
+
+    asyncio.run(scenario())
+    assert letter.read_text() == "dear"
+
+
 def test_a_manager_that_is_stopped_is_waited_for_only_so_long(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with managing(configured(tmp_path, "observe")) as manager:

@@ -73,7 +73,12 @@ class ApiServer:
         self._clients: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
-        """Listen. The caller holds the lock for this path, so what lies there is a dead manager's socket."""
+        """Listen. The caller holds the lock for this path, so a socket that is there is a dead manager's."""
+        if self._path.exists() and not self._path.is_socket():
+            raise NotPermittedError(
+                f"{self._path}: something else than a socket is there:"
+                " move it or choose another manager.socket"
+            )
         self._path.unlink(missing_ok=True)
         listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         before = os.umask(0o177)  # the socket is never open to others, not even for a moment
