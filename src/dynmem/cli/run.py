@@ -38,6 +38,9 @@ def run(path: Path, *, check: bool) -> int:
     With mode = "observe" (the default) nothing is ever changed: `dynmem status` shows what would be done, and
     why. With mode = "enforce" it is done. Ctrl-C and SIGTERM end it and leave every VM the target it has; to
     undo, `dynmem release --all` first. Each change is one line on standard output.
+
+    Exit codes: 0 ended by SIGTERM or the file is right, 2 the file or an option is wrong, 4 not permitted,
+    5 another manager has this socket or state folder, 130 Ctrl-C.
     """  # noqa: D301 - click reads the backspace as "do not wrap"
     from dynmem.manager.config import load, warnings
     from dynmem.manager.host import read_host

@@ -35,6 +35,8 @@ def status(path: Path | None, *, as_json: bool) -> int:
     Examples:
       dynmem status
       dynmem status --json | jq '.vms[] | {name, actual_bytes, reason}'
+
+    Exit codes: 0 fine, 3 no manager answers, 4 it is not ours to ask, 7 it does not answer in time.
     """  # noqa: D301 - click reads the backspace as "do not wrap"
     answer = ask(path or default_socket(), {"command": "status"})
     click.echo(json.dumps(answer, indent=2) if as_json else rendered(answer))
@@ -88,6 +90,8 @@ def release(vm: str | None, path: Path | None, *, everyone: bool, undo: bool, as
       dynmem release web         give it all it booted with
       dynmem release --all       before the manager is taken off the host
       dynmem release web --undo  manage it again
+
+    Exit codes: 0 done, 2 no such VM, 3 no manager answers.
     """  # noqa: D301 - click reads the backspace as "do not wrap"
     if (vm is None) != everyone:
         raise ConfigError("name one VM, or say --all: `dynmem release web` or `dynmem release --all`")

@@ -20,7 +20,9 @@ Talk to it with any QMP client; balloon takes bytes:
   {"execute": "query-balloon"}
 
 The embedded guest is a process of this package that behaves as a guest does: it is for trying things and for
-tests. The machine ends by quit on its monitor, by SIGTERM or Ctrl-C (exit code 0), or with its guest (1).
+tests.
+
+Exit codes: 0 ended by quit on its monitor, by SIGTERM or by Ctrl-C; 1 its guest died; 2 an option is wrong.
 """
 
 
