@@ -377,6 +377,7 @@ class PlayedGuest:
         return got
 
     def _check_gift(self, gift: Gift) -> None:
+        must(gift.spans or not gift.more, "a part of an unballoon transaction has no pages")
         must(len(gift.spans) <= dm.RANGES_MAX, f"{len(gift.spans)} ranges do not fit a page")
         must(gift.pages <= len(self.given), f"{gift.pages} pages come back, {len(self.given)} were given")
         for page in dm.pages_in(gift.spans):

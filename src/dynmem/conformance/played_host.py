@@ -11,7 +11,7 @@ from typing import Final, TypeVar
 
 from dynmem.conformance import layouts as dm
 from dynmem.conformance.adapter import GuestUnderTest
-from dynmem.conformance.case import fail, must
+from dynmem.conformance.case import DeviationError, fail, must
 from dynmem.conformance.layouts import Dm, Span
 from dynmem.errors import RemoteProtocolError
 from dynmem.units import NS_PER_MS, NS_PER_S, PAGE_SIZE
@@ -30,11 +30,10 @@ from dynmem.wire.synic import (
 from dynmem.wire.versions import VERSION_5_0, VERSION_5_3, VERSION_WIN8
 
 RELID: Final = 1
-PATIENCE_NS: Final = (
-    8 * NS_PER_S
-)  # more than any step of a guest takes, less than a guest's own patience twice
+PATIENCE_NS: Final = 8 * NS_PER_S  # a guest that answers at all has answered by then
 STEP_NS: Final = 10 * NS_PER_MS
 POSTS_MAX: Final = 4096
+VERSIONS_MAX: Final = 32  # more than there are, of either protocol
 
 _M = TypeVar("_M", bound=wire.Message)
 
@@ -137,13 +136,14 @@ class PlayedHost:
     def refuse_versions_above(self, newest: int) -> wire.InitiateContact:
         """Refuse contacts until one comes with a version of `newest` or older; that one."""
         last = 1 << 32
-        while True:
+        for _ in range(VERSIONS_MAX):
             contact = self.next_post(wire.InitiateContact)
             must(contact.version < last, f"version {contact.version:#x} is tried after {last:#x}")
             last = contact.version
             if contact.version <= newest:
                 return contact
             self.say(wire.VersionResponse(False, 0, 0 if contact.version >= VERSION_5_0 else None))
+        raise DeviationError("there is no end to the versions that the guest tries")
 
     def connect(self, newest: int = VERSION_5_3, *, pad: int = 0) -> None:
         """Agree to a version and offer the device."""
@@ -300,12 +300,13 @@ class PlayedHost:
 
     def negotiate(self, newest: int = dm.DM_2_0) -> int:
         """Refuse versions until one of `newest` or older comes, and accept that; which it is."""
-        while True:
+        for _ in range(VERSIONS_MAX):
             trans_id, version, last = self.version_request()
             self.send(dm.version_response(trans_id, accepted=version <= newest))
             if version <= newest:
                 return version
             must(not last, f"version {version:#x} is the guest's last")
+        raise DeviationError("there is no end to the versions that the guest asks for")
 
     def capabilities(self, *, accepted: bool = True, suppress: bool = False) -> tuple[int, ...]:
         """Take the capabilities and answer; caps, min_page_cnt, max_page_number."""
@@ -330,6 +331,7 @@ class PlayedHost:
         responses: list[list[Span]] = []
         more = True
         while more:
+            must(len(responses) < POSTS_MAX, "the responses to a balloon request have no end")
             found = self.arrived()
             must(found, "a balloon request is not answered to its end")
             for response in found:
