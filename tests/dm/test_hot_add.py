@@ -83,6 +83,19 @@ def test_what_was_given_up_comes_back_before_anything_is_added(played: PlayedHos
     assert played.path()[3:5] == ["S_HOT_ADD_SETUP", "S_HOT_ADD_RB_WAIT"]
 
 
+def test_a_target_that_sinks_while_pages_come_back_adds_nothing(played: PlayedHost) -> None:
+    played.host.set_target(900, played.now)
+    played.sent()
+    played.gives((0, 100))
+    played.host.set_target(1000 + STEP, played.now)
+    played.sent()
+    played.host.set_target(1000, played.now)
+    played.says(dm.UnballoonResponse(1))
+    assert played.sent() is None
+    assert "S_HOT_ADD_SETUP" not in played.path()
+    assert played.host.actual_pages == 1000
+
+
 def test_nothing_is_asked_for_before_the_memory_is_mapped() -> None:
     played = made(mapped=False)
     played.start(CAPS)
