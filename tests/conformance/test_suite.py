@@ -12,6 +12,8 @@ from dynmem.conformance.our_host import OurHost
 from dynmem.conformance.report import conforms, table
 from dynmem.conformance.suite import GUEST_CASES, HOST_CASES
 
+from .silent_ends import ChatteringGuest, ChatteringHost, SilentGuest, SilentHost
+
 DOCUMENT = Path(__file__).parents[2] / "docs" / "conformance.md"
 
 
@@ -56,6 +58,18 @@ def test_an_implementation_that_raises_is_broken_and_the_run_goes_on() -> None:
     results = run(HOST_CASES[:3], Raises)
     assert [result.verdict for result in results] == [Verdict.BROKEN] * 3
     assert results[0].detail == "OSError: no such machine"
+
+
+@pytest.mark.parametrize("host", [SilentHost, ChatteringHost])
+def test_no_case_passes_for_a_host_that_does_nothing_right(host: type[SilentHost]) -> None:
+    assert {result.verdict for result in run(HOST_CASES, host)} == {Verdict.FAILED}
+
+
+@pytest.mark.parametrize("guest", [SilentGuest, ChatteringGuest])
+def test_no_case_passes_for_a_guest_that_does_nothing_right(guest: type[SilentGuest]) -> None:
+    passed = [result.name for result in run(GUEST_CASES, guest) if result.verdict is not Verdict.FAILED]
+    posts_again = ["guest-post-again"]  # which is all that this one does
+    assert passed == (posts_again if guest is ChatteringGuest else [])
 
 
 def test_nothing_passed_is_no_conformance() -> None:

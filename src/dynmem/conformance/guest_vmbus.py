@@ -53,11 +53,7 @@ for _version in (VERSION_5_2, VERSION_5_0, VERSION_WIN10, VERSION_WIN8_1, VERSIO
 def _all_refused(guest: GuestUnderTest) -> None:
     host = PlayedHost(guest)
     guest.start(host)
-    for _ in range(64):
-        if not host.posts:
-            break
-        contact = host.next_post(wire.InitiateContact)
-        host.say(wire.VersionResponse(False, 0, 0 if contact.version >= VERSION_5_0 else None))
+    host.refuse_every_version()
     host.no_post("after every version was refused")
 
 

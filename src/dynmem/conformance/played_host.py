@@ -133,6 +133,15 @@ class PlayedHost:
         """Put a message into the guest's slot, rounded up with `pad` bytes as some hosts do."""
         self.guest.deliver_message(wire.encode(message) + bytes(pad))
 
+    def refuse_every_version(self) -> None:
+        """Refuse contacts until none comes."""
+        for _ in range(VERSIONS_MAX):
+            contact = self.next_post(wire.InitiateContact)
+            self.say(wire.VersionResponse(False, 0, 0 if contact.version >= VERSION_5_0 else None))
+            if not self.waited(lambda: self.posts):
+                return
+        fail("there is no end to the versions that the guest tries")
+
     def refuse_versions_above(self, newest: int) -> wire.InitiateContact:
         """Refuse contacts until one comes with a version of `newest` or older; that one."""
         last = 1 << 32
