@@ -323,6 +323,68 @@ def test_our_host_goes_through_the_states_of_qemus_and_logs_the_same(file: str) 
     assert session.dm.actual_pages == QEMU_TARGETS[-1] * MIB >> PAGE_SHIFT
 
 
+def posted_by_the_guest(event: EventLine) -> channel.Message | None:
+    """The message that a guest posted when QEMU logged `event`."""
+    numbers = {name: int(value) for name, value in event.values.items()}
+    match event.name:
+        case "vmbus_initiate_contact":
+            version = numbers["major"] << 16 | numbers["minor"]
+            pages = (numbers["interrupt_page"], numbers["monitor_page1"], numbers["monitor_page2"])
+            return channel.InitiateContact(version, numbers["vcpu"], *pages)
+        case "vmbus_send_offer":
+            return channel.RequestOffers()
+        case "vmbus_gpadl_header":
+            pfns = struct.pack(f"<{len(RINGS)}Q", *RINGS)
+            ranges = struct.pack("<II", len(RINGS) << PAGE_SHIFT, 0) + pfns
+            assert numbers["num_gfns"] == len(RINGS)
+            return channel.GpadlHeader(1, numbers["gpadl_id"], len(ranges), 1, ranges)
+        case "vmbus_open_channel":
+            gpadl = numbers["gpadl_id"]
+            return channel.OpenChannel(numbers["chan_id"], gpadl, gpadl, numbers["target_vp"], DOWN_PAGE)
+    return None
+
+
+@pytest.mark.parametrize("file", ["trace.log", "trace-linux-6.1.log"])
+def test_our_bus_logs_for_the_same_guest_what_qemus_logged(file: str, memory: FlatMemory) -> None:
+    lines = [parse(line) for line in (CAPTURES / file).read_text().splitlines()]
+    theirs = [line for line in lines if isinstance(line, EventLine) and line.name.startswith("vmbus")]
+    ours: list[EventLine] = []
+
+    def sink(name: str, text: str) -> None:
+        line = parse(f"{name} {text}")
+        assert isinstance(line, EventLine)
+        ours.append(line)
+
+    bus = host.Bus(
+        memory,
+        [host.Offer(dm.BALLOON_DEVICE_TYPE, INSTANCE, "hv-balloon")],
+        max_version=4 << 16,
+        trace=Trace(matching(["vmbus*"]), sink),
+    )
+    for event in theirs:
+        message = posted_by_the_guest(event)
+        if message is not None:
+            assert bus.post_message(1, VMBUS_MESSAGE_TYPE, channel.encode(message)) is HvStatus.SUCCESS
+            while bus.next_message() is not None:
+                bus.message_delivered()
+    assert bus.channels[1].is_open
+    flow = ("vmbus_channel_notify_guest", "vmbus_msg_cb")  # of packets, and of retries
+    for name in {line.name for line in theirs if line.name not in flow}:
+        assert told(ours, name) == told(theirs, name), name
+
+
+def told(events: list[EventLine], name: str) -> list[dict[str, int | str]]:
+    """What the events of a name say but for sizes (some pad), addresses, and retries (which come twice)."""
+    values = [
+        {key: value for key, value in event.values.items() if key not in ("size", "dev")}
+        for event in events
+        if event.name == name
+    ]
+    if name in ("vmbus_post_msg", "vmbus_terminate_offers"):
+        return [one for position, one in enumerate(values) if values[position - 1 : position] != [one]]
+    return values
+
+
 def test_the_packets_of_the_memory_dump_are_ours_byte_for_byte() -> None:
     count = 0
     for line in (CAPTURES / "ring-packets.txt").read_text().splitlines():

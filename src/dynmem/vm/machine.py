@@ -6,6 +6,7 @@ nothing else of the guest's is looked at meanwhile. The monitor is served all th
 """
 
 import asyncio
+import errno
 import logging
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -26,7 +27,7 @@ from dynmem.vm.hypercall import Hypercalls
 from dynmem.vm.options import VmOptions
 from dynmem.vm.recording import Recording
 from dynmem.vm.synic import Synic
-from dynmem.vmbus.host import Bus, BusState, ChannelClosed, ChannelFaulted, ChannelOpened
+from dynmem.vmbus.host import Bus, BusState, ChannelClosed, ChannelFaulted, ChannelOpened, OutgoingMessage
 from dynmem.vmbus.memory import FlatMemory
 from dynmem.wire import hardware as wire
 from dynmem.wire.layout import Direction
@@ -75,6 +76,7 @@ class Machine:
             self._memory, [self.balloon.offer] if self.balloon else [], trace=self._recording.trace
         )
         self._hypercalls = Hypercalls(self._memory, self.bus, self._recording.capture)
+        self._waiting: OutgoingMessage | None = None  # that found its slot full
         self._woken = asyncio.Event()
         self._at_work = asyncio.Lock()
         self._timer: asyncio.TimerHandle | None = None
@@ -293,6 +295,9 @@ class Machine:
         self._follow_bus()
         while (message := self.bus.next_message()) is not None:
             if not self._synic.deliver(message.sint, MessageSlot(VMBUS_MESSAGE_TYPE, message.payload)):
+                if message is not self._waiting:
+                    self._recording.trace("vmbus_msg_cb", -errno.EAGAIN)
+                self._waiting = message
                 break
             if self._recording.capture is not None:
                 self._recording.capture.message(Direction.HOST_TO_GUEST, message.payload)
