@@ -11,6 +11,7 @@ from dynmem.conformance.case import Case, CaseTable, Verdict, fail, run
 from dynmem.conformance.our_host import OurHost
 from dynmem.conformance.report import conforms, table
 from dynmem.conformance.suite import GUEST_CASES, HOST_CASES
+from dynmem.errors import ConfigError
 
 from .silent_ends import ChatteringGuest, ChatteringHost, SilentGuest, SilentHost
 
@@ -81,6 +82,12 @@ def test_the_command_prints_json_and_ends_with_0(capsys: pytest.CaptureFixture[s
     told = json.loads(capsys.readouterr().out)
     assert [run["end"] for run in told["runs"]] == ["host", "guest"]
     assert all(case["verdict"] == "passed" for run in told["runs"] for case in run["cases"])
+
+
+@pytest.mark.parametrize("name", ["nowhere:Host", "dynmem.conformance.our_host:Nobody", "", "dynmem.errors"])
+def test_a_factory_that_is_none_is_told_in_a_sentence(name: str) -> None:
+    with pytest.raises(ConfigError, match="is no factory"):
+        main(["--guest", name])
 
 
 def test_the_command_ends_with_1_for_a_host_that_fails(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,7 @@
 """Run the suite: ``python -m dynmem.conformance [--json] [--host MODULE:FACTORY] [--guest MODULE:FACTORY]``.
 
-Without a factory, this project's own ends are tested. The exit code is 1 if any case failed.
+Without a factory, this project's own ends are tested. The exit code is 1 if any case failed, 2 if there is no
+such factory.
 """
 
 import argparse
@@ -13,6 +14,7 @@ from typing import Any, Final
 from dynmem.conformance.case import Case, run
 from dynmem.conformance.report import conforms, facts, reference, table
 from dynmem.conformance.suite import GUEST_CASES, HOST_CASES
+from dynmem.errors import ConfigError
 
 OURS: Final = (
     ("host", "dynmem.conformance.our_host:OurHost"),
@@ -22,9 +24,12 @@ CASES: Final = {"host": HOST_CASES, "guest": GUEST_CASES}
 
 
 def load(name: str) -> Callable[[], Any]:
-    """The factory called ``MODULE:NAME``."""
+    """The factory called ``MODULE:NAME``; ConfigError if there is none."""
     module, _, attribute = name.partition(":")
-    factory: Callable[[], Any] = getattr(importlib.import_module(module), attribute)
+    try:
+        factory: Callable[[], Any] = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(f"{name} is no factory: {error}") from error
     return factory
 
 
@@ -69,4 +74,8 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except ConfigError as problem:
+        sys.stderr.write(f"{problem}\n")
+        sys.exit(int(problem.exit_code))
