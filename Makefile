@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: demo demo-qemu test lint conformance bench bench-check rows soak fuzz clean
+.PHONY: demo demo-qemu test lint conformance bench bench-check rows soak fuzz fuzz-coverage clean
 .DEFAULT_GOAL := demo
 
 .venv/run.stamp: pyproject.toml scripts/setup-venv
@@ -49,6 +49,10 @@ soak: .venv/dev.stamp  ## the long ones
 
 fuzz: .venv/dev.stamp  ## N mutants (1000000) for every parser and machine; ARGS names some, or another --seed
 	$(BIN)/python -m tests.fuzz --inputs $(or $(N),1000000) $(ARGS)
+
+fuzz-coverage: .venv/dev.stamp  ## the same, guided by coverage; installs atheris. ARGS="--seconds N --keep NAME..."
+	$(BIN)/pip install --quiet --disable-pip-version-check "atheris>=3"
+	$(BIN)/python -m tests.fuzz.coverage $(ARGS)
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -12,6 +12,9 @@ def load(name: str) -> tuple[bytes, ...]:
 
 
 def save(name: str, inputs: list[bytes]) -> None:
-    """Replace the kept inputs of a target, shortest first."""
+    """Replace the kept inputs of a target, shortest first; with none there is no file."""
+    if not inputs:
+        (FOLDER / f"{name}.hex").unlink(missing_ok=True)
+        return
     ordered = sorted(inputs, key=lambda data: (len(data), data))
     (FOLDER / f"{name}.hex").write_text("".join(f"{data.hex()}\n" for data in ordered))

@@ -23,13 +23,16 @@ class Target:
     seeds: tuple[bytes, ...]
     errors: tuple[type[Exception], ...] = ()
     words: tuple[bytes, ...] = field(default=(b"\0\0\0\0", b"\xff\xff\xff\xff"))
+    alphabet: bytes = b""  # of a format of text: what most changed bytes are changed to
 
 
 class EscapedError(AssertionError):
     """Something came out of a target that may not."""
 
 
-def mutants(seeds: Sequence[bytes], words: Sequence[bytes], count: int, seed: int) -> Iterator[bytes]:
+def mutants(
+    seeds: Sequence[bytes], words: Sequence[bytes], count: int, seed: int, alphabet: bytes = b""
+) -> Iterator[bytes]:
     """`count` mutants; the same arguments give the same bytes."""
     chance = np.random.default_rng(seed)
     while count > 0:
@@ -37,17 +40,27 @@ def mutants(seeds: Sequence[bytes], words: Sequence[bytes], count: int, seed: in
         count -= batch
         base = seeds[int(chance.integers(len(seeds)))]
         other = seeds[int(chance.integers(len(seeds)))]
-        yield from _batch(base, other, words, batch, chance)
+        letters = alphabet if chance.random() < 0.9 else b""
+        yield from _batch(base, other, words, letters, batch, chance)
 
 
 def _batch(
-    base: bytes, other: bytes, words: Sequence[bytes], batch: int, chance: np.random.Generator
+    base: bytes,
+    other: bytes,
+    words: Sequence[bytes],
+    alphabet: bytes,
+    batch: int,
+    chance: np.random.Generator,
 ) -> Iterator[bytes]:
     length = len(base)
     rows = np.tile(np.frombuffer(base + other, dtype=np.uint8), (batch, 1))
     ways = chance.integers(0, 20, batch)
     if length:
+        before = rows[0].copy()
         _overwrite(rows, length, ways, chance)
+        if alphabet:
+            changed = rows != before
+            rows[changed] = np.frombuffer(alphabet, dtype=np.uint8)[rows[changed] % len(alphabet)]
     ends = np.full(batch, length)
     ends[ways == 18] = chance.integers(0, length + 1, int((ways == 18).sum()))  # cut
     ends[ways == 17] = chance.integers(length, rows.shape[1] + 1, int((ways == 17).sum()))  # grown
@@ -93,10 +106,14 @@ def _rearranged(data: bytes, way: int, places: Sequence[int], words: Sequence[by
     return data[:first] + words[places[2] % len(words)] + data[first:]
 
 
+def _stream(target: Target, count: int, seed: int) -> Iterator[bytes]:
+    return mutants(target.seeds, target.words, count, seed, target.alphabet)
+
+
 def run(target: Target, count: int, seed: int = 1) -> None:
     """Feed `count` mutants; EscapedError with the bytes and how to come back here, if anything escapes."""
     feed, errors = target.make(), target.errors
-    for number, data in enumerate(mutants(target.seeds, target.words, count, seed), start=1):
+    for number, data in enumerate(_stream(target, count, seed), start=1):
         try:
             feed(data)
         except errors:

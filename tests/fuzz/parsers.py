@@ -1,6 +1,7 @@
 """Every parser of the project as a target, with right seeds and a check that holds for any input."""
 
 import functools
+import io
 import os
 import uuid
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from dynmem.manager.api import Request
 from dynmem.qmp.framing import LineReader
 from dynmem.qmp.lexer import Lexer
 from dynmem.qmp.parser import ValueReader
+from dynmem.trace import reader, show
 from dynmem.units import parse_duration, parse_size
 from dynmem.vm import options
 from dynmem.wire import channel, dm, hardware, monitor, packet, synic
@@ -97,10 +99,10 @@ def lines() -> Callable[[bytes], None]:
     """A monitor's replies: the same objects, or the same refusal, however the bytes arrive."""
 
     def outcome(pieces: list[bytes]) -> list[dict[str, object]] | None:
-        reader, found = LineReader(message_bytes_max=300), []
+        stream, found = LineReader(message_bytes_max=300), []
         try:
             for piece in pieces:
-                found += reader.feed(piece)
+                found += stream.feed(piece)
         except RemoteProtocolError:
             return None
         return found
@@ -129,11 +131,11 @@ def commands() -> Callable[[bytes], None]:
     def feed(data: bytes) -> None:
         nonlocal turn
         turn += 1
-        reader = ValueReader(message_bytes_max=100)
+        stream = ValueReader(message_bytes_max=100)
         for piece in in_pieces(data):
-            reader.feed(piece)
+            stream.feed(piece)
         if turn % 8 == 0:  # the byte that fits nowhere ends whatever was begun
-            assert reader.feed(b'\xff\n{"id": 1}')[-1] == {"id": 1}
+            assert stream.feed(b'\xff\n{"id": 1}')[-1] == {"id": 1}
 
     return feed
 
@@ -172,6 +174,40 @@ def requests() -> Callable[[bytes], object]:
     return msgspec.json.Decoder(Request).decode
 
 
+def captures() -> Callable[[bytes], None]:
+    """Captures and trace logs: every line is an entry that can be shown, or a problem with its number."""
+
+    def feed(data: bytes) -> None:
+        lines_there = data.count(b"\n") + 1
+        for found in reader.read(io.BytesIO(data)):
+            if isinstance(found, reader.Problem):
+                assert 1 <= found.line <= lines_there
+                assert found.text
+            else:
+                assert b"\n" not in show.as_json(found)
+                assert "\n" not in show.as_text(found)
+
+    return feed
+
+
+TEXT = bytes(range(0x20, 0x7F)) + b"0123456789\n"
+CAPTURES = tuple(
+    line
+    for name in ("wire.log", "trace.log", "ring-packets.txt")
+    for line in sorted(set((Path(__file__).parent.parent / "captures" / name).read_bytes().splitlines(True)))
+    if len(line) < 260
+)[::7]
+CAPTURE_WORDS = (
+    b"\n",
+    b" ",
+    b"G>H",
+    b"msg ",
+    b"pkt ",
+    b" type 9",
+    b" id 99999999999999999999",
+    b"hv_balloon_",
+    b"\xe4",
+)
 QMP_LINES = (
     b'{"return": {"status": "running", "x": [1, 2.5e3, null]}, "id": "a-1"}\r\n',
     b'{"timestamp": {"seconds": 1, "microseconds": 2}, "event": "RESET", "data": {"guest": false}}\n',
@@ -214,8 +250,10 @@ LOADS = (
 )
 SIZES = (b"512 MiB", b"1.5GiB", b"4096", b"100ms", b"2h", b"0.5 s")
 CONFIG = (
+    b'[host]\nbudget="1GiB"\nslush=0\n',
+    b'[host]\nbudget=8e9\n[manager]\nmode="enforce"\nperiod="1s"\n',
+    b'[manager]\nsocket="/s"\nstate="/t"\n[host]\nbudget=1000000000\n',
     b'[host]\nbudget="1GiB"\n[[vm]]\nname="a"\nqmp="/a"\nminimum="64MiB"\nmaximum=268435456\nweight=7\n',
-    b'[host]\nbudget="1GiB"\nslush=0\n[manager]\nmode="enforce"\nperiod="1s"\nsocket="/s"\nstate="/t"\n',
 )
 CONFIG_WORDS = (
     b"\n",
@@ -263,9 +301,9 @@ PARSERS = (
         ),
         REMOTE,
     ),
-    Target("qmp-lines", lines, QMP_LINES, (), JSON_WORDS),
-    Target("qmp-tokens", tokens, QMP_COMMANDS, (), JSON_WORDS),
-    Target("qmp-commands", commands, QMP_COMMANDS, (), JSON_WORDS),
+    Target("qmp-lines", lines, QMP_LINES, (), JSON_WORDS, TEXT),
+    Target("qmp-tokens", tokens, QMP_COMMANDS, (), JSON_WORDS, TEXT),
+    Target("qmp-commands", commands, QMP_COMMANDS, (), JSON_WORDS, TEXT),
     Target(
         "vm-options",
         texts(
@@ -279,9 +317,13 @@ PARSERS = (
         OPTIONS,
         (ConfigError,),
         OPTION_WORDS,
+        TEXT,
     ),
-    Target("workload", texts(parse_load), LOADS, (ConfigError,), OPTION_WORDS),
-    Target("units", texts(parse_size, parse_duration), SIZES, (ValueError,), OPTION_WORDS),
-    Target("manager-config", configurations, CONFIG, (ConfigError,), CONFIG_WORDS),
-    Target("manager-request", requests, REQUESTS, (msgspec.DecodeError, UnicodeDecodeError), JSON_WORDS),
+    Target("workload", texts(parse_load), LOADS, (ConfigError,), OPTION_WORDS, TEXT),
+    Target("units", texts(parse_size, parse_duration), SIZES, (ValueError,), OPTION_WORDS, TEXT),
+    Target("manager-config", configurations, CONFIG, (ConfigError,), CONFIG_WORDS, TEXT),
+    Target("trace", captures, CAPTURES, (), CAPTURE_WORDS, b"0123456789abcdef>GHx:@ "),
+    Target(
+        "manager-request", requests, REQUESTS, (msgspec.DecodeError, UnicodeDecodeError), JSON_WORDS, TEXT
+    ),
 )
