@@ -76,6 +76,8 @@ def parse(text: str) -> Line | None:
     if text.startswith("#"):
         _check_head(text)
         return None
+    if not text.isprintable():  # it may end up on a terminal
+        raise RemoteProtocolError("control characters in the line")
     if (found := _HEX.fullmatch(text)) is not None:
         return _hex_line(found)
     if (found := _DUMP.fullmatch(text)) is not None:
