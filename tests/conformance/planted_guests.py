@@ -190,6 +190,13 @@ class SaysThatItAddedMoreThanOffered(OurGuest):
         return data[:8] + b"\xff\xff\xff\x7f" + data[12:] if kind_of(data) == 11 else data
 
 
+class RemovesWithTheWordsOfABalloonResponse(OurGuest):
+    """more_pages first, then the count, as in other messages."""
+
+    def sending(self, data: bytes) -> bytes:
+        return data[:8] + data[16:24] + data[8:16] + data[24:] if kind_of(data) == 14 else data
+
+
 class AddsTheSameMemoryTwice(OurGuest):
     """Does not know what it has."""
 
@@ -212,6 +219,7 @@ CAUGHT_BY: dict[type[OurGuest], str] = {
     LeavesHotAddUnanswered: "guest-hot-add-short-form",
     TakesACompletionForAMessage: "guest-packet-of-other-type",
     SaysThatItAddedMoreThanOffered: "guest-hot-add",
+    RemovesWithTheWordsOfABalloonResponse: "guest-hot-remove",
     AddsTheSameMemoryTwice: "guest-hot-add-again",
     NeverPostsAgain: "guest-post-again",
     NeverSignals: "guest-signals",

@@ -28,6 +28,7 @@ BOTH: list[tuple[bytes, dm.Message]] = [
     (layouts.hot_add_request(14, (5, 7)), dm.HotAddRequest(14, 5 | 7 << 40)),
     (layouts.hot_add_request(15, (5, 7), (4, 9)), dm.HotAddRequest(15, 5 | 7 << 40, 4 | 9 << 40)),
     (layouts.hot_add_response(16, 17, 1), dm.HotAddResponse(16, 17, 1)),
+    (layouts.hot_remove_request(18, 5, node=6, qos=3), dm.HotRemoveRequest(18, 6, 5, 3)),
     (layouts.info_message(17, 0, bytes(range(8))), dm.InfoMessage(17, 0, bytes(range(8)))),
 ]
 

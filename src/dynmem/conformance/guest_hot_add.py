@@ -1,4 +1,4 @@
-"""Cases against a guest that can add memory: what it takes, and what it answers."""
+"""Cases against a guest that can add or remove memory for good: what it takes, and what it answers."""
 
 from functools import partial
 from typing import Final
@@ -123,3 +123,36 @@ def _outside(guest: GuestUnderTest) -> None:
         for answer in host.arrived():
             must(dm.fields(answer, dm.HOT_ADD_RESPONSE, "<II")[0] == 0, "it is added")
     host.alive()
+
+
+def _removed(asked: int, guest: GuestUnderTest) -> None:
+    host = PlayedHost(guest).begin()
+    if not host.caps & dm.CAP_HOT_REMOVE:
+        raise NotApplicableError("the guest cannot hot-remove memory")
+    host.send(dm.hot_remove_request(host.next_id(), asked))
+    more, parts = True, 0
+    while more:
+        must(parts < 4096, "the responses to a hot-remove request have no end")
+        found = host.arrived()
+        must(found, "a hot-remove request is not answered to its end")
+        for response in found:
+            must(more, f"{response.name} comes after the response with more_pages 0")
+            result, gift = dm.read_hot_remove(response)
+            must(result in (0, 1), f"a hot remove has result {result}")
+            must(result or not gift.spans, "pages are removed, and the result is failure")
+            host.take(gift.spans)
+            more, parts = gift.more, parts + 1
+    must(len(host.given) <= asked, f"{len(host.given)} pages are removed where {asked} are asked for")
+    host.alive()
+
+
+for _name, _asked in (("guest-hot-remove", 3000), ("guest-hot-remove-of-nothing", 0)):
+    TABLE.add(
+        Case(
+            _name,
+            HOT_ADD,
+            "Pages that leave for good are the guest's, each once, no more than asked; the guest goes on.",
+            "dynmem-proto.h, dm_hot_remove_response",
+            partial(_removed, _asked),
+        )
+    )

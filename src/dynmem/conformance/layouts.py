@@ -50,6 +50,7 @@ DM_1_0: Final = 0x0001_0000
 DM_0_3: Final = 0x0000_0003
 CAP_BALLOON: Final = 0x01
 CAP_HOT_ADD: Final = 0x02
+CAP_HOT_REMOVE: Final = 0x40
 MESSAGE_BYTES_MAX: Final = 4096
 RANGES_MAX: Final = 510
 
@@ -204,6 +205,21 @@ def read_hot_add(dm: Dm) -> tuple[Span, Span]:
     must(len(dm.body) in (8, 16), f"{dm.name} has {len(dm.body) + 8} bytes, neither 16 nor 24")
     spans = spans_of(dm.body)
     return spans[0], spans[-1]
+
+
+def hot_remove_request(trans_id: int, pages: int, *, node: int = 0, qos: int = 0) -> bytes:
+    """The host asks for pages for good."""
+    return message(HOT_REMOVE_REQUEST, trans_id, struct.pack("<IIII", node, pages, qos, 0))
+
+
+def read_hot_remove(dm: Dm) -> tuple[int, Gift]:
+    """The result and the pages of a hot-remove response."""
+    must(dm.kind == HOT_REMOVE_RESPONSE, f"DM_MEM_HOT_REMOVE_RESPONSE must come here, {dm.name} came")
+    must(len(dm.body) >= 16, f"{dm.name} of {len(dm.body) + 8} bytes has no count")
+    result, count, more = struct.unpack_from("<IIQ", dm.body)
+    must(more in (0, 1), f"reserved bits of {dm.name} are set: {more:#x}")
+    must(len(dm.body) == 16 + 8 * count, f"{dm.name} says {count} ranges in {len(dm.body) - 16} bytes")
+    return result, Gift(spans_of(dm.body[16:]), bool(more))
 
 
 def read_info(dm: Dm) -> tuple[int, bytes]:

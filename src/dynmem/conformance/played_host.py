@@ -347,14 +347,15 @@ class PlayedHost:
                 must(more, f"{response.name} comes after the response with more_pages 0")
                 gift = dm.read_gift(response)
                 must(response.kind == dm.BALLOON_RESPONSE, f"{response.name} answers a balloon request")
-                self._take(gift.spans)
+                self.take(gift.spans)
                 responses.append(gift.spans)
                 more = gift.more
         total = sum(count for spans in responses for _, count in spans)
         must(total <= pages, f"{total} pages are given where {pages} are asked for")
         return responses
 
-    def _take(self, spans: Sequence[Span]) -> None:
+    def take(self, spans: Sequence[Span]) -> None:
+        """Enter pages that the guest gives up: its own, and each once."""
         must(len(spans) <= dm.RANGES_MAX, f"{len(spans)} ranges do not fit a page")
         for start, count in spans:
             memory = [(0, self.guest.total_pages), *self.added]
