@@ -176,6 +176,7 @@ class PlainBlocks:
 
     def hot_add(self, start: int, pages: int) -> Added:
         self.calls.append((start, pages))
+        assert self.added.isdisjoint(range(start, start + pages))
         if self.short:
             count = self.short.pop(0)
             self.added.update(range(start, start + count))
