@@ -174,6 +174,20 @@ def test_a_guest_that_stops_outside_its_bounds_is_never_sent_a_target_outside_th
     assert all(64 <= target <= 512 for target in sent[-1:])
 
 
+def test_what_a_guest_keeps_above_its_maximum_is_never_asked_for() -> None:
+    rack = settled({"web": 100, "db": 400})
+    rack.demands["db"] = 500 * MIB
+    for _ in range(8):  # it is seen to stop far above what it may have
+        rack.overrides["web"] = {"actual_bytes": 600 * MIB, "resident_bytes": 300 * MIB}
+        rack.sweep()
+    rack.demands["web"] = 900 * MIB
+    sent = []
+    for mib in (300, 300, 200, 200, 100, 100, 100):
+        rack.overrides["web"] = {"actual_bytes": mib * MIB, "resident_bytes": mib * MIB}
+        sent += [each.target_bytes // MIB for each in rack.sweep().commands if each.vm == "web"]
+    assert all(target <= 512 for target in sent)
+
+
 def test_resident_memory_that_stays_above_what_was_assigned_marks_the_vm() -> None:
     rack = settled({"web": 100, "db": 100, "batch": 100})
     kept = rack.sizes["batch"] + 100 * MIB

@@ -30,14 +30,19 @@ class Candidate(msgspec.Struct):
     paced: bool  # a target was sent less than a period ago
 
     @property
+    def goal(self) -> int:
+        """What it may be raised to: what a guest keeps above its maximum is counted, and never asked for."""
+        return min(self.decision.target_pages, max(self.record.maximum_pages, self.held))
+
+    @property
     def short(self) -> bool:
         """Whether it has less than it wants, and the plan would give it more."""
-        return self.held < min(self.decision.wanted_pages, self.decision.target_pages)
+        return self.held < min(self.decision.wanted_pages, self.goal)
 
     @property
     def unpaid_pages(self) -> int:
         """What the plan gives it beyond what it may take already."""
-        return max(0, self.decision.target_pages - max(self.held, self.claim))
+        return max(0, self.goal - max(self.held, self.claim))
 
     @property
     def in_flight(self) -> int:
@@ -99,13 +104,8 @@ def choose_shrinks(
 
 
 def growing(candidate: Candidate, *, dead_band: bool) -> bool:
-    """Whether a VM is to have more: always when it is short, beyond the dead band when it is headroom.
-
-    What a guest keeps above its maximum is counted, and never asked for.
-    """
-    if candidate.held >= candidate.record.maximum_pages:
-        return False
-    growth = candidate.decision.target_pages - candidate.held
+    """Whether a VM is to have more: always when it is short, beyond the dead band when it is headroom."""
+    growth = candidate.goal - candidate.held
     return growth > 0 and (candidate.short or not dead_band or growth >= candidate.band)
 
 
@@ -114,11 +114,11 @@ def choose_grants(
 ) -> list[tuple[Candidate, int]]:
     """Who gets more, and up to what, from `free` pages for those who are short and `spare` for headroom."""
     growers = [each for each in candidates if growing(each, dead_band=dead_band)]
-    base = [max(each.held, min(each.decision.target_pages, each.claim)) for each in growers]
+    base = [max(each.held, min(each.goal, each.claim)) for each in growers]
     reached = list(base)
     tops = [
         (min(each.view.floor_pages, target), *level_tops(each.view, target))
-        for each, target in ((each, each.decision.target_pages) for each in growers)
+        for each, target in ((each, each.goal) for each in growers)
     ]
     weights = [each.view.weight for each in growers]
     paid = 0
@@ -135,12 +135,12 @@ def choose_grants(
 
 def _trickle(candidate: Candidate, target: int) -> bool:
     """A small part of what is due, again within one period: it comes with the next ones."""
-    partly = target < candidate.decision.target_pages
+    partly = target < candidate.goal
     return partly and candidate.paced and target - candidate.held < candidate.band
 
 
 def _granted(candidate: Candidate, own: int, reached: int) -> int:
     """Whole 2 MiB, except where the target itself is reached; what it holds already is not rounded away."""
-    if reached >= candidate.decision.target_pages:
+    if reached >= candidate.goal:
         return reached
     return max(own, reached // HUGE_PAGES * HUGE_PAGES)
