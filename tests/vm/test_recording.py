@@ -4,6 +4,7 @@ import asyncio
 import os
 import re
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,10 @@ from tests.vm.running import MIB, Vm, running, until
 
 from dynmem.errors import ConfigError
 from dynmem.trace.decode import Entry
-from dynmem.trace.reader import read
+from dynmem.trace.reader import Problem, read
 from dynmem.vm.options import parse_trace
 
+ATTACKER = Path(__file__).with_name("hostile_guest.py")
 LINE = re.compile(r"\d+@\d{10}\.\d{6}:(vmbus|hv_balloon)_[a-z_]+ .*")
 
 
@@ -93,3 +95,44 @@ def test_patterns_of_trace_events_are_qemus() -> None:
     assert "hv_balloon_remove_response" not in parse_trace(("hv_balloon*", "-hv_balloon_remove*"))
     with pytest.raises(ConfigError, match="no event has that name"):
         parse_trace(("virtio*",))
+
+
+async def attacked(tmp_path: Path, name: str) -> tuple[list[str], Path]:
+    """The trace log's lines and the capture of a machine whose guest does its worst."""
+    log, capture = tmp_path / "trace.log", tmp_path / "one.capture"
+    program = tmp_path / "guest"
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} {ATTACKER} "$@"\n')
+    program.chmod(0o755)
+    guest = f"embedded,program={program},workload={name}"
+    options = ("--trace=vmbus*", f"-D{log}", f"--capture={capture}")
+    async with running(tmp_path, memory="64M", guest=guest, options=options) as (vm, client):
+        await until(lambda: [line for line in vm.console() if line["t"] == "done"])
+        await client.execute("quit")
+        assert await vm.exit_code() == 0
+    return log.read_text().splitlines(), capture
+
+
+def test_noise_that_a_guest_posts_is_captured_and_reported_line_by_line(tmp_path: Path) -> None:
+    lines, capture = asyncio.run(attacked(tmp_path, "posts"))
+    assert all(LINE.fullmatch(line) for line in lines)
+    with capture.open("rb") as stream:
+        found = list(read(stream))
+    problems = [item.line for item in found if isinstance(item, Problem)]
+    assert problems == sorted(problems)
+    assert len(problems) > 100
+    posted = [line for line in capture.read_text().splitlines() if " G>H msg " in f"{line} "]
+    assert len(posted) == 3000
+    assert len(found) == len(capture.read_text().splitlines()) - 1
+
+
+def test_a_message_that_finds_no_slot_is_logged_once_as_qemu_logs_a_retry(tmp_path: Path) -> None:
+    lines, _ = asyncio.run(attacked(tmp_path, "pages_outside"))
+    texts = [line.partition(":")[2] for line in lines]
+    assert texts[:4] == [
+        "vmbus_recv_message type 14 size 40",
+        "vmbus_process_incoming_message type 14",
+        "vmbus_initiate_contact version 4.0 target vp 0 mon pages 0x0,0x0 int page 0x0",
+        "vmbus_post_msg type 15 size 16",
+    ]
+    assert texts[4] == "vmbus_msg_cb message status -11"
+    assert texts.count("vmbus_msg_cb message status -11") == texts.count("vmbus_post_msg type 15 size 16")

@@ -29,7 +29,7 @@ CAPTURE_HEAD: Final = "# dynmem capture"
 _SHOWN: Final = 40  # characters of a bad line that a report repeats
 
 _HEX: Final = re.compile(
-    r"(\d{1,12})(?:\.(\d{1,9}))? (G>H|H>G) (msg|pkt)((?: (?:type|flags|channel|id) \d{1,20})*)"
+    r"(\d{1,12})(?:\.(\d{1,9}))? (G>H|H>G) (msg|pkt)((?: (?:type|flags|channel|id) \d{1,20}){0,4})"
     r"(?: words ([0-9a-f]+))?(?: ([0-9a-f]*))?"
 )
 _LOG: Final = re.compile(r"(?:\d{1,10}@(\d{1,12})\.(\d{6}):)?([a-z][a-z0-9_]{0,99})(?: (.*))?")
