@@ -27,7 +27,6 @@ class HostUnderTest(Protocol):
 
     Attributes:
         groups: Which groups of cases it claims to pass; the others are reported as skipped.
-        memory: The guest's memory, at least the pages of ``scratch``.
         scratch: Guest page numbers of at least 512 pages that the suite may use for rings.
         boot_pages: The size of the guest; 256 MiB at least, page numbers 0 to ``boot_pages`` - 1 (holes of
             the platform left out of account).
@@ -37,11 +36,14 @@ class HostUnderTest(Protocol):
     """
 
     groups: frozenset[str]
-    memory: GuestMemory
     scratch: range
     boot_pages: int
     post_init_wait_ns: int
     hot_add_pages: int
+
+    @property
+    def memory(self) -> GuestMemory:
+        """The guest's memory, at least the pages of ``scratch``."""
 
     def post_message(self, connection_id: int, message_type: int, payload: bytes) -> int:
         """HvPostMessage by the guest; the hypercall's status."""
@@ -86,14 +88,16 @@ class GuestUnderTest(Protocol):
 
     Attributes:
         groups: Which groups of cases it claims to pass; the others are reported as skipped.
-        memory: The guest's memory, as the host sees it.
         total_pages: The guest's size; 512 MiB at least, most of it free.
 
     """
 
     groups: frozenset[str]
-    memory: GuestMemory
     total_pages: int
+
+    @property
+    def memory(self) -> GuestMemory:
+        """The guest's memory, as the host sees it."""
 
     def start(self, hypercalls: Hypercalls) -> None:
         """Load the drivers: they contact the host by `hypercalls`, from here on and in every other call."""
