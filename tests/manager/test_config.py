@@ -72,7 +72,11 @@ WRONG = {
     "an unknown table": ("[manager]", "[manger]", ["manger", "did you mean 'manager'?"]),
     "an unknown key of a VM": ("weight = 7000", "wait = 7000", ["vm 'web'.wait", "did you mean 'weight'?"]),
     "a missing key": ('qmp = "/run/vm/db.qmp"', "", ["vm 'db'.qmp", "missing"]),
-    "a wrong type": ("buffer = 25", 'buffer = "25"', ["vm 'web'.buffer", "write a whole number without quotes"]),
+    "a wrong type": (
+        "buffer = 25",
+        'buffer = "25"',
+        ["vm 'web'.buffer", "write a whole number without quotes"],
+    ),
     "minimum above maximum": ('"512MiB"', '"5GiB"', ["vm 'web'.minimum", "5 GiB", "maximum of 4 GiB"]),
     "a minimum that never fits": ('budget = "8GiB"', 'budget = "600MiB"', ["'web'.minimum", "never start"]),
     "a size that is none": ('"4GiB"', '"4 gigs"', ["vm 'web'.maximum", "'4 gigs' is not a size"]),
