@@ -185,8 +185,10 @@ def test_a_page_given_up_twice_counts_once_and_a_range_that_leaves_memory_counts
 def test_what_the_guest_gives_up_is_traced_range_by_range_as_qemu_does() -> None:
     async def play() -> None:
         lines: list[str] = []
+        done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        done.set_result(24 * PAGE_SIZE)
         rig = Rig(
-            lambda _: asyncio.get_running_loop().create_future(),
+            lambda _: done,
             trace=Trace(matching(["hv_balloon_remove*"]), lambda name, text: lines.append(text)),
         )
         rig.shrink()
@@ -196,6 +198,12 @@ def test_what_the_guest_gives_up_is_traced_range_by_range_as_qemu_does() -> None
             "processing remove response range 8 @ 0x7d0, both 1",
             "remove response remaining range 8 @ 0x7d0, both 1",
         ]
+        await rig.device.discard()
+        lines.clear()
+        rig.device.set_target(SIZE)
+        assert rig.device.host.next_message() is not None
+        rig.device.closed()  # what was to be given back is given up still, and no guest said so
+        assert (rig.device.removed_pages, lines) == (24, [])
 
     asyncio.run(play())
 

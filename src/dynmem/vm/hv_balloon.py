@@ -102,7 +102,8 @@ class HvBalloon:
         added = self._pages.add(ranges)
         if added.coalesced:
             self._undiscarded.append(added.coalesced)
-            self._trace_removed(added.coalesced)
+            if self._channel is not None:  # else it is what was never sent, and comes back at the close
+                self._trace_removed(added.coalesced)
         return GivenUp(added.new, added.duplicates, added.rejected)
 
     def take_back(self, max_pages: int, max_ranges: int) -> bytes:
