@@ -92,6 +92,13 @@ def test_a_title_stays_on_its_line() -> None:
     assert lines == ["# dynmem capture 1 of evil?1.0 G>H msg 00\n"]
 
 
+def test_a_remark_says_when_and_is_no_message() -> None:
+    lines, capture = written(now_ns=1_500_000_000)
+    capture.note("channel 1: broken\n2 G>H msg 00")
+    assert lines[1] == "# 1.500000000 channel 1: broken?2 G>H msg 00\n"
+    assert parse(lines[1]) is None
+
+
 def test_a_file_of_lines_takes_whole_lines_up_to_its_limit(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

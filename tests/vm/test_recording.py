@@ -136,3 +136,10 @@ def test_a_message_that_finds_no_slot_is_logged_once_as_qemu_logs_a_retry(tmp_pa
     ]
     assert texts[4] == "vmbus_msg_cb message status -11"
     assert texts.count("vmbus_msg_cb message status -11") == texts.count("vmbus_post_msg type 15 size 16")
+
+
+def test_a_channel_that_a_guest_breaks_is_remarked_in_the_capture(tmp_path: Path) -> None:
+    _, capture = asyncio.run(attacked(tmp_path, "ring_garbage"))
+    remarks = [line for line in capture.read_text().splitlines() if line.startswith("# ")]
+    assert len(remarks) == 2
+    assert re.fullmatch(r"# \d+\.\d{9} channel 1 \(hv-balloon\): .+", remarks[1])

@@ -17,8 +17,7 @@ class Capture:
     def __init__(self, title: str, write: Callable[[str], None], now_ns: Callable[[], int]) -> None:
         """Write the head; `title` says what is captured."""
         self._write, self._now_ns = write, now_ns
-        printable = "".join(letter if letter.isascii() and letter.isprintable() else "?" for letter in title)
-        write(f"{CAPTURE_HEAD} {CAPTURE_VERSION} of {printable}\n")
+        write(f"{CAPTURE_HEAD} {CAPTURE_VERSION} of {_printable(title)}\n")
 
     def message(self, direction: Direction, payload: bytes) -> None:
         """A control message was posted, or put into the guest's message slot."""
@@ -38,6 +37,14 @@ class Capture:
             f" channel {channel} id {packet.trans_id}{between} {packet.data.hex()}\n"
         )
 
+    def note(self, text: str) -> None:
+        """A remark for people, where something happened that no message shows."""
+        self._write(f"# {self._time()} {_printable(text)}\n")
+
     def _time(self) -> str:
         seconds, rest = divmod(self._now_ns(), NS_PER_S)
         return f"{seconds}.{rest:09}"
+
+
+def _printable(text: str) -> str:
+    return "".join(letter if letter.isascii() and letter.isprintable() else "?" for letter in text)

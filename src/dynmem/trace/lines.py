@@ -7,7 +7,7 @@ Four kinds of line, told apart line by line, so that a file may hold them mixed:
   what some types have between descriptor and body);
 * QEMU's trace log: ``[PID@SECONDS.MICROS:]EVENT TEXT``;
 * rings found in a dump of guest memory: ``0xADDRESS NAME vmbus_tid N dm_tid N desc HEX body HEX``;
-* ``# ...``: a comment; ``# dynmem capture N ...`` heads our captures with the version of their form.
+* ``# ...``: a remark; ``# dynmem capture N ...`` heads our captures with the version of their form.
 
 Whatever is none of these raises RemoteProtocolError.
 """
@@ -69,7 +69,7 @@ Line = MessageLine | PacketLine | EventLine
 
 
 def parse(text: str) -> Line | None:
-    """One line; None for what says nothing (empty, comment)."""
+    """One line; None for what says nothing (empty, remark)."""
     text = text.strip(" \t\r\n")
     if not text:
         return None

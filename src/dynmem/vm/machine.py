@@ -286,7 +286,10 @@ class Machine:
     def _channel_faulted(self, event: ChannelFaulted) -> None:
         relid = event.channel.relid
         self.channel_faults[relid] = self.channel_faults.get(relid, 0) + 1
-        self.faults.note("channel faulted", f"channel {relid} ({event.channel.offer.name}): {event.reason}")
+        text = f"channel {relid} ({event.channel.offer.name}): {event.reason}"
+        self.faults.note("channel faulted", text)
+        if self._recording.capture is not None:
+            self._recording.capture.note(text)
         if self.balloon is not None:
             self.balloon.closed()
 
