@@ -6,13 +6,18 @@ from pathlib import Path
 import pytest
 
 from dynmem.conformance.__main__ import listing, main
-from dynmem.conformance.adapter import GROUPS
+from dynmem.conformance.adapter import GROUPS, GuestFactory, HostFactory
 from dynmem.conformance.case import Case, CaseTable, Verdict, fail, run
+from dynmem.conformance.our_guest import OurGuest
 from dynmem.conformance.our_host import OurHost
 from dynmem.conformance.report import conforms, table
 from dynmem.conformance.suite import GUEST_CASES, HOST_CASES
 from dynmem.errors import ConfigError
 
+from .device_host import DeviceHost
+from .driver_guest import DriverGuest
+from .scripted_guest import ScriptedGuest
+from .scripted_host import ScriptedHost
 from .silent_ends import ChatteringGuest, ChatteringHost, SilentGuest, SilentHost
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "conformance.md"
@@ -33,6 +38,15 @@ def failing() -> Case:
         fail("it did not happen")
 
     return cases.cases[0]
+
+
+HOSTS: tuple[HostFactory, ...] = (OurHost, DeviceHost, ScriptedHost, SilentHost)
+GUESTS: tuple[GuestFactory, ...] = (OurGuest, DriverGuest, ScriptedGuest, SilentGuest)
+
+
+def test_every_adapter_claims_groups_that_there_are() -> None:
+    claimed = [*(make().groups for make in HOSTS), *(make().groups for make in GUESTS)]
+    assert all(groups and groups <= set(GROUPS) for groups in claimed)
 
 
 def test_names_are_distinct_and_groups_are_known() -> None:
