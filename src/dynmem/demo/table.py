@@ -73,7 +73,14 @@ def render(
             reasons.append(f"{name} ({guest}): not started yet")
             continue
         held = Text(_mib(vm.held), style="bold red" if vm.wanted > vm.held else "")
-        cells = [name, _mib(vm.wanted), held, _mib(vm.demand), _assigned(vm), _mib(vm.resident)]
+        cells: list[str | Text] = [
+            name,
+            _mib(vm.wanted),
+            held,
+            _mib(vm.demand),
+            _assigned(vm),
+            _mib(vm.resident),
+        ]
         table.add_row(*cells, *([_bar(vm.resident, maximum)] if bars else []))
         reasons.append(f"{name} ({guest}): {vm.reason}")
     lines = [Text(text, no_wrap=True, overflow="ellipsis") for text in reasons]
