@@ -1,8 +1,8 @@
 """``python -m tests.fuzz.coverage [NAME ...] --seconds N [--keep]``: coverage-guided runs, by atheris.
 
 Each target runs in a process of its own, from its seeds and the kept corpus. What escapes is written to
-.fuzz/NAME and printed. With --keep the smallest set of inputs that reaches everything reached becomes the
-target's corpus. atheris is no dependency of the project; `make fuzz-coverage` installs it into .venv.
+.fuzz/NAME and printed. With --keep the inputs that reached something new join the target's corpus, until it
+is full. atheris is no dependency of the project; `make fuzz-coverage` installs it into .venv.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from pathlib import Path
 from . import corpus
 
 KEPT_BYTES_MAX = 400  # of one input
-KEPT_MAX = 60  # inputs of one target
+KEPT_MAX = 24  # inputs of one target
 
 
 def child(name: str, arguments: list[str]) -> None:
@@ -43,9 +43,7 @@ def guided(name: str, seconds: int, *, keep: bool) -> bool:
     found = Path(".fuzz") / name
     found.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as where:
-        inputs, merged = Path(where) / "inputs", Path(where) / "merged"
-        inputs.mkdir()
-        merged.mkdir()
+        inputs = Path(where)
         for number, data in enumerate(TARGETS[name].seeds):
             (inputs / f"seed{number}").write_bytes(data)
         limits = [f"-max_len={KEPT_BYTES_MAX if keep else 4096}", f"-artifact_prefix={found}/"]
@@ -59,10 +57,9 @@ def guided(name: str, seconds: int, *, keep: bool) -> bool:
         if run.returncode:
             print(run.stderr[-3000:])
         elif keep:
-            subprocess.run([*own, "-merge=1", str(merged), str(inputs)], capture_output=True, check=True)
-            seeds = set(TARGETS[name].seeds) - set(corpus.load(name))
-            smallest = sorted((path.read_bytes() for path in merged.iterdir()), key=len)
-            corpus.save(name, [data for data in smallest if data not in seeds][:KEPT_MAX])
+            known = set(TARGETS[name].seeds)
+            reached = {path.read_bytes() for path in inputs.iterdir()} - known
+            corpus.save(name, [*corpus.load(name), *sorted(reached, key=len)][:KEPT_MAX])
     return run.returncode == 0
 
 

@@ -8,12 +8,13 @@ ever get past the first step. After a burst a machine that is reset does its wor
 import uuid
 from collections.abc import Callable
 
-from tests.dm.ends import packed
+from tests.dm.ends import PlainBlocks, PlainSource, packed
 
 from dynmem.dm.guest import DynamicMemoryGuest
 from dynmem.dm.host import DynamicMemoryHost, GivenUp
 from dynmem.errors import RemoteProtocolError
 from dynmem.limits import DM_RANGES_PER_MESSAGE, VMBUS_QUEUE_MAX
+from dynmem.pages import ranges
 from dynmem.pages.page_set import PageSet
 from dynmem.units import PAGE_SIZE
 from dynmem.vmbus import guest, host, ring
@@ -30,6 +31,8 @@ from .parsers import CHANNEL_SEEDS, DM_SEEDS, PACKETS
 BURST = 24
 MEMORY_PAGES = 64
 GUEST_PAGES = 32_768  # 128 MiB: enough to be above Linux's floor
+ADDED_PAGES = 1024  # beyond boot memory
+BLOCK_PAGES = 256
 REMOTE = (RemoteProtocolError,)
 
 
@@ -202,18 +205,29 @@ class Store:
     """What the device does with pages, without a device."""
 
     def __init__(self) -> None:
-        self.set = PageSet(GUEST_PAGES)
+        self.set = PageSet(GUEST_PAGES + ADDED_PAGES)
 
     @property
     def removed_pages(self) -> int:
         return len(self.set)
 
-    def give_up(self, ranges: bytes) -> GivenUp:
-        added = self.set.add(ranges)
+    def give_up(self, batch: bytes) -> GivenUp:
+        added = self.set.add(batch)
         return GivenUp(added.new, added.duplicates, added.rejected)
 
     def take_back(self, max_pages: int, max_ranges: int) -> bytes:
         return self.set.take(max_pages, max_ranges)
+
+
+class Source(PlainSource):
+    """Memory to add that looks at no page of ranges outside it, however long they are."""
+
+    def give_back(self, batch: bytes) -> GivenUp:
+        starts, counts = ranges.unpack(batch)
+        inside = (starts >= GUEST_PAGES) & (starts + counts <= GUEST_PAGES + ADDED_PAGES)
+        outside = int(counts[~inside].sum())
+        back = super().give_back(ranges.pack(starts[inside], counts[inside]))
+        return GivenUp(back.new, back.duplicates, back.rejected + outside)
 
 
 class HostRig:
@@ -221,8 +235,13 @@ class HostRig:
 
     def __init__(self) -> None:
         self.store = Store()
+        self.source = Source(GUEST_PAGES, ADDED_PAGES)
         self.end = DynamicMemoryHost(
-            store=self.store, boot_pages=GUEST_PAGES, status_report=True, post_init_wait_ns=0
+            store=self.store,
+            boot_pages=GUEST_PAGES,
+            status_report=True,
+            post_init_wait_ns=0,
+            hot_add=self.source,
         )
         self.count = self.now = 0
 
@@ -236,20 +255,30 @@ class HostRig:
 
     def restart(self) -> None:
         self.store.set.clear()
+        self.source.free = set(range(GUEST_PAGES, GUEST_PAGES + ADDED_PAGES))
+        self.source.reserved, self.source.given = [], set()
         self.end.reset(self.now)
         self.end.channel_opened(self.now)
-        way = self.count // BURST % 5
+        self.end.set_target(GUEST_PAGES, self.now)
+        way = self.count // BURST % 7
         if way > 0:
             self.end.receive(dm.encode(dm.VersionRequest(1, dm.VERSION_WIN10, False)), self.now)
             self.send()
         if way > 1:
-            self.end.receive(dm.encode(dm.CapabilitiesReport(2, 0x1F, 100, GUEST_PAGES)), self.now)
+            self.end.receive(dm.encode(dm.CapabilitiesReport(2, 0x43, 100, 1 << 40)), self.now)
             self.send()
             self.end.tick(self.now)
-        if way > 2:
+        if way > 4:
+            self.end.set_target(GUEST_PAGES + 2 * BLOCK_PAGES, self.now)
+            self.send()
+        elif way > 2:
             self.end.set_target(GUEST_PAGES // 2, self.now)
             self.send()
-        if way > 3:
+        if way == 6:
+            self.end.receive(dm.encode(dm.HotAddResponse(3, 2 * BLOCK_PAGES, 1)), self.now)
+            self.end.hot_remove(BLOCK_PAGES, self.now)
+            self.send()
+        if way == 4:
             self.end.receive(
                 dm.encode(dm.BalloonResponse(3, False, packed((2048, 8000), (20_000, 8384)))), self.now
             )
@@ -269,7 +298,7 @@ class HostRig:
         try:
             self.end.receive(data, self.now)
         finally:
-            assert 0 <= self.end.actual_pages <= GUEST_PAGES
+            assert 0 <= self.end.actual_pages <= GUEST_PAGES + ADDED_PAGES
             self.send()
             self.end.take_events()
 
@@ -295,8 +324,8 @@ class Pages:
     def allocate_for_balloon(self, pages: int) -> bytes:
         return self.free.take(min(pages, 600), DM_RANGES_PER_MESSAGE)
 
-    def free_from_balloon(self, ranges: bytes) -> None:
-        added = self.free.add(ranges)
+    def free_from_balloon(self, batch: bytes) -> None:
+        added = self.free.add(batch)
         assert not added.duplicates, "pages were freed that were not allocated"
         assert not added.rejected
 
@@ -317,7 +346,12 @@ class GuestRig:
 
     def restart(self) -> None:
         self.pages = Pages()
-        self.end = DynamicMemoryGuest(pages=self.pages, total_pages=GUEST_PAGES)
+        self.end = DynamicMemoryGuest(
+            pages=self.pages,
+            total_pages=GUEST_PAGES,
+            blocks=PlainBlocks(BLOCK_PAGES, GUEST_PAGES + ADDED_PAGES - BLOCK_PAGES),
+            page_limit=GUEST_PAGES + ADDED_PAGES,
+        )
         self.end.channel_opened(self.now)
         self.send()
         way = self.count // BURST % 4
@@ -372,6 +406,9 @@ TO_HOST = (
     dm.encode(dm.BalloonResponse(9, True, packed((5, 100), (300, 200), (90, 20)))),
     dm.encode(dm.BalloonResponse(9, False, b"")),
     dm.encode(dm.StatusReport(1, 100, 3000, 0, 0, 0, 0)),
+    dm.encode(dm.HotAddResponse(1, 2 * BLOCK_PAGES, 1)),
+    dm.encode(dm.HotAddResponse(1, 0, 0)),
+    dm.encode(dm.HotRemoveResponse(1, 1, True, packed((GUEST_PAGES, 100), (5, 7)))),
 )
 RINGS = tuple(
     len(octets).to_bytes(4, "little") + bytes(12) + octets

@@ -2,6 +2,7 @@
 
 import functools
 import io
+import json
 import os
 import uuid
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from tests.wire.test_dm import BY_HAND, CAPTURED
 
 from dynmem.errors import ConfigError, RemoteProtocolError
 from dynmem.guest.curve import parse_load
+from dynmem.lab.workload import Report, latest_report
 from dynmem.manager import config
 from dynmem.manager.api import Request
 from dynmem.qmp.framing import LineReader
@@ -208,6 +210,8 @@ CAPTURE_WORDS = (
     b"hv_balloon_",
     b"\xe4",
 )
+REPORT = {"t": 1.5, **dict.fromkeys(Report.__struct_fields__[1:], 7)}
+CONSOLE = (b"[ 1.2] x\n" + json.dumps(REPORT).encode() + b"\r\n", b'{"t": 1, "held_pages":')
 QMP_LINES = (
     b'{"return": {"status": "running", "x": [1, 2.5e3, null]}, "id": "a-1"}\r\n',
     b'{"timestamp": {"seconds": 1, "microseconds": 2}, "event": "RESET", "data": {"guest": false}}\n',
@@ -321,6 +325,7 @@ PARSERS = (
     ),
     Target("workload", texts(parse_load), LOADS, (ConfigError,), OPTION_WORDS, TEXT),
     Target("units", texts(parse_size, parse_duration), SIZES, (ValueError,), OPTION_WORDS, TEXT),
+    Target("lab-report", lambda: latest_report, CONSOLE, (), JSON_WORDS, TEXT),
     Target("manager-config", configurations, CONFIG, (ConfigError,), CONFIG_WORDS, TEXT),
     Target("trace", captures, CAPTURES, (), CAPTURE_WORDS, b"0123456789abcdef>GHx:@ "),
     Target(
