@@ -17,12 +17,15 @@ from dynmem.limits import DM_RANGES_PER_MESSAGE, VMBUS_QUEUE_MAX
 from dynmem.pages import ranges
 from dynmem.pages.page_set import PageSet
 from dynmem.units import PAGE_SIZE
+from dynmem.vm.faults import Faults
+from dynmem.vm.hypercall import Hypercalls
+from dynmem.vm.synic import Synic
 from dynmem.vmbus import guest, host, ring
 from dynmem.vmbus.memory import FlatMemory, GpadlMemory
 from dynmem.wire import channel as wire
-from dynmem.wire import dm
+from dynmem.wire import dm, hardware, synic
 from dynmem.wire.packet import Packet
-from dynmem.wire.synic import VMBUS_MESSAGE_TYPE
+from dynmem.wire.synic import MSR_SCONTROL, MSR_SIEFP, MSR_SIMP, MSR_SINT0, VMBUS_MESSAGE_TYPE, MessageSlot
 from dynmem.wire.versions import VERSION_5_3
 
 from .engine import Target
@@ -33,6 +36,8 @@ MEMORY_PAGES = 64
 GUEST_PAGES = 32_768  # 128 MiB: enough to be above Linux's floor
 ADDED_PAGES = 1024  # beyond boot memory
 BLOCK_PAGES = 256
+INPUT_AT = 3 * PAGE_SIZE  # of hypercalls
+DATAGRAM_BYTES = 32  # of a hypercall; other messages are shorter
 REMOTE = (RemoteProtocolError,)
 
 
@@ -111,6 +116,53 @@ class BusRig:
 def buses() -> Callable[[bytes], None]:
     """The host's bus, against any guest."""
     return BusRig().feed
+
+
+class HardwareRig(BusRig):
+    """Hypercalls and synthetic MSRs, as the embedded guest's datagrams bring them, over the same bus.
+
+    Behind the datagram lies what the guest has put where its hypercalls' input is.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = Hypercalls(self.memory, self.bus)
+        self.interrupts: list[int] = []
+        self.synic = Synic(self.memory, self.interrupts.append, Faults(lambda: 0))
+
+    def feed(self, data: bytes) -> None:
+        if self.count % BURST == 0:
+            self.restart()
+            for msr, value in (
+                (MSR_SCONTROL, 1),
+                (MSR_SIMP, 0x1001),
+                (MSR_SIEFP, 0x2001),
+                (MSR_SINT0 + 2, 0),
+            ):
+                self.synic.write_msr(msr, value)
+            self.memory.write(PAGE_SIZE, bytes(2 * PAGE_SIZE))
+        self.count += 1
+        if self.count % 4 == 0:  # the guest empties its message slots
+            self.memory.write(PAGE_SIZE, bytes(PAGE_SIZE))
+        self.memory.write(INPUT_AT, data[DATAGRAM_BYTES : DATAGRAM_BYTES + 256])
+        message = hardware.decode(data[:DATAGRAM_BYTES])
+        if isinstance(message, hardware.Hypercall):
+            self.calls.call(message.control, message.input_gpa)
+        elif isinstance(message, hardware.WriteMsr):
+            self.synic.write_msr(message.msr, message.value)
+        out = self.bus.next_message()
+        if out is not None and self.synic.deliver(out.sint, MessageSlot(1, out.payload)):
+            self.bus.message_delivered()
+        for signal in self.bus.take_signals():
+            self.synic.signal(signal.sint, signal.flag)
+        self.bus.take_events()
+        assert set(self.interrupts) <= {2}
+        self.interrupts.clear()
+
+
+def hardware_of_a_vm() -> Callable[[bytes], None]:
+    """What a VM does for its guest's datagrams."""
+    return HardwareRig().feed
 
 
 class RingRig:
@@ -415,9 +467,24 @@ RINGS = tuple(
     for octets in (*PACKETS, PACKETS[0] + PACKETS[2] + PACKETS[3])
 )
 
+CALLS = (
+    *(
+        hardware.encode(hardware.Hypercall(1, 0x5C, INPUT_AT))
+        + synic.encode_post(synic.PostMessageInput(4, 1, octets))
+        for octets in (*SESSION, *OTHERS)
+    ),
+    hardware.encode(hardware.Hypercall(2, 0x5D | 1 << 16, 17)),
+    hardware.encode(hardware.Hypercall(3, 0x5D, INPUT_AT))
+    + synic.encode_signal(synic.SignalEventInput(17, 0)),
+    # exactly one datagram each: shorter messages have nothing behind them
+    hardware.encode(hardware.WriteMsr(4, MSR_SIMP, 0x3001)),
+    hardware.encode(hardware.WriteMsr(5, synic.MSR_EOM, 0)),
+)
+
 MACHINES = (
     Target("ring", rings, (*RINGS, *(b"\x90" + octets[1:] for octets in RINGS)), REMOTE),
     Target("bus", buses, (*SESSION, *OTHERS)),
+    Target("hypercalls", hardware_of_a_vm, CALLS, REMOTE),
     Target(
         "client",
         clients,
