@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: demo demo-qemu test lint conformance bench bench-check rows soak fuzz fuzz-coverage clean
+.PHONY: demo demo-qemu test lint conformance bench bench-check rows soak walk fuzz fuzz-coverage clean
 .DEFAULT_GOAL := demo
 
 .venv/run.stamp: pyproject.toml scripts/setup-venv
@@ -46,6 +46,9 @@ rows: .venv/dev.stamp  ## each promise of docs/rows.toml: proven, failing or ope
 soak: .venv/dev.stamp  ## the long ones
 	scripts/setup-qemu
 	$(PYTEST) -m soak $(ARGS)
+
+walk: .venv/dev.stamp  ## ten million steps of every interleaving of host, guest and rings; ARGS="--messages N --opens N ..."
+	$(BIN)/python -m tests.walk $(or $(ARGS),--opens 3 --closes 2 --resets 2)
 
 fuzz: .venv/dev.stamp  ## N mutants (1000000) for every parser and machine; ARGS names some, or another --seed
 	$(BIN)/python -m tests.fuzz --inputs $(or $(N),1000000) $(ARGS)
