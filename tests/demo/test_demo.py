@@ -6,7 +6,9 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,13 @@ from dynmem.errors import ExitCode
 
 PAGE = 4096
 DEMO = [sys.executable, "-m", "dynmem", "demo"]
+
+
+@pytest.fixture
+def home() -> Iterator[Path]:
+    """A private folder with a short name: sockets are made in it, and their paths have 107 bytes."""
+    with tempfile.TemporaryDirectory(prefix="demo-") as folder:
+        yield Path(folder)
 
 
 def start(*arguments: str, home: Path) -> "subprocess.Popen[str]":
@@ -78,10 +87,10 @@ def corrupt_one_byte(ram: Path) -> bool:
 
 
 def test_by_demand_a_third_of_the_unmet_demand_of_fixed_shares_is_left_and_no_byte_is_wrong(
-    tmp_path: Path,
+    home: Path,
 ) -> None:
-    managed = start("--json", "--duration", "30", home=tmp_path)
-    static = start("--json", "--static", "--duration", "30", home=tmp_path)
+    managed = start("--json", "--duration", "30", home=home)
+    static = start("--json", "--static", "--duration", "30", home=home)
     code, ours, complaints = finish(managed)
     assert (code, complaints) == (ExitCode.OK, "")
     code, fixed, complaints = finish(static)
@@ -92,14 +101,14 @@ def test_by_demand_a_third_of_the_unmet_demand_of_fixed_shares_is_left_and_no_by
     assert ours["pages_moved"] > 50_000
     assert fixed["unmet_demand_seconds"] >= 3 * ours["unmet_demand_seconds"] > 0  # somebody was squeezed
     assert {"duration_seconds", "vms", "mode", "schema_version"} <= set(ours)
-    assert programs_in(tmp_path) == []
-    assert list(tmp_path.iterdir()) == []
+    assert programs_in(home) == []
+    assert list(home.iterdir()) == []
 
 
-def test_one_corrupted_byte_in_guest_memory_is_seen_and_ends_with_its_exit_code(tmp_path: Path) -> None:
-    demo = start("--json", "--duration", "15", home=tmp_path)
+def test_one_corrupted_byte_in_guest_memory_is_seen_and_ends_with_its_exit_code(home: Path) -> None:
+    demo = start("--json", "--duration", "15", home=home)
     deadline = time.monotonic() + 12
-    while (ram := guest_ram(tmp_path)) is None or not corrupt_one_byte(ram):
+    while (ram := guest_ram(home)) is None or not corrupt_one_byte(ram):
         assert demo.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.1)
@@ -110,21 +119,21 @@ def test_one_corrupted_byte_in_guest_memory_is_seen_and_ends_with_its_exit_code(
 
 
 @pytest.mark.parametrize("moment", [0.25, 0.8, 1.6, 3.0, 6.0])
-def test_ctrl_c_at_any_moment_leaves_no_process_and_no_file(tmp_path: Path, moment: float) -> None:
-    demo = start("--duration", "30", home=tmp_path)
+def test_ctrl_c_at_any_moment_leaves_no_process_and_no_file(home: Path, moment: float) -> None:
+    demo = start("--duration", "30", home=home)
     time.sleep(moment)
     os.killpg(demo.pid, signal.SIGINT)
     demo.communicate(timeout=30)
     assert demo.returncode == ExitCode.INTERRUPTED
-    assert programs_in(tmp_path) == []
-    assert list(tmp_path.iterdir()) == []
+    assert programs_in(home) == []
+    assert list(home.iterdir()) == []
 
 
 @pytest.mark.qemu
 def test_two_real_linux_guests_and_an_embedded_one_share_a_budget_and_nobody_is_killed(
-    tmp_path: Path,
+    home: Path,
 ) -> None:
-    demo = start("--qemu", "--json", "--duration", "40", home=tmp_path)
+    demo = start("--qemu", "--json", "--duration", "40", home=home)
     code, summary, complaints = finish(demo)
     assert (code, complaints) == (ExitCode.OK, "")
     assert summary["wrong_bytes"] == 0
@@ -134,5 +143,5 @@ def test_two_real_linux_guests_and_an_embedded_one_share_a_budget_and_nobody_is_
     for vm in linux:
         assert vm["oom_kills"] == 0
         assert vm["pages_moved"] > 50_000
-    assert programs_in(tmp_path) == []
-    assert list(tmp_path.iterdir()) == []
+    assert programs_in(home) == []
+    assert list(home.iterdir()) == []
