@@ -82,7 +82,7 @@ def test_a_vm_without_a_balloon_device_is_told_what_it_lacks(tmp_path: Path) -> 
 
 
 @pytest.mark.qemu
-def test_a_reset_is_counted_and_so_is_one_that_may_have_been_missed(tmp_path: Path) -> None:
+def test_a_reset_is_counted_and_a_closed_monitor_is_none(tmp_path: Path) -> None:
     async def scenario() -> None:
         options = (*BALLOON, "-qmp", f"unix:{tmp_path / 'other'},server=on,wait=off")
         with qemu(tmp_path / "qmp", *options):
@@ -95,7 +95,32 @@ def test_a_reset_is_counted_and_so_is_one_that_may_have_been_missed(tmp_path: Pa
                 await other.close()
                 await connection._hang_up()
                 again = await look(connection)
-                assert (again.resets, again.incarnation) == (2, facts.incarnation)
+                assert (again.resets, again.incarnation) == (1, facts.incarnation)
+
+    asyncio.run(scenario())
+
+
+def test_a_size_that_rose_unasked_while_nobody_listened_is_a_reset(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        size = {"actual": 40 * MEBIBYTE}
+        status = {"committed": 50 * MEBIBYTE, "available": 9 * MEBIBYTE}
+        vm = FakeVm({"query-hv-balloon-status-report": status, "query-balloon": size, "balloon": {}})
+        async with (
+            listening(tmp_path / "qmp", vm.serve),
+            hold(tmp_path / "qmp", may_write=True) as connection,
+        ):
+            assert (await look(connection)).resets == 0
+            await connection.set_balloon(48 * MEBIBYTE)
+            await connection._hang_up()
+            size["actual"] = 48 * MEBIBYTE  # what was granted
+            assert (await look(connection)).resets == 0
+            size["actual"] = 64 * MEBIBYTE  # somebody else's doing, and we listened: no RESET came
+            assert (await look(connection)).resets == 0
+            size["actual"] = 40 * MEBIBYTE
+            await look(connection)
+            await connection._hang_up()
+            size["actual"] = 64 * MEBIBYTE
+            assert (await look(connection)).resets == 1
 
     asyncio.run(scenario())
 

@@ -378,3 +378,25 @@ def test_room_that_is_no_longer_asked_for_is_not_kept(tmp_path: Path) -> None:
             await manager.until(lambda status: status["reservations"] == [])
 
     asyncio.run(scenario())
+
+
+def test_a_reservation_that_nobody_waits_for_any_more_does_not_come_back_after_a_restart(
+    tmp_path: Path,
+) -> None:
+    async def scenario() -> None:
+        web = ObedientVm(200)
+        config = configured(tmp_path, "enforce", TIGHT, web="")
+        async with listening(tmp_path / "web.qmp", web.serve):
+            async with managing(config) as manager:
+                await manager.until(lambda status: vm_of(status, "web").get("assigned_bytes") is not None)
+                request = {"command": "reserve", "name": "db", "size_bytes": 200 << 20, "wait_ns": 30 * 10**9}
+                asking = asyncio.create_task(manager.ask(**request))
+                await manager.until(lambda status: bool(status["reservations"]))
+                await manager.end(signal.SIGINT)
+                asking.cancel()
+                await asyncio.wait((asking,))
+            async with managing(config) as second:
+                await second.sweeps(2)
+                assert (await second.ask(command="status"))["reservations"] == []
+
+    asyncio.run(scenario())

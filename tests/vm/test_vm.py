@@ -266,3 +266,20 @@ def test_what_cannot_start_says_why_in_one_sentence(tmp_path: Path) -> None:
     assert "else than a socket" in fails(f"--qmp=unix:{tmp_path}/file,server=on,wait=off")
     assert "No such file or directory" in fails(f"--serial=file:{tmp_path}/no/where")
     assert f"{tmp_path}/none" in fails(f"--guest=embedded,program={tmp_path}/none")
+
+
+def test_a_sigterm_to_machine_and_guest_alike_is_the_machines_to_obey(tmp_path: Path) -> None:
+    """As a service manager does that ends a group of processes."""
+
+    async def scene() -> None:
+        async with running(tmp_path, memory="64M") as (vm, client):
+            await until(vm.console)
+            (guest,) = vm.guest_pids()
+            os.kill(guest, signal.SIGTERM)
+            await asyncio.sleep(0.2)
+            assert await client.execute("query-status")
+            os.kill(vm.process.pid, signal.SIGTERM)
+            assert await vm.exit_code() == 0
+            assert not is_there(guest)
+
+    play(scene())

@@ -22,7 +22,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the guest until its VM is gone; the exit code."""
     options = _parser().parse_args(arguments)
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is the VM's to deal with
+    for number in (signal.SIGINT, signal.SIGTERM):  # sent to a whole group they are the VM's to deal with
+        signal.signal(number, signal.SIG_IGN)
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy would start a thread for each core
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="guest: %(message)s")
 

@@ -40,11 +40,15 @@ class Answers:
         """The loop has made a step after a sweep that took so long: whoever waits for news may look."""
         self._sweeps += 1
         self._swept_s = swept_s
+        await self.forget_withdrawn()
+        async with self._stepped:
+            self._stepped.notify_all()
+
+    async def forget_withdrawn(self) -> None:
+        """Take out of the journal what nobody waits for any more; after the last step, call it once more."""
         while self._withdrawn:
             with contextlib.suppress(JournalError):  # then it lapses by itself
                 await self._writer.do(partial(self._writer.journal.drop, self._withdrawn.pop()))
-        async with self._stepped:
-            self._stepped.notify_all()
 
     async def handle(self, request: Request) -> dict[str, object]:
         """Answer one request; DynmemError is a refusal."""

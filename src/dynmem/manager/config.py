@@ -247,6 +247,9 @@ def _checked(path: Path, file: _File) -> Config:
     _no_twice(fail, "name", [vm.name for vm in file.vm])
     _no_twice(fail, "qmp", [vm.qmp for vm in file.vm])
     manager = file.manager
+    taken = [vm.name for vm in file.vm if vm.qmp == manager.socket]
+    if taken:
+        raise fail("manager.socket", f"is the monitor of vm {taken[0]!r}: choose a path of its own")
     return Config(
         path=path,
         settings=ManagerSettings(

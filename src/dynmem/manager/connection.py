@@ -72,6 +72,10 @@ class _Life:
     device: Device | None = None
     tracker: DemandTracker | None = None
     resets: int = 0
+    target_bytes: int = 0
+    """The last target that was sent, 0 before there is one."""
+    deaf: bool = False
+    """Events may have been missed: a RESET shows only by a size that rose though nobody asked for it."""
     reports: int = 0
     """Status events seen: tells two reports with the same figures apart."""
     looks: int = 0
@@ -137,6 +141,8 @@ class VmConnection:
         """Set the target; DynmemError says why it was not taken. What comes of it only `actual` tells."""
         if self._monitor is None or self._look is not None:
             raise UnreachableError(f"{self.name} does not answer at {self.path}")
+        if self._life is not None:
+            self._life.target_bytes = target_bytes
         try:
             await self._monitor.set_balloon(target_bytes)
         except QmpCommandError:
@@ -173,7 +179,7 @@ class VmConnection:
         client = await QmpClient.connect(self.path)
         self._begin_life(client.peer.pid)
         if self._life is not None and self._life.looks:
-            self._was_reset(self._life)  # events were missed while nobody listened, a RESET may be among them
+            self._life.deaf = True  # events were missed while nobody listened, a RESET may be among them
         self._monitor = Monitor(client, may_write=self._may_write, timeout_s=COMMAND_TIMEOUT_S)
         self._dropped = 0
         return self._monitor
@@ -233,7 +239,7 @@ class VmConnection:
                 life.reports += 1
         if monitor.client.events_dropped != self._dropped:
             self._dropped = monitor.client.events_dropped
-            self._was_reset(life)  # nobody knows what was among them
+            life.deaf = True  # nobody knows what was among them
 
     @staticmethod
     def _was_reset(life: _Life) -> None:
@@ -272,7 +278,10 @@ class VmConnection:
             life.device = None  # unplugged
             self._problem = f"its balloon device does not answer: {error.desc}"
             return
-        life.actual_bytes = size(balloon.get("actual"), "actual")
+        before, life.actual_bytes = life.actual_bytes, size(balloon.get("actual"), "actual")
+        if life.deaf and before is not None and life.actual_bytes > max(before, life.target_bytes):
+            self._was_reset(life)  # its balloon is empty again
+        life.deaf = False
         life.tracker.saw_size(life.actual_bytes)
         if device.kind == backends.VIRTIO_BALLOON:
             await self._keep_statistics_on(monitor, life, device)

@@ -85,6 +85,7 @@ class Daemon:
                 await self._serve(writer, answers, Unfinished(journal.open_actions()))
             finally:
                 await api.close()
+                await answers.forget_withdrawn()
                 await asyncio.gather(*(each.close() for each in self._connections.values()))
                 await writer.finish()
         self._tell(self._farewell())

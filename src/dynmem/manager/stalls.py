@@ -9,7 +9,13 @@ each time, if somebody is short.
 from dynmem.manager.changes import ALREADY_HELD, Change
 from dynmem.manager.facts import ManagerSettings
 from dynmem.manager.record import Record, Stopped
-from dynmem.manager.safeguards import RETRY_FIRST_PERIODS, RETRY_LONGEST_NS, band_pages, stall_ns
+from dynmem.manager.safeguards import (
+    PROGRESS_PAGES,
+    RETRY_FIRST_PERIODS,
+    RETRY_LONGEST_NS,
+    band_pages,
+    stall_ns,
+)
 from dynmem.units import NS_PER_S, format_pages
 
 
@@ -18,6 +24,8 @@ def find_stall(record: Record, now_ns: int, settings: ManagerSettings) -> Change
     actual, target = record.actual_pages, record.target_pages
     if actual is None or target is None or actual == target:
         return None
+    if actual > max(target, record.mark_pages) + PROGRESS_PAGES:
+        return _grown_unasked(record, actual, target, now_ns)
     if now_ns - record.mark_ns < stall_ns(settings.period_ns):
         return None
     giving = actual > target
@@ -43,6 +51,23 @@ def find_stall(record: Record, now_ns: int, settings: ManagerSettings) -> Change
         reason = f"takes no more at {size}, {asked} was offered; not offered again for {wait} s"
     record.set_target(back, now_ns)
     return Change(record, back, reason, ALREADY_HELD)
+
+
+def _grown_unasked(record: Record, actual: int, target: int, now_ns: int) -> Change | None:
+    """It has more than it was asked to have: somebody else set its balloon, or the guest let the air out.
+
+    That is a fact and no floor: the size it has is taken over, as far as its maximum allows, and the next
+    plan decides anew, with what the guest says then.
+    """
+    taken_over = max(target, min(actual, record.maximum_pages))
+    if taken_over == target:
+        return None
+    record.set_target(taken_over, now_ns)
+    reason = (
+        f"grew to {format_pages(actual)} though {format_pages(target)} was asked: by somebody else's command,"
+        " or by its guest"
+    )
+    return Change(record, taken_over, reason, ALREADY_HELD)
 
 
 def forgive(record: Record, now_ns: int, *, somebody_is_short: bool) -> None:
