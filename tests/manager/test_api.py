@@ -2,7 +2,9 @@
 
 import asyncio
 import json
+import os
 import signal
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +152,16 @@ def test_a_socket_path_that_cannot_be_used_is_named(tmp_path: Path) -> None:
             await ApiServer(tmp_path / "absent" / "api.sock", handle).start()
 
     asyncio.run(scenario())
+
+
+def test_a_socket_that_somebody_listens_on_is_never_taken_over(tmp_path: Path) -> None:
+    path = tmp_path / "qmp"
+    with socket.socket(socket.AF_UNIX) as monitor:
+        monitor.bind(str(path))
+        monitor.listen()
+        with pytest.raises(NotPermittedError, match=f"process {os.getpid()}, which is no manager"):
+            asyncio.run(ApiServer(path, handle).start())
+        assert path.is_socket()
 
 
 def test_a_file_or_folder_in_the_sockets_place_is_never_removed(tmp_path: Path) -> None:

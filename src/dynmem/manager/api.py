@@ -22,6 +22,7 @@ import msgspec
 
 from dynmem.errors import DynmemError, ExitCode, NotPermittedError
 from dynmem.limits import API_CLIENTS_MAX, API_REQUEST_BYTES_MAX
+from dynmem.manager.process import listener
 from dynmem.units import NS_PER_S
 
 LOG: Final = logging.getLogger(__name__)
@@ -78,6 +79,11 @@ class ApiServer:
             raise NotPermittedError(
                 f"{self._path}: something else than a socket is there:"
                 " move it or choose another manager.socket"
+            )
+        if pid := listener(self._path):
+            raise NotPermittedError(
+                f"{self._path}: process {pid}, which is no manager, listens there:"
+                " choose another manager.socket"
             )
         self._path.unlink(missing_ok=True)
         listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

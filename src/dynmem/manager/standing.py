@@ -81,7 +81,7 @@ FROZEN: Final[tuple[Row, ...]] = (
     (
         lambda _, moment: moment.released,
         "released",
-        lambda _: "released: it has its maximum and is left alone until take-up",
+        lambda _: "released: given its boot size back and then left alone, until release --undo",
     ),
     (
         lambda record, _: not record.reported,
