@@ -12,6 +12,8 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
 
+from tests.sockets import is_listened_on
+
 from dynmem.manager.connection import VmConnection
 from dynmem.manager.facts import VmFacts
 
@@ -32,7 +34,7 @@ def qemu(path: Path, *options: str, paused: bool = True) -> Iterator[subprocess.
     process = subprocess.Popen([*command, *options, "-qmp", f"unix:{path},server=on,wait=off"])
     try:
         deadline = time.monotonic() + 20
-        while not path.exists():
+        while not is_listened_on(path):
             assert process.poll() is None, "QEMU ended at once"
             assert time.monotonic() < deadline, "QEMU did not open its monitor"
             time.sleep(0.01)

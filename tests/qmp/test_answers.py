@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from tests.qmp.conversations import GREET, ROWS, Row
+from tests.sockets import is_listened_on
 
 from dynmem.qmp.command import Argument, Command
 from dynmem.qmp.errors import DEVICE_NOT_ACTIVE, QmpCommandError
@@ -67,7 +68,7 @@ def qemu_monitor(tmp_path: Path) -> Iterator[Path]:
     program = ["qemu-system-x86_64", "-S", "-nodefaults", "-display", "none", "-machine", "none"]
     process = subprocess.Popen([*program, "-qmp", f"unix:{path},server=on,wait=off"])
     deadline = time.monotonic() + 20
-    while not path.exists():
+    while not is_listened_on(path):
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.02)
