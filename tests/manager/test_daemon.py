@@ -124,10 +124,10 @@ def test_after_kill_9_the_open_intent_is_resolved_and_two_sweeps_pass_before_the
             seen = len(web.asked), len(db.asked)
             async with managing(config) as second:
                 await second.until(lambda _: web.actual + db.actual <= (300 - 16) * MEBIBYTE)
+                await second.end()  # in order: killed, it could leave intents of its own
                 told = [line for line in second.lines if "was left open in the journal" in line]
                 assert len(told) == opened
                 assert "not reached (yet), it has 256 MiB" in told[0]
-                await second.end()  # in order: killed, it could leave intents of its own
             assert _open_intents(tmp_path) == []
             for vm, begin in zip((web, db), seen, strict=True):
                 if "balloon" in [name for name, _ in vm.asked[begin:]]:
