@@ -92,7 +92,7 @@ def manager(vms: dict[str, Path], memory_bytes: int, where: Path) -> Iterator[tu
     config.write_text(text)
     with program(["run", "--config", str(config)], where / "manager.log") as process:
         deadline = time.monotonic() + WAIT_S
-        while not all(vm.get("actual_bytes") for vm in _vms(socket)) or not _vms(socket):
+        while not (seen := _vms(socket)) or not all(vm.get("actual_bytes") for vm in seen):
             if time.monotonic() > deadline or process.poll() is not None:
                 raise DynmemError((where / "manager.log").read_text()[-400:])
             time.sleep(0.1)

@@ -91,6 +91,11 @@ WRONG = {
     "a period that is none": ('"500ms"', '"often"', ["manager.period", "'often' is not a duration"]),
     "a name twice": ('name = "db"', 'name = "web"', ["vm number 2.name", "'web' is used by an earlier VM"]),
     "a socket twice": ("db.qmp", "web.qmp", ["vm number 2.qmp", "used by an earlier VM"]),
+    "a monitor as the manager's socket": (
+        "/tmp/dynmem-test/api.sock",
+        "/run/vm/web.qmp",
+        ["manager.socket", "vm 'web'"],
+    ),
     "a name with a slash": ('name = "db"', 'name = "../db"', ["vm number 2.name", "'../db' is not a name"]),
     "a relative socket": ('"/run/vm/db.qmp"', '"db.qmp"', ["vm 'db'.qmp", "not an absolute path"]),
     "a socket too long": ("/run/vm/db.qmp", "/" + "x" * 120, ["vm 'db'.qmp", "107 bytes"]),

@@ -247,7 +247,8 @@ def _checked(path: Path, file: _File) -> Config:
     _no_twice(fail, "name", [vm.name for vm in file.vm])
     _no_twice(fail, "qmp", [vm.qmp for vm in file.vm])
     manager = file.manager
-    taken = [vm.name for vm in file.vm if vm.qmp == manager.socket]
+    socket = _socket_path(fail, "manager.socket", manager.socket or str(default_socket()))
+    taken = [vm.name for vm in file.vm if Path(vm.qmp) == socket]
     if taken:
         raise fail("manager.socket", f"is the monitor of vm {taken[0]!r}: choose a path of its own")
     return Config(
@@ -260,7 +261,7 @@ def _checked(path: Path, file: _File) -> Config:
         ),
         vms=vms,
         monitors={vm.name: Path(vm.qmp) for vm in file.vm},
-        socket=_socket_path(fail, "manager.socket", manager.socket or str(default_socket())),
+        socket=socket,
         state=_absolute(fail, "manager.state", manager.state or str(default_state())),
     )
 
