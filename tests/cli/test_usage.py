@@ -27,7 +27,7 @@ def dynmem(*arguments: str) -> tuple[int, str]:
         (("vm",), "Missing option '-m' / '--memory'"),
         (("vm", "-m", "512M", "--guest", "embedded,workload=nosuch"), "workload 'nosuch' is not one of"),
         (("vm", "-m", "512M", "--guest", "embedded,foo=1"), "'foo=1' is not KEY=VALUE"),
-        (("vm", "-m", "512M,maxmem=2G"), "maxmem"),
+        (("vm", "-m", "2G,maxmem=1G"), "maxmem"),
         (
             ("run", "--config", "/nonexistent/hosts.toml", "--check"),
             "/nonexistent/hosts.toml: cannot be read",

@@ -23,7 +23,7 @@ from dynmem.qmp.lexer import Lexer
 from dynmem.qmp.parser import ValueReader
 from dynmem.trace import reader, show
 from dynmem.units import parse_duration, parse_size
-from dynmem.vm import options
+from dynmem.vm import memory_options, options
 from dynmem.wire import channel, dm, hardware, monitor, packet, synic
 from dynmem.wire.versions import VERSION_5_3, VERSION_WIN8
 
@@ -312,8 +312,10 @@ PARSERS = (
         "vm-options",
         texts(
             options.parse_name,
-            options.parse_memory,
-            options.parse_device,
+            memory_options.parse_memory,
+            memory_options.parse_object,
+            lambda text: options.parse_devices((text,)),
+            options.parse_machine,
             options.parse_qmp,
             options.parse_guest,
             options.parse_serial,

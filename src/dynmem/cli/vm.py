@@ -11,6 +11,8 @@ Examples:
       --guest embedded,workload=sine,period=20s --serial file:/tmp/one/serial
   dynmem vm --name quiet -m 1G --device hv-balloon,status-report=on \\
       --qmp unix:/tmp/quiet/qmp.sock,server=on,wait=off --guest embedded,workload=idle
+  dynmem vm --name grows -m 256M,maxmem=8G --device hv-balloon,status-report=on \\
+      --qmp unix:/tmp/grows/qmp.sock,server=on,wait=off
   dynmem vm --name seen -m 512M --device hv-balloon --trace 'hv_balloon*' -D seen.log --capture seen.capture
 
 \b
@@ -18,6 +20,12 @@ Talk to it with any QMP client; balloon takes bytes:
   {"execute": "qmp_capabilities"}
   {"execute": "balloon", "arguments": {"value": 268435456}}
   {"execute": "query-balloon"}
+
+\b
+With a maxmem above its size a VM grows past its boot size by hot add. The memory for that is a backend that
+you make and name, or, where no memdev is named and there are no DIMMs and no slots, one that the VM makes
+itself (id hv-balloon-memory, of maxmem minus size). A DIMM needs a slot and a backend:
+  -m 256M,maxmem=2G,slots=1 --object memory-backend-ram,id=m,size=1G --device pc-dimm,id=d,memdev=m
 
 The embedded guest is a process of this package that behaves as a guest does: it is for trying things and for
 tests.
@@ -32,15 +40,30 @@ Exit codes: 0 ended by quit on its monitor, by SIGTERM or by Ctrl-C; 1 its guest
     "-m",
     "--memory",
     required=True,
-    metavar="SIZE[,maxmem=SIZE]",
-    help="Memory; a bare number is in MiB. A maxmem above it is not supported yet.",
+    metavar="SIZE[,maxmem=SIZE][,slots=N]",
+    help="Memory at boot, what it may become, and slots for DIMMs; a bare number is in MiB.",
+)
+@click.option(
+    "--object",
+    "objects",
+    multiple=True,
+    metavar="memory-backend-ram|-memfd|-file,id=ID,size=SIZE[,KEY=VALUE...]",
+    help="Make a memory backend; keys: share, prealloc; hugetlb, hugetlbsize (-memfd); mem-path, discard-data"
+    " (-file). A bare size is in bytes.",
+)
+@click.option(
+    "--machine",
+    default="",
+    metavar="memory-backend=ID",
+    help="Boot from this --object instead of memory of the VM's own.",
 )
 @click.option(
     "--device",
     "devices",
     multiple=True,
-    metavar="hv-balloon[,id=ID][,status-report=on|off][,x-post-init-wait=MS]",
-    help="Add a device.",
+    metavar="hv-balloon|pc-dimm[,KEY=VALUE...]",
+    help="Add a device. hv-balloon: id, status-report=on|off, memdev=ID, addr=ADDRESS, x-post-init-wait=MS,"
+    " x-startup=boot|last (the size after a reset). pc-dimm: id, memdev=ID, addr=ADDRESS, slot=N, node=N.",
 )
 @click.option(
     "--qmp",
@@ -84,6 +107,8 @@ Exit codes: 0 ended by quit on its monitor, by SIGTERM or by Ctrl-C; 1 its guest
 def vm(
     name: str,
     memory: str,
+    objects: tuple[str, ...],
+    machine: str,
     devices: tuple[str, ...],
     qmp: str | None,
     guest: str,
@@ -93,12 +118,16 @@ def vm(
     capture: Path | None,
 ) -> int:
     """Run one virtual machine with dynamic memory until it ends."""
-    from dynmem.vm import options
+    from dynmem.vm import memory_options, options
 
+    balloon, dimms = options.parse_devices(devices)
     parsed = options.VmOptions(
         name=options.parse_name(name),
-        memory_bytes=options.parse_memory(memory),
-        balloon=options.parse_devices(devices),
+        memory=memory_options.parse_memory(memory),
+        objects=memory_options.parse_objects(objects),
+        memory_backend=options.parse_machine(machine) if machine else None,
+        balloon=balloon,
+        dimms=dimms,
         qmp=options.parse_qmp(qmp) if qmp is not None else None,
         guest=options.parse_guest(guest),
         serial=options.parse_serial(serial),

@@ -1,4 +1,4 @@
-"""The options of ``dynmem vm``, written as QEMU writes them: ``key=value,key=value``; ``,,`` is a comma."""
+"""The options of ``dynmem vm``, written as QEMU writes them. Those about memory are in `memory_options`."""
 
 import os
 from dataclasses import dataclass, field
@@ -6,22 +6,32 @@ from pathlib import Path
 from typing import Final
 
 from dynmem.errors import ConfigError
-from dynmem.limits import UNIX_PATH_BYTES_MAX, VM_MEMORY_BYTES_MAX, VM_MEMORY_BYTES_MIN, VM_NAME_MAX
-from dynmem.units import NS_PER_MS, PAGE_SIZE, format_size, parse_size
+from dynmem.limits import UNIX_PATH_BYTES_MAX, VM_NAME_MAX
+from dynmem.units import NS_PER_MS
+from dynmem.vm.memory_options import BackendOptions, DimmOptions, MemoryOptions, dimm_of
+from dynmem.vm.option_text import Keys
 from dynmem.wire.trace_events import matching
 
-_SWITCH: Final = {"on": True, "yes": True, "true": True, "off": False, "no": False, "false": False}
-_DEVICE_KEYS: Final = ("id", "status-report", "x-post-init-wait")
+_DEVICE_KEYS: Final = ("id", "status-report", "x-post-init-wait", "memdev", "addr", "x-startup")
+STARTUP_BOOT: Final = "boot"
+STARTUP_LAST: Final = "last"
+_STARTUPS: Final = (STARTUP_BOOT, STARTUP_LAST)
 _POST_INIT_WAIT_MS_MAX: Final = 3_600_000
 
 
 @dataclass(frozen=True)
 class BalloonOptions:
-    """What ``--device hv-balloon,...`` says."""
+    """What ``--device hv-balloon,...`` says; address 0 is found by the machine.
+
+    `startup_last`: after a reset the guest starts with the size that it had, instead of its boot size.
+    """
 
     identity: str = "hv-balloon"
     status_report: bool = False
     post_init_wait_ns: int = 0
+    memdev: str | None = None
+    address: int = 0
+    startup_last: bool = False
 
 
 @dataclass(frozen=True)
@@ -38,8 +48,12 @@ class VmOptions:
     """Everything ``dynmem vm`` can be told."""
 
     name: str
-    memory_bytes: int
+    memory: MemoryOptions
+    objects: tuple[BackendOptions, ...] = ()
+    memory_backend: str | None = None
+    """The object to boot from, instead of memory of the machine's own."""
     balloon: BalloonOptions | None = None
+    dimms: tuple[DimmOptions, ...] = ()
     qmp: Path | None = None
     guest: GuestOptions = field(default_factory=GuestOptions)
     serial: Path | None = None
@@ -47,24 +61,10 @@ class VmOptions:
     log: Path | None = None
     capture: Path | None = None
 
-
-def split_options(option: str, text: str, *, implied: str) -> dict[str, str]:
-    """Cut ``first,key=value,flag`` into keys and values; a first bare word is the value of `implied`.
-
-    A later bare word means ``on``. Raises ConfigError that names `option`.
-    """
-    found: dict[str, str] = {}
-    words = [word.replace("\0", ",") for word in text.replace(",,", "\0").split(",")]
-    for position, word in enumerate(words):
-        key, equals, value = word.partition("=")
-        if not equals:
-            key, value = (implied, word) if position == 0 else (word, "on")
-        if not key or (not value and not equals):
-            raise ConfigError(f"--{option} {text!r}: there is nothing between two commas")
-        if key in found:
-            raise ConfigError(f"--{option} {text!r}: {key} is given twice")
-        found[key] = value
-    return found
+    @property
+    def memory_bytes(self) -> int:
+        """Memory at boot."""
+        return self.memory.size
 
 
 def parse_name(text: str) -> str:
@@ -74,80 +74,84 @@ def parse_name(text: str) -> str:
     return text
 
 
-def parse_memory(text: str) -> int:
-    """``512M``, ``512`` (MiB), ``size=512M,maxmem=512M``: the boot size in bytes."""
-    keys = split_options("memory", text, implied="size")
-    _only("memory", text, keys, ("size", "maxmem"))
-    if "size" not in keys:
-        raise ConfigError(f"--memory {text!r}: size is missing; write it like 512M")
-    size = _size("memory", text, keys["size"])
-    if not VM_MEMORY_BYTES_MIN <= size <= VM_MEMORY_BYTES_MAX or size % PAGE_SIZE:
-        least, most = format_size(VM_MEMORY_BYTES_MIN), format_size(VM_MEMORY_BYTES_MAX)
-        raise ConfigError(f"--memory {text!r}: a size is between {least} and {most}, in whole pages of 4 KiB")
-    maximum = _size("memory", text, keys["maxmem"]) if "maxmem" in keys else size
-    if maximum < size:
-        raise ConfigError(f"--memory {text!r}: maxmem is below the size")
-    if maximum > size:
-        raise ConfigError(
-            f"--memory {text!r}: growing beyond the boot size is not there yet: start with the maximum, "
-            f"{format_size(maximum)}, and shrink"
-        )
-    return size
-
-
-def parse_device(text: str) -> BalloonOptions:
-    """``hv-balloon,id=hvb,status-report=on,x-post-init-wait=MS``."""
-    keys = split_options("device", text, implied="driver")
-    driver = keys.pop("driver", "")
-    if driver != "hv-balloon":
-        raise ConfigError(
-            f"--device {text!r}: {driver!r} is not a device of this machine; there is hv-balloon"
-        )
-    _only("device", text, keys, _DEVICE_KEYS)
-    wait = _integer(
-        "device", text, "x-post-init-wait", keys.get("x-post-init-wait", "0"), _POST_INIT_WAIT_MS_MAX
-    )
-    return BalloonOptions(
-        identity=keys.get("id", "hv-balloon"),
-        status_report=_switch("device", text, "status-report", keys.get("status-report", "off")),
-        post_init_wait_ns=wait * NS_PER_MS,
-    )
-
-
-def parse_devices(texts: tuple[str, ...]) -> BalloonOptions | None:
-    """All ``--device`` options: none, or the one balloon."""
-    devices = [parse_device(text) for text in texts]
-    if len(devices) > 1:
+def parse_devices(texts: tuple[str, ...]) -> tuple[BalloonOptions | None, tuple[DimmOptions, ...]]:
+    """All ``--device`` options: the one balloon, if there is one, and the DIMMs."""
+    balloons: list[BalloonOptions] = []
+    dimms: list[DimmOptions] = []
+    for text in texts:
+        keys = Keys("device", text, implied="driver")
+        driver = keys.take("driver") or ""
+        if driver == "hv-balloon":
+            balloons.append(_balloon_of(keys))
+        elif driver == "pc-dimm":
+            dimms.append(dimm_of(keys))
+        else:
+            raise keys.wrong(f"{driver!r} is not a device of this machine; there are hv-balloon and pc-dimm")
+    if len(balloons) > 1:
         raise ConfigError("--device: Only one balloon device is supported")
-    return devices[0] if devices else None
+    names = [balloon.identity for balloon in balloons]
+    names += [dimm.identity for dimm in dimms if dimm.identity is not None]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f"--device: there are two devices with id {name!r}")
+    return (balloons[0] if balloons else None), tuple(dimms)
+
+
+def _balloon_of(keys: Keys) -> BalloonOptions:
+    """The rest of ``--device hv-balloon,...``."""
+    keys.only(_DEVICE_KEYS)
+    memdev = keys.text("memdev") or None
+    if memdev is None and "addr" in keys:
+        raise keys.wrong("addr is where the memory of memdev is to be: give a memdev")
+    startup = keys.text("x-startup", STARTUP_BOOT)
+    if startup not in _STARTUPS:
+        raise keys.wrong(f"x-startup is {' or '.join(_STARTUPS)}, not {startup!r}")
+    return BalloonOptions(
+        identity=keys.identity() or "hv-balloon",
+        status_report=keys.flag("status-report", default=False),
+        post_init_wait_ns=keys.integer("x-post-init-wait", 0, _POST_INIT_WAIT_MS_MAX) * NS_PER_MS,
+        memdev=memdev,
+        address=keys.integer("addr", 0, (1 << 64) - 1),
+        startup_last=startup == STARTUP_LAST,
+    )
+
+
+def parse_machine(text: str) -> str | None:
+    """``[TYPE,]memory-backend=ID``: the backend to boot from, if one is named; TYPE means nothing."""
+    keys = Keys("machine", text, implied="type")
+    keys.only(("type", "memory-backend"))
+    if "memory-backend" in keys and not keys.text("memory-backend"):
+        raise keys.wrong("memory-backend is the id of an --object memory-backend-*")
+    return keys.text("memory-backend") or None
 
 
 def parse_qmp(text: str) -> Path:
     """``unix:PATH,server=on,wait=off``: the monitor's socket."""
-    keys = split_options("qmp", text, implied="path")
-    _only("qmp", text, keys, ("path", "server", "wait"))
-    kind, colon, path = keys.get("path", "").partition(":")
+    keys = Keys("qmp", text, implied="path")
+    keys.only(("path", "server", "wait"))
+    kind, colon, path = keys.text("path").partition(":")
     if kind != "unix" or not colon or not path:
-        raise ConfigError(f"--qmp {text!r}: write it like unix:/run/vm/web.qmp,server=on,wait=off")
-    if not _switch("qmp", text, "server", keys.get("server", "off")):
-        raise ConfigError(f"--qmp {text!r}: the monitor only listens: add server=on")
-    if _switch("qmp", text, "wait", keys.get("wait", "on")):
-        raise ConfigError(f"--qmp {text!r}: the machine does not wait for a client: add wait=off")
+        raise keys.wrong("write it like unix:/run/vm/web.qmp,server=on,wait=off")
+    if not keys.flag("server", default=False):
+        raise keys.wrong("the monitor only listens: add server=on")
+    if keys.flag("wait", default=True):
+        raise keys.wrong("the machine does not wait for a client: add wait=off")
     if len(os.fsencode(path)) > UNIX_PATH_BYTES_MAX:
-        raise ConfigError(f"--qmp {text!r}: a socket's path has at most {UNIX_PATH_BYTES_MAX} bytes")
+        raise keys.wrong(f"a socket's path has at most {UNIX_PATH_BYTES_MAX} bytes")
     return Path(path)
 
 
 def parse_guest(text: str) -> GuestOptions:
     """``embedded,workload=NAME,seed=N,program=PATH,...``: other keys belong to the workload."""
-    keys = split_options("guest", text, implied="kind")
-    kind = keys.pop("kind", "")
+    keys = Keys("guest", text, implied="kind")
+    kind = keys.take("kind") or ""
     if kind != "embedded":
-        raise ConfigError(f"--guest {text!r}: {kind!r} is no kind of guest; there is embedded")
-    seed = _integer("guest", text, "seed", keys.pop("seed", "0"), (1 << 63) - 1)
-    program = keys.pop("program", None)
-    name = keys.pop("workload", "idle")
-    workload = ",".join([name, *(f"{key}={value}" for key, value in keys.items())])
+        raise keys.wrong(f"{kind!r} is no kind of guest; there is embedded")
+    seed = keys.integer("seed", 0, (1 << 63) - 1)
+    keys.take("seed")
+    program = keys.take("program")
+    name = keys.take("workload") or "idle"
+    workload = ",".join([name, *(f"{key}={value}" for key, value in keys.rest().items())])
     return GuestOptions(workload, seed, Path(program) if program is not None else None)
 
 
@@ -170,28 +174,3 @@ def parse_trace(texts: tuple[str, ...]) -> frozenset[str]:
                 f"--trace {pattern!r}: no event has that name; write it like 'hv_balloon*' or 'vmbus*'"
             )
     return matching(patterns)
-
-
-def _only(option: str, text: str, keys: dict[str, str], known: tuple[str, ...]) -> None:
-    for key in keys:
-        if key not in known:
-            raise ConfigError(f"--{option} {text!r}: {key!r} is not known; there are {', '.join(known)}")
-
-
-def _size(option: str, text: str, value: str) -> int:
-    try:
-        return parse_size(value, default_unit="M")
-    except ValueError as error:
-        raise ConfigError(f"--{option} {text!r}: {error}") from None
-
-
-def _integer(option: str, text: str, key: str, value: str, most: int) -> int:
-    if not value.isascii() or not value.isdigit() or len(value) > 20 or int(value) > most:
-        raise ConfigError(f"--{option} {text!r}: {key} is a whole number from 0 to {most}, not {value!r}")
-    return int(value)
-
-
-def _switch(option: str, text: str, key: str, value: str) -> bool:
-    if value not in _SWITCH:
-        raise ConfigError(f"--{option} {text!r}: {key} is on or off, not {value!r}")
-    return _SWITCH[value]
