@@ -1,5 +1,6 @@
 """The set of given-up pages, against a plain model: one Python integer with a bit per page."""
 
+import itertools
 import random
 import resource
 from pathlib import Path
@@ -77,6 +78,10 @@ def check_taken(model: Model, batch: bytes, max_pages: int, max_ranges: int) -> 
         model.pages &= ~bits(span)
 
 
+def check_ascending_and_apart(spans: list[Span]) -> None:
+    assert all(sum(before) < after[0] for before, after in itertools.pairwise(spans))
+
+
 class Story:
     """A page set and its model, and one random thing after another done to both."""
 
@@ -149,6 +154,31 @@ class Story:
             named |= bits(span) if span[1] else 0
         assert self.set.overlaps(packed(spans)) == bool(named & self.model.pages)
 
+    def compare_parts(self) -> None:
+        spans = [*self.batch(), *self.held()]
+        named = 0
+        for span in spans:
+            named |= bits(span) if span[1] else 0
+        parts = spans_of(self.set.intersect(packed(spans)))
+        assert sum(bits(part) for part in parts) == named & self.model.pages
+        check_ascending_and_apart(parts)
+        self.compare_whole(spans, self.random.choice([64, 512, CHUNK_PAGES, 2 * CHUNK_PAGES]))
+
+    def compare_whole(self, spans: list[Span], block: int) -> None:
+        touched = {
+            at
+            for start, count in spans
+            if count
+            for at in range(start // block, (start + count - 1) // block + 1)
+        }
+        expected = 0
+        for at in touched:
+            mask = bits((at * block, block))
+            expected |= mask if self.model.pages & mask == mask else 0
+        blocks = spans_of(self.set.whole(packed(spans), block))
+        assert sum(bits(span) for span in blocks) == expected
+        check_ascending_and_apart(blocks)
+
     def clear(self) -> None:
         self.set.clear()
         self.model.pages = 0
@@ -159,6 +189,7 @@ class Story:
         self.random.choice([*things, *things, self.clear])()
         assert len(self.set) == self.model.pages.bit_count()
         self.compare_overlap()
+        self.compare_parts()
         for page in (self.page(), -1, self.total):
             assert self.set.contains(page) == bool(page >= 0 and self.model.pages >> page & 1)
 
@@ -221,6 +252,30 @@ def test_a_chunk_that_was_filled_piece_by_piece_and_emptied_is_empty(emptied: st
     assert not pages.contains(CHUNK_PAGES + 7)
     assert pages.take(10**9, 510) == b""
     assert pages.add(halves[0]).new == CHUNK_PAGES // 2
+
+
+def test_the_whole_blocks_are_those_that_the_ranges_touch_and_the_set_has_completely() -> None:
+    pages = PageSet(4 * 512 + 100)
+    pages.add(packed([(0, 1023), (1024, 1024 + 100)]))
+    assert pages.whole(packed([(0, 4 * 512 + 100)]), 512) == packed([(0, 512), (1024, 1024)])
+    assert pages.whole(packed([(1500, 1), (1300, 5)]), 512) == packed([(1024, 512)])
+    assert pages.whole(packed([(600, 10), (2048, 100), (1 << 39, 5), (7, 0)]), 512) == b""
+    assert pages.whole(b"", 512) == b""
+
+
+@pytest.mark.parametrize("pages", [0, 1, 32, 96, 1000])
+def test_a_block_that_is_no_power_of_two_of_words_is_refused(pages: int) -> None:
+    with pytest.raises(ValueError, match="power of two"):
+        PageSet(1000).whole(b"", pages)
+
+
+def test_the_parts_that_the_set_has_come_out_ascending_and_joined() -> None:
+    pages = PageSet(4 * CHUNK_PAGES)
+    pages.add(packed([(100, 50), (CHUNK_PAGES, CHUNK_PAGES), (2 * CHUNK_PAGES, 3)]))
+    everything = packed([(2 * CHUNK_PAGES, 1 << 20), (0, 140), (130, 2 * CHUNK_PAGES)])
+    assert pages.intersect(everything) == packed([(100, 50), (CHUNK_PAGES, CHUNK_PAGES + 3)])
+    assert pages.intersect(packed([(90, 10), (150, 5), (1 << 39, 1)])) == b""
+    assert len(pages) == CHUNK_PAGES + 53
 
 
 def test_half_a_range_is_refused() -> None:

@@ -106,19 +106,89 @@ class PageSet:
 
     def overlaps(self, ranges: bytes) -> bool:
         """Whether the set has any of the pages; what lies outside the guest it cannot have."""
-        packed = page_ranges.words(ranges)
-        starts, counts = page_ranges.unpack(ranges)
-        sound = (counts != 0) & (starts < np.uint64(self.total_pages))
-        if not sound.any():
-            return False
-        starts, ends = page_ranges.coalesce(packed[sound])
-        ends = np.minimum(ends, np.uint64(self.total_pages))
-        chunks, starts, ends = _whole_chunks(starts, ends)
+        chunks, starts, ends = _whole_chunks(*self._inside(ranges))
         if self._counts[chunks].any():
             return True
         index, mask = _spread(starts, ends)
         whole = self._counts[index >> _CHUNK_WORD_SHIFT] == CHUNK_PAGES
         return bool((whole | (self._words[index] & mask != 0)).any())
+
+    def intersect(self, ranges: bytes) -> bytes:
+        """The parts of `ranges` that the set has: ascending, joined.
+
+        Costs O(its ranges and what comes out): a long range over a fragmented set brings all the fragments.
+        """
+        starts, ends = self._inside(ranges)
+        chunks, starts, ends = _whole_chunks(starts, ends)
+        counts = self._counts[chunks]
+        full = chunks[counts == CHUNK_PAGES]
+        mixed = chunks[(counts > 0) & (counts < CHUNK_PAGES)]
+        index, mask = _spread(starts, ends)
+        has = np.where(
+            self._counts[index >> _CHUNK_WORD_SHIFT] == CHUNK_PAGES, mask, self._words[index] & mask
+        )
+        index = np.concatenate((index, (mixed[:, None] * CHUNK_WORDS + np.arange(CHUNK_WORDS)).reshape(-1)))
+        starts, ends = _word_runs(index, np.concatenate((has, self._rows[mixed].reshape(-1))))
+        chunk_starts = full.astype(np.uint64) << _TO_CHUNK
+        # disjoint, so sorting either side alone keeps the pairs together
+        starts = np.sort(np.concatenate((starts, chunk_starts)))
+        ends = np.sort(np.concatenate((ends, chunk_starts + np.uint64(CHUNK_PAGES))))
+        return _packed(starts, ends)
+
+    def whole(self, ranges: bytes, block_pages: int) -> bytes:
+        """The aligned blocks that `ranges` touch and that the set has completely: ascending, joined.
+
+        `block_pages` is a power of two from 64 up. A block that the guest has only a part of is never whole.
+        """
+        if block_pages < WORD_PAGES or block_pages & (block_pages - 1):
+            raise ValueError(f"a block has a power of two of pages from {WORD_PAGES} up, not {block_pages}")
+        starts, ends = self._inside(ranges)
+        size = np.uint64(block_pages)
+        limit = np.uint64(self.total_pages // block_pages)
+        starts, ends = starts // size, np.minimum((ends + size - _ONE) // size, limit)
+        sound = starts < ends
+        starts, ends = starts[sound], ends[sound]
+        # neighbours of the same block: the second begins one block later, or is no more
+        starts[1:] = np.maximum(starts[1:], ends[:-1])
+        sound = starts < ends
+        starts, ends = starts[sound] * size, ends[sound] * size
+        if block_pages > CHUNK_PAGES:
+            return self._whole_of_chunks(starts, ends, block_pages >> CHUNK_SHIFT)
+        chunks, starts, ends = _whole_chunks(starts, ends)
+        counts = self._counts[chunks]
+        full = chunks[counts == CHUNK_PAGES]
+        mixed = chunks[(counts >= block_pages) & (counts < CHUNK_PAGES)]
+        blocks_a_chunk = CHUNK_PAGES // block_pages
+        first = (starts // size).astype(np.int64)
+        apart = _expand(first, (ends // size).astype(np.int64) - first)
+        blocks = np.concatenate(
+            (apart, (mixed[:, None] * blocks_a_chunk + np.arange(blocks_a_chunk)).reshape(-1))
+        )
+        has = (self._words.reshape(-1, block_pages // WORD_PAGES)[blocks] == _ALL).all(axis=1)
+        has |= self._counts[blocks // blocks_a_chunk] == CHUNK_PAGES
+        starts = np.sort(np.concatenate((blocks[has] * block_pages, full * CHUNK_PAGES))).astype(np.uint64)
+        ends = np.sort(np.concatenate(((blocks[has] + 1) * block_pages, (full + 1) * CHUNK_PAGES)))
+        return _packed(starts, ends.astype(np.uint64))
+
+    def _whole_of_chunks(self, starts: U64Array, ends: U64Array, chunks_a_block: int) -> bytes:
+        """The whole ones of aligned blocks of several chunks each."""
+        shift = np.uint64(CHUNK_SHIFT + chunks_a_block.bit_length() - 1)
+        first = (starts >> shift).astype(np.int64)
+        blocks = _expand(first, (ends >> shift).astype(np.int64) - first)
+        chunks = blocks[:, None] * chunks_a_block + np.arange(chunks_a_block)
+        has = blocks[(self._counts[chunks] == CHUNK_PAGES).all(axis=1)].astype(np.uint64)
+        return _packed(has << shift, (has + _ONE) << shift)
+
+    def _inside(self, ranges: bytes) -> tuple[U64Array, U64Array]:
+        """What of `ranges` lies inside the guest: starts and ends, ascending, disjoint.
+
+        Raises RemoteProtocolError when `ranges` ends in half a range.
+        """
+        packed = page_ranges.words(ranges)
+        starts, counts = page_ranges.unpack(ranges)
+        sound = (counts != 0) & (starts < np.uint64(self.total_pages))
+        starts, ends = page_ranges.coalesce(packed[sound])
+        return starts, np.minimum(ends, np.uint64(self.total_pages))
 
     def add(self, ranges: bytes) -> Added:
         """Put a whole batch of packed ranges in; one that is empty or not wholly inside the guest is refused.
@@ -191,10 +261,7 @@ class PageSet:
             return b""
         starts = np.concatenate([part[0] for part in taken])
         ends = np.concatenate([part[1] for part in taken])
-        # runs end where their chunk ends: join those that go on in the next one
-        apart = np.flatnonzero(starts[1:] != ends[:-1])
-        starts, ends = starts[np.append(0, apart + 1)], ends[np.append(apart, ends.size - 1)]
-        return page_ranges.pack(starts, ends - starts)
+        return _packed(starts, ends)  # runs end where their chunk ends
 
     def _insert(self, starts: U64Array, ends: U64Array) -> int:
         """Put in ascending, disjoint ranges, all inside the guest: how many pages are new."""
@@ -329,18 +396,37 @@ def _full_runs(first: int, chunks: int) -> _Runs:
 
 
 def _bitmap_runs(chunks: _Indices, bitmaps: U64Array) -> _Runs:
-    """The runs in the bitmaps (512 words each) of `chunks`; none goes on over the end of its chunk."""
+    """The runs in the bitmaps (512 words each) of `chunks`."""
     at = np.flatnonzero(bitmaps)
-    occupied = bitmaps[at]
-    page = (chunks[at >> _CHUNK_WORD_SHIFT] << CHUNK_SHIFT) + ((at & (CHUNK_WORDS - 1)) << _WORD_SHIFT)
-    follows = ((at[1:] - at[:-1] == 1) & (at[1:] & (CHUNK_WORDS - 1) != 0)).astype(np.uint64)
-    carry = np.zeros_like(occupied)
-    carry[1:] = (occupied[:-1] >> _LAST_BIT) * follows
-    starts = _positions(occupied & ~(occupied << _ONE | carry), page)
-    carry[-1] = 0
-    carry[:-1] = (occupied[1:] << _LAST_BIT) * follows
-    ends = _positions(occupied & ~(occupied >> _ONE | carry), page)
-    return _Runs(starts, ends + _ONE)
+    index = (chunks[at >> _CHUNK_WORD_SHIFT] << _CHUNK_WORD_SHIFT) + (at & (CHUNK_WORDS - 1))
+    return _Runs(*_word_runs(index, bitmaps[at]))
+
+
+def _word_runs(index: _Indices, bits: U64Array) -> tuple[U64Array, U64Array]:
+    """The runs of set `bits` in the words of `index`: starts and ends, ascending when the words are.
+
+    A run goes on from one word into the next when the two stand one after the other.
+    """
+    occupied = np.flatnonzero(bits)
+    index, bits = index[occupied], bits[occupied]
+    page = index << _WORD_SHIFT
+    follows = (index[1:] - index[:-1] == 1).astype(np.uint64)
+    carry = np.zeros_like(bits)
+    carry[1:] = (bits[:-1] >> _LAST_BIT) * follows
+    starts = _positions(bits & ~(bits << _ONE | carry), page)
+    carry[-1:] = 0
+    carry[:-1] = (bits[1:] << _LAST_BIT) * follows
+    ends = _positions(bits & ~(bits >> _ONE | carry), page)
+    return starts, ends + _ONE
+
+
+def _packed(starts: U64Array, ends: U64Array) -> bytes:
+    """Pack ascending, disjoint ranges, those that touch as one."""
+    if starts.size == 0:
+        return b""
+    apart = np.flatnonzero(starts[1:] != ends[:-1])
+    starts, ends = starts[np.append(0, apart + 1)], ends[np.append(apart, ends.size - 1)]
+    return page_ranges.pack(starts, ends - starts)
 
 
 def _positions(bits: U64Array, page: _Indices) -> U64Array:
