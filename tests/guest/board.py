@@ -104,8 +104,6 @@ class Board:
         elif isinstance(message, wire.WriteMsr):
             self.send(wire.Reply(message.sequence, self.machine.write_msr(message.msr, message.value)))
         else:
-            if isinstance(message, wire.ResetDone):
-                self.machine.reset()
             self.acknowledged.append(message)
 
     def _read_serial(self) -> None:

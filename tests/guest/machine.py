@@ -97,12 +97,6 @@ class Machine:
         self.bus.rescind(self.channel)
         self.work()
 
-    def reset(self) -> None:
-        self.given_up.clear()
-        self.bus.reset()
-        self.msrs.clear()
-        self.device.reset(self.now)
-
     # the host's own work
 
     def work(self) -> None:

@@ -14,7 +14,6 @@ from dynmem.guest.synic import Synic
 from dynmem.guest.workload import Workload
 from dynmem.pages import ranges as page_ranges
 from dynmem.units import MIB, NS_PER_MS, NS_PER_S, PAGE_SIZE
-from dynmem.wire import synic as wire
 
 from .machine import Machine
 
@@ -173,8 +172,3 @@ def test_a_broken_ring_closes_the_channel_and_frees_its_pages() -> None:
     guest.run(NS_PER_S)
     assert guest.drivers.faults == 1
     assert guest.allocator.kernel_pages == KERNEL_PAGES
-
-
-def test_a_reset_turns_the_interrupt_controller_off(guest: Guest) -> None:
-    guest.drivers.shut_down()
-    assert guest.machine.msrs[wire.MSR_SIMP] == guest.machine.msrs[wire.MSR_SIEFP] == 0

@@ -149,13 +149,15 @@ def test_a_connection_without_a_doorbell_is_signalled_by_a_fast_hypercall(host: 
 def test_what_arrives_during_a_call_is_not_lost(host: Host) -> None:
     host.start(wire.MapSlot(0, 0, MIB, 0))
     host.send(wire.MapSlot(1, MIB, MIB, MIB), host.backend.fd)
-    host.send(wire.Reset())
+    host.send(wire.UnmapSlot(1))
     host.send(wire.Reply(1, HvStatus.INSUFFICIENT_BUFFERS))
     assert host.hardware.write_msr(0x40000080, 1) is HvStatus.INSUFFICIENT_BUFFERS
     assert host.received() == wire.WriteMsr(1, 0x40000080, 1)
     assert host.received() == wire.SlotMapped(1)
-    assert host.hardware.reset_asked
+    assert host.hardware.requests.popleft() == wire.UnmapSlot(1)
     assert np.all(host.hardware.ram.memory[256:512] == 0)
+    host.hardware.unmap_slot(1)
+    assert host.received() == wire.SlotUnmapped(1)
 
 
 @pytest.mark.parametrize("reply", [wire.Reply(2, 0), wire.Reply(1, 4711)])

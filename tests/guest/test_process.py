@@ -75,18 +75,6 @@ def test_a_guest_without_a_doorbell_signals_by_hypercall() -> None:
         assert board.machine.actual_pages == SHRUNK
 
 
-def test_a_reset_boots_the_guest_anew_and_the_target_is_applied_again(board: Board) -> None:
-    for target in (SHRUNK, PAGES, SHRUNK):
-        board.set_target(target)
-    board.wait_for_report(lambda report: report["given_pages"] == 2 * (PAGES - SHRUNK))
-    board.send(wire.Reset())
-    board.serve(lambda: wire.ResetDone() in board.acknowledged)
-    report = board.wait_for_report(lambda report: report["given_pages"] == PAGES - SHRUNK)
-    assert report["ballooned_pages"] == PAGES - SHRUNK
-    report = board.wait_for_report(lambda report: report["held_pages"] == report["wanted_pages"] > 0)
-    assert (report["wrong_bytes"], report["faults"]) == (0, 0)
-
-
 def test_a_slot_that_comes_later_is_mapped_and_acknowledged(board: Board) -> None:
     added = MemfdBackend(8 * MIB, "added")
     board.map_slot(1, 32 << 30, added.size, added.fd)

@@ -99,7 +99,7 @@ def hardware_garbage(guest: Guest) -> object:
     for size in (1, 3, 4, 5, 16, 28, 29, 1000, 60_000):
         for _ in range(20):
             guest.socket.send(guest.random.randbytes(size))
-    for number in range(12):
+    for number in range(16):
         guest.socket.send(struct.pack("<I", number))
     return guest.hardware.write_msr(synic.MSR_SCONTROL, 1).name
 

@@ -93,10 +93,6 @@ class Drivers:
             elif isinstance(event, ServiceFailed):
                 self._warn(f"the balloon does not work: {event.reason}")
 
-    def shut_down(self) -> None:
-        """Let go of the host: everything the guest had is the next life's."""
-        self._synic.disable()
-
     def _guarded(self, take: Callable[..., None], *arguments: object) -> bool:
         """Hand something of the host's to `take`; False when it was refused."""
         try:

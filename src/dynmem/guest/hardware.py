@@ -8,11 +8,12 @@ the guest.
 import os
 import select
 import socket
+from collections import deque
 from typing import Final
 
 from dynmem.errors import DynmemError, RemoteProtocolError
 from dynmem.guest.ram import GuestRam
-from dynmem.limits import HARDWARE_DATAGRAM_BYTES_MAX
+from dynmem.limits import HARDWARE_DATAGRAM_BYTES_MAX, HARDWARE_REQUESTS_MAX
 from dynmem.units import NS_PER_MS
 from dynmem.wire import hardware as wire
 from dynmem.wire.synic import (
@@ -30,13 +31,18 @@ _SEQUENCE_MASK: Final = 0xFFFF_FFFF
 _COUNTER_BYTES: Final = 8
 _ONE: Final = (1).to_bytes(_COUNTER_BYTES, "little")
 
+Request = wire.UnmapSlot | wire.PlugMemory | wire.UnplugMemory
+
 
 class HostGoneError(DynmemError):
     """The VM that this guest ran in is gone."""
 
 
 class Hardware:
-    """One virtual machine as its guest sees it."""
+    """One virtual machine as its guest sees it.
+
+    `requests` are those of the host that memory comes or goes, for the kernel to deal with, oldest first.
+    """
 
     def __init__(self, channel: socket.socket) -> None:
         self._socket = channel
@@ -48,7 +54,7 @@ class Hardware:
         self._reply: wire.Reply | None = None
         self._started = False
         self.ram: Final = GuestRam()
-        self.reset_asked = False
+        self.requests: Final[deque[Request]] = deque()
 
     def wait_for_start(self) -> None:
         """Take what the host sets up until it says that the hardware is complete."""
@@ -87,10 +93,14 @@ class Hardware:
         parameter = int.from_bytes(encode_signal(SignalEventInput(connection_id, 0)), "little")
         self.hypercall(HYPERCALL_SIGNAL_EVENT | HYPERCALL_FAST, parameter)
 
-    def reset_done(self) -> None:
-        """Tell the host that the former life is over."""
-        self.reset_asked = False
-        self._send(wire.ResetDone())
+    def unmap_slot(self, slot: int) -> None:
+        """Take a slot out of guest memory and say so."""
+        self.ram.unmap_slot(slot)
+        self._send(wire.SlotUnmapped(slot))
+
+    def answer_unplug(self, slot: int, *, is_done: bool) -> None:
+        """Tell the host whether a DIMM may be taken out."""
+        self._send(wire.UnplugAnswered(slot, is_done))
 
     def _next(self) -> int:
         self._sequence = (self._sequence + 1) & _SEQUENCE_MASK
@@ -152,8 +162,10 @@ class Hardware:
                 return True
             case wire.Start():
                 self._started = True
-            case wire.Reset():
-                self.reset_asked = True
+            case wire.UnmapSlot() | wire.PlugMemory() | wire.UnplugMemory() if self._started:
+                if len(self.requests) >= HARDWARE_REQUESTS_MAX:
+                    raise RemoteProtocolError("the host asks and does not wait for answers")
+                self.requests.append(message)
             case wire.Reply():
                 self._reply = message
             case _:

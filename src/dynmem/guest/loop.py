@@ -1,13 +1,12 @@
 """The guest's one thread: sleep until something happens or falls due, do it, sleep again.
 
-A life of the guest begins at boot and ends with a reset; the process ends with its VM. The guest's physical
+The process is one life of the guest: it ends with its VM, and when the machine is reset. The guest's physical
 memory: pages 0 to 15 are the kernel's (0 stays empty, 1 is the message page, 2 the event page, 3 the input
 page of hypercalls), ring pages are taken from wherever memory is free, and all the rest is allocatable.
 """
 
-import logging
 import time
-from typing import Final
+from typing import Final, NoReturn
 
 from dynmem.errors import RemoteProtocolError
 from dynmem.guest.allocator import Allocator
@@ -28,9 +27,6 @@ INPUT_PAGE: Final = 3
 _PAGES_MIN: Final = 1024  # 4 MiB: less is a kernel area and nothing to do with it
 _JUMP_NS_MAX: Final = NS_PER_S // 2  # no sleep is longer; more has passed only where the process was stopped
 _SLACK_NS: Final = 5 * NS_PER_MS  # what falls due so soon is done now: one wake-up instead of two
-_GENERATIONS_OF_LIFE: Final = 1 << 40  # no life gets so far; the next one's patterns are all new
-
-_log: Final = logging.getLogger(__name__)
 
 
 class GuestClock:
@@ -48,10 +44,10 @@ class GuestClock:
         return self._now
 
 
-class Life:
-    """The guest from boot to reset."""
+class Kernel:
+    """The guest from its boot on."""
 
-    def __init__(self, hardware: Hardware, load: Load, seed: int, console: Console, number: int) -> None:
+    def __init__(self, hardware: Hardware, load: Load, seed: int, console: Console) -> None:
         ram = hardware.ram
         boot = ram.pages(0)
         if boot.start or len(boot) < _PAGES_MIN:
@@ -73,14 +69,13 @@ class Life:
             load,
             usable_pages=len(boot) - KERNEL_PAGES - RING_PAGES,
             seed=seed + 1,
-            generation=number * _GENERATIONS_OF_LIFE,
         )
         self._tick_at = 0
         self._report_at = 0
 
-    def run(self) -> None:
-        """Live until the host asks for a reset; HostGoneError when the host is gone."""
-        while not self._hardware.reset_asked:
+    def run(self) -> NoReturn:
+        """Run until the host is gone: that is HostGoneError."""
+        while True:
             now = self._clock.now()
             self._drivers.step(now)
             due = now + _SLACK_NS
@@ -90,7 +85,6 @@ class Life:
             if reports:
                 self._report(now)
             self._hardware.wait(self._sleep_ns())
-        self._drivers.shut_down()
 
     def _sleep_ns(self) -> int:
         now = self._clock.now()
@@ -111,12 +105,7 @@ class Life:
         )
 
 
-def run(hardware: Hardware, load: Load, seed: int, console: Console) -> None:
-    """Boot, and boot again after every reset, until the host is gone: that is HostGoneError."""
+def run(hardware: Hardware, load: Load, seed: int, console: Console) -> NoReturn:
+    """Boot when the hardware is complete, and run until the host is gone: that is HostGoneError."""
     hardware.wait_for_start()
-    number = 0
-    while True:
-        Life(hardware, load, seed, console, number).run()
-        _log.info("reset")
-        hardware.reset_done()
-        number += 1
+    Kernel(hardware, load, seed, console).run()

@@ -20,6 +20,7 @@ from dynmem.units import PAGE_SHIFT, PAGE_SIZE
 _PROT_NONE: Final = 0
 _MAP_FIXED: Final = 0x10
 _MAP_NORESERVE: Final = 0x4000
+_NOTHING: Final = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE  # addresses, and no memory
 _MAP_FAILED: Final = ctypes.c_void_p(-1).value
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)
@@ -44,7 +45,7 @@ class GuestRam:
             None,
             GUEST_ADDRESS_BYTES_MAX,
             _PROT_NONE,
-            mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE,
+            _NOTHING,
             -1,
             0,
         )
@@ -72,6 +73,13 @@ class GuestRam:
             offset,
         )
         self._slots[slot] = (gpa, gpa + size)
+
+    def unmap_slot(self, slot: int) -> None:
+        """Take a slot away; RemoteProtocolError if there is none. Nothing of it may be in use."""
+        if slot not in self._slots:
+            raise RemoteProtocolError(f"slot {slot} is not mapped")
+        start, end = self._slots.pop(slot)
+        _map(self._base + start, end - start, _PROT_NONE, _NOTHING | _MAP_FIXED, -1, 0)
 
     def view(self, slot: int) -> memoryview:
         """The bytes of a slot."""

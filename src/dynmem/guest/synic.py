@@ -60,11 +60,6 @@ class Synic:
         hypervisor.write_msr(synic.MSR_SINT0 + synic.VMBUS_SINT, _VECTOR)
         hypervisor.write_msr(synic.MSR_SCONTROL, enabled)
 
-    def disable(self) -> None:
-        """Turn the interrupt controller off: the pages are the guest's own again."""
-        for msr in (synic.MSR_SCONTROL, synic.MSR_SIEFP, synic.MSR_SIMP):
-            self._hypervisor.write_msr(msr, 0)
-
     def take_messages(self) -> list[bytes]:
         """Empty the message slot, as often as the host fills it again; the payloads for VMBus."""
         payloads = []

@@ -4,9 +4,17 @@ One message is one datagram, type u32 first, never padded. Three of the host's c
 (SCM_RIGHTS): `MapSlot` the memory to map, `BindSint` the eventfd the guest waits on for that interrupt,
 `BindDoorbell` the eventfd the guest writes instead of calling HvSignalEvent for that connection id.
 
-Order: the host sends MapSlot for RAM (slot 0) and the bindings, then `Start`. After that the guest makes
-calls, each answered by a `Reply` with the same sequence number; a later `MapSlot` (memory added while
-running) is acknowledged with `SlotMapped` before the host uses it, and `Reset` with `ResetDone`.
+Order: the host sends MapSlot for RAM (slot 0, and whatever else is RAM at boot) and the bindings, then
+`Start`. After that the guest makes calls, each answered by a `Reply` with the same sequence number. Memory
+comes and goes while the guest runs:
+
+- a later `MapSlot` is acknowledged with `SlotMapped`, `UnmapSlot` with `SlotUnmapped`. A slot may be unmapped
+  only when the guest uses nothing of it, and its number used again only after the acknowledgement;
+- what is in a slot that came later is used when it is hot-added by the Dynamic Memory Protocol, or after
+  `PlugMemory`, which says that the whole slot is a DIMM and has no answer;
+- `UnplugMemory` asks for a DIMM's slot back, and `UnplugAnswered` says whether the guest has let go of it.
+
+A reset has no message: the process of the guest ends, and a new one starts with a new socket.
 """
 
 import functools
@@ -17,7 +25,7 @@ import msgspec
 
 from dynmem.errors import RemoteProtocolError
 from dynmem.limits import HARDWARE_DATAGRAM_BYTES_MAX
-from dynmem.wire.layout import NEWEST, Direction, Layout, Table, u32, u64
+from dynmem.wire.layout import NEWEST, Direction, Flag, Layout, Table, bits, u32, u64
 
 
 class MapSlot(msgspec.Struct, frozen=True, gc=False):
@@ -43,10 +51,6 @@ class BindDoorbell(msgspec.Struct, frozen=True, gc=False):
 
 class Start(msgspec.Struct, frozen=True, gc=False):
     """The hardware is complete: run."""
-
-
-class Reset(msgspec.Struct, frozen=True, gc=False):
-    """Start again from the beginning with the same hardware."""
 
 
 class Reply(msgspec.Struct, frozen=True, gc=False):
@@ -79,12 +83,51 @@ class SlotMapped(msgspec.Struct, frozen=True, gc=False):
     slot: int
 
 
-class ResetDone(msgspec.Struct, frozen=True, gc=False):
-    """The guest has let go of its former life and waits for nothing more."""
+class UnmapSlot(msgspec.Struct, frozen=True, gc=False):
+    """Take a slot out of guest memory."""
+
+    slot: int
+
+
+class SlotUnmapped(msgspec.Struct, frozen=True, gc=False):
+    """The guest has unmapped a slot."""
+
+    slot: int
+
+
+class PlugMemory(msgspec.Struct, frozen=True, gc=False):
+    """A slot that is mapped is a DIMM: use it."""
+
+    slot: int
+
+
+class UnplugMemory(msgspec.Struct, frozen=True, gc=False):
+    """Let go of a DIMM, if that can be done."""
+
+    slot: int
+
+
+class UnplugAnswered(msgspec.Struct, frozen=True, gc=False):
+    """Whether the guest has let go of a DIMM; if not, it goes on using all of it."""
+
+    slot: int
+    is_done: bool
 
 
 Message = (
-    MapSlot | BindSint | BindDoorbell | Start | Reset | Reply | Hypercall | WriteMsr | SlotMapped | ResetDone
+    MapSlot
+    | BindSint
+    | BindDoorbell
+    | Start
+    | Reply
+    | Hypercall
+    | WriteMsr
+    | SlotMapped
+    | UnmapSlot
+    | SlotUnmapped
+    | PlugMemory
+    | UnplugMemory
+    | UnplugAnswered
 )
 
 WITH_DESCRIPTOR: Final = (MapSlot, BindSint, BindDoorbell)
@@ -98,12 +141,15 @@ TABLE: Final = Table(
     _down(2, "BIND_SINT", BindSint, u32("sint")),
     _down(3, "BIND_DOORBELL", BindDoorbell, u32("connection_id")),
     _down(4, "START", Start),
-    _down(5, "RESET", Reset),
+    _down(5, "UNMAP_SLOT", UnmapSlot, u32("slot")),
     _down(6, "REPLY", Reply, u32("sequence"), u32("status")),
     _up(7, "HYPERCALL", Hypercall, u32("sequence"), u64("control"), u64("input_gpa"), u64("parameter2")),
     _up(8, "WRITE_MSR", WriteMsr, u32("sequence"), u32("msr"), u64("value")),
     _up(9, "SLOT_MAPPED", SlotMapped, u32("slot")),
-    _up(10, "RESET_DONE", ResetDone),
+    _up(10, "SLOT_UNMAPPED", SlotUnmapped, u32("slot")),
+    _down(11, "PLUG_MEMORY", PlugMemory, u32("slot")),
+    _down(12, "UNPLUG_MEMORY", UnplugMemory, u32("slot")),
+    _up(13, "UNPLUG_ANSWERED", UnplugAnswered, u32("slot"), bits(4, Flag("is_done", 0))),
 )
 
 
