@@ -24,6 +24,7 @@ def commands(machine: Machine) -> dict[str, Command]:
         "query-status": Command(handlers.query_status),
         "quit": Command(handlers.quit),
         "stop": Command(handlers.stop),
+        "system_reset": Command(handlers.system_reset),
         "x-query-channels": Command(handlers.query_channels),
         "x-query-faults": Command(handlers.query_faults),
         "x-query-hv-balloon": Command(handlers.query_hv_balloon),
@@ -58,6 +59,10 @@ class _Handlers:
 
     def quit(self, _: Arguments) -> object:
         self._machine.end(Ending(guest=False, reason="host-qmp-quit"))
+        return {}
+
+    def system_reset(self, _: Arguments) -> object:
+        self._machine.reset()
         return {}
 
     def query_balloon(self, _: Arguments) -> object:

@@ -1,5 +1,6 @@
 """The embedded guest as a process: started by exec with its hardware socket as the only extra descriptor."""
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -24,20 +25,29 @@ ENVIRONMENT: Final = {
 class GuestProcess:
     """The guest of one machine: `exited` is called when it has ended, whatever the reason.
 
-    It does not outlive the machine: `kill` ends it, and so do the machine's death and the end of its socket.
+    It does not outlive the machine: `end` ends it, and so do the machine's death and the end of its socket.
     """
 
     def __init__(
-        self, options: GuestOptions, hardware_fd: int, serial: Path | None, exited: Callable[[], None]
+        self,
+        options: GuestOptions,
+        hardware_fd: int,
+        serial: Path | None,
+        exited: Callable[[], None],
+        *,
+        append: bool = False,
     ) -> None:
-        """Start it. Raises ConfigError when its program or its console cannot be opened."""
+        """Start it. Raises ConfigError when its program or its console cannot be opened.
+
+        `append`: what the console's file holds already stays.
+        """
         program = [sys.executable, "-P", "-m", "dynmem.guest"]
         if options.program is not None:
             program = [str(options.program)]
         program.append(f"--hardware-fd={hardware_fd}")
         program += [f"--workload={options.workload}", f"--seed={options.seed}"]
         try:
-            with _console(serial) as console:
+            with _console(serial, append=append) as console:
                 self._process = subprocess.Popen(
                     program,
                     stdin=subprocess.DEVNULL,
@@ -64,17 +74,17 @@ class GuestProcess:
         self._process.send_signal(signal.SIGCONT)
 
     def kill(self) -> None:
-        """End it and wait until it is gone; nothing happens when it is."""
+        """End it, without waiting until it is gone: `exited` is called then."""
+        self._process.kill()
+
+    async def end(self) -> None:
+        """End it and wait until it is gone, with all its mappings of guest memory; `exited` is not called."""
         self._pidfd.disarm()
         self._process.kill()
-        self._process.wait()
+        await asyncio.to_thread(self._process.wait)  # taking down gigabytes of mappings takes a while
         if self._pidfd.fd >= 0:
             os.close(self._pidfd.fd)
             self._pidfd.fd = -1
-
-    def hang_up(self) -> None:
-        """It has closed its hardware: without it there is nothing that it could still do."""
-        self._process.kill()
 
     def ending(self) -> str | None:
         """How it ended, in words; None while it runs or when it said itself that all is well."""
@@ -86,6 +96,6 @@ class GuestProcess:
         return f"killed by {signal.Signals(-code).name}"
 
 
-def _console(serial: Path | None) -> IO[bytes]:
-    """Where the guest's standard output goes; a file begins anew, as QEMU's does."""
-    return Path(os.devnull if serial is None else serial).open("wb")
+def _console(serial: Path | None, *, append: bool) -> IO[bytes]:
+    """Where the guest's standard output goes; a file begins anew with each machine, as QEMU's does."""
+    return Path(os.devnull if serial is None else serial).open("ab" if append else "wb")
