@@ -2,7 +2,14 @@
 
 import asyncio
 import contextlib
+import os
+import socket
+from collections.abc import Callable, Coroutine
+from typing import Any
 
+import pytest
+
+from dynmem.limits import HARDWARE_SLOTS_MAX
 from dynmem.vm.hardware import Hardware
 from dynmem.wire import hardware as wire
 from dynmem.wire.synic import MSR_EOM, HvStatus
@@ -63,3 +70,102 @@ def test_a_guest_that_reads_no_replies_keeps_nobody_awake_and_loses_none() -> No
         served.hardware.close()
 
     asyncio.run(asyncio.wait_for(scene(), 10))
+
+
+class Rig:
+    """Both ends of a hardware socket, and the messages that the guest finds, with how many descriptors."""
+
+    def __init__(self) -> None:
+        self.hardware = Hardware(lambda: None)
+        self.guest = self.hardware.guest_end
+        self.guest.setblocking(False)
+        self.fd = os.memfd_create("slot")
+
+    async def heard(self) -> list[tuple[wire.Message, int]]:
+        """All that arrives, as the machine gets to send it."""
+        found = []
+        for _ in range(20):
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    data, descriptors, _, _ = socket.recv_fds(self.guest, 100, 4)
+                    for descriptor in descriptors:
+                        os.close(descriptor)
+                    found.append((wire.decode(data), len(descriptors)))
+            await asyncio.sleep(0)
+        return found
+
+    def say(self, message: wire.Message) -> None:
+        self.guest.send(wire.encode(message))
+
+    def close(self) -> None:
+        self.hardware.close()
+        os.close(self.fd)
+
+
+def in_rig(scene: Callable[[Rig], Coroutine[Any, Any, None]]) -> None:
+    async def play() -> None:
+        rig = Rig()
+        await scene(rig)
+        rig.close()
+
+    asyncio.run(asyncio.wait_for(play(), 10))
+
+
+def slot(number: int) -> wire.MapSlot:
+    return wire.MapSlot(number, number << 27, 1 << 27, 0)
+
+
+def test_more_slots_than_the_socket_holds_arrive_in_order_with_their_descriptors() -> None:
+    async def scene(rig: Rig) -> None:
+        for number in range(HARDWARE_SLOTS_MAX):
+            rig.hardware.map_slot(slot(number), rig.fd)
+        rig.hardware.start()
+        heard = await rig.heard()
+        assert heard == [(slot(number), 1) for number in range(HARDWARE_SLOTS_MAX)] + [(wire.Start(), 0)]
+
+    in_rig(scene)
+
+
+def test_a_slot_that_goes_before_the_guest_could_hear_of_it_is_never_mentioned() -> None:
+    async def scene(rig: Rig) -> None:
+        for number in range(HARDWARE_SLOTS_MAX):
+            rig.hardware.map_slot(slot(number), rig.fd)
+        last = HARDWARE_SLOTS_MAX - 1
+        rig.hardware.plug(last)
+        assert not rig.hardware.unmap_slot(last)
+        assert rig.hardware.unmap_slot(0)
+        heard = [message for message, _ in await rig.heard()]
+        assert heard == [slot(number) for number in range(last)] + [wire.UnmapSlot(0)]
+
+    in_rig(scene)
+
+
+def test_acknowledgements_are_heard_while_a_reply_waits_for_room() -> None:
+    """Else guest and machine would wait for each other, each with a full socket."""
+
+    async def scene(rig: Rig) -> None:
+        rig.hardware.start()
+        for number in range(HARDWARE_SLOTS_MAX):
+            rig.hardware.map_slot(slot(number), rig.fd)
+        rig.say(wire.WriteMsr(1, MSR_EOM, 0))
+        assert rig.hardware.receive() == wire.WriteMsr(1, MSR_EOM, 0)
+        rig.hardware.reply(1, HvStatus.SUCCESS)
+        rig.say(wire.SlotMapped(0))
+        assert rig.hardware.receive() == wire.SlotMapped(0)
+        rig.say(wire.WriteMsr(2, MSR_EOM, 0))
+        assert rig.hardware.receive() is None  # the reply to the first has not left
+        assert (await rig.heard())[-1] == (wire.Reply(1, HvStatus.SUCCESS), 0)
+        assert rig.hardware.receive() == wire.WriteMsr(2, MSR_EOM, 0)
+
+    in_rig(scene)
+
+
+def test_what_is_sent_to_a_guest_that_is_gone_is_no_error_of_the_machine() -> None:
+    async def scene(rig: Rig) -> None:
+        rig.guest.close()
+        rig.hardware.map_slot(slot(0), rig.fd)
+        rig.hardware.start()
+        with pytest.raises(EOFError):
+            rig.hardware.receive()
+
+    in_rig(scene)

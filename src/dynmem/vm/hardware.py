@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import os
 import socket
+from collections import deque
 from collections.abc import Callable
 from typing import Final
 
@@ -15,6 +16,7 @@ from dynmem.limits import HARDWARE_DATAGRAM_BYTES_MAX
 from dynmem.wire import hardware as wire
 from dynmem.wire.synic import HvStatus
 
+_CALLS: Final = (wire.Hypercall, wire.WriteMsr)
 _EVENTFD_FLAGS: Final = os.EFD_CLOEXEC | os.EFD_NONBLOCK
 
 
@@ -49,6 +51,9 @@ class Readiness:
 class Hardware:
     """Both ends of the guest's hardware: `guest_end` is for the guest process, the rest is the machine's.
 
+    What is sent waits, in order, until the guest makes room. That is bounded: each slot has one message at
+    most on its way before the guest has acknowledged it, each DIMM one request, and there is one reply.
+
     Attributes:
         calls: The machine's end of the socket; `receive` when ready.
         doorbells: By connection id; `take_doorbell` when ready.
@@ -62,11 +67,31 @@ class Hardware:
         self._sints: dict[int, int] = {}
         self.calls = Readiness(self._socket.fileno(), wake)
         self.doorbells: dict[int, Readiness] = {}
-        self._unsent: bytes | None = None
+        self._unsent: deque[tuple[wire.Message, int | None]] = deque()  # with its descriptor
+        self._held: wire.Message | None = None  # a call that came before the last one's reply had left
+        self._is_blocked = False  # the guest has no room now
+        self._is_gone = False
 
     def map_slot(self, slot: wire.MapSlot, fd: int) -> None:
-        """Give the guest memory."""
+        """Give the guest memory; `fd` has to stay open until `unmap_slot` or `close`."""
         self._send(slot, fd)
+
+    def unmap_slot(self, number: int) -> bool:
+        """Take a slot away; False when the guest has never heard of it, and will not."""
+        waiting = [message for message, _ in self._unsent if _slot_of(message) == number]
+        if any(isinstance(message, wire.MapSlot) for message in waiting):
+            self._unsent = deque(each for each in self._unsent if _slot_of(each[0]) != number)
+            return False
+        self._send(wire.UnmapSlot(number))
+        return True
+
+    def plug(self, number: int) -> None:
+        """Tell the guest that a slot is a DIMM."""
+        self._send(wire.PlugMemory(number))
+
+    def unplug(self, number: int) -> None:
+        """Ask the guest to let go of a DIMM."""
+        self._send(wire.UnplugMemory(number))
 
     def bind_sint(self, sint: int) -> None:
         """Make the interrupt line of a SINT."""
@@ -98,12 +123,54 @@ class Hardware:
             os.eventfd_read(self.doorbells[connection_id].fd)
 
     def receive(self) -> wire.Message | None:
-        """The guest's next message; None when there is none, or while the guest does not take its last reply.
+        """The guest's next message; None when there is none, or a call while the last reply has not left.
 
         Raises RemoteProtocolError for what is no message, and EOFError when the guest has closed its end.
         """
-        if self._unsent is not None:
+        message, self._held = self._held, None
+        if message is None:
+            message = self._take()
+        if isinstance(message, _CALLS) and self._owes_reply:
+            self._held = message
             return None
+        return message
+
+    def await_call(self) -> None:
+        """Look for the next call: when there is one, or, while a reply waits for room, when that is sent.
+
+        Until then calls that wait in the socket are no reason to wake: none of them can be taken.
+        """
+        self.calls.ready = False
+        if self._held is None:
+            self.calls.arm()
+
+    def reply(self, sequence: int, status: HvStatus) -> None:
+        """Answer a call; until the guest makes room for the answer, no further call is taken."""
+        self._send(wire.Reply(sequence, status))
+
+    def close(self) -> None:
+        """Let go of everything."""
+        self.calls.disarm()
+        if self._is_blocked:
+            asyncio.get_running_loop().remove_writer(self._socket.fileno())
+        self._unsent.clear()
+        for doorbell in self.doorbells.values():
+            doorbell.disarm()
+            os.close(doorbell.fd)
+        self.doorbells.clear()
+        for fd in self._sints.values():
+            os.close(fd)
+        self._sints.clear()
+        self._socket.close()
+        self.guest_end.close()
+
+    @property
+    def _owes_reply(self) -> bool:
+        return any(isinstance(message, wire.Reply) for message, _ in self._unsent)
+
+    def _take(self) -> wire.Message | None:
+        if self._is_gone:
+            raise EOFError
         try:
             data = self._socket.recv(HARDWARE_DATAGRAM_BYTES_MAX)
         except BlockingIOError:
@@ -114,55 +181,41 @@ class Hardware:
             raise EOFError
         return wire.decode(data)
 
-    def await_call(self) -> None:
-        """Look for the next call: when there is one, or, while a reply waits for room, when that is sent.
-
-        Until then calls that wait in the socket are no reason to wake: none of them can be taken.
-        """
-        self.calls.ready = False
-        if self._unsent is None:
-            self.calls.arm()
-
-    def reply(self, sequence: int, status: HvStatus) -> None:
-        """Answer a call; until the guest makes room for the answer, no further call is taken."""
-        self._unsent = wire.encode(wire.Reply(sequence, status))
-        self._flush()
-
-    def close(self) -> None:
-        """Let go of everything."""
-        self.calls.disarm()
-        if self._unsent is not None:
-            asyncio.get_running_loop().remove_writer(self._socket.fileno())
-        for doorbell in self.doorbells.values():
-            doorbell.disarm()
-            os.close(doorbell.fd)
-        for fd in self._sints.values():
-            os.close(fd)
-        self._socket.close()
-        self.guest_end.close()
+    def _send(self, message: wire.Message, fd: int | None = None) -> None:
+        self._unsent.append((message, fd))
+        if not self._is_blocked:
+            self._flush()
 
     def _flush(self) -> None:
-        loop = asyncio.get_running_loop()
-        assert self._unsent is not None
-        try:
-            self._socket.send(self._unsent)
-        except BlockingIOError:
-            loop.add_writer(self._socket.fileno(), self._room)
-            return
-        except (BrokenPipeError, ConnectionResetError):
-            pass  # the guest is gone; the next receive says so
-        self._unsent = None
+        """Send until the guest has no more room; then go on when it has."""
+        while self._unsent:
+            message, fd = self._unsent[0]
+            try:
+                socket.send_fds(self._socket, [wire.encode(message)], [] if fd is None else [fd])
+            except BlockingIOError:
+                self._is_blocked = True
+                asyncio.get_running_loop().add_writer(self._socket.fileno(), self._room)
+                return
+            except OSError:  # the guest is gone, or lets descriptors pile up in its socket
+                self._unsent.clear()
+                self._is_gone = True
+                self._say_ready()
+                return
+            self._unsent.popleft()
 
     def _room(self) -> None:
         asyncio.get_running_loop().remove_writer(self._socket.fileno())
+        self._is_blocked = False
         self._flush()
-        if self._unsent is None:
-            self.calls.ready = True
-            self._wake()
+        if self._held is not None and not self._owes_reply:
+            self._say_ready()
 
-    def _send(self, message: wire.Message, fd: int | None = None) -> None:
-        data = wire.encode(message)
-        if fd is None:
-            self._socket.send(data)
-        else:
-            socket.send_fds(self._socket, [data], [fd])
+    def _say_ready(self) -> None:
+        self.calls.disarm()
+        self.calls.ready = True
+        self._wake()
+
+
+def _slot_of(message: wire.Message) -> int | None:
+    """The slot that a message is about."""
+    return getattr(message, "slot", None)
