@@ -12,6 +12,7 @@ BENCHMARKS: Final = {  # name -> what it answers
     "codec": "every dynamic memory message beside construct and dissect.cstruct; a whole handshake",
     "demo": "how soon dynmem demo shows a VM",
     "manager": "what an idle manager costs per VM and second",
+    "page_set": "the set of given-up pages beside a balanced tree of ranges in C: time, memory, giving back",
     "memory": "resident memory of a VM's two processes without guest RAM",
     "ring": "round trips over a ring between two processes, beside a socket",
     "status": "dynmem status, start to finish",

@@ -6,6 +6,7 @@ any order. A chunk's count of pages tells which of the three it is; **the words 
 zero**, so that memory behind them is never touched: covering a terabyte writes 64 KiB of counts.
 """
 
+import mmap
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -20,6 +21,7 @@ CHUNK_PAGES: Final = 1 << CHUNK_SHIFT
 WORD_PAGES: Final = 64
 CHUNK_WORDS: Final = CHUNK_PAGES // WORD_PAGES
 
+_ROW_BYTES: Final = CHUNK_WORDS * 8  # a page of the host
 _CHUNK_WORD_SHIFT: Final = 9  # word index to chunk index
 _WORD_SHIFT: Final = 6
 _SPAN_CHUNKS: Final = PAGE_RANGE_PAGES_MAX // CHUNK_PAGES  # full chunks that one range can name
@@ -85,9 +87,12 @@ class PageSet:
 
     def clear(self) -> None:
         """Forget every page."""
-        # zeros come untouched from the system: an empty set of a large guest occupies nothing
-        self._rows: npt.NDArray[np.uint64] = np.zeros((self._chunks, CHUNK_WORDS), np.uint64)
-        self._words: U64Array = self._rows.reshape(-1)
+        # a mapping of its own, a page a chunk: what was never touched occupies nothing, and rows can be given
+        # back (memory from the heap is kept when it is freed, and cleared by touching all of it)
+        size = max(self._chunks, 1) * _ROW_BYTES
+        self._map = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        self._words: U64Array = np.frombuffer(self._map, np.uint64)
+        self._rows: npt.NDArray[np.uint64] = self._words.reshape(-1, CHUNK_WORDS)
         self._counts: _Indices = np.zeros(self._chunks, np.int64)
         self._size = 0
         self._low = 0  # no chunk below this one has a page
@@ -259,6 +264,8 @@ class PageSet:
             taken.append((starts, ends))
         if not taken:
             return b""
+        if not self._size:
+            self.clear()
         starts = np.concatenate([part[0] for part in taken])
         ends = np.concatenate([part[1] for part in taken])
         return _packed(starts, ends)  # runs end where their chunk ends
@@ -286,7 +293,7 @@ class PageSet:
         had = self._counts[chunks]
         mixed = chunks[(had > 0) & (had < CHUNK_PAGES)]
         if mixed.size:
-            self._rows[mixed] = 0
+            self._zero(mixed)
         self._counts[chunks] = CHUNK_PAGES
         return chunks.size * CHUNK_PAGES - int(had.sum())
 
@@ -301,8 +308,16 @@ class PageSet:
         self._counts[touched] = counts
         full = touched[counts == CHUNK_PAGES]
         if full.size:
-            self._rows[full] = 0
+            self._zero(full)
         return int(sums.sum())
+
+    def _zero(self, chunks: _Indices) -> None:
+        """Zero the rows of ascending chunks by giving their memory back; what lies between two stays."""
+        breaks = np.flatnonzero(chunks[1:] - chunks[:-1] != 1)
+        first = chunks[np.append(0, breaks + 1)]
+        lengths = chunks[np.append(breaks, chunks.size - 1)] - first + 1
+        for chunk, length in zip(first.tolist(), lengths.tolist(), strict=True):
+            self._map.madvise(mmap.MADV_DONTNEED, chunk * _ROW_BYTES, length * _ROW_BYTES)
 
     def _clear_below(self, page: int) -> None:
         """Take out every page below `page`."""
@@ -310,7 +325,7 @@ class PageSet:
         below = self._counts[self._low : chunk]
         mixed = np.flatnonzero((below > 0) & (below < CHUNK_PAGES)) + self._low
         if mixed.size:
-            self._rows[mixed] = 0
+            self._zero(mixed)
         below[:] = 0
         self._low = chunk
         inside = page & (CHUNK_PAGES - 1)
