@@ -57,9 +57,19 @@ def test_a_report_says_how_the_guest_is() -> None:
     for now in range(0, NS_PER_S, NS_PER_S // 10):
         workload.tick(now)
     allocator.allocate_for_balloon(100)
-    line = report_of(allocator, workload, now_ns=1_234_567_890, floor_pages=7, faults=1, dropped_lines=2)
+    line = report_of(
+        allocator,
+        workload,
+        now_ns=1_234_567_890,
+        boot_pages=2000,
+        mapped_pages=3000,
+        floor_pages=7,
+        faults=1,
+        dropped_lines=2,
+    )
     report = msgspec.json.decode(line, type=Report)
     assert (report.t, report.total_pages, report.ballooned_pages) == (1.235, 2048, 100)
+    assert (report.added_pages, report.absent_pages) == (48, 952)
     assert report.held_pages == report.wanted_pages == report.filled_pages == 2048 * 8 // 10
     assert report.free_pages == 2048 - report.held_pages - 100
     assert (report.floor_pages, report.faults, report.dropped_lines, report.wrong_bytes) == (7, 1, 2, 0)

@@ -156,7 +156,7 @@ def test_a_wrong_workload_is_one_sentence_and_exit_code_2() -> None:
     with Board(SIZE, "cosine") as board:
         _, log = board.process.communicate(timeout=10)
     assert board.process.returncode == 2
-    assert log == b"guest: workload 'cosine' is not one of steady, idle, sine, steps, burst, pulse\n"
+    assert log == b"guest: workload 'cosine' is not one of steady, idle, sine, steps, burst, pulse, told\n"
 
 
 def test_a_descriptor_that_is_no_socket_is_one_sentence_and_exit_code_2() -> None:

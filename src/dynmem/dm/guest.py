@@ -175,6 +175,11 @@ class DynamicMemoryGuest:
         """Free pages that it keeps, by its size now: Linux, since 5.11, leaves out what the balloon holds."""
         return balloon_floor(len(self._owned) - len(self._given))
 
+    def memory_changed(self, *, come: bytes = b"", gone: bytes = b"") -> None:
+        """Tell of memory that came or went by another way than this protocol, as a DIMM does: ranges."""
+        self._owned.add(come)
+        self._owned.remove(gone)
+
     def channel_opened(self, now: int) -> None:
         """The channel is open: ask for the first version."""
         if self._state is GuestState.CRASHED:

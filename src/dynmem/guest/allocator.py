@@ -5,8 +5,8 @@ places in runs of random length (`runs.cut`), as a system hands it out that has 
 balloon response is made of many ranges of very different length. Each page's state is checked whenever it
 changes: a page that is freed twice or given to two owners ends the guest instead of its data.
 
-State is one byte for each page: a bytearray, because counting and setting a slice of one costs 0.1 us
-whatever the run's length, where numpy's overhead for each run is a multiple of that.
+Memory may come and go. What the kernel itself needs comes from below `kernel_below`: memory that came later
+can always be emptied, and the host finds rings where it looks for them.
 """
 
 from bisect import insort
@@ -25,20 +25,25 @@ FREE: Final = 1
 KERNEL: Final = 2
 HELD: Final = 3
 BALLOONED: Final = 4
-STATES: Final = (ABSENT, FREE, KERNEL, HELD, BALLOONED)
+IN_USE: Final = (FREE, KERNEL, HELD, BALLOONED)
+STATES: Final = (ABSENT, *IN_USE)
 
 _NAMES: Final = ("absent", "free", "the kernel's", "held", "ballooned")
 _FILLER_PAGES: Final = 4096
 _FILLERS: Final = tuple(bytes((state,)) * _FILLER_PAGES for state in STATES)
-_GAP_PAGES_MAX: Final = 4096  # a wider gap between slots begins a stretch of its own
+_GAP_PAGES_MAX: Final = 4096  # memory behind a wider gap is a stretch of its own
 _NO_STRETCH: Final = (0, bytearray())
 _TIDY_RUNS_MIN: Final = 256  # a bag of fewer runs is never worth sorting
 
 
 class Allocator:
-    """Pages of one guest. `asked_pages` is what the guest's processes have asked for, set by the workload."""
+    """Pages of one guest. `asked_pages` is what the guest's processes have asked for, set by the workload.
 
-    def __init__(self, seed: int) -> None:
+    `kernel_below`: the kernel's own pages are below this one; None: they may be anywhere.
+    """
+
+    def __init__(self, seed: int, *, kernel_below: int | None = None) -> None:
+        self._kernel_below = kernel_below
         self._random = SplitMix(seed)
         self._free = RunBag(self._random)
         self._tidy_above = _TIDY_RUNS_MIN
@@ -50,27 +55,27 @@ class Allocator:
 
     def add_kernel(self, start: int, count: int) -> None:
         """Take `count` pages from page `start` on into use as the kernel's own, for good."""
-        self._exist(runs_of((start,), (count,)), KERNEL)
+        self._cover(start, start + count)
+        self._move(runs_of((start,), (count,)), ABSENT, KERNEL)
 
     def add(self, start: int, count: int) -> None:
-        """Take `count` pages from page `start` on into use: RAM at boot, a slot that was added later."""
-        added = runs_of((start,), (count,))
-        self._exist(added, FREE)
-        self._free.put(cut(added, self._random))
+        """Take `count` absent pages from page `start` on into use."""
+        self._cover(start, start + count)
+        self.put_back(runs_of((start,), (count,)))
+
+    def put_back(self, runs: Runs) -> None:
+        """Take absent pages into use that were in use before."""
+        self._move(runs, ABSENT, FREE)
+        self._free.put(cut(runs, self._random))
         self._tidy()
 
-    def _exist(self, added: Runs, state: int) -> None:
-        start, count = int(added.starts[0]), int(added.counts[0])
-        first, states = self._stretch(start)
-        gap = start - first - len(states)
-        above = min((other for other, _ in self._stretches if other > start), default=start + count)
-        assert start + count <= above, f"{count} pages from {start} on are not all absent"
-        if states is _NO_STRETCH[1] or gap > _GAP_PAGES_MAX:
-            insort(self._stretches, (start, bytearray(count)))
-        else:
-            states.extend(bytes(max(0, gap + count)))
-        self._counts[ABSENT] += count
-        self._move(added, ABSENT, state)
+    def take_out(self, start: int, end: int) -> Runs:
+        """Take all free pages from `start` up to `end` out of use."""
+        return self._move(self._free.take_within(start, end), FREE, ABSENT)
+
+    def take_out_held(self, runs: Runs) -> None:
+        """Take pages of the workload out of use, without their being free in between."""
+        self._move(runs, HELD, ABSENT)
 
     @property
     def total_pages(self) -> int:
@@ -107,11 +112,26 @@ class Allocator:
         first, states = self._stretch(page)
         return states[page - first] if 0 <= page - first < len(states) else ABSENT
 
+    def count(self, start: int, end: int, *counted: int) -> int:
+        """Pages from `start` up to `end` that are in one of the states `counted`, not ABSENT."""
+        assert ABSENT not in counted
+        return sum(
+            states.count(state, max(0, start - first), max(0, end - first))
+            for first, states in self._stretches
+            if first < end
+            for state in counted
+        )
+
     def allocate_kernel(self, count: int) -> list[int]:
-        """Exactly `count` pages for the kernel, from wherever they are free."""
-        if count > self.available_pages:
-            raise LocalProtocolError(f"a kernel needs {count} pages, {self.available_pages} are free")
-        return [int(page) for page in self._allocate(count, None, KERNEL).pages()]
+        """Exactly `count` pages for the kernel, from wherever it may have them."""
+        if self._kernel_below is None:
+            taken = self._free.take(count)
+        else:
+            taken = self._free.take_within(0, self._kernel_below, count)
+        if taken.page_count < count:
+            self._free.put(taken)
+            raise LocalProtocolError(f"a kernel needs {count} pages, {taken.page_count} are free")
+        return [int(page) for page in self._move(taken, FREE, KERNEL).pages()]
 
     def free_kernel(self, pages: list[int]) -> None:
         """Give back pages of `allocate_kernel`."""
@@ -139,9 +159,7 @@ class Allocator:
         self.regained_pages += runs.page_count
 
     def _allocate(self, count: int, runs_max: int | None, state: int) -> Runs:
-        taken = self._free.take(count, runs_max)
-        self._move(taken, FREE, state)
-        return taken
+        return self._move(self._free.take(count, runs_max), FREE, state)
 
     def _release(self, runs: Runs, state: int) -> None:
         self._move(runs, state, FREE)
@@ -164,8 +182,31 @@ class Allocator:
                 return stretch
         return _NO_STRETCH
 
-    def _move(self, runs: Runs, old: int, new: int) -> None:
-        """Change the state of every page of `runs`, each of which must be in state `old`."""
+    def _cover(self, start: int, end: int) -> None:
+        """Have states for the pages from `start` up to `end`, absent ones where there were none.
+
+        Stretches that are not far apart become one, so that no run of pages is ever in two.
+        """
+        low, high = start - _GAP_PAGES_MAX, end + _GAP_PAGES_MAX
+        near = [
+            stretch
+            for stretch in self._stretches
+            if stretch[0] <= high and low <= stretch[0] + len(stretch[1])
+        ]
+        if near and near[0][0] <= start and len(near) == 1:
+            first, states = near[0]
+            states.extend(bytes(max(0, end - first - len(states))))
+            return
+        first = min([start, *(first for first, _ in near)])
+        last = max([end, *(first + len(states) for first, states in near)])
+        whole = bytearray(last - first)
+        for at, states in near:
+            whole[at - first : at - first + len(states)] = states
+            self._stretches.remove((at, states))
+        insort(self._stretches, (first, whole))
+
+    def _move(self, runs: Runs, old: int, new: int) -> Runs:
+        """Change the state of every page of `runs`, each of which must be in state `old`; the runs."""
         filler = _FILLERS[new]
         moved = 0
         for start, count in zip(runs.starts.tolist(), runs.counts.tolist(), strict=True):
@@ -177,6 +218,7 @@ class Allocator:
             moved += count
         self._counts[old] -= moved
         self._counts[new] += moved
+        return runs
 
 
 assert RUN_PAGES_MAX <= _FILLER_PAGES

@@ -20,8 +20,10 @@ class Report(msgspec.Struct, frozen=True, gc=False):
     """One line of the console. Counters of pages are in units of 4 KiB; those marked * only ever rise.
 
     - `t`: seconds of the guest's clock, which stands still while the VM is stopped;
-    - `total_pages`: all of the guest's memory; `ballooned_pages`: what the host has of it;
-      `free_pages`: what nobody uses; `floor_pages`: what the balloon leaves free;
+    - `total_pages`: all of the guest's memory; `added_pages`: what of it came after boot; `absent_pages`:
+      what the hardware has mapped beside it, for memory that is not used yet, or no longer;
+    - `ballooned_pages`: what the host has of it; `free_pages`: what nobody uses; `floor_pages`: what the
+      balloon leaves free;
     - `wanted_pages`: what the load asks for, `held_pages`: what it has; the difference is unmet demand;
     - `committed_pages`: what the load and the kernel ask for, as the guest reports it to the host;
     - `filled_pages`*, `verified_pages`*: pages written whole and checked whole;
@@ -32,6 +34,8 @@ class Report(msgspec.Struct, frozen=True, gc=False):
 
     t: float
     total_pages: int
+    added_pages: int
+    absent_pages: int
     ballooned_pages: int
     free_pages: int
     floor_pages: int
@@ -83,6 +87,8 @@ def report_of(
     workload: Workload,
     *,
     now_ns: int,
+    boot_pages: int,
+    mapped_pages: int,
     floor_pages: int,
     faults: int,
     dropped_lines: int,
@@ -92,6 +98,8 @@ def report_of(
         Report(
             t=round(now_ns / NS_PER_S, 3),
             total_pages=allocator.total_pages,
+            added_pages=allocator.total_pages - boot_pages,
+            absent_pages=mapped_pages - allocator.total_pages,
             ballooned_pages=allocator.ballooned_pages,
             free_pages=allocator.available_pages,
             floor_pages=floor_pages,

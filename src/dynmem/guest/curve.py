@@ -7,13 +7,16 @@ A workload is written ``NAME,key=value,...``. The names:
 - ``sine``: from `low` up to `high` and back, once in each period;
 - ``steps``: half a period at `low`, then half a period at `high`;
 - ``burst``: at `high` for the last fifth of each period, else at `low`;
-- ``pulse``: at `high` between `from` and `to` seconds after boot, else at `low`.
+- ``pulse``: at `high` between `from` and `to` seconds after boot, else at `low`;
+- ``told``: what stands in the file `path`, read again and again (`told`).
 
 The keys:
 
-- ``low``, ``high``: a share of usable boot memory (``5%``) or a size (``64MiB``); 5 % and 80 % by default;
+- ``low``, ``high``: a share of the memory usable at boot (``5%``) or a size (``64MiB``); 5 % and 80 % by
+  default. A share of what there is now would chase a host that gives what is wanted; a size may be more than
+  there is now, since memory can be added;
 - ``period``: 30 s by default; ``phase``: where in the period the guest starts, 0 to 1;
-- ``from``, ``to``: for ``pulse``, durations since boot, negative before it;
+- ``from``, ``to``: for ``pulse``, durations since boot, negative before it; ``path``: for ``told``;
 - ``rate``: how fast demand grows at most, a size per second; 256 MiB by default. Demand falls at once.
 """
 
@@ -21,6 +24,7 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final
 
 from dynmem.errors import ConfigError
@@ -39,10 +43,13 @@ class Amount:
     size: int = 0
 
     def pages(self, usable_pages: int) -> int:
-        """Pages that this is in a guest with so many usable pages; never more than those."""
+        """Pages that this is where a share is one of `usable_pages`."""
         if self.millionths is not None:
             return usable_pages * self.millionths // _MILLION
-        return min(self.size // PAGE_SIZE, usable_pages)
+        return self.size // PAGE_SIZE
+
+
+TOLD: Final = "told"
 
 
 def _low(_moment: float, _load: "Load") -> float:
@@ -76,6 +83,7 @@ SHAPES: Final[dict[str, Callable[[float, "Load"], float]]] = {
     "steps": _steps,
     "burst": _burst,
     "pulse": _pulse,
+    TOLD: _low,
 }
 
 
@@ -91,6 +99,7 @@ class Load:
     pulse_from_ns: int = 10 * NS_PER_S
     pulse_to_ns: int = 20 * NS_PER_S
     rate_bytes: int = 256 * MIB
+    path: Path | None = None
 
     def __post_init__(self) -> None:
         """Refuse what makes no sense; ConfigError."""
@@ -104,13 +113,15 @@ class Load:
             raise ConfigError("a pulse's to must be later than its from")
         if self.rate_bytes < MIB:
             raise ConfigError(f"a workload's rate of {self.rate_bytes} bytes a second is below 1MiB")
+        if (self.path is not None) != (self.name == TOLD):
+            raise ConfigError("the workload told, and no other, needs a path: told,path=FILE")
 
     def turn(self, moment: float) -> float:
         """Where in its period the curve is at `moment` ns, 0 to 1."""
         return (moment / self.period_ns + self.phase) % 1.0
 
     def wanted_pages(self, now_ns: int, usable_pages: int) -> int:
-        """What the curve asks for at guest time `now_ns`, whatever the rate."""
+        """What the curve asks for at guest time `now_ns`, whatever the rate and whatever there is."""
         low, high = self.low.pages(usable_pages), self.high.pages(usable_pages)
         return low + round((high - low) * SHAPES[self.name](now_ns, self))
 
@@ -131,7 +142,8 @@ def parse_load(text: str) -> Load:
     return Load(name=name, **values)  # type: ignore[arg-type]
 
 
-def _amount(text: str) -> Amount:
+def parse_amount(text: str) -> Amount:
+    """Read ``80%`` or a size; ValueError with a sentence."""
     percent = _PERCENT.fullmatch(text.strip())
     if percent is None:
         return Amount(size=parse_size(text))
@@ -158,11 +170,12 @@ def _rate(text: str) -> int:
 
 
 _KEYS: Final[dict[str, tuple[str, Callable[[str], object]]]] = {
-    "low": ("low", _amount),
-    "high": ("high", _amount),
+    "low": ("low", parse_amount),
+    "high": ("high", parse_amount),
     "period": ("period_ns", parse_duration),
     "phase": ("phase", _phase),
     "from": ("pulse_from_ns", _moment),
     "to": ("pulse_to_ns", _moment),
     "rate": ("rate_bytes", _rate),
+    "path": ("path", Path),
 }

@@ -12,12 +12,15 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
 
+from dynmem.dm.blocks import MemoryBlocks
 from dynmem.dm.events import Anomaly, ServiceFailed
 from dynmem.dm.guest import DynamicMemoryGuest
 from dynmem.errors import RemoteProtocolError
 from dynmem.guest.allocator import Allocator
 from dynmem.guest.synic import Hypervisor, Synic
-from dynmem.units import NS_PER_MS
+from dynmem.limits import GUEST_ADDRESS_BYTES_MAX
+from dynmem.pages.ranges import span
+from dynmem.units import NS_PER_MS, PAGE_SHIFT
 from dynmem.vmbus import guest as vmbus
 from dynmem.vmbus.memory import GuestMemory
 from dynmem.wire.dm import BALLOON_DEVICE_TYPE
@@ -27,6 +30,8 @@ from dynmem.wire.versions import format_version
 
 RING_PAGES: Final = 10  # Linux: 16 KiB and a control page each way
 DOWNSTREAM_PAGE: Final = 5
+
+GUEST_PAGES_MAX: Final = GUEST_ADDRESS_BYTES_MAX >> PAGE_SHIFT
 
 _PACKETS_AT_ONCE: Final = 64
 _POST_ATTEMPTS: Final = 100
@@ -51,12 +56,15 @@ class Drivers:
         allocator: Allocator,
         synic: Synic,
         total_pages: int,
+        blocks: MemoryBlocks | None = None,
     ) -> None:
         self._hypervisor = hypervisor
         self._allocator = allocator
         self._synic = synic
         self._client = vmbus.Client(memory)
-        self._balloon = DynamicMemoryGuest(pages=allocator, total_pages=total_pages)
+        self._balloon = DynamicMemoryGuest(
+            pages=allocator, total_pages=total_pages, blocks=blocks, page_limit=GUEST_PAGES_MAX
+        )
         self._channel: vmbus.GuestChannel | None = None
         self._ring_pages: list[int] = []
         self._posts: deque[vmbus.Post] = deque()
@@ -70,6 +78,19 @@ class Drivers:
     def floor_pages(self) -> int:
         """Free pages that the balloon leaves alone."""
         return self._balloon.floor_pages
+
+    @property
+    def pages_max(self) -> int:
+        """Pages that this guest will ever have, as far as the host has said."""
+        return max(self._balloon.total_pages, self._balloon.max_page_count or 0)
+
+    def memory_plugged(self, pages: range) -> None:
+        """Tell the balloon of memory that is there from now on, for any other reason than a hot add."""
+        self._balloon.memory_changed(come=span(pages.start, len(pages)))
+
+    def memory_unplugged(self, pages: range) -> None:
+        """Tell the balloon of memory that was plugged and is no longer there."""
+        self._balloon.memory_changed(gone=span(pages.start, len(pages)))
 
     def deadline_ns(self, now: int) -> int | None:
         """When `step` is needed next if the host is silent."""

@@ -1,8 +1,9 @@
 """The guest's one thread: sleep until something happens or falls due, do it, sleep again.
 
 The process is one life of the guest: it ends with its VM, and when the machine is reset. The guest's physical
-memory: pages 0 to 15 are the kernel's (0 stays empty, 1 is the message page, 2 the event page, 3 the input
-page of hypercalls), ring pages are taken from wherever memory is free, and all the rest is allocatable.
+memory at boot is every slot that is mapped when the hardware is complete. Pages 0 to 15 are the kernel's (0
+stays empty, 1 is the message page, 2 the event page, 3 the input page of hypercalls), ring pages are taken
+from wherever slot 0 is free, and all the rest is allocatable.
 """
 
 import time
@@ -10,10 +11,12 @@ from typing import Final, NoReturn
 
 from dynmem.errors import RemoteProtocolError
 from dynmem.guest.allocator import Allocator
+from dynmem.guest.blocks import Blocks
 from dynmem.guest.console import REPORT_NS, Console, report_of
 from dynmem.guest.curve import Load
 from dynmem.guest.driver import RING_PAGES, Drivers
 from dynmem.guest.hardware import Hardware
+from dynmem.guest.slots import Slots
 from dynmem.guest.synic import Synic
 from dynmem.guest.workload import Workload
 from dynmem.units import NS_PER_MS, NS_PER_S
@@ -24,6 +27,7 @@ MESSAGE_PAGE: Final = 1
 EVENT_PAGE: Final = 2
 INPUT_PAGE: Final = 3
 
+_KERNEL_USES: Final = KERNEL_PAGES + RING_PAGES
 _PAGES_MIN: Final = 1024  # 4 MiB: less is a kernel area and nothing to do with it
 _JUMP_NS_MAX: Final = NS_PER_S // 2  # no sleep is longer; more has passed only where the process was stopped
 _SLACK_NS: Final = 5 * NS_PER_MS  # what falls due so soon is done now: one wake-up instead of two
@@ -55,21 +59,27 @@ class Kernel:
         self._hardware = hardware
         self._console = console
         self._clock = GuestClock()
-        self._allocator = Allocator(seed)
+        self._allocator = Allocator(seed, kernel_below=len(boot))
         self._allocator.add_kernel(0, KERNEL_PAGES)
         self._allocator.add(KERNEL_PAGES, len(boot) - KERNEL_PAGES)
         memory = FlatMemory(ram.view(0))
         synic = Synic(
             hardware, memory, message_page=MESSAGE_PAGE, event_page=EVENT_PAGE, input_page=INPUT_PAGE
         )
-        self._drivers = Drivers(hardware, memory, self._allocator, synic, len(boot))
+        blocks = Blocks(self._allocator, ram.is_mapped)
+        self._drivers = Drivers(hardware, memory, self._allocator, synic, len(boot), blocks)
+        for pages in (ram.pages(slot) for slot in sorted(ram.slots) if slot):
+            self._allocator.add(pages.start, len(pages))
+            self._drivers.memory_plugged(pages)
+        self._boot_pages = self._allocator.total_pages
         self._workload = Workload(
             ram.memory,
             self._allocator,
             load,
-            usable_pages=len(boot) - KERNEL_PAGES - RING_PAGES,
+            usable_pages=self._boot_pages - _KERNEL_USES,
             seed=seed + 1,
         )
+        self._slots = Slots(hardware, self._allocator, self._drivers, self._workload)
         self._tick_at = 0
         self._report_at = 0
 
@@ -77,7 +87,9 @@ class Kernel:
         """Run until the host is gone: that is HostGoneError."""
         while True:
             now = self._clock.now()
+            self._slots.serve()
             self._drivers.step(now)
+            self._workload.pages_max = self._drivers.pages_max - _KERNEL_USES
             due = now + _SLACK_NS
             reports = self._report_at <= due
             if reports or self._tick_at <= due or self._workload.can_grow:
@@ -98,6 +110,8 @@ class Kernel:
                 self._allocator,
                 self._workload,
                 now_ns=now,
+                boot_pages=self._boot_pages,
+                mapped_pages=self._hardware.ram.mapped_pages,
                 floor_pages=self._drivers.floor_pages,
                 faults=self._drivers.faults,
                 dropped_lines=self._console.dropped_lines,

@@ -15,12 +15,13 @@ import numpy as np
 from dynmem.errors import RemoteProtocolError
 from dynmem.guest.pattern import PAGE_WORDS, Memory
 from dynmem.limits import GUEST_ADDRESS_BYTES_MAX
-from dynmem.units import PAGE_SHIFT, PAGE_SIZE
+from dynmem.units import GIB, PAGE_SHIFT, PAGE_SIZE
 
 _PROT_NONE: Final = 0
 _MAP_FIXED: Final = 0x10
 _MAP_NORESERVE: Final = 0x4000
 _NOTHING: Final = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE  # addresses, and no memory
+_ALIGNMENT: Final = GIB  # of address 0: slots of huge pages, of 1 GiB too, can be mapped where they belong
 _MAP_FAILED: Final = ctypes.c_void_p(-1).value
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)
@@ -41,14 +42,8 @@ class GuestRam:
     """The slots of one guest, mapped shared."""
 
     def __init__(self) -> None:
-        self._base = _map(
-            None,
-            GUEST_ADDRESS_BYTES_MAX,
-            _PROT_NONE,
-            _NOTHING,
-            -1,
-            0,
-        )
+        self._reserved = _map(None, GUEST_ADDRESS_BYTES_MAX + _ALIGNMENT, _PROT_NONE, _NOTHING, -1, 0)
+        self._base = -(-self._reserved // _ALIGNMENT) * _ALIGNMENT
         self._slots: dict[int, tuple[int, int]] = {}
         everything = (ctypes.c_uint64 * (GUEST_ADDRESS_BYTES_MAX // 8)).from_address(self._base)
         words = np.frombuffer(memoryview(everything).cast("B"), np.uint64)
@@ -76,10 +71,27 @@ class GuestRam:
 
     def unmap_slot(self, slot: int) -> None:
         """Take a slot away; RemoteProtocolError if there is none. Nothing of it may be in use."""
-        if slot not in self._slots:
-            raise RemoteProtocolError(f"slot {slot} is not mapped")
+        self.pages(slot)
         start, end = self._slots.pop(slot)
         _map(self._base + start, end - start, _PROT_NONE, _NOTHING | _MAP_FIXED, -1, 0)
+
+    def is_mapped(self, start: int, end: int) -> bool:
+        """Whether there is memory at every page from `start` up to `end`."""
+        at = start << PAGE_SHIFT
+        for first, last in sorted(self._slots.values()):
+            if first <= at < last:
+                at = last
+        return at >= end << PAGE_SHIFT
+
+    @property
+    def mapped_pages(self) -> int:
+        """Pages in all slots."""
+        return sum(end - start for start, end in self._slots.values()) >> PAGE_SHIFT
+
+    @property
+    def slots(self) -> tuple[int, ...]:
+        """The numbers of all slots."""
+        return tuple(self._slots)
 
     def view(self, slot: int) -> memoryview:
         """The bytes of a slot."""
@@ -87,14 +99,16 @@ class GuestRam:
         return self.memory[start >> PAGE_SHIFT : end >> PAGE_SHIFT].data.cast("B")
 
     def pages(self, slot: int) -> range:
-        """The guest page numbers of a slot."""
+        """The guest page numbers of a slot; RemoteProtocolError if there is none."""
+        if slot not in self._slots:
+            raise RemoteProtocolError(f"slot {slot} is not mapped")
         start, end = self._slots[slot]
         return range(start >> PAGE_SHIFT, end >> PAGE_SHIFT)
 
     def close(self) -> None:
         """Unmap everything; arrays and views of the memory must not be used after this."""
         self._slots.clear()
-        _libc.munmap(self._base, GUEST_ADDRESS_BYTES_MAX)
+        _libc.munmap(self._reserved, GUEST_ADDRESS_BYTES_MAX + _ALIGNMENT)
 
 
 def _map(address: int | None, size: int, protection: int, flags: int, descriptor: int, offset: int) -> int:

@@ -84,6 +84,21 @@ def merge(runs: Runs) -> Runs:
     return runs_of(starts[first], ends[last] - starts[first])
 
 
+def split(runs: Runs, pages: int, runs_max: int) -> tuple[Runs, Runs]:
+    """The first `pages` pages of `runs`, in `runs_max` runs at most, and the rest."""
+    before = np.cumsum(runs.counts) - runs.counts
+    kept = np.clip(pages - before, 0, runs.counts)
+    kept[runs_max:] = 0
+    first = Runs(runs.starts, kept, runs.tags)
+    rest = Runs(runs.starts + kept, runs.counts - kept, runs.tags)
+    return _not_empty(first), _not_empty(rest)
+
+
+def _not_empty(runs: Runs) -> Runs:
+    some = runs.counts > 0
+    return Runs(runs.starts[some], runs.counts[some], runs.tags[some])
+
+
 def _lengths(count: int, random: SplitMix) -> I64Array:
     return np.exp2(random.fractions(count) * _RUN_OCTAVES).astype(np.int64)
 
@@ -137,6 +152,29 @@ class RunBag:
         self._remove(0, used - to_the_end)
         self.page_count -= int(taken[1].sum())
         return Runs(taken[0], taken[1], taken[2])
+
+    def take_within(self, start: int, end: int, pages: int | None = None) -> Runs:
+        """Take the pages from `start` up to `end`, or just `pages` of them. O(runs kept)."""
+        starts, counts, tags = self._columns[:, : self._size]
+        touching = np.flatnonzero((starts < end) & (starts + counts > start))
+        firsts = np.maximum(starts[touching], start)
+        lengths = np.minimum(starts[touching] + counts[touching], end) - firsts
+        if pages is not None:
+            before = np.cumsum(lengths) - lengths
+            used = int(np.searchsorted(before, pages))
+            touching, firsts = touching[:used], firsts[:used]
+            lengths = np.minimum(lengths, pages - before)[:used]
+        taken = Runs(firsts, lengths, tags[touching].copy())
+        below = Runs(starts[touching], firsts - starts[touching], taken.tags)
+        above = Runs(firsts + lengths, starts[touching] + counts[touching] - firsts - lengths, taken.tags)
+        kept = np.ones(self._size, np.bool_)
+        kept[touching] = False
+        self._columns = self._columns[:, : self._size][:, kept]
+        self._size = self._columns.shape[1]
+        self.page_count -= taken.page_count + below.page_count + above.page_count
+        self.put(_not_empty(below))
+        self.put(_not_empty(above))
+        return taken
 
     def _remove(self, at: int, count: int) -> None:
         """Fill the hole of `count` runs at `at` with the last runs."""

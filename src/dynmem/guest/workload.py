@@ -14,6 +14,7 @@ from dynmem.guest.curve import Load
 from dynmem.guest.pattern import Memory, Pattern
 from dynmem.guest.runs import I64Array, RunBag, Runs
 from dynmem.guest.splitmix import SplitMix
+from dynmem.guest.told import Told
 from dynmem.units import NS_PER_MS, NS_PER_S, PAGE_SIZE
 
 TICK_PAGES: Final = 4096  # 16 MiB: under 10 ms where memory is there, about 20 ms where it has to be made
@@ -27,6 +28,8 @@ RESERVE_PAGES_MAX: Final = 256  # left free for the kernel: 1 MiB, less in a gue
 
 class Workload:
     """A load on `memory` (pages, 512), of which `usable_pages` are there for it at boot.
+
+    `pages_max` is how many there will ever be for it; whoever knows better sets it anew.
 
     Counters only ever rise: `filled_pages`, `verified_pages`, `wrong_bytes`, `wrong_pages`. A wrong byte in a
     page that is kept is counted once: the page is written anew.
@@ -43,7 +46,8 @@ class Workload:
     ) -> None:
         self._allocator = allocator
         self._load = load
-        self._usable_pages = usable_pages
+        self._boot_pages = usable_pages
+        self._told = Told(load.path) if load.path is not None else None
         self._reserve_pages = min(RESERVE_PAGES_MAX, usable_pages // 128)
         self._pattern = Pattern(memory)
         self._held = RunBag(SplitMix(seed))
@@ -52,6 +56,7 @@ class Workload:
         self._growth = 0  # bytes x ns that demand may still grow by, below one page
         self._sampled_ns = 0
         self._sample_at = 0
+        self.pages_max = usable_pages
         self.wanted_pages = 0
         self.filled_pages = 0
         self.verified_pages = 0
@@ -81,6 +86,21 @@ class Workload:
             self._sample()
         return now_ns + (QUIET_TICK_NS if self._is_quiet(now_ns) else BUSY_TICK_NS)
 
+    def leave(self, start: int, end: int) -> bool:
+        """Move everything that is held from `start` up to `end` elsewhere, and take it out of use there.
+
+        Each page is checked before it moves. False, and nothing has moved, when there is no room for it; no
+        page in there may be free.
+        """
+        leaving = self._held.take_within(start, end)
+        if leaving.page_count > self._allocator.available_pages:
+            self._held.put(leaving)
+            return False
+        self._check(leaving)
+        self._allocator.take_out_held(leaving)
+        self._fill(leaving.page_count)
+        return True
+
     def finish(self) -> None:
         """Check everything that is held and let go of it."""
         while self.held_pages:
@@ -95,24 +115,37 @@ class Workload:
         short_of = self.wanted_pages - self.held_pages
         if short_of > 0:
             return self._spare_pages() == 0
-        return short_of == 0 and self.wanted_pages == self._load.wanted_pages(now_ns, self._usable_pages)
+        return short_of == 0 and self.wanted_pages == self._asked(now_ns)
 
     def _spare_pages(self) -> int:
         return max(0, self._allocator.available_pages - self._reserve_pages)
+
+    def _asked(self, now_ns: int) -> int:
+        """What the curve or the file asks for, of what there can be."""
+        if self._told is not None:
+            usable = self._allocator.total_pages - self._allocator.kernel_pages
+            asked = self._told.amount().pages(usable)
+        else:
+            asked = self._load.wanted_pages(now_ns, self._boot_pages)
+        return min(asked, self.pages_max)
 
     def _follow(self, now_ns: int) -> None:
         """Move demand to the curve: up no faster than the rate, and a gap in time is no reason to jump."""
         elapsed = 0 if self._last_ns is None else min(max(0, now_ns - self._last_ns), STEP_NS_MAX)
         self._last_ns = now_ns
-        curve = self._load.wanted_pages(now_ns, self._usable_pages)
+        curve = self._asked(now_ns)
         self._growth += elapsed * self._load.rate_bytes
         steps, self._growth = divmod(self._growth, PAGE_SIZE * NS_PER_S)
         self.wanted_pages = min(curve, self.wanted_pages + steps)
         self._allocator.asked_pages = self.wanted_pages
 
     def _grow(self, count: int) -> None:
-        """Take up to `count` pages that are to spare and fill them, as one generation."""
-        taken = self._allocator.allocate_held(min(count, self._spare_pages()))
+        """Take up to `count` pages that are to spare and fill them."""
+        self._fill(min(count, self._spare_pages()))
+
+    def _fill(self, count: int) -> None:
+        """Hold up to `count` more pages, of one generation."""
+        taken = self._allocator.allocate_held(count)
         if taken.page_count == 0:
             return
         self._generation += 1
