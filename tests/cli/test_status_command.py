@@ -161,7 +161,7 @@ def answer(**changes: Any) -> dict[str, Any]:
         "actual_bytes": 512 * MIB,
         "resident_bytes": 411 * MIB,
         "resident_source": "blocks of its RAM files",
-        "demand_source": "committed - (boot - actual)",
+        "demand_source": "committed - ballooned",
         "reason": "demand 300 MiB + 20 %",
         "problem": None,
         "change": None,
@@ -187,7 +187,7 @@ def test_a_status_shows_every_figure_its_source_and_the_reason() -> None:
     assert "free: 7 GiB measured free by the budget" in text
     assert "web  running  300 MiB  360 MiB  512 MiB  512 MiB   411 MiB" in text
     assert "web: demand 300 MiB + 20 %" in text
-    assert "resident by blocks of its RAM files; demand = committed - (boot - actual)" in text
+    assert "resident by blocks of its RAM files; demand = committed - ballooned" in text
 
 
 def test_a_decision_that_is_not_sent_is_marked() -> None:

@@ -322,7 +322,7 @@ def test_demand_on_hv_balloon_leaves_out_what_is_ballooned(tmp_path: Path) -> No
             assert facts.demand is not None
             assert facts.demand.committed_bytes == (50 - 24) * MEBIBYTE
             assert facts.demand.available_bytes == 9 * MEBIBYTE
-            assert facts.demand.source == "committed - (boot - actual)"
+            assert facts.demand.source == "committed - ballooned"
             vm.event("RESET")
             facts = await look_until(connection, lambda facts: facts.resets == 1)
             assert facts.demand is None
@@ -395,7 +395,7 @@ def test_in_observe_mode_nothing_is_set_and_missing_statistics_are_explained(tmp
             with pytest.raises(LocalProtocolError):
                 await connection.set_balloon(32 * MEBIBYTE)
             allowed = {"query-status", "query-balloon", "query-memory-size-summary", "query-migrate"}
-            allowed |= {"query-hv-balloon-status-report", "qom-list", "qom-get"}
+            allowed |= {"query-hv-balloon-status-report", "query-memory-devices", "qom-list", "qom-get"}
             assert {name for name, _ in vm.asked} <= allowed
 
     asyncio.run(scenario())

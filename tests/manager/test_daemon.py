@@ -19,6 +19,7 @@ from .vms import BALLOON, MEBIBYTE, kill, listening, qemu, stop
 READS = {
     "query-status",
     "query-balloon",
+    "query-memory-devices",
     "query-memory-size-summary",
     "query-migrate",
     "query-hv-balloon-status-report",

@@ -88,10 +88,10 @@ def test_resident_is_the_blocks_of_the_ram_file_counted_once(holder: subprocess.
     process = Process.of(holder.pid)
     assert process is not None
     meter = ResidentMeter(process)
-    assert meter.measure(64 * MIB) == (0, "blocks of its RAM files", 0)
+    assert meter.measure((64 * MIB,)) == (0, "blocks of its RAM files", 0)
     touch(holder, 10)
     assert meter.is_quick
-    assert meter.measure(64 * MIB).bytes_held == 10 * MIB
+    assert meter.measure((64 * MIB,)).bytes_held == 10 * MIB
     process.close()
 
 
@@ -99,7 +99,7 @@ def test_without_a_ram_file_resident_is_pss_and_says_so(holder: subprocess.Popen
     process = Process.of(holder.pid)
     assert process is not None
     # A RAM of 65 MiB cannot be in files of 64: it must be private memory.
-    resident = ResidentMeter(process).measure(65 * MIB)
+    resident = ResidentMeter(process).measure((65 * MIB,))
     assert resident.source == "Pss and swap of its process"
     assert resident.bytes_held is not None
     assert resident.bytes_held >= 20 * MIB

@@ -1,7 +1,7 @@
 """How each balloon device tells what its guest needs: a table of devices, and one tracker of reports.
 
 A report is paired with the size the VM had when the guest made it. Every formula has the form
-demand = actual + offset, and the size may have moved since the last report, so what a report tells is a
+demand = size + offset, and the size may have moved since the last report, so what a report tells is a
 range; the demand known before stays unless the range contradicts it. (Pairing with the newest size would
 understate demand while a VM shrinks, pairing with the oldest would overstate it: the first kills guests, the
 second makes targets swing.)
@@ -138,7 +138,7 @@ async def _read_virtio_balloon(monitor: Monitor, device: Device, boot_bytes: int
 
 
 BACKENDS: Final[Mapping[str, Backend]] = {
-    HV_BALLOON: Backend("committed - (boot - actual)", _read_hv_balloon),
+    HV_BALLOON: Backend("committed - ballooned", _read_hv_balloon),
     VIRTIO_BALLOON: Backend("actual - stat-available-memory + 64 MiB", _read_virtio_balloon),
 }
 
@@ -187,7 +187,10 @@ class DemandTracker:
         self._demand: tuple[int, int, int] | None = None  # committed, available, when
 
     def saw_size(self, actual_bytes: int) -> None:
-        """The VM's size at one look; to be called before the report of the same look."""
+        """The VM's size at one look; to be called before the report of the same look.
+
+        For hv-balloon it is the size without what was hot-added: boot size less what is ballooned.
+        """
         if self._lowest is None:
             self._lowest = self._highest = actual_bytes
         self._lowest = min(self._lowest, actual_bytes)

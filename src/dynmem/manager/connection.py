@@ -20,7 +20,6 @@ from dynmem.limits import RECONNECT_PAUSE_S_MAX
 from dynmem.manager import backends
 from dynmem.manager.backends import (
     BACKENDS,
-    BOOT_BYTES_MIN,
     DemandTracker,
     Device,
     Silence,
@@ -29,6 +28,7 @@ from dynmem.manager.backends import (
     word,
 )
 from dynmem.manager.facts import ABSENT, SILENT, VmFacts
+from dynmem.manager.memory import VmMemory, read_base, read_memory
 from dynmem.manager.monitor import Monitor
 from dynmem.manager.process import Process, listener
 from dynmem.manager.resident import Resident, ResidentMeter
@@ -44,6 +44,8 @@ _FIND_DEVICE_EVERY: Final = 10
 """Looks between two searches of a VM that has no balloon device (one may be plugged in)."""
 _LOOK_AT_INTERVAL_EVERY: Final = 10
 """Looks between two checks that QEMU still asks the guest for statistics."""
+_LOOK_AT_MEMORY_EVERY: Final = 10
+"""Looks between two checks that no DIMM was plugged, of a VM that cannot grow otherwise."""
 _MIGRATING: Final = frozenset(
     {
         "setup",
@@ -66,7 +68,9 @@ class _Life:
     process: Process | None
     incarnation: str
     meter: ResidentMeter | None
-    boot_bytes: int | None = None
+    base_bytes: int | None = None
+    memory: VmMemory | None = None
+    next_memory: int = 0
     actual_bytes: int | None = None
     resident: Resident = field(default_factory=lambda: Resident(None, "not measured yet"))
     device: Device | None = None
@@ -83,6 +87,11 @@ class _Life:
     next_interval: int = 0
     interval_problem: str | None = None
     can_query_migration: bool = True
+
+    @property
+    def blocks(self) -> tuple[int, ...] | None:
+        """The sizes of the pieces of its RAM, once they are known."""
+        return self.memory.blocks if self.memory is not None else None
 
 
 class VmConnection:
@@ -212,9 +221,7 @@ class VmConnection:
         assert life is not None
         self._take_events(monitor, life)
         run_state = await self._run_state(monitor, life)
-        if life.boot_bytes is None:
-            reply = fields(await monitor.query("query-memory-size-summary"), "query-memory-size-summary")
-            life.boot_bytes = size(reply.get("base-memory"), "base-memory", least=BOOT_BYTES_MIN)
+        await self._look_at_memory(monitor, life)
         if life.device is None and life.looks >= life.next_search:
             life.next_search = life.looks + _FIND_DEVICE_EVERY
             await self._find_device(monitor, life)
@@ -227,6 +234,16 @@ class VmConnection:
         await self._measure(life)
         self._pause_s = 0.0
         return self._facts(life, run_state, now_ns)
+
+    @staticmethod
+    async def _look_at_memory(monitor: Monitor, life: _Life) -> None:
+        """What there is: seldom, except where it can grow."""
+        if life.base_bytes is None:
+            life.base_bytes = await read_base(monitor)
+        memory = life.memory
+        if memory is None or memory.limit_bytes > memory.boot_bytes or life.looks >= life.next_memory:
+            life.next_memory = life.looks + _LOOK_AT_MEMORY_EVERY
+            life.memory = await read_memory(monitor, life.base_bytes)
 
     def _take_events(self, monitor: Monitor, life: _Life) -> None:
         """Count what happened since the last look."""
@@ -271,7 +288,7 @@ class VmConnection:
     async def _read_figures(self, monitor: Monitor, life: _Life, device: Device, now_ns: int) -> None:
         """The VM's size, then what its guest says: in this order, see DemandTracker."""
         assert life.tracker is not None
-        assert life.boot_bytes is not None
+        assert life.memory is not None
         try:
             balloon = fields(await monitor.query("query-balloon"), "query-balloon")
         except QmpCommandError as error:
@@ -282,10 +299,11 @@ class VmConnection:
         if life.deaf and before is not None and life.actual_bytes > max(before, life.target_bytes):
             self._was_reset(life)  # its balloon is empty again
         life.deaf = False
-        life.tracker.saw_size(life.actual_bytes)
+        is_hv = device.kind == backends.HV_BALLOON
+        life.tracker.saw_size(life.memory.without_added(life.actual_bytes) if is_hv else life.actual_bytes)
         if device.kind == backends.VIRTIO_BALLOON:
             await self._keep_statistics_on(monitor, life, device)
-        report = await BACKENDS[device.kind].read(monitor, device, life.boot_bytes)
+        report = await BACKENDS[device.kind].read(monitor, device, life.memory.boot_bytes)
         if isinstance(report, Silence):
             self._problem = life.interval_problem or report.reason
             return
@@ -318,9 +336,9 @@ class VmConnection:
         if life.meter is None:
             return
         if life.meter.is_quick:
-            life.resident = life.meter.measure(life.boot_bytes)
+            life.resident = life.meter.measure(life.blocks)
         else:
-            life.resident = await asyncio.to_thread(life.meter.measure, life.boot_bytes)
+            life.resident = await asyncio.to_thread(life.meter.measure, life.blocks)
 
     def _from_outside(self, now_ns: int) -> VmFacts:
         """Tell from outside whether a VM that does not answer is there, and what it holds."""
@@ -337,7 +355,7 @@ class VmConnection:
         if self._problem is None or self._monitor is not None:  # while it is lost, why it was stands already
             self._problem = f"its monitor {self.path} does not answer{self._hint()}"
         if life.meter is not None and life.meter.is_quick:
-            life.resident = life.meter.measure(life.boot_bytes)
+            life.resident = life.meter.measure(life.blocks)
         elif self._measuring is None or self._measuring.done():
             self._measuring = asyncio.create_task(self._measure(life))  # for the next sweep to find
         return self._facts(life, SILENT, now_ns)
@@ -352,7 +370,8 @@ class VmConnection:
             incarnation=life.incarnation,
             run_state=run_state,
             device=life.device.kind if life.device is not None else None,
-            boot_bytes=life.boot_bytes,
+            boot_bytes=life.memory.boot_bytes if life.memory is not None else None,
+            limit_bytes=life.memory.limit_bytes if life.memory is not None else None,
             actual_bytes=life.actual_bytes,
             resident_bytes=life.resident.bytes_held,
             resident_source=life.resident.source,

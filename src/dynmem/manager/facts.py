@@ -60,6 +60,8 @@ class VmFacts(msgspec.Struct, frozen=True):
     resets: int = 0
     problem: str | None = None
     resident_overhead_bytes: int = 0
+    limit_bytes: int | None = None
+    """The most that the VM can be grown to; None: its boot size."""
 
 
 class Facts(msgspec.Struct, frozen=True):

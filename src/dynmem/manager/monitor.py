@@ -13,6 +13,7 @@ QUERIES: Final = frozenset(
     {
         "query-balloon",
         "query-hv-balloon-status-report",
+        "query-memory-devices",
         "query-memory-size-summary",
         "query-migrate",
         "query-status",

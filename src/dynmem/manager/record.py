@@ -89,8 +89,14 @@ class Record(msgspec.Struct):
 
     @property
     def maximum_pages(self) -> int:
-        """The most it can have: it boots at its maximum, and cannot grow beyond what it booted with."""
-        return min(pages_of(self.config.maximum_bytes), self.boot_pages)
+        """The most it can have: what it booted with, or what can be added to that, where something can."""
+        limit = max(self.boot_pages, pages_of(self.facts.limit_bytes or 0))
+        return min(pages_of(self.config.maximum_bytes), limit)
+
+    @property
+    def released_pages(self) -> int:
+        """What it has when it is left alone: its boot size, or what it has grown to."""
+        return max(self.boot_pages, self.target_pages or 0)
 
     @property
     def floor_pages(self) -> int:

@@ -1,5 +1,7 @@
 """Released VMs: everything they booted with is given back, and then they are left alone.
 
+One that has grown beyond its boot size keeps what it has.
+
 Others make room first, and the memory is measured free as for every grant. Where they can't make room in
 time, the rest is given all the same: it is the operator's order, and the reason says that the budget does not
 cover it.
@@ -40,7 +42,7 @@ class Releases:
 
     def promised(self, record: Record) -> int:
         """What a VM is due because it is released. Pages."""
-        return record.boot_pages if record.name in self._names else 0
+        return record.released_pages if record.name in self._names else 0
 
     def missing(self, record: Record, claims: Claims) -> int:
         """What a released VM still has to get. Pages."""
@@ -60,7 +62,7 @@ class Releases:
             if standing.kind != "released" or not record.adopted:
                 record.released_ns = None
                 continue
-            if record.target_pages == record.boot_pages:
+            if record.target_pages == record.released_pages:
                 continue
             if record.released_ns is None:
                 record.released_ns = orders.now_ns

@@ -41,7 +41,7 @@ class Resident(NamedTuple):
     overhead_bytes: int = 0
 
 
-def _ram_descriptors(pid: int, boot_bytes: int | None) -> tuple[str, ...]:
+def _ram_descriptors(pid: int, blocks: tuple[int, ...] | None) -> tuple[str, ...]:
     """Paths under /proc/PID/fd of the distinct files that are guest RAM; empty if RAM is not in files."""
     folder = f"/proc/{pid}/fd"
     files: dict[tuple[int, int], tuple[str, int]] = {}
@@ -57,8 +57,8 @@ def _ram_descriptors(pid: int, boot_bytes: int | None) -> tuple[str, ...]:
             continue  # closed meanwhile
         if stat.S_ISREG(info.st_mode) and info.st_size >= RAM_FILE_BYTES_MIN:
             files[info.st_dev, info.st_ino] = (path, info.st_size)
-    # Files that cannot hold the boot memory are something else (a video memory, a vhost-user helper's).
-    if boot_bytes is not None and sum(size for _, size in files.values()) < boot_bytes:
+    # Files that cannot hold all RAM are something else (a video memory, a vhost-user helper's), or not all.
+    if blocks is not None and sum(size for _, size in files.values()) < sum(blocks):
         return ()
     return tuple(path for path, _ in files.values())
 
@@ -69,10 +69,10 @@ def _pss_and_swap(pid: int) -> int:
         return sum(int(line.split()[1]) for line in lines if line.startswith((b"Pss:", b"SwapPss:"))) * KIB
 
 
-def _pss_outside_ram(pid: int, boot_bytes: int) -> int:
+def _pss_outside_ram(pid: int, blocks: tuple[int, ...]) -> int:
     """Pss + SwapPss of all mappings but the guest's RAM; 0 if no mapping looks like RAM.
 
-    QEMU maps each RAM block at once, so RAM is a mapping of the boot size, or a little more when the kernel
+    QEMU maps each RAM block at once, so RAM is a mapping of a block's size, or a little more when the kernel
     has merged it with a neighbour.
     """
     outside = ram = size = 0
@@ -81,7 +81,7 @@ def _pss_outside_ram(pid: int, boot_bytes: int) -> int:
             if line.startswith(b"Size:"):
                 size = int(line.split()[1]) * KIB
             elif line.startswith((b"Pss:", b"SwapPss:")):
-                if boot_bytes <= size <= boot_bytes + RAM_FILE_BYTES_MIN:
+                if any(block <= size <= block + RAM_FILE_BYTES_MIN for block in blocks):
                     ram += 1
                 else:
                     outside += int(line.split()[1]) * KIB
@@ -118,7 +118,7 @@ class ResidentMeter:
         self._process = process
         self._files: tuple[str, ...] = ()
         self._uses = 0
-        self._boot_bytes: int | None = None
+        self._blocks: tuple[int, ...] | None = None
         self._pss: Resident | None = None
         self._pss_until = 0.0
         self._pss_cost_s = 1.0
@@ -132,16 +132,19 @@ class ResidentMeter:
         now = time.monotonic()
         return bool(self._files) or now < self._pss_until or self._pss_cost_s < _PSS_QUICK_S
 
-    def measure(self, boot_bytes: int | None) -> Resident:
-        """The figure now; never raises: what cannot be known has the reason as its source."""
+    def measure(self, blocks: tuple[int, ...] | None) -> Resident:
+        """The figure now; never raises: what cannot be known has the reason as its source.
+
+        `blocks` are the sizes of the pieces that RAM is made of (bytes), where they are known.
+        """
         pid = self._process.pid
         refusal = ""
-        if boot_bytes != self._boot_bytes:
-            self._boot_bytes, self._uses = boot_bytes, 0  # now it is known how much RAM to look for
+        if blocks != self._blocks:
+            self._blocks, self._uses = blocks, 0  # now it is known how much RAM to look for
         is_looking = self._uses % _LOOK_AGAIN == 0
         if is_looking:
             try:
-                self._files = _ram_descriptors(pid, boot_bytes)
+                self._files = _ram_descriptors(pid, blocks)
             except OSError as error:
                 self._files, refusal = (), f"/proc/{pid}/fd: {error.strerror}"
         self._uses += 1
@@ -160,8 +163,8 @@ class ResidentMeter:
             return self._pss
         pid = self._process.pid
         try:
-            if is_looking and self._boot_bytes is not None:
-                self._overhead = _pss_outside_ram(pid, self._boot_bytes)
+            if is_looking and self._blocks is not None:
+                self._overhead = _pss_outside_ram(pid, self._blocks)
             self._pss = Resident(_pss_and_swap(pid), "Pss and swap of its process", self._overhead)
         except (OSError, ValueError) as error:
             self._pss = self._from_cgroup(refusal or f"smaps_rollup: {error}")

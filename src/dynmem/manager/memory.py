@@ -1,0 +1,77 @@
+"""What memory a VM has and may get, as its monitor tells it: boot memory, DIMMs, what hv-balloon can add.
+
+    boot    base memory and DIMMs: what `actual` is when the balloon is empty and nothing was hot-added
+    limit   the most that `actual` can become: boot, and all that hv-balloon has behind it
+    added   what hv-balloon has hot-added now; QEMU does not tell that, dynmem vm does
+
+Sources: QEMU qapi/machine.json, query-memory-size-summary and query-memory-devices. Its plugged-memory is no
+help: QEMU counts there all that hv-balloon could ever add.
+"""
+
+from collections.abc import Mapping
+from typing import Final, NamedTuple
+
+from dynmem.errors import RemoteProtocolError
+from dynmem.manager.backends import BOOT_BYTES_MIN, HV_BALLOON, fields, size
+from dynmem.manager.monitor import Monitor
+from dynmem.qmp.errors import QmpCommandError
+
+DIMMS: Final = frozenset({"dimm", "nvdimm"})
+_DEVICES_MAX: Final = 1024  # more than a machine has slots
+_DEVICES: Final = "query-memory-devices"
+
+
+class VmMemory(NamedTuple):
+    """Bytes. `blocks` are the sizes of the pieces that RAM is made of."""
+
+    boot_bytes: int
+    limit_bytes: int
+    added_bytes: int | None
+    blocks: tuple[int, ...]
+
+    def without_added(self, actual_bytes: int) -> int:
+        """What the VM would have of `actual_bytes` if nothing had been hot-added.
+
+        Where nobody tells what was added, it is no less than what lies above the boot size. That errs to the
+        safe side: the guest then seems to have given up less, and to need more.
+        """
+        if self.added_bytes is None:
+            return min(actual_bytes, self.boot_bytes) if self.limit_bytes > self.boot_bytes else actual_bytes
+        return actual_bytes - self.added_bytes
+
+
+async def read_memory(monitor: Monitor, base_bytes: int) -> VmMemory:
+    """What there is beside `base_bytes`; what QmpClient.execute raises passes, RemoteProtocolError too."""
+    try:
+        devices = await monitor.query(_DEVICES)
+    except QmpCommandError:
+        devices = []  # a monitor without the command has no such devices
+    if not isinstance(devices, list) or len(devices) > _DEVICES_MAX:
+        raise RemoteProtocolError(f"the reply to {_DEVICES} is no list of devices")
+    dimms: list[int] = []
+    most: list[int] = []
+    added: int | None = 0
+    for device in devices:
+        kind, data = _device(device)
+        if kind in DIMMS:
+            dimms.append(size(data.get("size"), "the size of a DIMM"))
+        elif kind == HV_BALLOON:
+            most.append(size(data.get("max-size"), "the max-size of hv-balloon"))
+            if most[-1]:
+                added = size(data["size"], "the size of hv-balloon") if "size" in data else None
+    boot = base_bytes + sum(dimms)
+    blocks = tuple(block for block in (base_bytes, *dimms, *most) if block)
+    return VmMemory(boot, boot + sum(most), added, blocks)
+
+
+async def read_base(monitor: Monitor) -> int:
+    """The memory that the VM was started with, DIMMs not counted. Bytes; raises as `read_memory`."""
+    command = "query-memory-size-summary"
+    reply = fields(await monitor.query(command), command)
+    return size(reply.get("base-memory"), "base-memory", least=BOOT_BYTES_MIN)
+
+
+def _device(device: object) -> tuple[object, Mapping[str, object]]:
+    """The kind of one memory device and what is told about it."""
+    told = fields(device, _DEVICES)
+    return told.get("type"), fields(told.get("data"), _DEVICES)

@@ -1,0 +1,146 @@
+"""VMs that can grow past the size they booted with: hv-balloon with memory behind it, and DIMMs."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from dynmem.errors import RemoteProtocolError
+from dynmem.manager.connection import VmConnection
+from dynmem.manager.facts import ManagerSettings, VmConfig
+from dynmem.manager.memory import VmMemory, read_memory
+from dynmem.manager.monitor import Monitor
+from dynmem.qmp.client import QmpClient
+from dynmem.sim.obedient import ObedientHost
+from dynmem.units import GIB, MIB, NS_PER_S
+
+from .vms import FakeVm, listening, look, look_until
+
+BOOT = 64 * MIB
+HOST = ManagerSettings(4 * GIB, 64 * MIB, NS_PER_S, "enforce")
+
+
+def hv_balloon(most: int, added: int | None) -> Mapping[str, object]:
+    data = {"id": "hvb", "max-size": most} | ({} if added is None else {"size": added})
+    return {"type": "hv-balloon", "data": data}
+
+
+def dimm(size: int) -> Mapping[str, object]:
+    return {"type": "dimm", "data": {"id": "d", "size": size, "slot": 0}}
+
+
+@contextlib.asynccontextmanager
+async def monitor_of(path: Path, devices: object) -> AsyncIterator[Monitor]:
+    vm = FakeVm({"query-memory-devices": devices})
+    async with listening(path, vm.serve):
+        client = await QmpClient.connect(path)
+        try:
+            yield Monitor(client, may_write=False, timeout_s=5)
+        finally:
+            await client.close()
+
+
+@pytest.mark.parametrize(
+    ("devices", "memory"),
+    [
+        (None, VmMemory(BOOT, BOOT, 0, (BOOT,))),
+        ([], VmMemory(BOOT, BOOT, 0, (BOOT,))),
+        ([hv_balloon(0, None)], VmMemory(BOOT, BOOT, 0, (BOOT,))),
+        ([hv_balloon(GIB, None)], VmMemory(BOOT, BOOT + GIB, None, (BOOT, GIB))),
+        (
+            [dimm(128 * MIB), hv_balloon(GIB, 256 * MIB), {"type": "virtio-mem", "data": {}}],
+            VmMemory(BOOT + 128 * MIB, BOOT + 128 * MIB + GIB, 256 * MIB, (BOOT, 128 * MIB, GIB)),
+        ),
+    ],
+)
+def test_memory_is_what_the_monitor_lists(tmp_path: Path, devices: object, memory: VmMemory) -> None:
+    async def scenario() -> None:
+        async with monitor_of(tmp_path / "qmp", devices) as monitor:
+            assert await read_memory(monitor, BOOT) == memory
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    "devices", [{}, [1], [{"type": "dimm"}], [dimm(-1)], [hv_balloon(1 << 63, 0)], [dimm(1)] * 1025]
+)
+def test_a_list_of_devices_that_cannot_be_is_refused(tmp_path: Path, devices: object) -> None:
+    async def scenario() -> None:
+        async with monitor_of(tmp_path / "qmp", devices) as monitor:
+            with pytest.raises(RemoteProtocolError):
+                await read_memory(monitor, BOOT)
+
+    asyncio.run(scenario())
+
+
+def test_where_nobody_tells_what_was_added_nothing_counts_as_ballooned_that_may_not_be() -> None:
+    told, untold = (VmMemory(BOOT, BOOT + GIB, added, (BOOT, GIB)) for added in (512 * MIB, None))
+    actual = BOOT + 100 * MIB  # of 576 MiB that it has been given
+    assert told.without_added(actual) == actual - 512 * MIB
+    assert untold.without_added(actual) == BOOT
+    assert untold.without_added(BOOT // 2) == BOOT // 2
+
+
+def test_demand_of_a_guest_that_has_grown_leaves_out_what_is_ballooned(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        status: dict[str, object] = {"committed": 700 * MIB, "available": 9 * MIB}
+        vm = FakeVm(
+            {
+                "query-hv-balloon-status-report": status,
+                "query-memory-devices": [hv_balloon(GIB, 896 * MIB)],
+                "query-balloon": {"actual": BOOT + 500 * MIB},  # 396 MiB of it are ballooned
+            }
+        )
+        connection = VmConnection("web", tmp_path / "qmp", may_write=False, period_s=0.1)
+        async with listening(tmp_path / "qmp", vm.serve):
+            facts = await look(connection)
+            assert (facts.boot_bytes, facts.limit_bytes) == (BOOT, BOOT + GIB)
+            vm.event("HV_BALLOON_STATUS_REPORT", status)
+            facts = await look_until(connection, lambda facts: facts.demand is not None)
+            assert facts.demand is not None
+            assert facts.demand.committed_bytes == (700 - 396) * MIB
+            await connection.close()
+
+    asyncio.run(scenario())
+
+
+def grower(boot: int, limit: int, demand: int) -> ObedientHost:
+    rack = ObedientHost(HOST, [VmConfig("web", 64 * MIB, 2 * GIB)], {"web": demand})
+    rack.sizes["web"] = boot
+    rack.overrides["web"] = {"boot_bytes": boot, "limit_bytes": limit}
+    return rack
+
+
+def test_a_vm_is_grown_past_its_boot_size_up_to_what_it_can_have() -> None:
+    rack = grower(256 * MIB, 1 * GIB, 3 * GIB)
+    rack.sweep(6)
+    assert rack.sizes["web"] == 1 * GIB
+    rack = grower(256 * MIB, 3 * GIB, 3 * GIB)
+    rack.sweep(6)
+    assert rack.sizes["web"] == 2 * GIB  # its configured maximum
+    rack = grower(256 * MIB, 256 * MIB, 3 * GIB)
+    rack.sweep(6)
+    assert rack.sizes["web"] == 256 * MIB
+
+
+def test_a_released_vm_that_has_grown_keeps_what_it_has() -> None:
+    rack = grower(256 * MIB, 2 * GIB, 1 * GIB)
+    rack.sweep(6)
+    grown = rack.sizes["web"]
+    assert grown > 1 * GIB
+    rack.manager.release("web")
+    rack.demands["web"] = 64 * MIB
+    rack.sweep(6)
+    assert rack.sizes["web"] == grown
+
+
+def test_a_reset_books_the_larger_of_boot_size_and_target() -> None:
+    rack = grower(256 * MIB, 2 * GIB, 1 * GIB)
+    rack.sweep(6)
+    grown = rack.sizes["web"]
+    rack.sizes["web"] = 256 * MIB
+    rack.overrides["web"] |= {"resets": 1, "demand": None}
+    rack.sweep()
+    assert rack.manager.claims.pages("web") << 12 >= grown
