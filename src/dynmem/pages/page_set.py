@@ -13,30 +13,32 @@ import numpy as np
 import numpy.typing as npt
 
 from dynmem.limits import PAGE_RANGE_PAGES_MAX
+from dynmem.pages import bitmap
 from dynmem.pages import ranges as page_ranges
+from dynmem.pages.bitmap import Indices
 from dynmem.pages.ranges import U64Array
 
 CHUNK_SHIFT: Final = 15
 CHUNK_PAGES: Final = 1 << CHUNK_SHIFT
-WORD_PAGES: Final = 64
+WORD_PAGES: Final = bitmap.WORD_PAGES
 CHUNK_WORDS: Final = CHUNK_PAGES // WORD_PAGES
 
 _ROW_BYTES: Final = CHUNK_WORDS * 8  # a page of the host
 _CHUNK_WORD_SHIFT: Final = 9  # word index to chunk index
-_WORD_SHIFT: Final = 6
-_SPAN_CHUNKS: Final = PAGE_RANGE_PAGES_MAX // CHUNK_PAGES  # full chunks that one range can name
-_SCAN_CHUNKS: Final = 8192  # chunks looked at in one step when the next occupied one is sought
-_BATCH_PAGES: Final = CHUNK_PAGES  # pages decoded into runs at a time, so that a taker of few pays little
-_BATCH_CHUNKS: Final = 64
+_FEW: Final = 4  # ranges that are put in one after the other: below that arrays cost more
+_LONG_PAGES: Final = (
+    128 * WORD_PAGES
+)  # of a range that is put in by itself: listing its words would cost more
+_SCAN_CHUNKS: Final = (
+    PAGE_RANGE_PAGES_MAX // CHUNK_PAGES
+)  # looked at in one step; as many as a range can name
+_AHEAD_CHUNKS_MAX: Final = 64  # bitmaps decoded in one step
+_AHEAD_RUNS: Final = 2048  # runs of one step that are enough to pay for it: some messages
 
-_ALL: Final = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
+_ALL_BITS: Final = (1 << WORD_PAGES) - 1
 _ONE: Final = np.uint64(1)
-_LAST_BIT: Final = np.uint64(63)
-_TO_WORD: Final = np.uint64(_WORD_SHIFT)
 _TO_CHUNK: Final = np.uint64(CHUNK_SHIFT)
 _CHUNK_ROUND_UP: Final = np.uint64(CHUNK_PAGES - 1)
-
-_Indices = npt.NDArray[np.int64]
 
 
 class Added(NamedTuple):
@@ -56,23 +58,29 @@ class _Runs:
         self.ends = ends
         self.position = 0
 
-    def take(self, max_pages: int, max_ranges: int) -> tuple[U64Array, U64Array]:
-        """Take at most so many pages in at most so many runs off the front; the last one may be cut."""
+    def take(self, max_pages: int, max_ranges: int) -> tuple[U64Array, U64Array, int]:
+        """Take at most so many pages in at most so many runs off the front, the last one cut if need be."""
         window = slice(self.position, self.position + max_ranges)
-        starts, ends = self.starts[window], self.ends[window].copy()
+        starts, ends = self.starts[window], self.ends[window]
         reach = np.cumsum(ends - starts)
+        pages = int(reach[-1])
+        if pages <= max_pages:
+            self.position += starts.size
+            return starts, ends, pages
         fits = int(np.searchsorted(reach, np.uint64(max_pages), side="right"))
         self.position += fits
-        if fits == starts.size:
-            return starts, ends
         rest = max_pages - (int(reach[fits - 1]) if fits else 0)
         if rest == 0:
-            return starts[:fits], ends[:fits]
-        starts = starts[: fits + 1].copy()
-        cut = starts[fits] + np.uint64(rest)
-        ends[fits] = cut
-        self.starts[self.position] = cut
-        return starts, ends[: fits + 1]
+            return starts[:fits], ends[:fits], max_pages
+        starts, ends = starts[: fits + 1].copy(), ends[: fits + 1].copy()
+        ends[fits] = starts[fits] + np.uint64(rest)
+        self.starts[self.position] = ends[fits]
+        return starts, ends, max_pages
+
+    @property
+    def is_over(self) -> bool:
+        """Whether all of it has been taken."""
+        return self.position == self.starts.size
 
 
 class PageSet:
@@ -93,10 +101,13 @@ class PageSet:
         self._map = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         self._words: U64Array = np.frombuffer(self._map, np.uint64)
         self._rows: npt.NDArray[np.uint64] = self._words.reshape(-1, CHUNK_WORDS)
-        self._counts: _Indices = np.zeros(self._chunks, np.int64)
+        self._word_at = memoryview(self._map).cast("Q")  # for one word at a time
+        self._counts: Indices = np.zeros(self._chunks, np.int64)
         self._size = 0
         self._low = 0  # no chunk below this one has a page
+        self._cut = 0  # pages below this one have been taken, though their bits may still stand: see _settle
         self._runs: _Runs | None = None
+        self._ahead = 1  # bitmaps to decode in the next step
 
     def __len__(self) -> int:
         return self._size
@@ -105,16 +116,18 @@ class PageSet:
         """Whether the set has this page; False for a page the guest does not have."""
         if not 0 <= page < self.total_pages:
             return False
+        self._settle()
         if self._counts[page >> CHUNK_SHIFT] == CHUNK_PAGES:
             return True
-        return bool(int(self._words[page >> _WORD_SHIFT]) >> (page & 63) & 1)
+        return bool(int(self._words[page >> bitmap.WORD_SHIFT]) >> (page & 63) & 1)
 
     def overlaps(self, ranges: bytes) -> bool:
         """Whether the set has any of the pages; what lies outside the guest it cannot have."""
+        self._settle()
         chunks, starts, ends = _whole_chunks(*self._inside(ranges))
         if self._counts[chunks].any():
             return True
-        index, mask = _spread(starts, ends)
+        index, mask = bitmap.spread(starts, ends)
         whole = self._counts[index >> _CHUNK_WORD_SHIFT] == CHUNK_PAGES
         return bool((whole | (self._words[index] & mask != 0)).any())
 
@@ -123,22 +136,22 @@ class PageSet:
 
         Costs O(its ranges and what comes out): a long range over a fragmented set brings all the fragments.
         """
-        starts, ends = self._inside(ranges)
-        chunks, starts, ends = _whole_chunks(starts, ends)
+        self._settle()
+        chunks, starts, ends = _whole_chunks(*self._inside(ranges))
         counts = self._counts[chunks]
         full = chunks[counts == CHUNK_PAGES]
         mixed = chunks[(counts > 0) & (counts < CHUNK_PAGES)]
-        index, mask = _spread(starts, ends)
+        index, mask = bitmap.spread(starts, ends)
         has = np.where(
             self._counts[index >> _CHUNK_WORD_SHIFT] == CHUNK_PAGES, mask, self._words[index] & mask
         )
         index = np.concatenate((index, (mixed[:, None] * CHUNK_WORDS + np.arange(CHUNK_WORDS)).reshape(-1)))
-        starts, ends = _word_runs(index, np.concatenate((has, self._rows[mixed].reshape(-1))))
+        starts, ends = bitmap.word_runs(index, np.concatenate((has, self._rows[mixed].reshape(-1))))
         chunk_starts = full.astype(np.uint64) << _TO_CHUNK
         # disjoint, so sorting either side alone keeps the pairs together
         starts = np.sort(np.concatenate((starts, chunk_starts)))
         ends = np.sort(np.concatenate((ends, chunk_starts + np.uint64(CHUNK_PAGES))))
-        return _packed(starts, ends)
+        return bitmap.packed(starts, ends)
 
     def whole(self, ranges: bytes, block_pages: int) -> bytes:
         """The aligned blocks that `ranges` touch and that the set has completely: ascending, joined.
@@ -147,6 +160,7 @@ class PageSet:
         """
         if block_pages < WORD_PAGES or block_pages & (block_pages - 1):
             raise ValueError(f"a block has a power of two of pages from {WORD_PAGES} up, not {block_pages}")
+        self._settle()
         starts, ends = self._inside(ranges)
         size = np.uint64(block_pages)
         limit = np.uint64(self.total_pages // block_pages)
@@ -165,34 +179,34 @@ class PageSet:
         mixed = chunks[(counts >= block_pages) & (counts < CHUNK_PAGES)]
         blocks_a_chunk = CHUNK_PAGES // block_pages
         first = (starts // size).astype(np.int64)
-        apart = _expand(first, (ends // size).astype(np.int64) - first)
+        apart = bitmap.expand(first, (ends // size).astype(np.int64) - first)
         blocks = np.concatenate(
             (apart, (mixed[:, None] * blocks_a_chunk + np.arange(blocks_a_chunk)).reshape(-1))
         )
-        has = (self._words.reshape(-1, block_pages // WORD_PAGES)[blocks] == _ALL).all(axis=1)
+        has = (self._words.reshape(-1, block_pages // WORD_PAGES)[blocks] == bitmap.ALL).all(axis=1)
         has |= self._counts[blocks // blocks_a_chunk] == CHUNK_PAGES
         starts = np.sort(np.concatenate((blocks[has] * block_pages, full * CHUNK_PAGES))).astype(np.uint64)
         ends = np.sort(np.concatenate(((blocks[has] + 1) * block_pages, (full + 1) * CHUNK_PAGES)))
-        return _packed(starts, ends.astype(np.uint64))
+        return bitmap.packed(starts, ends.astype(np.uint64))
 
     def _whole_of_chunks(self, starts: U64Array, ends: U64Array, chunks_a_block: int) -> bytes:
         """The whole ones of aligned blocks of several chunks each."""
         shift = np.uint64(CHUNK_SHIFT + chunks_a_block.bit_length() - 1)
         first = (starts >> shift).astype(np.int64)
-        blocks = _expand(first, (ends >> shift).astype(np.int64) - first)
+        blocks = bitmap.expand(first, (ends >> shift).astype(np.int64) - first)
         chunks = blocks[:, None] * chunks_a_block + np.arange(chunks_a_block)
         has = blocks[(self._counts[chunks] == CHUNK_PAGES).all(axis=1)].astype(np.uint64)
-        return _packed(has << shift, (has + _ONE) << shift)
+        return bitmap.packed(has << shift, (has + _ONE) << shift)
 
     def _inside(self, ranges: bytes) -> tuple[U64Array, U64Array]:
         """What of `ranges` lies inside the guest: starts and ends, ascending, disjoint.
 
         Raises RemoteProtocolError when `ranges` ends in half a range.
         """
-        packed = page_ranges.words(ranges)
-        starts, counts = page_ranges.unpack(ranges)
+        starts, counts = page_ranges.ordered(page_ranges.words(ranges))
         sound = (counts != 0) & (starts < np.uint64(self.total_pages))
-        starts, ends = page_ranges.coalesce(packed[sound])
+        starts, counts = starts[sound], counts[sound]
+        starts, ends = page_ranges.join(starts, starts + counts)
         return starts, np.minimum(ends, np.uint64(self.total_pages))
 
     def add(self, ranges: bytes) -> Added:
@@ -203,43 +217,46 @@ class PageSet:
         packed = page_ranges.words(ranges)
         if packed.size == 0:
             return Added(0, 0, 0, b"")
-        starts, counts = page_ranges.unpack(ranges)
+        starts, counts = page_ranges.ordered(packed)
         ends = starts + counts
         named = int(counts.sum())
         rejected = 0
-        if int(ends.max()) > self.total_pages or int(counts.min()) == 0:
+        if int(ends.max()) > self.total_pages or not counts.all():
             sound = (counts != 0) & (ends <= np.uint64(self.total_pages))
-            packed = packed[sound]
+            starts, ends = starts[sound], ends[sound]
             rejected = named - int(counts[sound].sum())
-            if packed.size == 0:
+            if starts.size == 0:
                 return Added(0, 0, rejected, b"")
-        starts, ends = page_ranges.coalesce(packed)
-        new = self._insert(starts, ends)
-        return Added(new, named - rejected - new, rejected, page_ranges.pack(starts, ends - starts))
+        joined, reach = page_ranges.join(starts, ends)
+        if joined.size <= _FEW or bool((starts[1:] < ends[:-1]).any()):
+            starts, ends = joined, reach
+        new = self._insert(
+            starts, ends
+        )  # those that only touch need not be joined, and seldom end inside a word
+        return Added(new, named - rejected - new, rejected, page_ranges.pack(joined, reach - joined))
 
     def remove(self, ranges: bytes) -> bool:
         """Take exactly these ranges out: True; or, when the set lacks any of their pages, nothing: False.
 
         A page named twice is lacking the second time; so is an empty range, or one outside the guest.
         """
-        starts, counts = page_ranges.unpack(ranges)
-        if not counts.all() or bool((starts + counts > np.uint64(self.total_pages)).any()):
-            return False
+        starts, counts = page_ranges.ordered(page_ranges.words(ranges))
+        ends = starts + counts
         if starts.size == 0:
             return True
-        named = int(counts.sum())
-        starts, ends = page_ranges.coalesce(page_ranges.words(ranges))
-        if int((ends - starts).sum()) != named:
+        if not counts.all() or int(ends.max()) > self.total_pages or bool((starts[1:] < ends[:-1]).any()):
             return False
+        self._settle()
+        named = int(counts.sum())
         chunks, starts, ends = _whole_chunks(starts, ends)
-        index, mask = _spread(starts, ends)
+        index, mask = bitmap.spread(starts, ends)
         chunk = index >> _CHUNK_WORD_SHIFT
         whole = self._counts[chunk] == CHUNK_PAGES
         lacking = (self._words[index] & mask != mask) & ~whole
         if lacking.any() or (self._counts[chunks] != CHUNK_PAGES).any():
             return False
         self._counts[chunks] = 0
-        self._rows[np.unique(chunk[whole])] = _ALL  # full ones of which a part goes
+        self._rows[np.unique(chunk[whole])] = bitmap.ALL  # full ones of which a part goes
         self._words[index] &= ~mask
         self._count(chunk, mask, -1)
         self._size -= named
@@ -253,11 +270,11 @@ class PageSet:
         """
         taken: list[tuple[U64Array, U64Array]] = []
         while max_pages > 0 and max_ranges > 0 and self._size:
-            if self._runs is None or self._runs.position == self._runs.starts.size:
+            if self._runs is None or self._runs.is_over:
+                self._settle()
                 self._runs = self._decode()
-            starts, ends = self._runs.take(max_pages, max_ranges)
-            pages = int((ends - starts).sum())
-            self._clear_below(int(ends[-1]))
+            starts, ends, pages = self._runs.take(max_pages, max_ranges)
+            self._cut = int(ends[-1])
             self._size -= pages
             max_pages -= pages
             max_ranges -= starts.size
@@ -266,98 +283,167 @@ class PageSet:
             return b""
         if not self._size:
             self.clear()
-        starts = np.concatenate([part[0] for part in taken])
-        ends = np.concatenate([part[1] for part in taken])
-        return _packed(starts, ends)  # runs end where their chunk ends
+        if len(taken) == 1:
+            starts, ends = taken[0]
+            return page_ranges.pack(starts, ends - starts)
+        return bitmap.packed(*(np.concatenate(side) for side in zip(*taken, strict=True)))
 
     def _insert(self, starts: U64Array, ends: U64Array) -> int:
         """Put in ascending, disjoint ranges, all inside the guest: how many pages are new."""
-        self._low = min(self._low, int(starts[0]) >> CHUNK_SHIFT)
+        self._settle()
         self._runs = None
-        chunks, starts, ends = _whole_chunks(starts, ends)
-        new = self._fill(chunks) if chunks.size else 0
-        if starts.size:
-            index, mask = _spread(starts, ends)
-            chunk = index >> _CHUNK_WORD_SHIFT
-            room = self._counts[chunk] != CHUNK_PAGES
-            if not room.all():
-                index, mask, chunk = index[room], mask[room], chunk[room]
-            old = self._words[index]
-            self._words[index] = old | mask
-            new += self._count(chunk, mask & ~old, 1)
+        self._low = min(self._low, int(starts[0]) >> CHUNK_SHIFT)
+        new = 0
+        if starts.size > _FEW:
+            longest = int((ends - starts).max())
+            if longest >= CHUNK_PAGES:
+                chunks, starts, ends = _whole_chunks(starts, ends)
+                new += self._fill(chunks)
+            if longest >= _LONG_PAGES:
+                long = ends - starts >= np.uint64(_LONG_PAGES)
+                new += self._insert_each(starts[long], ends[long])
+                starts, ends = starts[~long], ends[~long]
+        if starts.size <= _FEW:
+            new += self._insert_each(starts, ends)
+        else:
+            index, mask = bitmap.spread(starts, ends)
+            new += self._insert_words(index, mask)
         self._size += new
         return new
 
-    def _fill(self, chunks: _Indices) -> int:
-        """Make whole chunks full: how many of their pages are new."""
+    def _insert_words(self, index: Indices, mask: U64Array) -> int:
+        """Put in the pages of ascending words: how many are new."""
+        chunk = index >> _CHUNK_WORD_SHIFT
+        room = self._counts[chunk] != CHUNK_PAGES
+        if not room.all():
+            index, mask, chunk = index[room], mask[room], chunk[room]
+        old = self._words[index]
+        merged = old | mask
+        self._words[index] = merged
+        return self._count(chunk, merged ^ old, 1)
+
+    def _insert_each(self, starts: U64Array, ends: U64Array) -> int:
+        """Put in ranges one by one: how many pages are new."""
+        new = 0
+        for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
+            at = start
+            while at < end:
+                chunk = at >> CHUNK_SHIFT
+                if at & (CHUNK_PAGES - 1) == 0 and end - at >= CHUNK_PAGES:
+                    after = end >> CHUNK_SHIFT
+                    new += self._fill(np.arange(chunk, after))
+                    at = after << CHUNK_SHIFT
+                    continue
+                until = min(end, (chunk + 1) << CHUNK_SHIFT)
+                had = int(self._counts[chunk])
+                if had < CHUNK_PAGES:
+                    fresh = self._set_bits(at, until, is_empty=had == 0)
+                    self._counts[chunk] = had + fresh
+                    if had + fresh == CHUNK_PAGES:
+                        self._zero(chunk, chunk + 1)
+                    new += fresh
+                at = until
+        return new
+
+    def _set_bits(self, start: int, end: int, *, is_empty: bool) -> int:
+        """Set the bits of pages of one chunk: how many were not set."""
+        words = self._word_at
+        first, last = start >> bitmap.WORD_SHIFT, (end - 1) >> bitmap.WORD_SHIFT
+        head = _ALL_BITS << (start & 63) & _ALL_BITS
+        tail = _ALL_BITS >> (~(end - 1) & 63)
+        if first == last:
+            head &= tail
+        old = words[first]
+        words[first] = old | head
+        new = (head & ~old).bit_count()
+        if first == last:
+            return new
+        old = words[last]
+        words[last] = old | tail
+        new += (tail & ~old).bit_count()
+        between = self._words[first + 1 : last]
+        had = 0 if is_empty else int(np.bitwise_count(between).sum())
+        between.fill(bitmap.ALL)
+        return new + between.size * WORD_PAGES - had
+
+    def _fill(self, chunks: Indices) -> int:
+        """Make ascending chunks full: how many of their pages are new."""
         had = self._counts[chunks]
-        mixed = chunks[(had > 0) & (had < CHUNK_PAGES)]
-        if mixed.size:
-            self._zero(mixed)
+        mixed = (had > 0) & (had < CHUNK_PAGES)
+        if mixed.any():
+            gaps = np.flatnonzero(chunks[1:] - chunks[:-1] != 1)
+            if gaps.size > _FEW:
+                self._rows[chunks[mixed]] = 0
+            else:  # whatever else stands in these rows is zero already
+                first, last = chunks[np.append(0, gaps + 1)], chunks[np.append(gaps, chunks.size - 1)]
+                for start, end in zip(first.tolist(), last.tolist(), strict=True):
+                    self._zero(start, end + 1)
         self._counts[chunks] = CHUNK_PAGES
         return chunks.size * CHUNK_PAGES - int(had.sum())
 
-    def _count(self, chunk: _Indices, changed: U64Array, sign: int) -> int:
+    def _count(self, chunk: Indices, changed: U64Array, sign: int) -> int:
         """Enter the `changed` bits of the words of ascending `chunk` into the counts: how many bits."""
         if chunk.size == 0:
             return 0
-        first = np.concatenate(([0], np.flatnonzero(chunk[1:] != chunk[:-1]) + 1))
+        opens = np.empty(chunk.size, np.bool_)
+        opens[0] = True
+        np.not_equal(chunk[1:], chunk[:-1], out=opens[1:])
+        first = opens.nonzero()[0]
         sums = np.add.reduceat(np.bitwise_count(changed), first, dtype=np.int64)
         touched = chunk[first]
         counts = self._counts[touched] + sign * sums
         self._counts[touched] = counts
-        full = touched[counts == CHUNK_PAGES]
-        if full.size:
-            self._zero(full)
+        for full in touched[counts == CHUNK_PAGES].tolist():
+            self._zero(full, full + 1)
         return int(sums.sum())
 
-    def _zero(self, chunks: _Indices) -> None:
-        """Zero the rows of ascending chunks by giving their memory back; what lies between two stays."""
-        breaks = np.flatnonzero(chunks[1:] - chunks[:-1] != 1)
-        first = chunks[np.append(0, breaks + 1)]
-        lengths = chunks[np.append(breaks, chunks.size - 1)] - first + 1
-        for chunk, length in zip(first.tolist(), lengths.tolist(), strict=True):
-            self._map.madvise(mmap.MADV_DONTNEED, chunk * _ROW_BYTES, length * _ROW_BYTES)
+    def _zero(self, first: int, after: int) -> None:
+        """Zero the bitmaps of chunks by giving their memory back."""
+        self._map.madvise(mmap.MADV_DONTNEED, first * _ROW_BYTES, (after - first) * _ROW_BYTES)
 
-    def _clear_below(self, page: int) -> None:
-        """Take out every page below `page`."""
+    def _settle(self) -> None:
+        """Clear the bits of what was taken; takers that come one after the other are spared it."""
+        page, self._cut = self._cut, 0
+        if page == 0:
+            return
         chunk = page >> CHUNK_SHIFT
         below = self._counts[self._low : chunk]
-        mixed = np.flatnonzero((below > 0) & (below < CHUNK_PAGES)) + self._low
-        if mixed.size:
-            self._zero(mixed)
-        below[:] = 0
+        if below.size:
+            self._zero(self._low, chunk)
+            below[:] = 0
         self._low = chunk
         inside = page & (CHUNK_PAGES - 1)
         if inside == 0 or self._counts[chunk] == 0:
             return
-        if self._counts[chunk] == CHUNK_PAGES:
-            self._rows[chunk] = _ALL
         row = self._rows[chunk]
-        word = inside >> _WORD_SHIFT
+        if self._counts[chunk] == CHUNK_PAGES:
+            row[:] = bitmap.ALL
+        word = inside >> bitmap.WORD_SHIFT
         row[:word] = 0
-        row[word] &= _ALL << np.uint64(inside & 63)
-        self._counts[chunk] = int(np.bitwise_count(row).sum(dtype=np.int64))
+        row[word] &= bitmap.ALL << np.uint64(inside & 63)
+        self._counts[chunk] = int(np.bitwise_count(row).sum())
 
     def _decode(self) -> _Runs:
         """The lowest pages of a set that is not empty: a span of full chunks, or the runs of some bitmaps."""
-        for low in range(self._low, self._chunks, _SCAN_CHUNKS):
-            occupied = np.flatnonzero(self._counts[low : low + _SCAN_CHUNKS]) + low
-            if occupied.size:
-                break
-        self._low = int(occupied[0])
-        counts = self._counts[occupied]
-        full = counts == CHUNK_PAGES
+        low = self._low
+        while (occupied := np.flatnonzero(self._counts[low : low + _SCAN_CHUNKS]) + low).size == 0:
+            low += _SCAN_CHUNKS
+        self._low = low = int(occupied[0])
+        full = self._counts[occupied] == CHUNK_PAGES
         if full[0]:
-            gaps = np.flatnonzero(~full | (occupied != np.arange(occupied.size) + self._low))
-            return _full_runs(self._low, int(gaps[0]) if gaps.size else occupied.size)
-        enough = 1 + int(np.searchsorted(np.cumsum(counts), _BATCH_PAGES))
+            gaps = np.flatnonzero(~full | (occupied != np.arange(occupied.size) + low))
+            after = low + (int(gaps[0]) if gaps.size else occupied.size)
+            return _Runs(*(np.array([chunk << CHUNK_SHIFT], np.uint64) for chunk in (low, after)))
         mixed = int(np.argmax(full)) if full.any() else occupied.size
-        chunks = occupied[: min(enough, mixed, _BATCH_CHUNKS)]
-        return _bitmap_runs(chunks, self._rows[chunks].reshape(-1))
+        chunks = occupied[: min(mixed, self._ahead)]
+        index = (chunks[:, None] * CHUNK_WORDS + np.arange(CHUNK_WORDS)).reshape(-1)
+        runs = _Runs(*bitmap.word_runs(index, self._rows[chunks].reshape(-1)))
+        more = runs.starts.size < _AHEAD_RUNS
+        self._ahead = min(2 * self._ahead, _AHEAD_CHUNKS_MAX) if more else max(self._ahead // 2, 1)
+        return runs
 
 
-def _whole_chunks(starts: U64Array, ends: U64Array) -> tuple[_Indices, U64Array, U64Array]:
+def _whole_chunks(starts: U64Array, ends: U64Array) -> tuple[Indices, U64Array, U64Array]:
     """Split ascending, disjoint ranges: the chunks they cover whole, and what is left over, ascending."""
     first = (starts + _CHUNK_ROUND_UP) >> _TO_CHUNK
     after = ends >> _TO_CHUNK
@@ -365,87 +451,10 @@ def _whole_chunks(starts: U64Array, ends: U64Array) -> tuple[_Indices, U64Array,
     if not whole.any():
         return np.empty(0, np.int64), starts, ends
     first, after = first[whole], after[whole]
-    chunks = _expand(first.astype(np.int64), (after - first).astype(np.int64))
+    chunks = bitmap.expand(first.astype(np.int64), (after - first).astype(np.int64))
     lefts = np.concatenate((starts, after << _TO_CHUNK))
     rights = np.concatenate((ends, ends[whole]))
     rights[: starts.size][whole] = first << _TO_CHUNK
     kept = lefts < rights
     # disjoint, so sorting either side alone keeps the pairs together
     return chunks, np.sort(lefts[kept]), np.sort(rights[kept])
-
-
-def _expand(first: _Indices, lengths: _Indices) -> _Indices:
-    """Every index of the runs ``first .. first + length``, ascending when the runs are."""
-    offsets = np.cumsum(lengths) - lengths
-    return np.repeat(first - offsets, lengths) + np.arange(int(lengths.sum()))
-
-
-def _spread(starts: U64Array, ends: U64Array) -> tuple[_Indices, U64Array]:
-    """The bitmap words that ascending, disjoint ranges touch, each once, ascending; and their bits there."""
-    lasts = ends - _ONE
-    first = (starts >> _TO_WORD).astype(np.int64)
-    further = (lasts >> _TO_WORD).astype(np.int64) - first
-    head = _ALL << (starts & _LAST_BIT)
-    tail = _ALL >> (~lasts & _LAST_BIT)
-    if not further.any():
-        index, mask = first, head & tail
-    else:
-        lengths = further + 1
-        index = _expand(first, lengths)
-        mask = np.full(index.size, _ALL)
-        after = np.cumsum(lengths)
-        mask[after - lengths] = head
-        mask[after - 1] &= tail
-    again = index[1:] == index[:-1]
-    if again.any():
-        unique = np.concatenate(([0], np.flatnonzero(~again) + 1))
-        index, mask = index[unique], np.bitwise_or.reduceat(mask, unique)
-    return index, mask
-
-
-def _full_runs(first: int, chunks: int) -> _Runs:
-    """One run per as many full chunks as a range can name."""
-    starts = np.arange(first, first + chunks, _SPAN_CHUNKS, dtype=np.uint64)
-    ends = np.minimum(starts + np.uint64(_SPAN_CHUNKS), np.uint64(first + chunks))
-    return _Runs(starts << _TO_CHUNK, ends << _TO_CHUNK)
-
-
-def _bitmap_runs(chunks: _Indices, bitmaps: U64Array) -> _Runs:
-    """The runs in the bitmaps (512 words each) of `chunks`."""
-    at = np.flatnonzero(bitmaps)
-    index = (chunks[at >> _CHUNK_WORD_SHIFT] << _CHUNK_WORD_SHIFT) + (at & (CHUNK_WORDS - 1))
-    return _Runs(*_word_runs(index, bitmaps[at]))
-
-
-def _word_runs(index: _Indices, bits: U64Array) -> tuple[U64Array, U64Array]:
-    """The runs of set `bits` in the words of `index`: starts and ends, ascending when the words are.
-
-    A run goes on from one word into the next when the two stand one after the other.
-    """
-    occupied = np.flatnonzero(bits)
-    index, bits = index[occupied], bits[occupied]
-    page = index << _WORD_SHIFT
-    follows = (index[1:] - index[:-1] == 1).astype(np.uint64)
-    carry = np.zeros_like(bits)
-    carry[1:] = (bits[:-1] >> _LAST_BIT) * follows
-    starts = _positions(bits & ~(bits << _ONE | carry), page)
-    carry[-1:] = 0
-    carry[:-1] = (bits[1:] << _LAST_BIT) * follows
-    ends = _positions(bits & ~(bits >> _ONE | carry), page)
-    return starts, ends + _ONE
-
-
-def _packed(starts: U64Array, ends: U64Array) -> bytes:
-    """Pack ascending, disjoint ranges, those that touch as one."""
-    if starts.size == 0:
-        return b""
-    apart = np.flatnonzero(starts[1:] != ends[:-1])
-    starts, ends = starts[np.append(0, apart + 1)], ends[np.append(apart, ends.size - 1)]
-    return page_ranges.pack(starts, ends - starts)
-
-
-def _positions(bits: U64Array, page: _Indices) -> U64Array:
-    """The page of each set bit, ascending; `page` is the one of each word's lowest bit."""
-    at = np.flatnonzero(bits)
-    found = np.flatnonzero(np.unpackbits(bits[at].view(np.uint8), bitorder="little"))
-    return np.asarray(page[at[found >> _WORD_SHIFT]] + (found & 63), np.uint64)

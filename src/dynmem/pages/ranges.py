@@ -67,25 +67,32 @@ def _split(starts: U64Array, counts: U64Array) -> tuple[U64Array, U64Array]:
     return np.repeat(starts, pieces) + skipped, np.minimum(np.repeat(counts, pieces) - skipped, _COUNT_MAX)
 
 
+def ordered(packed: U64Array) -> tuple[U64Array, U64Array]:
+    """Sort packed ranges by their start: starts and counts, the shorter of two at one start first."""
+    # start to the top and count to the bottom: the words then sort by start, with no index array
+    keys = (packed << _COUNT_BITS) | (packed >> _START_BITS)
+    keys.sort()
+    return keys >> _COUNT_BITS, keys & _COUNT_MASK
+
+
+def join(starts: U64Array, ends: U64Array) -> tuple[U64Array, U64Array]:
+    """Join ranges that overlap or touch; they come ascending by start, none empty, and leave disjoint."""
+    if starts.size < 2 or bool((starts[1:] > ends[:-1]).all()):
+        return starts, ends
+    reach = np.maximum.accumulate(ends)
+    opens = np.empty(starts.size + 1, np.bool_)  # one more: behind the last, where another would open
+    opens[0] = opens[-1] = True
+    np.greater(starts[1:], reach[:-1], out=opens[1:-1])
+    return starts[opens[:-1]], reach[opens[1:]]
+
+
 def coalesce(packed: U64Array) -> tuple[U64Array, U64Array]:
     """Sort packed ranges, join those that overlap or touch: starts and ends (exclusive), ascending, disjoint.
 
     Empty ranges must have been taken out before.
     """
-    # start to the top and count to the bottom: the words then sort by start, with no index array
-    keys = (packed << _COUNT_BITS) | (packed >> _START_BITS)
-    if keys.size > 1 and bool((keys[1:] < keys[:-1]).any()):
-        keys = np.sort(keys)
-    starts = keys >> _COUNT_BITS
-    ends = starts + (keys & _COUNT_MASK)
-    if keys.size < 2 or bool((starts[1:] > ends[:-1]).all()):
-        return starts, ends
-    reach = np.maximum.accumulate(ends)
-    opens = np.empty(keys.size, np.bool_)
-    opens[0] = True
-    np.greater(starts[1:], reach[:-1], out=opens[1:])
-    first = np.flatnonzero(opens)
-    return starts[first], reach[np.append(first[1:] - 1, keys.size - 1)]
+    starts, counts = ordered(packed)
+    return join(starts, starts + counts)
 
 
 def merge(ranges: bytes) -> bytes:

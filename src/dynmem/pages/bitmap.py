@@ -1,0 +1,98 @@
+"""Ranges of pages and the words of a bitmap that they stand for, 64 pages a word, lowest bit first.
+
+Everything works on whole arrays: of ascending, disjoint ranges (starts, and ends exclusive), or of word
+indices with the bits that are meant in each.
+"""
+
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from dynmem.pages import ranges as page_ranges
+from dynmem.pages.ranges import U64Array
+
+WORD_PAGES: Final = 64
+WORD_SHIFT: Final = 6
+ALL: Final = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
+
+_ONE: Final = np.uint64(1)
+_WORD: Final = np.uint64(WORD_PAGES)
+_LAST_BIT: Final = np.uint64(63)
+_TO_WORD: Final = np.uint64(WORD_SHIFT)
+
+Indices = npt.NDArray[np.int64]
+
+
+def expand(first: Indices, lengths: Indices) -> Indices:
+    """Every index of the runs ``first .. first + length``, ascending when the runs are."""
+    offsets = np.cumsum(lengths) - lengths
+    return np.repeat(first - offsets, lengths) + np.arange(int(lengths.sum()))
+
+
+def spread(starts: U64Array, ends: U64Array) -> tuple[Indices, U64Array]:
+    """The words that ranges touch, each once, ascending; and the bits of the ranges in them."""
+    lasts = ends - _ONE
+    first = (starts >> _TO_WORD).view(np.int64)
+    last = (lasts >> _TO_WORD).view(np.int64)
+    inside = starts & _LAST_BIT
+    if bool((first == last).all()):
+        index, mask = first, (ALL >> (_WORD - (ends - starts))) << inside
+    else:
+        lengths = last - first + 1
+        index = expand(first, lengths)
+        mask = np.full(index.size, ALL)
+        after = np.cumsum(lengths)
+        mask[after - lengths] = ALL << inside
+        mask[after - 1] &= ALL >> (~lasts & _LAST_BIT)
+    again = index[1:] == index[:-1]
+    if again.any():
+        opens = np.append(0, np.flatnonzero(~again) + 1)
+        index, mask = index[opens], np.bitwise_or.reduceat(mask, opens)
+    return index, mask
+
+
+def word_runs(index: Indices, bits: U64Array) -> tuple[U64Array, U64Array]:
+    """The runs of set `bits` in the words of `index`: starts and ends, ascending when the words are.
+
+    A run goes on from one word into the next when the two stand one after the other.
+    """
+    occupied = np.flatnonzero(bits)
+    if occupied.size == 0:
+        return np.empty(0, np.uint64), np.empty(0, np.uint64)
+    index, bits = index[occupied], bits[occupied]
+    page: Indices = index << WORD_SHIFT
+    follows = index[1:] - index[:-1] == 1
+    carry = np.zeros_like(bits)
+    np.multiply(bits[:-1] >> _LAST_BIT, follows, out=carry[1:])
+    starts = _positions(bits & ~(bits << _ONE | carry), page)
+    carry[-1] = 0
+    np.multiply(bits[1:] << _LAST_BIT, follows, out=carry[:-1])
+    ends = _positions(bits & ~(bits >> _ONE | carry), page)
+    ends += 1
+    return starts.view(np.uint64), ends.view(np.uint64)
+
+
+def _positions(bits: U64Array, page: Indices) -> Indices:
+    """The page of each set bit, ascending; `page` is the one of each word's lowest bit."""
+    at = np.flatnonzero(bits)
+    bits, page = bits[at], page[at]
+    below = bits - _ONE
+    if not (bits & below).any():  # one bit a word: those below it tell which
+        page += np.bitwise_count(below)
+        return page
+    found = np.flatnonzero(np.unpackbits(bits.view(np.uint8), bitorder="little"))
+    page = page[found >> WORD_SHIFT]
+    page += found & 63
+    return page
+
+
+def packed(starts: U64Array, ends: U64Array) -> bytes:
+    """Pack ascending, disjoint ranges, those that touch as one."""
+    if starts.size == 0:
+        return b""
+    apart = starts[1:] != ends[:-1]
+    if not apart.all():
+        gaps = np.flatnonzero(apart)
+        starts, ends = starts[np.append(0, gaps + 1)], ends[np.append(gaps, ends.size - 1)]
+    return page_ranges.pack(starts, ends - starts)
