@@ -10,7 +10,7 @@ from dynmem.errors import LocalProtocolError
 from dynmem.limits import DM_HOT_ADD_CHUNK_PAGES
 from dynmem.wire import dm
 
-from .ends import PlainSource, packed
+from .ends import PlainSource, packed, pages_in
 from .played import DEADLINE, PlayedHost
 
 CAPS = dm.CAP_BALLOON | dm.CAP_HOT_ADD | dm.CAP_HOT_REMOVE  # alignment 1 MiB: 256 pages
@@ -414,3 +414,42 @@ def test_the_largest_page_count_is_told_from_version_1_on(version: int) -> None:
     told = dm.InfoMessage(0, dm.INFO_TYPE_MAX_PAGE_CNT, (123456).to_bytes(8, "little"))
     assert played.sent() == (None if version == dm.VERSION_WIN7 else told)
     assert played.sent() is None
+
+
+def test_memory_that_is_free_in_pieces_is_added_piece_by_piece(played: PlayedHost) -> None:
+    source = source_of(played)
+    source.free -= set(range(REGION + STEP, REGION + 2 * STEP))
+    played.host.set_target(1000 + 3 * STEP, played.now)
+    assert played.sent() == asked(REGION, STEP)
+    played.says(dm.HotAddResponse(1, STEP, 1))
+    assert played.sent() == asked(REGION + 2 * STEP, 2 * STEP, trans_id=1)
+    played.says(dm.HotAddResponse(2, 2 * STEP, 1))
+    assert played.host.actual_pages == 1000 + 3 * STEP
+    assert played.sent() is None
+
+
+def test_a_dimm_that_comes_counts_as_memory_and_one_that_goes_does_not(played: PlayedHost) -> None:
+    played.host.boot_pages += 512
+    assert played.host.actual_pages == 1512
+    played.host.boot_pages -= 512
+    assert played.host.actual_pages == 1000
+
+
+def test_an_unballoon_that_was_offered_is_built_anew_when_its_pages_are_the_guests_no_more(
+    played: PlayedHost,
+) -> None:
+    played.store.give_up(packed((100, 8), (900, 8)))
+    played.host.set_target(1000, played.now)
+    assert played.host.takes_pages_next
+    offered = played.host.next_message()
+    assert offered is not None
+    assert not played.host.takes_pages_next  # they are taken
+    played.host.withdraw_message()
+    assert played.store.removed_pages == 16
+    assert played.host.actual_pages == 984
+    played.store.pages -= set(range(900, 908))  # of a DIMM that was unplugged
+    played.host.boot_pages -= 100
+    first = played.sent()
+    assert isinstance(first, dm.UnballoonRequest)
+    assert pages_in(first.ranges) == list(range(100, 108))
+    assert played.host.actual_pages == 900

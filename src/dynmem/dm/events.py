@@ -25,6 +25,14 @@ class StatusReported(NamedTuple):
     available_bytes: int
 
 
+class Status(NamedTuple):
+    """The guest's last status report. Committed memory includes what the guest has given up."""
+
+    committed_bytes: int
+    available_bytes: int
+    at_ns: int
+
+
 class ActualChanged(NamedTuple):
     """Host: the guest's size is another now."""
 

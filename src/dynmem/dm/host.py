@@ -13,7 +13,7 @@ reset.
 
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import Final, NamedTuple
+from typing import Final
 
 from dynmem.dm import tracing
 from dynmem.dm.events import (
@@ -21,6 +21,7 @@ from dynmem.dm.events import (
     Anomaly,
     HostEvent,
     StateChanged,
+    Status,
     StatusReported,
 )
 from dynmem.dm.hot_add import HotAdd
@@ -49,16 +50,14 @@ REPLY_DEADLINE_NS: Final = 20 * NS_PER_S
 HOT_ADD_RETRY_NS: Final = 10 * NS_PER_S  # after a guest was short of resources
 
 
-class Status(NamedTuple):
-    """The guest's last status report. Committed memory includes what the guest has given up."""
-
-    committed_bytes: int
-    available_bytes: int
-    at_ns: int
-
-
 class DynamicMemoryHost:
-    """One balloon channel's host end. Every `now` is in nanoseconds of the virtual machine's clock."""
+    """One balloon channel's host end. Every `now` is in nanoseconds of the virtual machine's clock.
+
+    Attributes:
+        boot_pages: The guest's memory but for what is hot-added here; the owner changes it when a DIMM comes
+            or goes.
+
+    """
 
     def __init__(
         self,
@@ -94,7 +93,7 @@ class DynamicMemoryHost:
 
         """
         self._store = store
-        self._boot_pages = boot_pages
+        self.boot_pages = boot_pages
         self._wants_status = status_report
         self._post_init_wait_ns = post_init_wait_ns
         self._reply_deadline_ns = reply_deadline_ns
@@ -145,7 +144,7 @@ class DynamicMemoryHost:
     @property
     def target_pages(self) -> int:
         """The size last asked for, or the boot size."""
-        return self._boot_pages if self._target is None else self._target
+        return self.boot_pages if self._target is None else self._target
 
     @property
     def journal(self) -> Journal:
@@ -155,7 +154,7 @@ class DynamicMemoryHost:
     @property
     def _ram_pages(self) -> int:
         """All the memory that the guest has been given, what it gave up included."""
-        return self._boot_pages + (self._source.added_pages if self._source else 0)
+        return self.boot_pages + (self._source.added_pages if self._source else 0)
 
     @property
     def capabilities(self) -> dm.CapabilitiesReport | None:
@@ -239,6 +238,18 @@ class DynamicMemoryHost:
             if self._message is not None:
                 self._offered = dm.encode(self._message)
         return self._offered
+
+    @property
+    def takes_pages_next(self) -> bool:
+        """Whether `next_message` would take pages from the store: an owner who is discarding any waits."""
+        is_open = self._offered is None and not self._replies and self._waiting_in in _RB_WAITS
+        return is_open and isinstance(self._operation, Unballoon)
+
+    def withdraw_message(self) -> None:
+        """Offer another message than the one that is not sent: pages of it are no longer the guest's."""
+        if self._message is not None and isinstance(self._operation, Unballoon) and not self._offers_reply:
+            self._operation.withdraw()
+            self._message = self._offered = None
 
     def message_sent(self, now: int) -> None:
         """The message that `next_message` gave is in the ring."""
@@ -463,8 +474,9 @@ class DynamicMemoryHost:
             self._events.append(told)
         if is_retryable:
             self._retry_at = now + self._hot_add_retry_ns
-        if isinstance(operation, HotAdd) and operation.is_at_barrier:
-            self._no_more_hot_add = True
+        if isinstance(operation, HotAdd):
+            self._no_more_hot_add |= operation.is_at_barrier
+            self._target_changed |= operation.may_go_on
         if isinstance(operation, Unballoon) and operation.hot_add and not self._target_changed:
             self._begin_hot_add(operation.hot_add, now)
         else:

@@ -32,6 +32,7 @@ class HotAdd:
         """Take memory from `source`; `with_region`: the longer form of request."""
         self.asked = 0
         self.is_at_barrier = False  # the guest adds no more memory
+        self._is_partial = False  # there was no piece as long as wanted
         self._source = source
         self._with_region = with_region
         self._alignment = 1
@@ -55,7 +56,13 @@ class HotAdd:
         if start + length > end:
             raise LocalProtocolError(f"a hot add ends at page {start + length:#x}, the guest at {end:#x}")
         self._start, self.asked, self.left = start, length, length
+        self._is_partial = length < wanted
         return True
+
+    @property
+    def may_go_on(self) -> bool:
+        """Whether the guest took all, and the source had less in one piece than was wanted."""
+        return self._is_partial and not self.left and not self.is_at_barrier
 
     def is_mapped(self) -> bool:
         """Whether the memory may be offered to the guest."""

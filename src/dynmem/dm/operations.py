@@ -172,11 +172,16 @@ class Unballoon:
         """Nothing but the size, which is told as it changes."""
         return None
 
-    def abandon(self) -> None:
-        """What was taken and never sent is still the guest's gift."""
+    def withdraw(self) -> None:
+        """The request that was built is not to be sent: its pages are in the store again."""
         if self._ranges:
             self._store.give_up(self._ranges)
+        self.left += self.held_pages
         self.held_pages, self._ranges = 0, b""
+
+    def abandon(self) -> None:
+        """What was taken and never sent is still the guest's gift."""
+        self.withdraw()
 
 
 class HotRemove:
