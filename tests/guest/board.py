@@ -19,10 +19,10 @@ from .machine import DOORBELL, Machine
 class Board:
     """Starts `python -m dynmem.guest` with `size` bytes of RAM and serves it from the test's own thread."""
 
-    def __init__(self, size: int, workload: str, *, doorbell: bool = True) -> None:
+    def __init__(self, size: int, workload: str, *, doorbell: bool = True, added_size: int = 0) -> None:
         self.sint = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self.doorbell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self.machine = Machine(size, lambda: os.eventfd_write(self.sint, 1))
+        self.machine = Machine(size, lambda: os.eventfd_write(self.sint, 1), added_size)
         self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         command = [sys.executable, "-m", "dynmem.guest", "--hardware-fd", str(theirs.fileno())]
         self.process = subprocess.Popen(

@@ -3,12 +3,16 @@
 import uuid
 from collections.abc import Callable
 
+import numpy as np
+from tests.dm.ends import PlainSource
+
 from dynmem.dm.events import HostEvent
 from dynmem.dm.host import DynamicMemoryHost, GivenUp
 from dynmem.memory.backend import MemfdBackend
 from dynmem.memory.discard import Discarder
+from dynmem.pages import ranges as page_ranges
 from dynmem.pages.page_set import PageSet
-from dynmem.units import PAGE_SIZE
+from dynmem.units import GIB, PAGE_SIZE
 from dynmem.vmbus.host import Bus, ChannelClosed, ChannelOpened, Offer, Unloaded
 from dynmem.vmbus.memory import FlatMemory
 from dynmem.wire import synic as wire
@@ -16,25 +20,34 @@ from dynmem.wire.dm import BALLOON_DEVICE_TYPE
 from dynmem.wire.synic import HvStatus
 
 RELID = 1
+ADDED_AT = 32 * GIB // PAGE_SIZE
 DOORBELL = wire.CHANNEL_CONNECTION_ID_BASE + RELID
 
 
 class Machine:
     """The host's side of one guest. `interrupt` is called for SINT 2; `now` is set by whoever drives it.
 
+    `added_size` bytes of memory can be hot-added, from page `ADDED_AT` on; whoever drives it maps them.
     `busy_posts`: so many posts are answered as a host does that has no buffers left.
     """
 
-    def __init__(self, size: int, interrupt: Callable[[], None]) -> None:
+    def __init__(self, size: int, interrupt: Callable[[], None], added_size: int = 0) -> None:
         self.backend = MemfdBackend(size, "test-guest")
         self.memory = FlatMemory(self.backend.view)
         self.pages = size // PAGE_SIZE
         self.bus = Bus(self.memory, [Offer(BALLOON_DEVICE_TYPE, uuid.uuid4(), "hv-balloon")])
         self.channel = self.bus.channels[RELID]
-        self.given_up = PageSet(self.pages)
         self.discarder = Discarder(self.backend)
+        self.added = MemfdBackend(added_size, "test-added") if added_size else None
+        self.source = PlainSource(ADDED_AT, added_size // PAGE_SIZE)
+        self.given_up = PageSet(ADDED_AT + added_size // PAGE_SIZE)
         self.device = DynamicMemoryHost(
-            store=self, boot_pages=self.pages, status_report=True, post_init_wait_ns=0
+            store=self,
+            boot_pages=self.pages,
+            status_report=True,
+            post_init_wait_ns=0,
+            hot_add=self.source if added_size else None,
+            max_page_count=self.pages + added_size // PAGE_SIZE,
         )
         self.device.reset(0)
         self.now = 0
@@ -58,7 +71,12 @@ class Machine:
     def give_up(self, ranges: bytes) -> GivenUp:
         self.responses.append(ranges)
         added = self.given_up.add(ranges)
-        self.discarder.discard(added.coalesced)
+        starts, counts = page_ranges.unpack(added.coalesced)
+        low = starts < ADDED_AT
+        self.discarder.discard(page_ranges.pack(starts[low], counts[low]))
+        if self.added is not None:
+            above = page_ranges.pack(starts[~low] - np.uint64(ADDED_AT), counts[~low])
+            Discarder(self.added).discard(above)
         return GivenUp(added.new, added.duplicates, added.rejected)
 
     def take_back(self, max_pages: int, max_ranges: int) -> bytes:
@@ -151,3 +169,5 @@ class Machine:
 
     def close(self) -> None:
         self.backend.close()
+        if self.added is not None:
+            self.added.close()

@@ -156,3 +156,77 @@ def test_every_page_has_one_owner_whatever_is_asked_in_whatever_order(
         assert sum(map(len, kernel)) == allocator.kernel_pages
         assert len(given_up) == allocator.ballooned_pages
         assert allocator.available_pages == total - len(owned) - allocator.kernel_pages - len(given_up)
+
+
+def test_the_kernel_stays_where_it_may_be() -> None:
+    allocator = Allocator(1, kernel_below=1000)
+    allocator.add(0, 1000)
+    allocator.add(1 << 20, 100_000)
+    assert max(allocator.allocate_kernel(900)) < 1000
+    with pytest.raises(LocalProtocolError, match="a kernel needs 200 pages, 100 are free"):
+        allocator.allocate_kernel(200)
+    assert allocator.available_pages == 100_100
+
+
+def test_pages_that_were_taken_out_are_handed_out_no_more_until_they_come_back() -> None:
+    allocator = booted(5000)
+    out = allocator.take_out(1000, 2000)
+    assert sorted(out.pages().tolist()) == list(range(1000, 2000))
+    assert (allocator.total_pages, allocator.available_pages) == (4000, 4000)
+    held = allocator.allocate_held(5000)
+    assert held.page_count == 4000
+    assert not set(range(1000, 2000)) & set(held.pages().tolist())
+    allocator.put_back(out)
+    assert allocator.allocate_held(5000).page_count == 1000
+
+
+def test_memory_that_went_may_come_back_in_other_pieces() -> None:
+    allocator = Allocator(1)
+    far = 1 << 20
+    for start in (far, far + 10_000):
+        allocator.add(start, 1000)
+    for start in (far, far + 10_000):
+        allocator.take_out(start, start + 1000)
+    assert allocator.total_pages == 0
+    allocator.add(far - 500, 12_000)  # over both and what lies between, before and behind
+    assert allocator.total_pages == allocator.allocate_held(99_999).page_count == 12_000
+    with pytest.raises(AssertionError, match="not all absent"):
+        allocator.add(far + 11_000, 1000)
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from("aaxxhHb"), st.integers(0, 30_000), st.integers(1, 9000)),
+        min_size=3,
+        max_size=25,
+    )
+)
+@settings(max_examples=40, deadline=None)
+def test_pages_come_and_go_in_any_pieces_and_are_counted(steps: list[tuple[str, int, int]]) -> None:
+    allocator = Allocator(5)
+    model = np.full(1 << 16, states.ABSENT, np.int8)
+    held: list[Runs] = []
+    for action, start, count in steps:
+        inside = model[start : start + count]
+        if action == "a" and not inside.any():
+            allocator.add(start, count)
+            inside[:] = states.FREE
+        elif action == "x":
+            out = allocator.take_out(start, start + count)
+            assert out.page_count == int((inside == states.FREE).sum())
+            inside[inside == states.FREE] = states.ABSENT
+        elif action == "h":
+            held.append(allocator.allocate_held(count))
+            model[held[-1].pages()] = states.HELD
+        elif action == "H" and held:
+            runs = held.pop()
+            allocator.free_held(runs)
+            model[runs.pages()] = states.FREE
+        elif action == "b":
+            starts, counts = page_ranges.unpack(allocator.allocate_for_balloon(count))
+            model[runs_of(starts, counts).pages()] = states.BALLOONED
+        for state in states.IN_USE:
+            assert allocator.count(0, model.size, state) == int((model == state).sum())
+        assert allocator.count(start, start + count, *states.IN_USE) == int((inside != states.ABSENT).sum())
+        assert allocator.available_pages == int((model == states.FREE).sum())
+        assert allocator.total_pages == int((model != states.ABSENT).sum())

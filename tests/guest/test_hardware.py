@@ -10,6 +10,7 @@ import pytest
 
 from dynmem.errors import RemoteProtocolError
 from dynmem.guest.hardware import Hardware, HostGoneError
+from dynmem.limits import HARDWARE_REQUESTS_MAX
 from dynmem.memory.backend import MemfdBackend
 from dynmem.units import MIB, PAGE_SIZE
 from dynmem.wire import hardware as wire
@@ -144,6 +145,47 @@ def test_a_connection_without_a_doorbell_is_signalled_by_a_fast_hypercall(host: 
     host.send(wire.Reply(1, HvStatus.SUCCESS))
     host.hardware.signal(18)
     assert host.received() == wire.Hypercall(1, HYPERCALL_SIGNAL_EVENT | HYPERCALL_FAST, 18, 0)
+
+
+def test_a_slot_that_is_unmapped_is_memory_no_longer_and_its_place_is_free(host: Host) -> None:
+    host.start(wire.MapSlot(0, 0, MIB, 0), wire.MapSlot(3, MIB, MIB, MIB))
+    ram = host.hardware.ram
+    assert (ram.is_mapped(0, 512), ram.is_mapped(255, 513), ram.mapped_pages) == (True, False, 512)
+    ram.unmap_slot(3)
+    assert (ram.is_mapped(0, 256), ram.is_mapped(0, 257), ram.slots) == (True, False, (0,))
+    place = f"{ram.memory.ctypes.data + MIB:x}-"
+    assert not any(line.startswith(place) and "rw" in line for line in maps())
+    ram.map_slot(3, MIB, 2 * MIB, host.backend.fd, 2 * MIB)
+    host.backend.view[3 * MIB] = 7
+    assert ram.view(3)[MIB] == 7
+    for use in (ram.unmap_slot, ram.pages):
+        with pytest.raises(RemoteProtocolError, match="slot 9 is not mapped"):
+            use(9)
+
+
+def test_address_zero_lies_where_huge_pages_can_be_mapped(host: Host) -> None:
+    host.start(wire.MapSlot(0, 0, MIB, 0))
+    assert host.hardware.ram.memory.ctypes.data % (1 << 30) == 0
+
+
+def maps() -> list[str]:
+    return Path("/proc/self/maps").read_text().splitlines()
+
+
+def test_a_host_that_asks_and_asks_is_cut_off(host: Host) -> None:
+    host.start(wire.MapSlot(0, 0, MIB, 0))
+    for _ in range(HARDWARE_REQUESTS_MAX):
+        host.send(wire.PlugMemory(1))
+        host.hardware.wait(0)
+    host.send(wire.PlugMemory(1))
+    with pytest.raises(RemoteProtocolError, match="does not wait for answers"):
+        host.hardware.wait(0)
+
+
+def test_memory_cannot_be_plugged_before_the_hardware_is_complete(host: Host) -> None:
+    host.send(wire.PlugMemory(0))
+    with pytest.raises(RemoteProtocolError, match="the host may not send"):
+        host.hardware.wait_for_start()
 
 
 def test_what_arrives_during_a_call_is_not_lost(host: Host) -> None:

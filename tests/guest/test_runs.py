@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dynmem.guest.runs import RUN_PAGES_MAX, RunBag, Runs, cut, merge, runs_of
+from dynmem.guest.runs import RUN_PAGES_MAX, RunBag, Runs, cut, merge, runs_of, split
 from dynmem.guest.splitmix import SplitMix
 
 
@@ -94,3 +94,36 @@ def test_a_bag_behaves_as_a_set_of_pages_with_tags(steps: list[tuple[str, object
             )
         assert bag.page_count == len(model)
         assert dict(zip(bag.all().pages().tolist(), bag.all().page_tags().tolist(), strict=True)) == model
+
+
+@given(
+    st.lists(st.integers(1, 50), max_size=12),
+    st.integers(0, 300),
+    st.integers(0, 300),
+    st.none() | st.integers(0, 80),
+)
+@settings(max_examples=80, deadline=None)
+def test_what_is_taken_from_a_stretch_of_a_bag_was_in_it_and_the_rest_stays(
+    counts: list[int], start: int, length: int, pages: int | None
+) -> None:
+    bag = RunBag(random())
+    starts = np.cumsum([0, *counts])[:-1].astype(np.int64) * 2
+    for number, (first, count) in enumerate(zip(starts.tolist(), counts, strict=True)):
+        bag.put(runs_of((first,), (count,), number))
+    model = tag_of(bag.all())
+    inside = {page for page in model if start <= page < start + length}
+    taken = bag.take_within(start, start + length, pages)
+    assert taken.page_count == (len(inside) if pages is None else min(pages, len(inside)))
+    assert tag_of(taken).items() <= {page: model[page] for page in inside}.items()
+    assert tag_of(bag.all()) | tag_of(taken) == model
+    assert bag.page_count == len(model) - taken.page_count
+
+
+@given(disjoint_runs(), st.integers(0, 5000), st.integers(0, 8))
+@settings(max_examples=60, deadline=None)
+def test_split_runs_are_the_first_pages_and_the_rest(runs: Runs, pages: int, runs_max: int) -> None:
+    first, rest = split(runs, pages, runs_max)
+    assert first.page_count <= pages
+    assert first.starts.size <= runs_max
+    assert [*first.pages().tolist(), *rest.pages().tolist()] == runs.pages().tolist()
+    assert first.page_count == min(pages, int(runs.counts[:runs_max].sum()))
