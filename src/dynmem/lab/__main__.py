@@ -1,34 +1,51 @@
-"""``python -m dynmem.lab setup``: everything that real Linux guests need, fetched once."""
+"""``python -m dynmem.lab``: what real Linux guests need, and a newer QEMU for tests, each fetched once."""
 
 import argparse
 import sys
 from pathlib import Path
 
-from dynmem.errors import DynmemError, ExitCode
-from dynmem.lab import image
+from dynmem.errors import ConfigError, DynmemError, ExitCode
+from dynmem.lab import image, qemu10
 
 
 def main() -> int:
     """Set up, or with ``--check`` only say whether that has been done. Returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m dynmem.lab", description=__doc__)
-    commands = parser.add_subparsers(required=True, dest="command", metavar="setup")
+    commands = parser.add_subparsers(required=True, dest="command", metavar="COMMAND")
     setup = commands.add_parser("setup", help="install QEMU and gcc, unpack a kernel, build an initramfs")
     setup.add_argument("--check", action="store_true", help="fetch nothing, only say what is missing")
     setup.add_argument("--deb", type=Path, help="a Debian kernel package to use instead of downloading one")
+    newer = commands.add_parser("setup-qemu10", help="unpack QEMU 10 beside what is installed")
+    newer.add_argument("--check", action="store_true", help="fetch nothing, only say whether it is there")
     options = parser.parse_args()
-    at_terminal = sys.stdin.isatty() and sys.stderr.isatty()
     try:
-        if options.check:
-            found = image.require()
-        else:
-            found = image.set_up(
-                deb=options.deb, agree=_ask if at_terminal else _announce, at_terminal=at_terminal
-            )
+        print(_set_up_guests(options) if options.command == "setup" else _set_up_qemu10(options))
     except DynmemError as error:
         print(f"dynmem: {error}", file=sys.stderr)
         return error.exit_code
-    print(f"real Linux guests are set up: kernel {found.release} in {found.kernel.parent}")
     return ExitCode.OK
+
+
+def _set_up_guests(options: argparse.Namespace) -> str:
+    found = image.require() if options.check else None
+    if found is None:
+        found = image.set_up(
+            deb=options.deb, agree=_ask if _at_terminal() else _announce, at_terminal=_at_terminal()
+        )
+    return f"real Linux guests are set up: kernel {found.release} in {found.kernel.parent}"
+
+
+def _set_up_qemu10(options: argparse.Namespace) -> str:
+    found = qemu10.find()
+    if found is None and options.check:
+        raise ConfigError("QEMU 10 is not set up")
+    if found is None:
+        found = qemu10.set_up(agree=_ask if _at_terminal() else _announce)
+    return f"QEMU 10 is set up: {found.folder}"
+
+
+def _at_terminal() -> bool:
+    return sys.stdin.isatty() and sys.stderr.isatty()
 
 
 def _announce(question: str) -> bool:

@@ -85,7 +85,7 @@ def set_up(*, deb: Path | None = None, agree: Callable[[str], bool], at_terminal
         return image
     if platform.machine() != "x86_64":
         raise ConfigError(f"real Linux guests run on x86_64 hosts only, this one is {platform.machine()}")
-    with _locked():
+    with locked():
         _fetch(deb, agree=agree, at_terminal=at_terminal)
         kernel = _newest_kernel()
         assert kernel is not None
@@ -194,7 +194,7 @@ def _package_files(deb: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
 
 
 @contextmanager
-def _locked() -> Iterator[None]:
+def locked() -> Iterator[None]:
     """Let one process at a time write into the cache: test workers start together."""
     folder = cache_folder()
     folder.mkdir(parents=True, exist_ok=True)

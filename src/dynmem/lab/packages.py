@@ -41,15 +41,15 @@ def install(packages: Sequence[str], *, at_terminal: bool) -> None:
     """
     prefix = _privilege(at_terminal=at_terminal)
     command = [*prefix, *install_command(packages)]
-    if _run(command).returncode == 0:
+    if run(command).returncode == 0:
         return
     update_lists(at_terminal=at_terminal)
-    _check(_run(command), f"installing {' '.join(packages)}")
+    check(run(command), f"installing {' '.join(packages)}")
 
 
 def update_lists(*, at_terminal: bool) -> None:
     """Fetch apt's package lists."""
-    _check(_run([*_privilege(at_terminal=at_terminal), "apt-get", "update", "-qq"]), "apt-get update")
+    check(run([*_privilege(at_terminal=at_terminal), "apt-get", "update", "-qq"]), "apt-get update")
 
 
 def download_kernel(folder: Path, *, at_terminal: bool) -> Path:
@@ -60,18 +60,18 @@ def download_kernel(folder: Path, *, at_terminal: bool) -> Path:
             " and give it as --deb FILE"
         )
     package = _kernel_package()
-    if package is None or _run(["apt-get", "download", "-qq", package], folder=folder).returncode != 0:
+    if package is None or run(["apt-get", "download", "-qq", package], folder=folder).returncode != 0:
         update_lists(at_terminal=at_terminal)
         package = _kernel_package()
         if package is None:
             raise ConfigError(f"apt knows no {KERNEL_PACKAGE}: are Debian's package sources set up?")
-        _check(_run(["apt-get", "download", "-qq", package], folder=folder), f"downloading {package}")
+        check(run(["apt-get", "download", "-qq", package], folder=folder), f"downloading {package}")
     return next(folder.glob("*.deb"))
 
 
 def _kernel_package() -> str | None:
     """The package with the kernel itself, which the package of the fixed name depends on."""
-    result = _run(["apt-cache", "depends", KERNEL_PACKAGE])
+    result = run(["apt-cache", "depends", KERNEL_PACKAGE])
     names = [line.split()[-1] for line in result.stdout.splitlines() if line.strip().startswith("Depends:")]
     return next((name for name in names if name.startswith("linux-image-")), None)
 
@@ -85,7 +85,8 @@ def _privilege(*, at_terminal: bool) -> list[str]:
     raise NotPermittedError("installing packages needs root, and there is no sudo here: run this as root")
 
 
-def _run(command: Sequence[str], *, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
+def run(command: Sequence[str], *, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run a program in `folder`, in English and asking nothing; its exit code is for `check`."""
     try:
         return subprocess.run(
             command,
@@ -103,7 +104,8 @@ def _run(command: Sequence[str], *, folder: Path | None = None) -> subprocess.Co
         raise DynmemError(f"{' '.join(command)} did not finish within {_TIMEOUT_S} s") from None
 
 
-def _check(result: subprocess.CompletedProcess[str], what: str) -> None:
+def check(result: subprocess.CompletedProcess[str], what: str) -> None:
+    """Raise a DynmemError with the program's own words unless it succeeded."""
     if result.returncode != 0:
         said = " ".join((result.stderr or result.stdout).split())[-400:]
         raise DynmemError(f"{what} failed with exit code {result.returncode}: {said}")
