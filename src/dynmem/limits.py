@@ -69,3 +69,6 @@ VM_PACKETS_PER_TURN: Final = (
 )
 TRACE_LINE_BYTES_MAX: Final = (1 << 20) + 1024  # the longest ring packet (512 KiB) in hex, and its numbers
 TRACE_FILE_BYTES_MAX: Final = 1 << 30  # of one capture or log: a guest makes it grow; days of a busy one
+DISCARD_PENDING_PAGES_MAX: Final = 65_536  # 256 MiB given up that the host does not have back yet
+DISCARD_BATCH_BLOCKS: Final = 512  # of one batch: 1 GiB of 2 MiB blocks, a tenth of a second
+DISCARD_BATCH_RANGES: Final = 4096  # of one batch: a tenth of a second when each needs a call of its own

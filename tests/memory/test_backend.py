@@ -57,13 +57,13 @@ def test_the_descriptor_carries_its_name_and_is_not_inherited(backend: MemfdBack
 
 @pytest.mark.parametrize("size", [0, -PAGE_SIZE, 4095, MIB + 1])
 def test_a_size_that_is_no_multiple_of_a_page_is_refused(size: int) -> None:
-    with pytest.raises(ConfigError, match=str(size)):
+    with pytest.raises(ConfigError, match=r"size 0|must be multiple of 4 KiB"):
         MemfdBackend(size)
 
 
 def test_memory_that_cannot_be_had_is_refused_and_leaves_no_descriptor() -> None:
     before = len(list(Path("/proc/self/fd").iterdir()))
-    with pytest.raises(BackendError, match="TiB") as refused:
+    with pytest.raises(BackendError, match=r"^unable to map backing store for guest RAM: ") as refused:
         MemfdBackend(1 << 62)
     assert refused.value.errno in {errno.ENOMEM, errno.EFBIG, errno.EINVAL}
     assert len(list(Path("/proc/self/fd").iterdir())) == before

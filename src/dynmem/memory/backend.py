@@ -1,75 +1,113 @@
-"""Memory backends: where the bytes of a guest's RAM live on the host."""
+"""Memory backends: where the bytes of a guest's memory live on the host.
+
+Each is one of QEMU's `memory-backend-*` objects, with QEMU's properties and, where it refuses, QEMU's words
+(backends/hostmem*.c, system/physmem.c, util/memfd.c). A backend that cannot be made leaves nothing behind: no
+descriptor, no mapping, no file.
+"""
 
 import contextlib
+import errno
 import fcntl
 import mmap
 import os
+from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import ClassVar, Final, Self
+
+import numpy as np
 
 from dynmem.errors import ConfigError, DynmemError
-from dynmem.units import PAGE_SIZE, format_size
+from dynmem.memory import system_calls
+from dynmem.units import MIB, PAGE_SIZE, format_size
 
 SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 STAT_BLOCK_BYTES: Final = 512  # the unit of st_blocks, whatever the file system's own block is
+HUGE_PAGE_SIZE: Final = 2 * MIB  # of transparent huge pages; x86-64
+_NO_MEMFD: Final = "failed to create memfd"
+_OWN_BYTES: Final = frozenset(("Anonymous:", "Swap:", "Private_Hugetlb:"))
+_HUGE_SHIFT: Final = 26  # MFD_HUGE_SHIFT: where memfd_create's flags hold the size of a huge page
 
 
 class BackendError(DynmemError):
-    """The system would not make or map the memory; `errno` is its own number."""
+    """The system would not make or map the memory; `errno` is its own number, 0 when the refusal is ours."""
 
     def __init__(self, message: str, errno: int) -> None:
         super().__init__(message)
         self.errno = errno
 
 
-class MemfdBackend:
-    """RAM in an anonymous memory file (QEMU's memory-backend-memfd), sealed against any change of its size.
+class Backend:
+    """Memory that a guest may have: mapped here, and, unless it is private, shared by whoever has `fd`."""
 
-    Without the seals whoever is handed the descriptor (an embedded guest) could cut the file short, and the
-    next touch of the lost part would end this process with SIGBUS.
-    """
+    kind: ClassVar[str] = ""
+    hugetlb: bool = False  # huge pages that were reserved: they come and go whole
+    shared_underneath: bool = False  # shared by its descriptor though `share` says otherwise
 
-    def __init__(self, size: int, name: str = "guest-ram") -> None:
-        """Make, seal and map `size` bytes (a multiple of 4 KiB), none of them resident yet.
+    def __init__(self, size: int, name: str, *, fd: int, page_size: int, share: bool, prealloc: bool) -> None:
+        """Map `size` bytes of `fd` (taken over, also when this fails), or private memory when it is -1.
 
-        `name` shows up in /proc/PID/fd as ``/memfd:NAME``. Raises ConfigError, BackendError.
+        Raises ConfigError for a size that is no multiple of the page size; BackendError when the system
+        refuses, or has not the memory that `prealloc` asks for now.
         """
-        if size <= 0 or size % PAGE_SIZE:
-            raise ConfigError(f"guest memory must be a positive multiple of {PAGE_SIZE} bytes, not {size}")
         self.size: Final = size
-        self._fd = -1
+        self.name: Final = name
+        self.page_size: Final = page_size
+        self.share: Final = share
+        self.prealloc: Final = prealloc
+        self.is_shared: Final = fd >= 0 and (share or self.shared_underneath)
+        self._fd = fd
+        self._closed = False
         try:
-            self._fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-            os.ftruncate(self._fd, size)
-            fcntl.fcntl(self._fd, fcntl.F_ADD_SEALS, SEALS)
-            self._map = mmap.mmap(self._fd, size, mmap.MAP_SHARED)
-        except (OSError, ValueError, OverflowError) as error:
-            if self._fd >= 0:
-                os.close(self._fd)
-            number = error.errno if isinstance(error, OSError) and error.errno is not None else 0
-            raise BackendError(f"cannot make {format_size(size)} of guest memory: {error}", number) from error
-        self._view = memoryview(self._map)
+            check_size(self.kind, size, page_size)
+            self._map, start = self._mapped()
+            self._view = memoryview(self._map)[start : start + size]
+        except BaseException:
+            self._close_descriptor()
+            raise
+        # the array that tells the address is gone after this line, so that it holds no mapping open
+        self._address = int(np.frombuffer(self._view, np.uint8).ctypes.data)
+        if prealloc:
+            number = self._allocate()
+            if number:
+                self.close()
+                raise BackendError(
+                    f"qemu_prealloc_mem: preallocating memory failed: {os.strerror(number)}", number
+                )
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the memory is gone, or goes when the last array that shows it does."""
+        return self._closed
 
     @property
     def fd(self) -> int:
-        """The memory file's descriptor, close-on-exec; it stays the backend's own."""
+        """The memory file's descriptor, close-on-exec, the backend's own; -1 for private anonymous memory."""
         return self._fd
 
     @property
     def view(self) -> memoryview:
-        """The whole memory, shared with everybody who maps the descriptor."""
+        """The whole memory."""
         return self._view
 
+    @property
+    def address(self) -> int:
+        """Where the memory is mapped in this process; a multiple of 2 MiB for private anonymous memory."""
+        return self._address
+
     def resident_bytes(self) -> int:
-        """Bytes that the file really occupies now, in memory or swap."""
-        return os.fstat(self._fd).st_blocks * STAT_BLOCK_BYTES
+        """Bytes that the memory really occupies now, in RAM or swap.
+
+        Shared memory: the blocks of its file (on a disk, what it takes there). Private memory: what
+        /proc/self/smaps says of this process's own copies.
+        """
+        if self.is_shared:
+            return os.fstat(self._fd).st_blocks * STAT_BLOCK_BYTES
+        return _private_bytes(self._address, self.size)
 
     def close(self) -> None:
         """Close the descriptor and unmap; a mapping that arrays still show goes with the last of them."""
-        if self._fd < 0:
-            return
-        os.close(self._fd)
-        self._fd = -1
+        self._closed = True
+        self._close_descriptor()
         with contextlib.suppress(BufferError):
             self._view.release()
             self._map.close()
@@ -81,3 +119,142 @@ class MemfdBackend:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _mapped(self) -> tuple[mmap.mmap, int]:
+        """Map the memory: the mapping, and where in it the memory begins."""
+        flags = mmap.MAP_SHARED if self.is_shared else mmap.MAP_PRIVATE
+        try:
+            if self._fd >= 0:
+                return mmap.mmap(self._fd, self.size, flags), 0
+            # the guest's 2 MiB blocks must lie in huge pages of the host, or none is ever discarded whole
+            room = mmap.mmap(-1, self.size + HUGE_PAGE_SIZE, flags | mmap.MAP_ANONYMOUS)
+            return room, -int(np.frombuffer(room, np.uint8).ctypes.data) % HUGE_PAGE_SIZE
+        except (OSError, ValueError, OverflowError) as error:
+            what = (
+                "unable to map backing store for guest RAM"
+                if self._fd >= 0
+                else f"cannot set up guest memory '{self.name}'"
+            )
+            raise refusal(what, error) from error
+
+    def _allocate(self) -> int:
+        """Make all of the memory resident: 0 or an errno."""
+        if self.is_shared:
+            return system_calls.allocate(self._fd, 0, self.size)
+        return system_calls.madvise(self._address, self.size, system_calls.MADV_POPULATE_WRITE)
+
+    def _close_descriptor(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+class MemfdBackend(Backend):
+    """RAM in an anonymous memory file (memory-backend-memfd), sealed against any change of its size.
+
+    Without the seals whoever is handed the descriptor (an embedded guest) could cut the file short, and the
+    next touch of the lost part would end this process with SIGBUS.
+    """
+
+    kind = "memory-backend-memfd"
+
+    def __init__(
+        self,
+        size: int,
+        name: str = "guest-ram",
+        *,
+        share: bool = True,
+        prealloc: bool = False,
+        hugetlb: bool = False,
+        hugetlb_size: int = 0,
+    ) -> None:
+        """Make, seal and map `size` bytes, none of them resident yet.
+
+        `name` shows up in /proc/PID/fd as ``/memfd:NAME``. `hugetlb` takes reserved huge pages, of
+        `hugetlb_size` bytes (0: the system's usual ones). Raises ConfigError, BackendError.
+        """
+        check_size(self.kind, size, PAGE_SIZE)
+        self.hugetlb = hugetlb
+        self.hugetlb_size: Final = hugetlb_size
+        fd = memory_file(name, size, hugetlb=hugetlb, hugetlb_size=hugetlb_size)
+        super().__init__(size, name, fd=fd, page_size=page_size_of(fd), share=share, prealloc=prealloc)
+
+
+class RamBackend(Backend):
+    """RAM that has no name anywhere (memory-backend-ram): private unless it is shared by its descriptor."""
+
+    kind = "memory-backend-ram"
+
+    def __init__(
+        self,
+        size: int,
+        name: str = "guest-ram",
+        *,
+        share: bool = False,
+        prealloc: bool = False,
+        needs_descriptor: bool = False,
+    ) -> None:
+        """Map `size` bytes, none of them resident yet.
+
+        `needs_descriptor`: another process is to have the memory, so it is shared underneath whatever `share`
+        says; `share` reads back as it was set. Raises ConfigError, BackendError.
+        """
+        check_size(self.kind, size, PAGE_SIZE)
+        self.shared_underneath = needs_descriptor
+        fd = memory_file(name, size) if share or needs_descriptor else -1
+        super().__init__(size, name, fd=fd, page_size=PAGE_SIZE, share=share, prealloc=prealloc)
+
+
+def check_size(kind: str, size: int, page_size: int) -> None:
+    """Raise ConfigError, in QEMU's words, unless `size` is a positive multiple of the page size."""
+    if size <= 0:
+        raise ConfigError("can't create backend with size 0")
+    if size % page_size:
+        unit = format_size(page_size)
+        raise ConfigError(f"backend '{kind}' memory size must be multiple of {unit}")
+
+
+def memory_file(name: str, size: int, *, hugetlb: bool = False, hugetlb_size: int = 0) -> int:
+    """Make a sealed memory file of `size` bytes: its descriptor. Raises BackendError."""
+    flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
+    if hugetlb_size & (hugetlb_size - 1):  # the flags have room for powers of two only
+        raise refusal(_NO_MEMFD, OSError(errno.EINVAL, ""))
+    if hugetlb:
+        flags |= os.MFD_HUGETLB | (hugetlb_size.bit_length() - 1 if hugetlb_size else 0) << _HUGE_SHIFT
+    fd = -1
+    try:
+        fd = os.memfd_create(name, flags)
+        os.ftruncate(fd, size)
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, SEALS)
+    except (OSError, OverflowError) as error:
+        if fd >= 0:
+            os.close(fd)
+        raise refusal(_NO_MEMFD, error) from error
+    return fd
+
+
+def page_size_of(fd: int) -> int:
+    """Bytes of a page of the file: 4096, or those of the huge pages on hugetlbfs. Raises OSError."""
+    magic, block_size = system_calls.file_system(fd)
+    return block_size if magic == system_calls.HUGETLBFS_MAGIC else PAGE_SIZE
+
+
+def refusal(what: str, error: Exception) -> BackendError:
+    """The error of the system behind a sentence: ``WHAT: No space left on device``."""
+    number = error.errno if isinstance(error, OSError) and error.errno is not None else errno.EFBIG
+    return BackendError(f"{what}: {os.strerror(number)}", number)
+
+
+def _private_bytes(address: int, size: int) -> int:
+    """Bytes of this process's own in a mapping, in memory or swap, from /proc/self/smaps."""
+    inside = False
+    kib = 0
+    with Path("/proc/self/smaps").open(encoding="ascii", errors="replace") as lines:
+        for line in lines:
+            first, _, rest = line.partition(" ")
+            if not first.endswith(":"):
+                start, _, end = first.partition("-")
+                inside = int(start, 16) < address + size and int(end, 16) > address
+            elif inside and first in _OWN_BYTES:
+                kib += int(rest.split()[0])
+    return kib << 10

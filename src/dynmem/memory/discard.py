@@ -1,28 +1,34 @@
-"""Discard: give the memory behind page ranges back to the host."""
+"""Discard: give the memory behind page ranges back to the host, in as few calls as the kernel allows.
 
-import ctypes
+What works differs by the kind of memory (measured, see docs/performance.md):
+
+- Shared memory (memfd, tmpfs, hugetlbfs): only a hole in the file frees it; MADV_DONTNEED drops this
+  process's mapping and nothing else. One fallocate for each coalesced range.
+- Private memory: MADV_DONTNEED, batched where the kernel takes that from a process for itself.
+- Transparent huge pages of private memory: a part that is dropped leaves the huge page as it is until the
+  kernel runs out of memory, so a huge page that loses a part is split first.
+- Reserved huge pages (hugetlbfs): whole ones only. Punching a part would zero it and free nothing.
+"""
+
 import errno
 import os
 from typing import Final
 
+import numpy as np
+
 from dynmem.errors import DynmemError
-from dynmem.memory.backend import MemfdBackend
+from dynmem.memory import system_calls
+from dynmem.memory.abilities import Abilities, probe
+from dynmem.memory.backend import HUGE_PAGE_SIZE, Backend
+from dynmem.memory.system_calls import CALL_BYTES_MAX, IOVECS_MAX, MADV_COLD, MADV_DONTNEED, U64Array
 from dynmem.pages import ranges as page_ranges
-from dynmem.units import PAGE_SHIFT
+from dynmem.units import PAGE_SHIFT, PAGE_SIZE
 
-FALLOC_FL_KEEP_SIZE: Final = 0x01
-FALLOC_FL_PUNCH_HOLE: Final = 0x02
-_PUNCH: Final = FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE
-
-# CDLL lets go of the interpreter lock during the call: a punch of 1 GiB takes 100 ms
-_LIBC: Final = ctypes.CDLL(None, use_errno=True)
-_fallocate: Final = _LIBC.fallocate64
-_fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
-_fallocate.restype = ctypes.c_int
+_SHIFT: Final = np.uint64(PAGE_SHIFT)
 
 
 class DiscardError(DynmemError):
-    """The system refused a discard: `errno` is its number, `discarded` the bytes it had taken before."""
+    """The system refused a discard: `errno` is its number, `discarded` the bytes it took all the same."""
 
     def __init__(self, message: str, number: int, discarded: int) -> None:
         super().__init__(message)
@@ -33,36 +39,148 @@ class DiscardError(DynmemError):
 class Discarder:
     """Discards pages of one backend; page 0 is the backend's first."""
 
-    def __init__(self, backend: MemfdBackend) -> None:
+    def __init__(self, backend: Backend, abilities: Abilities | None = None) -> None:
+        """`abilities`: what to use; by default what the kernel was found to have."""
         self._backend = backend
+        self._abilities: Final = probe() if abilities is None else abilities
+        self.granularity_pages: Final = backend.page_size >> PAGE_SHIFT
 
     def discard(self, ranges: bytes) -> int:
-        """Punch `ranges` out of the memory file, one call per coalesced range: the bytes they cover, in all.
+        """Give back the whole host pages of `ranges`: the bytes that they cover, in all.
 
-        Every mapping of the file then reads zeros there. The interpreter lock is free during each call, so
-        this may run in a worker thread. Raises DiscardError: before anything is done when a range lies
-        outside the memory.
+        Every mapping of shared memory then reads zeros there, and so does private memory (a private mapping
+        of a named file reads the file). Of pages larger than 4 KiB those that `ranges` cover only in part are
+        left alone. The interpreter lock is free during each call, so this may run in a worker thread.
+
+        Raises DiscardError: before anything is done when the memory is closed or a range lies outside it;
+        after everything else was done when the system refuses a range.
         """
+        if self._backend.is_closed:  # somebody else may have its descriptor or its addresses by now
+            raise DiscardError(f"cannot discard: {os.strerror(errno.EBADF)}", errno.EBADF, 0)
         starts, counts = page_ranges.unpack(page_ranges.merge(ranges))
         size = self._backend.size
         if starts.size and (int(starts[-1]) + int(counts[-1])) << PAGE_SHIFT > size:
             raise DiscardError("a range to discard lies outside the memory", errno.EINVAL, 0)
-        discarded = 0
-        for start, count in zip(starts.tolist(), counts.tolist(), strict=True):
-            length = count << PAGE_SHIFT
-            number = self._punch(start << PAGE_SHIFT, length)
-            if number:
-                reason = os.strerror(number)
-                raise DiscardError(
-                    f"cannot discard {length} bytes at page {start}: {reason}", number, discarded
-                )
-            discarded += length
-        return discarded
+        spans = self._whole_host_pages(starts, starts + counts)
+        work = _Work(self._backend, self._abilities)
+        if self._backend.is_shared:
+            work.punch(spans)
+        else:
+            if self._backend.fd < 0:
+                work.split_huge_pages(spans)
+            work.drop(spans)
+        return work.result()
 
-    def _punch(self, offset: int, length: int) -> int:
-        """Punch one hole, again when a signal interrupts it: 0 or an errno."""
-        while _fallocate(self._backend.fd, _PUNCH, offset, length):
-            number = ctypes.get_errno()
-            if number != errno.EINTR:
-                return number
-        return 0
+    def _whole_host_pages(self, starts: U64Array, ends: U64Array) -> U64Array:
+        """The host pages that lie wholly in disjoint ranges, (n, 2) of offset and length in bytes."""
+        size = np.uint64(self.granularity_pages)
+        starts = (starts + size - np.uint64(1)) // size * size
+        ends = ends // size * size
+        sound = starts < ends
+        return np.stack((starts[sound] << _SHIFT, (ends - starts)[sound] << _SHIFT), axis=1)
+
+
+class _Work:
+    """One discard: what was done so far, and the first refusal."""
+
+    def __init__(self, backend: Backend, abilities: Abilities) -> None:
+        self._backend = backend
+        self._abilities = abilities
+        self._done = 0
+        self._refused: tuple[int, int, int] | None = None
+
+    def result(self) -> int:
+        """Bytes discarded. Raises DiscardError for the first refusal."""
+        if self._refused is None:
+            return self._done
+        number, offset, length = self._refused
+        raise DiscardError(
+            f"cannot discard {length} bytes at page {offset >> PAGE_SHIFT}: {os.strerror(number)}",
+            number,
+            self._done,
+        )
+
+    def punch(self, spans: U64Array) -> None:
+        """Punch holes into the file, one call a span."""
+        fd = self._backend.fd
+        for offset, length in spans.tolist():
+            self._count(system_calls.punch(fd, offset, length), offset, length)
+
+    def drop(self, spans: U64Array) -> None:
+        """Drop private pages, in batches where the kernel does that."""
+        if self._abilities.batched_dontneed:
+            self._drop_batches(spans)
+            return
+        base = self._backend.address
+        for offset, length in spans.tolist():
+            self._count(system_calls.madvise(base + offset, length, MADV_DONTNEED), offset, length)
+
+    def split_huge_pages(self, spans: U64Array) -> None:
+        """Split each transparent huge page that loses a part and keeps a part, before the part is dropped.
+
+        One call on one page does it; what is no huge page, or is in use just now, stays as it is.
+        """
+        if not self._abilities.splits or not len(spans):
+            return
+        base = self._backend.address  # on a huge page's boundary
+        starts, ends = spans[:, 0], spans[:, 0] + spans[:, 1]
+        huge = np.uint64(HUGE_PAGE_SIZE)
+        heads = starts[starts % huge != 0]
+        tails = np.maximum(starts, ends // huge * huge)[ends % huge != 0]
+        inside = np.sort(np.concatenate((heads, tails)))
+        first = np.flatnonzero(np.append(True, inside[1:] // huge != inside[:-1] // huge)[: inside.size])
+        for offset in inside[first].tolist():
+            system_calls.madvise(base + offset, PAGE_SIZE, MADV_COLD)
+
+    def _drop_batches(self, spans: U64Array) -> None:
+        """Drop with as many spans a call as the kernel takes, and go on where it stops short.
+
+        A span that it refuses is tried alone, so that its own error is told, and the rest is gone on with.
+        """
+        pieces = _pieces(spans)
+        pieces[:, 0] += np.uint64(self._backend.address)
+        reach = np.concatenate(([0], np.cumsum(pieces[:, 1])))
+        position = 0  # in `pieces`
+        while position < len(pieces):
+            last = int(np.searchsorted(reach, reach[position] + np.uint64(CALL_BYTES_MAX), "right")) - 1
+            batch = pieces[position : min(last, position + IOVECS_MAX)]
+            done = system_calls.process_madvise(self._abilities.pidfd, batch, MADV_DONTNEED)
+            position += self._entered(batch, done)
+
+    def _entered(self, batch: U64Array, done: int) -> int:
+        """Enter what a batched call did, -errno or bytes: how many of the batch need nothing more."""
+        reach = np.cumsum(batch[:, 1])
+        whole = int(np.searchsorted(reach, max(done, 0), "right"))
+        self._done += int(reach[whole - 1]) if whole else 0
+        if whole == len(batch):
+            return whole
+        address, length = batch[whole].tolist()
+        self._count(
+            system_calls.madvise(address, length, MADV_DONTNEED), address - self._backend.address, length
+        )
+        return whole + 1
+
+    def _count(self, number: int, offset: int, length: int) -> None:
+        """Enter what became of one call: 0 or an errno."""
+        if number == 0:
+            self._done += length
+        elif self._refused is None:
+            self._refused = number, offset, length
+
+
+def _pieces(spans: U64Array) -> U64Array:
+    """Cut spans that are longer than what one call takes."""
+    lengths = spans[:, 1]
+    most = np.uint64(CALL_BYTES_MAX)
+    if not (lengths > most).any():
+        return spans.copy()
+    count = ((lengths + most - np.uint64(1)) // most).astype(np.int64)
+    nth = (np.arange(int(count.sum())) - np.repeat(np.cumsum(count) - count, count)).astype(np.uint64)
+    skipped = nth * most
+    return np.stack(
+        (
+            np.repeat(spans[:, 0], count) + skipped,
+            np.minimum(np.repeat(lengths, count) - skipped, most),
+        ),
+        axis=1,
+    )

@@ -1,0 +1,58 @@
+"""What this kernel can do about discards: tried out on memory of our own, not read off a version number.
+
+Each path that an ability opens has another one beside it that needs none, and a test can force either.
+"""
+
+import contextlib
+import functools
+import mmap
+import os
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from dynmem.memory import system_calls
+from dynmem.units import PAGE_SIZE
+
+PIDFD_SELF: Final = -10000  # of Linux 6.14 and later; a number of our own, where it is refused
+
+
+class Abilities(NamedTuple):
+    """What works. `pidfd` is what stands for this process in the batched calls; -1: nothing does."""
+
+    pidfd: int = -1
+    batched_dontneed: bool = False  # process_madvise(MADV_DONTNEED) on oneself: Linux 6.13 and later
+    splits: bool = False  # MADV_COLD on a part of a transparent huge page splits it: Linux 5.4 and later
+
+
+NONE: Final = Abilities()
+
+
+@functools.cache
+def probe() -> Abilities:
+    """Find out, once for the process; a child that was forked off must not use what its parent found."""
+    pidfd = PIDFD_SELF
+    if not _drops_a_page(pidfd):
+        pidfd = -1
+        with contextlib.suppress(OSError):
+            pidfd = os.pidfd_open(os.getpid())
+        if pidfd >= 0 and not _drops_a_page(pidfd):
+            os.close(pidfd)
+            pidfd = -1
+    return Abilities(pidfd=pidfd, batched_dontneed=pidfd != -1, splits=_takes_cold())
+
+
+def _drops_a_page(pidfd: int) -> bool:
+    """Whether a batched MADV_DONTNEED of two pages on ourselves is done, and drops what is in both."""
+    with mmap.mmap(-1, 3 * PAGE_SIZE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as room:
+        room[:] = b"x" * len(room)
+        address = int(np.frombuffer(room, np.uint8).ctypes.data)
+        ranges = np.array([(address, PAGE_SIZE), (address + 2 * PAGE_SIZE, PAGE_SIZE)], np.uint64)
+        done = system_calls.process_madvise(pidfd, ranges, system_calls.MADV_DONTNEED)
+        return done == 2 * PAGE_SIZE and room[0] == 0 == room[-1] and room[PAGE_SIZE] != 0
+
+
+def _takes_cold() -> bool:
+    with mmap.mmap(-1, PAGE_SIZE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as room:
+        address = int(np.frombuffer(room, np.uint8).ctypes.data)
+        return system_calls.madvise(address, PAGE_SIZE, system_calls.MADV_COLD) == 0

@@ -1,0 +1,134 @@
+"""Guest memory in a file: on tmpfs (with huge pages, where it is mounted so), hugetlbfs or disk."""
+
+import contextlib
+import errno
+import os
+import tempfile
+from pathlib import Path
+from typing import Final
+
+from dynmem.errors import ConfigError
+from dynmem.memory import system_calls
+from dynmem.memory.backend import Backend, BackendError, check_size, page_size_of, refusal
+from dynmem.units import PAGE_SIZE
+
+_OPEN_ATTEMPTS: Final = 10  # somebody else makes and removes the file between two looks of ours
+
+
+class FileBackend(Backend):
+    """Memory in a file (memory-backend-file), from the file's first byte on.
+
+    Unlike a memfd the file is not sealed: whoever may write it can cut it short, and the next touch of the
+    lost part ends this process. With `share` off nothing of the file is ever changed, also not by a discard
+    (QEMU punches it and warns): a discarded page reads what the file has there.
+    """
+
+    kind = "memory-backend-file"
+
+    def __init__(
+        self,
+        size: int,
+        path: str | Path,
+        *,
+        name: str = "guest-ram",
+        share: bool = False,
+        prealloc: bool = False,
+        discard_data: bool = False,
+    ) -> None:
+        """Map `size` bytes of the file `path`, made if it is not there; of an unnamed one if it is a folder.
+
+        A file that holds something is never made longer or shorter. `discard_data`: its content is not worth
+        keeping, closing frees it. Raises ConfigError, BackendError.
+        """
+        if size <= 0:
+            raise ConfigError("can't create backend with size 0")
+        if not str(path):
+            raise ConfigError("mem-path property not set")
+        self.path: Final = Path(path)
+        self.discard_data: Final = discard_data
+        fd, made = _opened(self.path, name)
+        try:
+            page_size = _prepared(fd, size, name)
+        except BaseException:
+            os.close(fd)
+            self._forget(made=made)
+            raise
+        self.hugetlb = page_size > PAGE_SIZE
+        try:
+            super().__init__(size, name, fd=fd, page_size=page_size, share=share, prealloc=prealloc)
+        except BaseException:
+            self._forget(made=made)
+            raise
+
+    def close(self) -> None:
+        """Close and unmap; with `discard_data`, free what the file holds (it keeps its name and size)."""
+        if self.discard_data and self.is_shared:
+            system_calls.punch(self.fd, 0, self.size)
+        super().close()
+
+    def _forget(self, *, made: bool) -> None:
+        """Remove the file again if it was not there before."""
+        if made:
+            with contextlib.suppress(OSError):
+                self.path.unlink()
+
+
+def _opened(path: Path, name: str) -> tuple[int, bool]:
+    """Open the file, or make it: the descriptor, and whether a name was made. Raises BackendError."""
+    for _ in range(_OPEN_ATTEMPTS):
+        try:
+            return os.open(path, os.O_RDWR | os.O_CLOEXEC), False
+        except FileNotFoundError:
+            with contextlib.suppress(FileExistsError):
+                return _created(path), True
+        except IsADirectoryError:
+            return _unnamed(path, name), False
+        except OSError as error:
+            raise _cannot_open(path, error) from error
+    raise _cannot_open(path, OSError(errno.EEXIST, os.strerror(errno.EEXIST)))
+
+
+def _created(path: Path) -> int:
+    """Make a file that is not there. Raises FileExistsError when it is, BackendError otherwise."""
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+    except FileExistsError:
+        raise
+    except OSError as error:
+        raise _cannot_open(path, error) from error
+
+
+def _unnamed(folder: Path, name: str) -> int:
+    """Make a file in a folder that has a name only while it is made. Raises BackendError."""
+    try:
+        fd, made = tempfile.mkstemp(prefix=f"qemu_back_mem.{name.replace('/', '_')}.", dir=folder)
+    except OSError as error:
+        raise _cannot_open(folder, error) from error
+    Path(made).unlink()
+    return fd
+
+
+def _prepared(fd: int, size: int, name: str) -> int:
+    """Give a file without content the size: its page size. Raises ConfigError, BackendError."""
+    try:
+        page_size = page_size_of(fd)
+        has = os.fstat(fd).st_size
+        if has and has < size:
+            raise ConfigError(
+                f"{name} backing store size {has:#x} is too small for 'size' option {size:#x}"
+                " plus 'offset' option 0x0"
+            )
+        if size < page_size:
+            raise ConfigError(
+                f"memory size {size:#x} must be equal to or larger than page size {page_size:#x}"
+            )
+        check_size(FileBackend.kind, size, page_size)
+        if not has:
+            os.ftruncate(fd, size)
+    except OSError as error:
+        raise refusal("unable to map backing store for guest RAM", error) from error
+    return page_size
+
+
+def _cannot_open(path: Path, error: OSError) -> BackendError:
+    return refusal(f"can't open backing store {path} for guest RAM", error)

@@ -1,0 +1,146 @@
+"""Discards that are held back: pages given up, whose memory the host does not have back yet.
+
+Taking 4 KiB pages out of memory one by one costs 4 to 12 times what a whole block of 2 MiB does, so pages
+wait here until the guest has given up all of their block, for a while at most. Two rules keep the guest's
+bytes: pages that go back to the guest are withdrawn from here first, and none goes back while a batch is in
+flight. Then a batch never holds a page that the guest has.
+
+Pure: no clock, no system call. Pages are the backend's own, from 0.
+"""
+
+from typing import Final
+
+import numpy as np
+
+from dynmem.errors import LocalProtocolError
+from dynmem.limits import DISCARD_BATCH_BLOCKS, DISCARD_BATCH_RANGES, DISCARD_PENDING_PAGES_MAX
+from dynmem.pages import ranges as page_ranges
+from dynmem.pages.page_set import PageSet
+from dynmem.units import NS_PER_MS
+
+HOLD_NS: Final = 100 * NS_PER_MS
+BLOCK_PAGES: Final = 512
+
+
+class PendingDiscards:
+    """The pages of one memory that wait to be discarded, and the batch that is being discarded now."""
+
+    def __init__(
+        self,
+        given: PageSet,
+        *,
+        block_pages: int = BLOCK_PAGES,
+        whole_only: bool = False,
+        hold_ns: int = HOLD_NS,
+        pages_max: int = DISCARD_PENDING_PAGES_MAX,
+    ) -> None:
+        """Hold discards back for pages of `given`, the set that the pages are put in and taken out of.
+
+        `block_pages`: a power of two from 64 up. `whole_only`: the host's own pages have that size, so
+        incomplete blocks wait for ever. Others wait for `hold_ns`, or until more than `pages_max` wait.
+        """
+        self._given = given
+        self._block_pages: Final = block_pages
+        self._whole_only: Final = whole_only
+        self._hold_ns: Final = hold_ns
+        self._pages_max: Final = pages_max
+        self._pending = PageSet(given.total_pages)
+        self._ready = PageSet(given.total_pages // block_pages)  # complete blocks, by number
+        self._flight = b""
+        self._due_ns = 0  # when the oldest of what waits has waited long enough
+
+    def __len__(self) -> int:
+        """Pages that wait, those in flight not counted."""
+        return len(self._pending)
+
+    @property
+    def in_flight(self) -> bool:
+        """Whether a batch is being discarded: until it is done no page may be given back to the guest."""
+        return self._flight != b""
+
+    def add(self, ranges: bytes, now_ns: int) -> None:
+        """Let pages wait, all of which are in the given set; one that waits already is counted once."""
+        if not len(self._pending):
+            self._due_ns = now_ns + self._hold_ns
+        self._pending.add(ranges)
+        self._ready.add(self._blocks(self._given.whole(ranges, self._block_pages)))
+
+    def withdraw(self, ranges: bytes) -> None:
+        """Let nothing of `ranges`, which the guest gets back, be discarded any more.
+
+        Raises LocalProtocolError while anything of them is in flight.
+        """
+        if self._flight and _overlap(self._flight, ranges):
+            raise LocalProtocolError("pages whose discard is in flight cannot be given back to the guest")
+        self._pending.remove(self._pending.intersect(ranges))
+        self._ready.remove(self._ready.intersect(self._blocks(ranges)))
+
+    def next_batch(self, now_ns: int, *, flush: bool = False) -> bytes:
+        """Take what is due, packed ascending ranges: it is in flight until `done`. b"" when nothing is due.
+
+        Complete blocks are due at once, whole, though parts of them may have been discarded before. `flush`
+        makes everything due that waits now, also if this call can't give it all.
+        """
+        if flush:
+            self._due_ns = min(self._due_ns, now_ns)
+        if self._flight:
+            return b""
+        blocks = self._ready.take(DISCARD_BATCH_BLOCKS, DISCARD_BATCH_RANGES)
+        if blocks:
+            self._flight = self._pages(blocks)
+            self._pending.remove(self._pending.intersect(self._flight))
+        elif self._fragments_due(now_ns):
+            most = DISCARD_BATCH_BLOCKS * self._block_pages
+            self._flight = self._pending.take(most, DISCARD_BATCH_RANGES)
+        return self._flight
+
+    def done(self) -> None:
+        """End the flight of the batch; whether the system took it all makes no difference here."""
+        if not self._flight:
+            raise LocalProtocolError("no discard is in flight")
+        self._flight = b""
+
+    def deadline_ns(self) -> int | None:
+        """When `next_batch` gives something without a flush: a time in the past when it would now.
+
+        None when nothing but an event changes that: `done`, or more pages.
+        """
+        if self._flight:
+            return None
+        if len(self._ready):
+            return 0
+        if self._whole_only or not len(self._pending):
+            return None
+        return 0 if len(self._pending) > self._pages_max else self._due_ns
+
+    def clear(self) -> None:
+        """Forget what waits: the guest that gave it up is gone. Raises LocalProtocolError in flight."""
+        if self._flight:
+            raise LocalProtocolError("a discard is in flight: wait until it is done")
+        self._pending.clear()
+        self._ready.clear()
+
+    def _fragments_due(self, now_ns: int) -> bool:
+        if self._whole_only or not len(self._pending):
+            return False
+        return now_ns >= self._due_ns or len(self._pending) > self._pages_max
+
+    def _blocks(self, ranges: bytes) -> bytes:
+        """The blocks that `ranges` of pages touch, as ranges of block numbers."""
+        starts, counts = page_ranges.unpack(page_ranges.merge(ranges))
+        size = np.uint64(self._block_pages)
+        ends = (starts + counts + size - np.uint64(1)) // size
+        starts //= size
+        return page_ranges.pack(starts, ends - starts)
+
+    def _pages(self, blocks: bytes) -> bytes:
+        """The pages of ranges of blocks."""
+        starts, counts = page_ranges.unpack(blocks)
+        size = np.uint64(self._block_pages)
+        return page_ranges.pack(starts * size, counts * size)
+
+
+def _overlap(one: bytes, other: bytes) -> bool:
+    """Whether two lists of ranges have a page in common."""
+    apart = page_ranges.page_count(page_ranges.merge(one)) + page_ranges.page_count(page_ranges.merge(other))
+    return page_ranges.page_count(page_ranges.merge(one + other)) < apart
