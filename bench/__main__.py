@@ -1,10 +1,15 @@
-"""Run benchmarks by name (all without one); with --check, exit 1 when a bound is missed."""
+"""Run benchmarks by name (all without one).
+
+--check: exit 1 when a bound is missed. --big: those that have larger sizes take them.
+--markdown: print the run as a document (docs/performance.md); the figures go to standard error.
+"""
 
 import argparse
 import importlib
 import sys
 from typing import Final
 
+from bench import markdown
 from bench.figures import Benchmark
 
 BENCHMARKS: Final = {  # name -> what it answers
@@ -13,6 +18,7 @@ BENCHMARKS: Final = {  # name -> what it answers
     "demo": "how soon dynmem demo shows a VM",
     "manager": "what an idle manager costs per VM and second",
     "page_set": "the set of given-up pages beside a balanced tree of ranges in C: time, memory, giving back",
+    "discard": "from the bytes of a balloon response to free memory, beside the bare call and a tree in C",
     "memory": "resident memory of a VM's two processes without guest RAM",
     "ring": "round trips over a ring between two processes, beside a socket",
     "status": "dynmem status, start to finish",
@@ -21,22 +27,34 @@ BENCHMARKS: Final = {  # name -> what it answers
 
 def main() -> int:
     """Run what was asked for and print the figures."""
-    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m bench", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(BENCHMARKS))
     parser.add_argument("--check", action="store_true", help="exit 1 when a bound is missed")
+    parser.add_argument("--big", action="store_true", help="larger sizes where a benchmark has them; minutes")
+    parser.add_argument("--markdown", action="store_true", help="print a document")
     options = parser.parse_args()
     unknown = set(options.names) - set(BENCHMARKS)
     if unknown:
         parser.error(f"no benchmark {', '.join(sorted(unknown))}; there are {', '.join(BENCHMARKS)}")
     missed = 0
+    sections = []
+    log = sys.stderr if options.markdown else sys.stdout
     for name in options.names or BENCHMARKS:
-        print(f"{name}: {BENCHMARKS[name]}", flush=True)
-        benchmark: Benchmark = importlib.import_module(f"bench.bench_{name}").run
+        print(f"{name}: {BENCHMARKS[name]}", file=log, flush=True)
+        module = importlib.import_module(f"bench.bench_{name}")
+        benchmark: Benchmark = getattr(module, "run_big", module.run) if options.big else module.run
+        figures = []
         for figure in benchmark():
-            print(figure.line(), flush=True)
+            print(figure.line(), file=log, flush=True)
+            figures.append(figure)
             missed += not figure.holds
+        sections.append(markdown.Section(name, BENCHMARKS[name], module.__doc__ or "", figures))
+    if options.markdown:
+        print("\n".join(markdown.document(sections)))
     if options.check and missed:
-        print(f"{missed} figures missed their bound")
+        print(f"{missed} figures missed their bound", file=log)
     return 1 if options.check and missed else 0
 
 

@@ -136,12 +136,12 @@ def _hostile() -> Iterator[Figure]:
         return pages
 
     for name, message in (
-        ("all of a TiB, over and over", whole),
-        ("510 ranges that end inside chunks", every_chunk),
-        ("510 ranges of almost two chunks", half_chunks),
+        ("hostile message, all of 1 TiB over and over", whole),
+        ("hostile message, 510 ranges that end inside 128 MiB", every_chunk),
+        ("hostile message, 510 ranges of almost 256 MiB", half_chunks),
     ):
-        yield _slowest(f"hostile message: {name}, empty set", lambda: PageSet(total), message)
-        yield _slowest(f"hostile message: {name}, a page in each chunk", bitmap_everywhere, message)
+        yield _slowest(f"{name}: empty set", lambda: PageSet(total), message)
+        yield _slowest(f"{name}: a page in each 128 MiB", bitmap_everywhere, message)
 
 
 def _slowest(name: str, make: Callable[[], PageSet], message: bytes) -> Figure:
@@ -167,7 +167,7 @@ def _small() -> Iterator[Figure]:
             for message in messages:
                 pages.add(message)
             rounds.append((time.perf_counter() - begin) / len(messages))
-        yield Figure(f"a message of {count} ranges", statistics.median(rounds) * 1e6, "us")
+        yield Figure(f"a message of {count} range{'s' * (count > 1)}", statistics.median(rounds) * 1e6, "us")
 
 
 def _metadata() -> Iterator[Figure]:
@@ -195,9 +195,11 @@ def _metadata() -> Iterator[Figure]:
             starts = np.arange(start, start + batch, 2, dtype=np.uint64)
             pages.add(ranges.pack(starts, np.ones_like(starts)))
 
-    yield Figure("1 TiB guest: one range", grown(one_range), "MiB", at_most=CONSTANT / MIB)
-    yield Figure("1 TiB guest: a page in each 128 MiB", grown(one_in_each_bitmap_page), "MiB", at_most=limit)
-    yield Figure("1 TiB guest: every second page", grown(checkerboard), "MiB", at_most=limit)
+    yield Figure("guest of 1 TiB, one range: memory", grown(one_range), "MiB", at_most=CONSTANT / MIB)
+    yield Figure(
+        "guest of 1 TiB, a page in each 128 MiB: memory", grown(one_in_each_bitmap_page), "MiB", at_most=limit
+    )
+    yield Figure("guest of 1 TiB, every second page: memory", grown(checkerboard), "MiB", at_most=limit)
 
 
 def _run(*, big: bool) -> Iterator[Figure]:

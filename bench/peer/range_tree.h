@@ -141,7 +141,7 @@ static Added range_tree_add(RangeTree *set, const uint64_t *words, size_t count,
 }
 
 /* Take the lowest pages out, packed into at most `max_ranges` words: how many words. */
-static size_t range_tree_take(RangeTree *set, uint64_t max_pages, size_t max_ranges, uint64_t *words)
+static inline size_t range_tree_take(RangeTree *set, uint64_t max_pages, size_t max_ranges, uint64_t *words)
 {
     size_t taken = 0;
     while (max_pages && taken < max_ranges) {
