@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: demo demo-qemu test lint conformance bench bench-check rows soak walk fuzz fuzz-coverage clean
+.PHONY: demo demo-qemu test accept-memory lint conformance bench bench-check rows soak walk fuzz fuzz-coverage clean
 .DEFAULT_GOAL := demo
 
 .venv/run.stamp: pyproject.toml scripts/setup-venv
@@ -23,7 +23,11 @@ demo-qemu: .venv/run.stamp  ## one embedded VM beside two real Linux guests unde
 
 test: .venv/dev.stamp  ## everything that is checked at every change; real QEMU guests included
 	scripts/setup-qemu
+	scripts/setup-qemu10
 	$(PYTEST) -n 2 --dist worksteal -m "not soak" $(ARGS)
+
+accept-memory: .venv/dev.stamp  ## ten rounds of a 256 MiB guest between 128 MiB and 4 GiB, everybody's figures side by side
+	$(BIN)/python -m tests.accept $(ARGS)
 
 lint: .venv/dev.stamp
 	$(BIN)/ruff format --check .
@@ -41,6 +45,7 @@ bench-check: .venv/dev.stamp  ## the same, held against the bounds each one stat
 
 rows: .venv/dev.stamp  ## each promise of docs/rows.toml: proven, failing or open (STRICT=1: open fails too)
 	scripts/setup-qemu
+	scripts/setup-qemu10
 	$(BIN)/python scripts/rows.py $(if $(STRICT),--strict) $(ARGS)
 
 soak: .venv/dev.stamp  ## the long ones
