@@ -302,6 +302,8 @@ PARSERS = (
             hardware.encode(hardware.WriteMsr(8, 0x40000083, 1)),
             hardware.encode(hardware.Reply(7, 0)),
             hardware.encode(hardware.Start()),
+            hardware.encode(hardware.UnmapSlot(3)),
+            hardware.encode(hardware.UnplugAnswered(4, is_done=True)),
         ),
         REMOTE,
     ),

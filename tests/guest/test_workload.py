@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dynmem.guest.allocator import Allocator
+from dynmem.guest.allocator import IN_USE, Allocator
 from dynmem.guest.curve import parse_load
 from dynmem.guest.pattern import PAGE_WORDS, Memory, Pattern
 from dynmem.guest.runs import runs_of
@@ -176,3 +176,39 @@ def test_a_quiet_workload_asks_to_be_left_alone() -> None:
         guest.now = guest.workload.tick(guest.now)
         ticks += 1
     assert ticks <= 10
+
+
+def test_a_tick_that_leaves_work_asks_for_the_next_one_at_once() -> None:
+    guest = Guest("steps,period=2s,rate=64G,low=0%", pages=4 * TICK_PAGES)
+    guest.workload.tick(0)
+    ticks: list[int] = []
+    now = NS_PER_S
+    while guest.workload.held_pages < guest.workload.wanted_pages or not ticks:
+        ticks.append(guest.workload.tick(now))
+        now += NS_PER_MS
+    assert [at - NS_PER_S for at in ticks[:-1]] == [n * NS_PER_MS for n in range(3)]
+    assert ticks[-1] >= now
+    now = 2 * NS_PER_S
+    assert guest.workload.tick(now) == now  # the load is low again, and most of it is held still
+    assert guest.workload.held_pages > TICK_PAGES
+
+
+def test_held_pages_are_checked_and_move_out_of_memory_that_goes(full: Guest) -> None:
+    start, end = 1000, 3000
+    inside = [page for page in full.held().tolist() if start <= page < end]
+    full.memory[inside[7], 3] ^= np.uint64(1)
+    free = full.allocator.take_out(start, end)
+    assert full.workload.leave(start, end)
+    assert full.allocator.count(start, end, *IN_USE) == 0
+    assert full.workload.held_pages == PAGES // 2 == full.held().size
+    full.allocator.put_back(free)
+    assert full.found() == (1, 1)
+
+
+def test_held_pages_stay_where_they_are_when_there_is_no_room_elsewhere(full: Guest) -> None:
+    full.allocator.take_out(1000, 7000)
+    full.allocator.allocate_for_balloon(full.allocator.available_pages)
+    before = full.held().tolist()
+    assert not full.workload.leave(1000, 7000)
+    assert full.held().tolist() == before
+    assert full.found() == (0, 0)

@@ -84,6 +84,8 @@ class Workload:
         if now_ns - self._sampled_ns >= SAMPLE_NS:
             self._sampled_ns = now_ns
             self._sample()
+        if self.can_grow or self.held_pages > self.wanted_pages:
+            return now_ns  # the rest of it at once: the host has its turn between two ticks
         return now_ns + (QUIET_TICK_NS if self._is_quiet(now_ns) else BUSY_TICK_NS)
 
     def leave(self, start: int, end: int) -> bool:
@@ -107,15 +109,12 @@ class Workload:
             self._shrink(TICK_PAGES)
 
     def _is_quiet(self, now_ns: int) -> bool:
-        """Whether the next tick has nothing to move that is in a hurry.
+        """Whether the next tick, when this one has moved what it could, has nothing in a hurry.
 
         A squeezed workload is quiet too: what it waits for comes with a message of the host, and whoever
         delivers that calls `tick` again.
         """
-        short_of = self.wanted_pages - self.held_pages
-        if short_of > 0:
-            return self._spare_pages() == 0
-        return short_of == 0 and self.wanted_pages == self._asked(now_ns)
+        return self.wanted_pages > self.held_pages or self.wanted_pages == self._asked(now_ns)
 
     def _spare_pages(self) -> int:
         return max(0, self._allocator.available_pages - self._reserve_pages)
