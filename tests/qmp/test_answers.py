@@ -11,9 +11,10 @@ import pytest
 from tests.qmp.conversations import GREET, ROWS, Row
 from tests.sockets import is_listened_on
 
-from dynmem.qmp.command import Argument, Command
+from dynmem.qmp.command import Command
 from dynmem.qmp.errors import DEVICE_NOT_ACTIVE, QmpCommandError
 from dynmem.qmp.server import QmpServer
+from dynmem.qmp.types import INT, Member, Object
 
 END = b'\n{"execute":"query-name","id":"end"}\n'
 
@@ -44,9 +45,10 @@ def no_device(arguments: object) -> object:
     raise QmpCommandError(DEVICE_NOT_ACTIVE, "No balloon device has been activated")
 
 
+VALUE = Object((Member("value", INT),))
 COMMANDS = {
     "query-name": Command(lambda _: {}),
-    "balloon": Command(no_device, {"value": Argument("integer")}),
+    "balloon": Command(no_device, VALUE),
 }
 
 

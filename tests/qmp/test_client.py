@@ -10,9 +10,10 @@ import pytest
 from dynmem.errors import DeadlineError, RemoteProtocolError, UnreachableError
 from dynmem.limits import QMP_ERROR_TEXT_MAX, QMP_EVENTS_KEPT
 from dynmem.qmp.client import QmpClient
-from dynmem.qmp.command import Argument, Arguments, Command
+from dynmem.qmp.command import Arguments, Command
 from dynmem.qmp.errors import BusyError, QmpCommandError
 from dynmem.qmp.server import QmpServer
+from dynmem.qmp.types import INT, Member, Object
 
 GREETING = b'{"QMP": {"version": {"qemu": {"micro": 0, "minor": 0, "major": 9}}, "capabilities": []}}\r\n'
 DONE = b'{"return": {}, "id": 1}\r\n'
@@ -27,9 +28,10 @@ def refuse(_: Arguments) -> object:
     raise QmpCommandError("GenericError", "no")
 
 
+VALUE = Object((Member("value", INT),))
 COMMANDS = {
-    "late": Command(late, {"value": Argument("integer")}),
-    "now": Command(lambda arguments: arguments["value"], {"value": Argument("integer")}),
+    "late": Command(late, VALUE),
+    "now": Command(lambda arguments: arguments["value"], VALUE),
     "refuse": Command(refuse),
 }
 

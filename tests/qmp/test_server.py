@@ -43,6 +43,7 @@ def test_qemus_own_client_library_is_served(tmp_path: Path) -> None:
             "qmp_capabilities",
             "query-commands",
             "query-name",
+            "query-qmp-schema",
             "query-version",
         }
         with client.listener("HELLO") as listener:
@@ -93,13 +94,13 @@ def test_of_events_that_come_too_fast_the_first_and_the_last_are_sent() -> None:
 
         throttle = Throttle(send, {"SLOW": 50})
         for number in range(10):
-            throttle.offer("SLOW", b"%d" % number)
-            throttle.offer("FAST", b"f")
+            throttle.offer("SLOW", b"%d" % number, {})
+            throttle.offer("FAST", b"f", {})
         assert sent == [b"0", *[b"f"] * 10]
         news.clear()
         await news.wait()
         assert sent[-1] == b"9"
-        throttle.offer("SLOW", b"10")
+        throttle.offer("SLOW", b"10", {})
         assert sent[-1] == b"9"  # it waits for its time again
         news.clear()
         await news.wait()
@@ -107,6 +108,19 @@ def test_of_events_that_come_too_fast_the_first_and_the_last_are_sent() -> None:
         throttle.close()
 
     asyncio.run(asyncio.wait_for(scene(), 10))
+
+
+def test_each_memory_device_has_a_limit_of_its_own_for_changes_of_its_size() -> None:
+    async def scene() -> None:
+        sent: list[bytes] = []
+        throttle = Throttle(sent.append)
+        for path in ("/a", "/b", "/a", "/b"):
+            line = f"{path}{len(sent)}".encode()
+            throttle.offer("MEMORY_DEVICE_SIZE_CHANGE", line, {"size": 1, "qom-path": path})
+        assert sent == [b"/a0", b"/b1"]
+        throttle.close()
+
+    asyncio.run(scene())
 
 
 def test_a_client_that_reads_nothing_is_dropped_and_the_others_are_not(tmp_path: Path) -> None:

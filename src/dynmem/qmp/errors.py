@@ -7,6 +7,7 @@ from dynmem.errors import RefusedError, UnreachableError
 GENERIC_ERROR: Final = "GenericError"
 COMMAND_NOT_FOUND: Final = "CommandNotFound"
 DEVICE_NOT_ACTIVE: Final = "DeviceNotActive"
+DEVICE_NOT_FOUND: Final = "DeviceNotFound"
 
 
 class QmpCommandError(RefusedError):

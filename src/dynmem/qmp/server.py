@@ -16,25 +16,31 @@ from typing import Final
 
 from dynmem.errors import ConfigError
 from dynmem.limits import QMP_CLIENTS_MAX, QMP_READ_BYTES, QMP_UNSENT_BYTES_MAX, UNIX_PATH_BYTES_MAX
-from dynmem.qmp.command import Argument, Command, check_arguments, find_command, parse_request
+from dynmem.qmp.command import Command, checked_arguments, find_command, parse_request
 from dynmem.qmp.errors import COMMAND_NOT_FOUND, GENERIC_ERROR, QmpCommandError
 from dynmem.qmp.framing import encode_line
+from dynmem.qmp.introspection import SCHEMA_INFO, schema
 from dynmem.qmp.parser import NESTED_TOO_DEEPLY, Malformed, ValueReader
 from dynmem.qmp.throttle import Throttle
+from dynmem.qmp.types import INT, STR, Array, Enum, Member, Object, read_members
 
 FLUSH_S: Final = 0.5  # how long the last replies may take when the monitor closes
 _LOG: Final = logging.getLogger(__name__)
 _NEGOTIATION: Final = "qmp_capabilities"
-_CAPABILITIES_ARGUMENTS: Final = {"enable": Argument("array", optional=True)}
+_CAPABILITIES: Final = Array(Enum(("oob",)))
+_NEGOTIATION_ARGUMENTS: Final = Object((Member("enable", _CAPABILITIES, is_optional=True),))
+_TRIPLE: Final = Object((Member("major", INT), Member("minor", INT), Member("micro", INT)))
+_VERSION: Final = Object((Member("qemu", _TRIPLE), Member("package", STR)))
+_NAMES: Final = Array(Object((Member("name", STR),)))
 
 
 class QmpServer:
     """The monitor: `start` listens, `emit` sends an event to everybody, `close` ends it.
 
     The socket is 0600; its folder is made 0700 when it does not exist. The server itself has the commands
-    `qmp_capabilities`, `query-version` and `query-commands`. Everything runs on the loop that started it; a
-    command that is no coroutine runs undisturbed by others. `version` is the QEMU whose language is spoken,
-    `package` who speaks it.
+    `qmp_capabilities`, `query-version`, `query-commands` and `query-qmp-schema`, which tells of `commands`
+    and `events` (the data of each). Everything runs on the loop that started it; a command that is no
+    coroutine runs undisturbed by others. `version` is the QEMU whose language is spoken by `package`.
     """
 
     def __init__(
@@ -42,6 +48,7 @@ class QmpServer:
         path: str | Path,
         *,
         commands: Mapping[str, Command],
+        events: Mapping[str, Object] | None = None,
         version: tuple[int, int, int] = (10, 2, 2),
         package: str = "",
     ) -> None:
@@ -53,9 +60,12 @@ class QmpServer:
         }
         self._commands: Final = {
             **commands,
-            "query-version": Command(lambda _: self.version),
-            "query-commands": Command(lambda _: self._names()),
+            "query-version": Command(lambda _: self.version, returns=_VERSION),
+            "query-commands": Command(lambda _: self._names(), returns=_NAMES),
+            "query-qmp-schema": Command(lambda _: self._schema, returns=Array(SCHEMA_INFO)),
         }
+        negotiation = Command(lambda _: {}, _NEGOTIATION_ARGUMENTS)  # carried out by each session
+        self._schema: Final = schema({**self._commands, _NEGOTIATION: negotiation}, events or {})
         self._sessions: set[_Session] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._throttle = Throttle(self._broadcast)
@@ -81,7 +91,7 @@ class QmpServer:
         }
         if data is not None:
             message["data"] = dict(data)
-        self._throttle.offer(event, encode_line(message))
+        self._throttle.offer(event, encode_line(message), data or {})
 
     async def close(self) -> None:
         """Stop listening, remove the socket, send what is still to be sent, hang up. May be called twice."""
@@ -182,24 +192,17 @@ class _Session:
             desc = f"Expecting capabilities negotiation with '{_NEGOTIATION}'"
             raise QmpCommandError(COMMAND_NOT_FOUND, desc)
         command = find_command(self._commands, request.command)
-        check_arguments(command.arguments, request.arguments)
-        result = command.run(request.arguments)
+        result = command.run(checked_arguments(command, request.arguments))
         return await result if inspect.isawaitable(result) else result
 
     def _negotiate(self, arguments: Mapping[str, object]) -> object:
         if self._negotiated:
             desc = "Capabilities negotiation is already complete, command ignored"
             raise QmpCommandError(COMMAND_NOT_FOUND, desc)
-        check_arguments(_CAPABILITIES_ARGUMENTS, arguments)
-        wanted = arguments.get("enable", [])
+        wanted = read_members(_NEGOTIATION_ARGUMENTS, arguments).get("enable", [])
         assert isinstance(wanted, list)
-        for index, name in enumerate(wanted):
-            where = f"enable[{index}]"
-            if not isinstance(name, str):
-                raise QmpCommandError(
-                    GENERIC_ERROR, f"Invalid parameter type for '{where}', expected: string"
-                )
-            raise QmpCommandError(GENERIC_ERROR, f"Parameter '{where}' does not accept value '{name}'")
+        if wanted:
+            raise QmpCommandError(GENERIC_ERROR, f"Capability {', '.join(wanted)} not available")
         self._negotiated = True
         return {}
 

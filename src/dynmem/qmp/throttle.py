@@ -1,6 +1,6 @@
 """Rate limits of events: the first goes out at once; of those that follow too soon the last, when it is time.
 
-The names and the milliseconds are QEMU's (monitor/monitor.c).
+The names, the milliseconds and what is counted apart are QEMU's (monitor/monitor.c).
 """
 
 import asyncio
@@ -10,28 +10,35 @@ from typing import Final
 RATE_LIMITS_MS: Final[Mapping[str, int]] = {
     "BALLOON_CHANGE": 1000,
     "HV_BALLOON_STATUS_REPORT": 1000,
+    "MEMORY_DEVICE_SIZE_CHANGE": 1000,
 }
+_APART_BY: Final[Mapping[str, str]] = {"MEMORY_DEVICE_SIZE_CHANGE": "qom-path"}
+_Key = tuple[str, object]
 
 
 class Throttle:
-    """Passes lines to `send`, those of a rate-limited event at most once per its time."""
+    """Passes lines to `send`, those of a rate-limited event at most once per its time.
+
+    Each device's MEMORY_DEVICE_SIZE_CHANGE has a limit of its own.
+    """
 
     def __init__(
         self, send: Callable[[bytes], None], rate_limits_ms: Mapping[str, int] = RATE_LIMITS_MS
     ) -> None:
         self._send = send
         self._limits = rate_limits_ms
-        self._timers: dict[str, asyncio.TimerHandle] = {}
-        self._last: dict[str, bytes] = {}
+        self._timers: dict[_Key, asyncio.TimerHandle] = {}
+        self._last: dict[_Key, bytes] = {}
 
-    def offer(self, name: str, line: bytes) -> None:
-        """Send `line` now, or keep it in place of an earlier one of this name."""
-        if name in self._timers:
-            self._last[name] = line
+    def offer(self, name: str, line: bytes, data: Mapping[str, object]) -> None:
+        """Send `line` now, or keep it in place of an earlier one of its kind; `data` is what is in it."""
+        key = (name, data.get(_APART_BY.get(name, "")))
+        if key in self._timers:
+            self._last[key] = line
             return
         self._send(line)
         if name in self._limits:
-            self._start(name)
+            self._start(key)
 
     def close(self) -> None:
         """Forget what waits."""
@@ -40,13 +47,13 @@ class Throttle:
         self._timers.clear()
         self._last.clear()
 
-    def _start(self, name: str) -> None:
+    def _start(self, key: _Key) -> None:
         loop = asyncio.get_running_loop()
-        self._timers[name] = loop.call_later(self._limits[name] / 1000, self._expired, name)
+        self._timers[key] = loop.call_later(self._limits[key[0]] / 1000, self._expired, key)
 
-    def _expired(self, name: str) -> None:
-        del self._timers[name]
-        line = self._last.pop(name, None)
+    def _expired(self, key: _Key) -> None:
+        del self._timers[key]
+        line = self._last.pop(key, None)
         if line is not None:
             self._send(line)
-            self._start(name)
+            self._start(key)

@@ -5,8 +5,9 @@ Commands of our own begin with ``x-``.
 
 from typing import Final
 
-from dynmem.qmp.command import Argument, Arguments, Command
+from dynmem.qmp.command import Arguments, Command
 from dynmem.qmp.errors import DEVICE_NOT_ACTIVE, GENERIC_ERROR, QmpCommandError
+from dynmem.vm import schema
 from dynmem.vm.hv_balloon import HvBalloon
 from dynmem.vm.machine import Ending, Machine
 
@@ -15,19 +16,19 @@ def commands(machine: Machine) -> dict[str, Command]:
     """What the monitor of `machine` can do, besides what every monitor can."""
     handlers: Final = _Handlers(machine)
     return {
-        "balloon": Command(handlers.balloon, {"value": Argument("integer")}),
+        "balloon": Command(handlers.balloon, schema.VALUE),
         "cont": Command(handlers.cont),
-        "query-balloon": Command(handlers.query_balloon),
-        "query-hv-balloon-status-report": Command(handlers.query_status_report),
-        "query-memory-size-summary": Command(handlers.query_memory_size_summary),
-        "query-name": Command(handlers.query_name),
-        "query-status": Command(handlers.query_status),
+        "query-balloon": Command(handlers.query_balloon, returns=schema.BALLOON_INFO),
+        "query-hv-balloon-status-report": Command(handlers.query_status_report, returns=schema.STATUS_REPORT),
+        "query-memory-size-summary": Command(handlers.query_memory_size_summary, returns=schema.MEMORY_SIZES),
+        "query-name": Command(handlers.query_name, returns=schema.NAME),
+        "query-status": Command(handlers.query_status, returns=schema.STATUS),
         "quit": Command(handlers.quit),
         "stop": Command(handlers.stop),
         "system_reset": Command(handlers.system_reset),
-        "x-query-channels": Command(handlers.query_channels),
-        "x-query-faults": Command(handlers.query_faults),
-        "x-query-hv-balloon": Command(handlers.query_hv_balloon),
+        "x-query-channels": Command(handlers.query_channels, returns=schema.CHANNELS),
+        "x-query-faults": Command(handlers.query_faults, returns=schema.FAULTS),
+        "x-query-hv-balloon": Command(handlers.query_hv_balloon, returns=schema.HV_BALLOON_STATE),
     }
 
 

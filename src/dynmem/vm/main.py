@@ -13,6 +13,7 @@ from dynmem.qmp.server import QmpServer
 from dynmem.vm.commands import commands
 from dynmem.vm.machine import Ending, Machine
 from dynmem.vm.options import VmOptions
+from dynmem.vm.schema import EVENTS
 
 SPOKEN: Final = (10, 2, 2)  # the QEMU whose commands these are
 _LOG: Final = logging.getLogger("dynmem.vm")
@@ -47,7 +48,11 @@ async def _run(options: VmOptions) -> int:
             loop.add_signal_handler(number, machine.end, Ending(guest=False, reason="host-signal"))
         if options.qmp is not None:
             server = QmpServer(
-                options.qmp, commands=commands(machine), version=SPOKEN, package=f"dynmem {__version__}"
+                options.qmp,
+                commands=commands(machine),
+                events=EVENTS,
+                version=SPOKEN,
+                package=f"dynmem {__version__}",
             )
             await server.start()
             monitor.server = server
