@@ -283,10 +283,9 @@ class PageSet:
             return b""
         if not self._size:
             self.clear()
-        if len(taken) == 1:
-            starts, ends = taken[0]
-            return page_ranges.pack(starts, ends - starts)
-        return bitmap.packed(*(np.concatenate(side) for side in zip(*taken, strict=True)))
+        if len(taken) > 1:
+            starts, ends = (np.concatenate(side) for side in zip(*taken, strict=True))
+        return bitmap.packed(starts, ends)  # a run ends where its chunk ends: those that go on are joined
 
     def _insert(self, starts: U64Array, ends: U64Array) -> int:
         """Put in ascending, disjoint ranges, all inside the guest: how many pages are new."""
@@ -436,8 +435,7 @@ class PageSet:
             return _Runs(*(np.array([chunk << CHUNK_SHIFT], np.uint64) for chunk in (low, after)))
         mixed = int(np.argmax(full)) if full.any() else occupied.size
         chunks = occupied[: min(mixed, self._ahead)]
-        index = (chunks[:, None] * CHUNK_WORDS + np.arange(CHUNK_WORDS)).reshape(-1)
-        runs = _Runs(*bitmap.word_runs(index, self._rows[chunks].reshape(-1)))
+        runs = _Runs(*bitmap.row_runs(chunks << CHUNK_SHIFT, self._rows[chunks]))
         more = runs.starts.size < _AHEAD_RUNS
         self._ahead = min(2 * self._ahead, _AHEAD_CHUNKS_MAX) if more else max(self._ahead // 2, 1)
         return runs
