@@ -76,7 +76,8 @@ def word_runs(index: Indices, bits: U64Array) -> tuple[U64Array, U64Array]:
 def row_runs(first_pages: Indices, rows: U64Array) -> tuple[U64Array, U64Array]:
     """The runs in rows of words (n, k) that begin at `first_pages`: starts and ends.
 
-    They are ascending when the rows are. A run ends with its row. Faster than `word_runs` where much is set: it looks at whole rows.
+    They are ascending when the rows are. A run ends with its row. Faster than `word_runs` where much is set:
+    it looks at whole rows.
     """
     count, width = rows.shape
     padded = np.zeros((count, width + 1), np.uint64)  # a word behind each row, for the ends there
