@@ -61,7 +61,7 @@ def test_a_report_says_how_the_guest_is() -> None:
         allocator,
         workload,
         now_ns=1_234_567_890,
-        boot_pages=2000,
+        first_pages=2000,
         mapped_pages=3000,
         floor_pages=7,
         faults=1,

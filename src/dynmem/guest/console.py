@@ -20,8 +20,9 @@ class Report(msgspec.Struct, frozen=True, gc=False):
     """One line of the console. Counters of pages are in units of 4 KiB; those marked * only ever rise.
 
     - `t`: seconds of the guest's clock, which stands still while the VM is stopped;
-    - `total_pages`: all of the guest's memory; `added_pages`: what of it came after boot; `absent_pages`:
-      what the hardware has mapped beside it, for memory that is not used yet, or no longer;
+    - `total_pages`: all of the guest's memory; `added_pages`: what of it is beyond slot 0, the
+      memory that every boot has; `absent_pages`: what the hardware has mapped beside it, for memory that is
+      not used yet, or no longer;
     - `ballooned_pages`: what the host has of it; `free_pages`: what nobody uses; `floor_pages`: what the
       balloon leaves free;
     - `wanted_pages`: what the load asks for, `held_pages`: what it has; the difference is unmet demand;
@@ -87,7 +88,7 @@ def report_of(
     workload: Workload,
     *,
     now_ns: int,
-    boot_pages: int,
+    first_pages: int,
     mapped_pages: int,
     floor_pages: int,
     faults: int,
@@ -98,7 +99,7 @@ def report_of(
         Report(
             t=round(now_ns / NS_PER_S, 3),
             total_pages=allocator.total_pages,
-            added_pages=allocator.total_pages - boot_pages,
+            added_pages=allocator.total_pages - first_pages,
             absent_pages=mapped_pages - allocator.total_pages,
             ballooned_pages=allocator.ballooned_pages,
             free_pages=allocator.available_pages,

@@ -71,12 +71,12 @@ class Kernel:
         for pages in (ram.pages(slot) for slot in sorted(ram.slots) if slot):
             self._allocator.add(pages.start, len(pages))
             self._drivers.memory_plugged(pages)
-        self._boot_pages = self._allocator.total_pages
+        self._first_pages = len(boot)
         self._workload = Workload(
             ram.memory,
             self._allocator,
             load,
-            usable_pages=self._boot_pages - _KERNEL_USES,
+            usable_pages=self._allocator.total_pages - _KERNEL_USES,
             seed=seed + 1,
         )
         self._slots = Slots(hardware, self._allocator, self._drivers, self._workload)
@@ -110,7 +110,7 @@ class Kernel:
                 self._allocator,
                 self._workload,
                 now_ns=now,
-                boot_pages=self._boot_pages,
+                first_pages=self._first_pages,
                 mapped_pages=self._hardware.ram.mapped_pages,
                 floor_pages=self._drivers.floor_pages,
                 faults=self._drivers.faults,
