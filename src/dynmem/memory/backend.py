@@ -41,6 +41,7 @@ class Backend:
 
     kind: ClassVar[str] = ""
     hugetlb: bool = False  # huge pages that were reserved: they come and go whole
+    owns_file: bool = False  # the memory file is nobody else's: what is in it is not worth keeping
     shared_underneath: bool = False  # shared by its descriptor though `share` says otherwise
 
     def __init__(self, size: int, name: str, *, fd: int, page_size: int, share: bool, prealloc: bool) -> None:
@@ -157,6 +158,7 @@ class MemfdBackend(Backend):
     """
 
     kind = "memory-backend-memfd"
+    owns_file = True
 
     def __init__(
         self,

@@ -47,6 +47,7 @@ class FileBackend(Backend):
         self.path: Final = Path(path)
         self.discard_data: Final = discard_data
         fd, made = _opened(self.path, name)
+        self.owns_file = not made and self.path.is_dir()
         try:
             page_size = _prepared(fd, size, name)
         except BaseException:

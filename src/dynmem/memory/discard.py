@@ -2,8 +2,10 @@
 
 What works differs by the kind of memory (measured, see docs/performance.md):
 
-- Shared memory (memfd, tmpfs, hugetlbfs): only a hole in the file frees it; MADV_DONTNEED drops this
-  process's mapping and nothing else. One fallocate for each coalesced range.
+- Shared memory (memfd, tmpfs, hugetlbfs): only a hole in the file frees it, one fallocate for each coalesced
+  range; MADV_DONTNEED drops this process's mapping and nothing else. Still, when many small ranges are
+  dropped so in one call before, each hole has less to do (1.15 times as fast where this process has them
+  mapped, the same where only the guest's has). Two threads are no faster on one file, nor is io_uring.
 - Private memory: MADV_DONTNEED, batched where the kernel takes that from a process for itself.
 - Transparent huge pages of private memory: a part that is dropped leaves the huge page as it is until the
   kernel runs out of memory, so a huge page that loses a part is split first.
@@ -25,6 +27,9 @@ from dynmem.pages import ranges as page_ranges
 from dynmem.units import PAGE_SHIFT, PAGE_SIZE
 
 _SHIFT: Final = np.uint64(PAGE_SHIFT)
+_SMALL_BYTES: Final = (
+    64 << 10
+)  # ranges shorter than this, on the average, are dropped before they are punched
 
 
 class DiscardError(DynmemError):
@@ -64,11 +69,15 @@ class Discarder:
         spans = self._whole_host_pages(starts, starts + counts)
         work = _Work(self._backend, self._abilities)
         if self._backend.is_shared:
+            work.unmap(spans)
             work.punch(spans)
-        else:
-            if self._backend.fd < 0:
-                work.split_huge_pages(spans)
-            work.drop(spans)
+            return work.result()
+        if self._backend.fd < 0:
+            work.split_huge_pages(spans)
+        elif self._backend.owns_file:  # reading what was never written fills the file, behind the copies
+            for offset, length in spans.tolist():
+                system_calls.punch(self._backend.fd, offset, length)
+        work.drop(spans)
         return work.result()
 
     def _whole_host_pages(self, starts: U64Array, ends: U64Array) -> U64Array:
@@ -100,20 +109,26 @@ class _Work:
             self._done,
         )
 
+    def unmap(self, spans: U64Array) -> None:
+        """Take small ranges out of this process's mapping of a file; what fails here makes no difference."""
+        small = len(spans) > 1 and int(spans[:, 1].sum()) < len(spans) * _SMALL_BYTES
+        if self._abilities.batched_dontneed and small:
+            self._drop_in_batches(spans)
+
     def punch(self, spans: U64Array) -> None:
         """Punch holes into the file, one call a span."""
         fd = self._backend.fd
         for offset, length in spans.tolist():
-            self._count(system_calls.punch(fd, offset, length), offset, length)
+            self._enter(system_calls.punch(fd, offset, length), offset, length)
 
     def drop(self, spans: U64Array) -> None:
         """Drop private pages, in batches where the kernel does that."""
         if self._abilities.batched_dontneed:
-            self._drop_batches(spans)
-            return
+            dropped, spans = self._drop_in_batches(spans)
+            self._done += dropped
         base = self._backend.address
         for offset, length in spans.tolist():
-            self._count(system_calls.madvise(base + offset, length, MADV_DONTNEED), offset, length)
+            self._enter(system_calls.madvise(base + offset, length, MADV_DONTNEED), offset, length)
 
     def split_huge_pages(self, spans: U64Array) -> None:
         """Split each transparent huge page that loses a part and keeps a part, before the part is dropped.
@@ -132,35 +147,29 @@ class _Work:
         for offset in inside[first].tolist():
             system_calls.madvise(base + offset, PAGE_SIZE, MADV_COLD)
 
-    def _drop_batches(self, spans: U64Array) -> None:
-        """Drop with as many spans a call as the kernel takes, and go on where it stops short.
+    def _drop_in_batches(self, spans: U64Array) -> tuple[int, U64Array]:
+        """Drop with as many spans a call as the kernel takes: bytes dropped, and the spans that it refused.
 
-        A span that it refuses is tried alone, so that its own error is told, and the rest is gone on with.
+        It stops short at a span that it refuses, and at CALL_BYTES_MAX: then this goes on from there.
         """
         pieces = _pieces(spans)
-        pieces[:, 0] += np.uint64(self._backend.address)
-        reach = np.concatenate(([0], np.cumsum(pieces[:, 1])))
-        position = 0  # in `pieces`
+        base = np.array((self._backend.address, 0), np.uint64)
+        reach = np.concatenate((np.zeros(1, np.uint64), np.cumsum(pieces[:, 1])))
+        refused: list[int] = []
+        dropped = position = 0
         while position < len(pieces):
             last = int(np.searchsorted(reach, reach[position] + np.uint64(CALL_BYTES_MAX), "right")) - 1
             batch = pieces[position : min(last, position + IOVECS_MAX)]
-            done = system_calls.process_madvise(self._abilities.pidfd, batch, MADV_DONTNEED)
-            position += self._entered(batch, done)
+            done = system_calls.process_madvise(self._abilities.pidfd, batch + base, MADV_DONTNEED)
+            whole = int(np.searchsorted(np.cumsum(batch[:, 1]), max(done, 0), "right"))
+            dropped += int(batch[:whole, 1].sum())
+            position += whole
+            if whole < len(batch):
+                refused.append(position)
+                position += 1
+        return dropped, pieces[refused]
 
-    def _entered(self, batch: U64Array, done: int) -> int:
-        """Enter what a batched call did, -errno or bytes: how many of the batch need nothing more."""
-        reach = np.cumsum(batch[:, 1])
-        whole = int(np.searchsorted(reach, max(done, 0), "right"))
-        self._done += int(reach[whole - 1]) if whole else 0
-        if whole == len(batch):
-            return whole
-        address, length = batch[whole].tolist()
-        self._count(
-            system_calls.madvise(address, length, MADV_DONTNEED), address - self._backend.address, length
-        )
-        return whole + 1
-
-    def _count(self, number: int, offset: int, length: int) -> None:
+    def _enter(self, number: int, offset: int, length: int) -> None:
         """Enter what became of one call: 0 or an errno."""
         if number == 0:
             self._done += length
