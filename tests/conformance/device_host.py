@@ -1,12 +1,15 @@
 """The host that `dynmem vm` is made of, as far as protocols go: its bus and its hv-balloon device."""
 
+import asyncio
 import mmap
+import weakref
 
 from dynmem.conformance import adapter
+from dynmem.memory.backend import Backend, MemfdBackend
 from dynmem.units import MIB, NS_PER_S, PAGE_SHIFT, PAGE_SIZE
 from dynmem.vm.clock import VirtualClock
 from dynmem.vm.faults import Faults
-from dynmem.vm.hv_balloon import HvBalloon
+from dynmem.vm.hv_balloon import Discarding, HvBalloon
 from dynmem.vmbus.host import Bus, BusState, ChannelClosed, ChannelFaulted, ChannelOpened
 from dynmem.vmbus.memory import FlatMemory
 
@@ -26,10 +29,14 @@ class DeviceHost:
         self.hot_add_pages = 0
         self._now = 0
         clock = VirtualClock(lambda: self._now)
+        self.boot = MemfdBackend(BOOT_BYTES)
+        self._loop = asyncio.new_event_loop()  # of futures that are done before anybody waits
+        weakref.finalize(self, self._loop.close)
         self.device = HvBalloon(
             identity="balloon0",
-            memory_bytes=BOOT_BYTES,
-            discard=self._discard,
+            boot=self.boot,
+            discarding=self._discarding,
+            wake=lambda: None,
             status_report=True,
             post_init_wait_ns=POST_INIT_WAIT_NS,
             clock=clock,
@@ -37,15 +44,24 @@ class DeviceHost:
         )
         self.bus = Bus(self.memory, [self.device.offer])
 
-    async def _discard(self, ranges: bytes) -> int:
-        return len(ranges)
+    def _discarding(self, _: Backend) -> Discarding:
+        return self._discard
+
+    def _discard(self, ranges: bytes) -> "asyncio.Future[int]":
+        future: asyncio.Future[int] = self._loop.create_future()
+        future.set_result(len(ranges))
+        return future
+
+    def _restart(self) -> None:
+        for _ in self.device.restarted().__await__():
+            raise AssertionError("no discard is in flight")
 
     def post_message(self, connection_id: int, message_type: int, payload: bytes) -> int:
         offered = self.bus.state is BusState.OFFERED
         status = self.bus.post_message(connection_id, message_type, payload)
         self._follow_bus()
         if offered and self.bus.state is not BusState.OFFERED:
-            self.device.restarted()
+            self._restart()
         self._turn()
         return status
 
@@ -75,7 +91,7 @@ class DeviceHost:
     def reset(self) -> None:
         self.bus.reset()
         self._follow_bus()
-        self.device.restarted()
+        self._restart()
 
     def unplug(self) -> bool:
         self.bus.rescind(next(iter(self.bus.channels.values())))
@@ -99,8 +115,6 @@ class DeviceHost:
         while received:
             received = self.device.receive()
             self._follow_bus()
-            for _ in self.device.discard().__await__():
-                raise AssertionError("this discard waits for nothing")
             self.device.send()
             self._follow_bus()
         self.device.take_events()

@@ -1,241 +1,210 @@
 """The device between bus and memory: what is being discarded is nobody's until that is done."""
 
 import asyncio
-import struct
-from collections.abc import Callable
-
-import pytest
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 from dynmem.memory.discard import DiscardError
-from dynmem.units import MIB, PAGE_SIZE
-from dynmem.vm.clock import VirtualClock
-from dynmem.vm.faults import Faults
-from dynmem.vm.hv_balloon import HvBalloon
-from dynmem.vmbus import guest as vmbus
-from dynmem.vmbus.host import Bus, ChannelFaulted, ChannelOpened
-from dynmem.vmbus.memory import FlatMemory
+from dynmem.units import NS_PER_S, PAGE_SIZE
 from dynmem.wire import dm
-from dynmem.wire.synic import VMBUS_MESSAGE_TYPE
-from dynmem.wire.trace_events import NO_TRACE, Trace, matching
+from dynmem.wire.trace_events import Trace, matching
 
-SIZE = 32 * MIB
-RANGES = struct.pack("<2Q", 1000 | 16 << 40, 2000 | 8 << 40)
+from .device_rig import SIZE, Discards, Rig, packed
 
-
-class Rig:
-    """A bus, the device, and a guest that has negotiated; `discard` says what giving memory back does."""
-
-    def __init__(
-        self,
-        discard: Callable[[bytes], asyncio.Future[int]],
-        *,
-        ring_pages: tuple[int, int] = (10, 5),
-        trace: Trace = NO_TRACE,
-    ) -> None:
-        memory = FlatMemory(memoryview(bytearray(SIZE)))
-        clock = VirtualClock()
-        self.faults = Faults(clock.now_ns)
-        self.device = HvBalloon(
-            identity="b",
-            memory_bytes=SIZE,
-            discard=discard,
-            status_report=True,
-            post_init_wait_ns=0,
-            clock=clock,
-            faults=self.faults,
-            trace=trace,
-        )
-        self.bus = Bus(memory, [self.device.offer])
-        self.client = vmbus.Client(memory)
-        self.client.connect()
-        self.events: list[vmbus.Event] = []
-        self.pump()
-        (self.channel,) = [event.channel for event in self.events if isinstance(event, vmbus.Offered)]
-        pages, downstream = ring_pages
-        self.channel.open(range(16, 16 + pages), downstream)
-        self.pump()
-        for message in (
-            dm.VersionRequest(1, dm.VERSION_WIN10, is_last_attempt=False),
-            dm.CapabilitiesReport(2, dm.CAP_BALLOON, 0, (1 << 40) - 1),
-        ):
-            self.say(message)
-            assert len(self.heard()) == 1
-
-    def pump(self) -> None:
-        for _ in range(8):
-            for post in self.client.take_posts():
-                self.bus.post_message(post.connection_id, VMBUS_MESSAGE_TYPE, post.payload)
-            while (message := self.bus.next_message()) is not None:
-                self.bus.message_delivered()
-                self.client.receive_message(message.payload)
-            self.events += self.client.take_events()
-            for event in self.bus.take_events():
-                assert isinstance(event, ChannelOpened)
-                self.device.opened(event.channel)
-
-    def say(self, message: dm.Message) -> None:
-        """The guest sends, the device receives and answers."""
-        assert self.channel.send(dm.encode(message))
-        assert self.device.receive()
-        if not isinstance(message, dm.BalloonResponse):
-            self.device.send()
-
-    def heard(self) -> list[dm.Message]:
-        """What the guest finds in its ring."""
-        found = []
-        while (packet := self.channel.receive()) is not None:
-            found.append(dm.decode(packet.data))
-        return found
-
-    def channel_is_broken(self) -> bool:
-        """Whether the bus gave the guest's channel up."""
-        return any(isinstance(event, ChannelFaulted) for event in self.bus.take_events())
-
-    def shrink(self) -> None:
-        """Ask for 24 pages; the guest gives them."""
-        self.device.set_target(SIZE - 24 * PAGE_SIZE)
-        self.device.send()
-        assert self.heard() == [dm.BalloonRequest(0, 24)]
-        self.say(dm.BalloonResponse(3, more_pages=False, ranges=RANGES))
+SPANS = ((1000, 16), (2000, 8))
+RANGES = packed(*SPANS)
 
 
-def test_no_page_goes_back_to_the_guest_while_it_is_being_discarded() -> None:
-    async def play() -> None:
-        done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        asked: list[bytes] = []
+def plays(scene: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
+    """A test with an event loop."""
 
-        def discard(ranges: bytes) -> asyncio.Future[int]:
-            asked.append(ranges)
-            return done
+    def run() -> None:
+        asyncio.run(scene())
 
-        rig = Rig(discard)
-        rig.shrink()
-        working = asyncio.create_task(rig.device.discard())
-        await asyncio.sleep(0)
-        assert asked == [RANGES]
-        rig.device.set_target(SIZE)
-        with pytest.raises(AssertionError):
-            rig.device.send()
-        assert rig.heard() == []
-        done.set_result(24 * PAGE_SIZE)
-        await working
-        rig.device.send()
-        assert rig.heard() == [dm.UnballoonRequest(1, more_pages=False, ranges=RANGES)]
-        assert rig.device.actual_bytes == SIZE
-
-    asyncio.run(play())
+    run.__name__, run.__doc__ = scene.__name__, scene.__doc__
+    return run
 
 
-def test_a_discard_that_the_system_refuses_is_noted_and_the_pages_stay_given_up() -> None:
-    async def play() -> None:
-        refused: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        refused.set_exception(DiscardError("no", 1, 0))
-        rig = Rig(lambda _: refused)
-        rig.shrink()
-        await rig.device.discard()
-        assert rig.faults.counts == {"discard failed": 1}
-        assert rig.device.actual_bytes == SIZE - 24 * PAGE_SIZE
-        assert (rig.device.removed_guest_pages, rig.device.removed_both_pages) == (24, 0)
-
-    asyncio.run(play())
+def shrunk(discards: Discards, **options: Any) -> Rig:
+    """A guest that has just given up 24 pages."""
+    rig = Rig(discards, **options)
+    assert rig.ask(SIZE - 24 * PAGE_SIZE) == [dm.BalloonRequest(0, 24)]
+    rig.give(*SPANS)
+    return rig
 
 
-def test_pages_that_were_not_discarded_go_back_to_the_guest_first() -> None:
-    async def play() -> None:
-        outcomes: list[asyncio.Future[int]] = [asyncio.get_running_loop().create_future() for _ in range(2)]
-        outcomes[0].set_result(24 * PAGE_SIZE)
-        outcomes[1].set_exception(DiscardError("no", 1, 0))
-        rig = Rig(lambda _: outcomes.pop(0))
-        rig.shrink()
-        await rig.device.discard()
-        assert (rig.device.removed_guest_pages, rig.device.removed_both_pages) == (0, 24)
-        rig.device.set_target(SIZE - 32 * PAGE_SIZE)
-        rig.device.send()
-        rig.heard()
-        rig.say(dm.BalloonResponse(4, more_pages=False, ranges=struct.pack("<Q", 5000 | 8 << 40)))
-        await rig.device.discard()
-        assert (rig.device.removed_guest_pages, rig.device.removed_both_pages) == (8, 24)
-        rig.device.set_target(SIZE - 20 * PAGE_SIZE)
-        rig.device.send()
-        first, second = rig.heard()
-        assert first == dm.UnballoonRequest(2, more_pages=True, ranges=struct.pack("<Q", 5000 | 8 << 40))
-        assert second == dm.UnballoonRequest(2, more_pages=False, ranges=struct.pack("<Q", 1000 | 4 << 40))
-        assert (rig.device.removed_guest_pages, rig.device.removed_both_pages) == (0, 20)
-
-    asyncio.run(play())
+@plays
+async def test_no_page_goes_back_to_the_guest_while_it_is_being_discarded() -> None:
+    discards = Discards()
+    rig = shrunk(discards)
+    assert rig.turn() == []
+    assert [ranges for _, ranges, _ in discards.open] == [RANGES]
+    assert rig.ask(SIZE) == []
+    assert rig.device.actual_bytes == SIZE - 24 * PAGE_SIZE
+    discards.finish()
+    await asyncio.sleep(0)
+    assert rig.woken == 1
+    assert rig.turn() == [dm.UnballoonRequest(1, more_pages=False, ranges=RANGES)]
+    assert rig.device.actual_bytes == SIZE
 
 
-def test_a_page_given_up_twice_counts_once_and_a_range_that_leaves_memory_counts_for_nothing() -> None:
-    async def play() -> None:
-        rig = Rig(lambda _: asyncio.get_running_loop().create_future())
-        rig.device.set_target(SIZE - 24 * PAGE_SIZE)
-        rig.device.send()
-        rig.heard()
-        last = SIZE // PAGE_SIZE
-        spans = [(1000, 10), (1005, 10), (last - 1, 2), (1 << 39, 1 << 20), (7, 0)]
-        rig.say(dm.BalloonResponse(3, False, struct.pack("<5Q", *(a | n << 40 for a, n in spans))))
-        assert rig.device.removed_pages == 15
-        assert rig.device.actual_bytes == SIZE - 15 * PAGE_SIZE
-        rig.device.take_events()
-        assert rig.faults.counts == {"anomaly": 2}
-
-    asyncio.run(play())
-
-
-def test_what_the_guest_gives_up_is_traced_range_by_range_as_qemu_does() -> None:
-    async def play() -> None:
-        lines: list[str] = []
-        done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        done.set_result(24 * PAGE_SIZE)
-        rig = Rig(
-            lambda _: done,
-            trace=Trace(matching(["hv_balloon_remove*"]), lambda name, text: lines.append(text)),
-        )
-        rig.shrink()
-        assert lines == [
-            "processing remove response range 16 @ 0x3e8, both 1",
-            "remove response remaining range 16 @ 0x3e8, both 1",
-            "processing remove response range 8 @ 0x7d0, both 1",
-            "remove response remaining range 8 @ 0x7d0, both 1",
-        ]
-        await rig.device.discard()
-        lines.clear()
-        rig.device.set_target(SIZE)
-        assert rig.device.host.next_message() is not None
-        rig.device.closed()  # what was to be given back is given up still, and no guest said so
-        assert (rig.device.removed_pages, lines) == (24, [])
-
-    asyncio.run(play())
+@plays
+async def test_the_guest_is_heard_and_asked_for_more_while_a_discard_goes_on() -> None:
+    discards = Discards()
+    rig = shrunk(discards)
+    rig.turn()
+    assert rig.ask(SIZE - 32 * PAGE_SIZE) == [dm.BalloonRequest(1, 8)]
+    rig.give((5000, 8))
+    rig.say(dm.StatusReport(7, 5, 6, 0, 0, 0, 0))
+    assert rig.device.status is not None
+    rig.turn()
+    assert len(discards.open) == 1  # one at a time
+    discards.finish()
+    rig.turn()
+    assert discards.finish() == packed((5000, 8))
 
 
-def test_a_ring_that_holds_no_whole_message_costs_the_guest_its_channel_and_not_the_machine() -> None:
-    async def play() -> None:
-        done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        done.set_result(0)
-        rig = Rig(lambda _: done, ring_pages=(4, 2))
-        rig.device.set_target(SIZE - 600 * PAGE_SIZE)
-        rig.device.send()
-        scattered = [page | 1 << 40 for page in range(1000, 2200, 2)]
-        for more, part in ((True, scattered[:300]), (False, scattered[300:])):
-            rig.say(dm.BalloonResponse(3, more, struct.pack("<300Q", *part)))
-        await rig.device.discard()
-        rig.device.set_target(SIZE)
-        rig.device.send()
-        assert rig.channel_is_broken()
+@plays
+async def test_what_is_only_held_back_goes_back_to_the_guest_undiscarded() -> None:
+    discards = Discards()
+    rig = Rig(discards)
+    rig.ask(SIZE - 600 * PAGE_SIZE)
+    rig.give((1000, 16), more=True)
+    rig.turn()
+    assert discards.open == []  # more may come: a block as a whole is discarded faster
+    deadline = rig.device.deadline_ns()
+    assert deadline is not None
+    assert deadline < NS_PER_S
+    rig.device.set_target(SIZE)
+    rig.give((2000, 8))
+    assert rig.turn() == [dm.UnballoonRequest(1, more_pages=False, ranges=RANGES)]
+    assert discards.open == []
 
-    asyncio.run(play())
+
+@plays
+async def test_what_is_held_back_is_discarded_when_its_time_has_come() -> None:
+    discards = Discards()
+    rig = Rig(discards)
+    rig.ask(SIZE - 600 * PAGE_SIZE)
+    rig.give((1000, 16), more=True)
+    rig.turn()
+    deadline = rig.device.deadline_ns()
+    assert deadline is not None
+    rig.now = deadline
+    rig.turn()
+    assert discards.finish() == packed((1000, 16))
+    assert rig.device.deadline_ns() != deadline
 
 
-def test_a_new_guest_owns_what_the_former_one_gave_and_nothing_of_it_is_discarded_any_more() -> None:
-    async def play() -> None:
-        def discard(_: bytes) -> asyncio.Future[int]:
-            raise AssertionError("a page of the new guest would be lost")
+@plays
+async def test_nothing_wakes_the_machine_over_and_over_for_pages_that_wait_to_go_back() -> None:
+    discards = Discards()
+    rig = shrunk(discards)
+    rig.turn()
+    rig.ask(SIZE - 32 * PAGE_SIZE)
+    rig.give((5000, 8))
+    rig.ask(SIZE)  # 8 pages are held back, and 24 in flight
+    deadline = rig.device.deadline_ns()
+    assert deadline is not None
+    assert deadline > rig.now  # the guest's silence, nothing of ours
 
-        rig = Rig(discard)
-        rig.shrink()
-        rig.device.closed()
-        rig.device.restarted()
-        await rig.device.discard()
-        assert (rig.device.actual_bytes, rig.device.removed_pages, rig.device.resets) == (SIZE, 0, 1)
 
-    asyncio.run(play())
+@plays
+async def test_a_discard_that_the_system_refuses_is_noted_and_the_pages_stay_given_up() -> None:
+    discards = Discards()
+    rig = shrunk(discards)
+    rig.turn()
+    discards.finish(DiscardError("no", 1, 0))
+    rig.turn()
+    assert rig.faults.counts == {"discard failed": 1}
+    assert rig.device.actual_bytes == SIZE - 24 * PAGE_SIZE
+    assert (rig.device.removed_guest_pages, rig.device.removed_both_pages) == (24, 0)
+
+
+@plays
+async def test_pages_that_were_not_discarded_go_back_to_the_guest_first() -> None:
+    discards = Discards()
+    rig = shrunk(discards)
+    rig.turn()
+    discards.finish()
+    rig.ask(SIZE - 32 * PAGE_SIZE)
+    rig.give((5000, 8))
+    rig.turn()
+    discards.finish(DiscardError("no", 1, 0))
+    rig.turn()
+    assert (rig.device.removed_guest_pages, rig.device.removed_both_pages) == (8, 24)
+    (asked,) = rig.ask(SIZE - 20 * PAGE_SIZE)
+    assert asked == dm.UnballoonRequest(2, more_pages=False, ranges=packed((5000, 8), (1000, 4)))
+    assert (rig.device.removed_guest_pages, rig.device.removed_both_pages) == (0, 20)
+
+
+@plays
+async def test_a_page_given_up_twice_counts_once_and_what_lies_outside_memory_counts_for_nothing() -> None:
+    rig = Rig(Discards())
+    rig.ask(SIZE - 24 * PAGE_SIZE)
+    last = SIZE // PAGE_SIZE
+    rig.give((1000, 10), (1005, 10), (last - 1, 2), (1 << 39, 1 << 20), (7, 0))
+    assert rig.device.removed_pages == 16
+    assert rig.device.actual_bytes == SIZE - 16 * PAGE_SIZE
+    rig.device.take_events()
+    assert rig.faults.counts == {"anomaly": 2}
+
+
+@plays
+async def test_what_the_guest_gives_up_is_traced_range_by_range_as_qemu_does() -> None:
+    lines: list[str] = []
+    discards = Discards()
+    trace = Trace(matching(["hv_balloon_remove*"]), lambda name, text: lines.append(text))
+    rig = shrunk(discards, trace=trace)
+    assert lines == [
+        "processing remove response range 16 @ 0x3e8, both 1",
+        "remove response remaining range 16 @ 0x3e8, both 1",
+        "processing remove response range 8 @ 0x7d0, both 1",
+        "remove response remaining range 8 @ 0x7d0, both 1",
+    ]
+    rig.turn()
+    discards.finish()
+    rig.device.tick()
+    lines.clear()
+    rig.device.set_target(SIZE)
+    assert rig.device.host.next_message() is not None
+    rig.device.closed()  # what was to be given back is given up still, and no guest said so
+    assert (rig.device.removed_pages, lines) == (24, [])
+
+
+@plays
+async def test_a_ring_that_holds_no_whole_message_costs_the_guest_its_channel_and_not_the_machine() -> None:
+    discards = Discards()
+    rig = Rig(discards, ring_pages=(4, 2))
+    rig.ask(SIZE - 600 * PAGE_SIZE)
+    scattered = [(page, 1) for page in range(1000, 2200, 2)]
+    rig.give(*scattered[:300], more=True)
+    rig.give(*scattered[300:])
+    rig.ask(SIZE)
+    assert rig.channel_is_broken()
+
+
+@plays
+async def test_a_new_guest_comes_when_the_last_discard_is_over_and_owns_what_the_former_one_gave() -> None:
+    discards = Discards()
+    rig = shrunk(discards)
+    rig.turn()
+    rig.device.closed()
+    coming = asyncio.create_task(rig.device.restarted())
+    await asyncio.sleep(0)
+    assert rig.device.resets == 0  # the guest's contact is not answered yet
+    discards.finish()
+    await coming
+    assert (rig.device.actual_bytes, rig.device.removed_pages, rig.device.resets) == (SIZE, 0, 1)
+    rig.turn()
+    assert discards.open == []
+
+
+@plays
+async def test_what_is_held_back_when_a_new_guest_comes_is_never_discarded() -> None:
+    discards = Discards()
+    rig = shrunk(discards)
+    rig.device.closed()
+    await rig.device.restarted()
+    rig.turn()
+    assert (discards.open, rig.device.actual_bytes) == ([], SIZE)

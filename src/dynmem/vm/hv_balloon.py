@@ -1,27 +1,31 @@
-"""The hv-balloon device: the Dynamic Memory Protocol's host end, on one VMBus channel, over the guest's RAM.
+"""The hv-balloon device: the Dynamic Memory Protocol's host end, on one VMBus channel, over guest memory.
 
-The device owns the set of pages that the guest has given up; what enters it is discarded, in a worker thread,
-since giving a gigabyte back to the host takes 100 ms. Until that is done the device does nothing else: no
-page is given back to the guest, and no new guest takes over, while a discard may still hit it.
+What the guest gives up goes into its accounts (`GuestPages`) and is discarded by worker threads beside the
+protocol, since giving a gigabyte back to the host takes 100 ms. Only what a late discard could destroy waits
+for it: pages go back to the guest, memory that it gave for good is added again, a DIMM leaves and a new guest
+takes over when nothing is in flight.
 
-Two accounts, by QEMU's names: removed_both, pages that the guest gave up and the host has its memory back of;
-and removed_guest, pages that only the guest gave up, as the discard failed. Those go back to the guest first.
+With a memory backend of its own (`AddedMemory`) the device also adds memory beyond the boot size.
 """
 
+import asyncio
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Final
 
 from dynmem.dm.events import Anomaly, HostEvent
 from dynmem.dm.host import DynamicMemoryHost, GivenUp, Status
+from dynmem.dm.states import HostState
 from dynmem.errors import LocalProtocolError, RemoteProtocolError
+from dynmem.memory.backend import Backend
 from dynmem.memory.discard import DiscardError
-from dynmem.pages.page_set import PageSet
-from dynmem.pages.ranges import unpack
 from dynmem.trace.capture import Capture
 from dynmem.units import PAGE_SHIFT
 from dynmem.vm.clock import VirtualClock
 from dynmem.vm.faults import Faults
+from dynmem.vm.guest_pages import Discard, GuestPages, Memory
+from dynmem.vm.hot_add_source import AddedMemory
+from dynmem.vm.removal_trace import trace_removed
 from dynmem.vmbus.host import Channel, Offer
 from dynmem.wire.dm import BALLOON_DEVICE_TYPE
 from dynmem.wire.layout import Direction
@@ -31,15 +35,19 @@ from dynmem.wire.trace_events import NO_TRACE, Trace
 INSTANCE: Final = uuid.UUID(
     "f2a7a1c5-92f1-4a3c-8a3e-0d8b6b8a1f5d"
 )  # the same at every start: it is one device
+_BALLOONING: Final = frozenset(
+    (HostState.BALLOON_RB_WAIT, HostState.BALLOON_POSTING, HostState.BALLOON_REPLY_WAIT)
+)
+
+Discarding = Callable[[bytes], "asyncio.Future[int]"]
 
 
 class HvBalloon:
-    """The device; `discard` is given packed ranges and gives their memory back to the host.
-
-    Everything runs in the machine's task, except that `set_target` may be called while `discard` is awaited.
+    """The device. Everything but `set_target` and `hot_remove` runs in the machine's task.
 
     Attributes:
         host: The protocol machine, for its figures.
+        hot_added: Memory beyond the boot size, if there is a backend for any.
         resets: How often the guest began anew.
 
     """
@@ -48,83 +56,96 @@ class HvBalloon:
         self,
         *,
         identity: str,
-        memory_bytes: int,
-        discard: Callable[[bytes], Awaitable[int]],
+        boot: Backend,
+        discarding: Callable[[Backend], Discarding],
+        wake: Callable[[], None],
         status_report: bool,
         post_init_wait_ns: int,
         clock: VirtualClock,
         faults: Faults,
+        hot_added: AddedMemory | None = None,
         trace: Trace = NO_TRACE,
         capture: Capture | None = None,
     ) -> None:
+        """Make it; `hot_added` has its address.
+
+        Args:
+            identity: its id.
+            boot: the memory that the guest has from page 0 on.
+            discarding: of a backend, what discards packed ranges of its pages and tells the bytes.
+            wake: called when a discard is over: `tick` is due.
+            status_report: whether the guest is to report its memory.
+            post_init_wait_ns: from the end of the handshake to the first request.
+            clock: the virtual machine's.
+            faults: where wrong behaviour of the guest and the system's refusals go.
+            hot_added: memory beyond the boot size.
+            trace: where QEMU's trace events go.
+            capture: where packets go.
+
+        """
         self.identity: Final = identity
-        self.memory_bytes: Final = memory_bytes
         self.status_report: Final = status_report
         self.offer: Final = Offer(BALLOON_DEVICE_TYPE, INSTANCE, "hv-balloon")
+        self.hot_added: Final = hot_added
         self.resets = 0
+        self._discarding = discarding
+        self._wake = wake
         self._clock = clock
         self._faults = faults
         self._trace = trace
         self._capture = capture
-        self._give_back = discard
-        self._pages = PageSet(memory_bytes >> PAGE_SHIFT)
-        self._guest_only = PageSet(memory_bytes >> PAGE_SHIFT)  # of them, those that were not discarded
-        self._undiscarded: list[bytes] = []
+        self._pages = GuestPages(clock.now_ns)
+        self._discards: dict[Memory, Discarding] = {}
+        self._running: dict[asyncio.Future[int], Discard] = {}
         self._channel: Channel | None = None
+        self._is_receiving = False
+        self._plug(Memory(0, boot.size >> PAGE_SHIFT, boot.page_size), boot)
+        if hot_added is not None:
+            self._plug(hot_added.memory, hot_added.backend)
         self.host: Final = DynamicMemoryHost(
             store=self,
-            boot_pages=memory_bytes >> PAGE_SHIFT,
+            boot_pages=boot.size >> PAGE_SHIFT,
             status_report=status_report,
             post_init_wait_ns=post_init_wait_ns,
+            hot_add=hot_added,
+            max_page_count=None if hot_added is None else boot.size + hot_added.backend.size >> PAGE_SHIFT,
             trace=trace,
         )
         self.host.reset(clock.now_ns())
+
+    def _plug(self, memory: Memory, backend: Backend) -> None:
+        """Keep an account of one memory."""
+        is_ours = self.hot_added is not None and memory is self.hot_added.memory
+        self._pages.plug(memory, is_added=is_ours)
+        self._discards[memory] = self._discarding(backend)
 
     # what the protocol machine asks of its store
 
     @property
     def removed_pages(self) -> int:
         """Pages that the guest has given up, of both accounts."""
-        return len(self._pages)
+        return self._pages.removed_pages
 
     @property
     def removed_guest_pages(self) -> int:
         """Pages that the guest has given up though the host could not take their memory."""
-        return len(self._guest_only)
+        return self._pages.removed_guest_pages
 
     @property
     def removed_both_pages(self) -> int:
         """Pages that the guest has given up and the host has taken, or is about to."""
-        return len(self._pages) - len(self._guest_only)
+        return self._pages.removed_pages - self._pages.removed_guest_pages
 
     def give_up(self, ranges: bytes) -> GivenUp:
-        """Enter pages, and put them down for the discard that ends this turn."""
-        added = self._pages.add(ranges)
-        if added.coalesced:
-            self._undiscarded.append(added.coalesced)
-            if self._channel is not None:  # else it is what was never sent, and comes back at the close
-                self._trace_removed(added.coalesced)
-        return GivenUp(added.new, added.duplicates, added.rejected)
+        """Enter pages, and put them down to be discarded."""
+        if self._is_receiving:  # else it is what was never sent, and comes back
+            ours = None if self.hot_added is None else self.hot_added.our_range
+            trace_removed(self._trace, ranges, self._pages, ours)
+        return self._pages.give_up(ranges)
 
     def take_back(self, max_pages: int, max_ranges: int) -> bytes:
-        """Take pages out for the guest; nothing of them waits to be discarded."""
-        assert not self._undiscarded  # a discard may not hit a page that the guest has back
-        if not len(self._guest_only):
-            return self._pages.take(max_pages, max_ranges)
-        ranges = self._guest_only.take(max_pages, max_ranges)
-        was_there = self._pages.remove(ranges)
-        assert was_there  # one is a part of the other
-        return ranges
-
-    def _trace_removed(self, ranges: bytes) -> None:
-        """Trace what the guest gave up, range by range: none of it lies in memory that was added."""
-        response, remainder = "hv_balloon_remove_response", "hv_balloon_remove_response_remainder"
-        if not (self._trace.on(response) or self._trace.on(remainder)):
-            return
-        starts, counts = unpack(ranges)
-        for start, count in zip(starts.tolist(), counts.tolist(), strict=True):
-            self._trace(response, count, start, 1)
-            self._trace(remainder, count, start, 1)
+        """Take pages out for the guest; nothing of them is or will be discarded."""
+        return self._pages.take_back(max_pages, max_ranges)
 
     # what the monitor asks
 
@@ -147,6 +168,61 @@ class HvBalloon:
         """Ask the guest for a size in bytes."""
         self.host.set_target(size >> PAGE_SHIFT, self._clock.now_ns())
 
+    def hot_remove(self, pages: int) -> bool:
+        """Ask the guest for added pages back, for good; whether it knows how, and no other wish waits."""
+        return self.host.hot_remove(pages, self._clock.now_ns())
+
+    # what the machine tells
+
+    def memory_plugged(self, first_page: int, backend: Backend) -> None:
+        """The guest has a DIMM from this page on."""
+        self._plug(Memory(first_page, backend.size >> PAGE_SHIFT, backend.page_size), backend)
+        self.host.boot_pages += backend.size >> PAGE_SHIFT
+        self.host.tick(self._clock.now_ns())
+
+    async def memory_unplugged(self, first_page: int) -> None:
+        """The guest has given the DIMM at this page back; from the return on nothing of it is discarded."""
+        await self.settled()
+        (memory,) = (memory for memory in self._discards if memory.first_page == first_page)
+        self.host.withdraw_message()  # it may name pages of the DIMM
+        self._pages.unplug(memory)
+        del self._discards[memory]
+        self.host.boot_pages -= memory.pages
+        self.host.tick(self._clock.now_ns())
+
+    async def reset(self) -> None:
+        """Power cycle: boot memory is all the next guest's, and added memory goes, or stays as was asked for.
+
+        The former guest is gone, and its channel closed.
+        """
+        wanted = self.host.actual_pages - self.host.boot_pages
+        await self.settled()
+        if self.hot_added is not None:
+            self.hot_added.memory.forget()
+            await self._discard_now(self.hot_added.memory, self.hot_added.power_cycle(wanted))
+        self._begin_anew()
+
+    async def _discard_now(self, memory: Memory, ranges: bytes) -> None:
+        """Discard what is nobody's."""
+        if not ranges:
+            return
+        try:
+            await self._discards[memory](ranges)
+        except DiscardError as error:
+            self._faults.note("discard failed", str(error))
+
+    def _begin_anew(self) -> None:
+        self.resets += 1
+        self._pages.clear()
+        self.host.reset(self._clock.now_ns())
+
+    async def settled(self) -> None:
+        """Wait until no discard is in flight."""
+        self._take_results()
+        while self._running:
+            await asyncio.wait(self._running)
+            self._take_results()
+
     # what the bus tells
 
     def opened(self, channel: Channel) -> None:
@@ -160,23 +236,22 @@ class HvBalloon:
             self._channel = None
             self.host.channel_closed(self._clock.now_ns())
 
-    def restarted(self) -> None:
-        """Another guest owns all of the memory from now on."""
-        self.resets += 1
-        self._pages.clear()
-        self._guest_only.clear()
-        self._undiscarded.clear()
-        self.host.reset(self._clock.now_ns())
+    async def restarted(self) -> None:
+        """Another guest owns all of the memory, what was added too, when this returns."""
+        await self.settled()
+        self._begin_anew()
 
     # work
 
     def tick(self) -> None:
-        """Let time pass."""
+        """Let time pass, and take the results of discards; `send` follows."""
+        self._take_results()
         self.host.tick(self._clock.now_ns())
 
     def deadline_ns(self) -> int | None:
         """When `tick` is needed though the guest is silent."""
-        return self.host.deadline_ns()
+        held_back = self._pages.deadline_ns() if self._may_discard else None
+        return min((ns for ns in (self.host.deadline_ns(), held_back) if ns is not None), default=None)
 
     def take_events(self) -> list[HostEvent]:
         """What happened; the guest's oddities have gone to the faults already."""
@@ -199,17 +274,22 @@ class HvBalloon:
         if packet.type != PacketType.INBAND:
             self._faults.note("unexpected packet", f"{self.identity}: a ring packet of type {packet.type}")
             return True
+        self._is_receiving = True
         try:
             self.host.receive(packet.data, self._clock.now_ns())
         except RemoteProtocolError as error:
             channel.break_off(f"a malformed message: {error}")
             return False
+        finally:
+            self._is_receiving = False
         return True
 
     def send(self) -> None:
-        """Send until there is nothing more, or no room: the guest signals when there is."""
+        """Begin due discards, send until there is nothing more, or no room: the guest signals for more."""
+        self._take_results()
+        self._begin_discards()
         channel = self._channel
-        while channel is not None and channel.is_open and (message := self.host.next_message()) is not None:
+        while channel is not None and channel.is_open and (message := self._next_message()) is not None:
             packet = Packet(PacketType.INBAND, 0, 0, message)
             try:
                 if not channel.send_packet(packet):
@@ -221,15 +301,36 @@ class HvBalloon:
                 self._capture.packet(Direction.HOST_TO_GUEST, channel.relid, packet)
             self.host.message_sent(self._clock.now_ns())
 
-    async def discard(self) -> None:
-        """Give back to the host what the guest has given up: before `send`, which may return pages."""
-        if not self._undiscarded:
+    def _next_message(self) -> bytes | None:
+        """The protocol's next message; one that gives pages back waits until no discard can hit them."""
+        if self.host.takes_pages_next and not self._pages.may_take_back:
+            return None
+        return self.host.next_message()
+
+    @property
+    def _may_discard(self) -> bool:
+        """Whether discards may begin: what is about to go back to the guest need not be discarded before."""
+        return not self.host.takes_pages_next or self.host.state is HostState.STUCK
+
+    def _begin_discards(self) -> None:
+        """Let worker threads discard what is due; nothing is held back once the guest has given all."""
+        if not self._may_discard:
             return
-        ranges = b"".join(self._undiscarded)
-        try:
-            await self._give_back(ranges)
-        except DiscardError as error:  # the pages stay the balloon's, only the host's memory is not free
-            self._faults.note("discard failed", str(error))
-            self._guest_only.add(ranges)
-        finally:
-            self._undiscarded.clear()
+        for discard in self._pages.due(flush=self.host.state not in _BALLOONING):
+            future = self._discards[discard.memory](discard.ranges)
+            self._running[future] = discard
+            future.add_done_callback(self._discard_over)
+
+    def _discard_over(self, _: "asyncio.Future[int]") -> None:
+        self._wake()
+
+    def _take_results(self) -> None:
+        """Enter what became of discards that are over."""
+        for future in [future for future in self._running if future.done()]:
+            discard = self._running.pop(future)
+            error = future.exception()
+            if error is not None and not isinstance(error, DiscardError):
+                raise error
+            if error is not None:  # the pages stay the balloon's, only the host's memory is not free
+                self._faults.note("discard failed", str(error))
+            discard.memory.done(discard, failed=error is not None)

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Final, NamedTuple
 
 from dynmem.errors import DynmemError
-from dynmem.memory.backend import MemfdBackend
+from dynmem.memory.backend import Backend, MemfdBackend
 from dynmem.memory.discard import Discarder
 from dynmem.units import NS_PER_S
 from dynmem.vm.clock import VirtualClock
@@ -79,8 +79,9 @@ class Machine:
             return None
         return HvBalloon(
             identity=options.identity,
-            memory_bytes=self.options.memory_bytes,
-            discard=self._discard_with(Discarder(self._backend)),
+            boot=self._backend,
+            discarding=self._discard_with,
+            wake=self._wake,
             status_report=options.status_report,
             post_init_wait_ns=options.post_init_wait_ns,
             clock=self.clock,
@@ -89,11 +90,10 @@ class Machine:
             capture=self._recording.capture,
         )
 
-    def _discard_with(self, discarder: Discarder) -> Callable[[bytes], asyncio.Future[int]]:
+    def _discard_with(self, backend: Backend) -> Callable[[bytes], asyncio.Future[int]]:
         """Discards in the machine's worker thread, which lets go of the interpreter lock."""
-        return lambda ranges: asyncio.get_running_loop().run_in_executor(
-            self._discards, discarder.discard, ranges
-        )
+        discard = Discarder(backend).discard
+        return lambda ranges: asyncio.get_running_loop().run_in_executor(self._discards, discard, ranges)
 
     @property
     def run_state(self) -> str:
@@ -189,6 +189,7 @@ class Machine:
         while self.ending is None:
             await self._woken.wait()
             self._woken.clear()
+            await asyncio.sleep(0)  # the monitor has its turn, however busy the guest keeps this task
             async with self._at_work:
                 if self._reset_asked is not None:
                     await self._power_cycle(self._reset_asked)
@@ -227,7 +228,7 @@ class Machine:
         await self._processor.power_off()
         self._turn.power_off()
         if self.balloon is not None:
-            self.balloon.restarted()
+            await self.balloon.reset()
         self._reset_asked = None
         if self.ending is not None:
             return

@@ -59,13 +59,13 @@ class Turn:
         """Take calls and packets, a bounded number of each, and bring what they cause to the guest."""
         hardware = processor.hardware
         if hardware.calls.ready:
-            self._take_calls(processor)
+            await self._take_calls(processor)
         for connection_id, doorbell in hardware.doorbells.items():
             if doorbell.ready:
                 hardware.take_doorbell(connection_id)
                 doorbell.arm()
         if self._balloon is not None:
-            await self._serve(processor, self._balloon)
+            self._serve(processor, self._balloon)
         self._deliver(processor)
 
     def power_off(self) -> None:
@@ -74,23 +74,21 @@ class Turn:
         self._waiting = None
         self._follow_bus()
 
-    async def _serve(self, processor: Processor, balloon: HvBalloon) -> None:
+    def _serve(self, processor: Processor, balloon: HvBalloon) -> None:
         """Let the device work; guest and monitor hear of each step at once."""
         balloon.tick()
         for _ in range(VM_PACKETS_PER_TURN):
             if not balloon.receive():
                 break
             self._deliver(processor)
-            await balloon.discard()
             balloon.send()
             self._report(processor, balloon)
         else:
             self._wake()
-        await balloon.discard()
         balloon.send()
         self._report(processor, balloon)
 
-    def _take_calls(self, processor: Processor) -> None:
+    async def _take_calls(self, processor: Processor) -> None:
         for _ in range(VM_HYPERCALLS_PER_TURN):
             try:
                 message = processor.hardware.receive()
@@ -103,17 +101,17 @@ class Turn:
             if message is None:
                 processor.hardware.await_call()
                 return
-            self._call(processor, message)
+            await self._call(processor, message)
         self._wake()  # there may be more, but others first
 
-    def _call(self, processor: Processor, message: wire.Message) -> None:
+    async def _call(self, processor: Processor, message: wire.Message) -> None:
         """Carry out one call and what follows from it before the guest hears that it is done."""
         if isinstance(message, wire.Hypercall):
             offered = self._bus.state is BusState.OFFERED
             status = processor.hypercalls.call(message.control, message.input_gpa)
             self._follow_bus()
             if offered and self._bus.state is not BusState.OFFERED and self._balloon is not None:
-                self._balloon.restarted()
+                await self._balloon.restarted()
         elif isinstance(message, wire.WriteMsr):
             status = processor.synic.write_msr(message.msr, message.value)
         else:

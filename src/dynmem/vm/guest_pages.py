@@ -1,0 +1,281 @@
+"""The pages that the guest has given up, memory by memory: boot RAM, DIMMs, and what hv-balloon adds.
+
+A guest names pages by their number in its physical memory. A message is cut at the borders of the memories,
+and each memory keeps its own account, in pages of its own, from 0, which are also those of its backend. What
+lies in none of them, or in a part that is not the guest's, is rejected and leaves no trace: memory that is
+added there later begins as the guest's, whole.
+
+Two accounts each, by QEMU's names: removed_both, pages that the guest gave up and the host has its memory
+back of, or is about to; and removed_guest, pages that only the guest gave up, as the discard failed. Pages go
+back to the guest in QEMU's order: removed_guest before removed_both, added memory last.
+
+Nothing here discards. `due` hands out what is to be discarded, which is *in flight* until `done`; **no page
+is taken back while anything is**, since a discard that comes late would destroy what the guest has written.
+What is held back only, to be discarded in larger blocks, is withdrawn as its pages are taken.
+"""
+
+import itertools
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from dynmem.dm.stores import GivenUp
+from dynmem.memory.pending import PendingDiscards
+from dynmem.pages import ranges as page_ranges
+from dynmem.pages.page_set import PageSet
+from dynmem.pages.ranges import U64Array
+from dynmem.units import PAGE_SHIFT, PAGE_SIZE
+
+_BLOCK_PAGES: Final = 512  # 2 MiB: a host gives these back several times as fast as their pages one by one
+
+_Indices = npt.NDArray[np.int64]
+
+
+class Discard(NamedTuple):
+    """Ranges of one memory, in its own pages, to be discarded."""
+
+    memory: "Memory"
+    ranges: bytes
+    is_freed: bool  # not in the balloon: the guest has given them for good
+
+
+class Part(NamedTuple):
+    """What of a message lies in one memory, in its own pages: ascending, disjoint."""
+
+    memory: "Memory"
+    starts: U64Array
+    ends: U64Array
+
+
+def cut(
+    starts: U64Array, ends: U64Array, firsts: U64Array, lasts: U64Array
+) -> tuple[_Indices, U64Array, U64Array]:
+    """Cut ranges at regions, both ascending and disjoint: region's index, start and end of each piece.
+
+    O(ranges + regions). What lies in no region is left out.
+    """
+    low = np.searchsorted(lasts, starts, side="right")
+    counts = np.searchsorted(firsts, ends, side="left") - low
+    reach = np.cumsum(counts)
+    index = np.repeat(low - reach + counts, counts) + np.arange(int(counts.sum()))
+    return (
+        index,
+        np.maximum(np.repeat(starts, counts), firsts[index]),
+        np.minimum(np.repeat(ends, counts), lasts[index]),
+    )
+
+
+def joined(ranges: bytes) -> tuple[U64Array, U64Array]:
+    """What packed `ranges` name: starts and ends, ascending, disjoint; empty ones are left out."""
+    packed = page_ranges.words(ranges)
+    return page_ranges.coalesce(packed[packed >> np.uint64(page_ranges.START_BITS) != 0])
+
+
+class Memory:
+    """One memory of the guest: `pages` of it from guest page `first_page` on."""
+
+    def __init__(self, first_page: int, pages: int, page_bytes: int = PAGE_SIZE) -> None:
+        """`page_bytes`: the size of the backend's own pages, which only go back to the host whole."""
+        self.first_page = first_page
+        self.pages: Final = pages
+        self.given: Final = PageSet(pages)  # up, in the balloon
+        self.guest_only: Final = PageSet(pages)  # of them, those whose discard failed
+        self.pending: Final = PendingDiscards(
+            self.given,
+            block_pages=max(_BLOCK_PAGES, page_bytes >> PAGE_SHIFT),
+            whole_only=page_bytes > PAGE_SIZE,
+        )
+        self._freed: list[bytes] = []
+        self._is_freeing = False
+
+    def present(self, starts: U64Array, ends: U64Array) -> tuple[U64Array, U64Array]:
+        """The parts of ranges that the guest has, given up or not: here, all."""
+        return starts, ends
+
+    @property
+    def is_discarding(self) -> bool:
+        """Whether a discard is in flight."""
+        return self._is_freeing or self.pending.in_flight
+
+    @property
+    def is_freeing(self) -> bool:
+        """Whether pages that the guest gave for good are still to be discarded, or being so."""
+        return self._is_freeing or bool(self._freed)
+
+    def give_up(self, starts: U64Array, ends: U64Array, now_ns: int) -> tuple[int, int]:
+        """Enter pages that are the guest's: how many are new, how many were given up before."""
+        added = self.given.add(page_ranges.pack(starts, ends - starts))
+        if added.new:
+            self.pending.add(added.coalesced, now_ns)
+        return added.new, added.duplicates
+
+    def take(self, max_pages: int, max_ranges: int, *, guest_only: bool) -> bytes:
+        """Take pages out of one account, for the guest; they will not be discarded any more."""
+        if guest_only:
+            ranges = self.guest_only.take(max_pages, max_ranges)
+            was_there = self.given.remove(ranges)
+            assert was_there  # one is a part of the other
+        else:
+            ranges = self.given.take(max_pages, max_ranges)
+        if ranges:
+            self.pending.withdraw(ranges)
+        return ranges
+
+    def free(self, ranges: bytes) -> None:
+        """Put down pages that the guest has given for good, to be discarded."""
+        if ranges:
+            self._freed.append(ranges)
+
+    def due(self, now_ns: int, *, flush: bool) -> Discard | None:
+        """What is to be discarded now, in flight from here on; one at a time."""
+        if self.is_discarding:
+            return None
+        if self._freed:
+            ranges = page_ranges.merge(b"".join(self._freed))
+            self._freed.clear()
+            self._is_freeing = True
+            return Discard(self, ranges, is_freed=True)
+        ranges = self.pending.next_batch(now_ns, flush=flush)
+        return Discard(self, ranges, is_freed=False) if ranges else None
+
+    def done(self, discard: Discard, *, failed: bool) -> None:
+        """The discard is over."""
+        if discard.is_freed:
+            self._is_freeing = False
+            return
+        self.pending.done()
+        if failed:
+            self.guest_only.add(discard.ranges)
+        elif len(self.guest_only):
+            self.guest_only.remove(self.guest_only.intersect(discard.ranges))
+
+    def clear(self) -> None:
+        """Everything is the guest's again; nothing may be in flight."""
+        assert not self.is_discarding
+        self.given.clear()
+        self.guest_only.clear()
+        self.pending.clear()
+
+    def forget(self) -> None:
+        """All of it is nobody's: discard what was freed no more, as somebody may have it next."""
+        self.clear()
+        self._freed.clear()
+
+
+class GuestPages:
+    """All memories of the guest. `now_ns` is the clock that tells how long discards have been held back."""
+
+    def __init__(self, now_ns: Callable[[], int]) -> None:
+        self._now_ns = now_ns
+        self._memories: list[Memory] = []  # by address
+        self._added: Memory | None = None
+        self._find()
+
+    def plug(self, memory: Memory, *, is_added: bool = False) -> None:
+        """The guest has this memory from now on; `is_added`: it is the one that hv-balloon adds."""
+        self._memories = sorted([*self._memories, memory], key=lambda memory: memory.first_page)
+        if is_added:
+            self._added = memory
+        self._find()
+
+    def unplug(self, memory: Memory) -> None:
+        """The guest has it no more, nor what it gave up of it; nothing of it may be in flight."""
+        assert not memory.is_discarding
+        self._memories.remove(memory)
+        self._find()
+
+    def _find(self) -> None:
+        """Note where the memories are."""
+        self._firsts = np.array([memory.first_page for memory in self._memories], np.uint64)
+        self._lasts = np.array([m.first_page + m.pages for m in self._memories], np.uint64)
+        # in which pages go back
+        self._order = [memory for memory in self._memories if memory is not self._added]
+
+    @property
+    def removed_pages(self) -> int:
+        """Pages that the guest has given up, of both accounts."""
+        return sum(len(memory.given) for memory in self._memories)
+
+    @property
+    def removed_guest_pages(self) -> int:
+        """Pages that the guest has given up though the host could not take their memory."""
+        return sum(len(memory.guest_only) for memory in self._memories)
+
+    @property
+    def is_discarding(self) -> bool:
+        """Whether a discard is in flight."""
+        return any(memory.is_discarding for memory in self._memories)
+
+    @property
+    def may_take_back(self) -> bool:
+        """Whether pages can go back to the guest: not while a discard may still hit one."""
+        return not self.is_discarding
+
+    def give_up(self, ranges: bytes) -> GivenUp:
+        """Enter what the guest gave up; a page that is named twice is a duplicate the second time.
+
+        Raises RemoteProtocolError when `ranges` ends in half a range.
+        """
+        named = page_ranges.page_count(ranges)
+        new = duplicates = 0
+        starts, ends = joined(ranges)
+        distinct = int((ends - starts).sum())
+        for part in self.parts(starts, ends):
+            came, known = part.memory.give_up(part.starts, part.ends, self._now_ns())
+            new += came
+            duplicates += known
+        return GivenUp(new, duplicates + named - distinct, distinct - new - duplicates)
+
+    def parts(self, starts: U64Array, ends: U64Array) -> list[Part]:
+        """What of the ranges lies in memory that the guest has, by memory."""
+        index, starts, ends = cut(starts, ends, self._firsts, self._lasts)
+        found = []
+        borders = [0, *(np.flatnonzero(index[1:] != index[:-1]) + 1).tolist(), index.size]
+        for low, high in itertools.pairwise(borders):
+            if low == high:
+                continue
+            memory = self._memories[int(index[low])]
+            first = np.uint64(memory.first_page)
+            own_starts, own_ends = memory.present(starts[low:high] - first, ends[low:high] - first)
+            if own_starts.size:
+                found.append(Part(memory, own_starts, own_ends))
+        return found
+
+    def take_back(self, max_pages: int, max_ranges: int) -> bytes:
+        """Take out pages for the guest, so many at most; b"" when there are none."""
+        assert self.may_take_back
+        taken: list[bytes] = []
+        added = () if self._added is None else (self._added,)
+        for memories in (self._order, added):
+            for guest_only in (True, False):
+                for memory in memories:
+                    ranges = memory.take(max_pages, max_ranges, guest_only=guest_only)
+                    if not ranges:
+                        continue
+                    taken.append(moved(ranges, memory.first_page))
+                    max_pages -= page_ranges.page_count(ranges)
+                    max_ranges -= len(ranges) // page_ranges.RANGE_BYTES
+        return b"".join(taken)
+
+    def due(self, *, flush: bool) -> list[Discard]:
+        """What is to be discarded now; `flush`: nothing is held back for more that may come."""
+        now_ns = self._now_ns()
+        found = (memory.due(now_ns, flush=flush) for memory in self._memories)
+        return [discard for discard in found if discard is not None]
+
+    def deadline_ns(self) -> int | None:
+        """When something that is held back is due; a memory with a discard in flight waits for that."""
+        idle = [memory.pending.deadline_ns() for memory in self._memories if not memory.is_discarding]
+        return min((deadline for deadline in idle if deadline is not None), default=None)
+
+    def clear(self) -> None:
+        """Everything is the guest's again; nothing may be in flight."""
+        for memory in self._memories:
+            memory.clear()
+
+
+def moved(ranges: bytes, pages: int) -> bytes:
+    """The ranges, each `pages` further on."""
+    return (page_ranges.words(ranges) + np.uint64(pages)).astype("<u8", copy=False).tobytes()

@@ -1,0 +1,71 @@
+"""QEMU's trace events for what a guest gives up, range by range, as its hv-balloon.c emits them.
+
+A range is split at the memory that hv-balloon adds ("our range"): what lies before it, what lies in the part
+of it that is added, what remains behind. `both` is 1 for guest memory and 0 for what is none.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from dynmem.pages import ranges as page_ranges
+from dynmem.pages.page_set import PageSet
+from dynmem.pages.ranges import U64Array
+from dynmem.vm.guest_pages import GuestPages, cut, joined, moved
+from dynmem.wire.trace_events import Trace
+
+_RESPONSE, _REMAINDER = "hv_balloon_remove_response", "hv_balloon_remove_response_remainder"
+_HOLE, _COMMON = "hv_balloon_remove_response_hole", "hv_balloon_remove_response_common"
+
+
+class OurRange(NamedTuple):
+    """The memory that hv-balloon adds: its first page, the pages of it that are added, those given up."""
+
+    start: int
+    added: int
+    given: PageSet
+
+
+def trace_removed(trace: Trace, ranges: bytes, pages: GuestPages, ours: OurRange | None) -> None:
+    """Trace a message of ranges that is about to be entered in `pages`."""
+    if not any(trace.on(name) for name in (_RESPONSE, _REMAINDER, _HOLE, _COMMON)):
+        return
+    starts, ends = joined(ranges)
+    parts = [
+        moved(page_ranges.pack(part.starts, part.ends - part.starts), part.memory.first_page)
+        for part in pages.parts(starts, ends)
+    ]
+    inside = joined(b"".join(parts))
+    for both, (firsts, lasts) in ((1, inside), (0, _without(starts, ends, *inside))):
+        for start, end in zip(firsts.tolist(), lasts.tolist(), strict=True):
+            _trace_range(trace, start, end - start, both, ours)
+
+
+def _without(
+    starts: U64Array, ends: U64Array, taken_starts: U64Array, taken_ends: U64Array
+) -> tuple[U64Array, U64Array]:
+    """The ranges without those that are taken: all ascending, disjoint."""
+    gaps_start = np.concatenate((np.zeros(1, np.uint64), taken_ends))
+    gaps_end = np.concatenate((taken_starts, np.full(1, np.iinfo(np.uint64).max, np.uint64)))
+    some = gaps_start < gaps_end
+    _, firsts, lasts = cut(starts, ends, gaps_start[some], gaps_end[some])
+    return firsts, lasts
+
+
+def _trace_range(trace: Trace, start: int, count: int, both: int, ours: OurRange | None) -> None:
+    """Trace one range."""
+    trace(_RESPONSE, count, start, both)
+    end = start + count
+    if ours is not None:
+        whole = (count, start)
+        if start < ours.start:
+            hole = min(end, ours.start) - start
+            trace(_HOLE, hole, start, *whole, ours.start, both)
+        low, high = max(start, ours.start), min(end, ours.start + ours.added)
+        if low < high:
+            named = page_ranges.span(low - ours.start, high - low)
+            new = high - low - page_ranges.page_count(ours.given.intersect(named))
+            trace(_COMMON, high - low, low, *whole, ours.added, ours.start, new, both)
+        start = max(start, ours.start + ours.added)
+    if start < end:
+        trace(_REMAINDER, end - start, start, both)

@@ -1,0 +1,160 @@
+"""The hv-balloon device on a bus, with a guest's end of it and no process: discards are the test's own."""
+
+import asyncio
+from collections.abc import Callable
+
+from dynmem.memory.backend import Backend, MemfdBackend
+from dynmem.units import MIB, PAGE_SIZE
+from dynmem.vm.clock import VirtualClock
+from dynmem.vm.faults import Faults
+from dynmem.vm.hot_add_source import AddedMemory
+from dynmem.vm.hv_balloon import Discarding, HvBalloon
+from dynmem.vmbus import guest as vmbus
+from dynmem.vmbus.host import Bus, ChannelClosed, ChannelFaulted, ChannelOpened
+from dynmem.vmbus.memory import FlatMemory
+from dynmem.wire import dm
+from dynmem.wire.synic import VMBUS_MESSAGE_TYPE
+from dynmem.wire.trace_events import NO_TRACE, Trace
+
+SIZE = 32 * MIB
+CAPS = dm.CAP_BALLOON | dm.CAP_HOT_ADD | dm.CAP_HOT_REMOVE  # added in steps of 1 MiB
+
+
+def packed(*spans: tuple[int, int]) -> bytes:
+    return b"".join((start | count << 40).to_bytes(8, "little") for start, count in spans)
+
+
+class Rig:
+    """A bus, the device, and a guest that has negotiated; `discarding` says what giving memory back does."""
+
+    def __init__(
+        self,
+        discarding: Callable[[Backend], Discarding],
+        *,
+        added: AddedMemory | None = None,
+        caps: int = CAPS,
+        ring_pages: tuple[int, int] = (10, 5),
+        trace: Trace = NO_TRACE,
+        boot: Backend | None = None,
+    ) -> None:
+        self.boot = boot or MemfdBackend(SIZE)
+        self.now = 0
+        self.woken = 0
+        clock = VirtualClock(lambda: self.now)
+        self.faults = Faults(clock.now_ns)
+        self.device = HvBalloon(
+            identity="b",
+            boot=self.boot,
+            discarding=discarding,
+            wake=self._wake,
+            status_report=True,
+            post_init_wait_ns=0,
+            clock=clock,
+            faults=self.faults,
+            hot_added=added,
+            trace=trace,
+        )
+        self._memory = FlatMemory(self.boot.view)
+        self.bus = Bus(self._memory, [self.device.offer])
+        self._ring_pages = ring_pages
+        self._caps = caps
+        self.connect()
+
+    def _wake(self) -> None:
+        self.woken += 1
+
+    def connect(self) -> None:
+        """A guest comes and negotiates."""
+        self.client = vmbus.Client(self._memory)
+        self.client.connect()
+        events = self.pump()
+        (self.channel,) = [event.channel for event in events if isinstance(event, vmbus.Offered)]
+        pages, downstream = self._ring_pages
+        self.channel.open(range(16, 16 + pages), downstream)
+        self.pump()
+        for message in (
+            dm.VersionRequest(1, dm.VERSION_WIN10, is_last_attempt=False),
+            dm.CapabilitiesReport(2, self._caps, 0, (1 << 40) - 1),
+        ):
+            self.say(message)
+            self.device.send()
+            self.heard()
+
+    def disconnect(self) -> None:
+        """The guest is gone."""
+        self.bus.reset()
+        self.follow()
+
+    def follow(self) -> None:
+        for event in self.bus.take_events():
+            if isinstance(event, ChannelOpened):
+                self.device.opened(event.channel)
+            elif isinstance(event, ChannelClosed | ChannelFaulted):
+                self.device.closed()
+
+    def pump(self) -> list[vmbus.Event]:
+        events: list[vmbus.Event] = []
+        for _ in range(8):
+            for post in self.client.take_posts():
+                self.bus.post_message(post.connection_id, VMBUS_MESSAGE_TYPE, post.payload)
+            while (message := self.bus.next_message()) is not None:
+                self.bus.message_delivered()
+                self.client.receive_message(message.payload)
+            events += self.client.take_events()
+            self.follow()
+        return events
+
+    def say(self, message: dm.Message) -> None:
+        """The guest sends, the device receives."""
+        assert self.channel.send(dm.encode(message))
+        assert self.device.receive()
+
+    def heard(self) -> list[dm.Message]:
+        """What the guest finds in its ring."""
+        found = []
+        while (packet := self.channel.receive()) is not None:
+            found.append(dm.decode(packet.data))
+        return found
+
+    def turn(self) -> list[dm.Message]:
+        """What the machine does when it is woken, with no packet there: what the guest then finds."""
+        self.device.tick()
+        self.device.send()
+        return self.heard()
+
+    def channel_is_broken(self) -> bool:
+        """Whether the bus gave the guest's channel up."""
+        return any(isinstance(event, ChannelFaulted) for event in self.bus.take_events())
+
+    def give(self, *spans: tuple[int, int], more: bool = False) -> None:
+        """The guest gives up pages that it was asked for."""
+        self.say(dm.BalloonResponse(3, more_pages=more, ranges=packed(*spans)))
+
+    def ask(self, size: int) -> list[dm.Message]:
+        """The operator asks for a size: what the guest then finds."""
+        self.device.set_target(size)
+        return self.turn()
+
+
+class Discards:
+    """Discards that are over when the test says so."""
+
+    def __init__(self) -> None:
+        self.open: list[tuple[Backend, bytes, asyncio.Future[int]]] = []
+
+    def __call__(self, backend: Backend) -> Discarding:
+        def discard(ranges: bytes) -> "asyncio.Future[int]":
+            future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+            self.open.append((backend, ranges, future))
+            return future
+
+        return discard
+
+    def finish(self, error: Exception | None = None) -> bytes:
+        """The oldest is over: its ranges."""
+        _, ranges, future = self.open.pop(0)
+        if error is None:
+            future.set_result(len(ranges) and PAGE_SIZE)
+        else:
+            future.set_exception(error)
+        return ranges
