@@ -6,6 +6,7 @@ stays empty, 1 is the message page, 2 the event page, 3 the input page of hyperc
 from wherever slot 0 is free, and all the rest is allocatable.
 """
 
+import os
 import time
 from typing import Final, NoReturn
 
@@ -27,6 +28,8 @@ MESSAGE_PAGE: Final = 1
 EVENT_PAGE: Final = 2
 INPUT_PAGE: Final = 3
 
+_LIFE_BYTES: Final = 4  # a guess that no other life of this guest's memory has made: its patterns are others
+_GENERATION_BITS: Final = 30
 _KERNEL_USES: Final = KERNEL_PAGES + RING_PAGES
 _PAGES_MIN: Final = 1024  # 4 MiB: less is a kernel area and nothing to do with it
 _JUMP_NS_MAX: Final = NS_PER_S // 2  # no sleep is longer; more has passed only where the process was stopped
@@ -78,6 +81,7 @@ class Kernel:
             load,
             usable_pages=self._allocator.total_pages - _KERNEL_USES,
             seed=seed + 1,
+            generation=int.from_bytes(os.urandom(_LIFE_BYTES), "little") << _GENERATION_BITS,
         )
         self._slots = Slots(hardware, self._allocator, self._drivers, self._workload)
         self._tick_at = 0

@@ -29,7 +29,8 @@ RESERVE_PAGES_MAX: Final = 256  # left free for the kernel: 1 MiB, less in a gue
 class Workload:
     """A load on `memory` (pages, 512), of which `usable_pages` are there for it at boot.
 
-    `pages_max` is how many there will ever be for it; whoever knows better sets it anew.
+    Pages are filled with generations after `generation`. `pages_max` is how many there will ever be for the
+    load; whoever knows better sets it anew.
 
     Counters only ever rise: `filled_pages`, `verified_pages`, `wrong_bytes`, `wrong_pages`. A wrong byte in a
     page that is kept is counted once: the page is written anew.
@@ -43,6 +44,7 @@ class Workload:
         *,
         usable_pages: int,
         seed: int,
+        generation: int = 0,
     ) -> None:
         self._allocator = allocator
         self._load = load
@@ -51,7 +53,7 @@ class Workload:
         self._reserve_pages = min(RESERVE_PAGES_MAX, usable_pages // 128)
         self._pattern = Pattern(memory)
         self._held = RunBag(SplitMix(seed))
-        self._generation = 0
+        self._generation = generation
         self._last_ns: int | None = None
         self._growth = 0  # bytes x ns that demand may still grow by, below one page
         self._sampled_ns = 0
