@@ -7,7 +7,7 @@ from dynmem.memory.backend import Backend, MemfdBackend
 from dynmem.units import MIB, PAGE_SIZE
 from dynmem.vm.clock import VirtualClock
 from dynmem.vm.faults import Faults
-from dynmem.vm.hot_add_source import AddedMemory
+from dynmem.vm.hot_added import HotAddedMemory
 from dynmem.vm.hv_balloon import Discarding, HvBalloon
 from dynmem.vmbus import guest as vmbus
 from dynmem.vmbus.host import Bus, ChannelClosed, ChannelFaulted, ChannelOpened
@@ -31,7 +31,7 @@ class Rig:
         self,
         discarding: Callable[[Backend], Discarding],
         *,
-        added: AddedMemory | None = None,
+        added: HotAddedMemory | None = None,
         caps: int = CAPS,
         ring_pages: tuple[int, int] = (10, 5),
         trace: Trace = NO_TRACE,

@@ -8,6 +8,7 @@ Source: QEMU hw/hyperv/hv-balloon.c and hv-balloon-our_range_memslots.c. There m
 a reset; here a guest that can may give it back for good, too.
 """
 
+import logging
 from collections.abc import Callable
 from typing import Final, Protocol
 
@@ -15,6 +16,7 @@ import numpy as np
 
 from dynmem.dm.stores import GivenUp, Reservation
 from dynmem.memory.backend import Backend
+from dynmem.memory.region import MemoryDeviceError
 from dynmem.pages import ranges as page_ranges
 from dynmem.pages.ranges import U64Array
 from dynmem.units import MIB, PAGE_SHIFT
@@ -23,6 +25,7 @@ from dynmem.vm.guest_pages import Memory, cut, joined
 from dynmem.vm.removal_trace import OurRange
 from dynmem.wire.trace_events import NO_TRACE, Trace
 
+_LOG: Final = logging.getLogger("dynmem.vm")
 SLOT_ALIGNMENT: Final = 128 * MIB  # of slots' sizes: HV_BALLOON_HA_MEMSLOT_SIZE_ALIGN
 
 
@@ -126,7 +129,12 @@ class AddedMemory:
             return None
         start, pages = found
         self._reserved = (start, start + pages)
-        self._follow()
+        try:
+            self._follow()
+        except MemoryDeviceError as error:
+            _LOG.warning("no memory can be added to the guest: %s", error)
+            self.take_back()
+            return None
         return Reservation(first + start, pages)
 
     def is_mapped(self) -> bool:
@@ -224,8 +232,8 @@ class AddedMemory:
             self._mapped.discard(slot)
         for slot in sorted(used - self._mapped):
             start, end = (page << PAGE_SHIFT for page in self._slot_span(slot))
-            self._trace("hv_balloon_map_slot", slot, self.slots, start)
             self._into.map_slot(slot, start, end - start)
+            self._trace("hv_balloon_map_slot", slot, self.slots, start)
             self._mapped.add(slot)
 
 

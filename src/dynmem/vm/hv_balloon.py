@@ -5,7 +5,7 @@ protocol, since giving a gigabyte back to the host takes 100 ms. Only what a lat
 for it: pages go back to the guest, memory that it gave for good is added again, a DIMM leaves and a new guest
 takes over when nothing is in flight.
 
-With a memory backend of its own (`AddedMemory`) the device also adds memory beyond the boot size.
+With a memory backend of its own (`HotAddedMemory`) the device also adds memory beyond the boot size.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ from dynmem.units import PAGE_SHIFT
 from dynmem.vm.clock import VirtualClock
 from dynmem.vm.faults import Faults
 from dynmem.vm.guest_pages import Discard, GuestPages, Memory
-from dynmem.vm.hot_add_source import AddedMemory
+from dynmem.vm.hot_added import HotAddedMemory
 from dynmem.vm.removal_trace import trace_removed
 from dynmem.vmbus.host import Channel, Offer
 from dynmem.wire.dm import BALLOON_DEVICE_TYPE
@@ -63,7 +63,7 @@ class HvBalloon:
         post_init_wait_ns: int,
         clock: VirtualClock,
         faults: Faults,
-        hot_added: AddedMemory | None = None,
+        hot_added: HotAddedMemory | None = None,
         trace: Trace = NO_TRACE,
         capture: Capture | None = None,
     ) -> None:
