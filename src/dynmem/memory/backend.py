@@ -23,6 +23,7 @@ from dynmem.units import MIB, PAGE_SIZE, format_size
 SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 STAT_BLOCK_BYTES: Final = 512  # the unit of st_blocks, whatever the file system's own block is
 HUGE_PAGE_SIZE: Final = 2 * MIB  # of transparent huge pages; x86-64
+_ALLOCATE_BYTES: Final = 1 << 30  # whole huge pages, of any size
 _NO_MEMFD: Final = "failed to create memfd"
 _OWN_BYTES: Final = frozenset(("Anonymous:", "Swap:", "Private_Hugetlb:"))
 _HUGE_SHIFT: Final = 26  # MFD_HUGE_SHIFT: where memfd_create's flags hold the size of a huge page
@@ -68,12 +69,11 @@ class Backend:
         # the array that tells the address is gone after this line, so that it holds no mapping open
         self._address = int(np.frombuffer(self._view, np.uint8).ctypes.data)
         if prealloc:
-            number = self._allocate()
-            if number:
+            try:
+                self.preallocate()
+            except BackendError:
                 self.close()
-                raise BackendError(
-                    f"qemu_prealloc_mem: preallocating memory failed: {os.strerror(number)}", number
-                )
+                raise
 
     @property
     def is_closed(self) -> bool:
@@ -104,6 +104,17 @@ class Backend:
         if self.is_shared:
             return os.fstat(self._fd).st_blocks * STAT_BLOCK_BYTES
         return _private_bytes(self._address, self.size)
+
+    def preallocate(self) -> None:
+        """Make all of the memory resident; what it holds stays. Raises BackendError."""
+        if self.is_shared:
+            number = system_calls.allocate(self._fd, 0, self.size)
+        else:
+            number = system_calls.madvise(self._address, self.size, system_calls.MADV_POPULATE_WRITE)
+        if number:
+            raise BackendError(
+                f"qemu_prealloc_mem: preallocating memory failed: {os.strerror(number)}", number
+            )
 
     def close(self) -> None:
         """Close the descriptor and unmap; a mapping that arrays still show goes with the last of them."""
@@ -137,12 +148,6 @@ class Backend:
                 else f"cannot set up guest memory '{self.name}'"
             )
             raise refusal(what, error) from error
-
-    def _allocate(self) -> int:
-        """Make all of the memory resident: 0 or an errno."""
-        if self.is_shared:
-            return system_calls.allocate(self._fd, 0, self.size)
-        return system_calls.madvise(self._address, self.size, system_calls.MADV_POPULATE_WRITE)
 
     def _close_descriptor(self) -> None:
         if self._fd >= 0:

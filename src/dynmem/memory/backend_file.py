@@ -45,7 +45,7 @@ class FileBackend(Backend):
         if not str(path):
             raise ConfigError("mem-path property not set")
         self.path: Final = Path(path)
-        self.discard_data: Final = discard_data
+        self.discard_data = discard_data
         fd, made = _opened(self.path, name)
         self.owns_file = not made and self.path.is_dir()
         try:
