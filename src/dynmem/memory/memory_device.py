@@ -203,21 +203,25 @@ class DeviceMemory:
         )
 
     def plug(self, device: MemoryDevice) -> None:
-        """Map the device's region at its address; `pre_plug` has succeeded just before."""
+        """Map the device's region at its address; `pre_plug` has succeeded just before.
+
+        Raises LocalProtocolError when it is plugged already, MemoryDeviceError when something that is no
+        memory device is in its place; then nothing has changed.
+        """
         if device in self._devices:
             raise LocalProtocolError("the memory device is plugged already")
         region = device.get_memory_region()
         if region is None:
             self._devices.append(device)
             return
-        slots = device.get_memslots()
+        self._count(device, region, 1)
         self._devices.append(device)
-        self._used_bytes += region.size
-        self._required += slots
-        self._decisions += device.decides_memslots and slots > 1
-        if isinstance(region, Container):
-            region.slots_max = slots
-        self._space.map(region, device.get_addr())
+        try:
+            self._space.map(region, device.get_addr())
+        except MemoryDeviceError:
+            self._devices.remove(device)
+            self._count(device, region, -1)
+            raise
 
     def unplug(self, device: MemoryDevice) -> None:
         """Unmap the device's region; its address and its slots are free for others.
@@ -229,12 +233,7 @@ class DeviceMemory:
         region = device.get_memory_region()
         if region is not None:
             self._space.unmap(region)
-            slots = device.get_memslots()
-            self._used_bytes -= region.size
-            self._required -= slots
-            self._decisions -= device.decides_memslots and slots > 1
-            if isinstance(region, Container):
-                region.slots_max = None
+            self._count(device, region, -1)
         self._devices.remove(device)
 
     def check_consumer(self, consumer: SlotConsumer) -> None:
@@ -293,6 +292,15 @@ class DeviceMemory:
                 f"not enough space, currently {self._used_bytes:#x} in use of total space for memory devices"
                 f" {self.capacity:#x}"
             )
+
+    def _count(self, device: MemoryDevice, region: Region, sign: int) -> None:
+        """Take a device that comes (`sign` 1) or goes (-1) into the accounts."""
+        slots = device.get_memslots()
+        self._used_bytes += sign * region.size
+        self._required += sign * slots
+        self._decisions += sign * (device.decides_memslots and slots > 1)
+        if isinstance(region, Container):
+            region.slots_max = slots if sign > 0 else None
 
     def _taken(self) -> list[Taken]:
         """What the plugged devices occupy, by address."""
