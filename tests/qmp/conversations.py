@@ -1,4 +1,4 @@
-"""What a monitor answers to what a client sends: facts, taken from QEMU 7.2 and held against it by a test."""
+"""What a monitor answers to what a client sends: facts, taken from QEMU and held against 7.2 and 10."""
 
 from typing import NamedTuple
 

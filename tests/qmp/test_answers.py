@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from tests.qmp.conversations import GREET, ROWS, Row
+from tests.qmp.two_monitors import unpacked_qemu
 from tests.sockets import is_listened_on
 
 from dynmem.qmp.command import Command
@@ -64,10 +65,11 @@ def test_our_monitor_gives_the_answers_of_the_table(tmp_path: Path, cut: int) ->
     assert asyncio.run(play()) == {row.name: row.answers for row in ROWS}
 
 
-@pytest.fixture
-def qemu_monitor(tmp_path: Path) -> Iterator[Path]:
+@pytest.fixture(params=["installed", "10"])
+def qemu_monitor(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
     path = tmp_path / "qemu"
-    program = ["qemu-system-x86_64", "-S", "-nodefaults", "-display", "none", "-machine", "none"]
+    program = ["qemu-system-x86_64"] if request.param == "installed" else unpacked_qemu().command()
+    program += ["-S", "-nodefaults", "-display", "none", "-machine", "none"]
     process = subprocess.Popen([*program, "-qmp", f"unix:{path},server=on,wait=off"])
     deadline = time.monotonic() + 20
     while not is_listened_on(path):
