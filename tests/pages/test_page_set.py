@@ -146,6 +146,14 @@ class Story:
         spans = self.held() if self.random.random() < 0.8 else self.batch()
         assert self.set.remove(packed(spans)) == self.model.remove(spans)
 
+    def drop(self) -> None:
+        spans = [*self.batch(), *self.held()]
+        named = 0
+        for span in spans:
+            named |= bits(span) if span[1] else 0
+        assert self.set.drop(packed(spans)) == (named & self.model.pages).bit_count()
+        self.model.pages &= ~named
+
     def compare_overlap(self) -> None:
         spans = self.batch() if self.random.random() < 0.5 else self.held()
         spans = spans[: self.random.randint(1, 3)]
@@ -185,7 +193,7 @@ class Story:
 
     def go_on(self) -> None:
         """Do one thing, and compare."""
-        things = [self.add, self.add, self.add, self.take, self.remove, self.remove]
+        things = [self.add, self.add, self.add, self.take, self.remove, self.remove, self.drop]
         self.random.choice([*things, *things, self.clear])()
         assert len(self.set) == self.model.pages.bit_count()
         self.compare_overlap()
@@ -276,6 +284,16 @@ def test_the_parts_that_the_set_has_come_out_ascending_and_joined() -> None:
     assert pages.intersect(everything) == packed([(100, 50), (CHUNK_PAGES, CHUNK_PAGES + 3)])
     assert pages.intersect(packed([(90, 10), (150, 5), (1 << 39, 1)])) == b""
     assert len(pages) == CHUNK_PAGES + 53
+
+
+def test_dropping_takes_out_what_there_is_and_leaves_the_rest() -> None:
+    pages = PageSet(4 * CHUNK_PAGES)
+    pages.add(packed([(100, 50), (CHUNK_PAGES, CHUNK_PAGES), (2 * CHUNK_PAGES, 3)]))
+    assert pages.drop(packed([(120, 5), (122, 5), (0, 0), (1 << 39, 9)])) == 7
+    assert pages.drop(packed([(CHUNK_PAGES + 64, 64)])) == 64
+    assert pages.drop(packed([(CHUNK_PAGES, 3 * CHUNK_PAGES), (0, 110)])) == CHUNK_PAGES - 64 + 3 + 10
+    assert pages.take(10**9, 510) == packed([(110, 10), (127, 23)])
+    assert pages.drop(packed([(0, 1000)])) == 0
 
 
 def test_half_a_range_is_refused() -> None:

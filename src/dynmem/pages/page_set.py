@@ -228,11 +228,10 @@ class PageSet:
             if starts.size == 0:
                 return Added(0, 0, rejected, b"")
         joined, reach = page_ranges.join(starts, ends)
+        # those that only touch need not be joined to be put in, and joined they end inside words
         if joined.size <= _FEW or bool((starts[1:] < ends[:-1]).any()):
             starts, ends = joined, reach
-        new = self._insert(
-            starts, ends
-        )  # those that only touch need not be joined, and seldom end inside a word
+        new = self._insert(starts, ends)
         return Added(new, named - rejected - new, rejected, page_ranges.pack(joined, reach - joined))
 
     def remove(self, ranges: bytes) -> bool:
@@ -247,7 +246,6 @@ class PageSet:
         if not counts.all() or int(ends.max()) > self.total_pages or bool((starts[1:] < ends[:-1]).any()):
             return False
         self._settle()
-        named = int(counts.sum())
         chunks, starts, ends = _whole_chunks(starts, ends)
         index, mask = bitmap.spread(starts, ends)
         chunk = index >> _CHUNK_WORD_SHIFT
@@ -255,13 +253,21 @@ class PageSet:
         lacking = (self._words[index] & mask != mask) & ~whole
         if lacking.any() or (self._counts[chunks] != CHUNK_PAGES).any():
             return False
-        self._counts[chunks] = 0
-        self._rows[np.unique(chunk[whole])] = bitmap.ALL  # full ones of which a part goes
-        self._words[index] &= ~mask
-        self._count(chunk, mask, -1)
-        self._size -= named
-        self._runs = None
+        self._take_out(chunks, index, mask)
         return True
+
+    def drop(self, ranges: bytes) -> int:
+        """Take out whatever of `ranges` the set has: how many pages that were."""
+        starts, ends = self._inside(ranges)
+        if not self._size or starts.size == 0:
+            return 0
+        self._settle()
+        chunks, starts, ends = _whole_chunks(starts, ends)
+        index, mask = bitmap.spread(starts, ends)
+        held = self._counts[index >> _CHUNK_WORD_SHIFT] != 0
+        if not held.all():
+            index, mask = index[held], mask[held]
+        return self._take_out(chunks, index, mask)
 
     def take(self, max_pages: int, max_ranges: int) -> bytes:
         """Take out at most so many pages in at most so many packed ranges, lowest first; b"" when empty.
@@ -365,8 +371,30 @@ class PageSet:
         between.fill(bitmap.ALL)
         return new + between.size * WORD_PAGES - had
 
+    def _take_out(self, chunks: Indices, index: Indices, mask: U64Array) -> int:
+        """Take out whole chunks, and the pages of ascending words beside them: how many the set had."""
+        self._runs = None
+        gone = self._level(chunks, 0)
+        if index.size:
+            chunk = index >> _CHUNK_WORD_SHIFT
+            full = self._counts[chunk] == CHUNK_PAGES
+            if full.any():
+                self._rows[np.unique(chunk[full])] = bitmap.ALL
+            old = self._words[index]
+            left = old & ~mask
+            self._words[index] = left
+            gone += self._count(chunk, old ^ left, -1)
+        self._size -= gone
+        return gone
+
     def _fill(self, chunks: Indices) -> int:
         """Make ascending chunks full: how many of their pages are new."""
+        return chunks.size * CHUNK_PAGES - self._level(chunks, CHUNK_PAGES)
+
+    def _level(self, chunks: Indices, count: int) -> int:
+        """Make ascending chunks empty or full: how many pages they had."""
+        if chunks.size == 0:
+            return 0
         had = self._counts[chunks]
         mixed = (had > 0) & (had < CHUNK_PAGES)
         if mixed.any():
@@ -377,8 +405,8 @@ class PageSet:
                 first, last = chunks[np.append(0, gaps + 1)], chunks[np.append(gaps, chunks.size - 1)]
                 for start, end in zip(first.tolist(), last.tolist(), strict=True):
                     self._zero(start, end + 1)
-        self._counts[chunks] = CHUNK_PAGES
-        return chunks.size * CHUNK_PAGES - int(had.sum())
+        self._counts[chunks] = count
+        return int(had.sum())
 
     def _count(self, chunk: Indices, changed: U64Array, sign: int) -> int:
         """Enter the `changed` bits of the words of ascending `chunk` into the counts: how many bits."""
