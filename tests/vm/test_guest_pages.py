@@ -1,0 +1,187 @@
+"""The accounts of given-up pages, memory by memory, against plain sets."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dynmem.dm.stores import GivenUp
+from dynmem.errors import RemoteProtocolError
+from dynmem.pages import ranges as page_ranges
+from dynmem.pages.ranges import U64Array
+from dynmem.units import MIB
+from dynmem.vm.guest_pages import GuestPages, Memory, cut
+
+from .device_rig import packed
+
+BOOT, DIMM_AT, DIMM, ADDED_AT, ADDED = 100, 160, 30, 200, 80
+
+
+class Half(Memory):
+    """A memory of which the guest has only the second half."""
+
+    def present(self, starts: U64Array, ends: U64Array) -> tuple[U64Array, U64Array]:
+        middle = np.array([self.pages // 2], np.uint64)
+        _, starts, ends = cut(starts, ends, middle, np.array([self.pages], np.uint64))
+        return starts, ends
+
+
+def pages_of(ranges: bytes) -> list[int]:
+    starts, counts = page_ranges.unpack(ranges)
+    return [a + n for a, c in zip(starts.tolist(), counts.tolist(), strict=True) for n in range(c)]
+
+
+class Accounts:
+    """The accounts under test, and the plain sets beside them."""
+
+    def __init__(self) -> None:
+        self.pages = GuestPages(lambda: 0)
+        self.boot, self.dimm = Memory(0, BOOT), Memory(DIMM_AT, DIMM)
+        self.added = Half(ADDED_AT, ADDED)
+        self.pages.plug(self.added, is_added=True)
+        self.pages.plug(self.dimm)
+        self.pages.plug(self.boot)
+        self.owned = {
+            *range(BOOT),
+            *range(DIMM_AT, DIMM_AT + DIMM),
+            *range(ADDED_AT + ADDED // 2, ADDED_AT + ADDED),
+        }
+        self.given: set[int] = set()
+        self.guest_only: set[int] = set()
+
+    def give_up(self, ranges: bytes) -> None:
+        new = duplicates = rejected = 0
+        seen: set[int] = set()
+        for page in pages_of(ranges):
+            if page in seen or page in self.given:
+                duplicates += 1
+            elif page in self.owned:
+                new += 1
+                self.given.add(page)
+            else:
+                rejected += 1
+            seen.add(page)
+        assert self.pages.give_up(ranges) == GivenUp(new, duplicates, rejected)
+
+    def take_back(self, pages: int, ranges: int) -> None:
+        taken = self.pages.take_back(pages, ranges)
+        back = pages_of(taken)
+        assert len(taken) // 8 <= ranges
+        assert len(back) <= pages
+        assert bool(back) == bool(self.given and pages and ranges)
+        assert len(set(back)) == len(back)
+        assert set(back) <= self.given
+        is_later = [(page >= ADDED_AT, page not in self.guest_only) for page in back]
+        assert is_later == sorted(is_later)
+        self.given -= set(back)
+        self.guest_only -= set(back)
+
+    def discard(self, *, flush: bool, failed: bool) -> None:
+        for discard in self.pages.due(flush=flush):
+            hit = {page + discard.memory.first_page for page in pages_of(discard.ranges)}
+            assert hit <= self.given
+            assert self.pages.is_discarding
+            discard.memory.done(discard, failed=failed)
+            self.guest_only = self.guest_only | hit if failed else self.guest_only - hit
+
+    def check(self) -> None:
+        assert self.pages.removed_pages == len(self.given)
+        assert self.pages.removed_guest_pages == len(self.guest_only)
+        assert not self.pages.is_discarding
+
+
+spans = st.lists(st.tuples(st.integers(0, 320), st.integers(0, 90)), max_size=6)
+steps = st.one_of(
+    st.tuples(st.just("give"), spans),
+    st.tuples(st.just("take"), st.tuples(st.integers(0, 60), st.integers(0, 4))),
+    st.tuples(st.just("discard"), st.tuples(st.booleans(), st.booleans())),
+)
+
+
+@settings(max_examples=120, deadline=None)
+@given(st.lists(steps, max_size=12))
+def test_accounts_of_several_memories_do_what_plain_sets_of_pages_do(
+    done: list[tuple[str, list[int]]],
+) -> None:
+    accounts = Accounts()
+    for step, arguments in done:
+        if step == "give":
+            accounts.give_up(packed(*arguments))  # type: ignore[arg-type]
+        elif step == "take":
+            accounts.take_back(*arguments)
+        else:
+            accounts.discard(flush=bool(arguments[0]), failed=bool(arguments[1]))
+        accounts.check()
+
+
+def test_a_range_that_runs_over_several_memories_and_the_gaps_between_them_counts_for_what_is_there() -> None:
+    accounts = Accounts()
+    given = accounts.pages.give_up(packed((90, 200)))
+    assert given == GivenUp(10 + DIMM + ADDED // 2, 0, 200 - 10 - DIMM - ADDED // 2)
+
+
+def test_a_dimm_takes_what_was_given_up_of_it_along() -> None:
+    accounts = Accounts()
+    accounts.pages.give_up(packed((95, 1), (DIMM_AT, 10)))
+    accounts.pages.unplug(accounts.dimm)
+    assert accounts.pages.removed_pages == 1
+    assert accounts.pages.take_back(100, 100) == packed((95, 1))
+    assert accounts.pages.give_up(packed((DIMM_AT, 10))).rejected == 10
+
+
+def test_nothing_is_taken_back_while_a_discard_of_any_memory_is_in_flight() -> None:
+    accounts = Accounts()
+    accounts.pages.give_up(packed((10, 5), (DIMM_AT, 1)))
+    for discard in accounts.pages.due(flush=True):
+        assert not accounts.pages.may_take_back
+        with pytest.raises(AssertionError):
+            accounts.pages.take_back(1, 1)
+        discard.memory.done(discard, failed=False)
+    assert accounts.pages.take_back(9, 9) == packed((10, 5), (DIMM_AT, 1))
+
+
+def test_a_page_whose_discard_failed_is_the_hosts_when_a_later_one_succeeds() -> None:
+    accounts = Accounts()
+    accounts.give_up(packed((10, 5)))
+    accounts.discard(flush=True, failed=True)
+    accounts.give_up(packed((10, 6)))
+    accounts.discard(flush=True, failed=False)
+    accounts.check()
+    assert accounts.pages.removed_guest_pages == 0
+
+
+def test_pages_of_huge_backing_are_discarded_only_as_whole_huge_pages() -> None:
+    pages = GuestPages(lambda: 0)
+    memory = Memory(0, 2048, 2 * MIB)
+    pages.plug(memory)
+    pages.give_up(packed((0, 511), (600, 5)))
+    assert pages.due(flush=True) == []
+    assert pages.deadline_ns() is None  # nothing but the guest changes that
+    pages.give_up(packed((511, 1)))
+    (discard,) = pages.due(flush=False)
+    assert discard.ranges == packed((0, 512))
+
+
+def test_pages_that_only_wait_to_be_discarded_may_go_back_and_are_not_discarded_then() -> None:
+    pages = GuestPages(lambda: 0)
+    pages.plug(Memory(0, 2048))
+    pages.give_up(packed((0, 3), (600, 5)))
+    assert pages.take_back(3, 9) == packed((0, 3))
+    (discard,) = pages.due(flush=True)
+    assert discard.ranges == packed((600, 5))
+
+
+def test_half_a_range_is_the_peers_fault() -> None:
+    with pytest.raises(RemoteProtocolError):
+        Accounts().pages.give_up(b"12345678abc")
+
+
+def test_a_long_range_over_many_dimms_costs_a_piece_a_dimm_however_often_it_is_named() -> None:
+    pages = GuestPages(lambda: 0)
+    for number in range(256):
+        pages.plug(Memory(number << 16, 1 << 15))
+    whole = (0, (1 << 24) - 1)
+    named = 500 * whole[1]
+    given = pages.give_up(packed(*[whole] * 500))
+    assert given == GivenUp(256 << 15, named - whole[1], whole[1] - (256 << 15))
+    assert sum(len(discard.ranges) for discard in pages.due(flush=True)) <= 8 * 256
