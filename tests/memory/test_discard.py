@@ -1,10 +1,11 @@
 """Discards against real memory: what st_blocks says and what is left in the pages."""
 
+import ctypes
 import errno
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dynmem.memory.backend import MemfdBackend
+from dynmem.memory import system_calls
+from dynmem.memory.backend import Backend, MemfdBackend, RamBackend
 from dynmem.memory.discard import Discarder, DiscardError
 from dynmem.units import MIB, PAGE_SIZE
 
@@ -89,24 +91,44 @@ def no_switching() -> Iterator[None]:
     sys.setswitchinterval(interval)
 
 
+def turns_of_another_thread(call: Callable[[], object]) -> int:
+    """How often another thread comes to its turn while `call` runs."""
+    turns = 0
+    stop = threading.Event()
+
+    def take_turns() -> None:
+        nonlocal turns
+        while not stop.wait(0.0001):
+            turns += 1
+
+    thread = threading.Thread(target=take_turns)
+    thread.start()
+    before = turns
+    call()
+    after = turns
+    stop.set()
+    thread.join()
+    return after - before
+
+
+@pytest.mark.parametrize("make", [MemfdBackend, RamBackend])
 @pytest.mark.usefixtures("no_switching")
-def test_other_threads_run_while_a_discard_is_in_the_kernel() -> None:
+def test_other_threads_run_while_a_discard_is_in_the_kernel(make: Callable[[int], Backend]) -> None:
+    with make(256 * MIB) as backend:
+        np.frombuffer(backend.view, np.uint8)[::PAGE_SIZE] = 1
+        discarder = Discarder(backend)
+        whole = packed((0, 256 * MIB // PAGE_SIZE))  # one call of tens of milliseconds
+        assert turns_of_another_thread(lambda: discarder.discard(whole)) > 0
+
+
+@pytest.mark.usefixtures("no_switching")
+def test_a_call_that_kept_the_interpreter_lock_would_stop_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    keeps = ctypes.PyDLL(None, use_errno=True).fallocate64
+    keeps.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+    monkeypatch.setattr(system_calls, "_fallocate", keeps)
     with MemfdBackend(256 * MIB) as backend:
         np.frombuffer(backend.view, np.uint8)[::PAGE_SIZE] = 1
         discarder = Discarder(backend)
-        turns = 0
-        stop = threading.Event()
-
-        def take_turns() -> None:
-            nonlocal turns
-            while not stop.wait(0.0001):
-                turns += 1
-
-        thread = threading.Thread(target=take_turns)
-        thread.start()
-        before = turns
-        discarder.discard(packed((0, 256 * MIB // PAGE_SIZE)))  # one call of tens of milliseconds
-        after = turns
-        stop.set()
-        thread.join()
-        assert after > before
+        whole = packed((0, 256 * MIB // PAGE_SIZE))
+        assert turns_of_another_thread(lambda: discarder.discard(whole)) == 0
+        assert backend.resident_bytes() == 0

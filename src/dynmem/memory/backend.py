@@ -18,14 +18,18 @@ import numpy as np
 
 from dynmem.errors import ConfigError, DynmemError
 from dynmem.memory import system_calls
-from dynmem.units import MIB, PAGE_SIZE, format_size
+from dynmem.units import MIB, PAGE_SHIFT, PAGE_SIZE, format_size
 
 SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 STAT_BLOCK_BYTES: Final = 512  # the unit of st_blocks, whatever the file system's own block is
 HUGE_PAGE_SIZE: Final = 2 * MIB  # of transparent huge pages; x86-64
 _ALLOCATE_BYTES: Final = 1 << 30  # whole huge pages, of any size
+_HUGE_PAGES: Final = Path("/sys/kernel/mm/transparent_hugepage")
 _NO_MEMFD: Final = "failed to create memfd"
-_OWN_BYTES: Final = frozenset(("Anonymous:", "Swap:", "Private_Hugetlb:"))
+_PAGEMAP_ENTRIES: Final = 1 << 17  # read at a time: 1 MiB, for 512 MiB of memory
+_OWN_PAGE: Final = np.uint64(1 << 63 | 1 << 56)  # of an entry: in memory, and mapped by nobody else
+_OWN_MASK: Final = _OWN_PAGE | np.uint64(1 << 61)  # nor a page of a file
+_SWAPPED: Final = np.uint64(1 << 62)
 _HUGE_SHIFT: Final = 26  # MFD_HUGE_SHIFT: where memfd_create's flags hold the size of a huge page
 
 
@@ -59,6 +63,8 @@ class Backend:
         self.is_shared: Final = fd >= 0 and (share or self.shared_underneath)
         self._fd = fd
         self._closed = False
+        self._huge_pages = huge_pages_given() if fd < 0 else "never"
+        self._wants_huge_pages = False
         try:
             check_size(self.kind, size, page_size)
             self._map, start = self._mapped()
@@ -74,6 +80,21 @@ class Backend:
             except BackendError:
                 self.close()
                 raise
+
+    @property
+    def may_have_huge_pages(self) -> bool:
+        """Whether the kernel may have put transparent huge pages under private memory."""
+        return self._huge_pages == "always" or (self._huge_pages == "madvise" and self._wants_huge_pages)
+
+    def use_huge_pages(self) -> None:
+        """Ask for transparent huge pages under private memory, where the system leaves that to us.
+
+        They make discards of whole blocks 15 times as fast. But the kernel's own collapsing of small pages
+        into huge ones brings memory back that was discarded in parts.
+        """
+        self._wants_huge_pages = not system_calls.madvise(
+            self._address, self.size, system_calls.MADV_HUGEPAGE
+        )
 
     @property
     def is_closed(self) -> bool:
@@ -98,8 +119,8 @@ class Backend:
     def resident_bytes(self) -> int:
         """Bytes that the memory really occupies now, in RAM or swap.
 
-        Shared memory: the blocks of its file (on a disk, what it takes there). Private memory: what
-        /proc/self/smaps says of this process's own copies.
+        Shared memory: the blocks of its file (on a disk, what it takes there). Private memory: the
+        pages that are this process's own; they are counted one by one, half a second for a terabyte.
         """
         if self.is_shared:
             return os.fstat(self._fd).st_blocks * STAT_BLOCK_BYTES
@@ -108,7 +129,7 @@ class Backend:
     def preallocate(self) -> None:
         """Make all of the memory resident; what it holds stays. Raises BackendError."""
         if self.is_shared:
-            number = system_calls.allocate(self._fd, 0, self.size)
+            number = self._allocate()
         else:
             number = system_calls.madvise(self._address, self.size, system_calls.MADV_POPULATE_WRITE)
         if number:
@@ -148,6 +169,14 @@ class Backend:
                 else f"cannot set up guest memory '{self.name}'"
             )
             raise refusal(what, error) from error
+
+    def _allocate(self) -> int:
+        """Give the file all of its pages, in steps, since a signal undoes the call that it interrupts."""
+        for at in range(0, self.size, _ALLOCATE_BYTES):
+            number = system_calls.allocate(self._fd, at, min(_ALLOCATE_BYTES, self.size - at))
+            if number:
+                return number
+        return 0
 
     def _close_descriptor(self) -> None:
         if self._fd >= 0:
@@ -246,6 +275,16 @@ def page_size_of(fd: int) -> int:
     return block_size if magic == system_calls.HUGETLBFS_MAGIC else PAGE_SIZE
 
 
+def huge_pages_given() -> str:
+    """When private memory gets transparent huge pages: ``always``, ``madvise`` or ``never``."""
+    modes = []
+    for name in ("hugepages-2048kB/enabled", "enabled"):  # the first may say "inherit"
+        with contextlib.suppress(OSError):
+            line = (_HUGE_PAGES / name).read_text(encoding="ascii")
+            modes.append(line.partition("[")[2].partition("]")[0])
+    return next((mode for mode in modes if mode != "inherit"), "never")
+
+
 def refusal(what: str, error: Exception) -> BackendError:
     """The error of the system behind a sentence: ``WHAT: No space left on device``."""
     number = error.errno if isinstance(error, OSError) and error.errno is not None else errno.EFBIG
@@ -253,15 +292,16 @@ def refusal(what: str, error: Exception) -> BackendError:
 
 
 def _private_bytes(address: int, size: int) -> int:
-    """Bytes of this process's own in a mapping, in memory or swap, from /proc/self/smaps."""
-    inside = False
-    kib = 0
-    with Path("/proc/self/smaps").open(encoding="ascii", errors="replace") as lines:
-        for line in lines:
-            first, _, rest = line.partition(" ")
-            if not first.endswith(":"):
-                start, _, end = first.partition("-")
-                inside = int(start, 16) < address + size and int(end, 16) > address
-            elif inside and first in _OWN_BYTES:
-                kib += int(rest.split()[0])
-    return kib << 10
+    """Bytes of this process's own in a mapping, in memory or swap, from /proc/self/pagemap.
+
+    Mappings that lie side by side are one to /proc/self/smaps, so that cannot tell.
+    """
+    pages = 0
+    with Path("/proc/self/pagemap").open("rb", 0) as table:
+        for at in range(0, size >> PAGE_SHIFT, _PAGEMAP_ENTRIES):
+            table.seek((address >> PAGE_SHIFT) + at << 3)
+            entries = np.frombuffer(
+                table.read(min(_PAGEMAP_ENTRIES, (size >> PAGE_SHIFT) - at) << 3), np.uint64
+            )
+            pages += int(np.count_nonzero((entries & _OWN_MASK == _OWN_PAGE) | (entries & _SWAPPED != 0)))
+    return pages << PAGE_SHIFT

@@ -72,9 +72,9 @@ class Discarder:
             work.unmap(spans)
             work.punch(spans)
             return work.result()
-        if self._backend.fd < 0:
+        if self._backend.may_have_huge_pages:
             work.split_huge_pages(spans)
-        elif self._backend.owns_file:  # reading what was never written fills the file, behind the copies
+        if self._backend.owns_file:  # reading what was never written fills the file, behind the copies
             for offset, length in spans.tolist():
                 system_calls.punch(self._backend.fd, offset, length)
         work.drop(spans)
@@ -113,7 +113,7 @@ class _Work:
         """Take small ranges out of this process's mapping of a file; what fails here makes no difference."""
         small = len(spans) > 1 and int(spans[:, 1].sum()) < len(spans) * _SMALL_BYTES
         if self._abilities.batched_dontneed and small:
-            self._drop_in_batches(spans)
+            self._in_batches(spans, MADV_DONTNEED)
 
     def punch(self, spans: U64Array) -> None:
         """Punch holes into the file, one call a span."""
@@ -124,7 +124,7 @@ class _Work:
     def drop(self, spans: U64Array) -> None:
         """Drop private pages, in batches where the kernel does that."""
         if self._abilities.batched_dontneed:
-            dropped, spans = self._drop_in_batches(spans)
+            dropped, spans = self._in_batches(spans, MADV_DONTNEED)
             self._done += dropped
         base = self._backend.address
         for offset, length in spans.tolist():
@@ -133,22 +133,25 @@ class _Work:
     def split_huge_pages(self, spans: U64Array) -> None:
         """Split each transparent huge page that loses a part and keeps a part, before the part is dropped.
 
-        One call on one page does it; what is no huge page, or is in use just now, stays as it is.
+        Advice on one of its pages does it; what is no huge page, or is in use just now, stays as it is.
         """
         if not self._abilities.splits or not len(spans):
             return
-        base = self._backend.address  # on a huge page's boundary
         starts, ends = spans[:, 0], spans[:, 0] + spans[:, 1]
         huge = np.uint64(HUGE_PAGE_SIZE)
         heads = starts[starts % huge != 0]
         tails = np.maximum(starts, ends // huge * huge)[ends % huge != 0]
         inside = np.sort(np.concatenate((heads, tails)))
         first = np.flatnonzero(np.append(True, inside[1:] // huge != inside[:-1] // huge)[: inside.size])
-        for offset in inside[first].tolist():
-            system_calls.madvise(base + offset, PAGE_SIZE, MADV_COLD)
+        pages = np.stack((inside[first], np.full(first.size, PAGE_SIZE, np.uint64)), axis=1)
+        if self._abilities.batched_dontneed:
+            self._in_batches(pages, MADV_COLD)
+            return
+        for offset, length in pages.tolist():
+            system_calls.madvise(self._backend.address + offset, length, MADV_COLD)
 
-    def _drop_in_batches(self, spans: U64Array) -> tuple[int, U64Array]:
-        """Drop with as many spans a call as the kernel takes: bytes dropped, and the spans that it refused.
+    def _in_batches(self, spans: U64Array, advice: int) -> tuple[int, U64Array]:
+        """Advise on as many spans a call as the kernel takes: bytes done, and the spans that it refused.
 
         It stops short at a span that it refuses, and at CALL_BYTES_MAX: then this goes on from there.
         """
@@ -156,18 +159,18 @@ class _Work:
         base = np.array((self._backend.address, 0), np.uint64)
         reach = np.concatenate((np.zeros(1, np.uint64), np.cumsum(pieces[:, 1])))
         refused: list[int] = []
-        dropped = position = 0
+        advised = position = 0
         while position < len(pieces):
             last = int(np.searchsorted(reach, reach[position] + np.uint64(CALL_BYTES_MAX), "right")) - 1
             batch = pieces[position : min(last, position + IOVECS_MAX)]
-            done = system_calls.process_madvise(self._abilities.pidfd, batch + base, MADV_DONTNEED)
+            done = system_calls.process_madvise(self._abilities.pidfd, batch + base, advice)
             whole = int(np.searchsorted(np.cumsum(batch[:, 1]), max(done, 0), "right"))
-            dropped += int(batch[:whole, 1].sum())
+            advised += int(batch[:whole, 1].sum())
             position += whole
             if whole < len(batch):
                 refused.append(position)
                 position += 1
-        return dropped, pieces[refused]
+        return advised, pieces[refused]
 
     def _enter(self, number: int, offset: int, length: int) -> None:
         """Enter what became of one call: 0 or an errno."""

@@ -72,8 +72,8 @@ class PendingDiscards:
         """
         if self._flight and _overlap(self._flight, ranges):
             raise LocalProtocolError("pages whose discard is in flight cannot be given back to the guest")
-        self._pending.remove(self._pending.intersect(ranges))
-        self._ready.remove(self._ready.intersect(self._blocks(ranges)))
+        self._pending.drop(ranges)
+        self._ready.drop(self._blocks(ranges))
 
     def next_batch(self, now_ns: int, *, flush: bool = False) -> bytes:
         """Take what is due, packed ascending ranges: it is in flight until `done`. b"" when nothing is due.
@@ -88,7 +88,7 @@ class PendingDiscards:
         blocks = self._ready.take(DISCARD_BATCH_BLOCKS, DISCARD_BATCH_RANGES)
         if blocks:
             self._flight = self._pages(blocks)
-            self._pending.remove(self._pending.intersect(self._flight))
+            self._pending.drop(self._flight)
         elif self._fragments_due(now_ns):
             most = DISCARD_BATCH_BLOCKS * self._block_pages
             self._flight = self._pending.take(most, DISCARD_BATCH_RANGES)
