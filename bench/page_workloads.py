@@ -67,6 +67,15 @@ def mix(size: int) -> U64Array:
     return np.concatenate((_pack(whole, BLOCK), _pack(singles, 1)))
 
 
+def pieces(size: int) -> U64Array:
+    """All of it, page by page: at random within 64 MiB, one such part after the other."""
+    random = np.random.default_rng(5)
+    part = 64 * MIB // PAGE_SIZE
+    return np.concatenate(
+        [_pack(first + random.permutation(part), 1) for first in range(0, size // PAGE_SIZE, part)]
+    )
+
+
 def unsound(size: int) -> U64Array:
     """Ranges of all lengths that overlap, repeat, are empty or leave the guest."""
     random = np.random.default_rng(4)

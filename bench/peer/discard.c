@@ -9,6 +9,7 @@
  *   unmap-remove     process_madvise(MADV_DONTNEED), then process_madvise(MADV_REMOVE), a message a call
  *   madvise          madvise(MADV_DONTNEED) for each range
  *   process-madvise  process_madvise(MADV_DONTNEED), a message a call
+ *   split            the same, but each huge page that loses a part is split before, by madvise(MADV_COLD)
  *   tree             each range into a tree of ranges, then punch or madvise, neighbours in arrival order joined
  * Prints one line of JSON: the seconds, and the bytes that were resident before and after. Exit status 3: this
  * kernel does not have that way.
@@ -117,6 +118,23 @@ static void advise_message(const uint64_t *words, size_t count, int advice)
     }
 }
 
+/* Split the huge pages that lose a part: without that their parts are dropped, but free no memory. */
+static void split_message(const uint64_t *words, size_t count)
+{
+    uint64_t done = UINT64_MAX;
+    for (size_t i = 0; i < count; i++) {
+        uint64_t start = words[i] & START_MASK, end = start + (words[i] >> 40);
+        uint64_t cut[2] = {start, end - 1};
+        int is_cut[2] = {start % 512 != 0 || end - start < 512, end % 512 != 0};
+        for (int side = 0; side < 2; side++) {
+            if (!is_cut[side] || cut[side] / 512 == done)
+                continue;
+            done = cut[side] / 512;
+            madvise(memory + cut[side] * PAGE, PAGE, MADV_COLD);
+        }
+    }
+}
+
 static void tree_message(RangeTree *set, const uint64_t *words, size_t count)
 {
     range_tree_add(set, words, count, 1);
@@ -163,7 +181,9 @@ int main(int argc, char **argv)
             tree_message(&set, message, ranges);
             continue;
         }
-        if (!strncmp(way, "unmap-", 6) || !strcmp(way, "process-madvise"))
+        if (!strcmp(way, "split"))
+            split_message(message, ranges);
+        if (!strncmp(way, "unmap-", 6) || !strcmp(way, "split") || !strcmp(way, "process-madvise"))
             advise_message(message, ranges, MADV_DONTNEED);
         if (!strcmp(way, "remove") || !strcmp(way, "unmap-remove"))
             advise_message(message, ranges, MADV_REMOVE);
