@@ -90,7 +90,11 @@ class MemoryDevice(Protocol):
         return False
 
     def decide_memslots(self, limit: int) -> None:
-        """Decide on 1 to `limit` slots, for `get_memslots` to tell. Each pre_plug asks anew."""
+        """Decide on 1 to `limit` slots, for `get_memslots` to tell. Each pre_plug asks anew.
+
+        Only a device that `decides_memslots` is asked.
+        """
+        raise LocalProtocolError(f"a device that uses {self.get_memslots()} slots was told to use {limit}")
 
 
 class DeviceMemory:
