@@ -20,6 +20,9 @@ SIZE = 32 * MIB
 CAPS = dm.CAP_BALLOON | dm.CAP_HOT_ADD | dm.CAP_HOT_REMOVE  # added in steps of 1 MiB
 
 
+_GREETINGS = dm.CapabilitiesResponse | dm.InfoMessage
+
+
 def packed(*spans: tuple[int, int]) -> bytes:
     return b"".join((start | count << 40).to_bytes(8, "little") for start, count in spans)
 
@@ -63,8 +66,8 @@ class Rig:
     def _wake(self) -> None:
         self.woken += 1
 
-    def connect(self) -> None:
-        """A guest comes and negotiates."""
+    def connect(self) -> list[dm.Message]:
+        """A guest comes and negotiates: what it is asked at once."""
         self.client = vmbus.Client(self._memory)
         self.client.connect()
         events = self.pump()
@@ -78,7 +81,8 @@ class Rig:
         ):
             self.say(message)
             self.device.send()
-            self.heard()
+            heard = self.heard()
+        return [message for message in heard if not isinstance(message, _GREETINGS)]
 
     def disconnect(self) -> None:
         """The guest is gone."""
