@@ -210,7 +210,10 @@ class Model:
 
     def give(self, units: frozenset[int]) -> "Model":
         due = self.due if self.waiting else HOLD
-        return replace(self, due=due, given=self.given | units, waiting=self.waiting | units)
+        given = self.given | units
+        if units & {0, 1} and given >= {0, 1}:
+            units |= {0, 1}  # the whole block waits, also what was discarded before
+        return replace(self, due=due, given=given, waiting=self.waiting | units)
 
     def take_back(self, units: frozenset[int]) -> "Model":
         return replace(self, given=self.given - units, waiting=self.waiting - units)
@@ -234,7 +237,8 @@ class Pair:
         whole = packed((0, UNITS * UNIT))
         mine, its = self.memory.pending, other.memory.pending
         other.memory.given.add(self.memory.given.intersect(whole))
-        its._pending.add(mine._pending.intersect(whole))
+        mine._enter()
+        its._parts.add(mine._parts.intersect(whole))
         its._ready.add(mine._ready.intersect(whole))
         its._flight, its._due_ns = mine._flight, mine._due_ns
         return other
@@ -277,9 +281,13 @@ class Pair:
 
     def compare(self) -> None:
         model, pending = self.model, self.memory.pending
-        waits = pending._pending.intersect(packed((0, UNITS * UNIT)))
+        everything = packed((0, UNITS * UNIT))
+        pending._enter()
+        waits = pages_of(
+            pending._parts.intersect(everything) + pending._pages(pending._ready.intersect(everything))
+        )
         in_flight = frozenset(page // UNIT for page in pages_of(pending._flight))
-        waiting = frozenset(page // UNIT for page in pages_of(waits))
+        waiting = frozenset(page // UNIT for page in waits)
         if in_flight - model.given:
             raise WrongError(f"the guest loses {sorted(in_flight - model.given)} after {self.steps}")
         if (in_flight, waiting) != (model.flight, model.waiting):
@@ -334,7 +342,7 @@ def explore(make: type[PendingDiscards], *, whole_only: bool) -> int:
 
 @pytest.mark.parametrize("whole_only", [False, True])
 def test_in_every_state_that_can_be_reached_every_step_does_what_the_model_does(whole_only: bool) -> None:
-    assert explore(PendingDiscards, whole_only=whole_only) > 50
+    assert explore(PendingDiscards, whole_only=whole_only) > 40
 
 
 # what each safeguard is for: the same walk with it taken out finds the damage
@@ -381,7 +389,7 @@ class BlocksForgotten(PendingDiscards):
     ("without", "damage"),
     [
         (NothingWithdrawn, "waiting"),
-        (BlocksNotWithdrawn, "the guest loses"),
+        (BlocksNotWithdrawn, "waiting"),
         (FlightNotGuarded, "the guest loses"),
         (TwoFlights, "in flight"),
         (FlushForgotten, "in flight"),

@@ -20,6 +20,7 @@ from dynmem.units import NS_PER_MS
 
 HOLD_NS: Final = 100 * NS_PER_MS
 BLOCK_PAGES: Final = 512
+_NEW_BYTES_MAX: Final = 1 << 16
 
 
 class PendingDiscards:
@@ -44,14 +45,17 @@ class PendingDiscards:
         self._whole_only: Final = whole_only
         self._hold_ns: Final = hold_ns
         self._pages_max: Final = pages_max
-        self._pending = PageSet(given.total_pages)
+        self._parts = PageSet(given.total_pages)  # what waits outside of complete blocks
+        self._new: list[bytes] = []  # of the same, not entered yet: one batch of many messages costs less
+        self._new_bytes = 0
         self._ready = PageSet(given.total_pages // block_pages)  # complete blocks, by number
         self._flight = b""
         self._due_ns = 0  # when the oldest of what waits has waited long enough
 
     def __len__(self) -> int:
-        """Pages that wait, those in flight not counted."""
-        return len(self._pending)
+        """Pages that wait, those in flight not counted; all of a complete block counts."""
+        self._enter()
+        return len(self._parts) + len(self._ready) * self._block_pages
 
     @property
     def in_flight(self) -> bool:
@@ -60,10 +64,17 @@ class PendingDiscards:
 
     def add(self, ranges: bytes, now_ns: int) -> None:
         """Let pages wait, all of which are in the given set; one that waits already is counted once."""
-        if not len(self._pending):
+        if not (self._new or len(self._parts) or len(self._ready)):
             self._due_ns = now_ns + self._hold_ns
-        self._pending.add(ranges)
-        self._ready.add(self._blocks(self._given.whole(ranges, self._block_pages)))
+        whole = self._given.whole(ranges, self._block_pages)
+        if whole != ranges:
+            self._new.append(ranges)
+            self._new_bytes += len(ranges)
+            if whole or self._new_bytes > _NEW_BYTES_MAX:
+                self._enter()
+        if whole:
+            self._parts.drop(whole)
+            self._ready.add(self._blocks(whole))
 
     def withdraw(self, ranges: bytes) -> None:
         """Let nothing of `ranges`, which the guest gets back, be discarded any more.
@@ -72,8 +83,12 @@ class PendingDiscards:
         """
         if self._flight and _overlap(self._flight, ranges):
             raise LocalProtocolError("pages whose discard is in flight cannot be given back to the guest")
-        self._pending.drop(ranges)
-        self._ready.drop(self._blocks(ranges))
+        self._enter()
+        if len(self._ready):
+            broken = self._ready.intersect(self._blocks(ranges))
+            self._ready.drop(broken)
+            self._parts.add(self._pages(broken))
+        self._parts.drop(ranges)
 
     def next_batch(self, now_ns: int, *, flush: bool = False) -> bytes:
         """Take what is due, packed ascending ranges: it is in flight until `done`. b"" when nothing is due.
@@ -88,10 +103,9 @@ class PendingDiscards:
         blocks = self._ready.take(DISCARD_BATCH_BLOCKS, DISCARD_BATCH_RANGES)
         if blocks:
             self._flight = self._pages(blocks)
-            self._pending.drop(self._flight)
-        elif self._fragments_due(now_ns):
+        elif self._parts_due(now_ns):
             most = DISCARD_BATCH_BLOCKS * self._block_pages
-            self._flight = self._pending.take(most, DISCARD_BATCH_RANGES)
+            self._flight = self._parts.take(most, DISCARD_BATCH_RANGES)
         return self._flight
 
     def done(self) -> None:
@@ -109,21 +123,39 @@ class PendingDiscards:
             return None
         if len(self._ready):
             return 0
-        if self._whole_only or not len(self._pending):
+        if self._whole_only or not (self._new or len(self._parts)):
             return None
-        return 0 if len(self._pending) > self._pages_max else self._due_ns
+        return 0 if self._are_too_many() else self._due_ns
 
     def clear(self) -> None:
         """Forget what waits: the guest that gave it up is gone. Raises LocalProtocolError in flight."""
         if self._flight:
             raise LocalProtocolError("a discard is in flight: wait until it is done")
-        self._pending.clear()
+        self._new.clear()
+        self._new_bytes = 0
+        self._parts.clear()
         self._ready.clear()
 
-    def _fragments_due(self, now_ns: int) -> bool:
-        if self._whole_only or not len(self._pending):
+    def _parts_due(self, now_ns: int) -> bool:
+        if self._whole_only or not (self._new or len(self._parts)):
             return False
-        return now_ns >= self._due_ns or len(self._pending) > self._pages_max
+        if now_ns < self._due_ns and not self._are_too_many():
+            return False
+        self._enter()
+        return True
+
+    def _are_too_many(self) -> bool:
+        if len(self._parts) + sum(map(page_ranges.page_count, self._new)) <= self._pages_max:
+            return False
+        self._enter()  # some may have been named twice
+        return len(self._parts) > self._pages_max
+
+    def _enter(self) -> None:
+        """Enter what came since the last time."""
+        if self._new:
+            self._parts.add(b"".join(self._new))
+            self._new.clear()
+            self._new_bytes = 0
 
     def _blocks(self, ranges: bytes) -> bytes:
         """The blocks that `ranges` of pages touch, as ranges of block numbers."""
