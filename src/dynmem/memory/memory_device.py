@@ -6,7 +6,7 @@ hw/mem/memory-device.c.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from dynmem.errors import LocalProtocolError
 from dynmem.memory.address_space import AddressSpace, Section
@@ -97,6 +97,19 @@ class MemoryDevice(Protocol):
         raise LocalProtocolError(f"a device that uses {self.get_memslots()} slots was told to use {limit}")
 
 
+class _Plugged(NamedTuple):
+    """A device that is plugged: its region, and the slots that it asked for then."""
+
+    device: MemoryDevice
+    region: Region | None
+    slots: int
+
+    @property
+    def size(self) -> int:
+        """Bytes of the region."""
+        return 0 if self.region is None else self.region.size
+
+
 class DeviceMemory:
     """The addresses for memory devices, `size` bytes from `base` on; none when `size` is 0."""
 
@@ -121,27 +134,26 @@ class DeviceMemory:
         self._space = space
         self._memslots = memslots
         self._warn = warn
-        self._devices: list[MemoryDevice] = []
-        self._required = 0
+        self._plugged: list[_Plugged] = []
         self._used = 0
-        self._used_bytes = 0
-        self._decisions = 0
         space.listen(self)
 
     @property
     def devices(self) -> tuple[MemoryDevice, ...]:
         """What is plugged, by address; devices without memory first."""
-        return tuple(sorted(self._devices, key=lambda device: device.get_addr()))
+        return tuple(
+            sorted((plugged.device for plugged in self._plugged), key=lambda device: device.get_addr())
+        )
 
     @property
     def used_bytes(self) -> int:
         """Bytes of the regions of all plugged devices."""
-        return self._used_bytes
+        return sum(plugged.size for plugged in self._plugged)
 
     @property
     def slot_use(self) -> SlotUse:
         """Memory slots used and required."""
-        return SlotUse(self._used, self._required)
+        return SlotUse(self._used, sum(plugged.slots for plugged in self._plugged))
 
     def reserved_memslots(self) -> int:
         """Slots that plugged devices may still take: others leave them alone."""
@@ -150,7 +162,7 @@ class DeviceMemory:
     @property
     def has_decided_memslots(self) -> bool:
         """Whether a plugged device has decided on more than one slot by what the consumers had then."""
-        return self._decisions > 0
+        return any(plugged.device.decides_memslots and plugged.slots > 1 for plugged in self._plugged)
 
     def infos(self) -> list[DeviceInfo]:
         """What query-memory-devices says, by address."""
@@ -158,7 +170,7 @@ class DeviceMemory:
 
     def plugged_size(self) -> int:
         """Bytes of all devices that the guest can use now."""
-        return sum(device.get_plugged_size() for device in self._devices)
+        return sum(plugged.device.get_plugged_size() for plugged in self._plugged)
 
     def region_size(self, device: MemoryDevice) -> int:
         """Bytes of a device's region, 0 without one. Raises MemoryDeviceError as get_memory_region does."""
@@ -212,19 +224,20 @@ class DeviceMemory:
         Raises LocalProtocolError when it is plugged already, MemoryDeviceError when something that is no
         memory device is in its place; then nothing has changed.
         """
-        if device in self._devices:
+        if self._find(device) is not None:
             raise LocalProtocolError("the memory device is plugged already")
         region = device.get_memory_region()
         if region is None:
-            self._devices.append(device)
+            self._plugged.append(_Plugged(device, None, 0))
             return
-        self._count(device, region, 1)
-        self._devices.append(device)
+        plugged = _Plugged(device, region, device.get_memslots())
+        self._plugged.append(plugged)
+        if isinstance(region, Container):
+            region.slots_max = plugged.slots
         try:
             self._space.map(region, device.get_addr())
         except MemoryDeviceError:
-            self._devices.remove(device)
-            self._count(device, region, -1)
+            self._forget(plugged)
             raise
 
     def unplug(self, device: MemoryDevice) -> None:
@@ -232,13 +245,12 @@ class DeviceMemory:
 
         Raises LocalProtocolError when the device is not plugged.
         """
-        if device not in self._devices:
+        plugged = self._find(device)
+        if plugged is None:
             raise LocalProtocolError("the memory device is not plugged")
-        region = device.get_memory_region()
-        if region is not None:
-            self._space.unmap(region)
-            self._count(device, region, -1)
-        self._devices.remove(device)
+        if plugged.region is not None:
+            self._space.unmap(plugged.region)
+        self._forget(plugged)
 
     def check_consumer(self, consumer: SlotConsumer) -> None:
         """Raise MemoryDeviceError, in QEMU's words, when `consumer` comes too late to have slots enough.
@@ -266,7 +278,7 @@ class DeviceMemory:
         if not self._is_of_a_device(section):
             self._warn("Unexpected memory region mapped into device memory region.")
             return
-        if self._used == self._required:
+        if self._used == self.slot_use.required:
             self._warn("Memory devices use more memory slots than indicated as required.")
         self._used += 1
 
@@ -287,32 +299,33 @@ class DeviceMemory:
                 self.slot_use,
                 size=region.size,
                 space=self.capacity,
-                space_used=self._used_bytes,
+                space_used=self.used_bytes,
             )
             device.decide_memslots(limit)
         self._memslots.check_free(device.get_memslots() + self.reserved_memslots())
-        if self._used_bytes + region.size > self.capacity:
+        if self.used_bytes + region.size > self.capacity:
             raise MemoryDeviceError(
-                f"not enough space, currently {self._used_bytes:#x} in use of total space for memory devices"
+                f"not enough space, currently {self.used_bytes:#x} in use of total space for memory devices"
                 f" {self.capacity:#x}"
             )
 
-    def _count(self, device: MemoryDevice, region: Region, sign: int) -> None:
-        """Take a device that comes (`sign` 1) or goes (-1) into the accounts."""
-        slots = device.get_memslots()
-        self._used_bytes += sign * region.size
-        self._required += sign * slots
-        self._decisions += sign * (device.decides_memslots and slots > 1)
-        if isinstance(region, Container):
-            region.slots_max = slots if sign > 0 else None
+    def _find(self, device: MemoryDevice) -> _Plugged | None:
+        """What is known of a plugged device."""
+        return next((plugged for plugged in self._plugged if plugged.device is device), None)
+
+    def _forget(self, plugged: _Plugged) -> None:
+        """Let go of a device whose region is not mapped any more."""
+        self._plugged.remove(plugged)
+        if isinstance(plugged.region, Container):
+            plugged.region.slots_max = None
 
     def _taken(self) -> list[Taken]:
         """What the plugged devices occupy, by address."""
-        return [
-            Taken(device.get_addr(), size, device.identity)
-            for device in self.devices
-            if (size := self.region_size(device))
-        ]
+        return sorted(
+            Taken(plugged.device.get_addr(), plugged.size, plugged.device.identity)
+            for plugged in self._plugged
+            if plugged.size
+        )
 
     def _is_inside(self, section: Section) -> bool:
         return section.address < self.base + self.size and self.base < section.address + section.size
