@@ -52,11 +52,13 @@ class Vm:
         return [int(pid) for pid in children.split()]
 
     def resident_bytes(self) -> int:
-        """What the guest's RAM occupies, as the kernel counts it."""
+        """What the guest's RAM occupies, boot memory and what was added, as the kernel counts it."""
+        files = {}
         for entry in Path(f"/proc/{self.process.pid}/fd").iterdir():
-            if "memfd:guest-ram" in str(entry.readlink()):
-                return entry.stat().st_blocks * 512
-        raise AssertionError("the machine has no memory file")
+            if str(entry.readlink()).startswith("/memfd:"):
+                files[entry.stat().st_ino] = entry.stat().st_blocks * 512
+        assert files, "the machine has no memory file"
+        return sum(files.values())
 
     def console(self) -> list[dict[str, Any]]:
         """The guest's reports; the last line may be unfinished."""

@@ -65,7 +65,7 @@ def test_a_paused_machine_stays_paused_over_a_reset(tmp_path: Path) -> None:
         async with running(tmp_path, memory="64M") as (vm, client):
             await client.execute("stop")
             guest = await reset(vm, client)
-            assert await client.execute("query-status") == {"status": "paused", "running": False}
+            assert await client.execute("query-status") == {"status": "prelaunch", "running": False}
             stat = Path(f"/proc/{guest}/stat")
             await until(lambda: stat.read_text().rpartition(")")[2].split()[0] == "T")
             lines = len(vm.console())

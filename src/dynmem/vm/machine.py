@@ -10,20 +10,24 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, NamedTuple
 
-from dynmem.errors import DynmemError
-from dynmem.memory.backend import Backend, MemfdBackend
+from dynmem.errors import ConfigError, DynmemError
+from dynmem.memory.backend import Backend
 from dynmem.memory.discard import Discarder
+from dynmem.memory.memory_device import DeviceMemory
+from dynmem.memory.region import MemoryDeviceError
 from dynmem.units import NS_PER_S
 from dynmem.vm.clock import VirtualClock
+from dynmem.vm.devices import DeviceError, Devices
+from dynmem.vm.events import Emit
 from dynmem.vm.faults import Faults
 from dynmem.vm.hv_balloon import HvBalloon
+from dynmem.vm.memory_map import MachineMemory
+from dynmem.vm.objects import Objects
 from dynmem.vm.options import VmOptions
 from dynmem.vm.processor import Processor
 from dynmem.vm.recording import Recording
-from dynmem.vm.turn import Emit, Turn
+from dynmem.vm.turn import Turn
 from dynmem.vmbus.host import Bus
-from dynmem.vmbus.memory import FlatMemory
-from dynmem.wire import hardware as wire
 
 _LOG: Final = logging.getLogger("dynmem.vm")
 
@@ -50,14 +54,25 @@ class Machine:
         self.ended: Final = asyncio.Event()
         self.ending: Ending | None = None
         self._emit = emit
-        self._backend = MemfdBackend(options.memory_bytes, "guest-ram")
-        self._memory = FlatMemory(self._backend.view)
+        self.memory: Final = MachineMemory(options, self.faults)
         self._discards = ThreadPoolExecutor(1, "discard")
-        self.balloon: Final = self._make_balloon()
+        try:
+            self.hot_added: Final = self.memory.plug_hot_added(options, self._recording.trace)
+            self.balloon: Final = self._make_balloon()
+            self.devices: Final = Devices(
+                self.memory, self.balloon, emit, self.faults, slots=options.memory.slots
+            )
+            for dimm in options.dimms:
+                self.devices.plug(dimm)
+        except (DeviceError, MemoryDeviceError) as error:
+            self.memory.close()
+            raise ConfigError(f"--device: {error}") from None
         self.bus: Final = Bus(
-            self._memory, [self.balloon.offer] if self.balloon else [], trace=self._recording.trace
+            self.memory.guest, [self.balloon.offer] if self.balloon else [], trace=self._recording.trace
         )
         self._turn: Final = Turn(
+            memory=self.memory,
+            devices=self.devices,
             bus=self.bus,
             balloon=self.balloon,
             wake=self._wake,
@@ -70,6 +85,7 @@ class Machine:
         self._woken = asyncio.Event()
         self._at_work = asyncio.Lock()
         self._reset_asked: str | None = None
+        self._is_prelaunch = False
         self._timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -79,13 +95,14 @@ class Machine:
             return None
         return HvBalloon(
             identity=options.identity,
-            boot=self._backend,
+            boot=self.memory.boot,
             discarding=self._discard_with,
             wake=self._wake,
             status_report=options.status_report,
             post_init_wait_ns=options.post_init_wait_ns,
             clock=self.clock,
             faults=self.faults,
+            hot_added=self.hot_added,
             trace=self._recording.trace,
             capture=self._recording.capture,
         )
@@ -97,10 +114,12 @@ class Machine:
 
     @property
     def run_state(self) -> str:
-        """``running``, ``paused`` or ``shutdown``, QEMU's words."""
+        """``running``, ``paused``, ``prelaunch`` (reset while paused) or ``shutdown``, QEMU's words."""
         if self.ending is not None:
             return "shutdown"
-        return "running" if self.clock.running else "paused"
+        if self.clock.running:
+            return "running"
+        return "prelaunch" if self._is_prelaunch else "paused"
 
     @property
     def guest_pid(self) -> int:
@@ -111,7 +130,17 @@ class Machine:
     @property
     def resident_bytes(self) -> int:
         """Bytes of guest memory that the host has in memory now."""
-        return self._backend.resident_bytes()
+        return self.memory.resident_bytes
+
+    @property
+    def objects(self) -> Objects:
+        """Memory backends by id."""
+        return self.memory.objects
+
+    @property
+    def device_memory(self) -> DeviceMemory:
+        """The memory devices that are plugged, hv-balloon's memory among them."""
+        return self.memory.devices
 
     # what the monitor asks
 
@@ -132,8 +161,9 @@ class Machine:
 
     def resume(self) -> None:
         """Let guest and clock go on; nothing happens when they run."""
-        if self.run_state != "paused" or self._processor is None:
+        if self.run_state not in ("paused", "prelaunch") or self._processor is None:
             return
+        self._is_prelaunch = False
         self.clock.start()
         self._processor.thaw()
         self._emit("RESUME")
@@ -152,6 +182,13 @@ class Machine:
         assert self.balloon is not None
         self.balloon.set_target(size)
         self._wake()
+
+    def hot_remove(self, pages: int) -> bool:
+        """Ask the guest for hot-added pages back, for good; whether it knows how, and no other wish waits."""
+        assert self.balloon is not None
+        is_asked = self.balloon.hot_remove(pages)
+        self._wake()
+        return is_asked
 
     def end(self, ending: Ending) -> None:
         """Begin to end, once: SHUTDOWN is emitted, and `ended` is set."""
@@ -176,8 +213,7 @@ class Machine:
         if self._timer is not None:
             self._timer.cancel()
         self._discards.shutdown()
-        self._memory.release()
-        self._backend.close()
+        self.memory.close()
         self._recording.close()
 
     # the one task
@@ -217,15 +253,18 @@ class Machine:
     def _power_on(self, *, again: bool) -> None:
         """Give a new guest its hardware and start it. Raises ConfigError."""
         processor = self._processor = Processor(
-            self._memory, self.bus, wake=self._wake, faults=self.faults, capture=self._recording.capture
+            self.memory.guest, self.bus, wake=self._wake, faults=self.faults, capture=self._recording.capture
         )
-        processor.hardware.map_slot(wire.MapSlot(0, 0, self._backend.size, 0), self._backend.fd)
+        self.memory.slots.connect(processor.hardware)
+        self.devices.guest_changed(processor.hardware)
         processor.power_on(self.options.guest, self.options.serial, self._guest_exited, again=again)
 
     async def _power_cycle(self, reason: str) -> None:
         """End the guest, bring devices back to where they were at the start, start another guest."""
         assert self._processor is not None
         await self._processor.power_off()
+        self.memory.slots.disconnect()
+        self.devices.guest_changed(None)
         self._turn.power_off()
         if self.balloon is not None:
             await self.balloon.reset()
@@ -239,6 +278,7 @@ class Machine:
             return
         if not self.clock.running:
             self._processor.freeze()
+            self._is_prelaunch = True
         self._emit("RESET", {"guest": False, "reason": reason})
         self._wake()
 

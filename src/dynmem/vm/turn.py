@@ -4,28 +4,24 @@ Of calls and of packets a bounded number each: the monitor and the timers have t
 """
 
 import errno
-from collections.abc import Callable, Mapping
-from typing import Final, Protocol
+from collections.abc import Callable
+from typing import Final
 
 from dynmem.dm.events import ActualChanged, StatusReported
 from dynmem.errors import RemoteProtocolError
 from dynmem.limits import VM_HYPERCALLS_PER_TURN, VM_PACKETS_PER_TURN
 from dynmem.units import PAGE_SHIFT
+from dynmem.vm.devices import Devices
+from dynmem.vm.events import Emit
 from dynmem.vm.faults import Faults
 from dynmem.vm.hv_balloon import HvBalloon
+from dynmem.vm.memory_map import MachineMemory
 from dynmem.vm.processor import Processor
 from dynmem.vm.recording import Recording
 from dynmem.vmbus.host import Bus, BusState, ChannelClosed, ChannelFaulted, ChannelOpened, OutgoingMessage
 from dynmem.wire import hardware as wire
 from dynmem.wire.layout import Direction
 from dynmem.wire.synic import VMBUS_MESSAGE_TYPE, HvStatus, MessageSlot
-
-
-class Emit(Protocol):
-    """Takes an event for the monitor's clients."""
-
-    def __call__(self, event: str, data: Mapping[str, object] | None = None) -> None:
-        """Send it."""
 
 
 class Turn:
@@ -39,6 +35,8 @@ class Turn:
     def __init__(
         self,
         *,
+        memory: MachineMemory,
+        devices: Devices,
         bus: Bus,
         balloon: HvBalloon | None,
         wake: Callable[[], None],
@@ -46,6 +44,8 @@ class Turn:
         faults: Faults,
         recording: Recording,
     ) -> None:
+        self._memory = memory
+        self._devices = devices
         self._bus = bus
         self._balloon = balloon
         self._wake = wake
@@ -53,6 +53,7 @@ class Turn:
         self._faults = faults
         self._recording = recording
         self._waiting: OutgoingMessage | None = None  # that found its slot full
+        self._added_bytes = 0  # of hv-balloon's memory, as the monitor's clients know it
         self.channel_faults: Final[dict[int, int]] = {}
 
     async def take(self, processor: Processor) -> None:
@@ -101,10 +102,21 @@ class Turn:
             if message is None:
                 processor.hardware.await_call()
                 return
-            await self._call(processor, message)
+            await self._obey(processor, message)
         self._wake()  # there may be more, but others first
 
-    async def _call(self, processor: Processor, message: wire.Message) -> None:
+    async def _obey(self, processor: Processor, message: wire.Message) -> None:
+        """Take one message: a call, or what the guest says of its slots."""
+        if isinstance(message, wire.Hypercall | wire.WriteMsr):
+            await self._call(processor, message)
+        elif isinstance(message, wire.SlotMapped | wire.SlotUnmapped):
+            self._memory.slots.acknowledged(message)
+        elif isinstance(message, wire.UnplugAnswered):
+            await self._devices.answered(message)
+        else:
+            self._faults.note("hardware", f"the guest sent {type(message).__name__}, which only a host sends")
+
+    async def _call(self, processor: Processor, message: wire.Hypercall | wire.WriteMsr) -> None:
         """Carry out one call and what follows from it before the guest hears that it is done."""
         if isinstance(message, wire.Hypercall):
             offered = self._bus.state is BusState.OFFERED
@@ -112,10 +124,8 @@ class Turn:
             self._follow_bus()
             if offered and self._bus.state is not BusState.OFFERED and self._balloon is not None:
                 await self._balloon.restarted()
-        elif isinstance(message, wire.WriteMsr):
-            status = processor.synic.write_msr(message.msr, message.value)
         else:
-            return
+            status = processor.synic.write_msr(message.msr, message.value)
         self._deliver(processor)
         if status is not HvStatus.SUCCESS:
             self._faults.note("call refused", f"{type(message).__name__} was answered with {status.name}")
@@ -159,6 +169,7 @@ class Turn:
     def _report(self, processor: Processor, balloon: HvBalloon) -> None:
         """Tell the monitor's clients."""
         self._deliver(processor)
+        self._report_added(balloon)
         for event in balloon.take_events():
             if isinstance(event, ActualChanged):
                 self._emit("BALLOON_CHANGE", {"actual": event.pages << PAGE_SHIFT})
@@ -167,3 +178,15 @@ class Turn:
                     "HV_BALLOON_STATUS_REPORT",
                     {"committed": event.committed_bytes, "available": event.available_bytes},
                 )
+
+    def _report_added(self, balloon: HvBalloon) -> None:
+        """Tell when the guest has more or less of the device's memory than before."""
+        added = balloon.hot_added.added_bytes if balloon.hot_added is not None else 0
+        if added != self._added_bytes:
+            self._added_bytes = added
+            told = {
+                "id": balloon.identity,
+                "size": added,
+                "qom-path": f"/machine/peripheral/{balloon.identity}",
+            }
+            self._emit("MEMORY_DEVICE_SIZE_CHANGE", told)

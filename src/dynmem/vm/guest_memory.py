@@ -1,0 +1,89 @@
+"""Guest memory as bus and SynIC see it: all RAM of the address space, boot memory and what was added to it.
+
+A guest may put its rings and pages anywhere in its memory, across the border of two regions, too, and may
+lose memory that they are in: then they are at no address, like any other wrong one.
+"""
+
+import bisect
+from typing import NamedTuple
+
+from dynmem.memory.address_space import Section
+from dynmem.memory.backend import Backend
+from dynmem.vmbus.memory import BadAddressError, FlatMemory
+
+
+class _Part(NamedTuple):
+    start: int
+    end: int
+    memory: FlatMemory
+    view: memoryview
+
+
+class MappedMemory:
+    """Listens to an address space: a `vmbus.memory.GuestMemory` of all that is mapped in it."""
+
+    def __init__(self) -> None:
+        self._starts: list[int] = []  # ascending, of the parts
+        self._parts: list[_Part] = []
+        self._fence = FlatMemory(memoryview(bytearray(0)))
+
+    def section_added(self, section: Section) -> None:
+        """Memory is there from now on."""
+        assert isinstance(section.backend, Backend)
+        view = section.backend.view[section.offset : section.offset + section.size]
+        part = _Part(section.address, section.address + section.size, FlatMemory(view, section.address), view)
+        at = bisect.bisect_right(self._starts, part.start)
+        self._starts.insert(at, part.start)
+        self._parts.insert(at, part)
+
+    def section_removed(self, section: Section) -> None:
+        """Memory is gone."""
+        at = self._starts.index(section.address)
+        del self._starts[at]
+        part = self._parts.pop(at)
+        part.memory.release()
+        part.view.release()
+
+    def read(self, gpa: int, length: int) -> bytes:
+        """Copy `length` bytes out, each read once."""
+        part = self._part(gpa)
+        if gpa + length <= part.end:
+            return part.memory.read(gpa, length)
+        first = part.end - gpa
+        return part.memory.read(gpa, first) + self.read(part.end, length - first)
+
+    def write(self, gpa: int, data: bytes) -> None:
+        """Copy `data` in; all of it, or nothing when a part of it is outside."""
+        part = self._part(gpa)
+        if gpa + len(data) <= part.end:
+            part.memory.write(gpa, data)
+            return
+        first = part.end - gpa
+        self.write(part.end, data[first:])
+        part.memory.write(gpa, data[:first])
+
+    def load32(self, gpa: int) -> int:
+        """Load an aligned 32-bit word whole."""
+        return self._part(gpa).memory.load32(gpa)
+
+    def store32(self, gpa: int, value: int) -> None:
+        """Store an aligned 32-bit word whole."""
+        self._part(gpa).memory.store32(gpa, value)
+
+    def fence(self) -> None:
+        """Order everything before against everything after, as the peer sees it."""
+        self._fence.fence()
+
+    def _part(self, gpa: int) -> _Part:
+        at = bisect.bisect_right(self._starts, gpa) - 1
+        if at < 0 or gpa >= self._parts[at].end:
+            raise BadAddressError(f"{gpa:#x} is not guest memory")
+        return self._parts[at]
+
+    def release(self) -> None:
+        """Let go of all of it, so that it can be unmapped here."""
+        for part in self._parts:
+            part.memory.release()
+            part.view.release()
+        self._parts.clear()
+        self._starts.clear()

@@ -1,0 +1,134 @@
+"""All memory of one machine: objects, the address space, who listens to it, and the room for devices.
+
+    0 ............ boot memory ... next 32 GiB boundary ......... device memory: hv-balloon's, DIMMs
+
+Everything that is mapped in the address space is guest memory for the bus (`guest`) and a slot of the guest's
+hardware (`slots`).
+"""
+
+import logging
+from typing import Final
+
+from dynmem.errors import ConfigError
+from dynmem.memory.address_space import AddressSpace
+from dynmem.memory.backend import Backend, MemfdBackend
+from dynmem.memory.memory_device import DeviceMemory
+from dynmem.memory.memslots import Memslots
+from dynmem.memory.region import RamRegion
+from dynmem.vm.faults import Faults
+from dynmem.vm.guest_memory import MappedMemory
+from dynmem.vm.hot_added import HotAddedMemory, check_memdev
+from dynmem.vm.memory_options import AUTOMATIC_MEMDEV, BackendOptions
+from dynmem.vm.objects import Objects
+from dynmem.vm.options import VmOptions
+from dynmem.vm.slots import Slots
+from dynmem.wire.trace_events import Trace
+
+OWN_MEMORY: Final = "pc.ram"  # what QEMU calls boot memory that the machine makes itself
+_LOG: Final = logging.getLogger("dynmem.vm")
+
+
+class MachineMemory:
+    """The memory of one machine.
+
+    Attributes:
+        objects: Memory backends by id.
+        boot: Boot memory, at address 0.
+        boot_identity: Its id.
+        space: Guest physical addresses.
+        guest: Guest memory as bus and SynIC see it.
+        slots: The slots of the guest's hardware.
+        devices: Device memory, and what is plugged there.
+
+    """
+
+    def __init__(self, options: VmOptions, faults: Faults) -> None:
+        """Make objects and boot memory. Raises ConfigError, ObjectError and BackendError."""
+        self.objects: Final = Objects()
+        self.guest: Final = MappedMemory()
+        self.boot_identity: Final = options.memory_backend or OWN_MEMORY
+        self._own: Backend | None = None
+        try:
+            for each in options.objects:
+                self.objects.make(each)
+            self.boot: Final = self._boot_memory(options)
+        except BaseException:
+            self.close()
+            raise
+        self.slots: Final = Slots(faults)
+        self.space: Final = AddressSpace()
+        self.space.listen(self.guest)
+        self.space.listen(self.slots)
+        memslots = Memslots()
+        memslots.add(self.slots)
+        self.space.map(RamRegion("guest-ram", self.boot, 0, self.boot.size), 0)
+        memory = options.memory
+        size = memory.device_memory_bytes if memory.can_grow else 0
+        self.devices: Final = DeviceMemory(
+            self.space,
+            memory.device_memory_base,
+            size,
+            memslots,
+            _LOG.warning,
+            capacity=memory.maximum - memory.size,
+        )
+
+    def _boot_memory(self, options: VmOptions) -> Backend:
+        identity = options.memory_backend
+        if identity is None:
+            if OWN_MEMORY in self.objects:
+                raise ConfigError(f"--object: the id {OWN_MEMORY!r} is that of the machine's own memory")
+            self._own = MemfdBackend(options.memory_bytes, "guest-ram")
+            return self._own
+        if identity not in self.objects:
+            raise ConfigError(f"--machine: there is no object {identity!r}")
+        if self.objects[identity].size != options.memory_bytes:
+            raise ConfigError("Machine memory size does not match the size of the memory backend")
+        return self.objects.take(identity)
+
+    def plug_hot_added(self, options: VmOptions, trace: Trace) -> HotAddedMemory | None:
+        """Plug the memory that hv-balloon adds, if it has any. Raises DynmemError."""
+        balloon = options.balloon
+        if balloon is None:
+            return None
+        memdev = balloon.memdev or self._automatic_memdev(options)
+        if memdev is None:
+            return None
+        if memdev not in self.objects:
+            raise ConfigError(f"--device hv-balloon: there is no object {memdev!r}")
+        check_memdev(memdev, self.objects[memdev], is_busy=self.objects.is_busy(memdev))
+        device = HotAddedMemory(
+            balloon.identity,
+            self.objects[memdev],
+            address=balloon.address,
+            is_mapped=self.slots.is_mapped,
+            startup_last=balloon.startup_last,
+            memdev=f"/objects/{memdev}",
+            trace=trace,
+        )
+        self.devices.pre_plug(device)
+        self.objects.take(memdev)
+        self.devices.plug(device)
+        return device
+
+    def _automatic_memdev(self, options: VmOptions) -> str | None:
+        """A backend for all memory up to the maximum, where nobody has said what it is to be for."""
+        memory = options.memory
+        if not memory.can_grow or memory.slots or options.dimms or AUTOMATIC_MEMDEV in self.objects:
+            return None
+        size = memory.maximum - memory.size
+        self.objects.make(BackendOptions("memory-backend-memfd", AUTOMATIC_MEMDEV, size))
+        return AUTOMATIC_MEMDEV
+
+    @property
+    def resident_bytes(self) -> int:
+        """Bytes of all guest memory that the host has in memory now."""
+        own = [self._own] if self._own is not None else []
+        return sum(backend.resident_bytes() for backend in (*own, *self.objects.busy))
+
+    def close(self) -> None:
+        """Let go of everything."""
+        self.guest.release()
+        if self._own is not None:
+            self._own.close()
+        self.objects.close()

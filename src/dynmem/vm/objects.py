@@ -1,0 +1,115 @@
+"""The machine's objects: memory backends by id, made at the start or by object-add, each for one user."""
+
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+from dynmem.errors import ConfigError, DynmemError
+from dynmem.limits import VM_OBJECTS_MAX
+from dynmem.memory.backend import Backend, MemfdBackend, RamBackend
+from dynmem.memory.backend_file import FileBackend
+from dynmem.vm.memory_options import BackendOptions
+
+
+class ObjectError(DynmemError):
+    """An object cannot be made or deleted; the text is QEMU's where QEMU has one."""
+
+
+class Objects(Mapping[str, Backend]):
+    """The backends; `options` holds what each was made with, which is what its properties read as.
+
+    The embedded guest is another process, so every backend is shared memory underneath.
+    """
+
+    def __init__(self) -> None:
+        self._backends: dict[str, Backend] = {}
+        self._busy: set[str] = set()
+        self.options: Final[dict[str, BackendOptions]] = {}
+
+    def __getitem__(self, identity: str) -> Backend:
+        return self._backends[identity]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._backends)
+
+    def __len__(self) -> int:
+        return len(self._backends)
+
+    def make(self, options: BackendOptions) -> Backend:
+        """Make a backend. Raises ObjectError, ConfigError and BackendError; then nothing is left behind."""
+        identity = options.identity
+        if identity in self._backends:
+            raise ObjectError(f"attempt to add duplicate property '{identity}' to object (type 'container')")
+        if len(self._backends) >= VM_OBJECTS_MAX:
+            raise ObjectError(f"a machine has {VM_OBJECTS_MAX} objects at most")
+        backend = self._backends[identity] = _backend_of(options)
+        self.options[identity] = options
+        return backend
+
+    def remove(self, identity: str) -> None:
+        """Delete a backend that nothing uses. Raises ObjectError."""
+        if identity not in self._backends:
+            raise ObjectError(f"object '{identity}' not found")
+        if identity in self._busy:
+            raise ObjectError(f"object '{identity}' is in use, can not be deleted")
+        self._backends.pop(identity).close()
+        del self.options[identity]
+
+    def is_busy(self, identity: str) -> bool:
+        """Whether something uses it."""
+        return identity in self._busy
+
+    def take(self, identity: str) -> Backend:
+        """Use a backend that nothing uses, until `give`."""
+        assert identity not in self._busy
+        self._busy.add(identity)
+        return self._backends[identity]
+
+    def give(self, identity: str) -> None:
+        """Use it no longer."""
+        self._busy.remove(identity)
+
+    @property
+    def busy(self) -> list[Backend]:
+        """The backends that are in use."""
+        return [self._backends[identity] for identity in sorted(self._busy)]
+
+    def close(self) -> None:
+        """Let go of all of them."""
+        for backend in self._backends.values():
+            backend.close()
+        self._backends.clear()
+        self._busy.clear()
+        self.options.clear()
+
+
+def _backend_of(options: BackendOptions) -> Backend:
+    if options.kind == "memory-backend-file":
+        assert options.mem_path is not None
+        if not options.share:
+            raise ConfigError(
+                f"object '{options.identity}': the embedded guest is another process and would not see the"
+                " private pages of a file: add share=on"
+            )
+        return FileBackend(
+            options.size,
+            options.mem_path,
+            name=f"/objects/{options.identity}",
+            share=True,
+            prealloc=options.prealloc,
+            discard_data=options.discard_data,
+        )
+    if options.kind == "memory-backend-memfd":
+        return MemfdBackend(
+            options.size,
+            options.identity,
+            prealloc=options.prealloc,
+            hugetlb=options.hugetlb,
+            hugetlb_size=options.hugetlb_size,
+        )
+    return RamBackend(
+        options.size,
+        options.identity,
+        share=bool(options.share),
+        prealloc=options.prealloc,
+        needs_descriptor=True,
+    )
