@@ -27,14 +27,14 @@ def tree() -> Node:
     def properties(target: Node | None) -> Iterable[Property]:
         return [Property("size", "int", lambda: 5), link("memdev", "memory", lambda: target)]
 
-    devices = [
-        Node("/machine/peripheral/a", "dimm", properties=lambda _: properties(b)),
-        Node("/machine/peripheral/c", "dimm", properties=lambda _: properties(None)),
-    ]
+    devices = {
+        "a": Node("/machine/peripheral/a", "dimm", properties=lambda _: properties(b)),
+        "c": Node("/machine/peripheral/c", "dimm", properties=lambda _: properties(None)),
+    }
     peripheral = container("/machine/peripheral", devices)
     machine = Node("/machine", "machine", properties=lambda _: [child("peripheral", peripheral)])
-    objects = container("/objects", [a, b])
-    return Node("/", "container", properties=lambda _: [child("machine", machine), child("objects", objects)])
+    objects = container("/objects", {"a": a, "b": b})
+    return container("/", {"machine": machine, "objects": objects})
 
 
 @pytest.mark.parametrize(

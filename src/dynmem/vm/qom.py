@@ -3,7 +3,7 @@
 The tree is made anew for each request from what the machine has: it holds nothing itself.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from dynmem.qmp.errors import DEVICE_NOT_FOUND, GENERIC_ERROR, QmpCommandError
@@ -85,11 +85,9 @@ def link(name: str, kind: str, target: Callable[[], Node | None], write: Write |
     return Property(name, f"link<{kind}>", read, write, target)
 
 
-def container(path: str, nodes: Sequence[Node]) -> Node:
-    """An object that only holds others; each is called what its own path ends with."""
-    return Node(
-        path, "container", properties=lambda _: [child(node.path.rpartition("/")[2], node) for node in nodes]
-    )
+def container(path: str, nodes: Mapping[str, Node]) -> Node:
+    """An object that only holds others, by name."""
+    return Node(path, "container", properties=lambda _: [child(name, node) for name, node in nodes.items()])
 
 
 class AmbiguousPathError(Exception):

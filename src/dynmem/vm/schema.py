@@ -5,7 +5,7 @@ Members of our own begin with ``x-`` or are optional ones that QEMU's clients do
 
 from typing import Final
 
-from dynmem.qmp.types import ANY, BOOL, EMPTY, INT, SIZE, STR, Array, Enum, Member, Object
+from dynmem.qmp.types import ANY, BOOL, EMPTY, INT, SIZE, STR, UINT32, Array, Enum, Member, Object
 
 # results
 
@@ -113,6 +113,7 @@ _BACKEND: Final = (
     Member("dump", BOOL, is_optional=True),
     Member("merge", BOOL, is_optional=True),
     Member("prealloc", BOOL, is_optional=True),
+    Member("prealloc-threads", UINT32, is_optional=True),
     Member("share", BOOL, is_optional=True),
     Member("size", SIZE),
 )
