@@ -92,6 +92,21 @@ def test_a_dimm_that_is_there_at_the_start_is_memory_from_boot_on_and_after_a_re
     play(scene())
 
 
+def test_a_dimm_may_be_plugged_while_the_guest_boots(tmp_path: Path) -> None:
+    async def scene() -> None:
+        rig = Rig(tmp_path, dimms=(), workload="idle")
+        try:
+            rig.machine.start()
+            for identity in ("a", "b"):
+                rig.machine.devices.plug(DimmOptions(identity))
+                await asyncio.sleep(0.1)
+            await until(rig.total_is(BOOT + 2 * SIZE))
+        finally:
+            await rig.machine.close()
+
+    play(scene())
+
+
 def test_dimms_come_and_go_while_the_guest_runs_and_no_byte_is_wrong(tmp_path: Path) -> None:
     async def scene() -> None:
         workload = "sine,period=400ms,low=2%,high=30%,rate=2GiB"

@@ -59,6 +59,8 @@ class Kernel:
         boot = ram.pages(0)
         if boot.start or len(boot) < _PAGES_MIN:
             raise RemoteProtocolError("slot 0 has to be RAM from address 0 on, 4 MiB at least")
+        # a slot that comes from here on, while the guest boots, is no RAM yet
+        more = [ram.pages(slot) for slot in sorted(ram.slots) if slot]
         self._hardware = hardware
         self._console = console
         self._clock = GuestClock()
@@ -71,7 +73,7 @@ class Kernel:
         )
         blocks = Blocks(self._allocator, ram.is_mapped)
         self._drivers = Drivers(hardware, memory, self._allocator, synic, len(boot), blocks)
-        for pages in (ram.pages(slot) for slot in sorted(ram.slots) if slot):
+        for pages in more:
             self._allocator.add(pages.start, len(pages))
             self._drivers.memory_plugged(pages)
         self._first_pages = len(boot)

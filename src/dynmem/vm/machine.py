@@ -212,6 +212,8 @@ class Machine:
             await self._processor.power_off()
         if self._timer is not None:
             self._timer.cancel()
+        if self.balloon is not None:
+            await self.balloon.settled()
         self._discards.shutdown()
         self.memory.close()
         self._recording.close()

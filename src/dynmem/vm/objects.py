@@ -93,7 +93,7 @@ def _backend_of(options: BackendOptions) -> Backend:
         return FileBackend(
             options.size,
             options.mem_path,
-            name=f"/objects/{options.identity}",
+            name=options.identity,
             share=True,
             prealloc=options.prealloc,
             discard_data=options.discard_data,
