@@ -115,6 +115,7 @@ def test_a_transaction_that_fails_leaves_everything_as_it_was() -> None:
     assert space.sections == before
     assert log.names() == ["+outside", "+inside"]
     assert box.subregions == ((0, inside),)
+    assert inside.is_mapped
     assert not new.is_mapped
     assert not new_box.is_mapped
     box.map(MIB, new)  # the container is seen again, and its changes with it

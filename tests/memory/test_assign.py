@@ -55,6 +55,8 @@ def test_a_device_beyond_every_address_is_too_big() -> None:
         place(size=1 << 64)
     with pytest.raises(MemoryDeviceError, match=r"^can't add memory device, device too big$"):
         place(size=GIB, alignment=1 << 64)
+    with pytest.raises(MemoryDeviceError, match=f"^{FRAGMENTED}$"):
+        place(size=(1 << 64) - BASE)  # up to the last address there is
 
 
 def test_the_address_asked_for_is_given() -> None:

@@ -165,3 +165,47 @@ def test_legacy_alignment_lets_dimms_lie_closer() -> None:
     dimm = PcDimm("d1", ram())
     pre_plug_dimm(world.memory, dimm, 4, legacy_align=PAGE_SIZE)
     assert dimm.get_addr() == BASE + PAGE_SIZE
+
+
+def test_a_script_of_plugs_goes_as_it_went_in_qemu_10() -> None:
+    # recorded from qemu-system-x86_64 10.0 -machine pc -m 256M,maxmem=2G,slots=4, which has its device memory
+    # at 4 GiB: maxmem minus boot memory, and a GiB more for each slot
+    base = 4 * GIB
+    world = World(0x170000000, capacity=0x70000000, base=base)
+    outside = "usable range for memory devices [0x100000000:0x170000000]"
+    script: list[tuple[PcDimm, int | str]] = [
+        (PcDimm("5", ram()), 0x100000000),
+        (PcDimm("d1", ram(), addr=0x200000), f"can't add memory device [0x200000:0x8000000], {outside}"),
+        (PcDimm("d1", ram(), addr=0xF8000000), f"can't add memory device [0xf8000000:0x8000000], {outside}"),
+        (
+            PcDimm("d1", ram(), addr=0xFFFFFFFFFFE00000),
+            f"can't add memory device [0xffffffffffe00000:0x8000000], {outside}",
+        ),
+        (PcDimm("odd", ram(MIB)), "backend memory size must be multiple of 0x200000"),
+        (PcDimm("page", ram(PAGE_SIZE)), "backend memory size must be multiple of 0x200000"),
+        (
+            PcDimm("big", ram(4 * GIB), addr=base),
+            "not enough space, currently 0x8000000 in use of total space for memory devices 0x70000000",
+        ),
+        (PcDimm("d1", Memory(128 * MIB)), 4429185024),
+        (
+            PcDimm("d2", Memory(128 * MIB), addr=4362076160),
+            "address range conflicts with memory device id='5'",
+        ),
+        (
+            PcDimm("dm", ram(0x70000000)),
+            "not enough space, currently 0x10000000 in use of total space for memory devices 0x70000000",
+        ),
+        (PcDimm("d3", Memory(256 * MIB)), 4563402752),
+        (PcDimm("d4", Memory(128 * MIB), slot=4), "invalid slot number 4, valid range is [0-3]"),
+        (PcDimm("d4", Memory(128 * MIB)), 4831838208),
+        (PcDimm("d5", Memory(128 * MIB)), "no free slots available"),
+    ]
+    for dimm, answer in script:
+        if isinstance(answer, int):
+            plug(world, dimm)
+            assert dimm.get_addr() == answer
+        else:
+            with pytest.raises(MemoryDeviceError, match=exactly(answer)):
+                plug(world, dimm)
+    assert [device.identity for device in world.memory.devices] == ["5", "d1", "d3", "d4"]
