@@ -25,7 +25,6 @@ STAT_BLOCK_BYTES: Final = 512  # the unit of st_blocks, whatever the file system
 HUGE_PAGE_SIZE: Final = 2 * MIB  # of transparent huge pages; x86-64
 _ALLOCATE_BYTES: Final = 1 << 30  # whole huge pages, of any size
 _HUGE_PAGES: Final = Path("/sys/kernel/mm/transparent_hugepage")
-_NO_MEMFD: Final = "failed to create memfd"
 _PAGEMAP_ENTRIES: Final = 1 << 17  # read at a time: 1 MiB, for 512 MiB of memory
 _OWN_PAGE: Final = np.uint64(1 << 63 | 1 << 56)  # of an entry: in memory, and mapped by nobody else
 _OWN_MASK: Final = _OWN_PAGE | np.uint64(1 << 61)  # nor a page of a file
@@ -163,12 +162,10 @@ class Backend:
             room = mmap.mmap(-1, self.size + HUGE_PAGE_SIZE, flags | mmap.MAP_ANONYMOUS)
             return room, -int(np.frombuffer(room, np.uint8).ctypes.data) % HUGE_PAGE_SIZE
         except (OSError, ValueError, OverflowError) as error:
-            what = (
-                "unable to map backing store for guest RAM"
-                if self._fd >= 0
-                else f"cannot set up guest memory '{self.name}'"
-            )
-            raise refusal(what, error) from error
+            raise refusal(self._cannot_map(), error) from error
+
+    def _cannot_map(self) -> str:
+        return "unable to map backing store for guest RAM"
 
     def _allocate(self) -> int:
         """Give the file all of its pages, in steps, since a signal undoes the call that it interrupts."""
@@ -237,8 +234,17 @@ class RamBackend(Backend):
         """
         check_size(self.kind, size, PAGE_SIZE)
         self.shared_underneath = needs_descriptor
-        fd = memory_file(name, size) if share or needs_descriptor else -1
+        fd = -1
+        if share or needs_descriptor:
+            try:
+                fd = memory_file(name, size)
+            except BackendError as error:
+                what = f"cannot set up guest memory '{name}': {os.strerror(error.errno)}"
+                raise BackendError(what, error.errno) from error
         super().__init__(size, name, fd=fd, page_size=PAGE_SIZE, share=share, prealloc=prealloc)
+
+    def _cannot_map(self) -> str:
+        return f"cannot set up guest memory '{self.name}'"
 
 
 def check_size(kind: str, size: int, page_size: int) -> None:
@@ -254,18 +260,21 @@ def memory_file(name: str, size: int, *, hugetlb: bool = False, hugetlb_size: in
     """Make a sealed memory file of `size` bytes: its descriptor. Raises BackendError."""
     flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
     if hugetlb_size & (hugetlb_size - 1):  # the flags have room for powers of two only
-        raise refusal(_NO_MEMFD, OSError(errno.EINVAL, ""))
+        raise BackendError("Hugepage size must be a power of 2", errno.EINVAL)
     if hugetlb:
         flags |= os.MFD_HUGETLB | (hugetlb_size.bit_length() - 1 if hugetlb_size else 0) << _HUGE_SHIFT
+    what = f"failed to create memfd with flags {flags:#x}"
     fd = -1
     try:
         fd = os.memfd_create(name, flags)
+        what = f"failed to resize memfd to {size}"
         os.ftruncate(fd, size)
+        what = "failed to add seals"
         fcntl.fcntl(fd, fcntl.F_ADD_SEALS, SEALS)
     except (OSError, OverflowError) as error:
         if fd >= 0:
             os.close(fd)
-        raise refusal(_NO_MEMFD, error) from error
+        raise refusal(what, error) from error
     return fd
 
 
@@ -286,8 +295,11 @@ def huge_pages_given() -> str:
 
 
 def refusal(what: str, error: Exception) -> BackendError:
-    """The error of the system behind a sentence: ``WHAT: No space left on device``."""
-    number = error.errno if isinstance(error, OSError) and error.errno is not None else errno.EFBIG
+    """The error of the system behind a sentence: ``WHAT: No space left on device``.
+
+    A size that no system call takes is more memory than there is.
+    """
+    number = error.errno if isinstance(error, OSError) and error.errno is not None else errno.ENOMEM
     return BackendError(f"{what}: {os.strerror(number)}", number)
 
 
