@@ -10,17 +10,18 @@ from dynmem.qmp.errors import DEVICE_NOT_ACTIVE, GENERIC_ERROR, QmpCommandError
 from dynmem.vm import schema
 from dynmem.vm.hv_balloon import HvBalloon
 from dynmem.vm.machine import Ending, Machine
+from dynmem.vm.memory_commands import memory_commands
 
 
 def commands(machine: Machine) -> dict[str, Command]:
     """What the monitor of `machine` can do, besides what every monitor can."""
     handlers: Final = _Handlers(machine)
     return {
+        **memory_commands(machine),
         "balloon": Command(handlers.balloon, schema.VALUE),
         "cont": Command(handlers.cont),
         "query-balloon": Command(handlers.query_balloon, returns=schema.BALLOON_INFO),
         "query-hv-balloon-status-report": Command(handlers.query_status_report, returns=schema.STATUS_REPORT),
-        "query-memory-size-summary": Command(handlers.query_memory_size_summary, returns=schema.MEMORY_SIZES),
         "query-name": Command(handlers.query_name, returns=schema.NAME),
         "query-status": Command(handlers.query_status, returns=schema.STATUS),
         "quit": Command(handlers.quit),
@@ -78,9 +79,6 @@ class _Handlers:
         if balloon.status is None:
             raise QmpCommandError(GENERIC_ERROR, "no guest memory status report received yet")
         return {"committed": balloon.status.committed_bytes, "available": balloon.status.available_bytes}
-
-    def query_memory_size_summary(self, _: Arguments) -> object:
-        return {"base-memory": self._machine.options.memory_bytes, "plugged-memory": 0}
 
     def query_name(self, _: Arguments) -> object:
         return {"name": self._machine.options.name}
