@@ -18,6 +18,7 @@ from dynmem.guest.synic import Synic
 from dynmem.vmbus import guest as vmbus
 from dynmem.vmbus.memory import FlatMemory
 from dynmem.wire import dm, synic
+from dynmem.wire import hardware as wire
 from dynmem.wire.synic import HvStatus
 
 PAGES_FROM = 16  # pages of the guest's own that the attacks use begin here
@@ -26,13 +27,23 @@ DOWNSTREAM = 5
 CONTACT = struct.pack("<IIIIQQQ", 14, 0, 0x40000, 0, 0, 0, 0)  # INITIATE_CONTACT for 4.0
 
 
+class Board(Hardware):
+    """The hardware of a guest that may keep to itself which slots it has mapped."""
+
+    says_mapped = True
+
+    def _send(self, message: wire.Message) -> None:
+        if self.says_mapped or not isinstance(message, wire.SlotMapped):
+            super()._send(message)
+
+
 class Guest:
     """Just enough of a kernel to reach the balloon's channel."""
 
     def __init__(self, channel: socket.socket, seed: int) -> None:
         self.socket = channel
         self.random = random.Random(seed)
-        self.hardware = Hardware(channel)
+        self.hardware = Board(channel)
         self.hardware.wait_for_start()
         self.memory = FlatMemory(self.hardware.ram.view(0))
         self.input = PAGES_FROM + 2 << 12
@@ -80,6 +91,14 @@ class Guest:
         assert self.pump(
             5, lambda: len([event for event in self.events if isinstance(event, vmbus.Opened)]) > opened
         )
+
+    def ask_to_grow(self, channel: vmbus.GuestChannel) -> None:
+        """Negotiate as a guest that can take hot-added memory."""
+        channel.send(dm.encode(dm.VersionRequest(1, dm.VERSION_WIN10, is_last_attempt=False)))
+        self.pump(0.1, lambda: channel.receive() is not None)
+        caps = dm.CapabilitiesReport(2, dm.CAP_BALLOON | dm.CAP_HOT_ADD, 0, (1 << 40) - 1)
+        channel.send(dm.encode(caps))
+        self.pump(0.1, lambda: channel.receive() is not None)
 
     def ask_to_balloon(self, channel: vmbus.GuestChannel) -> None:
         """Negotiate as a good guest does, and wait for a balloon request."""
@@ -232,6 +251,33 @@ def reboot(guest: Guest) -> object:
     return True
 
 
+def no_acknowledgement(guest: Guest) -> object:
+    """Its memory is to grow, and it never says that it has mapped the slots; what it heard is printed."""
+    channel = guest.open_channel()
+    guest.hardware.says_mapped = False
+    guest.ask_to_grow(channel)
+    requests = []
+    deadline = time.monotonic() + 0.7
+    while time.monotonic() < deadline:
+        guest.pump(0.05, lambda: False)
+        while (packet := channel.receive()) is not None:
+            requests.append(type(dm.decode(packet.data)).__name__)
+    return requests
+
+
+def false_acknowledgements(guest: Guest) -> object:
+    """Answers for slots that it has not, and for those that nobody asked about, thousands of them."""
+    channel = guest.open_channel()
+    guest.ask_to_grow(channel)
+    for _ in range(3000):
+        slot = guest.random.randrange(1 << guest.random.randrange(1, 33))
+        message = guest.random.choice(
+            (wire.SlotMapped(slot), wire.SlotUnmapped(slot), wire.UnplugAnswered(slot, is_done=True))
+        )
+        guest.socket.send(wire.encode(message))
+    return guest.hardware.write_msr(synic.MSR_EOM, 0).name
+
+
 def deaf(guest: Guest) -> object:
     """Calls without end, and no reply is ever read."""
     guest.socket.setblocking(False)
@@ -266,6 +312,8 @@ ATTACKS = {
         bogus_ranges,
         message_noise,
         reboot,
+        no_acknowledgement,
+        false_acknowledgements,
         deaf,
         hang_up,
     )

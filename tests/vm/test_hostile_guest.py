@@ -19,7 +19,13 @@ async def nothing(_client: Any) -> None:
 
 
 def attack(
-    tmp_path: Path, name: str, check: Check, meanwhile: Callable[[Any], Awaitable[None]] = nothing
+    tmp_path: Path,
+    name: str,
+    check: Check,
+    meanwhile: Callable[[Any], Awaitable[None]] = nothing,
+    *,
+    memory: str = "64M",
+    target: int = FULL // 2,
 ) -> None:
     """Run one attack to its end, see that the machine still serves, then `check`."""
     program = tmp_path / "guest"
@@ -28,13 +34,13 @@ def attack(
 
     async def scene() -> None:
         guest = f"embedded,program={program},workload={name}"
-        async with running(tmp_path, memory="64M", guest=guest) as (vm, client):
+        async with running(tmp_path, memory=memory, guest=guest) as (vm, client):
 
             def finished() -> list[dict[str, Any]]:
                 assert vm.process.poll() is None, vm.log.read_text()
                 return [line for line in vm.console() if line["t"] == "done"]
 
-            assert await client.execute("balloon", {"value": FULL // 2}) == {}
+            assert await client.execute("balloon", {"value": target}) == {}
             await meanwhile(client)
             (line,) = await until(finished)
             assert await client.execute("query-status") == {"status": "running", "running": True}
@@ -153,6 +159,31 @@ def test_pages_that_a_former_kernel_gave_are_the_next_ones_own(tmp_path: Path) -
         await until(given)
 
     attack(tmp_path, "reboot", check, some_are_given)
+
+
+def test_memory_is_not_hot_added_before_the_guest_has_said_that_it_mapped_it(tmp_path: Path) -> None:
+    async def check(_vm: Vm, client: Any, line: dict[str, Any]) -> None:
+        assert line["found"] in ([], ["InfoMessage"])  # how much there may be, and no hot add
+        state = await client.execute("x-query-hv-balloon")
+        assert (state["state"], state["actual"]) == ("S_HOT_ADD_SETUP", FULL)
+        await client.execute("system_reset")
+
+        async def is_reset() -> bool:
+            return bool((await client.execute("x-query-hv-balloon"))["resets"] == 1)
+
+        await until(is_reset)
+
+    attack(tmp_path, "no_acknowledgement", check, memory="64M,maxmem=1G", target=512 * MIB)
+
+
+def test_acknowledgements_that_nobody_asked_for_are_counted_and_nothing_more(tmp_path: Path) -> None:
+    async def check(_vm: Vm, client: Any, line: dict[str, Any]) -> None:
+        assert line["found"] == "SUCCESS"
+        counts = await faults(client)
+        assert counts["slot"] > 1000
+        assert counts["unplug"] > 500
+
+    attack(tmp_path, "false_acknowledgements", check, memory="64M,maxmem=1G", target=FULL)
 
 
 def test_a_guest_that_reads_no_replies_waits_for_itself(tmp_path: Path) -> None:
