@@ -28,7 +28,12 @@ from .backings import BACKINGS, HUGE, fill, first_words
 
 BLOCKS = 4
 PAGES = BLOCKS * 512
-WAYS = {"plain": NONE, "what this kernel has": None}
+WAYS = {
+    "plain": NONE,
+    "splits only": NONE._replace(splits=True),
+    "no batched punch": probe()._replace(batched_remove=False),
+    "what this kernel has": None,
+}
 _THP: Final = 22  # of /proc/kpageflags: a part of a transparent huge page
 
 

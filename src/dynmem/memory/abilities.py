@@ -22,6 +22,7 @@ class Abilities(NamedTuple):
 
     pidfd: int = -1
     batched_dontneed: bool = False  # process_madvise(MADV_DONTNEED) on oneself: Linux 6.13 and later
+    batched_remove: bool = False  # the same for MADV_REMOVE, which is a punch
     splits: bool = False  # MADV_COLD on a part of a transparent huge page splits it: Linux 5.4 and later
 
 
@@ -39,17 +40,40 @@ def probe() -> Abilities:
         if pidfd >= 0 and not _drops_a_page(pidfd):
             os.close(pidfd)
             pidfd = -1
-    return Abilities(pidfd=pidfd, batched_dontneed=pidfd != -1, splits=_takes_cold())
+    batched = pidfd != -1
+    return Abilities(
+        pidfd=pidfd,
+        batched_dontneed=batched,
+        batched_remove=batched and _removes_a_page(pidfd),
+        splits=_takes_cold(),
+    )
 
 
 def _drops_a_page(pidfd: int) -> bool:
     """Whether a batched MADV_DONTNEED of two pages on ourselves is done, and drops what is in both."""
     with mmap.mmap(-1, 3 * PAGE_SIZE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as room:
-        room[:] = b"x" * len(room)
-        address = int(np.frombuffer(room, np.uint8).ctypes.data)
-        ranges = np.array([(address, PAGE_SIZE), (address + 2 * PAGE_SIZE, PAGE_SIZE)], np.uint64)
-        done = system_calls.process_madvise(pidfd, ranges, system_calls.MADV_DONTNEED)
-        return done == 2 * PAGE_SIZE and room[0] == 0 == room[-1] and room[PAGE_SIZE] != 0
+        return _loses_both_ends(room, pidfd, system_calls.MADV_DONTNEED)
+
+
+def _removes_a_page(pidfd: int) -> bool:
+    """Whether a batched MADV_REMOVE takes two pages of ours out of a memory file."""
+    fd = os.memfd_create("probe", os.MFD_CLOEXEC)
+    try:
+        os.ftruncate(fd, 3 * PAGE_SIZE)
+        with mmap.mmap(fd, 3 * PAGE_SIZE) as room:
+            done = _loses_both_ends(room, pidfd, system_calls.MADV_REMOVE)
+        return done and os.pread(fd, 1, 0) == b"\0"
+    finally:
+        os.close(fd)
+
+
+def _loses_both_ends(room: mmap.mmap, pidfd: int, advice: int) -> bool:
+    """Whether advice on the first and the last of three pages is taken, and they read zeros then."""
+    room[:] = b"x" * len(room)
+    address = int(np.frombuffer(room, np.uint8).ctypes.data)
+    ranges = np.array([(address, PAGE_SIZE), (address + 2 * PAGE_SIZE, PAGE_SIZE)], np.uint64)
+    done = system_calls.process_madvise(pidfd, ranges, advice)
+    return done == 2 * PAGE_SIZE and room[0] == 0 == room[-1] and room[PAGE_SIZE] != 0
 
 
 def _takes_cold() -> bool:

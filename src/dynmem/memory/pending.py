@@ -74,7 +74,7 @@ class PendingDiscards:
                 self._enter()
         if whole:
             self._parts.drop(whole)
-            self._ready.add(self._blocks(whole))
+            self._ready.add(self._exact_blocks(whole))
 
     def withdraw(self, ranges: bytes) -> None:
         """Let nothing of `ranges`, which the guest gets back, be discarded any more.
@@ -164,6 +164,12 @@ class PendingDiscards:
         ends = (starts + counts + size - np.uint64(1)) // size
         starts //= size
         return page_ranges.pack(starts, ends - starts)
+
+    def _exact_blocks(self, ranges: bytes) -> bytes:
+        """The same for ranges that are whole blocks."""
+        starts, counts = page_ranges.unpack(ranges)
+        size = np.uint64(self._block_pages)
+        return page_ranges.pack(starts // size, counts // size)
 
     def _pages(self, blocks: bytes) -> bytes:
         """The pages of ranges of blocks."""

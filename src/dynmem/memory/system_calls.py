@@ -16,6 +16,7 @@ import numpy.typing as npt
 FALLOC_FL_KEEP_SIZE: Final = 0x01
 FALLOC_FL_PUNCH_HOLE: Final = 0x02
 MADV_DONTNEED: Final = 4
+MADV_REMOVE: Final = 9
 MADV_HUGEPAGE: Final = 14
 MADV_COLD: Final = 20
 MADV_POPULATE_WRITE: Final = 23
