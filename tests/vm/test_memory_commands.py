@@ -163,6 +163,14 @@ def test_memory_that_is_to_be_there_at_once_is_resident(monitor: Monitor) -> Non
             {"qom-type": "memory-backend-file", "mem-path": "/nix/x", "share": True},
             "can't open backing store /nix/x for guest RAM: No such file or directory",
         ),
+        (
+            {"qom-type": "memory-backend-file", "mem-path": "/dev/null", "share": True},
+            "unable to map backing store for guest RAM: No such device",
+        ),
+        (
+            {"qom-type": "memory-backend-file", "mem-path": "/proc/version", "share": True},
+            "unable to map backing store for guest RAM: Input/output error",
+        ),
     ],
 )
 def test_an_object_that_cannot_be_is_refused_and_leaves_nothing(

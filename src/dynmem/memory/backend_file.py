@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import stat
 import tempfile
 from pathlib import Path
 from typing import Final
@@ -124,11 +125,21 @@ def _prepared(fd: int, size: int, name: str) -> int:
                 f"memory size {size:#x} must be equal to or larger than page size {page_size:#x}"
             )
         check_size(FileBackend.kind, size, page_size)
-        if not has:
-            os.ftruncate(fd, size)
+        _give_size(fd, size)
     except OSError as error:
         raise refusal("unable to map backing store for guest RAM", error) from error
     return page_size
+
+
+def _give_size(fd: int, size: int) -> None:
+    """Give a file that has no size one. Raises OSError for what is no file that can have memory in it."""
+    now = os.fstat(fd)
+    if not stat.S_ISREG(now.st_mode):
+        raise OSError(errno.ENODEV, "")
+    if not now.st_size:
+        os.ftruncate(fd, size)
+        if os.fstat(fd).st_size < size:  # a file of /proc takes any size, and has none
+            raise OSError(errno.EIO, "")
 
 
 def _cannot_open(path: Path, error: OSError) -> BackendError:
