@@ -10,6 +10,7 @@ from .daemons import configured, managing, vm_of
 
 MIB = 1 << 20
 BOOT = 256 * MIB
+MEMORY = "256M,maxmem=2G"
 
 
 def test_a_vm_that_boots_small_gets_what_its_load_needs_and_gives_it_back_to_another(tmp_path: Path) -> None:
@@ -21,15 +22,14 @@ def test_a_vm_that_boots_small_gets_what_its_load_needs_and_gives_it_back_to_ano
     config = configured(tmp_path, "enforce", "1300MiB", web=limits, db=other)
 
     async def scenario() -> None:
-        options = {"memory": "256M,maxmem=2G", "device": BALLOON}
         (tmp_path / "web").mkdir()
         (tmp_path / "db").mkdir()
         other_wish = tmp_path / "other"
         other_wish.write_text("40M")
         load, other_load = (f"embedded,workload=told,path={path},rate=1GiB" for path in (wish, other_wish))
         async with (
-            running(tmp_path / "web", guest=load, **options) as (web, _),
-            running(tmp_path / "db", guest=other_load, **options) as (db, _),
+            running(tmp_path / "web", guest=load, memory=MEMORY, device=BALLOON) as (web, _),
+            running(tmp_path / "db", guest=other_load, memory=MEMORY, device=BALLOON) as (db, _),
         ):
             (tmp_path / "web.qmp").symlink_to(web.qmp)
             (tmp_path / "db.qmp").symlink_to(db.qmp)
