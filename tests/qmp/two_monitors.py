@@ -26,7 +26,7 @@ OUR_BASE: Final = 32 << 30
 _BASE_SPAN: Final = 64 << 30
 _ADDRESS: Final = re.compile(r"(?<=\[)0x[0-9a-f]+")  # in error texts: [address:size]
 _HOTPLUG_PORT: Final = 0xA00  # of ACPI memory hotplug: select a slot; with bit 3 of +0x14 the guest ejects it
-_ENDED: Final = "the monitor's program ended"
+ENDED: Final = "the monitor's program ended"
 _TIMEOUT_S: Final = 30
 
 Eject = Callable[[int], None]
@@ -47,12 +47,15 @@ class Monitor:
         """Wait until `process` listens at `path`, connect, and negotiate."""
         deadline = time.monotonic() + _TIMEOUT_S
         while not is_listened_on(path):
-            assert process.poll() is None, f"it ended: see {self.folder}/log"
+            assert process.poll() is None, self._log()
             assert time.monotonic() < deadline
             await asyncio.sleep(0.01)
         self._reader, self._writer = await asyncio.open_unix_connection(path, limit=1 << 20)
         self.greeting = await self._line()
         await self.ask("qmp_capabilities")
+
+    def _log(self) -> str:
+        return (self.folder / "log").read_text()
 
     async def ask(self, execute: str, arguments: dict[str, object] | None = None) -> dict[str, Any]:
         """The answer; events that come before it are kept."""
@@ -165,7 +168,7 @@ async def played(scene: Scene, player: Player, folder: Path) -> dict[str, object
             try:
                 found[name] = _plain(await _answer(monitor, step), monitor, step)
             except ConnectionResetError:
-                found[name] = _ENDED
+                found[name] = ENDED
                 return found
         await asyncio.sleep(0.1)
         await monitor.ask("query-name")

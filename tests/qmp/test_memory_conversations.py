@@ -1,0 +1,61 @@
+"""Our monitor and a real QEMU 10 answer alike to commands about memory, but for what is listed."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.qmp.memory_conversations import SCENES, Scene
+from tests.qmp.memory_differences import DIFFERENCES, GREETING, OUR_SCHEMA, SCHEMA
+from tests.qmp.schema_shape import shape
+from tests.qmp.two_monitors import Player, our_monitor, played, qemu_monitor, unpacked_qemu
+
+pytestmark = pytest.mark.qemu
+
+
+@pytest.fixture
+def qemu() -> Player:
+    return qemu_monitor(unpacked_qemu())
+
+
+def folders(tmp_path: Path) -> tuple[Path, Path]:
+    ours, theirs = tmp_path / "ours", tmp_path / "qemu"
+    ours.mkdir()
+    theirs.mkdir()
+    return ours, theirs
+
+
+@pytest.mark.parametrize("scene", SCENES, ids=lambda scene: scene.name)
+def test_both_answer_the_same_but_for_what_is_listed(scene: Scene, qemu: Player, tmp_path: Path) -> None:
+    async def play() -> tuple[dict[str, object], dict[str, object]]:
+        our_folder, folder = folders(tmp_path)
+        return await asyncio.gather(played(scene, our_monitor, our_folder), played(scene, qemu, folder))
+
+    ours, theirs = asyncio.run(play())
+    listed = DIFFERENCES.get(scene.name, {})
+    expected = {**theirs, **{text: difference.ours for text, difference in listed.items()}}
+    assert ours == expected
+    gone = [text for text in listed if theirs.get(text) == ours.get(text)]
+    assert not gone, "these are listed as differences, but are none"
+
+
+def test_greeting_and_schema_are_the_same_but_for_what_is_listed(qemu: Player, tmp_path: Path) -> None:
+    async def look(player: Player, folder: Path) -> tuple[dict[str, Any], dict[str, set[str]]]:
+        async with player(Scene("schema", "256M", []), folder) as monitor:
+            schema = await monitor.ask("query-qmp-schema")
+            return monitor.greeting, shape(schema["return"])
+
+    async def both() -> Any:
+        our_folder, folder = folders(tmp_path)
+        return await asyncio.gather(look(our_monitor, our_folder), look(qemu, folder))
+
+    (our_greeting, ours), (greeting, theirs) = asyncio.run(both())
+    ours_says, theirs_says = our_greeting["QMP"], greeting["QMP"]
+    assert set(ours_says) == set(theirs_says)
+    assert {name for name in ours_says if ours_says[name] != theirs_says[name]} == set(GREETING)
+
+    shared = {name for name in ours if not name.startswith("x-")}
+    assert shared <= set(theirs)
+    assert {name for name in shared if theirs[name] - ours[name]} == set(SCHEMA)
+    only_ours = {name: ours[name] - theirs[name] for name in shared if ours[name] - theirs[name]}
+    assert only_ours == {name: lines for name, (lines, _) in OUR_SCHEMA.items()}
