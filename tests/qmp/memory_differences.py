@@ -198,12 +198,6 @@ _ODD_NAMES: dict[str, Difference] = {
 }
 
 DIFFERENCES: dict[str, dict[str, Difference]] = {
-    "objects": {
-        f"{_MAKE_FILE}=f9 size=1048576 mem-path=/dev/null share=true": _wrong(
-            "unable to map backing store for guest RAM: Invalid argument",
-            "what cannot be given a size is not mapped here; QEMU tries",
-        )
-    },
     "what ours does without": _WITHOUT,
     "properties": _PROPERTIES,
     "DIMMs": _DIMMS,
