@@ -105,6 +105,8 @@ class Kernel:
             self._hardware.wait(self._sleep_ns())
 
     def _sleep_ns(self) -> int:
+        if self._hardware.requests:  # that came while something else was asked of the host
+            return 0
         now = self._clock.now()
         times = [self._tick_at, self._report_at, self._drivers.deadline_ns(now)]
         return max(0, min(time for time in times if time is not None) - now)
