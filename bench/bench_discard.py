@@ -5,7 +5,8 @@ set, what it gives into the pending discards, what is due of them into the disca
 that still waits. Bare: nothing but the fastest way this kernel has, found in this run, in C, a message a
 time, its ranges sorted and joined beforehand. Tree: C with a balanced tree of ranges (glib's GTree) that
 gives back each range as it comes, neighbours joined. "Beside" is the other side's time by ours: above 1
-ours is faster. "At once" is ours without holding anything back.
+ours is faster. "At once" is ours without holding anything back. Times are processor time, most of it the
+kernel's.
 
 Of huge pages of private memory a part that is dropped stays allocated unless the huge page is split
 first. Ours does that, and so does the bare call ("split"); the tree does not, and frees nothing there
@@ -41,18 +42,17 @@ from dynmem.units import GIB, MIB, PAGE_SIZE
 
 SIZE: Final = 256 * MIB
 BIG: Final = 4 * GIB
-HUGE_TIMES: Final = 8
+HUGE_SIZE: Final = 4 * GIB  # whole huge pages go so fast that it takes many to see anything
 ROUNDS: Final = 5
+ROUNDS_HUGE: Final = 3
 FAST: Final = ("contiguous", "random 2 MiB", "random 256 KiB", "mix")  # 230 GB a minute or more
 NOT_HERE: Final = 3  # the C program's exit status when the kernel lacks a way
 FILE_WAYS: Final = ("punch", "remove", "unmap-punch", "unmap-remove")
 ANONYMOUS_WAYS: Final = ("madvise", "process-madvise")
-PARTS: Final = ("random 256 KiB", "random 4 KiB", "mix", "4 KiB until all is given")  # parts of huge pages
+SINGLES: Final = ("random 256 KiB", "random 4 KiB", "4 KiB until all is given")
+PARTS: Final = (*SINGLES, "mix")  # parts of huge pages
 
 _NO_HUGE_PAGES: Final = 15  # MADV_NOHUGEPAGE
-
-
-Discard = Callable[[Backend, list[bytes]], None]
 
 
 @dataclass(frozen=True)
@@ -91,37 +91,49 @@ def _file_of(messages: list[bytes], path: Path) -> Path:
     return path
 
 
-def _at_once(backend: Backend, messages: list[bytes]) -> None:
-    """Discard what each message gives as it comes."""
-    pages, discarder = PageSet(backend.size // PAGE_SIZE), Discarder(backend)
-    for message in messages:
-        discarder.discard(pages.add(message).coalesced)
+class _AtOnce:
+    """Discards what each message gives as it comes."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._pages, self._discarder = PageSet(backend.size // PAGE_SIZE), Discarder(backend)
+
+    def run(self, messages: list[bytes]) -> None:
+        for message in messages:
+            self._discarder.discard(self._pages.add(message).coalesced)
 
 
-def _held_back(backend: Backend, messages: list[bytes]) -> None:
-    """Hold discards back until blocks are complete or time is up; all are out at the end."""
-    pages, discarder = PageSet(backend.size // PAGE_SIZE), Discarder(backend)
-    pending = PendingDiscards(pages)
-    for message in messages:
-        pending.add(pages.add(message).coalesced, time.monotonic_ns())
-        while batch := pending.next_batch(time.monotonic_ns()):
-            discarder.discard(batch)
-            pending.done()
-    while batch := pending.next_batch(time.monotonic_ns(), flush=True):
-        discarder.discard(batch)
-        pending.done()
+class _HeldBack:
+    """Holds discards back until blocks are complete or time is up; all are out at the end."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._pages, self._discarder = PageSet(backend.size // PAGE_SIZE), Discarder(backend)
+        self._pending = PendingDiscards(self._pages)
+
+    def run(self, messages: list[bytes]) -> None:
+        for message in messages:
+            self._pending.add(self._pages.add(message).coalesced, time.monotonic_ns())
+            self._discard(flush=False)
+        self._discard(flush=True)
+
+    def _discard(self, *, flush: bool) -> None:
+        while batch := self._pending.next_batch(time.monotonic_ns(), flush=flush):
+            self._discarder.discard(batch)
+            self._pending.done()
 
 
-def _ours(backing: Backing, size: int, messages: list[bytes], discard: Discard) -> tuple[float, float]:
+def _ours(
+    backing: Backing, size: int, messages: list[bytes], way: type[_AtOnce | _HeldBack]
+) -> tuple[float, float]:
     """Seconds from the first message to the last page given back; the share of it that is free then."""
     backend = backing.make(size)
     try:
         memory = np.frombuffer(backend.view, np.uint8)
         memory[::PAGE_SIZE] = 1
         before = backend.resident_bytes()
-        begin = time.perf_counter()
-        discard(backend, messages)
-        seconds = time.perf_counter() - begin
+        side = way(backend)
+        begin = time.process_time()
+        side.run(messages)
+        seconds = time.process_time() - begin
         freed = before - backend.resident_bytes()
         del memory
     finally:
@@ -162,14 +174,14 @@ def _compare(
         joined = _file_of([ranges.merge(message) for message in messages], folder / "joined")
         times: dict[str, list[float]] = {}
         freed = 1.0
-        for _round in range(ROUNDS):
+        for _round in range(ROUNDS if size < HUGE_SIZE else ROUNDS_HUGE):
             for way in _worth_it(backing.ways(name), times):
                 seconds = _in_c(program, way, backing, size, raw if way == "tree" else joined)
                 if seconds is not None:
                     times.setdefault(way, []).append(seconds)
-            for way, discard in (("ours", _held_back), ("at once", _at_once)):
-                seconds, share = _ours(backing, size, messages, discard)
-                times.setdefault(way, []).append(seconds)
+            for side, ours_way in (("ours", _HeldBack), ("at once", _AtOnce)):
+                seconds, share = _ours(backing, size, messages, ours_way)
+                times.setdefault(side, []).append(seconds)
                 freed = min(freed, share)
     middle = {side: statistics.median(taken) for side, taken in times.items()}
     ours, at_once, tree = (middle.pop(side) for side in ("ours", "at once", "tree"))
@@ -201,8 +213,10 @@ def _huge_tmpfs(folder: Path, size: int) -> Iterator[Path | None]:
 
 def _anonymous(size: int, *, huge_pages: bool) -> RamBackend:
     backend = RamBackend(size)
-    advice = system_calls.MADV_HUGEPAGE if huge_pages else _NO_HUGE_PAGES
-    system_calls.madvise(backend.address, size, advice)
+    if huge_pages:
+        backend.use_huge_pages()
+    else:
+        system_calls.madvise(backend.address, size, _NO_HUGE_PAGES)
     return backend
 
 
@@ -225,17 +239,17 @@ def _backings(huge: Path | None) -> Iterator[Backing]:
 def _run(size: int) -> Iterator[Figure]:
     with ExitStack() as stack:
         program = stack.enter_context(peer_programs.built("discard"))
-        huge = stack.enter_context(_huge_tmpfs(stack.enter_context(rig.folder()), size * HUGE_TIMES))
+        huge = stack.enter_context(_huge_tmpfs(stack.enter_context(rig.folder()), max(size, HUGE_SIZE)))
         if huge is None:
             print("  tmpfs with huge pages: skipped, only root can mount one")
         for backing in _backings(huge):
             for name, messages in _workloads(size):
-                if name in PARTS or not backing.is_huge:
+                if name in SINGLES or not backing.is_huge:
                     yield from _compare(program, backing, size, name, messages)
-            if backing.is_huge:  # whole huge pages go so fast that it takes many to see anything
-                for name, messages in _workloads(size * HUGE_TIMES):
-                    if name not in PARTS:
-                        yield from _compare(program, backing, size * HUGE_TIMES, name, messages)
+            if backing.is_huge:
+                for name, messages in _workloads(max(size, HUGE_SIZE)):
+                    if name not in SINGLES:
+                        yield from _compare(program, backing, max(size, HUGE_SIZE), name, messages)
 
 
 def run() -> Iterator[Figure]:

@@ -2,8 +2,8 @@
 
 Both sides get the same messages in the same run, by turns, and must agree on every page that is new, named
 twice or refused. The tree's time is C alone, of the faster of two ways to insert; ours is what the caller of
-`PageSet.add` waits, one call a message, with the sorted list of what to discard. "Beside the tree" is the
-tree's time by ours: above 1 ours is faster.
+`PageSet.add` waits, one call a message, with the sorted list of what to discard. Times are
+processor time. "Beside the tree" is the tree's time by ours: above 1 ours is faster.
 """
 
 import json
@@ -30,6 +30,14 @@ VARIANTS: Final = ("insert-then-merge", "look-then-extend")
 BITMAP_SHARE: Final = 32768  # a bit for each page
 CONSTANT: Final = 2 * MIB  # of a set: counts of chunks, and what the measurement itself moves
 
+# about two thirds of what was measured when the figures were written down
+FASTER: Final = {"random 256 KiB": 1.5, "every 2nd 4 KiB, random": 3, "mix": 2}
+IN_A_SECOND: Final = (
+    "contiguous",
+    "random 256 KiB",
+    "mix",
+)  # 200 GB given back, whatever guest they came from
+
 Measured = dict[str, float]
 
 
@@ -40,7 +48,7 @@ def _resident() -> int:
 def _ours(workload: Workload, messages: list[bytes]) -> Measured:
     """Insert the messages, then take all of it back as the host does; named as the peer does."""
     before = _resident()
-    begin = time.perf_counter()
+    begin = time.process_time()
     pages = PageSet(workload.guest_pages)
     new = duplicates = rejected = 0
     for message in messages:
@@ -48,14 +56,14 @@ def _ours(workload: Workload, messages: list[bytes]) -> Measured:
         new += added.new
         duplicates += added.duplicates
         rejected += added.rejected
-    inserted = time.perf_counter() - begin
+    inserted = time.process_time() - begin
     grown = _resident() - before
     count, back = 0, []
-    begin = time.perf_counter()
+    begin = time.process_time()
     while taken := pages.take(DM_UNBALLOON_CHUNK_PAGES, DM_RANGES_PER_MESSAGE):
         count += 1
         back.append(taken)
-    took = time.perf_counter() - begin
+    took = time.process_time() - begin
     return {
         "insert_s": inserted,
         "grown_bytes": grown,
@@ -107,13 +115,17 @@ def _workload(program: Path, workload: Workload) -> Iterator[Figure]:
     messages = -(-count // DM_RANGES_PER_MESSAGE)
     limit = (workload.guest_bytes / BITMAP_SHARE + CONSTANT) / MIB
     gib = ours["taken"] * PAGE_SIZE / GIB
-    yield Figure(f"{name}: insert, beside the tree", tree["insert_s"] / ours["insert_s"], "x")
+    faster = next((bound for start, bound in FASTER.items() if name.startswith(start)), None)
+    yield Figure(
+        f"{name}: insert, beside the tree", tree["insert_s"] / ours["insert_s"], "x", at_least=faster
+    )
     yield Figure(f"{name}: insert, a range", ours["insert_s"] / count * 1e9, "ns")
     yield Figure(f"{name}: insert, a message", ours["insert_s"] / messages * 1e6, "us")
     yield Figure(f"{name}: memory", ours["grown_bytes"] / MIB, "MiB", at_most=limit)
     yield Figure(f"{name}: memory, the tree", tree["grown_bytes"] / MIB, "MiB")
     yield Figure(f"{name}: give back, beside the tree", tree["take_s"] / ours["take_s"], "x")
-    yield Figure(f"{name}: give back 200 GB", ours["take_s"] / gib * 200e9 / GIB, "s")
+    most = 1 if name.startswith(IN_A_SECOND) else None
+    yield Figure(f"{name}: give back 200 GB", ours["take_s"] / gib * 200e9 / GIB, "s", at_most=most)
 
 
 def _hostile() -> Iterator[Figure]:
@@ -149,9 +161,9 @@ def _slowest(name: str, make: Callable[[], PageSet], message: bytes) -> Figure:
     times = []
     for _round in range(5):
         pages = make()
-        begin = time.perf_counter()
+        begin = time.process_time()
         pages.add(message)
-        times.append(time.perf_counter() - begin)
+        times.append(time.process_time() - begin)
     return Figure(name, statistics.median(times) * 1e3, "ms", at_most=10)
 
 
@@ -163,10 +175,10 @@ def _small() -> Iterator[Figure]:
         rounds = []
         for _round in range(ROUNDS):
             pages = PageSet(64 * GIB // PAGE_SIZE)
-            begin = time.perf_counter()
+            begin = time.process_time()
             for message in messages:
                 pages.add(message)
-            rounds.append((time.perf_counter() - begin) / len(messages))
+            rounds.append((time.process_time() - begin) / len(messages))
         yield Figure(f"a message of {count} range{'s' * (count > 1)}", statistics.median(rounds) * 1e6, "us")
 
 
