@@ -48,6 +48,12 @@ OUR_SCHEMA: dict[str, tuple[set[str], str]] = {  # what only ours has
     ),
 }
 
+BALLOON_PROPERTIES: dict[str, str] = {  # of hv-balloon, that only one of the two has
+    "legacy-memdev": "no property here for how a link was called before it was one",
+    "x-post-init-wait": "ours: how long the guest is left alone after the handshake; fixed in QEMU",
+    "x-startup": "ours: which size a reset goes back to; in QEMU always the one at boot",
+}
+
 _WHOLE_PAGES = "a backend here is whole pages: what is discarded is whole pages too"
 _NO_NUMA = "nodes of the host are not chosen here: memory comes from where the kernel takes it"
 _FILE = "a file is mapped here from its start, by pages, for reading and writing"
@@ -131,7 +137,7 @@ _PROPERTIES: dict[str, Difference] = {
 
 _REGION = "QEMU's pc has room for 1 GiB more per slot; ours, for one boundary of 32 GiB"
 _AT = "device_add driver=pc-dimm id=d1 memdev=r1 addr="
-_LEGACY = "no property here for how a link was called before it was one"
+_LEGACY = BALLOON_PROPERTIES["legacy-memdev"]
 _OF_DIMM = {
     "addr": "uint64",
     "hotpluggable": "bool",
@@ -197,21 +203,27 @@ _ODD_NAMES: dict[str, Difference] = {
     ),
 }
 
+_NO_BUS = "QEMU has a VMBus with KVM only"
+
 DIFFERENCES: dict[str, dict[str, Difference]] = {
     "what ours does without": _WITHOUT,
     "properties": _PROPERTIES,
     "DIMMs": _DIMMS,
     "odd names": _ODD_NAMES,
     "a fixed size": {
+        **{
+            f"device_add driver=hv-balloon{more}": _wrong("Bus 'vmbus' does not support hotplugging", _NO_BUS)
+            for more in ("", " id=b", " memdev=r1")
+        },
         "query-version": Difference(
             {"return": {"qemu": {"major": 10, "minor": 2, "micro": 2}, "package": "dynmem 0.1.0"}},
             GREETING["version"],
-        )
+        ),
     },
     "a balloon": {
         "query-hv-balloon-status-report": _wrong(
             "guest memory status reporting not enabled",
-            "QEMU's hv-balloon needs KVM, so that virtio-balloon stands in for it there",
+            f"{_NO_BUS}, so that virtio-balloon stands in for hv-balloon there",
         )
     },
     "a size below zero": {

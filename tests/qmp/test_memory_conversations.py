@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from tests.qmp.memory_conversations import SCENES, Scene
-from tests.qmp.memory_differences import DIFFERENCES, GREETING, OUR_SCHEMA, SCHEMA
+from tests.qmp.memory_differences import BALLOON_PROPERTIES, DIFFERENCES, GREETING, OUR_SCHEMA, SCHEMA
 from tests.qmp.schema_shape import shape
 from tests.qmp.two_monitors import Player, our_monitor, played, qemu_monitor, unpacked_qemu
 
@@ -63,3 +63,23 @@ def test_greeting_and_schema_are_the_same_but_for_what_is_listed(qemu: Player, t
     assert {name for name in shared if theirs[name] - ours[name]} == set(SCHEMA)
     only_ours = {name: ours[name] - theirs[name] for name in shared if ours[name] - theirs[name]}
     assert only_ours == {name: lines for name, (lines, _) in OUR_SCHEMA.items()}
+
+
+def test_hv_balloon_has_the_properties_that_it_has_in_qemu(qemu: Player, tmp_path: Path) -> None:
+    scene = Scene("hv-balloon", "256M,maxmem=1G", [], balloon=True)
+
+    async def ask(player: Player, folder: Path, command: str, name: str, value: str) -> dict[str, str]:
+        async with player(scene, folder) as monitor:
+            answer = await monitor.ask(command, {name: value})
+            return {entry["name"]: entry["type"] for entry in answer["return"]}
+
+    async def both() -> Any:
+        our_folder, folder = folders(tmp_path)
+        return await asyncio.gather(
+            ask(our_monitor, our_folder, "qom-list", "path", "b"),
+            ask(qemu, folder, "qom-list-properties", "typename", "hv-balloon"),
+        )
+
+    ours, theirs = asyncio.run(both())
+    differing = {name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)}
+    assert differing == set(BALLOON_PROPERTIES)
