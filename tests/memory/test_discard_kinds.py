@@ -239,7 +239,9 @@ def test_more_than_one_call_takes_is_discarded_in_several() -> None:
         done = system_calls.process_madvise(probe().pidfd, one, system_calls.MADV_DONTNEED)
         assert done == system_calls.CALL_BYTES_MAX  # the rest is left, and nobody says so
         assert [backend.view[place] for place in places] == [0, 0, 1, 1, 1]
-        assert Discarder(backend).discard(page_ranges.span(0, 7 * GIB // PAGE_SIZE)) == backend.size
+        pages = 7 * GIB // PAGE_SIZE
+        ranges = page_ranges.span(0, pages - 2) + page_ranges.span(pages - 1, 1)
+        assert Discarder(backend).discard(ranges) == backend.size - PAGE_SIZE
         assert not any(backend.view[place] for place in places)
 
 

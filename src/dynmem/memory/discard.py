@@ -144,7 +144,7 @@ class _Work:
 
     def drop(self, spans: U64Array) -> None:
         """Drop private pages, in batches where the kernel does that."""
-        if self._abilities.batched_dontneed:
+        if self._abilities.batched_dontneed and len(spans) > 1:
             dropped, spans = self._in_batches(spans, MADV_DONTNEED)
             self._done += dropped
         base = self._backend.address
@@ -156,14 +156,16 @@ class _Work:
 
         Advice on one of its pages does it; what is no huge page, or is in use just now, stays as it is.
         """
-        if not self._abilities.splits or not len(spans):
+        if not self._abilities.splits:
             return
         starts, ends = spans[:, 0], spans[:, 0] + spans[:, 1]
         huge = np.uint64(HUGE_PAGE_SIZE)
         heads = starts[starts % huge != 0]
         tails = np.maximum(starts, ends // huge * huge)[ends % huge != 0]
+        if not heads.size and not tails.size:
+            return
         inside = np.sort(np.concatenate((heads, tails)))
-        first = np.flatnonzero(np.append(True, inside[1:] // huge != inside[:-1] // huge)[: inside.size])
+        first = np.flatnonzero(np.append(True, inside[1:] // huge != inside[:-1] // huge))
         pages = np.stack((inside[first], np.full(first.size, PAGE_SIZE, np.uint64)), axis=1)
         if self._abilities.batched_dontneed:
             self._in_batches(pages, MADV_COLD)
