@@ -26,6 +26,8 @@ Indices = npt.NDArray[np.int64]
 
 def expand(first: Indices, lengths: Indices) -> Indices:
     """Every index of the runs ``first .. first + length``, ascending when the runs are."""
+    if (lengths == 1).all():
+        return first
     offsets = np.cumsum(lengths) - lengths
     return np.repeat(first - offsets, lengths) + np.arange(int(lengths.sum()))
 

@@ -17,6 +17,7 @@ from dynmem.pages import bitmap
 from dynmem.pages import ranges as page_ranges
 from dynmem.pages.bitmap import Indices
 from dynmem.pages.ranges import U64Array
+from dynmem.pages.runs import Runs
 
 CHUNK_SHIFT: Final = 15
 CHUNK_PAGES: Final = 1 << CHUNK_SHIFT
@@ -50,39 +51,6 @@ class Added(NamedTuple):
     coalesced: bytes  # the accepted ranges sorted and joined: what is to be discarded now
 
 
-class _Runs:
-    """Runs of set pages, decoded ahead of a taker: ascending, all of them still in the set."""
-
-    def __init__(self, starts: U64Array, ends: U64Array) -> None:
-        self.starts = starts
-        self.ends = ends
-        self.position = 0
-
-    def take(self, max_pages: int, max_ranges: int) -> tuple[U64Array, U64Array, int]:
-        """Take at most so many pages in at most so many runs off the front, the last one cut if need be."""
-        window = slice(self.position, self.position + max_ranges)
-        starts, ends = self.starts[window], self.ends[window]
-        reach = np.cumsum(ends - starts)
-        pages = int(reach[-1])
-        if pages <= max_pages:
-            self.position += starts.size
-            return starts, ends, pages
-        fits = int(np.searchsorted(reach, np.uint64(max_pages), side="right"))
-        self.position += fits
-        rest = max_pages - (int(reach[fits - 1]) if fits else 0)
-        if rest == 0:
-            return starts[:fits], ends[:fits], max_pages
-        starts, ends = starts[: fits + 1].copy(), ends[: fits + 1].copy()
-        ends[fits] = starts[fits] + np.uint64(rest)
-        self.starts[self.position] = ends[fits]
-        return starts, ends, max_pages
-
-    @property
-    def is_over(self) -> bool:
-        """Whether all of it has been taken."""
-        return self.position == self.starts.size
-
-
 class PageSet:
     """A set of pages of a guest that has `total_pages` of them, numbered from 0."""
 
@@ -106,7 +74,7 @@ class PageSet:
         self._size = 0
         self._low = 0  # no chunk below this one has a page
         self._cut = 0  # pages below this one have been taken, though their bits may still stand: see _settle
-        self._runs: _Runs | None = None
+        self._runs: Runs | None = None
         self._ahead = 1  # bitmaps to decode in the next step
 
     def __len__(self) -> int:
@@ -161,42 +129,63 @@ class PageSet:
         if block_pages < WORD_PAGES or block_pages & (block_pages - 1):
             raise ValueError(f"a block has a power of two of pages from {WORD_PAGES} up, not {block_pages}")
         self._settle()
+        shift = np.uint64(block_pages.bit_length() - 1)
         starts, ends = self._inside(ranges)
-        size = np.uint64(block_pages)
-        limit = np.uint64(self.total_pages // block_pages)
-        starts, ends = starts // size, np.minimum((ends + size - _ONE) // size, limit)
-        sound = starts < ends
-        starts, ends = starts[sound], ends[sound]
+        starts, ends = starts >> shift, (ends + np.uint64(block_pages - 1)) >> shift
+        ends = np.minimum(ends, np.uint64(self.total_pages // block_pages))
         # neighbours of the same block: the second begins one block later, or is no more
         starts[1:] = np.maximum(starts[1:], ends[:-1])
         sound = starts < ends
-        starts, ends = starts[sound] * size, ends[sound] * size
-        if block_pages > CHUNK_PAGES:
-            return self._whole_of_chunks(starts, ends, block_pages >> CHUNK_SHIFT)
-        chunks, starts, ends = _whole_chunks(starts, ends)
-        counts = self._counts[chunks]
-        full = chunks[counts == CHUNK_PAGES]
-        mixed = chunks[(counts >= block_pages) & (counts < CHUNK_PAGES)]
-        blocks_a_chunk = CHUNK_PAGES // block_pages
-        first = (starts // size).astype(np.int64)
-        apart = bitmap.expand(first, (ends // size).astype(np.int64) - first)
-        blocks = np.concatenate(
-            (apart, (mixed[:, None] * blocks_a_chunk + np.arange(blocks_a_chunk)).reshape(-1))
-        )
-        has = (self._words.reshape(-1, block_pages // WORD_PAGES)[blocks] == bitmap.ALL).all(axis=1)
-        has |= self._counts[blocks // blocks_a_chunk] == CHUNK_PAGES
-        starts = np.sort(np.concatenate((blocks[has] * block_pages, full * CHUNK_PAGES))).astype(np.uint64)
-        ends = np.sort(np.concatenate(((blocks[has] + 1) * block_pages, (full + 1) * CHUNK_PAGES)))
-        return bitmap.packed(starts, ends.astype(np.uint64))
+        if not sound.all():
+            starts, ends = starts[sound], ends[sound]
+        if starts.size == 0:
+            return b""
+        if block_pages <= CHUNK_PAGES:
+            return self._whole_in_chunks(starts << shift, ends << shift, shift)
+        first = starts.view(np.int64)
+        blocks = bitmap.expand(first, ends.view(np.int64) - first)
+        each = block_pages >> CHUNK_SHIFT
+        full = self._counts[blocks[:, None] * each + np.arange(each)] == CHUNK_PAGES
+        return _of_blocks(blocks[full.all(axis=1)], shift)
 
-    def _whole_of_chunks(self, starts: U64Array, ends: U64Array, chunks_a_block: int) -> bytes:
-        """The whole ones of aligned blocks of several chunks each."""
-        shift = np.uint64(CHUNK_SHIFT + chunks_a_block.bit_length() - 1)
-        first = (starts >> shift).astype(np.int64)
-        blocks = bitmap.expand(first, (ends >> shift).astype(np.int64) - first)
-        chunks = blocks[:, None] * chunks_a_block + np.arange(chunks_a_block)
-        has = blocks[(self._counts[chunks] == CHUNK_PAGES).all(axis=1)].astype(np.uint64)
-        return bitmap.packed(has << shift, (has + _ONE) << shift)
+    def _whole_in_chunks(self, starts: U64Array, ends: U64Array, shift: np.uint64) -> bytes:
+        """The whole ones of the blocks, smaller than a chunk, that these ranges consist of."""
+        if self._are_full(starts, ends):
+            return bitmap.packed(starts, ends)
+        chunks, starts, ends = _whole_chunks(starts, ends)
+        first = (starts >> shift).view(np.int64)
+        blocks = bitmap.expand(first, (ends >> shift).view(np.int64) - first)
+        each = CHUNK_PAGES >> int(shift)
+        if chunks.size == 0:
+            return _of_blocks(blocks[self._have(blocks, each)], shift)
+        counts = self._counts[chunks]
+        mixed = chunks[(counts >= 1 << int(shift)) & (counts < CHUNK_PAGES), None] * each + np.arange(each)
+        blocks = np.concatenate((blocks, mixed.reshape(-1)))
+        full = chunks[counts == CHUNK_PAGES]
+        firsts = np.concatenate((blocks[self._have(blocks, each)], full * each))
+        lasts = firsts.copy()
+        lasts[firsts.size - full.size :] += each - 1
+        firsts.sort()  # disjoint, so sorting either side alone keeps the pairs together
+        lasts.sort()
+        return bitmap.packed(firsts.view(np.uint64) << shift, (lasts + 1).view(np.uint64) << shift)
+
+    def _have(self, blocks: Indices, each: int) -> npt.NDArray[np.bool_]:
+        """Which blocks, so many to a chunk, the set has completely."""
+        words = self._words.reshape(-1, CHUNK_WORDS // each)[blocks]
+        has: npt.NDArray[np.bool_] = np.bitwise_and.reduce(words, axis=1) == bitmap.ALL
+        has |= self._counts[blocks // each] == CHUNK_PAGES
+        return has
+
+    def _are_full(self, starts: U64Array, ends: U64Array) -> bool:
+        """Whether all chunks that some ranges touch are full; False also where it costs much to say."""
+        first = (starts >> _TO_CHUNK).view(np.int64)
+        if not (self._counts[first] == CHUNK_PAGES).all():
+            return False
+        last = ((ends - _ONE) >> _TO_CHUNK).view(np.int64)
+        if first.size <= _FEW:
+            spans = zip(first.tolist(), last.tolist(), strict=True)
+            return all((self._counts[start : end + 1] == CHUNK_PAGES).all() for start, end in spans)
+        return bool((last - first < 2).all() and (self._counts[last] == CHUNK_PAGES).all())
 
     def _inside(self, ranges: bytes) -> tuple[U64Array, U64Array]:
         """What of `ranges` lies inside the guest: starts and ends, ascending, disjoint.
@@ -205,7 +194,8 @@ class PageSet:
         """
         starts, counts = page_ranges.ordered(page_ranges.words(ranges))
         sound = (counts != 0) & (starts < np.uint64(self.total_pages))
-        starts, counts = starts[sound], counts[sound]
+        if not sound.all():
+            starts, counts = starts[sound], counts[sound]
         starts, ends = page_ranges.join(starts, starts + counts)
         return starts, np.minimum(ends, np.uint64(self.total_pages))
 
@@ -450,7 +440,7 @@ class PageSet:
         row[word] &= bitmap.ALL << np.uint64(inside & 63)
         self._counts[chunk] = int(np.bitwise_count(row).sum())
 
-    def _decode(self) -> _Runs:
+    def _decode(self) -> Runs:
         """The lowest pages of a set that is not empty: a span of full chunks, or the runs of some bitmaps."""
         low = self._low
         while (occupied := np.flatnonzero(self._counts[low : low + _SCAN_CHUNKS]) + low).size == 0:
@@ -460,10 +450,10 @@ class PageSet:
         if full[0]:
             gaps = np.flatnonzero(~full | (occupied != np.arange(occupied.size) + low))
             after = low + (int(gaps[0]) if gaps.size else occupied.size)
-            return _Runs(*(np.array([chunk << CHUNK_SHIFT], np.uint64) for chunk in (low, after)))
+            return Runs(*(np.array([chunk << CHUNK_SHIFT], np.uint64) for chunk in (low, after)))
         mixed = int(np.argmax(full)) if full.any() else occupied.size
         chunks = occupied[: min(mixed, self._ahead)]
-        runs = _Runs(*bitmap.row_runs(chunks << CHUNK_SHIFT, self._rows[chunks]))
+        runs = Runs(*bitmap.row_runs(chunks << CHUNK_SHIFT, self._rows[chunks]))
         more = runs.starts.size < _AHEAD_RUNS
         self._ahead = min(2 * self._ahead, _AHEAD_CHUNKS_MAX) if more else max(self._ahead // 2, 1)
         return runs
@@ -484,3 +474,9 @@ def _whole_chunks(starts: U64Array, ends: U64Array) -> tuple[Indices, U64Array, 
     kept = lefts < rights
     # disjoint, so sorting either side alone keeps the pairs together
     return chunks, np.sort(lefts[kept]), np.sort(rights[kept])
+
+
+def _of_blocks(blocks: Indices, shift: np.uint64) -> bytes:
+    """Pack ascending blocks of ``1 << shift`` pages."""
+    numbers = blocks.view(np.uint64)
+    return bitmap.packed(numbers << shift, (numbers + _ONE) << shift)
