@@ -117,7 +117,7 @@ def unpacked_qemu() -> Qemu10:
 
 
 def qemu_monitor(qemu: Qemu10) -> Player:
-    """QEMU with a processor in software, nothing in it but firmware."""
+    """QEMU with a processor in software that is never started: not even firmware does anything."""
 
     @contextlib.asynccontextmanager
     async def play(scene: Scene, folder: Path) -> AsyncIterator[Monitor]:
@@ -140,7 +140,7 @@ def _start_qemu(qemu: Qemu10, scene: Scene, folder: Path) -> subprocess.Popen[by
     command += ["-m", scene.memory]
     command += [word for text in scene.objects for word in ("-object", text)]
     command += ["-device", "virtio-balloon-pci,id=b"] if scene.balloon else []
-    command += ["-nodefaults", "-display", "none", "-qmp", f"unix:{folder}/qmp,server=on,wait=off"]
+    command += ["-S", "-nodefaults", "-display", "none", "-qmp", f"unix:{folder}/qmp,server=on,wait=off"]
     command += ["-qtest", f"unix:{folder}/ports,server=on,wait=off", "-qtest-log", "/dev/null"]
     with (folder / "log").open("wb") as log:
         return subprocess.Popen(command, stderr=log)
@@ -160,7 +160,7 @@ async def played(scene: Scene, player: Player, folder: Path) -> dict[str, object
     """Every step's answer and events, without what differs from run to run."""
     found: dict[str, object] = {}
     async with player(scene, folder) as monitor:
-        if not scene.runs:
+        if not scene.runs and monitor.eject is None:  # QEMU has not been started
             await monitor.ask("stop")
             await monitor.events(("STOP",))
         for step in scene.steps:
