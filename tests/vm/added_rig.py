@@ -1,14 +1,16 @@
 """An hv-balloon device with memory to add, plugged as in a machine, and slots that are the test's own."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 from dynmem.memory.address_space import AddressSpace, Section
-from dynmem.memory.backend import MemfdBackend
+from dynmem.memory.backend import Backend, MemfdBackend
 from dynmem.memory.memory_device import DeviceMemory
 from dynmem.memory.memslots import Memslots
 from dynmem.units import GIB, MIB, PAGE_SHIFT
 from dynmem.vm.hot_added import HotAddedMemory
+from dynmem.vm.hv_balloon import Discarding
 from dynmem.wire import dm
 from dynmem.wire.trace_events import NO_TRACE, Trace
 
@@ -89,10 +91,10 @@ class Plugged:
 class AddingRig(Rig):
     """A device on a bus that can add memory, and a guest that does what it is asked."""
 
-    def __init__(self, plugged: Plugged, discards: Discards, **options: Any) -> None:
+    def __init__(self, plugged: Plugged, discarding: Callable[[Backend], Discarding], **options: Any) -> None:
         self.plugged = plugged
-        self.discards = discards
-        super().__init__(discards, added=plugged.memory, **options)
+        self.discards = discarding if isinstance(discarding, Discards) else Discards()
+        super().__init__(discarding, added=plugged.memory, **options)
 
     def grow(self, size: int, *, result: int = 1) -> list[tuple[int, int]]:
         """Ask for a size; the guest adds all it is offered: the hot adds, start from the first added page."""

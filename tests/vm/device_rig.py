@@ -72,6 +72,17 @@ class Rig:
         self.client.connect()
         events = self.pump()
         (self.channel,) = [event.channel for event in events if isinstance(event, vmbus.Offered)]
+        return self.open()
+
+    def close(self) -> None:
+        """The guest's driver goes; the guest stays."""
+        self.channel.close()
+        self.pump()
+        self.channel.tear_down()
+        self.pump()
+
+    def open(self) -> list[dm.Message]:
+        """The guest's driver comes and negotiates: what it is asked at once."""
         pages, downstream = self._ring_pages
         self.channel.open(range(16, 16 + pages), downstream)
         self.pump()

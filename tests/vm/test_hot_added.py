@@ -1,11 +1,16 @@
 """Memory beyond the boot size: a device whose slots come and go with what the guest has of it."""
 
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
-from dynmem.memory.backend import MemfdBackend
+from dynmem.memory.backend import Backend, MemfdBackend
+from dynmem.memory.discard import Discarder
 from dynmem.memory.region import MemoryDeviceError
 from dynmem.units import GIB, MIB, PAGE_SHIFT, PAGE_SIZE
 from dynmem.vm.hot_added import ALIGNMENT, check_address, check_memdev
+from dynmem.vm.hv_balloon import Discarding
 from dynmem.wire import dm
 from dynmem.wire.trace_events import Trace, matching
 
@@ -313,3 +318,87 @@ def test_a_backend_in_use_or_of_odd_size_and_an_address_without_one_are_refused_
         check_memdev("m0", backend, is_busy=True)
     with pytest.raises(MemoryDeviceError, match=r"^'memdev' property must not be set without a memdev$"):
         check_address(BASE)
+
+
+@plays
+async def test_with_startup_last_the_next_guest_starts_with_the_size_before_in_whole_slots() -> None:
+    rig = rig_of(startup_last=True)
+    rig.grow(SIZE + 3 * SLOT)
+    rig.shrink(SLOT + 5 * MIB >> PAGE_SHIFT, (FIRST, SLOT + 5 * MIB >> PAGE_SHIFT))
+    await rig.reset()
+    assert rig.plugged.slots == [(0, SLOT), (SLOT, SLOT)]  # 2 slots less 5 MiB, rounded up
+    assert rig.device.actual_bytes == SIZE + 2 * SLOT
+    assert rig.plugged.memory.added_bytes == 2 * SLOT
+    rig.shrink(1, (FIRST + 9, 1))  # all of it is the guest's
+    assert rig.device.removed_pages == 1
+
+
+@plays
+async def test_with_startup_last_a_guest_at_its_boot_size_keeps_nothing_that_was_added() -> None:
+    rig = rig_of(startup_last=True)
+    rig.grow(SIZE + SLOT)
+    rig.shrink(SLOT >> PAGE_SHIFT, (FIRST, SLOT >> PAGE_SHIFT))
+    await rig.reset()
+    assert rig.plugged.slots == []
+
+
+@plays
+async def test_what_waited_to_be_discarded_at_a_reset_is_not_discarded_from_the_next_guest() -> None:
+    rig = rig_of(startup_last=True)
+    rig.grow(SIZE + 3 * MIB)
+    rig.remove(UNIT, (0, 100))
+    assert len(rig.discards.open) == 1
+    rig.remove(UNIT, (200, 10))  # waits for the first
+    assert len(rig.discards.open) == 1
+    await rig.reset()
+    rig.turn()
+    assert rig.plugged.slots == [(0, SLOT)]
+    assert rig.discards.open == []
+
+
+@plays
+async def test_a_dimm_that_leaves_takes_pages_out_of_an_offer_that_found_no_room() -> None:
+    rig = rig_of()
+    dimm_at = 2 * FIRST
+    rig.device.memory_plugged(dimm_at, MemfdBackend(MIB))
+    assert rig.device.actual_bytes == SIZE + MIB
+    rig.shrink(20, (100, 4), (dimm_at, 16))
+    while rig.discards.open:
+        rig.discards.finish()
+    rig.device.tick()
+    rig.device.set_target(SIZE + MIB)
+    assert rig.device.host.next_message() is not None  # taken, not sent
+    await rig.device.memory_unplugged(dimm_at)
+    assert rig.device.actual_bytes == SIZE - 4 * PAGE_SIZE
+    (back,) = rig.turn()
+    assert isinstance(back, dm.UnballoonRequest)
+    assert back.ranges == packed((100, 4))
+    assert rig.device.actual_bytes == SIZE
+
+
+@plays
+async def test_the_hosts_memory_follows_the_guests_size_up_and_down_and_back_to_nothing_at_a_reset() -> None:
+    plugged = Plugged(2 * SLOT)
+    worker = ThreadPoolExecutor(1)
+
+    def discarding(backend: Backend) -> Discarding:
+        discard = Discarder(backend).discard
+        return lambda ranges: asyncio.get_running_loop().run_in_executor(worker, discard, ranges)
+
+    rig = AddingRig(plugged, discarding)
+    rig.grow(SIZE + 16 * MIB)
+    plugged.backend.view[: 16 * MIB] = b"x" * 16 * MIB
+    assert plugged.backend.resident_bytes() == 16 * MIB
+    rig.shrink(2049, (FIRST + 512, 2048), (FIRST + 5, 1))  # 8 MiB in blocks, and a single page
+    await rig.device.settled()
+    rig.turn()
+    await rig.device.settled()
+    assert plugged.backend.resident_bytes() == 8 * MIB - PAGE_SIZE
+    rig.remove(1024, (3072, 1024))
+    await rig.device.settled()
+    assert plugged.backend.resident_bytes() == 4 * MIB - PAGE_SIZE
+    assert bytes(plugged.backend.view[4 * PAGE_SIZE : 7 * PAGE_SIZE : PAGE_SIZE]) == b"x\0x"
+    rig.disconnect()
+    await rig.device.reset()
+    assert plugged.backend.resident_bytes() == 0
+    worker.shutdown()

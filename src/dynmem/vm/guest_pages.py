@@ -149,7 +149,7 @@ class Memory:
         if failed:
             self.guest_only.add(discard.ranges)
         elif len(self.guest_only):
-            self.guest_only.remove(self.guest_only.intersect(discard.ranges))
+            self.guest_only.drop(discard.ranges)
 
     def clear(self) -> None:
         """Everything is the guest's again; nothing may be in flight."""
