@@ -5,6 +5,7 @@ That the words are QEMU's is tested against a QEMU elsewhere.
 
 import asyncio
 import contextlib
+import inspect
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from dynmem.units import GIB, MIB
 from dynmem.vm.commands import commands
 from dynmem.vm.machine import Machine
 from dynmem.vm.memory_options import BackendOptions, DimmOptions, MemoryOptions
+from dynmem.vm.objects import ObjectError
 from dynmem.vm.options import BalloonOptions, VmOptions
 
 BOOT = 64 * MIB
@@ -52,7 +54,8 @@ class Monitor:
     def __call__(self, name: str, arguments: Mapping[str, object] | None = None, **named: object) -> Any:
         command = find_command(self._commands, name)
         answer = command.run(checked_arguments(command, {**(arguments or {}), **named}))
-        assert not asyncio.iscoroutine(answer)
+        if inspect.iscoroutine(answer):
+            answer = asyncio.run(answer)
         read(command.returns, answer, "answer")
         return answer
 
@@ -130,6 +133,21 @@ def test_memory_that_is_to_be_there_at_once_is_resident(monitor: Monitor) -> Non
         monitor("qom-set", path="later", property="prealloc", value=value)
     assert monitor.machine.objects["later"].resident_bytes() == 4 * MIB
     assert monitor.get("later", "prealloc") is True
+
+
+def test_of_two_who_make_one_object_at_once_the_first_has_it_and_the_other_leaves_nothing(
+    monitor: Monitor,
+) -> None:
+    objects = monitor.machine.objects
+    wanted = [BackendOptions("memory-backend-ram", "r", size, prealloc=True) for size in (MIB, 2 * MIB)]
+
+    async def race() -> list[object]:
+        return await asyncio.gather(*map(objects.make_beside, wanted), return_exceptions=True)
+
+    found = asyncio.run(race())
+    assert [type(each) for each in found].count(ObjectError) == 1
+    assert objects["r"] in found
+    assert Path("/proc/self/maps").read_text().count("/memfd:r ") == 1
 
 
 @pytest.mark.parametrize(

@@ -50,14 +50,14 @@ class _Handlers:
 
     # objects
 
-    def object_add(self, arguments: Arguments) -> object:
+    async def object_add(self, arguments: Arguments) -> object:
         options = _backend_options(arguments)
         if self._is_own(options.identity):
             raise wrong(
                 f"attempt to add duplicate property '{options.identity}' to object (type 'container')"
             )
         try:
-            backend = self._machine.objects.make(options)
+            backend = await self._machine.objects.make_beside(options)
         except DynmemError as error:
             raise _refusal(error) from error
         settings = self._tree.backends

@@ -1,5 +1,6 @@
 """The machine's objects: memory backends by id, made at the start or by object-add, each for one user."""
 
+import asyncio
 from collections.abc import Iterator, Mapping
 from typing import Final
 
@@ -36,13 +37,30 @@ class Objects(Mapping[str, Backend]):
 
     def make(self, options: BackendOptions) -> Backend:
         """Make a backend. Raises ObjectError, ConfigError and BackendError; then nothing is left behind."""
-        identity = options.identity
+        self._check(options.identity)
+        return self._add(options, _backend_of(options))
+
+    async def make_beside(self, options: BackendOptions) -> Backend:
+        """Make a backend in a thread: memory that is to be there at once takes seconds. Raises as `make`."""
+        self._check(options.identity)
+        backend = await asyncio.to_thread(_backend_of, options)
+        try:
+            self._check(options.identity)  # somebody may have been faster
+        except ObjectError:
+            backend.close()
+            raise
+        return self._add(options, backend)
+
+    def _check(self, identity: str) -> None:
+        """Raise ObjectError when there is no place for an object of this name."""
         if identity in self._backends:
             raise ObjectError(f"attempt to add duplicate property '{identity}' to object (type 'container')")
         if len(self._backends) >= VM_OBJECTS_MAX:
             raise ObjectError(f"a machine has {VM_OBJECTS_MAX} objects at most")
-        backend = self._backends[identity] = _backend_of(options)
-        self.options[identity] = options
+
+    def _add(self, options: BackendOptions, backend: Backend) -> Backend:
+        self._backends[options.identity] = backend
+        self.options[options.identity] = options
         return backend
 
     def remove(self, identity: str) -> None:
