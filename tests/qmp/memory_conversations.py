@@ -47,6 +47,7 @@ class Scene(NamedTuple):
     steps: list[Step]
     machine: str = ""  # further options of --machine
     objects: tuple[str, ...] = ()
+    devices: tuple[str, ...] = ()
     balloon: bool = False
     runs: bool = False
 
@@ -375,6 +376,17 @@ BOOT_OBJECT: list[Step] = [
     *LOOK,
 ]
 
+FROM_THE_START: list[Step] = [
+    *LOOK,
+    *(get("d0", name) for name in ("hotplugged", "hotpluggable", "slot", "addr")),
+    plug(id="d2", memdev="m0"),
+    make(MEMFD, "m2", 128 * MIB),
+    plug(id="d2", memdev="m2"),
+    do("object-del", id="m0"),
+    RESET,
+    *LOOK,
+]
+
 UNPLUG: list[Step] = [
     make(RAM, "r1", 128 * MIB),
     make(RAM, "r2", 128 * MIB),
@@ -411,6 +423,13 @@ SCENES: list[Scene] = [
         BOOT_OBJECT,
         machine="memory-backend=boot",
         objects=("memory-backend-memfd,id=boot,size=256M",),
+    ),
+    Scene(
+        "DIMMs from the start",
+        "256M,maxmem=1G,slots=4",
+        FROM_THE_START,
+        objects=("memory-backend-ram,id=m0,size=128M", "memory-backend-memfd,id=m1,size=64M"),
+        devices=("pc-dimm,id=d0,memdev=m0", "pc-dimm,id=d1,memdev=m1,slot=2"),
     ),
     Scene("unplug", "256M,maxmem=1G,slots=4", UNPLUG, runs=True),
     Scene("a size below zero", "256M", [make(RAM, "r1", -1)]),

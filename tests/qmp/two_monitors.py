@@ -90,6 +90,7 @@ async def our_monitor(scene: Scene, folder: Path) -> AsyncIterator[Monitor]:
     """Our VM with an embedded guest that does nothing of itself."""
     options = [f"--machine={scene.machine}"] if scene.machine else []
     options += [f"--object={text}" for text in scene.objects]
+    options += [f"--device={text}" for text in scene.devices]
     vm = Vm(
         folder,
         memory=scene.memory,
@@ -139,6 +140,7 @@ def _start_qemu(qemu: Qemu10, scene: Scene, folder: Path) -> subprocess.Popen[by
     command = ["prlimit", "--core=0", *qemu.command(), "-name", "one", "-machine", machine]
     command += ["-m", scene.memory]
     command += [word for text in scene.objects for word in ("-object", text)]
+    command += [word for text in scene.devices for word in ("-device", text)]
     command += ["-device", "virtio-balloon-pci,id=b"] if scene.balloon else []
     command += ["-S", "-nodefaults", "-display", "none", "-qmp", f"unix:{folder}/qmp,server=on,wait=off"]
     command += ["-qtest", f"unix:{folder}/ports,server=on,wait=off", "-qtest-log", "/dev/null"]
