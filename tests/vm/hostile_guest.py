@@ -233,7 +233,7 @@ def message_noise(guest: Guest) -> object:
             channel.send(head + body)
         guest.pump(0.01, lambda: False)
         channel.close()
-        guest.pump(0.01, lambda: False)
+        assert guest.pump(5, lambda: channel.state is vmbus.ChannelState.CLOSED)
         guest.reopen(channel)
     return True
 
