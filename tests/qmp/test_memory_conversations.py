@@ -8,7 +8,16 @@ import pytest
 from tests.qmp.memory_conversations import SCENES, Scene
 from tests.qmp.memory_differences import BALLOON_PROPERTIES, DIFFERENCES, GREETING, OUR_SCHEMA, SCHEMA
 from tests.qmp.schema_shape import shape
-from tests.qmp.two_monitors import Player, our_monitor, played, qemu_monitor, unpacked_qemu
+from tests.qmp.two_monitors import (
+    Player,
+    last_words,
+    our_monitor,
+    played,
+    qemu_monitor,
+    start_ours,
+    start_qemu,
+    unpacked_qemu,
+)
 
 pytestmark = pytest.mark.qemu
 
@@ -83,3 +92,21 @@ def test_hv_balloon_has_the_properties_that_it_has_in_qemu(qemu: Player, tmp_pat
     ours, theirs = asyncio.run(both())
     differing = {name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)}
     assert differing == set(BALLOON_PROPERTIES)
+
+
+MEMORY = ("memory-backend-ram,id=m,size=128M",)
+REFUSED = [
+    Scene("no such slot", "256M,maxmem=1G,slots=2", [], "", MEMORY, ("pc-dimm,memdev=m,slot=2",)),
+    Scene("no such memory", "256M,maxmem=1G,slots=2", [], "", MEMORY, ("pc-dimm,memdev=n",)),
+    Scene("no slots", "256M", [], "", MEMORY, ("pc-dimm,memdev=m",)),
+    Scene("too little room", "256M,maxmem=320M,slots=2", [], "", MEMORY, ("pc-dimm,memdev=m",)),
+    Scene("busy memory", "256M,maxmem=1G,slots=2", [], "", MEMORY, ("pc-dimm,memdev=m",) * 2),
+]
+
+
+@pytest.mark.parametrize("scene", REFUSED, ids=lambda scene: scene.name)
+def test_both_refuse_to_start_with_the_same_words(scene: Scene, tmp_path: Path) -> None:
+    our_folder, folder = folders(tmp_path)
+    ours = start_ours(scene, our_folder).process
+    theirs = start_qemu(unpacked_qemu(), scene, folder)
+    assert last_words(ours, our_folder / "log") == last_words(theirs, folder / "log")

@@ -85,19 +85,24 @@ class Monitor:
             self._writer.close()
 
 
-@contextlib.asynccontextmanager
-async def our_monitor(scene: Scene, folder: Path) -> AsyncIterator[Monitor]:
+def start_ours(scene: Scene, folder: Path) -> Vm:
     """Our VM with an embedded guest that does nothing of itself."""
     options = [f"--machine={scene.machine}"] if scene.machine else []
     options += [f"--object={text}" for text in scene.objects]
     options += [f"--device={text}" for text in scene.devices]
-    vm = Vm(
+    return Vm(
         folder,
         memory=scene.memory,
         device="hv-balloon,id=b" if scene.balloon else None,
         guest="embedded,workload=idle",
         options=tuple(options),
     )
+
+
+@contextlib.asynccontextmanager
+async def our_monitor(scene: Scene, folder: Path) -> AsyncIterator[Monitor]:
+    """The monitor of our VM."""
+    vm = start_ours(scene, folder)
     monitor = Monitor(folder, OUR_BASE)
     try:
         await monitor.connect(vm.qmp, vm.process)
@@ -118,11 +123,11 @@ def unpacked_qemu() -> Qemu10:
 
 
 def qemu_monitor(qemu: Qemu10) -> Player:
-    """QEMU with a processor in software that is never started: not even firmware does anything."""
+    """The monitor of such a QEMU."""
 
     @contextlib.asynccontextmanager
     async def play(scene: Scene, folder: Path) -> AsyncIterator[Monitor]:
-        process = _start_qemu(qemu, scene, folder)
+        process = start_qemu(qemu, scene, folder)
         monitor = Monitor(folder, QEMU_BASE, lambda slot: _eject(folder / "ports", slot))
         try:
             await monitor.connect(folder / "qmp", process)
@@ -135,7 +140,8 @@ def qemu_monitor(qemu: Qemu10) -> Player:
     return play
 
 
-def _start_qemu(qemu: Qemu10, scene: Scene, folder: Path) -> subprocess.Popen[bytes]:
+def start_qemu(qemu: Qemu10, scene: Scene, folder: Path) -> subprocess.Popen[bytes]:
+    """QEMU with a processor in software that is never started: not even firmware does anything."""
     machine = ",".join(["pc,accel=tcg", *([scene.machine] if scene.machine else [])])
     command = ["prlimit", "--core=0", *qemu.command(), "-name", "one", "-machine", machine]
     command += ["-m", scene.memory]
@@ -146,6 +152,15 @@ def _start_qemu(qemu: Qemu10, scene: Scene, folder: Path) -> subprocess.Popen[by
     command += ["-qtest", f"unix:{folder}/ports,server=on,wait=off", "-qtest-log", "/dev/null"]
     with (folder / "log").open("wb") as log:
         return subprocess.Popen(command, stderr=log)
+
+
+def last_words(process: subprocess.Popen[bytes], log: Path) -> str:
+    """Why a program refused to start: the end of its log, without the option that it names."""
+    try:
+        assert process.wait(_TIMEOUT_S) != 0
+    finally:
+        process.kill()
+    return log.read_text().splitlines()[-1].rpartition(": ")[2]
 
 
 def _eject(ports: Path, slot: int) -> None:
