@@ -22,6 +22,7 @@ from dynmem.vm.memory_options import AUTOMATIC_MEMDEV, BackendOptions
 from dynmem.vm.objects import Objects
 from dynmem.vm.options import VmOptions
 from dynmem.vm.slots import Slots
+from dynmem.vm.without_memory import WithoutMemory
 from dynmem.wire.trace_events import Trace
 
 OWN_MEMORY: Final = "pc.ram"  # what QEMU calls boot memory that the machine makes itself
@@ -93,6 +94,7 @@ class MachineMemory:
             return None
         memdev = balloon.memdev or self._automatic_memdev(options)
         if memdev is None:
+            self.devices.plug(WithoutMemory(balloon.identity))
             return None
         if memdev not in self.objects:
             raise ConfigError(f"--device hv-balloon: there is no object {memdev!r}")

@@ -1,0 +1,110 @@
+"""Machines that are started with objects, DIMMs and a backend to boot from, and those that cannot be."""
+
+import asyncio
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.vm.running import BALLOON, MIB, running, until
+
+from dynmem.cli import main
+
+BOOT = 64 * MIB
+
+
+def play(scene: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(asyncio.wait_for(scene, 60))
+
+
+@pytest.mark.parametrize("kind", ["ram", "memfd", "file"])
+def test_boot_memory_and_memory_to_add_may_be_objects_of_any_kind(tmp_path: Path, kind: str) -> None:
+    more = f",share=on,mem-path={tmp_path}" if kind == "file" else ",share=off" if kind == "ram" else ""
+    options = tuple(
+        f"--object=memory-backend-{kind},id={name},size={size}M{more}"
+        for name, size in (("boot", 64), ("more", 256), ("dimm", 128))
+    )
+    options += ("--machine=memory-backend=boot", "--device=pc-dimm,id=d,memdev=dimm")
+
+    async def scene() -> None:
+        memory = "64M,maxmem=1G,slots=1"
+        async with running(tmp_path, memory=memory, device=f"{BALLOON},memdev=more", options=options) as (
+            vm,
+            client,
+        ):
+            await client.execute("balloon", {"value": 448 * MIB})
+
+            async def grown() -> bool:
+                return bool(await client.execute("query-balloon") == {"actual": 448 * MIB})
+
+            await until(grown)
+            await until(lambda: vm.console()[-1]["total_pages"] * 4096 == 448 * MIB)
+            devices = await client.execute("query-memory-devices")
+            # hv-balloon's memory comes first, and both lie above the next boundary of 32 GiB
+            assert [(device["type"], device["data"].get("size")) for device in devices] == [
+                ("hv-balloon", 256 * MIB),
+                ("dimm", 128 * MIB),
+            ]
+            assert vm.console()[-1]["wrong_bytes"] == 0
+
+    play(scene())
+
+
+def test_a_machine_that_may_grow_and_says_no_more_has_a_memory_backend_for_it(tmp_path: Path) -> None:
+    async def scene() -> None:
+        async with running(tmp_path, memory="64M,maxmem=1G") as (_, client):
+            (device,) = await client.execute("query-memory-devices")
+            assert device["data"]["memdev"] == "/objects/hv-balloon-memory"
+            assert device["data"]["max-size"] == 1024 * MIB - BOOT
+        (tmp_path / "other").mkdir()
+        async with running(tmp_path / "other", memory="64M,maxmem=1G,slots=1") as (_, client):
+            (device,) = await client.execute("query-memory-devices")
+            assert device["data"]["max-size"] == 0  # it is for DIMMs
+
+    play(scene())
+
+
+OBJECT = "--object=memory-backend-ram,id=m,size=64M"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--machine=memory-backend=m",), "there is no object 'm'"),
+        (
+            ("--object=memory-backend-ram,id=m,size=32M", "--machine=memory-backend=m"),
+            "does not match the size of the memory backend",
+        ),
+        (("--object=memory-backend-ram,id=pc.ram,size=1M",), "'pc.ram' is that of the machine's own memory"),
+        (
+            ("--object=memory-backend-file,id=m,size=1M,mem-path=/nix/x,share=on",),
+            "No such file or directory",
+        ),
+        (("--object=memory-backend-file,id=m,size=1M,mem-path=/dev/shm",), "add share=on"),
+        (("--device=hv-balloon,memdev=m",), "there is no object 'm'"),
+        ((OBJECT, "--device=hv-balloon,memdev=m"), "consider specifying the maxmem option"),
+        (
+            (OBJECT, "--machine=memory-backend=m", "--device=hv-balloon,memdev=m", "-m64M,maxmem=1G"),
+            "'memdev' property specifies a busy memdev: m",
+        ),
+        (
+            (OBJECT, "--device=hv-balloon,memdev=m", "-m64M,maxmem=96M"),
+            "not enough space, currently 0x0 in use",
+        ),
+        ((OBJECT, "--device=hv-balloon,memdev=m,addr=4096", "-m64M,maxmem=1G"), "address must be aligned to"),
+        ((OBJECT, "--device=pc-dimm,memdev=m", "-m64M,maxmem=1G"), "please specify the 'slots' option"),
+        (("--device=pc-dimm,memdev=m", "-m64M,maxmem=1G,slots=1"), "Device 'm' not found"),
+        (
+            (OBJECT, "--device=pc-dimm,memdev=m", "--device=pc-dimm,memdev=m", "-m64M,maxmem=1G,slots=2"),
+            "can't use already busy memdev: m",
+        ),
+    ],
+)
+def test_memory_that_cannot_be_is_refused_in_one_sentence(
+    capsys: pytest.CaptureFixture[str], options: tuple[str, ...], said: str
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["vm", "-m64M", *options])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert said in line
+    assert ended.value.code in (1, 2)
