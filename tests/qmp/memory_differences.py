@@ -224,7 +224,11 @@ DIFFERENCES: dict[str, dict[str, Difference]] = {
         "query-hv-balloon-status-report": _wrong(
             "guest memory status reporting not enabled",
             f"{_NO_BUS}, so that virtio-balloon stands in for hv-balloon there",
-        )
+        ),
+        "query-memory-devices": Difference(
+            {"return": [{"type": "hv-balloon", "data": {"id": "b", "max-size": 0}}]},
+            "an hv-balloon without memory is an empty memory device, virtio-balloon is none",
+        ),
     },
     "a size below zero": {
         "object-add qom-type=memory-backend-ram id=r1 size=-1": _wrong(
