@@ -3,7 +3,8 @@
 A guest adds memory in blocks of its alignment, 1 MiB at the least, and may give any page of it back for
 good. A megabyte is *added* from the moment that the guest has some of it. Pages of it that the guest has
 given back, or never took, are *gone*; when a whole megabyte is gone it is no longer added, and may be added
-again. So only whole megabytes make holes in the added memory, which bounds what a guest can ask here.
+again. Only whole megabytes make holes in the added memory, and no more of them than a limit says: what would
+make another is gone until the memory begins anew.
 
 Everything here is in pages of this memory, from 0.
 """
@@ -13,6 +14,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from dynmem.limits import VM_ADDED_PIECES_MAX
 from dynmem.pages import ranges as page_ranges
 from dynmem.pages.page_set import PageSet
 from dynmem.pages.ranges import U64Array
@@ -100,7 +102,7 @@ class AddedPages:
         ranges = page_ranges.pack(starts, ends - starts)
         self._gone.add(ranges)
         whole = self._gone.whole(ranges, UNIT_PAGES)
-        if not whole:
+        if not whole or self._starts.size + len(whole) // page_ranges.RANGE_BYTES > VM_ADDED_PIECES_MAX:
             return False
         self._gone.remove(whole)
         firsts, counts = page_ranges.unpack(whole)
