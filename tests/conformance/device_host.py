@@ -9,11 +9,14 @@ from dynmem.memory.backend import Backend, MemfdBackend
 from dynmem.units import MIB, NS_PER_S, PAGE_SHIFT, PAGE_SIZE
 from dynmem.vm.clock import VirtualClock
 from dynmem.vm.faults import Faults
+from dynmem.vm.hot_added import HotAddedMemory
 from dynmem.vm.hv_balloon import Discarding, HvBalloon
 from dynmem.vmbus.host import Bus, BusState, ChannelClosed, ChannelFaulted, ChannelOpened
 from dynmem.vmbus.memory import FlatMemory
 
 BOOT_BYTES = 1 << 32
+ADDED_BYTES = 1 << 33
+ADDED_AT = 1 << 35
 POST_INIT_WAIT_NS = 50 * NS_PER_S
 
 
@@ -26,16 +29,19 @@ class DeviceHost:
         self.scratch = range(16, 1024)
         self.boot_pages = BOOT_BYTES // PAGE_SIZE
         self.post_init_wait_ns = POST_INIT_WAIT_NS
-        self.hot_add_pages = 0
+        self.hot_add_pages = ADDED_BYTES // PAGE_SIZE
         self._now = 0
         clock = VirtualClock(lambda: self._now)
         self.boot = MemfdBackend(BOOT_BYTES)
+        self._added = HotAddedMemory("b0", MemfdBackend(ADDED_BYTES), is_mapped=lambda *_: True)
+        self._added.set_addr(ADDED_AT)
         self._loop = asyncio.new_event_loop()  # of futures that are done before anybody waits
         weakref.finalize(self, self._loop.close)
         self.device = HvBalloon(
             identity="balloon0",
             boot=self.boot,
             discarding=self._discarding,
+            hot_added=self._added,
             wake=lambda: None,
             status_report=True,
             post_init_wait_ns=POST_INIT_WAIT_NS,
@@ -91,7 +97,8 @@ class DeviceHost:
     def reset(self) -> None:
         self.bus.reset()
         self._follow_bus()
-        self._restart()
+        for _ in self.device.reset().__await__():
+            raise AssertionError("no discard is in flight")
 
     def unplug(self) -> bool:
         self.bus.rescind(next(iter(self.bus.channels.values())))
