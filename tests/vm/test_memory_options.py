@@ -78,11 +78,14 @@ OBJECT = "--object=memory-backend-ram,id=m,size=64M"
         (("--object=memory-backend-ram,id=pc.ram,size=1M",), "'pc.ram' is that of the machine's own memory"),
         (
             ("--object=memory-backend-file,id=m,size=1M,mem-path=/nix/x,share=on",),
-            "No such file or directory",
+            "--object memory-backend-file,id=m: can't open backing store",
         ),
         (("--object=memory-backend-file,id=m,size=1M,mem-path=/dev/shm",), "add share=on"),
         (("--device=hv-balloon,memdev=m",), "there is no object 'm'"),
-        ((OBJECT, "--device=hv-balloon,memdev=m"), "consider specifying the maxmem option"),
+        (
+            (OBJECT, "--device=hv-balloon,memdev=m"),
+            "--device hv-balloon,id=hv-balloon: the configuration is not prepared",
+        ),
         (
             (OBJECT, "--machine=memory-backend=m", "--device=hv-balloon,memdev=m", "-m64M,maxmem=1G"),
             "'memdev' property specifies a busy memdev: m",
@@ -93,7 +96,10 @@ OBJECT = "--object=memory-backend-ram,id=m,size=64M"
         ),
         ((OBJECT, "--device=hv-balloon,memdev=m,addr=4096", "-m64M,maxmem=1G"), "address must be aligned to"),
         ((OBJECT, "--device=pc-dimm,memdev=m", "-m64M,maxmem=1G"), "please specify the 'slots' option"),
-        (("--device=pc-dimm,memdev=m", "-m64M,maxmem=1G,slots=1"), "Device 'm' not found"),
+        (
+            ("--device=pc-dimm,memdev=m", "-m64M,maxmem=1G,slots=1"),
+            "--device pc-dimm,memdev=m: Device 'm' not found",
+        ),
         (
             (OBJECT, "--device=pc-dimm,memdev=m", "--device=pc-dimm,memdev=m", "-m64M,maxmem=1G,slots=2"),
             "can't use already busy memdev: m",

@@ -10,18 +10,17 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, NamedTuple
 
-from dynmem.errors import ConfigError, DynmemError
+from dynmem.errors import DynmemError
 from dynmem.memory.backend import Backend
 from dynmem.memory.discard import Discarder
 from dynmem.memory.memory_device import DeviceMemory
-from dynmem.memory.region import MemoryDeviceError
 from dynmem.units import NS_PER_S
 from dynmem.vm.clock import VirtualClock
-from dynmem.vm.devices import DeviceError, Devices
+from dynmem.vm.devices import Devices
 from dynmem.vm.events import Emit
 from dynmem.vm.faults import Faults
 from dynmem.vm.hv_balloon import HvBalloon
-from dynmem.vm.memory_map import MachineMemory
+from dynmem.vm.memory_map import MachineMemory, naming
 from dynmem.vm.objects import Objects
 from dynmem.vm.options import VmOptions
 from dynmem.vm.processor import Processor
@@ -63,10 +62,11 @@ class Machine:
                 self.memory, self.balloon, emit, self.faults, slots=options.memory.slots
             )
             for dimm in options.dimms:
-                self.devices.plug(dimm)
-        except (DeviceError, MemoryDeviceError) as error:
+                with naming(f"--device pc-dimm,memdev={dimm.memdev}"):
+                    self.devices.plug(dimm)
+        except DynmemError:
             self.memory.close()
-            raise ConfigError(f"--device: {error}") from None
+            raise
         self.bus: Final = Bus(
             self.memory.guest, [self.balloon.offer] if self.balloon else [], trace=self._recording.trace
         )

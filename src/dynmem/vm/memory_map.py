@@ -6,12 +6,14 @@ Everything that is mapped in the address space is guest memory for the bus (`gue
 hardware (`slots`).
 """
 
+import contextlib
 import logging
+from collections.abc import Iterator
 from typing import Final
 
-from dynmem.errors import ConfigError
+from dynmem.errors import ConfigError, DynmemError
 from dynmem.memory.address_space import AddressSpace
-from dynmem.memory.backend import Backend, MemfdBackend
+from dynmem.memory.backend import Backend, BackendError, MemfdBackend
 from dynmem.memory.memory_device import DeviceMemory
 from dynmem.memory.memslots import Memslots
 from dynmem.memory.region import RamRegion
@@ -20,13 +22,24 @@ from dynmem.vm.guest_memory import MappedMemory
 from dynmem.vm.hot_added import HotAddedMemory, check_memdev
 from dynmem.vm.memory_options import AUTOMATIC_MEMDEV, BackendOptions
 from dynmem.vm.objects import Objects
-from dynmem.vm.options import VmOptions
+from dynmem.vm.options import BalloonOptions, VmOptions
 from dynmem.vm.slots import Slots
 from dynmem.vm.without_memory import WithoutMemory
 from dynmem.wire.trace_events import Trace
 
 OWN_MEMORY: Final = "pc.ram"  # what QEMU calls boot memory that the machine makes itself
 _LOG: Final = logging.getLogger("dynmem.vm")
+
+
+@contextlib.contextmanager
+def naming(option: str) -> Iterator[None]:
+    """Let errors say which option they are about: ConfigError, and BackendError when the system refuses."""
+    try:
+        yield
+    except BackendError as error:
+        raise BackendError(f"{option}: {error}", error.errno) from None
+    except DynmemError as error:
+        raise ConfigError(f"{option}: {error}") from None
 
 
 class MachineMemory:
@@ -51,7 +64,8 @@ class MachineMemory:
         self._own: Backend | None = None
         try:
             for each in options.objects:
-                self.objects.make(each)
+                with naming(f"--object {each.kind},id={each.identity}"):
+                    self.objects.make(each)
             self.boot: Final = self._boot_memory(options)
         except BaseException:
             self.close()
@@ -88,16 +102,22 @@ class MachineMemory:
         return self.objects.take(identity)
 
     def plug_hot_added(self, options: VmOptions, trace: Trace) -> HotAddedMemory | None:
-        """Plug the memory that hv-balloon adds, if it has any. Raises DynmemError."""
+        """Plug the memory that hv-balloon adds, if it has any. Raises ConfigError and BackendError."""
         balloon = options.balloon
         if balloon is None:
             return None
+        with naming(f"--device hv-balloon,id={balloon.identity}"):
+            return self._plug_hot_added(options, balloon, trace)
+
+    def _plug_hot_added(
+        self, options: VmOptions, balloon: BalloonOptions, trace: Trace
+    ) -> HotAddedMemory | None:
         memdev = balloon.memdev or self._automatic_memdev(options)
         if memdev is None:
             self.devices.plug(WithoutMemory(balloon.identity))
             return None
         if memdev not in self.objects:
-            raise ConfigError(f"--device hv-balloon: there is no object {memdev!r}")
+            raise ConfigError(f"there is no object {memdev!r}")
         check_memdev(memdev, self.objects[memdev], is_busy=self.objects.is_busy(memdev))
         device = HotAddedMemory(
             balloon.identity,
