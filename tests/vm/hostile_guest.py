@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dynmem.guest.hardware import Hardware, HostGoneError
 from dynmem.guest.synic import Synic
 from dynmem.vmbus import guest as vmbus
-from dynmem.vmbus.memory import FlatMemory
+from dynmem.vmbus.memory import FlatMemory, GuestMemory
 from dynmem.wire import dm, synic
 from dynmem.wire import hardware as wire
 from dynmem.wire.synic import HvStatus
@@ -37,6 +37,31 @@ class Board(Hardware):
             super()._send(message)
 
 
+class TwoPieces:
+    """Memory of which the second piece begins at a page."""
+
+    def __init__(self, low: GuestMemory, high: GuestMemory, page: int) -> None:
+        self._low, self._high, self._border = low, high, page << 12
+
+    def _at(self, gpa: int) -> GuestMemory:
+        return self._high if gpa >= self._border else self._low
+
+    def read(self, gpa: int, length: int) -> bytes:
+        return self._at(gpa).read(gpa, length)
+
+    def write(self, gpa: int, data: bytes) -> None:
+        self._at(gpa).write(gpa, data)
+
+    def load32(self, gpa: int) -> int:
+        return self._at(gpa).load32(gpa)
+
+    def store32(self, gpa: int, value: int) -> None:
+        self._at(gpa).store32(gpa, value)
+
+    def fence(self) -> None:
+        self._low.fence()
+
+
 class Guest:
     """Just enough of a kernel to reach the balloon's channel."""
 
@@ -45,8 +70,9 @@ class Guest:
         self.random = random.Random(seed)
         self.hardware = Board(channel)
         self.hardware.wait_for_start()
-        self.memory = FlatMemory(self.hardware.ram.view(0))
+        self.memory: GuestMemory = FlatMemory(self.hardware.ram.view(0))
         self.input = PAGES_FROM + 2 << 12
+        self.rings_from = PAGES_FROM + 4
 
     def power_on(self) -> None:
         self.synic = Synic(
@@ -86,8 +112,7 @@ class Guest:
 
     def reopen(self, channel: vmbus.GuestChannel) -> None:
         opened = len([event for event in self.events if isinstance(event, vmbus.Opened)])
-        first = PAGES_FROM + 4
-        channel.open(range(first, first + RING_PAGES), DOWNSTREAM)
+        channel.open(range(self.rings_from, self.rings_from + RING_PAGES), DOWNSTREAM)
         assert self.pump(
             5, lambda: len([event for event in self.events if isinstance(event, vmbus.Opened)]) > opened
         )
@@ -278,6 +303,24 @@ def false_acknowledgements(guest: Guest) -> object:
     return guest.hardware.write_msr(synic.MSR_EOM, 0).name
 
 
+def rings_in_a_dimm(guest: Guest) -> object:
+    """Its rings lie in a DIMM, which it gives back, rings and all; then it rings the channel's doorbell."""
+    ram = guest.hardware.ram
+    guest.rings_from = ram.pages(1).start
+    guest.memory = TwoPieces(guest.memory, FlatMemory(ram.view(1), guest.rings_from << 12), guest.rings_from)
+    channel = guest.open_channel()
+    channel.send(dm.encode(dm.VersionRequest(1, dm.VERSION_WIN10, is_last_attempt=False)))
+    guest.pump(0.1, lambda: channel.receive() is not None)
+    print(json.dumps({"t": "open"}), flush=True)
+    while not guest.hardware.requests:
+        guest.hardware.wait(100_000_000)
+    guest.hardware.answer_unplug(guest.hardware.requests.popleft().slot, is_done=True)
+    while not guest.hardware.requests:
+        guest.hardware.wait(100_000_000)
+    guest.hardware.signal(17)
+    return type(guest.hardware.requests.popleft()).__name__
+
+
 def deaf(guest: Guest) -> object:
     """Calls without end, and no reply is ever read."""
     guest.socket.setblocking(False)
@@ -314,6 +357,7 @@ ATTACKS = {
         reboot,
         no_acknowledgement,
         false_acknowledgements,
+        rings_in_a_dimm,
         deaf,
         hang_up,
     )

@@ -25,6 +25,7 @@ def attack(
     meanwhile: Callable[[Any], Awaitable[None]] = nothing,
     *,
     memory: str = "64M",
+    options: tuple[str, ...] = (),
     target: int = FULL // 2,
 ) -> None:
     """Run one attack to its end, see that the machine still serves, then `check`."""
@@ -34,7 +35,7 @@ def attack(
 
     async def scene() -> None:
         guest = f"embedded,program={program},workload={name}"
-        async with running(tmp_path, memory=memory, guest=guest) as (vm, client):
+        async with running(tmp_path, memory=memory, guest=guest, options=options) as (vm, client):
 
             def finished() -> list[dict[str, Any]]:
                 assert vm.process.poll() is None, vm.log.read_text()
@@ -184,6 +185,29 @@ def test_acknowledgements_that_nobody_asked_for_are_counted_and_nothing_more(tmp
         assert counts["unplug"] > 500
 
     attack(tmp_path, "false_acknowledgements", check, memory="64M,maxmem=1G", target=FULL)
+
+
+def test_rings_in_a_dimm_that_the_guest_gives_back_cost_it_its_channel(tmp_path: Path) -> None:
+    async def unplug(client: Any) -> None:
+        async def is_open() -> bool:
+            return bool((await channel_of(client))["state"] == "open")
+
+        await until(is_open)
+        await client.execute("device_del", {"id": "d"})
+
+    async def check(vm: Vm, client: Any, line: dict[str, Any]) -> None:
+        async def is_faulted() -> bool:
+            return bool((await channel_of(client))["state"] == "faulted")
+
+        assert line["found"] == "UnmapSlot"
+        await until(is_faulted)
+        assert await client.execute("query-memory-size-summary") == {"base-memory": FULL, "plugged-memory": 0}
+        await client.execute("object-del", {"id": "m"})
+        assert vm.process.poll() is None
+
+    options = ("--object=memory-backend-ram,id=m,size=32M", "--device=pc-dimm,id=d,memdev=m")
+    memory = "64M,maxmem=1G,slots=1"
+    attack(tmp_path, "rings_in_a_dimm", check, unplug, memory=memory, options=options, target=FULL)
 
 
 def test_a_guest_that_reads_no_replies_waits_for_itself(tmp_path: Path) -> None:

@@ -153,6 +153,7 @@ class Hardware:
         self.calls.disarm()
         if self._is_blocked:
             asyncio.get_running_loop().remove_writer(self._socket.fileno())
+            self._is_blocked = False
         self._unsent.clear()
         for doorbell in self.doorbells.values():
             doorbell.disarm()
