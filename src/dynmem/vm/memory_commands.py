@@ -61,7 +61,8 @@ class _Handlers:
         except DynmemError as error:
             raise _refusal(error) from error
         settings = self._tree.backends
-        settings.set_dump(backend, value=arguments.get("dump") is not False)
+        if arguments.get("dump") is False:
+            settings.set_dump(backend, value=False)
         settings.set_merge(backend, value=arguments.get("merge") is not False)
         settings.set_prealloc_threads(backend, options.kind, arguments.get("prealloc-threads", 1))
         return {}

@@ -9,7 +9,7 @@ from dynmem.qmp.types import ANY, BOOL, EMPTY, INT, SIZE, STR, UINT32, Array, En
 
 # results
 
-RUN_STATES: Final = Enum(("paused", "running", "shutdown"))
+RUN_STATES: Final = Enum(("paused", "prelaunch", "running", "shutdown"))
 STATUS: Final = Object((Member("running", BOOL), Member("status", RUN_STATES)))
 NAME: Final = Object((Member("name", STR, is_optional=True),))
 BALLOON_INFO: Final = Object((Member("actual", INT),))
