@@ -1,4 +1,4 @@
-"""What a QMP client sends, as JSON values; what is wrong with it, in QEMU's words (the same in 7.2 and 10)."""
+"""What a QMP client sends, as JSON values; what is wrong with it, in QEMU's words (of 7.2 and 10)."""
 
 import enum
 import math
