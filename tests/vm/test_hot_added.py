@@ -5,14 +5,19 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from dynmem.errors import ConfigError
 from dynmem.memory.backend import Backend, MemfdBackend
 from dynmem.memory.discard import Discarder
 from dynmem.memory.region import MemoryDeviceError
 from dynmem.units import GIB, MIB, PAGE_SHIFT, PAGE_SIZE
+from dynmem.vm import memory_options, options
+from dynmem.vm.faults import Faults
 from dynmem.vm.hot_added import ALIGNMENT, check_address, check_memdev
 from dynmem.vm.hv_balloon import Discarding
+from dynmem.vm.memory_map import MachineMemory
+from dynmem.vm.memory_options import parse_memory
 from dynmem.wire import dm
-from dynmem.wire.trace_events import Trace, matching
+from dynmem.wire.trace_events import NO_TRACE, Trace, matching
 
 from .added_rig import BASE, FIRST, SIZE, UNIT, AddingRig, Discards, Plugged
 from .device_rig import packed
@@ -318,6 +323,36 @@ def test_a_backend_in_use_or_of_odd_size_and_an_address_without_one_are_refused_
         check_memdev("m0", backend, is_busy=True)
     with pytest.raises(MemoryDeviceError, match=r"^'memdev' property must not be set without a memdev$"):
         check_address(BASE)
+
+
+def refusal(memory: str, device: str, *objects: str) -> str:
+    """Why a machine's hv-balloon gets no memory."""
+    balloon, _ = options.parse_devices((device,))
+    said = options.VmOptions(
+        "t", parse_memory(memory), objects=memory_options.parse_objects(objects), balloon=balloon
+    )
+    machine = MachineMemory(said, Faults(lambda: 0))
+    try:
+        with pytest.raises(ConfigError) as refused:
+            machine.plug_hot_added(said, NO_TRACE)
+    finally:
+        machine.close()
+    return str(refused.value).partition(": ")[2]
+
+
+def test_a_machine_refuses_an_hv_balloon_that_its_memory_does_not_fit() -> None:
+    mine = "memory-backend-memfd,id=m,size="
+    assert refusal("64M", "hv-balloon,addr=0x800000000") == (
+        "'memdev' property must not be set without a memdev"
+    )
+    assert refusal("64M,maxmem=1G", "hv-balloon,memdev=m") == "there is no object 'm'"
+    assert refusal("64M", "hv-balloon,memdev=m", mine + "1M").startswith(
+        "the configuration is not prepared for memory devices"
+    )
+    assert refusal("64M,maxmem=1G", "hv-balloon,memdev=m", mine + "2G").startswith("not enough space")
+    assert refusal("64M,maxmem=1G", "hv-balloon,memdev=m,addr=0x900000000", mine + "1M") == (
+        "address must be aligned to 0x800000000 bytes"
+    )
 
 
 @plays

@@ -133,7 +133,7 @@ def test_keys_of_a_guest_that_are_not_the_machines_go_to_its_workload() -> None:
         (memory_options.parse_memory, "67108865B", "whole pages"),
         (one_device, "virtio-balloon", "there are hv-balloon and pc-dimm"),
         (one_device, "hv-balloon,status-report=maybe", "status-report is on or off, not 'maybe'"),
-        (one_device, "hv-balloon,addr=0", "addr is where the memory of memdev is to be"),
+        (one_device, "hv-balloon,addr=x", "addr is a whole number"),
         (one_device, "hv-balloon,x-startup=never", "x-startup is boot or last, not 'never'"),
         (one_device, "hv-balloon,id=1b", "id is a letter and then letters"),
         (one_device, "pc-dimm,id=a", "memdev is missing"),

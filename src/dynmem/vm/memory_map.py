@@ -19,7 +19,7 @@ from dynmem.memory.memslots import Memslots
 from dynmem.memory.region import RamRegion
 from dynmem.vm.faults import Faults
 from dynmem.vm.guest_memory import MappedMemory
-from dynmem.vm.hot_added import HotAddedMemory, check_memdev
+from dynmem.vm.hot_added import HotAddedMemory, check_address, check_memdev
 from dynmem.vm.memory_options import AUTOMATIC_MEMDEV, BackendOptions
 from dynmem.vm.objects import Objects
 from dynmem.vm.options import BalloonOptions, VmOptions
@@ -114,6 +114,7 @@ class MachineMemory:
     ) -> HotAddedMemory | None:
         memdev = balloon.memdev or self._automatic_memdev(options)
         if memdev is None:
+            check_address(balloon.address)
             self.devices.plug(WithoutMemory(balloon.identity))
             return None
         if memdev not in self.objects:

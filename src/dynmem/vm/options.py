@@ -101,8 +101,6 @@ def _balloon_of(keys: Keys) -> BalloonOptions:
     """The rest of ``--device hv-balloon,...``."""
     keys.only(_DEVICE_KEYS)
     memdev = keys.text("memdev") or None
-    if memdev is None and "addr" in keys:
-        raise keys.wrong("addr is where the memory of memdev is to be: give a memdev")
     startup = keys.text("x-startup", STARTUP_BOOT)
     if startup not in _STARTUPS:
         raise keys.wrong(f"x-startup is {' or '.join(_STARTUPS)}, not {startup!r}")
