@@ -20,7 +20,9 @@ from hypothesis import strategies as st
 from dynmem.memory import abilities, system_calls
 from dynmem.memory.abilities import NONE, Abilities, probe
 from dynmem.memory.backend import Backend, MemfdBackend, RamBackend
+from dynmem.memory.backend_file import FileBackend
 from dynmem.memory.discard import Discarder, DiscardError
+from dynmem.memory.system_calls import U64Array
 from dynmem.pages import ranges as page_ranges
 from dynmem.units import GIB, MIB, PAGE_SIZE
 
@@ -116,6 +118,14 @@ def test_what_reading_a_private_memory_file_left_behind_the_copies_is_freed_too(
         assert os.fstat(backend.fd).st_blocks == 0
 
 
+def test_the_same_holds_for_a_private_file_that_has_no_name(tmp_path: Path) -> None:
+    with FileBackend(MIB, tmp_path, share=False, prealloc=True) as backend:
+        os.pwrite(backend.fd, b"x" * MIB, 0)
+        assert os.fstat(backend.fd).st_blocks
+        Discarder(backend).discard(packed((0, 256)))
+        assert os.fstat(backend.fd).st_blocks == 0
+
+
 def test_a_discard_of_a_private_mapping_leaves_the_file_as_it_was(tmp_path: Path) -> None:
     file = tmp_path / "ram"
     file.write_bytes(b"file" * MIB)
@@ -178,8 +188,8 @@ def huge_ram() -> Iterator[RamBackend]:
 
 
 def scattered() -> bytes:
-    """Every second page of the first two blocks, a part of the third, and the fourth from the middle on."""
-    return packed(*((page, 1) for page in range(0, 1024, 2)), (1100, 50), (1800, 248))
+    """Every second page of the first two blocks, the third's first part, and the fourth's last."""
+    return packed(*((page, 1) for page in range(0, 1024, 2)), (1024, 50), (1800, 248))
 
 
 @pytest.mark.parametrize("way", [abilities.Abilities(splits=True), None])
@@ -282,6 +292,65 @@ def test_a_kernel_that_refuses_batches_costs_no_discard(monkeypatch: pytest.Monk
         way = Abilities(pidfd=-1, batched_dontneed=True)
         assert Discarder(backend, way).discard(packed((0, 5), (9, 1))) == 6 * PAGE_SIZE
         assert first_words(backend)[:10].tolist() == [0] * 5 + [6, 7, 8, 9, 0]
+
+
+@pytest.fixture
+def calls(batched: Abilities, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """Of each batched call from here on: its advice, and how many ranges."""
+    assert batched.pidfd
+    seen: list[tuple[int, int]] = []
+    real = system_calls.process_madvise
+
+    def noted(pidfd: int, ranges: U64Array, advice: int) -> int:
+        seen.append((advice, len(ranges)))
+        return real(pidfd, ranges, advice)
+
+    monkeypatch.setattr(system_calls, "process_madvise", noted)
+    return seen
+
+
+def every_second_page(pages: int) -> bytes:
+    return packed(*((page, 1) for page in range(0, pages, 2)))
+
+
+def test_a_thousand_ranges_take_one_call(calls: list[tuple[int, int]]) -> None:
+    with RamBackend(16 * MIB) as backend:
+        fill(backend)
+        Discarder(backend).discard(every_second_page(4096))
+    assert calls == [(system_calls.MADV_DONTNEED, 1024)] * 2
+
+
+def test_each_huge_page_is_split_once(calls: list[tuple[int, int]], huge_ram: RamBackend) -> None:
+    Discarder(huge_ram).discard(scattered())
+    assert calls == [(system_calls.MADV_COLD, 4), (system_calls.MADV_DONTNEED, 514)]
+
+
+@pytest.mark.parametrize("touched_here", [False, True])
+def test_small_ranges_of_shared_memory_are_dropped_first_only_where_this_process_has_them_mapped(
+    calls: list[tuple[int, int]], touched_here: bool
+) -> None:
+    if not probe().batched_remove:
+        pytest.skip("this kernel punches no ranges in batches")
+    with MemfdBackend(MIB) as backend:
+        if touched_here:
+            fill(backend)
+        else:
+            backend.preallocate()
+        assert Discarder(backend).discard(every_second_page(256)) == MIB // 2
+        assert backend.resident_bytes() == MIB // 2
+    punched = [(system_calls.MADV_REMOVE, 128)]
+    assert calls == [(system_calls.MADV_DONTNEED, 128)] * touched_here + punched
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_of_several_refusals_the_first_is_told(way: str) -> None:
+    munmap = ctypes.CDLL(None).munmap
+    with RamBackend(MIB) as backend:
+        for page in (100, 180):
+            munmap(ctypes.c_void_p(backend.address + page * PAGE_SIZE), ctypes.c_size_t(PAGE_SIZE))
+        with pytest.raises(DiscardError, match="page 100: ") as refused:
+            Discarder(backend, WAYS[way]).discard(packed((180, 1), (3, 1), (100, 1)))
+        assert refused.value.discarded == PAGE_SIZE
 
 
 # closed memory

@@ -146,6 +146,14 @@ def test_pages_given_twice_wait_once() -> None:
     assert len(memory.pending) == 2
 
 
+def test_what_many_small_messages_bring_is_not_kept_message_by_message() -> None:
+    memory = Memory(1 << 20, pages_max=1 << 20)
+    for base in range(0, 1 << 18, 512):
+        memory.give(*((page, 1) for page in range(base, base + 512, 2)))
+        assert memory.pending._new_bytes <= 1 << 16
+    assert len(memory.pending) == 1 << 17
+
+
 def test_one_batch_is_bounded_and_the_rest_follows() -> None:
     pages = (DISCARD_BATCH_BLOCKS + 3) * BLOCK
     memory = Memory(pages)

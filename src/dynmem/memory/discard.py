@@ -25,7 +25,6 @@ from dynmem.memory import system_calls
 from dynmem.memory.abilities import Abilities, probe
 from dynmem.memory.backend import HUGE_PAGE_SIZE, Backend
 from dynmem.memory.system_calls import (
-    CALL_BYTES_MAX,
     IOVECS_MAX,
     MADV_COLD,
     MADV_DONTNEED,
@@ -174,26 +173,24 @@ class _Work:
             system_calls.madvise(self._backend.address + offset, length, MADV_COLD)
 
     def _in_batches(self, spans: U64Array, advice: int) -> tuple[int, U64Array]:
-        """Advise on as many spans a call as the kernel takes: bytes done, and the spans that it refused.
+        """Advise on as many spans a call as the kernel takes: bytes done, and the spans left.
 
-        It stops short at a span that it refuses, and at CALL_BYTES_MAX: then this goes on from there.
+        The kernel stops short at a span that it refuses, and, without a word, in the span that is more than
+        it does in one call (2 GiB - 4 KiB): either is left for a call of its own, and this goes on behind it.
         """
-        pieces = _pieces(spans)
         base = np.array((self._backend.address, 0), np.uint64)
-        reach = np.concatenate((np.zeros(1, np.uint64), np.cumsum(pieces[:, 1])))
-        refused: list[int] = []
+        left: list[int] = []
         advised = position = 0
-        while position < len(pieces):
-            last = int(np.searchsorted(reach, reach[position] + np.uint64(CALL_BYTES_MAX), "right")) - 1
-            batch = pieces[position : min(last, position + IOVECS_MAX)]
+        while position < len(spans):
+            batch = spans[position : position + IOVECS_MAX]
             done = system_calls.process_madvise(self._abilities.pidfd, batch + base, advice)
             whole = int(np.searchsorted(np.cumsum(batch[:, 1]), max(done, 0), "right"))
             advised += int(batch[:whole, 1].sum())
             position += whole
             if whole < len(batch):
-                refused.append(position)
+                left.append(position)
                 position += 1
-        return advised, pieces[refused]
+        return advised, spans[left]
 
     def _enter(self, number: int, offset: int, length: int) -> None:
         """Enter what became of one call: 0 or an errno."""
@@ -201,21 +198,3 @@ class _Work:
             self._done += length
         elif self._refused is None:
             self._refused = number, offset, length
-
-
-def _pieces(spans: U64Array) -> U64Array:
-    """Cut spans that are longer than what one call takes."""
-    lengths = spans[:, 1]
-    most = np.uint64(CALL_BYTES_MAX)
-    if not (lengths > most).any():
-        return spans.copy()
-    count = ((lengths + most - np.uint64(1)) // most).astype(np.int64)
-    nth = (np.arange(int(count.sum())) - np.repeat(np.cumsum(count) - count, count)).astype(np.uint64)
-    skipped = nth * most
-    return np.stack(
-        (
-            np.repeat(spans[:, 0], count) + skipped,
-            np.minimum(np.repeat(lengths, count) - skipped, most),
-        ),
-        axis=1,
-    )
