@@ -1,7 +1,9 @@
 """The hv-balloon device on a bus, with a guest's end of it and no process: discards are the test's own."""
 
 import asyncio
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 from dynmem.memory.backend import Backend, MemfdBackend
 from dynmem.units import MIB, PAGE_SIZE
@@ -25,6 +27,16 @@ _GREETINGS = dm.CapabilitiesResponse | dm.InfoMessage
 
 def packed(*spans: tuple[int, int]) -> bytes:
     return b"".join((start | count << 40).to_bytes(8, "little") for start, count in spans)
+
+
+def plays(scene: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
+    """A test with an event loop."""
+
+    @functools.wraps(scene)
+    def run() -> None:
+        asyncio.run(scene())
+
+    return run
 
 
 class Rig:

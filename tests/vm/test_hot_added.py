@@ -20,8 +20,7 @@ from dynmem.wire import dm
 from dynmem.wire.trace_events import NO_TRACE, Trace, matching
 
 from .added_rig import BASE, FIRST, SIZE, UNIT, AddingRig, Discards, Plugged
-from .device_rig import packed
-from .test_hv_balloon import plays
+from .device_rig import packed, plays
 
 SLOT = 128 * MIB
 ALIGNED_TO_128_MIB = dm.CAP_BALLOON | dm.CAP_HOT_ADD | dm.CAP_HOT_REMOVE | 7 << dm.HOT_ADD_ALIGNMENT_SHIFT

@@ -1,7 +1,6 @@
 """The device between bus and memory: what is being discarded is nobody's until that is done."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
 from typing import Any
 
 from dynmem.memory.discard import DiscardError
@@ -9,20 +8,10 @@ from dynmem.units import NS_PER_S, PAGE_SIZE
 from dynmem.wire import dm
 from dynmem.wire.trace_events import Trace, matching
 
-from .device_rig import SIZE, Discards, Rig, packed
+from .device_rig import SIZE, Discards, Rig, packed, plays
 
 SPANS = ((1000, 16), (2000, 8))
 RANGES = packed(*SPANS)
-
-
-def plays(scene: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
-    """A test with an event loop."""
-
-    def run() -> None:
-        asyncio.run(scene())
-
-    run.__name__, run.__doc__ = scene.__name__, scene.__doc__
-    return run
 
 
 def shrunk(discards: Discards, **options: Any) -> Rig:
