@@ -24,6 +24,11 @@ class Target:
     errors: tuple[type[Exception], ...] = ()
     words: tuple[bytes, ...] = field(default=(b"\0\0\0\0", b"\xff\xff\xff\xff"))
     alphabet: bytes = b""  # of a format of text: what most changed bytes are changed to
+    cost: int = 1  # an input counts for so many
+
+    def share(self, inputs: int) -> int:
+        """How many inputs of this target cost as much as `inputs` of a plain one; at least one."""
+        return max(1, inputs // self.cost)
 
 
 class EscapedError(AssertionError):
@@ -121,5 +126,5 @@ def run(target: Target, count: int, seed: int = 1) -> None:
         except Exception as error:
             raise EscapedError(
                 f"{target.name}: {type(error).__name__}: {error} from input {number}, {data.hex()} "
-                f"(python -m tests.fuzz {target.name} --inputs {number} --seed {seed})"
+                f"(python -m tests.fuzz {target.name} --inputs {number * target.cost} --seed {seed})"
             ) from error

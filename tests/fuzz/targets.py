@@ -6,11 +6,13 @@ from dataclasses import replace
 from . import corpus
 from .engine import EscapedError, Target, run
 from .machines import MACHINES
+from .memory_guest import MEMORY_MACHINES
+from .monitor import MONITORS
 from .parsers import PARSERS
 
 TARGETS: dict[str, Target] = {
     target.name: replace(target, seeds=target.seeds + corpus.load(target.name))
-    for target in (*PARSERS, *MACHINES)
+    for target in (*PARSERS, *MACHINES, *MEMORY_MACHINES, *MONITORS)
 }
 
 
@@ -18,7 +20,7 @@ def timed(name: str, inputs: int, seed: int) -> tuple[str, float, str]:
     """Run one target: its name, how long it took, and what escaped (nothing: all is well)."""
     begin = time.monotonic()
     try:
-        run(TARGETS[name], inputs, seed)
+        run(TARGETS[name], TARGETS[name].share(inputs), seed)
     except EscapedError as error:
         return name, time.monotonic() - begin, str(error)
     return name, time.monotonic() - begin, ""

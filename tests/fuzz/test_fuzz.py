@@ -11,7 +11,7 @@ INPUTS = 250_000
 
 @pytest.mark.parametrize("name", TARGETS)
 def test_nothing_but_the_named_error_comes_out(name: str) -> None:
-    run(TARGETS[name], INPUTS)
+    run(TARGETS[name], TARGETS[name].share(INPUTS))
 
 
 @pytest.mark.parametrize("name", TARGETS)

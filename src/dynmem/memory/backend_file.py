@@ -126,7 +126,7 @@ def _prepared(fd: int, size: int, name: str) -> int:
             )
         check_size(FileBackend.kind, size, page_size)
         _give_size(fd, size)
-    except OSError as error:
+    except (OSError, OverflowError) as error:
         raise refusal("unable to map backing store for guest RAM", error) from error
     return page_size
 

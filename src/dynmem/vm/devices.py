@@ -47,6 +47,7 @@ class Devices:
         self._leaving: dict[int, str] = {}  # that the guest was asked to let go of, by slot of its hardware
         self.dimms: Final[Mapping[str, PcDimm]] = MappingProxyType(self._dimms)
         self.hardware: Hardware | None = None
+        self._had_guest = False  # the machine has been started: what comes now is hot-plugged
 
     def path(self, name: str) -> str:
         """The QOM path of a DIMM."""
@@ -71,7 +72,7 @@ class Devices:
             slot=options.slot,
             node=options.node,
             memdev=memdev,
-            hotplugged=self.hardware is not None,
+            hotplugged=self._had_guest,
         )
         pre_plug_dimm(self._memory.devices, dimm, self._slots, is_busy=objects.is_busy(memdev))
         backend = objects.take(memdev)
@@ -103,6 +104,7 @@ class Devices:
     def guest_changed(self, hardware: Hardware | None) -> None:
         """Another guest, which has not been asked for anything, or none."""
         self.hardware = hardware
+        self._had_guest = True
         self._leaving.clear()
 
     async def answered(self, answer: wire.UnplugAnswered) -> None:
@@ -130,6 +132,9 @@ class Devices:
         return identity in self._dimms or (self._balloon is not None and identity == self._balloon.identity)
 
     def _next_name(self) -> str:
-        """A name for a DIMM without an id, used up whatever becomes of it."""
-        self._attempts += 1
-        return f"device[{self._attempts - 1}]"
+        """A name for a DIMM without an id, used up whatever becomes of it; none that is somebody's id."""
+        while True:
+            self._attempts += 1
+            name = f"device[{self._attempts - 1}]"
+            if not self._is_taken(name):
+                return name

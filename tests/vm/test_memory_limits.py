@@ -1,0 +1,45 @@
+"""What a client or a guest can push to its limit: names, sizes, descriptors."""
+
+from pathlib import Path
+
+import pytest
+
+from dynmem.memory.backend import BackendError
+from dynmem.memory.backend_file import FileBackend
+from dynmem.units import MIB
+from dynmem.vm.machine import Machine
+from dynmem.vm.memory_options import BackendOptions, DimmOptions, MemoryOptions
+from dynmem.vm.options import VmOptions
+
+OPTIONS = VmOptions(
+    name="one",
+    memory=MemoryOptions(32 * MIB, 64 * MIB, 4),
+    objects=(
+        BackendOptions("memory-backend-ram", "a", 2 * MIB),
+        BackendOptions("memory-backend-ram", "b", 2 * MIB),
+    ),
+)
+
+
+def test_a_dimm_with_an_id_like_a_name_for_those_without_is_not_lost_when_one_without_comes() -> None:
+    machine = Machine(OPTIONS, lambda *_: None)
+    first = machine.devices.plug(DimmOptions("a", "device[0]"))
+    second = machine.devices.plug(DimmOptions("b"))
+    assert set(machine.devices.dimms.values()) == {first, second}
+    assert machine.devices.path("device[0]") == "/machine/peripheral/device[0]"
+    machine.memory.close()
+
+
+def test_a_dimm_that_comes_between_two_guests_is_a_hot_plugged_one() -> None:
+    machine = Machine(OPTIONS, lambda *_: None)
+    assert not machine.devices.plug(DimmOptions("a")).hotplugged
+    machine.devices.guest_changed(None)  # a reset has begun
+    assert machine.devices.plug(DimmOptions("b")).hotplugged
+    machine.memory.close()
+
+
+def test_a_file_larger_than_any_is_refused_and_not_left_behind(tmp_path: Path) -> None:
+    for size in (1 << 63, (1 << 64) - 4096, 1 << 70):
+        with pytest.raises(BackendError, match=r"^unable to map backing store for guest RAM: "):
+            FileBackend(size, tmp_path / "memory")
+    assert list(tmp_path.iterdir()) == []
