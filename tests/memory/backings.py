@@ -31,7 +31,8 @@ def mounted(folder: Path, kind: str, options: str) -> Iterator[Path]:
         ["mount", "-t", kind, "-o", options, kind, str(folder)], capture_output=True, text=True, check=False
     )
     if done.returncode:
-        pytest.skip(f"{kind} with {options} cannot be mounted here: {done.stderr.strip()}")
+        reason = done.stderr.partition("\n")[0].rpartition(": ")[2]
+        pytest.skip(f"{kind} with {options} cannot be mounted here: {reason}")
     try:
         yield folder
     finally:
