@@ -3,6 +3,7 @@
 import functools
 import io
 import json
+import logging
 import os
 import uuid
 from collections.abc import Callable
@@ -15,7 +16,9 @@ from tests.wire.test_dm import BY_HAND, CAPTURED
 
 from dynmem.errors import ConfigError, RemoteProtocolError
 from dynmem.guest.curve import parse_load
+from dynmem.guest.told import Told
 from dynmem.lab.workload import Report, latest_report
+from dynmem.limits import GUEST_ADDRESS_BYTES_MAX
 from dynmem.manager import config
 from dynmem.manager.api import Request
 from dynmem.qmp.framing import LineReader
@@ -24,12 +27,14 @@ from dynmem.qmp.parser import ValueReader
 from dynmem.trace import reader, show
 from dynmem.units import parse_duration, parse_size
 from dynmem.vm import memory_options, options
+from dynmem.vm.option_text import is_identifier
 from dynmem.wire import channel, dm, hardware, monitor, packet, synic
 from dynmem.wire.versions import VERSION_5_3, VERSION_WIN8
 
 from .engine import Target
 
 REMOTE = (RemoteProtocolError,)
+GUEST_PAGES = 32_768
 
 
 def octets(vectors: list[Any]) -> tuple[bytes, ...]:
@@ -158,6 +163,44 @@ def texts(*parsers: Callable[[str], object]) -> Callable[[], Callable[[bytes], N
     return make
 
 
+def memory_texts() -> Callable[[bytes], None]:
+    """Options about memory, each before a colon: what is taken is within the limits of a machine."""
+
+    def feed(data: bytes) -> None:
+        option, _, text = os.fsdecode(data).partition(":")
+        if option == "object":
+            backend = memory_options.parse_object(text)
+            assert is_identifier(backend.identity)
+        elif option == "device":
+            _, dimms = options.parse_devices((text,))
+            assert all(dimm.memdev and 0 <= dimm.address < 1 << 64 for dimm in dimms)
+        elif option == "machine":
+            options.parse_machine(text)
+        else:
+            memory = memory_options.parse_memory(text)
+            assert memory.size <= memory.maximum
+            assert memory.size <= memory.device_memory_base
+            if memory.can_grow:
+                assert memory.maximum - memory.size <= memory.device_memory_bytes
+                assert memory.device_memory_base + memory.device_memory_bytes <= GUEST_ADDRESS_BYTES_MAX
+
+    return feed
+
+
+def wishes() -> Callable[[bytes], None]:
+    """What a workload is told by a file, which changes under it: the last thing that could be read."""
+    descriptor = os.memfd_create("wish")
+    told = Told(Path(f"/proc/self/fd/{descriptor}"))
+    logging.getLogger("dynmem.guest.told").setLevel(logging.ERROR)
+
+    def feed(data: bytes) -> None:
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, data, 0)
+        assert told.amount().pages(GUEST_PAGES) >= 0
+
+    return feed
+
+
 def configurations() -> Callable[[bytes], None]:
     """The manager's file, through a descriptor that never touches a disk."""
     descriptor = os.memfd_create("config")
@@ -247,6 +290,17 @@ OPTION_WORDS = (
     b"1e400",
     b"nan",
 )
+MEMORY_OPTIONS = (
+    b"memory:size=512M,maxmem=8G,slots=4",
+    b"memory:512M,maxmem=1023G",
+    b"object:memory-backend-ram,id=r0,size=1G,share=on,prealloc=off",
+    b"object:memory-backend-memfd,id=m0,size=64M,hugetlb=on,hugetlbsize=2M",
+    b"object:memory-backend-file,id=f0,size=64M,share=on,mem-path=/dev/shm/a,,b,discard-data=on",
+    b"device:pc-dimm,id=d0,memdev=m0,addr=0x800000000,slot=2,node=0",
+    b"device:hv-balloon,id=hvb,memdev=m0,addr=34359738368,x-startup=last,status-report=on",
+    b"machine:pc,memory-backend=m0",
+)
+WISHES = (b"40M", b"80%\n", b" 12.5 %", b"1.5GiB")
 LOADS = (
     b"sine,period=20s,phase=0.25,low=5%,high=80%,rate=256MiB",
     b"pulse,from=-7.2,to=46.8,low=64MiB,high=0.8,rate=96MiB",
@@ -302,8 +356,13 @@ PARSERS = (
             hardware.encode(hardware.WriteMsr(8, 0x40000083, 1)),
             hardware.encode(hardware.Reply(7, 0)),
             hardware.encode(hardware.Start()),
+            hardware.encode(hardware.SlotMapped(2)),
             hardware.encode(hardware.UnmapSlot(3)),
+            hardware.encode(hardware.SlotUnmapped(3)),
+            hardware.encode(hardware.PlugMemory(4)),
+            hardware.encode(hardware.UnplugMemory(4)),
             hardware.encode(hardware.UnplugAnswered(4, is_done=True)),
+            hardware.encode(hardware.UnplugAnswered(4, is_done=False)),
         ),
         REMOTE,
     ),
@@ -327,6 +386,8 @@ PARSERS = (
         OPTION_WORDS,
         TEXT,
     ),
+    Target("vm-memory", memory_texts, MEMORY_OPTIONS, (ConfigError,), OPTION_WORDS, TEXT),
+    Target("told", wishes, WISHES, (), OPTION_WORDS, b"0123456789.%KMGiB \n", cost=4),
     Target("workload", texts(parse_load), LOADS, (ConfigError,), OPTION_WORDS, TEXT),
     Target("units", texts(parse_size, parse_duration), SIZES, (ValueError,), OPTION_WORDS, TEXT),
     Target("lab-report", lambda: latest_report, CONSOLE, (), JSON_WORDS, TEXT),
