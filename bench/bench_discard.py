@@ -53,8 +53,7 @@ FAST: Final = ("contiguous", "random 2 MiB", "random 256 KiB", "mix")  # 230 GB 
 NOT_HERE: Final = 3  # the C program's exit status when the kernel lacks a way
 FILE_WAYS: Final = ("punch", "remove", "unmap-punch", "unmap-remove")
 ANONYMOUS_WAYS: Final = ("madvise", "process-madvise")
-SINGLES: Final = ("random 4 KiB", "4 KiB until all is given")
-PARTS: Final = (*SINGLES, "random 256 KiB", "mix")  # parts of huge pages
+PARTS: Final = ("random 256 KiB", "random 4 KiB", "mix", "4 KiB until all is given")  # of huge pages
 OF_BARE: Final = 0.9
 OF_BARE_WHOLE: Final = 0.7  # of whole huge pages
 
@@ -78,19 +77,21 @@ class Backing:
         return ANONYMOUS_WAYS if self.kind.startswith("anon") else FILE_WAYS
 
 
-def _workloads(size: int) -> Iterator[tuple[str, list[bytes]]]:
-    """Each workload with its messages."""
-    for name, words in (
-        ("contiguous", page_workloads.contiguous(size)),
-        ("random 2 MiB", page_workloads.scattered(size, page_workloads.BLOCK)),
-        ("random 256 KiB", page_workloads.scattered(size, page_workloads.PIECE)),
-        ("random 4 KiB", page_workloads.scattered(size, 1)),
-        ("mix", page_workloads.mix(size)),
-        ("4 KiB until all is given", page_workloads.pieces(size)),
-    ):
-        messages = page_workloads.Workload(name, size, words).messages()
-        full = words.size // DM_RANGES_PER_MESSAGE  # the rest would cost a whole message for a few ranges
-        yield name, messages[: full or 1]
+WORKLOADS: Final[dict[str, Callable[[int], page_workloads.U64Array]]] = {
+    "contiguous": page_workloads.contiguous,
+    "random 2 MiB": lambda size: page_workloads.scattered(size, page_workloads.BLOCK),
+    "random 256 KiB": lambda size: page_workloads.scattered(size, page_workloads.PIECE),
+    "random 4 KiB": lambda size: page_workloads.scattered(size, 1),
+    "mix": page_workloads.mix,
+    "4 KiB until all is given": page_workloads.pieces,
+}
+
+
+def _messages(name: str, size: int) -> list[bytes]:
+    """The full messages of a workload: the rest would cost a whole message for a few ranges."""
+    words = WORKLOADS[name](size)
+    messages = page_workloads.Workload(name, size, words).messages()
+    return messages[: words.size // DM_RANGES_PER_MESSAGE or 1]
 
 
 def _file_of(messages: list[bytes], path: Path) -> Path:
@@ -250,20 +251,32 @@ def _backings(huge: Path | None) -> Iterator[Backing]:
     )
 
 
-def _run(size: int) -> Iterator[Figure]:
+def _run(least: int) -> Iterator[Figure]:
     with ExitStack() as stack:
         program = stack.enter_context(peer_programs.built("discard"))
-        huge = stack.enter_context(_huge_tmpfs(stack.enter_context(rig.folder()), max(size, HUGE_SIZE)))
+        huge = stack.enter_context(_huge_tmpfs(stack.enter_context(rig.folder()), max(least, HUGE_SIZE)))
         if huge is None:
             print("  tmpfs with huge pages: skipped, only root can mount one")
         for backing in _backings(huge):
-            for name, messages in _workloads(size):
-                if name in SINGLES or not backing.is_huge:
-                    yield from _compare(program, backing, size, name, messages)
-            if backing.is_huge:
-                for name, messages in _workloads(max(size, HUGE_SIZE)):
-                    if name not in SINGLES:
-                        yield from _compare(program, backing, max(size, HUGE_SIZE), name, messages)
+            for name, size in _sizes(backing, least):
+                messages = _messages(name, size)
+                _wait_for_memory(4 * size)
+                yield from _compare(program, backing, size, name, messages)
+
+
+def _sizes(backing: Backing, size: int) -> Iterator[tuple[str, int]]:
+    """Every workload and how much memory it is given."""
+    for name in WORKLOADS:
+        yield name, max(size, HUGE_SIZE) if backing.is_huge and name not in PARTS else size
+
+
+def _wait_for_memory(size: int) -> None:
+    """Wait until so many bytes are available, a minute at most: others may have them just now."""
+    for _second in range(60):
+        available = Path("/proc/meminfo").read_text().partition("MemAvailable:")[2].split()[0]
+        if int(available) << 10 >= size:
+            return
+        time.sleep(1)
 
 
 def run() -> Iterator[Figure]:
