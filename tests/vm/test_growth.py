@@ -147,7 +147,7 @@ def test_with_startup_last_the_next_guest_boots_with_what_the_last_one_had(tmp_p
         assert machine.report()["wrong_bytes"] == 0
 
     # the protocol begins late, so that what is there after a reset is not of its making
-    driven(tmp_path, scene, device=f"{BALLOON},x-startup=last,x-post-init-wait=1000")
+    driven(tmp_path, scene, device=f"{BALLOON},x-startup=last,x-post-init-wait=400")
 
 
 def test_the_monitor_hears_when_the_added_memory_changes(tmp_path: Path) -> None:
