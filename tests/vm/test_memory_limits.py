@@ -2,15 +2,20 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from dynmem.limits import DISCARD_BATCH_RANGES
 from dynmem.memory.backend import BackendError
 from dynmem.memory.backend_file import FileBackend
+from dynmem.pages import ranges as page_ranges
 from dynmem.units import MIB
+from dynmem.vm.guest_pages import Discard, Memory
 from dynmem.vm.machine import Machine
 from dynmem.vm.memory_options import BackendOptions, DimmOptions, MemoryOptions
 from dynmem.vm.options import VmOptions
 
+PAGES = 1 << 15
 OPTIONS = VmOptions(
     name="one",
     memory=MemoryOptions(32 * MIB, 64 * MIB, 4),
@@ -43,3 +48,28 @@ def test_a_file_larger_than_any_is_refused_and_not_left_behind(tmp_path: Path) -
         with pytest.raises(BackendError, match=r"^unable to map backing store for guest RAM: "):
             FileBackend(size, tmp_path / "memory")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_guest_gives_for_good_faster_than_it_is_discarded_is_discarded_in_bounded_batches() -> None:
+    memory = Memory(0, PAGES)
+    first = memory_due(memory, page_ranges.span(1, 1))
+    for start in range(0, PAGES, 1024):  # every other page, in messages of 512 ranges
+        memory.free(page_ranges.from_pages(np.arange(start, start + 1024, 2)))
+    assert memory.due(0, flush=True) is None
+    memory.done(first, failed=False)
+    batches = []
+    while (discard := memory.due(0, flush=True)) is not None:
+        assert memory.is_freeing
+        batches.append(discard.ranges)
+        memory.done(discard, failed=False)
+    assert not memory.is_freeing
+    assert max(map(len, batches)) <= 8 * DISCARD_BATCH_RANGES
+    assert b"".join(batches) == page_ranges.from_pages(np.arange(0, PAGES, 2))
+
+
+def memory_due(memory: Memory, ranges: bytes) -> Discard:
+    """The discard of pages that were given for good, in flight."""
+    memory.free(ranges)
+    discard = memory.due(0, flush=True)
+    assert discard is not None
+    return discard

@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dynmem.dm.stores import GivenUp
+from dynmem.limits import DISCARD_BATCH_BLOCKS, DISCARD_BATCH_RANGES
 from dynmem.memory.pending import PendingDiscards
 from dynmem.pages import ranges as page_ranges
 from dynmem.pages.page_set import PageSet
@@ -80,14 +81,15 @@ class Memory:
         """`page_bytes`: the size of the backend's own pages, which only go back to the host whole."""
         self.first_page = first_page
         self.pages: Final = pages
+        self._page_pages: Final = page_bytes >> PAGE_SHIFT
         self.given: Final = PageSet(pages)  # up, in the balloon
         self.guest_only: Final = PageSet(pages)  # of them, those whose discard failed
         self.pending: Final = PendingDiscards(
             self.given,
-            block_pages=max(_BLOCK_PAGES, page_bytes >> PAGE_SHIFT),
+            block_pages=max(_BLOCK_PAGES, self._page_pages),
             whole_only=page_bytes > PAGE_SIZE,
         )
-        self._freed: list[bytes] = []
+        self._freed: Final = PageSet(pages)  # given for good, not discarded yet
         self._is_freeing = False
 
     def present(self, starts: U64Array, ends: U64Array) -> tuple[U64Array, U64Array]:
@@ -102,7 +104,7 @@ class Memory:
     @property
     def is_freeing(self) -> bool:
         """Whether pages that the guest gave for good are still to be discarded, or being so."""
-        return self._is_freeing or bool(self._freed)
+        return self._is_freeing or len(self._freed) > 0
 
     def give_up(self, starts: U64Array, ends: U64Array, now_ns: int) -> tuple[int, int]:
         """Enter pages that are the guest's: how many are new, how many were given up before."""
@@ -125,16 +127,15 @@ class Memory:
 
     def free(self, ranges: bytes) -> None:
         """Put down pages that the guest has given for good, to be discarded."""
-        if ranges:
-            self._freed.append(ranges)
+        self._freed.add(ranges)
 
     def due(self, now_ns: int, *, flush: bool) -> Discard | None:
         """What is to be discarded now, in flight from here on; one at a time."""
         if self.is_discarding:
             return None
-        if self._freed:
-            ranges = page_ranges.merge(b"".join(self._freed))
-            self._freed.clear()
+        if len(self._freed):
+            most = DISCARD_BATCH_BLOCKS * max(_BLOCK_PAGES, self._page_pages)  # whole pages of the host
+            ranges = self._freed.take(most, DISCARD_BATCH_RANGES)
             self._is_freeing = True
             return Discard(self, ranges, is_freed=True)
         ranges = self.pending.next_batch(now_ns, flush=flush)
