@@ -62,6 +62,7 @@ VM_MEMORY_BYTES_MAX: Final = 1 << 40  # a terabyte: its page set takes 32 MiB
 VM_DIMM_SLOTS_MAX: Final = 256  # of DIMMs, as many as ACPI's memory hotplug has
 VM_OBJECTS_MAX: Final = 1024  # memory backends of one VM; each holds a descriptor and a mapping
 VM_ADDED_PIECES_MAX: Final = 4096  # of hot-added memory; so long a message stays at a millisecond
+VM_DESCRIPTORS_SPARE: Final = 128  # that no object may use: a reset and the monitor's clients need some
 HARDWARE_SLOTS_MAX: Final = 509  # memory slots of an embedded guest, as many as every hypervisor has
 HARDWARE_REQUESTS_MAX: Final = 1024  # of the host that a guest has not looked at: two a slot
 VM_HYPERCALLS_PER_TURN: Final = 64  # before the monitor and the timers have their turn

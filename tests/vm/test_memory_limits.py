@@ -1,5 +1,9 @@
 """What a client or a guest can push to its limit: names, sizes, descriptors."""
 
+import contextlib
+import os
+import resource
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -73,3 +77,32 @@ def memory_due(memory: Memory, ranges: bytes) -> Discard:
     discard = memory.due(0, flush=True)
     assert discard is not None
     return discard
+
+
+@contextlib.contextmanager
+def descriptors(more: int) -> Iterator[None]:
+    """Let this process have so many more descriptors than now."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    open_now = os.eventfd(0)
+    os.close(open_now)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (open_now + more, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+def make_objects(machine: Machine, count: int) -> None:
+    for number in range(count):
+        machine.objects.make(BackendOptions("memory-backend-ram", f"o{number}", 4096))
+
+
+def test_objects_leave_descriptors_for_the_next_guest() -> None:
+    machine = Machine(OPTIONS, lambda *_: None)
+    with descriptors(200), contextlib.ExitStack() as stack:
+        with pytest.raises(BackendError, match=r"^object 'o\d+': Too many open files$"):
+            make_objects(machine, 300)
+        assert len(machine.objects) > 50
+        for _ in range(32):  # two guests' hardware, and then some
+            stack.callback(os.close, os.eventfd(0))
+    machine.memory.close()

@@ -12,6 +12,7 @@ from dynmem.errors import DynmemError, ExitCode
 from dynmem.qmp.server import QmpServer
 from dynmem.vm.commands import commands
 from dynmem.vm.machine import Ending, Machine
+from dynmem.vm.objects import allow_descriptors
 from dynmem.vm.options import VmOptions
 from dynmem.vm.schema import EVENTS
 
@@ -25,6 +26,7 @@ def run(options: VmOptions) -> int:
     logging.basicConfig(
         stream=sys.stderr, level=logging.INFO, format=f"%(asctime)s {options.name}: %(message)s"
     )
+    allow_descriptors()
     return asyncio.run(_run(options))
 
 

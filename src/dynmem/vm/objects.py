@@ -1,12 +1,15 @@
 """The machine's objects: memory backends by id, made at the start or by object-add, each for one user."""
 
 import asyncio
+import errno
+import os
+import resource
 from collections.abc import Iterator, Mapping
 from typing import Final
 
 from dynmem.errors import ConfigError, DynmemError
-from dynmem.limits import VM_OBJECTS_MAX
-from dynmem.memory.backend import Backend, MemfdBackend, RamBackend
+from dynmem.limits import VM_DESCRIPTORS_SPARE, VM_OBJECTS_MAX
+from dynmem.memory.backend import Backend, BackendError, MemfdBackend, RamBackend
 from dynmem.memory.backend_file import FileBackend
 from dynmem.vm.memory_options import BackendOptions
 
@@ -57,6 +60,8 @@ class Objects(Mapping[str, Backend]):
             raise ObjectError(f"attempt to add duplicate property '{identity}' to object (type 'container')")
         if len(self._backends) >= VM_OBJECTS_MAX:
             raise ObjectError(f"a machine has {VM_OBJECTS_MAX} objects at most")
+        if _descriptors_left() < 0:
+            raise BackendError(f"object '{identity}': {os.strerror(errno.EMFILE)}", errno.EMFILE)
 
     def _add(self, options: BackendOptions, backend: Backend) -> Backend:
         self._backends[options.identity] = backend
@@ -98,6 +103,28 @@ class Objects(Mapping[str, Backend]):
         self._backends.clear()
         self._busy.clear()
         self.options.clear()
+
+
+def allow_descriptors() -> None:
+    """Raise this process's limit of open descriptors, so that it can have all objects, where it may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = VM_OBJECTS_MAX + VM_DESCRIPTORS_SPARE
+    wanted = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def _descriptors_left() -> int:
+    """How many more objects may be made, about: what a reset and the monitor need is theirs."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return VM_OBJECTS_MAX
+    try:
+        lowest = os.eventfd(0)  # the system gives the lowest number that is free
+    except OSError:
+        return -1
+    os.close(lowest)
+    return soft - min(VM_DESCRIPTORS_SPARE, soft // 4) - lowest - 1
 
 
 def _backend_of(options: BackendOptions) -> Backend:
