@@ -40,7 +40,9 @@ def document(sections: list[Section]) -> Iterator[str]:
         yield f"| {what} | {value} |"
     for section in sections:
         yield from ("", f"## {section.answers[0].upper()}{section.answers[1:]}", "")
-        yield f"`python -m bench {section.name}`. " + section.explanation.partition("\n\n")[2].strip()
+        yield f"`python -m bench {section.name}`"
+        yield ""
+        yield section.explanation.partition("\n\n")[2].strip()
         for is_grid, group in itertools.groupby(section.figures, key=lambda figure: ": " in figure.name):
             figures = list(group)
             yield ""
