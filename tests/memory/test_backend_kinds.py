@@ -314,6 +314,15 @@ def test_a_file_system_that_is_full_is_told_and_the_file_goes_again(tmp_path: Pa
             assert backend.resident_bytes() == MIB
 
 
+def test_an_empty_file_is_empty_again_when_there_is_no_room(tmp_path: Path) -> None:
+    with mounted(tmp_path / "small", "tmpfs", "size=1m") as place:
+        (place / "ram").touch()
+        with pytest.raises(BackendError):
+            FileBackend(4 * MIB, place / "ram", share=True, prealloc=True)
+        status = (place / "ram").stat()
+        assert (status.st_size, status.st_blocks) == (0, 0)
+
+
 def test_a_file_that_was_there_stays_when_there_is_no_room(tmp_path: Path) -> None:
     with mounted(tmp_path / "small", "tmpfs", "size=1m") as place:
         (place / "ram").write_bytes(b"mine")

@@ -1,5 +1,6 @@
 """What a client or a guest can push to its limit: names, sizes, descriptors."""
 
+import asyncio
 import contextlib
 import os
 import resource
@@ -8,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.memory.backings import mounted
+from tests.vm.running import is_there, running, until
 
 from dynmem.limits import DISCARD_BATCH_RANGES
 from dynmem.memory.backend import BackendError
@@ -106,3 +109,43 @@ def test_objects_leave_descriptors_for_the_next_guest() -> None:
         for _ in range(32):  # two guests' hardware, and then some
             stack.callback(os.close, os.eventfd(0))
     machine.memory.close()
+
+
+def test_a_machine_whose_memory_file_somebody_cuts_short_ends_and_its_log_says_by_what(
+    tmp_path: Path,
+) -> None:
+    memory = tmp_path / "memory"
+    backend = f"--object=memory-backend-file,id=b,size=128M,mem-path={memory},share=on"
+    options = (backend, "--machine=memory-backend=b")
+
+    async def scene() -> None:
+        async with running(tmp_path, memory="128M", options=options) as (vm, _):
+            (guest,) = await until(vm.guest_pids)
+            await until(vm.console)
+            os.truncate(memory, 0)
+            assert await vm.exit_code() != 0
+            await until(lambda: not is_there(guest))
+            log = vm.log.read_text()
+            assert "Bus error" in log or "killed by SIGBUS" in log
+
+    asyncio.run(asyncio.wait_for(scene(), 60))
+
+
+def test_a_guest_for_whose_memory_the_file_system_has_no_room_ends_and_the_machine_says_by_what(
+    tmp_path: Path,
+) -> None:
+    wish = tmp_path / "wish"
+    with mounted(tmp_path / "small", "tmpfs", "size=40m") as place:
+        backend = f"--object=memory-backend-file,id=b,size=128M,mem-path={place}/memory,share=on"
+        options = (backend, "--machine=memory-backend=b")
+        load = f"embedded,workload=told,path={wish},rate=4GiB"
+
+        async def scene() -> None:
+            async with running(tmp_path, memory="128M", guest=load, options=options) as (vm, _):
+                await until(vm.console)
+                wish.write_text("80M")
+                assert await vm.exit_code() != 0
+                log = vm.log.read_text()
+                assert "is gone (killed by SIGBUS)" in log or "Bus error" in log
+
+        asyncio.run(asyncio.wait_for(scene(), 60))

@@ -48,18 +48,19 @@ class FileBackend(Backend):
         self.path: Final = Path(path)
         self.discard_data = discard_data
         fd, made = _opened(self.path, name)
+        is_new = not made and not os.fstat(fd).st_size
         self.owns_file = not made and self.path.is_dir()
         try:
             page_size = _prepared(fd, size, name)
         except BaseException:
             os.close(fd)
-            self._forget(made=made)
+            self._forget(made=made, is_new=is_new)
             raise
         self.hugetlb = page_size > PAGE_SIZE
         try:
             super().__init__(size, name, fd=fd, page_size=page_size, share=share, prealloc=prealloc)
         except BaseException:
-            self._forget(made=made)
+            self._forget(made=made, is_new=is_new)
             raise
 
     def close(self) -> None:
@@ -68,11 +69,13 @@ class FileBackend(Backend):
             system_calls.punch(self.fd, 0, self.size)
         super().close()
 
-    def _forget(self, *, made: bool) -> None:
-        """Remove the file again if it was not there before."""
-        if made:
-            with contextlib.suppress(OSError):
+    def _forget(self, *, made: bool, is_new: bool) -> None:
+        """Remove the file again if it was not there before, or empty it if it was empty (`is_new`)."""
+        with contextlib.suppress(OSError):
+            if made:
                 self.path.unlink()
+            elif is_new and self.path.is_file():
+                os.truncate(self.path, 0)
 
 
 def _opened(path: Path, name: str) -> tuple[int, bool]:

@@ -1,6 +1,7 @@
 """A virtual machine's process, from its options to its exit code."""
 
 import asyncio
+import faulthandler
 import logging
 import signal
 import sys
@@ -27,6 +28,8 @@ def run(options: VmOptions) -> int:
         stream=sys.stderr, level=logging.INFO, format=f"%(asctime)s {options.name}: %(message)s"
     )
     allow_descriptors()
+    # memory in a file that is cut short, or on a full tmpfs, ends this process by SIGBUS: let it say so
+    faulthandler.enable()
     return asyncio.run(_run(options))
 
 
