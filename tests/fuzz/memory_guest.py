@@ -223,6 +223,8 @@ class MemoryRig:
         assert self.processor is not None
         self.processor.hardware.calls.ready = True
         self.wait(self.machine._turn.take(self.processor), patient=3)
+        for name in DIMMS.keys() - self.machine.devices.dimms.keys():
+            self.areas.pop(self.machine.objects[name], None)
         while (packet := self.channel.receive()) is not None:
             self.hear(dm.decode(packet.data))
         self.hear_hardware()
