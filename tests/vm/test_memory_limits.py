@@ -18,9 +18,11 @@ from dynmem.memory.backend_file import FileBackend
 from dynmem.pages import ranges as page_ranges
 from dynmem.units import MIB
 from dynmem.vm.guest_pages import Discard, Memory
+from dynmem.vm.hardware import Hardware
 from dynmem.vm.machine import Machine
 from dynmem.vm.memory_options import BackendOptions, DimmOptions, MemoryOptions
 from dynmem.vm.options import VmOptions
+from dynmem.wire import hardware as wire
 
 PAGES = 1 << 15
 OPTIONS = VmOptions(
@@ -149,3 +151,22 @@ def test_a_guest_for_whose_memory_the_file_system_has_no_room_ends_and_the_machi
                 assert "is gone (killed by SIGBUS)" in log or "Bus error" in log
 
         asyncio.run(asyncio.wait_for(scene(), 60))
+
+
+def test_a_guest_that_refuses_to_let_go_before_it_has_read_the_request_makes_nothing_grow() -> None:
+    async def scene() -> None:
+        machine = Machine(OPTIONS, lambda *_: None)
+        hardware = Hardware(lambda: None)
+        machine.memory.slots.connect(hardware)
+        machine.devices.guest_changed(hardware)
+        machine.devices.plug(DimmOptions("a", "d"))
+        number = machine.memory.slots.number_at(machine.devices.dimms["d"].get_addr())
+        assert number is not None
+        for _ in range(5000):
+            machine.devices.request_unplug("d")
+            await machine.devices.answered(wire.UnplugAnswered(number, is_done=False))
+        assert len(hardware._unsent) < 4
+        hardware.close()
+        machine.memory.close()
+
+    asyncio.run(scene())

@@ -90,8 +90,10 @@ class Hardware:
         self._send(wire.PlugMemory(number))
 
     def unplug(self, number: int) -> None:
-        """Ask the guest to let go of a DIMM."""
-        self._send(wire.UnplugMemory(number))
+        """Ask the guest to let go of a DIMM; a request that it has made no room for yet is not repeated."""
+        request = wire.UnplugMemory(number)
+        if all(message != request for message, _ in self._unsent):
+            self._send(request)
 
     def bind_sint(self, sint: int) -> None:
         """Make the interrupt line of a SINT."""
