@@ -16,6 +16,7 @@ from dynmem.limits import DISCARD_BATCH_RANGES
 from dynmem.memory.backend import BackendError
 from dynmem.memory.backend_file import FileBackend
 from dynmem.pages import ranges as page_ranges
+from dynmem.pages.page_set import PageSet
 from dynmem.units import MIB
 from dynmem.vm.guest_pages import Discard, Memory
 from dynmem.vm.hardware import Hardware
@@ -170,3 +171,16 @@ def test_a_guest_that_refuses_to_let_go_before_it_has_read_the_request_makes_not
         machine.memory.close()
 
     asyncio.run(scene())
+
+
+def test_clearing_an_empty_set_makes_nothing_new_however_often_a_guest_begins_anew() -> None:
+    pages = PageSet(PAGES)
+    before = pages._map
+    pages.clear()
+    assert pages._map is before
+    for span in ((0, PAGES), (5, 9)):
+        pages.add(page_ranges.span(*span))
+        assert pages.take(3, 1)
+        pages.clear()
+        assert len(pages) == 0
+        assert not pages.overlaps(page_ranges.span(0, PAGES))

@@ -59,10 +59,14 @@ class PageSet:
             raise ValueError(f"a guest cannot have {total_pages} pages")
         self.total_pages: Final = total_pages
         self._chunks: Final = (total_pages + CHUNK_PAGES - 1) >> CHUNK_SHIFT
-        self.clear()
+        self._make_empty()
 
     def clear(self) -> None:
-        """Forget every page."""
+        """Forget every page; free when there is none, as guests begin anew as often as they like."""
+        if self._size or self._cut:
+            self._make_empty()
+
+    def _make_empty(self) -> None:
         # a mapping of its own, a page a chunk: what was never touched occupies nothing, and rows can be given
         # back (memory from the heap is kept when it is freed, and cleared by touching all of it)
         size = max(self._chunks, 1) * _ROW_BYTES
