@@ -40,7 +40,7 @@ from dynmem.memory import system_calls
 from dynmem.memory.backend import Backend, MemfdBackend, RamBackend
 from dynmem.memory.backend_file import FileBackend
 from dynmem.memory.discard import Discarder
-from dynmem.memory.pending import PendingDiscards
+from dynmem.memory.pending import LONG_PAGES, PendingDiscards
 from dynmem.pages import ranges
 from dynmem.pages.page_set import PageSet
 from dynmem.units import GIB, MIB, PAGE_SIZE
@@ -118,7 +118,8 @@ class _HeldBack:
 
     def __init__(self, backend: Backend) -> None:
         self._pages, self._discarder = PageSet(backend.size // PAGE_SIZE), Discarder(backend)
-        self._pending = PendingDiscards(self._pages)
+        long_pages = 0 if backend.may_have_huge_pages else LONG_PAGES
+        self._pending = PendingDiscards(self._pages, long_pages=long_pages)
 
     def run(self, messages: list[bytes]) -> None:
         for message in messages:

@@ -397,3 +397,18 @@ def test_a_discard_that_the_system_refuses_names_the_reason(
         words = np.frombuffer(backend.view, np.uint64)[:: PAGE_SIZE // 8]
         assert words[:7].tolist() == [1, 0, 3, 4, 5, 0, 7]
         del words
+
+
+@pytest.mark.parametrize("kind", ["memfd", "ram for another process"])
+def test_a_memory_file_may_have_huge_pages_where_the_system_says_so(kind: str, tmp_path: Path) -> None:
+    mode = huge_pages_given("shmem_enabled")
+    with BACKINGS[kind](2 * HUGE, tmp_path) as backend:
+        assert backend.may_have_huge_pages == (mode in {"always", "within_size", "force"})
+
+
+def test_a_file_on_tmpfs_may_have_huge_pages_and_one_that_is_not_shared_has_none(tmp_path: Path) -> None:
+    with BACKINGS["tmpfs"](2 * HUGE, tmp_path) as backend:
+        assert backend.may_have_huge_pages
+    for kind in ("private memfd", "private file"):
+        with BACKINGS[kind](2 * HUGE, tmp_path) as backend:
+            assert not backend.may_have_huge_pages

@@ -140,6 +140,50 @@ def test_done_without_a_flight_and_clear_in_flight_are_bugs_of_ours() -> None:
         memory.pending.clear()
 
 
+# where long ranges do not wait
+
+
+def test_long_ranges_go_at_once_and_short_ones_wait() -> None:
+    memory = Memory(1024, long_pages=16)
+    memory.give((3, 15), (100, 16), (200, 40))
+    assert memory.pending.deadline_ns() == 0
+    assert list(memory.batches()) == [packed((100, 16), (200, 40))]
+    assert memory.pending.deadline_ns() == HOLD
+    assert len(memory.pending) == 15
+    assert list(memory.batches(HOLD)) == [packed((3, 15))]
+
+
+def test_a_page_that_comes_in_a_long_and_in_a_short_range_is_discarded_once() -> None:
+    memory = Memory(1024, long_pages=16)
+    memory.give((100, 4))
+    memory.give((96, 20))
+    assert len(memory.pending) == 20
+    memory.give((110, 2))
+    assert len(memory.pending) == 20
+    assert list(memory.batches(flush=True)) == [packed((96, 14), (112, 4)), packed((110, 2))]
+
+
+def test_a_long_range_that_goes_back_is_not_discarded() -> None:
+    memory = Memory(1024, long_pages=16)
+    memory.give((100, 20))
+    memory.take_back((105, 10))
+    assert list(memory.batches()) == [packed((100, 5), (115, 5))]
+
+
+def test_a_long_range_that_completes_a_block_goes_with_it() -> None:
+    memory = Memory(1024, long_pages=16)
+    memory.give((0, 20))
+    memory.give((20, BLOCK - 20), (BLOCK, 17))
+    assert list(memory.batches()) == [packed((0, BLOCK)), packed((BLOCK, 17))]
+    assert len(memory.pending) == 0
+
+
+def test_of_blocks_that_the_host_has_as_one_page_no_range_is_long_enough() -> None:
+    memory = Memory(1024, whole_only=True, long_pages=16)
+    memory.give((0, 40))
+    assert list(memory.batches(flush=True)) == []
+
+
 # every order of events on three spans of half a block: one block, and a part of one at the end of memory
 
 UNIT = BLOCK // 2
@@ -159,14 +203,16 @@ class Model:
     waiting: frozenset[int] = frozenset()  # given, and the host does not have it back
     flight: frozenset[int] = frozenset()
     due: int = 0  # from now; 0: due; at most HOLD
+    no_wait: bool = False  # every span is a long one
 
     def batch(self, *, flush: bool) -> "Model":
         due = 0 if flush else self.due
+        over = not due or self.no_wait
         if self.flight:
             return replace(self, due=due)
         if self.given >= {0, 1} and self.waiting & {0, 1}:
             return replace(self, due=due, flight=frozenset({0, 1}), waiting=self.waiting - {0, 1})
-        if self.waiting and not due and not self.whole_only:
+        if self.waiting and over and not self.whole_only:
             return replace(self, due=due, flight=self.waiting, waiting=frozenset())
         return replace(self, due=due)
 
@@ -175,7 +221,7 @@ class Model:
             return None
         if self.given >= {0, 1} and self.waiting & {0, 1}:
             return now
-        return None if self.whole_only else now + self.due
+        return None if self.whole_only else now if self.no_wait else now + self.due
 
     def give(self, units: frozenset[int]) -> "Model":
         due = self.due if self.waiting else HOLD
@@ -199,7 +245,12 @@ class Pair:
     memory: Memory = field(init=False)
 
     def __post_init__(self) -> None:
-        self.memory = Memory(UNITS * UNIT, self.make, whole_only=self.model.whole_only)
+        self.memory = Memory(
+            UNITS * UNIT,
+            self.make,
+            whole_only=self.model.whole_only,
+            long_pages=UNIT if self.model.no_wait else 0,
+        )
 
     def copy(self) -> "Pair":
         other = Pair(self.model, self.make, self.steps, self.now)
@@ -208,6 +259,7 @@ class Pair:
         other.memory.given.add(self.memory.given.intersect(whole))
         mine._enter()
         its._parts.add(mine._parts.intersect(whole))
+        its._long.add(mine._long.intersect(whole))
         its._ready.add(mine._ready.intersect(whole))
         its._flight, its._due_ns = mine._flight, mine._due_ns
         return other
@@ -232,7 +284,7 @@ class Pair:
             self.model = replace(model, due=max(0, model.due - HOLD // 2))
             self.now += HOLD // 2
         elif action == "reset":
-            self.model = Model(model.whole_only)
+            self.model = Model(model.whole_only, no_wait=model.no_wait)
             memory.given.clear()
             memory.pending.clear()
         self.compare()
@@ -253,7 +305,9 @@ class Pair:
         everything = packed((0, UNITS * UNIT))
         pending._enter()
         waits = pages_of(
-            pending._parts.intersect(everything) + pending._pages(pending._ready.intersect(everything))
+            pending._parts.intersect(everything)
+            + pending._long.intersect(everything)
+            + pending._pages(pending._ready.intersect(everything))
         )
         in_flight = frozenset(page // UNIT for page in pages_of(pending._flight))
         waiting = frozenset(page // UNIT for page in waits)
@@ -293,10 +347,10 @@ class Pair:
         yield ("done" if model.flight else "reset"), frozenset()
 
 
-def explore(make: type[PendingDiscards], *, whole_only: bool) -> int:
+def explore(make: type[PendingDiscards], *, whole_only: bool, no_wait: bool = False) -> int:
     """Go every way from every state that can be reached: how many there are. Raises WrongError."""
-    seen = {Model(whole_only)}
-    front = deque([Pair(Model(whole_only), make)])
+    seen = {Model(whole_only, no_wait=no_wait)}
+    front = deque([Pair(Model(whole_only, no_wait=no_wait), make)])
     while front:
         pair = front.popleft()
         for action, units in pair.actions():
@@ -309,9 +363,11 @@ def explore(make: type[PendingDiscards], *, whole_only: bool) -> int:
     return len(seen)
 
 
-@pytest.mark.parametrize("whole_only", [False, True])
-def test_in_every_state_that_can_be_reached_every_step_does_what_the_model_does(whole_only: bool) -> None:
-    assert explore(PendingDiscards, whole_only=whole_only) > 40
+@pytest.mark.parametrize(("whole_only", "no_wait"), [(False, False), (True, False), (False, True)])
+def test_in_every_state_that_can_be_reached_every_step_does_what_the_model_does(
+    whole_only: bool, no_wait: bool
+) -> None:
+    assert explore(PendingDiscards, whole_only=whole_only, no_wait=no_wait) > 40
 
 
 # what each safeguard is for: the same walk with it taken out finds the damage
@@ -321,6 +377,13 @@ class NothingWithdrawn(PendingDiscards):
     def withdraw(self, ranges: bytes) -> None:
         if self._flight:
             super().withdraw(ranges)
+
+
+class LongNotWithdrawn(PendingDiscards):
+    def withdraw(self, ranges: bytes) -> None:
+        long = self._long.intersect(packed((0, 1 << 20)))
+        super().withdraw(ranges)
+        self._long.add(long)
 
 
 class BlocksNotWithdrawn(PendingDiscards):
@@ -358,6 +421,7 @@ class BlocksForgotten(PendingDiscards):
     ("without", "damage"),
     [
         (NothingWithdrawn, "waiting"),
+        (LongNotWithdrawn, "waiting"),
         (BlocksNotWithdrawn, "waiting"),
         (FlightNotGuarded, "the guest loses"),
         (TwoFlights, "in flight"),
@@ -367,7 +431,7 @@ class BlocksForgotten(PendingDiscards):
 )
 def test_the_walk_finds_what_each_safeguard_prevents(without: type[PendingDiscards], damage: str) -> None:
     with pytest.raises(WrongError, match=damage):
-        explore(without, whole_only=False)
+        explore(without, whole_only=False, no_wait=without is LongNotWithdrawn)
 
 
 @pytest.mark.parametrize("make", [PendingDiscards, NothingWithdrawn])

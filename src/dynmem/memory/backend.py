@@ -62,7 +62,7 @@ class Backend:
         self.is_shared: Final = fd >= 0 and (share or self.shared_underneath)
         self._fd = fd
         self._closed = False
-        self._huge_pages = huge_pages_given() if fd < 0 else "never"
+        self._huge_pages = self._huge_pages_given()
         self._wants_huge_pages = False
         try:
             check_size(self.kind, size, page_size)
@@ -82,11 +82,13 @@ class Backend:
 
     @property
     def may_have_huge_pages(self) -> bool:
-        """Whether the kernel may have put transparent huge pages under private memory."""
-        return self._huge_pages == "always" or (self._huge_pages == "madvise" and self._wants_huge_pages)
+        """Whether the kernel may have put transparent huge pages under the memory."""
+        if self._huge_pages in {"madvise", "advise"}:
+            return self._wants_huge_pages
+        return self._huge_pages not in {"never", "deny"}
 
     def use_huge_pages(self) -> None:
-        """Ask for transparent huge pages under private memory, where the system leaves that to us.
+        """Ask for transparent huge pages, where the system leaves that to us.
 
         They make discards of whole blocks 15 times as fast. But the kernel's own collapsing of small pages
         into huge ones brings memory back that was discarded in parts.
@@ -151,6 +153,12 @@ class Backend:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _huge_pages_given(self) -> str:
+        """When this memory gets transparent huge pages, in the system's words."""
+        if self._fd < 0:
+            return huge_pages_given()
+        return huge_pages_given("shmem_enabled") if self.is_shared else "never"
 
     def _mapped(self) -> tuple[mmap.mmap, int]:
         """Map the memory: the mapping, and where in it the memory begins."""
@@ -284,10 +292,14 @@ def page_size_of(fd: int) -> int:
     return block_size if magic == system_calls.HUGETLBFS_MAGIC else PAGE_SIZE
 
 
-def huge_pages_given() -> str:
-    """When private memory gets transparent huge pages: ``always``, ``madvise`` or ``never``."""
+def huge_pages_given(kind: str = "enabled") -> str:
+    """When memory gets transparent huge pages: private ``enabled``, or memory files ``shmem_enabled``.
+
+    ``always``, ``madvise`` or ``never``; of memory files also ``within_size``, ``advise``, ``deny`` and
+    ``force``.
+    """
     modes = []
-    for name in ("hugepages-2048kB/enabled", "enabled"):  # the first may say "inherit"
+    for name in (f"hugepages-2048kB/{kind}", kind):  # the first may say "inherit"
         with contextlib.suppress(OSError):
             line = (_HUGE_PAGES / name).read_text(encoding="ascii")
             modes.append(line.partition("[")[2].partition("]")[0])

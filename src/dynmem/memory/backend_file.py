@@ -69,6 +69,11 @@ class FileBackend(Backend):
             system_calls.punch(self.fd, 0, self.size)
         super().close()
 
+    def _huge_pages_given(self) -> str:
+        """On tmpfs the mount decides, and another may change that: as though always."""
+        is_tmpfs = system_calls.file_system(self._fd)[0] == system_calls.TMPFS_MAGIC
+        return "always" if self.is_shared and is_tmpfs else "never"
+
     def _forget(self, *, made: bool, is_new: bool) -> None:
         """Remove the file again if it was not there before, or empty it if it was empty (`is_new`)."""
         with contextlib.suppress(OSError):

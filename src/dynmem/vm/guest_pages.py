@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from dynmem.dm.stores import GivenUp
 from dynmem.limits import DISCARD_BATCH_BLOCKS, DISCARD_BATCH_RANGES
-from dynmem.memory.pending import PendingDiscards
+from dynmem.memory.pending import LONG_PAGES, PendingDiscards
 from dynmem.pages import ranges as page_ranges
 from dynmem.pages.page_set import PageSet
 from dynmem.pages.ranges import U64Array
@@ -77,8 +77,13 @@ def joined(ranges: bytes) -> tuple[U64Array, U64Array]:
 class Memory:
     """One memory of the guest: `pages` of it from guest page `first_page` on."""
 
-    def __init__(self, first_page: int, pages: int, page_bytes: int = PAGE_SIZE) -> None:
-        """`page_bytes`: the size of the backend's own pages, which only go back to the host whole."""
+    def __init__(
+        self, first_page: int, pages: int, page_bytes: int = PAGE_SIZE, *, may_have_huge_pages: bool = True
+    ) -> None:
+        """`page_bytes`: the size of the backend's own pages, which only go back to the host whole.
+
+        `may_have_huge_pages`: whether the host may put transparent huge pages under it, worth waiting for.
+        """
         self.first_page = first_page
         self.pages: Final = pages
         self._page_pages: Final = page_bytes >> PAGE_SHIFT
@@ -86,6 +91,7 @@ class Memory:
         self.guest_only: Final = PageSet(pages)  # of them, those whose discard failed
         self.pending: Final = PendingDiscards(
             self.given,
+            long_pages=0 if may_have_huge_pages else LONG_PAGES,
             block_pages=max(_BLOCK_PAGES, self._page_pages),
             whole_only=page_bytes > PAGE_SIZE,
         )

@@ -33,7 +33,12 @@ class _OurMemory(Memory):
     """The pages of the device that the guest has given up: only what is added can be."""
 
     def __init__(self, backend: Backend, added: AddedPages) -> None:
-        super().__init__(0, backend.size >> PAGE_SHIFT, backend.page_size)
+        super().__init__(
+            0,
+            backend.size >> PAGE_SHIFT,
+            backend.page_size,
+            may_have_huge_pages=backend.may_have_huge_pages,
+        )
         self._added = added
 
     def present(self, starts: U64Array, ends: U64Array) -> tuple[U64Array, U64Array]:

@@ -99,7 +99,7 @@ class HvBalloon:
         self._running: dict[asyncio.Future[int], Discard] = {}
         self._channel: Channel | None = None
         self._is_receiving = False
-        self._plug(Memory(0, boot.size >> PAGE_SHIFT, boot.page_size), boot)
+        self._plug(_memory_of(boot, 0), boot)
         if hot_added is not None:
             self._plug(hot_added.memory, hot_added.backend)
         self.host: Final = DynamicMemoryHost(
@@ -176,7 +176,7 @@ class HvBalloon:
 
     def memory_plugged(self, first_page: int, backend: Backend) -> None:
         """The guest has a DIMM from this page on."""
-        self._plug(Memory(first_page, backend.size >> PAGE_SHIFT, backend.page_size), backend)
+        self._plug(_memory_of(backend, first_page), backend)
         self.host.boot_pages += backend.size >> PAGE_SHIFT
         self.host.tick(self._clock.now_ns())
 
@@ -334,3 +334,13 @@ class HvBalloon:
             if error is not None:  # the pages stay the balloon's, only the host's memory is not free
                 self._faults.note("discard failed", str(error))
             discard.memory.done(discard, failed=error is not None)
+
+
+def _memory_of(backend: Backend, first_page: int) -> Memory:
+    """All of a backend, as the guest has it from a page on."""
+    return Memory(
+        first_page,
+        backend.size >> PAGE_SHIFT,
+        backend.page_size,
+        may_have_huge_pages=backend.may_have_huge_pages,
+    )
