@@ -29,7 +29,7 @@ def run(options: VmOptions) -> int:
     )
     allow_descriptors()
     # memory in a file that is cut short, or on a full tmpfs, ends this process by SIGBUS: let it say so
-    faulthandler.enable()
+    faulthandler.enable(2)
     return asyncio.run(_run(options))
 
 
