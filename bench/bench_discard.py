@@ -2,19 +2,18 @@
 
 Three sides by turns in one run, on memory that was all written before. Ours: a message into the page
 set, what it gives into the pending discards, what is due of them into the discarder, and at the end all
-that still waits. Bare: nothing but the fastest way this kernel has, found in this run, in C, a message a
-time, its ranges sorted and joined beforehand. Tree: C with a balanced tree of ranges (glib's GTree) that
-gives back each range as it comes, neighbours joined. "Beside" is the other side's time by ours: above 1
-ours is faster. "At once" is ours without holding anything back. Times are processor time, most of it the
-kernel's.
+that still waits (ranges of 128 KiB and more do not wait where there are no huge pages). Bare: nothing
+but the fastest way this kernel has, found in this run, in C, a message a time, its ranges sorted and
+joined beforehand. Tree: C with a balanced tree of ranges (glib's GTree) that gives back each range as it
+comes, neighbours joined. "Beside" is the other side's time by ours: above 1 ours is faster. "At once" is
+ours without holding anything back. Times are processor time, most of it the kernel's.
 
 Of huge pages of private memory a part that is dropped stays allocated unless the huge page is split
 first. Ours does that, and so does the bare call ("split"); the tree does not, and frees nothing there
 (marked "not freed").
 
 Whole huge pages go at 1 GiB, a full message, in 3 ms: there the bookkeeping of a message, up to 0.5 ms
-while the caches are cold, shows; it is held against 0.7 of the bare call instead of 0.9. So is private
-memory, in which no VM lives: an embedded guest is a process of its own and shares its memory.
+while the caches are cold, shows; it is held against 0.7 of the bare call instead of 0.9.
 
 A huge page of tmpfs that the kernel is busy with just then is not split: its part is zeroed, and freed
 only with the whole page; "freed" tells how much of what was given was free at the end.
@@ -57,7 +56,6 @@ ANONYMOUS_WAYS: Final = ("madvise", "process-madvise")
 PARTS: Final = ("random 256 KiB", "random 4 KiB", "mix", "4 KiB until all is given")  # of huge pages
 OF_BARE: Final = 0.9
 OF_BARE_WHOLE: Final = 0.7  # of whole huge pages
-OF_BARE_PRIVATE: Final = 0.7  # private memory goes faster too, and no VM lives in it: its guest is a process
 
 _NO_HUGE_PAGES: Final = 15  # MADV_NOHUGEPAGE
 
@@ -205,8 +203,6 @@ def _compare(
     frees = "x" if backing.kind != "anon-thp" or name not in PARTS else "x (not freed)"
     yield Figure(f"{row}: rate", rate / ours, "GB/min", at_least=230 if name in FAST else None)
     bound = OF_BARE if name in PARTS or not backing.is_huge else OF_BARE_WHOLE
-    if backing.kind.startswith("anon"):
-        bound = OF_BARE_PRIVATE
     yield Figure(f"{row}: beside the bare call", middle[best] / ours, f"x ({best})", at_least=bound)
     yield Figure(f"{row}: beside the tree", tree / ours, frees)
     yield Figure(f"{row}: at once, beside the bare call", middle[best] / at_once, "x")

@@ -252,8 +252,10 @@ class PageSet:
 
     def drop(self, ranges: bytes) -> int:
         """Take out whatever of `ranges` the set has: how many pages that were."""
+        if not self._size:
+            return 0
         starts, ends = self._inside(ranges)
-        if not self._size or starts.size == 0:
+        if starts.size == 0:
             return 0
         self._settle()
         chunks, starts, ends = _whole_chunks(starts, ends)
