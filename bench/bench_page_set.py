@@ -21,6 +21,7 @@ from bench import page_workloads, peer_programs
 from bench.figures import Figure
 from bench.page_workloads import Workload
 from dynmem.limits import DM_RANGES_PER_MESSAGE, DM_UNBALLOON_CHUNK_PAGES
+from dynmem.memory.pending import PendingDiscards
 from dynmem.pages import ranges
 from dynmem.pages.page_set import PageSet
 from dynmem.units import GIB, MIB, PAGE_SIZE, TIB
@@ -204,11 +205,21 @@ def _metadata() -> Iterator[Figure]:
         assert len(pages)
         return after
 
+    kept: list[PendingDiscards] = []
+
     def one_range(pages: PageSet) -> None:
         pages.add(ranges.span(0, total))
 
+    scattered = ranges.from_pages(np.arange(0, total, 32768))
+
     def one_in_each_bitmap_page(pages: PageSet) -> None:
-        pages.add(ranges.from_pages(np.arange(0, total, 32768)))
+        pages.add(scattered)
+
+    def held_back(pages: PageSet) -> None:
+        pending = PendingDiscards(pages)
+        pending.add(pages.add(scattered).coalesced, 0)
+        kept.append(pending)
+        assert len(pending) == len(pages)
 
     def checkerboard(pages: PageSet) -> None:
         for start in range(0, total, batch):
@@ -219,6 +230,10 @@ def _metadata() -> Iterator[Figure]:
     yield Figure(
         "guest of 1 TiB, a page in each 128 MiB: memory", grown(one_in_each_bitmap_page), "MiB", at_most=limit
     )
+    yield Figure(
+        "guest of 1 TiB, the same, discards held back: memory", grown(held_back), "MiB", at_most=2 * limit
+    )
+    kept.clear()
     yield Figure("guest of 1 TiB, every second page: memory", grown(checkerboard), "MiB", at_most=limit)
 
 
