@@ -2,6 +2,7 @@
 
 import os
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,7 +38,7 @@ def run(path: Path, *, check: bool) -> int:
 
     With mode = "observe" (the default) nothing is ever changed: `dynmem status` shows what would be done, and
     why. With mode = "enforce" it is done. Ctrl-C and SIGTERM end it and leave every VM the target it has; to
-    undo, `dynmem release --all` first. Each change is one line on standard output.
+    undo, `dynmem release --all` first. Each change is one line on standard output, with its time.
 
     Exit codes: 0 ended by SIGTERM or the file is right, 2 the file or an option is wrong, 4 not permitted,
     5 another manager has this socket or state folder, 130 Ctrl-C.
@@ -64,7 +65,7 @@ def _serve(config: "Config") -> int:
 
     def tell(line: str) -> None:
         try:
-            print(line, flush=True)
+            print(time.strftime("%H:%M:%S"), line, flush=True)
         except BrokenPipeError:
             # Whoever read the lines has gone; the VMs are still served.
             os.dup2(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), 1)
