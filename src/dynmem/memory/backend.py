@@ -10,6 +10,7 @@ import errno
 import fcntl
 import mmap
 import os
+import threading
 from pathlib import Path
 from types import TracebackType
 from typing import ClassVar, Final, Self
@@ -18,6 +19,7 @@ import numpy as np
 
 from dynmem.errors import ConfigError, DynmemError
 from dynmem.memory import system_calls
+from dynmem.memory.host_memory import host_memory
 from dynmem.units import MIB, PAGE_SHIFT, PAGE_SIZE, format_size
 
 SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
@@ -29,6 +31,7 @@ _PAGEMAP_ENTRIES: Final = 1 << 17  # read at a time: 1 MiB, for 512 MiB of memor
 _OWN_PAGE: Final = np.uint64(1 << 63 | 1 << 56)  # of an entry: in memory, and mapped by nobody else
 _OWN_MASK: Final = _OWN_PAGE | np.uint64(1 << 61)  # nor a page of a file
 _SWAPPED: Final = np.uint64(1 << 62)
+_PREALLOCATING: Final = threading.Lock()  # so that no two count on the same memory of the host
 _HUGE_SHIFT: Final = 26  # MFD_HUGE_SHIFT: where memfd_create's flags hold the size of a huge page
 
 
@@ -128,15 +131,31 @@ class Backend:
         return _private_bytes(self._address, self.size)
 
     def preallocate(self) -> None:
-        """Make all of the memory resident; what it holds stays. Raises BackendError."""
-        if self.is_shared:
-            number = self._allocate()
-        else:
-            number = system_calls.madvise(self._address, self.size, system_calls.MADV_POPULATE_WRITE)
+        """Make all of the memory resident; what it holds stays.
+
+        Raises BackendError, also where the host has too little memory: QEMU tries, and the kernel's
+        out-of-memory killer ends something.
+        """
+        with _PREALLOCATING:
+            self._check_host(self.size)
+            if self.is_shared:
+                number = self._allocate()
+            else:
+                number = system_calls.madvise(self._address, self.size, system_calls.MADV_POPULATE_WRITE)
         if number:
             raise BackendError(
                 f"qemu_prealloc_mem: preallocating memory failed: {os.strerror(number)}", number
             )
+
+    def _check_host(self, size: int) -> None:
+        """Raise BackendError when the host has not the memory for `size` bytes, less what is resident."""
+        if self.page_size > PAGE_SIZE:  # they are reserved: there are enough, or the system says so
+            return
+        if self.is_shared and system_calls.file_system(self._fd)[0] != system_calls.TMPFS_MAGIC:
+            return  # on a disk
+        lacks = host_memory().lacks(min(size, max(0, self.size - self.resident_bytes())))
+        if lacks is not None:
+            raise BackendError(f"prealloc: {lacks}", errno.ENOMEM)
 
     def close(self) -> None:
         """Close the descriptor and unmap; a mapping that arrays still show goes with the last of them."""
@@ -178,7 +197,9 @@ class Backend:
     def _allocate(self) -> int:
         """Give the file all of its pages, in steps, since a signal undoes the call that it interrupts."""
         for at in range(0, self.size, _ALLOCATE_BYTES):
-            number = system_calls.allocate(self._fd, at, min(_ALLOCATE_BYTES, self.size - at))
+            step = min(_ALLOCATE_BYTES, self.size - at)
+            self._check_host(step)  # others take memory, too
+            number = system_calls.allocate(self._fd, at, step)
             if number:
                 return number
         return 0

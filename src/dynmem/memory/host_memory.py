@@ -1,0 +1,44 @@
+"""What memory the host has, and whether so much of it may be taken at once.
+
+Memory files and private memory that are made resident on a host that has too little end in the kernel's
+out-of-memory killer, which takes other programs, too.
+"""
+
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from dynmem.limits import PREALLOC_MARGIN_BYTES_MAX, PREALLOC_MARGIN_PART
+from dynmem.units import KIB, format_size
+
+_MEMINFO: Final = Path("/proc/meminfo")
+
+
+class HostMemory(NamedTuple):
+    """Bytes: what the host has, and what it can give without swapping (MemAvailable)."""
+
+    total: int
+    available: int
+
+    @property
+    def margin(self) -> int:
+        """Bytes that are left to the host when memory is made resident at once."""
+        return min(self.total // PREALLOC_MARGIN_PART, PREALLOC_MARGIN_BYTES_MAX)
+
+    def lacks(self, size: int) -> str | None:
+        """Why so many bytes cannot be made resident at once, in a sentence; None when they can."""
+        if size <= self.available - self.margin:
+            return None
+        return (
+            f"{format_size(size)} are to be made resident at once, and the host has"
+            f" {format_size(max(0, self.available - self.margin))} to give ({format_size(self.available)}"
+            f" available, of which {format_size(self.margin)} stay the host's)"
+        )
+
+
+def host_memory() -> HostMemory:
+    """What /proc/meminfo says now."""
+    values = {}
+    for line in _MEMINFO.read_text(encoding="ascii").splitlines():
+        name, _, rest = line.partition(":")
+        values[name] = int(rest.split()[0])
+    return HostMemory(values["MemTotal"] * KIB, values["MemAvailable"] * KIB)
