@@ -172,7 +172,7 @@ class _Observer:
 
     def is_resident_within(self, size: int) -> Callable[[], Awaitable[bool]]:
         async def check() -> bool:
-            return resident_bytes(self._vm.process.pid) <= size + SLACK_BYTES
+            return self._vm.resident_bytes() <= size + SLACK_BYTES
 
         return check
 
@@ -209,17 +209,7 @@ class _Observer:
             vm_actual=(await self._client.execute("query-balloon"))["actual"],
             vm_base=summary["base-memory"],
             vm_plugged=summary["plugged-memory"],
-            host_resident=resident_bytes(self._vm.process.pid),
+            host_resident=self._vm.resident_bytes(),
             checked=report["verified_pages"] * PAGE,
             wrong=report["wrong_bytes"],
         )
-
-
-def resident_bytes(pid: int) -> int:
-    """Blocks of all memory files that a VM holds, each file once."""
-    files: dict[int, int] = {}
-    for entry in Path(f"/proc/{pid}/fd").iterdir():
-        if str(entry.readlink()).startswith("/memfd:"):
-            status = entry.stat()
-            files[status.st_ino] = status.st_blocks * 512
-    return sum(files.values())

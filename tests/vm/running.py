@@ -53,10 +53,7 @@ class Vm:
 
     def resident_bytes(self) -> int:
         """What the guest's RAM occupies, boot memory and what was added, as the kernel counts it."""
-        files = {}
-        for entry in Path(f"/proc/{self.process.pid}/fd").iterdir():
-            if str(entry.readlink()).startswith("/memfd:"):
-                files[entry.stat().st_ino] = entry.stat().st_blocks * 512
+        files = memory_files(self.process.pid)
         assert files, "the machine has no memory file"
         return sum(files.values())
 
@@ -112,9 +109,24 @@ def is_there(pid: int) -> bool:
         return False
 
 
+def memory_files(pid: int, name: str = "") -> dict[int, int]:
+    """The memory files that a process holds, those whose name has `name` in it: inode, bytes they occupy."""
+    files = {}
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            link = str(entry.readlink())
+            if link.startswith("/memfd:") and name in link:
+                files[entry.stat().st_ino] = entry.stat().st_blocks * 512
+    return files
+
+
 def descriptors(pid: int) -> list[str]:
     """What a process holds open."""
-    return [str(entry.readlink()) for entry in Path(f"/proc/{pid}/fd").iterdir()]
+    links = []
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            links.append(str(entry.readlink()))
+    return links
 
 
 def environment(pid: int) -> list[str]:

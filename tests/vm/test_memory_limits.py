@@ -107,7 +107,7 @@ def test_objects_leave_descriptors_for_the_next_guest() -> None:
     with descriptors(200), contextlib.ExitStack() as stack:
         with pytest.raises(BackendError, match=r"^object 'o\d+': Too many open files$"):
             make_objects(machine, 1000)
-        assert len(machine.objects) > 50
+        assert len(machine.objects) > 10
         for _ in range(32):  # two guests' hardware, and then some
             stack.callback(os.close, os.eventfd(0))
     machine.memory.close()

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from qemu.qmp import ExecuteError
-from tests.vm.running import BALLOON, MIB, Vm, descriptors, running, until
+from tests.vm.running import BALLOON, MIB, Vm, descriptors, memory_files, running, until
 
 BOOT = 256 * MIB
 ADDED = "memfd:hv-balloon-memory"
@@ -26,9 +26,7 @@ def played(
 
 def resident(vm: Vm, name: str) -> int:
     """What a memory file of the machine's occupies."""
-    entries = Path(f"/proc/{vm.process.pid}/fd").iterdir()
-    found = [entry.stat() for entry in entries if name in str(entry.readlink())]
-    return sum({file.st_ino: file.st_blocks * 512 for file in found}.values())
+    return sum(memory_files(vm.process.pid, name).values())
 
 
 def test_memory_that_was_added_is_given_back_for_good_and_the_host_has_it(tmp_path: Path) -> None:
