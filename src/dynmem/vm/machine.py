@@ -15,6 +15,7 @@ from dynmem.memory.backend import Backend
 from dynmem.memory.discard import Discarder
 from dynmem.memory.memory_device import DeviceMemory
 from dynmem.units import NS_PER_S
+from dynmem.vm.backend_notes import shortages
 from dynmem.vm.clock import VirtualClock
 from dynmem.vm.devices import Devices
 from dynmem.vm.events import Emit
@@ -37,6 +38,8 @@ class Ending(NamedTuple):
     guest: bool
     reason: str
     problem: str | None = None
+    detail: str | None = None
+    """More for the log than the reason has, like which signal it was."""
 
 
 class Machine:
@@ -290,5 +293,6 @@ class Machine:
         if how is None:
             self.end(Ending(guest=True, reason="guest-shutdown"))
         else:
-            problem = f"the guest of {self.options.name} is gone ({how}); its log is above"
+            why = "".join(f"; {text}" for text in shortages(self.objects)) if "SIGBUS" in how else ""
+            problem = f"the guest of {self.options.name} is gone ({how}){why}; its log is above"
             self.end(Ending(guest=True, reason="guest-panic", problem=problem))

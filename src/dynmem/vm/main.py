@@ -11,6 +11,8 @@ from typing import Final
 from dynmem import __version__
 from dynmem.errors import DynmemError, ExitCode
 from dynmem.qmp.server import QmpServer
+from dynmem.vm.backend_notes import memory_note, shortages
+from dynmem.vm.bus_error import LastWords
 from dynmem.vm.commands import commands
 from dynmem.vm.machine import Ending, Machine
 from dynmem.vm.objects import allow_descriptors
@@ -47,10 +49,13 @@ class _Monitor:
 async def _run(options: VmOptions) -> int:
     loop = asyncio.get_running_loop()
     monitor = _Monitor()
+    if (note := memory_note(options.memory_bytes)) is not None:
+        _LOG.warning("%s", note)
     machine = Machine(options, monitor.emit)
     try:
         for number in _SIGNALS:
-            loop.add_signal_handler(number, machine.end, Ending(guest=False, reason="host-signal"))
+            ending = Ending(guest=False, reason="host-signal", detail=f"stopped by {number.name}")
+            loop.add_signal_handler(number, machine.end, ending)
         if options.qmp is not None:
             server = QmpServer(
                 options.qmp,
@@ -62,7 +67,8 @@ async def _run(options: VmOptions) -> int:
             await server.start()
             monitor.server = server
         machine.start()
-        await machine.ended.wait()
+        with LastWords(lambda: _last_words(machine)):
+            await machine.ended.wait()
     finally:
         await machine.close()
         if monitor.server is not None:
@@ -70,5 +76,11 @@ async def _run(options: VmOptions) -> int:
     assert machine.ending is not None
     if machine.ending.problem is not None:
         raise DynmemError(machine.ending.problem)
-    _LOG.info("ended: %s", machine.ending.reason)
+    _LOG.info("ended: %s", machine.ending.detail or machine.ending.reason)
     return ExitCode.OK
+
+
+def _last_words(machine: Machine) -> str:
+    """What is said when the machine itself touches guest memory that the host has not."""
+    why = shortages(machine.objects) or ["guest memory that this machine used is not there"]
+    return f"dynmem: {machine.options.name} is ended by SIGBUS: {'; '.join(why)}"

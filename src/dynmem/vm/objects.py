@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import logging
 import os
 import resource
 from collections.abc import Iterator, Mapping
@@ -11,7 +12,10 @@ from dynmem.errors import ConfigError, DynmemError
 from dynmem.limits import VM_DESCRIPTORS_SPARE, VM_OBJECTS_MAX
 from dynmem.memory.backend import Backend, BackendError, MemfdBackend, RamBackend
 from dynmem.memory.backend_file import FileBackend
+from dynmem.vm.backend_notes import notes
 from dynmem.vm.memory_options import BackendOptions
+
+_LOG: Final = logging.getLogger("dynmem.vm")
 
 
 class ObjectError(DynmemError):
@@ -66,6 +70,8 @@ class Objects(Mapping[str, Backend]):
     def _add(self, options: BackendOptions, backend: Backend) -> Backend:
         self._backends[options.identity] = backend
         self.options[options.identity] = options
+        for text in notes(options.identity, options, self._backends):
+            _LOG.warning("%s", text)
         return backend
 
     def remove(self, identity: str) -> None:
