@@ -155,12 +155,13 @@ def start_qemu(qemu: Qemu10, scene: Scene, folder: Path) -> subprocess.Popen[byt
 
 
 def last_words(process: subprocess.Popen[bytes], log: Path) -> str:
-    """Why a program refused to start: the end of its log, without the option that it names."""
+    """Why a program refused to start: the end of its log, without the option named and advice in brackets."""
     try:
         assert process.wait(_TIMEOUT_S) != 0
     finally:
         process.kill()
-    return log.read_text().splitlines()[-1].rpartition(": ")[2]
+    line = re.sub(r" \([^()]*\)$", "", log.read_text().splitlines()[-1])
+    return line.rpartition(": ")[2]
 
 
 def _eject(ports: Path, slot: int) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.memory.backings import mounted
 from tests.vm.running import BALLOON, MIB, running, until
 
 from dynmem.cli import main
@@ -70,21 +71,45 @@ OBJECT = "--object=memory-backend-ram,id=m,size=64M"
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (("--machine=memory-backend=m",), "there is no object 'm'"),
+        (
+            ("--machine=memory-backend=m",),
+            "--machine: there is no object 'm' (there are none: add --object memory-",
+        ),
+        (("--machine=q35",), "--machine 'q35': 'q35' is no machine here"),
         (
             ("--object=memory-backend-ram,id=m,size=32M", "--machine=memory-backend=m"),
-            "does not match the size of the memory backend",
+            "does not match the size of the memory backend (-m says 64 MiB, object 'm' has 32 MiB)",
         ),
         (("--object=memory-backend-ram,id=pc.ram,size=1M",), "'pc.ram' is that of the machine's own memory"),
         (
             ("--object=memory-backend-file,id=m,size=1M,mem-path=/nix/x,share=on",),
-            "--object memory-backend-file,id=m: can't open backing store",
+            "--object 'm': can't open backing store",
         ),
         (("--object=memory-backend-file,id=m,size=1M,mem-path=/dev/shm",), "add share=on"),
-        (("--device=hv-balloon,memdev=m",), "there is no object 'm'"),
+        (
+            ("--object=memory-backend-ram,id=m,size=0",),
+            "--object 'm': can't create backend with size 0 (give it",
+        ),
+        (
+            ("--object=memory-backend-memfd,id=m,size=64M,hugetlb=on,hugetlbsize=1G",),
+            "(the size is no multiple of a huge page, 1 GiB)",
+        ),
+        (
+            ("--object=memory-backend-memfd,id=m,size=64M,hugetlb=on,hugetlbsize=8M",),
+            "(this host has huge pages of ",
+        ),
+        (
+            ("--object=memory-backend-memfd,id=m,size=1T,hugetlb=on,hugetlbsize=2M",),
+            "Cannot allocate memory (524288 huge pages of 2 MiB are needed: HugePages_Free is ",
+        ),
+        (
+            ("--object=memory-backend-ram,id=m,size=900G,prealloc=on",),
+            "--object 'm': prealloc: 900 GiB are to be made resident at once, and the host has ",
+        ),
+        (("--device=hv-balloon,memdev=m",), "there is no object 'm' (there are none: add --object memory-"),
         (
             (OBJECT, "--device=hv-balloon,memdev=m"),
-            "--device hv-balloon,id=hv-balloon: the configuration is not prepared",
+            "--device 'hv-balloon': the configuration is not prepared",
         ),
         (
             (OBJECT, "--machine=memory-backend=m", "--device=hv-balloon,memdev=m", "-m64M,maxmem=1G"),
@@ -92,13 +117,17 @@ OBJECT = "--object=memory-backend-ram,id=m,size=64M"
         ),
         (
             (OBJECT, "--device=hv-balloon,memdev=m", "-m64M,maxmem=96M"),
-            "not enough space, currently 0x0 in use",
+            "0x2000000 (maxmem leaves 32 MiB for it, object 'm' has 64 MiB: raise maxmem to 128M)",
         ),
         ((OBJECT, "--device=hv-balloon,memdev=m,addr=4096", "-m64M,maxmem=1G"), "address must be aligned to"),
-        ((OBJECT, "--device=pc-dimm,memdev=m", "-m64M,maxmem=1G"), "please specify the 'slots' option"),
+        ((OBJECT, "--device=pc-dimm,memdev=m", "-m64M,maxmem=1G"), "the 'slots' option (like -m 256M,"),
         (
             ("--device=pc-dimm,memdev=m", "-m64M,maxmem=1G,slots=1"),
-            "--device pc-dimm,memdev=m: Device 'm' not found",
+            "--device pc-dimm,memdev=m: Device 'm' not found (there are none: ",
+        ),
+        (
+            (OBJECT, "--device=pc-dimm,id=d,memdev=n", "-m64M,maxmem=1G,slots=1"),
+            "--device 'd': Device 'n' not found (there are 'm')",
         ),
         (
             (OBJECT, "--device=pc-dimm,memdev=m", "--device=pc-dimm,memdev=m", "-m64M,maxmem=1G,slots=2"),
@@ -113,4 +142,18 @@ def test_memory_that_cannot_be_is_refused_in_one_sentence(
         main(["vm", "-m64M", *options])
     (line,) = capsys.readouterr().err.splitlines()
     assert said in line
-    assert ended.value.code in (1, 2)
+    assert ended.value.code == 2
+
+
+def test_memory_that_a_file_system_has_not_is_said_so_without_a_function_of_qemus(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with mounted(tmp_path / "small", "tmpfs", "size=40m") as place:
+        text = f"memory-backend-file,id=m,size=64M,mem-path={place}/m,share=on,prealloc=on"
+        with pytest.raises(SystemExit) as ended:
+            main(["vm", "-m64M", f"--object={text}"])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == (
+        "dynmem: --object 'm': preallocating memory failed: No space left on device"
+        f" (40 MiB free at {place}, 64 MiB asked for)\n"
+    )

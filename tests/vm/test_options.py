@@ -105,8 +105,9 @@ def test_an_object_is_a_backend_with_qemus_properties() -> None:
 
 
 def test_a_machine_may_boot_from_an_object() -> None:
-    assert options.parse_machine("pc,memory-backend=m") == "m"
-    assert options.parse_machine("pc") is None
+    assert options.parse_machine("embedded,memory-backend=m") == "m"
+    assert options.parse_machine("memory-backend=m") == "m"
+    assert options.parse_machine("embedded") is None
 
 
 def one_device(text: str) -> object:
@@ -124,7 +125,16 @@ def test_keys_of_a_guest_that_are_not_the_machines_go_to_its_workload() -> None:
     [
         (memory_options.parse_memory, "12X", "'12X' is not a size"),
         (memory_options.parse_memory, "1M", "between 32 MiB and 1 TiB"),
-        (memory_options.parse_memory, "64M,maxmem=32M", "maxmem is below the size"),
+        (memory_options.parse_memory, "64M,maxmem=32M", "maxmem is below the size, 32 MiB against 64 MiB"),
+        (
+            memory_options.parse_memory,
+            "64M,maxmem=1000000001",
+            "(a bare number is in MiB: maxmem=1000000001 is 953.67 TiB)",
+        ),
+        (memory_options.parse_memory, "2G,maxmem=64", "(a bare number is in MiB: maxmem=64 is 64 MiB)"),
+        (memory_options.parse_memory, "67108864", "(a bare number is in MiB: size=67108864 is 64 TiB)"),
+        (options.parse_machine, "q35", "'q35' is no machine here: there is one type, embedded"),
+        (options.parse_machine, "foo,memory-backend=m", "'foo' is no machine here"),
         (memory_options.parse_memory, "64M,slots=3", "give a maxmem above the size"),
         (memory_options.parse_memory, "64M,maxmem=1G,slots=257", "slots is a whole number from 0 to 256"),
         (memory_options.parse_memory, "64M,maxmem=1T", "maxmem can be 992.06 GiB"),

@@ -20,6 +20,8 @@ Talk to it with any QMP client; balloon takes bytes:
   {"execute": "qmp_capabilities"}
   {"execute": "balloon", "arguments": {"value": 268435456}}
   {"execute": "query-balloon"}
+Commands of its own: x-query-hv-balloon (state and last operations), x-hot-remove, x-query-channels,
+x-query-faults.
 
 \b
 With a maxmem above its size a VM grows past its boot size by hot add. The memory for that is a backend that
@@ -30,7 +32,9 @@ itself (id hv-balloon-memory, of maxmem minus size). A DIMM needs a slot and a b
 The embedded guest is a process of this package that behaves as a guest does: it is for trying things and for
 tests.
 
-Exit codes: 0 ended by quit on its monitor, by SIGTERM or by Ctrl-C; 1 its guest died; 2 an option is wrong.
+Exit codes: 0 ended by quit on its monitor, by SIGTERM or by Ctrl-C; 1 its guest died; 2 an option is wrong,
+or asks for more than the host can give. Ended by SIGBUS (135 in a shell): a memory file has lost its space,
+and the log says which.
 """
 
 
@@ -54,8 +58,8 @@ Exit codes: 0 ended by quit on its monitor, by SIGTERM or by Ctrl-C; 1 its guest
 @click.option(
     "--machine",
     default="",
-    metavar="memory-backend=ID",
-    help="Boot from this --object instead of memory of the VM's own.",
+    metavar="[embedded,]memory-backend=ID",
+    help="Boot from this --object instead of memory of the VM's own; there is one type of machine.",
 )
 @click.option(
     "--device",

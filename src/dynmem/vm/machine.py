@@ -8,6 +8,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Final, NamedTuple
 
 from dynmem.errors import DynmemError
@@ -15,13 +16,14 @@ from dynmem.memory.backend import Backend
 from dynmem.memory.discard import Discarder
 from dynmem.memory.memory_device import DeviceMemory
 from dynmem.units import NS_PER_S
+from dynmem.vm.at_start import naming
 from dynmem.vm.backend_notes import shortages
 from dynmem.vm.clock import VirtualClock
 from dynmem.vm.devices import Devices
 from dynmem.vm.events import Emit
 from dynmem.vm.faults import Faults
 from dynmem.vm.hv_balloon import HvBalloon
-from dynmem.vm.memory_map import MachineMemory, naming
+from dynmem.vm.memory_map import MachineMemory
 from dynmem.vm.objects import Objects
 from dynmem.vm.options import VmOptions
 from dynmem.vm.processor import Processor
@@ -46,7 +48,7 @@ class Machine:
     """A virtual machine with an embedded guest. `start`, then wait for `ended`, then `close`."""
 
     def __init__(self, options: VmOptions, emit: Emit) -> None:
-        """Make memory and devices. Raises ConfigError and BackendError."""
+        """Make memory and devices. Raises ConfigError."""
         self.options: Final = options
         self._recording = Recording(
             events=options.trace, log=options.log, capture=options.capture, title=options.name
@@ -65,7 +67,8 @@ class Machine:
                 self.memory, self.balloon, emit, self.faults, slots=options.memory.slots
             )
             for dimm in options.dimms:
-                with naming(f"--device pc-dimm,memdev={dimm.memdev}"):
+                name = f"'{dimm.identity}'" if dimm.identity else f"pc-dimm,memdev={dimm.memdev}"
+                with naming(f"--device {name}", partial(self.memory.device_hint, options, dimm.memdev)):
                     self.devices.plug(dimm)
         except DynmemError:
             self.memory.close()

@@ -6,17 +6,17 @@ Everything that is mapped in the address space is guest memory for the bus (`gue
 hardware (`slots`).
 """
 
-import contextlib
 import logging
-from collections.abc import Iterator
+from functools import partial
 from typing import Final
 
 from dynmem.errors import ConfigError, DynmemError
 from dynmem.memory.address_space import AddressSpace
-from dynmem.memory.backend import Backend, BackendError, MemfdBackend
+from dynmem.memory.backend import Backend, MemfdBackend
 from dynmem.memory.memory_device import DeviceMemory
 from dynmem.memory.memslots import Memslots
 from dynmem.memory.region import RamRegion
+from dynmem.vm.at_start import backend_hint, boot_hint, device_hint, naming, there_are
 from dynmem.vm.faults import Faults
 from dynmem.vm.guest_memory import MappedMemory
 from dynmem.vm.hot_added import HotAddedMemory, check_address, check_memdev
@@ -29,17 +29,6 @@ from dynmem.wire.trace_events import Trace
 
 OWN_MEMORY: Final = "pc.ram"  # what QEMU calls boot memory that the machine makes itself
 _LOG: Final = logging.getLogger("dynmem.vm")
-
-
-@contextlib.contextmanager
-def naming(option: str) -> Iterator[None]:
-    """Let errors say which option they are about: ConfigError, and BackendError when the system refuses."""
-    try:
-        yield
-    except BackendError as error:
-        raise BackendError(f"{option}: {error}", error.errno) from None
-    except DynmemError as error:
-        raise ConfigError(f"{option}: {error}") from None
 
 
 class MachineMemory:
@@ -57,14 +46,14 @@ class MachineMemory:
     """
 
     def __init__(self, options: VmOptions, faults: Faults) -> None:
-        """Make objects and boot memory. Raises ConfigError, ObjectError and BackendError."""
+        """Make objects and boot memory. Raises ConfigError."""
         self.objects: Final = Objects()
         self.guest: Final = MappedMemory()
         self.boot_identity: Final = options.memory_backend or OWN_MEMORY
         self._own: Backend | None = None
         try:
             for each in options.objects:
-                with naming(f"--object {each.kind},id={each.identity}"):
+                with naming(f"--object '{each.identity}'", partial(backend_hint, each)):
                     self.objects.make(each)
             self.boot: Final = self._boot_memory(options)
         except BaseException:
@@ -93,20 +82,31 @@ class MachineMemory:
         if identity is None:
             if OWN_MEMORY in self.objects:
                 raise ConfigError(f"--object: the id {OWN_MEMORY!r} is that of the machine's own memory")
-            self._own = MemfdBackend(options.memory_bytes, "guest-ram")
+            with naming("-m"):
+                self._own = MemfdBackend(options.memory_bytes, "guest-ram")
             return self._own
         if identity not in self.objects:
-            raise ConfigError(f"--machine: there is no object {identity!r}")
-        if self.objects[identity].size != options.memory_bytes:
-            raise ConfigError("Machine memory size does not match the size of the memory backend")
+            raise ConfigError(f"--machine: there is no object {identity!r} ({there_are(self.objects)})")
+        size = self.objects[identity].size
+        if size != options.memory_bytes:
+            with naming("--machine", lambda _: boot_hint(options.memory, identity, size)):
+                raise ConfigError("Machine memory size does not match the size of the memory backend")
         return self.objects.take(identity)
 
+    def device_hint(self, options: VmOptions, memdev: str, error: DynmemError) -> str:
+        """What helps with a device of the options that cannot be plugged."""
+        sizes = {identity: backend.size for identity, backend in self.objects.items()}
+        return device_hint(
+            options.memory, objects=sizes, memdev=memdev, used=self.devices.used_bytes, error=error
+        )
+
     def plug_hot_added(self, options: VmOptions, trace: Trace) -> HotAddedMemory | None:
-        """Plug the memory that hv-balloon adds, if it has any. Raises ConfigError and BackendError."""
+        """Plug the memory that hv-balloon adds, if it has any. Raises ConfigError."""
         balloon = options.balloon
         if balloon is None:
             return None
-        with naming(f"--device hv-balloon,id={balloon.identity}"):
+        hint = partial(self.device_hint, options, balloon.memdev or "")
+        with naming(f"--device '{balloon.identity}'", hint):
             return self._plug_hot_added(options, balloon, trace)
 
     def _plug_hot_added(

@@ -95,10 +95,12 @@ def parse_memory(text: str) -> MemoryOptions:
     size = keys.size("size")
     if not VM_MEMORY_BYTES_MIN <= size <= VM_MEMORY_BYTES_MAX or size % PAGE_SIZE:
         least, most = format_size(VM_MEMORY_BYTES_MIN), format_size(VM_MEMORY_BYTES_MAX)
-        raise keys.wrong(f"a size is between {least} and {most}, in whole pages of 4 KiB")
+        how = keys.how_read("size")
+        raise keys.wrong(f"a size is between {least} and {most}, in whole pages of 4 KiB{how}")
     options = MemoryOptions(size, keys.size("maxmem", size), keys.integer("slots", 0, VM_DIMM_SLOTS_MAX))
     if options.maximum < size:
-        raise keys.wrong("maxmem is below the size")
+        numbers = f"{format_size(options.maximum)} against {format_size(size)}"
+        raise keys.wrong(f"maxmem is below the size, {numbers}{keys.how_read('size', 'maxmem')}")
     if options.maximum % PAGE_SIZE:
         raise keys.wrong("maxmem is in whole pages of 4 KiB")
     if options.slots and not options.can_grow:
@@ -107,7 +109,7 @@ def parse_memory(text: str) -> MemoryOptions:
         most = format_size(GUEST_ADDRESS_BYTES_MAX - options.device_memory_base + size)
         raise keys.wrong(
             f"beyond {format_size(options.device_memory_base)}, where added memory begins, there are too few"
-            f" addresses: maxmem can be {most} with this size"
+            f" addresses: maxmem can be {most} with this size{keys.how_read('maxmem')}"
         )
     return options
 

@@ -8,7 +8,7 @@ from collections.abc import Collection
 from typing import Final
 
 from dynmem.errors import ConfigError
-from dynmem.units import parse_size
+from dynmem.units import format_size, parse_size
 
 _SWITCH: Final = {"on": True, "yes": True, "true": True, "off": False, "no": False, "false": False}
 _NUMBER: Final = re.compile(r"0|[1-9][0-9]{0,19}|0[xX][0-9a-fA-F]{1,16}", re.ASCII)
@@ -82,6 +82,15 @@ class Keys:
             return parse_size(self._found[key], default_unit=unit)
         except ValueError as error:
             raise self.wrong(str(error)) from None
+
+    def how_read(self, *keys: str) -> str:
+        """How bare numbers of MiB among these keys were read, for the end of a sentence; "" without any."""
+        bare = [key for key in keys if self._found.get(key, "").strip()[-1:].isdecimal()]
+        told = ", ".join(
+            f"{key}={self._found[key]} is {format_size(parse_size(self._found[key], default_unit='M'))}"
+            for key in bare
+        )
+        return f" (a bare number is in MiB: {told})" if told else ""
 
     def integer(self, key: str, default: int, most: int) -> int:
         """A whole number from 0 to `most`; 0x begins a hexadecimal one."""

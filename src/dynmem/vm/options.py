@@ -13,6 +13,7 @@ from dynmem.vm.option_text import Keys
 from dynmem.wire.trace_events import matching
 
 _DEVICE_KEYS: Final = ("id", "status-report", "x-post-init-wait", "memdev", "addr", "x-startup")
+MACHINE: Final = "embedded"
 STARTUP_BOOT: Final = "boot"
 STARTUP_LAST: Final = "last"
 _STARTUPS: Final = (STARTUP_BOOT, STARTUP_LAST)
@@ -115,9 +116,12 @@ def _balloon_of(keys: Keys) -> BalloonOptions:
 
 
 def parse_machine(text: str) -> str | None:
-    """``[TYPE,]memory-backend=ID``: the backend to boot from, if one is named; TYPE means nothing."""
+    """``[embedded,]memory-backend=ID``: the backend to boot from, if one is named."""
     keys = Keys("machine", text, implied="type")
     keys.only(("type", "memory-backend"))
+    kind = keys.text("type", MACHINE)
+    if kind != MACHINE:
+        raise keys.wrong(f"{kind!r} is no machine here: there is one type, {MACHINE}, and it can be left out")
     if "memory-backend" in keys and not keys.text("memory-backend"):
         raise keys.wrong("memory-backend is the id of an --object memory-backend-*")
     return keys.text("memory-backend") or None
