@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dynmem.policy import HUGE_PAGES, Decision, Plan, Priority, Snapshot, Vm, plan
+from dynmem.policy import HUGE_PAGES, Decision, Plan, Priority, Sizes, Snapshot, Vm, plan
 
 MIB = 256  # pages
 
@@ -88,6 +88,56 @@ def test_more_memory_never_brings_anybody_less_of_what_is_wanted(
     assert after.shortage_pages <= before.shortage_pages
     for was, now in zip(before.decisions, after.decisions, strict=True):
         assert min(now.target_pages, now.wanted_pages) >= min(was.target_pages, was.wanted_pages)
+
+
+STEP = 128 * MIB
+
+
+@st.composite
+def stepped_vms(draw: st.DrawFn) -> tuple[Vm, ...]:
+    """As the manager shows VMs that grow by hot add: floor and maximum are sizes that they can have."""
+    made = []
+    for machine in draw(vms()):
+        sizes = Sizes(draw(st.integers(1, 500 * MIB)), draw(st.sampled_from((0, STEP, 4 * STEP))))
+        most = sizes.down(machine.maximum_pages)
+        floor = min(sizes.up(machine.floor_pages), most)
+        held = max(floor, sizes.down(machine.held_pages))
+        made.append(
+            msgspec.structs.replace(
+                machine, sizes=sizes, maximum_pages=most, floor_pages=floor, held_pages=min(held, most)
+            )
+        )
+    return tuple(made)
+
+
+@given(stepped_vms(), CAPACITIES)
+def test_targets_are_sizes_that_a_vm_can_come_to_and_fit(machines: tuple[Vm, ...], capacity: int) -> None:
+    decisions = plan(Snapshot(capacity, machines)).decisions
+    total = sum(each.target_pages for each in decisions)
+    assert total <= max(capacity, sum(each.floor_pages for each in machines))
+    for machine, decision in zip(machines, decisions, strict=True):
+        assert machine.floor_pages <= decision.target_pages <= machine.maximum_pages
+        assert machine.sizes.down(decision.target_pages) == decision.target_pages
+
+
+@given(st.integers(0, 1000), st.integers(0, 100), st.integers(0, 2000))
+def test_sizes_are_rounded_to_the_nearest_step_on_either_side(whole: int, step: int, pages: int) -> None:
+    sizes = Sizes(whole, step)
+    below, above = sizes.down(pages), sizes.up(pages)
+    assert below <= pages <= above
+    assert above - below in (0, step)
+    assert (below == pages) == (above == pages)
+    assert sizes.down(below) == below
+    assert sizes.up(above) == above
+
+
+def test_what_is_left_over_of_a_step_goes_to_others() -> None:
+    whole = Sizes(256 * MIB, STEP)
+    web = vm("web", 500, sizes=whole, buffer_percent=0)
+    machines = (web, vm("db", 500, buffer_percent=0))
+    targets = by_name(plan(Snapshot(900 * MIB, machines)))
+    assert targets["web"].target_pages == 384 * MIB
+    assert targets["db"].target_pages == 516 * MIB
 
 
 @given(vms(), CAPACITIES)

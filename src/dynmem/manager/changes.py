@@ -140,7 +140,10 @@ def _trickle(candidate: Candidate, target: int) -> bool:
 
 
 def _granted(candidate: Candidate, own: int, reached: int) -> int:
-    """Whole 2 MiB, except where the target itself is reached; what it holds already is not rounded away."""
+    """Whole 2 MiB, except where the target itself is reached; what it holds already is not rounded away.
+
+    Where memory is added in larger steps, a part of a step is of no use.
+    """
     if reached >= candidate.goal:
         return reached
-    return max(own, reached // HUGE_PAGES * HUGE_PAGES)
+    return candidate.view.sizes.down(max(own, reached // HUGE_PAGES * HUGE_PAGES))

@@ -372,6 +372,7 @@ class VmConnection:
             device=life.device.kind if life.device is not None else None,
             boot_bytes=life.memory.boot_bytes if life.memory is not None else None,
             limit_bytes=life.memory.limit_bytes if life.memory is not None else None,
+            added_bytes=life.memory.added_bytes if life.memory is not None else None,
             actual_bytes=life.actual_bytes,
             resident_bytes=life.resident.bytes_held,
             resident_source=life.resident.source,

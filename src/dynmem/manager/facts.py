@@ -62,6 +62,8 @@ class VmFacts(msgspec.Struct, frozen=True):
     resident_overhead_bytes: int = 0
     limit_bytes: int | None = None
     """The most that the VM can be grown to; None: its boot size."""
+    added_bytes: int | None = None
+    """What has been hot-added to it, by its monitor's word; None: it does not tell."""
 
 
 class Facts(msgspec.Struct, frozen=True):

@@ -7,7 +7,8 @@ move, and what was concluded from it.
 import msgspec
 
 from dynmem.manager.facts import VmConfig, VmFacts
-from dynmem.manager.safeguards import PROGRESS_PAGES
+from dynmem.manager.safeguards import HOT_ADD_STEP_PAGES, PROGRESS_PAGES
+from dynmem.policy import ANY, Sizes
 from dynmem.units import pages_covering, pages_of
 
 
@@ -66,6 +67,7 @@ class Record(msgspec.Struct):
     target_pages: int | None = None  # what was last set, or adopted; None until adopted
     restored_pages: int | None = None  # what a manager before this one had set, until adopted
     actual_pages: int | None = None  # last known
+    highest_pages: int = 0  # the most it has had since its guest started, as far as seen
     actual_changed_ns: int = -1
     actual_rose: bool = False  # which way it changed
     demand_pages: int = 0  # what the guest needs without a buffer, as far as it can be believed
@@ -92,6 +94,14 @@ class Record(msgspec.Struct):
         """The most it can have: what it booted with, or what can be added to that, where something can."""
         limit = max(self.boot_pages, pages_of(self.facts.limit_bytes or 0))
         return min(pages_of(self.config.maximum_bytes), limit)
+
+    @property
+    def sizes(self) -> Sizes:
+        """Which sizes it can have: any by its balloon, larger ones as memory is added, in steps."""
+        if pages_of(self.facts.limit_bytes or 0) <= self.boot_pages:
+            return ANY
+        added = self.boot_pages + pages_of(self.facts.added_bytes or 0)
+        return Sizes(max(added, self.highest_pages), HOT_ADD_STEP_PAGES)
 
     @property
     def released_pages(self) -> int:
@@ -140,6 +150,7 @@ class Record(msgspec.Struct):
             self.actual_changed_ns = now_ns
             self.actual_rose = actual > self.actual_pages
         self.actual_pages = actual
+        self.highest_pages = max(self.highest_pages, actual)
 
     def report_is_older_than_size(self, now_ns: int) -> bool:
         """Whether the guest reported before its size last changed."""

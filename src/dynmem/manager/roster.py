@@ -123,6 +123,7 @@ class Roster:
         record.reported = False
         record.reported_after_ns = now_ns
         record.stopped = record.declined = None
+        record.highest_pages = 0
         record.excess.forget()
         record.restart_clock(now_ns)
         self._claims.reset(record)

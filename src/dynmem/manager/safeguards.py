@@ -35,6 +35,12 @@ EQUAL_SWEEPS: Final = 2  # as many sweeps have to agree before the first write
 RELEASE_PERIODS: Final = 5  # others may take this long to make room for a VM that is released
 
 PROGRESS_PAGES: Final = MIB // PAGE_SIZE  # a page a second is no progress
+HOT_ADD_STEP_PAGES: Final = 128 * MIB // PAGE_SIZE
+"""Memory is added to a guest in blocks of this size: Linux's on x86-64 (arch/x86/mm/init_64.c, below 64 GiB).
+
+A guest whose blocks are smaller gets a little more than it asked for at a time; one whose blocks are larger
+takes nothing until it is offered a whole one.
+"""
 BAND_PAGES_MIN: Final = 4 * MIB // PAGE_SIZE
 BAND_SHARE: Final = 64  # the dead band is this part of the maximum
 CUSHION_PAGES_MIN: Final = 16 * MIB // PAGE_SIZE  # what a guest keeps available while it gives

@@ -3,7 +3,8 @@
 A guest that gives no more has met its floor; one that takes no more has what it can take. Either way the
 target is brought back to the size it has, as far as floor and maximum allow, since a target left beyond it
 would pull at the guest for ever. It is asked again when its demand has fallen, or after a pause that doubles
-each time, if somebody is short.
+each time, if somebody is short; it is offered more again after such a pause, or when its demand has risen
+beyond what it has. One that stopped because the next step of hot add would lead beyond the target is there.
 """
 
 from dynmem.manager.changes import ALREADY_HELD, Change
@@ -35,6 +36,14 @@ def find_stall(record: Record, now_ns: int, settings: ManagerSettings) -> Change
         back = max(actual, min(target, record.floor_pages))
     if back == target:
         return None
+    sizes = record.sizes
+    if not giving and actual >= sizes.whole_pages and target - actual < sizes.step_pages:
+        record.set_target(back, now_ns)
+        step = format_pages(sizes.step_pages)
+        reason = (
+            f"has {format_pages(actual)} of {format_pages(target)}: memory is added to it in steps of {step}"
+        )
+        return Change(record, back, reason, ALREADY_HELD)
     before = record.stopped if giving else record.declined
     pause = 2 * before.pause_ns if before else RETRY_FIRST_PERIODS * settings.period_ns
     pause = min(pause, RETRY_LONGEST_NS)
@@ -80,5 +89,11 @@ def forgive(record: Record, now_ns: int, *, somebody_is_short: bool) -> None:
         elif now_ns >= stopped.retry_at_ns and somebody_is_short:
             # Kept with its pause, so that the next one is longer; at 0 it holds nothing.
             stopped.at_pages = 0
-    if declined is not None and now_ns >= declined.retry_at_ns:
+    if declined is not None and (now_ns >= declined.retry_at_ns or _needs_more(record, declined)):
         declined.at_pages = record.maximum_pages
+
+
+def _needs_more(record: Record, declined: Stopped) -> bool:
+    """Whether its demand has risen since it took no more, beyond what it has."""
+    risen = record.demand_pages - declined.demand_pages
+    return risen >= band_pages(record.maximum_pages) and record.demand_pages > (record.actual_pages or 0)

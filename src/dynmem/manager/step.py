@@ -335,16 +335,19 @@ class Manager:
 def _view(record: Record, standing: Standing) -> Vm:
     """The VM as the policy sees it."""
     held = record.target_pages or 0
-    maximum = record.maximum_pages
-    if record.declined is not None:
-        maximum = min(maximum, max(record.declined.at_pages, held))
+    sizes = record.sizes
+    maximum, limit = sizes.down(record.maximum_pages), "maximum"
+    if maximum < record.maximum_pages:
+        limit = "the last whole step of hot add"
+    if record.declined is not None and max(record.declined.at_pages, held) < maximum:
+        maximum, limit = max(record.declined.at_pages, held), "takes no more than"
     kept = record.stopped.at_pages if record.stopped is not None else 0
     if not standing.may_shrink:
         kept = max(kept, held)
     config = record.config
     return Vm(
         name=config.name,
-        floor_pages=min(record.floor_pages, maximum),
+        floor_pages=min(sizes.up(record.floor_pages), maximum),
         maximum_pages=max(maximum, kept),
         demand_pages=record.demand_pages,
         held_pages=held,
@@ -353,6 +356,8 @@ def _view(record: Record, standing: Standing) -> Vm:
         priority=config.priority,
         margin_pages=margin_pages(record.maximum_pages),
         kept_pages=kept,
+        limit=limit,
+        sizes=sizes,
     )
 
 

@@ -2,14 +2,16 @@
 
 from dynmem.policy.fill import fill
 from dynmem.policy.plan import HUGE_PAGES, LEVELS, least_pages, level_tops, plan, wanted_pages
-from dynmem.policy.types import Decision, Plan, Priority, Snapshot, Vm
+from dynmem.policy.types import ANY, Decision, Plan, Priority, Sizes, Snapshot, Vm
 
 __all__ = [
+    "ANY",
     "HUGE_PAGES",
     "LEVELS",
     "Decision",
     "Plan",
     "Priority",
+    "Sizes",
     "Snapshot",
     "Vm",
     "fill",

@@ -2,7 +2,8 @@
 
 What everybody may have rises through the levels of the table below until the memory is used up, so what is
 cut first stands last: headroom, then buffers, then the demand of low, normal and high priority. Floors are
-never cut. Targets are multiples of 2 MiB wherever no bound says otherwise.
+never cut. Targets are multiples of 2 MiB wherever no bound says otherwise, and sizes that the VM can come to
+where memory is added in larger steps: what is left over of a step that does not fit is divided anew.
 """
 
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from dynmem.policy.reasons import Division, Outcome, reason_for
 from dynmem.policy.types import Decision, Plan, Priority, Snapshot, Vm
 
 HUGE_PAGES: Final = 512  # 2 MiB in pages of 4 KiB: targets that keep huge pages whole
+_DIVISIONS_MAX: Final = 4  # what is left over after so many stays where it is
 
 
 class Tops(msgspec.Struct, frozen=True, gc=False):
@@ -54,8 +56,7 @@ def plan(snapshot: Snapshot) -> Plan:
     vms = snapshot.vms
     wanted = [wanted_pages(vm) for vm in vms]
     tops = [_tops(vm, want) for vm, want in zip(vms, wanted, strict=True)]
-    shares, cut = _divide(vms, tops, snapshot.capacity_pages)
-    targets = [_aligned(vm, share) for vm, share in zip(vms, shares, strict=True)]
+    targets, cut = _targets(vms, tops, snapshot.capacity_pages)
     division = Division.of(vms, wanted, targets, cut)
     decisions = tuple(
         Decision(
@@ -85,7 +86,7 @@ def least_pages(vms: Sequence[Vm], priority: Priority) -> int:
     """
     ranks = {level.priority: rank for rank, level in enumerate(LEVELS) if level.top == "demand"}
     return sum(
-        _clamped(vm, _up(vm.demand_pages)) if ranks[vm.priority] <= ranks[priority] else vm.floor_pages
+        _clamped(vm, _up(vm, vm.demand_pages)) if ranks[vm.priority] <= ranks[priority] else vm.floor_pages
         for vm in vms
     )
 
@@ -97,6 +98,25 @@ def level_tops(vm: Vm, target_pages: int) -> tuple[int, ...]:
         min(target_pages, getattr(tops, level.top)) if level.priority in (None, vm.priority) else 0
         for level in LEVELS
     )
+
+
+def _targets(vms: Sequence[Vm], tops: list[Tops], capacity: int) -> tuple[list[int], str]:
+    """Divide and align; whoever can't use all of its share, since the next step is too large, leaves it."""
+    shares, cut = _divide(vms, tops, capacity)
+    targets = [_aligned(vm, share) for vm, share in zip(vms, shares, strict=True)]
+    for _ in range(_DIVISIONS_MAX - 1):
+        leaving = [i for i, vm in enumerate(vms) if vm.sizes.stepped(shares[i]) and targets[i] < shares[i]]
+        if not leaving:
+            break
+        for i in leaving:
+            tops[i] = _capped(tops[i], targets[i])
+        shares, _ = _divide(vms, tops, capacity)
+        targets = [_aligned(vm, share) for vm, share in zip(vms, shares, strict=True)]
+    return targets, cut
+
+
+def _capped(tops: Tops, most: int) -> Tops:
+    return Tops(*(min(pages, most) for pages in msgspec.structs.astuple(tops)))
 
 
 def _divide(vms: Sequence[Vm], tops: Sequence[Tops], capacity: int) -> tuple[list[int], str]:
@@ -139,9 +159,9 @@ def _rise(vms: Sequence[Vm], tops: Sequence[Tops], capacity: int) -> tuple[list[
 
 
 def _tops(vm: Vm, wanted: int) -> Tops:
-    demand = _clamped(vm, _up(vm.demand_pages))
-    buffer = max(demand, _clamped(vm, _up(wanted)))
-    margin = _clamped(vm, _up(buffer + vm.margin_pages))
+    demand = _clamped(vm, _up(vm, vm.demand_pages))
+    buffer = max(demand, _clamped(vm, _up(vm, wanted)))
+    margin = _clamped(vm, _up(vm, buffer + vm.margin_pages))
     return Tops(
         demand=demand,
         buffer=buffer,
@@ -155,13 +175,14 @@ def _clamped(vm: Vm, pages: int) -> int:
     return max(vm.floor_pages, min(pages, vm.maximum_pages))
 
 
-def _up(pages: int) -> int:
-    return -(-pages // HUGE_PAGES) * HUGE_PAGES
+def _up(vm: Vm, pages: int) -> int:
+    return vm.sizes.up(-(-pages // HUGE_PAGES) * HUGE_PAGES)
 
 
 def _aligned(vm: Vm, pages: int) -> int:
-    """Down to 2 MiB, but never below a bound that was reached: maximum, the size it has, floor."""
+    """Down to 2 MiB or a whole step, but never below a bound that was reached: maximum, held size, floor."""
     if pages >= vm.maximum_pages:
         return pages
     reached = vm.held_pages if pages >= vm.held_pages else 0
-    return max(pages // HUGE_PAGES * HUGE_PAGES, reached, vm.floor_pages, vm.kept_pages)
+    aligned = vm.sizes.down(pages) if vm.sizes.stepped(pages) else pages // HUGE_PAGES * HUGE_PAGES
+    return max(aligned, reached, vm.floor_pages, vm.kept_pages)

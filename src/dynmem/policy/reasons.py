@@ -72,7 +72,7 @@ def _arithmetic(outcome: Outcome) -> str:
     if wanted == vm.floor_pages:
         text = f"floor {format_pages(wanted)} (demand {format_pages(vm.demand_pages)})"
     elif wanted == vm.maximum_pages:
-        text = f"maximum {format_pages(wanted)} (demand {format_pages(vm.demand_pages)})"
+        text = f"{vm.limit} {format_pages(wanted)} (demand {format_pages(vm.demand_pages)})"
     else:
         text = f"demand {format_pages(vm.demand_pages)} + {vm.buffer_percent} % = {format_pages(wanted)}"
     if target < wanted:

@@ -1,10 +1,35 @@
 """What the policy is given and what it answers. Pages of 4 KiB, integers only, frozen and picklable."""
 
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 
 Priority = Literal["low", "normal", "high"]
+
+
+class Sizes(msgspec.Struct, frozen=True, gc=False):
+    """Which sizes a VM can come to: all up to `whole_pages`, beyond that only whole steps more.
+
+    So it is where memory is added in blocks; a step of 0 means that there is any size.
+    """
+
+    whole_pages: int = 0
+    step_pages: int = 0
+
+    def stepped(self, pages: int) -> bool:
+        """Whether so much is reached only in steps."""
+        return self.step_pages > 0 and pages > self.whole_pages
+
+    def down(self, pages: int) -> int:
+        """The largest size of `pages` at the most."""
+        return pages - (pages - self.whole_pages) % self.step_pages if self.stepped(pages) else pages
+
+    def up(self, pages: int) -> int:
+        """The smallest size of `pages` at least."""
+        return pages + (self.whole_pages - pages) % self.step_pages if self.stepped(pages) else pages
+
+
+ANY: Final = Sizes()
 
 
 class Vm(msgspec.Struct, frozen=True, gc=False):
@@ -13,7 +38,8 @@ class Vm(msgspec.Struct, frozen=True, gc=False):
     `floor_pages` is the least it may have (configured minimum or the guest's own floor), `demand_pages` what
     the guest says it needs (no buffer), `held_pages` the size it has been given and keeps if nobody needs it,
     `margin_pages` the growth between two periods that headroom should cover first, `kept_pages` what can't be
-    taken from it now, wanted or not.
+    taken from it now, wanted or not. `limit` says in words what `maximum_pages` is.
+    `sizes` says which sizes it can come to.
     """
 
     name: str
@@ -26,6 +52,8 @@ class Vm(msgspec.Struct, frozen=True, gc=False):
     priority: Priority = "normal"
     margin_pages: int = 0
     kept_pages: int = 0
+    limit: str = "maximum"
+    sizes: Sizes = ANY
 
 
 class Snapshot(msgspec.Struct, frozen=True, gc=False):
