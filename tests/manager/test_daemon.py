@@ -285,6 +285,7 @@ def test_a_released_vm_gets_everything_back_and_stays_alone_over_a_restart(tmp_p
                 await first.until(lambda _: web.actual + db.actual <= (300 - 16) * MEBIBYTE)
                 reply = await first.ask(command="release", vm="web")
                 assert (reply["ok"], reply["released"], reply["sent"]) == (True, ["web"], True)
+                assert not any("released before" in line for line in first.lines)
                 await first.until(lambda _: web.actual == 256 * MEBIBYTE)
                 await first.end(signal.SIGKILL)
             targets = web.targets
@@ -292,6 +293,8 @@ def test_a_released_vm_gets_everything_back_and_stays_alone_over_a_restart(tmp_p
                 await second.until(lambda status: vm_of(status, "web").get("standing") == "released")
                 await second.sweeps(5)
                 assert web.targets == targets
+                assert len([line for line in second.lines if "released before: web" in line]) == 1
+                assert f"dynmem release web --undo --socket {second.socket}" in second.lines[1]
                 assert (await second.ask(command="take-up", vm="web"))["taken_up"] == ["web"]
                 await second.until(lambda _: web.actual < 256 * MEBIBYTE)
 

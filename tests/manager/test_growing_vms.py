@@ -14,7 +14,7 @@ from dynmem.manager.memory import VmMemory, read_memory
 from dynmem.manager.monitor import Monitor
 from dynmem.qmp.client import QmpClient
 from dynmem.sim.obedient import ObedientHost
-from dynmem.units import GIB, MIB, NS_PER_S
+from dynmem.units import GIB, MIB, NS_PER_S, format_size
 
 from .vms import FakeVm, listening, look, look_until
 
@@ -125,15 +125,60 @@ def test_a_vm_is_grown_past_its_boot_size_up_to_what_it_can_have() -> None:
     assert rack.sizes["web"] == 256 * MIB
 
 
-def test_a_released_vm_that_has_grown_keeps_what_it_has() -> None:
-    rack = grower(256 * MIB, 2 * GIB, 1 * GIB)
-    rack.sweep(6)
-    grown = rack.sizes["web"]
-    assert grown > 1 * GIB
+@pytest.mark.parametrize(
+    ("boot", "limit", "due"),
+    [
+        (256 * MIB, 256 * MIB, 256 * MIB),  # nothing can be added: what it booted with
+        (3 * GIB, 3 * GIB, 3 * GIB),  # also beyond its configured maximum
+        (256 * MIB, 1 * GIB, 1 * GIB),
+        (256 * MIB, 8 * GIB, 2 * GIB),  # its configured maximum
+        (300 * MIB, 8 * GIB, (300 + 13 * 128) * MIB),  # in whole blocks
+    ],
+)
+def test_a_released_vm_has_all_it_can_have_and_is_left_alone(boot: int, limit: int, due: int) -> None:
+    rack = grower(boot, limit, 100 * MIB)
+    rack.sweep(3)
     rack.manager.release("web")
-    rack.demands["web"] = 64 * MIB
     rack.sweep(6)
-    assert rack.sizes["web"] == grown
+    assert rack.sizes["web"] == due
+    (vm,) = vms(rack)
+    assert f"given {format_size(due)}, all that it can have" in vm["reason"]
+    assert "`dynmem release web --undo`" in vm["reason"]
+    rack.demands["web"] = 64 * MIB
+    assert rack.sweep(6).commands == ()
+
+
+def test_a_released_vm_that_starts_anew_is_given_all_it_can_have_again() -> None:
+    rack = grower(256 * MIB, 2 * GIB, 100 * MIB)
+    rack.sweep(3)
+    rack.manager.release("web")
+    rack.sweep(3)
+    rack.overrides["web"] |= {"incarnation": "web.2"}
+    rack.sizes["web"] = 256 * MIB
+    rack.sweep(3)
+    assert rack.sizes["web"] == 2 * GIB
+
+
+def test_released_vms_that_can_grow_get_their_maximum_beyond_the_budget_by_the_operators_order() -> None:
+    small = ManagerSettings(1 * GIB, 64 * MIB, NS_PER_S, "enforce")
+    rack = ObedientHost(
+        small, [VmConfig(name, 64 * MIB, 2 * GIB) for name in ("web", "db")], {"web": 9 * MIB, "db": 9 * MIB}
+    )
+    for name in rack.demands:
+        rack.sizes[name] = 256 * MIB
+        rack.overrides[name] = {"boot_bytes": 256 * MIB, "limit_bytes": 2 * GIB}
+    rack.sweep(3)
+    rack.manager.release(None)
+    lines = [line for _ in range(10) for line in rack.sweep().changes]
+    assert any("beyond what the budget covers" in line for line in lines)
+    assert set(rack.sizes.values()) == {2 * GIB}
+    assert rack.manager.promised_bytes() == 4 * GIB
+
+
+def vms(rack: ObedientHost) -> list[dict[str, str]]:
+    found = rack.manager.status()["vms"]
+    assert isinstance(found, list)
+    return found
 
 
 def test_a_reset_books_the_larger_of_boot_size_and_target() -> None:

@@ -15,7 +15,7 @@ from dynmem.errors import DynmemError, ExitCode
 
 COMMANDS: Final = {  # name -> (module, attribute, one line for --help)
     "demo": ("dynmem.cli.demo", "demo", "Watch virtual machines share a budget."),
-    "release": ("dynmem.cli.status", "release", "Give VMs their maximum back and leave them alone."),
+    "release": ("dynmem.cli.status", "release", "Give VMs all they can have and leave them alone."),
     "reserve": ("dynmem.cli.status", "reserve", "Make room for a VM that is about to start."),
     "run": ("dynmem.cli.run", "run", "Run the memory manager of this host."),
     "status": ("dynmem.cli.status", "status", "Ask the running manager what every VM has, and why."),

@@ -83,11 +83,15 @@ def reserve(size: str, name: str | None, wait: str, hold: str, path: Path | None
 @_socket_option
 @_json_option
 def release(vm: str | None, path: Path | None, *, everyone: bool, undo: bool, as_json: bool) -> int:
-    """Give a VM everything back and leave it alone, until --undo.
+    """Give a VM all it can have and leave it alone, until --undo.
+
+    All it can have is what it booted with or, where memory can be added to it (hv-balloon with a memdev), the
+    maximum in the manager's file. Others make room first; what they can't is given all the same, even beyond
+    the budget. It stays released when the VM or the manager starts anew.
 
     \b
     Examples:
-      dynmem release web         give it all it booted with
+      dynmem release web         give it all it can have
       dynmem release --all       before the manager is taken off the host
       dynmem release web --undo  manage it again
 
@@ -106,6 +110,9 @@ def release(vm: str | None, path: Path | None, *, everyone: bool, undo: bool, as
     else:
         note = "" if answer["sent"] else " (observe mode: nothing is sent)"
         click.echo(f"released: {', '.join(answer['released'])}{note}")
+        if answer["promised_bytes"] > answer["budget_bytes"]:
+            promised, budget = (format_size(answer[key]) for key in ("promised_bytes", "budget_bytes"))
+            click.echo(f"note: released VMs may take {promised} together, the budget is {budget}", err=True)
     return ExitCode.OK
 
 

@@ -128,7 +128,12 @@ class Answers:
             await self._writer.do(partial(self._writer.journal.stand, wish, time.time_ns()))
             self._manager.release(each)
         self.wants_sweep.set()
-        return {"released": names, "sent": self._is_enforcing}
+        return {
+            "released": names,
+            "sent": self._is_enforcing,
+            "promised_bytes": self._manager.promised_bytes(),
+            "budget_bytes": self._config.settings.budget_bytes,
+        }
 
     async def _take_up(self, name: str | None) -> dict[str, object]:
         names = self._known(name)

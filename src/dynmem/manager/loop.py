@@ -38,6 +38,8 @@ PATIENCE_SHARE: Final = 4
 PATIENCE_S_MAX: Final = 1.0
 SOON_SHARE: Final = 5
 """While somebody waits for memory that is being given, sweeps follow after this part of a period."""
+NAMES_MAX: Final = 20
+"""So many names are told in one line."""
 
 
 class Daemon:
@@ -79,6 +81,8 @@ class Daemon:
             api = ApiServer(config.socket, answers.handle)
             await api.start()
             self._tell(self._greeting())
+            if self._manager.released:
+                self._tell(self._released())
             if not allow_descriptors(MANAGER_DESCRIPTORS + MANAGER_DESCRIPTORS_PER_VM * len(config.vms)):
                 self._tell("note: the hard limit of open descriptors is too low for so many VMs: ulimit -Hn")
             try:
@@ -102,6 +106,16 @@ class Daemon:
             f"dynmem {__version__}: {settings.mode}: {what}: {len(self._connections)} VMs,"
             f" budget {format_size(settings.budget_bytes)}, slush {format_size(settings.slush_bytes)},"
             f" every {self._period_s:g} s; ask with: dynmem status --socket {self._config.socket}"
+        )
+
+    def _released(self) -> str:
+        names, socket = self._manager.released, self._config.socket
+        one = names[0] if len(names) == 1 else "VM"
+        more = f" and {len(names) - NAMES_MAX} more" if len(names) > NAMES_MAX else ""
+        return (
+            f"released before: {', '.join(names[:NAMES_MAX])}{more}: given all that they can have and left"
+            f" alone, also when they start anew; to manage one again: dynmem release {one} --undo"
+            f" --socket {socket}"
         )
 
     def _farewell(self) -> str:

@@ -105,8 +105,8 @@ class Record(msgspec.Struct):
 
     @property
     def released_pages(self) -> int:
-        """What it has when it is left alone: its boot size, or what it has grown to."""
-        return max(self.boot_pages, self.target_pages or 0)
+        """What it is due when it is left alone: its boot size, or its maximum where it can grow beyond."""
+        return max(self.boot_pages, self.sizes.down(self.maximum_pages), self.target_pages or 0)
 
     @property
     def floor_pages(self) -> int:

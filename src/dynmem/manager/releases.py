@@ -1,6 +1,7 @@
-"""Released VMs: everything they booted with is given back, and then they are left alone.
+"""Released VMs: they are given all that they can have, and then they are left alone.
 
-One that has grown beyond its boot size keeps what it has.
+That is what they booted with or, where memory can be added to them, their configured maximum: without a
+manager nobody would give them more when they need it. What they have beyond that they keep.
 
 Others make room first, and the memory is measured free as for every grant. Where they can't make room in
 time, the rest is given all the same: it is the operator's order, and the reason says that the budget does not
@@ -56,7 +57,7 @@ class Releases:
         *,
         others_can_give: bool,
     ) -> tuple[list[Change], int]:
-        """Raise released VMs to their boot size; answer the changes and what is left of `free_pages`."""
+        """Raise released VMs to what they can have; answer the changes and what is left of `free_pages`."""
         changes = []
         for record, standing in records:
             if standing.kind != "released" or not record.adopted:
@@ -78,20 +79,20 @@ class Releases:
 
 
 def _raise(record: Record, missing: int, free: int, measurement: str, *, patient: bool) -> Change | None:
-    boot = record.boot_pages
+    due = record.released_pages
+    given = f"released: given {format_pages(due)}, all that it can have"
     if missing == 0:
-        return Change(record, boot, f"released: given all of its {format_pages(boot)} back", ALREADY_HELD)
+        return Change(record, due, given, ALREADY_HELD)
     if missing <= free:
-        reason = f"released: given all of its {format_pages(boot)} back"
-        return Change(record, boot, reason, f"{format_pages(missing)} of {measurement}")
+        return Change(record, due, given, f"{format_pages(missing)} of {measurement}")
     if not patient:
         reason = (
-            f"released: given all of its {format_pages(boot)} back by the operator's order, "
-            f"{format_pages(missing - free)} of it beyond what the budget covers"
+            f"{given}, by the operator's order: {format_pages(missing - free)} of it are beyond what the "
+            "budget covers"
         )
-        return Change(record, boot, reason, f"operator's order; {measurement}")
-    target = (boot - missing + free) // HUGE_PAGES * HUGE_PAGES
+        return Change(record, due, reason, f"operator's order; {measurement}")
+    target = (due - missing + free) // HUGE_PAGES * HUGE_PAGES
     if target <= (record.target_pages or 0):
         return None
-    reason = f"released: {format_pages(target)} of {format_pages(boot)} now, the rest when others have given"
+    reason = f"released: {format_pages(target)} of {format_pages(due)} now, the rest when others have given"
     return Change(record, target, reason, f"{format_pages(free)} of {measurement}")

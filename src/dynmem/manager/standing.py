@@ -8,7 +8,7 @@ import msgspec
 from dynmem.manager.facts import ABSENT, RUNNING, SILENT, ManagerSettings
 from dynmem.manager.record import Record
 from dynmem.manager.safeguards import EQUAL_SWEEPS, Safeguards, fresh_ns, tolerance_pages
-from dynmem.units import PAGE_SIZE, format_size
+from dynmem.units import PAGE_SIZE, format_pages, format_size
 
 Kind = Literal["movable", "frozen", "released"]
 
@@ -81,7 +81,10 @@ FROZEN: Final[tuple[Row, ...]] = (
     (
         lambda _, moment: moment.released,
         "released",
-        lambda _: "released: given its boot size back and then left alone, until release --undo",
+        lambda record: (
+            f"released: given {format_pages(record.released_pages)}, all that it can have, and then left"
+            f" alone, until `dynmem release {record.name} --undo`"
+        ),
     ),
     (
         lambda record, _: not record.reported,

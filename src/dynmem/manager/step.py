@@ -125,7 +125,7 @@ class Manager:
             self._reservations.end(made.name, "expired", "dropped by its owner")
 
     def release(self, name: str | None) -> None:
-        """Give one VM (None: all) everything back and leave it alone until it is taken up again."""
+        """Give one VM (None: all) all that it can have and leave it alone until it is taken up again."""
         self._releases.release(self._names(name))
 
     def take_up(self, name: str | None) -> None:
@@ -134,6 +134,15 @@ class Manager:
             record = self._roster.get(each)
             if record is not None:
                 record.adopt_again()
+
+    @property
+    def released(self) -> tuple[str, ...]:
+        """The configured VMs that are released, there or not."""
+        return tuple(name for name in self._roster.configs if name in self._releases)
+
+    def promised_bytes(self) -> int:
+        """What released VMs that are there may take: all that each can have."""
+        return sum(self._releases.promised(record) for record in self._roster) * PAGE_SIZE
 
     def status(self) -> dict[str, object]:
         """Everything a person may ask about the last step, as plain data."""
