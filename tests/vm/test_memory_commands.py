@@ -19,6 +19,7 @@ from dynmem.qmp.errors import QmpCommandError
 from dynmem.qmp.types import read
 from dynmem.units import GIB, MIB
 from dynmem.vm.commands import commands
+from dynmem.vm.hot_added import HotAddedMemory
 from dynmem.vm.machine import Machine
 from dynmem.vm.memory_options import BackendOptions, DimmOptions, MemoryOptions
 from dynmem.vm.objects import ObjectError
@@ -382,17 +383,24 @@ def test_what_a_file_holds_can_be_declared_worthless_later(monitor: Monitor, tmp
         ({"pages": 1, "size": 4096}, "one of 'pages' and 'size' is to be given"),
         ({"pages": 0}, "Parameter 'pages' expects whole pages of 4 KiB, at least one"),
         ({"size": 4097}, "Parameter 'size' expects whole pages of 4 KiB, at least one"),
-        ({"size": -4096}, "Parameter 'size' expects at most what memory devices can hold, 507904 pages"),
-        (
-            {"pages": 1},
-            "the guest does not know how to hot remove, or another such wish is being carried out",
-        ),
+        ({"size": -4096}, "Parameter 'size' expects at most what was hot-added, 0 bytes (0 B)"),
+        ({"pages": 1}, "Parameter 'pages' expects at most what was hot-added, 0 pages (0 B)"),
     ],
 )
 def test_memory_that_cannot_be_asked_back_is_said_so(
     monitor: Monitor, arguments: dict[str, object], said: str
 ) -> None:
     assert monitor.problem("x-hot-remove", arguments) == said
+
+
+def test_more_than_was_added_and_a_guest_that_does_not_know_how_are_told_apart(
+    monitor: Monitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(HotAddedMemory, "added_bytes", 8 * MIB)
+    most = "Parameter 'size' expects at most what was hot-added, 8388608 bytes (8 MiB)"
+    assert monitor.problem("x-hot-remove", size=8 * MIB + 4096) == most
+    said = "the guest does not know how to hot remove, or another such wish is being carried out"
+    assert monitor.problem("x-hot-remove", size=8 * MIB) == said
 
 
 WORDS = (

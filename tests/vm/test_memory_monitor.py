@@ -48,7 +48,13 @@ def test_memory_that_was_added_is_given_back_for_good_and_the_host_has_it(tmp_pa
         assert used > 400 * MIB
         await holds(8)
         assert resident(vm, ADDED) == used
-        assert await client.execute("x-hot-remove", {"size": 512 * MIB}) == {}
+        with client.listener("X_HV_BALLOON_HOT_REMOVED") as listener:
+            assert await client.execute("x-hot-remove", {"size": 512 * MIB}) == {}
+            removed = (await listener.get())["data"]
+            assert removed == {"id": "hvb", "asked": 512 * MIB, "removed": 512 * MIB}
+        last = (await client.execute("x-query-hv-balloon"))["operations"][-1]
+        asked = dict.fromkeys(("asked", "posted", "answered"), 512 * MIB)
+        assert last == {"kind": "hot remove", **asked, "outcome": "done"}
         await until(lambda: _is(plugged, 256 * MIB))
         assert await client.execute("query-balloon") == {"actual": 512 * MIB}
         await until(lambda: resident(vm, ADDED) <= 256 * MIB)

@@ -7,10 +7,13 @@ from typing import Final
 
 from dynmem.qmp.command import Arguments, Command
 from dynmem.qmp.errors import DEVICE_NOT_ACTIVE, GENERIC_ERROR, QmpCommandError
+from dynmem.units import PAGE_SHIFT
 from dynmem.vm import schema
 from dynmem.vm.hv_balloon import HvBalloon
 from dynmem.vm.machine import Ending, Machine
 from dynmem.vm.memory_commands import memory_commands
+
+_OPERATIONS: Final = 8  # the last ones of the device's, that x-query-hv-balloon tells of
 
 
 def commands(machine: Machine) -> dict[str, Command]:
@@ -108,7 +111,7 @@ class _Handlers:
         return [{"kind": kind, "count": count} for kind, count in sorted(counts.items())]
 
     def query_hv_balloon(self, _: Arguments) -> object:
-        """What the device is doing: ``state`` in QEMU's names, sizes in bytes."""
+        """What the device is doing and did last: ``state`` in QEMU's names, sizes in bytes."""
         balloon = self._balloon()
         return {
             "id": balloon.identity,
@@ -118,4 +121,14 @@ class _Handlers:
             "resident": self._machine.resident_bytes,
             "at-floor": balloon.host.guest_at_floor,
             "resets": balloon.resets,
+            "operations": [
+                {
+                    "kind": operation.kind,
+                    "asked": operation.asked << PAGE_SHIFT,
+                    "posted": operation.posted << PAGE_SHIFT,
+                    "answered": operation.answered << PAGE_SHIFT,
+                    "outcome": operation.outcome,
+                }
+                for operation in balloon.host.journal.operations[-_OPERATIONS:]
+            ],
         }

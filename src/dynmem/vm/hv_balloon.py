@@ -10,11 +10,13 @@ With a memory backend of its own (`HotAddedMemory`) the device also adds memory 
 
 import asyncio
 import uuid
+from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-from dynmem.dm.events import Anomaly, HostEvent
+from dynmem.dm.events import Anomaly, HostEvent, HotRemoveFinished
 from dynmem.dm.host import DynamicMemoryHost, GivenUp, Status
+from dynmem.dm.operations import HotRemove
 from dynmem.dm.states import HostState
 from dynmem.errors import LocalProtocolError, RemoteProtocolError
 from dynmem.memory.backend import Backend
@@ -99,6 +101,8 @@ class HvBalloon:
         self._running: dict[asyncio.Future[int], Discard] = {}
         self._channel: Channel | None = None
         self._is_receiving = False
+        self._removals: deque[int] = deque()  # pages of the hot removes that were asked for and are not over
+        self._lost: list[HostEvent] = []  # how those ended whose guest went away
         self._plug(_memory_of(boot, 0), boot)
         if hot_added is not None:
             self._plug(hot_added.memory, hot_added.backend)
@@ -170,7 +174,10 @@ class HvBalloon:
 
     def hot_remove(self, pages: int) -> bool:
         """Ask the guest for added pages back, for good; whether it knows how, and no other wish waits."""
-        return self.host.hot_remove(pages, self._clock.now_ns())
+        is_asked = self.host.hot_remove(pages, self._clock.now_ns())
+        if is_asked:
+            self._removals.append(pages)
+        return is_asked
 
     # what the machine tells
 
@@ -213,6 +220,7 @@ class HvBalloon:
 
     def _begin_anew(self) -> None:
         self.resets += 1
+        self._lose_removals()
         self._pages.clear()
         self.host.reset(self._clock.now_ns())
 
@@ -234,7 +242,17 @@ class HvBalloon:
         """The channel is closed or broken; what the guest has given up stays given up."""
         if self._channel is not None:
             self._channel = None
+            self._lose_removals()
             self.host.channel_closed(self._clock.now_ns())
+
+    def _lose_removals(self) -> None:
+        """The guest that was asked for pages will not answer any more."""
+        self._lost = self.take_events()  # of removals that are over already, too
+        last = self.host.journal.operations[-1:]
+        got = sum(each.answered for each in last if each.kind == HotRemove.kind and each.ended_ns is None)
+        while self._removals:
+            self._lost.append(HotRemoveFinished(self._removals.popleft(), got))
+            got = 0  # the next one had not begun
 
     async def restarted(self) -> None:
         """Another guest owns all of the memory, what was added too, when this returns."""
@@ -255,8 +273,10 @@ class HvBalloon:
 
     def take_events(self) -> list[HostEvent]:
         """What happened; the guest's oddities have gone to the faults already."""
-        events: list[HostEvent] = []
+        events, self._lost = self._lost, []
         for event in self.host.take_events():
+            if isinstance(event, HotRemoveFinished):
+                self._removals.popleft()
             if isinstance(event, Anomaly):
                 self._faults.note("anomaly", event.text)
             else:

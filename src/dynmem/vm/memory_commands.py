@@ -10,7 +10,7 @@ from dynmem.errors import DynmemError
 from dynmem.qmp.command import Arguments, Command
 from dynmem.qmp.errors import DEVICE_NOT_ACTIVE, DEVICE_NOT_FOUND, GENERIC_ERROR, QmpCommandError
 from dynmem.qmp.types import ANY, read, wrong
-from dynmem.units import PAGE_SHIFT, PAGE_SIZE
+from dynmem.units import PAGE_SHIFT, PAGE_SIZE, format_size
 from dynmem.vm import schema
 from dynmem.vm.devices import NoSuchDeviceError
 from dynmem.vm.machine import Machine
@@ -140,8 +140,12 @@ class _Handlers:
         }
 
     def hot_remove(self, arguments: Arguments) -> object:
-        """Ask the guest to give hot-added memory back for good; how much it gives is up to it."""
-        if self._machine.balloon is None:
+        """Ask the guest to give hot-added memory back for good; how much it gives is up to it.
+
+        X_HV_BALLOON_HOT_REMOVED tells when it is over.
+        """
+        balloon = self._machine.balloon
+        if balloon is None:
             raise QmpCommandError(DEVICE_NOT_ACTIVE, "No balloon device has been activated")
         if ("pages" in arguments) == ("size" in arguments):
             raise wrong("one of 'pages' and 'size' is to be given")
@@ -151,9 +155,12 @@ class _Handlers:
         if value <= 0 or value % unit:
             raise wrong(f"Parameter '{name}' expects whole pages of 4 KiB, at least one")
         pages = value // unit
-        added = self._machine.device_memory.capacity >> PAGE_SHIFT
-        if pages > added:
-            raise wrong(f"Parameter '{name}' expects at most what memory devices can hold, {added} pages")
+        added = 0 if balloon.hot_added is None else balloon.hot_added.added_bytes
+        if pages << PAGE_SHIFT > added:
+            most = f"{added} bytes" if name == "size" else f"{added >> PAGE_SHIFT} pages"
+            raise wrong(
+                f"Parameter '{name}' expects at most what was hot-added, {most} ({format_size(added)})"
+            )
         if not self._machine.hot_remove(pages):
             raise wrong(
                 "the guest does not know how to hot remove, or another such wish is being carried out"

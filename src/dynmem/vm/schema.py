@@ -95,6 +95,20 @@ HV_BALLOON_STATE: Final = Object(
         Member("resident", INT),
         Member("at-floor", BOOL),
         Member("resets", INT),
+        Member(
+            "operations",
+            Array(
+                Object(
+                    (
+                        Member("kind", STR),
+                        Member("asked", INT),
+                        Member("posted", INT),
+                        Member("answered", INT),
+                        Member("outcome", STR),
+                    )
+                )
+            ),
+        ),
     )
 )
 
@@ -156,4 +170,5 @@ EVENTS: Final = {
     "RESUME": EMPTY,
     "SHUTDOWN": _ENDING,
     "STOP": EMPTY,
+    "X_HV_BALLOON_HOT_REMOVED": Object((Member("id", STR), Member("asked", INT), Member("removed", INT))),
 }

@@ -7,7 +7,7 @@ import errno
 from collections.abc import Callable
 from typing import Final
 
-from dynmem.dm.events import ActualChanged, StatusReported
+from dynmem.dm.events import ActualChanged, HotRemoveFinished, StatusReported
 from dynmem.errors import RemoteProtocolError
 from dynmem.limits import VM_HYPERCALLS_PER_TURN, VM_PACKETS_PER_TURN
 from dynmem.units import PAGE_SHIFT
@@ -178,6 +178,10 @@ class Turn:
                     "HV_BALLOON_STATUS_REPORT",
                     {"committed": event.committed_bytes, "available": event.available_bytes},
                 )
+
+            elif isinstance(event, HotRemoveFinished):
+                told = {"asked": event.asked << PAGE_SHIFT, "removed": event.got << PAGE_SHIFT}
+                self._emit("X_HV_BALLOON_HOT_REMOVED", {"id": balloon.identity, **told})
 
     def _report_added(self, balloon: HvBalloon) -> None:
         """Tell when the guest has more or less of the device's memory than before."""
