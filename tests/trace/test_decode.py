@@ -178,3 +178,30 @@ def test_the_command_reads_standard_input_and_says_what_it_cannot_open() -> None
     missing = decode("/nowhere/at.all")
     assert missing.returncode == 1
     assert b"/nowhere/at.all cannot be read" in missing.stderr
+
+
+GOOD = f"1.5 G>H pkt {VERSION_REQUEST}\n".encode()
+
+
+def test_the_command_says_of_a_foreign_file_once_that_it_is_one() -> None:
+    foreign = decode("-", stdin=b"hello there\n" * 10 + GOOD)
+    assert foreign.returncode == 1
+    (line,) = foreign.stderr.decode().splitlines()
+    assert line.startswith("dynmem: - is no capture and no trace log: none of its first 10 lines can be read")
+    assert foreign.stdout == b""
+
+
+@pytest.mark.parametrize("before", [b"", b"# dynmem capture 1 of one\n", GOOD])
+def test_the_command_reads_on_where_some_line_before_says_what_the_file_is(before: bytes) -> None:
+    broken = 9 if not before else 12
+    found = decode("-", stdin=before + b"hello there\n" * broken + GOOD)
+    assert found.returncode == 6
+    numbers = [int(line.split(b":")[2]) for line in found.stderr.splitlines()]
+    assert numbers == [number + bool(before) for number in range(1, broken + 1)]
+    assert len(found.stdout.splitlines()) == 1 + (before == GOOD)
+
+
+def test_the_command_says_that_a_file_is_empty() -> None:
+    found = decode("-", stdin=b"")
+    assert found.returncode == 6
+    assert found.stderr == b"dynmem: -:1: there is no such line: the file is empty\n"

@@ -3,11 +3,16 @@
 import contextlib
 import sys
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, Final
 
 import click
 
 from dynmem.errors import DynmemError, ExitCode
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from dynmem.trace.reader import Problem
 
 EPILOG = """\b
 Examples:
@@ -24,8 +29,11 @@ A file is read line by line, and may mix:
   [PID@SECONDS:]EVENT TEXT                                a line of QEMU's trace log
   0xADDRESS NAME vmbus_tid N dm_tid N desc HEX body HEX   a packet found in a memory dump
 
-A line that is cut or broken is reported on standard error by its number, and the rest is read: exit code 6.
+A line that is cut or broken is reported on standard error by its number, and the rest is read: exit code 6. A
+file none of whose first ten lines can be read is something else: exit code 1.
 """
+
+_FOREIGN_LINES: Final = 10  # in a row, from the first: then it is no capture
 
 
 @click.group()
@@ -54,14 +62,36 @@ def _print(stream: BinaryIO, name: str, *, as_lines: bool) -> int:
     from dynmem.trace.show import as_json, as_text
 
     result = ExitCode.OK
+    first: list[Problem] | None = []  # with nothing but broken lines before and between them
     for item in read(stream):
         if isinstance(item, Problem):
-            sys.stdout.flush()
-            click.echo(f"dynmem: {name}:{item.line}: {item.text}", err=True)
             result = ExitCode.PARTIAL
-        elif as_lines:
-            sys.stdout.write(as_json(item).decode() + "\n")
+        if first is not None and isinstance(item, Problem) and item.line == len(first) + 1:
+            first.append(item)
+            _check_foreign(name, first)
+            continue
+        _report(name, first or ())
+        first = None
+        if isinstance(item, Problem):
+            _report(name, (item,))
         else:
-            sys.stdout.write(as_text(item) + "\n")
+            sys.stdout.write(as_json(item).decode() + "\n" if as_lines else as_text(item) + "\n")
+    _report(name, first or ())
     sys.stdout.flush()
     return result
+
+
+def _check_foreign(name: str, first: "Sequence[Problem]") -> None:
+    """Raise DynmemError when the first lines of a file are all broken."""
+    if len(first) == _FOREIGN_LINES:
+        raise DynmemError(
+            f"{name} is no capture and no trace log: none of its first {_FOREIGN_LINES} lines can be read"
+            f" (the first: {first[0].text})"
+        )
+
+
+def _report(name: str, problems: "Iterable[Problem]") -> None:
+    """Say what is wrong with lines, between those that are right."""
+    for problem in problems:
+        sys.stdout.flush()
+        click.echo(f"dynmem: {name}:{problem.line}: {problem.text}", err=True)

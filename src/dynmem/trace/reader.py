@@ -44,6 +44,8 @@ def read(stream: BinaryIO) -> Iterator[Entry | Problem]:
                 yield entry
             if not whole:
                 yield Problem(number, "the file ends without a line's end: it may have been cut here")
+    if number == 0:
+        yield Problem(1, "there is no such line: the file is empty")
 
 
 def _skip(stream: BinaryIO) -> None:
