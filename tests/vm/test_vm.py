@@ -163,6 +163,8 @@ def test_ending_it_leaves_no_process_and_no_socket(
                     vm.process.send_signal(signal.Signals[how])
                 assert (await listener.get())["data"] == {"guest": False, "reason": reason}
             assert await vm.exit_code() == 0
+            ended = vm.log.read_text().splitlines()[-1]
+            assert ended.endswith("ended: host-qmp-quit" if how == "quit" else f"ended: stopped by {how}")
             assert not is_there(guest)
             assert not vm.qmp.exists()
 
