@@ -14,6 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dynmem.memory import backend
+from dynmem.memory.host_memory import HostMemory
 from dynmem.qmp.command import checked_arguments, find_command
 from dynmem.qmp.errors import QmpCommandError
 from dynmem.qmp.types import read
@@ -354,6 +356,17 @@ def test_a_property_that_cannot_be_set_so_is_refused(
     monitor: Monitor, path: str, name: str, value: object, said: str
 ) -> None:
     assert monitor.problem("qom-set", path=path, property=name, value=value) == said
+
+
+def test_memory_that_the_host_has_not_cannot_be_made_resident(
+    monitor: Monitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backend, "host_memory", lambda: HostMemory(512 * MIB, 64 * MIB))
+    said = "prealloc: 128 MiB are to be made resident at once, and the host has 48 MiB to give"
+    assert monitor.problem("object-add", RAM, prealloc=True).startswith(said)
+    monitor("object-add", RAM)
+    assert monitor.problem("qom-set", path="r", property="prealloc", value=True).startswith(said)
+    assert monitor.get("r", "prealloc") is False
 
 
 def test_what_is_set_is_read_back_and_forgotten_with_the_object(monitor: Monitor) -> None:

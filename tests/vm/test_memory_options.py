@@ -10,6 +10,8 @@ from tests.memory.backings import mounted
 from tests.vm.running import BALLOON, MIB, running, until
 
 from dynmem.cli import main
+from dynmem.memory import backend
+from dynmem.memory.host_memory import HostMemory
 
 BOOT = 64 * MIB
 
@@ -91,8 +93,8 @@ OBJECT = "--object=memory-backend-ram,id=m,size=64M"
             "--object 'm': can't create backend with size 0 (give it",
         ),
         (
-            ("--object=memory-backend-memfd,id=m,size=64M,hugetlb=on,hugetlbsize=1G",),
-            "(the size is no multiple of a huge page, 1 GiB)",
+            ("--object=memory-backend-memfd,id=m,size=3M,hugetlb=on,hugetlbsize=2M",),
+            "(the size is no multiple of a huge page, 2 MiB)",
         ),
         (
             ("--object=memory-backend-memfd,id=m,size=64M,hugetlb=on,hugetlbsize=8M",),
@@ -101,10 +103,6 @@ OBJECT = "--object=memory-backend-ram,id=m,size=64M"
         (
             ("--object=memory-backend-memfd,id=m,size=1T,hugetlb=on,hugetlbsize=2M",),
             "Cannot allocate memory (524288 huge pages of 2 MiB are needed: HugePages_Free is ",
-        ),
-        (
-            ("--object=memory-backend-ram,id=m,size=900G,prealloc=on",),
-            "--object 'm': prealloc: 900 GiB are to be made resident at once, and the host has ",
         ),
         (("--device=hv-balloon,memdev=m",), "there is no object 'm' (there are none: add --object memory-"),
         (
@@ -156,4 +154,16 @@ def test_memory_that_a_file_system_has_not_is_said_so_without_a_function_of_qemu
     assert capsys.readouterr().err == (
         "dynmem: --object 'm': preallocating memory failed: No space left on device"
         f" (40 MiB free at {place}, 64 MiB asked for)\n"
+    )
+
+
+def test_memory_that_the_host_has_not_is_refused_before_any_of_it_is_taken(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backend, "host_memory", lambda: HostMemory(1024 * MIB, 64 * MIB))
+    with pytest.raises(SystemExit) as ended:
+        main(["vm", "-m64M", "--object=memory-backend-ram,id=m,size=64M,prealloc=on"])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith(
+        "dynmem: --object 'm': prealloc: 64 MiB are to be made resident at once, and the host has 32 MiB"
     )
