@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import msgspec
 
 from dynmem.manager.record import Record
-from dynmem.manager.safeguards import band_pages, cushion_pages
+from dynmem.manager.safeguards import BUFFER_SHARE, band_pages, cushion_pages
 from dynmem.policy import HUGE_PAGES, LEVELS, Decision, Vm, fill, level_tops
 from dynmem.units import pages_of
 
@@ -38,6 +38,21 @@ class Candidate(msgspec.Struct):
     def short(self) -> bool:
         """Whether it has less than it wants, and the plan would give it more."""
         return self.held < min(self.decision.wanted_pages, self.goal)
+
+    @property
+    def needy(self) -> bool:
+        """Whether it lacks more than a buffer: what its guest needs, or its floor."""
+        return self.held < min(max(self.view.demand_pages, self.view.floor_pages), self.goal)
+
+    @property
+    def least_growth(self) -> int:
+        """The least that is worth a change: demand is met in full, a part of a buffer waits for more."""
+        if self.needy:
+            return 1
+        if not self.short:
+            return max(self.band, self.view.margin_pages // BUFFER_SHARE)
+        buffer = self.decision.wanted_pages - max(self.view.demand_pages, self.view.floor_pages)
+        return max(1, min(self.band, buffer // BUFFER_SHARE))
 
     @property
     def unpaid_pages(self) -> int:
@@ -104,9 +119,9 @@ def choose_shrinks(
 
 
 def growing(candidate: Candidate, *, dead_band: bool) -> bool:
-    """Whether a VM is to have more: always when it is short, beyond the dead band when it is headroom."""
+    """Whether a VM is to have more: always when it lacks demand, otherwise when it is worth a change."""
     growth = candidate.goal - candidate.held
-    return growth > 0 and (candidate.short or not dead_band or growth >= candidate.band)
+    return growth >= (candidate.least_growth if dead_band else 1)
 
 
 def choose_grants(
@@ -130,13 +145,19 @@ def choose_grants(
             paid += pages
     pairs = zip(growers, base, reached, strict=True)
     targets = ((each, _granted(each, own, have)) for each, own, have in pairs)
-    return [(each, target) for each, target in targets if target > each.held and not _trickle(each, target)]
+    return [
+        (each, target)
+        for each, target in targets
+        if target > each.held and not _trickle(each, target, dead_band=dead_band)
+    ]
 
 
-def _trickle(candidate: Candidate, target: int) -> bool:
-    """A small part of what is due, again within one period: it comes with the next ones."""
-    partly = target < candidate.goal
-    return partly and candidate.paced and target - candidate.held < candidate.band
+def _trickle(candidate: Candidate, target: int, *, dead_band: bool) -> bool:
+    """A part of what is due that is not worth a change, or a small one again within one period: it waits."""
+    growth = target - candidate.held
+    if target >= candidate.goal:
+        return False
+    return (dead_band and growth < candidate.least_growth) or (candidate.paced and growth < candidate.band)
 
 
 def _granted(candidate: Candidate, own: int, reached: int) -> int:

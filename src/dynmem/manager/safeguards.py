@@ -43,6 +43,7 @@ takes nothing until it is offered a whole one.
 """
 BAND_PAGES_MIN: Final = 4 * MIB // PAGE_SIZE
 BAND_SHARE: Final = 64  # the dead band is this part of the maximum
+BUFFER_SHARE: Final = 4  # what is missing of a buffer is given when it is this part of it
 CUSHION_PAGES_MIN: Final = 16 * MIB // PAGE_SIZE  # what a guest keeps available while it gives
 CUSHION_PAGES_MAX: Final = 64 * MIB // PAGE_SIZE  # a Linux guest grew 64 MiB/s with 64 MiB: measured
 CUSHION_SHARE: Final = 32

@@ -324,7 +324,9 @@ class Manager:
     def _waiting(self, candidates: Sequence[Candidate], releasing: int) -> bool:
         """Whether somebody waits for memory that is on its way."""
         coming = any(max(0, (each.record.actual_pages or 0) - each.target_now) for each in candidates)
-        short = any(each.decision.target_pages > each.target_now for each in candidates if each.short)
+        dead_band = self.safeguards.dead_band
+        growers = [each for each in candidates if each.short and growing(each, dead_band=dead_band)]
+        short = any(each.decision.target_pages > each.target_now for each in growers)
         reserved = any(entry.state == "waiting" for entry in self._reservations)
         return coming and (short or reserved or releasing > 0)
 
