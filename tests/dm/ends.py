@@ -84,6 +84,7 @@ class PlainSource:
         self.reserved: list[int] = []
         self.given: set[int] = set()
         self.mapped = mapped
+        self.without_memory = False  # of the host's: what is reserved cannot be had after all
 
     @property
     def added_pages(self) -> int:
@@ -104,6 +105,12 @@ class PlainSource:
 
     def is_mapped(self) -> bool:
         return self.mapped
+
+    def backed(self, reserved: Reservation) -> Reservation | None:
+        if self.without_memory:
+            self.take_back()
+            return None
+        return reserved
 
     def added(self, pages: int) -> None:
         taken, self.reserved = self.reserved[:pages], self.reserved[pages:]

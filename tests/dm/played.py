@@ -22,10 +22,11 @@ class PlayedHost:
         status_report: bool = True,
         chunk: int = 400,
         source: PlainSource | None = None,
+        store: type[PlainStore] = PlainStore,
         hot_add_region: bool = True,
         max_page_count: int | None = None,
     ) -> None:
-        self.store = PlainStore(boot_pages)
+        self.store = store(boot_pages)
         self.source = source
         self.host = DynamicMemoryHost(
             store=self.store,

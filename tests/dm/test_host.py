@@ -300,6 +300,51 @@ def test_an_unballoon_of_many_ranges_takes_several_messages_and_one_answer() -> 
     assert played.state() is HostState.IDLE
 
 
+class Refusing(PlainStore):
+    """Pages that cannot be had again, but for so many."""
+
+    can_have = 0
+
+    def take_back(self, max_pages: int, max_ranges: int) -> bytes:
+        ranges = super().take_back(min(max_pages, self.can_have), max_ranges)
+        self.can_have -= len(pages_in(ranges))
+        return ranges
+
+
+@pytest.mark.parametrize("can_have", [0, 60])
+def test_pages_that_the_host_cannot_have_again_stay_in_the_balloon_until_the_next_wish(can_have: int) -> None:
+    played = PlayedHost(store=Refusing)
+    store = played.store
+    assert isinstance(store, Refusing)
+    played.start()
+    played.host.set_target(900, played.now)
+    played.sent()
+    played.gives((100, 100))
+    store.can_have = can_have
+    played.host.set_target(1000, played.now)
+    heard = []
+    while (message := played.sent()) is not None:
+        assert isinstance(message, dm.UnballoonRequest)
+        heard.append((len(pages_in(message.ranges)), message.more_pages))
+    assert heard == ([(can_have, True), (0, False)] if can_have else [(0, False)])
+    played.events(Anomaly)
+    played.says(dm.UnballoonResponse(1))
+    assert played.state() is HostState.IDLE
+    assert played.host.actual_pages == 900 + can_have
+    (told,) = played.events(Anomaly)
+    assert isinstance(told, Anomaly)
+    assert told.text.startswith(f"{100 - can_have} of 100 pages stay in the balloon")
+    assert played.host.journal.operations[-1].outcome == "the host has no memory for the rest"
+    played.passes(DEADLINE)
+    assert played.sent() is None  # not by itself
+    store.can_have = 1000
+    played.host.set_target(1000, played.now)
+    played.sent()
+    played.says(dm.UnballoonResponse(2))
+    assert played.host.actual_pages == 1000
+    assert played.events(Anomaly) == []
+
+
 def test_a_target_that_changes_cuts_a_running_operation_short_at_the_next_message(played: PlayedHost) -> None:
     played.host.set_target(100, played.now)
     played.sent()

@@ -30,6 +30,9 @@ class Region:
     def is_mapped(self) -> bool:
         return True
 
+    def backed(self, reserved: Reservation) -> Reservation | None:
+        return reserved
+
     def added(self, pages: int) -> None:
         self.added_pages += pages
 

@@ -107,6 +107,22 @@ def test_nothing_is_asked_for_before_the_memory_is_mapped() -> None:
     assert played.sent() == asked(REGION, STEP)
 
 
+def test_memory_that_the_host_has_not_after_all_is_not_offered_until_the_next_wish() -> None:
+    played = made(mapped=False)
+    played.start(CAPS)
+    played.host.set_target(1000 + STEP, played.now)
+    source_of(played).without_memory = source_of(played).mapped = True
+    played.host.tick(played.now)
+    assert played.state() is HostState.IDLE
+    assert played.sent() is None
+    assert played.events(HotAddFinished) == [HotAddFinished(STEP, 0)]
+    assert source_of(played).reserved == []
+    assert played.host.journal.operations[-1].outcome == "the host has no memory to add"
+    source_of(played).without_memory = False
+    played.host.set_target(1000 + STEP, played.now)
+    assert played.sent() == asked(REGION, STEP)
+
+
 def test_a_mapping_that_never_comes_is_stuck_and_goes_on_when_it_does_come() -> None:
     played = made(mapped=False)
     played.start(CAPS)

@@ -48,8 +48,11 @@ def reserved(pages: int) -> Iterator[None]:
     lock = Path(tempfile.gettempdir()) / "dynmem-test-hugepages.lock"
     with lock.open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
-        before = int(knob.read_text())
-        used = before - int((HUGE_PAGES / "free_hugepages").read_text())
+        there, free, surplus = (
+            int((HUGE_PAGES / f"{name}_hugepages").read_text()) for name in ("nr", "free", "surplus")
+        )
+        before = there - surplus  # of an earlier test whose memory was still in use when it ended
+        used = there - free
         try:
             knob.write_text(str(used + pages))
             if int(knob.read_text()) < used + pages:
@@ -57,6 +60,19 @@ def reserved(pages: int) -> Iterator[None]:
             yield
         finally:
             knob.write_text(str(before))
+
+
+def spare() -> int:
+    """Huge pages of the host that nobody has, nor has set aside."""
+    free, set_aside = (int((HUGE_PAGES / name).read_text()) for name in ("free_hugepages", "resv_hugepages"))
+    return free - set_aside
+
+
+@contextlib.contextmanager
+def taken(left: int = 0) -> Iterator[Backend]:
+    """Another program takes what the host has to spare, but for so many pages."""
+    with MemfdBackend((spare() - left) * HUGE, hugetlb=True) as other:
+        yield other
 
 
 def first_words(backend: Backend) -> npt.NDArray[np.uint64]:

@@ -56,8 +56,9 @@ class Plugged:
         address: int = 0,
         startup_last: bool = False,
         trace: Trace = NO_TRACE,
+        backend: Backend | None = None,
     ) -> None:
-        self.backend = MemfdBackend(size)
+        self.backend = backend or MemfdBackend(size)
         self.consumer = Consumer(slots_max)
         self.space = AddressSpace()
         self.space.listen(self.consumer)

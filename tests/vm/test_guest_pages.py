@@ -9,8 +9,8 @@ from dynmem.dm.stores import GivenUp
 from dynmem.errors import RemoteProtocolError
 from dynmem.pages import ranges as page_ranges
 from dynmem.pages.ranges import U64Array
-from dynmem.units import MIB
-from dynmem.vm.guest_pages import GuestPages, Memory, cut
+from dynmem.units import MIB, PAGE_SIZE
+from dynmem.vm.guest_pages import GuestPages, Memory, cut, without
 
 from .device_rig import packed
 
@@ -185,3 +185,79 @@ def test_a_long_range_over_many_dimms_costs_a_piece_a_dimm_however_often_it_is_n
     given = pages.give_up(packed(*[whole] * 500))
     assert given == GivenUp(256 << 15, named - whole[1], whole[1] - (256 << 15))
     assert sum(len(discard.ranges) for discard in pages.due(flush=True)) <= 8 * 256
+
+
+class Pool:
+    """Memory of blocks of 512 pages, and a host that has so many left."""
+
+    def __init__(self, left: int) -> None:
+        self.left = left
+        self.bare: set[int] = set()  # blocks that were discarded
+
+    def reserve(self, ranges: bytes) -> bytes:
+        refused = []
+        for block in sorted({page // 512 for page in pages_of(ranges)} & self.bare):
+            if self.left:
+                self.left -= 1
+                self.bare.remove(block)
+            else:
+                refused.append((block * 512, 512))
+        return page_ranges.merge(packed(*refused))
+
+
+def in_a_pool(left: int, blocks: int = 8) -> tuple[GuestPages, Pool]:
+    """A memory whose guest has given all but the end of the last block, the whole blocks discarded."""
+    pool = Pool(left)
+    pages = GuestPages(lambda: 0)
+    memory = Memory(1000, blocks * 512, 512 * PAGE_SIZE, reserve=pool.reserve)
+    pages.plug(memory)
+    pages.give_up(packed((1000, blocks * 512 - 12)))
+    (discard,) = pages.due(flush=True)
+    pool.bare = {page // 512 for page in pages_of(discard.ranges)}
+    assert pool.bare == set(range(blocks - 1))
+    memory.done(discard, failed=False)
+    return pages, pool
+
+
+def test_huge_pages_that_the_host_has_not_stay_in_the_balloon_and_what_is_behind_them_goes_back() -> None:
+    pages, pool = in_a_pool(left=2)
+    back = pages_of(pages.take_back(3000, 10))
+    assert len(back) == 2 * 512 + 500  # two that were had, and the one that was never discarded
+    assert {page - 1000 for page in back} >= set(range(7 * 512, 7 * 512 + 500))
+    assert pages.removed_pages == 5 * 512
+    assert pages.take_back(3000, 10) == b""
+    assert pages.unreserved_pages() == 5 * 512
+    pool.left = 5
+    assert pages.unreserved_pages() == 0
+    assert len(pages_of(pages.take_back(3000, 10))) == 5 * 512
+    assert pages.removed_pages == 0
+
+
+def test_no_more_ranges_go_back_than_a_message_has_room_for_though_refusals_cut_them() -> None:
+    pages, pool = in_a_pool(left=0)
+    pool.bare = {1, 3, 5}
+    first = pages.take_back(8 * 512, 2)
+    assert first == packed((1000, 512), (1000 + 1024, 512))
+    assert pages.take_back(8 * 512, 2) == packed((1000 + 2048, 512), (1000 + 3072, 1012))
+    assert pages.removed_pages == 3 * 512
+
+
+def test_what_is_refused_of_pages_whose_discard_failed_stays_in_both_accounts() -> None:
+    pages, pool = in_a_pool(left=0)
+    pages.give_up(packed((1000 + 8 * 512 - 12, 12)))
+    (discard,) = pages.due(flush=True)
+    discard.memory.done(discard, failed=True)
+    pool.bare.add(7)
+    assert pages.take_back(10000, 10) == b""
+    assert (pages.removed_pages, pages.removed_guest_pages) == (8 * 512, 512)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 99), st.integers(1, 30)), min_size=1, max_size=8),
+    st.lists(st.tuples(st.integers(0, 99), st.integers(1, 30)), min_size=1, max_size=8),
+)
+def test_ranges_are_parted_as_sets_are(one: list[tuple[int, int]], other: list[tuple[int, int]]) -> None:
+    rest, common = without(packed(*one), packed(*other))
+    whole, taken = set(pages_of(packed(*one))), set(pages_of(packed(*other)))
+    assert pages_of(rest) == sorted(whole - taken)
+    assert pages_of(common) == sorted(whole & taken)

@@ -37,6 +37,10 @@ class OurHotAdd:
         """Nothing has to be mapped here."""
         return True
 
+    def backed(self, reserved: Reservation) -> Reservation | None:
+        """There is memory for all of it."""
+        return reserved
+
     def added(self, pages: int) -> None:
         """So many pages of the reservation are the guest's."""
         self._reserved -= pages

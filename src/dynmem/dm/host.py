@@ -323,11 +323,14 @@ class DynamicMemoryHost:
             self._move(HostStep.WAIT_OVER, now)
         if self._state is HostState.IDLE:
             self._start(now)
-        if self._waiting_in is HostState.HOT_ADD_SETUP:
-            assert isinstance(self._operation, HotAdd)
-            if self._operation.is_mapped():
-                self._unstick(now)
-                self._move(HostStep.MAPPED, now)
+        setup = self._operation if self._waiting_in is HostState.HOT_ADD_SETUP else None
+        if isinstance(setup, HotAdd) and setup.is_mapped():
+            self._unstick(now)
+            self._move(HostStep.MAPPED if setup.left else HostStep.NOTHING_TO_ADD, now)
+            if not setup.left:
+                self._journal.end("the host has no memory to add", now)
+                self._finish(setup, now)
+                self._settle(now)
         if self.actual_pages != self._last_actual:
             self._last_actual = self.actual_pages
             self._events.append(ActualChanged(self._last_actual))
@@ -391,7 +394,7 @@ class DynamicMemoryHost:
             raise RemoteProtocolError("the guest sends requests and does not read the answers")
         self._replies.append(reply)
 
-    def _unexpected(self, message: dm.Message) -> None:
+    def _unexpected(self, message: dm.Message, _: int = 0) -> None:
         self._tell(Anomaly(f"the guest sent {type(message).__name__} in {self._state.value}: ignored"))
 
     def _on_version(self, message: dm.VersionRequest, now: int) -> None:
@@ -466,7 +469,7 @@ class DynamicMemoryHost:
         self._journal.end("another target came" if answer.then is Then.NEXT else answer.outcome, now)
         self._finish(operation, now, is_retryable=answer.is_retryable)
 
-    def _finish(self, operation: Operation, now: int, *, is_retryable: bool) -> None:
+    def _finish(self, operation: Operation, now: int, *, is_retryable: bool = False) -> None:
         """An operation is over; an unballoon may lead on to a hot add."""
         self._operation = None
         told = operation.finished()
@@ -479,16 +482,13 @@ class DynamicMemoryHost:
             self._target_changed |= operation.may_go_on
         if isinstance(operation, Unballoon) and operation.hot_add and not self._target_changed:
             self._begin_hot_add(operation.hot_add, now)
-        else:
+        elif self._state is not HostState.IDLE:
             self._move(HostStep.ANSWERED, now)
-
-    def _on_unasked(self, message: dm.Message, now: int) -> None:
-        self._unexpected(message)
 
 
 _RB_WAITS: Final = frozenset(state for state, step in HOST_MOVES if step is HostStep.ROOM)
 _HANDLERS: Final[Mapping[type, Callable[..., None]]] = {
-    dm.DmError: DynamicMemoryHost._on_unasked,
+    dm.DmError: DynamicMemoryHost._unexpected,
     dm.VersionRequest: DynamicMemoryHost._on_version,
     dm.CapabilitiesReport: DynamicMemoryHost._on_capabilities,
     dm.StatusReport: DynamicMemoryHost._on_status,

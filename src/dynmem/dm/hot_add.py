@@ -11,7 +11,7 @@ from typing import ClassVar
 from dynmem.dm.events import HostEvent, HotAddFinished
 from dynmem.dm.operations import Answered, Then
 from dynmem.dm.states import HostState, HostStep
-from dynmem.dm.stores import HotAddSource
+from dynmem.dm.stores import HotAddSource, Reservation
 from dynmem.errors import LocalProtocolError
 from dynmem.limits import DM_HOT_ADD_CHUNK_PAGES, GUEST_PAGE_MAX
 from dynmem.pages.ranges import START_BITS
@@ -65,8 +65,16 @@ class HotAdd:
         return self._is_partial and not self.left and not self.is_at_barrier
 
     def is_mapped(self) -> bool:
-        """Whether the memory may be offered to the guest."""
-        return self._source.is_mapped()
+        """Whether it is settled what may be offered to the guest: `left`, 0 when the host has no memory."""
+        if not self._source.is_mapped():
+            return False
+        backed = self._source.backed(Reservation(self._start, self.left))
+        if backed is None:
+            self.left, self._is_partial = 0, False
+        else:
+            self._is_partial |= backed.pages < self.left
+            self._start, self.left = backed
+        return True
 
     def build(self, trans_id: int, *, is_cut: bool) -> dm.Message:
         """The next request: 2 GiB at most, or one step of the guest's alignment where that is longer."""

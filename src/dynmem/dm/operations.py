@@ -146,6 +146,7 @@ class Unballoon:
         self.left = asked  # to be taken from the store
         self._ranges = b""  # taken, not sent yet
         self._more = False
+        self._is_short = False
         self._posted = 0
         self._store = store
 
@@ -155,7 +156,9 @@ class Unballoon:
         self._ranges = self._store.take_back(amount, DM_RANGES_PER_MESSAGE)
         self.held_pages = page_count(self._ranges)
         self.left -= self.held_pages
-        self._more = self.left > 0 and self._store.removed_pages > 0 and not is_cut
+        more = self.left > 0 and self._store.removed_pages > 0
+        self._is_short = more and not self._ranges  # the host cannot have their memory again
+        self._more = more and not self._is_short and not is_cut
         return dm.UnballoonRequest(trans_id, self._more, self._ranges)
 
     def sent(self) -> tuple[int, bool]:
@@ -165,7 +168,13 @@ class Unballoon:
         return pages, self._more
 
     def answered(self, message: dm.Message) -> Answered:
-        """The guest has them all."""
+        """The guest has them all, but for what the host has no memory for."""
+        if self._is_short:
+            odd = (
+                f"{self.left} of {self.asked} pages stay in the balloon: the host has no memory for them, "
+                "and the guest is short of its target until it is asked again"
+            )
+            return Answered(Then.END, self._posted, "the host has no memory for the rest", (odd,))
         return Answered(Then.END, self._posted, "another target came" if self.left else DONE)
 
     def finished(self) -> HostEvent | None:

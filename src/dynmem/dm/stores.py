@@ -55,6 +55,12 @@ class HotAddSource(Protocol):
     def is_mapped(self) -> bool:
         """Whether the guest's hardware has all of the reservation; the owner then calls `tick`."""
 
+    def backed(self, reserved: Reservation) -> Reservation | None:
+        """What of the reservation, once it is mapped, the host has memory for, in one piece.
+
+        The rest is free again; None: all of it is. Start and length keep the alignment.
+        """
+
     def added(self, pages: int) -> None:
         """The first so many pages of what is left of the reservation are the guest's."""
 

@@ -20,6 +20,7 @@ import numpy as np
 from dynmem.errors import ConfigError, DynmemError
 from dynmem.memory import system_calls
 from dynmem.memory.host_memory import host_memory
+from dynmem.pages import ranges as page_ranges
 from dynmem.units import MIB, PAGE_SHIFT, PAGE_SIZE, format_size
 
 SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
@@ -32,6 +33,7 @@ _OWN_PAGE: Final = np.uint64(1 << 63 | 1 << 56)  # of an entry: in memory, and m
 _OWN_MASK: Final = _OWN_PAGE | np.uint64(1 << 61)  # nor a page of a file
 _SWAPPED: Final = np.uint64(1 << 62)
 _PREALLOCATING: Final = threading.Lock()  # so that no two count on the same memory of the host
+_REFUSALS_MAX: Final = 1024  # of huge pages, one by one: the system has none left
 _HUGE_SHIFT: Final = 26  # MFD_HUGE_SHIFT: where memfd_create's flags hold the size of a huge page
 
 
@@ -129,6 +131,38 @@ class Backend:
         if self.is_shared:
             return os.fstat(self._fd).st_blocks * STAT_BLOCK_BYTES
         return _private_bytes(self._address, self.size)
+
+    def reserve(self, ranges: bytes, *, in_parts: bool = True) -> bytes:
+        """Set huge pages of the host aside for the guest's, before it touches them: what could not be had.
+
+        A huge page that was discarded is anybody's; a touch of it when the system has no more ends the
+        process that touches, by SIGBUS. `ranges` are in pages of 4 KiB and mean all of each huge page that
+        they are in, and so does the answer: ascending, disjoint. Nothing is done, and b"" is the answer,
+        for memory that is not reserved huge pages. Without `in_parts` a range that cannot be had whole
+        is refused whole.
+        """
+        if not (self.hugetlb and self.is_shared):
+            return b""
+        size = self.page_size >> PAGE_SHIFT
+        starts, counts = page_ranges.unpack(page_ranges.merge(ranges))
+        ends = -(-(starts + counts).astype(np.int64) // size)
+        blocks = list(zip((starts.astype(np.int64) // size).tolist(), ends.tolist(), strict=True))[::-1]
+        refused: list[tuple[int, int]] = []
+        refusals = 0
+        while blocks:
+            start, end = blocks.pop()
+            known = refusals >= _REFUSALS_MAX
+            if not known and not system_calls.reserve_huge(
+                self._fd, start * self.page_size, (end - start) * self.page_size
+            ):
+                continue
+            if known or end - start == 1 or not in_parts:
+                refusals += 1
+                refused.append((start * size, (end - start) * size))
+                continue
+            middle = (start + end) // 2
+            blocks += [(middle, end), (start, middle)]
+        return page_ranges.merge(b"".join(page_ranges.span(start, pages) for start, pages in refused))
 
     def preallocate(self) -> None:
         """Make all of the memory resident; what it holds stays.

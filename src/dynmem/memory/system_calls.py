@@ -6,6 +6,7 @@ returns 0 or an errno and starts again when a signal interrupts it, except where
 
 import ctypes
 import errno
+import mmap
 import os
 from collections.abc import Callable
 from typing import Final
@@ -27,12 +28,25 @@ CALL_BYTES_MAX: Final = 0x7FFF_F000  # MAX_RW_COUNT: what is beyond in one call 
 
 _PROCESS_MADVISE: Final = 440  # the same number on every architecture since Linux 5.10
 _PUNCH: Final = FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE
+_MAP_FAILED: Final = ctypes.c_void_p(-1).value
 _STATFS_BYTES: Final = 120  # struct statfs of x86-64: its type and its block size come first
 
 _LIBC: Final = ctypes.CDLL(None, use_errno=True)
 _fallocate: Final = _LIBC.fallocate64
 _fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
 _fallocate.restype = ctypes.c_int
+_mmap: Final = _LIBC.mmap64
+_mmap.argtypes = (
+    ctypes.c_void_p,
+    ctypes.c_size_t,
+    ctypes.c_int,
+    ctypes.c_int,
+    ctypes.c_int,
+    ctypes.c_int64,
+)
+_mmap.restype = ctypes.c_void_p
+_munmap: Final = _LIBC.munmap
+_munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
 _madvise: Final = _LIBC.madvise
 _madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 _madvise.restype = ctypes.c_int
@@ -50,6 +64,19 @@ def punch(fd: int, offset: int, length: int) -> int:
 def allocate(fd: int, offset: int, length: int) -> int:
     """Give a part of a file all of its pages now; what it holds stays. ENOSPC when there are not enough."""
     return _again(lambda: _fallocate(fd, 0, offset, length))
+
+
+def reserve_huge(fd: int, offset: int, length: int) -> int:
+    """Set huge pages aside for a part of a file on hugetlbfs, untouched: ENOMEM when there are too few.
+
+    A shared mapping does that, and the file keeps what was set aside when the mapping is gone. Pages that
+    are there, or were set aside before, are not counted again. Nothing is when this fails.
+    """
+    address = _mmap(None, length, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_SHARED, fd, offset)
+    if address == _MAP_FAILED:
+        return ctypes.get_errno()
+    _munmap(address, length)
+    return 0
 
 
 def madvise(address: int, length: int, advice: int) -> int:

@@ -31,6 +31,8 @@ from dynmem.units import PAGE_SHIFT, PAGE_SIZE
 
 _BLOCK_PAGES: Final = 512  # 2 MiB: a host gives these back several times as fast as their pages one by one
 
+_KEPT_BLOCKS_MAX: Final = 1024  # huge pages that were asked for in vain before a message goes without
+
 _Indices = npt.NDArray[np.int64]
 
 
@@ -78,15 +80,24 @@ class Memory:
     """One memory of the guest: `pages` of it from guest page `first_page` on."""
 
     def __init__(
-        self, first_page: int, pages: int, page_bytes: int = PAGE_SIZE, *, may_have_huge_pages: bool = True
+        self,
+        first_page: int,
+        pages: int,
+        page_bytes: int = PAGE_SIZE,
+        *,
+        may_have_huge_pages: bool = True,
+        reserve: Callable[[bytes], bytes] | None = None,
     ) -> None:
         """`page_bytes`: the size of the backend's own pages, which only go back to the host whole.
 
         `may_have_huge_pages`: whether the host may put transparent huge pages under it, worth waiting for.
+        `reserve`: of huge pages that were discarded, which the host may not have again: asks for those
+        that ranges are in, before they go back to the guest, and tells which could not be had.
         """
         self.first_page = first_page
         self.pages: Final = pages
         self._page_pages: Final = page_bytes >> PAGE_SHIFT
+        self._reserve: Final = reserve
         self.given: Final = PageSet(pages)  # up, in the balloon
         self.guest_only: Final = PageSet(pages)  # of them, those whose discard failed
         self.pending: Final = PendingDiscards(
@@ -120,7 +131,43 @@ class Memory:
         return added.new, added.duplicates
 
     def take(self, max_pages: int, max_ranges: int, *, guest_only: bool) -> bytes:
-        """Take pages out of one account, for the guest; they will not be discarded any more."""
+        """Take pages out of one account, for the guest; they will not be discarded any more.
+
+        What the host cannot have again stays in it.
+        """
+        if self._reserve is None:
+            return self._take(max_pages, max_ranges, guest_only=guest_only)
+        taken: list[bytes] = []
+        kept: list[bytes] = []
+        kept_blocks = 0
+        while max_pages > 0 and max_ranges > 0 and kept_blocks < _KEPT_BLOCKS_MAX:
+            ranges = self._take(max_pages, max_ranges, guest_only=guest_only)
+            if not ranges:
+                break
+            refused = self._reserve(ranges)
+            if refused:
+                kept_blocks += page_ranges.page_count(refused) // self._page_pages
+                ranges, stay = without(ranges, refused)
+                end = max_ranges * page_ranges.RANGE_BYTES
+                kept += [stay, ranges[end:]]
+                ranges = ranges[:end]
+            taken.append(ranges)
+            max_pages -= page_ranges.page_count(ranges)
+            max_ranges -= len(ranges) // page_ranges.RANGE_BYTES
+        for ranges in kept:  # nothing of a page that is refused is there to be discarded
+            self.given.add(ranges)
+            if guest_only:
+                self.guest_only.add(ranges)
+        return b"".join(taken)
+
+    def unreserved(self) -> bytes:
+        """What the guest has given up and the host could not have again, if all went back now."""
+        if self._reserve is None or not len(self.given):
+            return b""
+        return self._reserve(self.given.intersect(page_ranges.span(0, self.pages)))
+
+    def _take(self, max_pages: int, max_ranges: int, *, guest_only: bool) -> bytes:
+        """Take pages out of one account."""
         if guest_only:
             ranges = self.guest_only.take(max_pages, max_ranges)
             was_there = self.given.remove(ranges)
@@ -277,10 +324,29 @@ class GuestPages:
         idle = [memory.pending.deadline_ns() for memory in self._memories if not memory.is_discarding]
         return min((deadline for deadline in idle if deadline is not None), default=None)
 
+    def unreserved_pages(self) -> int:
+        """Pages that the host could not have again, if all that the guest gave up went back now."""
+        return sum(page_ranges.page_count(memory.unreserved()) for memory in self._memories)
+
     def clear(self) -> None:
         """Everything is the guest's again; nothing may be in flight."""
         for memory in self._memories:
             memory.clear()
+
+
+def without(ranges: bytes, others: bytes) -> tuple[bytes, bytes]:
+    """Of ranges, the parts outside of `others` (not empty), and those in them."""
+    starts, ends = joined(ranges)
+    firsts, lasts = joined(others)
+    _, inner_starts, inner_ends = cut(starts, ends, firsts, lasts)
+    last = np.array([max(ends[-1], lasts[-1])], np.uint64)
+    gaps = np.concatenate((np.zeros(1, np.uint64), lasts)), np.concatenate((firsts, last))
+    is_gap = gaps[0] < gaps[1]
+    _, outer_starts, outer_ends = cut(starts, ends, gaps[0][is_gap], gaps[1][is_gap])
+    return (
+        page_ranges.pack(outer_starts, outer_ends - outer_starts),
+        page_ranges.pack(inner_starts, inner_ends - inner_starts),
+    )
 
 
 def moved(ranges: bytes, pages: int) -> bytes:

@@ -21,7 +21,7 @@ from dynmem.pages import ranges as page_ranges
 from dynmem.pages.ranges import U64Array
 from dynmem.units import MIB, PAGE_SHIFT
 from dynmem.vm.added_pages import AddedPages
-from dynmem.vm.guest_pages import Memory, cut, joined
+from dynmem.vm.guest_pages import Memory, cut, joined, without
 from dynmem.vm.removal_trace import OurRange
 from dynmem.wire.trace_events import NO_TRACE, Trace
 
@@ -38,6 +38,7 @@ class _OurMemory(Memory):
             backend.size >> PAGE_SHIFT,
             backend.page_size,
             may_have_huge_pages=backend.may_have_huge_pages,
+            reserve=backend.reserve if backend.hugetlb else None,
         )
         self._added = added
 
@@ -94,6 +95,7 @@ class AddedMemory:
         self._slot_pages = pages
         self.slots = 1
         self._mapped: set[int] = set()
+        self._alignment = 1  # of the reservation, in pages
         self._reserved: tuple[int, int] | None = None  # start and end, pages of this memory
         self._is_our_range = False  # something was to be added since the last reset
 
@@ -133,6 +135,7 @@ class AddedMemory:
         if found is None:
             return None
         start, pages = found
+        self._alignment = alignment
         self._reserved = (start, start + pages)
         try:
             self._follow()
@@ -149,6 +152,38 @@ class AddedMemory:
         if self.memory.is_freeing:
             return False
         return self._is_mapped(self.memory.first_page + start << PAGE_SHIFT, end - start << PAGE_SHIFT)
+
+    def backed(self, reserved: Reservation) -> Reservation | None:
+        """Keep of the reservation the longest piece that the host has memory for."""
+        assert self._reserved is not None
+        start, end = self._reserved
+        refused = self.backend.reserve(page_ranges.span(start, end - start))
+        if not refused:
+            return reserved
+        self._reserved = self._longest(start, end, refused)
+        had = 0 if self._reserved is None else self._reserved[1] - self._reserved[0]
+        _LOG.warning(
+            "the host has no huge pages for %d of %d bytes that were to be added to the guest",
+            end - start - had << PAGE_SHIFT,
+            end - start << PAGE_SHIFT,
+        )
+        self._follow()
+        if self._reserved is None:
+            return None
+        start, end = self._reserved
+        return Reservation(self.memory.first_page + start, end - start)
+
+    def _longest(self, start: int, end: int, refused: bytes) -> tuple[int, int] | None:
+        """The longest aligned piece, start and end, of a piece of this memory less what is refused."""
+        firsts, counts = page_ranges.unpack(
+            page_ranges.merge(without(page_ranges.span(start, end - start), refused)[0])
+        )
+        low = -(-(firsts.astype(np.int64) - start) // self._alignment)
+        high = ((firsts + counts).astype(np.int64) - start) // self._alignment
+        if not low.size or (high - low).max() <= 0:
+            return None
+        at = int((high - low).argmax())
+        return start + int(low[at]) * self._alignment, start + int(high[at]) * self._alignment
 
     def added(self, pages: int) -> None:
         """The first so many pages of the reservation are the guest's."""
@@ -192,6 +227,14 @@ class AddedMemory:
         the next guest finds them as memory at its start.
         """
         kept = self._slots_for(wanted_pages) if self._startup_last else []
+        backed = [slot for slot in kept if self._is_backed(slot)]
+        if backed != kept:
+            _LOG.warning(
+                "%d of %d slots do not stay over the reset: the host has no huge pages for them",
+                len(kept) - len(backed),
+                len(kept),
+            )
+        kept = backed
         self._added.clear()
         self._reserved = None
         for slot in kept:
@@ -220,6 +263,11 @@ class AddedMemory:
         start = slot * self._slot_pages
         return start, min(start + self._slot_pages, self.memory.pages)
 
+    def _is_backed(self, slot: int) -> bool:
+        """Whether the host has memory for all of a slot."""
+        start, end = self._slot_span(slot)
+        return not self.backend.reserve(page_ranges.span(start, end - start), in_parts=False)
+
     def _is_used(self, slot: int) -> bool:
         """Whether anything of it is added, or about to be."""
         start, end = self._slot_span(slot)
@@ -236,6 +284,8 @@ class AddedMemory:
             self._into.unmap_slot(slot, start << PAGE_SHIFT)
             self._mapped.discard(slot)
         for slot in sorted(used - self._mapped):
+            if not self._is_backed(slot):  # nor could the guest map it
+                raise MemoryDeviceError("the host has no huge pages for it")
             start, end = (page << PAGE_SHIFT for page in self._slot_span(slot))
             self._into.map_slot(slot, start, end - start)
             self._trace("hv_balloon_map_slot", slot, self.slots, start)

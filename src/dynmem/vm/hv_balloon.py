@@ -21,6 +21,7 @@ from dynmem.dm.states import HostState
 from dynmem.errors import LocalProtocolError, RemoteProtocolError
 from dynmem.memory.backend import Backend
 from dynmem.memory.discard import DiscardError
+from dynmem.pages import ranges as page_ranges
 from dynmem.trace.capture import Capture
 from dynmem.units import PAGE_SHIFT
 from dynmem.vm.clock import VirtualClock
@@ -121,6 +122,8 @@ class HvBalloon:
         """Keep an account of one memory."""
         is_ours = self.hot_added is not None and memory is self.hot_added.memory
         self._pages.plug(memory, is_added=is_ours)
+        if not is_ours:  # an earlier guest, or this one, may have given up some of it
+            self._tell_unreserved(page_ranges.page_count(backend.reserve(page_ranges.span(0, memory.pages))))
         self._discards[memory] = self._discarding(backend)
 
     # what the protocol machine asks of its store
@@ -218,8 +221,18 @@ class HvBalloon:
         except DiscardError as error:
             self._faults.note("discard failed", str(error))
 
+    def _tell_unreserved(self, pages: int) -> None:
+        """Tell of memory that the guest has and the host has not."""
+        if pages:
+            self._faults.note(
+                "huge pages missing",
+                f"{pages << PAGE_SHIFT} bytes of the guest's memory had been given back to the host, which "
+                "has no huge pages for them now: no guest can start, and a touch of them is SIGBUS",
+            )
+
     def _begin_anew(self) -> None:
         self.resets += 1
+        self._tell_unreserved(self._pages.unreserved_pages())
         self._lose_removals()
         self._pages.clear()
         self.host.reset(self._clock.now_ns())
@@ -363,4 +376,5 @@ def _memory_of(backend: Backend, first_page: int) -> Memory:
         backend.size >> PAGE_SHIFT,
         backend.page_size,
         may_have_huge_pages=backend.may_have_huge_pages,
+        reserve=backend.reserve if backend.hugetlb else None,
     )
