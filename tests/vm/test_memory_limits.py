@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.memory.backings import mounted
 from tests.vm.running import is_there, running, until
 
 from dynmem.limits import DISCARD_BATCH_RANGES
@@ -131,26 +130,6 @@ def test_a_machine_whose_memory_file_somebody_cuts_short_ends_and_its_log_says_b
             assert "Bus error" in log or "killed by SIGBUS" in log
 
     asyncio.run(asyncio.wait_for(scene(), 60))
-
-
-def test_a_guest_for_whose_memory_the_file_system_has_no_room_ends_and_the_machine_says_by_what(
-    tmp_path: Path,
-) -> None:
-    wish = tmp_path / "wish"
-    with mounted(tmp_path / "small", "tmpfs", "size=40m") as place:
-        backend = f"--object=memory-backend-file,id=b,size=128M,mem-path={place}/memory,share=on"
-        options = (backend, "--machine=memory-backend=b")
-        load = f"embedded,workload=told,path={wish},rate=4GiB"
-
-        async def scene() -> None:
-            async with running(tmp_path, memory="128M", guest=load, options=options) as (vm, _):
-                await until(vm.console)
-                wish.write_text("80M")
-                assert await vm.exit_code() != 0
-                log = vm.log.read_text()
-                assert "is gone (killed by SIGBUS)" in log or "Bus error" in log
-
-        asyncio.run(asyncio.wait_for(scene(), 60))
 
 
 def test_a_guest_that_refuses_to_let_go_before_it_has_read_the_request_makes_nothing_grow() -> None:

@@ -1,9 +1,10 @@
-"""What memory the host has, and whether so much of it may be taken at once.
+"""What memory the host has, a file system of it too, and whether so much of it may be taken at once.
 
 Memory files and private memory that are made resident on a host that has too little end in the kernel's
 out-of-memory killer, which takes other programs, too.
 """
 
+import os
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -42,3 +43,9 @@ def host_memory() -> HostMemory:
         name, _, rest = line.partition(":")
         values[name] = int(rest.split()[0])
     return HostMemory(values["MemTotal"] * KIB, values["MemAvailable"] * KIB)
+
+
+def free_bytes(place: Path | int) -> int:
+    """What the file system of a path or a descriptor has left for such as us. Raises OSError."""
+    system = os.statvfs(place)
+    return system.f_bavail * system.f_frsize

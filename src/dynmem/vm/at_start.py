@@ -6,13 +6,13 @@ next step behind them.
 
 import contextlib
 import errno
-import os
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Final
 
 from dynmem.errors import ConfigError, DynmemError
 from dynmem.memory.backend import BackendError
+from dynmem.memory.host_memory import free_bytes
 from dynmem.units import KIB, MIB, format_size
 from dynmem.vm.memory_options import BackendOptions, MemoryOptions
 
@@ -56,9 +56,8 @@ def backend_hint(options: BackendOptions, error: DynmemError) -> str:
     if error.errno == errno.ENOSPC and options.mem_path is not None:
         with contextlib.suppress(OSError):
             path = options.mem_path if options.mem_path.exists() else options.mem_path.parent
-            system = os.statvfs(path)
-            free = format_size(system.f_bavail * system.f_frsize)
-            return f"{free} free at {path}, {format_size(options.size)} asked for"
+            free, asked = format_size(free_bytes(path)), format_size(options.size)
+            return f"{free} free at {path}, {asked} asked for"
     return ""
 
 

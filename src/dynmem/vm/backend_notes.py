@@ -11,7 +11,7 @@ from typing import Final
 
 from dynmem.memory.backend import STAT_BLOCK_BYTES, Backend
 from dynmem.memory.backend_file import FileBackend
-from dynmem.memory.host_memory import host_memory
+from dynmem.memory.host_memory import free_bytes, host_memory
 from dynmem.units import format_size
 from dynmem.vm.memory_options import BackendOptions
 
@@ -77,8 +77,7 @@ def _shortage(backend: FileBackend, all_of_them: Iterable[Backend]) -> str:
     if backend.hugetlb:  # reserved when it was mapped
         return ""
     device = os.fstat(backend.fd).st_dev
-    system = os.statvfs(backend.fd)
-    free = system.f_bavail * system.f_frsize
+    free = free_bytes(backend.fd)
     wanted = sum(
         _missing(other)
         for other in all_of_them

@@ -16,13 +16,14 @@ What is held back only, to be discarded in larger blocks, is withdrawn as its pa
 
 import itertools
 from collections.abc import Callable
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from dynmem.dm.stores import GivenUp
 from dynmem.limits import DISCARD_BATCH_BLOCKS, DISCARD_BATCH_RANGES
+from dynmem.memory.backend import Backend
 from dynmem.memory.pending import LONG_PAGES, PendingDiscards
 from dynmem.pages import ranges as page_ranges
 from dynmem.pages.page_set import PageSet
@@ -34,6 +35,7 @@ _BLOCK_PAGES: Final = 512  # 2 MiB: a host gives these back several times as fas
 _KEPT_BLOCKS_MAX: Final = 1024  # huge pages that were asked for in vain before a message goes without
 
 _Indices = npt.NDArray[np.int64]
+_Present = Callable[[U64Array, U64Array], tuple[U64Array, U64Array]]
 
 
 class Discard(NamedTuple):
@@ -70,10 +72,26 @@ def cut(
     )
 
 
+def without(
+    starts: U64Array, ends: U64Array, taken_starts: U64Array, taken_ends: U64Array
+) -> tuple[U64Array, U64Array]:
+    """The ranges without those that are taken: all ascending, disjoint."""
+    gaps_start = np.concatenate((np.zeros(1, np.uint64), taken_ends))
+    gaps_end = np.concatenate((taken_starts, np.full(1, np.iinfo(np.uint64).max, np.uint64)))
+    some = gaps_start < gaps_end
+    _, firsts, lasts = cut(starts, ends, gaps_start[some], gaps_end[some])
+    return firsts, lasts
+
+
 def joined(ranges: bytes) -> tuple[U64Array, U64Array]:
     """What packed `ranges` name: starts and ends, ascending, disjoint; empty ones are left out."""
     packed = page_ranges.words(ranges)
     return page_ranges.coalesce(packed[packed >> np.uint64(page_ranges.START_BITS) != 0])
+
+
+def _all(starts: U64Array, ends: U64Array) -> tuple[U64Array, U64Array]:
+    """The ranges, of a memory that the guest has whole."""
+    return starts, ends
 
 
 class Memory:
@@ -87,12 +105,14 @@ class Memory:
         *,
         may_have_huge_pages: bool = True,
         reserve: Callable[[bytes], bytes] | None = None,
+        present: _Present | None = None,
     ) -> None:
         """`page_bytes`: the size of the backend's own pages, which only go back to the host whole.
 
         `may_have_huge_pages`: whether the host may put transparent huge pages under it, worth waiting for.
         `reserve`: of huge pages that were discarded, which the host may not have again: asks for those
         that ranges are in, before they go back to the guest, and tells which could not be had.
+        `present`: the parts of ranges (starts, ends) that the guest has, given up or not; otherwise all.
         """
         self.first_page = first_page
         self.pages: Final = pages
@@ -108,10 +128,19 @@ class Memory:
         )
         self._freed: Final = PageSet(pages)  # given for good, not discarded yet
         self._is_freeing = False
+        self.present: Final = present or _all
 
-    def present(self, starts: U64Array, ends: U64Array) -> tuple[U64Array, U64Array]:
-        """The parts of ranges that the guest has, given up or not: here, all."""
-        return starts, ends
+    @classmethod
+    def of(cls, first_page: int, backend: Backend, *, present: _Present | None = None) -> Self:
+        """All of a backend, as the guest has it from a page on."""
+        return cls(
+            first_page,
+            backend.size >> PAGE_SHIFT,
+            backend.page_size,
+            may_have_huge_pages=backend.may_have_huge_pages,
+            reserve=backend.reserve if backend.hugetlb else None,
+            present=present,
+        )
 
     @property
     def is_discarding(self) -> bool:
@@ -147,7 +176,12 @@ class Memory:
             refused = self._reserve(ranges)
             if refused:
                 kept_blocks += page_ranges.page_count(refused) // self._page_pages
-                ranges, stay = without(ranges, refused)
+                starts, ends = joined(ranges)
+                holes = joined(refused)
+                _, stay_starts, stay_ends = cut(starts, ends, *holes)
+                stay = page_ranges.pack(stay_starts, stay_ends - stay_starts)
+                starts, ends = without(starts, ends, *holes)
+                ranges = page_ranges.pack(starts, ends - starts)
                 end = max_ranges * page_ranges.RANGE_BYTES
                 kept += [stay, ranges[end:]]
                 ranges = ranges[:end]
@@ -332,21 +366,6 @@ class GuestPages:
         """Everything is the guest's again; nothing may be in flight."""
         for memory in self._memories:
             memory.clear()
-
-
-def without(ranges: bytes, others: bytes) -> tuple[bytes, bytes]:
-    """Of ranges, the parts outside of `others` (not empty), and those in them."""
-    starts, ends = joined(ranges)
-    firsts, lasts = joined(others)
-    _, inner_starts, inner_ends = cut(starts, ends, firsts, lasts)
-    last = np.array([max(ends[-1], lasts[-1])], np.uint64)
-    gaps = np.concatenate((np.zeros(1, np.uint64), lasts)), np.concatenate((firsts, last))
-    is_gap = gaps[0] < gaps[1]
-    _, outer_starts, outer_ends = cut(starts, ends, gaps[0][is_gap], gaps[1][is_gap])
-    return (
-        page_ranges.pack(outer_starts, outer_ends - outer_starts),
-        page_ranges.pack(inner_starts, inner_ends - inner_starts),
-    )
 
 
 def moved(ranges: bytes, pages: int) -> bytes:

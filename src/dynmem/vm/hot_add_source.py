@@ -29,24 +29,6 @@ _LOG: Final = logging.getLogger("dynmem.vm")
 SLOT_ALIGNMENT: Final = 128 * MIB  # of slots' sizes: HV_BALLOON_HA_MEMSLOT_SIZE_ALIGN
 
 
-class _OurMemory(Memory):
-    """The pages of the device that the guest has given up: only what is added can be."""
-
-    def __init__(self, backend: Backend, added: AddedPages) -> None:
-        super().__init__(
-            0,
-            backend.size >> PAGE_SHIFT,
-            backend.page_size,
-            may_have_huge_pages=backend.may_have_huge_pages,
-            reserve=backend.reserve if backend.hugetlb else None,
-        )
-        self._added = added
-
-    def present(self, starts: U64Array, ends: U64Array) -> tuple[U64Array, U64Array]:
-        """The parts that are added."""
-        return self._added.present(starts, ends)
-
-
 class Slots(Protocol):
     """Where slots go. Offsets are bytes of the backend, which are those of the device, too."""
 
@@ -91,7 +73,7 @@ class AddedMemory:
         self._trace = trace
         pages = backend.size >> PAGE_SHIFT
         self._added = AddedPages(pages)
-        self.memory: Final = _OurMemory(backend, self._added)
+        self.memory: Final = Memory.of(0, backend, present=self._added.present)
         self._slot_pages = pages
         self.slots = 1
         self._mapped: set[int] = set()
@@ -175,11 +157,9 @@ class AddedMemory:
 
     def _longest(self, start: int, end: int, refused: bytes) -> tuple[int, int] | None:
         """The longest aligned piece, start and end, of a piece of this memory less what is refused."""
-        firsts, counts = page_ranges.unpack(
-            page_ranges.merge(without(page_ranges.span(start, end - start), refused)[0])
-        )
+        firsts, lasts = without(_pages(start), _pages(end), *joined(refused))
         low = -(-(firsts.astype(np.int64) - start) // self._alignment)
-        high = ((firsts + counts).astype(np.int64) - start) // self._alignment
+        high = (lasts.astype(np.int64) - start) // self._alignment
         if not low.size or (high - low).max() <= 0:
             return None
         at = int((high - low).argmax())

@@ -104,7 +104,7 @@ class HvBalloon:
         self._is_receiving = False
         self._removals: deque[int] = deque()  # pages of the hot removes that were asked for and are not over
         self._lost: list[HostEvent] = []  # how those ended whose guest went away
-        self._plug(_memory_of(boot, 0), boot)
+        self._plug(Memory.of(0, boot), boot)
         if hot_added is not None:
             self._plug(hot_added.memory, hot_added.backend)
         self.host: Final = DynamicMemoryHost(
@@ -186,7 +186,7 @@ class HvBalloon:
 
     def memory_plugged(self, first_page: int, backend: Backend) -> None:
         """The guest has a DIMM from this page on."""
-        self._plug(_memory_of(backend, first_page), backend)
+        self._plug(Memory.of(first_page, backend), backend)
         self.host.boot_pages += backend.size >> PAGE_SHIFT
         self.host.tick(self._clock.now_ns())
 
@@ -367,14 +367,3 @@ class HvBalloon:
             if error is not None:  # the pages stay the balloon's, only the host's memory is not free
                 self._faults.note("discard failed", str(error))
             discard.memory.done(discard, failed=error is not None)
-
-
-def _memory_of(backend: Backend, first_page: int) -> Memory:
-    """All of a backend, as the guest has it from a page on."""
-    return Memory(
-        first_page,
-        backend.size >> PAGE_SHIFT,
-        backend.page_size,
-        may_have_huge_pages=backend.may_have_huge_pages,
-        reserve=backend.reserve if backend.hugetlb else None,
-    )

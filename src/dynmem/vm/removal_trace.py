@@ -6,12 +6,9 @@ of it that is added, what remains behind. `both` is 1 for guest memory and 0 for
 
 from typing import NamedTuple
 
-import numpy as np
-
 from dynmem.pages import ranges as page_ranges
 from dynmem.pages.page_set import PageSet
-from dynmem.pages.ranges import U64Array
-from dynmem.vm.guest_pages import GuestPages, cut, joined, moved
+from dynmem.vm.guest_pages import GuestPages, joined, moved, without
 from dynmem.wire.trace_events import Trace
 
 _RESPONSE, _REMAINDER = "hv_balloon_remove_response", "hv_balloon_remove_response_remainder"
@@ -36,20 +33,9 @@ def trace_removed(trace: Trace, ranges: bytes, pages: GuestPages, ours: OurRange
         for part in pages.parts(starts, ends)
     ]
     inside = joined(b"".join(parts))
-    for both, (firsts, lasts) in ((1, inside), (0, _without(starts, ends, *inside))):
+    for both, (firsts, lasts) in ((1, inside), (0, without(starts, ends, *inside))):
         for start, end in zip(firsts.tolist(), lasts.tolist(), strict=True):
             _trace_range(trace, start, end - start, both, ours)
-
-
-def _without(
-    starts: U64Array, ends: U64Array, taken_starts: U64Array, taken_ends: U64Array
-) -> tuple[U64Array, U64Array]:
-    """The ranges without those that are taken: all ascending, disjoint."""
-    gaps_start = np.concatenate((np.zeros(1, np.uint64), taken_ends))
-    gaps_end = np.concatenate((taken_starts, np.full(1, np.iinfo(np.uint64).max, np.uint64)))
-    some = gaps_start < gaps_end
-    _, firsts, lasts = cut(starts, ends, gaps_start[some], gaps_end[some])
-    return firsts, lasts
 
 
 def _trace_range(trace: Trace, start: int, count: int, both: int, ours: OurRange | None) -> None:
