@@ -3,7 +3,7 @@
 import struct
 
 from dynmem.conformance.adapter import Hypercalls
-from dynmem.conformance.our_guest import OurGuest
+from dynmem.conformance.ours.guest import OurGuest
 from dynmem.dm.guest import VERSIONS, DynamicMemoryGuest
 from dynmem.wire import dm
 

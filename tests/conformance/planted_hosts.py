@@ -2,7 +2,7 @@
 
 import struct
 
-from dynmem.conformance.our_host import OurHost, OurPages
+from dynmem.conformance.ours.host import OurHost, OurPages
 from dynmem.dm.host import POST_INIT_WAIT_NS, DynamicMemoryHost
 from dynmem.dm.stores import GivenUp
 from dynmem.pages.ranges import page_count

@@ -3,8 +3,8 @@
 import pytest
 
 from dynmem.conformance.case import Case, Verdict, run_case
-from dynmem.conformance.our_guest import OurGuest
-from dynmem.conformance.our_host import OurHost
+from dynmem.conformance.ours.guest import OurGuest
+from dynmem.conformance.ours.host import OurHost
 from dynmem.conformance.suite import GUEST_CASES, HOST_CASES
 
 

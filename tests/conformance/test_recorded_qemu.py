@@ -4,9 +4,9 @@ from collections import deque
 from pathlib import Path
 
 from dynmem.conformance import layouts as dm
-from dynmem.conformance.host_hot_add import GrowingGuest
-from dynmem.conformance.host_session import LINUX_CAPS
-from dynmem.conformance.our_host import OurHost
+from dynmem.conformance.host.hot_add import GrowingGuest
+from dynmem.conformance.host.session import LINUX_CAPS
+from dynmem.conformance.ours.host import OurHost
 
 RING_PACKETS = Path(__file__).parent.parent / "captures" / "ring-packets.txt"
 BY_HOST = {

@@ -8,8 +8,8 @@ import pytest
 from dynmem.conformance.__main__ import listing, main
 from dynmem.conformance.adapter import GROUPS, GuestFactory, HostFactory
 from dynmem.conformance.case import Case, CaseTable, Verdict, fail, run
-from dynmem.conformance.our_guest import OurGuest
-from dynmem.conformance.our_host import OurHost
+from dynmem.conformance.ours.guest import OurGuest
+from dynmem.conformance.ours.host import OurHost
 from dynmem.conformance.report import conforms, table
 from dynmem.conformance.suite import GUEST_CASES, HOST_CASES
 from dynmem.errors import ConfigError
@@ -98,7 +98,7 @@ def test_the_command_prints_json_and_ends_with_0(capsys: pytest.CaptureFixture[s
     assert all(case["verdict"] == "passed" for run in told["runs"] for case in run["cases"])
 
 
-@pytest.mark.parametrize("name", ["nowhere:Host", "dynmem.conformance.our_host:Nobody", "", "dynmem.errors"])
+@pytest.mark.parametrize("name", ["nowhere:Host", "dynmem.conformance.ours.host:Nobody", "", "dynmem.errors"])
 def test_a_factory_that_is_none_is_told_in_a_sentence(name: str) -> None:
     with pytest.raises(ConfigError, match="is no factory"):
         main(["--guest", name])

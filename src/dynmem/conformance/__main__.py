@@ -17,8 +17,8 @@ from dynmem.conformance.suite import GUEST_CASES, HOST_CASES
 from dynmem.errors import ConfigError
 
 OURS: Final = (
-    ("host", "dynmem.conformance.our_host:OurHost"),
-    ("guest", "dynmem.conformance.our_guest:OurGuest"),
+    ("host", "dynmem.conformance.ours.host:OurHost"),
+    ("guest", "dynmem.conformance.ours.guest:OurGuest"),
 )
 CASES: Final = {"host": HOST_CASES, "guest": GUEST_CASES}
 

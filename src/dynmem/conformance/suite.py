@@ -2,19 +2,17 @@
 
 from typing import Final
 
-from dynmem.conformance import (
-    guest_dm,
-    guest_hot_add,
-    guest_session,
-    guest_vmbus,
-    host_dm,
-    host_dm_faults,
-    host_hot_add,
-    host_session,
-    host_vmbus,
-    host_vmbus_faults,
-)
 from dynmem.conformance.case import Case
+from dynmem.conformance.guest import dm as guest_dm
+from dynmem.conformance.guest import hot_add as guest_hot_add
+from dynmem.conformance.guest import session as guest_session
+from dynmem.conformance.guest import vmbus as guest_vmbus
+from dynmem.conformance.host import dm as host_dm
+from dynmem.conformance.host import dm_faults as host_dm_faults
+from dynmem.conformance.host import hot_add as host_hot_add
+from dynmem.conformance.host import session as host_session
+from dynmem.conformance.host import vmbus as host_vmbus
+from dynmem.conformance.host import vmbus_faults as host_vmbus_faults
 
 HOST_CASES: Final[tuple[Case, ...]] = (
     *host_session.TABLE.cases,

@@ -7,7 +7,7 @@ from typing import Final
 from dynmem.conformance import layouts as dm
 from dynmem.conformance.adapter import VMBUS, VMBUS_FAULTS, GuestUnderTest
 from dynmem.conformance.case import Case, CaseTable, fail, must
-from dynmem.conformance.played_host import RELID, PlayedHost
+from dynmem.conformance.guest.played_host import RELID, PlayedHost
 from dynmem.units import NS_PER_S, PAGE_SIZE
 from dynmem.vmbus import ring
 from dynmem.vmbus.memory import GpadlMemory

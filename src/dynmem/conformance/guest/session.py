@@ -5,7 +5,7 @@ from typing import Final
 from dynmem.conformance import layouts as dm
 from dynmem.conformance.adapter import SESSION, GuestUnderTest
 from dynmem.conformance.case import CaseTable, must
-from dynmem.conformance.played_host import PlayedHost
+from dynmem.conformance.guest.played_host import PlayedHost
 from dynmem.units import MIB, NS_PER_S, PAGE_SIZE
 
 TABLE: Final = CaseTable()

@@ -7,8 +7,8 @@ from typing import Final
 from dynmem.conformance import layouts as dm
 from dynmem.conformance.adapter import DM, DM_FAULTS, GuestUnderTest
 from dynmem.conformance.case import Case, CaseTable, NotApplicableError, fail, must
+from dynmem.conformance.guest.played_host import PlayedHost
 from dynmem.conformance.layouts import Span
-from dynmem.conformance.played_host import PlayedHost
 from dynmem.units import NS_PER_S
 from dynmem.wire.packet import Packet, PacketType
 

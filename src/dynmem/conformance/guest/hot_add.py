@@ -6,8 +6,8 @@ from typing import Final
 from dynmem.conformance import layouts as dm
 from dynmem.conformance.adapter import HOT_ADD, GuestUnderTest
 from dynmem.conformance.case import Case, CaseTable, NotApplicableError, must
+from dynmem.conformance.guest.played_host import PlayedHost
 from dynmem.conformance.layouts import Span
-from dynmem.conformance.played_host import PlayedHost
 from dynmem.units import GIB, MIB, PAGE_SIZE
 
 TABLE: Final = CaseTable()

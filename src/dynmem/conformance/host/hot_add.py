@@ -6,8 +6,8 @@ from typing import Final
 from dynmem.conformance import layouts as dm
 from dynmem.conformance.adapter import HOT_ADD, HostUnderTest
 from dynmem.conformance.case import Case, CaseTable, NotApplicableError, must
+from dynmem.conformance.host.played_guest import PlayedGuest, settle_ns
 from dynmem.conformance.layouts import CAP_BALLOON, CAP_HOT_ADD, Span
-from dynmem.conformance.played_guest import PlayedGuest, settle_ns
 from dynmem.units import GIB, MIB, PAGE_SIZE
 
 TABLE: Final = CaseTable()

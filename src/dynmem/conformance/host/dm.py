@@ -6,7 +6,7 @@ from typing import Final
 from dynmem.conformance import layouts as dm
 from dynmem.conformance.adapter import DM, HostUnderTest
 from dynmem.conformance.case import Case, CaseTable, NotApplicableError, must
-from dynmem.conformance.played_guest import PlayedGuest, settle_ns
+from dynmem.conformance.host.played_guest import PlayedGuest, settle_ns
 from dynmem.units import NS_PER_MS, NS_PER_S
 
 TABLE: Final = CaseTable()

@@ -9,8 +9,8 @@ from typing import Final
 from dynmem.conformance import layouts as dm
 from dynmem.conformance.adapter import SESSION, HostUnderTest
 from dynmem.conformance.case import CaseTable, NotApplicableError, fail, must
+from dynmem.conformance.host.played_guest import PlayedGuest
 from dynmem.conformance.layouts import Span
-from dynmem.conformance.played_guest import PlayedGuest
 from dynmem.units import GIB, MIB, PAGE_SIZE
 from dynmem.wire.versions import VERSION_5_0
 

@@ -6,7 +6,7 @@ from typing import Final
 from dynmem.conformance import layouts as dm
 from dynmem.conformance.adapter import VMBUS, HostUnderTest
 from dynmem.conformance.case import Case, CaseTable, NotApplicableError, must
-from dynmem.conformance.played_guest import PlayedGuest
+from dynmem.conformance.host.played_guest import PlayedGuest
 from dynmem.units import PAGE_SIZE
 from dynmem.wire import channel as wire
 from dynmem.wire.versions import (

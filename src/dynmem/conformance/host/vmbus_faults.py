@@ -10,7 +10,7 @@ from typing import Final
 
 from dynmem.conformance.adapter import VMBUS_FAULTS, HostUnderTest
 from dynmem.conformance.case import Case, CaseTable, NotApplicableError, must
-from dynmem.conformance.played_guest import FIRST_GPADL, PlayedGuest
+from dynmem.conformance.host.played_guest import FIRST_GPADL, PlayedGuest
 from dynmem.units import PAGE_SIZE
 from dynmem.vmbus import ring
 from dynmem.vmbus.memory import GpadlMemory

@@ -8,8 +8,8 @@ from typing import Final
 from dynmem.conformance import layouts as dm
 from dynmem.conformance.adapter import DM_FAULTS, HostUnderTest
 from dynmem.conformance.case import Case, CaseTable, must
+from dynmem.conformance.host.played_guest import PlayedGuest
 from dynmem.conformance.layouts import Span
-from dynmem.conformance.played_guest import PlayedGuest
 from dynmem.wire.packet import Packet, PacketType
 
 TABLE: Final = CaseTable()

@@ -1,0 +1,1 @@
+"""Adapters that put our own two ends under the suite."""
