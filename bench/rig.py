@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dynmem.errors import DynmemError, UnreachableError
-from dynmem.manager import client
+from dynmem.manager.api import client
 from dynmem.qmp.client import QmpClient
 from dynmem.units import MIB
 

@@ -32,7 +32,7 @@ EDGES: dict[str, set[str]] = {
 }
 PURE_ROOMS = ("wire", "vmbus", "dm", "conformance", "gmm", "policy")
 PURE_FILES = {  # what a step of the manager is made of; the rest of its room gathers facts and acts
-    f"manager/{name}.py"
+    f"manager/step/{name}.py"
     for name in (
         "changes",
         "claims",
@@ -48,7 +48,7 @@ PURE_FILES = {  # what a step of the manager is made of; the rest of its room ga
         "stalls",
         "standing",
         "status",
-        "step",
+        "manager",
     )
 }
 IMPURE_MODULES = {

@@ -12,8 +12,8 @@ import pytest
 
 from dynmem.errors import DeadlineError, NotPermittedError, RefusedError
 from dynmem.limits import API_CLIENTS_MAX, API_REQUEST_BYTES_MAX
-from dynmem.manager import client
-from dynmem.manager.api import ApiServer, Release, Request, Reserve, Status
+from dynmem.manager.api import client
+from dynmem.manager.api.server import ApiServer, Release, Request, Reserve, Status
 
 from .daemons import configured, managing
 

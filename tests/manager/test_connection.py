@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from dynmem.errors import LocalProtocolError, UnreachableError
-from dynmem.manager import connection as connection_module
-from dynmem.manager.backends import VIRTIO_RESERVE_BYTES
-from dynmem.manager.connection import VmConnection
-from dynmem.manager.facts import ABSENT, RUNNING, SILENT
-from dynmem.manager.monitor import Monitor
+from dynmem.manager.step.facts import ABSENT, RUNNING, SILENT
+from dynmem.manager.sweep import connection as connection_module
+from dynmem.manager.sweep.connection import VmConnection
+from dynmem.manager.sweep.demand import VIRTIO_RESERVE_BYTES
+from dynmem.manager.sweep.monitor import Monitor
 from dynmem.qmp.client import QmpClient
 
 from .vms import BALLOON, MEBIBYTE, MEMFD, FakeVm, kill, listening, look, look_until, qemu, stop

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from dynmem.manager.journal import FILE_NAME, Journal
+from dynmem.manager.journal.journal import FILE_NAME, Journal
 from dynmem.qmp.client import QmpClient
 
 from .daemons import DYNMEM, ObedientVm, RunningManager, configured, managing, vm_of

@@ -3,10 +3,10 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dynmem.manager.backends import BACKENDS, HV_BALLOON, VIRTIO_BALLOON, DemandTracker, Report
-from dynmem.manager.facts import Demand, Facts, HostFacts, VmFacts
-from dynmem.manager.journal import Action
-from dynmem.manager.recovery import Unfinished
+from dynmem.manager.journal.journal import Action
+from dynmem.manager.journal.recovery import Unfinished
+from dynmem.manager.step.facts import Demand, Facts, HostFacts, VmFacts
+from dynmem.manager.sweep.demand import BACKENDS, HV_BALLOON, VIRTIO_BALLOON, DemandTracker, Report
 from dynmem.units import GIB, MIB
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from dynmem.errors import RemoteProtocolError
-from dynmem.manager.connection import VmConnection
-from dynmem.manager.facts import ManagerSettings, VmConfig
-from dynmem.manager.memory import VmMemory, read_memory
-from dynmem.manager.monitor import Monitor
+from dynmem.manager.step.facts import ManagerSettings, VmConfig
+from dynmem.manager.sweep.connection import VmConnection
+from dynmem.manager.sweep.monitor import Monitor
+from dynmem.manager.sweep.sizes import VmMemory, read_memory
 from dynmem.qmp.client import QmpClient
 from dynmem.sim.obedient import ObedientHost
 from dynmem.units import GIB, MIB, NS_PER_S, format_size

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from dynmem.errors import RemoteProtocolError
-from dynmem.manager.host import allow_descriptors, read_host
-from dynmem.manager.process import Process
-from dynmem.manager.resident import ResidentMeter
+from dynmem.manager.sweep.host import allow_descriptors, read_host
+from dynmem.manager.sweep.process import Process
+from dynmem.manager.sweep.resident import ResidentMeter
 from dynmem.units import MIB
 
 HOLDER = """

@@ -2,8 +2,8 @@
 
 import pytest
 
-from dynmem.manager.facts import ManagerSettings, VmConfig
-from dynmem.manager.results import StepResult
+from dynmem.manager.step.facts import ManagerSettings, VmConfig
+from dynmem.manager.step.results import StepResult
 from dynmem.sim.obedient import ObedientHost
 from dynmem.units import GIB, MIB, NS_PER_S
 

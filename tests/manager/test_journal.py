@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from dynmem.errors import ConfigError, NotPermittedError, RefusedError
-from dynmem.manager.journal import FILE_NAME, Intent, Journal, JournalError, Standing
+from dynmem.manager.journal.journal import FILE_NAME, Intent, Journal, JournalError, Standing
+from dynmem.manager.journal.writer import JournalWriter
 from dynmem.manager.private import lock, private_folder
-from dynmem.manager.writer import JournalWriter
 
 
 def intent(vm: str = "web", target: int = 1 << 30) -> Intent:
@@ -45,7 +45,7 @@ def test_an_outcome_is_written_once(tmp_path: Path) -> None:
 
 def test_what_was_intended_survives_a_kill(tmp_path: Path) -> None:
     script = (
-        "import sys, time; from pathlib import Path; from dynmem.manager.journal import *\n"
+        "import sys, time; from pathlib import Path; from dynmem.manager.journal.journal import *\n"
         "journal = Journal(Path(sys.argv[1])); journal.intend([Intent('web', '1@2', 7, 'r', 'm')], 5)\n"
         "journal.stand(Standing('released', 'db'), 6)\n"
         "print('written', flush=True); time.sleep(60)\n"

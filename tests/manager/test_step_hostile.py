@@ -4,8 +4,8 @@ from random import Random
 
 import pytest
 
-from dynmem.manager.facts import Demand, Facts, HostFacts, ManagerSettings, VmConfig, VmFacts
 from dynmem.manager.step import Manager
+from dynmem.manager.step.facts import Demand, Facts, HostFacts, ManagerSettings, VmConfig, VmFacts
 from dynmem.units import GIB, MIB, NS_PER_S, PAGE_SIZE, pages_of
 
 STATES = ("running",) * 8 + ("paused", "silent", "absent", "migrating")

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dynmem.manager.facts import Demand, ManagerSettings, Priority, VmConfig
-from dynmem.manager.results import StepResult
-from dynmem.manager.safeguards import Safeguards
 from dynmem.manager.step import Manager
+from dynmem.manager.step.facts import Demand, ManagerSettings, Priority, VmConfig
+from dynmem.manager.step.results import StepResult
+from dynmem.manager.step.safeguards import Safeguards
 from dynmem.sim.obedient import ObedientHost
 from dynmem.units import GIB, MIB, NS_PER_S, PAGE_SIZE
 

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from dynmem.manager.facts import ManagerSettings, VmConfig
-from dynmem.manager.results import Reservation, StepResult
+from dynmem.manager.step.facts import ManagerSettings, VmConfig
+from dynmem.manager.step.results import Reservation, StepResult
 from dynmem.sim.obedient import ObedientHost
 from dynmem.units import GIB, MIB, NS_PER_S, PAGE_SIZE
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from dynmem.manager.facts import Demand, Facts, ManagerSettings, Priority, VmConfig
-from dynmem.manager.results import StepResult
+from dynmem.manager.step.facts import Demand, Facts, ManagerSettings, Priority, VmConfig
+from dynmem.manager.step.results import StepResult
 from dynmem.sim.obedient import ObedientHost
 from dynmem.units import GIB, MIB, NS_PER_S, PAGE_SIZE
 

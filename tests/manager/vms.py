@@ -14,8 +14,8 @@ from pathlib import Path
 
 from tests.sockets import is_listened_on
 
-from dynmem.manager.connection import VmConnection
-from dynmem.manager.facts import VmFacts
+from dynmem.manager.step.facts import VmFacts
+from dynmem.manager.sweep.connection import VmConnection
 
 MEBIBYTE = 1 << 20
 BALLOON = ("-device", "virtio-balloon-pci,id=balloon0")

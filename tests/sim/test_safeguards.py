@@ -2,7 +2,7 @@
 
 import pytest
 
-from dynmem.manager.safeguards import Safeguards
+from dynmem.manager.step.safeguards import Safeguards
 from dynmem.sim.cast import character, constant
 from dynmem.sim.guest import MIB_PAGES
 from dynmem.sim.invariants import InvariantError

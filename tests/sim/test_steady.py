@@ -2,8 +2,8 @@
 
 from random import Random
 
-from dynmem.manager.facts import ManagerSettings, VmConfig
-from dynmem.manager.safeguards import Safeguards
+from dynmem.manager.step.facts import ManagerSettings, VmConfig
+from dynmem.manager.step.safeguards import Safeguards
 from dynmem.sim.cast import character
 from dynmem.sim.guest import MIB_PAGES, Curve
 from dynmem.sim.obedient import ObedientHost

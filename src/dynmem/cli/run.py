@@ -44,7 +44,7 @@ def run(path: Path, *, check: bool) -> int:
     5 another manager has this socket or state folder, 130 Ctrl-C.
     """  # noqa: D301 - click reads the backspace as "do not wrap"
     from dynmem.manager.config import load, warnings
-    from dynmem.manager.host import read_host
+    from dynmem.manager.sweep.host import read_host
 
     config = load(path)
     for warning in warnings(config, read_host().mem_total_bytes):

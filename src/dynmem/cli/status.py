@@ -11,7 +11,8 @@ from typing import Any
 import click
 
 from dynmem.errors import ConfigError, ExitCode
-from dynmem.manager.client import ask, default_socket
+from dynmem.manager.api.client import ask
+from dynmem.manager.paths import default_socket
 from dynmem.units import NS_PER_S, format_size, parse_duration, parse_size
 
 _socket_option = click.option(

@@ -10,7 +10,7 @@ from dynmem.demo.guests import Guest
 from dynmem.demo.processes import Program
 from dynmem.demo.scenario import Scenario
 from dynmem.errors import UnreachableError
-from dynmem.manager import client
+from dynmem.manager.api import client
 from dynmem.units import NS_PER_S
 
 ANSWER_WAIT_S: Final = 10.0

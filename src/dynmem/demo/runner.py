@@ -24,7 +24,7 @@ from dynmem.demo.scenario import Scenario
 from dynmem.demo.shares import fix_share
 from dynmem.errors import DeadlineError, DynmemError, ExitCode
 from dynmem.lab.qemu import Accelerator
-from dynmem.manager import host
+from dynmem.manager.sweep import host
 from dynmem.units import NS_PER_S, PAGE_SIZE
 
 TICK_S: Final = 0.1

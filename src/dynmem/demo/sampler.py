@@ -5,8 +5,8 @@ import time
 from typing import Final
 
 from dynmem.errors import DynmemError
-from dynmem.manager.process import Process
-from dynmem.manager.resident import ResidentMeter
+from dynmem.manager.sweep.process import Process
+from dynmem.manager.sweep.resident import ResidentMeter
 
 INTERVAL_S: Final = 0.04
 """25 samples a second, so that a busy machine still gives the ten that are promised."""

@@ -10,7 +10,7 @@ import random
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
-from dynmem.manager.facts import Priority
+from dynmem.manager.step.facts import Priority
 from dynmem.units import MIB
 
 Kind = Literal["embedded", "qemu"]

@@ -40,8 +40,8 @@ from dynmem.limits import (
     UNIX_PATH_BYTES_MAX,
     WEIGHT_MAX,
 )
-from dynmem.manager.client import default_socket, default_state
-from dynmem.manager.facts import ManagerSettings, Mode, Priority, VmConfig
+from dynmem.manager.paths import default_socket, default_state
+from dynmem.manager.step.facts import ManagerSettings, Mode, Priority, VmConfig
 from dynmem.units import MIB, NS_PER_MS, NS_PER_S, PAGE_SIZE, format_size, parse_duration, parse_size
 
 PERIOD_NS_MIN: Final = 100 * NS_PER_MS

@@ -18,18 +18,18 @@ from typing import Final
 from dynmem import __version__
 from dynmem.errors import DynmemError, ExitCode, RemoteProtocolError
 from dynmem.limits import MANAGER_DESCRIPTORS, MANAGER_DESCRIPTORS_PER_VM
-from dynmem.manager.answers import Answers
-from dynmem.manager.api import ApiServer
+from dynmem.manager.api.answers import Answers
+from dynmem.manager.api.server import ApiServer
 from dynmem.manager.config import Config
-from dynmem.manager.connection import VmConnection
-from dynmem.manager.facts import ABSENT, Facts, HostFacts, VmFacts
-from dynmem.manager.host import allow_descriptors, read_host
-from dynmem.manager.journal import FAILED, SENT, UNKNOWN, Intent, Journal, JournalError
+from dynmem.manager.journal.journal import FAILED, SENT, UNKNOWN, Intent, Journal, JournalError
+from dynmem.manager.journal.recovery import Unfinished, take_over
+from dynmem.manager.journal.writer import JournalWriter
 from dynmem.manager.private import lock, private_folder
-from dynmem.manager.recovery import Unfinished, take_over
-from dynmem.manager.results import SetBalloon
 from dynmem.manager.step import Manager
-from dynmem.manager.writer import JournalWriter
+from dynmem.manager.step.facts import ABSENT, Facts, HostFacts, VmFacts
+from dynmem.manager.step.results import SetBalloon
+from dynmem.manager.sweep.connection import VmConnection
+from dynmem.manager.sweep.host import allow_descriptors, read_host
 from dynmem.qmp.errors import QmpCommandError
 from dynmem.units import NS_PER_S, format_size
 

@@ -3,7 +3,7 @@
 from random import Random
 from typing import Final
 
-from dynmem.manager.facts import Priority, VmConfig
+from dynmem.manager.step.facts import Priority, VmConfig
 from dynmem.sim.guest import MIB_PAGES, TICKS_PER_S, Character, Curve
 from dynmem.units import MIB, PAGE_SIZE
 

@@ -12,7 +12,7 @@ from typing import Final
 
 import msgspec
 
-from dynmem.manager.facts import Demand, VmConfig, VmFacts
+from dynmem.manager.step.facts import Demand, VmConfig, VmFacts
 from dynmem.units import MIB, NS_PER_S, PAGE_SIZE
 
 TICK_NS: Final = 100_000_000

@@ -7,9 +7,9 @@ sentence.
 import itertools
 from collections.abc import Mapping
 
-from dynmem.manager.facts import Facts, ManagerSettings
-from dynmem.manager.results import SetBalloon, StepResult
 from dynmem.manager.step import Manager
+from dynmem.manager.step.facts import Facts, ManagerSettings
+from dynmem.manager.step.results import SetBalloon, StepResult
 from dynmem.sim.guest import Guest
 from dynmem.units import PAGE_SIZE, format_pages, pages_of
 

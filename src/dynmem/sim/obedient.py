@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from dynmem.manager.facts import Demand, Facts, HostFacts, ManagerSettings, VmConfig, VmFacts
-from dynmem.manager.results import StepResult
-from dynmem.manager.safeguards import ALL_ON, Safeguards
 from dynmem.manager.step import Manager
+from dynmem.manager.step.facts import Demand, Facts, HostFacts, ManagerSettings, VmConfig, VmFacts
+from dynmem.manager.step.results import StepResult
+from dynmem.manager.step.safeguards import ALL_ON, Safeguards
 from dynmem.units import MIB
 
 REPORT_AGE_NS = 1

@@ -10,10 +10,10 @@ from typing import Final
 
 import msgspec
 
-from dynmem.manager.facts import Facts, HostFacts, ManagerSettings, VmConfig, VmFacts
-from dynmem.manager.results import StepResult
-from dynmem.manager.safeguards import ALL_ON, Safeguards
 from dynmem.manager.step import Manager
+from dynmem.manager.step.facts import Facts, HostFacts, ManagerSettings, VmConfig, VmFacts
+from dynmem.manager.step.results import StepResult
+from dynmem.manager.step.safeguards import ALL_ON, Safeguards
 from dynmem.sim.cast import CAST, draw_config, draw_curve
 from dynmem.sim.guest import MIB_PAGES, TICK_NS, TICKS_PER_S, Character, Curve, Guest
 from dynmem.sim.invariants import Invariants

@@ -5,10 +5,10 @@ In observe mode the same orders are made, with the same reasons, and nothing is 
 
 import msgspec
 
-from dynmem.manager.changes import ALREADY_HELD, Candidate, Change
-from dynmem.manager.claims import Claims
-from dynmem.manager.measured import MeasuredFree
-from dynmem.manager.record import Record
+from dynmem.manager.step.changes import ALREADY_HELD, Candidate, Change
+from dynmem.manager.step.claims import Claims
+from dynmem.manager.step.measured import MeasuredFree
+from dynmem.manager.step.record import Record
 from dynmem.units import format_pages, format_size
 
 

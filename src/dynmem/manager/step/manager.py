@@ -7,20 +7,20 @@ only from what is measured free in this very sweep; whoever has to wait for a sh
 
 from collections.abc import Iterable, Sequence
 
-from dynmem.manager.changes import Candidate, Change, choose_grants, choose_shrinks, growing
-from dynmem.manager.claims import Claims, limit_pages
-from dynmem.manager.facts import Facts, ManagerSettings, VmConfig
-from dynmem.manager.measured import Charge, MeasuredFree, measure
-from dynmem.manager.orders import Orders
-from dynmem.manager.record import Record
-from dynmem.manager.releases import Releases
-from dynmem.manager.reservations import Reservations
-from dynmem.manager.results import Reservation, ReservationState, SetBalloon, StepResult
-from dynmem.manager.roster import Roster
-from dynmem.manager.safeguards import ALL_ON, Safeguards, band_pages, margin_pages
-from dynmem.manager.stalls import find_stall, forgive
-from dynmem.manager.standing import Moment, Standing, standing_of
-from dynmem.manager.status import Seen, emergency_lines, status_of
+from dynmem.manager.step.changes import Candidate, Change, choose_grants, choose_shrinks, growing
+from dynmem.manager.step.claims import Claims, limit_pages
+from dynmem.manager.step.facts import Facts, ManagerSettings, VmConfig
+from dynmem.manager.step.measured import Charge, MeasuredFree, measure
+from dynmem.manager.step.orders import Orders
+from dynmem.manager.step.record import Record
+from dynmem.manager.step.releases import Releases
+from dynmem.manager.step.reservations import Reservations
+from dynmem.manager.step.results import Reservation, ReservationState, SetBalloon, StepResult
+from dynmem.manager.step.roster import Roster
+from dynmem.manager.step.safeguards import ALL_ON, Safeguards, band_pages, margin_pages
+from dynmem.manager.step.stalls import find_stall, forgive
+from dynmem.manager.step.standing import Moment, Standing, standing_of
+from dynmem.manager.step.status import Seen, emergency_lines, status_of
 from dynmem.policy import Plan, Snapshot, Vm, least_pages, plan
 from dynmem.units import PAGE_SIZE, format_pages, pages_covering, pages_of
 

@@ -5,9 +5,9 @@ from typing import Final, Literal
 
 import msgspec
 
-from dynmem.manager.facts import ABSENT, RUNNING, SILENT, ManagerSettings
-from dynmem.manager.record import Record
-from dynmem.manager.safeguards import EQUAL_SWEEPS, Safeguards, fresh_ns, tolerance_pages
+from dynmem.manager.step.facts import ABSENT, RUNNING, SILENT, ManagerSettings
+from dynmem.manager.step.record import Record
+from dynmem.manager.step.safeguards import EQUAL_SWEEPS, Safeguards, fresh_ns, tolerance_pages
 from dynmem.units import PAGE_SIZE, format_pages, format_size
 
 Kind = Literal["movable", "frozen", "released"]

@@ -17,8 +17,9 @@ from typing import Final
 
 from dynmem.errors import DeadlineError, DynmemError, RemoteProtocolError, UnreachableError
 from dynmem.limits import RECONNECT_PAUSE_S_MAX
-from dynmem.manager import backends
-from dynmem.manager.backends import (
+from dynmem.manager.step.facts import ABSENT, SILENT, VmFacts
+from dynmem.manager.sweep import demand as backends
+from dynmem.manager.sweep.demand import (
     BACKENDS,
     DemandTracker,
     Device,
@@ -27,11 +28,10 @@ from dynmem.manager.backends import (
     size,
     word,
 )
-from dynmem.manager.facts import ABSENT, SILENT, VmFacts
-from dynmem.manager.memory import VmMemory, read_base, read_memory
-from dynmem.manager.monitor import Monitor
-from dynmem.manager.process import Process, listener
-from dynmem.manager.resident import Resident, ResidentMeter
+from dynmem.manager.sweep.monitor import Monitor
+from dynmem.manager.sweep.process import Process, listener
+from dynmem.manager.sweep.resident import Resident, ResidentMeter
+from dynmem.manager.sweep.sizes import VmMemory, read_base, read_memory
 from dynmem.qmp.client import QmpClient
 from dynmem.qmp.errors import BusyError, QmpCommandError
 

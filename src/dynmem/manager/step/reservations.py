@@ -12,8 +12,8 @@ from typing import Final
 import msgspec
 
 from dynmem.limits import API_RESERVATIONS_MAX
-from dynmem.manager.claims import Claims
-from dynmem.manager.results import Reservation, ReservationState
+from dynmem.manager.step.claims import Claims
+from dynmem.manager.step.results import Reservation, ReservationState
 from dynmem.units import PAGE_SIZE, format_pages
 
 TAKEN_OVER: Final = "taken over by the VM"

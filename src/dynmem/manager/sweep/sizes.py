@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 from dynmem.errors import RemoteProtocolError
-from dynmem.manager.backends import BOOT_BYTES_MIN, HV_BALLOON, fields, size
-from dynmem.manager.monitor import Monitor
+from dynmem.manager.sweep.demand import BOOT_BYTES_MIN, HV_BALLOON, fields, size
+from dynmem.manager.sweep.monitor import Monitor
 from dynmem.qmp.errors import QmpCommandError
 
 DIMMS: Final = frozenset({"dimm", "nvdimm"})

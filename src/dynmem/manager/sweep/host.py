@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Final
 
 from dynmem.errors import RemoteProtocolError
-from dynmem.manager.facts import HostFacts
+from dynmem.manager.step.facts import HostFacts
 from dynmem.units import KIB
 
 MEMINFO: Final = Path("/proc/meminfo")

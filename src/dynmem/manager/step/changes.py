@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 import msgspec
 
-from dynmem.manager.record import Record
-from dynmem.manager.safeguards import BUFFER_SHARE, band_pages, cushion_pages
+from dynmem.manager.step.record import Record
+from dynmem.manager.step.safeguards import BUFFER_SHARE, band_pages, cushion_pages
 from dynmem.policy import HUGE_PAGES, LEVELS, Decision, Vm, fill, level_tops
 from dynmem.units import pages_of
 

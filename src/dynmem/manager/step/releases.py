@@ -10,13 +10,13 @@ cover it.
 
 from collections.abc import Iterable
 
-from dynmem.manager.changes import ALREADY_HELD, Change
-from dynmem.manager.claims import Claims
-from dynmem.manager.facts import ManagerSettings
-from dynmem.manager.orders import Orders
-from dynmem.manager.record import Record
-from dynmem.manager.safeguards import RELEASE_PERIODS
-from dynmem.manager.standing import Standing
+from dynmem.manager.step.changes import ALREADY_HELD, Change
+from dynmem.manager.step.claims import Claims
+from dynmem.manager.step.facts import ManagerSettings
+from dynmem.manager.step.orders import Orders
+from dynmem.manager.step.record import Record
+from dynmem.manager.step.safeguards import RELEASE_PERIODS
+from dynmem.manager.step.standing import Standing
 from dynmem.policy import HUGE_PAGES
 from dynmem.units import format_pages
 

@@ -6,8 +6,8 @@ move, and what was concluded from it.
 
 import msgspec
 
-from dynmem.manager.facts import VmConfig, VmFacts
-from dynmem.manager.safeguards import HOT_ADD_STEP_PAGES, PROGRESS_PAGES
+from dynmem.manager.step.facts import VmConfig, VmFacts
+from dynmem.manager.step.safeguards import HOT_ADD_STEP_PAGES, PROGRESS_PAGES
 from dynmem.policy import ANY, Sizes
 from dynmem.units import pages_covering, pages_of
 

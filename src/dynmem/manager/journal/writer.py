@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
-from dynmem.manager.journal import Journal, JournalError
+from dynmem.manager.journal.journal import Journal, JournalError
 
 T = TypeVar("T")
 

@@ -10,7 +10,7 @@ from typing import Final
 
 from dynmem.gmm import Account, BalloonAction, Gmm, OcPolicy
 from dynmem.gmm import Priority as GmmPriority
-from dynmem.manager.record import Record
+from dynmem.manager.step.record import Record
 from dynmem.units import pages_of
 
 PRIORITIES: Final = {"high": GmmPriority.HIGH, "normal": GmmPriority.NORMAL, "low": GmmPriority.LOW}

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from dynmem.manager.facts import HostFacts, ManagerSettings
+from dynmem.manager.step.facts import HostFacts, ManagerSettings
 from dynmem.units import format_pages, pages_covering, pages_of
 
 

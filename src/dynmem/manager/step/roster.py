@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from dynmem.manager.claims import Claims
-from dynmem.manager.facts import SILENT, Facts, ManagerSettings, VmConfig, VmFacts
-from dynmem.manager.measured import Charge, charge
-from dynmem.manager.record import Excess, Record
-from dynmem.manager.safeguards import EQUAL_SWEEPS, Safeguards, stall_ns
-from dynmem.manager.standing import fresh_report
+from dynmem.manager.step.claims import Claims
+from dynmem.manager.step.facts import SILENT, Facts, ManagerSettings, VmConfig, VmFacts
+from dynmem.manager.step.measured import Charge, charge
+from dynmem.manager.step.record import Excess, Record
+from dynmem.manager.step.safeguards import EQUAL_SWEEPS, Safeguards, stall_ns
+from dynmem.manager.step.standing import fresh_report
 from dynmem.units import format_pages, pages_of
 
 

@@ -6,9 +6,9 @@ Sizes are never taken from the journal. An open action is closed by looking: wha
 import time
 from collections.abc import Collection, Iterable
 
-from dynmem.manager.facts import ABSENT, SILENT, Facts, VmFacts
-from dynmem.manager.journal import REACHED, RELEASED, RESERVED, Action, Intent, Journal
+from dynmem.manager.journal.journal import REACHED, RELEASED, RESERVED, Action, Intent, Journal
 from dynmem.manager.step import Manager
+from dynmem.manager.step.facts import ABSENT, SILENT, Facts, VmFacts
 from dynmem.units import format_size
 
 

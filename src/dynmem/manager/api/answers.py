@@ -10,12 +10,12 @@ from typing import Final
 
 from dynmem import __version__
 from dynmem.errors import ConfigError, DeadlineError, RefusedError
-from dynmem.manager.api import WAIT_NS_MAX, Release, Request, Reserve, Status, TakeUp
+from dynmem.manager.api.server import WAIT_NS_MAX, Release, Request, Reserve, Status, TakeUp
 from dynmem.manager.config import Config, is_name
-from dynmem.manager.facts import VmFacts
-from dynmem.manager.journal import RELEASED, RESERVED, JournalError, Standing
+from dynmem.manager.journal.journal import RELEASED, RESERVED, JournalError, Standing
+from dynmem.manager.journal.writer import JournalWriter
 from dynmem.manager.step import Manager
-from dynmem.manager.writer import JournalWriter
+from dynmem.manager.step.facts import VmFacts
 from dynmem.units import NS_PER_S
 
 

@@ -12,8 +12,8 @@ from typing import Final, NamedTuple
 
 from dynmem.errors import RemoteProtocolError
 from dynmem.limits import QMP_NAME_MAX
-from dynmem.manager.facts import Demand
-from dynmem.manager.monitor import STATISTICS_INTERVAL, Monitor
+from dynmem.manager.step.facts import Demand
+from dynmem.manager.sweep.monitor import STATISTICS_INTERVAL, Monitor
 from dynmem.qmp.errors import QmpCommandError
 from dynmem.units import MIB
 

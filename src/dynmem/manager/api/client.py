@@ -31,22 +31,6 @@ _BY_CODE: dict[int, type[DynmemError]] = {
 }
 
 
-def default_socket() -> Path:
-    """Where a manager of this user answers unless its configuration says otherwise."""
-    if os.geteuid() == 0:
-        return Path("/run/dynmem/api.sock")
-    runtime = os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.geteuid()}"
-    return Path(runtime) / "dynmem" / "api.sock"
-
-
-def default_state() -> Path:
-    """Where a manager of this user keeps its journal unless its configuration says otherwise."""
-    if os.geteuid() == 0:
-        return Path("/var/lib/dynmem")
-    state = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
-    return Path(state) / "dynmem"
-
-
 def ask(path: Path, request: dict[str, Any], *, timeout_s: float = 5.0) -> dict[str, Any]:
     """Send one request and return its reply; a refusal is raised as the error that the manager meant."""
     try:

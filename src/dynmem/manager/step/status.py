@@ -4,15 +4,15 @@ from collections.abc import Mapping
 
 import msgspec
 
-from dynmem.manager.changes import Change
-from dynmem.manager.claims import Claims
-from dynmem.manager.facts import Facts, ManagerSettings
-from dynmem.manager.measured import Charge, MeasuredFree
-from dynmem.manager.record import Record
-from dynmem.manager.releases import Releases
-from dynmem.manager.reservations import Reservations
-from dynmem.manager.roster import Roster
-from dynmem.manager.standing import Standing
+from dynmem.manager.step.changes import Change
+from dynmem.manager.step.claims import Claims
+from dynmem.manager.step.facts import Facts, ManagerSettings
+from dynmem.manager.step.measured import Charge, MeasuredFree
+from dynmem.manager.step.record import Record
+from dynmem.manager.step.releases import Releases
+from dynmem.manager.step.reservations import Reservations
+from dynmem.manager.step.roster import Roster
+from dynmem.manager.step.standing import Standing
 from dynmem.policy import Decision, Plan
 from dynmem.units import PAGE_SIZE, format_size
 

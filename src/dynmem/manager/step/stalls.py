@@ -7,10 +7,10 @@ each time, if somebody is short; it is offered more again after such a pause, or
 beyond what it has. One that stopped because the next step of hot add would lead beyond the target is there.
 """
 
-from dynmem.manager.changes import ALREADY_HELD, Change
-from dynmem.manager.facts import ManagerSettings
-from dynmem.manager.record import Record, Stopped
-from dynmem.manager.safeguards import (
+from dynmem.manager.step.changes import ALREADY_HELD, Change
+from dynmem.manager.step.facts import ManagerSettings
+from dynmem.manager.step.record import Record, Stopped
+from dynmem.manager.step.safeguards import (
     PROGRESS_PAGES,
     RETRY_FIRST_PERIODS,
     RETRY_LONGEST_NS,

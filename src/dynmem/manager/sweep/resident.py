@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from dynmem.limits import PROC_DESCRIPTORS_MAX
-from dynmem.manager.process import Process
+from dynmem.manager.sweep.process import Process
 from dynmem.units import KIB, MIB
 
 RAM_FILE_BYTES_MIN: Final = 16 * MIB  # smaller shared files are ROMs, video memory and rings

@@ -22,7 +22,7 @@ import msgspec
 
 from dynmem.errors import DynmemError, ExitCode, NotPermittedError
 from dynmem.limits import API_CLIENTS_MAX, API_REQUEST_BYTES_MAX
-from dynmem.manager.process import listener
+from dynmem.manager.sweep.process import listener
 from dynmem.units import NS_PER_S
 
 LOG: Final = logging.getLogger(__name__)

@@ -1,0 +1,1 @@
+"""The journal: what must survive a restart, written before it is done."""

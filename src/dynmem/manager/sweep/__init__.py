@@ -1,0 +1,1 @@
+"""Gather facts: ask each monitor, measure each process, read the host."""
