@@ -101,7 +101,6 @@ class HotAddedMemory(AddedMemory, MemoryDevice):
         return self.added_bytes
 
     def get_memory_region(self) -> Container:
-        """The container."""
         return self._container
 
     def get_memslots(self) -> int:
@@ -110,7 +109,6 @@ class HotAddedMemory(AddedMemory, MemoryDevice):
 
     @property
     def decides_memslots(self) -> bool:
-        """It does."""
         return True
 
     def decide_memslots(self, limit: int) -> None:

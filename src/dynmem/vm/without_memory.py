@@ -11,24 +11,20 @@ class WithoutMemory(MemoryDevice):
 
     @property
     def identity(self) -> str | None:
-        """The id of the hv-balloon device."""
         return self._identity
 
     def get_addr(self) -> int:
-        """Nowhere."""
         return 0
 
     def set_addr(self, address: int) -> None:
-        """Never called, as there is nothing to place."""
+        # Never called: there is nothing to place.
         raise AssertionError(f"a device without memory was placed at {address:#x}")
 
     def get_memory_region(self) -> None:
-        """None."""
+        return None
 
     def device_info(self) -> DeviceInfo:
-        """What query-memory-devices says of it."""
         return DeviceInfo(kind="hv-balloon", identity=self._identity, max_size=0)
 
     def get_plugged_size(self) -> int:
-        """Nothing."""
         return 0

@@ -1,0 +1,135 @@
+"""What docs/style.md asks of docstrings, where ruff's D102 cannot: it would want one on every override."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+SOURCE = Path(__file__).resolve().parent.parent / "src" / "dynmem"
+
+
+class Method(NamedTuple):
+    """A public method of a public class.
+
+    Attributes:
+        place: File, line, class and name, for the report.
+        name: Its name.
+        bases: The names of the classes that its class derives from, directly.
+        docstring: Its docstring, if any.
+        accessory: Whether a property's setter, an overload or a `@override`: these never need a docstring.
+    """
+
+    place: str
+    name: str
+    bases: tuple[str, ...]
+    docstring: str | None
+    accessory: bool
+
+
+def classes_in(tree: ast.AST) -> Iterator[ast.ClassDef]:
+    """Yield every class, at any depth."""
+    yield from (node for node in ast.walk(tree) if isinstance(node, ast.ClassDef))
+
+
+def base_names(node: ast.ClassDef) -> tuple[str, ...]:
+    """Return the last names of a class's bases: `msgspec.Struct` is Struct, `Store[int]` is Store."""
+    plain = [base.value if isinstance(base, ast.Subscript) else base for base in node.bases]
+    return tuple(base.attr if isinstance(base, ast.Attribute) else getattr(base, "id", "") for base in plain)
+
+
+def methods_of(node: ast.ClassDef, place: str) -> Iterator[Method]:
+    """Yield the public methods of a class."""
+    for item in node.body:
+        if not isinstance(item, ast.FunctionDef | ast.AsyncFunctionDef) or item.name.startswith("_"):
+            continue
+        marks = {ast.unparse(mark).rpartition(".")[2] for mark in item.decorator_list}
+        yield Method(
+            f"{place}:{item.lineno} {node.name}.{item.name}",
+            item.name,
+            base_names(node),
+            ast.get_docstring(item),
+            bool(marks & {"setter", "overload", "override"}),
+        )
+
+
+def undocumented(sources: dict[str, str]) -> list[str]:
+    """Return the places of methods that lack a docstring and that no base or protocol documents for them."""
+    trees = {place: ast.parse(text) for place, text in sources.items()}
+    bases: dict[str, set[str]] = {}
+    documented: dict[str, set[str]] = {}
+    methods: list[Method] = []
+    protocols: set[str] = set()
+    for place, tree in trees.items():
+        for node in classes_in(tree):
+            own = list(methods_of(node, place))
+            bases.setdefault(node.name, set()).update(base_names(node))
+            said = {method.name for method in own if method.docstring}
+            documented.setdefault(node.name, set()).update(said)
+            if "Protocol" in base_names(node):
+                protocols |= said
+            if not node.name.startswith("_"):
+                methods += own
+
+    def says_it(name: str, base: str, seen: frozenset[str] = frozenset()) -> bool:
+        if base in seen:
+            return False
+        return name in documented.get(base, ()) or any(
+            says_it(name, above, seen | {base}) for above in bases.get(base, ())
+        )
+
+    return [
+        method.place
+        for method in methods
+        if not method.docstring
+        and not method.accessory
+        and method.name not in protocols
+        and not any(says_it(method.name, base) for base in method.bases)
+    ]
+
+
+def fillers(sources: dict[str, str]) -> list[str]:
+    """Return the places of docstrings of a single word: they feed a linter and nobody else."""
+    return [
+        f"{place}:{node.lineno} {node.name}"
+        for place, text in sources.items()
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and (docstring := ast.get_docstring(node)) is not None
+        and len(docstring.split()) < 2
+    ]
+
+
+def our_sources() -> dict[str, str]:
+    """Return every module's text by its path below src/dynmem."""
+    return {str(path.relative_to(SOURCE)): path.read_text() for path in sorted(SOURCE.rglob("*.py"))}
+
+
+def test_every_public_method_has_a_docstring_or_a_base_or_protocol_that_says_it() -> None:
+    assert undocumented(our_sources()) == []
+
+
+def test_no_docstring_is_a_single_word() -> None:
+    assert fillers(our_sources()) == []
+
+
+STORE = """
+class Store(Protocol):
+    def add(self): "Add the pages."
+class Base:
+    def close(self): "Close the file."
+class Middle(Base): ...
+"""
+
+
+def test_a_method_without_a_docstring_is_found_unless_a_base_or_protocol_documents_it() -> None:
+    mine = "class Mine(Middle):\n    def add(self): ...\n    def close(self): ...\n    def lone(self): ...\n"
+    assert undocumented({"store.py": STORE, "mine.py": mine}) == ["mine.py:4 Mine.lone"]
+
+
+def test_the_same_name_in_an_unrelated_class_excuses_no_method() -> None:
+    other = "class Other:\n    def close(self): ...\n"
+    assert undocumented({"store.py": STORE, "other.py": other}) == ["other.py:2 Other.close"]
+
+
+def test_a_docstring_of_one_word_is_found() -> None:
+    assert fillers({"a.py": 'def f():\n    "Nothing."\ndef g():\n    "Return it."\n'}) == ["a.py:1 f"]
