@@ -123,11 +123,14 @@ class _NoPages:
 
     removed_pages = available_pages = committed_pages = 0
 
-    def give_up(self, ranges: bytes) -> GivenUp:
+    def add_given(self, ranges: bytes) -> GivenUp:
         return GivenUp(0, 0, 0)
 
-    def take_back(self, max_pages: int, max_ranges: int) -> bytes:
+    def remove_for_guest(self, max_pages: int, max_ranges: int) -> bytes:
         return b""
+
+    def undo(self, ranges: bytes) -> None:
+        raise AssertionError(ranges)
 
     def allocate_for_balloon(self, pages: int) -> bytes:
         return b""

@@ -220,8 +220,8 @@ class CountsPagesOutsideMemory(OurHost):
         def removed_pages(self) -> int:
             return len(self.pages) + self.strange
 
-        def give_up(self, ranges: bytes) -> GivenUp:
-            given = super().give_up(ranges)
+        def add_given(self, ranges: bytes) -> GivenUp:
+            given = super().add_given(ranges)
             self.strange += given.rejected
             return given
 

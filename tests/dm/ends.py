@@ -37,7 +37,7 @@ class PlainStore:
     def removed_pages(self) -> int:
         return len(self.pages)
 
-    def give_up(self, batch: bytes) -> GivenUp:
+    def add_given(self, batch: bytes) -> GivenUp:
         new = duplicates = rejected = 0
         starts, counts = ranges.unpack(batch)
         for start, count in zip(starts.tolist(), counts.tolist(), strict=True):
@@ -52,10 +52,15 @@ class PlainStore:
                     self.pages.add(page)
         return GivenUp(new, duplicates, rejected)
 
-    def take_back(self, max_pages: int, max_ranges: int) -> bytes:
+    def remove_for_guest(self, max_pages: int, max_ranges: int) -> bytes:
         taken = sorted(self.pages)[: min(max_pages, max_ranges)]
         self.pages.difference_update(taken)
         return packed(*((page, 1) for page in taken))
+
+    def undo(self, batch: bytes) -> None:
+        pages = pages_in(batch)
+        assert self.pages.isdisjoint(pages)
+        self.pages.update(pages)
 
 
 class SetStore:
@@ -68,12 +73,15 @@ class SetStore:
     def removed_pages(self) -> int:
         return len(self.pages)
 
-    def give_up(self, batch: bytes) -> GivenUp:
+    def add_given(self, batch: bytes) -> GivenUp:
         added = self.pages.add(batch)
         return GivenUp(added.new, added.duplicates, added.rejected)
 
-    def take_back(self, max_pages: int, max_ranges: int) -> bytes:
+    def remove_for_guest(self, max_pages: int, max_ranges: int) -> bytes:
         return self.pages.take(max_pages, max_ranges)
+
+    def undo(self, batch: bytes) -> None:
+        assert self.pages.add(batch).duplicates == 0
 
 
 class PlainSource:
@@ -108,21 +116,21 @@ class PlainSource:
 
     def backed(self, reserved: Reservation) -> Reservation | None:
         if self.without_memory:
-            self.take_back()
+            self.cancel()
             return None
         return reserved
 
-    def added(self, pages: int) -> None:
+    def confirm(self, pages: int) -> None:
         taken, self.reserved = self.reserved[:pages], self.reserved[pages:]
         assert len(taken) == pages
         self.given.update(taken)
 
-    def take_back(self) -> None:
+    def cancel(self) -> None:
         assert self.reserved
         self.free.update(self.reserved)
         self.reserved = []
 
-    def give_back(self, batch: bytes) -> GivenUp:
+    def remove(self, batch: bytes) -> GivenUp:
         pages = pages_in(batch)
         back = self.given.intersection(pages)
         self.given -= back

@@ -305,8 +305,8 @@ class Refusing(PlainStore):
 
     can_have = 0
 
-    def take_back(self, max_pages: int, max_ranges: int) -> bytes:
-        ranges = super().take_back(min(max_pages, self.can_have), max_ranges)
+    def remove_for_guest(self, max_pages: int, max_ranges: int) -> bytes:
+        ranges = super().remove_for_guest(min(max_pages, self.can_have), max_ranges)
         self.can_have -= len(pages_in(ranges))
         return ranges
 

@@ -33,13 +33,13 @@ class Region:
     def backed(self, reserved: Reservation) -> Reservation | None:
         return reserved
 
-    def added(self, pages: int) -> None:
+    def confirm(self, pages: int) -> None:
         self.added_pages += pages
 
-    def take_back(self) -> None:
+    def cancel(self) -> None:
         raise AssertionError("the guest took all of it")
 
-    def give_back(self, batch: bytes) -> GivenUp:
+    def remove(self, batch: bytes) -> GivenUp:
         raise AssertionError("nothing is removed")
 
 

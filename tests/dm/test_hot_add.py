@@ -219,10 +219,10 @@ class LargeSource(PlainSource):
     def reserve(self, pages: int, alignment: int, end: int) -> Reservation | None:
         return Reservation(self.start, pages)
 
-    def added(self, pages: int) -> None:
+    def confirm(self, pages: int) -> None:
         self.count += pages
 
-    def take_back(self) -> None:
+    def cancel(self) -> None:
         raise AssertionError("it was all taken")
 
 
@@ -256,7 +256,7 @@ def test_a_target_that_changes_leaves_the_rest_of_a_hot_add_unasked() -> None:
     played.host.set_target(1000 + 2 * DM_HOT_ADD_CHUNK_PAGES, played.now)
     played.sent()
     assert isinstance(source_of(played), LargeSource)
-    source_of(played).take_back = lambda: None  # type: ignore[method-assign]
+    source_of(played).cancel = lambda: None  # type: ignore[method-assign]
     played.host.set_target(1000 + DM_HOT_ADD_CHUNK_PAGES, played.now)
     played.says(dm.HotAddResponse(9, DM_HOT_ADD_CHUNK_PAGES, 1))
     assert played.sent() is None
@@ -454,7 +454,7 @@ def test_a_dimm_that_comes_counts_as_memory_and_one_that_goes_does_not(played: P
 def test_an_unballoon_that_was_offered_is_built_anew_when_its_pages_are_the_guests_no_more(
     played: PlayedHost,
 ) -> None:
-    played.store.give_up(packed((100, 8), (900, 8)))
+    played.store.add_given(packed((100, 8), (900, 8)))
     played.host.set_target(1000, played.now)
     assert played.host.takes_pages_next
     offered = played.host.next_message()

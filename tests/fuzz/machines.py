@@ -263,22 +263,25 @@ class Store:
     def removed_pages(self) -> int:
         return len(self.set)
 
-    def give_up(self, batch: bytes) -> GivenUp:
+    def add_given(self, batch: bytes) -> GivenUp:
         added = self.set.add(batch)
         return GivenUp(added.new, added.duplicates, added.rejected)
 
-    def take_back(self, max_pages: int, max_ranges: int) -> bytes:
+    def remove_for_guest(self, max_pages: int, max_ranges: int) -> bytes:
         return self.set.take(max_pages, max_ranges)
+
+    def undo(self, batch: bytes) -> None:
+        assert self.set.add(batch).duplicates == 0
 
 
 class Source(PlainSource):
     """Memory to add that looks at no page of ranges outside it, however long they are."""
 
-    def give_back(self, batch: bytes) -> GivenUp:
+    def remove(self, batch: bytes) -> GivenUp:
         starts, counts = ranges.unpack(batch)
         inside = (starts >= GUEST_PAGES) & (starts + counts <= GUEST_PAGES + ADDED_PAGES)
         outside = int(counts[~inside].sum())
-        back = super().give_back(ranges.pack(starts[inside], counts[inside]))
+        back = super().remove(ranges.pack(starts[inside], counts[inside]))
         return GivenUp(back.new, back.duplicates, back.rejected + outside)
 
 

@@ -68,7 +68,7 @@ class Machine:
     def removed_pages(self) -> int:
         return len(self.given_up)
 
-    def give_up(self, ranges: bytes) -> GivenUp:
+    def add_given(self, ranges: bytes) -> GivenUp:
         self.responses.append(ranges)
         added = self.given_up.add(ranges)
         starts, counts = page_ranges.unpack(added.coalesced)
@@ -79,8 +79,11 @@ class Machine:
             Discarder(self.added).discard(above)
         return GivenUp(added.new, added.duplicates, added.rejected)
 
-    def take_back(self, max_pages: int, max_ranges: int) -> bytes:
+    def remove_for_guest(self, max_pages: int, max_ranges: int) -> bytes:
         return self.given_up.take(max_pages, max_ranges)
+
+    def undo(self, ranges: bytes) -> None:
+        self.given_up.add(ranges)
 
     # what the guest asks of its hypervisor
 

@@ -46,7 +46,7 @@ class Accounts:
         self.given: set[int] = set()
         self.guest_only: set[int] = set()
 
-    def give_up(self, ranges: bytes) -> None:
+    def add_given(self, ranges: bytes) -> None:
         new = duplicates = rejected = 0
         seen: set[int] = set()
         for page in pages_of(ranges):
@@ -58,10 +58,10 @@ class Accounts:
             else:
                 rejected += 1
             seen.add(page)
-        assert self.pages.give_up(ranges) == GivenUp(new, duplicates, rejected)
+        assert self.pages.add_given(ranges) == GivenUp(new, duplicates, rejected)
 
-    def take_back(self, pages: int, ranges: int) -> None:
-        taken = self.pages.take_back(pages, ranges)
+    def remove_for_guest(self, pages: int, ranges: int) -> None:
+        taken = self.pages.remove_for_guest(pages, ranges)
         back = pages_of(taken)
         assert len(taken) // 8 <= ranges
         assert len(back) <= pages
@@ -103,9 +103,9 @@ def test_accounts_of_several_memories_do_what_plain_sets_of_pages_do(
     accounts = Accounts()
     for step, arguments in done:
         if step == "give":
-            accounts.give_up(packed(*arguments))  # type: ignore[arg-type]
+            accounts.add_given(packed(*arguments))  # type: ignore[arg-type]
         elif step == "take":
-            accounts.take_back(*arguments)
+            accounts.remove_for_guest(*arguments)
         else:
             accounts.discard(flush=bool(arguments[0]), failed=bool(arguments[1]))
         accounts.check()
@@ -113,35 +113,35 @@ def test_accounts_of_several_memories_do_what_plain_sets_of_pages_do(
 
 def test_a_range_that_runs_over_several_memories_and_the_gaps_between_them_counts_for_what_is_there() -> None:
     accounts = Accounts()
-    given = accounts.pages.give_up(packed((90, 200)))
+    given = accounts.pages.add_given(packed((90, 200)))
     assert given == GivenUp(10 + DIMM + ADDED // 2, 0, 200 - 10 - DIMM - ADDED // 2)
 
 
 def test_a_dimm_takes_what_was_given_up_of_it_along() -> None:
     accounts = Accounts()
-    accounts.pages.give_up(packed((95, 1), (DIMM_AT, 10)))
+    accounts.pages.add_given(packed((95, 1), (DIMM_AT, 10)))
     accounts.pages.unplug(accounts.dimm)
     assert accounts.pages.removed_pages == 1
-    assert accounts.pages.take_back(100, 100) == packed((95, 1))
-    assert accounts.pages.give_up(packed((DIMM_AT, 10))).rejected == 10
+    assert accounts.pages.remove_for_guest(100, 100) == packed((95, 1))
+    assert accounts.pages.add_given(packed((DIMM_AT, 10))).rejected == 10
 
 
 def test_nothing_is_taken_back_while_a_discard_of_any_memory_is_in_flight() -> None:
     accounts = Accounts()
-    accounts.pages.give_up(packed((10, 5), (DIMM_AT, 1)))
+    accounts.pages.add_given(packed((10, 5), (DIMM_AT, 1)))
     for discard in accounts.pages.due(flush=True):
-        assert not accounts.pages.may_take_back
+        assert not accounts.pages.may_remove
         with pytest.raises(AssertionError):
-            accounts.pages.take_back(1, 1)
+            accounts.pages.remove_for_guest(1, 1)
         discard.memory.done(discard, failed=False)
-    assert accounts.pages.take_back(9, 9) == packed((10, 5), (DIMM_AT, 1))
+    assert accounts.pages.remove_for_guest(9, 9) == packed((10, 5), (DIMM_AT, 1))
 
 
 def test_a_page_whose_discard_failed_is_the_hosts_when_a_later_one_succeeds() -> None:
     accounts = Accounts()
-    accounts.give_up(packed((10, 5)))
+    accounts.add_given(packed((10, 5)))
     accounts.discard(flush=True, failed=True)
-    accounts.give_up(packed((10, 6)))
+    accounts.add_given(packed((10, 6)))
     accounts.discard(flush=True, failed=False)
     accounts.check()
     assert accounts.pages.removed_guest_pages == 0
@@ -151,10 +151,10 @@ def test_pages_of_huge_backing_are_discarded_only_as_whole_huge_pages() -> None:
     pages = GuestPages(lambda: 0)
     memory = Memory(0, 2048, 2 * MIB)
     pages.plug(memory)
-    pages.give_up(packed((0, 511), (600, 5)))
+    pages.add_given(packed((0, 511), (600, 5)))
     assert pages.due(flush=True) == []
     assert pages.deadline_ns() is None  # nothing but the guest changes that
-    pages.give_up(packed((511, 1)))
+    pages.add_given(packed((511, 1)))
     (discard,) = pages.due(flush=False)
     assert discard.ranges == packed((0, 512))
 
@@ -162,15 +162,15 @@ def test_pages_of_huge_backing_are_discarded_only_as_whole_huge_pages() -> None:
 def test_pages_that_only_wait_to_be_discarded_may_go_back_and_are_not_discarded_then() -> None:
     pages = GuestPages(lambda: 0)
     pages.plug(Memory(0, 2048))
-    pages.give_up(packed((0, 3), (600, 5)))
-    assert pages.take_back(3, 9) == packed((0, 3))
+    pages.add_given(packed((0, 3), (600, 5)))
+    assert pages.remove_for_guest(3, 9) == packed((0, 3))
     (discard,) = pages.due(flush=True)
     assert discard.ranges == packed((600, 5))
 
 
 def test_half_a_range_is_the_peers_fault() -> None:
     with pytest.raises(RemoteProtocolError):
-        Accounts().pages.give_up(b"12345678abc")
+        Accounts().pages.add_given(b"12345678abc")
 
 
 def test_a_long_range_over_many_dimms_costs_a_piece_a_dimm_however_often_it_is_named() -> None:
@@ -179,7 +179,7 @@ def test_a_long_range_over_many_dimms_costs_a_piece_a_dimm_however_often_it_is_n
         pages.plug(Memory(number << 16, 1 << 15))
     whole = (0, (1 << 24) - 1)
     named = 500 * whole[1]
-    given = pages.give_up(packed(*[whole] * 500))
+    given = pages.add_given(packed(*[whole] * 500))
     assert given == GivenUp(256 << 15, named - whole[1], whole[1] - (256 << 15))
     assert sum(len(discard.ranges) for discard in pages.due(flush=True)) <= 8 * 256
 
@@ -208,7 +208,7 @@ def in_a_pool(left: int, blocks: int = 8) -> tuple[GuestPages, Pool]:
     pages = GuestPages(lambda: 0)
     memory = Memory(1000, blocks * 512, 512 * PAGE_SIZE, reserve=pool.reserve)
     pages.plug(memory)
-    pages.give_up(packed((1000, blocks * 512 - 12)))
+    pages.add_given(packed((1000, blocks * 512 - 12)))
     (discard,) = pages.due(flush=True)
     pool.bare = {page // 512 for page in pages_of(discard.ranges)}
     assert pool.bare == set(range(blocks - 1))
@@ -218,34 +218,34 @@ def in_a_pool(left: int, blocks: int = 8) -> tuple[GuestPages, Pool]:
 
 def test_huge_pages_that_the_host_has_not_stay_in_the_balloon_and_what_is_behind_them_goes_back() -> None:
     pages, pool = in_a_pool(left=2)
-    back = pages_of(pages.take_back(3000, 10))
+    back = pages_of(pages.remove_for_guest(3000, 10))
     assert len(back) == 2 * 512 + 500  # two that were had, and the one that was never discarded
     assert {page - 1000 for page in back} >= set(range(7 * 512, 7 * 512 + 500))
     assert pages.removed_pages == 5 * 512
-    assert pages.take_back(3000, 10) == b""
+    assert pages.remove_for_guest(3000, 10) == b""
     assert pages.unreserved_pages() == 5 * 512
     pool.left = 5
     assert pages.unreserved_pages() == 0
-    assert len(pages_of(pages.take_back(3000, 10))) == 5 * 512
+    assert len(pages_of(pages.remove_for_guest(3000, 10))) == 5 * 512
     assert pages.removed_pages == 0
 
 
 def test_no_more_ranges_go_back_than_a_message_has_room_for_though_refusals_cut_them() -> None:
     pages, pool = in_a_pool(left=0)
     pool.bare = {1, 3, 5}
-    first = pages.take_back(8 * 512, 2)
+    first = pages.remove_for_guest(8 * 512, 2)
     assert first == packed((1000, 512), (1000 + 1024, 512))
-    assert pages.take_back(8 * 512, 2) == packed((1000 + 2048, 512), (1000 + 3072, 1012))
+    assert pages.remove_for_guest(8 * 512, 2) == packed((1000 + 2048, 512), (1000 + 3072, 1012))
     assert pages.removed_pages == 3 * 512
 
 
 def test_what_is_refused_of_pages_whose_discard_failed_stays_in_both_accounts() -> None:
     pages, pool = in_a_pool(left=0)
-    pages.give_up(packed((1000 + 8 * 512 - 12, 12)))
+    pages.add_given(packed((1000 + 8 * 512 - 12, 12)))
     (discard,) = pages.due(flush=True)
     discard.memory.done(discard, failed=True)
     pool.bare.add(7)
-    assert pages.take_back(10000, 10) == b""
+    assert pages.remove_for_guest(10000, 10) == b""
     assert (pages.removed_pages, pages.removed_guest_pages) == (8 * 512, 512)
 
 

@@ -177,7 +177,7 @@ async def test_a_guest_is_told_the_most_memory_that_it_will_have_and_no_page_abo
     assert rig.device.host.capabilities is not None
     memory = rig.plugged.memory
     assert memory.reserve(4 * UNIT, UNIT, FIRST + 2 * UNIT) == (FIRST, 2 * UNIT)
-    memory.take_back()
+    memory.cancel()
     assert memory.reserve(4 * UNIT, UNIT, FIRST) is None
 
 

@@ -351,7 +351,7 @@ def test_what_the_guest_writes_to_a_page_that_it_wanted_back_during_its_discard_
 
 
 def test_it_is_lost_when_pages_go_back_without_waiting_for_discards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(GuestPages, "may_take_back", property(lambda _: True))
+    monkeypatch.setattr(GuestPages, "may_remove", property(lambda _: True))
     monkeypatch.setattr(PendingDiscards, "withdraw", lambda *_: None)  # which would refuse
     loop = asyncio.new_event_loop()
     assert written_and_read(loop) == bytes(PAGE_SIZE)

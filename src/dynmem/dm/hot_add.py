@@ -96,7 +96,7 @@ class HotAdd:
         if message.page_count > asked:
             odd = (f"the guest added {message.page_count} pages where {asked} were offered",)
         if added:
-            self._source.added(added)
+            self._source.confirm(added)
         self._is_out, self._open = False, 0
         self._start += added
         self.left -= added
@@ -111,13 +111,13 @@ class HotAdd:
     def finished(self) -> HostEvent:
         """How it went; what the guest has not taken is free again."""
         if self.left:
-            self._source.take_back()
+            self._source.cancel()
         return HotAddFinished(self.asked, self._got)
 
     def abandon(self) -> None:
         """A request without an answer may have been followed: those pages are the guest's."""
         if self._is_out:
-            self._source.added(self._open)
+            self._source.confirm(self._open)
             self.left -= self._open
         if self.left:
-            self._source.take_back()
+            self._source.cancel()

@@ -104,7 +104,7 @@ class Balloon:
         """Enter pages: all that come, also those beyond what was asked for."""
         assert isinstance(message, dm.BalloonResponse)
         pages = page_count(message.ranges)
-        given = self._store.give_up(message.ranges) if message.ranges else GivenUp(0, 0, 0)
+        given = self._store.add_given(message.ranges) if message.ranges else GivenUp(0, 0, 0)
         odd = []
         if given.duplicates or given.rejected:
             odd.append(
@@ -153,7 +153,7 @@ class Unballoon:
     def build(self, trans_id: int, *, is_cut: bool) -> dm.Message:
         """The next part."""
         amount = min(self.left, DM_UNBALLOON_CHUNK_PAGES)
-        self._ranges = self._store.take_back(amount, DM_RANGES_PER_MESSAGE)
+        self._ranges = self._store.remove_for_guest(amount, DM_RANGES_PER_MESSAGE)
         self.held_pages = page_count(self._ranges)
         self.left -= self.held_pages
         more = self.left > 0 and self._store.removed_pages > 0
@@ -184,7 +184,7 @@ class Unballoon:
     def withdraw(self) -> None:
         """The request that was built is not to be sent: its pages are in the store again."""
         if self._ranges:
-            self._store.give_up(self._ranges)
+            self._store.undo(self._ranges)
         self.left += self.held_pages
         self.held_pages, self._ranges = 0, b""
 
@@ -226,7 +226,7 @@ class HotRemove:
     def answered(self, message: dm.Message) -> Answered:
         """Enter one answer: pages come back for good only where they were hot-added before."""
         assert isinstance(message, dm.HotRemoveResponse)
-        taken = self._source.give_back(message.ranges) if message.ranges else GivenUp(0, 0, 0)
+        taken = self._source.remove(message.ranges) if message.ranges else GivenUp(0, 0, 0)
         self._got += taken.new
         lost = taken.duplicates + taken.rejected
         odd = (f"the guest gave up {lost} pages for good that were not added to it",) if lost else ()

@@ -1,13 +1,14 @@
 """What the owner of the host's end keeps for it: the pages that the guest gave up, and memory to add.
 
-The protocol machine asks and counts; which pages there are, and whether memory is mapped, is its owner's.
+The protocol machine asks and counts. Which pages there are, and whether memory is mapped, is the owner's
+business.
 """
 
 from typing import NamedTuple, Protocol
 
 
 class GivenUp(NamedTuple):
-    """What became of a batch of ranges that the guest gave up; pages, which add up to those of the batch."""
+    """What became of a batch of ranges from the guest, in pages; the three add up to those in the batch."""
 
     new: int
     duplicates: int
@@ -15,21 +16,24 @@ class GivenUp(NamedTuple):
 
 
 class PageStore(Protocol):
-    """The pages that the guest has given up and not got back, kept by the device."""
+    """The pages that the guest has given up and not got back: those in the balloon."""
 
     @property
     def removed_pages(self) -> int:
-        """How many pages there are."""
+        """The number of pages in the balloon."""
 
-    def give_up(self, ranges: bytes) -> GivenUp:
-        """Enter what the guest gave up. Must not raise for anything a guest can send."""
+    def add_given(self, ranges: bytes) -> GivenUp:
+        """Add pages that the guest gave up. Must not raise for anything a guest can send."""
 
-    def take_back(self, max_pages: int, max_ranges: int) -> bytes:
-        """Take out pages for the guest, so many at most; b"" when there are none."""
+    def remove_for_guest(self, max_pages: int, max_ranges: int) -> bytes:
+        """Remove pages to give back to the guest, at most `max_pages` of them; b"" when there are none."""
+
+    def undo(self, ranges: bytes) -> None:
+        """Put back what `remove_for_guest` returned: it was never sent, so the guest still has not got it."""
 
 
 class Reservation(NamedTuple):
-    """New memory that is set aside for one hot add, in pages."""
+    """New memory that is reserved for one hot add, in pages."""
 
     start: int
     pages: int
@@ -38,37 +42,37 @@ class Reservation(NamedTuple):
 class HotAddSource(Protocol):
     """New memory for the guest, kept by a memory device. There is one reservation at a time.
 
-    What was posted in a request is the guest's until the machine is reset, unless the guest says that it has
-    not taken it. The owner frees everything at a reset, before it tells the protocol machine.
+    What was posted in a request belongs to the guest until the machine is reset, unless the guest says that
+    it did not take it. At a reset the owner frees everything before it resets the protocol machine.
     """
 
     @property
     def added_pages(self) -> int:
-        """Pages that the guest has beyond its boot memory, those that it gave up since among them."""
+        """Pages that the guest has beyond its boot memory, including those that it gave up since."""
 
     def reserve(self, pages: int, alignment: int, end: int) -> Reservation | None:
-        """Set memory aside and begin to map it: at most `pages`, none at or above page `end`.
+        """Reserve memory and begin to map it: at most `pages`, all below page `end`.
 
         Start and length are multiples of `alignment` pages. None when there is no such memory.
         """
 
     def is_mapped(self) -> bool:
-        """Whether the guest's hardware has all of the reservation; the owner then calls `tick`."""
+        """Whether the guest's hardware has all of the reservation; the owner calls `tick` when it has."""
 
     def backed(self, reserved: Reservation) -> Reservation | None:
-        """What of the reservation, once it is mapped, the host has memory for, in one piece.
+        """Reduce the mapped reservation to one piece that the host has memory for, and return that.
 
-        The rest is free again; None: all of it is. Start and length keep the alignment.
+        The rest is free again; None if there is no such piece. Start and length keep the alignment.
         """
 
-    def added(self, pages: int) -> None:
-        """The first so many pages of what is left of the reservation are the guest's."""
+    def confirm(self, pages: int) -> None:
+        """Give the guest the first `pages` pages of what is left of the reservation: it has added them."""
 
-    def take_back(self) -> None:
-        """What is left of the reservation is free again: the guest has not taken it."""
+    def cancel(self) -> None:
+        """Free what is left of the reservation: the guest did not take it."""
 
-    def give_back(self, ranges: bytes) -> GivenUp:
-        """Take pages back for good that were added; others, and those in the balloon, are rejected.
+    def remove(self, ranges: bytes) -> GivenUp:
+        """Remove added pages permanently; rejects pages that were not added and those in the balloon.
 
         Must not raise for anything a guest can send.
         """

@@ -152,8 +152,8 @@ class Memory:
         """Whether pages that the guest gave for good are still to be discarded, or being so."""
         return self._is_freeing or len(self._freed) > 0
 
-    def give_up(self, starts: U64Array, ends: U64Array, now_ns: int) -> tuple[int, int]:
-        """Enter pages that are the guest's: how many are new, how many were given up before."""
+    def add_given(self, starts: U64Array, ends: U64Array, now_ns: int) -> tuple[int, int]:
+        """Add pages that the guest gave up: returns how many are new, how many were given up before."""
         added = self.given.add(page_ranges.pack(starts, ends - starts))
         if added.new:
             self.pending.add(added.coalesced, now_ns)
@@ -297,12 +297,12 @@ class GuestPages:
         return any(memory.is_discarding for memory in self._memories)
 
     @property
-    def may_take_back(self) -> bool:
-        """Whether pages can go back to the guest: not while a discard may still hit one."""
+    def may_remove(self) -> bool:
+        """Whether `remove_for_guest` may be called: not while a discard may still hit a page."""
         return not self.is_discarding
 
-    def give_up(self, ranges: bytes) -> GivenUp:
-        """Enter what the guest gave up; a page that is named twice is a duplicate the second time.
+    def add_given(self, ranges: bytes) -> GivenUp:
+        """Add what the guest gave up; a page that is named twice is a duplicate the second time.
 
         Raises RemoteProtocolError when `ranges` ends in half a range.
         """
@@ -311,7 +311,7 @@ class GuestPages:
         starts, ends = joined(ranges)
         distinct = int((ends - starts).sum())
         for part in self.parts(starts, ends):
-            came, known = part.memory.give_up(part.starts, part.ends, self._now_ns())
+            came, known = part.memory.add_given(part.starts, part.ends, self._now_ns())
             new += came
             duplicates += known
         return GivenUp(new, duplicates + named - distinct, distinct - new - duplicates)
@@ -331,9 +331,9 @@ class GuestPages:
                 found.append(Part(memory, own_starts, own_ends))
         return found
 
-    def take_back(self, max_pages: int, max_ranges: int) -> bytes:
-        """Take out pages for the guest, so many at most; b"" when there are none."""
-        assert self.may_take_back
+    def remove_for_guest(self, max_pages: int, max_ranges: int) -> bytes:
+        """Remove pages to give back to the guest, at most `max_pages`; b"" when there are none."""
+        assert self.may_remove
         taken: list[bytes] = []
         added = () if self._added is None else (self._added,)
         for memories in (self._order, added):
@@ -346,6 +346,10 @@ class GuestPages:
                     max_pages -= page_ranges.page_count(ranges)
                     max_ranges -= len(ranges) // page_ranges.RANGE_BYTES
         return b"".join(taken)
+
+    def undo(self, ranges: bytes) -> None:
+        """Put back what `remove_for_guest` returned: it was never sent."""
+        self.add_given(ranges)
 
     def due(self, *, flush: bool) -> list[Discard]:
         """What is to be discarded now; `flush`: nothing is held back for more that may come."""

@@ -123,7 +123,7 @@ class AddedMemory:
             self._follow()
         except MemoryDeviceError as error:
             _LOG.warning("no memory can be added to the guest: %s", error)
-            self.take_back()
+            self.cancel()
             return None
         return Reservation(first + start, pages)
 
@@ -165,22 +165,22 @@ class AddedMemory:
         at = int((high - low).argmax())
         return start + int(low[at]) * self._alignment, start + int(high[at]) * self._alignment
 
-    def added(self, pages: int) -> None:
-        """The first so many pages of the reservation are the guest's."""
+    def confirm(self, pages: int) -> None:
+        """Give the guest the first `pages` pages of the reservation."""
         assert self._reserved is not None
         start, end = self._reserved
         self._added.add(start, pages)
         self._reserved = (start + pages, end) if start + pages < end else None
 
-    def take_back(self) -> None:
-        """The rest of the reservation is free."""
+    def cancel(self) -> None:
+        """Free what is left of the reservation."""
         self._reserved = None
         self._follow()
 
-    def give_back(self, ranges: bytes) -> GivenUp:
-        """Take pages back for good, in O(bytes): those of a message that are added, and to be discarded.
+    def remove(self, ranges: bytes) -> GivenUp:
+        """Remove added pages permanently and have them discarded, in O(bytes).
 
-        When the message names a page that is in the balloon, or was given back before, all of it is rejected.
+        When the message names a page that is in the balloon, or was removed before, all of it is rejected.
         """
         named = page_ranges.page_count(ranges)
         starts, ends = joined(ranges)

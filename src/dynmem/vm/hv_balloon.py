@@ -101,7 +101,6 @@ class HvBalloon:
         self._discards: dict[Memory, Discarding] = {}
         self._running: dict[asyncio.Future[int], Discard] = {}
         self._channel: Channel | None = None
-        self._is_receiving = False
         self._removals: deque[int] = deque()  # pages of the hot removes that were asked for and are not over
         self._lost: list[HostEvent] = []  # how those ended whose guest went away
         self._plug(Memory.of(0, boot), boot)
@@ -143,16 +142,19 @@ class HvBalloon:
         """Pages that the guest has given up and the host has taken, or is about to."""
         return self._pages.removed_pages - self._pages.removed_guest_pages
 
-    def give_up(self, ranges: bytes) -> GivenUp:
-        """Enter pages, and put them down to be discarded."""
-        if self._is_receiving:  # else it is what was never sent, and comes back
-            ours = None if self.hot_added is None else self.hot_added.our_range
-            trace_removed(self._trace, ranges, self._pages, ours)
-        return self._pages.give_up(ranges)
+    def add_given(self, ranges: bytes) -> GivenUp:
+        """Add pages that came in a message, and have them discarded."""
+        ours = None if self.hot_added is None else self.hot_added.our_range
+        trace_removed(self._trace, ranges, self._pages, ours)
+        return self._pages.add_given(ranges)
 
-    def take_back(self, max_pages: int, max_ranges: int) -> bytes:
-        """Take pages out for the guest; nothing of them is or will be discarded."""
-        return self._pages.take_back(max_pages, max_ranges)
+    def remove_for_guest(self, max_pages: int, max_ranges: int) -> bytes:
+        """Remove pages to give back to the guest; none of them is being discarded, or will be."""
+        return self._pages.remove_for_guest(max_pages, max_ranges)
+
+    def undo(self, ranges: bytes) -> None:
+        """Put back pages that were removed for the guest and never sent; they are discarded again."""
+        self._pages.undo(ranges)
 
     # what the monitor asks
 
@@ -307,14 +309,11 @@ class HvBalloon:
         if packet.type != PacketType.INBAND:
             self._faults.note("unexpected packet", f"{self.identity}: a ring packet of type {packet.type}")
             return True
-        self._is_receiving = True
         try:
             self.host.receive(packet.data, self._clock.now_ns())
         except RemoteProtocolError as error:
             channel.break_off(f"a malformed message: {error}")
             return False
-        finally:
-            self._is_receiving = False
         return True
 
     def send(self) -> None:
@@ -336,7 +335,7 @@ class HvBalloon:
 
     def _next_message(self) -> bytes | None:
         """The protocol's next message; one that gives pages back waits until no discard can hit them."""
-        if self.host.takes_pages_next and not self._pages.may_take_back:
+        if self.host.takes_pages_next and not self._pages.may_remove:
             return None
         return self.host.next_message()
 

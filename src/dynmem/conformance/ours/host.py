@@ -41,17 +41,17 @@ class OurHotAdd:
         """There is memory for all of it."""
         return reserved
 
-    def added(self, pages: int) -> None:
-        """So many pages of the reservation are the guest's."""
+    def confirm(self, pages: int) -> None:
+        """Give the guest the first pages of the reservation."""
         self._reserved -= pages
         self.added_pages += pages
 
-    def take_back(self) -> None:
-        """What is left of the reservation is free."""
+    def cancel(self) -> None:
+        """Free what is left of the reservation."""
         self._reserved = 0
 
-    def give_back(self, ranges: bytes) -> GivenUp:
-        """Hot remove is not played here: nothing is taken back."""
+    def remove(self, ranges: bytes) -> GivenUp:
+        """Reject everything: hot remove is not played here."""
         return GivenUp(0, 0, page_ranges.page_count(ranges))
 
 
@@ -68,8 +68,8 @@ class OurPages:
         """How many there are."""
         return len(self.pages)
 
-    def give_up(self, ranges: bytes) -> GivenUp:
-        """Enter what the guest gave up; ranges that leave its memory are rejected whole."""
+    def add_given(self, ranges: bytes) -> GivenUp:
+        """Add what the guest gave up; ranges that leave its memory are rejected whole."""
         starts, counts = page_ranges.unpack(ranges)
         ends = starts + counts
         end = FIRST_ADDED_PAGE + self._hot_add.added_pages
@@ -77,9 +77,13 @@ class OurPages:
         added = self.pages.add(page_ranges.pack(starts[inside], counts[inside]))
         return GivenUp(added.new, added.duplicates, added.rejected + int(counts[~inside].sum()))
 
-    def take_back(self, max_pages: int, max_ranges: int) -> bytes:
-        """Take pages out for the guest."""
+    def remove_for_guest(self, max_pages: int, max_ranges: int) -> bytes:
+        """Remove pages to give back to the guest."""
         return self.pages.take(max_pages, max_ranges)
+
+    def undo(self, ranges: bytes) -> None:
+        """Put back pages that were never sent."""
+        self.pages.add(ranges)
 
 
 class OurHost:
