@@ -5,11 +5,11 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from dynmem.direction import Direction
 from dynmem.wire import channel, dm, hardware, packet
 from dynmem.wire.layout import (
     Bits,
     Count,
-    Direction,
     Field,
     Flag,
     Guid,

@@ -6,11 +6,13 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).resolve().parent.parent / "src" / "dynmem"
-LEAVES = {"units", "errors", "limits"}
+LEAVES = {"units", "errors", "limits", "direction", "trace_events"}
 EDGES: dict[str, set[str]] = {
     "units": set(),
     "errors": set(),
     "limits": set(),
+    "direction": set(),
+    "trace_events": set(),
     "pages": set(),
     "wire": set(),
     "vmbus": {"wire"},
@@ -30,7 +32,7 @@ EDGES: dict[str, set[str]] = {
     "cli": {"guest", "vm", "manager", "demo", "lab", "qmp", "trace"},
     "__main__": {"cli"},
 }
-PURE_ROOMS = ("wire", "vmbus", "dm", "conformance", "gmm", "policy")
+PURE_ROOMS = ("trace_events", "wire", "vmbus", "dm", "conformance", "gmm", "policy")
 PURE_FILES = {  # what a step of the manager is made of; the rest of its room gathers facts and acts
     f"manager/step/{name}.py"
     for name in (

@@ -6,9 +6,9 @@ import pytest
 
 from dynmem.dm.host import DynamicMemoryHost
 from dynmem.dm.stores import GivenUp, Reservation
+from dynmem.trace_events import Trace, matching
 from dynmem.units import NS_PER_S
 from dynmem.wire import dm
-from dynmem.wire.trace_events import Trace, matching
 
 from .ends import SetStore, packed
 

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dynmem.direction import Direction
 from dynmem.errors import ConfigError
 from dynmem.trace.capture import Capture
 from dynmem.trace.decode import Entry
@@ -15,7 +16,6 @@ from dynmem.trace.files import LineFile
 from dynmem.trace.lines import MessageLine, PacketLine, parse
 from dynmem.trace.reader import Problem, read
 from dynmem.wire import channel, dm, packet
-from dynmem.wire.layout import Direction
 
 DIRECTIONS = st.sampled_from(Direction)
 EIGHTS = st.integers(0, 20).flatmap(lambda n: st.binary(min_size=8 * n, max_size=8 * n))

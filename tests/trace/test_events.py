@@ -2,10 +2,13 @@
 
 import uuid
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
-from dynmem.wire.trace_events import BY_NAME, EVENTS, NO_TRACE, Trace, matching, stable_pointer
+from dynmem import trace_events
+from dynmem.direction import Direction
+from dynmem.trace_events import BY_NAME, EVENTS, NO_TRACE, Trace, matching, stable_pointer
 
 CAPTURES = Path(__file__).resolve().parent.parent / "captures"
 
@@ -79,7 +82,21 @@ def test_an_event_reads_as_qemu_writes_it(name: str) -> None:
 
 def test_every_event_has_its_text_written_down() -> None:
     assert set(TEXTS) == {event.name for event in EVENTS}
-    assert len(EVENTS) == 33
+
+
+def test_an_event_is_bound_to_its_own_name_and_to_the_types_of_its_parameters() -> None:
+    for event in EVENTS:
+        assert getattr(trace_events, event.name.upper()) is event
+        types = tuple(str if parameter.kind == "string" else int for parameter in event.parameters)
+        assert get_args(event.__orig_class__) == types, event.name
+
+
+def test_an_event_that_names_its_message_has_the_direction_of_that_message() -> None:
+    for event in EVENTS:
+        if "_incoming_" in event.name or "_recv_" in event.name:
+            assert event.direction is Direction.GUEST_TO_HOST
+        if "_outgoing_" in event.name or "_post_" in event.name:
+            assert event.direction is Direction.HOST_TO_GUEST
 
 
 @pytest.mark.parametrize("file", ["trace.log", "trace-linux-6.1.log"])
@@ -106,12 +123,12 @@ def test_a_pattern_turns_events_on_and_a_minus_off_again() -> None:
 def test_only_events_that_are_on_reach_the_sink() -> None:
     seen: list[tuple[str, str]] = []
     trace = Trace(matching(["vmbus_signal_event"]), lambda name, text: seen.append((name, text)))
-    trace("vmbus_signal_event")
-    trace("vmbus_close_channel", 1)
+    trace(trace_events.VMBUS_SIGNAL_EVENT)
+    trace(trace_events.VMBUS_CLOSE_CHANNEL, 1)
     assert seen == [("vmbus_signal_event", "")]
-    assert trace.on("vmbus_signal_event")
-    assert not trace.on("vmbus_close_channel")
-    assert not any(NO_TRACE.on(event.name) for event in EVENTS)
+    assert trace.on(trace_events.VMBUS_SIGNAL_EVENT)
+    assert not trace.on(trace_events.VMBUS_CLOSE_CHANNEL)
+    assert not any(NO_TRACE.on(event) for event in EVENTS)
 
 
 def test_a_device_has_the_same_address_at_every_start() -> None:

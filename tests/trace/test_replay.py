@@ -11,20 +11,20 @@ import msgspec
 import pytest
 from tests.dm.ends import PlainSource, SetStore, packed, pages_in
 
+from dynmem.direction import Direction
 from dynmem.dm.blocks import Added
 from dynmem.dm.guest import DynamicMemoryGuest
 from dynmem.dm.host import DynamicMemoryHost
 from dynmem.dm.states import GuestState, HostState
 from dynmem.trace.decode import Decoder, Entry
 from dynmem.trace.lines import EventLine, MessageLine, PacketLine, parse
+from dynmem.trace_events import BY_NAME, Trace, matching
 from dynmem.units import MIB, PAGE_SHIFT
 from dynmem.vmbus import guest, host
 from dynmem.vmbus.memory import FlatMemory, GpadlMemory
 from dynmem.vmbus.ring import RingReader, RingWriter
 from dynmem.wire import channel, dm, packet
-from dynmem.wire.layout import Direction
 from dynmem.wire.synic import VMBUS_MESSAGE_TYPE, HvStatus
-from dynmem.wire.trace_events import BY_NAME, Trace, matching
 
 CAPTURES = Path(__file__).resolve().parent.parent / "captures"
 UP = Direction.GUEST_TO_HOST

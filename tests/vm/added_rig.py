@@ -8,11 +8,11 @@ from dynmem.memory.address_space import AddressSpace, Section
 from dynmem.memory.backend import Backend, MemfdBackend
 from dynmem.memory.memory_device import DeviceMemory
 from dynmem.memory.memslots import Memslots
+from dynmem.trace_events import NO_TRACE, Trace
 from dynmem.units import GIB, MIB, PAGE_SHIFT
 from dynmem.vm.hot_added import HotAddedMemory
 from dynmem.vm.hv_balloon import Discarding
 from dynmem.wire import dm
-from dynmem.wire.trace_events import NO_TRACE, Trace
 
 from .device_rig import SIZE, Discards, Rig
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from dynmem.memory.backend import Backend, MemfdBackend
+from dynmem.trace_events import NO_TRACE, Trace
 from dynmem.units import MIB, PAGE_SIZE
 from dynmem.vm.clock import VirtualClock
 from dynmem.vm.faults import Faults
@@ -16,7 +17,6 @@ from dynmem.vmbus.host import Bus, ChannelClosed, ChannelFaulted, ChannelOpened
 from dynmem.vmbus.memory import FlatMemory
 from dynmem.wire import dm
 from dynmem.wire.synic import VMBUS_MESSAGE_TYPE
-from dynmem.wire.trace_events import NO_TRACE, Trace
 
 SIZE = 32 * MIB
 CAPS = dm.CAP_BALLOON | dm.CAP_HOT_ADD | dm.CAP_HOT_REMOVE  # added in steps of 1 MiB

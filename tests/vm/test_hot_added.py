@@ -10,6 +10,7 @@ from dynmem.errors import ConfigError
 from dynmem.memory.backend import Backend, MemfdBackend
 from dynmem.memory.discard import Discarder
 from dynmem.memory.region import MemoryDeviceError
+from dynmem.trace_events import NO_TRACE, Trace, matching
 from dynmem.units import GIB, MIB, PAGE_SHIFT, PAGE_SIZE
 from dynmem.vm import memory_options, options
 from dynmem.vm.faults import Faults
@@ -18,7 +19,6 @@ from dynmem.vm.hv_balloon import Discarding
 from dynmem.vm.memory_map import MachineMemory
 from dynmem.vm.memory_options import parse_memory
 from dynmem.wire import dm
-from dynmem.wire.trace_events import NO_TRACE, Trace, matching
 
 from .added_rig import BASE, FIRST, SIZE, UNIT, AddingRig, Discards, Plugged
 from .device_rig import packed, plays

@@ -4,9 +4,9 @@ import asyncio
 from typing import Any
 
 from dynmem.memory.discard import DiscardError
+from dynmem.trace_events import Trace, matching
 from dynmem.units import NS_PER_S, PAGE_SIZE
 from dynmem.wire import dm
-from dynmem.wire.trace_events import Trace, matching
 
 from .device_rig import SIZE, Discards, Rig, packed, plays
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from dynmem.errors import LocalProtocolError, RemoteProtocolError
+from dynmem.trace_events import BY_NAME, Trace
 from dynmem.units import PAGE_SIZE
 from dynmem.vmbus import guest, host
 from dynmem.vmbus.channel import ChannelState
@@ -15,7 +16,6 @@ from dynmem.vmbus.memory import GpadlMemory
 from dynmem.vmbus.ring import initialize
 from dynmem.wire import channel as wire
 from dynmem.wire.synic import VMBUS_SINT, HvStatus
-from dynmem.wire.trace_events import BY_NAME, Trace
 from dynmem.wire.versions import VERSION_4_1, VERSION_5_2, VERSION_5_3, VERSION_WIN8_1, VERSION_WIN10
 
 if TYPE_CHECKING:

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dynmem.direction import Direction
 from dynmem.errors import LocalProtocolError
 from dynmem.limits import GPADL_PAGES_MAX, GPADLS_MAX, VMBUS_EVENTS_MAX, VMBUS_QUEUE_MAX
 from dynmem.units import PAGE_SIZE
@@ -18,7 +19,6 @@ from dynmem.vmbus.channel import TRANSITIONS, ChannelEvent, ChannelState
 from dynmem.vmbus.host import RULES, BusState
 from dynmem.vmbus.memory import FlatMemory
 from dynmem.wire import channel as wire
-from dynmem.wire.layout import Direction
 from dynmem.wire.synic import HvStatus
 from dynmem.wire.versions import VERSION_5_3, VERSION_6_0, VERSION_WIN8, VERSION_WIN10
 

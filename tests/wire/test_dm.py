@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
+from dynmem.direction import Direction
 from dynmem.errors import LocalProtocolError, RemoteProtocolError
 from dynmem.limits import DM_MESSAGE_BYTES_MAX, DM_RANGES_PER_MESSAGE
 from dynmem.units import GIB, MIB
 from dynmem.wire import dm
-from dynmem.wire.layout import Direction
 
 # a stock Linux 6.12 guest against a host in Python, and Linux 6.1 against QEMU
 CAPTURED = [

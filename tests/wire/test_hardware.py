@@ -2,9 +2,9 @@
 
 import pytest
 
+from dynmem.direction import Direction
 from dynmem.errors import LocalProtocolError, RemoteProtocolError
 from dynmem.wire import hardware
-from dynmem.wire.layout import Direction
 
 
 def test_a_hypercall_and_its_reply_have_these_bytes() -> None:

@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Final
 
+from dynmem import trace_events
 from dynmem.dm import tracing
 from dynmem.dm.events import (
     ActualChanged,
@@ -37,9 +38,9 @@ from dynmem.limits import (
     DM_REPLIES_PENDING,
     GUEST_PAGE_MAX,
 )
+from dynmem.trace_events import NO_TRACE, Trace
 from dynmem.units import NS_PER_S, PAGE_SHIFT
 from dynmem.wire import dm
-from dynmem.wire.trace_events import NO_TRACE, Trace
 
 __all__ = ["DynamicMemoryHost", "GivenUp", "PageStore", "Status"]
 
@@ -304,7 +305,7 @@ class DynamicMemoryHost:
     def _enter(self, new: HostState, now: int) -> None:
         """Be in a state, tell it, and set the deadline that belongs to it."""
         if new is not self._state:
-            self._trace("hv_balloon_state_change", new.value)
+            self._trace(trace_events.HV_BALLOON_STATE_CHANGE, new.value)
             self._events.append(StateChanged(self._state, new))
             self._state = new
         if new is HostState.POST_INIT_WAIT:

@@ -3,11 +3,12 @@
 from collections.abc import Callable, Mapping
 from typing import Final
 
+from dynmem import trace_events
 from dynmem.limits import GUEST_PAGE_MAX
 from dynmem.pages import ranges as page_ranges
 from dynmem.pages.ranges import RANGE_BYTES, START_BITS
+from dynmem.trace_events import Trace
 from dynmem.wire import dm
-from dynmem.wire.trace_events import Trace
 
 
 def received(trace: Trace, message: dm.Message) -> None:
@@ -29,44 +30,46 @@ def posted(trace: Trace, message: dm.Message, remaining: int) -> None:
 
 
 def _version(trace: Trace, message: dm.VersionRequest) -> None:
-    trace("hv_balloon_incoming_version", dm.major_version(message.version), message.version & 0xFFFF)
+    trace(
+        trace_events.HV_BALLOON_INCOMING_VERSION, dm.major_version(message.version), message.version & 0xFFFF
+    )
 
 
 def _caps(trace: Trace, message: dm.CapabilitiesReport) -> None:
-    trace("hv_balloon_incoming_caps", message.caps & 0xFFFF_FFFF)
+    trace(trace_events.HV_BALLOON_INCOMING_CAPS, message.caps & 0xFFFF_FFFF)
 
 
 def _balloon_response(trace: Trace, message: dm.BalloonResponse) -> None:
     count = len(message.ranges) // RANGE_BYTES
-    trace("hv_balloon_incoming_balloon", message.trans_id, count, int(message.more_pages))
+    trace(trace_events.HV_BALLOON_INCOMING_BALLOON, message.trans_id, count, int(message.more_pages))
 
 
 def _unballoon_response(trace: Trace, message: dm.UnballoonResponse) -> None:
-    trace("hv_balloon_incoming_unballoon", message.trans_id)
+    trace(trace_events.HV_BALLOON_INCOMING_UNBALLOON, message.trans_id)
 
 
 def _hot_add_response(trace: Trace, message: dm.HotAddResponse) -> None:
-    trace("hv_balloon_incoming_hot_add", message.trans_id, message.result, message.page_count)
+    trace(trace_events.HV_BALLOON_INCOMING_HOT_ADD, message.trans_id, message.result, message.page_count)
 
 
 def _balloon(trace: Trace, message: dm.BalloonRequest, remaining: int) -> None:
-    trace("hv_balloon_outgoing_balloon", message.trans_id, message.num_pages, remaining)
+    trace(trace_events.HV_BALLOON_OUTGOING_BALLOON, message.trans_id, message.num_pages, remaining)
 
 
 def _unballoon(trace: Trace, message: dm.UnballoonRequest, remaining: int) -> None:
     """One event for each range, as if each were a message of its own: so QEMU sends them."""
-    if not trace.on("hv_balloon_outgoing_unballoon"):
+    if not trace.on(trace_events.HV_BALLOON_OUTGOING_UNBALLOON):
         return
     starts, counts = page_ranges.unpack(message.ranges)
     remaining += int(counts.sum())
     for start, count in zip(starts.tolist(), counts.tolist(), strict=True):
         remaining -= count
-        trace("hv_balloon_outgoing_unballoon", message.trans_id, count, start, remaining)
+        trace(trace_events.HV_BALLOON_OUTGOING_UNBALLOON, message.trans_id, count, start, remaining)
 
 
 def _hot_add(trace: Trace, message: dm.HotAddRequest, remaining: int) -> None:
     start, count = message.range & GUEST_PAGE_MAX, message.range >> START_BITS
-    trace("hv_balloon_outgoing_hot_add", message.trans_id, count, start)
+    trace(trace_events.HV_BALLOON_OUTGOING_HOT_ADD, message.trans_id, count, start)
 
 
 _RECEIVED: Final[Mapping[type, Callable[..., None]]] = {

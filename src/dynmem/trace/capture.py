@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from typing import Final
 
+from dynmem.direction import Direction
 from dynmem.trace.lines import CAPTURE_HEAD, CAPTURE_VERSION
 from dynmem.units import NS_PER_S
-from dynmem.wire.layout import Direction
 from dynmem.wire.packet import DESCRIPTOR_BYTES, FOOTER_BYTES, Packet, encode
 
 _DATA_AT: Final = 2  # where a descriptor says, in units of 8 bytes, where the body begins

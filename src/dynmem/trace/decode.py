@@ -9,40 +9,15 @@ from typing import Final
 
 import msgspec
 
+from dynmem import trace_events
+from dynmem.direction import Direction
 from dynmem.errors import RemoteProtocolError
 from dynmem.limits import VMBUS_CHANNELS_MAX
 from dynmem.trace.lines import EventLine, Line, MessageLine, PacketLine
 from dynmem.wire import channel, dm
-from dynmem.wire.layout import NEWEST, Direction
+from dynmem.wire.layout import NEWEST
 from dynmem.wire.packet import PacketType
 
-UP: Final = Direction.GUEST_TO_HOST
-DOWN: Final = Direction.HOST_TO_GUEST
-_EVENT_DIRECTIONS: Final = {
-    "vmbus_recv_message": UP,
-    "vmbus_signal_event": UP,
-    "vmbus_process_incoming_message": UP,
-    "vmbus_initiate_contact": UP,
-    "vmbus_gpadl_header": UP,
-    "vmbus_gpadl_body": UP,
-    "vmbus_gpadl_teardown": UP,
-    "vmbus_open_channel": UP,
-    "vmbus_close_channel": UP,
-    "vmbus_channel_notify_guest": DOWN,
-    "vmbus_post_msg": DOWN,
-    "vmbus_send_offer": DOWN,
-    "vmbus_gpadl_created": DOWN,
-    "vmbus_gpadl_torndown": DOWN,
-    "vmbus_channel_open": DOWN,
-    "hv_balloon_incoming_version": UP,
-    "hv_balloon_incoming_caps": UP,
-    "hv_balloon_incoming_unballoon": UP,
-    "hv_balloon_incoming_hot_add": UP,
-    "hv_balloon_incoming_balloon": UP,
-    "hv_balloon_outgoing_unballoon": DOWN,
-    "hv_balloon_outgoing_hot_add": DOWN,
-    "hv_balloon_outgoing_balloon": DOWN,
-}
 _PAGE_RANGES: Final = ("ranges", "range", "region")  # of the Dynamic Memory Protocol
 _START_MASK: Final = (1 << 40) - 1
 _WORD: Final = 8
@@ -75,7 +50,9 @@ class Decoder:
         """What the line says. Raises RemoteProtocolError for bytes that are no message."""
         if isinstance(line, EventLine):
             values: dict[str, Value] = dict(line.values)
-            return Entry(line.time_ns, _EVENT_DIRECTIONS.get(line.name), "trace", line.name, values)
+            event = trace_events.BY_NAME.get(line.name)
+            direction = event.direction if event is not None else None
+            return Entry(line.time_ns, direction, "trace", line.name, values)
         if isinstance(line, MessageLine):
             return self._message(line)
         return self._packet(line)

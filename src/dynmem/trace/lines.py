@@ -17,12 +17,12 @@ from typing import Final
 
 import msgspec
 
+from dynmem.direction import Direction
 from dynmem.errors import RemoteProtocolError
+from dynmem.trace_events import BY_NAME
 from dynmem.units import NS_PER_S
-from dynmem.wire.layout import Direction
 from dynmem.wire.packet import DESCRIPTOR_BYTES, FOOTER_BYTES, Packet, PacketType, peek_length
 from dynmem.wire.packet import decode as decode_packet
-from dynmem.wire.trace_events import BY_NAME
 
 CAPTURE_VERSION: Final = 1
 CAPTURE_HEAD: Final = "# dynmem capture"

@@ -14,16 +14,17 @@ from typing import Final, Protocol
 
 import numpy as np
 
+from dynmem import trace_events
 from dynmem.dm.stores import GivenUp, Reservation
 from dynmem.memory.backend import Backend
 from dynmem.memory.region import MemoryDeviceError
 from dynmem.pages import ranges as page_ranges
 from dynmem.pages.ranges import U64Array
+from dynmem.trace_events import NO_TRACE, Trace
 from dynmem.units import MIB, PAGE_SHIFT
 from dynmem.vm.added_pages import AddedPages
 from dynmem.vm.guest_pages import Memory, cut, joined, without
 from dynmem.vm.removal_trace import OurRange
-from dynmem.wire.trace_events import NO_TRACE, Trace
 
 _LOG: Final = logging.getLogger("dynmem.vm")
 SLOT_ALIGNMENT: Final = 128 * MIB  # of slots' sizes: HV_BALLOON_HA_MEMSLOT_SIZE_ALIGN
@@ -112,7 +113,7 @@ class AddedMemory:
         first = self.memory.first_page
         if not self._is_our_range:
             self._is_our_range = True
-            self._trace("hv_balloon_our_range_add", self.memory.pages, first)
+            self._trace(trace_events.HV_BALLOON_OUR_RANGE_ADD, self.memory.pages, first)
         found = self._added.find(pages, alignment, first, end - first)
         if found is None:
             return None
@@ -260,7 +261,7 @@ class AddedMemory:
         used = {slot for slot in range(self.slots) if self._is_used(slot)}
         for slot in sorted(self._mapped - used):
             start, _ = self._slot_span(slot)
-            self._trace("hv_balloon_unmap_slot", slot, self.slots, start << PAGE_SHIFT)
+            self._trace(trace_events.HV_BALLOON_UNMAP_SLOT, slot, self.slots, start << PAGE_SHIFT)
             self._into.unmap_slot(slot, start << PAGE_SHIFT)
             self._mapped.discard(slot)
         for slot in sorted(used - self._mapped):
@@ -268,7 +269,7 @@ class AddedMemory:
                 raise MemoryDeviceError("the host has no huge pages for it")
             start, end = (page << PAGE_SHIFT for page in self._slot_span(slot))
             self._into.map_slot(slot, start, end - start)
-            self._trace("hv_balloon_map_slot", slot, self.slots, start)
+            self._trace(trace_events.HV_BALLOON_MAP_SLOT, slot, self.slots, start)
             self._mapped.add(slot)
 
 

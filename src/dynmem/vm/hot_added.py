@@ -9,9 +9,9 @@ from typing import Final
 from dynmem.memory.backend import Backend
 from dynmem.memory.memory_device import DeviceInfo, MemoryDevice
 from dynmem.memory.region import Container, MemoryDeviceError, RamRegion, backend_alignment
+from dynmem.trace_events import NO_TRACE, Trace
 from dynmem.units import GIB, PAGE_SHIFT, PAGE_SIZE
 from dynmem.vm.hot_add_source import AddedMemory
-from dynmem.wire.trace_events import NO_TRACE, Trace
 
 ALIGNMENT: Final = 32 * GIB  # the largest that a guest can ask of a hot add (four bits: 2^15 MiB)
 

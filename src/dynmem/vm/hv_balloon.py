@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
+from dynmem.direction import Direction
 from dynmem.dm.events import Anomaly, HostEvent, HotRemoveFinished
 from dynmem.dm.host import DynamicMemoryHost, GivenUp, Status
 from dynmem.dm.operations import HotRemove
@@ -23,6 +24,7 @@ from dynmem.memory.backend import Backend
 from dynmem.memory.discard import DiscardError
 from dynmem.pages import ranges as page_ranges
 from dynmem.trace.capture import Capture
+from dynmem.trace_events import NO_TRACE, Trace
 from dynmem.units import PAGE_SHIFT
 from dynmem.vm.clock import VirtualClock
 from dynmem.vm.faults import Faults
@@ -31,9 +33,7 @@ from dynmem.vm.hot_added import HotAddedMemory
 from dynmem.vm.removal_trace import trace_removed
 from dynmem.vmbus.host import Channel, Offer
 from dynmem.wire.dm import BALLOON_DEVICE_TYPE
-from dynmem.wire.layout import Direction
 from dynmem.wire.packet import Packet, PacketType
-from dynmem.wire.trace_events import NO_TRACE, Trace
 
 INSTANCE: Final = uuid.UUID(
     "f2a7a1c5-92f1-4a3c-8a3e-0d8b6b8a1f5d"

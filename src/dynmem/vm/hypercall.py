@@ -5,11 +5,11 @@ Source: Hypervisor Top-Level Functional Specification, inter-partition communica
 
 from typing import Final
 
+from dynmem.direction import Direction
 from dynmem.errors import RemoteProtocolError
 from dynmem.trace.capture import Capture
 from dynmem.vmbus.host import Bus
 from dynmem.vmbus.memory import BadAddressError, GuestMemory
-from dynmem.wire.layout import Direction
 from dynmem.wire.synic import (
     HYPERCALL_CODE_MASK,
     HYPERCALL_FAST,

@@ -16,6 +16,7 @@ from dynmem.memory.backend import Backend, MemfdBackend
 from dynmem.memory.memory_device import DeviceMemory
 from dynmem.memory.memslots import Memslots
 from dynmem.memory.region import RamRegion
+from dynmem.trace_events import Trace
 from dynmem.vm.at_start import backend_hint, boot_hint, device_hint, naming, there_are
 from dynmem.vm.faults import Faults
 from dynmem.vm.guest_memory import MappedMemory
@@ -25,7 +26,6 @@ from dynmem.vm.objects import Objects
 from dynmem.vm.options import BalloonOptions, VmOptions
 from dynmem.vm.slots import Slots
 from dynmem.vm.without_memory import WithoutMemory
-from dynmem.wire.trace_events import Trace
 
 OWN_MEMORY: Final = "pc.ram"  # what QEMU calls boot memory that the machine makes itself
 _LOG: Final = logging.getLogger("dynmem.vm")

@@ -7,10 +7,10 @@ from typing import Final
 
 from dynmem.errors import ConfigError
 from dynmem.limits import UNIX_PATH_BYTES_MAX, VM_NAME_MAX
+from dynmem.trace_events import matching
 from dynmem.units import NS_PER_MS
 from dynmem.vm.memory_options import BackendOptions, DimmOptions, MemoryOptions, dimm_of
 from dynmem.vm.option_text import Keys
-from dynmem.wire.trace_events import matching
 
 _DEVICE_KEYS: Final = ("id", "status-report", "x-post-init-wait", "memdev", "addr", "x-startup")
 MACHINE: Final = "embedded"

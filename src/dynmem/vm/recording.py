@@ -9,8 +9,8 @@ from typing import Final
 
 from dynmem.trace.capture import Capture
 from dynmem.trace.files import LineFile
+from dynmem.trace_events import NO_TRACE, Trace
 from dynmem.units import NS_PER_S
-from dynmem.wire.trace_events import NO_TRACE, Trace
 
 
 class Recording:

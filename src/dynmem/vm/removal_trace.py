@@ -4,15 +4,18 @@ A range is split at the memory that hv-balloon adds ("our range"): what lies bef
 of it that is added, what remains behind. `both` is 1 for guest memory and 0 for what is none.
 """
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
+from dynmem import trace_events
 from dynmem.pages import ranges as page_ranges
 from dynmem.pages.page_set import PageSet
+from dynmem.trace_events import Trace
 from dynmem.vm.guest_pages import GuestPages, joined, moved, without
-from dynmem.wire.trace_events import Trace
 
-_RESPONSE, _REMAINDER = "hv_balloon_remove_response", "hv_balloon_remove_response_remainder"
-_HOLE, _COMMON = "hv_balloon_remove_response_hole", "hv_balloon_remove_response_common"
+_RESPONSE: Final = trace_events.HV_BALLOON_REMOVE_RESPONSE
+_HOLE: Final = trace_events.HV_BALLOON_REMOVE_RESPONSE_HOLE
+_COMMON: Final = trace_events.HV_BALLOON_REMOVE_RESPONSE_COMMON
+_REMAINDER: Final = trace_events.HV_BALLOON_REMOVE_RESPONSE_REMAINDER
 
 
 class OurRange(NamedTuple):
@@ -25,7 +28,7 @@ class OurRange(NamedTuple):
 
 def trace_removed(trace: Trace, ranges: bytes, pages: GuestPages, ours: OurRange | None) -> None:
     """Trace a message of ranges that is about to be entered in `pages`."""
-    if not any(trace.on(name) for name in (_RESPONSE, _REMAINDER, _HOLE, _COMMON)):
+    if not any(trace.on(event) for event in (_RESPONSE, _REMAINDER, _HOLE, _COMMON)):
         return
     starts, ends = joined(ranges)
     parts = [

@@ -7,6 +7,8 @@ import errno
 from collections.abc import Callable
 from typing import Final
 
+from dynmem import trace_events
+from dynmem.direction import Direction
 from dynmem.dm.events import ActualChanged, HotRemoveFinished, StatusReported
 from dynmem.errors import RemoteProtocolError
 from dynmem.limits import VM_HYPERCALLS_PER_TURN, VM_PACKETS_PER_TURN
@@ -20,7 +22,6 @@ from dynmem.vm.processor import Processor
 from dynmem.vm.recording import Recording
 from dynmem.vmbus.host import Bus, BusState, ChannelClosed, ChannelFaulted, ChannelOpened, OutgoingMessage
 from dynmem.wire import hardware as wire
-from dynmem.wire.layout import Direction
 from dynmem.wire.synic import VMBUS_MESSAGE_TYPE, HvStatus, MessageSlot
 
 
@@ -157,7 +158,7 @@ class Turn:
         while (message := self._bus.next_message()) is not None:
             if not processor.synic.deliver(message.sint, MessageSlot(VMBUS_MESSAGE_TYPE, message.payload)):
                 if message is not self._waiting:
-                    self._recording.trace("vmbus_msg_cb", -errno.EAGAIN)
+                    self._recording.trace(trace_events.VMBUS_MSG_CB, -errno.EAGAIN)
                 self._waiting = message
                 break
             if self._recording.capture is not None:

@@ -18,8 +18,10 @@ from typing import Any, Final
 
 import msgspec
 
+from dynmem import trace_events
 from dynmem.errors import LocalProtocolError, RemoteProtocolError
 from dynmem.limits import VMBUS_CHANNELS_MAX, VMBUS_EVENTS_MAX, VMBUS_QUEUE_MAX
+from dynmem.trace_events import NO_TRACE, Trace, stable_pointer
 from dynmem.vmbus.channel import Channel, ChannelEvent, ChannelState, Offer
 from dynmem.vmbus.gpadl import GpadlTable, RefusedGpadlError
 from dynmem.vmbus.memory import BadAddressError, GuestMemory
@@ -34,7 +36,6 @@ from dynmem.wire.synic import (
     VMBUS_SINT,
     HvStatus,
 )
-from dynmem.wire.trace_events import NO_TRACE, Trace, stable_pointer
 from dynmem.wire.versions import VERSION_5_0, VERSION_5_3, VERSION_WIN8, VERSIONS
 
 __all__ = [
@@ -171,7 +172,7 @@ class Bus:
         elif len(self._queue) >= VMBUS_QUEUE_MAX and handler not in _EMPTYING:
             return HvStatus.INSUFFICIENT_BUFFERS
         else:
-            self._trace("vmbus_process_incoming_message", wire.TABLE.of(message).number)
+            self._trace(trace_events.VMBUS_PROCESS_INCOMING_MESSAGE, wire.TABLE.of(message).number)
             handler(self, message)
         return HvStatus.SUCCESS
 
@@ -183,7 +184,7 @@ class Bus:
         if flag:
             return HvStatus.INVALID_PORT_ID
         if connection_id == EVENT_CONNECTION_ID and self.state is not BusState.DISCONNECTED:
-            self._trace("vmbus_signal_event")
+            self._trace(trace_events.VMBUS_SIGNAL_EVENT)
             return HvStatus.SUCCESS
         for channel in self._channels.values():
             if channel.connection_id == connection_id and channel.state is not ChannelState.UNOFFERED:
@@ -216,7 +217,7 @@ class Bus:
     def message_delivered(self) -> None:
         """The slot took what `next_message` gave."""
         self._queue.popleft()
-        self._trace("vmbus_msg_cb", 0)
+        self._trace(trace_events.VMBUS_MSG_CB, 0)
 
     def take_signals(self) -> list[Signal]:
         """The event flags to set since the last call, each once."""
@@ -240,7 +241,7 @@ class Bus:
             self._reject("unknown hypervisor message type")
             return None
         if len(payload) >= 4:
-            self._trace("vmbus_recv_message", int.from_bytes(payload[:4], "little"), len(payload))
+            self._trace(trace_events.VMBUS_RECV_MESSAGE, int.from_bytes(payload[:4], "little"), len(payload))
         try:
             return wire.decode(payload, self.version or 0)
         except RemoteProtocolError:
@@ -251,17 +252,17 @@ class Bus:
         """Queue a message for where the guest made contact, or for a reserved channel's own (VP, SINT)."""
         vp, sint = target or (self._vp, VMBUS_SINT)
         payload = wire.encode(message)
-        self._trace("vmbus_post_msg", wire.TABLE.of(message).number, len(payload))
+        self._trace(trace_events.VMBUS_POST_MSG, wire.TABLE.of(message).number, len(payload))
         self._queue.append(OutgoingMessage(vp, sint, payload))
 
     def _gpadl_created(self, relid: int, gpadl_id: int, status: int) -> None:
         if status == STATUS_SUCCESS:
-            self._trace("vmbus_gpadl_created", gpadl_id)
+            self._trace(trace_events.VMBUS_GPADL_CREATED, gpadl_id)
         self._post(wire.GpadlCreated(relid, gpadl_id, status))
 
     def _notify(self, channel: Channel) -> None:
         """Signal the guest: by the channel's event flag, before 2.4 by the interrupt page and flag 0."""
-        self._trace("vmbus_channel_notify_guest", channel.relid)
+        self._trace(trace_events.VMBUS_CHANNEL_NOTIFY_GUEST, channel.relid)
         if self.version is None or channel.target_vp == TARGET_VP_NONE:
             return
         if self.version >= VERSION_WIN8:
@@ -294,7 +295,7 @@ class Bus:
     def _on_initiate_contact(self, message: wire.InitiateContact) -> None:
         """A contact begins anew whatever was before, and is answered on VP 0 if it names none of ours."""
         self._trace(
-            "vmbus_initiate_contact",
+            trace_events.VMBUS_INITIATE_CONTACT,
             message.version >> 16,
             message.version & 0xFFFF,
             message.target_vcpu,
@@ -328,9 +329,11 @@ class Bus:
         for channel in self._channels.values():
             if channel.can(ChannelEvent.OFFER):
                 channel.move(ChannelEvent.OFFER)
-                self._trace("vmbus_send_offer", channel.relid, stable_pointer(channel.offer.instance))
+                self._trace(
+                    trace_events.VMBUS_SEND_OFFER, channel.relid, stable_pointer(channel.offer.instance)
+                )
                 self._post(channel.offer_message())
-        self._trace("vmbus_terminate_offers")
+        self._trace(trace_events.VMBUS_TERMINATE_OFFERS)
         self._post(wire.AllOffersDelivered())
 
     def _on_gpadl_header(self, message: wire.GpadlHeader) -> None:
@@ -342,7 +345,7 @@ class Bus:
             self._reject(str(error))
             self._gpadl_created(message.child_relid, message.gpadl, STATUS_UNSUCCESSFUL)
             return
-        self._trace("vmbus_gpadl_header", gpadl.gpadl_id, gpadl.pages)
+        self._trace(trace_events.VMBUS_GPADL_HEADER, gpadl.gpadl_id, gpadl.pages)
         if gpadl.complete:
             self._gpadl_created(gpadl.relid, gpadl.gpadl_id, STATUS_SUCCESS)
 
@@ -351,14 +354,14 @@ class Bus:
         if gpadl is None or gpadl.complete:
             self._reject("a GPADL body that belongs to no unfinished GPADL")
             return
-        self._trace("vmbus_gpadl_body", gpadl.gpadl_id)
+        self._trace(trace_events.VMBUS_GPADL_BODY, gpadl.gpadl_id)
         gpadl.add(message.pfns)
         if gpadl.complete:
             self._gpadl_created(gpadl.relid, gpadl.gpadl_id, STATUS_SUCCESS)
 
     def _on_gpadl_teardown(self, message: wire.GpadlTeardown) -> None:
         """Answered even when there is no such GPADL: the host certainly does not use its pages."""
-        self._trace("vmbus_gpadl_teardown", message.gpadl)
+        self._trace(trace_events.VMBUS_GPADL_TEARDOWN, message.gpadl)
         gpadl = self._gpadls.get(message.gpadl)
         if gpadl is None:
             self._reject("teardown of an unknown GPADL")
@@ -370,12 +373,14 @@ class Bus:
             if channel is not None and channel.is_open and channel.gpadl_id == gpadl.gpadl_id:
                 channel.break_off("the guest tore down the rings of an open channel")
             self._gpadls.remove(gpadl)
-        self._trace("vmbus_gpadl_torndown", message.gpadl)
+        self._trace(trace_events.VMBUS_GPADL_TORNDOWN, message.gpadl)
         self._post(wire.GpadlTorndown(message.gpadl))
 
     def _open(self, message: wire.OpenChannel) -> tuple[Channel | None, int]:
         """Open what `message` names; the channel if that was done, and the status to answer."""
-        self._trace("vmbus_open_channel", message.child_relid, message.ringbuffer_gpadl, message.target_vp)
+        self._trace(
+            trace_events.VMBUS_OPEN_CHANNEL, message.child_relid, message.ringbuffer_gpadl, message.target_vp
+        )
         channel = self._channels.get(message.child_relid)
         gpadl = self._gpadls.get(message.ringbuffer_gpadl)
         if channel is None or not channel.can(ChannelEvent.OPEN):
@@ -397,7 +402,7 @@ class Bus:
 
     def _on_open_channel(self, message: wire.OpenChannel) -> None:
         status = self._open(message)[1]
-        self._trace("vmbus_channel_open", message.child_relid, status)
+        self._trace(trace_events.VMBUS_CHANNEL_OPEN, message.child_relid, status)
         self._post(wire.OpenChannelResult(message.child_relid, message.openid, status))
 
     def _on_open_reserved_channel(self, message: wire.OpenReservedChannel) -> None:
@@ -410,7 +415,7 @@ class Bus:
         channel, status = self._open(wire.OpenChannel(message.channel, 0, gpadl, TARGET_VP_NONE, page))
         if channel is not None:
             channel.reserved = True
-        self._trace("vmbus_channel_open", message.channel, status)
+        self._trace(trace_events.VMBUS_CHANNEL_OPEN, message.channel, status)
         self._post(wire.OpenChannelResult(message.channel, 0, status), target)
 
     def _is_target(self, target: tuple[int, int]) -> bool:
@@ -429,7 +434,7 @@ class Bus:
             self._post(wire.CloseReservedChannelResponse(message.channel), target)
 
     def _close(self, relid: int, *, reserved: bool) -> bool:
-        self._trace("vmbus_close_channel", relid)
+        self._trace(trace_events.VMBUS_CLOSE_CHANNEL, relid)
         channel = self._channels.get(relid)
         if channel is None or channel.reserved is not reserved or not channel.can(ChannelEvent.CLOSE):
             self._reject("closing a channel that is not open, or not so")

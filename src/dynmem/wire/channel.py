@@ -16,11 +16,11 @@ from typing import Final
 
 import msgspec
 
+from dynmem.direction import Direction
 from dynmem.errors import LocalProtocolError, RemoteProtocolError
 from dynmem.limits import VMBUS_MESSAGE_BYTES_MAX
 from dynmem.wire.layout import (
     NEWEST,
-    Direction,
     Flag,
     Guid,
     Layout,

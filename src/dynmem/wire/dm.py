@@ -17,13 +17,13 @@ from typing import Final
 
 import msgspec
 
+from dynmem.direction import Direction
 from dynmem.errors import LocalProtocolError, RemoteProtocolError
 from dynmem.limits import DM_MESSAGE_BYTES_MAX
 from dynmem.units import MIB
 from dynmem.wire.layout import (
     NEWEST,
     Count,
-    Direction,
     Flag,
     Layout,
     Reserved,

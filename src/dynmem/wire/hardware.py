@@ -23,9 +23,10 @@ from typing import Final
 
 import msgspec
 
+from dynmem.direction import Direction
 from dynmem.errors import RemoteProtocolError
 from dynmem.limits import HARDWARE_DATAGRAM_BYTES_MAX
-from dynmem.wire.layout import NEWEST, Direction, Flag, Layout, Table, bits, u32, u64
+from dynmem.wire.layout import NEWEST, Flag, Layout, Table, bits, u32, u64
 
 
 class MapSlot(msgspec.Struct, frozen=True, gc=False):

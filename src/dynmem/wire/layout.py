@@ -9,7 +9,6 @@ Decoders raise RemoteProtocolError and nothing else; encoders raise LocalProtoco
 wire cannot carry.
 """
 
-import enum
 import struct
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -17,16 +16,10 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
+from dynmem.direction import Direction
 from dynmem.errors import LocalProtocolError, RemoteProtocolError
 
 NEWEST: Final = 0xFFFF_FFFF  # decode with this version: read every optional group that is there
-
-
-class Direction(enum.Enum):
-    """Who sends a message."""
-
-    GUEST_TO_HOST = "G>H"
-    HOST_TO_GUEST = "H>G"
 
 
 class Int(NamedTuple):
