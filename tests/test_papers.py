@@ -22,7 +22,9 @@ MUST_EXIST = {
     ".pre-commit-config.yaml",
 }
 FOLDERS = ("src/", "tests/", "docs/", "scripts/", "bench/", "examples/", ".ci/", ".github/")
+SOURCE = ROOT / "src" / "dynmem"
 
+BELOW_SOURCE = re.compile(r"[a-z_]+/(?:[a-z_]+/)*(?:[a-z_0-9]+\.py)?")
 QUOTED = re.compile(r"`([^`\n]+)`")
 LINK = re.compile(r"\]\(([^)#\s]+)[^)]*\)")
 TARGET_CALL = re.compile(r"(?:^|[;&|])\s*make ([a-z][a-z0-9-]*)\b", re.MULTILINE)
@@ -46,9 +48,16 @@ def hook_commands(config: str) -> list[str]:
 
 
 def named_paths(text: str) -> set[str]:
-    """Return the files and folders of this repository that a paper names, in quotes or as links."""
-    quoted = {word.split("::")[0].rstrip("/") for word in QUOTED.findall(text)}
-    paths = {word for word in quoted if word.startswith(FOLDERS) and not re.search(r"[*<>{} ]", word)}
+    """Return the files and folders of this repository that a paper names, in quotes or as links.
+
+    Quoted `room/` and `room/file.py` are below src/dynmem or beside the paper.
+    """
+    quoted = {word.split("::")[0] for word in QUOTED.findall(text)}
+    paths = {
+        word
+        for word in quoted
+        if (word.startswith(FOLDERS) and not re.search(r"[*<>{} ]", word)) or BELOW_SOURCE.fullmatch(word)
+    }
     return paths | {
         link for link in LINK.findall(text) if "://" not in link and not link.startswith("mailto")
     }
@@ -94,10 +103,8 @@ def test_the_papers_are_there() -> None:
 
 @pytest.mark.parametrize("paper", PAPERS)
 def test_every_file_that_a_paper_names_exists(paper: str) -> None:
-    here = (ROOT / paper).parent
-    lost = {
-        name for name in named_paths(read(paper)) if not ((ROOT / name).exists() or (here / name).exists())
-    }
+    places = (ROOT, SOURCE, (ROOT / paper).parent, SOURCE / "conformance")
+    lost = {name for name in named_paths(read(paper)) if not any((place / name).exists() for place in places)}
     assert lost == set()
 
 
@@ -128,8 +135,8 @@ def test_pre_commit_runs_the_commands_of_make_lint_in_its_order() -> None:
 
 
 def test_what_is_lost_is_found() -> None:
-    text = "`src/dynmem/no_such.py`, [a](docs/gone.md), `dynmem.wire.no_such`, `dynmem.units.parse_size`"
-    assert named_paths(text) == {"src/dynmem/no_such.py", "docs/gone.md"}
+    text = "`src/dynmem/no_such.py`, `room/`, [a](docs/gone.md), `dynmem.wire.no_such`, `dynmem.units.MIB`"
+    assert named_paths(text) == {"src/dynmem/no_such.py", "room/", "docs/gone.md"}
     assert [name for name in sorted(named_modules(text)) if not module_exists(name)] == [
         "dynmem.wire.no_such"
     ]
