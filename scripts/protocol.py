@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dynmem.direction import Direction
-from dynmem.wire import channel, dm, hardware, packet
+from dynmem.wire import dm, hardware, packet, vmbus
 from dynmem.wire.layout import (
     Bits,
     Count,
@@ -170,7 +170,7 @@ def render() -> str:
     versions = ", ".join(format_version(version) for version in (*VERSIONS, VERSION_6_0))
     features = ", ".join(f"{flag:#x} {flag.name}" for flag in Feature)
     lines.append(CHANNEL_INTRO.format(versions=versions, features=features))
-    for layout in channel.TABLE.layouts:
+    for layout in vmbus.TABLE.layouts:
         lines.extend(_message(layout, _channel_since(layout)))
     types = ", ".join(f"{int(kind)} {kind.name}" for kind in packet.PacketType)
     lines.append(PACKET_INTRO.format(types=types))

@@ -7,10 +7,10 @@ import weakref
 from dynmem.conformance import adapter
 from dynmem.memory.backend import Backend, MemfdBackend
 from dynmem.units import MIB, NS_PER_S, PAGE_SHIFT, PAGE_SIZE
+from dynmem.vm.balloon.device import Discarding, HvBalloon
+from dynmem.vm.balloon.memory_device import HotAddedMemory
 from dynmem.vm.clock import VirtualClock
 from dynmem.vm.faults import Faults
-from dynmem.vm.hot_added import HotAddedMemory
-from dynmem.vm.hv_balloon import Discarding, HvBalloon
 from dynmem.vmbus.host import Bus, BusState, ChannelClosed, ChannelFaulted, ChannelOpened
 from dynmem.vmbus.memory import FlatMemory
 

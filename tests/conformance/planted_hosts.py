@@ -6,8 +6,8 @@ from dynmem.conformance.ours.host import OurHost, OurPages
 from dynmem.dm.host import POST_INIT_WAIT_NS, DynamicMemoryHost
 from dynmem.dm.stores import GivenUp
 from dynmem.pages.ranges import page_count
-from dynmem.wire import channel as wire
 from dynmem.wire import dm
+from dynmem.wire import vmbus as wire
 
 BALLOON_RESPONSE, UNBALLOON_REQUEST, UNBALLOON_RESPONSE = 7, 8, 9
 

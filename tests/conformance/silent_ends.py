@@ -4,7 +4,7 @@ from dynmem.conformance import adapter
 from dynmem.conformance.adapter import Hypercalls
 from dynmem.units import GIB, MIB, PAGE_SIZE
 from dynmem.vmbus.memory import FlatMemory
-from dynmem.wire import channel as wire
+from dynmem.wire import vmbus as wire
 from dynmem.wire.versions import VERSION_5_3
 
 

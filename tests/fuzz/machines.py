@@ -18,12 +18,12 @@ from dynmem.pages import ranges
 from dynmem.pages.page_set import PageSet
 from dynmem.units import PAGE_SIZE
 from dynmem.vm.faults import Faults
-from dynmem.vm.hypercall import Hypercalls
-from dynmem.vm.synic import Synic
+from dynmem.vm.hyperv.hypercalls import Hypercalls
+from dynmem.vm.hyperv.synic import Synic
 from dynmem.vmbus import guest, host, ring
 from dynmem.vmbus.memory import FlatMemory, GpadlMemory
-from dynmem.wire import channel as wire
 from dynmem.wire import dm, hardware, synic
+from dynmem.wire import vmbus as wire
 from dynmem.wire.packet import Packet
 from dynmem.wire.synic import MSR_SCONTROL, MSR_SIEFP, MSR_SIMP, MSR_SINT0, VMBUS_MESSAGE_TYPE, MessageSlot
 from dynmem.wire.versions import VERSION_5_3

@@ -26,12 +26,12 @@ from dynmem.memory.backend import Backend
 from dynmem.memory.discard import DiscardError
 from dynmem.pages import ranges as page_ranges
 from dynmem.units import MIB, NS_PER_MS, PAGE_SHIFT
-from dynmem.vm.guest_pages import Memory
-from dynmem.vm.hv_balloon import Discarding
+from dynmem.vm.balloon.accounts import Memory
+from dynmem.vm.balloon.device import Discarding
+from dynmem.vm.embedded.guest import Processor
 from dynmem.vm.machine import Machine
-from dynmem.vm.memory_options import BackendOptions, DimmOptions, MemoryOptions
-from dynmem.vm.options import BalloonOptions, VmOptions
-from dynmem.vm.processor import Processor
+from dynmem.vm.options.machine import BalloonOptions, VmOptions
+from dynmem.vm.options.memory import BackendOptions, DimmOptions, MemoryOptions
 from dynmem.vmbus import guest as vmbus
 from dynmem.vmbus.host import BusState, ChannelState
 from dynmem.vmbus.memory import FlatMemory

@@ -19,10 +19,10 @@ from dynmem.qmp.errors import QmpCommandError
 from dynmem.qmp.parser import Malformed, ValueReader
 from dynmem.qmp.types import read
 from dynmem.units import MIB
-from dynmem.vm.commands import commands
 from dynmem.vm.machine import Machine
-from dynmem.vm.memory_options import BackendOptions, DimmOptions, MemoryOptions
-from dynmem.vm.options import BalloonOptions, VmOptions
+from dynmem.vm.monitor.commands import commands
+from dynmem.vm.options.machine import BalloonOptions, VmOptions
+from dynmem.vm.options.memory import BackendOptions, DimmOptions, MemoryOptions
 
 from .engine import Target
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from tests.wire.test_channel import CAPTURED as CHANNEL_BYTES
 from tests.wire.test_dm import BY_HAND, CAPTURED
+from tests.wire.test_vmbus import CAPTURED as CHANNEL_BYTES
 
 from dynmem.errors import ConfigError, RemoteProtocolError
 from dynmem.guest.curve import parse_load
@@ -26,9 +26,10 @@ from dynmem.qmp.lexer import Lexer
 from dynmem.qmp.parser import ValueReader
 from dynmem.trace import reader, show
 from dynmem.units import parse_duration, parse_size
-from dynmem.vm import memory_options, options
-from dynmem.vm.option_text import is_identifier
-from dynmem.wire import channel, dm, hardware, monitor, packet, synic
+from dynmem.vm.options import machine as options
+from dynmem.vm.options import memory as memory_options
+from dynmem.vm.options.text import is_identifier
+from dynmem.wire import dm, hardware, monitor_page, packet, synic, vmbus
 from dynmem.wire.versions import VERSION_5_3, VERSION_WIN8
 
 from .engine import Target
@@ -45,19 +46,19 @@ DM_SEEDS = octets([*CAPTURED, *BY_HAND])
 CHANNEL_SEEDS = (
     *octets(CHANNEL_BYTES),
     *(
-        channel.encode(message)
+        vmbus.encode(message)
         for message in (
-            channel.GpadlBody(1, 7, bytes(range(64))),
-            channel.GpadlTeardown(1, 7),
-            channel.GpadlTorndown(7),
-            channel.CloseChannel(1),
-            channel.RelidReleased(1),
-            channel.Unload(),
-            channel.OpenReservedChannel(1, 0, 2, 7, 5),
-            channel.TlConnectRequest(uuid.UUID(int=1), uuid.UUID(int=2)),
-            channel.ModifyChannel(1, 0),
-            channel.ModifyConnection(0x1000, 0x2000),
-            channel.Resume(),
+            vmbus.GpadlBody(1, 7, bytes(range(64))),
+            vmbus.GpadlTeardown(1, 7),
+            vmbus.GpadlTorndown(7),
+            vmbus.CloseChannel(1),
+            vmbus.RelidReleased(1),
+            vmbus.Unload(),
+            vmbus.OpenReservedChannel(1, 0, 2, 7, 5),
+            vmbus.TlConnectRequest(uuid.UUID(int=1), uuid.UUID(int=2)),
+            vmbus.ModifyChannel(1, 0),
+            vmbus.ModifyConnection(0x1000, 0x2000),
+            vmbus.Resume(),
         )
     ),
 )
@@ -86,7 +87,7 @@ def older_versions() -> Callable[[bytes], None]:
     versions = (0, VERSION_WIN8, VERSION_5_3)
 
     def feed(data: bytes) -> None:
-        channel.decode(data, versions[len(data) % 3])
+        vmbus.decode(data, versions[len(data) % 3])
 
     return feed
 
@@ -336,12 +337,12 @@ REQUESTS = (
     b'{"command": "reserve", "name": "web", "size_bytes": 1073741824, "wait_ns": 30000000000}',
     b'{"command": "take-up", "vm": null}',
 )
-PAGE = monitor.encode(monitor.MonitorPage(1, (2,) * 4, (3,) * 4))
+PAGE = monitor_page.encode(monitor_page.MonitorPage(1, (2,) * 4, (3,) * 4))
 SLOTS = synic.encode_slot(synic.MessageSlot(1, b"payload", True, 3)) * 16
 
 PARSERS = (
     Target("dm", codec(dm.decode, dm.encode), DM_SEEDS, REMOTE),
-    Target("channel", codec(channel.decode, channel.encode), CHANNEL_SEEDS, REMOTE),
+    Target("channel", codec(vmbus.decode, vmbus.encode), CHANNEL_SEEDS, REMOTE),
     Target("channel-versions", older_versions, CHANNEL_SEEDS, REMOTE),
     Target("packet", codec(packet.decode, functools.partial(packet.encode, write_index=0)), PACKETS, REMOTE),
     Target("packet-length", lambda: packet.peek_length, tuple(item[:16] for item in PACKETS), REMOTE),
@@ -350,7 +351,7 @@ PARSERS = (
     Target("slot", codec(synic.decode_slot, synic.encode_slot), (SLOTS[:256],), REMOTE),
     Target("message-page", lambda: synic.decode_message_page, (SLOTS,), REMOTE),
     Target("event-flags", codec(synic.decode_event_flags, synic.encode_event_flags), (bytes(256),), REMOTE),
-    Target("monitor-page", codec(monitor.decode, monitor.encode), (PAGE,), REMOTE),
+    Target("monitor-page", codec(monitor_page.decode, monitor_page.encode), (PAGE,), REMOTE),
     Target(
         "hardware",
         codec(hardware.decode, hardware.encode),

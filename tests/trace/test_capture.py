@@ -15,7 +15,7 @@ from dynmem.trace.decode import Entry
 from dynmem.trace.files import LineFile
 from dynmem.trace.lines import MessageLine, PacketLine, parse
 from dynmem.trace.reader import Problem, read
-from dynmem.wire import channel, dm, packet
+from dynmem.wire import dm, packet, vmbus
 
 DIRECTIONS = st.sampled_from(Direction)
 EIGHTS = st.integers(0, 20).flatmap(lambda n: st.binary(min_size=8 * n, max_size=8 * n))
@@ -63,10 +63,10 @@ def test_a_packet_that_points_to_guest_memory_keeps_its_ranges_as_words() -> Non
 
 def test_a_capture_cut_anywhere_is_read_up_to_the_cut() -> None:
     lines, capture = written()
-    offer = channel.OfferChannel(
+    offer = vmbus.OfferChannel(
         dm.BALLOON_DEVICE_TYPE, uuid.UUID(int=8), 0, 0, bytes(120), 0, 0, 1, 0, False, True, 17
     )
-    capture.message(Direction.HOST_TO_GUEST, channel.encode(offer))
+    capture.message(Direction.HOST_TO_GUEST, vmbus.encode(offer))
     request = dm.encode(dm.BalloonRequest(4, 512))
     capture.packet(Direction.HOST_TO_GUEST, 1, packet.Packet(6, 0, 0, request))
     data = "".join(lines).encode()

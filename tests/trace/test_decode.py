@@ -15,7 +15,7 @@ from dynmem.limits import TRACE_LINE_BYTES_MAX
 from dynmem.trace.decode import Entry
 from dynmem.trace.reader import Problem, read
 from dynmem.trace.show import as_json, as_text
-from dynmem.wire import channel, dm
+from dynmem.wire import dm, vmbus
 
 CAPTURES = Path(__file__).resolve().parent.parent / "captures"
 VERSION_REQUEST = "01001000010000000000020000000000"
@@ -48,7 +48,7 @@ def test_every_line_of_the_linux_capture_is_a_named_message() -> None:
     assert names[-3:] == ["DM_MEM_HOT_ADD_REQUEST", "DM_STATUS_REPORT", "DM_MEM_HOT_ADD_RESPONSE"]
     for entry in found:  # each goes where its table says
         assert isinstance(entry, Entry)
-        table = channel.TABLE if entry.layer == "vmbus" else dm.TABLE
+        table = vmbus.TABLE if entry.layer == "vmbus" else dm.TABLE
         layout = next(layout for layout in table.layouts if layout.name == entry.name)
         assert entry.direction is layout.direction
 
@@ -109,9 +109,9 @@ def test_a_line_above_the_limit_is_skipped_whole() -> None:
 
 
 def test_padding_of_an_old_version_is_not_read_as_fields() -> None:
-    contact = channel.InitiateContact(4 << 16, 0, 0, 0, 0)
+    contact = vmbus.InitiateContact(4 << 16, 0, 0, 0, 0)
     found = of_text(
-        f"1 G>H msg {channel.encode(contact).hex()}",
+        f"1 G>H msg {vmbus.encode(contact).hex()}",
         "2 H>G msg 0f0000000000000001000000ffffffff",
     )
     response = found[1]
@@ -121,11 +121,11 @@ def test_padding_of_an_old_version_is_not_read_as_fields() -> None:
 
 
 def test_a_packet_of_another_device_is_left_as_it_is() -> None:
-    offer = channel.OfferChannel(
+    offer = vmbus.OfferChannel(
         uuid.UUID(int=7), uuid.UUID(int=8), 0, 0, bytes(120), 0, 0, 5, 0, False, True, 21
     )
     found = of_text(
-        f"1 H>G msg {channel.encode(offer).hex()}",
+        f"1 H>G msg {vmbus.encode(offer).hex()}",
         f"2 G>H pkt type 6 flags 1 channel 5 id 9 {VERSION_REQUEST}",
         f"3 G>H pkt type 6 flags 0 channel 1 {VERSION_REQUEST}",
         "4 H>G pkt type 11 flags 0 channel 1 id 9",

@@ -23,7 +23,7 @@ from dynmem.units import MIB, PAGE_SHIFT
 from dynmem.vmbus import guest, host
 from dynmem.vmbus.memory import FlatMemory, GpadlMemory
 from dynmem.vmbus.ring import RingReader, RingWriter
-from dynmem.wire import channel, dm, packet
+from dynmem.wire import dm, packet, vmbus
 from dynmem.wire.synic import VMBUS_MESSAGE_TYPE, HvStatus
 
 CAPTURES = Path(__file__).resolve().parent.parent / "captures"
@@ -100,11 +100,11 @@ class OurHost:
         assert received is not None
         self.dm.receive(received.data, now)
 
-    def says(self, now: int) -> channel.Message | dm.Message:
+    def says(self, now: int) -> vmbus.Message | dm.Message:
         """What our host says next."""
         if (posted := self.bus.next_message()) is not None:
             self.bus.message_delivered()
-            return channel.decode(posted.payload, self.bus.version or 0)
+            return vmbus.decode(posted.payload, self.bus.version or 0)
         message = self.dm.next_message()
         assert message is not None
         assert self.bus.channels[1].send(message)
@@ -127,8 +127,8 @@ def test_our_host_answers_the_captured_linux_guest_as_its_own_host_did(memory: F
             ours.heard(line, now)
             continue
         if isinstance(line, MessageLine):
-            theirs: Any = channel.decode(line.payload, ours.bus.version or 0)
-            own = ("connection_id",) if isinstance(theirs, channel.OfferChannel) else ()
+            theirs: Any = vmbus.decode(line.payload, ours.bus.version or 0)
+            own = ("connection_id",) if isinstance(theirs, vmbus.OfferChannel) else ()
             assert without(ours.says(now), *own) == without(theirs, *own)
             continue
         theirs = dm.decode(line.packet.data)
@@ -201,9 +201,9 @@ class OurGuest:
             self.dm.receive(received.data, now)
             return
         payload = line.payload
-        message = channel.decode(payload)
-        if isinstance(message, channel.OpenChannelResult):  # the captured guest chose another number
-            payload = channel.encode(msgspec.structs.replace(message, openid=guest.FIRST_GPADL_ID))
+        message = vmbus.decode(payload)
+        if isinstance(message, vmbus.OpenChannelResult):  # the captured guest chose another number
+            payload = vmbus.encode(msgspec.structs.replace(message, openid=guest.FIRST_GPADL_ID))
         self.client.receive_message(payload)
         for event in self.client.take_events():
             if isinstance(event, guest.OffersDelivered):
@@ -211,11 +211,11 @@ class OurGuest:
             elif isinstance(event, guest.Opened):
                 self.dm.channel_opened(now)
 
-    def says(self, now: int) -> channel.Message | dm.Message:
+    def says(self, now: int) -> vmbus.Message | dm.Message:
         """What our guest says next."""
         self.posts += [post.payload for post in self.client.take_posts()]
         if self.posts:
-            return channel.decode(self.posts.pop(0))
+            return vmbus.decode(self.posts.pop(0))
         self.dm.tick(now)
         message = self.dm.next_message()
         assert message is not None
@@ -237,7 +237,7 @@ def test_our_guest_answers_the_captured_host_as_linux_did(memory: FlatMemory) ->
             ours.heard(line, now)
         elif isinstance(line, MessageLine):
             own = "openid"
-            theirs = channel.decode(line.payload)
+            theirs = vmbus.decode(line.payload)
             names = (own,) if own in theirs.__struct_fields__ else ()
             assert without(ours.says(now), *names) == without(theirs, *names)
         elif not isinstance(response := dm.decode(line.packet.data), dm.StatusReport):  # by the clock
@@ -323,24 +323,24 @@ def test_our_host_goes_through_the_states_of_qemus_and_logs_the_same(file: str) 
     assert session.dm.actual_pages == QEMU_TARGETS[-1] * MIB >> PAGE_SHIFT
 
 
-def posted_by_the_guest(event: EventLine) -> channel.Message | None:
+def posted_by_the_guest(event: EventLine) -> vmbus.Message | None:
     """The message that a guest posted when QEMU logged `event`."""
     numbers = {name: int(value) for name, value in event.values.items()}
     match event.name:
         case "vmbus_initiate_contact":
             version = numbers["major"] << 16 | numbers["minor"]
             pages = (numbers["interrupt_page"], numbers["monitor_page1"], numbers["monitor_page2"])
-            return channel.InitiateContact(version, numbers["vcpu"], *pages)
+            return vmbus.InitiateContact(version, numbers["vcpu"], *pages)
         case "vmbus_send_offer":
-            return channel.RequestOffers()
+            return vmbus.RequestOffers()
         case "vmbus_gpadl_header":
             pfns = struct.pack(f"<{len(RINGS)}Q", *RINGS)
             ranges = struct.pack("<II", len(RINGS) << PAGE_SHIFT, 0) + pfns
             assert numbers["num_gfns"] == len(RINGS)
-            return channel.GpadlHeader(1, numbers["gpadl_id"], len(ranges), 1, ranges)
+            return vmbus.GpadlHeader(1, numbers["gpadl_id"], len(ranges), 1, ranges)
         case "vmbus_open_channel":
             gpadl = numbers["gpadl_id"]
-            return channel.OpenChannel(numbers["chan_id"], gpadl, gpadl, numbers["target_vp"], DOWN_PAGE)
+            return vmbus.OpenChannel(numbers["chan_id"], gpadl, gpadl, numbers["target_vp"], DOWN_PAGE)
     return None
 
 
@@ -364,7 +364,7 @@ def test_our_bus_logs_for_the_same_guest_what_qemus_logged(file: str, memory: Fl
     for event in theirs:
         message = posted_by_the_guest(event)
         if message is not None:
-            assert bus.post_message(1, VMBUS_MESSAGE_TYPE, channel.encode(message)) is HvStatus.SUCCESS
+            assert bus.post_message(1, VMBUS_MESSAGE_TYPE, vmbus.encode(message)) is HvStatus.SUCCESS
             while bus.next_message() is not None:
                 bus.message_delivered()
     assert bus.channels[1].is_open

@@ -4,14 +4,14 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from dynmem.memory.address_space import AddressSpace, Section
 from dynmem.memory.backend import Backend, MemfdBackend
-from dynmem.memory.memory_device import DeviceMemory
-from dynmem.memory.memslots import Memslots
+from dynmem.space.address_space import AddressSpace, Section
+from dynmem.space.memory_device import DeviceMemory
+from dynmem.space.memslots import Memslots
 from dynmem.trace_events import NO_TRACE, Trace
 from dynmem.units import GIB, MIB, PAGE_SHIFT
-from dynmem.vm.hot_added import HotAddedMemory
-from dynmem.vm.hv_balloon import Discarding
+from dynmem.vm.balloon.device import Discarding
+from dynmem.vm.balloon.memory_device import HotAddedMemory
 from dynmem.wire import dm
 
 from .device_rig import SIZE, Discards, Rig

@@ -8,10 +8,10 @@ from typing import Any
 from dynmem.memory.backend import Backend, MemfdBackend
 from dynmem.trace_events import NO_TRACE, Trace
 from dynmem.units import MIB, PAGE_SIZE
+from dynmem.vm.balloon.device import Discarding, HvBalloon
+from dynmem.vm.balloon.memory_device import HotAddedMemory
 from dynmem.vm.clock import VirtualClock
 from dynmem.vm.faults import Faults
-from dynmem.vm.hot_added import HotAddedMemory
-from dynmem.vm.hv_balloon import Discarding, HvBalloon
 from dynmem.vmbus import guest as vmbus
 from dynmem.vmbus.host import Bus, ChannelClosed, ChannelFaulted, ChannelOpened
 from dynmem.vmbus.memory import FlatMemory

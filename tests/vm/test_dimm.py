@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 from tests.vm.running import until
 
-from dynmem.memory.region import MemoryDeviceError
+from dynmem.space.region import MemoryDeviceError
 from dynmem.units import GIB, MIB
-from dynmem.vm.devices import DeviceError, NoSuchDeviceError
+from dynmem.vm.dimms import DeviceError, NoSuchDeviceError
 from dynmem.vm.machine import Machine
-from dynmem.vm.memory_options import BackendOptions, DimmOptions, MemoryOptions
 from dynmem.vm.objects import ObjectError
-from dynmem.vm.options import BalloonOptions, GuestOptions, VmOptions
+from dynmem.vm.options.machine import BalloonOptions, GuestOptions, VmOptions
+from dynmem.vm.options.memory import BackendOptions, DimmOptions, MemoryOptions
 
 BOOT = 64 * MIB
 SIZE = 128 * MIB

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dynmem.memory.address_space import Section
 from dynmem.memory.backend import MemfdBackend
+from dynmem.space.address_space import Section
 from dynmem.vm.guest_memory import MappedMemory
 from dynmem.vmbus.memory import BadAddressError
 

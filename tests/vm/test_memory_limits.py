@@ -17,11 +17,11 @@ from dynmem.memory.backend_file import FileBackend
 from dynmem.pages import ranges as page_ranges
 from dynmem.pages.page_set import PageSet
 from dynmem.units import MIB
-from dynmem.vm.guest_pages import Discard, Memory
-from dynmem.vm.hardware import Hardware
+from dynmem.vm.balloon.accounts import Discard, Memory
+from dynmem.vm.embedded.hardware import Hardware
 from dynmem.vm.machine import Machine
-from dynmem.vm.memory_options import BackendOptions, DimmOptions, MemoryOptions
-from dynmem.vm.options import VmOptions
+from dynmem.vm.options.machine import VmOptions
+from dynmem.vm.options.memory import BackendOptions, DimmOptions, MemoryOptions
 from dynmem.wire import hardware as wire
 
 PAGES = 1 << 15

@@ -13,7 +13,7 @@ from tests.vm.running import MIB, Vm, running, until
 from dynmem.errors import ConfigError
 from dynmem.trace.decode import Entry
 from dynmem.trace.reader import Problem, read
-from dynmem.vm.options import parse_trace
+from dynmem.vm.options.machine import parse_trace
 
 ATTACKER = Path(__file__).with_name("hostile_guest.py")
 LINE = re.compile(r"\d+@\d{10}\.\d{6}:(vmbus|hv_balloon)_[a-z_]+ .*")

@@ -7,7 +7,7 @@ import pytest
 
 from dynmem.vmbus import guest, host
 from dynmem.vmbus.memory import FlatMemory
-from dynmem.wire import channel as wire
+from dynmem.wire import vmbus as wire
 from dynmem.wire.dm import BALLOON_DEVICE_TYPE
 from dynmem.wire.synic import VMBUS_MESSAGE_TYPE, HvStatus
 from dynmem.wire.versions import VERSION_5_3

@@ -14,7 +14,7 @@ from dynmem.vmbus import guest, host
 from dynmem.vmbus.channel import ChannelState
 from dynmem.vmbus.memory import GpadlMemory
 from dynmem.vmbus.ring import initialize
-from dynmem.wire import channel as wire
+from dynmem.wire import vmbus as wire
 from dynmem.wire.synic import VMBUS_SINT, HvStatus
 from dynmem.wire.versions import VERSION_4_1, VERSION_5_2, VERSION_5_3, VERSION_WIN8_1, VERSION_WIN10
 

@@ -10,8 +10,8 @@ import pytest
 from dynmem.errors import LocalProtocolError, RemoteProtocolError
 from dynmem.units import PAGE_SIZE
 from dynmem.vmbus import guest, host
-from dynmem.wire import channel as wire
 from dynmem.wire import dm
+from dynmem.wire import vmbus as wire
 from dynmem.wire.synic import EVENT_CONNECTION_ID, HvStatus
 from dynmem.wire.versions import (
     VERSION_4_1,

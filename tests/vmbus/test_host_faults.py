@@ -18,7 +18,7 @@ from dynmem.vmbus import host
 from dynmem.vmbus.channel import TRANSITIONS, ChannelEvent, ChannelState
 from dynmem.vmbus.host import RULES, BusState
 from dynmem.vmbus.memory import FlatMemory
-from dynmem.wire import channel as wire
+from dynmem.wire import vmbus as wire
 from dynmem.wire.synic import HvStatus
 from dynmem.wire.versions import VERSION_5_3, VERSION_6_0, VERSION_WIN8, VERSION_WIN10
 

@@ -11,7 +11,7 @@ from tests.walk.explore import Bound, Walk
 
 from dynmem.vmbus import guest, host
 from dynmem.vmbus.ring import RingReader, RingWriter
-from dynmem.wire import channel as wire
+from dynmem.wire import vmbus as wire
 
 SMALL = Bound(messages=3, opens=1, closes=1, rescinds=1, resets=0)
 

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dynmem.errors import RemoteProtocolError
-from dynmem.wire import channel, dm, hardware, packet, synic
+from dynmem.wire import dm, hardware, packet, synic, vmbus
 from dynmem.wire.layout import Bits, Flag, Guid, Int, Layout, Octets, Optional, Reserved, Tail
 
-TABLES: dict[str, Any] = {"dm": dm, "channel": channel, "hardware": hardware}
+TABLES: dict[str, Any] = {"dm": dm, "vmbus": vmbus, "hardware": hardware}
 LAYOUTS = [(name, layout) for name, module in TABLES.items() for layout in module.TABLE.layouts]
 
 
@@ -58,7 +58,7 @@ def test_what_is_encoded_is_what_is_decoded(table: str, layout: Layout) -> None:
     @settings(max_examples=15, deadline=None)
     @given(field_values(layout))
     def round_trip(values: list[Any]) -> None:
-        if layout.message is channel.GpadlHeader:
+        if layout.message is vmbus.GpadlHeader:
             values[2] = len(values[-1])  # the declared length of a GPADL's ranges, else padding is cut off
         message = layout.message(*values)
         octets = codec.encode(message)
@@ -70,7 +70,7 @@ def test_what_is_encoded_is_what_is_decoded(table: str, layout: Layout) -> None:
 
 DECODERS: dict[str, Callable[[bytes], Any]] = {
     "dm": dm.decode,
-    "channel": channel.decode,
+    "vmbus": vmbus.decode,
     "hardware": hardware.decode,
     "packet": packet.decode,
     "packet length": packet.peek_length,

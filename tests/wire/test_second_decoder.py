@@ -10,13 +10,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from dynmem.wire import channel, dm, monitor, packet, synic
+from dynmem.wire import dm, monitor_page, packet, synic, vmbus
 from dynmem.wire.layout import Bits, Count, Field, Flag, Guid, Int, Layout, Octets, Optional, Reserved, Tail
 
 from . import second_decoder
 
 ROUNDS = 40
-LAYOUTS = [("dm", item) for item in dm.TABLE.layouts] + [("channel", item) for item in channel.TABLE.layouts]
+LAYOUTS = [("dm", item) for item in dm.TABLE.layouts] + [("channel", item) for item in vmbus.TABLE.layouts]
 IDS = [f"{room}-{item.name}" for room, item in LAYOUTS]
 
 
@@ -88,7 +88,7 @@ def test_we_read_what_the_second_encoder_writes_whatever_its_reserved_bits_hold(
     room: str, layout: Layout
 ) -> None:
     chance = random.Random(layout.number)
-    codec: Any = dm if room == "dm" else channel
+    codec: Any = dm if room == "dm" else vmbus
     structures = second_decoder.dm if room == "dm" else second_decoder.channel
     for _ in range(ROUNDS):
         values = random_values(layout, chance)
@@ -261,10 +261,12 @@ def test_a_monitor_page_is_read_alike() -> None:
     many: Callable[[int, int], tuple[int, ...]] = lambda count, size: tuple(  # noqa: E731
         number(chance, size) for _ in range(count)
     )
-    times = tuple(chance.choice([-(1 << 31), -1, 0, (1 << 31) - 1]) for _ in range(monitor.MONITORS))
-    page = monitor.MonitorPage(7, many(4, 4), many(4, 4), times, many(128, 2), many(128, 4), many(128, 2))
-    octets = monitor.encode(page)
-    assert monitor.decode(octets) == page
+    times = tuple(chance.choice([-(1 << 31), -1, 0, (1 << 31) - 1]) for _ in range(monitor_page.MONITORS))
+    page = monitor_page.MonitorPage(
+        7, many(4, 4), many(4, 4), times, many(128, 2), many(128, 4), many(128, 2)
+    )
+    octets = monitor_page.encode(page)
+    assert monitor_page.decode(octets) == page
     other = second_decoder.pages.monitor_page(octets)
     flat: Callable[[Any], list[Any]] = lambda rows: [item for row in rows for item in row]  # noqa: E731
     assert other.trigger_state == 7

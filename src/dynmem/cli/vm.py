@@ -122,7 +122,8 @@ def vm(
     capture: Path | None,
 ) -> int:
     """Run one virtual machine with dynamic memory until it ends."""
-    from dynmem.vm import memory_options, options
+    from dynmem.vm.options import machine as options
+    from dynmem.vm.options import memory as memory_options
 
     balloon, dimms = options.parse_devices(devices)
     parsed = options.VmOptions(

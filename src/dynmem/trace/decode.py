@@ -14,7 +14,7 @@ from dynmem.direction import Direction
 from dynmem.errors import RemoteProtocolError
 from dynmem.limits import VMBUS_CHANNELS_MAX
 from dynmem.trace.lines import EventLine, Line, MessageLine, PacketLine
-from dynmem.wire import channel, dm
+from dynmem.wire import dm, vmbus
 from dynmem.wire.layout import NEWEST
 from dynmem.wire.packet import PacketType
 
@@ -59,15 +59,15 @@ class Decoder:
 
     def _message(self, line: MessageLine) -> Entry:
         asked = self._version if self._version != NEWEST else self._asked
-        message = channel.decode(line.payload, asked)
-        if isinstance(message, channel.InitiateContact):
+        message = vmbus.decode(line.payload, asked)
+        if isinstance(message, vmbus.InitiateContact):
             self._asked, self._version = message.version, NEWEST
             self._interfaces.clear()
-        elif isinstance(message, channel.VersionResponse) and message.version_supported:
+        elif isinstance(message, vmbus.VersionResponse) and message.version_supported:
             self._version = self._asked
-        elif isinstance(message, channel.OfferChannel) and len(self._interfaces) < VMBUS_CHANNELS_MAX:
+        elif isinstance(message, vmbus.OfferChannel) and len(self._interfaces) < VMBUS_CHANNELS_MAX:
             self._interfaces[message.child_relid] = message.interface
-        name = channel.TABLE.of(message).name
+        name = vmbus.TABLE.of(message).name
         return Entry(line.time_ns, line.direction, "vmbus", name, _fields(message, ()))
 
     def _packet(self, line: PacketLine) -> Entry:

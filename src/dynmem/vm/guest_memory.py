@@ -7,8 +7,8 @@ lose memory that they are in: then they are at no address, like any other wrong 
 import bisect
 from typing import NamedTuple
 
-from dynmem.memory.address_space import Section
 from dynmem.memory.backend import Backend
+from dynmem.space.address_space import Section
 from dynmem.vmbus.memory import BadAddressError, FlatMemory
 
 

@@ -11,13 +11,13 @@ from typing import Final
 from dynmem import __version__
 from dynmem.errors import DynmemError, ExitCode
 from dynmem.qmp.server import QmpServer
-from dynmem.vm.backend_notes import memory_note, shortages
-from dynmem.vm.bus_error import LastWords
-from dynmem.vm.commands import commands
+from dynmem.vm.advice import memory_note, shortages
+from dynmem.vm.last_words import LastWords
 from dynmem.vm.machine import Ending, Machine
+from dynmem.vm.monitor.commands import commands
+from dynmem.vm.monitor.schema import EVENTS
 from dynmem.vm.objects import allow_descriptors
-from dynmem.vm.options import VmOptions
-from dynmem.vm.schema import EVENTS
+from dynmem.vm.options.machine import VmOptions
 
 SPOKEN: Final = (10, 2, 2)  # the QEMU whose commands these are
 _LOG: Final = logging.getLogger("dynmem.vm")

@@ -11,21 +11,21 @@ from functools import partial
 from typing import Final
 
 from dynmem.errors import ConfigError, DynmemError
-from dynmem.memory.address_space import AddressSpace
 from dynmem.memory.backend import Backend, MemfdBackend
-from dynmem.memory.memory_device import DeviceMemory
-from dynmem.memory.memslots import Memslots
-from dynmem.memory.region import RamRegion
+from dynmem.space.address_space import AddressSpace
+from dynmem.space.memory_device import DeviceMemory
+from dynmem.space.memslots import Memslots
+from dynmem.space.region import RamRegion
 from dynmem.trace_events import Trace
-from dynmem.vm.at_start import backend_hint, boot_hint, device_hint, naming, there_are
+from dynmem.vm.balloon.memory_device import HotAddedMemory, check_address, check_memdev
+from dynmem.vm.balloon.without_memory import WithoutMemory
+from dynmem.vm.embedded.slots import Slots
 from dynmem.vm.faults import Faults
 from dynmem.vm.guest_memory import MappedMemory
-from dynmem.vm.hot_added import HotAddedMemory, check_address, check_memdev
-from dynmem.vm.memory_options import AUTOMATIC_MEMDEV, BackendOptions
 from dynmem.vm.objects import Objects
-from dynmem.vm.options import BalloonOptions, VmOptions
-from dynmem.vm.slots import Slots
-from dynmem.vm.without_memory import WithoutMemory
+from dynmem.vm.options.hints import backend_hint, boot_hint, device_hint, naming, there_are
+from dynmem.vm.options.machine import BalloonOptions, VmOptions
+from dynmem.vm.options.memory import AUTOMATIC_MEMDEV, BackendOptions
 
 OWN_MEMORY: Final = "pc.ram"  # what QEMU calls boot memory that the machine makes itself
 _LOG: Final = logging.getLogger("dynmem.vm")

@@ -12,8 +12,8 @@ from dynmem.errors import ConfigError, DynmemError
 from dynmem.limits import VM_DESCRIPTORS_SPARE, VM_OBJECTS_MAX
 from dynmem.memory.backend import Backend, BackendError, MemfdBackend, RamBackend
 from dynmem.memory.backend_file import FileBackend
-from dynmem.vm.backend_notes import notes
-from dynmem.vm.memory_options import BackendOptions
+from dynmem.vm.advice import notes
+from dynmem.vm.options.memory import BackendOptions
 
 _LOG: Final = logging.getLogger("dynmem.vm")
 

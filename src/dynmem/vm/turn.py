@@ -13,12 +13,12 @@ from dynmem.dm.events import ActualChanged, HotRemoveFinished, StatusReported
 from dynmem.errors import RemoteProtocolError
 from dynmem.limits import VM_HYPERCALLS_PER_TURN, VM_PACKETS_PER_TURN
 from dynmem.units import PAGE_SHIFT
-from dynmem.vm.devices import Devices
+from dynmem.vm.balloon.device import HvBalloon
+from dynmem.vm.dimms import Devices
+from dynmem.vm.embedded.guest import Processor
 from dynmem.vm.events import Emit
 from dynmem.vm.faults import Faults
-from dynmem.vm.hv_balloon import HvBalloon
 from dynmem.vm.memory_map import MachineMemory
-from dynmem.vm.processor import Processor
 from dynmem.vm.recording import Recording
 from dynmem.vmbus.host import Bus, BusState, ChannelClosed, ChannelFaulted, ChannelOpened, OutgoingMessage
 from dynmem.wire import hardware as wire

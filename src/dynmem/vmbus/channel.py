@@ -15,9 +15,9 @@ import msgspec
 from dynmem.errors import RemoteProtocolError
 from dynmem.vmbus.memory import GpadlMemory
 from dynmem.vmbus.ring import RingReader, RingWriter
-from dynmem.wire.channel import NO_USER_DATA, TARGET_VP_NONE, OfferChannel
 from dynmem.wire.packet import FLAG_COMPLETION_REQUESTED, Packet, PacketType
 from dynmem.wire.synic import CHANNEL_CONNECTION_ID_BASE
+from dynmem.wire.vmbus import NO_USER_DATA, TARGET_VP_NONE, OfferChannel
 
 
 class Offer(msgspec.Struct, frozen=True):

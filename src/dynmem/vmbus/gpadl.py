@@ -14,7 +14,7 @@ from dynmem.errors import RemoteProtocolError
 from dynmem.limits import GPADL_PAGES_MAX, GPADLS_MAX
 from dynmem.units import PAGE_SHIFT, PAGE_SIZE
 from dynmem.vmbus.memory import GpadlMemory, GuestMemory
-from dynmem.wire.channel import GpadlHeader
+from dynmem.wire.vmbus import GpadlHeader
 
 _RANGE: Final = struct.Struct("<II")
 

@@ -34,7 +34,7 @@ from dynmem.vmbus.guest_channel import (
     Unloaded,
 )
 from dynmem.vmbus.memory import GuestMemory
-from dynmem.wire import channel as wire
+from dynmem.wire import vmbus as wire
 from dynmem.wire.synic import (
     EVENT_CONNECTION_ID,
     MESSAGE_CONNECTION_ID,

@@ -15,7 +15,7 @@ import msgspec
 from dynmem.errors import LocalProtocolError, RemoteProtocolError
 from dynmem.vmbus import ring
 from dynmem.vmbus.memory import GpadlMemory, GuestMemory
-from dynmem.wire import channel as wire
+from dynmem.wire import vmbus as wire
 from dynmem.wire.packet import Packet, PacketType
 from dynmem.wire.versions import VERSION_4_1, VERSION_5_3
 

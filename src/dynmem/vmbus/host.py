@@ -25,8 +25,7 @@ from dynmem.trace_events import NO_TRACE, Trace, stable_pointer
 from dynmem.vmbus.channel import Channel, ChannelEvent, ChannelState, Offer
 from dynmem.vmbus.gpadl import GpadlTable, RefusedGpadlError
 from dynmem.vmbus.memory import BadAddressError, GuestMemory
-from dynmem.wire import channel as wire
-from dynmem.wire.channel import STATUS_SUCCESS, STATUS_UNSUCCESSFUL, TARGET_VP_NONE, ConnectionState
+from dynmem.wire import vmbus as wire
 from dynmem.wire.synic import (
     EVENT_CONNECTION_ID,
     MESSAGE_CONNECTION_ID,
@@ -37,6 +36,7 @@ from dynmem.wire.synic import (
     HvStatus,
 )
 from dynmem.wire.versions import VERSION_5_0, VERSION_5_3, VERSION_WIN8, VERSIONS
+from dynmem.wire.vmbus import STATUS_SUCCESS, STATUS_UNSUCCESSFUL, TARGET_VP_NONE, ConnectionState
 
 __all__ = [
     "Bus",

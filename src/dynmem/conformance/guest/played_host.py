@@ -17,7 +17,7 @@ from dynmem.errors import RemoteProtocolError
 from dynmem.units import NS_PER_MS, NS_PER_S, PAGE_SIZE
 from dynmem.vmbus import ring
 from dynmem.vmbus.memory import GpadlMemory
-from dynmem.wire import channel as wire
+from dynmem.wire import vmbus as wire
 from dynmem.wire.dm import BALLOON_DEVICE_TYPE
 from dynmem.wire.packet import Packet, PacketType
 from dynmem.wire.synic import (

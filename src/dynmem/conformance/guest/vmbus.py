@@ -11,7 +11,7 @@ from dynmem.conformance.guest.played_host import RELID, PlayedHost
 from dynmem.units import NS_PER_S, PAGE_SIZE
 from dynmem.vmbus import ring
 from dynmem.vmbus.memory import GpadlMemory
-from dynmem.wire import channel as wire
+from dynmem.wire import vmbus as wire
 from dynmem.wire.packet import Packet, PacketType
 from dynmem.wire.versions import (
     VERSION_5_0,

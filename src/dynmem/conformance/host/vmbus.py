@@ -8,7 +8,7 @@ from dynmem.conformance.adapter import VMBUS, HostUnderTest
 from dynmem.conformance.case import Case, CaseTable, NotApplicableError, must
 from dynmem.conformance.host.played_guest import PlayedGuest
 from dynmem.units import PAGE_SIZE
-from dynmem.wire import channel as wire
+from dynmem.wire import vmbus as wire
 from dynmem.wire.versions import (
     VERSION_4_1,
     VERSION_5_3,

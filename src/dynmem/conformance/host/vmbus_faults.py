@@ -14,7 +14,7 @@ from dynmem.conformance.host.played_guest import FIRST_GPADL, PlayedGuest
 from dynmem.units import PAGE_SIZE
 from dynmem.vmbus import ring
 from dynmem.vmbus.memory import GpadlMemory
-from dynmem.wire import channel as wire
+from dynmem.wire import vmbus as wire
 from dynmem.wire.synic import MESSAGE_CONNECTION_ID
 from dynmem.wire.versions import VERSION_WIN10
 

@@ -1,0 +1,1 @@
+"""Guest physical addresses by rules of QEMU: regions, address space, memory slots and devices, DIMMs."""

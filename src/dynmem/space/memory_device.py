@@ -1,0 +1,334 @@
+"""Memory devices, and the part of the guest's addresses where they are plugged.
+
+The interface is QEMU's (include/hw/mem/memory-device.h), the checks and their texts those of
+hw/mem/memory-device.c.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, NamedTuple, Protocol
+
+from dynmem.errors import LocalProtocolError
+from dynmem.space.address_space import AddressSpace, Section
+from dynmem.space.assign import Taken, assign_address
+from dynmem.space.memslots import SAFE_MAX_MEMSLOTS, Memslots, SlotConsumer, SlotUse, decide_limit
+from dynmem.space.region import Container, MemoryDeviceError, Region
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceInfo:
+    """What query-memory-devices says of one device; sizes and addresses in bytes, None is left out."""
+
+    kind: str  # "dimm" or "hv-balloon"
+    identity: str | None = None
+    address: int | None = None
+    size: int | None = None
+    max_size: int | None = None
+    memdev: str | None = None  # path of the backend, /objects/ID
+    slot: int | None = None
+    node: int | None = None
+    hotplugged: bool | None = None
+    hotpluggable: bool | None = None
+
+    def to_json(self) -> dict[str, object]:
+        """The member names of QEMU's MemoryDeviceInfo; hv-balloon's address is called ``memaddr`` there."""
+        data = {
+            "id": self.identity,
+            "memaddr" if self.kind == "hv-balloon" else "addr": self.address,
+            "size": self.size,
+            "max-size": self.max_size,
+            "slot": self.slot,
+            "node": self.node,
+            "memdev": self.memdev,
+            "hotplugged": self.hotplugged,
+            "hotpluggable": self.hotpluggable,
+        }
+        return {"type": self.kind, "data": {name: value for name, value in data.items() if value is not None}}
+
+
+class MemoryDevice(Protocol):
+    """A device with memory of its own, all of it in one region at one address.
+
+    A class that says it is one (class X(MemoryDevice)) gets the defaults of the optional callbacks.
+    """
+
+    @property
+    def identity(self) -> str | None:
+        """The name that the user gave it."""
+
+    def get_addr(self) -> int:
+        """Its guest address in bytes; 0 when none was given nor assigned."""
+
+    def set_addr(self, address: int) -> None:
+        """Have this address (bytes): called by pre_plug, once every check has passed."""
+
+    def get_memory_region(self) -> Region | None:
+        """The region, the same one each time; None for a device that has no memory.
+
+        Raises MemoryDeviceError when the device is not ready to have one.
+        """
+
+    def device_info(self) -> DeviceInfo:
+        """What query-memory-devices says of it."""
+
+    def get_plugged_size(self) -> int:
+        """Bytes that the guest can use now; not called before it is plugged."""
+        region = self.get_memory_region()
+        return 0 if region is None else region.size
+
+    def get_memslots(self) -> int:
+        """The most memory slots that the device will use, that is, regions mapped at once."""
+        return 1
+
+    def get_min_alignment(self) -> int:
+        """Alignment in bytes that the device asks for its address; the region's own counts as well."""
+        return 1
+
+    @property
+    def decides_memslots(self) -> bool:
+        """Whether `decide_memslots` wants to be asked."""
+        return False
+
+    def decide_memslots(self, limit: int) -> None:
+        """Decide on 1 to `limit` slots, for `get_memslots` to tell. Each pre_plug asks anew.
+
+        Only a device that `decides_memslots` is asked.
+        """
+        raise LocalProtocolError(f"a device that uses {self.get_memslots()} slots was told to use {limit}")
+
+
+class _Plugged(NamedTuple):
+    """A device that is plugged: its region, and the slots that it asked for then."""
+
+    device: MemoryDevice
+    region: Region | None
+    slots: int
+
+    @property
+    def size(self) -> int:
+        """Bytes of the region."""
+        return 0 if self.region is None else self.region.size
+
+
+class DeviceMemory:
+    """The addresses for memory devices, `size` bytes from `base` on; none when `size` is 0."""
+
+    def __init__(
+        self,
+        space: AddressSpace,
+        base: int,
+        size: int,
+        memslots: Memslots,
+        warn: Callable[[str], None],
+        *,
+        capacity: int | None = None,
+    ) -> None:
+        """Nothing is plugged yet. `warn` is given QEMU's warnings.
+
+        `capacity` is what the devices may have together (maxmem minus boot memory) where `size` is larger,
+        since alignment leaves gaps; the same as `size` when not given. All in bytes.
+        """
+        self.base: Final = base
+        self.size: Final = size
+        self.capacity: Final = size if capacity is None else capacity
+        self._space = space
+        self._memslots = memslots
+        self._warn = warn
+        self._plugged: list[_Plugged] = []
+        self._used = 0
+        space.listen(self)
+
+    @property
+    def devices(self) -> tuple[MemoryDevice, ...]:
+        """What is plugged, by address; devices without memory first."""
+        return tuple(
+            sorted((plugged.device for plugged in self._plugged), key=lambda device: device.get_addr())
+        )
+
+    @property
+    def used_bytes(self) -> int:
+        """Bytes of the regions of all plugged devices."""
+        return sum(plugged.size for plugged in self._plugged)
+
+    @property
+    def slot_use(self) -> SlotUse:
+        """Memory slots used and required."""
+        return SlotUse(self._used, sum(plugged.slots for plugged in self._plugged))
+
+    def reserved_memslots(self) -> int:
+        """Slots that plugged devices may still take: others leave them alone."""
+        return self.slot_use.reserved
+
+    @property
+    def has_decided_memslots(self) -> bool:
+        """Whether a plugged device has decided on more than one slot by what the consumers had then."""
+        return any(plugged.device.decides_memslots and plugged.slots > 1 for plugged in self._plugged)
+
+    def infos(self) -> list[DeviceInfo]:
+        """What query-memory-devices says, by address."""
+        return [device.device_info() for device in self.devices]
+
+    def plugged_size(self) -> int:
+        """Bytes of all devices that the guest can use now."""
+        return sum(plugged.device.get_plugged_size() for plugged in self._plugged)
+
+    def region_size(self, device: MemoryDevice) -> int:
+        """Bytes of a device's region, 0 without one. Raises MemoryDeviceError as get_memory_region does."""
+        region = device.get_memory_region()
+        return 0 if region is None else region.size
+
+    def pre_plug(self, device: MemoryDevice, legacy_align: int | None = None) -> None:
+        """Make sure that `device` can be plugged, and give it its address.
+
+        `legacy_align` (bytes) stands in for the alignment that device and region ask for, as in old machine
+        types. Raises MemoryDeviceError in QEMU's words; then nothing has changed.
+        """
+        address = self.place(device, legacy_align)
+        if address is not None:
+            device.set_addr(address)
+
+    def place(self, device: MemoryDevice, legacy_align: int | None = None) -> int | None:
+        """The address (bytes) that `pre_plug` would give, all checks made; None for one without memory."""
+        region = device.get_memory_region()
+        if region is None:
+            return None
+        if self.size == 0:
+            raise MemoryDeviceError(
+                "the configuration is not prepared for memory devices"
+                " (e.g., for memory hotplug), consider specifying the maxmem option"
+            )
+        self._check_addable(device, region)
+        if region.size % region.alignment:
+            raise MemoryDeviceError(f"backend memory size must be multiple of {region.alignment:#x}")
+        if legacy_align is None:
+            alignment = max(device.get_min_alignment(), region.alignment)
+        else:
+            alignment = legacy_align
+        if self.base % alignment:
+            self._warn(
+                f"the alignment ({alignment:#x}) exceeds the expected maximum alignment, memory will get"
+                " fragmented and not all 'maxmem' might be usable for memory devices."
+            )
+        return assign_address(
+            self.base,
+            self.size,
+            self._taken(),
+            hint=device.get_addr(),
+            size=region.size,
+            alignment=alignment,
+        )
+
+    def plug(self, device: MemoryDevice) -> None:
+        """Map the device's region at its address; `pre_plug` has succeeded just before.
+
+        Raises LocalProtocolError when it is plugged already, MemoryDeviceError when something that is no
+        memory device is in its place; then nothing has changed.
+        """
+        if self._find(device) is not None:
+            raise LocalProtocolError("the memory device is plugged already")
+        region = device.get_memory_region()
+        if region is None:
+            self._plugged.append(_Plugged(device, None, 0))
+            return
+        plugged = _Plugged(device, region, device.get_memslots())
+        self._plugged.append(plugged)
+        if isinstance(region, Container):
+            region.slots_max = plugged.slots
+        try:
+            self._space.map(region, device.get_addr())
+        except MemoryDeviceError:
+            self._forget(plugged)
+            raise
+
+    def unplug(self, device: MemoryDevice) -> None:
+        """Unmap the device's region; its address and its slots are free for others.
+
+        Raises LocalProtocolError when the device is not plugged.
+        """
+        plugged = self._find(device)
+        if plugged is None:
+            raise LocalProtocolError("the memory device is not plugged")
+        if plugged.region is not None:
+            self._space.unmap(plugged.region)
+        self._forget(plugged)
+
+    def check_consumer(self, consumer: SlotConsumer) -> None:
+        """Raise MemoryDeviceError, in QEMU's words, when `consumer` comes too late to have slots enough.
+
+        For a back end that maps guest memory and is added while devices are plugged: it would use a slot for
+        every section there is.
+        """
+        if self.has_decided_memslots and consumer.slots_max < SAFE_MAX_MEMSLOTS:
+            raise MemoryDeviceError(
+                "some memory device (like virtio-mem) decided how many memory slots to use based on the"
+                " overall number of memory slots; this vhost backend would further restricts the overall"
+                " number of memory slots"
+            )
+        used, reserved = len(self._space.sections), self.reserved_memslots()
+        if used + reserved > consumer.slots_max:
+            raise MemoryDeviceError(
+                f"vhost backend memory slots limit ({consumer.slots_max}) is less than current number of used"
+                f" ({used}) and reserved ({reserved}) memory slots for memory devices."
+            )
+
+    def section_added(self, section: Section) -> None:
+        """Count RAM that a plugged device shows; warn of what should not be here."""
+        if not self._is_inside(section):
+            return
+        if not self._is_of_a_device(section):
+            self._warn("Unexpected memory region mapped into device memory region.")
+            return
+        if self._used == self.slot_use.required:
+            self._warn("Memory devices use more memory slots than indicated as required.")
+        self._used += 1
+
+    def section_removed(self, section: Section) -> None:
+        """Count RAM that a device shows no longer."""
+        if not self._is_inside(section):
+            return
+        if not self._is_of_a_device(section):
+            self._warn("Unexpected memory region mapped into device memory region.")
+            return
+        self._used -= 1
+
+    def _check_addable(self, device: MemoryDevice, region: Region) -> None:
+        """Let the device decide on slots, then raise MemoryDeviceError when slots or bytes are too few."""
+        if device.decides_memslots:
+            limit = decide_limit(
+                self._memslots,
+                self.slot_use,
+                size=region.size,
+                space=self.capacity,
+                space_used=self.used_bytes,
+            )
+            device.decide_memslots(limit)
+        self._memslots.check_free(device.get_memslots() + self.reserved_memslots())
+        if self.used_bytes + region.size > self.capacity:
+            raise MemoryDeviceError(
+                f"not enough space, currently {self.used_bytes:#x} in use of total space for memory devices"
+                f" {self.capacity:#x}"
+            )
+
+    def _find(self, device: MemoryDevice) -> _Plugged | None:
+        """What is known of a plugged device."""
+        return next((plugged for plugged in self._plugged if plugged.device is device), None)
+
+    def _forget(self, plugged: _Plugged) -> None:
+        """Let go of a device whose region is not mapped any more."""
+        self._plugged.remove(plugged)
+        if isinstance(plugged.region, Container):
+            plugged.region.slots_max = None
+
+    def _taken(self) -> list[Taken]:
+        """What the plugged devices occupy, by address."""
+        return sorted(
+            Taken(plugged.device.get_addr(), plugged.size, plugged.device.identity)
+            for plugged in self._plugged
+            if plugged.size
+        )
+
+    def _is_inside(self, section: Section) -> bool:
+        return section.address < self.base + self.size and self.base < section.address + section.size
+
+    def _is_of_a_device(self, section: Section) -> bool:
+        return any(taken.address <= section.address < taken.address + taken.size for taken in self._taken())

@@ -1,0 +1,277 @@
+"""Memory beyond the boot size, added to the guest by the protocol: what the host's end asks for it.
+
+The memory is cut into slots; a slot is in the guest's address space while anything of it is added or about
+to be, and no other. What the guest has of the memory is an `AddedPages`, what it has given up of that a
+`Memory`, as with all other memory.
+
+Source: QEMU hw/hyperv/hv-balloon.c and hv-balloon-our_range_memslots.c. There memory only comes, and goes at
+a reset; here a guest that can may give it back for good, too.
+"""
+
+import logging
+from collections.abc import Callable
+from typing import Final, Protocol
+
+import numpy as np
+
+from dynmem import trace_events
+from dynmem.dm.stores import GivenUp, Reservation
+from dynmem.memory.backend import Backend
+from dynmem.pages import ranges as page_ranges
+from dynmem.pages.ranges import U64Array
+from dynmem.space.region import MemoryDeviceError
+from dynmem.trace_events import NO_TRACE, Trace
+from dynmem.units import MIB, PAGE_SHIFT
+from dynmem.vm.balloon.accounts import Memory, cut, joined, without
+from dynmem.vm.balloon.added_pages import AddedPages
+from dynmem.vm.balloon.removal_trace import OurRange
+
+_LOG: Final = logging.getLogger("dynmem.vm")
+SLOT_ALIGNMENT: Final = 128 * MIB  # of slots' sizes: HV_BALLOON_HA_MEMSLOT_SIZE_ALIGN
+
+
+class Slots(Protocol):
+    """Where slots go. Offsets are bytes of the backend, which are those of the device, too."""
+
+    def map_slot(self, slot: int, offset: int, size: int) -> None:
+        """Let the guest have a slot. Raises MemoryDeviceError, and then nothing has changed."""
+
+    def unmap_slot(self, slot: int, offset: int) -> None:
+        """Let the guest have it no more."""
+
+
+class AddedMemory:
+    """Memory of one backend, as a source of hot adds (`HotAddSource`).
+
+    Attributes:
+        memory: What the guest has given up of it.
+
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        *,
+        slots: Slots,
+        is_mapped: Callable[[int, int], bool],
+        startup_last: bool = False,
+        trace: Trace = NO_TRACE,
+    ) -> None:
+        """Begin with nothing added and one slot.
+
+        Args:
+            backend: the memory, a multiple of 4 KiB.
+            slots: where slots go.
+            is_mapped: whether the guest has every slot in so many bytes from an address on.
+            startup_last: whether a reset keeps added memory, as far as the guest's size asks for it.
+            trace: where QEMU's trace events go.
+
+        """
+        self.backend: Final = backend
+        self._into = slots
+        self._is_mapped = is_mapped
+        self._startup_last = startup_last
+        self._trace = trace
+        pages = backend.size >> PAGE_SHIFT
+        self._added = AddedPages(pages)
+        self.memory: Final = Memory.of(0, backend, present=self._added.present)
+        self._slot_pages = pages
+        self.slots = 1
+        self._mapped: set[int] = set()
+        self._alignment = 1  # of the reservation, in pages
+        self._reserved: tuple[int, int] | None = None  # start and end, pages of this memory
+        self._is_our_range = False  # something was to be added since the last reset
+
+    def cut_into(self, limit: int) -> None:
+        """Use at most `limit` slots, of equal size but for the last; nothing is mapped yet."""
+        size = -(-self.backend.size // limit)
+        size += -size % SLOT_ALIGNMENT
+        self.slots = -(-self.backend.size // size)
+        self._slot_pages = min(size, self.backend.size) >> PAGE_SHIFT
+
+    @property
+    def added_bytes(self) -> int:
+        """Bytes that the guest has of it, given up or not."""
+        return len(self._added) << PAGE_SHIFT
+
+    @property
+    def our_range(self) -> OurRange | None:
+        """What the trace calls our range, as soon as there is one."""
+        if not self._is_our_range:
+            return None
+        return OurRange(self.memory.first_page, self._added.extent, self.memory.given)
+
+    # the source of hot adds
+
+    @property
+    def added_pages(self) -> int:
+        """Pages that the guest has of it, given up or not."""
+        return len(self._added)
+
+    def reserve(self, pages: int, alignment: int, end: int) -> Reservation | None:
+        """Set memory aside and map the slots that it lies in."""
+        first = self.memory.first_page
+        if not self._is_our_range:
+            self._is_our_range = True
+            self._trace(trace_events.HV_BALLOON_OUR_RANGE_ADD, self.memory.pages, first)
+        found = self._added.find(pages, alignment, first, end - first)
+        if found is None:
+            return None
+        start, pages = found
+        self._alignment = alignment
+        self._reserved = (start, start + pages)
+        try:
+            self._follow()
+        except MemoryDeviceError as error:
+            _LOG.warning("no memory can be added to the guest: %s", error)
+            self.cancel()
+            return None
+        return Reservation(first + start, pages)
+
+    def is_mapped(self) -> bool:
+        """Whether the guest has the slots, and nothing that it gave back there is still being discarded."""
+        assert self._reserved is not None
+        start, end = self._reserved
+        if self.memory.is_freeing:
+            return False
+        return self._is_mapped(self.memory.first_page + start << PAGE_SHIFT, end - start << PAGE_SHIFT)
+
+    def backed(self, reserved: Reservation) -> Reservation | None:
+        """Keep of the reservation the longest piece that the host has memory for."""
+        assert self._reserved is not None
+        start, end = self._reserved
+        refused = self.backend.reserve(page_ranges.span(start, end - start))
+        if not refused:
+            return reserved
+        self._reserved = self._longest(start, end, refused)
+        had = 0 if self._reserved is None else self._reserved[1] - self._reserved[0]
+        _LOG.warning(
+            "the host has no huge pages for %d of %d bytes that were to be added to the guest",
+            end - start - had << PAGE_SHIFT,
+            end - start << PAGE_SHIFT,
+        )
+        self._follow()
+        if self._reserved is None:
+            return None
+        start, end = self._reserved
+        return Reservation(self.memory.first_page + start, end - start)
+
+    def _longest(self, start: int, end: int, refused: bytes) -> tuple[int, int] | None:
+        """The longest aligned piece, start and end, of a piece of this memory less what is refused."""
+        firsts, lasts = without(_pages(start), _pages(end), *joined(refused))
+        low = -(-(firsts.astype(np.int64) - start) // self._alignment)
+        high = (lasts.astype(np.int64) - start) // self._alignment
+        if not low.size or (high - low).max() <= 0:
+            return None
+        at = int((high - low).argmax())
+        return start + int(low[at]) * self._alignment, start + int(high[at]) * self._alignment
+
+    def confirm(self, pages: int) -> None:
+        """Give the guest the first `pages` pages of the reservation."""
+        assert self._reserved is not None
+        start, end = self._reserved
+        self._added.add(start, pages)
+        self._reserved = (start + pages, end) if start + pages < end else None
+
+    def cancel(self) -> None:
+        """Free what is left of the reservation."""
+        self._reserved = None
+        self._follow()
+
+    def remove(self, ranges: bytes) -> GivenUp:
+        """Remove added pages permanently and have them discarded, in O(bytes).
+
+        When the message names a page that is in the balloon, or was removed before, all of it is rejected.
+        """
+        named = page_ranges.page_count(ranges)
+        starts, ends = joined(ranges)
+        distinct = int((ends - starts).sum())
+        first = self.memory.first_page
+        _, starts, ends = cut(starts, ends, _pages(first), _pages(first + self.memory.pages))
+        starts, ends = self._added.present(starts - np.uint64(first), ends - np.uint64(first))
+        own = page_ranges.pack(starts, ends - starts)
+        if not own or self.memory.given.overlaps(own):
+            return GivenUp(0, named - distinct, distinct)
+        new = page_ranges.page_count(own)
+        if self._added.remove(starts, ends):
+            self._follow()
+        page_pages = self.backend.page_size >> PAGE_SHIFT
+        self.memory.free(own if page_pages == 1 else self._added.unused(starts, ends, page_pages))
+        return GivenUp(new, named - distinct, distinct - new)
+
+    # the power cycle
+
+    def power_cycle(self, wanted_pages: int) -> bytes:
+        """Begin anew, the guest is gone: what is to be discarded.
+
+        With x-startup=last slots that had something added stay, added whole, until they hold `wanted_pages`:
+        the next guest finds them as memory at its start.
+        """
+        kept = self._slots_for(wanted_pages) if self._startup_last else []
+        backed = [slot for slot in kept if self._is_backed(slot)]
+        if backed != kept:
+            _LOG.warning(
+                "%d of %d slots do not stay over the reset: the host has no huge pages for them",
+                len(kept) - len(backed),
+                len(kept),
+            )
+        kept = backed
+        self._added.clear()
+        self._reserved = None
+        for slot in kept:
+            start, end = self._slot_span(slot)
+            self._added.add(start, end - start)
+        self._is_our_range = bool(kept)
+        self._follow()
+        rest = (self._slot_span(slot) for slot in range(self.slots) if slot not in kept)
+        return page_ranges.merge(b"".join(page_ranges.span(start, end - start) for start, end in rest))
+
+    def _slots_for(self, pages: int) -> list[int]:
+        """The lowest slots that are in use, as many as hold `pages`."""
+        chosen = []
+        for slot in sorted(self._mapped):
+            if pages <= 0:
+                break
+            start, end = self._slot_span(slot)
+            pages -= end - start
+            chosen.append(slot)
+        return chosen
+
+    # slots
+
+    def _slot_span(self, slot: int) -> tuple[int, int]:
+        """Start and end of a slot, in pages of this memory."""
+        start = slot * self._slot_pages
+        return start, min(start + self._slot_pages, self.memory.pages)
+
+    def _is_backed(self, slot: int) -> bool:
+        """Whether the host has memory for all of a slot."""
+        start, end = self._slot_span(slot)
+        return not self.backend.reserve(page_ranges.span(start, end - start), in_parts=False)
+
+    def _is_used(self, slot: int) -> bool:
+        """Whether anything of it is added, or about to be."""
+        start, end = self._slot_span(slot)
+        if self._reserved is not None and self._reserved[0] < end and start < self._reserved[1]:
+            return True
+        return self._added.overlaps(start, end)
+
+    def _follow(self) -> None:
+        """Have those slots in the guest's address space that are used."""
+        used = {slot for slot in range(self.slots) if self._is_used(slot)}
+        for slot in sorted(self._mapped - used):
+            start, _ = self._slot_span(slot)
+            self._trace(trace_events.HV_BALLOON_UNMAP_SLOT, slot, self.slots, start << PAGE_SHIFT)
+            self._into.unmap_slot(slot, start << PAGE_SHIFT)
+            self._mapped.discard(slot)
+        for slot in sorted(used - self._mapped):
+            if not self._is_backed(slot):  # nor could the guest map it
+                raise MemoryDeviceError("the host has no huge pages for it")
+            start, end = (page << PAGE_SHIFT for page in self._slot_span(slot))
+            self._into.map_slot(slot, start, end - start)
+            self._trace(trace_events.HV_BALLOON_MAP_SLOT, slot, self.slots, start)
+            self._mapped.add(slot)
+
+
+def _pages(*numbers: int) -> U64Array:
+    return np.array(numbers, np.uint64)

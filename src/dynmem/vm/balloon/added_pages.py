@@ -1,0 +1,131 @@
+"""Which pages of hv-balloon's memory have been added to the guest: in steps of 1 MiB, less single pages.
+
+A guest adds memory in blocks of its alignment, 1 MiB at the least, and may give any page of it back for
+good. A megabyte is *added* from the moment that the guest has some of it. Pages of it that the guest has
+given back, or never took, are *gone*; when a whole megabyte is gone it is no longer added, and may be added
+again. Only whole megabytes make holes in the added memory, and no more of them than a limit says: what would
+make another is gone until the memory begins anew.
+
+Everything here is in pages of this memory, from 0.
+"""
+
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from dynmem.limits import VM_ADDED_PIECES_MAX
+from dynmem.pages import ranges as page_ranges
+from dynmem.pages.page_set import PageSet
+from dynmem.pages.ranges import U64Array
+from dynmem.units import MIB, PAGE_SIZE
+from dynmem.vm.balloon.accounts import cut
+
+UNIT_PAGES: Final = MIB // PAGE_SIZE
+
+
+class AddedPages:
+    """The account of a memory of `pages` pages."""
+
+    def __init__(self, pages: int) -> None:
+        self.pages: Final = pages
+        units = -(-pages // UNIT_PAGES)
+        self._units: npt.NDArray[np.bool_] = np.zeros(units, np.bool_)
+        self._gone = PageSet(units * UNIT_PAGES)
+        self._follow()
+
+    def _follow(self) -> None:
+        """Note the runs of added memory after a change."""
+        edges = np.flatnonzero(np.diff(self._units, prepend=False, append=False)).astype(np.uint64)
+        self._starts: U64Array = edges[::2] * np.uint64(UNIT_PAGES)
+        self._ends: U64Array = edges[1::2] * np.uint64(UNIT_PAGES)
+
+    def __len__(self) -> int:
+        """Pages that the guest has, given up or not."""
+        return int((self._ends - self._starts).sum()) - len(self._gone)
+
+    @property
+    def extent(self) -> int:
+        """The end of the last megabyte that is added."""
+        return int(self._ends[-1]) if self._ends.size else 0
+
+    def overlaps(self, start: int, end: int) -> bool:
+        """Whether anything in these pages is added."""
+        return bool(self._units[start // UNIT_PAGES : -(-end // UNIT_PAGES)].any())
+
+    def find(self, pages: int, alignment: int, offset: int, end: int) -> tuple[int, int] | None:
+        """Find free memory below page `end`, in one piece: (start, pages), or None when there is none.
+
+        The first that has so many pages, or else the longest. `pages` is a multiple of `alignment` (a power
+        of two of pages, 1 MiB or more), and so is the start with `offset`, the memory's own place, added.
+        """
+        skip = -offset % alignment
+        blocks = (min(end, self.pages) - skip) // alignment
+        if skip % UNIT_PAGES or blocks <= 0:
+            return None
+        step, first = alignment // UNIT_PAGES, skip // UNIT_PAGES
+        is_free = ~self._units[first : first + blocks * step].reshape(blocks, step).any(axis=1)
+        edges = np.flatnonzero(np.diff(is_free, prepend=False, append=False))
+        if not edges.size:
+            return None
+        lengths = edges[1::2] - edges[::2]
+        long_enough = np.flatnonzero(lengths >= pages // alignment)
+        chosen = int(long_enough[0]) if long_enough.size else int(lengths.argmax())
+        return (
+            skip + int(edges[2 * chosen]) * alignment,
+            min(pages, int(lengths[chosen]) * alignment),
+        )
+
+    def add(self, start: int, pages: int) -> None:
+        """The guest has these pages, free until now; `start` is the first page of a megabyte."""
+        assert start % UNIT_PAGES == 0
+        end = start + pages
+        units = slice(start // UNIT_PAGES, -(-end // UNIT_PAGES))
+        assert not self._units[units].any()
+        self._units[units] = True
+        self._gone.add(page_ranges.span(end, -end % UNIT_PAGES))  # of the last megabyte it has a part
+        self._follow()
+
+    def present(self, starts: U64Array, ends: U64Array) -> tuple[U64Array, U64Array]:
+        """The parts of ascending, disjoint ranges that the guest has; none at all when a gone page is named.
+
+        No guest names pages that it has not, unless something is wrong with it; to sort out which of a long
+        range's pages it has would cost more than a message may.
+        """
+        _, starts, ends = cut(starts, ends, self._starts, self._ends)
+        if starts.size and len(self._gone) and self._gone.overlaps(page_ranges.pack(starts, ends - starts)):
+            return starts[:0], ends[:0]
+        return starts, ends
+
+    def remove(self, starts: U64Array, ends: U64Array) -> bool:
+        """The guest has given these pages of its own for good; whether a megabyte is no longer added."""
+        ranges = page_ranges.pack(starts, ends - starts)
+        self._gone.add(ranges)
+        whole = self._gone.whole(ranges, UNIT_PAGES)
+        if not whole or self._starts.size + len(whole) // page_ranges.RANGE_BYTES > VM_ADDED_PIECES_MAX:
+            return False
+        self._gone.remove(whole)
+        firsts, counts = page_ranges.unpack(whole)
+        for first, count in zip(firsts.tolist(), counts.tolist(), strict=True):
+            self._units[first // UNIT_PAGES : (first + count) // UNIT_PAGES] = False
+        self._follow()
+        return True
+
+    def unused(self, starts: U64Array, ends: U64Array, block_pages: int) -> bytes:
+        """The aligned blocks that ranges touch and that have nothing added. A block is 1 MiB or more."""
+        size = np.uint64(block_pages)
+        step = block_pages // UNIT_PAGES
+        blocks = self.pages // block_pages
+        is_used = self._units[: blocks * step].reshape(blocks, step).any(axis=1)
+        edges = np.flatnonzero(np.diff(is_used, prepend=True, append=True)).astype(np.uint64)
+        starts, ends = starts // size, (ends + size - np.uint64(1)) // size
+        starts[1:] = np.maximum(starts[1:], ends[:-1])  # neighbours may touch the same block
+        some = starts < ends
+        _, starts, ends = cut(starts[some], ends[some], edges[::2], edges[1::2])
+        return page_ranges.pack(starts * size, (ends - starts) * size)
+
+    def clear(self) -> None:
+        """Nothing is added."""
+        self._units[:] = False
+        self._gone.clear()
+        self._follow()

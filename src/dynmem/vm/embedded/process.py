@@ -1,0 +1,101 @@
+"""The embedded guest as a process: started by exec with its hardware socket as the only extra descriptor."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Final
+
+import dynmem
+from dynmem.errors import ConfigError
+from dynmem.vm.embedded.hardware import Readiness
+from dynmem.vm.options.machine import GuestOptions
+
+# numpy's libraries would start a thread for every processor, and the guest needs one
+ENVIRONMENT: Final = {
+    "PYTHONPATH": str(Path(dynmem.__file__).resolve().parent.parent),
+    "OPENBLAS_NUM_THREADS": "1",
+    "OMP_NUM_THREADS": "1",
+}
+
+
+class GuestProcess:
+    """The guest of one machine: `exited` is called when it has ended, whatever the reason.
+
+    It does not outlive the machine: `end` ends it, and so do the machine's death and the end of its socket.
+    """
+
+    def __init__(
+        self,
+        options: GuestOptions,
+        hardware_fd: int,
+        serial: Path | None,
+        exited: Callable[[], None],
+        *,
+        append: bool = False,
+    ) -> None:
+        """Start it. Raises ConfigError when its program or its console cannot be opened.
+
+        `append`: what the console's file holds already stays.
+        """
+        program = [sys.executable, "-P", "-m", "dynmem.guest"]
+        if options.program is not None:
+            program = [str(options.program)]
+        program.append(f"--hardware-fd={hardware_fd}")
+        program += [f"--workload={options.workload}", f"--seed={options.seed}"]
+        try:
+            with _console(serial, append=append) as console:
+                self._process = subprocess.Popen(
+                    program,
+                    stdin=subprocess.DEVNULL,
+                    stdout=console,
+                    pass_fds=(hardware_fd,),
+                    env=ENVIRONMENT,
+                )
+        except OSError as error:
+            raise ConfigError(f"the guest cannot be started: {error.filename}: {error.strerror}") from None
+        self._pidfd = Readiness(os.pidfd_open(self._process.pid), exited)
+        self._pidfd.arm()
+
+    @property
+    def pid(self) -> int:
+        """The guest's process."""
+        return self._process.pid
+
+    def freeze(self) -> None:
+        """Stop it in its tracks."""
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let it go on."""
+        self._process.send_signal(signal.SIGCONT)
+
+    def kill(self) -> None:
+        """End it, without waiting until it is gone: `exited` is called then."""
+        self._process.kill()
+
+    async def end(self) -> None:
+        """End it and wait until it is gone, with all its mappings of guest memory; `exited` is not called."""
+        self._pidfd.disarm()
+        self._process.kill()
+        await asyncio.to_thread(self._process.wait)  # taking down gigabytes of mappings takes a while
+        if self._pidfd.fd >= 0:
+            os.close(self._pidfd.fd)
+            self._pidfd.fd = -1
+
+    def ending(self) -> str | None:
+        """How it ended, in words; None while it runs or when it said itself that all is well."""
+        code = self._process.poll()
+        if not code:
+            return None
+        if code > 0:
+            return f"exit code {code}"
+        return f"killed by {signal.Signals(-code).name}"
+
+
+def _console(serial: Path | None, *, append: bool) -> IO[bytes]:
+    """Where the guest's standard output goes; a file begins anew with each machine, as QEMU's does."""
+    return Path(os.devnull if serial is None else serial).open("ab" if append else "wb")

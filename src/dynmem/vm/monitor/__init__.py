@@ -1,0 +1,1 @@
+"""The commands of the monitor and the object tree, with the names and texts of QEMU."""

@@ -1,0 +1,69 @@
+"""The machine as a tree of objects: /objects/ID, /machine/peripheral/ID, /machine/peripheral-anon/device[N].
+
+Boot memory that is the machine's own is an object too, called as QEMU calls it.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from dynmem.memory.backend import Backend
+from dynmem.vm.machine import Machine
+from dynmem.vm.monitor.qom import Node, child, container
+from dynmem.vm.monitor.qom_backends import RAM, BackendObjects
+from dynmem.vm.monitor.qom_devices import balloon_node, dimm_node
+from dynmem.vm.options.memory import BackendOptions
+
+MACHINE: Final = "embedded-machine"
+
+
+class Tree:
+    """The objects of one machine."""
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+        self.backends: Final = BackendObjects()
+
+    def memory(self) -> list[tuple[Backend, BackendOptions]]:
+        """Every backend with what it was made with, boot memory first."""
+        machine = self._machine
+        found = [(machine.objects[name], machine.objects.options[name]) for name in machine.objects]
+        boot, identity = machine.memory.boot, machine.memory.boot_identity
+        if identity not in machine.objects:
+            found.insert(0, (boot, BackendOptions(kind=RAM, identity=identity, size=boot.size)))
+        return found
+
+    def root(self) -> Node:
+        """The whole tree, as things are now."""
+        memory = self.memory()
+        objects = {options.identity: self.backends.node(backend, options) for backend, options in memory}
+        by_backend = {id(backend): objects[options.identity] for backend, options in memory}
+        root: Node
+        devices = list(self._devices(by_backend, lambda: root))
+        folders = {
+            name: container(
+                f"/machine/{name}", {each: node for folder, each, node in devices if folder == name}
+            )
+            for name in ("peripheral", "peripheral-anon")
+        }
+        machine = Node(
+            "/machine",
+            MACHINE,
+            "machine",
+            properties=lambda _: [child(name, folder) for name, folder in folders.items()],
+        )
+        root = container("/", {"machine": machine, "objects": container("/objects", objects)})
+        return root
+
+    def _devices(self, memory: dict[int, Node], root: Callable[[], Node]) -> Iterable[tuple[str, str, Node]]:
+        """All devices with the folder that they are in and their name; `memory` are objects by backend."""
+        machine = self._machine
+        for name, dimm in machine.devices.dimms.items():
+            path = machine.devices.path(name)
+            folder = path.split("/")[2]
+            yield folder, name, dimm_node(path, dimm, memory.get(id(dimm.backend)), root)
+        balloon, options = machine.balloon, machine.options.balloon
+        if balloon is not None and options is not None:
+            path = f"/machine/peripheral/{balloon.identity}"
+            added = balloon.hot_added
+            backing = None if added is None else memory.get(id(added.backend))
+            yield "peripheral", balloon.identity, balloon_node(path, balloon, options, backing, root)

@@ -1,0 +1,115 @@
+"""Errors at the start, for the person who wrote the options: which option, and what would help.
+
+The words of an error are QEMU's, as a client of the monitor gets them; here a person gets the numbers and the
+next step behind them.
+"""
+
+import contextlib
+import errno
+from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
+from typing import Final
+
+from dynmem.errors import ConfigError, DynmemError
+from dynmem.memory.backend import BackendError
+from dynmem.memory.host_memory import free_bytes
+from dynmem.units import KIB, MIB, format_size
+from dynmem.vm.options.memory import BackendOptions, MemoryOptions
+
+_HUGE_PAGES: Final = Path("/sys/kernel/mm/hugepages")
+_PREALLOC: Final = "qemu_prealloc_mem: "  # a function of QEMU's
+
+Hint = Callable[[DynmemError], str]
+
+
+def no_hint(_: DynmemError) -> str:
+    """Nothing more to say."""
+    return ""
+
+
+@contextlib.contextmanager
+def naming(option: str, hint: Hint = no_hint) -> Iterator[None]:
+    """Let errors be a ConfigError about `option`, with a hint in brackets where there is one."""
+    try:
+        yield
+    except DynmemError as error:
+        more = hint(error)
+        text = str(error).removeprefix(_PREALLOC)
+        raise ConfigError(f"{option}: {text} ({more})" if more else f"{option}: {text}") from None
+
+
+def there_are(objects: Collection[str]) -> str:
+    """Which objects there are, in a phrase."""
+    if not objects:
+        return "there are none: add --object memory-backend-ram,id=ID,size=SIZE"
+    return f"there are {', '.join(repr(identity) for identity in objects)}"
+
+
+def backend_hint(options: BackendOptions, error: DynmemError) -> str:
+    """What helps with an ``--object`` that cannot be made."""
+    if options.size == 0:
+        return "give it a size, like size=512M"
+    if not isinstance(error, BackendError):
+        return ""
+    if options.kind == "memory-backend-memfd" and options.hugetlb:
+        return _hint_of_huge_pages(options, error)
+    if error.errno == errno.ENOSPC and options.mem_path is not None:
+        with contextlib.suppress(OSError):
+            path = options.mem_path if options.mem_path.exists() else options.mem_path.parent
+            free, asked = format_size(free_bytes(path)), format_size(options.size)
+            return f"{free} free at {path}, {asked} asked for"
+    return ""
+
+
+def _hint_of_huge_pages(options: BackendOptions, error: BackendError) -> str:
+    size = options.hugetlb_size or _usual_huge_page()
+    folder = _HUGE_PAGES / f"hugepages-{size // KIB}kB"
+    if not size or not folder.is_dir():
+        there = ", ".join(sorted(path.name.removeprefix("hugepages-") for path in _HUGE_PAGES.glob("*")))
+        return f"this host has huge pages of {there}" if there else "this host has no huge pages"
+    if options.size % size:
+        return f"the size is no multiple of a huge page, {format_size(size)}"
+    if error.errno != errno.ENOMEM:
+        return ""
+    free, reserved = (int((folder / name).read_text()) for name in ("free_hugepages", "nr_hugepages"))
+    needed = options.size // size
+    return (
+        f"{needed} huge pages of {format_size(size)} are needed: HugePages_Free is {free}, nr_hugepages"
+        f" {reserved}; as root: echo {reserved - free + needed} > {folder}/nr_hugepages"
+    )
+
+
+def _usual_huge_page() -> int:
+    """Bytes of a huge page where nobody says which; 0: there are none."""
+    for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+        if line.startswith("Hugepagesize:"):
+            return int(line.split()[1]) * KIB
+    return 0
+
+
+def boot_hint(memory: MemoryOptions, identity: str, size: int) -> str:
+    """What helps when boot memory and the object it is to be differ in size."""
+    return f"-m says {format_size(memory.size)}, object {identity!r} has {format_size(size)}"
+
+
+def device_hint(
+    memory: MemoryOptions, *, objects: dict[str, int], memdev: str, used: int, error: DynmemError
+) -> str:
+    """What helps with a ``--device`` that cannot be plugged.
+
+    `objects` are backends and their bytes, `used` the bytes of maxmem that other devices have.
+    """
+    text = str(error)
+    if memdev and memdev not in objects:
+        return there_are(objects)
+    if text.startswith("not enough space"):
+        left, wanted = memory.maximum - memory.size - used, objects.get(memdev, 0)
+        return (
+            f"maxmem leaves {format_size(left)} for it, object {memdev!r} has {format_size(wanted)}: raise"
+            f" maxmem to {-(-(memory.size + used + wanted) // MIB)}M"
+        )
+    if text.startswith("no slots where allocated"):
+        return "like -m 256M,maxmem=2G,slots=1"
+    if text == "no free slots available":
+        return f"-m has slots={memory.slots}"
+    return ""

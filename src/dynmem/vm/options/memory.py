@@ -1,0 +1,165 @@
+"""What is said about memory: ``-m``, ``--object memory-backend-*``, ``--device pc-dimm``.
+
+The classes say the same for what a monitor's client asks for later (object-add, device_add).
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from dynmem.errors import ConfigError
+from dynmem.limits import (
+    GUEST_ADDRESS_BYTES_MAX,
+    VM_DIMM_SLOTS_MAX,
+    VM_MEMORY_BYTES_MAX,
+    VM_MEMORY_BYTES_MIN,
+)
+from dynmem.units import GIB, PAGE_SIZE, format_size
+from dynmem.vm.options.text import Keys
+
+BACKEND_KINDS: Final = ("memory-backend-ram", "memory-backend-memfd", "memory-backend-file")
+DEVICE_MEMORY_ALIGNMENT: Final = 32 * GIB  # the largest alignment that a guest can ask of a hot add
+AUTOMATIC_MEMDEV: Final = "hv-balloon-memory"
+_BACKEND_KEYS: Final = {
+    "memory-backend-ram": ("id", "size", "share", "prealloc"),
+    "memory-backend-memfd": ("id", "size", "share", "prealloc", "hugetlb", "hugetlbsize"),
+    "memory-backend-file": ("id", "size", "share", "prealloc", "mem-path", "discard-data"),
+}
+_DIMM_KEYS: Final = ("id", "memdev", "addr", "slot", "node")
+_ADDRESS_MAX: Final = (1 << 64) - 1
+_NODE_MAX: Final = 0xFFFF_FFFF
+
+
+@dataclass(frozen=True)
+class MemoryOptions:
+    """What ``-m`` says, in bytes: `maximum` counts sizes, boot memory with it; `slots` are for DIMMs."""
+
+    size: int
+    maximum: int
+    slots: int = 0
+
+    @property
+    def can_grow(self) -> bool:
+        """Whether there is room for memory devices."""
+        return self.maximum > self.size
+
+    @property
+    def device_memory_base(self) -> int:
+        """Where memory devices begin, in bytes."""
+        return -(-self.size // DEVICE_MEMORY_ALIGNMENT) * DEVICE_MEMORY_ALIGNMENT
+
+    @property
+    def device_memory_bytes(self) -> int:
+        """Addresses for memory devices: all their sizes, and the gaps that alignment may ask for.
+
+        A DIMM may be aligned to a huge page of 1 GiB, and hv-balloon's memory to 32 GiB.
+        """
+        room = GUEST_ADDRESS_BYTES_MAX - self.device_memory_base
+        gaps = self.slots * GIB + DEVICE_MEMORY_ALIGNMENT
+        return min(self.maximum - self.size + gaps, room)
+
+
+@dataclass(frozen=True)
+class BackendOptions:
+    """A memory backend, by QEMU's names for its properties; None: the default of its kind.
+
+    `size` and `hugetlb_size` are in bytes (0: the system's default huge page).
+    """
+
+    kind: str
+    identity: str
+    size: int
+    share: bool | None = None
+    prealloc: bool = False
+    hugetlb: bool = False
+    hugetlb_size: int = 0
+    mem_path: Path | None = None
+    discard_data: bool = False
+
+
+@dataclass(frozen=True)
+class DimmOptions:
+    """A pc-dimm: `memdev` is a backend's id; address 0 and slot None are found by the machine."""
+
+    memdev: str
+    identity: str | None = None
+    address: int = 0
+    slot: int | None = None
+    node: int = 0
+
+
+def parse_memory(text: str) -> MemoryOptions:
+    """``512M``, ``512`` (MiB), ``size=512M,maxmem=2G,slots=4``."""
+    keys = Keys("memory", text, implied="size")
+    keys.only(("size", "maxmem", "slots"))
+    size = keys.size("size")
+    if not VM_MEMORY_BYTES_MIN <= size <= VM_MEMORY_BYTES_MAX or size % PAGE_SIZE:
+        least, most = format_size(VM_MEMORY_BYTES_MIN), format_size(VM_MEMORY_BYTES_MAX)
+        how = keys.how_read("size")
+        raise keys.wrong(f"a size is between {least} and {most}, in whole pages of 4 KiB{how}")
+    options = MemoryOptions(size, keys.size("maxmem", size), keys.integer("slots", 0, VM_DIMM_SLOTS_MAX))
+    if options.maximum < size:
+        numbers = f"{format_size(options.maximum)} against {format_size(size)}"
+        raise keys.wrong(f"maxmem is below the size, {numbers}{keys.how_read('size', 'maxmem')}")
+    if options.maximum % PAGE_SIZE:
+        raise keys.wrong("maxmem is in whole pages of 4 KiB")
+    if options.slots and not options.can_grow:
+        raise keys.wrong("slots are for memory up to maxmem: give a maxmem above the size")
+    if options.can_grow and options.device_memory_bytes < options.maximum - size:
+        most = format_size(GUEST_ADDRESS_BYTES_MAX - options.device_memory_base + size)
+        raise keys.wrong(
+            f"beyond {format_size(options.device_memory_base)}, where added memory begins, there are too few"
+            f" addresses: maxmem can be {most} with this size{keys.how_read('maxmem')}"
+        )
+    return options
+
+
+def parse_object(text: str) -> BackendOptions:
+    """``memory-backend-ram,id=ID,size=SIZE[,share=on][,prealloc=on]``; ``-memfd`` and ``-file`` have more."""
+    keys = Keys("object", text, implied="qom-type")
+    kind = keys.take("qom-type") or ""
+    if kind not in BACKEND_KINDS:
+        raise keys.wrong(f"{kind!r} is no object of this machine; there are {', '.join(BACKEND_KINDS)}")
+    keys.only(_BACKEND_KEYS[kind])
+    identity = keys.identity()
+    if identity is None:
+        raise keys.wrong("id is missing")
+    path = keys.text("mem-path")
+    if kind == "memory-backend-file" and not path:
+        raise keys.wrong("mem-path is missing")
+    return BackendOptions(
+        kind=kind,
+        identity=identity,
+        size=keys.size("size", unit="B"),
+        share=keys.switch("share"),
+        prealloc=keys.flag("prealloc", default=False),
+        hugetlb=keys.flag("hugetlb", default=False),
+        hugetlb_size=keys.size("hugetlbsize", 0, unit="B"),
+        mem_path=Path(path) if path else None,
+        discard_data=keys.flag("discard-data", default=False),
+    )
+
+
+def parse_objects(texts: tuple[str, ...]) -> tuple[BackendOptions, ...]:
+    """All ``--object`` options."""
+    objects = tuple(parse_object(text) for text in texts)
+    names = [backend.identity for backend in objects]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f"--object: there are two objects with id {name!r}")
+    return objects
+
+
+def dimm_of(keys: Keys) -> DimmOptions:
+    """The rest of ``--device pc-dimm,memdev=ID[,id=ID][,addr=N][,slot=N][,node=N]``."""
+    keys.only(_DIMM_KEYS)
+    memdev = keys.text("memdev")
+    if not memdev:
+        raise keys.wrong("memdev is missing: the id of an --object memory-backend-*")
+    return DimmOptions(
+        memdev=memdev,
+        identity=keys.identity(),
+        address=keys.integer("addr", 0, _ADDRESS_MAX),
+        slot=keys.integer("slot", 0, VM_DIMM_SLOTS_MAX) if "slot" in keys else None,
+        node=keys.integer("node", 0, _NODE_MAX),
+    )
