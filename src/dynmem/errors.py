@@ -1,13 +1,13 @@
-"""The errors that dynmem raises on purpose, and the exit code each one ends a command with.
+"""The errors that dynmem raises on purpose, and the exit code that each one ends a command with.
 
-The text of every one of them is a sentence for the person who reads it: the rule, the number, the next step.
+Each text is a sentence for the person who reads it: what happened, the rule or the number, what to do next.
 """
 
 import enum
 
 
 class ExitCode(enum.IntEnum):
-    """Exit codes of every command; also in ``dynmem --help``."""
+    """Exit codes of every command. ``dynmem --help`` lists them."""
 
     OK = 0
     FAILURE = 1
@@ -24,17 +24,17 @@ class ExitCode(enum.IntEnum):
 
 
 class DynmemError(Exception):
-    """Anything dynmem refuses or cannot do, in a sentence."""
+    """Something dynmem refuses or cannot do, in a sentence."""
 
     exit_code: ExitCode = ExitCode.FAILURE
 
 
 class ProtocolError(DynmemError):
-    """A protocol was broken; one of the two classes below says by whom."""
+    """A protocol was violated; the two subclasses say by which side."""
 
 
 class LocalProtocolError(ProtocolError):
-    """Our own side asked for something the protocol does not allow: a bug on this side of the wire."""
+    """Our side requested something the protocol does not allow: a bug on this side of the wire."""
 
 
 class RemoteProtocolError(ProtocolError):
@@ -48,24 +48,24 @@ class ConfigError(DynmemError):
 
 
 class UnreachableError(DynmemError):
-    """Nobody answers where somebody should."""
+    """The peer cannot be reached."""
 
     exit_code = ExitCode.UNREACHABLE
 
 
 class NotPermittedError(DynmemError):
-    """The system does not let us."""
+    """The system denied access."""
 
     exit_code = ExitCode.NOT_PERMITTED
 
 
 class RefusedError(DynmemError):
-    """A rule (a floor, a budget, a state) says no."""
+    """A rule (a floor, a budget, a state) forbids it."""
 
     exit_code = ExitCode.REFUSED
 
 
 class DeadlineError(DynmemError):
-    """It was waited for long enough."""
+    """A deadline passed."""
 
     exit_code = ExitCode.TIMED_OUT

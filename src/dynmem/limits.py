@@ -1,78 +1,184 @@
-"""Every bound of the product in one table, each with its reason.
+"""The bounds on what a guest, a peer or a client can make grow, by room, each with its reason.
 
-Whatever a guest, a peer or a file can make grow is bounded by a name from here.
+A bound that keeps a guest, a monitor, a client or a file from taking memory, descriptors or time without end
+stands here. Sizes of wire formats, and figures of a policy, stand beside the code that uses them.
 """
 
 from typing import Final
 
-DM_MESSAGE_BYTES_MAX: Final = 4096  # Hyper-V and Linux build balloon messages in one page
-DM_RANGES_PER_MESSAGE: Final = 510  # (4096 - 16) / 8
-PAGE_RANGE_PAGES_MAX: Final = (1 << 24) - 1  # 24 bits of page_cnt
-GUEST_PAGE_MAX: Final = (1 << 40) - 1  # 40 bits of start_page, the AMD64 limit
-GUEST_ADDRESS_BYTES_MAX: Final = (
-    1 << 40
-)  # addresses the embedded guest reserves for RAM and device memory; never committed
-MANAGER_VMS_MAX: Final = 1000  # more than any single host runs; bounds every table of the manager
-MANAGER_CONFIG_BYTES_MAX: Final = 1 << 20  # a thousand VMs with every key set are about 300 KiB
-MANAGER_NAME_MAX: Final = 64  # a VM's name is a key, a file name and a column
-MANAGER_DESCRIPTORS_PER_VM: Final = 3  # its monitor, its pidfd, and one to read /proc with
-MANAGER_DESCRIPTORS: Final = 256  # besides: API clients, journal, epoll, the threads that read /proc
-API_REQUEST_BYTES_MAX: Final = 4096  # the longest request names one VM
-API_REPLY_BYTES_MAX: Final = 8 << 20  # a status of a thousand VMs is about 1 MiB
-API_CLIENTS_MAX: Final = 64  # people and scripts at once
-API_RESERVATIONS_MAX: Final = 64  # VMs about to start at once
-JOURNAL_ROWS_MAX: Final = 20_000  # about a week of a busy host, 4 MiB
-JOURNAL_TEXT_MAX: Final = 500  # characters of a reason or an outcome that are kept
-RECONNECT_PAUSE_S_MAX: Final = 30.0  # a monitor that somebody else holds is looked at twice a minute
-PROC_DESCRIPTORS_MAX: Final = 4096  # descriptors of a VM process that are looked through for its RAM
-LAB_REPORT_LINE_BYTES_MAX: Final = 1024  # a laboratory guest's init formats its report into this much
-LAB_SERIAL_TAIL_BYTES: Final = 32 << 10  # the end of a guest's console that is kept: reports, or a panic
-LAB_GUEST_BYTES_MIN: Final = 96 << 20  # Debian's cloud kernel boots in this much (measured)
-LAB_INITRDS_KEPT: Final = 4  # 1 MB each, one per version of init that shares a cache folder
-LAB_ERROR_LOG_BYTES_SHOWN: Final = 600  # the end of QEMU's error log that goes into a sentence
-VMBUS_MESSAGE_BYTES_MAX: Final = 240  # the payload of a SynIC message slot
-VMBUS_QUEUE_MAX: Final = 32  # answers waiting for the guest's slot; QEMU keeps 16, then refuses further posts
-VMBUS_EVENTS_MAX: Final = 256  # bus events nobody has taken yet; then further posts are refused
-VMBUS_CHANNELS_MAX: Final = 2047  # relids 1..2047: an event page has 2048 flags
-GPADLS_MAX: Final = 1024  # of one bus at a time; a driver needs one or two for each channel
-GPADL_PAGES_MAX: Final = 327_680  # 1280 MiB over all GPADLs of a bus, as Hyper-V since 2019 allows
-HARDWARE_DATAGRAM_BYTES_MAX: Final = 65_536  # of the embedded guest's socket; the longest message is 28 bytes
-WEIGHT_MAX: Final = 10_000  # the range of Hyper-V's weights, 1..10000
-UNIX_PATH_BYTES_MAX: Final = 107  # sun_path of unix(7) without its closing zero
-QMP_MESSAGE_BYTES_MAX: Final = 65_536  # what is asked of a monitor fits many times; only schemas are longer
-QMP_NESTING_MAX: Final = 1024  # QEMU's own limit for JSON values inside JSON values
-QMP_ERROR_TEXT_MAX: Final = 300  # characters of a monitor's error that are shown; QEMU's are a line
-QMP_NAME_MAX: Final = 128  # of a state or a device's name that a monitor tells and that is shown
-QMP_EVENTS_KEPT: Final = 1024  # events nobody has looked at; about ten minutes of a busy VM
-QMP_READ_BYTES: Final = 65_536  # taken from a monitor's socket at a time
-QMP_CLIENTS_MAX: Final = 64  # clients of one monitor at once; each holds a descriptor and a task
-QMP_UNSENT_BYTES_MAX: Final = 1 << 20  # replies and events that a client has not read; then it is dropped
-DM_BALLOON_CHUNK_PAGES: Final = 585_728  # of one balloon request; Windows guests ignore larger ones
-DM_UNBALLOON_CHUNK_PAGES: Final = 524_288  # of one unballoon message: 2 GiB, as in QEMU
-DM_HOT_ADD_CHUNK_PAGES: Final = 524_288  # of one hot add message: 2 GiB, as in QEMU
-DM_HOT_ADD_ATTEMPTS: Final = 10  # of a guest short of resources, before it fails the request
-DM_HOT_REMOVE_RANGES: Final = 509  # (4096 - 24) / 8
-DM_JOURNAL_OPERATIONS: Final = 64  # of one guest that are kept; about a minute of a busy one
-DM_REPLIES_PENDING: Final = 4  # answers waiting for ring room; a guest that keeps order has one
-DM_EVENTS_PENDING: Final = 256  # events nobody has taken yet; then reports and anomalies are dropped
-VM_FAULT_KINDS_MAX: Final = 64  # kinds of wrong behaviour of a guest that are counted apart
-VM_NAME_MAX: Final = 64  # a VM's name is shown in lists and logs
-VM_MEMORY_BYTES_MIN: Final = 32 << 20  # below that a guest has no memory to give
-VM_MEMORY_BYTES_MAX: Final = 1 << 40  # a terabyte: its page set takes 32 MiB
-VM_DIMM_SLOTS_MAX: Final = 256  # of DIMMs, as many as ACPI's memory hotplug has
-VM_OBJECTS_MAX: Final = 1024  # memory backends of one VM; each holds a descriptor and a mapping
-VM_ADDED_PIECES_MAX: Final = 4096  # of hot-added memory; so long a message stays at a millisecond
-PREALLOC_MARGIN_PART: Final = 32  # of the host's memory, left to the host when memory is preallocated
-PREALLOC_MARGIN_BYTES_MAX: Final = 1 << 30  # ... but no more than so much
-VM_DESCRIPTORS_SPARE: Final = 128  # that no object may use: a reset and the monitor's clients need some
-HARDWARE_SLOTS_MAX: Final = 509  # memory slots of an embedded guest, as many as every hypervisor has
-HARDWARE_REQUESTS_MAX: Final = 1024  # of the host that a guest has not looked at: two a slot
-VM_HYPERCALLS_PER_TURN: Final = 64  # before the monitor and the timers have their turn
-VM_PACKETS_PER_TURN: Final = (
-    16  # the same for ring packets, each of which may bring a discard of milliseconds
-)
-TRACE_LINE_BYTES_MAX: Final = (1 << 20) + 1024  # the longest ring packet (512 KiB) in hex, and its numbers
-TRACE_FILE_BYTES_MAX: Final = 1 << 30  # of one capture or log: a guest makes it grow; days of a busy one
-DISCARD_PENDING_PAGES_MAX: Final = 65_536  # 256 MiB given up that the host does not have back yet
-DISCARD_BATCH_BLOCKS: Final = 512  # of one batch: 1 GiB of 2 MiB blocks, a tenth of a second
-DISCARD_BATCH_RANGES: Final = 4096  # of one batch: a tenth of a second when each needs a call of its own
+# -- pages: what a page range on the wire can express --
+
+# 24 bits of page_cnt.
+PAGE_RANGE_PAGES_MAX: Final = (1 << 24) - 1
+# 40 bits of start_page: the 52-bit addresses of AMD64.
+GUEST_PAGE_MAX: Final = (1 << 40) - 1
+
+# -- dm: the Dynamic Memory Protocol --
+
+# Hyper-V and Linux build balloon messages in one page.
+DM_MESSAGE_BYTES_MAX: Final = 4096
+# 16 bytes before the ranges of 8 bytes each.
+DM_RANGES_PER_MESSAGE: Final = 510
+# The same with 24 bytes before them.
+DM_HOT_REMOVE_RANGES: Final = 509
+# Per balloon request. Windows guests ignore larger ones.
+DM_BALLOON_CHUNK_PAGES: Final = 585_728
+# Per unballoon message: 2 GiB, as in QEMU.
+DM_UNBALLOON_CHUNK_PAGES: Final = 524_288
+# Per hot add message: 2 GiB, as in QEMU.
+DM_HOT_ADD_CHUNK_PAGES: Final = 524_288
+# How often a guest short of resources tries before it fails the request.
+DM_HOT_ADD_ATTEMPTS: Final = 10
+# Operations kept per guest: about a minute of a busy one.
+DM_JOURNAL_OPERATIONS: Final = 64
+# Replies that wait for ring room. A guest that keeps order has one.
+DM_REPLIES_PENDING: Final = 4
+# Events not yet taken. Then reports and anomalies are dropped.
+DM_EVENTS_PENDING: Final = 256
+
+# -- vmbus: the bus and its channels --
+
+# The payload of a SynIC message slot.
+VMBUS_MESSAGE_BYTES_MAX: Final = 240
+# Replies that wait for the guest's slot. QEMU keeps 16, then rejects further posts.
+VMBUS_QUEUE_MAX: Final = 32
+# Bus events not yet taken. Then further posts are rejected.
+VMBUS_EVENTS_MAX: Final = 256
+# relids 1..2047: an event page has 2048 flags.
+VMBUS_CHANNELS_MAX: Final = 2047
+# Per bus at a time. A driver needs one or two for each channel.
+GPADLS_MAX: Final = 1024
+# 1280 MiB over all GPADLs of a bus, as Hyper-V since 2019 allows.
+GPADL_PAGES_MAX: Final = 327_680
+
+# -- memory: discards --
+
+# 256 MiB given up that the host has not reclaimed yet.
+DISCARD_PENDING_PAGES_MAX: Final = 65_536
+# Ranges of new messages that wait to be merged into the pending ones, in bytes: 8192 ranges.
+DISCARD_NEW_BYTES_MAX: Final = 1 << 16
+# Per batch: 1 GiB of 2 MiB blocks, a tenth of a second.
+DISCARD_BATCH_BLOCKS: Final = 512
+# Per batch: a tenth of a second when each range needs a call of its own.
+DISCARD_BATCH_RANGES: Final = 4096
+# The part of the host's memory, and its greatest size, that preallocation leaves to the host.
+PREALLOC_MARGIN_PART: Final = 32
+PREALLOC_MARGIN_BYTES_MAX: Final = 1 << 30
+
+# -- qmp: monitors, both ends --
+
+# A reply to what the manager asks is far shorter. Only schemas are longer.
+QMP_MESSAGE_BYTES_MAX: Final = 65_536
+# QEMU's own limit for JSON values inside JSON values.
+QMP_NESTING_MAX: Final = 1024
+# Characters of a monitor's error that are shown. QEMU's errors are one line.
+QMP_ERROR_TEXT_MAX: Final = 300
+# Characters of a state or device name, reported by a monitor, that are shown.
+QMP_NAME_MAX: Final = 128
+# Events not yet read: about ten minutes of a busy VM.
+QMP_EVENTS_KEPT: Final = 1024
+# Read from a monitor's socket at a time.
+QMP_READ_BYTES: Final = 65_536
+# Clients of one monitor at once. Each holds a descriptor and a task.
+QMP_CLIENTS_MAX: Final = 64
+# Replies and events that a client has not read. Then it is dropped.
+QMP_UNSENT_BYTES_MAX: Final = 1 << 20
+# sun_path of unix(7) without its closing zero.
+UNIX_PATH_BYTES_MAX: Final = 107
+
+# -- vm: a machine --
+
+# A VM's name is shown in lists and logs.
+VM_NAME_MAX: Final = 64
+# A smaller guest has no memory to give.
+VM_MEMORY_BYTES_MIN: Final = 32 << 20
+# A terabyte: its page set takes 32 MiB.
+VM_MEMORY_BYTES_MAX: Final = 1 << 40
+# Slots for DIMMs, as many as ACPI's memory hotplug has.
+VM_DIMM_SLOTS_MAX: Final = 256
+# Memory backends of one VM. Each holds a descriptor and a mapping.
+VM_OBJECTS_MAX: Final = 1024
+# Pieces that a guest can cut hot-added memory into: with this many a message still takes a millisecond.
+VM_ADDED_PIECES_MAX: Final = 4096
+# Huge pages of the reserved pool that one message may find missing before it goes without.
+VM_LACKING_BLOCKS_MAX: Final = 1024
+# Kinds of wrong behaviour of a guest that are counted separately.
+VM_FAULT_KINDS_MAX: Final = 64
+# Descriptors that no object may use: a reset and the monitor's clients need some.
+VM_DESCRIPTORS_SPARE: Final = 128
+# Hypercalls served before the monitor and the timers have their turn.
+VM_HYPERCALLS_PER_TURN: Final = 64
+# The same for ring packets, each of which may cause a discard of milliseconds.
+VM_PACKETS_PER_TURN: Final = 16
+# The embedded guest's socket. Its longest message is 28 bytes.
+HARDWARE_DATAGRAM_BYTES_MAX: Final = 65_536
+# Memory slots of an embedded guest, as many as every hypervisor has.
+HARDWARE_SLOTS_MAX: Final = 509
+# Requests of the host that a guest has not looked at: two per slot.
+HARDWARE_REQUESTS_MAX: Final = 1024
+
+# -- guest: the embedded guest --
+
+# Addresses reserved for RAM and device memory. They are never committed.
+GUEST_ADDRESS_BYTES_MAX: Final = 1 << 40
+# Warnings about the host in one guest's life. The next ones would say the same.
+GUEST_WARNINGS_MAX: Final = 20
+# Times a driver posts a message again while the host has no room for it.
+GUEST_POST_ATTEMPTS_MAX: Final = 100
+
+# -- trace: captures and logs --
+
+# The longest ring packet (512 KiB) in hex, and its numbers.
+TRACE_LINE_BYTES_MAX: Final = (1 << 20) + 1024
+# One capture or log, which a guest makes grow: days of a busy one.
+TRACE_FILE_BYTES_MAX: Final = 1 << 30
+
+# -- manager: the daemon --
+
+# More than any host runs. Bounds every table of the manager.
+MANAGER_VMS_MAX: Final = 1000
+# A thousand VMs with every key set are about 300 KiB.
+MANAGER_CONFIG_BYTES_MAX: Final = 1 << 20
+# A VM's name is a key, a file name and a column.
+MANAGER_NAME_MAX: Final = 64
+# Per VM: its monitor, its pidfd, and one to read /proc with.
+MANAGER_DESCRIPTORS_PER_VM: Final = 3
+# Besides: API clients, journal, epoll, the threads that read /proc.
+MANAGER_DESCRIPTORS: Final = 256
+# Memory devices in a monitor's reply: more than a machine has slots.
+MANAGER_DEVICES_MAX: Final = 1024
+# A figure above this is not a memory size: guests and monitors may lie.
+MANAGER_FIGURE_BYTES_MAX: Final = 1 << 60
+# A monitor that another client holds is tried twice a minute.
+RECONNECT_PAUSE_S_MAX: Final = 30.0
+# Descriptors of a VM process that are searched for its RAM.
+PROC_DESCRIPTORS_MAX: Final = 4096
+# The range of Hyper-V's weights is 1..10000.
+WEIGHT_MAX: Final = 10_000
+# The longest request names one VM.
+API_REQUEST_BYTES_MAX: Final = 4096
+# A status of a thousand VMs is about 1 MiB.
+API_REPLY_BYTES_MAX: Final = 8 << 20
+# People and scripts at once.
+API_CLIENTS_MAX: Final = 64
+# VMs about to start at once.
+API_RESERVATIONS_MAX: Final = 64
+# A day: a reservation is for a VM that is about to start.
+API_WAIT_NS_MAX: Final = 24 * 3600 * 1_000_000_000
+# About a week of a busy host, 4 MiB.
+JOURNAL_ROWS_MAX: Final = 20_000
+# Characters kept of a reason or an outcome.
+JOURNAL_TEXT_MAX: Final = 500
+
+# -- lab: real Linux guests under QEMU --
+
+# The guest's init formats its report into this much.
+LAB_REPORT_LINE_BYTES_MAX: Final = 1024
+# The end of a guest's console that is kept: reports, or a panic.
+LAB_SERIAL_TAIL_BYTES: Final = 32 << 10
+# Debian's cloud kernel boots in this much (measured).
+LAB_GUEST_BYTES_MIN: Final = 96 << 20
+# 1 MB each, one per version of init that shares a cache folder.
+LAB_INITRDS_KEPT: Final = 4
+# The end of QEMU's error log that is quoted in an error.
+LAB_ERROR_LOG_BYTES_SHOWN: Final = 600

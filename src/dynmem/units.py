@@ -1,4 +1,4 @@
-"""Sizes and times: pages, binary units, and how people write them."""
+"""Sizes and times: pages, binary units, and the way people write them."""
 
 import re
 from typing import Final
@@ -21,10 +21,10 @@ _DURATION_NS: Final = {"ms": NS_PER_MS, "s": NS_PER_S, "min": 60 * NS_PER_S, "h"
 
 
 def parse_size(text: str, *, default_unit: str = "B") -> int:
-    """Read a size as people write it (``512M``, ``2GiB``, ``1.5g``, ``4096``) into bytes.
+    """Return the bytes of a size as people write it: ``512M``, ``2GiB``, ``1.5g``, ``4096``.
 
-    Units are binary whichever way they are spelled. `default_unit` (one of B K M G T) is what a bare
-    number means: QEMU's ``-m 512`` is in MiB. Raises ValueError with a sentence that names the text.
+    Units are binary however they are spelled. `default_unit` (one of B K M G T) is the unit of a bare number:
+    QEMU's ``-m 512`` is in MiB. Raises ValueError with a sentence that quotes the text.
     """
     match = _SIZE.fullmatch(text)
     if match is None:
@@ -39,7 +39,7 @@ def parse_size(text: str, *, default_unit: str = "B") -> int:
 
 
 def format_size(size: int) -> str:
-    """Write bytes with the largest binary unit that keeps the number readable: ``512 MiB``, ``1.5 GiB``."""
+    """Return bytes in the largest binary unit that keeps the number readable: ``512 MiB``, ``1.5 GiB``."""
     if size < 0:
         return "-" + format_size(-size)
     for unit, factor in (("TiB", TIB), ("GiB", GIB), ("MiB", MIB), ("KiB", KIB)):
@@ -50,7 +50,7 @@ def format_size(size: int) -> str:
 
 
 def parse_duration(text: str) -> int:
-    """Read a duration (``1s``, ``250ms``, ``2min``, ``1.5``; bare numbers are seconds) into nanoseconds."""
+    """Return the nanoseconds of a duration: ``1s``, ``250ms``, ``2min``; a bare number is in seconds."""
     match = _DURATION.fullmatch(text)
     if match is None:
         raise ValueError(f"{text!r} is not a duration: write it like 1s, 250ms or 2min")
@@ -63,15 +63,15 @@ def parse_duration(text: str) -> int:
 
 
 def pages_of(size: int) -> int:
-    """Whole pages of 4 KiB in `size` bytes, rounded down."""
+    """Return the whole 4 KiB pages in `size` bytes, rounded down."""
     return size >> PAGE_SHIFT
 
 
 def pages_covering(size: int) -> int:
-    """Whole pages of 4 KiB that hold `size` bytes, rounded up."""
+    """Return the 4 KiB pages that hold `size` bytes, rounded up."""
     return -(-size // PAGE_SIZE)
 
 
 def format_pages(pages: int) -> str:
-    """Pages of 4 KiB as people read them: ``512 MiB``."""
+    """Return 4 KiB pages as people read them: ``512 MiB``."""
     return format_size(pages << PAGE_SHIFT)

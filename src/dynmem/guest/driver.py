@@ -18,7 +18,7 @@ from dynmem.dm.guest import DynamicMemoryGuest
 from dynmem.errors import RemoteProtocolError
 from dynmem.guest.allocator import Allocator
 from dynmem.guest.synic import Hypervisor, Synic
-from dynmem.limits import GUEST_ADDRESS_BYTES_MAX
+from dynmem.limits import GUEST_ADDRESS_BYTES_MAX, GUEST_POST_ATTEMPTS_MAX, GUEST_WARNINGS_MAX
 from dynmem.pages.ranges import span
 from dynmem.units import NS_PER_MS, PAGE_SHIFT
 from dynmem.vmbus import guest as vmbus
@@ -34,10 +34,8 @@ DOWNSTREAM_PAGE: Final = 5
 GUEST_PAGES_MAX: Final = GUEST_ADDRESS_BYTES_MAX >> PAGE_SHIFT
 
 _PACKETS_AT_ONCE: Final = 64
-_POST_ATTEMPTS: Final = 100
 _POST_PAUSE_NS: Final = NS_PER_MS
 _POST_PAUSE_DOUBLINGS: Final = 6
-_WARNINGS_MAX: Final = 20  # of one guest's life; more of the same tell nothing new
 _FOR_NOW: Final = frozenset({HvStatus.INSUFFICIENT_MEMORY, HvStatus.INSUFFICIENT_BUFFERS})
 
 _log: Final = logging.getLogger(__name__)
@@ -125,7 +123,7 @@ class Drivers:
 
     def _warn(self, text: str) -> None:
         self.faults += 1
-        if self.faults <= _WARNINGS_MAX:
+        if self.faults <= GUEST_WARNINGS_MAX:
             _log.warning("%s", text)
 
     def _take_events(self, now: int) -> None:
@@ -175,7 +173,7 @@ class Drivers:
         while self._posts:
             post = self._posts[0]
             status = self._synic.post(post.connection_id, post.payload)
-            if status in _FOR_NOW and self._attempts < _POST_ATTEMPTS:
+            if status in _FOR_NOW and self._attempts < GUEST_POST_ATTEMPTS_MAX:
                 self._post_at = now + (_POST_PAUSE_NS << min(self._attempts, _POST_PAUSE_DOUBLINGS))
                 self._attempts += 1
                 return

@@ -14,17 +14,20 @@ from typing import Final
 import numpy as np
 
 from dynmem.errors import LocalProtocolError
-from dynmem.limits import DISCARD_BATCH_BLOCKS, DISCARD_BATCH_RANGES, DISCARD_PENDING_PAGES_MAX
+from dynmem.limits import (
+    DISCARD_BATCH_BLOCKS,
+    DISCARD_BATCH_RANGES,
+    DISCARD_NEW_BYTES_MAX,
+    DISCARD_PENDING_PAGES_MAX,
+)
 from dynmem.pages import ranges as page_ranges
 from dynmem.pages.page_set import PageSet
 from dynmem.units import NS_PER_MS
 
 HOLD_NS: Final = 100 * NS_PER_MS
 BLOCK_PAGES: Final = 512
-LONG_PAGES: Final = (
-    32  # 64 KiB ranges gained 1.1 times by waiting, 128 KiB and more lost 2 to 10 % (measured)
-)
-_NEW_BYTES_MAX: Final = 1 << 16
+# Ranges of 64 KiB were 1.1 times as fast after waiting; those of 128 KiB and more lost 2 to 10 % (measured).
+LONG_PAGES: Final = 32
 
 
 class PendingDiscards:
@@ -79,7 +82,7 @@ class PendingDiscards:
             short = self._without_long(ranges) if self._long_pages else ranges
             self._new.append(short)
             self._new_bytes += len(short)
-            if whole or self._new_bytes > _NEW_BYTES_MAX:
+            if whole or self._new_bytes > DISCARD_NEW_BYTES_MAX:
                 self._enter()
         if whole:
             self._parts.drop(whole)

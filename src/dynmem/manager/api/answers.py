@@ -10,7 +10,8 @@ from typing import Final
 
 from dynmem import __version__
 from dynmem.errors import ConfigError, DeadlineError, RefusedError
-from dynmem.manager.api.server import WAIT_NS_MAX, Release, Request, Reserve, Status, TakeUp
+from dynmem.limits import API_WAIT_NS_MAX
+from dynmem.manager.api.server import Release, Request, Reserve, Status, TakeUp
 from dynmem.manager.config import Config, is_name
 from dynmem.manager.journal.journal import RELEASED, RESERVED, JournalError, Standing
 from dynmem.manager.journal.writer import JournalWriter
@@ -87,8 +88,8 @@ class Answers:
         """Make room and answer when it is there; a client that hangs up meanwhile has changed its mind."""
         if not is_name(request.name):
             raise ConfigError(f"{request.name[:80]!r} is not a name: use letters, digits, '.', '-' and '_'")
-        if not 0 <= request.wait_ns <= WAIT_NS_MAX or not 0 <= request.hold_ns <= WAIT_NS_MAX:
-            raise ConfigError(f"waiting and holding take at most {WAIT_NS_MAX // NS_PER_S} s each")
+        if not 0 <= request.wait_ns <= API_WAIT_NS_MAX or not 0 <= request.hold_ns <= API_WAIT_NS_MAX:
+            raise ConfigError(f"waiting and holding take at most {API_WAIT_NS_MAX // NS_PER_S} s each")
         now_ns, for_ns = time.monotonic_ns(), request.wait_ns + request.hold_ns
         made = self._manager.reserve(request.name, request.size_bytes, now_ns, now_ns + for_ns)
         if made.state == "refused":

@@ -27,7 +27,6 @@ from dynmem.units import NS_PER_S
 
 LOG: Final = logging.getLogger(__name__)
 SCHEMA_VERSION: Final = 1
-WAIT_NS_MAX: Final = 24 * 3600 * NS_PER_S  # a reservation is for a VM about to start, not for a plan
 _REQUEST_TIMEOUT_S: Final = 5.0  # from connecting to the end of the line
 _REPLY_TIMEOUT_S: Final = 5.0  # for a client that does not read
 

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Hashable, Mapping
 from typing import Final, NamedTuple
 
 from dynmem.errors import RemoteProtocolError
-from dynmem.limits import QMP_NAME_MAX
+from dynmem.limits import MANAGER_FIGURE_BYTES_MAX, QMP_NAME_MAX
 from dynmem.manager.step.facts import Demand
 from dynmem.manager.sweep.monitor import STATISTICS_INTERVAL, Monitor
 from dynmem.qmp.errors import QmpCommandError
@@ -28,7 +28,6 @@ Measured with Linux 6.1, statistics and a period of 1 s: with 64 MiB available, 
 lived and those of 96 MiB/s were OOM-killed. Guests with hv-balloon keep such a reserve themselves and report
 it as committed; the virtio-balloon driver keeps none.
 """
-_BYTES_MAX: Final = 1 << 60  # a figure above is no memory size; guests and monitors may lie
 BOOT_BYTES_MIN: Final = MIB  # no VM is smaller, and no target may come near zero
 
 
@@ -71,7 +70,7 @@ def number(value: object, what: str) -> int:
 def size(value: object, what: str, *, least: int = 0) -> int:
     """The size of a VM as its monitor told it; RemoteProtocolError if a VM can't have it."""
     bytes_said = number(value, what)
-    if not least <= bytes_said <= _BYTES_MAX:
+    if not least <= bytes_said <= MANAGER_FIGURE_BYTES_MAX:
         raise RemoteProtocolError(f"{what} is {bytes_said}, which is no size of a VM")
     return bytes_said
 
@@ -101,7 +100,7 @@ async def _read_hv_balloon(monitor: Monitor, device: Device, boot_bytes: int) ->
         return Silence("its guest has not sent a status report yet")
     committed = number(reply.get("committed"), "committed")
     available = number(reply.get("available"), "available")
-    if max(committed, available) > _BYTES_MAX:
+    if max(committed, available) > MANAGER_FIGURE_BYTES_MAX:
         return Silence("its guest reports sizes that cannot be")
     return Report((committed, available), committed - boot_bytes, available)
 
@@ -132,7 +131,7 @@ async def _read_virtio_balloon(monitor: Monitor, device: Device, boot_bytes: int
     available = _available(fields(reply.get("stats"), "guest-stats"))
     if updated == 0 or available is None:
         return Silence("its guest has sent no statistics: load the virtio_balloon driver in it")
-    if available > _BYTES_MAX:
+    if available > MANAGER_FIGURE_BYTES_MAX:
         return Silence("its guest reports sizes that cannot be")
     return Report(updated, VIRTIO_RESERVE_BYTES - available, available)
 

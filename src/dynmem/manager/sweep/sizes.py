@@ -12,12 +12,12 @@ from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 from dynmem.errors import RemoteProtocolError
+from dynmem.limits import MANAGER_DEVICES_MAX
 from dynmem.manager.sweep.demand import BOOT_BYTES_MIN, HV_BALLOON, fields, size
 from dynmem.manager.sweep.monitor import Monitor
 from dynmem.qmp.errors import QmpCommandError
 
 DIMMS: Final = frozenset({"dimm", "nvdimm"})
-_DEVICES_MAX: Final = 1024  # more than a machine has slots
 _DEVICES: Final = "query-memory-devices"
 
 
@@ -46,7 +46,7 @@ async def read_memory(monitor: Monitor, base_bytes: int) -> VmMemory:
         devices = await monitor.query(_DEVICES)
     except QmpCommandError:
         devices = []  # a monitor without the command has no such devices
-    if not isinstance(devices, list) or len(devices) > _DEVICES_MAX:
+    if not isinstance(devices, list) or len(devices) > MANAGER_DEVICES_MAX:
         raise RemoteProtocolError(f"the reply to {_DEVICES} is no list of devices")
     dimms: list[int] = []
     most: list[int] = []

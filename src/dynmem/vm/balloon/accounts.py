@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dynmem.dm.stores import GivenUp
-from dynmem.limits import DISCARD_BATCH_BLOCKS, DISCARD_BATCH_RANGES
+from dynmem.limits import DISCARD_BATCH_BLOCKS, DISCARD_BATCH_RANGES, VM_LACKING_BLOCKS_MAX
 from dynmem.memory.backend import Backend
 from dynmem.memory.pending import LONG_PAGES, PendingDiscards
 from dynmem.pages import ranges as page_ranges
@@ -31,8 +31,6 @@ from dynmem.pages.ranges import U64Array
 from dynmem.units import PAGE_SHIFT, PAGE_SIZE
 
 _BLOCK_PAGES: Final = 512  # 2 MiB: a host gives these back several times as fast as their pages one by one
-
-_KEPT_BLOCKS_MAX: Final = 1024  # huge pages that were asked for in vain before a message goes without
 
 _Indices = npt.NDArray[np.int64]
 _Present = Callable[[U64Array, U64Array], tuple[U64Array, U64Array]]
@@ -169,7 +167,7 @@ class Memory:
         taken: list[bytes] = []
         kept: list[bytes] = []
         kept_blocks = 0
-        while max_pages > 0 and max_ranges > 0 and kept_blocks < _KEPT_BLOCKS_MAX:
+        while max_pages > 0 and max_ranges > 0 and kept_blocks < VM_LACKING_BLOCKS_MAX:
             ranges = self._take(max_pages, max_ranges, guest_only=guest_only)
             if not ranges:
                 break
