@@ -14,6 +14,7 @@ PAPERS = sorted(
 )
 MUST_EXIST = {
     "README.md",
+    "CONTRIBUTING.md",
     "CHANGELOG.md",
     "SECURITY.md",
     "docs/style.md",
@@ -56,7 +57,8 @@ def named_paths(text: str) -> set[str]:
     paths = {
         word
         for word in quoted
-        if (word.startswith(FOLDERS) and not re.search(r"[*<>{} ]", word)) or BELOW_SOURCE.fullmatch(word)
+        if (word.startswith(FOLDERS) and not re.search(r"[*<>{} ]|NAME", word))
+        or BELOW_SOURCE.fullmatch(word)
     }
     return paths | {
         link for link in LINK.findall(text) if "://" not in link and not link.startswith("mailto")
