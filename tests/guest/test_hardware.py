@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.rigs.machine_wide import reserved
 
-from dynmem.errors import DynmemError, RemoteProtocolError
+from dynmem.errors import RemoteProtocolError
 from dynmem.guest.hardware import Hardware, HostGoneError
 from dynmem.limits import HARDWARE_REQUESTS_MAX
 from dynmem.memory.backend import MemfdBackend
@@ -220,15 +221,11 @@ def test_a_host_that_went_away_is_noticed_while_waiting_and_while_calling(host: 
 
 
 def test_a_slot_of_huge_pages_is_mapped_and_unmapped(host: Host) -> None:
-    try:
-        huge = MemfdBackend(4 * MIB, "huge", hugetlb=True, hugetlb_size=2 * MIB)
+    with reserved(2), MemfdBackend(4 * MIB, "huge", hugetlb=True, hugetlb_size=2 * MIB) as huge:
         huge.view[2 * MIB] = 5
-    except DynmemError as error:
-        pytest.skip(f"no huge pages: {error}")
-    host.start(wire.MapSlot(0, 0, MIB, 0))
-    ram = host.hardware.ram
-    ram.map_slot(1, 32 << 30, 4 * MIB, huge.fd, 0)
-    assert ram.view(1)[2 * MIB] == 5
-    ram.unmap_slot(1)
-    assert not ram.is_mapped(8 << 20, (8 << 20) + 1)
-    huge.close()
+        host.start(wire.MapSlot(0, 0, MIB, 0))
+        ram = host.hardware.ram
+        ram.map_slot(1, 32 << 30, 4 * MIB, huge.fd, 0)
+        assert ram.view(1)[2 * MIB] == 5
+        ram.unmap_slot(1)
+        assert not ram.is_mapped(8 << 20, (8 << 20) + 1)

@@ -1,10 +1,8 @@
 """Every kind of memory that a guest can have, real: made for a test, or skipped with the reason."""
 
 import contextlib
-import fcntl
 import os
 import subprocess
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
@@ -12,13 +10,11 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 import pytest
+from tests.rigs.machine_wide import HUGE, huge_pages_held, reserved
 
 from dynmem.memory.backend import Backend, MemfdBackend, RamBackend
 from dynmem.memory.backend_file import FileBackend
-from dynmem.units import MIB, PAGE_SIZE
-
-HUGE: Final = 2 * MIB
-HUGE_PAGES: Final = Path("/sys/kernel/mm/hugepages/hugepages-2048kB")
+from dynmem.units import PAGE_SIZE
 
 
 @contextlib.contextmanager
@@ -39,42 +35,6 @@ def mounted(folder: Path, kind: str, options: str) -> Iterator[Path]:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-@contextlib.contextmanager
-def reserved(pages: int) -> Iterator[None]:
-    """Reserve huge pages of 2 MiB; skip where there are none to be had. One test at a time."""
-    knob = HUGE_PAGES / "nr_hugepages"
-    if not os.access(knob, os.W_OK):
-        pytest.skip("huge pages can be reserved by root only")
-    lock = Path(tempfile.gettempdir()) / "dynmem-test-hugepages.lock"
-    with lock.open("w") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
-        there, free, surplus = (
-            int((HUGE_PAGES / f"{name}_hugepages").read_text()) for name in ("nr", "free", "surplus")
-        )
-        before = there - surplus  # of an earlier test whose memory was still in use when it ended
-        used = there - free
-        try:
-            knob.write_text(str(used + pages))
-            if int(knob.read_text()) < used + pages:
-                pytest.skip(f"the kernel has no {pages} huge pages of 2 MiB in one piece")
-            yield
-        finally:
-            knob.write_text(str(before))
-
-
-def spare() -> int:
-    """Huge pages of the host that nobody has, nor has set aside."""
-    free, set_aside = (int((HUGE_PAGES / name).read_text()) for name in ("free_hugepages", "resv_hugepages"))
-    return free - set_aside
-
-
-@contextlib.contextmanager
-def taken(left: int = 0) -> Iterator[Backend]:
-    """Another program takes what the host has to spare, but for so many pages."""
-    with MemfdBackend((spare() - left) * HUGE, hugetlb=True) as other:
-        yield other
-
-
 def first_words(backend: Backend) -> npt.NDArray[np.uint64]:
     """The first word of each page of 4 KiB. Holds the memory open while it is there."""
     return np.frombuffer(backend.view, np.uint64).reshape(-1, PAGE_SIZE // 8)[:, 0]
@@ -88,6 +48,7 @@ def fill(backend: Backend) -> None:
 @contextlib.contextmanager
 def _huge_tmpfs(size: int, folder: Path) -> Iterator[Backend]:
     with (
+        huge_pages_held(),
         mounted(folder / "huge", "tmpfs", "huge=always,size=1g") as place,
         FileBackend(size, place, share=True) as backend,
     ):

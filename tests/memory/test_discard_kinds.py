@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.rigs.machine_wide import HUGE, huge_pages_held
 
 from dynmem.memory import abilities, system_calls
 from dynmem.memory.abilities import NONE, Abilities, probe
@@ -26,7 +27,7 @@ from dynmem.memory.system_calls import U64Array
 from dynmem.pages import ranges as page_ranges
 from dynmem.units import GIB, MIB, PAGE_SIZE
 
-from .backings import BACKINGS, HUGE, fill, first_words
+from .backings import BACKINGS, fill, first_words
 
 BLOCKS = 4
 PAGES = BLOCKS * 512
@@ -182,7 +183,7 @@ def huge_frames(backend: Backend) -> int:
 
 @pytest.fixture
 def huge_ram() -> Iterator[RamBackend]:
-    with RamBackend(4 * HUGE) as backend:
+    with huge_pages_held(), RamBackend(4 * HUGE) as backend:
         backend.use_huge_pages()
         fill(backend)
         if huge_frames(backend) != backend.size // PAGE_SIZE:

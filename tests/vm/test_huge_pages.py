@@ -4,7 +4,8 @@ import asyncio
 from pathlib import Path
 from typing import Any, Final
 
-from tests.memory.backings import HUGE, reserved, spare, taken
+import pytest
+from tests.rigs.machine_wide import HUGE, reserved, spare, taken
 from tests.vm.running import Vm, is_there, running, until
 
 from dynmem.memory.backend import MemfdBackend
@@ -15,6 +16,8 @@ from dynmem.wire import dm
 
 from .added_rig import SIZE, UNIT, AddingRig, Discards, Plugged
 from .device_rig import Rig, plays
+
+pytestmark = pytest.mark.usefixtures("huge_pages")
 
 BLOCK: Final = HUGE // PAGE_SIZE
 SLOT: Final = 128 * MIB

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.rigs.machine_wide import huge_pages_held
 
 from dynmem.memory import backend
 from dynmem.memory.host_memory import HostMemory
@@ -444,11 +445,12 @@ ARGUMENTS = st.dictionaries(
 def test_whatever_a_client_asks_it_is_answered_or_refused(
     requests: list[tuple[str, dict[str, object]]],
 ) -> None:
-    machine = Machine(VmOptions("one", MemoryOptions(BOOT, 2 * GIB, 3), objects=OBJECTS), lambda *_: None)
-    monitor = Monitor(machine)
-    for name, arguments in requests:
-        defaults = {"object-add": RAM, "device_add": DIMM}.get(name, {})
-        with contextlib.suppress(QmpCommandError):
-            monitor(name, {**defaults, **arguments})
-        monitor.everything()
-    asyncio.run(machine.close())
+    with huge_pages_held():  # that is what some of it may be made of
+        machine = Machine(VmOptions("one", MemoryOptions(BOOT, 2 * GIB, 3), objects=OBJECTS), lambda *_: None)
+        monitor = Monitor(machine)
+        for name, arguments in requests:
+            defaults = {"object-add": RAM, "device_add": DIMM}.get(name, {})
+            with contextlib.suppress(QmpCommandError):
+                monitor(name, {**defaults, **arguments})
+            monitor.everything()
+        asyncio.run(machine.close())
