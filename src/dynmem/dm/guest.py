@@ -8,7 +8,7 @@ and which memory it has and adds none of it twice. Other guests' habits can be p
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 import msgspec
 
@@ -26,7 +26,7 @@ from dynmem.dm.events import (
 )
 from dynmem.dm.floor import balloon_floor
 from dynmem.dm.habits import LINUX, Habits
-from dynmem.dm.states import GUEST_FROM_ANYWHERE, GUEST_MOVES, GUEST_SERVES, GuestState, GuestStep
+from dynmem.dm.states import GUEST_SERVES, GUEST_TABLE, GuestState, GuestStep
 from dynmem.errors import LocalProtocolError, RemoteProtocolError
 from dynmem.limits import (
     DM_EVENTS_PENDING,
@@ -182,11 +182,10 @@ class DynamicMemoryGuest:
 
     def channel_opened(self, now: int) -> None:
         """The channel is open: ask for the first version."""
-        if self._state is GuestState.CRASHED:
-            return
         self._move(GuestStep.OPEN)
         self._forget_channel()
-        self._ask_version(now)
+        if self._state is GuestState.VERSION_WAIT:
+            self._ask_version(now)
 
     def channel_closed(self, now: int) -> None:
         """The channel is gone: what was allocated and not sent is freed, what was given stays given."""
@@ -195,8 +194,7 @@ class DynamicMemoryGuest:
         if self._removing is not None and self._removing.unsent and self._blocks is not None:
             self._blocks.put_back(self._removing.unsent)
         self._forget_channel()
-        if self._state is not GuestState.CRASHED:
-            self._move(GuestStep.CLOSE)
+        self._move(GuestStep.CLOSE)
 
     def tick(self, now: int) -> None:
         """Let time pass: an answer that never came ends the handshake, a status report falls due."""
@@ -250,28 +248,29 @@ class DynamicMemoryGuest:
         if self._state is GuestState.CRASHED:
             return
         message = dm.decode(data)
-        handler = _HANDLERS.get(type(message))
-        if handler is None:
+        rule = RULES.get(type(message))
+        if rule is None:
             raise RemoteProtocolError(f"a host sent {type(message).__name__}, which only a guest sends")
-        if self._state is GuestState.INIT_ERROR:
-            self._on_unasked(message, now)
-            return
-        if self._state in GUEST_SERVES and now < self._settled_at and isinstance(message, _REQUESTS):
+        if rule.is_request and self._state in GUEST_SERVES and now < self._settled_at:
             self._crash(f"a {type(message).__name__} came before the guest had settled")
-            return
-        handler(self, message, now)
+        elif self._state is GuestState.INIT_ERROR or not rule.is_known(self):
+            self._skip(message, now)
+        elif self._state in rule.states:
+            rule.handler(self, message, now)
+        else:
+            raise RemoteProtocolError(f"the host sent {type(message).__name__} in {self._state.value}")
 
     def _move(self, step: GuestStep) -> None:
         """Take one step of the table."""
-        new = GUEST_FROM_ANYWHERE.get(step) or GUEST_MOVES.get((self._state, step))
+        new = GUEST_TABLE.get((self._state, step))
         if new is None:
             raise LocalProtocolError(f"the guest cannot do {step.name} in {self._state.value}")
         if new is not self._state:
             self._events.append(StateChanged(self._state, new))
             self._state = new
 
-    def _tell(self, event: GuestEvent) -> None:
-        """Tell what a host can cause as often as it likes: no more than somebody takes."""
+    def _report(self, event: GuestEvent) -> None:
+        """Keep an event that a host can cause at will, unless too many have not been taken yet."""
         if len(self._events) < DM_EVENTS_PENDING:
             self._events.append(event)
 
@@ -367,13 +366,7 @@ class DynamicMemoryGuest:
             self._events.append(HotRemoved(removing.asked, removing.given))
             self._move(GuestStep.DONE)
 
-    def _expect(self, message: dm.Message, *states: GuestState) -> None:
-        """Refuse a message that comes at the wrong time."""
-        if self._state not in states:
-            raise RemoteProtocolError(f"the host sent {type(message).__name__} in {self._state.value}")
-
     def _on_version(self, message: dm.VersionResponse, now: int) -> None:
-        self._expect(message, GuestState.VERSION_WAIT)
         self._expect_answers_read()
         if message.is_accepted:
             self.version = self._versions[self._attempt]
@@ -389,7 +382,6 @@ class DynamicMemoryGuest:
             self._fail("the host refused every protocol version")
 
     def _on_capabilities(self, message: dm.CapabilitiesResponse, now: int) -> None:
-        self._expect(message, GuestState.CAPABILITIES_WAIT)
         if not message.is_accepted:
             self._fail("the host refused the capabilities")
             return
@@ -402,17 +394,15 @@ class DynamicMemoryGuest:
         self._move(GuestStep.CAPABILITIES_ACCEPTED)
 
     def _on_balloon(self, message: dm.BalloonRequest, now: int) -> None:
-        self._expect(message, GuestState.INITIALIZED)
         most = self._habits.largest_request_pages
         if most is not None and message.num_pages > most:
-            self._tell(Anomaly(f"the host asked for {message.num_pages} pages at once: not answered"))
+            self._report(Anomaly(f"the host asked for {message.num_pages} pages at once: not answered"))
             return
         spare = max(0, self._pages.available_pages - self.floor_pages)
         self._giving = _Giving(asked=message.num_pages, left=min(message.num_pages, spare))
         self._move(GuestStep.BALLOON)
 
     def _on_unballoon(self, message: dm.UnballoonRequest, now: int) -> None:
-        self._expect(message, GuestState.INITIALIZED, GuestState.BALLOON_DOWN)
         self._expect_answers_read()
         pages = page_count(message.ranges)
         if not self._given.remove(message.ranges):
@@ -421,28 +411,26 @@ class DynamicMemoryGuest:
             self._pages.free_from_balloon(message.ranges)
         if self._state is GuestState.INITIALIZED:
             self._move(GuestStep.UNBALLOON)
-        self._tell(BalloonedDown(pages))
+        self._report(BalloonedDown(pages))
         if not message.more_pages:
             self._replies.append(dm.UnballoonResponse)
             self._move(GuestStep.DONE)
 
     def _on_info(self, message: dm.InfoMessage, now: int) -> None:
-        self._expect(message, *GUEST_SERVES)
         if message.info_type != dm.INFO_TYPE_MAX_PAGE_CNT:
-            self._tell(Anomaly(f"the host sent information of unknown type {message.info_type}: skipped"))
+            self._report(Anomaly(f"the host sent information of unknown type {message.info_type}: skipped"))
             return
         if len(message.data) != MAX_PAGE_COUNT_BYTES:
             raise RemoteProtocolError(f"the host's largest page count has {len(message.data)} bytes, not 8")
         self.max_page_count = int.from_bytes(message.data, "little")
 
     def _on_hot_add(self, message: dm.HotAddRequest, now: int) -> None:
-        self._expect(message, GuestState.INITIALIZED)
         self._expect_answers_read()
         start, pages = message.range & GUEST_PAGE_MAX, message.range >> START_BITS
         if not pages or not lies_in(message.region, start, pages):
             raise RemoteProtocolError(f"the host offers {pages} pages at {start:#x}, outside their region")
         if self._blocks is None or not self._can_add(start, pages, self._blocks.alignment_pages):
-            self._tell(Anomaly(f"the host offers {pages} pages at {start:#x} that cannot be added"))
+            self._report(Anomaly(f"the host offers {pages} pages at {start:#x} that cannot be added"))
             self._replies.append(lambda trans_id: dm.HotAddResponse(trans_id, 0, HOT_ADD_NEVER))
             return
         self._move(GuestStep.HOT_ADD)
@@ -472,27 +460,53 @@ class DynamicMemoryGuest:
         self._move(GuestStep.DONE)
 
     def _on_hot_remove(self, message: dm.HotRemoveRequest, now: int) -> None:
-        agreed = self.may_hot_remove and (self.version or 0) >= dm.VERSION_WIN10
-        if self._blocks is None or not agreed:
-            self._on_unasked(message, now)
-            return
-        self._expect(message, GuestState.INITIALIZED)
         self._removing = HotRemoving(message)
         self._move(GuestStep.HOT_REMOVE)
 
-    def _on_unasked(self, message: dm.Message, now: int) -> None:
-        self._tell(Anomaly(f"the host sent {type(message).__name__} in {self._state.value}: skipped"))
+    def _skip(self, message: dm.Message, now: int) -> None:
+        self._report(Anomaly(f"the host sent {type(message).__name__} in {self._state.value}: skipped"))
+
+    def _knows_hot_remove(self) -> bool:
+        """Whether there is a kernel that removes memory, and the two ends agreed that it may be asked to."""
+        agreed = self.may_hot_remove and (self.version or 0) >= dm.VERSION_WIN10
+        return self._blocks is not None and agreed
 
 
-_REQUESTS: Final = (dm.BalloonRequest, dm.UnballoonRequest, dm.HotAddRequest, dm.HotRemoveRequest)
 _NO_LIMIT: Final = (1 << 64) - 1  # max_page_number of a guest that can use any
-_HANDLERS: Final[Mapping[type, Callable[..., None]]] = {
-    dm.DmError: DynamicMemoryGuest._on_unasked,
-    dm.VersionResponse: DynamicMemoryGuest._on_version,
-    dm.CapabilitiesResponse: DynamicMemoryGuest._on_capabilities,
-    dm.BalloonRequest: DynamicMemoryGuest._on_balloon,
-    dm.UnballoonRequest: DynamicMemoryGuest._on_unballoon,
-    dm.HotAddRequest: DynamicMemoryGuest._on_hot_add,
-    dm.InfoMessage: DynamicMemoryGuest._on_info,
-    dm.HotRemoveRequest: DynamicMemoryGuest._on_hot_remove,
+_S: Final = GuestState
+
+
+class Rule(NamedTuple):
+    """What a message does.
+
+    Attributes:
+        handler: What takes it.
+        states: Where it may come; elsewhere the host is in error.
+        is_request: Whether a guest that has not settled yet crashes on it, if it has Windows' habits.
+        is_known: Whether this guest knows the message; otherwise it is skipped in every state.
+
+    """
+
+    handler: Callable[[DynamicMemoryGuest, Any, int], None]
+    states: frozenset[GuestState]
+    is_request: bool = False
+    is_known: Callable[[DynamicMemoryGuest], bool] = lambda _: True
+
+
+RULES: Final[Mapping[type, Rule]] = {
+    dm.VersionResponse: Rule(DynamicMemoryGuest._on_version, frozenset({_S.VERSION_WAIT})),
+    dm.CapabilitiesResponse: Rule(DynamicMemoryGuest._on_capabilities, frozenset({_S.CAPABILITIES_WAIT})),
+    dm.BalloonRequest: Rule(DynamicMemoryGuest._on_balloon, frozenset({_S.INITIALIZED}), is_request=True),
+    dm.UnballoonRequest: Rule(
+        DynamicMemoryGuest._on_unballoon, frozenset({_S.INITIALIZED, _S.BALLOON_DOWN}), is_request=True
+    ),
+    dm.HotAddRequest: Rule(DynamicMemoryGuest._on_hot_add, frozenset({_S.INITIALIZED}), is_request=True),
+    dm.HotRemoveRequest: Rule(
+        DynamicMemoryGuest._on_hot_remove,
+        frozenset({_S.INITIALIZED}),
+        is_request=True,
+        is_known=DynamicMemoryGuest._knows_hot_remove,
+    ),
+    dm.InfoMessage: Rule(DynamicMemoryGuest._on_info, GUEST_SERVES),
+    dm.DmError: Rule(DynamicMemoryGuest._skip, frozenset(GuestState)),
 }

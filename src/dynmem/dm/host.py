@@ -13,7 +13,7 @@ reset.
 
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import Final
+from typing import Any, Final
 
 from dynmem import trace_events
 from dynmem.dm import tracing
@@ -28,7 +28,15 @@ from dynmem.dm.events import (
 from dynmem.dm.hot_add import HotAdd
 from dynmem.dm.journal import Journal
 from dynmem.dm.operations import Balloon, HotRemove, Operation, Then, Unballoon
-from dynmem.dm.states import HOST_FROM_ANYWHERE, HOST_MOVES, HOST_WAITS, HostState, HostStep
+from dynmem.dm.states import (
+    HOST_RB_WAITS,
+    HOST_SERVES,
+    HOST_TABLE,
+    HOST_WAITS,
+    HostPlace,
+    HostState,
+    HostStep,
+)
 from dynmem.dm.stores import GivenUp, HotAddSource, PageStore
 from dynmem.dm.target import difference
 from dynmem.errors import LocalProtocolError, RemoteProtocolError
@@ -107,8 +115,7 @@ class DynamicMemoryHost:
         self._max_page_count = max_page_count
         self._journal = Journal()
         self._trace = trace
-        self._state = HostState.WAIT_RESET
-        self._stuck_in: HostState | None = None
+        self._place = HostPlace(HostState.WAIT_RESET)
         self._events: deque[HostEvent] = deque()
         self._target: int | None = None
         self._trans_id = 0
@@ -133,8 +140,8 @@ class DynamicMemoryHost:
 
     @property
     def state(self) -> HostState:
-        """The state of the machine."""
-        return self._state
+        """The state of the machine; `HostState.STUCK` for a wait whose deadline has passed."""
+        return self._place.shown
 
     @property
     def actual_pages(self) -> int:
@@ -208,14 +215,13 @@ class DynamicMemoryHost:
 
     def tick(self, now: int) -> None:
         """Let time pass: the wait after start ends, silence becomes STUCK."""
-        if self._state in HOST_WAITS and self._deadline is not None and now >= self._deadline:
-            self._stuck_in = self._state
+        if self._place.state in HOST_WAITS and self._deadline is not None and now >= self._deadline:
             self._move(HostStep.SILENCE, now)
         self._settle(now)
 
     def deadline_ns(self) -> int | None:
         """When `tick` is next needed."""
-        if self._state is HostState.IDLE:
+        if self._place.state is HostState.IDLE:
             return self._retry_at
         return self._deadline
 
@@ -234,7 +240,7 @@ class DynamicMemoryHost:
             self._offers_reply = bool(self._replies)
             if self._replies:
                 self._message = self._replies[0]
-            elif self._operation is not None and self._waiting_in in _RB_WAITS:
+            elif self._operation is not None and self._place.state in HOST_RB_WAITS:
                 self._message = self._operation.build(self._trans_id, is_cut=self._target_changed)
             if self._message is not None:
                 self._offered = dm.encode(self._message)
@@ -243,7 +249,7 @@ class DynamicMemoryHost:
     @property
     def takes_pages_next(self) -> bool:
         """Whether `next_message` would take pages from the store: an owner who is discarding any waits."""
-        is_open = self._offered is None and not self._replies and self._waiting_in in _RB_WAITS
+        is_open = self._offered is None and not self._replies and self._place.state in HOST_RB_WAITS
         return is_open and isinstance(self._operation, Unballoon)
 
     def withdraw_message(self) -> None:
@@ -276,55 +282,52 @@ class DynamicMemoryHost:
         A sound message at the wrong time is ignored and told as an Anomaly.
         """
         message = dm.decode(data)
-        handler = _HANDLERS.get(type(message))
-        if handler is None:
+        rule = RULES.get(type(message))
+        if rule is None:
             raise RemoteProtocolError(f"a guest sent {type(message).__name__}, which only a host sends")
-        handler(self, message, now)
+        handler, states = rule
+        if self._place.state in states:
+            handler(self, message, now)
+        else:
+            self._ignore(message, now)
         self._settle(now)
 
-    @property
-    def _waiting_in(self) -> HostState:
-        """The state, or the one in which the machine is stuck."""
-        if self._state is HostState.STUCK and self._stuck_in is not None:
-            return self._stuck_in
-        return self._state
-
     def _unstick(self, now: int) -> None:
-        """Leave STUCK for the wait it was entered from."""
-        if self._state is HostState.STUCK and self._stuck_in is not None:
-            self._enter(self._stuck_in, now)
-            self._stuck_in = None
+        """Make a stuck wait an ordinary one again: what it waits for has come."""
+        if self._place.is_stuck:
+            self._move(HostStep.PROGRESS, now)
 
     def _move(self, step: HostStep, now: int) -> None:
-        """Take one step of the table."""
-        new = HOST_FROM_ANYWHERE.get(step) or HOST_MOVES.get((self._state, step))
+        """Take one step of the table, report it and set the deadline that belongs to the new place."""
+        new = HOST_TABLE.get((self._place, step))
         if new is None:
-            raise LocalProtocolError(f"the host cannot do {step.name} in {self._state.value}")
-        self._enter(new, now)
-
-    def _enter(self, new: HostState, now: int) -> None:
-        """Be in a state, tell it, and set the deadline that belongs to it."""
-        if new is not self._state:
-            self._trace(trace_events.HV_BALLOON_STATE_CHANGE, new.value)
-            self._events.append(StateChanged(self._state, new))
-            self._state = new
-        if new is HostState.POST_INIT_WAIT:
+            raise LocalProtocolError(f"the host cannot do {step.name} in {self.state.value}")
+        old, self._place = self._place, new
+        if new.shown is not old.shown:
+            self._trace(trace_events.HV_BALLOON_STATE_CHANGE, new.shown.value)
+            self._events.append(StateChanged(old.shown, new.shown))
+        self._deadline = None
+        if new.state is HostState.POST_INIT_WAIT:
             self._deadline = now + self._post_init_wait_ns
-        else:
-            self._deadline = now + self._reply_deadline_ns if new in HOST_WAITS else None
+        elif new.state in HOST_WAITS and not new.is_stuck:
+            self._deadline = now + self._reply_deadline_ns
 
-    def _tell(self, event: HostEvent) -> None:
-        """Tell what a guest can cause as often as it likes: no more than somebody takes."""
+    def _report(self, event: HostEvent) -> None:
+        """Keep an event that a guest can cause at will, unless too many have not been taken yet."""
         if len(self._events) < DM_EVENTS_PENDING:
             self._events.append(event)
 
     def _settle(self, now: int) -> None:
         """Do what can be done without the guest: end the wait after start, work for a changed target."""
-        if self._state is HostState.POST_INIT_WAIT and self._deadline is not None and now >= self._deadline:
+        if (
+            self._place.state is HostState.POST_INIT_WAIT
+            and self._deadline is not None
+            and now >= self._deadline
+        ):
             self._move(HostStep.WAIT_OVER, now)
-        if self._state is HostState.IDLE:
+        if self._place.state is HostState.IDLE:
             self._start(now)
-        setup = self._operation if self._waiting_in is HostState.HOT_ADD_SETUP else None
+        setup = self._operation if self._place.state is HostState.HOT_ADD_SETUP else None
         if isinstance(setup, HotAdd) and setup.is_mapped():
             self._unstick(now)
             self._move(HostStep.MAPPED if setup.left else HostStep.NOTHING_TO_ADD, now)
@@ -395,13 +398,10 @@ class DynamicMemoryHost:
             raise RemoteProtocolError("the guest sends requests and does not read the answers")
         self._replies.append(reply)
 
-    def _unexpected(self, message: dm.Message, _: int = 0) -> None:
-        self._tell(Anomaly(f"the guest sent {type(message).__name__} in {self._state.value}: ignored"))
+    def _ignore(self, message: dm.Message, now: int) -> None:
+        self._report(Anomaly(f"the guest sent {type(message).__name__} in {self.state.value}: ignored"))
 
     def _on_version(self, message: dm.VersionRequest, now: int) -> None:
-        if self._state is not HostState.VERSION:
-            self._unexpected(message)
-            return
         tracing.received(self._trace, message)
         # compared as one number, so that versions between the known ones pass too, as with QEMU
         accepted = dm.VERSION_WIN7 <= message.version <= self._max_version
@@ -410,12 +410,9 @@ class DynamicMemoryHost:
             self.version = message.version
             self._move(HostStep.VERSION_ACCEPTED, now)
         elif message.is_last_attempt:
-            self._tell(Anomaly("the guest's last protocol version was refused: it stops the service"))
+            self._report(Anomaly("the guest's last protocol version was refused: it stops the service"))
 
     def _on_capabilities(self, message: dm.CapabilitiesReport, now: int) -> None:
-        if self._state is not HostState.CAPS:
-            self._unexpected(message)
-            return
         tracing.received(self._trace, message)
         # hot_remove is what QEMU answers, and what guests have been tested with; it obliges to nothing
         reply = dm.CapabilitiesResponse(
@@ -432,36 +429,28 @@ class DynamicMemoryHost:
         self._move(HostStep.CAPS_ACCEPTED, now)
 
     def _on_status(self, message: dm.StatusReport, now: int) -> None:
-        if self._caps is None:
-            self._unexpected(message)
-        elif max(message.num_avail, message.num_committed) > GUEST_PAGE_MAX:
+        if max(message.num_avail, message.num_committed) > GUEST_PAGE_MAX:
             raise RemoteProtocolError("a status report names more pages than any guest can have")
-        elif self._wants_status:
+        if self._wants_status:
             committed, available = message.num_committed << PAGE_SHIFT, message.num_avail << PAGE_SHIFT
             self.status = Status(committed, available, now)
-            self._tell(StatusReported(committed, available))
+            self._report(StatusReported(committed, available))
 
     def _on_answer(self, message: dm.Message, now: int) -> None:
-        """An answer to what is under way, whatever it is; a late one leaves STUCK."""
+        """Take an answer to the current operation, whichever it is; a late one ends being stuck."""
         operation = self._operation
-        if (
-            operation is None
-            or type(message) is not operation.reply
-            or self._waiting_in is not operation.reply_wait
-        ):
-            self._unexpected(message)
-            return
+        assert operation is not None
         tracing.received(self._trace, message)
         answer = operation.answered(message)
         self._unstick(now)
         for text in answer.oddities:
-            self._tell(Anomaly(text))
+            self._report(Anomaly(text))
         if isinstance(operation, Balloon) and (answer.pages or operation.is_at_floor):
             self.guest_at_floor = operation.is_at_floor
         self._journal.answered(answer.pages)
         if answer.then is Then.WAIT:
             if answer.pages:
-                self._enter(self._state, now)  # progress: the deadline begins anew
+                self._move(HostStep.PROGRESS, now)
             return
         self._trans_id += 1
         if answer.then is Then.NEXT and not self._target_changed:
@@ -483,18 +472,19 @@ class DynamicMemoryHost:
             self._target_changed |= operation.may_go_on
         if isinstance(operation, Unballoon) and operation.hot_add and not self._target_changed:
             self._begin_hot_add(operation.hot_add, now)
-        elif self._state is not HostState.IDLE:
+        elif self._place.state is not HostState.IDLE:
             self._move(HostStep.ANSWERED, now)
 
 
-_RB_WAITS: Final = frozenset(state for state, step in HOST_MOVES if step is HostStep.ROOM)
-_HANDLERS: Final[Mapping[type, Callable[..., None]]] = {
-    dm.DmError: DynamicMemoryHost._unexpected,
-    dm.VersionRequest: DynamicMemoryHost._on_version,
-    dm.CapabilitiesReport: DynamicMemoryHost._on_capabilities,
-    dm.StatusReport: DynamicMemoryHost._on_status,
-    dm.BalloonResponse: DynamicMemoryHost._on_answer,
-    dm.UnballoonResponse: DynamicMemoryHost._on_answer,
-    dm.HotAddResponse: DynamicMemoryHost._on_answer,
-    dm.HotRemoveResponse: DynamicMemoryHost._on_answer,
+Rule = tuple[Callable[[DynamicMemoryHost, Any, int], None], frozenset[HostState]]
+# what takes a message, and in which states; in any other it is ignored and reported
+RULES: Final[Mapping[type, Rule]] = {
+    dm.VersionRequest: (DynamicMemoryHost._on_version, frozenset({HostState.VERSION})),
+    dm.CapabilitiesReport: (DynamicMemoryHost._on_capabilities, frozenset({HostState.CAPS})),
+    dm.StatusReport: (DynamicMemoryHost._on_status, HOST_SERVES),
+    dm.BalloonResponse: (DynamicMemoryHost._on_answer, frozenset({HostState.BALLOON_REPLY_WAIT})),
+    dm.UnballoonResponse: (DynamicMemoryHost._on_answer, frozenset({HostState.UNBALLOON_REPLY_WAIT})),
+    dm.HotAddResponse: (DynamicMemoryHost._on_answer, frozenset({HostState.HOT_ADD_REPLY_WAIT})),
+    dm.HotRemoveResponse: (DynamicMemoryHost._on_answer, frozenset({HostState.HOT_REMOVE_REPLY_WAIT})),
+    dm.DmError: (DynamicMemoryHost._ignore, frozenset(HostState)),
 }

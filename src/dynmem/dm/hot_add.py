@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from dynmem.dm.events import HostEvent, HotAddFinished
 from dynmem.dm.operations import Answered, Then
-from dynmem.dm.states import HostState, HostStep
+from dynmem.dm.states import HostStep
 from dynmem.dm.stores import HotAddSource, Reservation
 from dynmem.errors import LocalProtocolError
 from dynmem.limits import DM_HOT_ADD_CHUNK_PAGES, GUEST_PAGE_MAX
@@ -24,8 +24,6 @@ class HotAdd:
 
     kind: ClassVar[str] = "hot add"
     step: ClassVar[HostStep] = HostStep.HOT_ADD
-    reply_wait: ClassVar[HostState] = HostState.HOT_ADD_REPLY_WAIT
-    reply: ClassVar[type] = dm.HotAddResponse
     held_pages = 0
 
     def __init__(self, source: HotAddSource, *, with_region: bool) -> None:

@@ -8,7 +8,7 @@ import enum
 from typing import ClassVar, NamedTuple, Protocol
 
 from dynmem.dm.events import BalloonFinished, HostEvent, HotRemoveFinished
-from dynmem.dm.states import HostState, HostStep
+from dynmem.dm.states import HostStep
 from dynmem.dm.stores import GivenUp, HotAddSource, PageStore
 from dynmem.errors import LocalProtocolError
 from dynmem.limits import DM_RANGES_PER_MESSAGE, DM_UNBALLOON_CHUNK_PAGES
@@ -42,8 +42,6 @@ class Operation(Protocol):
 
     kind: ClassVar[str]
     step: ClassVar[HostStep]  # that leads into it from S_IDLE
-    reply_wait: ClassVar[HostState]
-    reply: ClassVar[type]
 
     @property
     def asked(self) -> int:
@@ -64,7 +62,7 @@ class Operation(Protocol):
         """Enter that the request is in the ring: its pages, and whether more of it follows at once."""
 
     def answered(self, message: dm.Message) -> Answered:
-        """Enter one answer, which is of the type `reply`."""
+        """Enter one answer, of the type that goes with the operation."""
 
     def finished(self) -> HostEvent | None:
         """What is to be told when it is over."""
@@ -78,8 +76,6 @@ class Balloon:
 
     kind: ClassVar[str] = "balloon"
     step: ClassVar[HostStep] = HostStep.BALLOON
-    reply_wait: ClassVar[HostState] = HostState.BALLOON_REPLY_WAIT
-    reply: ClassVar[type] = dm.BalloonResponse
     held_pages = 0
 
     def __init__(self, asked: int, store: PageStore, chunk: int) -> None:
@@ -136,8 +132,6 @@ class Unballoon:
 
     kind: ClassVar[str] = "unballoon"
     step: ClassVar[HostStep] = HostStep.UNBALLOON
-    reply_wait: ClassVar[HostState] = HostState.UNBALLOON_REPLY_WAIT
-    reply: ClassVar[type] = dm.UnballoonResponse
 
     def __init__(self, asked: int, store: PageStore, hot_add: int) -> None:
         self.asked = asked
@@ -198,8 +192,6 @@ class HotRemove:
 
     kind: ClassVar[str] = "hot remove"
     step: ClassVar[HostStep] = HostStep.HOT_REMOVE
-    reply_wait: ClassVar[HostState] = HostState.HOT_REMOVE_REPLY_WAIT
-    reply: ClassVar[type] = dm.HotRemoveResponse
     held_pages = 0
 
     def __init__(self, asked: int, source: HotAddSource, *, virtual_node: int, qos_flags: int) -> None:

@@ -1,32 +1,60 @@
-"""The states of both ends of the Dynamic Memory Protocol, and every move between them, as tables.
+"""The states of both ends of the Dynamic Memory Protocol and every move between them.
 
-    host    WAIT_RESET --reset--> POST_RESET_CLOSED --open--> VERSION --> CAPS --> POST_INIT_WAIT --> IDLE
-            IDLE --> BALLOON_RB_WAIT --> BALLOON_POSTING --> BALLOON_REPLY_WAIT --> IDLE or RB_WAIT again
-            IDLE --> UNBALLOON_RB_WAIT --> UNBALLOON_POSTING --> UNBALLOON_REPLY_WAIT --> IDLE
-                     (or RB_WAIT again, for each part but the last; or HOT_ADD_SETUP for the rest)
-            IDLE --> HOT_ADD_SETUP --> HOT_ADD_RB_WAIT --> HOT_ADD_POSTING --> HOT_ADD_REPLY_WAIT
-                     --> IDLE or RB_WAIT again; SETUP ends in IDLE when there is no memory to add
-            IDLE --> HOT_REMOVE_RB_WAIT --> HOT_REMOVE_POSTING --> HOT_REMOVE_REPLY_WAIT --> IDLE
-            any wait for the guest (SETUP, RB_WAIT, REPLY_WAIT) --deadline--> STUCK --late answer--> that wait
+Nothing but these tables moves an end: `HOST_TABLE` and `GUEST_TABLE`. `tests/dm/test_states.py` holds this
+picture against them.
 
-    guest   CLOSED --open--> VERSION_WAIT --> CAPABILITIES_WAIT --> INITIALIZED
-            INITIALIZED <--> BALLOON_UP, BALLOON_DOWN, HOT_ADD, HOT_REMOVE
-            either wait --refused or deadline--> INIT_ERROR
-            anything --asked too early, with Windows' habits--> CRASHED, for good
+host
+    WAIT_RESET --OPEN--> VERSION
+    POST_RESET_CLOSED --OPEN--> VERSION --VERSION_ACCEPTED--> CAPS --CAPS_ACCEPTED--> POST_INIT_WAIT
+        --WAIT_OVER--> IDLE
+    IDLE --BALLOON--> BALLOON_RB_WAIT --ROOM--> BALLOON_POSTING --POSTED--> BALLOON_REPLY_WAIT
+        --ANSWERED--> IDLE
+    BALLOON_REPLY_WAIT --ANSWERED_PART--> BALLOON_RB_WAIT
+    IDLE --UNBALLOON--> UNBALLOON_RB_WAIT --ROOM--> UNBALLOON_POSTING --POSTED--> UNBALLOON_REPLY_WAIT
+        --ANSWERED--> IDLE
+    UNBALLOON_POSTING --POSTED_PART--> UNBALLOON_RB_WAIT
+    UNBALLOON_REPLY_WAIT --HOT_ADD--> HOT_ADD_SETUP
+    IDLE --HOT_ADD--> HOT_ADD_SETUP --MAPPED--> HOT_ADD_RB_WAIT --ROOM--> HOT_ADD_POSTING
+        --POSTED--> HOT_ADD_REPLY_WAIT --ANSWERED--> IDLE
+    HOT_ADD_SETUP --NOTHING_TO_ADD--> IDLE
+    HOT_ADD_REPLY_WAIT --ANSWERED_PART--> HOT_ADD_RB_WAIT
+    IDLE --HOT_REMOVE--> HOT_REMOVE_RB_WAIT --ROOM--> HOT_REMOVE_POSTING --POSTED--> HOT_REMOVE_REPLY_WAIT
+        --ANSWERED--> IDLE
+    wait --SILENCE--> stuck --PROGRESS--> wait --PROGRESS--> wait
+    any --RESET--> POST_RESET_CLOSED
+    any --CLOSE--> WAIT_RESET
 
-RB_WAIT is the wait for room in the ring buffer, HOT_ADD_SETUP the wait until the new memory is mapped. Reset
-and close lead from any state to one and are not repeated in every row. Source: the host's names and moves are
-those of QEMU hw/hyperv/hv-balloon.c (the trace event hv_balloon_state_change prints them), STUCK and
-HOT_REMOVE_* are ours; the guest's names are those of Linux drivers/hv/hv_balloon.c, its waits told apart.
+    A wait is HOT_ADD_SETUP or a state called RB_WAIT (for room in the ring buffer) or REPLY_WAIT. A wait is
+    stuck from its deadline on: it is still the same wait, but it shows as S_STUCK, and the only ways out are
+    the PROGRESS that it waits for, a reset and the end of the channel.
+
+guest
+    CLOSED --OPEN--> VERSION_WAIT --VERSION_ACCEPTED--> CAPABILITIES_WAIT
+        --CAPABILITIES_ACCEPTED--> INITIALIZED
+    VERSION_WAIT --FAIL--> INIT_ERROR
+    CAPABILITIES_WAIT --FAIL--> INIT_ERROR
+    INITIALIZED --BALLOON--> BALLOON_UP --DONE--> INITIALIZED
+    INITIALIZED --UNBALLOON--> BALLOON_DOWN --DONE--> INITIALIZED
+    INITIALIZED --HOT_ADD--> HOT_ADD --DONE--> INITIALIZED
+    INITIALIZED --HOT_REMOVE--> HOT_REMOVE --DONE--> INITIALIZED
+    any --CLOSE--> CLOSED
+    any --CRASH--> CRASHED
+    CRASHED --OPEN--> CRASHED --CLOSE--> CRASHED
+
+    A guest crashes permanently; only with Windows' habits, when it is asked too early.
+
+Source: the host's names and moves are those of QEMU hw/hyperv/hv-balloon.c (the trace event
+hv_balloon_state_change prints them); stuck and HOT_REMOVE_* are ours. The guest's names are those of Linux
+drivers/hv/hv_balloon.c, with its two waits distinguished.
 """
 
 import enum
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, NamedTuple
 
 
 class HostState(enum.Enum):
-    """The host's states, by QEMU's names."""
+    """The host's states, by QEMU's names. `STUCK` is in no table: a stuck wait shows as it."""
 
     WAIT_RESET = "S_WAIT_RESET"
     POST_RESET_CLOSED = "S_POST_RESET_CLOSED"
@@ -68,20 +96,35 @@ class HostStep(enum.Enum):
     ROOM = enum.auto()  # the ring buffer takes the request
     POSTED = enum.auto()  # it is in the ring, the answer is the guest's
     POSTED_PART = enum.auto()  # it is in the ring, and the next part of it follows at once
-    ANSWERED = enum.auto()  # the answer is whole, nothing is left to do
-    ANSWERED_PART = enum.auto()  # the answer is whole, the next request of the same operation follows
+    ANSWERED = enum.auto()  # the answer is complete, nothing is left to do
+    ANSWERED_PART = enum.auto()  # the answer is complete, the next request of the same operation follows
     SILENCE = enum.auto()  # no progress until the deadline
+    PROGRESS = enum.auto()  # part of what is waited for has come: a new deadline
+
+
+class HostPlace(NamedTuple):
+    """Where the host is.
+
+    Attributes:
+        state: The state, never `STUCK`.
+        is_stuck: Whether it is a wait whose deadline has passed.
+
+    """
+
+    state: HostState
+    is_stuck: bool = False
+
+    @property
+    def shown(self) -> HostState:
+        """What the owner, the monitor and the trace see."""
+        return HostState.STUCK if self.is_stuck else self.state
 
 
 _H: Final = HostState
 _S: Final = HostStep
 
-HOST_FROM_ANYWHERE: Final[Mapping[HostStep, HostState]] = {
-    _S.RESET: _H.POST_RESET_CLOSED,
-    _S.CLOSE: _H.WAIT_RESET,
-}
 HOST_MOVES: Final[Mapping[tuple[HostState, HostStep], HostState]] = {
-    # QEMU opens only after a reset; a driver that closes and reopens still holds its balloon: ours opens
+    # QEMU opens only after a reset. A driver that closes and reopens still holds its balloon, so ours opens.
     (_H.WAIT_RESET, _S.OPEN): _H.VERSION,
     (_H.POST_RESET_CLOSED, _S.OPEN): _H.VERSION,
     (_H.VERSION, _S.VERSION_ACCEPTED): _H.CAPS,
@@ -109,17 +152,32 @@ HOST_MOVES: Final[Mapping[tuple[HostState, HostStep], HostState]] = {
     (_H.HOT_REMOVE_RB_WAIT, _S.ROOM): _H.HOT_REMOVE_POSTING,
     (_H.HOT_REMOVE_POSTING, _S.POSTED): _H.HOT_REMOVE_REPLY_WAIT,
     (_H.HOT_REMOVE_REPLY_WAIT, _S.ANSWERED): _H.IDLE,
-    (_H.HOT_ADD_SETUP, _S.SILENCE): _H.STUCK,
-    (_H.HOT_ADD_RB_WAIT, _S.SILENCE): _H.STUCK,
-    (_H.HOT_ADD_REPLY_WAIT, _S.SILENCE): _H.STUCK,
-    (_H.HOT_REMOVE_RB_WAIT, _S.SILENCE): _H.STUCK,
-    (_H.HOT_REMOVE_REPLY_WAIT, _S.SILENCE): _H.STUCK,
-    (_H.BALLOON_RB_WAIT, _S.SILENCE): _H.STUCK,
-    (_H.BALLOON_REPLY_WAIT, _S.SILENCE): _H.STUCK,
-    (_H.UNBALLOON_RB_WAIT, _S.SILENCE): _H.STUCK,
-    (_H.UNBALLOON_REPLY_WAIT, _S.SILENCE): _H.STUCK,
 }
-HOST_WAITS: Final = frozenset(state for state, step in HOST_MOVES if step is _S.SILENCE)
+HOST_FROM_ANYWHERE: Final[Mapping[HostStep, HostState]] = {
+    _S.RESET: _H.POST_RESET_CLOSED,
+    _S.CLOSE: _H.WAIT_RESET,
+}
+HOST_RB_WAITS: Final = frozenset(state for state, step in HOST_MOVES if step is _S.ROOM)
+HOST_REPLY_WAITS: Final = frozenset(state for state, step in HOST_MOVES if step is _S.ANSWERED)
+HOST_WAITS: Final = HOST_RB_WAITS | HOST_REPLY_WAITS | {_H.HOT_ADD_SETUP}
+HOST_PLACES: Final = frozenset(HostPlace(state) for state in HostState if state is not _H.STUCK) | frozenset(
+    HostPlace(wait, is_stuck=True) for wait in HOST_WAITS
+)
+HOST_TABLE: Final[Mapping[tuple[HostPlace, HostStep], HostPlace]] = {
+    **{(HostPlace(old), step): HostPlace(new) for (old, step), new in HOST_MOVES.items()},
+    **{(HostPlace(wait), _S.SILENCE): HostPlace(wait, is_stuck=True) for wait in HOST_WAITS},
+    **{(HostPlace(wait, is_stuck=True), _S.PROGRESS): HostPlace(wait) for wait in HOST_WAITS},
+    **{(HostPlace(wait), _S.PROGRESS): HostPlace(wait) for wait in HOST_WAITS},
+    **{(place, step): HostPlace(new) for place in HOST_PLACES for step, new in HOST_FROM_ANYWHERE.items()},
+}
+# what a guest may be in the middle of while the channel is negotiated
+HOST_SERVES: Final = frozenset(HostState) - {
+    _H.WAIT_RESET,
+    _H.POST_RESET_CLOSED,
+    _H.VERSION,
+    _H.CAPS,
+    _H.STUCK,
+}
 
 
 class GuestState(enum.Enum):
@@ -156,10 +214,6 @@ class GuestStep(enum.Enum):
 _G: Final = GuestState
 _T: Final = GuestStep
 
-GUEST_FROM_ANYWHERE: Final[Mapping[GuestStep, GuestState]] = {
-    _T.CLOSE: _G.CLOSED,
-    _T.CRASH: _G.CRASHED,
-}
 GUEST_MOVES: Final[Mapping[tuple[GuestState, GuestStep], GuestState]] = {
     (_G.CLOSED, _T.OPEN): _G.VERSION_WAIT,
     (_G.VERSION_WAIT, _T.VERSION_ACCEPTED): _G.CAPABILITIES_WAIT,
@@ -174,5 +228,15 @@ GUEST_MOVES: Final[Mapping[tuple[GuestState, GuestStep], GuestState]] = {
     (_G.HOT_ADD, _T.DONE): _G.INITIALIZED,
     (_G.INITIALIZED, _T.HOT_REMOVE): _G.HOT_REMOVE,
     (_G.HOT_REMOVE, _T.DONE): _G.INITIALIZED,
+    (_G.CRASHED, _T.OPEN): _G.CRASHED,
+    (_G.CRASHED, _T.CLOSE): _G.CRASHED,
+}
+GUEST_FROM_ANYWHERE: Final[Mapping[GuestStep, GuestState]] = {
+    _T.CLOSE: _G.CLOSED,
+    _T.CRASH: _G.CRASHED,
+}
+GUEST_TABLE: Final[Mapping[tuple[GuestState, GuestStep], GuestState]] = {
+    **{(state, step): new for state in GuestState for step, new in GUEST_FROM_ANYWHERE.items()},
+    **GUEST_MOVES,
 }
 GUEST_SERVES: Final = frozenset({_G.INITIALIZED, _G.BALLOON_UP, _G.BALLOON_DOWN, _G.HOT_ADD, _G.HOT_REMOVE})
