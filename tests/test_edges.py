@@ -1,118 +1,201 @@
-"""The edge table of docs/architecture.md: which room may import which."""
+"""The table of rooms in docs/architecture.md: which room may import which, and which rooms are pure.
+
+The table is the only copy. A row stands for a package, a package inside one (`vm.balloon`), or one file
+(`vm.machine`); a file belongs to the longest name that holds it. Every room may import the leaves.
+"""
 
 import ast
+import functools
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
-SOURCE = Path(__file__).resolve().parent.parent / "src" / "dynmem"
-LEAVES = {"units", "errors", "limits", "direction", "trace_events"}
-EDGES: dict[str, set[str]] = {
-    "units": set(),
-    "errors": set(),
-    "limits": set(),
-    "direction": set(),
-    "trace_events": set(),
-    "pages": set(),
-    "wire": set(),
-    "vmbus": {"wire"},
-    "dm": {"wire", "pages"},
-    "conformance": {"wire", "vmbus", "dm", "pages"},
-    "trace": {"wire", "vmbus", "dm"},
-    "memory": {"pages"},
-    "space": {"memory", "pages"},
-    "qmp": set(),
-    "gmm": set(),
-    "policy": set(),
-    "guest": {"vmbus", "dm", "wire", "pages"},
-    "vm": {"vmbus", "dm", "memory", "space", "qmp", "wire", "pages", "trace"},
-    "manager": {"gmm", "policy", "qmp"},
-    "sim": {"gmm", "policy", "manager"},
-    "lab": {"qmp"},
-    "demo": {"lab", "qmp", "manager"},
-    "cli": {"guest", "vm", "manager", "demo", "lab", "qmp", "trace"},
-    "__main__": {"cli"},
-}
-PURE_ROOMS = ("trace_events", "wire", "vmbus", "dm", "conformance", "gmm", "policy")
-PURE_FILES = {  # what a step of the manager is made of; the rest of its room gathers facts and acts
-    f"manager/step/{name}.py"
-    for name in (
-        "changes",
-        "claims",
-        "facts",
-        "measured",
-        "orders",
-        "record",
-        "releases",
-        "reservations",
-        "results",
-        "roster",
-        "safeguards",
-        "stalls",
-        "standing",
-        "status",
-        "manager",
-    )
-}
-IMPURE_MODULES = {
-    "time",
-    "socket",
-    "threading",
-    "asyncio",
-    "subprocess",
-    "os",
-    "select",
-    "random",
-    "datetime",
-}
-PURE_EXCEPTIONS = {("vmbus/memory.py", "threading")}  # a lock's acquire and release is the memory fence
+ROOT = Path(__file__).resolve().parent.parent
+SOURCE = ROOT / "src" / "dynmem"
+IMPURE_MODULES = frozenset(
+    {"asyncio", "datetime", "multiprocessing", "os", "random", "secrets", "select", "selectors", "shutil"}
+    | {"signal", "socket", "sqlite3", "subprocess", "tempfile", "threading", "time"}
+)
+PURE_EXCEPTIONS = {("vmbus.memory", "threading")}  # a lock's acquire and release is the memory fence
 
 
-def room_of(path: Path) -> str:
-    return path.relative_to(SOURCE).parts[0].removesuffix(".py")
+class Room(NamedTuple):
+    """A row of the table."""
+
+    imports: frozenset[str]
+    is_pure: bool
+    is_leaf: bool
 
 
-def imported(path: Path) -> set[str]:
-    """Every module `path` imports, dotted, wherever in the file the import stands."""
+def rooms_of(text: str) -> dict[str, Room]:
+    """Read the table below the heading "Rooms"."""
+    rooms: dict[str, Room] = {}
+    rows = [
+        line.split("|")[1:-1] for line in text.split("## Rooms", 1)[1].splitlines() if line.startswith("| `")
+    ]
+    for first, second, _ in rows:
+        marks = set(" ".join(re.findall(r"\*([a-z ]+)\*", first)).split())
+        imports = frozenset(re.findall(r"[a-z_][a-z_.]*", second))
+        for name in re.findall(r"`([a-z_.]+)`", first):
+            rooms[name] = Room(imports, is_pure="pure" in marks, is_leaf="leaf" in marks)
+    return rooms
+
+
+ROOMS: Mapping[str, Room] = rooms_of((ROOT / "docs" / "architecture.md").read_text())
+LEAVES = frozenset(name for name, room in ROOMS.items() if room.is_leaf)
+
+
+def module_of(path: Path) -> str:
+    """The name of a file below `dynmem`: ``vm.balloon.device``, and ``vm`` for its ``__init__``."""
+    parts = path.relative_to(SOURCE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES: Mapping[str, Path] = {module_of(path): path for path in sorted(SOURCE.rglob("*.py"))}
+
+
+def room_of(module: str, rooms: Mapping[str, Room] = ROOMS) -> str | None:
+    """The longest row that holds a module; None: there is none."""
+    while module and module not in rooms:
+        module = module.rpartition(".")[0]
+    return module or None
+
+
+@functools.cache
+def imports_of(module: str) -> tuple[ast.Import | ast.ImportFrom, ...]:
+    """Every import in a file, wherever it stands."""
+    nodes = ast.walk(ast.parse(MODULES[module].read_text()))
+    return tuple(node for node in nodes if isinstance(node, ast.Import | ast.ImportFrom))
+
+
+@functools.cache
+def imported(module: str) -> frozenset[str]:
+    """Every module that a file imports, and every name that may be one."""
     names: set[str] = set()
-    package = ("dynmem", *path.relative_to(SOURCE).parent.parts)
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in imports_of(module):
         if isinstance(node, ast.Import):
             names.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            base = ".".join(package[: len(package) - node.level + 1]) + "." if node.level else ""
-            module = (base + (node.module or "")).strip(".")
-            names.add(module)
-            names.update(f"{module}.{alias.name}" for alias in node.names)
-    return names
+        else:
+            assert node.module is not None
+            assert node.level == 0, "imports in src are absolute"
+            names.update({node.module, *(f"{node.module}.{alias.name}" for alias in node.names)})
+    return frozenset(names)
 
 
-def sources() -> list[Path]:
-    return sorted(path for path in SOURCE.rglob("*.py") if path != SOURCE / "__init__.py")
+@functools.cache
+def dynmem_imports(module: str) -> frozenset[str]:
+    """The files of dynmem that a file imports by name: of a package its ``__init__``, or the file meant."""
+    names = {name.removeprefix("dynmem.") for name in imported(module) if name != "dynmem"}
+    found = names & set(MODULES)
+    return frozenset(
+        name
+        for name in found
+        if not any(other.startswith(f"{name}.") for other in found) or _uses_the_door(module, name)
+    )
 
 
-def test_every_pure_file_is_there() -> None:
-    assert {name for name in PURE_FILES if not (SOURCE / name).is_file()} == set()
+def _uses_the_door(module: str, package: str) -> bool:
+    """Whether a file takes a name of a package's ``__init__``, besides files of that package."""
+    doors = [node for node in imports_of(module) if isinstance(node, ast.ImportFrom)]
+    return any(
+        f"{package}.{alias.name}" not in MODULES
+        for node in doors
+        if node.module == f"dynmem.{package}"
+        for alias in node.names
+    )
 
 
-def test_every_room_is_in_the_edge_table() -> None:
-    assert {room_of(path) for path in sources()} == set(EDGES)
+@functools.cache
+def runs(module: str) -> frozenset[str]:
+    """All files of dynmem that run when one is imported: what it imports, and the packages around each."""
+    seen: set[str] = set()
+    waiting = [module]
+    while waiting:
+        name = waiting.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        around = name.rpartition(".")[0]
+        waiting += [*dynmem_imports(name), *([around] if around else [])]
+    return frozenset(seen)
 
 
-@pytest.mark.parametrize("path", sources(), ids=lambda path: str(path.relative_to(SOURCE)))
-def test_a_file_imports_only_along_the_edges(path: Path) -> None:
-    room = room_of(path)
-    allowed = EDGES[room] | LEAVES | {room}
-    rooms = {name.split(".")[1] for name in imported(path) if name.startswith("dynmem.")}
-    assert rooms & set(EDGES) <= allowed
+def impurities(module: str) -> Iterator[tuple[str, str]]:
+    """Each impure module that a file imports, itself or by way of another, with the file that does it."""
+    for name in sorted(runs(module)):
+        for outer in sorted({each.split(".")[0] for each in imported(name)} & IMPURE_MODULES):
+            if (name, outer) not in PURE_EXCEPTIONS:
+                yield name, outer
 
 
-def pure_sources() -> list[Path]:
-    return [p for p in sources() if room_of(p) in PURE_ROOMS or str(p.relative_to(SOURCE)) in PURE_FILES]
+def test_every_file_lies_in_a_room_and_every_room_is_there() -> None:
+    homeless = [module for module in MODULES if module and room_of(module) is None]
+    empty = [name for name in ROOMS if not any(room_of(module) == name for module in MODULES)]
+    assert (homeless, empty) == ([], [])
 
 
-@pytest.mark.parametrize("path", pure_sources(), ids=lambda path: str(path.relative_to(SOURCE)))
-def test_pure_rooms_do_no_io_and_read_no_clock(path: Path) -> None:
-    relative = str(path.relative_to(SOURCE))
-    found = {name.split(".")[0] for name in imported(path)} & IMPURE_MODULES
-    assert {name for name in found if (relative, name) not in PURE_EXCEPTIONS} == set()
+def test_a_row_names_rooms_of_the_table_and_no_leaf() -> None:
+    named = {other for room in ROOMS.values() for other in room.imports}
+    assert named <= set(ROOMS) - LEAVES
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if module])
+def test_a_file_imports_only_along_the_edges(module: str) -> None:
+    home = room_of(module)
+    assert home is not None
+    allowed = ROOMS[home].imports | LEAVES | {home}
+    assert {room_of(name) for name in dynmem_imports(module)} - allowed - {None} == set()
+
+
+def test_no_room_is_named_that_is_not_needed() -> None:
+    used: dict[str, set[str | None]] = {name: set() for name in ROOMS}
+    for module in MODULES:
+        if home := room_of(module):
+            used[home] |= {room_of(name) for name in dynmem_imports(module)}
+    idle = {name: room.imports - used[name] for name, room in ROOMS.items()}
+    assert {name: sorted(others) for name, others in idle.items() if others} == {}
+
+
+def test_no_file_imports_itself_by_way_of_others() -> None:
+    circles = [
+        (module, name)
+        for module in MODULES
+        for name in dynmem_imports(module)
+        if module in _reached(name) and not module.startswith(f"{name}.")
+    ]
+    assert circles == []
+
+
+@functools.cache
+def _reached(module: str) -> frozenset[str]:
+    """Like `runs`, by imports alone: a package need not be there for its files."""
+    seen: set[str] = set()
+    waiting = [module]
+    while waiting:
+        name = waiting.pop()
+        if name not in seen:
+            seen.add(name)
+            waiting += dynmem_imports(name)
+    return frozenset(seen)
+
+
+@pytest.mark.parametrize(
+    "module", [module for module in MODULES if (home := room_of(module)) and ROOMS[home].is_pure]
+)
+def test_a_pure_file_reaches_no_io_no_clock_and_no_thread_by_any_way(module: str) -> None:
+    assert list(impurities(module)) == []
+
+
+def test_impurity_is_seen_through_the_imports_of_others() -> None:
+    assert ("vm.clock", "time") in set(impurities("vm.machine"))
+    assert "time" not in imported("vm.machine")
+
+
+def test_a_file_belongs_to_the_longest_name_that_holds_it() -> None:
+    rooms = rooms_of("## Rooms\n| `a` | b | c |\n| `a.f` *pure* | b d.e | c |\n| `u` *leaf pure* | | c |\n")
+    assert rooms["a.f"] == Room(frozenset({"b", "d.e"}), is_pure=True, is_leaf=False)
+    assert rooms["u"] == Room(frozenset(), is_pure=True, is_leaf=True)
+    assert (room_of("a.f", rooms), room_of("a.g.h", rooms), room_of("z", rooms)) == ("a.f", "a", None)
