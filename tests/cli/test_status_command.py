@@ -96,8 +96,8 @@ def test_something_else_on_the_socket_is_recognised(noise: bytes, tmp_path: Path
 WRONG_USE: dict[str, tuple[list[str], str]] = {
     "no size": (["reserve", "much"], "SIZE: 'much' is not a size"),
     "no duration": (["reserve", "1G", "--wait", "soon"], "--wait: 'soon' is not a duration"),
-    "neither one nor all": (["release"], "name one VM, or say --all"),
-    "both one and all": (["release", "web", "--all"], "name one VM, or say --all"),
+    "neither one nor all": (["release"], "name one VM, or use --all"),
+    "both one and all": (["release", "web", "--all"], "name one VM, or use --all"),
     "an unknown option": (["status", "--jsn"], "No such option"),
     "no such file": (["run", "--config", "/nowhere/hosts.toml"], "/nowhere/hosts.toml: cannot be read"),
 }

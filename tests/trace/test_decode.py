@@ -187,7 +187,7 @@ def test_the_command_says_of_a_foreign_file_once_that_it_is_one() -> None:
     foreign = decode("-", stdin=b"hello there\n" * 10 + GOOD)
     assert foreign.returncode == 1
     (line,) = foreign.stderr.decode().splitlines()
-    assert line.startswith("dynmem: - is no capture and no trace log: none of its first 10 lines can be read")
+    assert line.startswith("dynmem: - is not a capture or trace log: its first 10 lines cannot be parsed")
     assert foreign.stdout == b""
 
 

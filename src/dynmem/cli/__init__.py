@@ -1,6 +1,6 @@
-"""The command line: one lazy group; every command imports what it needs when it runs.
+"""The command line: one lazy group whose commands import what they need when they run.
 
-``dynmem status`` has to answer within 150 ms, so nothing heavy may be imported here.
+``dynmem status`` has to finish within 150 ms, so nothing heavy may be imported here.
 """
 
 import importlib
@@ -14,38 +14,36 @@ from dynmem import __version__
 from dynmem.errors import DynmemError, ExitCode
 
 COMMANDS: Final = {  # name -> (module, attribute, one line for --help)
-    "demo": ("dynmem.cli.demo", "demo", "Watch virtual machines share a budget."),
-    "release": ("dynmem.cli.status", "release", "Give VMs all they can have and leave them alone."),
-    "reserve": ("dynmem.cli.status", "reserve", "Make room for a VM that is about to start."),
-    "run": ("dynmem.cli.run", "run", "Run the memory manager of this host."),
-    "status": ("dynmem.cli.status", "status", "Ask the running manager what every VM has, and why."),
-    "trace": ("dynmem.cli.trace", "trace", "Read captures and trace logs."),
-    "vm": ("dynmem.cli.vm", "vm", "Run one virtual machine with dynamic memory."),
+    "demo": ("dynmem.cli.demo", "demo", "Watch virtual machines share a budget"),
+    "release": ("dynmem.cli.status", "release", "Grow VMs to their full size and leave them alone"),
+    "reserve": ("dynmem.cli.status", "reserve", "Make room for a VM that is about to start"),
+    "run": ("dynmem.cli.run", "run", "Run the memory manager of this host"),
+    "status": ("dynmem.cli.status", "status", "Show how much memory each VM has, and why"),
+    "trace": ("dynmem.cli.trace", "trace", "Read captures and trace logs"),
+    "vm": ("dynmem.cli.vm", "vm", "Run one virtual machine with dynamic memory"),
 }
 
 EPILOG: Final = """\b
 Examples:
   dynmem demo                        three VMs share a budget for a minute
   dynmem run --config hosts.toml     watch (mode = "observe") or manage ("enforce")
-  dynmem status                      who has what, and why
+  dynmem status                      how much each VM has, and why
 
 \b
-Exit codes: 0 fine, 1 failure, 2 wrong usage or configuration, 3 nobody answers, 4 not permitted,
+Exit codes: 0 OK, 1 failure, 2 wrong usage or configuration, 3 unreachable, 4 not permitted,
 5 refused by a rule, 6 partly done, 7 timed out, 10 wrong bytes in guest memory, 11 over the budget,
 12 a guest was lost or OOM-killed, 130 interrupted.
 """
 
 
 class LazyGroup(click.Group):
-    """A group that imports a command's module when the command is asked for."""
+    """A group that imports a command's module only when the command is used."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """The names, without importing anything."""
         del ctx
         return sorted(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import the one command that was asked for."""
         del ctx
         if cmd_name not in COMMANDS:
             return None
@@ -55,7 +53,6 @@ class LazyGroup(click.Group):
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the list from the table, so that --help imports nothing either."""
         del ctx
         with formatter.section("Commands"):
             formatter.write_dl([(name, line) for name, (_, _, line) in sorted(COMMANDS.items())])
@@ -64,16 +61,16 @@ class LazyGroup(click.Group):
 @click.group(cls=LazyGroup, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="dynmem")
 def group() -> None:
-    """Memory by demand for the virtual machines of a KVM host."""
+    """Share the memory of a KVM host among its virtual machines by demand."""
 
 
 def _sentence(error: click.ClickException) -> str:
-    """What click says, without its final stop: something follows."""
+    """Return click's message without its full stop: more text follows."""
     return error.format_message().rstrip(".")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; every deliberate error is one sentence on stderr and an exit code."""
+    """Run the command line. A deliberate error ends it with one sentence on stderr and an exit code."""
     try:
         result = group.main(arguments, prog_name="dynmem", standalone_mode=False)
     except DynmemError as error:

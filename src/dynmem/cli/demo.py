@@ -1,4 +1,4 @@
-"""`dynmem demo`: virtual machines share a budget while you watch."""
+"""``dynmem demo``: virtual machines share a budget while you watch."""
 
 import math
 import os
@@ -20,18 +20,18 @@ from dynmem.units import NS_PER_S
 
 EPILOG = """\b
 Examples:
-  dynmem demo                              a minute, three embedded guests
+  dynmem demo                              one minute, three embedded guests
   dynmem demo --static --duration 30       the same loads, each VM fixed at a third of the budget
-  dynmem demo --plot demo.html             and a page with every VM's memory over time
+  dynmem demo --plot demo.html             also write a page that plots every VM's memory
   dynmem demo --qemu                       two of the guests are real Linux under QEMU
 
 \b
-Exit codes: 0 fine, 1 failure (also: a VM was never seen to run), 10 a wrong byte in guest memory, 11 more
-resident than the budget, 12 a guest was lost or one of its processes OOM-killed, 130 interrupted.
+Exit codes: 0 OK, 1 failure (or a VM never ran), 10 a wrong byte in guest memory, 11 more resident than the
+budget, 12 a guest was lost or one of its processes OOM-killed, 130 interrupted.
 """
 EMBEDDED_NOTE = (
-    "These guests are processes of this program that use their memory and their host as a virtual machine"
-    " does; no Linux boots in them. With --qemu two of the three are real Linux."
+    "These guests are processes of this program that use memory and talk to their host as a virtual machine"
+    " does; no Linux runs in them. With --qemu two of the three are real Linux guests."
 )
 QEMU_NOTE = (
     "web and db are real Linux guests under QEMU with virtio-balloon; batch is an embedded guest, a process."
@@ -43,12 +43,11 @@ SECONDS_MAX = 86400
 
 
 class Seconds(click.ParamType[float]):
-    """How long the demonstration runs: a number of seconds that ends."""
+    """How long the demonstration runs: a finite number of seconds."""
 
     name = "seconds"
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Refuse what is no number, too little, or without end."""
         try:
             seconds = float(str(value))
         except ValueError:
@@ -59,20 +58,23 @@ class Seconds(click.ParamType[float]):
 
 
 class NewFile(click.ParamType[Path]):
-    """A file that can be written: its folder is looked at before anything starts."""
+    """A file that can be written; its folder is checked before anything starts."""
 
     name = "file"
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> Path:
-        """Refuse a folder that is not there or not ours to write in."""
         path = Path(str(value))
         if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-            self.fail(f"{path} cannot be written: name a file in a folder that is there", param, ctx)
+            self.fail(
+                f"{path} cannot be written: name a file in an existing folder that you may write to",
+                param,
+                ctx,
+            )
         return path
 
 
 class _Screen:
-    """A live table at a terminal, a line a second elsewhere, nothing when only JSON is wanted."""
+    """A live table on a terminal, otherwise one line per second; nothing with --json."""
 
     def __init__(self, note: str, *, quiet: bool) -> None:
         self._note = note
@@ -93,7 +95,7 @@ class _Screen:
             self._live.stop()
 
     def show(self, run: Run, sample: Sample) -> None:
-        """Called with every sample."""
+        """Show one sample."""
         budget, duration = run.scenario.budget_bytes, run.duration_s
         if self._live is not None:
             members = [
@@ -112,19 +114,29 @@ class _Screen:
 
 
 @click.command(epilog=EPILOG)
-@click.option("--duration", type=Seconds(), help=f"Seconds, {SECONDS_MIN} or more (60; with --qemu 90).")
-@click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True, help="Moves the peaks.")
-@click.option("--static", is_flag=True, help="No manager: each VM is fixed at its share of the budget.")
-@click.option("--qemu", is_flag=True, help="Two of the guests are real Linux under QEMU.")
+@click.option(
+    "--duration",
+    type=Seconds(),
+    help=f"How many seconds to run, {SECONDS_MIN} or more [default: 60; with --qemu 90].",
+)
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=1, show_default=True, help="Shift the peaks of the loads."
+)
+@click.option(
+    "--static", is_flag=True, help="Run without a manager: each VM is fixed at its share of the budget."
+)
+@click.option("--qemu", is_flag=True, help="Use real Linux under QEMU for two of the guests.")
 @click.option("--json", "as_json", is_flag=True, help="Print only the summary, as JSON.")
-@click.option("--plot", "plot_path", type=NewFile(), help="Write a page with every VM's memory over time.")
+@click.option(
+    "--plot", "plot_path", type=NewFile(), help="Write a page that plots every VM's memory over time."
+)
 def demo(
     duration: float | None, seed: int, static: bool, qemu: bool, as_json: bool, plot_path: Path | None
 ) -> int:
-    """Watch virtual machines share a budget of half their maximums.
+    """Watch virtual machines share a budget of half the sum of their maximums.
 
-    Each starts when the manager has made room for it; their loads rise and fall at different times; one is
-    squeezed and rescued. Every page of every load is checked.
+    Each starts when the manager has made room for it. Their loads rise and fall at different times, and one
+    is squeezed and rescued. Every page of every load is checked.
     """
     note = QEMU_NOTE if qemu else EMBEDDED_NOTE
     cast = scenario.vary(scenario.QEMU if qemu else scenario.EMBEDDED, seed)

@@ -27,21 +27,21 @@ DEFAULT_CONFIG = Path("/etc/dynmem/config.toml")
     metavar="FILE",
     help="The host's budget and its VMs, in TOML.",
 )
-@click.option("--check", is_flag=True, help="Only check the file and say what it means.")
+@click.option("--check", is_flag=True, help="Check the file, show what it means, and exit.")
 def run(path: Path, *, check: bool) -> int:
     """Share a host's memory between its virtual machines.
 
     \b
     Examples:
-      dynmem run --config hosts.toml --check    is the file right, and what does it mean?
+      dynmem run --config hosts.toml --check    is the file OK, and what does it mean?
       dynmem run --config hosts.toml            run in the foreground
 
-    With mode = "observe" (the default) nothing is ever changed: `dynmem status` shows what would be done, and
-    why. With mode = "enforce" it is done. Ctrl-C and SIGTERM end it and leave every VM the target it has; to
-    undo, `dynmem release --all` first. Each change is one line on standard output, with its time.
+    With mode = "observe" (the default) it changes nothing: `dynmem status` shows what it would do, and why.
+    With mode = "enforce" it does it. Ctrl-C and SIGTERM end it and leave every VM at its present target; to
+    undo, run `dynmem release --all` first. It prints one line per change, with the time.
 
-    Exit codes: 0 ended by SIGTERM or the file is right, 2 the file or an option is wrong, 4 not permitted,
-    5 another manager has this socket or state folder, 130 Ctrl-C.
+    Exit codes: 0 ended by SIGTERM or the file is OK, 2 the file or an option is wrong, 4 not permitted,
+    5 another manager uses this socket or state folder, 130 Ctrl-C.
     """  # noqa: D301 - click reads the backspace as "do not wrap"
     from dynmem.manager.config import load, warnings
     from dynmem.manager.sweep.host import read_host
@@ -63,16 +63,16 @@ def _serve(config: "Config") -> int:
 
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="dynmem: %(message)s")
 
-    def tell(line: str) -> None:
+    def report(line: str) -> None:
         try:
             print(time.strftime("%H:%M:%S"), line, flush=True)
         except BrokenPipeError:
-            # Whoever read the lines has gone; the VMs are still served.
+            # The reader has gone; the VMs are still served.
             os.dup2(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), 1)
         except OSError as error:
             logging.getLogger("dynmem").warning("a line could not be printed (%s): %s", error.strerror, line)
 
-    return asyncio.run(Daemon(config, tell).run())
+    return asyncio.run(Daemon(config, report).run())
 
 
 def _summary(config: "Config") -> str:
@@ -80,7 +80,7 @@ def _summary(config: "Config") -> str:
 
     settings = config.settings
     lines = [
-        f"{config.path}: right",
+        f"{config.path}: OK",
         f"mode {settings.mode}, period {settings.period_ns / NS_PER_S:g} s",
         f"budget {format_size(settings.budget_bytes)}, slush {format_size(settings.slush_bytes)}",
         f"socket {config.socket}, state {config.state}",

@@ -1,6 +1,6 @@
-"""``dynmem status``, ``reserve``, ``release``: short questions to the running manager.
+"""``dynmem status``, ``reserve`` and ``release``: short requests to the running manager.
 
-Nothing heavy is imported: `status` answers within 150 ms from start to finish.
+Nothing heavy is imported: `status` takes less than 150 ms from start to finish.
 """
 
 import json
@@ -21,23 +21,23 @@ _socket_option = click.option(
     type=click.Path(path_type=Path),
     envvar="DYNMEM_SOCKET",
     metavar="PATH",
-    help="The manager's socket [default: that of this user's manager; or $DYNMEM_SOCKET].",
+    help="The manager's socket [default: $DYNMEM_SOCKET, or that of this user's manager].",
 )
-_json_option = click.option("--json", "as_json", is_flag=True, help="The whole answer, for programs.")
+_json_option = click.option("--json", "as_json", is_flag=True, help="Print the whole reply as JSON.")
 
 
 @click.command()
 @_socket_option
 @_json_option
 def status(path: Path | None, *, as_json: bool) -> int:
-    """Ask the running manager what every VM has, and why.
+    """Show how much memory each VM has, and why.
 
     \b
     Examples:
       dynmem status
       dynmem status --json | jq '.vms[] | {name, actual_bytes, reason}'
 
-    Exit codes: 0 fine, 3 no manager answers, 4 it is not ours to ask, 7 it does not answer in time.
+    Exit codes: 0 OK, 3 no manager is running, 4 not permitted, 7 no reply in time.
     """  # noqa: D301 - click reads the backspace as "do not wrap"
     answer = ask(path or default_socket(), {"command": "status"})
     click.echo(json.dumps(answer, indent=2) if as_json else rendered(answer))
@@ -46,16 +46,22 @@ def status(path: Path | None, *, as_json: bool) -> int:
 
 @click.command()
 @click.argument("size")
-@click.option("--name", metavar="VM", help="The VM it is for; once it has started its own claim takes over.")
-@click.option("--wait", "wait", default="30s", show_default=True, metavar="TIME", help="How long to wait.")
-@click.option("--hold", "hold", default="60s", show_default=True, metavar="TIME", help="How long it is kept.")
+@click.option(
+    "--name", metavar="VM", help="The VM it is for. Once that VM has started, the reservation ends."
+)
+@click.option(
+    "--wait", "wait", default="30s", show_default=True, metavar="TIME", help="How long to wait for room."
+)
+@click.option(
+    "--hold", "hold", default="60s", show_default=True, metavar="TIME", help="How long to keep the room."
+)
 @_socket_option
 @_json_option
 def reserve(size: str, name: str | None, wait: str, hold: str, path: Path | None, *, as_json: bool) -> int:
-    """Make room for a VM about to start: others are shrunk if need be.
+    """Make room for a VM that is about to start; shrink others if necessary.
 
-    Exit code 0: there is room of SIZE now, kept until the VM called --name has started, or for --hold.
-    Exit code 5: it can never be made. Exit code 7: it was not made in time; nothing is kept.
+    Exit code 0: SIZE is free now, and kept until the VM named by --name has started, or for --hold.
+    Exit code 5: there can never be that much room. Exit code 7: not in time; nothing is kept.
 
     \b
     Example:
@@ -79,27 +85,27 @@ def reserve(size: str, name: str | None, wait: str, hold: str, path: Path | None
 
 @click.command()
 @click.argument("vm", required=False)
-@click.option("--all", "everyone", is_flag=True, help="All VMs.")
-@click.option("--undo", is_flag=True, help="Manage it again.")
+@click.option("--all", "everyone", is_flag=True, help="Release all VMs.")
+@click.option("--undo", is_flag=True, help="Manage the VM again.")
 @_socket_option
 @_json_option
 def release(vm: str | None, path: Path | None, *, everyone: bool, undo: bool, as_json: bool) -> int:
-    """Give a VM all it can have and leave it alone, until --undo.
+    """Grow a VM to its full size and leave it alone until --undo.
 
-    All it can have is what it booted with or, where memory can be added to it (hv-balloon with a memdev), the
-    maximum in the manager's file. Others make room first; what they can't is given all the same, even beyond
-    the budget. It stays released when the VM or the manager starts anew.
+    Its full size is what it booted with or, where memory can be hot-added (hv-balloon with a memdev), its
+    maximum in the manager's file. The others make room first, but the VM gets its full size in any case, even
+    beyond the budget. It stays released when it or the manager restarts.
 
     \b
     Examples:
-      dynmem release web         give it all it can have
-      dynmem release --all       before the manager is taken off the host
+      dynmem release web         grow it to its full size
+      dynmem release --all       before you remove the manager from the host
       dynmem release web --undo  manage it again
 
-    Exit codes: 0 done, 2 no such VM, 3 no manager answers.
+    Exit codes: 0 OK, 2 wrong usage, 3 no manager is running, 5 no such VM.
     """  # noqa: D301 - click reads the backspace as "do not wrap"
     if (vm is None) != everyone:
-        raise ConfigError("name one VM, or say --all: `dynmem release web` or `dynmem release --all`")
+        raise ConfigError("name one VM, or use --all: `dynmem release web` or `dynmem release --all`")
     request: dict[str, Any] = {"command": "take-up" if undo else "release"}
     if vm is not None:
         request["vm"] = vm
@@ -109,7 +115,7 @@ def release(vm: str | None, path: Path | None, *, everyone: bool, undo: bool, as
     elif undo:
         click.echo(f"managed again: {', '.join(answer['taken_up'])}")
     else:
-        note = "" if answer["sent"] else " (observe mode: nothing is sent)"
+        note = "" if answer["sent"] else " (observe mode: nothing was sent)"
         click.echo(f"released: {', '.join(answer['released'])}{note}")
         if answer["promised_bytes"] > answer["budget_bytes"]:
             promised, budget = (format_size(answer[key]) for key in ("promised_bytes", "budget_bytes"))
@@ -132,7 +138,7 @@ def _duration(option: str, text: str) -> int:
 
 
 def rendered(answer: dict[str, Any]) -> str:
-    """The answer as a person reads it: the host in three lines, a table, a reason per VM."""
+    """Return the reply as text: the host in three lines, a table, a reason per VM."""
     sections = [_host(answer), _table(answer["vms"]), _reasons(answer)]
     if answer["reservations"]:
         sections.insert(1, _reservations(answer["reservations"]))
@@ -155,7 +161,7 @@ def _host(answer: dict[str, Any]) -> str:
         lines[1] += f", MemAvailable {format_size(free['mem_available_bytes'])}"
         lines.append(f"free: {free['text']}")
     if answer["shortage_bytes"]:
-        lines.append(f"SHORTAGE: {format_size(answer['shortage_bytes'])} more is wanted than there is")
+        lines.append(f"SHORTAGE: {format_size(answer['shortage_bytes'])} more is wanted than is available")
     if answer["emergency"]:
         lines.append("EMERGENCY: the VMs hold more than the budget")
     if manager["journal_problem"]:
@@ -204,7 +210,7 @@ def _table(vms: list[dict[str, Any]]) -> str:
 
 
 def _reasons(answer: dict[str, Any]) -> str:
-    """Why every VM has what it has, what this step asked of it, and where the figures are from."""
+    """Return why each VM has its size, what the last step requested, and where the figures come from."""
     lines = []
     for vm in answer["vms"]:
         lines.append(f"{vm['name']}: {vm['reason'] or 'as wanted'}")

@@ -1,4 +1,4 @@
-"""``dynmem trace``: read what was captured or logged."""
+"""``dynmem trace``: read captures and trace logs."""
 
 import contextlib
 import sys
@@ -17,23 +17,23 @@ if TYPE_CHECKING:
 EPILOG = """\b
 Examples:
   dynmem vm --name one -m 512M --device hv-balloon,status-report=on --capture one.capture ...
-  dynmem trace decode one.capture            a line for each message, with names and fields
+  dynmem trace decode one.capture            one line per message, with names and fields
   dynmem trace decode --json one.capture | jq 'select(.name == "DM_BALLOON_RESPONSE") | .fields'
-  dynmem trace decode qemu.log               what QEMU wrote with --trace 'vmbus*' --trace 'hv_balloon*'
-  dynmem trace decode -                      from standard input
+  dynmem trace decode qemu.log               a log that QEMU wrote with --trace 'vmbus*' --trace 'hv_balloon*'
+  dynmem trace decode -                      read standard input
 
 \b
-A file is read line by line, and may mix:
+A file may mix these lines:
   SECONDS G>H|H>G msg HEX                                 a VMBus message
   SECONDS G>H|H>G pkt [type N flags N channel N id N] HEX a ring packet's body
   [PID@SECONDS:]EVENT TEXT                                a line of QEMU's trace log
   0xADDRESS NAME vmbus_tid N dm_tid N desc HEX body HEX   a packet found in a memory dump
 
-A line that is cut or broken is reported on standard error by its number, and the rest is read: exit code 6. A
-file none of whose first ten lines can be read is something else: exit code 1.
+A line that is cut off or malformed is reported on standard error with its number, and reading continues: exit
+code 6. A file whose first ten lines are all malformed is rejected: exit code 1.
 """
 
-_FOREIGN_LINES: Final = 10  # in a row, from the first: then it is no capture
+_FOREIGN_LINES: Final = 10  # malformed from the first on: then the file is not a capture
 
 
 @click.group()
@@ -43,15 +43,17 @@ def trace() -> None:
 
 @trace.command(epilog=EPILOG)
 @click.argument("path", metavar="FILE", type=click.Path(path_type=Path, allow_dash=True))
-@click.option("--json", "as_lines", is_flag=True, help="JSON Lines: time, direction, layer, name, fields.")
+@click.option(
+    "--json", "as_lines", is_flag=True, help="Print JSON Lines: time, direction, layer, name, fields."
+)
 def decode(path: Path, *, as_lines: bool) -> int:
-    """Print what FILE holds, one line a message."""
+    """Print the messages of FILE, one per line."""
     try:
         with contextlib.ExitStack() as stack:
             stream = sys.stdin.buffer if str(path) == "-" else stack.enter_context(path.open("rb"))
             return _print(stream, str(path), as_lines=as_lines)
-    except BrokenPipeError:  # the reader has seen enough
-        sys.stdout = None  # or its flush at the end fails, too
+    except BrokenPipeError:  # the reader stopped reading
+        sys.stdout = None  # or the flush at exit fails as well
         return ExitCode.OK
     except OSError as error:
         raise DynmemError(f"{path} cannot be read: {error.strerror}") from None
@@ -62,7 +64,7 @@ def _print(stream: BinaryIO, name: str, *, as_lines: bool) -> int:
     from dynmem.trace.show import as_json, as_text
 
     result = ExitCode.OK
-    first: list[Problem] | None = []  # with nothing but broken lines before and between them
+    first: list[Problem] | None = []  # only malformed lines so far
     for item in read(stream):
         if isinstance(item, Problem):
             result = ExitCode.PARTIAL
@@ -82,16 +84,16 @@ def _print(stream: BinaryIO, name: str, *, as_lines: bool) -> int:
 
 
 def _check_foreign(name: str, first: "Sequence[Problem]") -> None:
-    """Raise DynmemError when the first lines of a file are all broken."""
+    """Raise DynmemError when the first lines of a file are all malformed."""
     if len(first) == _FOREIGN_LINES:
         raise DynmemError(
-            f"{name} is no capture and no trace log: none of its first {_FOREIGN_LINES} lines can be read"
-            f" (the first: {first[0].text})"
+            f"{name} is not a capture or trace log: its first {_FOREIGN_LINES} lines cannot be parsed"
+            f" (line 1: {first[0].text})"
         )
 
 
 def _report(name: str, problems: "Iterable[Problem]") -> None:
-    """Say what is wrong with lines, between those that are right."""
+    """Print what is wrong with lines, in order with the messages on standard output."""
     for problem in problems:
         sys.stdout.flush()
         click.echo(f"dynmem: {name}:{problem.line}: {problem.text}", err=True)

@@ -20,46 +20,45 @@ Talk to it with any QMP client; balloon takes bytes:
   {"execute": "qmp_capabilities"}
   {"execute": "balloon", "arguments": {"value": 268435456}}
   {"execute": "query-balloon"}
-Commands of its own: x-query-hv-balloon (state and last operations), x-hot-remove, x-query-channels,
+dynmem's own commands: x-query-hv-balloon (state and last operations), x-hot-remove, x-query-channels,
 x-query-faults.
 
 \b
-With a maxmem above its size a VM grows past its boot size by hot add. The memory for that is a backend that
-you make and name, or, where no memdev is named and there are no DIMMs and no slots, one that the VM makes
-itself (id hv-balloon-memory, of maxmem minus size). A DIMM needs a slot and a backend:
+With maxmem above its size, a VM grows past its boot size by hot add. That memory comes from a backend that
+you make and name as memdev. Without memdev, DIMMs and slots, the VM makes one itself (id hv-balloon-memory,
+maxmem minus size). A DIMM needs a slot and a backend:
   -m 256M,maxmem=2G,slots=1 --object memory-backend-ram,id=m,size=1G --device pc-dimm,id=d,memdev=m
 
-The embedded guest is a process of this package that behaves as a guest does: it is for trying things and for
-tests.
+The embedded guest is a process of this package that behaves like a guest. It is meant for trials and tests.
 
 Exit codes: 0 ended by quit on its monitor, by SIGTERM or by Ctrl-C; 1 its guest died; 2 an option is wrong,
-or asks for more than the host can give. Ended by SIGBUS (135 in a shell): a memory file has lost its space,
-and the log says which.
+or needs more than the host can give. Ended by SIGBUS (135 in a shell): a memory file ran out of space, and
+the log says which.
 """
 
 
 @click.command(epilog=EPILOG)
-@click.option("--name", default="vm", show_default=True, metavar="NAME", help="What it is called.")
+@click.option("--name", default="vm", show_default=True, metavar="NAME", help="The VM's name.")
 @click.option(
     "-m",
     "--memory",
     required=True,
     metavar="SIZE[,maxmem=SIZE][,slots=N]",
-    help="Memory at boot, what it may become, and slots for DIMMs; a bare number is in MiB.",
+    help="Memory at boot, its maximum, and slots for DIMMs. A bare number is in MiB.",
 )
 @click.option(
     "--object",
     "objects",
     multiple=True,
     metavar="memory-backend-ram|-memfd|-file,id=ID,size=SIZE[,KEY=VALUE...]",
-    help="Make a memory backend; keys: share, prealloc; hugetlb, hugetlbsize (-memfd); mem-path, discard-data"
+    help="Make a memory backend. Keys: share, prealloc; hugetlb, hugetlbsize (-memfd); mem-path, discard-data"
     " (-file). A bare size is in bytes.",
 )
 @click.option(
     "--machine",
     default="",
     metavar="[embedded,]memory-backend=ID",
-    help="Boot from this --object instead of memory of the VM's own; there is one type of machine.",
+    help="Use this --object as boot memory instead of the VM's own. The only machine type is embedded.",
 )
 @click.option(
     "--device",
@@ -72,41 +71,41 @@ and the log says which.
 @click.option(
     "--qmp",
     metavar="unix:PATH,server=on,wait=off",
-    help="A monitor on a unix socket, for any number of clients at once.",
+    help="Serve a monitor on a unix socket, to several clients at once.",
 )
 @click.option(
     "--guest",
     default="embedded",
     show_default=True,
     metavar="embedded[,workload=NAME][,seed=N][,KEY=VALUE...]",
-    help="The guest; further keys belong to its workload.",
+    help="The guest and its workload; further keys belong to the workload.",
 )
 @click.option(
     "--serial",
     default="none",
     show_default=True,
     metavar="file:PATH|none",
-    help="Where the guest's console goes: a JSON line about every 200 ms.",
+    help="Where to write the guest's console: a JSON line about every 200 ms.",
 )
 @click.option(
     "--trace",
     "trace",
     multiple=True,
     metavar="PATTERN",
-    help="Log QEMU's trace events that match, like 'hv_balloon*'; -PATTERN turns off again.",
+    help="Log QEMU's trace events that match, like 'hv_balloon*'; -PATTERN turns events off again.",
 )
 @click.option(
     "-D",
     "log",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Where trace events go instead of standard error.",
+    help="Write trace events to FILE instead of standard error.",
 )
 @click.option(
     "--capture",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Record every VMBus message and packet; read it with `dynmem trace decode FILE`.",
+    help="Record every VMBus message and packet; read them with `dynmem trace decode FILE`.",
 )
 def vm(
     name: str,
@@ -148,7 +147,7 @@ def vm(
 
 
 def _check_workload(text: str, workload: str) -> None:
-    """Refuse what the embedded guest would refuse, before there is a machine."""
+    """Reject what the embedded guest would reject, before a machine is made."""
     from dynmem.errors import ConfigError
     from dynmem.guest.curve import parse_load
 
