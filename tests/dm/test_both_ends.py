@@ -102,7 +102,7 @@ def test_no_common_version_stops_both_ends() -> None:
     pair = Pair(versions=(dm.make_version(3, 0), dm.make_version(2, 5)))
     pair.start()
     assert pair.guest.state is GuestState.INIT_ERROR
-    assert pair.host.state is HostState.VERSION
+    assert pair.host.state is HostState.REFUSED
     pair.target(16000)
     assert pair.host.actual_pages == TOTAL
 

@@ -231,13 +231,41 @@ def test_pages_taken_out_for_a_response_that_was_never_sent_are_used_again(playe
     assert played.guest.total_pages == TOTAL + STEP
 
 
-@pytest.mark.parametrize(("hot_remove", "refusals"), [(False, 0), (True, 1)], ids=["host-cannot", "version"])
-def test_a_hot_remove_that_was_not_agreed_on_is_skipped(hot_remove: bool, refusals: int) -> None:
+def test_a_hot_remove_that_was_not_agreed_on_is_skipped() -> None:
     played = Played()
-    played.start(hot_remove=hot_remove, refusals=refusals)
+    played.start(hot_remove=False)
     played.says(dm.HotRemoveRequest(0, 0, 10, 0))
     assert played.sent() is None
     assert len(played.events(Anomaly)) == 1
+
+
+@pytest.mark.parametrize(
+    ("refusals", "knows"), [(0, True), (1, False), (2, False)], ids=["2.0", "1.0", "0.3"]
+)
+def test_a_guest_knows_hot_remove_from_version_2_on(refusals: int, knows: bool) -> None:
+    played = Played()
+    played.start(refusals=refusals)
+    if knows:
+        played.says(dm.HotRemoveRequest(0, 0, 0, 0))
+        assert isinstance(played.sent(), dm.HotRemoveResponse)
+        return
+    with pytest.raises(RemoteProtocolError, match="unknown"):
+        played.says(dm.HotRemoveRequest(0, 0, 10, 0))
+    assert played.sent() is None
+    assert played.state() is GuestState.INITIALIZED
+
+
+@pytest.mark.parametrize(("refusals", "knows"), [(0, True), (1, True), (2, False)], ids=["2.0", "1.0", "0.3"])
+def test_a_guest_knows_information_from_version_1_on(refusals: int, knows: bool) -> None:
+    played = Played()
+    played.start(refusals=refusals)
+    told = dm.InfoMessage(0, dm.INFO_TYPE_MAX_PAGE_CNT, (12345).to_bytes(8, "little"))
+    if knows:
+        played.says(told)
+    else:
+        with pytest.raises(RemoteProtocolError, match="unknown"):
+            played.says(told)
+    assert played.guest.max_page_count == (12345 if knows else None)
 
 
 def test_removing_what_is_in_the_balloon_is_our_own_fault(played: Played) -> None:

@@ -76,9 +76,52 @@ def test_a_refused_last_attempt_ends_the_service_in_order() -> None:
     played.says(dm.VersionRequest(5, dm.make_version(9, 0), True))
     assert played.sent() == dm.VersionResponse(5, False)
     assert len(played.events(Anomaly)) == 1
+    assert played.state() is HostState.REFUSED
     played.host.set_target(10, 0)
     assert played.sent() is None
     assert played.host.deadline_ns() is None
+
+
+def test_after_a_refused_last_attempt_no_other_version_is_taken_before_the_channel_opens_again() -> None:
+    played = PlayedHost()
+    played.host.channel_opened(0)
+    played.says(dm.VersionRequest(5, dm.make_version(9, 0), True))
+    played.sent()
+    played.events(Anomaly)
+    for message in (
+        dm.VersionRequest(6, dm.VERSION_WIN10, False),
+        dm.CapabilitiesReport(7, dm.CAP_BALLOON, 0, 0),
+    ):
+        played.says(message)
+        assert played.sent() is None
+    assert len(played.events(Anomaly)) == 2
+    assert played.state() is HostState.REFUSED
+    assert played.host.version is None
+    played.host.channel_closed(0)
+    played.start()
+    assert played.state() is HostState.IDLE
+
+
+def test_a_refused_attempt_that_is_not_the_last_is_followed_by_the_next() -> None:
+    played = PlayedHost()
+    played.host.channel_opened(0)
+    for trans_id, version in enumerate((dm.make_version(9, 0), dm.make_version(3, 0), dm.VERSION_WIN10)):
+        played.says(dm.VersionRequest(trans_id, version, False))
+        assert played.sent() == dm.VersionResponse(trans_id, version == dm.VERSION_WIN10)
+    assert played.state() is HostState.CAPS
+    assert played.events(Anomaly) == []
+
+
+def test_status_reports_are_not_answered(played: PlayedHost) -> None:
+    for number in range(3):
+        played.says(dm.StatusReport(number, 10, 20, 0, 0, 0, 0))
+        assert played.sent() is None
+    assert played.state() is HostState.IDLE
+    played.host.set_target(900, played.now)
+    assert played.sent() == dm.BalloonRequest(0, 100)  # no transaction id was spent on them
+    played.says(dm.StatusReport(4, 10, 20, 0, 0, 0, 0))
+    assert played.sent() is None
+    assert played.state() is HostState.BALLOON_REPLY_WAIT
 
 
 @pytest.mark.parametrize("wanted", [True, False])

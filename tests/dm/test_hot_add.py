@@ -6,7 +6,7 @@ from dynmem.dm.events import ActualChanged, Anomaly, HotAddFinished, HotRemoveFi
 from dynmem.dm.host import HOT_ADD_RETRY_NS
 from dynmem.dm.states import HostState
 from dynmem.dm.stores import Reservation
-from dynmem.errors import LocalProtocolError
+from dynmem.errors import LocalProtocolError, RemoteProtocolError
 from dynmem.limits import DM_HOT_ADD_CHUNK_PAGES
 from dynmem.wire import dm
 
@@ -411,6 +411,52 @@ def test_a_guest_that_does_not_know_hot_remove_is_not_asked(caps: int, version: 
     played.start(caps, version=version)
     assert not played.host.hot_remove(STEP, played.now)
     assert played.sent() is None
+
+
+@pytest.mark.parametrize(("version", "knows"), [(dm.VERSION_WIN8, False), (dm.VERSION_WIN10, True)])
+def test_an_answer_that_the_negotiated_version_does_not_know_is_malformed(version: int, knows: bool) -> None:
+    played = made()
+    played.start(CAPS, version=version)
+    answer = dm.HotRemoveResponse(4, 1, False, b"")
+    if knows:
+        played.says(answer)
+        assert len(played.events(Anomaly)) == 1  # known, but nobody asked
+    else:
+        with pytest.raises(RemoteProtocolError, match="unknown"):
+            played.says(answer)
+        assert played.events(Anomaly) == []
+
+
+@pytest.mark.parametrize(("least", "pages"), [(1200, 56), (1256, 0), (1 << 60, 0)])
+def test_a_hot_remove_does_not_take_a_guest_below_what_its_capabilities_say_it_needs(
+    least: int, pages: int
+) -> None:
+    played = made()
+    played.start(CAPS, min_page_cnt=least)
+    played.host.set_target(1000 + STEP, played.now)
+    played.sent()
+    played.says(dm.HotAddResponse(1, STEP, 1))
+    assert played.host.actual_pages == 1256
+    assert played.host.hot_remove(STEP, played.now)
+    assert played.sent() == (dm.HotRemoveRequest(1, 0, pages, 0) if pages else None)
+    if pages:
+        played.says(dm.HotRemoveResponse(4, 1, False, packed((REGION, pages))))
+    assert played.state() is HostState.IDLE
+    assert played.events(HotRemoveFinished) == [HotRemoveFinished(STEP, pages)]
+    assert played.host.actual_pages == 1256 - pages
+
+
+def test_a_hot_remove_that_waits_counts_what_the_guest_has_when_it_begins(played: PlayedHost) -> None:
+    played.host.channel_closed(played.now)
+    played.start(CAPS, min_page_cnt=1000)
+    grown(played)
+    played.host.set_target(1100, played.now)
+    assert played.host.hot_remove(2 * STEP, played.now)
+    assert played.sent() == dm.BalloonRequest(1, 400)
+    played.gives((0, 400))
+    assert played.sent() == dm.BalloonRequest(2, 12)
+    played.gives((400, 12))
+    assert played.sent() == dm.HotRemoveRequest(3, 0, 100, 0)
 
 
 @pytest.mark.parametrize(

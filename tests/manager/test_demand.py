@@ -1,12 +1,16 @@
 """What a guest's reports tell of its demand, while its size may be moving, and how old that is."""
 
+import asyncio
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dynmem.manager.journal.journal import Action
 from dynmem.manager.journal.recovery import Unfinished
 from dynmem.manager.step.facts import Demand, Facts, HostFacts, VmFacts
-from dynmem.manager.sweep.demand import BACKENDS, HV_BALLOON, VIRTIO_BALLOON, DemandTracker, Report
+from dynmem.manager.sweep.demand import BACKENDS, HV_BALLOON, VIRTIO_BALLOON, DemandTracker, Device, Report
+from dynmem.manager.sweep.monitor import Monitor
 from dynmem.units import GIB, MIB
 
 
@@ -58,6 +62,37 @@ def test_growth_shows_at_once_even_while_the_size_moves() -> None:
     watched.saw_size(900 * MIB)
     watched.saw_report(Report(2, -100 * MIB, 100 * MIB), 2)
     assert committed(watched.demand(2)) == 800 * MIB  # at least: the report may be from 900 MiB
+
+
+class Reporting(Monitor):
+    """The monitor of a VM whose guest reports `committed` and `available`."""
+
+    def __init__(self, committed: int, available: int) -> None:
+        self.figures = {"committed": committed, "available": available}
+
+    async def query(self, command: str, arguments: dict[str, object] | None = None) -> object:
+        assert (command, arguments) == ("query-hv-balloon-status-report", None)
+        return self.figures
+
+
+@pytest.mark.parametrize("ballooned", [0, 300 * MIB])
+@pytest.mark.parametrize("used", [100 * MIB, 700 * MIB])
+def test_the_demand_of_a_guest_with_hv_balloon_is_what_it_has_committed_less_its_balloon(
+    ballooned: int, used: int
+) -> None:
+    backend = BACKENDS[HV_BALLOON]
+    watched = DemandTracker(backend)
+    for turn, more in enumerate((0, MIB)):  # what was there before us says nothing
+        monitor = Reporting(used + more + ballooned, 50 * MIB)
+
+        async def look(monitor: Monitor = monitor) -> object:
+            return await backend.read(monitor, Device(HV_BALLOON, ""), GIB)
+
+        report = asyncio.run(look())
+        assert isinstance(report, Report)
+        watched.saw_size(GIB - ballooned)
+        watched.saw_report(report, turn)
+    assert watched.demand(1) == Demand(used + MIB, 50 * MIB, "committed - ballooned", 0)
 
 
 def test_after_a_reset_nothing_is_known_until_the_guest_speaks_again() -> None:

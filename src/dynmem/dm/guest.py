@@ -39,6 +39,7 @@ from dynmem.pages.page_set import PageSet
 from dynmem.pages.ranges import RANGE_BYTES, START_BITS, page_count, span
 from dynmem.units import NS_PER_S
 from dynmem.wire import dm
+from dynmem.wire.layout import NEWEST
 
 VERSIONS: Final = (dm.VERSION_WIN10, dm.VERSION_WIN8, dm.VERSION_WIN7)
 ANSWER_DEADLINE_NS: Final = 5 * NS_PER_S  # for the version and for the capabilities, each, as Linux
@@ -247,7 +248,7 @@ class DynamicMemoryGuest:
         """
         if self._state is GuestState.CRASHED:
             return
-        message = dm.decode(data)
+        message = dm.decode(data, self.version or NEWEST)
         rule = RULES.get(type(message))
         if rule is None:
             raise RemoteProtocolError(f"a host sent {type(message).__name__}, which only a guest sends")
@@ -468,8 +469,7 @@ class DynamicMemoryGuest:
 
     def _knows_hot_remove(self) -> bool:
         """Whether there is a kernel that removes memory, and the two ends agreed that it may be asked to."""
-        agreed = self.may_hot_remove and (self.version or 0) >= dm.VERSION_WIN10
-        return self._blocks is not None and agreed
+        return self._blocks is not None and self.may_hot_remove
 
 
 _NO_LIMIT: Final = (1 << 64) - 1  # max_page_number of a guest that can use any

@@ -52,9 +52,7 @@ from dynmem.wire import dm
 
 __all__ = ["DynamicMemoryHost", "GivenUp", "PageStore", "Status"]
 
-POST_INIT_WAIT_NS: Final = (
-    50 * NS_PER_S
-)  # Windows Server 2019 crashes when it is asked earlier after its boot
+POST_INIT_WAIT_NS: Final = 50 * NS_PER_S  # asked earlier after its boot, Windows Server 2019 crashes
 REPLY_DEADLINE_NS: Final = 20 * NS_PER_S
 HOT_ADD_RETRY_NS: Final = 10 * NS_PER_S  # after a guest was short of resources
 
@@ -281,7 +279,7 @@ class DynamicMemoryHost:
 
         A sound message at the wrong time is ignored and told as an Anomaly.
         """
-        message = dm.decode(data)
+        message = dm.decode(data, self.version or self._max_version)
         rule = RULES.get(type(message))
         if rule is None:
             raise RemoteProtocolError(f"a guest sent {type(message).__name__}, which only a host sends")
@@ -343,8 +341,10 @@ class DynamicMemoryHost:
         """Begin what is due: a hot remove, or the operation that leads to the target."""
         if self._removal is not None:
             removal, self._removal = self._removal, None
-            self._begin(removal, now)
-            return
+            if removal.keep(self.actual_pages, self._caps.min_page_cnt if self._caps else 0):
+                self._begin(removal, now)
+                return
+            self._events.append(removal.finished())
         if self._retry_at is not None and now >= self._retry_at:
             self._target_changed = True
         if self._target_changed:
@@ -410,18 +410,14 @@ class DynamicMemoryHost:
             self.version = message.version
             self._move(HostStep.VERSION_ACCEPTED, now)
         elif message.is_last_attempt:
+            self._move(HostStep.LAST_VERSION_REFUSED, now)
             self._report(Anomaly("the guest's last protocol version was refused: it stops the service"))
 
     def _on_capabilities(self, message: dm.CapabilitiesReport, now: int) -> None:
         tracing.received(self._trace, message)
         # hot_remove is what QEMU answers, and what guests have been tested with; it obliges to nothing
-        reply = dm.CapabilitiesResponse(
-            message.trans_id,
-            is_accepted=True,
-            hot_remove=True,
-            suppress_pressure_reports=not self._wants_status,
-        )
-        self._answer(reply)
+        suppress = not self._wants_status
+        self._answer(dm.CapabilitiesResponse(message.trans_id, True, True, suppress))
         if self._max_page_count is not None and (self.version or 0) >= dm.VERSION_WIN8:
             data = self._max_page_count.to_bytes(8, "little")
             self._replies.append(dm.InfoMessage(self._trans_id, dm.INFO_TYPE_MAX_PAGE_CNT, data))

@@ -207,13 +207,18 @@ class HotRemove:
         self._qos_flags = qos_flags
         self._got = 0
 
+    def keep(self, actual: int, least: int) -> int:
+        """Reduce the wish to what takes a guest of `actual` pages down to `least`; return the pages left."""
+        self.left = min(self.asked, max(0, actual - least))
+        return self.left
+
     def build(self, trans_id: int, *, is_cut: bool) -> dm.Message:
         """The only request."""
-        return dm.HotRemoveRequest(trans_id, self._virtual_node, self.asked, self._qos_flags)
+        return dm.HotRemoveRequest(trans_id, self._virtual_node, self.left, self._qos_flags)
 
     def sent(self) -> tuple[int, bool]:
         """It is in the ring."""
-        return self.asked, False
+        return self.left, False
 
     def answered(self, message: dm.Message) -> Answered:
         """Enter one answer: pages come back for good only where they were hot-added before."""

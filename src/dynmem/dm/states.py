@@ -7,6 +7,7 @@ host
     WAIT_RESET --OPEN--> VERSION
     POST_RESET_CLOSED --OPEN--> VERSION --VERSION_ACCEPTED--> CAPS --CAPS_ACCEPTED--> POST_INIT_WAIT
         --WAIT_OVER--> IDLE
+    VERSION --LAST_VERSION_REFUSED--> REFUSED
     IDLE --BALLOON--> BALLOON_RB_WAIT --ROOM--> BALLOON_POSTING --POSTED--> BALLOON_REPLY_WAIT
         --ANSWERED--> IDLE
     BALLOON_REPLY_WAIT --ANSWERED_PART--> BALLOON_RB_WAIT
@@ -44,8 +45,8 @@ guest
     A guest crashes permanently; only with Windows' habits, when it is asked too early.
 
 Source: the host's names and moves are those of QEMU hw/hyperv/hv-balloon.c (the trace event
-hv_balloon_state_change prints them); stuck and HOT_REMOVE_* are ours. The guest's names are those of Linux
-drivers/hv/hv_balloon.c, with its two waits distinguished.
+hv_balloon_state_change prints them); REFUSED, stuck and HOT_REMOVE_* are ours. The guest's names are those of
+Linux drivers/hv/hv_balloon.c, with its two waits distinguished.
 """
 
 import enum
@@ -59,6 +60,7 @@ class HostState(enum.Enum):
     WAIT_RESET = "S_WAIT_RESET"
     POST_RESET_CLOSED = "S_POST_RESET_CLOSED"
     VERSION = "S_VERSION"
+    REFUSED = "S_REFUSED"
     CAPS = "S_CAPS"
     POST_INIT_WAIT = "S_POST_INIT_WAIT"
     IDLE = "S_IDLE"
@@ -85,6 +87,7 @@ class HostStep(enum.Enum):
     OPEN = enum.auto()
     CLOSE = enum.auto()
     VERSION_ACCEPTED = enum.auto()
+    LAST_VERSION_REFUSED = enum.auto()  # the guest said that it has no other to try
     CAPS_ACCEPTED = enum.auto()
     WAIT_OVER = enum.auto()
     BALLOON = enum.auto()
@@ -128,6 +131,8 @@ HOST_MOVES: Final[Mapping[tuple[HostState, HostStep], HostState]] = {
     (_H.WAIT_RESET, _S.OPEN): _H.VERSION,
     (_H.POST_RESET_CLOSED, _S.OPEN): _H.VERSION,
     (_H.VERSION, _S.VERSION_ACCEPTED): _H.CAPS,
+    # QEMU ignores the guest's word that this was its last attempt, and would take another
+    (_H.VERSION, _S.LAST_VERSION_REFUSED): _H.REFUSED,
     (_H.CAPS, _S.CAPS_ACCEPTED): _H.POST_INIT_WAIT,
     (_H.POST_INIT_WAIT, _S.WAIT_OVER): _H.IDLE,
     (_H.IDLE, _S.BALLOON): _H.BALLOON_RB_WAIT,
@@ -175,6 +180,7 @@ HOST_SERVES: Final = frozenset(HostState) - {
     _H.WAIT_RESET,
     _H.POST_RESET_CLOSED,
     _H.VERSION,
+    _H.REFUSED,
     _H.CAPS,
     _H.STUCK,
 }
