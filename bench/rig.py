@@ -10,10 +10,12 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+
+import msgspec
 
 from dynmem.errors import DynmemError, UnreachableError
 from dynmem.manager.api import client
+from dynmem.manager.step.view import StatusView, VmView
 from dynmem.qmp.client import QmpClient
 from dynmem.units import MIB
 
@@ -92,18 +94,18 @@ def manager(vms: dict[str, Path], memory_bytes: int, where: Path) -> Iterator[tu
     config.write_text(text)
     with program(["run", "--config", str(config)], where / "manager.log") as process:
         deadline = time.monotonic() + WAIT_S
-        while not (seen := _vms(socket)) or not all(vm.get("actual_bytes") for vm in seen):
+        while not (seen := _vms(socket)) or not all(vm.actual_bytes for vm in seen):
             if time.monotonic() > deadline or process.poll() is not None:
                 raise DynmemError((where / "manager.log").read_text()[-400:])
             time.sleep(0.1)
         yield process.pid, socket
 
 
-def _vms(socket: Path) -> list[dict[str, Any]]:
+def _vms(socket: Path) -> tuple[VmView, ...]:
     try:
-        return list(client.ask(socket, {"command": "status"})["vms"])
+        return msgspec.convert(client.ask(socket, {"command": "status"}), StatusView).vms
     except UnreachableError:
-        return []
+        return ()
 
 
 @contextmanager

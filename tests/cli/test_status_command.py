@@ -8,12 +8,18 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from click.testing import CliRunner
 
 from dynmem.cli import main
 from dynmem.cli.status import rendered
-from dynmem.units import GIB, MIB
+from dynmem.manager.api.client import status_of
+from dynmem.manager.api.messages import DaemonView, StatusReply, encode
+from dynmem.manager.step.facts import ManagerSettings
+from dynmem.manager.step.view import ChangeView, VmView
+from dynmem.sim.obedient import ObedientHost
+from dynmem.units import GIB, MIB, NS_PER_S
 
 HEAVY = ("numpy", "asyncio", "rich", "msgspec", "sqlite3", "dynmem.manager.step", "dynmem.qmp")
 MODULES_MAX = 200  # 171 when this was written, of which Python itself and click are 160
@@ -149,65 +155,78 @@ def test_check_says_what_a_configuration_means(tmp_path: Path) -> None:
     )
 
 
-def answer(**changes: Any) -> dict[str, Any]:
-    """A status as the manager sends it."""
-    vm = {
-        "name": "web",
-        "there": True,
-        "run_state": "running",
-        "demand_bytes": 300 * MIB,
-        "wanted_bytes": 360 * MIB,
-        "assigned_bytes": 512 * MIB,
-        "actual_bytes": 512 * MIB,
-        "resident_bytes": 411 * MIB,
-        "resident_source": "blocks of its RAM files",
-        "demand_source": "committed - ballooned",
-        "reason": "demand 300 MiB + 20 %",
-        "problem": None,
-        "change": None,
-    }
-    return {
-        "mode": "observe",
-        "period_ns": 10**9,
-        "budget_bytes": 8 * GIB,
-        "slush_bytes": 256 * MIB,
-        "shortage_bytes": 0,
-        "emergency": False,
-        "reservations": [],
-        "manager": {"swept_ago_s": 0.2, "journal_problem": None},
-        "measured_free": {"mem_available_bytes": 20 * GIB, "text": "7 GiB measured free by the budget"},
-        "vms": [vm | changes],
-    }
+def answer(**changes: object) -> dict[str, Any]:
+    """Return the reply to `status` as the manager sends it, the fields of its VM changed."""
+    vm = VmView(
+        name="web",
+        minimum_bytes=64 * MIB,
+        maximum_bytes=GIB,
+        there=True,
+        released=False,
+        run_state="running",
+        demand_bytes=300 * MIB,
+        wanted_bytes=360 * MIB,
+        assigned_bytes=512 * MIB,
+        actual_bytes=512 * MIB,
+        resident_bytes=411 * MIB,
+        resident_source="blocks of its RAM files",
+        demand_source="committed - ballooned",
+        reason="demand 300 MiB + 20 %",
+    )
+    rack = ObedientHost(ManagerSettings(8 * GIB, 256 * MIB, NS_PER_S), [], {}, available_bytes=20 * GIB)
+    rack.sweep()
+    view = msgspec.structs.replace(rack.manager.status(), vms=(msgspec.structs.replace(vm, **changes),))
+    daemon = DaemonView(
+        version="1",
+        pid=1,
+        config="hosts.toml",
+        state="state",
+        uptime_s=1.0,
+        sweeps=1,
+        sweep_took_s=0.1,
+        swept_ago_s=0.2,
+        journal_problem=None,
+    )
+    reply = encode(StatusReply(**msgspec.structs.asdict(view), manager=daemon))
+    decoded: dict[str, Any] = json.loads(reply)
+    return decoded
+
+
+def shown(**changes: object) -> str:
+    return rendered(status_of(answer(**changes)))
 
 
 def test_a_status_shows_every_figure_its_source_and_the_reason() -> None:
-    text = rendered(answer())
+    text = shown()
     for word in ("observe: nothing is sent", "budget 8 GiB, slush 256 MiB, MemAvailable 20 GiB"):
         assert word in text
-    assert "free: 7 GiB measured free by the budget" in text
+    assert "free: 7.75 GiB measured free by the budget" in text
     assert "web  running  300 MiB  360 MiB  512 MiB  512 MiB   411 MiB" in text
     assert "web: demand 300 MiB + 20 %" in text
     assert "resident by blocks of its RAM files; demand = committed - ballooned" in text
 
 
 def test_a_decision_that_is_not_sent_is_marked() -> None:
-    change = {
-        "target_bytes": 360 * MIB,
-        "reason": "shrunk to 360 MiB (not sent: observe)",
-        "measurement": "",
-        "sent": False,
-    }
-    assert "    to 360 MiB: shrunk to 360 MiB (not sent: observe)" in rendered(answer(change=change))
+    reason = "shrunk to 360 MiB (not sent: observe)"
+    change = ChangeView(target_bytes=360 * MIB, reason=reason, measurement="", sent=False)
+    assert "    to 360 MiB: shrunk to 360 MiB (not sent: observe)" in shown(change=change)
 
 
 def test_figures_that_are_not_known_are_dashes() -> None:
-    text = rendered(answer(actual_bytes=None, resident_bytes=None, problem="it has no balloon device"))
+    text = shown(actual_bytes=None, resident_bytes=None, problem="it has no balloon device")
     assert "web  running  300 MiB  360 MiB  512 MiB       -         -" in text
     assert "    it has no balloon device" in text
 
 
+def test_a_status_of_an_older_manager_reads_none_for_the_fields_it_lacks() -> None:
+    older = answer()
+    for name in ("demand_source", "change"):
+        del older["vms"][0][name]
+    assert "resident by blocks of its RAM files\n" in rendered(status_of(older)) + "\n"
+
+
 def test_json_is_the_whole_answer(tmp_path: Path) -> None:
-    whole = {"schema_version": 1, "ok": True, **answer()}
+    whole = answer()
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(tmp_path / "api.sock"))
         server.listen()

@@ -20,7 +20,7 @@ from dynmem.guest.told import Told
 from dynmem.lab.workload import Report, latest_report
 from dynmem.limits import GUEST_ADDRESS_BYTES_MAX
 from dynmem.manager import config
-from dynmem.manager.api.server import Request
+from dynmem.manager.api.messages import Request
 from dynmem.qmp.framing import LineReader
 from dynmem.qmp.lexer import Lexer
 from dynmem.qmp.parser import ValueReader

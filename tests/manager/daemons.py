@@ -11,6 +11,10 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
+from dynmem.manager.api.messages import StatusReply
+
 from .vms import MEBIBYTE, FakeVm
 
 DYNMEM = (sys.executable, "-c", "from dynmem.cli import main; main()")
@@ -105,11 +109,15 @@ class RunningManager:
         assert isinstance(reply, dict)
         return reply
 
-    async def until(self, wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-        """Its status, once it is as wanted; for ten seconds at most."""
+    async def status(self) -> StatusReply:
+        """Return its status."""
+        return msgspec.convert(await self.ask(command="status"), StatusReply)
+
+    async def until(self, wanted: Callable[[StatusReply], object]) -> StatusReply:
+        """Return its status once it is as wanted; fail after ten seconds."""
         deadline = time.monotonic() + 10
         while True:
-            status = await self.ask(command="status")
+            status = await self.status()
             if wanted(status):
                 return status
             assert time.monotonic() < deadline, (status, self.lines)
@@ -117,8 +125,8 @@ class RunningManager:
 
     async def sweeps(self, count: int) -> None:
         """Wait for so many further sweeps."""
-        now = (await self.ask(command="status"))["manager"]["sweeps"]
-        await self.until(lambda status: status["manager"]["sweeps"] >= now + count)
+        now = (await self.status()).manager.sweeps
+        await self.until(lambda status: status.manager.sweeps >= now + count)
 
     async def end(self, number: signal.Signals = signal.SIGTERM) -> int:
         """Send a signal and wait for the exit code."""
@@ -154,9 +162,3 @@ async def cli(*arguments: str | Path) -> tuple[int, str, str]:
     out, err = await asyncio.wait_for(process.communicate(), 30)
     assert process.returncode is not None
     return process.returncode, out.decode(), err.decode()
-
-
-def vm_of(status: dict[str, Any], name: str) -> dict[str, Any]:
-    """One VM's part of a status."""
-    found: dict[str, Any] = next(vm for vm in status["vms"] if vm["name"] == name)
-    return found

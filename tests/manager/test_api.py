@@ -13,23 +13,32 @@ import pytest
 from dynmem.errors import DeadlineError, NotPermittedError, RefusedError
 from dynmem.limits import API_CLIENTS_MAX, API_REQUEST_BYTES_MAX
 from dynmem.manager.api import client
-from dynmem.manager.api.server import ApiServer, Release, Request, Reserve, Status
+from dynmem.manager.api.messages import (
+    ReleaseReply,
+    ReleaseRequest,
+    Reply,
+    Request,
+    ReserveRequest,
+    StatusRequest,
+    TakeUpReply,
+)
+from dynmem.manager.api.server import ApiServer
 
 from .daemons import configured, managing
 
 
-async def handle(request: Request) -> dict[str, object]:
+async def handle(request: Request) -> Reply:
     match request:
-        case Status():
-            return {"asked": "status"}
-        case Reserve(name):
+        case StatusRequest():
+            return ReleaseReply(("web",), sent=True, promised_bytes=1, budget_bytes=2)
+        case ReserveRequest(name):
             if name == "forever":
                 await asyncio.Event().wait()
             raise DeadlineError(f"no room for {name}")
-        case Release(vm):
+        case ReleaseRequest(vm):
             raise RefusedError(f"no VM {vm}")
         case _:
-            return {}
+            return TakeUpReply(())
 
 
 async def exchange(path: Path, sent: bytes) -> dict[str, Any]:
@@ -50,7 +59,8 @@ def test_a_request_is_answered_and_the_connection_ends(tmp_path: Path) -> None:
         await server.start()
         assert (tmp_path / "api.sock").stat().st_mode & 0o777 == 0o600
         reply = await exchange(tmp_path / "api.sock", b'{"command": "status"}\n')
-        assert reply == {"schema_version": 1, "ok": True, "asked": "status"}
+        fields = {"released": ["web"], "sent": True, "promised_bytes": 1, "budget_bytes": 2}
+        assert reply == {"schema_version": 1, "ok": True, **fields}
         await server.close()
         assert not (tmp_path / "api.sock").exists()
 
@@ -103,10 +113,10 @@ def test_a_refusal_arrives_as_the_error_that_was_meant(tmp_path: Path) -> None:
 def test_only_a_reservation_is_withdrawn_by_hanging_up(tmp_path: Path) -> None:
     done: list[str] = []
 
-    async def slow(request: Request) -> dict[str, object]:
+    async def slow(request: Request) -> Reply:
         await asyncio.sleep(0.1)
         done.append(type(request).__name__)
-        return {}
+        return TakeUpReply(())
 
     async def scenario() -> None:
         server = ApiServer(tmp_path / "api.sock", slow)
@@ -121,7 +131,7 @@ def test_only_a_reservation_is_withdrawn_by_hanging_up(tmp_path: Path) -> None:
             await writer.drain()
             writer.close()
         await asyncio.sleep(0.3)
-        assert sorted(done) == ["Release", "TakeUp"]
+        assert sorted(done) == ["ReleaseRequest", "TakeUpRequest"]
         await server.close()
 
     asyncio.run(scenario())

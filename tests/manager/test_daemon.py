@@ -14,7 +14,7 @@ import pytest
 from dynmem.manager.journal.journal import FILE_NAME, Journal
 from dynmem.qmp.client import QmpClient
 
-from .daemons import DYNMEM, ObedientVm, RunningManager, configured, managing, vm_of
+from .daemons import DYNMEM, ObedientVm, RunningManager, configured, managing
 from .vms import BALLOON, MEBIBYTE, kill, listening, qemu, stop
 
 READS = {
@@ -39,10 +39,10 @@ def test_in_observe_mode_a_shortage_is_planned_for_and_nothing_is_sent(tmp_path:
             listening(tmp_path / "db.qmp", db.serve),
             managing(config) as manager,
         ):
-            status = await manager.until(lambda status: any(vm.get("change") for vm in status["vms"]))
-            change = next(vm["change"] for vm in status["vms"] if vm.get("change"))
-            assert change["sent"] is False
-            assert "not sent" in change["reason"]
+            status = await manager.until(lambda status: any(vm.change for vm in status.vms))
+            change = next(vm.change for vm in status.vms if vm.change)
+            assert change.sent is False
+            assert "not sent" in change.reason
             await manager.sweeps(5)
             assert any("not sent" in line for line in manager.lines)
         assert web.targets == db.targets == []
@@ -93,10 +93,11 @@ def test_a_grant_names_its_measurement_in_status_and_journal(tmp_path: Path) -> 
             web.demand = 170 * MEBIBYTE
             smaller = web.actual
             await manager.until(lambda _: web.actual > smaller)
-            status = await manager.ask(command="status")
-            change = vm_of(status, "web")["last_change"]
-            assert change["sent"] is True
-            assert "measured free by the" in change["measurement"]
+            status = await manager.status()
+            change = status.vm("web").last_change
+            assert change is not None
+            assert change.sent is True
+            assert "measured free by the" in change.measurement
         grants = [row for row in Journal(tmp_path / "state").recent(100) if row.measurement]
         assert grants
         assert "measured free by the" in grants[0].measurement
@@ -248,23 +249,23 @@ def test_while_others_hang_die_babble_and_are_held_the_rest_is_served_each_perio
                 listening(tmp_path / "babbles.qmp", babble),
                 managing(config) as manager,
             ):
-                await manager.until(lambda status: vm_of(status, "hangs").get("actual_bytes") is not None)
+                await manager.until(lambda status: status.vm("hangs").actual_bytes is not None)
                 stop(hangs)
                 kill(dies)
-                await manager.until(lambda status: vm_of(status, "hangs")["run_state"] == "silent")
+                await manager.until(lambda status: status.vm("hangs").run_state == "silent")
                 looks = [name for name, _ in web.asked].count("query-balloon")
                 await manager.sweeps(10)
                 assert [name for name, _ in web.asked].count("query-balloon") - looks >= 9
-                status = await manager.ask(command="status")
+                status = await manager.status()
                 # A hang is waited for once, then not at all: the sweep is as quick as without it.
-                assert status["manager"]["sweep_took_s"] < 0.1
-                assert vm_of(status, "web")["run_state"] == "running"
-                assert "stopped (by SIGSTOP" in vm_of(status, "hangs")["problem"]
-                assert vm_of(status, "hangs")["actual_bytes"] == 64 * MEBIBYTE
-                assert vm_of(status, "dies")["there"] is False
-                assert "does not speak QMP" in vm_of(status, "babbles")["problem"]
-                assert "another client holds this monitor" in vm_of(status, "held")["problem"]
-                assert "no such socket" in vm_of(status, "absent")["problem"]
+                assert status.manager.sweep_took_s < 0.1
+                assert status.vm("web").run_state == "running"
+                assert "stopped (by SIGSTOP" in (status.vm("hangs").problem or "")
+                assert status.vm("hangs").actual_bytes == 64 * MEBIBYTE
+                assert status.vm("dies").there is False
+                assert "does not speak QMP" in (status.vm("babbles").problem or "")
+                assert "another client holds this monitor" in (status.vm("held").problem or "")
+                assert "no such socket" in (status.vm("absent").problem or "")
                 said = len(manager.lines)
                 await manager.sweeps(10)
                 assert len(manager.lines) - said <= 4  # troubles are told when they change, not each period
@@ -290,7 +291,7 @@ def test_a_released_vm_gets_everything_back_and_stays_alone_over_a_restart(tmp_p
                 await first.end(signal.SIGKILL)
             targets = web.targets
             async with managing(config) as second:
-                await second.until(lambda status: vm_of(status, "web").get("standing") == "released")
+                await second.until(lambda status: status.vm("web").standing == "released")
                 await second.sweeps(5)
                 assert web.targets == targets
                 assert len([line for line in second.lines if "released before: web" in line]) == 1
@@ -314,8 +315,8 @@ def test_a_journal_that_cannot_be_written_stops_the_commands_and_not_the_manager
                     listening(tmp_path / "web.qmp", web.serve),
                     listening(tmp_path / "db.qmp", db.serve),
                 ):
-                    status = await manager.until(lambda status: status["manager"]["journal_problem"])
-                    assert "nothing is sent until it can" in status["manager"]["journal_problem"]
+                    status = await manager.until(lambda status: status.manager.journal_problem)
+                    assert "nothing is sent until it can" in (status.manager.journal_problem or "")
                     assert web.targets == db.targets == []
                     other.execute("ROLLBACK")
                     await manager.until(lambda _: web.actual + db.actual <= (300 - 16) * MEBIBYTE)
@@ -347,19 +348,19 @@ def test_room_is_made_for_a_vm_that_is_about_to_start(tmp_path: Path) -> None:
         web = ObedientVm(32)
         config = configured(tmp_path, "enforce", TIGHT, web="", db="")
         async with listening(tmp_path / "web.qmp", web.serve), managing(config) as manager:
-            await manager.until(lambda status: vm_of(status, "web").get("assigned_bytes") is not None)
+            await manager.until(lambda status: status.vm("web").assigned_bytes is not None)
             reply = await manager.ask(
                 command="reserve", name="db", size_bytes=200 * MEBIBYTE, wait_ns=8 * 10**9
             )
             assert reply["ok"], reply
             assert web.actual <= (300 - 16 - 200) * MEBIBYTE
-            status = await manager.ask(command="status")
-            (reservation,) = status["reservations"]
-            assert (reservation["name"], reservation["state"]) == ("db", "ready")
+            status = await manager.status()
+            (reservation,) = status.reservations
+            assert (reservation.name, reservation.state) == ("db", "ready")
             await manager.end(signal.SIGKILL)
             async with managing(config) as second:  # a promise outlives the manager that made it
-                status = await second.ask(command="status")
-                assert [each["name"] for each in status["reservations"]] == ["db"]
+                status = await second.status()
+                assert [each.name for each in status.reservations] == ["db"]
 
     asyncio.run(scenario())
 
@@ -369,7 +370,7 @@ def test_room_that_is_no_longer_asked_for_is_not_kept(tmp_path: Path) -> None:
         web = ObedientVm(200)
         config = configured(tmp_path, "enforce", TIGHT, web="")
         async with listening(tmp_path / "web.qmp", web.serve), managing(config) as manager:
-            await manager.until(lambda status: vm_of(status, "web").get("assigned_bytes") is not None)
+            await manager.until(lambda status: status.vm("web").assigned_bytes is not None)
             late = await manager.ask(
                 command="reserve", name="db", size_bytes=200 * MEBIBYTE, wait_ns=3 * 10**8
             )
@@ -379,9 +380,9 @@ def test_room_that_is_no_longer_asked_for_is_not_kept(tmp_path: Path) -> None:
             assert (never["ok"], never["exit_code"]) == (False, 5)
             _, writer = await asyncio.open_unix_connection(manager.socket)
             writer.write(b'{"command": "reserve", "name": "db", "size_bytes": 209715200}\n')
-            await manager.until(lambda status: status["reservations"] != [])
+            await manager.until(lambda status: status.reservations)
             writer.close()
-            await manager.until(lambda status: status["reservations"] == [])
+            await manager.until(lambda status: not status.reservations)
 
     asyncio.run(scenario())
 
@@ -394,15 +395,15 @@ def test_a_reservation_that_nobody_waits_for_any_more_does_not_come_back_after_a
         config = configured(tmp_path, "enforce", TIGHT, web="")
         async with listening(tmp_path / "web.qmp", web.serve):
             async with managing(config) as manager:
-                await manager.until(lambda status: vm_of(status, "web").get("assigned_bytes") is not None)
+                await manager.until(lambda status: status.vm("web").assigned_bytes is not None)
                 request = {"command": "reserve", "name": "db", "size_bytes": 200 << 20, "wait_ns": 30 * 10**9}
                 asking = asyncio.create_task(manager.ask(**request))
-                await manager.until(lambda status: bool(status["reservations"]))
+                await manager.until(lambda status: status.reservations)
                 await manager.end(signal.SIGINT)
                 asking.cancel()
                 await asyncio.wait((asking,))
             async with managing(config) as second:
                 await second.sweeps(2)
-                assert (await second.ask(command="status"))["reservations"] == []
+                assert (await second.status()).reservations == ()
 
     asyncio.run(scenario())

@@ -6,7 +6,7 @@ from typing import Any
 
 from tests.vm.running import BALLOON, running
 
-from .daemons import configured, managing, vm_of
+from .daemons import configured, managing
 
 MIB = 1 << 20
 BOOT = 256 * MIB
@@ -42,16 +42,16 @@ def test_a_vm_that_boots_small_gets_what_its_load_needs_and_gives_it_back_to_ano
 
                 wish.write_text("600M")
                 await manager.until(lambda status: holds("web", web, 590 * MIB))
-                status = await manager.ask(command="status")
-                assert vm_of(status, "web")["actual_bytes"] > BOOT
+                status = await manager.status()
+                assert (status.vm("web").actual_bytes or 0) > BOOT
                 wish.write_text("40M")
                 other_wish.write_text("700M")
                 await manager.until(lambda status: holds("db", db, 690 * MIB))
-                status = await manager.ask(command="status")
-                sizes = [vm_of(status, name)["actual_bytes"] for name in ("web", "db")]
+                status = await manager.status()
+                sizes = [status.vm(name).actual_bytes or 0 for name in ("web", "db")]
                 assert sum(sizes) <= 1300 * MIB
                 # a busy machine may have been late with an answer: in the end there is nothing to complain of
-                await manager.until(lambda status: not any(vm.get("problem") for vm in status["vms"]))
+                await manager.until(lambda status: not any(vm.problem for vm in status.vms))
                 assert web.console()[-1]["wrong_bytes"] == db.console()[-1]["wrong_bytes"] == 0
 
     asyncio.run(asyncio.wait_for(scenario(), 60))

@@ -141,9 +141,9 @@ def test_a_released_vm_has_all_it_can_have_and_is_left_alone(boot: int, limit: i
     rack.manager.release("web")
     rack.sweep(6)
     assert rack.sizes["web"] == due
-    (vm,) = vms(rack)
-    assert f"given {format_size(due)}, all that it can have" in vm["reason"]
-    assert "`dynmem release web --undo`" in vm["reason"]
+    (vm,) = rack.manager.status().vms
+    assert f"given {format_size(due)}, all that it can have" in vm.reason
+    assert "`dynmem release web --undo`" in vm.reason
     rack.demands["web"] = 64 * MIB
     assert rack.sweep(6).commands == ()
 
@@ -173,12 +173,6 @@ def test_released_vms_that_can_grow_get_their_maximum_beyond_the_budget_by_the_o
     assert any("beyond what the budget covers" in line for line in lines)
     assert set(rack.sizes.values()) == {2 * GIB}
     assert rack.manager.promised_bytes() == 4 * GIB
-
-
-def vms(rack: ObedientHost) -> list[dict[str, str]]:
-    found = rack.manager.status()["vms"]
-    assert isinstance(found, list)
-    return found
 
 
 def test_a_reset_books_the_larger_of_boot_size_and_target() -> None:

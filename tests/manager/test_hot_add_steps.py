@@ -19,7 +19,9 @@ class BlockyHost(ObedientHost):
         self, budget: int, demands: dict[str, int], *, block: int = BLOCK, is_told: bool = True
     ) -> None:
         settings = ManagerSettings(budget, 0, NS_PER_S, "enforce")
-        super().__init__(settings, [VmConfig(name, 64 * MIB, 2 * GIB, 0) for name in demands], demands)
+        super().__init__(
+            settings, [VmConfig(name, 64 * MIB, 2 * GIB, buffer_percent=0) for name in demands], demands
+        )
         self.block, self.is_told = block, is_told
         self.blocks = dict.fromkeys(demands, 0)
         self.takes = dict.fromkeys(demands, 2 * GIB)
@@ -90,10 +92,10 @@ def test_a_status_calls_maximum_only_what_is_the_maximum() -> None:
     host.sweep(8)
     assert host.sizes["web"] == 640 * MIB
     assert host.told_of("takes no more at 640 MiB")
-    (vm,) = _vms(host)
-    assert vm["maximum_bytes"] == 2 * GIB
-    assert "takes no more than 640 MiB" in str(vm["reason"])
-    assert "maximum 640 MiB" not in str(vm["reason"])
+    (vm,) = host.manager.status().vms
+    assert vm.maximum_bytes == 2 * GIB
+    assert "takes no more than 640 MiB" in vm.reason
+    assert "maximum 640 MiB" not in vm.reason
 
 
 def test_demand_that_rises_beyond_what_it_has_ends_the_wait_of_a_vm_that_took_no_more() -> None:
@@ -116,9 +118,3 @@ def test_a_guest_with_larger_blocks_grows_as_soon_as_a_whole_one_is_needed() -> 
         host.sweep()
         assert host.held() <= 2 * GIB
     assert host.sizes["web"] == BOOT + 512 * MIB
-
-
-def _vms(host: ObedientHost) -> list[dict[str, object]]:
-    vms = host.manager.status()["vms"]
-    assert isinstance(vms, list)
-    return vms

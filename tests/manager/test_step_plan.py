@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dynmem.manager.step import Manager
-from dynmem.manager.step.facts import Demand, ManagerSettings, Priority, VmConfig
+from dynmem.manager.step.facts import Demand, ManagerSettings, VmConfig
 from dynmem.manager.step.results import StepResult
 from dynmem.manager.step.safeguards import Safeguards
+from dynmem.policy import Priority
 from dynmem.sim.obedient import ObedientHost
 from dynmem.units import GIB, MIB, NS_PER_S, PAGE_SIZE
 
@@ -185,9 +186,7 @@ def test_observe_mode_decides_the_same_and_sends_nothing() -> None:
     assert not first.waiting
     assert any(line.endswith("(not sent: observe)") for line in first.changes)
     assert rack.sweep().changes == ()
-    vms = rack.manager.status()["vms"]
-    assert isinstance(vms, list)
-    assert {vm["change"]["sent"] for vm in vms if vm["change"]} == {False}
+    assert {vm.change.sent for vm in rack.manager.status().vms if vm.change} == {False}
     assert rack.manager.claims.pages("web") * PAGE_SIZE == 512 * MIB
 
 

@@ -1,7 +1,5 @@
 """Room for VMs about to start, and VMs that are given everything back."""
 
-from typing import Any
-
 from dynmem.manager.step.facts import ManagerSettings, VmConfig
 from dynmem.manager.step.results import Reservation, StepResult
 from dynmem.sim.obedient import ObedientHost
@@ -30,9 +28,10 @@ def targets(result: StepResult) -> dict[str, int]:
     return {command.vm: command.target_bytes // MIB for command in result.commands}
 
 
-def measured(rack: ObedientHost, key: str) -> int:
-    free: Any = rack.manager.status()["measured_free"]
-    return int(free[key]) // MIB
+def reserved_mib(rack: ObedientHost) -> int:
+    free = rack.manager.status().measured_free
+    assert free is not None
+    return free.reserved_bytes // MIB
 
 
 def test_room_is_made_and_only_then_is_the_reservation_ready() -> None:
@@ -92,15 +91,15 @@ def test_a_reservation_and_its_vm_count_as_the_larger_never_as_the_sum() -> None
     rack = running(web=100, db=100)
     reserve(rack, "new", 400)
     rack.sweep(2)
-    assert measured(rack, "reserved_bytes") == 400
+    assert reserved_mib(rack) == 400
     rack.demands["new"] = 50 * MIB
     rack.overrides["new"] = {"demand": None}
     rack.sweep()
-    assert measured(rack, "reserved_bytes") == 0
+    assert reserved_mib(rack) == 0
     assert rack.manager.reservation_state("new") == ("ready", "taken over by the VM")
     rack.overrides.clear()
     rack.sweep()
-    assert rack.manager.status()["reservations"] == []
+    assert rack.manager.status().reservations == ()
     assert rack.manager.reservation_state("new") == ("ready", "taken over by the VM")
 
 
@@ -109,7 +108,7 @@ def test_a_vm_that_runs_already_counts_towards_its_own_reservation() -> None:
     size = rack.sizes["web"] // MIB
     reserve(rack, "web", size + 30)
     rack.sweep()
-    assert measured(rack, "reserved_bytes") == 30
+    assert reserved_mib(rack) == 30
 
 
 def test_a_reservation_expires_and_its_room_is_shared_out_again() -> None:
@@ -134,7 +133,7 @@ def test_a_dropped_reservation_is_gone() -> None:
     rack = running(web=100, db=100)
     rack.manager.drop_reservation(made(rack, "new", 300))
     rack.sweep()
-    assert measured(rack, "reserved_bytes") == 0
+    assert reserved_mib(rack) == 0
     assert rack.manager.reservation_state("new") == ("expired", "dropped by its owner")
 
 
@@ -145,7 +144,7 @@ def test_who_asked_first_does_not_drop_what_somebody_asked_for_since() -> None:
     rack.manager.drop_reservation(first)
     rack.sweep(3)
     assert rack.manager.reservation_state("new")[0] == "ready"
-    assert measured(rack, "reserved_bytes") == 200
+    assert reserved_mib(rack) == 200
 
 
 def test_a_refused_change_leaves_what_was_promised() -> None:
@@ -155,7 +154,7 @@ def test_a_refused_change_leaves_what_was_promised() -> None:
     assert reserve(rack, "new", 4096) == "refused"
     rack.sweep()
     assert rack.manager.reservation_state("new")[0] == "ready"
-    assert measured(rack, "reserved_bytes") == 200
+    assert reserved_mib(rack) == 200
 
 
 def test_there_are_only_so_many_reservations() -> None:

@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from dynmem.manager.step.facts import Demand, Facts, ManagerSettings, Priority, VmConfig
+from dynmem.manager.step.facts import Demand, Facts, ManagerSettings, VmConfig
 from dynmem.manager.step.results import StepResult
+from dynmem.policy import Priority
 from dynmem.sim.obedient import ObedientHost
 from dynmem.units import GIB, MIB, NS_PER_S, PAGE_SIZE
 
@@ -31,9 +32,8 @@ def claim(rack: ObedientHost, name: str) -> int:
     return rack.manager.claims.pages(name) * PAGE_SIZE // MIB
 
 
-def status_of(rack: ObedientHost, name: str) -> dict[str, Any]:
-    vms: Any = rack.manager.status()["vms"]
-    return next(vm for vm in vms if vm["name"] == name)
+def reason_of(rack: ObedientHost, name: str) -> str:
+    return rack.manager.status().vm(name).reason
 
 
 def test_a_vm_counts_its_full_size_until_its_first_fresh_report() -> None:
@@ -46,7 +46,7 @@ def test_a_vm_counts_its_full_size_until_its_first_fresh_report() -> None:
     rack.overrides["new"] = {"demand": None}
     rack.sweep(3)
     assert claim(rack, "new") == 512
-    assert "counts its full size until its first report" in status_of(rack, "new")["reason"]
+    assert "counts its full size until its first report" in reason_of(rack, "new")
     rack.overrides.clear()
     rack.sweep()
     assert claim(rack, "new") < 512
@@ -90,7 +90,7 @@ def test_a_vm_that_can_not_be_judged_is_frozen_and_keeps_its_claim(
     for _ in range(6):
         assert "batch" not in targets(rack.sweep())
     assert claim(rack, "batch") == size
-    assert reason in status_of(rack, "batch")["reason"]
+    assert reason in reason_of(rack, "batch")
     assert targets(rack.sweep()) == {}
 
 
@@ -134,7 +134,7 @@ def test_a_guest_at_its_floor_is_asked_once_and_its_memory_given_to_nobody() -> 
     assert len(asked) <= 8
     assert asked[-1] == size
     assert f"gives no more at {size // MIB} MiB" in lines[0]
-    assert "floor met" in status_of(rack, "batch")["reason"]
+    assert "floor met" in reason_of(rack, "batch")
 
 
 def test_a_guest_that_stopped_is_asked_again_when_its_demand_falls() -> None:
@@ -193,7 +193,7 @@ def test_resident_memory_that_stays_above_what_was_assigned_marks_the_vm() -> No
     kept = rack.sizes["batch"] + 100 * MIB
     rack.overrides["batch"] = {"resident_bytes": kept}
     rack.sweep(8)
-    assert "100 MiB more resident than it was assigned" in status_of(rack, "batch")["reason"]
+    assert "100 MiB more resident than it was assigned" in reason_of(rack, "batch")
     rack.demands["web"] = rack.demands["db"] = 500 * MIB
     for _ in range(6):
         assert "batch" not in targets(rack.sweep())

@@ -6,14 +6,21 @@ Nothing heavy is imported: `status` takes less than 150 ms from start to finish.
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from dynmem.errors import ConfigError, ExitCode
-from dynmem.manager.api.client import ask
+from dynmem.manager.api.client import ask, status_of
 from dynmem.manager.paths import default_socket
 from dynmem.units import NS_PER_S, format_size, parse_duration, parse_size
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from dynmem.manager.api.messages import StatusReply
+    from dynmem.manager.step.results import Reservation
+    from dynmem.manager.step.view import VmView
 
 _socket_option = click.option(
     "--socket",
@@ -40,7 +47,7 @@ def status(path: Path | None, *, as_json: bool) -> int:
     Exit codes: 0 OK, 3 no manager is running, 4 not permitted, 7 no reply in time.
     """  # noqa: D301 - click reads the backspace as "do not wrap"
     answer = ask(path or default_socket(), {"command": "status"})
-    click.echo(json.dumps(answer, indent=2) if as_json else rendered(answer))
+    click.echo(json.dumps(answer, indent=2) if as_json else rendered(status_of(answer)))
     return ExitCode.OK
 
 
@@ -137,11 +144,11 @@ def _duration(option: str, text: str) -> int:
         raise ConfigError(f"{option}: {error}") from error
 
 
-def rendered(answer: dict[str, Any]) -> str:
+def rendered(status: "StatusReply") -> str:
     """Return the reply as text: the host in three lines, a table, a reason per VM."""
-    sections = [_host(answer), _table(answer["vms"]), _reasons(answer)]
-    if answer["reservations"]:
-        sections.insert(1, _reservations(answer["reservations"]))
+    sections = [_host(status), _table(status.vms), _reasons(status)]
+    if status.reservations:
+        sections.insert(1, _reservations(status.reservations))
     return "\n\n".join(section for section in sections if section)
 
 
@@ -149,23 +156,23 @@ def _bytes(size: int | None) -> str:
     return "-" if size is None else format_size(size)
 
 
-def _host(answer: dict[str, Any]) -> str:
-    manager, free = answer["manager"], answer["measured_free"]
-    period_s = answer["period_ns"] / NS_PER_S
-    note = ": nothing is sent" if answer["mode"] == "observe" else ""
+def _host(status: "StatusReply") -> str:
+    manager, free = status.manager, status.measured_free
+    period_s = status.period_ns / NS_PER_S
+    note = ": nothing is sent" if status.mode == "observe" else ""
     lines = [
-        f"{answer['mode']}{note}, every {period_s:g} s, last sweep {_ago(manager['swept_ago_s'])}",
-        f"budget {format_size(answer['budget_bytes'])}, slush {format_size(answer['slush_bytes'])}",
+        f"{status.mode}{note}, every {period_s:g} s, last sweep {_ago(manager.swept_ago_s)}",
+        f"budget {format_size(status.budget_bytes)}, slush {format_size(status.slush_bytes)}",
     ]
     if free is not None:
-        lines[1] += f", MemAvailable {format_size(free['mem_available_bytes'])}"
-        lines.append(f"free: {free['text']}")
-    if answer["shortage_bytes"]:
-        lines.append(f"SHORTAGE: {format_size(answer['shortage_bytes'])} more is wanted than is available")
-    if answer["emergency"]:
+        lines[1] += f", MemAvailable {format_size(free.mem_available_bytes)}"
+        lines.append(f"free: {free.text}")
+    if status.shortage_bytes:
+        lines.append(f"SHORTAGE: {format_size(status.shortage_bytes)} more is wanted than is available")
+    if status.emergency:
         lines.append("EMERGENCY: the VMs hold more than the budget")
-    if manager["journal_problem"]:
-        lines.append(f"JOURNAL: {manager['journal_problem']}")
+    if manager.journal_problem:
+        lines.append(f"JOURNAL: {manager.journal_problem}")
     return "\n".join(lines)
 
 
@@ -173,32 +180,29 @@ def _ago(seconds: float | None) -> str:
     return "not yet" if seconds is None else f"{seconds:.1f} s ago"
 
 
-def _reservations(reservations: list[dict[str, Any]]) -> str:
+def _reservations(reservations: "Sequence[Reservation]") -> str:
     return "\n".join(
-        f"reserved for {each['name']}: {format_size(each['size_bytes'])}, {each['state']}: {each['reason']}"
+        f"reserved for {each.name}: {format_size(each.size_bytes)}, {each.state}: {each.reason}"
         for each in reservations
     )
 
 
-COLUMNS = (
-    ("VM", "name"),
-    ("STATE", "run_state"),
-    ("DEMAND", "demand_bytes"),
-    ("WANTED", "wanted_bytes"),
-    ("TARGET", "assigned_bytes"),
-    ("ACTUAL", "actual_bytes"),
-    ("RESIDENT", "resident_bytes"),
+COLUMNS: Final[tuple[tuple[str, "Callable[[VmView], str]"], ...]] = (
+    ("VM", lambda vm: vm.name),
+    ("STATE", lambda vm: vm.run_state),
+    ("DEMAND", lambda vm: _bytes(vm.demand_bytes)),
+    ("WANTED", lambda vm: _bytes(vm.wanted_bytes)),
+    ("TARGET", lambda vm: _bytes(vm.assigned_bytes)),
+    ("ACTUAL", lambda vm: _bytes(vm.actual_bytes)),
+    ("RESIDENT", lambda vm: _bytes(vm.resident_bytes)),
 )
 
 
-def _table(vms: list[dict[str, Any]]) -> str:
+def _table(vms: "Sequence[VmView]") -> str:
     if not vms:
         return "no VMs are configured"
     rows = [[title for title, _ in COLUMNS]]
-    rows += [
-        [str(vm[key]) if key in {"name", "run_state"} else _bytes(vm.get(key)) for _, key in COLUMNS]
-        for vm in vms
-    ]
+    rows += [[cell(vm) for _, cell in COLUMNS] for vm in vms]
     widths = [max(len(row[index]) for row in rows) for index in range(len(COLUMNS))]
     return "\n".join(
         "  ".join(
@@ -209,20 +213,17 @@ def _table(vms: list[dict[str, Any]]) -> str:
     )
 
 
-def _reasons(answer: dict[str, Any]) -> str:
+def _reasons(status: "StatusReply") -> str:
     """Return why each VM has its size, what the last step requested, and where the figures come from."""
     lines = []
-    for vm in answer["vms"]:
-        lines.append(f"{vm['name']}: {vm['reason'] or 'as wanted'}")
-        problem = vm.get("problem")
-        if problem and problem not in vm["reason"]:
-            lines.append(f"    {problem}")
-        change = vm.get("change")
-        if change:
-            target = format_size(change["target_bytes"])
-            measured = f" [{change['measurement']}]" if change["measurement"] else ""
-            lines.append(f"    to {target}: {change['reason']}{measured}")
-        if vm.get("resident_source"):
-            demand = f"; demand = {vm['demand_source']}" if vm.get("demand_source") else ""
-            lines.append(f"    resident by {vm['resident_source']}{demand}")
+    for vm in status.vms:
+        lines.append(f"{vm.name}: {vm.reason or 'as wanted'}")
+        if vm.problem and vm.problem not in vm.reason:
+            lines.append(f"    {vm.problem}")
+        if vm.change is not None:
+            measured = f" [{vm.change.measurement}]" if vm.change.measurement else ""
+            lines.append(f"    to {format_size(vm.change.target_bytes)}: {vm.change.reason}{measured}")
+        if vm.resident_source:
+            demand = f"; demand = {vm.demand_source}" if vm.demand_source else ""
+            lines.append(f"    resident by {vm.resident_source}{demand}")
     return "\n".join(lines)

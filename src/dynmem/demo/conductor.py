@@ -4,13 +4,16 @@ import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
+
+import msgspec
 
 from dynmem.demo.guests import Guest
 from dynmem.demo.processes import Program
 from dynmem.demo.scenario import Scenario
 from dynmem.errors import UnreachableError
 from dynmem.manager.api import client
+from dynmem.manager.step.view import StatusView
 from dynmem.units import NS_PER_S
 
 ANSWER_WAIT_S: Final = 10.0
@@ -44,9 +47,9 @@ class Conductor:
         """Raise if the manager has ended."""
         self._program.check()
 
-    def status(self) -> dict[str, Any]:
-        """What `dynmem status --json` says."""
-        return client.ask(self._socket, {"command": "status"})
+    def status(self) -> StatusView:
+        """Return the manager's status."""
+        return msgspec.convert(client.ask(self._socket, {"command": "status"}), StatusView)
 
     def reserve(self, name: str, size: int, wait_s: float) -> None:
         """Make room for a VM about to start; DeadlineError when there is none in time."""

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any, Final
+from typing import Final
 
 from dynmem.demo.conductor import Conductor
 from dynmem.demo.guests import EmbeddedGuest, Guest, LoadReport
@@ -205,12 +205,12 @@ class Run:
             show(self, sample)
 
     def _ask_manager(self, conductor: Conductor) -> None:
-        for vm in _vms_of(conductor.status()):
-            account = self._accounts[vm["name"]]
-            if account.guest.member.name in self._started:
-                account.assign(vm.get("actual_bytes") or 0, vm["reason"])
-                account.demand = vm.get("demand_bytes") or 0
-                account.planned = vm.get("planned_bytes") or account.assigned
+        for vm in conductor.status().vms:
+            account = self._accounts[vm.name]
+            if vm.name in self._started:
+                account.assign(vm.actual_bytes or 0, vm.reason)
+                account.demand = vm.demand_bytes or 0
+                account.planned = vm.planned_bytes or account.assigned
 
     def _sample(self) -> Sample:
         now_ns = int(self.elapsed_s * NS_PER_S)
@@ -258,9 +258,3 @@ class Run:
             duration_seconds=round(self.elapsed_s, 3),
             vms=vms,
         )
-
-
-def _vms_of(status: dict[str, Any]) -> list[dict[str, Any]]:
-    vms = status["vms"]
-    assert isinstance(vms, list)
-    return vms

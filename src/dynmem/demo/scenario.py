@@ -10,7 +10,7 @@ import random
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
-from dynmem.manager.step.facts import Priority
+from dynmem.policy import Priority
 from dynmem.units import MIB
 
 Kind = Literal["embedded", "qemu"]

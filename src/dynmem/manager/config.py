@@ -41,7 +41,8 @@ from dynmem.limits import (
     WEIGHT_MAX,
 )
 from dynmem.manager.paths import default_socket, default_state
-from dynmem.manager.step.facts import ManagerSettings, Mode, Priority, VmConfig
+from dynmem.manager.step.facts import ManagerSettings, Mode, VmConfig
+from dynmem.policy import MemorySettings, Priority
 from dynmem.units import MIB, NS_PER_MS, NS_PER_S, PAGE_SIZE, format_size, parse_duration, parse_size
 
 PERIOD_NS_MIN: Final = 100 * NS_PER_MS
@@ -49,6 +50,8 @@ PERIOD_NS_MAX: Final = 3600 * NS_PER_S
 MINIMUM_BYTES_MIN: Final = 16 * MIB  # no guest we know of lives below
 BUFFER_PERCENT_MAX: Final = 1000
 _NAME: Final = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{MANAGER_NAME_MAX - 1}}}")
+
+_DEFAULTS: Final = MemorySettings()
 
 Size = str | int
 
@@ -70,9 +73,9 @@ class _Vm(msgspec.Struct, forbid_unknown_fields=True):
     qmp: str
     minimum: Size
     maximum: Size
-    buffer: int = 20
-    weight: int = 5000
-    priority: Priority = "normal"
+    buffer: int = _DEFAULTS.buffer_percent
+    weight: int = _DEFAULTS.weight
+    priority: Priority = _DEFAULTS.priority
 
 
 class _File(msgspec.Struct, forbid_unknown_fields=True):

@@ -50,7 +50,7 @@ class Daemon:
         self._tell = tell
         self._period_s = config.settings.period_ns / NS_PER_S
         self._manager = Manager(config.settings, config.vms)
-        enforce = config.settings.mode == "enforce"
+        enforce = config.settings.is_enforcing
         self._connections = {
             vm.name: VmConnection(
                 vm.name, config.monitors[vm.name], may_write=enforce, period_s=self._period_s
@@ -77,7 +77,7 @@ class Daemon:
             for number in (signal.SIGINT, signal.SIGTERM):
                 asyncio.get_running_loop().add_signal_handler(number, self._stop_by, number)
             writer = JournalWriter(journal, self._tell)
-            answers = Answers(config, self._manager, writer, self._facts)
+            answers = Answers(config, self._manager, writer)
             api = ApiServer(config.socket, answers.handle)
             await api.start()
             self._tell(self._greeting())
@@ -101,7 +101,7 @@ class Daemon:
 
     def _greeting(self) -> str:
         settings = self._config.settings
-        what = "changing nothing" if settings.mode == "observe" else "managing"
+        what = "managing" if settings.is_enforcing else "changing nothing"
         return (
             f"dynmem {__version__}: {settings.mode}: {what}: {len(self._connections)} VMs,"
             f" budget {format_size(settings.budget_bytes)}, slush {format_size(settings.slush_bytes)},"

@@ -2,13 +2,15 @@
 
 from dynmem.policy.fill import fill
 from dynmem.policy.plan import HUGE_PAGES, LEVELS, least_pages, level_tops, plan, wanted_pages
-from dynmem.policy.types import ANY, Decision, Plan, Priority, Sizes, Snapshot, Vm
+from dynmem.policy.types import ANY, PRIORITIES, Decision, MemorySettings, Plan, Priority, Sizes, Snapshot, Vm
 
 __all__ = [
     "ANY",
     "HUGE_PAGES",
     "LEVELS",
+    "PRIORITIES",
     "Decision",
+    "MemorySettings",
     "Plan",
     "Priority",
     "Sizes",

@@ -5,6 +5,23 @@ from typing import Final, Literal
 import msgspec
 
 Priority = Literal["low", "normal", "high"]
+# The one that is served first stands first.
+PRIORITIES: Final[tuple[Priority, ...]] = ("high", "normal", "low")
+
+
+class MemorySettings(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    """What the operator decides about one VM's share, in Hyper-V's terms.
+
+    Attributes:
+        buffer_percent: What the VM gets on top of its demand.
+        weight: 1 to 10000; divides memory among the VMs of one priority.
+        priority: Who is served first when not everything fits: high, normal, low.
+
+    """
+
+    buffer_percent: int = 20
+    weight: int = 5000
+    priority: Priority = "normal"
 
 
 class Sizes(msgspec.Struct, frozen=True, gc=False):
@@ -32,7 +49,7 @@ class Sizes(msgspec.Struct, frozen=True, gc=False):
 ANY: Final = Sizes()
 
 
-class Vm(msgspec.Struct, frozen=True, gc=False):
+class Vm(MemorySettings, frozen=True, gc=False):
     """One VM that can be moved, as the policy sees it.
 
     `floor_pages` is the least it may have (configured minimum or the guest's own floor), `demand_pages` what
@@ -47,9 +64,6 @@ class Vm(msgspec.Struct, frozen=True, gc=False):
     maximum_pages: int
     demand_pages: int
     held_pages: int
-    buffer_percent: int = 20
-    weight: int = 5000
-    priority: Priority = "normal"
     margin_pages: int = 0
     kept_pages: int = 0
     limit: str = "maximum"

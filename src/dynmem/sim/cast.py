@@ -3,7 +3,8 @@
 from random import Random
 from typing import Final
 
-from dynmem.manager.step.facts import Priority, VmConfig
+from dynmem.manager.step.facts import VmConfig
+from dynmem.policy import PRIORITIES
 from dynmem.sim.guest import MIB_PAGES, TICKS_PER_S, Character, Curve
 from dynmem.units import MIB, PAGE_SIZE
 
@@ -22,7 +23,6 @@ CAST: Final = (
     Character("mortal", dies=True),
     Character("resetting", resets=True),
 )
-PRIORITIES: Final[tuple[Priority, ...]] = ("low", "normal", "high")
 
 
 def character(name: str) -> Character:
@@ -39,7 +39,7 @@ def draw_config(index: int, random: Random) -> VmConfig:
         maximum_bytes=maximum,
         buffer_percent=random.choice((0, 10, 20, 50)),
         weight=random.randrange(1, 10_001),
-        priority=random.choice(PRIORITIES),
+        priority=random.choice(PRIORITIES[::-1]),
     )
 
 

@@ -4,33 +4,42 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import Mapping
 from functools import partial
 from typing import Final
+
+import msgspec
 
 from dynmem import __version__
 from dynmem.errors import ConfigError, DeadlineError, RefusedError
 from dynmem.limits import API_WAIT_NS_MAX
-from dynmem.manager.api.server import Release, Request, Reserve, Status, TakeUp
+from dynmem.manager.api.messages import (
+    DaemonView,
+    ReleaseReply,
+    ReleaseRequest,
+    Reply,
+    Request,
+    ReserveReply,
+    ReserveRequest,
+    StatusReply,
+    StatusRequest,
+    TakeUpReply,
+    TakeUpRequest,
+)
 from dynmem.manager.config import Config, is_name
 from dynmem.manager.journal.journal import RELEASED, RESERVED, JournalError, Standing
 from dynmem.manager.journal.writer import JournalWriter
 from dynmem.manager.step import Manager
-from dynmem.manager.step.facts import VmFacts
 from dynmem.units import NS_PER_S
 
 
 class Answers:
     """Answers requests between two steps of the loop; `wants_sweep` is set when one should not wait."""
 
-    def __init__(
-        self, config: Config, manager: Manager, writer: JournalWriter, facts: Mapping[str, VmFacts]
-    ) -> None:
+    def __init__(self, config: Config, manager: Manager, writer: JournalWriter) -> None:
         self.wants_sweep: Final = asyncio.Event()
         self._config = config
         self._manager = manager
         self._writer = writer
-        self._facts = facts
         self._stepped = asyncio.Condition()
         self._started = time.monotonic()
         self._sweeps = 0
@@ -51,40 +60,37 @@ class Answers:
             with contextlib.suppress(JournalError):  # then it lapses by itself
                 await self._writer.do(partial(self._writer.journal.drop, self._withdrawn.pop()))
 
-    async def handle(self, request: Request) -> dict[str, object]:
-        """Answer one request; DynmemError is a refusal."""
+    async def handle(self, request: Request) -> Reply:
+        """Carry out one request and return its reply; DynmemError is a refusal."""
         match request:
-            case Status():
+            case StatusRequest():
                 return self._status()
-            case Reserve():
+            case ReserveRequest():
                 return await self._reserve(request)
-            case Release(vm):
+            case ReleaseRequest(vm):
                 return await self._release(vm)
-            case TakeUp(vm):
+            case TakeUpRequest(vm):
                 return await self._take_up(vm)
 
-    def _status(self) -> dict[str, object]:
-        status = self._manager.status()
-        vms, swept_ns = status["vms"], status["swept_ns"]
-        assert isinstance(vms, list)
-        for vm in vms:
-            facts = self._facts.get(vm["name"])
-            vm.setdefault("problem", facts.problem if facts is not None else "not looked at yet")
-        ago_s = (time.monotonic_ns() - swept_ns) / NS_PER_S if isinstance(swept_ns, int) else None
-        status["manager"] = {
-            "version": __version__,
-            "pid": os.getpid(),
-            "config": str(self._config.path),
-            "state": str(self._config.state),
-            "uptime_s": round(time.monotonic() - self._started, 3),
-            "sweeps": self._sweeps,
-            "sweep_took_s": round(self._swept_s, 6),
-            "swept_ago_s": None if ago_s is None else round(ago_s, 3),
-            "journal_problem": self._writer.problem,
-        }
-        return status
+    def _status(self) -> StatusReply:
+        view = self._manager.status()
+        ago_s = None
+        if view.swept_ns is not None:
+            ago_s = round((time.monotonic_ns() - view.swept_ns) / NS_PER_S, 3)
+        daemon = DaemonView(
+            version=__version__,
+            pid=os.getpid(),
+            config=str(self._config.path),
+            state=str(self._config.state),
+            uptime_s=round(time.monotonic() - self._started, 3),
+            sweeps=self._sweeps,
+            sweep_took_s=round(self._swept_s, 6),
+            swept_ago_s=ago_s,
+            journal_problem=self._writer.problem,
+        )
+        return StatusReply(**msgspec.structs.asdict(view), manager=daemon)
 
-    async def _reserve(self, request: Reserve) -> dict[str, object]:
+    async def _reserve(self, request: ReserveRequest) -> ReserveReply:
         """Make room and answer when it is there; a client that hangs up meanwhile has changed its mind."""
         if not is_name(request.name):
             raise ConfigError(f"{request.name[:80]!r} is not a name: use letters, digits, '.', '-' and '_'")
@@ -105,7 +111,7 @@ class Answers:
             if not is_kept:
                 self._manager.drop_reservation(made)
                 self._withdrawn.append(wish)
-        return {"name": request.name, "size_bytes": request.size_bytes, "reason": reason}
+        return ReserveReply(request.name, request.size_bytes, reason)
 
     async def _wait_for_room(self, name: str, wait_s: float) -> str:
         """Why the reservation is ready; RefusedError or DeadlineError if it does not get so."""
@@ -116,43 +122,41 @@ class Answers:
                     await self._stepped.wait()
                     state, reason = self._manager.reservation_state(name)
         except TimeoutError as error:
-            why = "" if self._is_enforcing else "; in observe mode no VM is shrunk to make room"
+            why = (
+                "" if self._config.settings.is_enforcing else "; in observe mode no VM is shrunk to make room"
+            )
             raise DeadlineError(f"{name}: no room after {wait_s:g} s: {reason}{why}") from error
         if state != "ready":
             raise RefusedError(f"{name}: {reason}")
         return reason
 
-    async def _release(self, name: str | None) -> dict[str, object]:
+    async def _release(self, name: str | None) -> ReleaseReply:
         names = self._known(name)
         for each in names:
             wish = Standing(RELEASED, each)
             await self._writer.do(partial(self._writer.journal.stand, wish, time.time_ns()))
             self._manager.release(each)
         self.wants_sweep.set()
-        return {
-            "released": names,
-            "sent": self._is_enforcing,
-            "promised_bytes": self._manager.promised_bytes(),
-            "budget_bytes": self._config.settings.budget_bytes,
-        }
+        return ReleaseReply(
+            released=names,
+            sent=self._config.settings.is_enforcing,
+            promised_bytes=self._manager.promised_bytes(),
+            budget_bytes=self._config.settings.budget_bytes,
+        )
 
-    async def _take_up(self, name: str | None) -> dict[str, object]:
+    async def _take_up(self, name: str | None) -> TakeUpReply:
         names = self._known(name)
         for each in names:
             await self._writer.do(partial(self._writer.journal.drop, Standing(RELEASED, each)))
             self._manager.take_up(each)
         self.wants_sweep.set()
-        return {"taken_up": names}
+        return TakeUpReply(names)
 
-    @property
-    def _is_enforcing(self) -> bool:
-        return self._config.settings.mode == "enforce"
-
-    def _known(self, name: str | None) -> list[str]:
-        configured = [vm.name for vm in self._config.vms]
+    def _known(self, name: str | None) -> tuple[str, ...]:
+        configured = tuple(vm.name for vm in self._config.vms)
         if name is None:
             return configured
         if name not in configured:
             known = ", ".join(configured[:20]) or "none"
             raise RefusedError(f"{self._config.path} names no VM {name[:80]!r}: known are {known}")
-        return [name]
+        return (name,)

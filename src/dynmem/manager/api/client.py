@@ -8,7 +8,8 @@ import os
 import socket
 import stat
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
 
 from dynmem.errors import (
     ConfigError,
@@ -21,6 +22,9 @@ from dynmem.errors import (
     UnreachableError,
 )
 from dynmem.limits import API_REPLY_BYTES_MAX
+
+if TYPE_CHECKING:
+    from dynmem.manager.api.messages import StatusReply
 
 _BY_CODE: dict[int, type[DynmemError]] = {
     ExitCode.USAGE: ConfigError,
@@ -50,6 +54,26 @@ def ask(path: Path, request: dict[str, Any], *, timeout_s: float = 5.0) -> dict[
     if not reply.get("ok"):
         raise _BY_CODE.get(reply.get("exit_code", 1), DynmemError)(str(reply.get("error", "refused")))
     return reply
+
+
+class _Fields(SimpleNamespace):
+    """An object of a reply by its fields. One that an older manager does not send reads as None."""
+
+    def __getattr__(self, name: str) -> None:
+        return None
+
+
+def status_of(reply: dict[str, Any]) -> "StatusReply":
+    """Return a status with its fields as attributes: what `StatusReply` says, without importing it."""
+    return cast("StatusReply", _by_field(reply))
+
+
+def _by_field(value: object) -> object:
+    if isinstance(value, dict):
+        return _Fields(**{name: _by_field(each) for name, each in value.items()})
+    if isinstance(value, list):
+        return [_by_field(each) for each in value]
+    return value
 
 
 def _exchange(path: Path, line: bytes, timeout_s: float) -> bytes:

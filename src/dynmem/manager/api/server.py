@@ -1,12 +1,7 @@
 """The manager's own socket: one request a connection, one JSON line each way, for its user only.
 
-    {"command": "status"}
-    {"command": "reserve", "name": "web", "size_bytes": 1073741824, "wait_ns": 30000000000}
-    {"command": "release", "vm": "web"}          without "vm": all of them
-    {"command": "take-up", "vm": "web"}          manage a released VM again
-
-Every reply has "schema_version" and "ok"; a refusal has "error" (a sentence) and "exit_code". A client that
-hangs up while its reservation waits has withdrawn it; anything else is done once it has been asked for.
+A client that hangs up while its reservation waits withdraws it; any other request is carried out once it has
+arrived. `messages` says what can be asked.
 """
 
 import asyncio
@@ -22,45 +17,15 @@ import msgspec
 
 from dynmem.errors import DynmemError, ExitCode, NotPermittedError
 from dynmem.limits import API_CLIENTS_MAX, API_REQUEST_BYTES_MAX
+from dynmem.manager.api.messages import Refusal, Reply, Request, ReserveRequest, encode
 from dynmem.manager.sweep.process import listener
-from dynmem.units import NS_PER_S
 
 LOG: Final = logging.getLogger(__name__)
-SCHEMA_VERSION: Final = 1
 _REQUEST_TIMEOUT_S: Final = 5.0  # from connecting to the end of the line
 _REPLY_TIMEOUT_S: Final = 5.0  # for a client that does not read
 
 
-class Status(msgspec.Struct, frozen=True, tag_field="command", tag="status", forbid_unknown_fields=True):
-    """Tell what every VM has, and why."""
-
-
-class Reserve(msgspec.Struct, frozen=True, tag_field="command", tag="reserve", forbid_unknown_fields=True):
-    """Make room for a VM about to start; answered when there is room or after `wait_ns`.
-
-    The room is kept for `hold_ns` more, or until a VM called `name` appears and takes it over.
-    """
-
-    name: str
-    size_bytes: int
-    wait_ns: int = 30 * NS_PER_S
-    hold_ns: int = 60 * NS_PER_S
-
-
-class Release(msgspec.Struct, frozen=True, tag_field="command", tag="release", forbid_unknown_fields=True):
-    """Give a VM (None: all) its maximum and leave it alone."""
-
-    vm: str | None = None
-
-
-class TakeUp(msgspec.Struct, frozen=True, tag_field="command", tag="take-up", forbid_unknown_fields=True):
-    """Manage a released VM (None: all) again."""
-
-    vm: str | None = None
-
-
-Request = Status | Reserve | Release | TakeUp
-Handler = Callable[[Request], Awaitable[dict[str, object]]]
+Handler = Callable[[Request], Awaitable[Reply]]
 
 
 class ApiServer:
@@ -145,14 +110,12 @@ class ApiServer:
             return _refusal(f"not a request of this manager: {error}", ExitCode.USAGE)
         answer = asyncio.ensure_future(self._handler(request))
         hang_up = asyncio.create_task(reader.read(1))
-        awaited = (answer, hang_up) if isinstance(request, Reserve) else (answer,)
+        awaited = (answer, hang_up) if isinstance(request, ReserveRequest) else (answer,)
         try:
             await asyncio.wait(awaited, return_when=asyncio.FIRST_COMPLETED)
             if not answer.done():
                 return b""
-            return (
-                msgspec.json.encode({"schema_version": SCHEMA_VERSION, "ok": True, **answer.result()}) + b"\n"
-            )
+            return encode(answer.result())
         except DynmemError as error:
             return _refusal(str(error), error.exit_code)
         finally:
@@ -165,5 +128,4 @@ _DECODER: Final[msgspec.json.Decoder[Request]] = msgspec.json.Decoder(Request)
 
 
 def _refusal(sentence: str, code: ExitCode) -> bytes:
-    reply = {"schema_version": SCHEMA_VERSION, "ok": False, "error": sentence, "exit_code": int(code)}
-    return msgspec.json.encode(reply) + b"\n"
+    return encode(Refusal(sentence, int(code)))

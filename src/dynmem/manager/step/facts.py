@@ -1,15 +1,16 @@
-"""What one sweep over the host found, and what the operator asked for: the only inputs of a step.
+"""What one sweep over the host found, and what the operator configured: the only inputs of a step.
 
-Everything is bytes or integer nanoseconds, frozen and picklable. Four sizes of a VM are never mixed:
-`boot_bytes` (configured), `actual_bytes` (what the VMM says the guest has, `query-balloon`), `Demand` (the
-guest's own word) and `resident_bytes` (what the host measured).
+Sizes are bytes, times integer nanoseconds; everything is frozen and picklable. Four sizes of a VM are never
+mixed: `boot_bytes` (what it booted with), `actual_bytes` (what the VMM reports the guest has,
+`query-balloon`), `Demand` (what the guest reports) and `resident_bytes` (what the host measured).
 """
 
 from typing import Final, Literal
 
 import msgspec
 
-Priority = Literal["low", "normal", "high"]
+from dynmem.policy import MemorySettings
+
 Mode = Literal["observe", "enforce"]
 
 RUNNING: Final = "running"
@@ -18,18 +19,22 @@ ABSENT: Final = "absent"
 
 
 class HostFacts(msgspec.Struct, frozen=True):
-    """/proc/meminfo of the host, in bytes."""
+    """The host's memory, from /proc/meminfo."""
 
     mem_available_bytes: int
     mem_total_bytes: int
 
 
 class Demand(msgspec.Struct, frozen=True):
-    """What the guest says it needs.
+    """What the guest reports that it needs.
 
-    `committed_bytes` excludes ballooned memory; `available_bytes` is what the guest could use at once;
-    `source` is the formula in words; `age_ns` how old the report was when it was read; `floor_bytes` the size
-    below which this guest does not go (0 when it has no such floor).
+    Attributes:
+        committed_bytes: What it needs, ballooned memory excluded.
+        available_bytes: What it could use at once.
+        source: The formula in words.
+        age_ns: How old the report was when it was read.
+        floor_bytes: The size below which this guest does not go; 0 if it has no such floor.
+
     """
 
     committed_bytes: int
@@ -42,10 +47,23 @@ class Demand(msgspec.Struct, frozen=True):
 class VmFacts(msgspec.Struct, frozen=True):
     """One VM as one sweep saw it.
 
-    `incarnation` names one life of the process (pid and start time); it is "" only when the process is known
-    not to be there. A closed or silent socket keeps the incarnation and says "silent". `resets` counts the
-    RESETs seen in this incarnation. `resident_overhead_bytes` is what `resident_source` is known to count
-    besides guest RAM.
+    Attributes:
+        name: Its name.
+        incarnation: One life of the process (pid and start time). Empty only if the process is known to be
+            gone: a closed or silent socket keeps it, and `run_state` says "silent".
+        run_state: What its monitor reports, or "migrating", "silent" or "absent".
+        device: The kind of its balloon device.
+        boot_bytes: What it booted with.
+        actual_bytes: Its size as its VMM reports it.
+        resident_bytes: What the host measured.
+        resident_source: How it was measured.
+        demand: What its guest reports.
+        resets: RESETs seen in this incarnation.
+        problem: What is wrong with it, and what to do.
+        resident_overhead_bytes: The part of `resident_bytes` that is known not to be guest RAM.
+        limit_bytes: The most that the VM can be grown to; None: its boot size.
+        added_bytes: What has been hot-added; None: its monitor does not report it.
+
     """
 
     name: str
@@ -61,9 +79,7 @@ class VmFacts(msgspec.Struct, frozen=True):
     problem: str | None = None
     resident_overhead_bytes: int = 0
     limit_bytes: int | None = None
-    """The most that the VM can be grown to; None: its boot size."""
     added_bytes: int | None = None
-    """What has been hot-added to it, by its monitor's word; None: it does not tell."""
 
 
 class Facts(msgspec.Struct, frozen=True):
@@ -74,21 +90,38 @@ class Facts(msgspec.Struct, frozen=True):
     vms: tuple[VmFacts, ...]
 
 
-class VmConfig(msgspec.Struct, frozen=True):
-    """What the operator wants for one VM. `weight` is 1..10000; minimum and maximum are in bytes."""
+class VmConfig(MemorySettings, frozen=True):
+    """What the operator configured for one VM.
+
+    Attributes:
+        name: Its name.
+        minimum_bytes: The least it may get.
+        maximum_bytes: The most it may get.
+
+    """
 
     name: str
     minimum_bytes: int
     maximum_bytes: int
-    buffer_percent: int = 20
-    weight: int = 5000
-    priority: Priority = "normal"
 
 
 class ManagerSettings(msgspec.Struct, frozen=True):
-    """What the operator wants for the host. In mode "observe" nothing is sent that changes anything."""
+    """What the operator configured for the host.
+
+    Attributes:
+        budget_bytes: What all VMs together may hold.
+        slush_bytes: The part of it that is never granted.
+        period_ns: From one sweep to the next.
+        mode: In "observe", nothing that changes anything is sent.
+
+    """
 
     budget_bytes: int
     slush_bytes: int
     period_ns: int
     mode: Mode = "observe"
+
+    @property
+    def is_enforcing(self) -> bool:
+        """Whether commands are sent, and not only planned."""
+        return self.mode == "enforce"

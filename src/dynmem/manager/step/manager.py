@@ -20,7 +20,8 @@ from dynmem.manager.step.roster import Roster
 from dynmem.manager.step.safeguards import ALL_ON, Safeguards, band_pages, margin_pages
 from dynmem.manager.step.stalls import find_stall, forgive
 from dynmem.manager.step.standing import Moment, Standing, standing_of
-from dynmem.manager.step.status import Seen, emergency_lines, status_of
+from dynmem.manager.step.status import Seen, StatusReader, emergency_lines
+from dynmem.manager.step.view import StatusView
 from dynmem.policy import Plan, Snapshot, Vm, least_pages, plan
 from dynmem.units import PAGE_SIZE, format_pages, pages_covering, pages_of
 
@@ -76,9 +77,11 @@ class Manager:
         releasing = sum(self._releases.missing(record, self.claims) for record in self._roster)
         waiting = self._waiting(candidates, releasing)
         self._shortage = waiting or any(each.decision.short_pages for each in candidates)
-        enforced = self.settings.mode == "enforce"
+        enforced = self.settings.is_enforcing
         self._last.update({each.record.name: (now, each) for each in changes})
-        seen = Seen(facts, charges, standings, free, result, tuple(changes), emergency, waiting, self._last)
+        seen = Seen(
+            facts, charges, standings, free, result, tuple(changes), emergency, waiting, dict(self._last)
+        )
         lines += emergency_lines(self._seen, seen)
         self._seen = seen
         last = {each.record.name: each for each in changes}
@@ -144,11 +147,11 @@ class Manager:
         """What released VMs that are there may take: all that each can have."""
         return sum(self._releases.promised(record) for record in self._roster) * PAGE_SIZE
 
-    def status(self) -> dict[str, object]:
-        """Everything a person may ask about the last step, as plain data."""
-        return status_of(
+    def status(self) -> StatusView:
+        """Return everything that can be asked about the last step."""
+        return StatusReader(
             self.settings, self._roster, self.claims, self._reservations, self._releases, self._seen
-        )
+        ).read()
 
     def _names(self, name: str | None) -> tuple[str, ...]:
         return tuple(self._roster.configs) if name is None else (name,)
@@ -296,7 +299,7 @@ class Manager:
             self.claims,
             free,
             now_ns,
-            enforced=self.settings.mode == "enforce",
+            enforced=self.settings.is_enforcing,
             checked=guards.measured_free and guards.shrink_first and guards.claims,
         )
         shrinks = [orders.shrink(each, target) for each, target in chosen]
@@ -332,7 +335,7 @@ class Manager:
 
     def _news(self, changes: Sequence[Change]) -> list[str]:
         """A line per change; in observe mode, where the same plan comes again and again, only what is new."""
-        if self.settings.mode == "enforce":
+        if self.settings.is_enforcing:
             return [_line(each) for each in changes]
         lines = []
         for each in changes:

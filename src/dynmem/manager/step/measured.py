@@ -6,6 +6,7 @@ each term alone.
 """
 
 from collections.abc import Sequence
+from typing import Literal
 
 import msgspec
 
@@ -58,7 +59,7 @@ class MeasuredFree(msgspec.Struct, frozen=True):
         return min(self.budget_term, self.host_term - self.slush_pages)
 
     @property
-    def deciding(self) -> str:
+    def deciding(self) -> Literal["budget", "host"]:
         """Which term decides: "budget" or "host"."""
         return "budget" if self.budget_term <= self.host_term else "host"
 

@@ -1,4 +1,4 @@
-"""What a step answers: the plan, the commands to send, the lines to print. Frozen and picklable."""
+"""What a step returns: the plan, the commands to send, the lines to print. Frozen and picklable."""
 
 from typing import Literal
 
@@ -10,9 +10,14 @@ ReservationState = Literal["ready", "waiting", "expired", "refused"]
 
 
 class SetBalloon(msgspec.Struct, frozen=True):
-    """Ask one VM's balloon for a size.
+    """Set the target of one VM's balloon.
 
-    `measurement` names the deciding term of measured free ("" for a shrink).
+    Attributes:
+        vm: Its name.
+        target_bytes: The size that it shall have.
+        reason: Why, as a sentence.
+        measurement: The term of measured free that pays for it; empty for a shrink.
+
     """
 
     vm: str
@@ -24,8 +29,14 @@ class SetBalloon(msgspec.Struct, frozen=True):
 class Reservation(msgspec.Struct, frozen=True):
     """Room that is kept for a VM about to start.
 
-    `state` "waiting" means that room is being made; "ready" that it is measured free and held until
-    `deadline_ns`; "refused" that it can never be made with the floors as they are.
+    Attributes:
+        name: The VM.
+        size_bytes: The room.
+        deadline_ns: Until when it is kept.
+        state: "waiting": room is being made. "ready": it is measured free and held until the deadline.
+            "expired": the deadline passed. "refused": the floors of the other VMs leave no such room.
+        reason: Why it is in this state, as a sentence.
+
     """
 
     name: str
@@ -38,8 +49,12 @@ class Reservation(msgspec.Struct, frozen=True):
 class StepResult(msgspec.Struct, frozen=True):
     """What one step decided.
 
-    `commands` stand in the order to send them (shrinks first; none in observe mode), `changes` are the lines
-    to print, `waiting` says that somebody waits for memory that is being given: sweep again soon.
+    Attributes:
+        plan: The division of the host.
+        commands: What to send, in this order: shrinks first. None in observe mode.
+        changes: The lines to print.
+        waiting: Whether a VM or a reservation waits for memory that is being given: sweep again soon.
+
     """
 
     plan: Plan

@@ -137,7 +137,7 @@ class Roster:
         if record.actual_pages is None:
             return
         enough = record.equal_sweeps >= EQUAL_SWEEPS or not self._safeguards.two_sweeps
-        if self._settings.mode == "observe":
+        if not self._settings.is_enforcing:
             record.target_pages = record.actual_pages
         elif not record.adopted and enough and vm.actual_bytes is not None:
             record.target_pages = (

@@ -1,22 +1,21 @@
 """How a VM stands: may it be moved, and if not, why. One table, first match wins."""
 
 from collections.abc import Callable
-from typing import Final, Literal
+from typing import Final
 
 import msgspec
 
 from dynmem.manager.step.facts import ABSENT, RUNNING, SILENT, ManagerSettings
 from dynmem.manager.step.record import Record
 from dynmem.manager.step.safeguards import EQUAL_SWEEPS, Safeguards, fresh_ns, tolerance_pages
+from dynmem.manager.step.view import StandingKind
 from dynmem.units import PAGE_SIZE, format_pages, format_size
-
-Kind = Literal["movable", "frozen", "released"]
 
 
 class Standing(msgspec.Struct, frozen=True):
     """Whether a VM is movable and in which directions; `reason` says why not."""
 
-    kind: Kind
+    kind: StandingKind
     may_shrink: bool
     reason: str
 
@@ -30,7 +29,7 @@ class Moment(msgspec.Struct, frozen=True):
     released: bool
 
 
-Row = tuple[Callable[[Record, Moment], bool], Kind, Callable[[Record], str]]
+Row = tuple[Callable[[Record, Moment], bool], StandingKind, Callable[[Record], str]]
 
 
 def fresh_report(record: Record, now_ns: int, period_ns: int) -> bool:

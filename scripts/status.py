@@ -1,0 +1,111 @@
+"""Write docs/status.md, the fields of `dynmem status --json` as people read them; ``--print`` only prints."""
+
+import inspect
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Literal, Union, get_args, get_origin, get_type_hints
+
+import msgspec
+
+from dynmem.manager.api.messages import DaemonView, StatusReply
+from dynmem.manager.step.results import Reservation
+from dynmem.manager.step.view import (
+    SCHEMA,
+    BooksView,
+    ChangeView,
+    LastChangeView,
+    MeasuredView,
+    VmView,
+)
+
+TARGET = Path(__file__).resolve().parent.parent / "docs" / "status.md"
+STRUCTS: tuple[type[msgspec.Struct], ...] = (
+    StatusReply,
+    MeasuredView,
+    BooksView,
+    Reservation,
+    VmView,
+    ChangeView,
+    LastChangeView,
+    DaemonView,
+)
+UNITS = {"_bytes": "bytes", "_ns": "ns", "_s": "s", "_percent": "%"}
+WORDS = {int: "integer", float: "number", str: "text", bool: "boolean"}
+
+INTRO = f"""# The status of the manager
+
+Written by `scripts/status.py` from the classes that `dynmem status --json` is made of
+(`src/dynmem/manager/step/view.py` and `src/dynmem/manager/api/messages.py`); a test holds the two equal.
+
+The reply is one JSON object: `schema_version` (1; it rises when programs that read a status have to change),
+`ok` (true) and the fields below. This page describes `schema` {SCHEMA}. A new field raises `schema`; no field
+is renamed, removed or given another meaning. Ignore fields that you do not know. What is not known is null.
+
+Times in nanoseconds (`*_ns`) are durations, or points on the host's monotonic clock.
+"""
+
+
+def meanings(struct: type[msgspec.Struct]) -> dict[str, str]:
+    """Return the `Attributes:` of a class and of those it derives from, by name."""
+    found: dict[str, str] = {}
+    for base in reversed(struct.__mro__):
+        text = inspect.cleandoc(base.__dict__.get("__doc__") or "")
+        _, _, attributes = text.partition("Attributes:\n")
+        for name, words in re.findall(r"^    (\w+): (.*(?:\n     .*)*)", attributes, re.MULTILINE):
+            found[name] = " ".join(words.split())
+    return found
+
+
+def in_words(kind: object) -> str:
+    """Return a type in the words of JSON."""
+    if kind in WORDS:
+        return WORDS[kind]
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        return f"[{kind.__name__}](#{kind.__name__.lower()})"
+    arguments = get_args(kind)
+    if get_origin(kind) is Literal:
+        return ", ".join(f'"{word}"' for word in arguments)
+    if get_origin(kind) is tuple:
+        return f"list of {in_words(arguments[0])}"
+    assert get_origin(kind) in {Union, UnionType}, kind
+    (inner,) = (each for each in arguments if each is not NoneType)
+    return f"{in_words(inner)} or null"
+
+
+def unit(name: str) -> str:
+    """Return the unit that a name ends in."""
+    return next((text for suffix, text in UNITS.items() if f"_{name}".endswith(suffix)), "")
+
+
+def table(struct: type[msgspec.Struct]) -> Iterator[str]:
+    """Yield the lines about one class."""
+    summary = inspect.cleandoc(struct.__doc__ or "").partition("\n\nAttributes:")[0]
+    yield f"## {struct.__name__}"
+    yield ""
+    yield " ".join(summary.split())
+    yield ""
+    yield "| field | type | unit | meaning | since |"
+    yield "|---|---|---|---|---:|"
+    types, words = get_type_hints(struct), meanings(struct)
+    for name in struct.__struct_fields__:
+        meaning, _, since = words[name].partition(" Since schema ")
+        yield f"| `{name}` | {in_words(types[name])} | {unit(name)} | {meaning} | {since.rstrip('.') or 1} |"
+    yield ""
+
+
+def render() -> str:
+    """Return the whole document."""
+    lines = [INTRO]
+    for struct in STRUCTS:
+        lines.extend(table(struct))
+    return "\n".join(lines).rstrip() + "\n"
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] == ["--print"]:
+        print(render(), end="")
+    else:
+        TARGET.write_text(render())

@@ -1,0 +1,167 @@
+"""What is said on the manager's socket: one request a connection, and the reply to each.
+
+    {"command": "status"}
+    {"command": "reserve", "name": "web", "size_bytes": 1073741824, "wait_ns": 30000000000}
+    {"command": "release", "vm": "web"}          without "vm": all of them
+    {"command": "take-up", "vm": "web"}          manage a released VM again
+
+Every reply is one JSON object on one line. It begins with "schema_version", which rises when clients have to
+change, and "ok"; a refusal has "error" (a sentence) and "exit_code", any other reply the fields of one of the
+classes below.
+"""
+
+from typing import Final
+
+import msgspec
+
+from dynmem.manager.step.view import StatusView
+from dynmem.units import NS_PER_S
+
+SCHEMA_VERSION: Final = 1
+
+
+class StatusRequest(
+    msgspec.Struct, frozen=True, tag_field="command", tag="status", forbid_unknown_fields=True
+):
+    """Report what every VM has, and why."""
+
+
+class ReserveRequest(
+    msgspec.Struct, frozen=True, tag_field="command", tag="reserve", forbid_unknown_fields=True
+):
+    """Make room for a VM about to start.
+
+    Attributes:
+        name: The VM; once it has appeared and reported, its own claim replaces the reservation.
+        size_bytes: The room.
+        wait_ns: How long the reply may take; then the request fails, and nothing is kept.
+        hold_ns: How long the room is kept after that.
+
+    """
+
+    name: str
+    size_bytes: int
+    wait_ns: int = 30 * NS_PER_S
+    hold_ns: int = 60 * NS_PER_S
+
+
+class ReleaseRequest(
+    msgspec.Struct, frozen=True, tag_field="command", tag="release", forbid_unknown_fields=True
+):
+    """Grow a VM (None: all) to its maximum and leave it alone."""
+
+    vm: str | None = None
+
+
+class TakeUpRequest(
+    msgspec.Struct, frozen=True, tag_field="command", tag="take-up", forbid_unknown_fields=True
+):
+    """Manage a released VM (None: all) again."""
+
+    vm: str | None = None
+
+
+Request = StatusRequest | ReserveRequest | ReleaseRequest | TakeUpRequest
+
+
+class DaemonView(msgspec.Struct, frozen=True, kw_only=True):
+    """The manager's process.
+
+    Attributes:
+        version: The version of dynmem that it runs.
+        pid: Its process id.
+        config: The path of its configuration.
+        state: The folder of its journal.
+        uptime_s: How long it has been running.
+        sweeps: How often it has looked at the VMs.
+        sweep_took_s: How long the last sweep took.
+        swept_ago_s: How long ago the last sweep began; null before the first.
+        journal_problem: Why nothing can be written to the journal, and so nothing is sent.
+
+    """
+
+    version: str
+    pid: int
+    config: str
+    state: str
+    uptime_s: float
+    sweeps: int
+    sweep_took_s: float
+    swept_ago_s: float | None
+    journal_problem: str | None
+
+
+class StatusReply(StatusView, frozen=True, kw_only=True):
+    """The status, and the process that reports it.
+
+    Attributes:
+        manager: The manager's process.
+
+    """
+
+    manager: DaemonView
+
+
+class ReserveReply(msgspec.Struct, frozen=True):
+    """There is room.
+
+    Attributes:
+        name: The VM it is for.
+        size_bytes: The room.
+        reason: What was measured.
+
+    """
+
+    name: str
+    size_bytes: int
+    reason: str
+
+
+class ReleaseReply(msgspec.Struct, frozen=True):
+    """The VMs are released.
+
+    Attributes:
+        released: Their names.
+        sent: Whether commands are sent; not in observe mode.
+        promised_bytes: What all released VMs may take.
+        budget_bytes: What all VMs together may hold.
+
+    """
+
+    released: tuple[str, ...]
+    sent: bool
+    promised_bytes: int
+    budget_bytes: int
+
+
+class TakeUpReply(msgspec.Struct, frozen=True):
+    """The VMs are managed again.
+
+    Attributes:
+        taken_up: Their names.
+
+    """
+
+    taken_up: tuple[str, ...]
+
+
+class Refusal(msgspec.Struct, frozen=True):
+    """The request was not carried out.
+
+    Attributes:
+        error: Why, and what to do.
+        exit_code: The exit code of a command that asked for it.
+
+    """
+
+    error: str
+    exit_code: int
+
+
+Reply = StatusReply | ReserveReply | ReleaseReply | TakeUpReply
+
+
+def encode(reply: Reply | Refusal) -> bytes:
+    """Return the line that is sent."""
+    envelope = {"schema_version": SCHEMA_VERSION, "ok": not isinstance(reply, Refusal)}
+    return msgspec.json.encode({**envelope, **msgspec.structs.asdict(reply)}) + b"\n"

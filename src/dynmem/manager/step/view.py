@@ -1,0 +1,192 @@
+"""The status of the manager as other programs read it: every figure under its own name, with its unit.
+
+`dynmem status --json` is this, encoded once; `docs/status.md` is written from the classes below and a test
+holds the two equal. Fields are added and never renamed, removed or given another meaning, so a reader ignores
+those that it does not know. A field that came later says so: "Since schema 2."
+
+Sizes are bytes. Times in nanoseconds are on the manager's monotonic clock, which starts when the host does.
+"""
+
+from typing import Final, Literal
+
+import msgspec
+
+from dynmem.manager.step.facts import Mode, VmConfig
+from dynmem.manager.step.results import Reservation
+
+SCHEMA: Final = 1
+
+StandingKind = Literal["movable", "frozen", "released"]
+
+
+class MeasuredView(msgspec.Struct, frozen=True):
+    """What could be granted at the last sweep: the smaller of two measurements. Both may be negative.
+
+    Attributes:
+        bytes: The smaller term: what may be granted.
+        deciding: Which term that is.
+        text: The whole sum as a sentence.
+        budget_term_bytes: Budget, less slush, what the VMs hold or may take, and reservations.
+        host_term_bytes: Available on the host, less slush, what VMs may still take, and reservations.
+        mem_available_bytes: MemAvailable of the host.
+        held_bytes: What all VMs hold or may take.
+        untouched_bytes: What VMs may take and have not touched yet.
+        reserved_bytes: What reservations hold beside the VMs they are for.
+
+    """
+
+    bytes: int
+    deciding: Literal["budget", "host"]
+    text: str
+    budget_term_bytes: int
+    host_term_bytes: int
+    mem_available_bytes: int
+    held_bytes: int
+    untouched_bytes: int
+    reserved_bytes: int
+
+
+class BooksView(msgspec.Struct, frozen=True):
+    """The totals of the Global Memory Manager's books.
+
+    Attributes:
+        max_bytes: The most that may be allocated: budget less slush.
+        allocated_bytes: What all VMs may take without asking.
+        ballooned_bytes: What their balloons hold.
+        shortage_bytes: How far `allocated_bytes` exceeds `max_bytes`.
+
+    """
+
+    max_bytes: int
+    allocated_bytes: int
+    ballooned_bytes: int
+    shortage_bytes: int
+
+
+class ChangeView(msgspec.Struct, frozen=True, kw_only=True):
+    """A target that a step set, or in observe mode would have set.
+
+    Attributes:
+        target_bytes: The new target.
+        reason: Why, as a sentence.
+        measurement: The term of measured free that pays for it; empty for a shrink.
+        sent: Whether it was sent to the VM: never in observe mode.
+
+    """
+
+    target_bytes: int
+    reason: str
+    measurement: str
+    sent: bool
+
+
+class LastChangeView(ChangeView, frozen=True, kw_only=True):
+    """The last change of a VM since the manager started.
+
+    Attributes:
+        at_ns: When it was decided.
+
+    """
+
+    at_ns: int
+
+
+class VmView(VmConfig, frozen=True, kw_only=True):
+    """One configured VM. Figures that are not known are null; of an absent VM only the first few are known.
+
+    Attributes:
+        there: Whether its process is running.
+        released: Whether it was released: grown to its maximum and then left alone.
+        run_state: What its monitor reports, or "migrating", "silent" (no reply) or "absent" (no process).
+        device: The kind of its balloon device.
+        floor_bytes: The least it may get: its minimum, or the guest's own floor if that is higher.
+        boot_bytes: What it booted with.
+        actual_bytes: Its size as its VMM reports it (`query-balloon`).
+        resident_bytes: What the host measures that it holds.
+        resident_source: How that was measured, or why it is not known.
+        demand_bytes: What its guest needs, without a buffer.
+        available_bytes: What its guest could use at once.
+        demand_source: The formula of `demand_bytes`.
+        demand_age_ns: How old the guest's report was at the last sweep.
+        assigned_bytes: The target last set, or the size that was adopted.
+        claim_bytes: What it may take without asking, by the books.
+        wanted_bytes: Demand and buffer, within floor and maximum.
+        planned_bytes: What the plan gives it; it gets there as others give.
+        headroom_bytes: How far the plan goes beyond `wanted_bytes`.
+        short_bytes: How far the plan stays below `wanted_bytes`.
+        standing: Whether the manager may change it.
+        reason: Why it has what it has, as a sentence.
+        problem: What is wrong with it, and what to do.
+        change: What the last step changed.
+        last_change: The last change since the manager started.
+
+    """
+
+    there: bool
+    released: bool
+    run_state: str
+    device: str | None = None
+    floor_bytes: int | None = None
+    boot_bytes: int | None = None
+    actual_bytes: int | None = None
+    resident_bytes: int | None = None
+    resident_source: str | None = None
+    demand_bytes: int | None = None
+    available_bytes: int | None = None
+    demand_source: str | None = None
+    demand_age_ns: int | None = None
+    assigned_bytes: int | None = None
+    claim_bytes: int | None = None
+    wanted_bytes: int | None = None
+    planned_bytes: int | None = None
+    headroom_bytes: int | None = None
+    short_bytes: int = 0
+    standing: StandingKind | None = None
+    reason: str
+    problem: str | None = None
+    change: ChangeView | None = None
+    last_change: LastChangeView | None = None
+
+
+class StatusView(msgspec.Struct, frozen=True, kw_only=True):
+    """The host and every VM after the last step.
+
+    Attributes:
+        schema: The version of these tables. It rises when a field is added.
+        mode: Whether commands are sent ("enforce") or only planned ("observe").
+        budget_bytes: What all VMs together may hold.
+        slush_bytes: The part of it that is never granted.
+        period_ns: From one sweep to the next.
+        swept_ns: When the last sweep began; null before the first.
+        emergency: Whether the VMs hold more than the budget.
+        waiting: Whether a VM or a reservation waits for memory that is being given.
+        measured_free: What could be granted; null before the first sweep.
+        shortage_bytes: How far all that is wanted exceeds what there is to divide.
+        cut: The level of the plan at which memory ran out; empty if all fits.
+        books: Totals of the books.
+        reservations: Room that is kept for VMs about to start.
+        vms: Every configured VM, in the order of the configuration.
+
+    """
+
+    schema: int = SCHEMA
+    mode: Mode
+    budget_bytes: int
+    slush_bytes: int
+    period_ns: int
+    swept_ns: int | None
+    emergency: bool
+    waiting: bool
+    measured_free: MeasuredView | None
+    shortage_bytes: int
+    cut: str
+    books: BooksView
+    reservations: tuple[Reservation, ...]
+    vms: tuple[VmView, ...]
+
+    def vm(self, name: str) -> VmView:
+        """Return one VM; KeyError if none of that name is configured."""
+        for each in self.vms:
+            if each.name == name:
+                return each
+        raise KeyError(name)
