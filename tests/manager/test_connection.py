@@ -273,7 +273,7 @@ def test_a_vm_that_hangs_in_the_middle_is_hung_up_on_and_tried_again(
         async with listening(tmp_path / "qmp", vm.serve), hold(tmp_path / "qmp") as connection:
             facts = await look(connection)
             assert facts.run_state == SILENT
-            assert "no answer to query-balloon" in (facts.problem or "")
+            assert "no reply to query-balloon" in (facts.problem or "")
             vm.silent_on = ""
             assert (await look_until(connection, lambda facts: facts.run_state == RUNNING)).problem is None
 

@@ -153,7 +153,7 @@ def test_a_command_that_is_never_answered_does_not_count_as_failed(tmp_path: Pat
             await manager.end()
         with contextlib.closing(sqlite3.connect(tmp_path / "state" / FILE_NAME)) as journal:
             outcomes = [row[0] for row in journal.execute("SELECT outcome FROM action")]
-        assert any("no answer to balloon" in outcome for outcome in outcomes)
+        assert any("no reply to balloon" in outcome for outcome in outcomes)
         assert all(outcome.startswith("unknown: ") for outcome in outcomes if "no answer" in outcome)
 
     asyncio.run(scenario())

@@ -188,7 +188,7 @@ def test_a_dead_socket_is_replaced_and_a_living_one_respected(tmp_path: Path) ->
     async def play() -> None:
         first, second = QmpServer(path, commands={}), QmpServer(path, commands={})
         await first.start()
-        with pytest.raises(ConfigError, match="another process listens there"):
+        with pytest.raises(ConfigError, match="another process is listening"):
             await second.start()
         await second.close()
         assert path.exists()

@@ -263,7 +263,7 @@ def test_what_cannot_start_says_why_in_one_sentence(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as taken:
         taken.bind(str(tmp_path / "taken"))
         taken.listen()
-        assert "another process listens there" in fails(f"--qmp=unix:{tmp_path}/taken,server=on,wait=off")
+        assert "another process is listening" in fails(f"--qmp=unix:{tmp_path}/taken,server=on,wait=off")
     (tmp_path / "file").write_text("")
     assert "else than a socket" in fails(f"--qmp=unix:{tmp_path}/file,server=on,wait=off")
     assert "No such file or directory" in fails(f"--serial=file:{tmp_path}/no/where")

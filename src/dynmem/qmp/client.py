@@ -20,7 +20,7 @@ _UCRED: Final = struct.Struct("=iII")
 
 
 class Peer(NamedTuple):
-    """The process that listens on the monitor's socket, as the kernel saw it when it began to listen."""
+    """The process that listens on the monitor's socket, as the kernel recorded it at listen(2)."""
 
     pid: int
     uid: int
@@ -38,8 +38,8 @@ class QmpEvent(NamedTuple):
 class QmpClient:
     """One connection to a monitor, capabilities negotiated. Made by `connect`, ended by `close`.
 
-    Commands may be issued from several tasks at once. When the connection ends every waiting and every later
-    command raises: UnreachableError when the peer went away, RemoteProtocolError when it sent garbage.
+    Several tasks may run commands at once. When the connection ends, every waiting and every later command
+    raises UnreachableError (the peer went away) or RemoteProtocolError (it sent garbage).
     """
 
     def __init__(
@@ -74,9 +74,9 @@ class QmpClient:
     ) -> Self:
         """Connect to the monitor at `path` and negotiate.
 
-        Raises UnreachableError (no such file, nobody listens), BusyError (no greeting within
-        `greeting_timeout_s`: the monitor serves another client), NotPermittedError, RemoteProtocolError (what
-        answers is no monitor) and QmpCommandError (it refuses the negotiation).
+        Raises UnreachableError (no such file, or no listener), BusyError (no greeting within
+        `greeting_timeout_s`: the monitor serves another client), NotPermittedError, RemoteProtocolError (the
+        peer is not a monitor) and QmpCommandError (it rejects the negotiation).
         """
         connection = _connect(path)
         peer = Peer(*_UCRED.unpack(_peer_credentials(connection)))
@@ -90,7 +90,7 @@ class QmpClient:
             await client.close()
             raise BusyError(
                 f"{path}: no greeting within {greeting_timeout_s:g} s: the monitor serves another client; "
-                "give this program a monitor socket of its own"
+                "give dynmem a monitor socket of its own"
             ) from None
         except BaseException:
             await client.close()
@@ -100,10 +100,10 @@ class QmpClient:
     async def execute(
         self, command: str, arguments: Mapping[str, object] | None = None, *, timeout_s: float = 5.0
     ) -> object:
-        """Run one command: what it returns, decoded.
+        """Run one command and return its decoded result.
 
-        Raises QmpCommandError for an error reply, DeadlineError when none comes within `timeout_s` (a late
-        one is thrown away), and what the class says when the connection has ended.
+        Raises QmpCommandError for an error reply, DeadlineError when no reply arrives within `timeout_s` (a
+        late one is discarded), and what the class says when the connection has ended.
         """
         if self._failure is not None:
             raise type(self._failure)(str(self._failure))
@@ -118,12 +118,12 @@ class QmpClient:
                 await self._send(encode_line(request))
                 return await reply
         except TimeoutError:
-            raise DeadlineError(f"{self.path}: no answer to {command} within {timeout_s:g} s") from None
+            raise DeadlineError(f"{self.path}: no reply to {command} within {timeout_s:g} s") from None
         finally:
             self._waiting.pop(number, None)
 
     async def close(self) -> None:
-        """Hang up; commands that still wait raise UnreachableError. May be called twice."""
+        """Close the connection; waiting commands raise UnreachableError. May be called twice."""
         if self._reader is not None and self._reader is not asyncio.current_task():
             self._reader.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -148,7 +148,7 @@ class QmpClient:
             raise failure from None
 
     async def _read(self) -> None:
-        """Receive until the connection ends, and say why it did."""
+        """Receive until the connection ends, and record why it did."""
         try:
             while data := await self._incoming.read(QMP_READ_BYTES):
                 for message in self._lines.feed(data):
@@ -177,7 +177,7 @@ class QmpClient:
         number = message.get("id")
         waiting = self._waiting.get(number) if type(number) is int else None
         if waiting is None or waiting.done():
-            return  # the answer to a command that somebody no longer waits for
+            return  # a late reply: its command has timed out
         if "return" in message:
             waiting.set_result(message["return"])
             return
@@ -199,7 +199,7 @@ class QmpClient:
         self.events.append(QmpEvent(str(message["event"]), data if isinstance(data, dict) else {}, at_us))
 
     def _end(self, failure: UnreachableError | RemoteProtocolError) -> None:
-        """The connection is over; only the first reason counts."""
+        """End the connection; only the first reason counts."""
         if self._failure is not None:
             return
         self._failure = failure
@@ -207,36 +207,36 @@ class QmpClient:
         self.closed.set()
         if not self._greeted.done():
             self._greeted.set_exception(failure)
-            self._greeted.exception()  # nobody may be waiting for it any more
+            self._greeted.exception()  # mark it as retrieved: no task may be waiting for it
         for waiting in self._waiting.values():
             if not waiting.done():
                 waiting.set_exception(type(failure)(str(failure)))
 
 
 def _shown(text: object) -> str:
-    """What a monitor says of an error, as a person can be shown it: short, and without control characters."""
+    """Return a monitor's error text, cut short and without control characters."""
     return "".join(each if each.isprintable() else "?" for each in str(text)[:QMP_ERROR_TEXT_MAX])
 
 
 def _connect(path: str | Path) -> socket.socket:
-    """A connected, non-blocking socket; connecting to a unix socket never waits."""
+    """Return a connected, non-blocking socket; connecting to a unix socket never blocks."""
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     connection.setblocking(False)
     try:
         connection.connect(str(path))
     except BlockingIOError:
         connection.close()
-        raise BusyError(f"{path}: the monitor's queue of clients is full: others hold it") from None
+        raise BusyError(f"{path}: the monitor's queue of clients is full: other clients hold it") from None
     except PermissionError:
         connection.close()
         raise NotPermittedError(f"{path}: this user may not connect to the monitor") from None
     except FileNotFoundError:
         connection.close()
-        raise UnreachableError(f"{path}: there is no such socket; is the virtual machine running?") from None
+        raise UnreachableError(f"{path}: no such socket; is the virtual machine running?") from None
     except OSError as error:
         connection.close()
         reason = error.strerror or str(error)
-        raise UnreachableError(f"{path}: nobody listens there ({reason})") from None
+        raise UnreachableError(f"{path}: nothing is listening ({reason})") from None
     return connection
 
 

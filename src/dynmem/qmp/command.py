@@ -1,4 +1,4 @@
-"""Commands of a monitor: what they take and give, what is wrong with a request, in QEMU's words."""
+"""Commands of a monitor: their arguments and results, and the rejection of wrong requests."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final, NamedTuple
@@ -12,10 +12,15 @@ _MEMBERS: Final = ("execute", "arguments", "id")
 
 
 class Command(NamedTuple):
-    """One command: `run` gets the checked arguments and returns what the client gets (awaited if awaitable).
+    """One command.
 
-    `run` refuses with QmpCommandError. `takes_more`: arguments that are not declared are left to `run`, and
-    so is the check of those that are (QEMU's device_add: what there is depends on the driver).
+    Attributes:
+        run: Takes the checked arguments and returns the reply, or an awaitable of it. Rejects with
+            QmpCommandError.
+        arguments: The declared arguments.
+        returns: The type of the reply.
+        takes_more: Whether `run` checks all arguments itself, undeclared ones too (QEMU's device_add: they
+            depend on the driver).
     """
 
     run: Callable[[Arguments], object | Awaitable[object]]
@@ -25,14 +30,14 @@ class Command(NamedTuple):
 
 
 class Request(NamedTuple):
-    """A well-formed request; `arguments` are not checked yet."""
+    """A well-formed request whose `arguments` are not checked yet."""
 
     command: str
     arguments: dict[str, object]
 
 
 def parse_request(message: object) -> Request:
-    """The request in one JSON value. Raises QmpCommandError with QEMU's text."""
+    """Return the request in a JSON value. Raises QmpCommandError with QEMU's text."""
     if not isinstance(message, dict):
         raise wrong("QMP input must be a JSON object")
     for name, value in message.items():
@@ -48,12 +53,12 @@ def parse_request(message: object) -> Request:
 
 
 def checked_arguments(command: Command, given: Arguments) -> Arguments:
-    """What `command` gets. Raises QmpCommandError for a missing, mistyped or unexpected argument."""
+    """Return the arguments for `command`. Raises QmpCommandError if one is missing, mistyped or unknown."""
     return given if command.takes_more else read_members(command.arguments, given)
 
 
 def find_command(commands: Mapping[str, Command], name: str) -> Command:
-    """The command called `name`, or QmpCommandError of class CommandNotFound."""
+    """Return the command called `name`. Raises QmpCommandError of class CommandNotFound."""
     if name not in commands:
         raise QmpCommandError(COMMAND_NOT_FOUND, f"The command {name} has not been found")
     return commands[name]

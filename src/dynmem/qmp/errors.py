@@ -1,4 +1,4 @@
-"""The errors of the QEMU Machine Protocol: those a monitor answers with, and those a client meets."""
+"""The errors of the QEMU Machine Protocol: those a monitor replies with, and those a client meets."""
 
 from typing import Final
 
@@ -20,4 +20,4 @@ class QmpCommandError(RefusedError):
 
 
 class BusyError(UnreachableError):
-    """The monitor took the connection and said nothing: it serves another client (QEMU serves one)."""
+    """The monitor accepted the connection and stayed silent: it serves another client (QEMU serves one)."""

@@ -1,4 +1,4 @@
-"""Lines of JSON: how a monitor's replies and events travel, one object a line, of a bounded length."""
+"""Lines of JSON, as a monitor's replies and events travel: one object per line, of bounded length."""
 
 import json
 from collections.abc import Mapping
@@ -13,12 +13,12 @@ _DECODER: Final = msgspec.json.Decoder(dict[str, object])
 
 
 def encode_line(message: Mapping[str, object]) -> bytes:
-    """One message as QEMU writes it: ASCII, a space behind colons and commas, CR and LF at the end."""
+    """Return a message as QEMU writes it: ASCII, a space after colons and commas, CR and LF at the end."""
     return json.dumps(message).encode() + b"\r\n"
 
 
 def decode_line(line: bytes) -> dict[str, object]:
-    """One received line as an object; RemoteProtocolError when it is anything else."""
+    """Return the object in a received line. Raises RemoteProtocolError for anything else."""
     try:
         return _DECODER.decode(line)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -27,7 +27,7 @@ def decode_line(line: bytes) -> dict[str, object]:
 
 
 class LineReader:
-    """Cuts a stream of bytes into objects, however the pieces fall; work is linear in the bytes."""
+    """Splits a stream of bytes into objects, however the pieces arrive, in linear time."""
 
     def __init__(self, *, message_bytes_max: int = QMP_MESSAGE_BYTES_MAX) -> None:
         self._limit = message_bytes_max
@@ -35,7 +35,7 @@ class LineReader:
         self._searched = 0
 
     def feed(self, data: bytes) -> list[dict[str, object]]:
-        """The objects that `data` completes. RemoteProtocolError on garbage and on a line above the limit."""
+        """Return the objects that `data` completes. Raises RemoteProtocolError for garbage or a long line."""
         self._pending += data
         messages = []
         start = 0

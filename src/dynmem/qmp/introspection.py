@@ -1,7 +1,7 @@
-"""What `query-qmp-schema` tells: every command and event with its types (QEMU qapi/introspect.json).
+"""The reply to `query-qmp-schema`: every command and event with its types (QEMU qapi/introspect.json).
 
-It is made of the table that requests are checked against. Types are numbered, as with QEMU: their names are
-no interface.
+It is made from the table that requests are checked against. Types are numbered, as in QEMU: their names are
+not an interface.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ Entry = dict[str, object]
 
 
 def schema(commands: Mapping[str, Command], events: Mapping[str, Object]) -> list[Entry]:
-    """Commands and events by name, then every type that they use, each once."""
+    """Return the commands and events by name, then every type they use, each once."""
     writer: Final = _Writer()
     entries: list[Entry] = [
         {
@@ -33,7 +33,7 @@ def schema(commands: Mapping[str, Command], events: Mapping[str, Object]) -> lis
 
 
 class _Writer:
-    """Gives types names, and writes down each that it has named."""
+    """Names types and records each type that it names."""
 
     def __init__(self) -> None:
         self.entries: list[Entry] = []
@@ -41,7 +41,7 @@ class _Writer:
         self._written: set[str] = set()  # builtins and arrays
 
     def name(self, declared: Type) -> str:
-        """What a type is called."""
+        """Return the name of a type."""
         if isinstance(declared, Builtin):
             self._write_once({"name": declared.name, "meta-type": "builtin", "json-type": declared.json_type})
             return declared.name
@@ -83,7 +83,7 @@ def _enum(declared: Enum) -> Entry:
     return {"meta-type": "enum", "members": members, "values": list(declared.values)}
 
 
-# what an entry is made of; a monitor tells about this command too
+# the parts of an entry; this command appears in the schema, too
 _MEMBER: Final = Object((Member("name", STR), Member("type", STR), Member("default", ANY, is_optional=True)))
 _CASE: Final = Object((Member("case", STR), Member("type", STR)))
 _VALUE: Final = Object((Member("name", STR),))

@@ -1,10 +1,10 @@
-"""Cuts what a QMP client sends into JSON tokens, however the bytes arrive.
+"""Splits what a QMP client sends into JSON tokens, however the bytes arrive.
 
 QEMU's monitor reads a stream of JSON values, not lines: a command may span lines, several may share one, and
-none needs a newline behind it. Strings may stand in single quotes. After a byte that fits nowhere the lexer
-tells what it had so far, and skips to the next newline or structural character (seen in QEMU 7.2).
+none needs a newline after it. Strings may use single quotes. After a byte that fits nowhere, the lexer
+reports what it had so far and skips to the next newline or structural character (seen in QEMU 7.2).
 
-The machine is a table, state by byte; every byte is looked at once.
+The machine is a table of states and bytes; every byte is read once.
 """
 
 import enum
@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 
 
 class Kind(enum.Enum):
-    """What a token is. STRING, NUMBER and KEYWORD carry their text, ERROR what was read of a broken one."""
+    """The kind of a token. STRING, NUMBER and KEYWORD carry their text, ERROR the part that was read."""
 
     STRUCTURAL = enum.auto()
     STRING = enum.auto()
@@ -23,7 +23,7 @@ class Kind(enum.Enum):
 
 
 class Token(NamedTuple):
-    """One token: a string with its quotes and escapes as they were sent."""
+    """One token; a string keeps its quotes and escapes as they were sent."""
 
     kind: Kind
     text: bytes
@@ -45,7 +45,7 @@ class _State(enum.IntEnum):
     EXPONENT_DIGITS = enum.auto()
     WORD = enum.auto()
     RECOVERY = enum.auto()
-    # the next ones end a token
+    # the following end a token
     STRUCTURAL = enum.auto()  # with this byte
     STRING = enum.auto()  # with this byte
     ENDED = enum.auto()  # before this byte
@@ -54,10 +54,10 @@ class _State(enum.IntEnum):
 
 _DIGITS: Final = b"0123456789"
 _CONTROL: Final = bytes(range(0x20))
-_NEVER: Final = b"\xfe\xff"  # bytes that no UTF-8 text has
+_NEVER: Final = b"\xfe\xff"  # bytes that never occur in UTF-8
 _IN_STRING: Final = bytes(set(range(0x20, 0x100)) - set(_NEVER))
 
-# state -> what every byte leads to unless named, and the bytes that are
+# state -> the next state by default, and the bytes that lead elsewhere
 _RULES: Final[dict[_State, tuple[_State, tuple[tuple[bytes, _State], ...]]]] = {
     _State.START: (
         _State.ERROR,
@@ -117,7 +117,7 @@ _TABLE: Final = _table()
 
 
 class Lexer:
-    """The tokens of one stream of bytes. All it holds back is one unfinished token."""
+    """The tokens of one stream of bytes. It keeps at most one unfinished token."""
 
     def __init__(self) -> None:
         self._state = _State.START
@@ -129,12 +129,12 @@ class Lexer:
         return len(self._text)
 
     def drop(self) -> None:
-        """Forget the unfinished token and skip what is left of it."""
+        """Drop the unfinished token and skip the rest of it."""
         self._text.clear()
         self._state = _State.RECOVERY
 
     def feed(self, data: bytes) -> Iterator[Token]:
-        """The tokens that `data` completes."""
+        """Yield the tokens that `data` completes."""
         for byte in data:
             following = _TABLE[self._state][byte]
             if following is _State.ENDED:

@@ -1,4 +1,4 @@
-"""What a QMP client sends, as JSON values; what is wrong with it, in QEMU's words (of 7.2 and 10)."""
+"""Turns what a QMP client sends into JSON values, and reports mistakes in the words of QEMU 7.2 and 10."""
 
 import enum
 import math
@@ -19,13 +19,13 @@ _ESCAPE: Final = re.compile(
 
 
 class Malformed(NamedTuple):
-    """Something in the stream that is no JSON value, and the sentence that QEMU answers it with."""
+    """Something in the stream that is not a JSON value; `desc` is QEMU's error text for it."""
 
     desc: str
 
 
 class _ParseError(ValueError):
-    """The sentence of a Malformed on its way up."""
+    """The text of a Malformed on its way up."""
 
 
 class _Expect(enum.Enum):
@@ -39,10 +39,10 @@ class _Expect(enum.Enum):
 
 
 class ValueReader:
-    """Collects tokens until brackets and braces are even, and makes a value of them.
+    """Collects tokens until brackets and braces balance, and builds a value from them.
 
-    Bounded by `message_bytes_max` and by QEMU's nesting limit: beyond them what was collected is dropped and
-    said so, and reading goes on.
+    Bounded by `message_bytes_max` and by QEMU's nesting limit. Beyond them it drops what it collected,
+    reports that, and continues reading.
     """
 
     def __init__(self, *, message_bytes_max: int = QMP_MESSAGE_BYTES_MAX) -> None:
@@ -57,7 +57,7 @@ class ValueReader:
         self._brackets = 0
 
     def feed(self, data: bytes) -> list[object | Malformed]:
-        """The values and mistakes that `data` completes, in order."""
+        """Return the values and mistakes that `data` completes, in order."""
         found: list[object | Malformed] = []
         for token in self._lexer.feed(data):
             found.extend(self._take(token))
@@ -94,7 +94,7 @@ class ValueReader:
 
 
 class _Builder:
-    """Makes one value of its tokens, without recursion: what is open stands on a list."""
+    """Builds one value from its tokens, without recursion: open containers are kept in a list."""
 
     def __init__(self) -> None:
         self._open: list[tuple[list[object] | dict[str, object], str]] = []
@@ -190,7 +190,7 @@ def _scalar(token: Token) -> object:
 
 
 def _number(text: bytes) -> int | float:
-    """A number: an integer where it fits 64 bits, signed or not, else the nearest double."""
+    """Return an integer if it fits 64 bits, signed or unsigned, otherwise the nearest double."""
     if text.lstrip(b"-").isdigit() and len(text) <= 20:
         whole = int(text)
         if INT64_MIN <= whole <= UINT64_MAX:
@@ -223,5 +223,5 @@ def _unescape(match: re.Match[str]) -> str:
 
 
 def _shown(text: bytes) -> str:
-    """What of a broken token goes into a sentence: up to a zero byte, as QEMU; no more than is of use."""
+    """Return the part of a malformed token to quote: up to a zero byte, as QEMU does, and cut short."""
     return text[:200].partition(b"\0")[0].decode("utf-8", "replace")

@@ -24,7 +24,7 @@ from dynmem.qmp.parser import NESTED_TOO_DEEPLY, Malformed, ValueReader
 from dynmem.qmp.throttle import Throttle
 from dynmem.qmp.types import INT, STR, Array, Enum, Member, Object, read_members
 
-FLUSH_S: Final = 0.5  # how long the last replies may take when the monitor closes
+FLUSH_S: Final = 0.5  # for the last replies when the monitor closes
 _LOG: Final = logging.getLogger(__name__)
 _NEGOTIATION: Final = "qmp_capabilities"
 _CAPABILITIES: Final = Array(Enum(("oob",)))
@@ -35,12 +35,12 @@ _NAMES: Final = Array(Object((Member("name", STR),)))
 
 
 class QmpServer:
-    """The monitor: `start` listens, `emit` sends an event to everybody, `close` ends it.
+    """The monitor: `start` listens, `emit` sends an event to every client, `close` ends it.
 
-    The socket is 0600; its folder is made 0700 when it does not exist. The server itself has the commands
-    `qmp_capabilities`, `query-version`, `query-commands` and `query-qmp-schema`, which tells of `commands`
-    and `events` (the data of each). Everything runs on the loop that started it; a command that is no
-    coroutine runs undisturbed by others. `version` is the QEMU whose language is spoken by `package`.
+    The socket has mode 0600; its folder is created with mode 0700 if necessary. The server itself provides
+    `qmp_capabilities`, `query-version`, `query-commands` and `query-qmp-schema`, which describes `commands`
+    and `events` (the data of each). Everything runs on the loop that called `start`; a command that is not a
+    coroutine runs without interruption. `version` is the version of QEMU whose protocol `package` speaks.
     """
 
     def __init__(
@@ -73,17 +73,17 @@ class QmpServer:
 
     @property
     def clients(self) -> int:
-        """How many are connected."""
+        """The number of connected clients."""
         return len(self._sessions)
 
     async def start(self) -> None:
-        """Listen. Raises ConfigError when the path cannot be used or another process listens on it."""
+        """Listen. Raises ConfigError if the path is unusable or another process listens on it."""
         self._server = await asyncio.start_unix_server(
             self._serve, sock=_listening_socket(self.path), limit=QMP_READ_BYTES
         )
 
     def emit(self, event: str, data: Mapping[str, object] | None = None) -> None:
-        """Send an event to every client that has negotiated; QEMU's rate limits hold."""
+        """Send an event to every client that has negotiated, within QEMU's rate limits."""
         seconds, nanoseconds = divmod(time.time_ns(), 1_000_000_000)
         message: dict[str, object] = {
             "timestamp": {"seconds": seconds, "microseconds": nanoseconds // 1000},
@@ -94,7 +94,7 @@ class QmpServer:
         self._throttle.offer(event, encode_line(message), data or {})
 
     async def close(self) -> None:
-        """Stop listening, remove the socket, send what is still to be sent, hang up. May be called twice."""
+        """Stop listening, remove the socket, send what is queued, disconnect. May be called twice."""
         self._throttle.close()
         if self._server is not None:
             self._server.close()
@@ -111,7 +111,9 @@ class QmpServer:
         task = asyncio.current_task()
         assert task is not None
         if len(self._sessions) >= QMP_CLIENTS_MAX:
-            _LOG.warning("%s: a client was turned away: %d are connected", self.path, QMP_CLIENTS_MAX)
+            _LOG.warning(
+                "%s: a client was rejected: %d are already connected, the limit", self.path, QMP_CLIENTS_MAX
+            )
             writer.transport.abort()
             return
         session = _Session(writer, self._commands)
@@ -120,7 +122,7 @@ class QmpServer:
         try:
             await session.run(reader, self.version)
         except (ConnectionError, asyncio.CancelledError):
-            pass  # the client went away, or reads nothing when the monitor closes
+            pass  # the client went away, or stopped reading while the monitor closes
         finally:
             self._sessions.discard(session)
             self._tasks.discard(task)
@@ -144,7 +146,7 @@ class _Session:
         self._closing = asyncio.Event()
 
     async def run(self, reader: asyncio.StreamReader, version: Mapping[str, object]) -> None:
-        """Greet, then answer one request after the other until the client or the monitor hangs up."""
+        """Greet, then serve one request after another until the client or the monitor disconnects."""
         self._write({"QMP": {"version": version, "capabilities": []}})
         values = ValueReader()
         closing = asyncio.create_task(self._closing.wait())
@@ -159,18 +161,21 @@ class _Session:
             closing.cancel()
 
     def event(self, line: bytes) -> None:
-        """Send an event; a client that reads nothing is dropped when too much waits for it."""
+        """Send an event; drop a client that does not read when too much is queued for it."""
         transport = self._writer.transport
         if not self._negotiated or transport.is_closing():
             return
         if transport.get_write_buffer_size() + len(line) > QMP_UNSENT_BYTES_MAX:
-            _LOG.warning("a monitor's client was dropped: it did not read %d bytes", QMP_UNSENT_BYTES_MAX)
+            _LOG.warning(
+                "a monitor's client was dropped: %d bytes were queued that it did not read",
+                QMP_UNSENT_BYTES_MAX,
+            )
             transport.abort()
             return
         self._writer.write(line)
 
     def hang_up(self) -> None:
-        """End `run` when what it is doing is done."""
+        """End `run` after the current request."""
         self._closing.set()
 
     async def _answer(self, value: object) -> Mapping[str, object]:
@@ -211,13 +216,13 @@ class _Session:
             return
         try:
             line = encode_line(message)
-        except RecursionError:  # its id is read without recursion, and can't be written back so
+        except RecursionError:  # its id was read without recursion, but cannot be written that way
             line = encode_line({"error": {"class": GENERIC_ERROR, "desc": NESTED_TOO_DEEPLY}})
         self._writer.write(line)
 
 
 async def _read_unless(reader: asyncio.StreamReader, closing: asyncio.Task[bool]) -> bytes:
-    """Bytes from the client; none when it hung up or `closing` is done first."""
+    """Return bytes from the client; none if it disconnected or `closing` is done first."""
     reading = asyncio.create_task(reader.read(QMP_READ_BYTES))
     try:
         await asyncio.wait((reading, closing), return_when=asyncio.FIRST_COMPLETED)
@@ -230,21 +235,21 @@ async def _read_unless(reader: asyncio.StreamReader, closing: asyncio.Task[bool]
 
 
 def _listening_socket(path: Path) -> socket.socket:
-    """Bind 0600 before anybody can connect; take the place of a socket that nobody listens on."""
+    """Bind with mode 0600 before any client can connect; replace a socket that no process listens on."""
     if len(str(path).encode()) > UNIX_PATH_BYTES_MAX:
         raise ConfigError(
-            f"{path}: a unix socket's path has at most {UNIX_PATH_BYTES_MAX} bytes; use a shorter one"
+            f"{path}: longer than {UNIX_PATH_BYTES_MAX} bytes, the limit of a unix socket: use a shorter path"
         )
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        path.parent.mkdir(mode=0o700, exist_ok=True)  # one folder, not a tree of them for a mistyped path
+        path.parent.mkdir(mode=0o700, exist_ok=True)  # one folder, not a whole tree for a mistyped path
         _clear(path)
         listener.bind(str(path))
         path.chmod(0o600)
         listener.listen(QMP_CLIENTS_MAX)
     except OSError as error:
         listener.close()
-        raise ConfigError(f"{path}: cannot listen there: {error.strerror}") from None
+        raise ConfigError(f"{path}: cannot listen: {error.strerror}") from None
     except ConfigError:
         listener.close()
         raise
@@ -252,13 +257,13 @@ def _listening_socket(path: Path) -> socket.socket:
 
 
 def _clear(path: Path) -> None:
-    """Remove a dead socket; refuse to touch a living one or anything else."""
+    """Remove a dead socket; refuse to touch a live one or anything else."""
     if not path.exists():
         return
     if not path.is_socket():
-        raise ConfigError(f"{path}: there is something else than a socket; move it or choose another path")
+        raise ConfigError(f"{path}: exists and is not a socket: move it, or choose another path")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
         if probe.connect_ex(str(path)) != errno.ECONNREFUSED:
-            raise ConfigError(f"{path}: another process listens there; choose another path")
+            raise ConfigError(f"{path}: another process is listening: choose another path")
     path.unlink()

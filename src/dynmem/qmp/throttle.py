@@ -1,6 +1,6 @@
-"""Rate limits of events: the first goes out at once; of those that follow too soon the last, when it is time.
+"""Rate limits of events: the first is sent at once; of those that follow too soon, the last is sent in time.
 
-The names, the milliseconds and what is counted apart are QEMU's (monitor/monitor.c).
+The names, the milliseconds and what is counted separately are QEMU's (monitor/monitor.c).
 """
 
 import asyncio
@@ -17,9 +17,9 @@ _Key = tuple[str, object]
 
 
 class Throttle:
-    """Passes lines to `send`, those of a rate-limited event at most once per its time.
+    """Passes lines to `send`, at most one per interval for a rate-limited event.
 
-    Each device's MEMORY_DEVICE_SIZE_CHANGE has a limit of its own.
+    MEMORY_DEVICE_SIZE_CHANGE is limited per device.
     """
 
     def __init__(
@@ -31,7 +31,7 @@ class Throttle:
         self._last: dict[_Key, bytes] = {}
 
     def offer(self, name: str, line: bytes, data: Mapping[str, object]) -> None:
-        """Send `line` now, or keep it in place of an earlier one of its kind; `data` is what is in it."""
+        """Send `line` now, or keep it in place of an earlier one of its kind; `data` is its content."""
         key = (name, data.get(_APART_BY.get(name, "")))
         if key in self._timers:
             self._last[key] = line
@@ -41,7 +41,7 @@ class Throttle:
             self._start(key)
 
     def close(self) -> None:
-        """Forget what waits."""
+        """Drop what is waiting."""
         for timer in self._timers.values():
             timer.cancel()
         self._timers.clear()

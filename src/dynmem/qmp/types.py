@@ -1,7 +1,7 @@
-"""The types of what a monitor takes and gives, and what is wrong with a value, in QEMU's words.
+"""The types of a monitor's arguments and results, and how a wrong value is rejected, in QEMU's words.
 
 They are those of QAPI (QEMU docs/devel/qapi-code-gen.rst). `read` checks a decoded JSON value against one of
-them as QEMU's input visitor does (qapi/qobject-input-visitor.c); `introspection` tells clients about them.
+them as QEMU's input visitor does (qapi/qobject-input-visitor.c); `introspection` describes them to clients.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,9 +19,12 @@ Type: TypeAlias = "Builtin | Enum | Array | Object"
 
 
 class Builtin(NamedTuple):
-    """A type that is not made of others: `name` and `json_type` are what introspection says.
+    """A type that is not composed of others.
 
-    `read` takes a value and what it is called, and gives what a command gets.
+    Attributes:
+        name: Its name in introspection.
+        json_type: Its JSON type in introspection.
+        read: Takes a value and the argument's name, and returns the value for the command.
     """
 
     name: str
@@ -31,14 +34,14 @@ class Builtin(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Enum:
-    """One of some words."""
+    """One of several words."""
 
     values: tuple[str, ...]
 
 
 @dataclass(frozen=True, eq=False)
 class Array:
-    """Any number of one type."""
+    """A list of one type."""
 
     element: Type
 
@@ -53,7 +56,7 @@ class Member(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Object:
-    """A struct, or a union: then the Enum member called `tag` says which of `variants` adds its members."""
+    """A struct, or a union: its Enum member called `tag` selects which of `variants` adds its members."""
 
     members: tuple[Member, ...] = ()
     tag: str | None = None
@@ -64,12 +67,12 @@ EMPTY: Final = Object()
 
 
 def wrong(desc: str) -> QmpCommandError:
-    """The error that says `desc`, to be raised."""
+    """Return the error with text `desc`, to be raised."""
     return QmpCommandError(GENERIC_ERROR, desc)
 
 
 def wrong_type(name: str, expected: str) -> QmpCommandError:
-    """The error for a value of another JSON type, to be raised."""
+    """Return the error for a value of another JSON type, to be raised."""
     return wrong(f"Invalid parameter type for '{name}', expected: {expected}")
 
 
@@ -97,7 +100,7 @@ def _unsigned(most: int, word: str) -> Callable[[object, str], object]:
     def read_it(value: object, name: str) -> object:
         if type(value) is not int or not INT64_MIN <= value <= UINT64_MAX:
             raise wrong(f"Parameter '{name}' expects uint64")
-        value &= UINT64_MAX  # a negative number means its two's complement, as it always has
+        value &= UINT64_MAX  # QEMU has always read a negative number as its two's complement
         if value > most:
             raise wrong(f"Parameter '{name}' expects {word}")
         return value
@@ -116,7 +119,7 @@ SIZE: Final = UINT64
 
 
 def read(declared: Type, value: object, name: str) -> object:
-    """What a command gets for a value called `name`. Raises QmpCommandError with QEMU's text."""
+    """Return the checked value of the argument called `name`. Raises QmpCommandError with QEMU's text."""
     if isinstance(declared, Builtin):
         return declared.read(value, name)
     if isinstance(declared, Enum):
@@ -135,7 +138,7 @@ def read(declared: Type, value: object, name: str) -> object:
 
 
 def read_members(declared: Object, given: Mapping[str, object], *, prefix: str = "") -> dict[str, object]:
-    """The members of an object, checked in the order of their declaration; then what is there besides."""
+    """Return the members of an object, checked in order of declaration; unknown ones are rejected last."""
     found: dict[str, object] = {}
     _read_into(found, declared, given, prefix)
     for name in given:
