@@ -6,28 +6,50 @@ on.
 """
 
 import enum
+import struct
 import uuid
 from collections.abc import Callable
 from typing import Final
 
 import msgspec
 
-from dynmem.errors import RemoteProtocolError
+from dynmem.errors import LocalProtocolError, RemoteProtocolError
 from dynmem.vmbus.memory import GpadlMemory
 from dynmem.vmbus.ring import RingReader, RingWriter
 from dynmem.wire.packet import FLAG_COMPLETION_REQUESTED, Packet, PacketType
 from dynmem.wire.synic import CHANNEL_CONNECTION_ID_BASE
 from dynmem.wire.vmbus import NO_USER_DATA, TARGET_VP_NONE, OfferChannel
 
+_MODE: Final = struct.Struct("<I")
+NAMED_PIPE: Final = 0x10  # in an offer's channel_flags: the channel is a pipe
+
+
+class PipeMode(enum.IntEnum):
+    """What a pipe carries: the first word of its offer's user-defined bytes (vmpipe's pipe_type)."""
+
+    BYTES = 0
+    MESSAGES = 4
+
 
 class Offer(msgspec.Struct, frozen=True):
-    """What the host offers: a device type, an instance of it, and which of its channels."""
+    """What the host offers: a device type, an instance of it, its mode, and which of its channels.
+
+    A channel carries bare packets unless it is a pipe, whose packets begin with vmpipe's own header: that is
+    between the device and its driver. The mode of a pipe takes the first four of `user_defined`.
+    """
 
     interface: uuid.UUID
     instance: uuid.UUID
     name: str
     sub_channel_index: int = 0
     user_defined: bytes = NO_USER_DATA
+    pipe: PipeMode | None = None
+
+    def __post_init__(self) -> None:
+        if self.pipe is not None and any(self.user_defined[: _MODE.size]):
+            raise LocalProtocolError(
+                "the mode of a pipe takes the first four of its offer's user-defined bytes"
+            )
 
 
 class ChannelState(enum.Enum):
@@ -216,12 +238,15 @@ class Channel:
 
     def offer_message(self) -> OfferChannel:
         """The message that offers this channel."""
+        user_defined, pipe = self.offer.user_defined, self.offer.pipe
+        if pipe is not None:
+            user_defined = _MODE.pack(pipe) + user_defined[_MODE.size :]
         return OfferChannel(
             interface=self.offer.interface,
             instance=self.offer.instance,
-            channel_flags=0,
+            channel_flags=0 if pipe is None else NAMED_PIPE,
             mmio_megabytes=0,
-            user_defined=self.offer.user_defined,
+            user_defined=user_defined,
             sub_channel_index=self.offer.sub_channel_index,
             mmio_megabytes_optional=0,
             child_relid=self.relid,
