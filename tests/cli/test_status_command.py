@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 from click.testing import CliRunner
+from tests.rigs.obedient import ObedientHost
 
 from dynmem.cli import main
 from dynmem.cli.status import rendered
@@ -18,7 +19,6 @@ from dynmem.manager.api.client import status_of
 from dynmem.manager.api.messages import DaemonView, StatusReply, encode
 from dynmem.manager.step.facts import ManagerSettings
 from dynmem.manager.step.view import ChangeView, VmView
-from dynmem.sim.obedient import ObedientHost
 from dynmem.units import GIB, MIB, NS_PER_S
 
 HEAVY = ("numpy", "asyncio", "rich", "msgspec", "sqlite3", "dynmem.manager.step", "dynmem.qmp")

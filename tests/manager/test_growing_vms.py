@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
 import pytest
+from tests.rigs.obedient import ObedientHost
 
 from dynmem.errors import RemoteProtocolError
 from dynmem.manager.step.facts import ManagerSettings, VmConfig
@@ -13,7 +14,6 @@ from dynmem.manager.sweep.connection import VmConnection
 from dynmem.manager.sweep.monitor import Monitor
 from dynmem.manager.sweep.sizes import VmMemory, read_memory
 from dynmem.qmp.client import QmpClient
-from dynmem.sim.obedient import ObedientHost
 from dynmem.units import GIB, MIB, NS_PER_S, format_size
 
 from .vms import FakeVm, listening, look, look_until

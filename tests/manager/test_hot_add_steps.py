@@ -1,10 +1,10 @@
 """Memory is hot-added in blocks: growth goes by whole steps, and stopping at one is no refusal."""
 
 import pytest
+from tests.rigs.obedient import ObedientHost
 
 from dynmem.manager.step.facts import ManagerSettings, VmConfig
 from dynmem.manager.step.results import StepResult
-from dynmem.sim.obedient import ObedientHost
 from dynmem.units import GIB, MIB, NS_PER_S
 
 BOOT = 256 * MIB

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from tests.rigs.obedient import ObedientHost
 
 from dynmem.manager.step.facts import ManagerSettings, VmConfig, VmFacts
 from dynmem.manager.step.view import SCHEMA, StatusView
-from dynmem.sim.obedient import ObedientHost
 from dynmem.units import GIB, MIB, NS_PER_S
 
 ROOT = Path(__file__).resolve().parent.parent.parent

@@ -7,13 +7,13 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.rigs.obedient import ObedientHost
 
 from dynmem.manager.step import Manager
 from dynmem.manager.step.facts import Demand, ManagerSettings, VmConfig
 from dynmem.manager.step.results import StepResult
 from dynmem.manager.step.safeguards import Safeguards
 from dynmem.policy import Priority
-from dynmem.sim.obedient import ObedientHost
 from dynmem.units import GIB, MIB, NS_PER_S, PAGE_SIZE
 
 HOST = ManagerSettings(1 * GIB, 64 * MIB, NS_PER_S, "enforce")

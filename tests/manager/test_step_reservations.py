@@ -1,8 +1,9 @@
 """Room for VMs about to start, and VMs that are given everything back."""
 
+from tests.rigs.obedient import ObedientHost
+
 from dynmem.manager.step.facts import ManagerSettings, VmConfig
 from dynmem.manager.step.results import Reservation, StepResult
-from dynmem.sim.obedient import ObedientHost
 from dynmem.units import GIB, MIB, NS_PER_S, PAGE_SIZE
 
 HOST = ManagerSettings(1 * GIB, 64 * MIB, NS_PER_S, "enforce")

@@ -4,11 +4,11 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
+from tests.rigs.obedient import ObedientHost
 
 from dynmem.manager.step.facts import Demand, Facts, ManagerSettings, VmConfig
 from dynmem.manager.step.results import StepResult
 from dynmem.policy import Priority
-from dynmem.sim.obedient import ObedientHost
 from dynmem.units import GIB, MIB, NS_PER_S, PAGE_SIZE
 
 HOST = ManagerSettings(1 * GIB, 64 * MIB, NS_PER_S, "enforce")

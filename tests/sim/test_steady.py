@@ -2,11 +2,12 @@
 
 from random import Random
 
+from tests.rigs.obedient import ObedientHost
+
 from dynmem.manager.step.facts import ManagerSettings, VmConfig
 from dynmem.manager.step.safeguards import Safeguards
 from dynmem.sim.cast import character
 from dynmem.sim.guest import MIB_PAGES, Curve
-from dynmem.sim.obedient import ObedientHost
 from dynmem.sim.world import World, draw_world
 from dynmem.units import GIB, MIB, NS_PER_S
 

@@ -1,28 +1,40 @@
 """A host whose guests obey at once: for questions about the manager rather than about guests.
 
-Each sweep is one period after the last; what was sent before it has been done, and reports are younger than
-that. Single facts of a VM can be overridden, to see what one of them changes.
+Each sweep is one period after the last; the commands of the last one have been carried out, and reports are
+younger than that. Single facts of a VM can be overridden, to see what one of them changes.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Final
 
 import msgspec
 
 from dynmem.manager.step import Manager
-from dynmem.manager.step.facts import Demand, Facts, HostFacts, ManagerSettings, VmConfig, VmFacts
+from dynmem.manager.step.facts import (
+    ABSENT,
+    RUNNING,
+    Demand,
+    Facts,
+    HostFacts,
+    ManagerSettings,
+    VmConfig,
+    VmFacts,
+)
 from dynmem.manager.step.results import StepResult
 from dynmem.manager.step.safeguards import ALL_ON, Safeguards
 from dynmem.units import MIB
 
-REPORT_AGE_NS = 1
-KERNEL_BYTES = 24 * MIB
+REPORT_AGE_NS: Final = 1
+KERNEL_BYTES: Final = 24 * MIB
 
 
 class ObedientHost:
-    """Some VMs, a manager, and as much host memory as is asked for. Sizes in bytes.
+    """Some VMs, a manager, and as much host memory as is required. Sizes in bytes.
 
-    `demands` says what each guest needs; a VM that is not in it is not there. `sizes` is what each has.
-    `overrides` are fields of VmFacts that are not what they would be.
+    Attributes:
+        demands: What each guest needs; a VM that is not in it is absent.
+        sizes: The present size of each.
+        overrides: By VM, fields of VmFacts with another value.
     """
 
     def __init__(
@@ -44,14 +56,14 @@ class ObedientHost:
         self.manager = Manager(settings, configs, safeguards)
 
     def sweep(self, times: int = 1) -> StepResult:
-        """Sweep, step, obey; answer the last step's result."""
+        """Sweep, step, obey; return the last step's result."""
         result = self._sweep()
         for _ in range(times - 1):
             result = self._sweep()
         return result
 
     def facts(self) -> Facts:
-        """What a sweep finds now."""
+        """Return what a sweep finds now."""
         vms = tuple(self._vm(name) for name in self.configs)
         return Facts(self.now_ns, HostFacts(self.available_bytes, self.available_bytes), vms)
 
@@ -64,13 +76,13 @@ class ObedientHost:
 
     def _vm(self, name: str) -> VmFacts:
         if name not in self.demands:
-            return VmFacts(name, "", "absent")
+            return VmFacts(name, "", ABSENT)
         size = self.sizes.setdefault(name, self.configs[name].maximum_bytes)
         demand = self.demands[name]
         facts = VmFacts(
             name=name,
             incarnation=f"{name}.1",
-            run_state="running",
+            run_state=RUNNING,
             device="hv-balloon",
             boot_bytes=self.configs[name].maximum_bytes,
             actual_bytes=size,
