@@ -1,7 +1,8 @@
 """Who gets how much: a snapshot in, a plan with a reason for every number out."""
 
 from dynmem.policy.fill import fill
-from dynmem.policy.plan import HUGE_PAGES, LEVELS, least_pages, level_tops, plan, wanted_pages
+from dynmem.policy.levels import HUGE_PAGES, LEVELS, Climber, Level, Tops, rise
+from dynmem.policy.plan import least_pages, plan
 from dynmem.policy.types import ANY, PRIORITIES, Decision, MemorySettings, Plan, Priority, Sizes, Snapshot, Vm
 
 __all__ = [
@@ -9,16 +10,18 @@ __all__ = [
     "HUGE_PAGES",
     "LEVELS",
     "PRIORITIES",
+    "Climber",
     "Decision",
+    "Level",
     "MemorySettings",
     "Plan",
     "Priority",
     "Sizes",
     "Snapshot",
+    "Tops",
     "Vm",
     "fill",
     "least_pages",
-    "level_tops",
     "plan",
-    "wanted_pages",
+    "rise",
 ]

@@ -9,22 +9,11 @@ from typing import Final, Self
 
 import msgspec
 
+from dynmem.policy.levels import Level
 from dynmem.policy.types import Vm
 from dynmem.units import format_pages
 
-WHO_GIVES: Final = {
-    "": "everything fits",
-    "floors": "not even the floors fit: everybody is at the floor",
-    "demand high": "buffers are gone, low and normal are at their floors, high gives by weight",
-    "demand normal": "buffers are gone, low is at its floor, normal gives by weight",
-    "demand low": "buffers are gone, low gives first",
-    "buffer high": "all demand is met; buffers give first, and only high priority keeps part of them",
-    "buffer normal": "all demand is met; buffers give first, low has none left, normal keeps part",
-    "buffer low": "all demand is met; buffers give first, those of low priority before others",
-    "margin": "all that is wanted fits; headroom gives first",
-    "held": "all that is wanted fits; headroom gives first",
-    "spread": "all that is wanted fits",
-}
+FITS: Final = "everything fits"
 
 
 class Outcome(msgspec.Struct, frozen=True, gc=False):
@@ -38,12 +27,12 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
 class Division(msgspec.Struct, frozen=True, gc=False):
     """What all reasons of a plan share: where memory ran out, and for whom others give (or None)."""
 
-    cut: str
+    cut: Level | None
     neediest: Vm | None
     needs: str
 
     @classmethod
-    def of(cls, vms: Sequence[Vm], wanted: Sequence[int], targets: Sequence[int], cut: str) -> Self:
+    def of(cls, vms: Sequence[Vm], wanted: Sequence[int], targets: Sequence[int], cut: Level | None) -> Self:
         """Find the VM that misses most of what it wants, or else the one that grows most."""
         for sizes, of_what in ((wanted, ""), (targets, " of headroom")):
             missing = [pages - vm.held_pages for vm, pages in zip(vms, sizes, strict=True)]
@@ -61,7 +50,7 @@ def reason_for(outcome: Outcome, division: Division) -> str:
         taker = division.neediest
         parts.append(f"{taker.name} (priority {taker.priority}) {division.needs}")
     if giving or outcome.target_pages < outcome.wanted_pages:
-        parts.append(WHO_GIVES[division.cut])
+        parts.append(division.cut.gives if division.cut else FITS)
     parts.append(_arithmetic(outcome))
     return "; ".join(parts)
 

@@ -11,11 +11,10 @@ import msgspec
 
 from dynmem.manager.step.record import Record
 from dynmem.manager.step.safeguards import BUFFER_SHARE, band_pages, cushion_pages
-from dynmem.policy import HUGE_PAGES, LEVELS, Decision, Vm, fill, level_tops
+from dynmem.policy import HUGE_PAGES, Climber, Decision, Tops, Vm, rise
 from dynmem.units import pages_of
 
 ALREADY_HELD = "no grant: it holds this much already"
-SHORT_LEVELS = 7  # the floor and the first rows of LEVELS: demand and buffers of three priorities
 
 
 class Candidate(msgspec.Struct):
@@ -129,22 +128,13 @@ def choose_grants(
 ) -> list[tuple[Candidate, int]]:
     """Who gets more, and up to what, from `free` pages for those who are short and `spare` for headroom."""
     growers = [each for each in candidates if growing(each, dead_band=dead_band)]
-    base = [max(each.held, min(each.goal, each.claim)) for each in growers]
-    reached = list(base)
-    tops = [
-        (min(each.view.floor_pages, target), *level_tops(each.view, target))
-        for each, target in ((each, each.goal) for each in growers)
+    climbers = [
+        Climber(each.view, Tops.of(each.view).capped(each.goal), max(each.held, min(each.goal, each.claim)))
+        for each in growers
     ]
-    weights = [each.view.weight for each in growers]
-    paid = 0
-    for level in range(len(LEVELS) + 1):
-        left = (free if level < SHORT_LEVELS else min(free, spare)) - paid
-        needs = [max(0, top[level] - have) for top, have in zip(tops, reached, strict=True)]
-        for index, pages in enumerate(fill(needs, weights, left)):
-            reached[index] += pages
-            paid += pages
-    pairs = zip(growers, base, reached, strict=True)
-    targets = ((each, _granted(each, own, have)) for each, own, have in pairs)
+    reached, _ = rise(climbers, lambda level: free if level.is_short else min(free, spare))
+    pairs = zip(growers, climbers, reached, strict=True)
+    targets = ((each, _granted(each, own.start, have)) for each, own, have in pairs)
     return [
         (each, target)
         for each, target in targets

@@ -1,0 +1,214 @@
+"""The levels through which everybody rises, and the rise itself: the one place that walks them.
+
+A level is a height for each VM: what it needs, its buffer, its headroom. All VMs that a level is meant for
+rise towards theirs together, by weight, before any VM rises in the next one. So what is cut first when memory
+runs out stands last: headroom, then buffers, then the demand of low, normal and high priority.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Final, Self
+
+import msgspec
+
+from dynmem.policy.fill import fill
+from dynmem.policy.types import Priority, Vm
+
+HUGE_PAGES: Final = 512  # 2 MiB in pages of 4 KiB: targets that keep huge pages whole
+
+
+class Tops(msgspec.Struct, frozen=True, gc=False):
+    """How far one VM may rise in each kind of level: pages, at least the floor, at most the maximum.
+
+    Attributes:
+        floor: The least it may have.
+        demand: What its guest needs.
+        buffer: Demand and buffer: what is wanted.
+        margin: The growth of one period on top.
+        held: What it has been given already.
+        spread: Its maximum.
+
+    """
+
+    floor: int
+    demand: int
+    buffer: int
+    margin: int
+    held: int
+    spread: int
+
+    @classmethod
+    def of(cls, vm: Vm) -> Self:
+        """Return how far a VM may rise."""
+        demand = clamped(vm, _rounded_up(vm, vm.demand_pages))
+        buffer = max(demand, clamped(vm, _rounded_up(vm, wanted_pages(vm))))
+        margin = clamped(vm, _rounded_up(vm, buffer + vm.margin_pages))
+        return cls(
+            floor=vm.floor_pages,
+            demand=demand,
+            buffer=buffer,
+            margin=margin,
+            held=clamped(vm, max(margin, vm.held_pages)),
+            spread=clamped(vm, vm.maximum_pages),
+        )
+
+    def capped(self, most: int) -> Self:
+        """Return the same with no height above *most*."""
+        return type(self)(*(min(pages, most) for pages in msgspec.structs.astuple(self)))
+
+
+class Level(msgspec.Struct, frozen=True, gc=False):
+    """One row of the table.
+
+    Attributes:
+        name: Its name in a plan and in the status.
+        top: How far a VM rises in it.
+        gives: Who gives when memory runs out in it, as a sentence.
+        is_short: Whether a VM below it is short of something; headroom is nothing that a VM can be short of.
+        priority: Whom it is meant for; None: for all.
+
+    """
+
+    name: str
+    top: Callable[[Tops], int]
+    gives: str
+    is_short: bool
+    priority: Priority | None = None
+
+    def is_for(self, vm: Vm) -> bool:
+        """Return whether a VM rises in it."""
+        return self.priority in (None, vm.priority)
+
+
+def _floor(tops: Tops) -> int:
+    return tops.floor
+
+
+def _demand(tops: Tops) -> int:
+    return tops.demand
+
+
+def _buffer(tops: Tops) -> int:
+    return tops.buffer
+
+
+LEVELS: Final = (
+    Level(
+        "floors",
+        _floor,
+        "not even the floors fit: everybody is at the floor",
+        is_short=True,
+    ),
+    Level(
+        "demand high",
+        _demand,
+        "buffers are gone, low and normal are at their floors, high gives by weight",
+        is_short=True,
+        priority="high",
+    ),
+    Level(
+        "demand normal",
+        _demand,
+        "buffers are gone, low is at its floor, normal gives by weight",
+        is_short=True,
+        priority="normal",
+    ),
+    Level(
+        "demand low",
+        _demand,
+        "buffers are gone, low gives first",
+        is_short=True,
+        priority="low",
+    ),
+    Level(
+        "buffer high",
+        _buffer,
+        "all demand is met; buffers give first, and only high priority keeps part of them",
+        is_short=True,
+        priority="high",
+    ),
+    Level(
+        "buffer normal",
+        _buffer,
+        "all demand is met; buffers give first, low has none left, normal keeps part",
+        is_short=True,
+        priority="normal",
+    ),
+    Level(
+        "buffer low",
+        _buffer,
+        "all demand is met; buffers give first, those of low priority before others",
+        is_short=True,
+        priority="low",
+    ),
+    Level(
+        "margin",
+        lambda tops: tops.margin,
+        "all that is wanted fits; headroom gives first",
+        is_short=False,
+    ),
+    Level(
+        "held",
+        lambda tops: tops.held,
+        "all that is wanted fits; headroom gives first",
+        is_short=False,
+    ),
+    Level(
+        "spread",
+        lambda tops: tops.spread,
+        "all that is wanted fits",
+        is_short=False,
+    ),
+)
+
+
+class Climber(msgspec.Struct, frozen=True, gc=False):
+    """One VM in a rise.
+
+    Attributes:
+        vm: Whose weight and priority count.
+        tops: How far it may rise.
+        start: The pages that it has without paying.
+
+    """
+
+    vm: Vm
+    tops: Tops
+    start: int
+
+
+def rise(climbers: Sequence[Climber], room: Callable[[Level], int]) -> tuple[list[int], Level | None]:
+    """Raise everybody through the levels and return what each reached, and the level that was cut.
+
+    *room* is the number of pages that may be handed out until the end of a level, all levels before it
+    included. The level that was cut is the first in which a VM stayed below the top; None: everything fits.
+    """
+    reached = [each.start for each in climbers]
+    paid = 0
+    cut: Level | None = None
+    for level in LEVELS:
+        left = room(level) - paid
+        if cut is not None and left <= 0:
+            break
+        members = [i for i, each in enumerate(climbers) if level.is_for(each.vm)]
+        needs = [max(0, level.top(climbers[i].tops) - reached[i]) for i in members]
+        if cut is None and sum(needs) > left:
+            cut = level
+        weights = [climbers[i].vm.weight for i in members]
+        for i, pages in zip(members, fill(needs, weights, left), strict=True):
+            reached[i] += pages
+            paid += pages
+    return reached, cut
+
+
+def wanted_pages(vm: Vm) -> int:
+    """Return demand and buffer, clamped to floor and maximum. Pages."""
+    return clamped(vm, -(-vm.demand_pages * (100 + vm.buffer_percent) // 100))
+
+
+def clamped(vm: Vm, pages: int) -> int:
+    """Return *pages*, or the floor or maximum that they pass."""
+    return max(vm.floor_pages, min(pages, vm.maximum_pages))
+
+
+def _rounded_up(vm: Vm, pages: int) -> int:
+    return vm.sizes.up(-(-pages // HUGE_PAGES) * HUGE_PAGES)
