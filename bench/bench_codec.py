@@ -10,13 +10,13 @@ import construct as c
 from tests.wire import second_decoder
 
 from bench.figures import Figure
+from dynmem import vmbus
+from dynmem.dm import DynamicMemoryHost, GivenUp
 from dynmem.dm.guest import DynamicMemoryGuest
-from dynmem.dm.host import DynamicMemoryHost, GivenUp
 from dynmem.dm.states import HostState
 from dynmem.errors import RemoteProtocolError
 from dynmem.pages import ranges
 from dynmem.units import PAGE_SIZE
-from dynmem.vmbus import guest, host
 from dynmem.vmbus.memory import FlatMemory
 from dynmem.wire import dm
 from dynmem.wire.synic import VMBUS_MESSAGE_TYPE
@@ -141,8 +141,8 @@ class _NoPages:
 
 def handshake(memory: FlatMemory) -> int:
     """Contact, offers, GPADL, opening, version and capabilities; how many messages that took."""
-    offer = host.Offer(dm.BALLOON_DEVICE_TYPE, uuid.UUID(int=1), "balloon")
-    bus, client = host.Bus(memory, [offer]), guest.Client(memory)
+    offer = vmbus.Offer(dm.BALLOON_DEVICE_TYPE, uuid.UUID(int=1), "balloon")
+    bus, client = vmbus.Bus(memory, [offer]), vmbus.Client(memory)
     steps = 0
 
     def carry() -> None:

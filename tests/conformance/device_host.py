@@ -11,7 +11,7 @@ from dynmem.vm.balloon.device import Discarding, HvBalloon
 from dynmem.vm.balloon.memory_device import HotAddedMemory
 from dynmem.vm.clock import VirtualClock
 from dynmem.vm.faults import Faults
-from dynmem.vmbus.host import Bus, BusState, ChannelClosed, ChannelFaulted, ChannelOpened
+from dynmem.vmbus import Bus, BusState, ChannelClosed, ChannelFaulted, ChannelOpened
 from dynmem.vmbus.memory import FlatMemory
 
 BOOT_BYTES = 1 << 32

@@ -3,9 +3,9 @@
 from collections import deque
 from collections.abc import Callable
 
+from dynmem.dm import DynamicMemoryHost, GivenUp
 from dynmem.dm.blocks import Added
 from dynmem.dm.guest import DynamicMemoryGuest
-from dynmem.dm.host import DynamicMemoryHost, GivenUp
 from dynmem.dm.stores import Reservation
 from dynmem.limits import DM_RANGES_PER_MESSAGE
 from dynmem.pages import ranges

@@ -2,14 +2,14 @@
 
 import pytest
 
+from dynmem import vmbus
 from dynmem.dm.guest import DynamicMemoryGuest
 from dynmem.dm.habits import WINDOWS
 from dynmem.dm.host import POST_INIT_WAIT_NS, DynamicMemoryHost
 from dynmem.dm.states import GuestState, HostState
 from dynmem.limits import DM_RANGES_PER_MESSAGE
 from dynmem.units import NS_PER_S
-from dynmem.vmbus import guest as vmbus
-from dynmem.vmbus.host import Bus, Channel, ChannelOpened, Offer
+from dynmem.vmbus import Bus, Channel, ChannelOpened, Offer
 from dynmem.vmbus.memory import FlatMemory
 from dynmem.wire import dm
 from dynmem.wire.dm import BALLOON_DEVICE_TYPE

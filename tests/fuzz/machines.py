@@ -10,8 +10,9 @@ from collections.abc import Callable
 
 from tests.dm.ends import PlainBlocks, PlainSource, packed
 
+from dynmem import vmbus
+from dynmem.dm import DynamicMemoryHost, GivenUp
 from dynmem.dm.guest import DynamicMemoryGuest
-from dynmem.dm.host import DynamicMemoryHost, GivenUp
 from dynmem.errors import RemoteProtocolError
 from dynmem.limits import DM_RANGES_PER_MESSAGE, VMBUS_QUEUE_MAX
 from dynmem.pages import ranges
@@ -20,7 +21,7 @@ from dynmem.units import PAGE_SIZE
 from dynmem.vm.faults import Faults
 from dynmem.vm.hyperv.hypercalls import Hypercalls
 from dynmem.vm.hyperv.synic import Synic
-from dynmem.vmbus import guest, host, ring
+from dynmem.vmbus import ring
 from dynmem.vmbus.memory import FlatMemory, GpadlMemory
 from dynmem.wire import dm, hardware, synic
 from dynmem.wire import vmbus as wire
@@ -77,9 +78,9 @@ class BusRig:
     def __init__(self) -> None:
         self.memory = FlatMemory(memoryview(bytearray(MEMORY_PAGES * PAGE_SIZE)))
         offers = [
-            host.Offer(dm.BALLOON_DEVICE_TYPE, uuid.UUID(int=number), f"dev{number}") for number in (1, 2)
+            vmbus.Offer(dm.BALLOON_DEVICE_TYPE, uuid.UUID(int=number), f"dev{number}") for number in (1, 2)
         ]
-        self.bus = host.Bus(self.memory, offers)
+        self.bus = vmbus.Bus(self.memory, offers)
         self.count = 0
 
     def drain(self) -> None:
@@ -212,7 +213,7 @@ class ClientRig:
         self.restart()
 
     def restart(self) -> None:
-        self.client = client = guest.Client(self.memory)
+        self.client = client = vmbus.Client(self.memory)
         client.connect()
         way = self.count // BURST % 4
         if way > 0:

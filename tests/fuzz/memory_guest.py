@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from dynmem import vmbus
 from dynmem.errors import DynmemError
 from dynmem.limits import HARDWARE_SLOTS_MAX
 from dynmem.memory.backend import Backend
@@ -32,8 +33,7 @@ from dynmem.vm.embedded.guest import Processor
 from dynmem.vm.machine import Machine
 from dynmem.vm.options.machine import BalloonOptions, VmOptions
 from dynmem.vm.options.memory import BackendOptions, DimmOptions, MemoryOptions
-from dynmem.vmbus import guest as vmbus
-from dynmem.vmbus.host import BusState, ChannelState
+from dynmem.vmbus import BusState, ChannelState
 from dynmem.vmbus.memory import FlatMemory
 from dynmem.wire import dm
 from dynmem.wire import hardware as wire
@@ -187,9 +187,9 @@ class MemoryRig:
         self.say(dm.encode(dm.VersionRequest(1, dm.VERSION_WIN10, is_last_attempt=False)))
         self.say(dm.encode(dm.CapabilitiesReport(2, caps, 0, (1 << 40) - 1)))
 
-    def pump(self) -> list[vmbus.Event]:
+    def pump(self) -> list[vmbus.ClientEvent]:
         """Bring the client's posts to the bus, and the bus's messages to it, as hypercalls and SynIC do."""
-        events: list[vmbus.Event] = []
+        events: list[vmbus.ClientEvent] = []
         bus = self.machine.bus
         for _ in range(8):
             for post in self.client.take_posts():

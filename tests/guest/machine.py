@@ -6,14 +6,14 @@ from collections.abc import Callable
 import numpy as np
 from tests.dm.ends import PlainSource
 
+from dynmem.dm import DynamicMemoryHost, GivenUp
 from dynmem.dm.events import HostEvent
-from dynmem.dm.host import DynamicMemoryHost, GivenUp
 from dynmem.memory.backend import MemfdBackend
 from dynmem.memory.discard import Discarder
 from dynmem.pages import ranges as page_ranges
 from dynmem.pages.page_set import PageSet
 from dynmem.units import GIB, PAGE_SIZE
-from dynmem.vmbus.host import Bus, ChannelClosed, ChannelOpened, Offer, Unloaded
+from dynmem.vmbus import Bus, ChannelClosed, ChannelOpened, GuestUnloaded, Offer
 from dynmem.vmbus.memory import FlatMemory
 from dynmem.wire import synic as wire
 from dynmem.wire.dm import BALLOON_DEVICE_TYPE
@@ -127,7 +127,7 @@ class Machine:
                 self.device.channel_opened(self.now)
             elif isinstance(event, ChannelClosed):
                 self.device.channel_closed(self.now)
-            elif isinstance(event, Unloaded):
+            elif isinstance(event, GuestUnloaded):
                 self.given_up.clear()
         self.device.tick(self.now)
         self._send()

@@ -20,7 +20,8 @@ from dynmem.trace.decode import Decoder, Entry
 from dynmem.trace.lines import EventLine, MessageLine, PacketLine, parse
 from dynmem.trace_events import BY_NAME, Trace, matching
 from dynmem.units import MIB, PAGE_SHIFT
-from dynmem.vmbus import guest, host
+from dynmem.vmbus import Bus, ChannelOpened, Client, Offer, OffersDelivered, Opened
+from dynmem.vmbus.guest import FIRST_GPADL_ID
 from dynmem.vmbus.memory import FlatMemory, GpadlMemory
 from dynmem.vmbus.ring import RingReader, RingWriter
 from dynmem.wire import dm, packet, vmbus
@@ -72,7 +73,7 @@ class OurHost:
 
     def __init__(self, memory: FlatMemory) -> None:
         self.memory = memory
-        self.bus = host.Bus(memory, [host.Offer(dm.BALLOON_DEVICE_TYPE, INSTANCE, "hv-balloon")])
+        self.bus = Bus(memory, [Offer(dm.BALLOON_DEVICE_TYPE, INSTANCE, "hv-balloon")])
         self.dm = DynamicMemoryHost(
             store=SetStore(ADDED_AT),
             boot_pages=BOOT_PAGES,
@@ -92,7 +93,7 @@ class OurHost:
         """The guest says it."""
         if isinstance(line, MessageLine):
             assert self.bus.post_message(4, VMBUS_MESSAGE_TYPE, line.payload) is HvStatus.SUCCESS
-            if any(isinstance(event, host.ChannelOpened) for event in self.bus.take_events()):
+            if any(isinstance(event, ChannelOpened) for event in self.bus.take_events()):
                 self.dm.channel_opened(now)
             return
         assert self.to_host.write(line.packet)
@@ -178,7 +179,7 @@ class OurGuest:
     """Our driver and our protocol end; the captured host's packets go through real rings."""
 
     def __init__(self, memory: FlatMemory, kernel: CapturedKernel) -> None:
-        self.client = guest.Client(memory, monitor_pages=(0x533A000, 0x5339000))
+        self.client = Client(memory, monitor_pages=(0x533A000, 0x5339000))
         self.dm = DynamicMemoryGuest(
             pages=kernel,
             total_pages=BOOT_PAGES,
@@ -203,12 +204,12 @@ class OurGuest:
         payload = line.payload
         message = vmbus.decode(payload)
         if isinstance(message, vmbus.OpenChannelResult):  # the captured guest chose another number
-            payload = vmbus.encode(msgspec.structs.replace(message, openid=guest.FIRST_GPADL_ID))
+            payload = vmbus.encode(msgspec.structs.replace(message, openid=FIRST_GPADL_ID))
         self.client.receive_message(payload)
         for event in self.client.take_events():
-            if isinstance(event, guest.OffersDelivered):
+            if isinstance(event, OffersDelivered):
                 self.client.channels[1].open(RINGS, DOWN_PAGE)
-            elif isinstance(event, guest.Opened):
+            elif isinstance(event, Opened):
                 self.dm.channel_opened(now)
 
     def says(self, now: int) -> vmbus.Message | dm.Message:
@@ -355,9 +356,9 @@ def test_our_bus_logs_for_the_same_guest_what_qemus_logged(file: str, memory: Fl
         assert isinstance(line, EventLine)
         ours.append(line)
 
-    bus = host.Bus(
+    bus = Bus(
         memory,
-        [host.Offer(dm.BALLOON_DEVICE_TYPE, INSTANCE, "hv-balloon")],
+        [Offer(dm.BALLOON_DEVICE_TYPE, INSTANCE, "hv-balloon")],
         max_version=4 << 16,
         trace=Trace(matching(["vmbus*"]), sink),
     )

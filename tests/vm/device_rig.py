@@ -5,6 +5,7 @@ import functools
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from dynmem import vmbus
 from dynmem.memory.backend import Backend, MemfdBackend
 from dynmem.trace_events import NO_TRACE, Trace
 from dynmem.units import MIB, PAGE_SIZE
@@ -12,8 +13,7 @@ from dynmem.vm.balloon.device import Discarding, HvBalloon
 from dynmem.vm.balloon.memory_device import HotAddedMemory
 from dynmem.vm.clock import VirtualClock
 from dynmem.vm.faults import Faults
-from dynmem.vmbus import guest as vmbus
-from dynmem.vmbus.host import Bus, ChannelClosed, ChannelFaulted, ChannelOpened
+from dynmem.vmbus import Bus, ChannelClosed, ChannelFaulted, ChannelOpened
 from dynmem.vmbus.memory import FlatMemory
 from dynmem.wire import dm
 from dynmem.wire.synic import VMBUS_MESSAGE_TYPE
@@ -119,8 +119,8 @@ class Rig:
             elif isinstance(event, ChannelClosed | ChannelFaulted):
                 self.device.closed()
 
-    def pump(self) -> list[vmbus.Event]:
-        events: list[vmbus.Event] = []
+    def pump(self) -> list[vmbus.ClientEvent]:
+        events: list[vmbus.ClientEvent] = []
         for _ in range(8):
             for post in self.client.take_posts():
                 self.bus.post_message(post.connection_id, VMBUS_MESSAGE_TYPE, post.payload)

@@ -13,9 +13,9 @@ import sys
 import time
 from collections.abc import Callable
 
+from dynmem import vmbus
 from dynmem.guest.hardware import Hardware, HostGoneError
 from dynmem.guest.synic import Synic
-from dynmem.vmbus import guest as vmbus
 from dynmem.vmbus.memory import FlatMemory, GuestMemory
 from dynmem.wire import dm, synic
 from dynmem.wire import hardware as wire
@@ -103,7 +103,7 @@ class Guest:
     def open_channel(self) -> vmbus.GuestChannel:
         """Contact, offer, GPADL, open."""
         self.power_on()
-        self.events: list[vmbus.Event] = []
+        self.events: list[vmbus.ClientEvent] = []
         self.client.connect()
         assert self.pump(5, lambda: any(isinstance(event, vmbus.Offered) for event in self.events))
         (channel,) = [event.channel for event in self.events if isinstance(event, vmbus.Offered)]
@@ -258,7 +258,7 @@ def message_noise(guest: Guest) -> object:
             channel.send(head + body)
         guest.pump(0.01, lambda: False)
         channel.close()
-        assert guest.pump(5, lambda: channel.state is vmbus.ChannelState.CLOSED)
+        assert guest.pump(5, lambda: channel.state is vmbus.GuestChannelState.CLOSED)
         guest.reopen(channel)
     return True
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from dynmem.vmbus import guest, host
+from dynmem import vmbus
 from dynmem.vmbus.memory import FlatMemory
 from dynmem.wire import vmbus as wire
 from dynmem.wire.dm import BALLOON_DEVICE_TYPE
@@ -24,20 +24,20 @@ class Machine:
         *,
         devices: int = 1,
         max_version: int = VERSION_5_3,
-        versions: Sequence[int] = guest.LINUX_VERSIONS,
+        versions: Sequence[int] = vmbus.LINUX_VERSIONS,
         vp_count: int = 1,
         interrupt_page: int = 0,
     ) -> None:
         self.raw = bytearray(MEMORY_BYTES)
         self.memory = FlatMemory(memoryview(self.raw))
         offers = [
-            host.Offer(BALLOON_DEVICE_TYPE, uuid.UUID(int=INSTANCE.int + number), f"dev{number}")
+            vmbus.Offer(BALLOON_DEVICE_TYPE, uuid.UUID(int=INSTANCE.int + number), f"dev{number}")
             for number in range(devices)
         ]
-        self.bus = host.Bus(self.memory, offers, max_version=max_version, vp_count=vp_count)
-        self.client = guest.Client(self.memory, versions=versions, interrupt_page=interrupt_page)
-        self.client_events: list[guest.Event] = []
-        self.bus_events: list[host.BusEvent] = []
+        self.bus = vmbus.Bus(self.memory, offers, max_version=max_version, vp_count=vp_count)
+        self.client = vmbus.Client(self.memory, versions=versions, interrupt_page=interrupt_page)
+        self.client_events: list[vmbus.ClientEvent] = []
+        self.bus_events: list[vmbus.BusEvent] = []
 
     def pump(self) -> None:
         """Carry messages until neither end has any."""
@@ -65,7 +65,7 @@ class Machine:
         self.client.channels[relid].open(pfns, downstream)
         self.pump()
 
-    def ends(self, relid: int = 1) -> tuple[guest.GuestChannel, host.Channel]:
+    def ends(self, relid: int = 1) -> tuple[vmbus.GuestChannel, vmbus.Channel]:
         return self.client.channels[relid], self.bus.channels[relid]
 
     def post(self, message: wire.Message | bytes, connection_id: int = 4) -> HvStatus:

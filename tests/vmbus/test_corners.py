@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from dynmem import vmbus
 from dynmem.errors import LocalProtocolError, RemoteProtocolError
 from dynmem.trace_events import BY_NAME, Trace
 from dynmem.units import PAGE_SIZE
-from dynmem.vmbus import guest, host
 from dynmem.vmbus.channel import ChannelState
 from dynmem.vmbus.memory import GpadlMemory
 from dynmem.vmbus.ring import initialize
@@ -37,7 +37,7 @@ def ready(machine: Machine, **options: object) -> Machine:
     return two
 
 
-def taken(machine: Machine) -> host.OutgoingMessage:
+def taken(machine: Machine) -> vmbus.OutgoingMessage:
     """The one message that the bus has for the guest."""
     message = machine.bus.next_message()
     assert message is not None
@@ -50,13 +50,13 @@ def test_a_reserved_channel_answers_where_it_was_opened_and_closed_from(machine:
     two = ready(machine)
     channel = two.bus.channels[1]
     two.post(OPEN)
-    assert taken(two) == host.OutgoingMessage(1, 5, wire.encode(wire.OpenChannelResult(1, 0, 0)))
-    assert two.bus.take_events() == [host.ChannelOpened(channel)]
+    assert taken(two) == vmbus.OutgoingMessage(1, 5, wire.encode(wire.OpenChannelResult(1, 0, 0)))
+    assert two.bus.take_events() == [vmbus.ChannelOpened(channel)]
     assert channel.send(b"12345678")
     assert two.bus.take_signals() == []  # its guest looks by itself
     two.post(wire.CloseReservedChannel(1, 0, 6))
-    assert taken(two) == host.OutgoingMessage(0, 6, wire.encode(wire.CloseReservedChannelResponse(1)))
-    assert two.bus.take_events() == [host.ChannelClosed(channel)]
+    assert taken(two) == vmbus.OutgoingMessage(0, 6, wire.encode(wire.CloseReservedChannelResponse(1)))
+    assert two.bus.take_events() == [vmbus.ChannelClosed(channel)]
     assert channel.state is ChannelState.CLOSED
 
 
@@ -95,7 +95,7 @@ def test_a_reserved_channel_without_its_gpadl_is_refused_where_it_was_asked_for(
     two = ready(machine)
     two.post(wire.OpenReservedChannel(1, 1, 5, 8, 3))
     refusal = wire.OpenChannelResult(1, 0, wire.STATUS_UNSUCCESSFUL)
-    assert taken(two) == host.OutgoingMessage(1, 5, wire.encode(refusal))
+    assert taken(two) == vmbus.OutgoingMessage(1, 5, wire.encode(refusal))
     assert not two.bus.channels[1].reserved
 
 
@@ -117,7 +117,7 @@ def test_a_driver_moves_its_interrupts_and_hears_of_it_from_5_3_on(machine: Mach
         with pytest.raises(LocalProtocolError, match="cannot be moved"):
             here.modify(0)  # one at a time
         two.pump()
-        assert two.client_events.pop() == guest.Modified(here, moved)
+        assert two.client_events.pop() == vmbus.Modified(here, moved)
         assert there.target_vp == 0
 
 
@@ -145,7 +145,7 @@ def test_interrupts_stay_where_they_are_before_4_1_and_while_closed(machine: Mac
             here.modify(1)
         here.open(range(32, 38), 3)
         two.pump()
-        if here.state is guest.ChannelState.OPEN:
+        if here.state is vmbus.GuestChannelState.OPEN:
             break
 
 
@@ -157,7 +157,7 @@ def test_an_answer_to_no_move_is_refused_and_a_late_one_ignored(opened: Machine)
     here.modify(0)
     here.close()
     opened.client.receive_message(answer)
-    assert here.state is guest.ChannelState.TEARING_DOWN
+    assert here.state is vmbus.GuestChannelState.TEARING_DOWN
 
 
 def test_monitor_pages_are_accepted_until_the_guest_leaves_and_no_offer_uses_them(machine: Machine) -> None:
@@ -181,7 +181,7 @@ def test_the_life_of_a_channel_is_traced_with_qemus_events(machine: Machine) -> 
 
     trace = Trace(frozenset(name for name in BY_NAME if name.startswith("vmbus_")), sink)
     offers = [channel.offer for channel in machine.bus.channels.values()]
-    machine.bus = host.Bus(machine.memory, offers, trace=trace)
+    machine.bus = vmbus.Bus(machine.memory, offers, trace=trace)
     machine.connect()
     machine.open(1, range(16, 56), 20)
     here, there = machine.ends()

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
+from dynmem import vmbus
 from dynmem.errors import LocalProtocolError, RemoteProtocolError
 from dynmem.units import PAGE_SIZE
-from dynmem.vmbus import guest, host
 from dynmem.wire import dm
 from dynmem.wire import vmbus as wire
 from dynmem.wire.synic import EVENT_CONNECTION_ID, HvStatus
@@ -38,9 +38,9 @@ def test_a_guest_connects_and_is_offered_the_device(machine: Machine) -> None:
     machine.connect()
     channel = machine.client.channels[1]
     assert machine.client_events == [
-        guest.Connected(VERSION_5_3),
-        guest.Offered(channel),
-        guest.OffersDelivered(),
+        vmbus.Connected(VERSION_5_3),
+        vmbus.Offered(channel),
+        vmbus.OffersDelivered(),
     ]
     assert channel.offer.interface == dm.BALLOON_DEVICE_TYPE
     assert channel.offer.connection_id == machine.bus.channels[1].connection_id == 17
@@ -52,8 +52,8 @@ def test_a_channel_opens_carries_packets_both_ways_and_closes(machine: Machine) 
     machine.connect()
     machine.open()
     here, there = machine.ends()
-    assert machine.client_events.pop() == guest.Opened(here)
-    assert machine.bus_events == [host.ChannelOpened(there)]
+    assert machine.client_events.pop() == vmbus.Opened(here)
+    assert machine.bus_events == [vmbus.ChannelOpened(there)]
     assert here.send(b"question", 5)
     assert machine.client.take_doorbells() == [17]
     assert machine.bus.signal_event(17, 0) is HvStatus.SUCCESS
@@ -62,17 +62,17 @@ def test_a_channel_opens_carries_packets_both_ways_and_closes(machine: Machine) 
     assert (question.data, question.trans_id) == (b"question", 5)
     assert there.receive() is None
     assert there.send(b"answer..", trans_id=6, completion=True)
-    assert machine.bus.take_signals() == [host.Signal(vp=0, sint=2, flag=1)]
+    assert machine.bus.take_signals() == [vmbus.Signal(vp=0, sint=2, flag=1)]
     assert machine.bus.take_signals() == []
     assert machine.client.receive_event(1) == [here]
     answer = here.receive()
     assert answer is not None
     assert (answer.data, answer.trans_id, answer.flags) == (b"answer..", 6, 1)
     here.close()
-    assert here.state is guest.ChannelState.TEARING_DOWN
+    assert here.state is vmbus.GuestChannelState.TEARING_DOWN
     machine.pump()
-    assert machine.client_events[-1] == guest.Closed(here)
-    assert machine.bus_events[-1] == host.ChannelClosed(there)
+    assert machine.client_events[-1] == vmbus.Closed(here)
+    assert machine.bus_events[-1] == vmbus.ChannelClosed(there)
     assert here.receive() is None
     assert not here.send(b"")
     assert there.receive() is None
@@ -92,7 +92,7 @@ def test_a_closed_channel_opens_again_over_other_pages(machine: Machine) -> None
         here.close()
         machine.pump()
     assert machine.bus.rejected == {}
-    assert [type(event) for event in machine.bus_events] == [host.ChannelOpened, host.ChannelClosed] * 3
+    assert [type(event) for event in machine.bus_events] == [vmbus.ChannelOpened, vmbus.ChannelClosed] * 3
 
 
 @pytest.mark.parametrize("pages", [4, 26, 27, 54, 55, 500])
@@ -101,7 +101,7 @@ def test_a_gpadl_spreads_over_as_many_bodies_as_it_needs(machine: Machine, pages
     scattered = [1 + (number * 7) % 1009 for number in range(pages)]
     machine.open(pfns=scattered, downstream=2)
     here, there = machine.ends()
-    assert here.state is guest.ChannelState.OPEN
+    assert here.state is vmbus.GuestChannelState.OPEN
     sent = 0
     while there.send(sent.to_bytes(8, "little") * 400):
         sent += 1
@@ -116,7 +116,7 @@ def test_a_gpadl_spreads_over_as_many_bodies_as_it_needs(machine: Machine, pages
 @pytest.mark.parametrize("newest", VERSIONS)
 def test_the_newest_version_of_both_is_agreed_on(machine: Machine, newest: int) -> None:
     older = machine_of(
-        machine, max_version=newest, versions=(*guest.LINUX_VERSIONS, VERSION_WIN7, VERSION_WS2008)
+        machine, max_version=newest, versions=(*vmbus.LINUX_VERSIONS, VERSION_WIN7, VERSION_WS2008)
     )
     older.connect()
     assert older.client.version == older.bus.version == newest
@@ -130,14 +130,14 @@ def test_the_newest_version_of_both_is_agreed_on(machine: Machine, newest: int) 
 def test_a_host_without_a_common_version_is_given_up(machine: Machine) -> None:
     older = machine_of(machine, max_version=VERSION_WIN7)
     older.connect()
-    assert older.client_events == [guest.Failed("the host agreed to no version of ours")]
-    assert older.client.state is guest.ClientState.DISCONNECTED
+    assert older.client_events == [vmbus.Failed("the host agreed to no version of ours")]
+    assert older.client.state is vmbus.ClientState.DISCONNECTED
     assert older.bus.version is None
 
 
 def test_before_5_0_the_guest_posts_on_connection_1(machine: Machine) -> None:
     for version, connection_id in ((VERSION_5_0, 4), (VERSION_4_1, 1)):
-        client = guest.Client(machine.memory, versions=(version,))
+        client = vmbus.Client(machine.memory, versions=(version,))
         client.connect()
         assert [post.connection_id for post in client.take_posts()] == [connection_id]
 
@@ -149,7 +149,7 @@ def test_before_2_4_signals_go_through_the_interrupt_page(machine: Machine) -> N
     old.open()
     here, there = old.ends()
     assert there.send(b"12345678")
-    assert old.bus.take_signals() == [host.Signal(0, 2, 0)]
+    assert old.bus.take_signals() == [vmbus.Signal(0, 2, 0)]
     assert old.memory.load32(page) == 1 << 1
     assert old.client.receive_event(0) == [here]
     assert here.send(b"12345678")
@@ -168,7 +168,7 @@ def test_an_interrupt_page_outside_memory_is_counted_and_survived(machine: Machi
 def test_several_devices_keep_their_packets_and_signals_apart(machine: Machine) -> None:
     several = machine_of(machine, devices=3)
     several.connect()
-    assert [event.channel.relid for event in several.client_events if isinstance(event, guest.Offered)] == [
+    assert [event.channel.relid for event in several.client_events if isinstance(event, vmbus.Offered)] == [
         1,
         2,
         3,
@@ -205,13 +205,13 @@ def test_unloading_closes_everything_and_the_guest_can_connect_again(opened: Mac
     here, there = opened.ends()
     opened.client.unload()
     opened.pump()
-    assert opened.client_events[-2:] == [guest.Closed(here), guest.Unloaded()]
-    assert opened.bus_events[-2:] == [host.ChannelClosed(there), host.Unloaded()]
+    assert opened.client_events[-2:] == [vmbus.Closed(here), vmbus.Unloaded()]
+    assert opened.bus_events[-2:] == [vmbus.ChannelClosed(there), vmbus.GuestUnloaded()]
     assert opened.client.channels == {}
-    assert there.state is host.ChannelState.UNOFFERED
+    assert there.state is vmbus.ChannelState.UNOFFERED
     opened.connect()
     opened.open()
-    assert opened.client.channels[1].state is guest.ChannelState.OPEN
+    assert opened.client.channels[1].state is vmbus.GuestChannelState.OPEN
 
 
 def test_before_3_0_a_guest_leaves_without_an_answer(machine: Machine) -> None:
@@ -219,7 +219,7 @@ def test_before_3_0_a_guest_leaves_without_an_answer(machine: Machine) -> None:
     old.connect()
     old.client.unload()
     assert old.client.take_posts() == []
-    assert old.client.take_events() == [guest.Unloaded()]
+    assert old.client.take_events() == [vmbus.Unloaded()]
 
 
 @pytest.mark.parametrize("was_open", [True, False])
@@ -234,10 +234,10 @@ def test_a_rescinded_channel_is_let_go_of_by_both_ends(machine: Machine, was_ope
     machine.pump()
     assert machine.client.channels == {}
     assert machine.bus.channels == {}
-    assert there.state is host.ChannelState.GONE
-    closed = [guest.Closed(here)] if was_open else []
-    assert machine.client_events[-len(closed) - 1 :] == [*closed, guest.Rescinded(here)]
-    assert machine.bus_events[-1:] == ([host.ChannelClosed(there)] if was_open else [])
+    assert there.state is vmbus.ChannelState.GONE
+    closed = [vmbus.Closed(here)] if was_open else []
+    assert machine.client_events[-len(closed) - 1 :] == [*closed, vmbus.Rescinded(here)]
+    assert machine.bus_events[-1:] == ([vmbus.ChannelClosed(there)] if was_open else [])
     with pytest.raises(LocalProtocolError):
         machine.bus.rescind(there)
     with pytest.raises(LocalProtocolError):
@@ -247,19 +247,19 @@ def test_a_rescinded_channel_is_let_go_of_by_both_ends(machine: Machine, was_ope
 def test_a_device_unplugged_before_any_contact_is_never_offered(machine: Machine) -> None:
     machine.bus.rescind(machine.bus.channels[1])
     machine.connect()
-    assert machine.client_events == [guest.Connected(VERSION_5_3), guest.OffersDelivered()]
+    assert machine.client_events == [vmbus.Connected(VERSION_5_3), vmbus.OffersDelivered()]
 
 
 def test_a_reset_forgets_the_guest_but_not_the_devices(opened: Machine) -> None:
     there = opened.bus.channels[1]
     opened.bus.reset()
-    assert opened.bus.take_events() == [host.ChannelClosed(there)]
+    assert opened.bus.take_events() == [vmbus.ChannelClosed(there)]
     assert opened.bus.next_message() is None
     assert opened.bus.signal_event(17, 0) is HvStatus.INVALID_CONNECTION_ID
-    opened.client = guest.Client(opened.memory)
+    opened.client = vmbus.Client(opened.memory)
     opened.connect()
     opened.open()
-    assert there.state is host.ChannelState.OPEN
+    assert there.state is vmbus.ChannelState.OPEN
 
 
 def test_a_busy_slot_gets_the_same_message_until_it_takes_it(machine: Machine) -> None:
@@ -278,12 +278,12 @@ def test_a_refused_open_gives_the_pages_back_and_says_why(machine: Machine) -> N
     here.open(range(16, 26), 5)
     machine.memory.store32(16 * PAGE_SIZE + 4, 12345)  # no index
     machine.pump()
-    (failed,) = (event for event in machine.client_events if isinstance(event, guest.Failed))
+    (failed,) = (event for event in machine.client_events if isinstance(event, vmbus.Failed))
     assert failed.channel is here
     assert "0x8000ffff" in failed.reason
-    assert here.state is guest.ChannelState.CLOSED
+    assert here.state is vmbus.GuestChannelState.CLOSED
     machine.open()
-    assert machine.client.channels[1].state is guest.ChannelState.OPEN
+    assert machine.client.channels[1].state is vmbus.GuestChannelState.OPEN
 
 
 def test_ring_pages_outside_memory_fail_the_open(machine: Machine) -> None:
@@ -306,7 +306,7 @@ def test_a_client_used_out_of_order_is_our_own_error(opened: Machine) -> None:
         opened.client.connect()
     with pytest.raises(LocalProtocolError):
         opened.client.channels[1].open(range(16, 26), 5)
-    fresh = guest.Client(opened.memory)
+    fresh = vmbus.Client(opened.memory)
     with pytest.raises(LocalProtocolError):
         fresh.unload()
 
@@ -352,7 +352,7 @@ def test_a_late_answer_for_a_channel_that_is_gone_is_ignored(machine: Machine) -
         wire.GpadlTorndown(0xE1E10),
     ):
         machine.client.receive_message(wire.encode(message))
-    assert [type(event) for event in machine.client.take_events()] == [guest.Closed, guest.Rescinded]
+    assert [type(event) for event in machine.client.take_events()] == [vmbus.Closed, vmbus.Rescinded]
 
 
 def test_a_message_under_way_while_unloading_is_ignored(opened: Machine) -> None:
@@ -360,7 +360,7 @@ def test_a_message_under_way_while_unloading_is_ignored(opened: Machine) -> None
     opened.client.receive_message(wire.encode(wire.RescindChannelOffer(1)))
     assert opened.client.take_events() == []
     opened.pump()
-    assert opened.client_events[-1] == guest.Unloaded()
+    assert opened.client_events[-1] == vmbus.Unloaded()
 
 
 def test_a_broken_ring_from_the_host_is_the_drivers_to_handle(opened: Machine) -> None:
@@ -371,19 +371,19 @@ def test_a_broken_ring_from_the_host_is_the_drivers_to_handle(opened: Machine) -
         here.receive()
     here.close()
     opened.pump()
-    assert opened.client_events[-1] == guest.Closed(here)
+    assert opened.client_events[-1] == vmbus.Closed(here)
 
 
 def test_a_refused_post_is_reported(machine: Machine) -> None:
     machine.connect()
     machine.client.post_refused(HvStatus.INVALID_HYPERCALL_INPUT)
     (failed,) = machine.client.take_events()
-    assert isinstance(failed, guest.Failed)
+    assert isinstance(failed, vmbus.Failed)
     assert "INVALID_HYPERCALL_INPUT" in failed.reason
 
 
 def test_versions_are_tried_in_the_order_of_linux() -> None:
-    assert guest.LINUX_VERSIONS[0] == VERSION_5_3
-    assert list(guest.LINUX_VERSIONS) == sorted(guest.LINUX_VERSIONS, reverse=True)
-    assert set(guest.LINUX_VERSIONS) == set(VERSIONS) - {VERSION_WS2008, VERSION_WIN7}
-    assert {VERSION_WIN8_1, VERSION_WIN10} <= set(guest.LINUX_VERSIONS)
+    assert vmbus.LINUX_VERSIONS[0] == VERSION_5_3
+    assert list(vmbus.LINUX_VERSIONS) == sorted(vmbus.LINUX_VERSIONS, reverse=True)
+    assert set(vmbus.LINUX_VERSIONS) == set(VERSIONS) - {VERSION_WS2008, VERSION_WIN7}
+    assert {VERSION_WIN8_1, VERSION_WIN10} <= set(vmbus.LINUX_VERSIONS)

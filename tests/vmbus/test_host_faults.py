@@ -10,13 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dynmem import vmbus
 from dynmem.direction import Direction
 from dynmem.errors import LocalProtocolError
 from dynmem.limits import GPADL_PAGES_MAX, GPADLS_MAX, VMBUS_EVENTS_MAX, VMBUS_QUEUE_MAX
 from dynmem.units import PAGE_SIZE
-from dynmem.vmbus import host
+from dynmem.vmbus import BusState
 from dynmem.vmbus.channel import TRANSITIONS, ChannelEvent, ChannelState
-from dynmem.vmbus.host import RULES, BusState
+from dynmem.vmbus.host import RULES
 from dynmem.vmbus.memory import FlatMemory
 from dynmem.wire import vmbus as wire
 from dynmem.wire.synic import HvStatus
@@ -165,10 +166,10 @@ def test_tearing_down_the_rings_of_an_open_channel_faults_it(opened: Machine) ->
     opened.post(wire.GpadlTeardown(1, there.gpadl_id))
     assert opened.answers() == [wire.GpadlTorndown(0xE1E10)]
     (event,) = opened.bus.take_events()
-    assert isinstance(event, host.ChannelFaulted)
+    assert isinstance(event, vmbus.ChannelFaulted)
     assert there.fault == event.reason
     opened.post(wire.CloseChannel(1))
-    assert opened.bus.take_events() == [host.ChannelClosed(there)]
+    assert opened.bus.take_events() == [vmbus.ChannelClosed(there)]
     assert there.fault is None
 
 
@@ -232,7 +233,7 @@ def test_interrupts_move_to_the_processor_the_guest_names(machine: Machine) -> N
     several.post(wire.ModifyChannel(1, 3))
     assert several.answers() == [wire.ModifyChannelResponse(1, 0)]
     assert several.bus.channels[1].send(b"12345678")
-    assert several.bus.take_signals() == [host.Signal(3, 2, 1)]
+    assert several.bus.take_signals() == [vmbus.Signal(3, 2, 1)]
     several.post(wire.ModifyChannel(1, 4))
     assert several.answers() == [wire.ModifyChannelResponse(1, wire.STATUS_UNSUCCESSFUL)]
 
@@ -270,7 +271,7 @@ def test_one_monitor_page_without_the_other_fails_the_contact(machine: Machine) 
 def test_a_new_contact_begins_anew(opened: Machine) -> None:
     there = opened.bus.channels[1]
     opened.post(CONTACT)
-    assert opened.bus.take_events() == [host.ChannelClosed(there)]
+    assert opened.bus.take_events() == [vmbus.ChannelClosed(there)]
     assert there.state is ChannelState.UNOFFERED
     assert opened.answers() == [wire.VersionResponse(True, 0, 4)]
     opened.post(wire.OpenChannel(1, 1, 0xE1E10, 0, 5))
@@ -329,9 +330,9 @@ def test_a_hypervisor_message_of_another_type_is_refused(machine: Machine) -> No
 
 
 def test_offers_are_distinct() -> None:
-    offer = host.Offer(uuid.UUID(int=1), uuid.UUID(int=2), "twice")
+    offer = vmbus.Offer(uuid.UUID(int=1), uuid.UUID(int=2), "twice")
     with pytest.raises(LocalProtocolError):
-        host.Bus(FlatMemory(memoryview(bytearray(PAGE_SIZE))), [offer, offer])
+        vmbus.Bus(FlatMemory(memoryview(bytearray(PAGE_SIZE))), [offer, offer])
 
 
 # rings
@@ -362,7 +363,7 @@ def test_a_malformed_packet_faults_its_channel_and_the_bus_lives_on(
     assert there.receive() is None
     assert there.state is ChannelState.FAULTED
     (event,) = several.bus.take_events()
-    assert event == host.ChannelFaulted(there, there.fault or "")
+    assert event == vmbus.ChannelFaulted(there, there.fault or "")
     several.memory.store32(16 * PAGE_SIZE, 32)
     assert there.receive() is None
     assert not there.send(b"12345678")
@@ -446,7 +447,7 @@ def plausible_posts() -> st.SearchStrategy[bytes]:
 @settings(max_examples=80, deadline=None)
 def test_no_post_raises_and_the_guest_can_always_begin_anew(posts: list[bytes], connected: bool) -> None:
     memory = FlatMemory(memoryview(bytearray(64 * PAGE_SIZE)))
-    bus = host.Bus(memory, [host.Offer(uuid.UUID(int=1), uuid.UUID(int=2), "dev")])
+    bus = vmbus.Bus(memory, [vmbus.Offer(uuid.UUID(int=1), uuid.UUID(int=2), "dev")])
     if connected:
         for message in (CONTACT, wire.RequestOffers(), gpadl_header(7, 10), wire.OpenChannel(1, 1, 7, 0, 5)):
             assert bus.post_message(4, 1, wire.encode(message)) is HvStatus.SUCCESS

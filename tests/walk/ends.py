@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from typing import Any, Final
 from unittest import mock
 
-from dynmem.vmbus import gpadl, guest, host, memory, ring
+from dynmem import vmbus
+from dynmem.vmbus import gpadl, guest, memory, ring
 from dynmem.vmbus.channel import ChannelState
 from dynmem.vmbus.gpadl import Gpadl
 from dynmem.vmbus.guest_channel import GuestChannel
@@ -25,7 +26,7 @@ PAGE_BYTES: Final = 128
 PFNS: Final = range(4)  # control page and data of the ring to the host, and of the ring from it
 DOWNSTREAM: Final = 2
 BODY_BYTES: Final = 24  # of a message: a packet of 48 bytes, two of which fit a ring
-OFFER: Final = host.Offer(uuid.UUID(int=1), uuid.UUID(int=2), "device")
+OFFER: Final = vmbus.Offer(uuid.UUID(int=1), uuid.UUID(int=2), "device")
 
 # what a host refuses of a guest that could not know yet of the rescind
 CROSSED: Final = {
@@ -39,19 +40,19 @@ State = tuple[Any, ...]
 
 # what of each machine is saved, and what need not be: it never changes, or is empty between two steps
 SAVED: Final[dict[type, set[str]]] = {
-    host.Bus: {"state", "version", "_queue", "_gpadls", "_channels"},
-    host.Channel: {"state", "fault", "target_vp", "gpadl_id", "_reader", "_writer"},
-    guest.Client: {"state", "version", "_trying", "_connection_id", "_next_gpadl", "_posts", "channels"},
+    vmbus.Bus: {"state", "version", "_queue", "_gpadls", "_channels"},
+    vmbus.Channel: {"state", "fault", "target_vp", "gpadl_id", "_reader", "_writer"},
+    vmbus.Client: {"state", "version", "_trying", "_connection_id", "_next_gpadl", "_posts", "channels"},
     GuestChannel: {"state", "_gpadl", "_refusal", "_rings", "_reader", "_writer"},
     RingReader: {"_read"},
     RingWriter: {"_write", "_pending"},
     Gpadl: {"relid", "gpadl_id", "pages", "_parts", "_have"},
 }
 SAME: Final[dict[type, set[str]]] = {
-    host.Bus: {"_memory", "_vp_count", "_max_version", "_trace", "channels", "rejected", "monitor_pages"}
+    vmbus.Bus: {"_memory", "_vp_count", "_max_version", "_trace", "channels", "rejected", "monitor_pages"}
     | {"_vp", "_interrupt_page", "_signals", "_events"},
-    host.Channel: {"offer", "relid", "_notify", "_on_fault", "reserved"},
-    guest.Client: {"memory", "_monitor_pages", "_interrupt_page", "_versions", "_doorbells", "_events"},
+    vmbus.Channel: {"offer", "relid", "_notify", "_on_fault", "reserved"},
+    vmbus.Client: {"memory", "_monitor_pages", "_interrupt_page", "_versions", "_doorbells", "_events"},
     GuestChannel: {"offer", "_client", "_downstream", "_target_vp", "_moving"},
     RingReader: {"_control", "_data", "_memory", "_signal", "size"},
     RingWriter: {"_control", "_data", "_memory", "_signal", "size"},
@@ -63,7 +64,7 @@ def fields_left_out() -> set[str]:
     """Fields of the machines that neither table above knows."""
     shared = FlatMemory(memoryview(bytearray(len(PFNS) * PAGE_BYTES)))
     with small_pages():
-        bus, client = host.Bus(shared, [OFFER]), guest.Client(shared)
+        bus, client = vmbus.Bus(shared, [OFFER]), vmbus.Client(shared)
         pages = GpadlMemory(shared, PFNS)
         there = bus.channels[1]
         here = GuestChannel(client, there.offer_message())
@@ -142,7 +143,7 @@ class HostEnd(_User):
 
     def __init__(self, shared: FlatMemory, messages: int, rescinds: int) -> None:
         super().__init__(messages)
-        self.bus = host.Bus(shared, [OFFER])
+        self.bus = vmbus.Bus(shared, [OFFER])
         self.channel = self.bus.channels[1]
         self.rescinds = rescinds
         pages = GpadlMemory(shared, PFNS)
@@ -189,14 +190,14 @@ class HostEnd(_User):
         must(set(refused) <= (CROSSED if rescinded else set()), f"the host refuses {refused}")
         refused.clear()
         for event in self.bus.take_events():
-            must(not isinstance(event, host.ChannelFaulted), f"{event}")
-            if isinstance(event, host.ChannelOpened):
+            must(not isinstance(event, vmbus.ChannelFaulted), f"{event}")
+            if isinstance(event, vmbus.ChannelOpened):
                 self.looking, self.blocked = True, False
-            elif isinstance(event, host.ChannelClosed):
+            elif isinstance(event, vmbus.ChannelClosed):
                 self.looking = self.blocked = False
         return bool(self.bus.take_signals())
 
-    def post(self, post: guest.Post) -> None:
+    def post(self, post: vmbus.Post) -> None:
         """A hypercall of the guest's."""
         status = self.bus.post_message(post.connection_id, VMBUS_MESSAGE_TYPE, post.payload)
         must(status is HvStatus.SUCCESS, f"a post was answered with {status.name}")
@@ -224,8 +225,8 @@ class GuestEnd(_User):
     def __init__(self, shared: FlatMemory, messages: int, opens: int, closes: int) -> None:
         super().__init__(messages)
         self.opens, self.closes = opens, closes
-        self.client = guest.Client(shared, versions=(VERSION_5_3,))
-        self._offer = host.Bus(shared, [OFFER]).channels[1].offer_message()
+        self.client = vmbus.Client(shared, versions=(VERSION_5_3,))
+        self._offer = vmbus.Bus(shared, [OFFER]).channels[1].offer_message()
         pages = GpadlMemory(shared, PFNS)
         initialize(pages, 0)
         initialize(pages, DOWNSTREAM)
@@ -238,7 +239,7 @@ class GuestEnd(_User):
 
     def reset(self) -> None:
         """The machine was reset: a new client connects; what the driver has sent and got is remembered."""
-        self.client = guest.Client(self.client.memory, versions=(VERSION_5_3,))
+        self.client = vmbus.Client(self.client.memory, versions=(VERSION_5_3,))
         self.client.connect()
         self.looking = self.blocked = False
 
@@ -279,19 +280,19 @@ class GuestEnd(_User):
     def settle(self) -> bool:
         """Do what the driver does at once after any step; whether the host is to be signalled."""
         for event in self.client.take_events():
-            if isinstance(event, guest.Opened):
+            if isinstance(event, vmbus.Opened):
                 self.looking, self.blocked = True, False
-            elif isinstance(event, guest.Closed | guest.Rescinded):
+            elif isinstance(event, vmbus.Closed | vmbus.Rescinded):
                 self.looking = self.blocked = False
-            elif isinstance(event, guest.Failed):
+            elif isinstance(event, vmbus.Failed):
                 raise BrokenInvariantError(event.reason)
         channel = self.channel
-        if channel is not None and channel.state is guest.ChannelState.CLOSED and self.opens:
+        if channel is not None and channel.state is vmbus.GuestChannelState.CLOSED and self.opens:
             self.opens -= 1
             channel.open(PFNS, DOWNSTREAM)
         return bool(self.client.take_doorbells())
 
-    def next_post(self) -> guest.Post:
+    def next_post(self) -> vmbus.Post:
         """The first message that waits to be posted, which is taken."""
         return self.client._posts.pop(0)
 
@@ -327,4 +328,4 @@ class GuestEnd(_User):
     @property
     def is_open(self) -> bool:
         """Whether packets can flow."""
-        return self.channel is not None and self.channel.state is guest.ChannelState.OPEN
+        return self.channel is not None and self.channel.state is vmbus.GuestChannelState.OPEN

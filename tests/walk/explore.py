@@ -23,10 +23,10 @@ from tests.walk.ends import (
     small_pages,
 )
 
+from dynmem import vmbus
 from dynmem.errors import ProtocolError
-from dynmem.vmbus import guest
+from dynmem.vmbus import BusState
 from dynmem.vmbus.channel import ChannelState
-from dynmem.vmbus.host import BusState
 from dynmem.vmbus.memory import FlatMemory
 
 
@@ -59,7 +59,11 @@ class Result(msgspec.Struct, frozen=True):
 # whether the event flag is set, whether the doorbell has rung; how many resets are left
 Point = tuple[int, int, int, bytes, bool, bool, int]
 Steps = list[tuple[str, Point]]
-_PAGES_IN_USE: Final = (guest.ChannelState.OPENING, guest.ChannelState.OPEN, guest.ChannelState.TEARING_DOWN)
+_PAGES_IN_USE: Final = (
+    vmbus.GuestChannelState.OPENING,
+    vmbus.GuestChannelState.OPEN,
+    vmbus.GuestChannelState.TEARING_DOWN,
+)
 
 
 class _HostFacts(msgspec.Struct, frozen=True):
@@ -293,16 +297,19 @@ class Walk:
     def _check_rest(self, hosts: int, guests: int) -> None:
         """With no step left: both connected; the channel gone, closed for good, or open and all told."""
         host, guest_end = self._load(hosts, guests)
-        must(guest_end.client.state is guest.ClientState.CONNECTED, f"the guest is {guest_end.client.state}")
+        must(guest_end.client.state is vmbus.ClientState.CONNECTED, f"the guest is {guest_end.client.state}")
         must(host.bus.state is BusState.OFFERED, f"the bus is {host.bus.state}")
         channel = guest_end.channel
         must((channel is not None) == (1 in host.bus.channels), "only one side knows the channel")
         if channel is None:
             return
-        if channel.state is guest.ChannelState.CLOSED:
+        if channel.state is vmbus.GuestChannelState.CLOSED:
             must(guest_end.opens == 0 and host.channel.state is ChannelState.CLOSED, "a closed channel waits")
             return
-        must(channel.state is guest.ChannelState.OPEN and host.channel.is_open, f"{channel}, {host.channel}")
+        must(
+            channel.state is vmbus.GuestChannelState.OPEN and host.channel.is_open,
+            f"{channel}, {host.channel}",
+        )
         must(host.sent == host.messages and guest_end.sent == guest_end.messages, "somebody waits for room")
         theirs, ours = self._states[hosts][2], self._states[guests][2][3]
         must(theirs[:2] == (ours[1], ours[0]), "a packet lies in a ring and nobody looks")
@@ -321,7 +328,7 @@ def _post(end: GuestEnd, _: bytes) -> bytes:
 
 
 _BY_HOST: Final[dict[str, Callable[[HostEnd, bytes], object]]] = {
-    "host takes a post": lambda end, payload: end.post(guest.Post(4, payload)),
+    "host takes a post": lambda end, payload: end.post(vmbus.Post(4, payload)),
     "host delivers": lambda end, _: end.bus.message_delivered(),
     "host wakes": lambda end, _: end.look(),
     "host sends": lambda end, _: end.send(),

@@ -1,1 +1,50 @@
-"""A suite that holds any host or guest of VMBus and the Dynamic Memory Protocol to what its peers rely on."""
+"""A test suite that holds any host or guest of VMBus and Dynamic Memory to what its peers rely on.
+
+Write an adapter (`HostUnderTest` or `GuestUnderTest`) and `run` the cases on it, or name it to the command:
+``python -m dynmem.conformance --host mymodule:MyHost``. The contract and the cases are in
+``docs/conformance.md``.
+"""
+
+from dynmem.conformance.adapter import (
+    DM,
+    DM_FAULTS,
+    GROUPS,
+    HOT_ADD,
+    SESSION,
+    VMBUS,
+    VMBUS_FAULTS,
+    GuestFactory,
+    GuestUnderTest,
+    HostFactory,
+    HostUnderTest,
+    Hypercalls,
+)
+from dynmem.conformance.case import Case, Result, Verdict, run, run_case
+from dynmem.conformance.report import conforms, facts, table
+from dynmem.conformance.suite import GUEST_CASES, HOST_CASES
+
+# in the order of use: the adapter, the groups of cases it claims, running them, reporting
+__all__ = [
+    "HostUnderTest",
+    "GuestUnderTest",
+    "Hypercalls",
+    "HostFactory",
+    "GuestFactory",
+    "SESSION",
+    "VMBUS",
+    "VMBUS_FAULTS",
+    "DM",
+    "DM_FAULTS",
+    "HOT_ADD",
+    "GROUPS",
+    "HOST_CASES",
+    "GUEST_CASES",
+    "run",
+    "run_case",
+    "Case",
+    "Result",
+    "Verdict",
+    "conforms",
+    "table",
+    "facts",
+]

@@ -1,1 +1,70 @@
-"""The Dynamic Memory Protocol without I/O: both ends and the target arithmetic."""
+"""The Dynamic Memory Protocol without I/O: a state machine for each end.
+
+Bytes of messages and integer nanoseconds come in; messages to send, a deadline and events come out. The
+host's end is `DynamicMemoryHost` over a `PageStore` of yours, the guest's end `DynamicMemoryGuest` over
+`GuestPages` of yours. A mistake of the peer raises `dynmem.errors.RemoteProtocolError`, a mistake of the
+owner `dynmem.errors.LocalProtocolError`.
+"""
+
+from dynmem.dm.blocks import Added, MemoryBlocks
+from dynmem.dm.events import (
+    ActualChanged,
+    Anomaly,
+    BalloonedDown,
+    BalloonedUp,
+    BalloonFinished,
+    Crashed,
+    GuestEvent,
+    HostEvent,
+    HotAdded,
+    HotAddFinished,
+    HotRemoved,
+    HotRemoveFinished,
+    ServiceFailed,
+    StateChanged,
+    Status,
+    StatusReported,
+)
+from dynmem.dm.floor import balloon_floor
+from dynmem.dm.guest import DynamicMemoryGuest, GuestPages
+from dynmem.dm.habits import LINUX, WINDOWS, Habits
+from dynmem.dm.host import DynamicMemoryHost
+from dynmem.dm.journal import Operation
+from dynmem.dm.states import GuestState, HostState
+from dynmem.dm.stores import GivenUp, HotAddSource, PageStore, Reservation
+
+# in the order of importance: the host's end, the guest's end, what both share
+__all__ = [
+    "DynamicMemoryHost",
+    "PageStore",
+    "GivenUp",
+    "HotAddSource",
+    "Reservation",
+    "HostEvent",
+    "ActualChanged",
+    "StatusReported",
+    "BalloonFinished",
+    "HotAddFinished",
+    "HotRemoveFinished",
+    "HostState",
+    "Status",
+    "Operation",
+    "DynamicMemoryGuest",
+    "GuestPages",
+    "MemoryBlocks",
+    "Added",
+    "GuestEvent",
+    "BalloonedUp",
+    "BalloonedDown",
+    "HotAdded",
+    "HotRemoved",
+    "ServiceFailed",
+    "Crashed",
+    "GuestState",
+    "Habits",
+    "LINUX",
+    "WINDOWS",
+    "balloon_floor",
+    "StateChanged",
+    "Anomaly",
+]

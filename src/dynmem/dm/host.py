@@ -37,7 +37,7 @@ from dynmem.dm.states import (
     HostState,
     HostStep,
 )
-from dynmem.dm.stores import GivenUp, HotAddSource, PageStore
+from dynmem.dm.stores import HotAddSource, PageStore
 from dynmem.dm.target import difference
 from dynmem.errors import LocalProtocolError, RemoteProtocolError
 from dynmem.limits import (
@@ -49,8 +49,6 @@ from dynmem.limits import (
 from dynmem.trace_events import NO_TRACE, Trace
 from dynmem.units import NS_PER_S, PAGE_SHIFT
 from dynmem.wire import dm
-
-__all__ = ["DynamicMemoryHost", "GivenUp", "PageStore", "Status"]
 
 POST_INIT_WAIT_NS: Final = 50 * NS_PER_S  # asked earlier after its boot, Windows Server 2019 crashes
 REPLY_DEADLINE_NS: Final = 20 * NS_PER_S

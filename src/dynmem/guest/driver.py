@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
 
+from dynmem import vmbus
 from dynmem.dm.blocks import MemoryBlocks
 from dynmem.dm.events import Anomaly, ServiceFailed
 from dynmem.dm.guest import DynamicMemoryGuest
@@ -21,7 +22,6 @@ from dynmem.guest.synic import Hypervisor, Synic
 from dynmem.limits import GUEST_ADDRESS_BYTES_MAX, GUEST_POST_ATTEMPTS_MAX, GUEST_WARNINGS_MAX
 from dynmem.pages.ranges import span
 from dynmem.units import NS_PER_MS, PAGE_SHIFT
-from dynmem.vmbus import guest as vmbus
 from dynmem.vmbus.memory import GuestMemory
 from dynmem.wire.dm import BALLOON_DEVICE_TYPE
 from dynmem.wire.packet import PacketType
@@ -210,7 +210,7 @@ class Drivers:
             self._ring_pages = []
             self._channel = None
 
-    def _on_nothing_to_do(self, event: vmbus.Event, now: int) -> None:
+    def _on_nothing_to_do(self, event: vmbus.ClientEvent, now: int) -> None:
         """The event needs no answer of these drivers."""
 
 

@@ -29,7 +29,7 @@ from dynmem.vm.options.hints import naming
 from dynmem.vm.options.machine import VmOptions
 from dynmem.vm.recording import Recording
 from dynmem.vm.turn import Turn
-from dynmem.vmbus.host import Bus
+from dynmem.vmbus import Bus
 
 _LOG: Final = logging.getLogger("dynmem.vm")
 

@@ -20,7 +20,7 @@ from dynmem.vm.events import Emit
 from dynmem.vm.faults import Faults
 from dynmem.vm.memory_map import MachineMemory
 from dynmem.vm.recording import Recording
-from dynmem.vmbus.host import Bus, BusState, ChannelClosed, ChannelFaulted, ChannelOpened, OutgoingMessage
+from dynmem.vmbus import Bus, BusState, ChannelClosed, ChannelFaulted, ChannelOpened, OutgoingMessage
 from dynmem.wire import hardware as wire
 from dynmem.wire.synic import VMBUS_MESSAGE_TYPE, HvStatus, MessageSlot
 

@@ -1,1 +1,70 @@
-"""VMBus without I/O: rings, the host's bus, the guest's client, and guest memory as a small protocol."""
+"""VMBus without I/O: the host's `Bus`, the guest's `Client`, and guest memory as a small protocol.
+
+The owner of either end hands in what the other side posted and signalled, and takes what is to be posted and
+signalled, and events. A guest cannot make the host's end raise; a broken host makes the guest's end raise
+`dynmem.errors.RemoteProtocolError`. The rings alone are in `dynmem.vmbus.ring`.
+"""
+
+from dynmem.vmbus.channel import Channel, ChannelState, Offer
+from dynmem.vmbus.guest import LINUX_VERSIONS, Client, ClientState, Post
+from dynmem.vmbus.guest_channel import (
+    ClientEvent,
+    Closed,
+    Connected,
+    Failed,
+    GuestChannel,
+    GuestChannelState,
+    Modified,
+    Offered,
+    OffersDelivered,
+    Opened,
+    Rescinded,
+    Unloaded,
+)
+from dynmem.vmbus.host import (
+    Bus,
+    BusEvent,
+    BusState,
+    ChannelClosed,
+    ChannelFaulted,
+    ChannelOpened,
+    GuestUnloaded,
+    OutgoingMessage,
+    Signal,
+)
+from dynmem.vmbus.memory import BadAddressError, FlatMemory, GuestMemory
+
+# in the order of importance: the host's end, the guest's end, memory
+__all__ = [
+    "Bus",
+    "Offer",
+    "Channel",
+    "BusEvent",
+    "ChannelOpened",
+    "ChannelClosed",
+    "ChannelFaulted",
+    "GuestUnloaded",
+    "OutgoingMessage",
+    "Signal",
+    "BusState",
+    "ChannelState",
+    "Client",
+    "GuestChannel",
+    "ClientEvent",
+    "Connected",
+    "Offered",
+    "OffersDelivered",
+    "Opened",
+    "Modified",
+    "Closed",
+    "Rescinded",
+    "Failed",
+    "Unloaded",
+    "Post",
+    "ClientState",
+    "GuestChannelState",
+    "LINUX_VERSIONS",
+    "GuestMemory",
+    "FlatMemory",
+    "BadAddressError",
+]

@@ -20,17 +20,12 @@ from dynmem.errors import LocalProtocolError, RemoteProtocolError
 from dynmem.limits import VMBUS_CHANNELS_MAX, VMBUS_EVENTS_MAX
 from dynmem.units import PAGE_SIZE
 from dynmem.vmbus.guest_channel import (
-    ChannelState,
-    Closed,
+    ClientEvent,
     Connected,
-    Event,
     Failed,
     GuestChannel,
-    Modified,
     Offered,
     OffersDelivered,
-    Opened,
-    Rescinded,
     Unloaded,
 )
 from dynmem.vmbus.memory import GuestMemory
@@ -53,25 +48,6 @@ from dynmem.wire.versions import (
     VERSION_WIN10,
     VERSION_WS2008,
 )
-
-__all__ = [
-    "LINUX_VERSIONS",
-    "ChannelState",
-    "Client",
-    "ClientState",
-    "Closed",
-    "Connected",
-    "Event",
-    "Failed",
-    "GuestChannel",
-    "Modified",
-    "Offered",
-    "OffersDelivered",
-    "Opened",
-    "Post",
-    "Rescinded",
-    "Unloaded",
-]
 
 LINUX_VERSIONS: Final = (
     VERSION_5_3,
@@ -137,7 +113,7 @@ class Client:
         self._next_gpadl = FIRST_GPADL_ID
         self._posts: list[Post] = []
         self._doorbells: dict[int, None] = {}
-        self._events: list[Event] = []
+        self._events: list[ClientEvent] = []
 
     def connect(self) -> None:
         """Contact the host with the first version; `Connected` or `Failed` follows."""
@@ -197,7 +173,7 @@ class Client:
         self._doorbells.clear()
         return doorbells
 
-    def take_events(self) -> list[Event]:
+    def take_events(self) -> list[ClientEvent]:
         """What happened since the last call, in order."""
         events, self._events = self._events, []
         return events
@@ -311,7 +287,7 @@ class Client:
         self.state, self.version, self._trying = ClientState.DISCONNECTED, None, 0
         self._events.append(Unloaded())
 
-    def _add(self, event: Event | None) -> None:
+    def _add(self, event: ClientEvent | None) -> None:
         if event is not None:
             self._events.append(event)
 

@@ -22,7 +22,7 @@ from dynmem.wire.versions import VERSION_4_1, VERSION_5_3
 CHANNEL_PAGES_MAX: Final = (0xFFFF - 8) // 8  # page numbers that a GPADL header's 16-bit length can say
 
 
-class ChannelState(enum.Enum):
+class GuestChannelState(enum.Enum):
     """Where a channel stands, seen from the guest."""
 
     CLOSED = "closed"
@@ -85,7 +85,9 @@ class Unloaded(msgspec.Struct, frozen=True):
     """The host has let go of everything."""
 
 
-Event = Connected | Offered | OffersDelivered | Opened | Modified | Closed | Rescinded | Failed | Unloaded
+ClientEvent = (
+    Connected | Offered | OffersDelivered | Opened | Modified | Closed | Rescinded | Failed | Unloaded
+)
 
 
 class Driver(Protocol):
@@ -132,7 +134,7 @@ class GuestChannel:
 
     def __init__(self, client: Driver, offer: wire.OfferChannel) -> None:
         self.offer = offer
-        self.state = ChannelState.CLOSED
+        self.state = GuestChannelState.CLOSED
         self._client = client
         self._gpadl = 0
         self._downstream = 0
@@ -158,7 +160,7 @@ class GuestChannel:
         each. `Opened` or `Failed` follows; the pages are the host's until `Closed` or `Failed`. Interrupts go
         to `target_vp`, `TARGET_VP_NONE` for none.
         """
-        if self.state is not ChannelState.CLOSED:
+        if self.state is not GuestChannelState.CLOSED:
             raise LocalProtocolError(f"{self} cannot be opened")
         if not 2 <= downstream_page <= len(pfns) - 2:
             raise LocalProtocolError(
@@ -174,7 +176,7 @@ class GuestChannel:
         self._downstream, self._target_vp = downstream_page, target_vp
         self._gpadl = self._client.post_gpadl(self.relid, pfns)
         self._refusal = None
-        self.state = ChannelState.CREATING_GPADL
+        self.state = GuestChannelState.CREATING_GPADL
 
     def modify(self, target_vp: int) -> None:
         """Move the open channel's interrupts to another virtual processor (from 4.1 on).
@@ -183,14 +185,19 @@ class GuestChannel:
         has to look out for the channel's flag as well.
         """
         version = self._client.version
-        if self.state is not ChannelState.OPEN or version is None or version < VERSION_4_1 or self._moving:
+        if (
+            self.state is not GuestChannelState.OPEN
+            or version is None
+            or version < VERSION_4_1
+            or self._moving
+        ):
             raise LocalProtocolError(f"the interrupts of {self} cannot be moved")
         self._client.post(wire.ModifyChannel(self.relid, target_vp))
         self._moving = version >= VERSION_5_3
 
     def close(self) -> None:
         """Close the open channel; `Closed` follows when the host has let go of the pages."""
-        if self.state is not ChannelState.OPEN:
+        if self.state is not GuestChannelState.OPEN:
             raise LocalProtocolError(f"{self} is not open")
         self._client.post(wire.CloseChannel(self.relid))
         self.tear_down()
@@ -200,7 +207,7 @@ class GuestChannel:
         self._reader = self._writer = None
         self._moving = False
         self._client.post(wire.GpadlTeardown(self.relid, self._gpadl))
-        self.state = ChannelState.TEARING_DOWN
+        self.state = GuestChannelState.TEARING_DOWN
 
     def receive(self) -> Packet | None:
         """The next packet from the host, None if there is none or the channel is not open.
@@ -228,22 +235,22 @@ class GuestChannel:
 
     # what the client's messages do to it
 
-    def on_gpadl_created(self, message: wire.GpadlCreated) -> Event | None:
+    def on_gpadl_created(self, message: wire.GpadlCreated) -> ClientEvent | None:
         """The host has taken the GPADL, or not."""
-        if self.state is not ChannelState.CREATING_GPADL or message.gpadl != self._gpadl:
+        if self.state is not GuestChannelState.CREATING_GPADL or message.gpadl != self._gpadl:
             raise RemoteProtocolError(f"GPADL_CREATED for {self}")
         if message.creation_status:
-            self.state = ChannelState.CLOSED
+            self.state = GuestChannelState.CLOSED
             return Failed(f"the host refused the GPADL with status {message.creation_status:#x}", self)
         # ids of opens need only differ between a channel's own attempts: the GPADL's id does
         request = wire.OpenChannel(self.relid, self._gpadl, self._gpadl, self._target_vp, self._downstream)
         self._client.post(request)
-        self.state = ChannelState.OPENING
+        self.state = GuestChannelState.OPENING
         return None
 
-    def on_open_result(self, message: wire.OpenChannelResult) -> Event | None:
+    def on_open_result(self, message: wire.OpenChannelResult) -> ClientEvent | None:
         """The host has opened the channel, or not (then the pages are asked back first)."""
-        if self.state is not ChannelState.OPENING or message.openid != self._gpadl:
+        if self.state is not GuestChannelState.OPENING or message.openid != self._gpadl:
             raise RemoteProtocolError(f"OPENCHANNEL_RESULT for {self}")
         assert self._rings is not None
         if message.status:
@@ -251,36 +258,36 @@ class GuestChannel:
             self.tear_down()
             return None
         self._writer, self._reader = self._rings
-        self.state = ChannelState.OPEN
+        self.state = GuestChannelState.OPEN
         return Opened(self)
 
-    def on_modified(self, status: int) -> Event | None:
+    def on_modified(self, status: int) -> ClientEvent | None:
         """The host has moved the interrupts, or not; None when the channel was closed meanwhile."""
-        if self.state is not ChannelState.OPEN:
+        if self.state is not GuestChannelState.OPEN:
             return None
         if not self._moving:
             raise RemoteProtocolError(f"MODIFYCHANNEL_RESPONSE for {self}")
         self._moving = False
         return Modified(self, status == wire.STATUS_SUCCESS)
 
-    def on_torndown(self, gpadl: int) -> Event | None:
+    def on_torndown(self, gpadl: int) -> ClientEvent | None:
         """The host has let go of the pages; None if they are another channel's."""
-        if self.state is not ChannelState.TEARING_DOWN or gpadl != self._gpadl:
+        if self.state is not GuestChannelState.TEARING_DOWN or gpadl != self._gpadl:
             return None
         self._rings = None
-        self.state = ChannelState.CLOSED
+        self.state = GuestChannelState.CLOSED
         return Closed(self) if self._refusal is None else Failed(self._refusal, self)
 
-    def on_rescinded(self) -> list[Event]:
+    def on_rescinded(self) -> list[ClientEvent]:
         """The host has unplugged the device, and has let go of its pages before it said so."""
-        events: list[Event] = [] if self.state is ChannelState.CLOSED else [Closed(self)]
+        events: list[ClientEvent] = [] if self.state is GuestChannelState.CLOSED else [Closed(self)]
         self._reader = self._writer = self._rings = None
-        self.state = ChannelState.RESCINDED
+        self.state = GuestChannelState.RESCINDED
         return [*events, Rescinded(self)]
 
-    def on_unloaded(self) -> list[Event]:
+    def on_unloaded(self) -> list[ClientEvent]:
         """The bus is gone and with it the host's hold on the pages."""
-        events: list[Event] = [] if self.state is ChannelState.CLOSED else [Closed(self)]
+        events: list[ClientEvent] = [] if self.state is GuestChannelState.CLOSED else [Closed(self)]
         self._reader = self._writer = self._rings = None
-        self.state = ChannelState.RESCINDED
+        self.state = GuestChannelState.RESCINDED
         return events

@@ -38,21 +38,6 @@ from dynmem.wire.synic import (
 from dynmem.wire.versions import VERSION_5_0, VERSION_5_3, VERSION_WIN8, VERSIONS
 from dynmem.wire.vmbus import STATUS_SUCCESS, STATUS_UNSUCCESSFUL, TARGET_VP_NONE, ConnectionState
 
-__all__ = [
-    "Bus",
-    "BusEvent",
-    "BusState",
-    "Channel",
-    "ChannelClosed",
-    "ChannelFaulted",
-    "ChannelOpened",
-    "ChannelState",
-    "Offer",
-    "OutgoingMessage",
-    "Signal",
-    "Unloaded",
-]
-
 
 class OutgoingMessage(msgspec.Struct, frozen=True):
     """A message for a slot of a virtual processor's message page."""
@@ -89,11 +74,11 @@ class ChannelFaulted(msgspec.Struct, frozen=True):
     reason: str
 
 
-class Unloaded(msgspec.Struct, frozen=True):
+class GuestUnloaded(msgspec.Struct, frozen=True):
     """The guest has left the bus."""
 
 
-BusEvent = ChannelOpened | ChannelClosed | ChannelFaulted | Unloaded
+BusEvent = ChannelOpened | ChannelClosed | ChannelFaulted | GuestUnloaded
 
 
 class BusState(enum.Enum):
@@ -473,7 +458,7 @@ class Bus:
         self._disconnect()
         self._vp = vp  # the answer still goes where the guest waits for it
         self._post(wire.UnloadResponse())
-        self._events.append(Unloaded())
+        self._events.append(GuestUnloaded())
 
 
 _ANY: Final = frozenset(BusState)

@@ -5,6 +5,7 @@ from typing import Final
 
 import numpy as np
 
+from dynmem import vmbus
 from dynmem.conformance import adapter
 from dynmem.conformance.adapter import Hypercalls
 from dynmem.dm.blocks import Added
@@ -14,7 +15,6 @@ from dynmem.limits import DM_HOT_REMOVE_RANGES, DM_RANGES_PER_MESSAGE
 from dynmem.pages import ranges as page_ranges
 from dynmem.pages.page_set import PageSet
 from dynmem.units import GIB, MIB, NS_PER_MS, PAGE_SIZE
-from dynmem.vmbus import guest as vmbus
 from dynmem.vmbus.memory import FlatMemory
 from dynmem.wire.dm import BALLOON_DEVICE_TYPE
 from dynmem.wire.packet import PacketType
@@ -163,7 +163,7 @@ class OurGuest:
 
     def _exchange(self) -> None:
         channel = self.channel
-        if channel is None or channel.state is not vmbus.ChannelState.OPEN:
+        if channel is None or channel.state is not vmbus.GuestChannelState.OPEN:
             return
         try:
             self._send(channel)

@@ -7,7 +7,7 @@ from dynmem.errors import LocalProtocolError, RemoteProtocolError
 from dynmem.pages import ranges as page_ranges
 from dynmem.pages.page_set import PageSet
 from dynmem.units import GIB, MIB, PAGE_SIZE
-from dynmem.vmbus.host import Bus, Channel, ChannelClosed, ChannelFaulted, ChannelOpened, Offer
+from dynmem.vmbus import Bus, Channel, ChannelClosed, ChannelFaulted, ChannelOpened, Offer
 from dynmem.vmbus.memory import FlatMemory
 from dynmem.wire.dm import BALLOON_DEVICE_TYPE
 from dynmem.wire.packet import PacketType

@@ -15,8 +15,8 @@ from collections.abc import Callable
 from typing import Final
 
 from dynmem.direction import Direction
+from dynmem.dm import DynamicMemoryHost, GivenUp, Status
 from dynmem.dm.events import Anomaly, HostEvent, HotRemoveFinished
-from dynmem.dm.host import DynamicMemoryHost, GivenUp, Status
 from dynmem.dm.operations import HotRemove
 from dynmem.dm.states import HostState
 from dynmem.errors import LocalProtocolError, RemoteProtocolError
@@ -31,7 +31,7 @@ from dynmem.vm.balloon.memory_device import HotAddedMemory
 from dynmem.vm.balloon.removal_trace import trace_removed
 from dynmem.vm.clock import VirtualClock
 from dynmem.vm.faults import Faults
-from dynmem.vmbus.host import Channel, Offer
+from dynmem.vmbus import Channel, Offer
 from dynmem.wire.dm import BALLOON_DEVICE_TYPE
 from dynmem.wire.packet import Packet, PacketType
 

@@ -15,7 +15,7 @@ from dynmem.vm.faults import Faults
 from dynmem.vm.hyperv.hypercalls import Hypercalls
 from dynmem.vm.hyperv.synic import Synic
 from dynmem.vm.options.machine import GuestOptions
-from dynmem.vmbus.host import Bus
+from dynmem.vmbus import Bus
 from dynmem.vmbus.memory import GuestMemory
 from dynmem.wire.synic import VMBUS_SINT
 

@@ -8,7 +8,7 @@ from typing import Final
 from dynmem.direction import Direction
 from dynmem.errors import RemoteProtocolError
 from dynmem.trace.capture import Capture
-from dynmem.vmbus.host import Bus
+from dynmem.vmbus import Bus
 from dynmem.vmbus.memory import BadAddressError, GuestMemory
 from dynmem.wire.synic import (
     HYPERCALL_CODE_MASK,
