@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from dynmem.errors import RemoteProtocolError
 from dynmem.limits import DM_RANGES_PER_MESSAGE, PAGE_RANGE_PAGES_MAX
 from dynmem.pages import ranges
-from dynmem.pages.page_set import CHUNK_PAGES, Added, PageSet
+from dynmem.pages.chunks import CHUNK_PAGES
+from dynmem.pages.page_set import Added, PageSet
 from dynmem.units import GIB, MIB, PAGE_SIZE, TIB
 
 Span = tuple[int, int]

@@ -165,7 +165,7 @@ def test_the_command_reads_every_capture_as_text_and_as_json(file: str) -> None:
     text, lines = decode(path), decode("--json", path)
     cut = file == "ring-packets.txt"
     assert (text.returncode, lines.returncode) == ((6, 6) if cut else (0, 0))
-    assert (b"ring-packets.txt:52: the packet is cut" in text.stderr) == cut
+    assert (b"ring-packets.txt:52: the packet is cut off after" in text.stderr) == cut
     objects = [json.loads(line) for line in lines.stdout.splitlines()]
     assert all(list(one) == ["time", "direction", "layer", "name", "fields"] for one in objects)
     assert len(objects) == len(text.stdout.splitlines())
@@ -204,4 +204,4 @@ def test_the_command_reads_on_where_some_line_before_says_what_the_file_is(befor
 def test_the_command_says_that_a_file_is_empty() -> None:
     found = decode("-", stdin=b"")
     assert found.returncode == 6
-    assert found.stderr == b"dynmem: -:1: there is no such line: the file is empty\n"
+    assert found.stderr == b"dynmem: -:1: the file is empty\n"

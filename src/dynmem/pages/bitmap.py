@@ -1,7 +1,7 @@
-"""Ranges of pages and the words of a bitmap that they stand for, 64 pages a word, lowest bit first.
+"""Ranges of pages and the bitmap words that represent them, 64 pages per word, lowest bit first.
 
-Everything works on whole arrays: of ascending, disjoint ranges (starts, and ends exclusive), or of word
-indices with the bits that are meant in each.
+Everything works on whole arrays: of ascending, disjoint ranges (starts and exclusive ends), or of word
+indices with the bits in each. The examples use words of 8 pages.
 """
 
 from typing import Final
@@ -25,7 +25,11 @@ Indices = npt.NDArray[np.int64]
 
 
 def expand(first: Indices, lengths: Indices) -> Indices:
-    """Every index of the runs ``first .. first + length``, ascending when the runs are."""
+    """Return every index of the runs ``first .. first + length``, ascending if the runs are.
+
+    first 2 9, lengths 3 2   ->  2 3 4 9 10
+    offsets 0 3: first - offsets, repeated, is 2 2 2 6 6; add 0 1 2 3 4
+    """
     if (lengths == 1).all():
         return first
     offsets = np.cumsum(lengths) - lengths
@@ -33,7 +37,11 @@ def expand(first: Indices, lengths: Indices) -> Indices:
 
 
 def spread(starts: U64Array, ends: U64Array) -> tuple[Indices, U64Array]:
-    """The words that ranges touch, each once, ascending; and the bits of the ranges in them."""
+    """Return the words that ranges touch, each once, ascending; and the bits of the ranges in them.
+
+    [3,5) [6,18):  words 0 | 0 1 2, bits 3-4 | 6-7, all, 0-1
+    word 0 occurs twice: its bits are ORed    ->  index 0 1 2, mask 3-4+6-7, all, 0-1
+    """
     lasts = ends - _ONE
     first = (starts >> _TO_WORD).view(np.int64)
     last = (lasts >> _TO_WORD).view(np.int64)
@@ -55,9 +63,10 @@ def spread(starts: U64Array, ends: U64Array) -> tuple[Indices, U64Array]:
 
 
 def word_runs(index: Indices, bits: U64Array) -> tuple[U64Array, U64Array]:
-    """The runs of set `bits` in the words of `index`: starts and ends, ascending when the words are.
+    """Return the runs of set `bits` in the words of `index`: starts and ends, ascending if the words are.
 
-    A run goes on from one word into the next when the two stand one after the other.
+    A run continues from one word into the next if their indices are consecutive:
+    index 0 1, bits 6-7 and 0-1   ->  one run, [6,10): bit 0 of word 1 is no start, as bit 7 of word 0 carries
     """
     occupied = np.flatnonzero(bits)
     if occupied.size == 0:
@@ -76,30 +85,31 @@ def word_runs(index: Indices, bits: U64Array) -> tuple[U64Array, U64Array]:
 
 
 def row_runs(first_pages: Indices, rows: U64Array) -> tuple[U64Array, U64Array]:
-    """The runs in rows of words (n, k) that begin at `first_pages`: starts and ends.
+    """Return the runs in rows of words (n, k) that begin at `first_pages`: starts and ends.
 
-    They are ascending when the rows are. A run ends with its row. Faster than `word_runs` where much is set:
-    it looks at whole rows.
+    They ascend if the rows do. A run ends with its row. Faster than `word_runs` where many bits are set,
+    because it processes whole rows.
+
+    a row with bits 2-4, XORed with itself shifted by one   ->  bits 2 and 5: the run's start and end
     """
     count, width = rows.shape
-    padded = np.zeros((count, width + 1), np.uint64)  # a word behind each row, for the ends there
+    padded = np.zeros((count, width + 1), np.uint64)  # a word after each row, for the ends there
     padded[:, :width] = rows
     bits = padded.reshape(-1)
     before = bits << _ONE
     before[1:] |= bits[:-1] >> _LAST_BIT
     pages = first_pages[:, None] + (np.arange(width + 1) << WORD_SHIFT)
-    edges = _positions(bits ^ before, pages.reshape(-1)).view(
-        np.uint64
-    )  # where a run begins, then where it ends
+    # Starts and ends alternate.
+    edges = _positions(bits ^ before, pages.reshape(-1)).view(np.uint64)
     return edges[0::2], edges[1::2]
 
 
 def _positions(bits: U64Array, page: Indices) -> Indices:
-    """The page of each set bit, ascending; `page` is the one of each word's lowest bit."""
-    at = (bits != 0).nonzero()[0]  # of booleans it is found twice as fast as of words
+    """Return the page of each set bit, ascending; `page` holds the page of each word's lowest bit."""
+    at = (bits != 0).nonzero()[0]  # twice as fast on booleans as on words
     bits, page = bits[at], page[at]
     below = bits - _ONE
-    if not (bits & below).any():  # one bit a word: those below it tell which
+    if not (bits & below).any():  # one bit per word: its position is the number of bits below it
         page += np.bitwise_count(below)
         return page
     found = np.flatnonzero(np.unpackbits(bits.view(np.uint8), bitorder="little"))
@@ -109,7 +119,7 @@ def _positions(bits: U64Array, page: Indices) -> Indices:
 
 
 def packed(starts: U64Array, ends: U64Array) -> bytes:
-    """Pack ascending, disjoint ranges, those that touch as one."""
+    """Return ascending, disjoint ranges packed, with those that touch joined."""
     if starts.size == 0:
         return b""
     apart = starts[1:] != ends[:-1]

@@ -1,9 +1,9 @@
-"""The set of pages that a guest has given up, in bounded memory whatever the guest chooses to give.
+"""The set of pages that a guest has given up, in bounded memory whichever pages the guest chooses.
 
-Guest memory is cut into chunks of 128 MiB. A chunk is empty, full, or a bitmap of 4 KiB, so a set takes at
-most 1/32768 of the guest plus 8 bytes a chunk, and a message costs O(its ranges + the chunks it covers), in
-any order. A chunk's count of pages tells which of the three it is; **the words of an empty or full chunk are
-zero**, so that memory behind them is never touched: covering a terabyte writes 64 KiB of counts.
+Guest memory is divided into chunks of 128 MiB. A chunk is empty, full, or a bitmap of 4 KiB, so a set takes
+at most 1/32768 of the guest plus 8 bytes per chunk, and a message costs O(its ranges + the chunks it covers),
+in any order. A chunk's count of pages says which of the three it is. **The words of an empty or full chunk
+are zero**, so the memory behind them is never touched: covering a terabyte writes 64 KiB of counts.
 """
 
 import mmap
@@ -16,43 +16,49 @@ from dynmem.limits import PAGE_RANGE_PAGES_MAX
 from dynmem.pages import bitmap
 from dynmem.pages import ranges as page_ranges
 from dynmem.pages.bitmap import Indices
+from dynmem.pages.chunks import CHUNK_PAGES, CHUNK_SHIFT, CHUNK_WORDS, TO_CHUNK, of_blocks, whole_chunks
 from dynmem.pages.ranges import U64Array
 from dynmem.pages.runs import Runs
 
-CHUNK_SHIFT: Final = 15
-CHUNK_PAGES: Final = 1 << CHUNK_SHIFT
 WORD_PAGES: Final = bitmap.WORD_PAGES
-CHUNK_WORDS: Final = CHUNK_PAGES // WORD_PAGES
 
-_ROW_BYTES: Final = CHUNK_WORDS * 8  # a page of the host
-_CHUNK_WORD_SHIFT: Final = 9  # word index to chunk index
-_FEW: Final = 4  # ranges that are put in one after the other: below that arrays cost more
-_LONG_PAGES: Final = (
-    128 * WORD_PAGES
-)  # of a range that is put in by itself: listing its words would cost more
-_SCAN_CHUNKS: Final = (
-    PAGE_RANGE_PAGES_MAX // CHUNK_PAGES
-)  # looked at in one step; as many as a range can name
-_AHEAD_CHUNKS_MAX: Final = 64  # bitmaps decoded in one step
-_AHEAD_RUNS: Final = 2048  # runs of one step that are enough to pay for it: some messages
+# A page of the host.
+_ROW_BYTES: Final = CHUNK_WORDS * 8
+# From a word's index to its chunk's.
+_CHUNK_WORD_SHIFT: Final = 9
+# As few ranges as this are added one by one: arrays would cost more.
+_FEW: Final = 4
+# A range as long as this is added by itself: listing its words would cost more.
+_LONG_PAGES: Final = 128 * WORD_PAGES
+# Chunks searched in one step: as many as one range can name.
+_SCAN_CHUNKS: Final = PAGE_RANGE_PAGES_MAX // CHUNK_PAGES
+# Bitmaps decoded in one step.
+_AHEAD_CHUNKS_MAX: Final = 64
+# Runs that make a step worthwhile: several messages.
+_AHEAD_RUNS: Final = 2048
 
 _ALL_BITS: Final = (1 << WORD_PAGES) - 1
 _ONE: Final = np.uint64(1)
-_TO_CHUNK: Final = np.uint64(CHUNK_SHIFT)
-_CHUNK_ROUND_UP: Final = np.uint64(CHUNK_PAGES - 1)
 
 
 class Added(NamedTuple):
-    """What became of one batch. The three counts, in pages, add up to all the pages that the batch named."""
+    """The result of adding one batch. The three counts, in pages, add up to all pages that the batch named.
+
+    Attributes:
+        new: Pages that were not in the set.
+        duplicates: Pages that were in the set already, or were named twice in the batch.
+        rejected: Pages in ranges that were rejected as a whole.
+        coalesced: The accepted ranges sorted and joined: what to discard now.
+    """
 
     new: int
-    duplicates: int  # in the set already, or named twice in the batch
-    rejected: int  # in ranges that were refused whole
-    coalesced: bytes  # the accepted ranges sorted and joined: what is to be discarded now
+    duplicates: int
+    rejected: int
+    coalesced: bytes
 
 
 class PageSet:
-    """A set of pages of a guest that has `total_pages` of them, numbered from 0."""
+    """A set of pages of a guest with `total_pages` pages, numbered from 0."""
 
     def __init__(self, total_pages: int) -> None:
         if total_pages < 0:
@@ -62,22 +68,22 @@ class PageSet:
         self._make_empty()
 
     def clear(self) -> None:
-        """Forget every page; free when there is none, as guests begin anew as often as they like."""
+        """Remove every page. Costs nothing if the set is empty: a guest may reset as often as it likes."""
         if self._size or self._cut:
             self._make_empty()
 
     def _make_empty(self) -> None:
-        # a mapping of its own, a page a chunk: what was never touched occupies nothing, and rows can be given
-        # back (memory from the heap is kept when it is freed, and cleared by touching all of it)
+        # A separate mapping with a page per chunk: untouched rows occupy no memory, and rows can be returned
+        # to the kernel. Memory of the heap would be kept when freed, and cleared by touching all of it.
         size = max(self._chunks, 1) * _ROW_BYTES
         self._map = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         self._words: U64Array = np.frombuffer(self._map, np.uint64)
         self._rows: npt.NDArray[np.uint64] = self._words.reshape(-1, CHUNK_WORDS)
-        self._word_at = memoryview(self._map).cast("Q")  # for one word at a time
+        self._word_at = memoryview(self._map).cast("Q")  # to access single words
         self._counts: Indices = np.zeros(self._chunks, np.int64)
         self._size = 0
         self._low = 0  # no chunk below this one has a page
-        self._cut = 0  # pages below this one have been taken, though their bits may still stand: see _settle
+        self._cut = 0  # pages below this one have been taken, though their bits may still be set: see _settle
         self._runs: Runs | None = None
         self._ahead = 1  # bitmaps to decode in the next step
 
@@ -85,7 +91,7 @@ class PageSet:
         return self._size
 
     def contains(self, page: int) -> bool:
-        """Whether the set has this page; False for a page the guest does not have."""
+        """Return whether the set has this page; False for a page the guest does not have."""
         if not 0 <= page < self.total_pages:
             return False
         self._settle()
@@ -94,9 +100,9 @@ class PageSet:
         return bool(int(self._words[page >> bitmap.WORD_SHIFT]) >> (page & 63) & 1)
 
     def overlaps(self, ranges: bytes) -> bool:
-        """Whether the set has any of the pages; what lies outside the guest it cannot have."""
+        """Return whether the set has any of the pages; it has none outside the guest."""
         self._settle()
-        chunks, starts, ends = _whole_chunks(*self._inside(ranges))
+        chunks, starts, ends = whole_chunks(*self._inside(ranges))
         if self._counts[chunks].any():
             return True
         index, mask = bitmap.spread(starts, ends)
@@ -104,12 +110,12 @@ class PageSet:
         return bool((whole | (self._words[index] & mask != 0)).any())
 
     def intersect(self, ranges: bytes) -> bytes:
-        """The parts of `ranges` that the set has: ascending, joined.
+        """Return the parts of `ranges` that the set has: ascending, joined.
 
-        Costs O(its ranges and what comes out): a long range over a fragmented set brings all the fragments.
+        Costs O(ranges + result): a long range over a fragmented set returns all the fragments.
         """
         self._settle()
-        chunks, starts, ends = _whole_chunks(*self._inside(ranges))
+        chunks, starts, ends = whole_chunks(*self._inside(ranges))
         counts = self._counts[chunks]
         full = chunks[counts == CHUNK_PAGES]
         mixed = chunks[(counts > 0) & (counts < CHUNK_PAGES)]
@@ -119,25 +125,26 @@ class PageSet:
         )
         index = np.concatenate((index, (mixed[:, None] * CHUNK_WORDS + np.arange(CHUNK_WORDS)).reshape(-1)))
         starts, ends = bitmap.word_runs(index, np.concatenate((has, self._rows[mixed].reshape(-1))))
-        chunk_starts = full.astype(np.uint64) << _TO_CHUNK
-        # disjoint, so sorting either side alone keeps the pairs together
+        chunk_starts = full.astype(np.uint64) << TO_CHUNK
+        # Disjoint ranges: sorting starts and ends separately keeps the pairs together.
         starts = np.sort(np.concatenate((starts, chunk_starts)))
         ends = np.sort(np.concatenate((ends, chunk_starts + np.uint64(CHUNK_PAGES))))
         return bitmap.packed(starts, ends)
 
     def whole(self, ranges: bytes, block_pages: int) -> bytes:
-        """The aligned blocks that `ranges` touch and that the set has completely: ascending, joined.
+        """Return the aligned blocks that `ranges` touch and that the set has completely: ascending, joined.
 
-        `block_pages` is a power of two from 64 up. A block that the guest has only a part of is never whole.
+        `block_pages` is a power of two from 64 up. A block that extends beyond the guest is never whole.
         """
         if block_pages < WORD_PAGES or block_pages & (block_pages - 1):
-            raise ValueError(f"a block has a power of two of pages from {WORD_PAGES} up, not {block_pages}")
+            raise ValueError(f"a block is a power of two of pages from {WORD_PAGES} up, not {block_pages}")
         self._settle()
         shift = np.uint64(block_pages.bit_length() - 1)
         starts, ends = self._inside(ranges)
         starts, ends = starts >> shift, (ends + np.uint64(block_pages - 1)) >> shift
         ends = np.minimum(ends, np.uint64(self.total_pages // block_pages))
-        # neighbours of the same block: the second begins one block later, or is no more
+        # Blocks of 8 pages, ranges [3,10) [12,18): blocks [0,2) and [1,3), which share block 1. Let the
+        # second begin where the first ends; it may become empty.   ->  [0,2) [2,3)
         starts[1:] = np.maximum(starts[1:], ends[:-1])
         sound = starts < ends
         if not sound.all():
@@ -150,18 +157,18 @@ class PageSet:
         blocks = bitmap.expand(first, ends.view(np.int64) - first)
         each = block_pages >> CHUNK_SHIFT
         full = self._counts[blocks[:, None] * each + np.arange(each)] == CHUNK_PAGES
-        return _of_blocks(blocks[full.all(axis=1)], shift)
+        return of_blocks(blocks[full.all(axis=1)], shift)
 
     def _whole_in_chunks(self, starts: U64Array, ends: U64Array, shift: np.uint64) -> bytes:
-        """The whole ones of the blocks, smaller than a chunk, that these ranges consist of."""
+        """Return the whole blocks among those that these ranges consist of; a block is at most a chunk."""
         if self._are_full(starts, ends):
             return bitmap.packed(starts, ends)
-        chunks, starts, ends = _whole_chunks(starts, ends)
+        chunks, starts, ends = whole_chunks(starts, ends)
         first = (starts >> shift).view(np.int64)
         blocks = bitmap.expand(first, (ends >> shift).view(np.int64) - first)
         each = CHUNK_PAGES >> int(shift)
         if chunks.size == 0:
-            return _of_blocks(blocks[self._have(blocks, each)], shift)
+            return of_blocks(blocks[self._have(blocks, each)], shift)
         counts = self._counts[chunks]
         mixed = chunks[(counts >= 1 << int(shift)) & (counts < CHUNK_PAGES), None] * each + np.arange(each)
         blocks = np.concatenate((blocks, mixed.reshape(-1)))
@@ -169,30 +176,30 @@ class PageSet:
         firsts = np.concatenate((blocks[self._have(blocks, each)], full * each))
         lasts = firsts.copy()
         lasts[firsts.size - full.size :] += each - 1
-        firsts.sort()  # disjoint, so sorting either side alone keeps the pairs together
+        firsts.sort()  # disjoint: sorting both separately keeps the pairs together
         lasts.sort()
         return bitmap.packed(firsts.view(np.uint64) << shift, (lasts + 1).view(np.uint64) << shift)
 
     def _have(self, blocks: Indices, each: int) -> npt.NDArray[np.bool_]:
-        """Which blocks, so many to a chunk, the set has completely."""
+        """Return which of the blocks, `each` of them per chunk, the set has completely."""
         words = self._words.reshape(-1, CHUNK_WORDS // each)[blocks]
         has: npt.NDArray[np.bool_] = np.bitwise_and.reduce(words, axis=1) == bitmap.ALL
         has |= self._counts[blocks // each] == CHUNK_PAGES
         return has
 
     def _are_full(self, starts: U64Array, ends: U64Array) -> bool:
-        """Whether all chunks that some ranges touch are full; False also where it costs much to say."""
-        first = (starts >> _TO_CHUNK).view(np.int64)
+        """Return whether all chunks that the ranges touch are full; also False if finding out costs much."""
+        first = (starts >> TO_CHUNK).view(np.int64)
         if not (self._counts[first] == CHUNK_PAGES).all():
             return False
-        last = ((ends - _ONE) >> _TO_CHUNK).view(np.int64)
+        last = ((ends - _ONE) >> TO_CHUNK).view(np.int64)
         if first.size <= _FEW:
             spans = zip(first.tolist(), last.tolist(), strict=True)
             return all((self._counts[start : end + 1] == CHUNK_PAGES).all() for start, end in spans)
         return bool((last - first < 2).all() and (self._counts[last] == CHUNK_PAGES).all())
 
     def _inside(self, ranges: bytes) -> tuple[U64Array, U64Array]:
-        """What of `ranges` lies inside the guest: starts and ends, ascending, disjoint.
+        """Return the parts of `ranges` inside the guest: starts and ends, ascending, disjoint.
 
         Raises RemoteProtocolError when `ranges` ends in half a range.
         """
@@ -204,7 +211,7 @@ class PageSet:
         return starts, np.minimum(ends, np.uint64(self.total_pages))
 
     def add(self, ranges: bytes) -> Added:
-        """Put a whole batch of packed ranges in; one that is empty or not wholly inside the guest is refused.
+        """Add a batch of packed ranges. A range that is empty or not wholly inside the guest is rejected.
 
         Raises RemoteProtocolError when `ranges` ends in half a range.
         """
@@ -222,16 +229,16 @@ class PageSet:
             if starts.size == 0:
                 return Added(0, 0, rejected, b"")
         joined, reach = page_ranges.join(starts, ends)
-        # those that only touch need not be joined to be put in, and joined they end inside words
+        # Ranges that only touch need not be joined to be added.
         if joined.size <= _FEW or bool((starts[1:] < ends[:-1]).any()):
             starts, ends = joined, reach
         new = self._insert(starts, ends)
         return Added(new, named - rejected - new, rejected, page_ranges.pack(joined, reach - joined))
 
     def remove(self, ranges: bytes) -> bool:
-        """Take exactly these ranges out: True; or, when the set lacks any of their pages, nothing: False.
+        """Remove exactly these ranges and return True; if any page is lacking, remove none and return False.
 
-        A page named twice is lacking the second time; so is an empty range, or one outside the guest.
+        A page named twice counts as lacking, and so does an empty range or one outside the guest.
         """
         starts, counts = page_ranges.ordered(page_ranges.words(ranges))
         ends = starts + counts
@@ -240,7 +247,7 @@ class PageSet:
         if not counts.all() or int(ends.max()) > self.total_pages or bool((starts[1:] < ends[:-1]).any()):
             return False
         self._settle()
-        chunks, starts, ends = _whole_chunks(starts, ends)
+        chunks, starts, ends = whole_chunks(starts, ends)
         index, mask = bitmap.spread(starts, ends)
         chunk = index >> _CHUNK_WORD_SHIFT
         whole = self._counts[chunk] == CHUNK_PAGES
@@ -251,14 +258,14 @@ class PageSet:
         return True
 
     def drop(self, ranges: bytes) -> int:
-        """Take out whatever of `ranges` the set has: how many pages that were."""
+        """Remove whatever of `ranges` the set has. Returns the number of pages removed."""
         if not self._size:
             return 0
         starts, ends = self._inside(ranges)
         if starts.size == 0:
             return 0
         self._settle()
-        chunks, starts, ends = _whole_chunks(starts, ends)
+        chunks, starts, ends = whole_chunks(starts, ends)
         index, mask = bitmap.spread(starts, ends)
         held = self._counts[index >> _CHUNK_WORD_SHIFT] != 0
         if not held.all():
@@ -266,9 +273,9 @@ class PageSet:
         return self._take_out(chunks, index, mask)
 
     def take(self, max_pages: int, max_ranges: int) -> bytes:
-        """Take out at most so many pages in at most so many packed ranges, lowest first; b"" when empty.
+        """Remove the lowest pages and return them, within both limits; b"" when the set is empty.
 
-        May return fewer ranges than were allowed though pages are left, never none.
+        May return fewer ranges than allowed though pages are left, but never none.
         """
         taken: list[tuple[U64Array, U64Array]] = []
         while max_pages > 0 and max_ranges > 0 and self._size:
@@ -287,10 +294,10 @@ class PageSet:
             self.clear()
         if len(taken) > 1:
             starts, ends = (np.concatenate(side) for side in zip(*taken, strict=True))
-        return bitmap.packed(starts, ends)  # a run ends where its chunk ends: those that go on are joined
+        return bitmap.packed(starts, ends)  # runs end with their chunk: join those that continue
 
     def _insert(self, starts: U64Array, ends: U64Array) -> int:
-        """Put in ascending, disjoint ranges, all inside the guest: how many pages are new."""
+        """Add ascending, disjoint ranges, all inside the guest. Returns how many pages are new."""
         self._settle()
         self._runs = None
         self._low = min(self._low, int(starts[0]) >> CHUNK_SHIFT)
@@ -298,7 +305,7 @@ class PageSet:
         if starts.size > _FEW:
             longest = int((ends - starts).max())
             if longest >= CHUNK_PAGES:
-                chunks, starts, ends = _whole_chunks(starts, ends)
+                chunks, starts, ends = whole_chunks(starts, ends)
                 new += self._fill(chunks)
             if longest >= _LONG_PAGES:
                 long = ends - starts >= np.uint64(_LONG_PAGES)
@@ -313,7 +320,7 @@ class PageSet:
         return new
 
     def _insert_words(self, index: Indices, mask: U64Array) -> int:
-        """Put in the pages of ascending words: how many are new."""
+        """Add the pages of ascending words. Returns how many are new."""
         chunk = index >> _CHUNK_WORD_SHIFT
         room = self._counts[chunk] != CHUNK_PAGES
         if not room.all():
@@ -324,7 +331,7 @@ class PageSet:
         return self._count(chunk, merged ^ old, 1)
 
     def _insert_each(self, starts: U64Array, ends: U64Array) -> int:
-        """Put in ranges one by one: how many pages are new."""
+        """Add ranges one by one. Returns how many pages are new."""
         new = 0
         for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
             at = start
@@ -347,7 +354,11 @@ class PageSet:
         return new
 
     def _set_bits(self, start: int, end: int, *, is_empty: bool) -> int:
-        """Set the bits of pages of one chunk: how many were not set."""
+        """Set the bits of pages of one chunk. Returns how many were not set.
+
+        Words of 8 pages, [5, 18):  first word 0, last word 2
+        head  pages 5..7 of word 0    between  all of word 1    tail  pages 0..1 of word 2
+        """
         words = self._word_at
         first, last = start >> bitmap.WORD_SHIFT, (end - 1) >> bitmap.WORD_SHIFT
         head = _ALL_BITS << (start & 63) & _ALL_BITS
@@ -368,7 +379,7 @@ class PageSet:
         return new + between.size * WORD_PAGES - had
 
     def _take_out(self, chunks: Indices, index: Indices, mask: U64Array) -> int:
-        """Take out whole chunks, and the pages of ascending words beside them: how many the set had."""
+        """Remove whole chunks and the pages of ascending words beside them. Returns how many the set had."""
         self._runs = None
         gone = self._level(chunks, 0)
         if index.size:
@@ -384,11 +395,11 @@ class PageSet:
         return gone
 
     def _fill(self, chunks: Indices) -> int:
-        """Make ascending chunks full: how many of their pages are new."""
+        """Make ascending chunks full. Returns how many of their pages are new."""
         return chunks.size * CHUNK_PAGES - self._level(chunks, CHUNK_PAGES)
 
     def _level(self, chunks: Indices, count: int) -> int:
-        """Make ascending chunks empty or full: how many pages they had."""
+        """Make ascending chunks empty or full. Returns how many pages they had."""
         if chunks.size == 0:
             return 0
         had = self._counts[chunks]
@@ -397,7 +408,7 @@ class PageSet:
             gaps = np.flatnonzero(chunks[1:] - chunks[:-1] != 1)
             if gaps.size > _FEW:
                 self._rows[chunks[mixed]] = 0
-            else:  # whatever else stands in these rows is zero already
+            else:  # the other rows in between are zero already
                 first, last = chunks[np.append(0, gaps + 1)], chunks[np.append(gaps, chunks.size - 1)]
                 for start, end in zip(first.tolist(), last.tolist(), strict=True):
                     self._zero(start, end + 1)
@@ -405,7 +416,11 @@ class PageSet:
         return int(had.sum())
 
     def _count(self, chunk: Indices, changed: U64Array, sign: int) -> int:
-        """Enter the `changed` bits of the words of ascending `chunk` into the counts: how many bits."""
+        """Add `sign` times the `changed` bits per word to the counts of their chunks. Returns how many bits.
+
+        chunk    4 4 7      ascending, one entry per word
+        changed  3 1 5      bits, as popcounts    ->  count of chunk 4 += 4, of chunk 7 += 5
+        """
         if chunk.size == 0:
             return 0
         opens = np.empty(chunk.size, np.bool_)
@@ -421,11 +436,14 @@ class PageSet:
         return int(sums.sum())
 
     def _zero(self, first: int, after: int) -> None:
-        """Zero the bitmaps of chunks by giving their memory back."""
+        """Zero the bitmaps of chunks by returning their memory to the kernel."""
         self._map.madvise(mmap.MADV_DONTNEED, first * _ROW_BYTES, (after - first) * _ROW_BYTES)
 
     def _settle(self) -> None:
-        """Clear the bits of what was taken; takers that come one after the other are spared it."""
+        """Clear the bits of taken pages. A series of takes does this once, when it ends.
+
+        Chunks of 8 pages, cut = 21:  chunks 0 and 1 become empty, chunk 2 loses pages 0..4 and keeps 5..7.
+        """
         page, self._cut = self._cut, 0
         if page == 0:
             return
@@ -447,7 +465,7 @@ class PageSet:
         self._counts[chunk] = int(np.bitwise_count(row).sum())
 
     def _decode(self) -> Runs:
-        """The lowest pages of a set that is not empty: a span of full chunks, or the runs of some bitmaps."""
+        """Return the lowest pages of a set that has some: a span of full chunks, or the runs of bitmaps."""
         low = self._low
         while (occupied := np.flatnonzero(self._counts[low : low + _SCAN_CHUNKS]) + low).size == 0:
             low += _SCAN_CHUNKS
@@ -463,26 +481,3 @@ class PageSet:
         more = runs.starts.size < _AHEAD_RUNS
         self._ahead = min(2 * self._ahead, _AHEAD_CHUNKS_MAX) if more else max(self._ahead // 2, 1)
         return runs
-
-
-def _whole_chunks(starts: U64Array, ends: U64Array) -> tuple[Indices, U64Array, U64Array]:
-    """Split ascending, disjoint ranges: the chunks they cover whole, and what is left over, ascending."""
-    first = (starts + _CHUNK_ROUND_UP) >> _TO_CHUNK
-    after = ends >> _TO_CHUNK
-    whole = after > first
-    if not whole.any():
-        return np.empty(0, np.int64), starts, ends
-    first, after = first[whole], after[whole]
-    chunks = bitmap.expand(first.astype(np.int64), (after - first).astype(np.int64))
-    lefts = np.concatenate((starts, after << _TO_CHUNK))
-    rights = np.concatenate((ends, ends[whole]))
-    rights[: starts.size][whole] = first << _TO_CHUNK
-    kept = lefts < rights
-    # disjoint, so sorting either side alone keeps the pairs together
-    return chunks, np.sort(lefts[kept]), np.sort(rights[kept])
-
-
-def _of_blocks(blocks: Indices, shift: np.uint64) -> bytes:
-    """Pack ascending blocks of ``1 << shift`` pages."""
-    numbers = blocks.view(np.uint64)
-    return bitmap.packed(numbers << shift, (numbers + _ONE) << shift)

@@ -1,7 +1,7 @@
 """Page ranges as they travel: packed 64-bit words (start page in bits 0 to 39, page count in bits 40 to 63).
 
-A batch of ranges is one `bytes` object, little-endian, from the ring to the discard call; nothing makes a
-Python object per range or per page. Arrays of starts and counts are numpy u64, one element per range.
+A batch of ranges is one little-endian `bytes` object from the ring to the discard call; no Python object is
+made per range or per page. Arrays of starts and counts are numpy u64, one element per range.
 Source: struct dm_page_range, Linux drivers/hv/hv_balloon.c (union dm_mem_page_range).
 """
 
@@ -29,22 +29,20 @@ _COUNT_MAX: Final = np.uint64(PAGE_RANGE_PAGES_MAX)
 
 
 def words(ranges: bytes) -> U64Array:
-    """View the packed words of `ranges` (n,) without a copy. Raises RemoteProtocolError on half a word."""
+    """Return the packed words of `ranges`, without copying. Raises RemoteProtocolError on half a word."""
     if len(ranges) % RANGE_BYTES:
-        raise RemoteProtocolError(
-            f"page ranges take {RANGE_BYTES} bytes each, {len(ranges)} bytes are not that"
-        )
+        raise RemoteProtocolError(f"{len(ranges)} bytes of page ranges are not a multiple of {RANGE_BYTES}")
     return np.frombuffer(ranges, _WIRE)
 
 
 def unpack(ranges: bytes) -> tuple[U64Array, U64Array]:
-    """Split `ranges` into start pages and page counts, in the order they came, unchecked: (n,), (n,)."""
+    """Return the start pages and page counts of `ranges`, in their order and unchecked."""
     packed = words(ranges)
     return packed & _START_MASK, packed >> _START_BITS
 
 
 def pack(starts: U64Array, counts: U64Array) -> bytes:
-    """Pack ranges; one that is longer than 24 bits of page count is split, an empty one is left out."""
+    """Return ranges packed. One with a count above 24 bits is split, an empty one is left out."""
     if counts.size and int(counts.max()) > PAGE_RANGE_PAGES_MAX:
         starts, counts = _split(starts, counts)
     packed = starts | (counts << _START_BITS)
@@ -54,12 +52,16 @@ def pack(starts: U64Array, counts: U64Array) -> bytes:
 
 
 def span(start: int, pages: int) -> bytes:
-    """Pack one run of pages of any length, 0 included."""
+    """Return one run of pages packed; `pages` may be 0, or more than one range can hold."""
     return pack(np.array([start], np.uint64), np.array([pages], np.uint64))
 
 
 def _split(starts: U64Array, counts: U64Array) -> tuple[U64Array, U64Array]:
-    """Cut ranges above the wire's largest count into pieces of that count and a rest."""
+    """Split ranges above the wire's largest count into pieces of that count and a remainder.
+
+    With a largest count of 4, [10, 20) and [30, 33):  pieces 3 1
+    nth 0 1 2 | 0   ->  starts 10 14 18 | 30, counts 4 4 2 | 3
+    """
     pieces = ((counts + _COUNT_MAX - _ONE) // _COUNT_MAX).astype(np.int64)
     first = np.cumsum(pieces) - pieces
     nth = (np.arange(int(pieces.sum())) - np.repeat(first, pieces)).astype(np.uint64)
@@ -68,42 +70,46 @@ def _split(starts: U64Array, counts: U64Array) -> tuple[U64Array, U64Array]:
 
 
 def ordered(packed: U64Array) -> tuple[U64Array, U64Array]:
-    """Sort packed ranges by their start: starts and counts, the shorter of two at one start first."""
-    # start to the top and count to the bottom: the words then sort by start, with no index array
+    """Return starts and counts of packed ranges, sorted by start, and by count if the starts are equal."""
+    # Swap the two fields: with the start on top the words sort by start, without an index array.
     keys = (packed << _COUNT_BITS) | (packed >> _START_BITS)
     keys.sort()
     return keys >> _COUNT_BITS, keys & _COUNT_MASK
 
 
 def join(starts: U64Array, ends: U64Array) -> tuple[U64Array, U64Array]:
-    """Join ranges that overlap or touch; they come ascending by start, none empty, and leave disjoint."""
+    """Join ranges that overlap or touch. They come sorted by start, none empty, and leave disjoint.
+
+    [0,4) [2,3) [4,6) [9,10):  the furthest end so far is 4 4 6 10
+    a start beyond the end before it opens a new range: 0 and 9   ->  [0,6) [9,10)
+    """
     if starts.size < 2 or bool((starts[1:] > ends[:-1]).all()):
         return starts, ends
     reach = np.maximum.accumulate(ends)
-    opens = np.empty(starts.size + 1, np.bool_)  # one more: behind the last, where another would open
+    opens = np.empty(starts.size + 1, np.bool_)  # one more, past the last, where another would open
     opens[0] = opens[-1] = True
     np.greater(starts[1:], reach[:-1], out=opens[1:-1])
     return starts[opens[:-1]], reach[opens[1:]]
 
 
 def coalesce(packed: U64Array) -> tuple[U64Array, U64Array]:
-    """Sort packed ranges, join those that overlap or touch: starts and ends (exclusive), ascending, disjoint.
+    """Return the starts and ends of packed ranges, sorted, with those that overlap or touch joined.
 
-    Empty ranges must have been taken out before.
+    There must be no empty ranges.
     """
     starts, counts = ordered(packed)
     return join(starts, starts + counts)
 
 
 def merge(ranges: bytes) -> bytes:
-    """Sort `ranges` and join those that overlap or touch; empty ones are left out."""
+    """Return `ranges` sorted, with those that overlap or touch joined and empty ones left out."""
     packed = words(ranges)
     starts, ends = coalesce(packed[packed > _START_MASK])
     return pack(starts, ends - starts)
 
 
 def from_pages(pages: npt.NDArray[np.integer]) -> bytes:
-    """Pack single pages (any order, any integer type, repeated ones count once) into the fewest ranges."""
+    """Return the fewest packed ranges that hold these pages, in any order; repeated pages count once."""
     if pages.size == 0:
         return b""
     ordered = np.sort(pages.astype(np.uint64, copy=False))
@@ -117,5 +123,5 @@ def from_pages(pages: npt.NDArray[np.integer]) -> bytes:
 
 
 def page_count(ranges: bytes) -> int:
-    """Pages that `ranges` name, one that is named twice counted twice."""
+    """Return the number of pages that `ranges` name; one named twice counts twice."""
     return int((words(ranges) >> _START_BITS).sum())

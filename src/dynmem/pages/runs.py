@@ -1,4 +1,4 @@
-"""Runs of pages, decoded ahead of a taker of some at a time."""
+"""Runs of pages, decoded ahead of a caller that takes a few at a time."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ from dynmem.pages.ranges import U64Array
 
 
 class Runs:
-    """Ascending runs, from the front of which is taken."""
+    """Ascending runs, taken from the front."""
 
     def __init__(self, starts: U64Array, ends: U64Array) -> None:
         self.starts = starts
@@ -14,7 +14,12 @@ class Runs:
         self.position = 0
 
     def take(self, max_pages: int, max_ranges: int) -> tuple[U64Array, U64Array, int]:
-        """Take at most so many pages in at most so many runs off the front, the last one cut if need be."""
+        """Remove runs from the front, within both limits, and cut the last one if necessary.
+
+        Returns starts, ends and the number of pages.
+
+        runs [0,3) [5,9), at most 5 pages   ->  [0,3) [5,7), and [7,9) stays
+        """
         window = slice(self.position, self.position + max_ranges)
         starts, ends = self.starts[window], self.ends[window]
         reach = np.cumsum(ends - starts)
@@ -34,5 +39,5 @@ class Runs:
 
     @property
     def is_over(self) -> bool:
-        """Whether all of it has been taken."""
+        """Whether every run has been taken."""
         return self.position == self.starts.size

@@ -1,4 +1,4 @@
-"""Writes captures: each VMBus message and ring packet of a machine a line, in the form `lines` reads."""
+"""Writes captures: one line per VMBus message or ring packet of a machine, in the form that `lines` reads."""
 
 from collections.abc import Callable
 from typing import Final
@@ -8,23 +8,23 @@ from dynmem.trace.lines import CAPTURE_HEAD, CAPTURE_VERSION
 from dynmem.units import NS_PER_S
 from dynmem.wire.packet import DESCRIPTOR_BYTES, FOOTER_BYTES, Packet, encode
 
-_DATA_AT: Final = 2  # where a descriptor says, in units of 8 bytes, where the body begins
+_DATA_AT: Final = 2  # offset of the descriptor's field for the start of the body, in units of 8 bytes
 
 
 class Capture:
-    """A capture that `write` is given line by line; `now_ns` is the time since it began."""
+    """A capture, passed to `write` line by line; `now_ns` returns the time since it began."""
 
     def __init__(self, title: str, write: Callable[[str], None], now_ns: Callable[[], int]) -> None:
-        """Write the head; `title` says what is captured."""
+        """Write the heading; `title` says what is captured."""
         self._write, self._now_ns = write, now_ns
         write(f"{CAPTURE_HEAD} {CAPTURE_VERSION} of {_printable(title)}\n")
 
     def message(self, direction: Direction, payload: bytes) -> None:
-        """A control message was posted, or put into the guest's message slot."""
+        """Record a control message that was posted or put into the guest's message slot."""
         self._write(f"{self._time()} {direction.value} msg {payload.hex()}\n")
 
     def packet(self, direction: Direction, channel: int, packet: Packet) -> None:
-        """A packet was taken from a channel's ring, or put into it."""
+        """Record a packet that was read from a channel's ring or written to it."""
         words = packet.descriptor
         if packet.gpa_ranges:
             whole = encode(packet, 0)
@@ -38,7 +38,7 @@ class Capture:
         )
 
     def note(self, text: str) -> None:
-        """A remark for people, where something happened that no message shows."""
+        """Record a remark about something that no message shows."""
         self._write(f"# {self._time()} {_printable(text)}\n")
 
     def _time(self) -> str:

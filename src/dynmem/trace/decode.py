@@ -1,7 +1,7 @@
-"""From a capture's lines to named messages with named fields, following what the two ends agreed on.
+"""Decodes a capture's lines to named messages with named fields, following what the two ends agreed on.
 
-The negotiated version tells fields from padding, and the offers tell which channels speak the Dynamic Memory
-Protocol; a capture that begins in the middle is read as the newest version, every channel as a balloon's.
+The negotiated version separates fields from padding, and the offers show which channels speak the Dynamic
+Memory Protocol. A capture that begins in the middle is read as balloon traffic of the newest version.
 """
 
 import uuid
@@ -47,7 +47,7 @@ class Decoder:
         self._interfaces: dict[int, uuid.UUID] = {}
 
     def decode(self, line: Line) -> Entry:
-        """What the line says. Raises RemoteProtocolError for bytes that are no message."""
+        """Return the entry of a line. Raises RemoteProtocolError for bytes that are not a message."""
         if isinstance(line, EventLine):
             values: dict[str, Value] = dict(line.values)
             event = trace_events.BY_NAME.get(line.name)

@@ -1,4 +1,4 @@
-"""Files that a running machine adds lines to: whole lines only, at once on disk, and not without end."""
+"""Files that a running machine appends to: whole lines, written at once, up to a limit."""
 
 import logging
 import os
@@ -10,14 +10,14 @@ from dynmem.limits import TRACE_FILE_BYTES_MAX
 
 _LOG: Final = logging.getLogger("dynmem.trace")
 _FLAGS: Final = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC
-_MODE: Final = 0o600  # what guests say is nobody else's business
+_MODE: Final = 0o600  # only for its owner: it holds what guests say
 
 
 class LineFile:
-    """A file of lines. Once it is full or cannot be written, which is logged, the rest is left out."""
+    """A file of lines. Once it is full or cannot be written, it logs that and drops the rest."""
 
     def __init__(self, path: Path, limit: int = TRACE_FILE_BYTES_MAX) -> None:
-        """Begin the file anew. Raises ConfigError when it cannot be opened."""
+        """Truncate or create the file. Raises ConfigError if it cannot be opened."""
         self._path = path
         self._left = limit
         try:
@@ -26,17 +26,17 @@ class LineFile:
             raise ConfigError(f"{path} cannot be written: {error.strerror}") from None
 
     def write(self, line: str) -> None:
-        """Add one line, whose end it brings."""
+        """Append a line, which includes its newline."""
         if self._descriptor is None:
             return
         data = line.encode("ascii", "replace")
         if len(data) > self._left:
-            self._give_up("it has reached its limit")
+            self._give_up("it has reached its size limit")
             return
         self._left -= len(data)
         try:
             if os.write(self._descriptor, data) != len(data):
-                self._give_up("its last line is cut: no space")
+                self._give_up("its last line is cut off: no space left")
         except OSError as error:
             self._give_up(error.strerror or str(error))
 
@@ -45,7 +45,7 @@ class LineFile:
         self.close()
 
     def close(self) -> None:
-        """Let go of the file; lines that come later are left out."""
+        """Close the file; later lines are dropped."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None

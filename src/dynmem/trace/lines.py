@@ -1,15 +1,15 @@
-"""The lines of captures and logs, taken apart; what their bytes mean is another file's subject.
+"""Parses the lines of captures and logs; `decode` gives their bytes a meaning.
 
-Four kinds of line, told apart line by line, so that a file may hold them mixed:
+Each line is one of four kinds; a file may mix them:
 
 * our captures and plain hex: ``SECONDS G>H|H>G msg HEX`` for a VMBus message, ``SECONDS G>H|H>G pkt [type N]
   [flags N] [channel N] [id N] [words HEX] HEX`` for a ring packet without its 16-byte descriptor (`words` is
   what some types have between descriptor and body);
 * QEMU's trace log: ``[PID@SECONDS.MICROS:]EVENT TEXT``;
 * rings found in a dump of guest memory: ``0xADDRESS NAME vmbus_tid N dm_tid N desc HEX body HEX``;
-* ``# ...``: a remark; ``# dynmem capture N ...`` heads our captures with the version of their form.
+* ``# ...``: a remark; ``# dynmem capture N ...`` heads our captures and names the version of their format.
 
-Whatever is none of these raises RemoteProtocolError.
+Anything else raises RemoteProtocolError.
 """
 
 import re
@@ -26,7 +26,7 @@ from dynmem.wire.packet import decode as decode_packet
 
 CAPTURE_VERSION: Final = 1
 CAPTURE_HEAD: Final = "# dynmem capture"
-_SHOWN: Final = 40  # characters of a bad line that a report repeats
+_SHOWN: Final = 40  # characters of a malformed line that an error quotes
 
 _HEX: Final = re.compile(
     r"(\d{1,12})(?:\.(\d{1,9}))? (G>H|H>G) (msg|pkt)((?: (?:type|flags|channel|id) \d{1,20}){0,4})"
@@ -49,7 +49,7 @@ class MessageLine(msgspec.Struct, frozen=True):
 
 
 class PacketLine(msgspec.Struct, frozen=True):
-    """A ring packet; `channel` is its relid where the line says it."""
+    """A ring packet; `channel` is its relid, if the line has it."""
 
     time_ns: int | None
     direction: Direction | None
@@ -58,7 +58,7 @@ class PacketLine(msgspec.Struct, frozen=True):
 
 
 class EventLine(msgspec.Struct, frozen=True):
-    """A trace event; the values of those of another device than ours are left as `text`."""
+    """A trace event. Of a device that is not ours, the values stay `text`."""
 
     time_ns: int | None
     name: str
@@ -69,14 +69,14 @@ Line = MessageLine | PacketLine | EventLine
 
 
 def parse(text: str) -> Line | None:
-    """One line; None for what says nothing (empty, remark)."""
+    """Return the parsed line; None for an empty line or a remark."""
     text = text.strip(" \t\r\n")
     if not text:
         return None
     if text.startswith("#"):
         _check_head(text)
         return None
-    if not text.isprintable():  # it may end up on a terminal
+    if not text.isprintable():  # they could reach a terminal
         raise RemoteProtocolError("control characters in the line")
     if (found := _HEX.fullmatch(text)) is not None:
         return _hex_line(found)
@@ -84,13 +84,13 @@ def parse(text: str) -> Line | None:
         return _dump_line(found)
     if (found := _LOG.fullmatch(text)) is not None:
         return _event_line(found)
-    raise RemoteProtocolError(f"neither a capture's line nor a trace log's: {text[:_SHOWN]!a}")
+    raise RemoteProtocolError(f"not a line of a capture or trace log: {text[:_SHOWN]!a}")
 
 
 def _check_head(text: str) -> None:
     if text.startswith(CAPTURE_HEAD) and not text.startswith(f"{CAPTURE_HEAD} {CAPTURE_VERSION} "):
         raise RemoteProtocolError(
-            f"a capture of another version than {CAPTURE_VERSION}: its lines may be wrong: {text[:_SHOWN]!a}"
+            f"a capture whose version is not {CAPTURE_VERSION}: its lines may be misread: {text[:_SHOWN]!a}"
         )
 
 
@@ -100,7 +100,7 @@ def _nanoseconds(seconds: str, fraction: str | None) -> int:
 
 def _octets(digits: str | None) -> bytes:
     if len(digits or "") % 2:
-        raise RemoteProtocolError("the line is cut: half a byte at its end")
+        raise RemoteProtocolError("the line is cut off: half a byte at its end")
     return bytes.fromhex(digits or "")
 
 
@@ -112,10 +112,10 @@ def _hex_line(found: re.Match[str]) -> MessageLine | PacketLine:
     numbers = dict(zip(pairs[::2], map(int, pairs[1::2]), strict=True))
     if kind == "msg":
         if numbers or words:
-            raise RemoteProtocolError("a message has no packet's numbers")
+            raise RemoteProtocolError("a message does not have a packet's numbers")
         return MessageLine(time_ns, direction, data)
     if len(numbers) * 2 != len(pairs) or any(number >= _U64 for number in numbers.values()):
-        raise RemoteProtocolError("a packet's numbers are given twice, or above 64 bits")
+        raise RemoteProtocolError("a packet's number is given twice, or above 64 bits")
     packet = Packet(
         numbers.get("type", PacketType.INBAND),
         numbers.get("flags", 0),
@@ -133,7 +133,7 @@ def _dump_line(found: re.Match[str]) -> PacketLine:
         raise RemoteProtocolError(f"a descriptor has {DESCRIPTOR_BYTES} bytes, not {len(descriptor)}")
     whole = peek_length(descriptor) - DESCRIPTOR_BYTES - FOOTER_BYTES
     if len(body) != whole:
-        raise RemoteProtocolError(f"the packet is cut: {len(body)} of its {whole} bytes are there")
+        raise RemoteProtocolError(f"the packet is cut off after {len(body)} of its {whole} bytes")
     return PacketLine(None, None, None, decode_packet(descriptor + body + bytes(FOOTER_BYTES)))
 
 
@@ -143,9 +143,9 @@ def _event_line(found: re.Match[str]) -> EventLine:
     event = BY_NAME.get(name)
     if event is None:
         if time_ns is None or name.startswith(_OURS):
-            raise RemoteProtocolError(f"no event is called {name[:_SHOWN]}")
+            raise RemoteProtocolError(f"unknown event {name[:_SHOWN]}")
         return EventLine(time_ns, name, {"text": text or ""})
     values = event.parse(text or "")
     if values is None:
-        raise RemoteProtocolError(f"not the values of {name}, or cut: {(text or '')[:_SHOWN]!a}")
+        raise RemoteProtocolError(f"not the values of {name}, or cut off: {(text or '')[:_SHOWN]!a}")
     return EventLine(time_ns, name, values)

@@ -1,6 +1,6 @@
-"""Reads a capture or log line by line: what is wrong is reported with its line's number, the rest is read.
+"""Reads a capture or log line by line, and reports malformed lines by number.
 
-Time and memory are those of the file's bytes and of one line: a line above the limit is skipped unread.
+Time is linear in the file's bytes, memory in those of one line: a line above the limit is skipped unread.
 """
 
 from collections.abc import Iterator
@@ -15,41 +15,41 @@ from dynmem.trace.lines import parse
 
 
 class Problem(msgspec.Struct, frozen=True):
-    """What is wrong with a line, in a sentence; lines are counted from 1."""
+    """What is wrong with a line; lines are counted from 1."""
 
     line: int
     text: str
 
 
 def read(stream: BinaryIO) -> Iterator[Entry | Problem]:
-    """Every message and event of `stream`, and every line that holds none though it should."""
+    """Yield every message and event of `stream`, and a Problem for every line that should hold one."""
     decoder = Decoder()
     number = 0
     while line := stream.readline(TRACE_LINE_BYTES_MAX + 1):
         number += 1
         whole = line.endswith(b"\n")
         if len(line) > TRACE_LINE_BYTES_MAX and not whole:
-            yield Problem(number, f"a line above {TRACE_LINE_BYTES_MAX} bytes")
+            yield Problem(number, f"longer than {TRACE_LINE_BYTES_MAX} bytes, the limit of a line: skipped")
             _skip(stream)
             continue
         try:
             parsed = parse(line.decode("ascii"))
             entry = None if parsed is None else decoder.decode(parsed)
         except UnicodeDecodeError:
-            yield Problem(number, "bytes that are no text")
+            yield Problem(number, "bytes that are not text")
         except RemoteProtocolError as error:
             yield Problem(number, str(error))
         else:
             if entry is not None:
                 yield entry
             if not whole:
-                yield Problem(number, "the file ends without a line's end: it may have been cut here")
+                yield Problem(number, "the file ends without a newline: it may have been cut off here")
     if number == 0:
-        yield Problem(1, "there is no such line: the file is empty")
+        yield Problem(1, "the file is empty")
 
 
 def _skip(stream: BinaryIO) -> None:
-    """Read on to the end of a line that is too long."""
+    """Skip to the end of a line that is too long."""
     while line := stream.readline(TRACE_LINE_BYTES_MAX):
         if line.endswith(b"\n"):
             return

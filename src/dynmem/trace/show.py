@@ -1,4 +1,4 @@
-"""One line for an entry: for people, or as JSON."""
+"""Formats an entry as one line, for people or as JSON."""
 
 from typing import Final
 
@@ -8,7 +8,7 @@ from dynmem.trace.decode import Entry, Value
 from dynmem.units import NS_PER_S
 
 _RANGES_SHOWN: Final = 4
-_WHOLE: Final = 36  # characters of bytes and text; a GUID has so many
+_WHOLE: Final = 36  # characters of bytes and text: the length of a GUID
 _SHOWN: Final = 24
 _HEXADECIMAL: Final = frozenset(
     (
@@ -28,7 +28,7 @@ _ADDRESSES: Final = ("start", "offset", "dev", "monitor_page", "interrupt_page",
 
 
 def as_json(entry: Entry) -> bytes:
-    """``{"time", "direction", "layer", "name", "fields"}``; time in seconds, null where it is not known."""
+    """Return ``{"time", "direction", "layer", "name", "fields"}``; time in seconds, null if unknown."""
     return msgspec.json.encode(
         {
             "time": None if entry.time_ns is None else entry.time_ns / NS_PER_S,
@@ -41,7 +41,7 @@ def as_json(entry: Entry) -> bytes:
 
 
 def as_text(entry: Entry) -> str:
-    """``TIME DIRECTION LAYER NAME field=value ...``; long values are shortened, and say so."""
+    """Return ``TIME DIRECTION LAYER NAME field=value ...``; long values are shortened, visibly."""
     seconds, rest = divmod(entry.time_ns or 0, NS_PER_S)
     time = "-" if entry.time_ns is None else f"{seconds}.{rest // 1000:06}"
     direction = "   " if entry.direction is None else entry.direction.value
@@ -51,7 +51,7 @@ def as_text(entry: Entry) -> str:
 
 
 def _shown_value_of_event(name: str, value: Value) -> str:
-    """Addresses of events are pages or pointers; all else is a number or a word."""
+    """Return an event's value: addresses in hex, everything else as a number or a word."""
     if isinstance(value, int) and name.startswith(_ADDRESSES):
         return f"{value:#x}"
     return str(value)
