@@ -81,7 +81,7 @@ def test_growth_that_ends_within_a_block_of_its_target_has_arrived() -> None:
     host = BlockyHost(BOOT + 110 * MIB, {"web": BOOT + 90 * MIB})
     host.manager.restore("web", "web.1", BOOT + 100 * MIB)  # by a manager that knew nothing of blocks
     host.sweep(20)
-    assert len(host.told_of("memory is added to it in steps of 128 MiB")) == 1
+    assert len(host.told_of("it grows in steps of 128 MiB")) == 1
     assert host.told_of("takes no more") == []
     assert host.held() == BOOT
 

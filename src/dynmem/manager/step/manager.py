@@ -10,15 +10,15 @@ from collections.abc import Iterable, Sequence
 from dynmem.manager.step.changes import Candidate, Change, choose_grants, choose_shrinks, growing
 from dynmem.manager.step.claims import Claims, limit_pages
 from dynmem.manager.step.facts import Facts, ManagerSettings, VmConfig
-from dynmem.manager.step.measured import Charge, MeasuredFree, measure
+from dynmem.manager.step.measured import Charge, MeasuredFree, charge, measure
 from dynmem.manager.step.orders import Orders
 from dynmem.manager.step.record import Record
 from dynmem.manager.step.releases import Releases
 from dynmem.manager.step.reservations import Reservations
 from dynmem.manager.step.results import Reservation, ReservationState, SetBalloon, StepResult
-from dynmem.manager.step.roster import Roster
+from dynmem.manager.step.roster import Arrivals, Roster
 from dynmem.manager.step.safeguards import ALL_ON, Safeguards, band_pages, margin_pages
-from dynmem.manager.step.stalls import find_stall, forgive
+from dynmem.manager.step.stalls import apply, forgive, stall_of
 from dynmem.manager.step.standing import Moment, Standing, standing_of
 from dynmem.manager.step.status import Seen, StatusReader, emergency_lines
 from dynmem.manager.step.view import StatusView
@@ -41,7 +41,7 @@ class Manager:
         self.settings = settings
         self.safeguards = safeguards
         self.claims = Claims(limit_pages(settings.budget_bytes, settings.slush_bytes))
-        self._roster = Roster(settings, vms, self.claims, safeguards)
+        self._roster = Roster(settings, vms, safeguards)
         self._reservations = Reservations(self.claims)
         self._releases = Releases(settings)
         self._announced: dict[str, int] = {}
@@ -53,11 +53,11 @@ class Manager:
     def step(self, facts: Facts) -> StepResult:
         """Decide what to do about one sweep."""
         now = facts.now_ns
-        lines = self._roster.see(facts)
+        lines = self._move_books(self._roster.see(facts))
         lines += self._reservations.expire(now)
         for record in self._roster:
             lines += self._reservations.take_over(record.name, record.incarnation, reported=record.reported)
-        charges = {record.name: self._roster.charge(record) for record in self._roster}
+        charges = {record.name: self._charge(record) for record in self._roster}
         lines += self._settle_reservations(facts, charges)
         standings = {record.name: self._standing(record, now) for record in self._roster}
         lines += self._announce_standings(standings)
@@ -153,6 +153,26 @@ class Manager:
             self.settings, self._roster, self.claims, self._reservations, self._releases, self._seen
         ).read()
 
+    def _move_books(self, arrivals: Arrivals) -> list[str]:
+        """Book what one sweep found; return a line for each VM that went or was reset."""
+        lines = [f"{name}: gone, {format_pages(self.claims.end(name))} freed" for name in arrivals.gone]
+        for record in arrivals.begun:
+            self.claims.begin(record)
+        for record in arrivals.reset:
+            self.claims.reset(record)
+            counted = format_pages(self.claims.pages(record.name))
+            lines.append(f"{record.name}: reset, counts {counted} until it reports")
+        for record in self._roster:
+            self.claims.observe(record)
+        return lines
+
+    def _charge(self, record: Record) -> Charge:
+        """Return what a VM takes."""
+        claim, overhead = self.claims.pages(record.name), record.known_overhead_pages
+        if not self.safeguards.claims and record.resident_pages is not None:
+            claim = min(claim, max(0, record.resident_pages - overhead))
+        return charge(claim, record.resident_pages, overhead)
+
     def _names(self, name: str | None) -> tuple[str, ...]:
         return tuple(self._roster.configs) if name is None else (name,)
 
@@ -229,10 +249,10 @@ class Manager:
                 record.restart_clock(now_ns)
                 continue
             if self.safeguards.floor_met:
-                forgive(record, now_ns, somebody_is_short=self._shortage)
-                change = find_stall(record, now_ns, self.settings)
-                if change is not None:
-                    changes.append(change)
+                forgive(record, now_ns, is_any_short=self._shortage)
+                stall = stall_of(record, now_ns, self.settings)
+                if stall is not None:
+                    changes.append(apply(stall, record, now_ns))
         return changes
 
     def _room(

@@ -31,7 +31,7 @@ class Orders(msgspec.Struct, frozen=True):
             planned = format_pages(decision.target_pages)
             limit = f"; {planned} was planned, but the guest has only {spare} available"
         if self.enforced:
-            candidate.record.set_target(target, self.now_ns)
+            candidate.record.retarget(target, self.now_ns)
         return Change(candidate.record, target, f"shrunk to {format_pages(target)}: {decision.reason}{limit}")
 
     def grant(self, candidate: Candidate, target: int) -> Change:
@@ -53,4 +53,4 @@ class Orders(msgspec.Struct, frozen=True):
         """Growth is booked before it is sent."""
         if self.enforced:
             self.claims.grant(record, target, checked=checked)
-            record.set_target(target, self.now_ns)
+            record.retarget(target, self.now_ns)

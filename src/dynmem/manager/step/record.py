@@ -193,8 +193,18 @@ class Record(msgspec.Struct):
             self.restored_pages, self.target_pages = self.target_pages, None
         self.equal_sweeps = 0
 
-    def set_target(self, pages: int, now_ns: int) -> None:
-        """A new target is about to be sent."""
+    def start_again(self, resets: int, now_ns: int) -> None:
+        """Forget what was known of the guest before its reset."""
+        self.resets = resets
+        self.reported = False
+        self.reported_after_ns = now_ns
+        self.stopped = self.declined = None
+        self.highest_pages = 0
+        self.excess.forget()
+        self.restart_clock(now_ns)
+
+    def retarget(self, pages: int, now_ns: int) -> None:
+        """Record a target that is about to be sent."""
         self.target_pages = pages
         self.set_ns = now_ns
         self.restart_clock(now_ns)

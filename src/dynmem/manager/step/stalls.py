@@ -1,11 +1,14 @@
 """Guests that stop on the way to a target: what that means, and when they are asked again.
 
-A guest that gives no more has met its floor; one that takes no more has what it can take. Either way the
-target is brought back to the size it has, as far as floor and maximum allow, since a target left beyond it
-would pull at the guest for ever. It is asked again when its demand has fallen, or after a pause that doubles
-each time, if somebody is short; it is offered more again after such a pause, or when its demand has risen
-beyond what it has. One that stopped because the next step of hot add would lead beyond the target is there.
+A guest that gives no more has met its floor; one that takes no more has all that it can use. Either way the
+target is brought back to the present size, as far as floor and maximum allow, since a target left beyond it
+would pull at the guest permanently. The guest is asked again when its demand has fallen, or after a pause
+that doubles each time, if a VM is short; it is offered more again after such a pause, or when its demand has
+risen beyond its size. A guest that stopped because the next step of hot add would lead beyond the target has
+arrived.
 """
+
+import msgspec
 
 from dynmem.manager.step.changes import ALREADY_HELD, Change
 from dynmem.manager.step.facts import ManagerSettings
@@ -20,73 +23,109 @@ from dynmem.manager.step.safeguards import (
 from dynmem.units import NS_PER_S, format_pages
 
 
-def find_stall(record: Record, now_ns: int, settings: ManagerSettings) -> Change | None:
-    """The change that brings the target of a guest that has stopped back to the size it has, or None."""
+class Stall(msgspec.Struct, frozen=True):
+    """A guest that stopped, or went elsewhere.
+
+    Attributes:
+        target: The size that its target is brought back to. Pages.
+        reason: What happened, as a sentence.
+        stopped: Where it gave no more, and when to ask again.
+        declined: Where it took no more, and when to offer again.
+    """
+
+    target: int
+    reason: str
+    stopped: Stopped | None = None
+    declined: Stopped | None = None
+
+
+def stall_of(record: Record, now_ns: int, settings: ManagerSettings) -> Stall | None:
+    """Return what becomes of the target of a guest that stopped or grew by itself; None: it is on its way."""
     actual, target = record.actual_pages, record.target_pages
     if actual is None or target is None or actual == target:
         return None
     if actual > max(target, record.mark_pages) + PROGRESS_PAGES:
-        return _grown_unasked(record, actual, target, now_ns)
-    if now_ns - record.mark_ns < stall_ns(settings.period_ns):
+        stall = _grown_unasked(record, actual, target)
+    elif now_ns - record.mark_ns < stall_ns(settings.period_ns):
         return None
-    giving = actual > target
-    if giving:
-        back = min(actual, max(target, record.maximum_pages))
+    elif actual > target:
+        stall = _gives_no_more(record, actual, target, now_ns, settings)
     else:
-        back = max(actual, min(target, record.floor_pages))
-    if back == target:
-        return None
-    sizes = record.sizes
-    if not giving and actual >= sizes.whole_pages and target - actual < sizes.step_pages:
-        record.set_target(back, now_ns)
+        stall = _takes_no_more(record, actual, target, now_ns, settings)
+    return stall if stall.target != target else None
+
+
+def apply(stall: Stall, record: Record, now_ns: int) -> Change:
+    """Bring the target back and remember where the guest stopped; return the change."""
+    if stall.stopped is not None:
+        record.stopped = stall.stopped
+    if stall.declined is not None:
+        record.declined = stall.declined
+    record.retarget(stall.target, now_ns)
+    return Change(record, stall.target, stall.reason, ALREADY_HELD)
+
+
+def _grown_unasked(record: Record, actual: int, target: int) -> Stall:
+    """Take over the size of a guest that grew beyond its target.
+
+    Another program set its balloon, or the guest emptied it. That is a fact and not a floor: the next plan
+    decides again, by what the guest reports then.
+    """
+    return Stall(
+        target=max(target, min(actual, record.maximum_pages)),
+        reason=(
+            f"grew to {format_pages(actual)} although the target was {format_pages(target)}: another program"
+            " or the guest itself changed its balloon"
+        ),
+    )
+
+
+def _gives_no_more(record: Record, actual: int, target: int, now_ns: int, settings: ManagerSettings) -> Stall:
+    stop = _stop(record, record.stopped, now_ns, settings)
+    return Stall(
+        target=min(actual, max(target, record.maximum_pages)),
+        reason=(
+            f"floor met: it gives no more at {format_pages(actual)}, the target was {format_pages(target)};"
+            f" not asked again until its demand falls, or for {stop.pause_ns // NS_PER_S} s"
+        ),
+        stopped=stop,
+    )
+
+
+def _takes_no_more(record: Record, actual: int, target: int, now_ns: int, settings: ManagerSettings) -> Stall:
+    back, sizes = max(actual, min(target, record.floor_pages)), record.sizes
+    if actual >= sizes.whole_pages and target - actual < sizes.step_pages:
         step = format_pages(sizes.step_pages)
-        reason = (
-            f"has {format_pages(actual)} of {format_pages(target)}: memory is added to it in steps of {step}"
+        return Stall(
+            target=back,
+            reason=f"at {format_pages(actual)} of {format_pages(target)}: it grows in steps of {step}",
         )
-        return Change(record, back, reason, ALREADY_HELD)
-    before = record.stopped if giving else record.declined
+    stop = _stop(record, record.declined, now_ns, settings)
+    return Stall(
+        target=back,
+        reason=(
+            f"takes no more at {format_pages(actual)}, the target was {format_pages(target)};"
+            f" not offered again for {stop.pause_ns // NS_PER_S} s"
+        ),
+        declined=stop,
+    )
+
+
+def _stop(record: Record, before: Stopped | None, now_ns: int, settings: ManagerSettings) -> Stopped:
+    """Return where the guest stopped, with a pause twice as long as the one before."""
     pause = 2 * before.pause_ns if before else RETRY_FIRST_PERIODS * settings.period_ns
     pause = min(pause, RETRY_LONGEST_NS)
-    stop = Stopped(actual, record.demand_pages, now_ns + pause, pause)
-    size, asked, wait = format_pages(actual), format_pages(target), pause // NS_PER_S
-    if giving:
-        record.stopped = stop
-        reason = (
-            f"floor met: it gives no more at {size}, {asked} was asked; left alone until its demand falls, "
-            f"or for {wait} s"
-        )
-    else:
-        record.declined = stop
-        reason = f"takes no more at {size}, {asked} was offered; not offered again for {wait} s"
-    record.set_target(back, now_ns)
-    return Change(record, back, reason, ALREADY_HELD)
+    return Stopped(record.actual_pages or 0, record.demand_pages, now_ns + pause, pause)
 
 
-def _grown_unasked(record: Record, actual: int, target: int, now_ns: int) -> Change | None:
-    """It has more than it was asked to have: somebody else set its balloon, or the guest let the air out.
-
-    That is a fact and no floor: the size it has is taken over, as far as its maximum allows, and the next
-    plan decides anew, with what the guest says then.
-    """
-    taken_over = max(target, min(actual, record.maximum_pages))
-    if taken_over == target:
-        return None
-    record.set_target(taken_over, now_ns)
-    reason = (
-        f"grew to {format_pages(actual)} though {format_pages(target)} was asked: by somebody else's command,"
-        " or by its guest"
-    )
-    return Change(record, taken_over, reason, ALREADY_HELD)
-
-
-def forgive(record: Record, now_ns: int, *, somebody_is_short: bool) -> None:
-    """Drop what was concluded from a stall, when there is reason to ask again."""
+def forgive(record: Record, now_ns: int, *, is_any_short: bool) -> None:
+    """Drop what was concluded from a stall when there is reason to ask again."""
     stopped, declined = record.stopped, record.declined
     if stopped is not None:
         fallen = stopped.demand_pages - record.demand_pages >= band_pages(record.maximum_pages)
         if fallen:
             record.stopped = None
-        elif now_ns >= stopped.retry_at_ns and somebody_is_short:
+        elif now_ns >= stopped.retry_at_ns and is_any_short:
             # Kept with its pause, so that the next one is longer; at 0 it holds nothing.
             stopped.at_pages = 0
     if declined is not None and (now_ns >= declined.retry_at_ns or _needs_more(record, declined)):
@@ -94,6 +133,6 @@ def forgive(record: Record, now_ns: int, *, somebody_is_short: bool) -> None:
 
 
 def _needs_more(record: Record, declined: Stopped) -> bool:
-    """Whether its demand has risen since it took no more, beyond what it has."""
+    """Return whether its demand has risen since it took no more, beyond its size."""
     risen = record.demand_pages - declined.demand_pages
     return risen >= band_pages(record.maximum_pages) and record.demand_pages > (record.actual_pages or 0)

@@ -1,0 +1,72 @@
+"""Guests that stop on their way: what is concluded, and that concluding changes nothing."""
+
+import copy
+
+import msgspec
+
+from dynmem.manager.step.facts import ManagerSettings, VmConfig, VmFacts
+from dynmem.manager.step.record import Excess, Record
+from dynmem.manager.step.stalls import apply, stall_of
+from dynmem.units import GIB, MIB, NS_PER_S, PAGE_SIZE
+
+SETTINGS = ManagerSettings(8 * GIB, 0, NS_PER_S, "enforce")
+LATE = 60 * NS_PER_S
+
+
+def pages(mib: int) -> int:
+    return mib * MIB // PAGE_SIZE
+
+
+def record(actual_mib: int, target_mib: int) -> Record:
+    return Record(
+        config=VmConfig("web", 64 * MIB, GIB),
+        incarnation="1@1",
+        resets=0,
+        boot_pages=pages(1024),
+        excess=Excess(1),
+        facts=VmFacts("web", "1@1", "running"),
+        reported_after_ns=0,
+        actual_pages=pages(actual_mib),
+        target_pages=pages(target_mib),
+        mark_pages=pages(actual_mib),
+    )
+
+
+def test_a_guest_on_its_way_or_at_its_target_has_not_stopped() -> None:
+    assert stall_of(record(500, 300), NS_PER_S, SETTINGS) is None
+    assert stall_of(record(300, 300), LATE, SETTINGS) is None
+
+
+def test_finding_a_stall_changes_nothing_and_applying_it_does() -> None:
+    web = record(500, 300)
+    before = copy.deepcopy(web)
+    stall = stall_of(web, LATE, SETTINGS)
+    assert stall is not None
+    assert msgspec.structs.asdict(web) == msgspec.structs.asdict(before)
+    change = apply(stall, web, LATE)
+    assert (change.target, web.target_pages, web.set_ns) == (pages(500), pages(500), LATE)
+    assert web.stopped is not None
+    assert web.stopped.at_pages == pages(500)
+    assert web.declined is None
+
+
+def test_each_stall_in_the_same_direction_pauses_twice_as_long() -> None:
+    web = record(500, 700)
+    pauses = []
+    for _ in range(3):
+        stall = stall_of(web, LATE, SETTINGS)
+        assert stall is not None
+        apply(stall, web, 0)
+        assert web.declined is not None
+        pauses.append(web.declined.pause_ns // NS_PER_S)
+        web.target_pages = pages(700)
+    assert pauses == [10, 20, 40]
+
+
+def test_a_guest_that_grew_by_itself_keeps_its_size_and_has_no_floor() -> None:
+    web = record(700, 300)
+    web.mark_pages = pages(300)
+    stall = stall_of(web, 0, SETTINGS)
+    assert stall is not None
+    assert (stall.target, stall.stopped, stall.declined) == (pages(700), None, None)
+    assert "another program" in stall.reason
