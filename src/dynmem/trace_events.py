@@ -14,7 +14,7 @@ import re
 import uuid
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
-from typing import Any, Final, Generic, NamedTuple, TypeVarTuple
+from typing import Any, Final, Generic, NamedTuple, TypeAlias, TypeVarTuple
 
 from dynmem.direction import Direction
 
@@ -113,6 +113,8 @@ class Event(Generic[*_Values]):
             parts += (_WORDS.get(parameter.conversion, "(-?[0-9]{1,20})"), re.escape(literal))
         return "".join(parts)
 
+
+AnyEvent: TypeAlias = Event[*tuple[Any, ...]]
 
 VMBUS_RECV_MESSAGE: Final = Event[int, int](
     "vmbus_recv_message", UP, "type %d size %d", "u32 type", "u32 size"
@@ -268,8 +270,8 @@ HV_BALLOON_UNMAP_SLOT: Final = Event[int, int, int](
     "uint total_slots",
     "u64 offset",
 )
-EVENTS: Final = tuple(value for value in vars().values() if isinstance(value, Event))
-BY_NAME: Final = {event.name: event for event in EVENTS}
+EVENTS: Final[tuple[AnyEvent, ...]] = tuple(value for value in vars().values() if isinstance(value, Event))
+BY_NAME: Final[dict[str, AnyEvent]] = {event.name: event for event in EVENTS}
 
 
 def matching(patterns: Sequence[str]) -> frozenset[str]:
@@ -296,7 +298,7 @@ class Trace:
     def __init__(self, names: frozenset[str], sink: Callable[[str, str], None]) -> None:
         self._on, self._sink = names, sink
 
-    def on(self, event: Event[*tuple[Any, ...]]) -> bool:
+    def on(self, event: AnyEvent) -> bool:
         """Return whether the event is on."""
         return event.name in self._on
 

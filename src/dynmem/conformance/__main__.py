@@ -73,9 +73,14 @@ def main(arguments: Sequence[str]) -> int:
     return 0 if good else 1
 
 
-if __name__ == "__main__":
+def command() -> int:
+    """Run `main` on the command line and return the exit code; a wrong option is one sentence."""
     try:
-        sys.exit(main(sys.argv[1:]))
+        return main(sys.argv[1:])
     except ConfigError as problem:
         sys.stderr.write(f"{problem}\n")
-        sys.exit(int(problem.exit_code))
+        return int(problem.exit_code)
+
+
+if __name__ == "__main__":
+    sys.exit(command())

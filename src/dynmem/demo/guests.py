@@ -78,7 +78,7 @@ class EmbeddedGuest:
 
     def __init__(self, member: Member, folder: Path, seed: int) -> None:
         self.member = member
-        self.monitor = folder / f"{member.name}.qmp"
+        self.monitor: Path = folder / f"{member.name}.qmp"
         self._serial = folder / f"{member.name}.serial"
         self._program = Program(member.name, folder / f"{member.name}.log")
         self._seed = seed

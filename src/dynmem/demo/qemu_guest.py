@@ -26,7 +26,7 @@ class LinuxGuest:
         self._guest = QemuGuest(
             member.name, member.maximum_bytes, folder, load=self._load(member.load_low), accel=accel
         )
-        self.monitor = self._guest.qmp_path
+        self.monitor: Path = self._guest.qmp_path
         self._high = False
         self._began = 0.0
         self._duration_s = 1.0

@@ -64,7 +64,7 @@ class UnmetDemand:
     """Adds up VM-seconds of unmet demand: each second counts by the share of the demand that was unmet."""
 
     def __init__(self) -> None:
-        self.seconds = 0.0
+        self.seconds: float = 0.0
         self._last_ns: int | None = None
 
     def observe(self, at_ns: int, wanted: int, held: int) -> None:

@@ -22,9 +22,9 @@ class ResidentSampler:
         self._peaks: dict[str, int] = {}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="resident", daemon=True)
-        self.peak_bytes = 0
-        self.samples = 0
-        self.longest_gap_s = 0.0
+        self.peak_bytes: int = 0
+        self.samples: int = 0
+        self.longest_gap_s: float = 0.0
 
     def __enter__(self) -> "ResidentSampler":
         """Start sampling."""

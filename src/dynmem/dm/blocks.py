@@ -5,7 +5,7 @@ fails the request. What it answers then is Linux drivers/hv/hv_balloon.c: any pa
 result 1; nothing for want of resources is result 0, and the host may ask again later.
 """
 
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from dynmem.errors import LocalProtocolError
 from dynmem.limits import DM_HOT_REMOVE_RANGES, GUEST_PAGE_MAX
@@ -58,7 +58,7 @@ class HotAdding:
     def __init__(self, start: int, pages: int, attempts: int) -> None:
         self.start = start
         self.offered = pages
-        self.done = 0
+        self.done: int = 0
         self.retry_at: int | None = None
         self._attempts = attempts
 
@@ -82,9 +82,9 @@ class HotRemoving:
     """A hot remove that is being answered."""
 
     def __init__(self, request: dm.HotRemoveRequest) -> None:
-        self.asked = request.page_count
+        self.asked: Final = request.page_count
         self.given = 0  # in responses that were sent
-        self.unsent = b""
+        self.unsent: bytes = b""
         self._request = request
 
     def build(self, trans_id: int, blocks: MemoryBlocks) -> dm.HotRemoveResponse:

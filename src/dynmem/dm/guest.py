@@ -153,8 +153,8 @@ class DynamicMemoryGuest:
         self._offered: bytes | None = None
         self._on_sent: Callable[[int], None] = self._sent_nothing
         self.version: int | None = None
-        self.reports_status = True
-        self.may_hot_remove = False  # the host said that it can
+        self.reports_status: bool = True
+        self.may_hot_remove: bool = False  # the host said that it can
 
     @property
     def state(self) -> GuestState:

@@ -132,7 +132,7 @@ class DynamicMemoryHost:
         self._caps: dm.CapabilitiesReport | None = None
         self.version: int | None = None
         self.status: Status | None = None
-        self.guest_at_floor = False  # asked for this target, it had nothing more to give
+        self.guest_at_floor: bool = False  # asked for this target, it had nothing more to give
 
     @property
     def state(self) -> HostState:

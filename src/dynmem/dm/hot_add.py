@@ -28,14 +28,14 @@ class HotAdd:
 
     def __init__(self, source: HotAddSource, *, with_region: bool) -> None:
         """Take memory from `source`; `with_region`: the longer form of request."""
-        self.asked = 0
-        self.is_at_barrier = False  # the guest adds no more memory
+        self.asked: int = 0
+        self.is_at_barrier: bool = False  # the guest adds no more memory
         self._is_partial = False  # there was no piece as long as wanted
         self._source = source
         self._with_region = with_region
         self._alignment = 1
         self._start = 0
-        self.left = 0  # of the reservation, not answered yet
+        self.left: int = 0  # of the reservation, not answered yet
         self._open = 0  # of the request that is offered or out
         self._is_out = False
         self._got = 0

@@ -5,7 +5,7 @@ answer); what is asked and what an answer means is here, hot add in `dynmem.dm.h
 """
 
 import enum
-from typing import ClassVar, NamedTuple, Protocol
+from typing import ClassVar, Final, NamedTuple, Protocol
 
 from dynmem.dm.events import BalloonFinished, HostEvent, HotRemoveFinished
 from dynmem.dm.states import HostStep
@@ -80,8 +80,8 @@ class Balloon:
 
     def __init__(self, asked: int, store: PageStore, chunk: int) -> None:
         self.asked = asked
-        self.left = asked  # not answered yet
-        self.is_at_floor = False  # the guest has nothing more to give
+        self.left: int = asked  # not answered yet
+        self.is_at_floor: bool = False  # the guest has nothing more to give
         self._store = store
         self._chunk = chunk
         self._open = 0  # of the request that is out, not answered yet
@@ -136,8 +136,8 @@ class Unballoon:
     def __init__(self, asked: int, store: PageStore, hot_add: int) -> None:
         self.asked = asked
         self.hot_add = hot_add  # pages that are still missing when all are given back
-        self.held_pages = 0
-        self.left = asked  # to be taken from the store
+        self.held_pages: int = 0
+        self.left: int = asked  # to be taken from the store
         self._ranges = b""  # taken, not sent yet
         self._more = False
         self._is_short = False
@@ -201,7 +201,8 @@ class HotRemove:
             raise LocalProtocolError(f"there is no virtual node {virtual_node}")
         if qos_flags & ~dm.REMOVE_QOS_MASK:
             raise LocalProtocolError(f"{qos_flags:#x} has flags that a hot remove does not know")
-        self.asked = self.left = asked
+        self.asked: Final = asked
+        self.left: int = asked
         self._source = source
         self._virtual_node = virtual_node
         self._qos_flags = qos_flags

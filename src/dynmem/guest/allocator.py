@@ -50,8 +50,8 @@ class Allocator:
         self._stretches: list[tuple[int, bytearray]] = []  # first page, states; ascending, far apart
         self._counts = [0] * len(STATES)
         self.asked_pages = 0
-        self.given_pages = 0
-        self.regained_pages = 0
+        self.given_pages: int = 0
+        self.regained_pages: int = 0
 
     def add_kernel(self, start: int, count: int) -> None:
         """Take `count` pages from page `start` on into use as the kernel's own, for good."""

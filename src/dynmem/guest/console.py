@@ -61,7 +61,7 @@ class Console:
         self._poll = select.poll()
         self._poll.register(descriptor, select.POLLOUT)
         self._cut_off = b""
-        self.dropped_lines = 0
+        self.dropped_lines: int = 0
 
     def write_line(self, line: bytes) -> None:
         """Write a line, or drop it.

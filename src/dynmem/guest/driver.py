@@ -69,7 +69,7 @@ class Drivers:
         self._attempts = 0
         self._post_at: int | None = None
         self._looked_at_all = True
-        self.faults = 0
+        self.faults: int = 0
         self._client.connect()
 
     @property

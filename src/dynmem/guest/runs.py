@@ -110,7 +110,7 @@ class RunBag:
         self._random = random
         self._columns = np.empty((3, _FIRST_CAPACITY), np.int64)
         self._size = 0
-        self.page_count = 0
+        self.page_count: int = 0
 
     def __len__(self) -> int:
         return self._size

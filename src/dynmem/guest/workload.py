@@ -59,11 +59,11 @@ class Workload:
         self._sampled_ns = 0
         self._sample_at = 0
         self.pages_max = usable_pages
-        self.wanted_pages = 0
-        self.filled_pages = 0
-        self.verified_pages = 0
-        self.wrong_bytes = 0
-        self.wrong_pages = 0
+        self.wanted_pages: int = 0
+        self.filled_pages: int = 0
+        self.verified_pages: int = 0
+        self.wrong_bytes: int = 0
+        self.wrong_pages: int = 0
 
     @property
     def held_pages(self) -> int:

@@ -87,8 +87,8 @@ class QemuGuest:
             )
         self.name = name
         self.memory_bytes = memory_bytes
-        self.qmp_path = folder / f"{name}.qmp"
-        self.lab_qmp_path = folder / f"{name}.lab.qmp"
+        self.qmp_path: Path = folder / f"{name}.qmp"
+        self.lab_qmp_path: Path = folder / f"{name}.lab.qmp"
         if len(os.fsencode(self.lab_qmp_path)) > UNIX_PATH_BYTES_MAX:
             raise ConfigError(
                 f"{self.lab_qmp_path} is too long for a unix socket ({UNIX_PATH_BYTES_MAX} bytes):"

@@ -49,14 +49,14 @@ class FileBackend(Backend):
         self.discard_data = discard_data
         fd, made = _opened(self.path, name)
         is_new = not made and not os.fstat(fd).st_size
-        self.owns_file = not made and self.path.is_dir()
+        self.owns_file: bool = not made and self.path.is_dir()
         try:
             page_size = _prepared(fd, size, name)
         except BaseException:
             os.close(fd)
             self._forget(made=made, is_new=is_new)
             raise
-        self.hugetlb = page_size > PAGE_SIZE
+        self.hugetlb: bool = page_size > PAGE_SIZE
         try:
             super().__init__(size, name, fd=fd, page_size=page_size, share=share, prealloc=prealloc)
         except BaseException:

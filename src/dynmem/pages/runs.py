@@ -11,7 +11,7 @@ class Runs:
     def __init__(self, starts: U64Array, ends: U64Array) -> None:
         self.starts = starts
         self.ends = ends
-        self.position = 0
+        self.position: int = 0
 
     def take(self, max_pages: int, max_ranges: int) -> tuple[U64Array, U64Array, int]:
         """Remove runs from the front, within both limits, and cut the last one if necessary.

@@ -54,7 +54,7 @@ class QmpClient:
         self.peer: Final = peer
         self.greeting: Mapping[str, object] = {}
         self.events: Final[deque[QmpEvent]] = deque(maxlen=QMP_EVENTS_KEPT)
-        self.events_dropped = 0
+        self.events_dropped: int = 0
         self.closed: Final = asyncio.Event()
         self._incoming, self._outgoing = streams
         self._lines = LineReader(message_bytes_max=message_bytes_max)

@@ -55,12 +55,12 @@ class World:
         self.settings = settings
         self.random = random
         self.safeguards = safeguards
-        self.manager = self._new_manager()
-        self.now = 0
+        self.manager: Manager = self._new_manager()
+        self.now: int = 0
         self.log: list[str] = []
-        self.commands = 0
-        self.peak_pages = 0
-        self.unmet_page_ticks = 0
+        self.commands: int = 0
+        self.peak_pages: int = 0
+        self.unmet_page_ticks: int = 0
         self._admit = admit
         self._next_step = 0
         self._others = self._total // 8

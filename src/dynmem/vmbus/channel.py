@@ -132,12 +132,13 @@ class Channel:
         notify: Callable[["Channel"], None],
         on_fault: Callable[["Channel", str], None],
     ) -> None:
-        self.offer, self.relid = offer, relid
-        self.state = ChannelState.UNOFFERED
+        self.offer: Final = offer
+        self.relid: Final = relid
+        self.state: ChannelState = ChannelState.UNOFFERED
         self.fault: str | None = None
-        self.target_vp = TARGET_VP_NONE
+        self.target_vp: int = TARGET_VP_NONE
         self.gpadl_id: int | None = None
-        self.reserved = False
+        self.reserved: bool = False
         self._notify, self._on_fault = notify, on_fault
         self._reader: RingReader | None = None
         self._writer: RingWriter | None = None

@@ -29,7 +29,9 @@ class Gpadl:
     __slots__ = ("_have", "_parts", "gpadl_id", "pages", "relid")
 
     def __init__(self, relid: int, gpadl_id: int, pages: int) -> None:
-        self.relid, self.gpadl_id, self.pages = relid, gpadl_id, pages
+        self.relid: Final = relid
+        self.gpadl_id: Final = gpadl_id
+        self.pages: Final = pages
         self._parts: list[bytes] = []
         self._have = 0
 

@@ -104,7 +104,7 @@ class Client:
     ) -> None:
         self.memory = memory
         self.channels: dict[int, GuestChannel] = {}
-        self.state = ClientState.DISCONNECTED
+        self.state: ClientState = ClientState.DISCONNECTED
         self.version: int | None = None
         self._monitor_pages, self._interrupt_page = monitor_pages, interrupt_page
         self._versions = tuple(versions)

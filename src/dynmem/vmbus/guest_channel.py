@@ -133,8 +133,8 @@ class GuestChannel:
     )
 
     def __init__(self, client: Driver, offer: wire.OfferChannel) -> None:
-        self.offer = offer
-        self.state = GuestChannelState.CLOSED
+        self.offer: Final = offer
+        self.state: GuestChannelState = GuestChannelState.CLOSED
         self._client = client
         self._gpadl = 0
         self._downstream = 0

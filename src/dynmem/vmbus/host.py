@@ -128,9 +128,9 @@ class Bus:
         }
         self.channels: Mapping[int, Channel] = MappingProxyType(self._channels)
         self.rejected: dict[str, int] = {}
-        self.state = BusState.DISCONNECTED
+        self.state: BusState = BusState.DISCONNECTED
         self.version: int | None = None
-        self.monitor_pages = (0, 0)
+        self.monitor_pages: tuple[int, int] = (0, 0)
         self._vp = 0
         self._interrupt_page = 0
         self._gpadls = GpadlTable()

@@ -110,8 +110,8 @@ class GpadlMemory:
 
     def __init__(self, memory: GuestMemory, pfns: Sequence[int]) -> None:
         self._memory = memory
-        self.pages = len(pfns)
-        self.size = self.pages << PAGE_SHIFT
+        self.pages: Final = len(pfns)
+        self.size: Final = self.pages << PAGE_SHIFT
         self._starts: list[int] = []  # offset at which each run of neighbouring pages begins ...
         self._gpas: list[int] = []  # ... and its guest physical address
         expected = None

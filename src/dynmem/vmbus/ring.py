@@ -69,7 +69,7 @@ class _Ring:
         self._memory = memory
         self._control = first_page << PAGE_SHIFT
         self._data = self._control + PAGE_SIZE
-        self.size = (pages - 1) << PAGE_SHIFT
+        self.size: Final = (pages - 1) << PAGE_SHIFT
         self._signal = False
 
     def _load_index(self, which: int) -> int:

@@ -182,8 +182,13 @@ class Layout:
         since: int = 0,
     ) -> None:
         assert message.__struct_fields__ == tuple(_names(fields)), name
-        self.number, self.name, self.message, self.direction = number, name, message, direction
-        self.since, self.fields, self.offset = since, fields, offset
+        self.number: Final = number
+        self.name: Final = name
+        self.message: Final = message
+        self.direction: Final = direction
+        self.since: Final = since
+        self.fields: Final = fields
+        self.offset: Final = offset
         fixed = [field for field in fields if not isinstance(field, Optional | Tail)]
         self._struct = _format(fixed)
         self._steps = tuple(field for field in fixed if not isinstance(field, Reserved))
@@ -192,7 +197,7 @@ class Layout:
         assert not (self._groups and self._tail), name
         limit = self._tail.limit if self._tail else None
         self._tail_limit = None if limit is None else message.__struct_fields__.index(limit)
-        self.size = offset + self._struct.size
+        self.size: Final = offset + self._struct.size
         plain = all(isinstance(step, Int) for step in self._steps) and not self._groups and not self._tail
         self.decode: Callable[[bytes, int, int], Any] = self._plain_decoder() if plain else self._decode
         self.encode: Callable[[msgspec.Struct], bytes] = self._plain_encoder() if plain else self._encode
@@ -325,7 +330,7 @@ class Table:
     __slots__ = ("by_class", "by_number", "layouts")
 
     def __init__(self, *layouts: Layout) -> None:
-        self.layouts = layouts
+        self.layouts: Final = layouts
         self.by_number: dict[int, Layout] = {layout.number: layout for layout in layouts}
         self.by_class: dict[type[msgspec.Struct], Layout] = {layout.message: layout for layout in layouts}
         assert len(self.by_number) == len(layouts)

@@ -23,8 +23,8 @@ class GrowingHost(PlayedHost):
         self.begin()
         if not self.caps & dm.CAP_HOT_ADD:
             raise NotApplicableError("the guest cannot hot-add memory")
-        self.step = (MIB << (self.caps >> 2 & 0xF)) // PAGE_SIZE
-        self.end = -(-guest.total_pages // _BOUNDARY) * _BOUNDARY  # where device memory begins
+        self.step: Final = (MIB << (self.caps >> 2 & 0xF)) // PAGE_SIZE
+        self.end: int = -(-guest.total_pages // _BOUNDARY) * _BOUNDARY  # where device memory begins
 
     def next_span(self, steps: int = 1) -> Span:
         """New memory on the guest's boundary."""

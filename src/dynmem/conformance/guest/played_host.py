@@ -56,19 +56,19 @@ class PlayedHost:
 
     def __init__(self, guest: GuestUnderTest) -> None:
         self.guest = guest
-        self.version = 0
+        self.version: int = 0
         self.refusals: deque[int] = deque()
         self.refused: list[bytes] = []
         self.posts: deque[tuple[int, bytes]] = deque()
         self.given: set[int] = set()
         self.added: list[Span] = []
-        self.caps = 0
+        self.caps: int = 0
         self.statuses: list[tuple[int, ...]] = []
-        self.signals = 0
-        self.trans_id = 1000
-        self.gpadl = 0
+        self.signals: int = 0
+        self.trans_id: int = 1000
+        self.gpadl: int = 0
         self.pfns: list[int] = []
-        self.downstream = 0
+        self.downstream: int = 0
         self._reader: ring.RingReader | None = None
         self._writer: ring.RingWriter | None = None
 

@@ -30,7 +30,7 @@ class GrowingGuest(PlayedGuest):
             raise NotApplicableError("the host cannot hot-add memory")
         self.added: list[Span] = []
         self.alignment = alignment
-        self.caps = _CAPS | alignment << 2
+        self.caps: Final = _CAPS | alignment << 2
 
     def ask_for(self, pages: int) -> None:
         """Give the host a target so far above the boot size."""

@@ -65,7 +65,7 @@ class PlayedGuest:
         self.host = host
         self.version: int | None = None
         self.offers: list[wire.OfferChannel] = []
-        self.monitor_pages = (0, 0)
+        self.monitor_pages: tuple[int, int] = (0, 0)
         self.interrupt_page = 0
         self.given: set[int] = set()
         self.flags: list[int] = []
@@ -73,8 +73,8 @@ class PlayedGuest:
         self._connection_id = MESSAGE_CONNECTION_ID
         self._next_gpadl = FIRST_GPADL
         self._next_page = max(_FIRST_PAGE, host.scratch.stop)
-        self.trans_id = 0
-        self.gpadl = 0
+        self.trans_id: int = 0
+        self.gpadl: int = 0
         self.pfns: Sequence[int] = ()
         self._writer: ring.RingWriter | None = None
         self._reader: ring.RingReader | None = None

@@ -34,7 +34,7 @@ class OurFreePages:
     """Free memory of the guest, in small pieces."""
 
     def __init__(self) -> None:
-        self.free = PageSet(_PAGE_LIMIT)
+        self.free: PageSet = PageSet(_PAGE_LIMIT)
         step = _RUN + _GAP
         starts = range(_FIRST_FREE, _TOTAL_PAGES - step, step)
         self.free.add(b"".join((start | _RUN << 40).to_bytes(8, "little") for start in starts))
@@ -84,17 +84,17 @@ class OurGuest:
     """A guest of ours, of 512 MiB."""
 
     def __init__(self) -> None:
-        self.groups = frozenset(adapter.GROUPS)
-        self.memory = FlatMemory(memoryview(bytearray(_BACKED_BYTES)))
+        self.groups: frozenset[str] = frozenset(adapter.GROUPS)
+        self.memory: FlatMemory = FlatMemory(memoryview(bytearray(_BACKED_BYTES)))
         self.total_pages = _TOTAL_PAGES
-        self.now = 0
-        self.pages = OurFreePages()
-        self.client = vmbus.Client(self.memory)
-        self.dm = self.make_machine()
+        self.now: int = 0
+        self.pages: OurFreePages = OurFreePages()
+        self.client: vmbus.Client = vmbus.Client(self.memory)
+        self.dm: DynamicMemoryGuest = self.make_machine()
         self.channel: vmbus.GuestChannel | None = None
         self.hypercalls: Hypercalls | None = None
         self.posts: deque[vmbus.Post] = deque()
-        self.post_at = 0
+        self.post_at: int = 0
 
     def make_machine(self) -> DynamicMemoryGuest:
         """The protocol machine."""

@@ -22,7 +22,7 @@ class OurHotAdd:
     """Memory beyond the boot size, there as soon as it is asked for."""
 
     def __init__(self) -> None:
-        self.added_pages = 0
+        self.added_pages: int = 0
         self._reserved = 0
 
     def reserve(self, pages: int, alignment: int, end: int) -> Reservation | None:
@@ -59,7 +59,7 @@ class OurPages:
     """The pages that the guest has given up, as the hv-balloon device keeps them."""
 
     def __init__(self, boot_pages: int, hot_add: OurHotAdd) -> None:
-        self.pages = PageSet(FIRST_ADDED_PAGE + HOT_ADD_PAGES)
+        self.pages: PageSet = PageSet(FIRST_ADDED_PAGE + HOT_ADD_PAGES)
         self._boot_pages = boot_pages
         self._hot_add = hot_add
 
@@ -90,18 +90,18 @@ class OurHost:
     """A host of ours, with a guest of 4 GiB that can grow to 12."""
 
     def __init__(self) -> None:
-        self.groups = frozenset(adapter.GROUPS)
-        self.memory = FlatMemory(memoryview(bytearray(_BACKED_BYTES)))
-        self.scratch = range(16, _BACKED_BYTES // PAGE_SIZE)
+        self.groups: frozenset[str] = frozenset(adapter.GROUPS)
+        self.memory: FlatMemory = FlatMemory(memoryview(bytearray(_BACKED_BYTES)))
+        self.scratch: range = range(16, _BACKED_BYTES // PAGE_SIZE)
         self.boot_pages = _BOOT_PAGES
         self.post_init_wait_ns = POST_INIT_WAIT_NS
         self.hot_add_pages = HOT_ADD_PAGES
-        self.now = 0
+        self.now: int = 0
         self.channel: Channel | None = None
-        self.hot_add = OurHotAdd()
-        self.store = OurPages(_BOOT_PAGES, self.hot_add)
-        self.bus = Bus(self.memory, [Offer(BALLOON_DEVICE_TYPE, BALLOON_DEVICE_TYPE, "hv-balloon")])
-        self.dm = self.make_machine()
+        self.hot_add: OurHotAdd = OurHotAdd()
+        self.store: OurPages = OurPages(_BOOT_PAGES, self.hot_add)
+        self.bus: Bus = Bus(self.memory, [Offer(BALLOON_DEVICE_TYPE, BALLOON_DEVICE_TYPE, "hv-balloon")])
+        self.dm: DynamicMemoryHost = self.make_machine()
         self.dm.reset(self.now)
 
     def make_machine(self) -> DynamicMemoryHost:

@@ -94,7 +94,7 @@ class Journal:
 
     def __init__(self, folder: Path, *, rows_max: int = JOURNAL_ROWS_MAX) -> None:
         """Open or make it; ConfigError if it is another version's or no journal at all."""
-        self.path = folder / FILE_NAME
+        self.path: Final = folder / FILE_NAME
         self._rows_max = rows_max
         self._since_prune = 0
         try:

@@ -24,7 +24,7 @@ class Claims:
     """The books of one host's VMs and reservations."""
 
     def __init__(self, limit_pages: int) -> None:
-        self.gmm = Gmm(limit_pages)
+        self.gmm: Final = Gmm(limit_pages)
 
     def pages(self, name: str) -> int:
         """Return the claim of one VM; 0 if it is absent."""

@@ -6,6 +6,7 @@ only from what is measured free in this very sweep; whoever has to wait for a sh
 """
 
 from collections.abc import Iterable, Sequence
+from typing import Final
 
 from dynmem.manager.step.changes import Candidate, Change, choose_grants, choose_shrinks, growing
 from dynmem.manager.step.claims import Claims, limit_pages
@@ -40,7 +41,7 @@ class Manager:
             settings = ManagerSettings(settings.budget_bytes, 0, settings.period_ns, settings.mode)
         self.settings = settings
         self.safeguards = safeguards
-        self.claims = Claims(limit_pages(settings.budget_bytes, settings.slush_bytes))
+        self.claims: Final = Claims(limit_pages(settings.budget_bytes, settings.slush_bytes))
         self._roster = Roster(settings, vms, safeguards)
         self._reservations = Reservations(self.claims)
         self._releases = Releases(settings)

@@ -76,7 +76,7 @@ class AddedMemory:
         self._added = AddedPages(pages)
         self.memory: Final = Memory.of(0, backend, present=self._added.present)
         self._slot_pages = pages
-        self.slots = 1
+        self.slots: int = 1
         self._mapped: set[int] = set()
         self._alignment = 1  # of the reservation, in pages
         self._reserved: tuple[int, int] | None = None  # start and end, pages of this memory

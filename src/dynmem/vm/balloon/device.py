@@ -90,7 +90,7 @@ class HvBalloon:
         self.status_report: Final = status_report
         self.offer: Final = Offer(BALLOON_DEVICE_TYPE, INSTANCE, "hv-balloon")
         self.hot_added: Final = hot_added
-        self.resets = 0
+        self.resets: int = 0
         self._discarding = discarding
         self._wake = wake
         self._clock = clock

@@ -25,7 +25,7 @@ class Readiness:
 
     def __init__(self, fd: int, wake: Callable[[], None]) -> None:
         self.fd = fd
-        self.ready = False
+        self.ready: bool = False
         self._wake = wake
         self._armed = False
 
@@ -61,11 +61,12 @@ class Hardware:
     """
 
     def __init__(self, wake: Callable[[], None]) -> None:
+        self.guest_end: socket.socket
         self._socket, self.guest_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._socket.setblocking(False)
         self._wake = wake
         self._sints: dict[int, int] = {}
-        self.calls = Readiness(self._socket.fileno(), wake)
+        self.calls: Final = Readiness(self._socket.fileno(), wake)
         self.doorbells: dict[int, Readiness] = {}
         self._unsent: deque[tuple[wire.Message, int | None]] = deque()  # with its descriptor
         self._held: wire.Message | None = None  # a call that came before the last one's reply had left
