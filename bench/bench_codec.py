@@ -11,7 +11,7 @@ from tests.wire import second_decoder
 
 from bench.figures import Figure
 from dynmem import vmbus
-from dynmem.dm import DynamicMemoryHost, GivenUp
+from dynmem.dm import DynamicMemoryHost, GivenUp, HostOptions
 from dynmem.dm.guest import DynamicMemoryGuest
 from dynmem.dm.states import HostState
 from dynmem.errors import RemoteProtocolError
@@ -160,7 +160,9 @@ def handshake(memory: FlatMemory) -> int:
     carry()
     client.channels[1].open(range(16, 26), 5)
     carry()
-    ours = DynamicMemoryHost(store=_NoPages(), boot_pages=1024, status_report=False, post_init_wait_ns=0)
+    ours = DynamicMemoryHost(
+        store=_NoPages(), boot_pages=1024, options=HostOptions(status_report=False, post_init_wait_ns=0)
+    )
     theirs = DynamicMemoryGuest(pages=_NoPages(), total_pages=1024)
     ours.reset(0)
     ours.channel_opened(0)

@@ -4,7 +4,8 @@ import struct
 
 from dynmem.conformance.adapter import Hypercalls
 from dynmem.conformance.ours.guest import OurGuest
-from dynmem.dm.guest import VERSIONS, DynamicMemoryGuest
+from dynmem.dm.guest import DynamicMemoryGuest
+from dynmem.dm.options import VERSIONS, GuestOptions
 from dynmem.wire import dm
 
 BALLOON_RESPONSE, UNBALLOON_REQUEST, UNBALLOON_RESPONSE = 7, 8, 9
@@ -171,7 +172,9 @@ class AsksForTheOldestVersionFirst(OurGuest):
 
     def __init__(self) -> None:
         super().__init__()
-        self.dm = DynamicMemoryGuest(pages=self.pages, total_pages=self.total_pages, versions=VERSIONS[::-1])
+        self.dm = DynamicMemoryGuest(
+            pages=self.pages, total_pages=self.total_pages, options=GuestOptions(versions=VERSIONS[::-1])
+        )
 
 
 class DiesOfAnUnknownMessage(OurGuest):

@@ -3,7 +3,8 @@
 import struct
 
 from dynmem.conformance.ours.host import OurHost, OurPages
-from dynmem.dm.host import POST_INIT_WAIT_NS, DynamicMemoryHost
+from dynmem.dm.host import DynamicMemoryHost
+from dynmem.dm.options import POST_INIT_WAIT_NS, HostOptions
 from dynmem.dm.stores import GivenUp
 from dynmem.pages.ranges import page_count
 from dynmem.wire import dm
@@ -158,9 +159,8 @@ class AsksBeforeThePostInitWait(OurHost):
         return DynamicMemoryHost(
             store=self.store,
             boot_pages=self.boot_pages,
-            status_report=True,
-            post_init_wait_ns=0,
             hot_add=self.hot_add,
+            options=HostOptions(status_report=True, post_init_wait_ns=0),
         )
 
 
@@ -171,9 +171,9 @@ class AsksForMoreThanWindowsTakes(OurHost):
         return DynamicMemoryHost(
             store=self.store,
             boot_pages=self.boot_pages,
-            status_report=True,
-            post_init_wait_ns=POST_INIT_WAIT_NS,
-            balloon_chunk_pages=1 << 24,
+            options=HostOptions(
+                status_report=True, post_init_wait_ns=POST_INIT_WAIT_NS, balloon_chunk_pages=1 << 24
+            ),
         )
 
 

@@ -2,6 +2,7 @@
 
 from dynmem.dm.events import StateChanged
 from dynmem.dm.host import DynamicMemoryHost
+from dynmem.dm.options import HostOptions
 from dynmem.dm.states import HostState
 from dynmem.units import NS_PER_S
 from dynmem.wire import dm
@@ -31,11 +32,13 @@ class PlayedHost:
         self.host = DynamicMemoryHost(
             store=self.store,
             boot_pages=boot_pages,
-            status_report=status_report,
-            balloon_chunk_pages=chunk,
             hot_add=source,
-            hot_add_region=hot_add_region,
-            max_page_count=max_page_count,
+            options=HostOptions(
+                status_report=status_report,
+                balloon_chunk_pages=chunk,
+                hot_add_region=hot_add_region,
+                max_page_count=max_page_count,
+            ),
         )
         self.now = 0
         self.seen: list[object] = []

@@ -4,9 +4,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dynmem.dm.events import Anomaly
-from dynmem.dm.floor import balloon_floor
-from dynmem.dm.guest import VERSIONS, DynamicMemoryGuest
+from dynmem.dm.guest import DynamicMemoryGuest
+from dynmem.dm.habits import balloon_floor
 from dynmem.dm.host import DynamicMemoryHost
+from dynmem.dm.options import VERSIONS, GuestOptions, HostOptions
 from dynmem.dm.states import GuestState, HostState
 from dynmem.units import NS_PER_S
 from dynmem.wire import dm
@@ -34,12 +35,16 @@ class Pair:
         self.host = DynamicMemoryHost(
             store=self.store,
             boot_pages=TOTAL,
-            status_report=status,
-            post_init_wait_ns=NS_PER_S,
-            balloon_chunk_pages=3000,
-            max_version=max_version,
+            options=HostOptions(
+                status_report=status,
+                post_init_wait_ns=NS_PER_S,
+                balloon_chunk_pages=3000,
+                max_version=max_version,
+            ),
         )
-        self.guest = DynamicMemoryGuest(pages=self.pages, total_pages=TOTAL, versions=versions)
+        self.guest = DynamicMemoryGuest(
+            pages=self.pages, total_pages=TOTAL, options=GuestOptions(versions=versions)
+        )
         self.wire = Wire(self.host, self.guest, room=room)
         self.host.reset(0)
 

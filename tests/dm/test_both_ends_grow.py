@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from dynmem.dm.events import Anomaly
 from dynmem.dm.guest import DynamicMemoryGuest
 from dynmem.dm.habits import LINUX, WINDOWS, Habits
-from dynmem.dm.host import HOT_ADD_RETRY_NS, POST_INIT_WAIT_NS, DynamicMemoryHost
+from dynmem.dm.host import DynamicMemoryHost
+from dynmem.dm.options import HOT_ADD_RETRY_NS, POST_INIT_WAIT_NS, GuestOptions, HostOptions
 from dynmem.dm.states import GuestState, HostState
 from dynmem.units import NS_PER_S
 from dynmem.wire import dm
@@ -38,19 +39,19 @@ class Pair:
         self.host = DynamicMemoryHost(
             store=self.store,
             boot_pages=TOTAL,
-            status_report=True,
-            post_init_wait_ns=post_init_wait_ns,
             hot_add=self.source,
-            hot_add_region=region_form,
-            max_page_count=TOTAL + 8 * STEP,
+            options=HostOptions(
+                status_report=True,
+                post_init_wait_ns=post_init_wait_ns,
+                hot_add_region=region_form,
+                max_page_count=TOTAL + 8 * STEP,
+            ),
         )
         self.guest = DynamicMemoryGuest(
             pages=self.pages,
             total_pages=TOTAL,
             blocks=self.blocks,
-            page_limit=LIMIT,
-            hot_add_attempts=3,
-            habits=habits,
+            options=GuestOptions(page_limit=LIMIT, hot_add_attempts=3, habits=habits),
         )
         self.wire = Wire(self.host, self.guest)
         self.host.reset(0)

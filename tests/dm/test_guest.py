@@ -3,8 +3,9 @@
 import pytest
 
 from dynmem.dm.events import Anomaly, BalloonedDown, BalloonedUp, ServiceFailed
-from dynmem.dm.floor import balloon_floor
-from dynmem.dm.guest import ANSWER_DEADLINE_NS, DynamicMemoryGuest
+from dynmem.dm.guest import DynamicMemoryGuest
+from dynmem.dm.habits import balloon_floor
+from dynmem.dm.options import ANSWER_DEADLINE_NS, GuestOptions
 from dynmem.dm.states import GuestState
 from dynmem.errors import LocalProtocolError, RemoteProtocolError
 from dynmem.limits import DM_RANGES_PER_MESSAGE
@@ -23,7 +24,9 @@ class Played:
 
     def __init__(self, *, used: int = 0, run: int = 1, status_delay_ns: int = NS_PER_S) -> None:
         self.pages = PlainPages(TOTAL, used=used, run=run)
-        self.guest = DynamicMemoryGuest(pages=self.pages, total_pages=TOTAL, status_delay_ns=status_delay_ns)
+        self.guest = DynamicMemoryGuest(
+            pages=self.pages, total_pages=TOTAL, options=GuestOptions(status_delay_ns=status_delay_ns)
+        )
         self.now = 0
 
     def state(self) -> GuestState:
@@ -357,4 +360,4 @@ def test_an_allocator_that_gives_a_page_twice_is_our_own_fault(played: Played) -
 
 def test_a_guest_without_a_version_is_refused() -> None:
     with pytest.raises(ValueError, match="version"):
-        DynamicMemoryGuest(pages=PlainPages(10), total_pages=10, versions=())
+        DynamicMemoryGuest(pages=PlainPages(10), total_pages=10, options=GuestOptions(versions=()))

@@ -3,9 +3,9 @@
 import pytest
 
 from dynmem.dm.events import Anomaly, Crashed, HotAdded, HotRemoved
-from dynmem.dm.floor import balloon_floor
 from dynmem.dm.guest import DynamicMemoryGuest
-from dynmem.dm.habits import LINUX, WINDOWS, Habits
+from dynmem.dm.habits import LINUX, WINDOWS, Habits, balloon_floor
+from dynmem.dm.options import GuestOptions
 from dynmem.dm.states import GuestState
 from dynmem.errors import LocalProtocolError, RemoteProtocolError
 from dynmem.units import NS_PER_S
@@ -28,11 +28,10 @@ class Played:
         self.guest = DynamicMemoryGuest(
             pages=self.pages,
             total_pages=TOTAL,
-            status_delay_ns=1 << 60,
             blocks=self.blocks,
-            page_limit=LIMIT,
-            hot_add_attempts=attempts,
-            habits=habits,
+            options=GuestOptions(
+                status_delay_ns=1 << 60, page_limit=LIMIT, hot_add_attempts=attempts, habits=habits
+            ),
         )
         self.now = 0
 

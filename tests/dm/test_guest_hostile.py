@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from dynmem.dm.guest import DynamicMemoryGuest
 from dynmem.dm.habits import LINUX, WINDOWS
+from dynmem.dm.options import GuestOptions
 from dynmem.dm.states import GuestState
 from dynmem.errors import RemoteProtocolError
 from dynmem.units import NS_PER_S
@@ -55,9 +56,9 @@ class Guest:
             pages=self.pages,
             total_pages=TOTAL,
             blocks=self.blocks,
-            page_limit=LIMIT,
-            hot_add_attempts=2,
-            habits=chance.choice([LINUX, LINUX, WINDOWS]),
+            options=GuestOptions(
+                page_limit=LIMIT, hot_add_attempts=2, habits=chance.choice([LINUX, LINUX, WINDOWS])
+            ),
         )
         self.told: set[int] = set()
         self.now = 0

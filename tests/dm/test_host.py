@@ -4,6 +4,7 @@ import pytest
 
 from dynmem.dm.events import ActualChanged, Anomaly, BalloonFinished, StatusReported
 from dynmem.dm.host import DynamicMemoryHost
+from dynmem.dm.options import HostOptions
 from dynmem.dm.states import HostState
 from dynmem.errors import LocalProtocolError, RemoteProtocolError
 from dynmem.limits import DM_RANGES_PER_MESSAGE, DM_REPLIES_PENDING
@@ -168,7 +169,9 @@ def test_nothing_is_asked_before_the_wait_after_start_is_over() -> None:
 
 
 def test_a_wait_of_nothing_is_over_at_once() -> None:
-    host = DynamicMemoryHost(store=PlainStore(10), boot_pages=10, status_report=False, post_init_wait_ns=0)
+    host = DynamicMemoryHost(
+        store=PlainStore(10), boot_pages=10, options=HostOptions(status_report=False, post_init_wait_ns=0)
+    )
     host.channel_opened(5)
     host.receive(dm.encode(dm.VersionRequest(1, dm.VERSION_WIN10, False)), 5)
     host.receive(dm.encode(dm.CapabilitiesReport(2, dm.CAP_BALLOON, 0, 0)), 5)

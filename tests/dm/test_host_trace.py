@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from dynmem.dm.host import DynamicMemoryHost
+from dynmem.dm.options import HostOptions
 from dynmem.dm.stores import GivenUp, Reservation
 from dynmem.trace_events import Trace, matching
 from dynmem.units import NS_PER_S
@@ -53,9 +54,9 @@ class Session:
         self.host = DynamicMemoryHost(
             store=SetStore(REGION + 0x20000),
             boot_pages=BOOT,
-            status_report=True,
             hot_add=Region(),
             trace=trace,
+            options=HostOptions(status_report=True),
         )
 
     def says(self, *messages: dm.Message) -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from dynmem.dm.events import ActualChanged, Anomaly, HotAddFinished, HotRemoveFinished
-from dynmem.dm.host import HOT_ADD_RETRY_NS
+from dynmem.dm.options import HOT_ADD_RETRY_NS
 from dynmem.dm.states import HostState
 from dynmem.dm.stores import Reservation
 from dynmem.errors import LocalProtocolError, RemoteProtocolError

@@ -1,6 +1,6 @@
 """The journal of the host's operations."""
 
-from dynmem.dm.journal import UNDER_WAY, Journal, Operation
+from dynmem.dm.journal import UNDER_WAY, OperationJournal, OperationRecord
 from dynmem.limits import DM_JOURNAL_OPERATIONS
 from dynmem.wire import dm
 
@@ -14,7 +14,7 @@ def played() -> PlayedHost:
     return played
 
 
-def last(played: PlayedHost) -> Operation:
+def last(played: PlayedHost) -> OperationRecord:
     return played.host.journal.operations[-1]
 
 
@@ -28,7 +28,7 @@ def test_a_balloon_is_kept_with_what_was_asked_posted_and_answered() -> None:
     assert last(host).outcome == UNDER_WAY
     host.sent()
     host.gives((400, 200))
-    assert last(host) == Operation(
+    assert last(host) == OperationRecord(
         kind="balloon",
         asked=600,
         began_ns=WAIT,
@@ -92,7 +92,7 @@ def test_a_guest_that_is_stuck_shows_as_an_operation_without_an_end() -> None:
 
 
 def test_the_journal_keeps_the_last_operations_only() -> None:
-    journal = Journal()
+    journal = OperationJournal()
     for number in range(2 * DM_JOURNAL_OPERATIONS):
         journal.begin("balloon", number, number)
         journal.end("done", number)

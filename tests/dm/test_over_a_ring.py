@@ -5,7 +5,8 @@ import pytest
 from dynmem import vmbus
 from dynmem.dm.guest import DynamicMemoryGuest
 from dynmem.dm.habits import WINDOWS
-from dynmem.dm.host import POST_INIT_WAIT_NS, DynamicMemoryHost
+from dynmem.dm.host import DynamicMemoryHost
+from dynmem.dm.options import POST_INIT_WAIT_NS, GuestOptions, HostOptions
 from dynmem.dm.states import GuestState, HostState
 from dynmem.limits import DM_RANGES_PER_MESSAGE
 from dynmem.units import NS_PER_S
@@ -37,12 +38,14 @@ class Machine:
         self.host = DynamicMemoryHost(
             store=SetStore(LIMIT),
             boot_pages=TOTAL,
-            status_report=True,
-            max_version=version,
             hot_add=self.source,
+            options=HostOptions(status_report=True, max_version=version),
         )
         self.guest = DynamicMemoryGuest(
-            pages=self.pages, total_pages=TOTAL, blocks=self.blocks, page_limit=LIMIT, habits=WINDOWS
+            pages=self.pages,
+            total_pages=TOTAL,
+            blocks=self.blocks,
+            options=GuestOptions(page_limit=LIMIT, habits=WINDOWS),
         )
         self.now = 0
         self.ring_pages = ring_pages

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dynmem.dm.floor import balloon_floor
+from dynmem.dm.habits import balloon_floor
 from dynmem.dm.target import Difference, difference
 from dynmem.units import MIB, PAGE_SIZE
 

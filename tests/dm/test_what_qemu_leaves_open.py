@@ -7,6 +7,7 @@ import pytest
 from dynmem.dm.events import Anomaly, StateChanged
 from dynmem.dm.guest import DynamicMemoryGuest
 from dynmem.dm.host import DynamicMemoryHost
+from dynmem.dm.options import HostOptions
 from dynmem.dm.states import HostState
 from dynmem.errors import RemoteProtocolError
 from dynmem.limits import DM_EVENTS_PENDING, DM_RANGES_PER_MESSAGE, PAGE_RANGE_PAGES_MAX
@@ -25,8 +26,7 @@ def host() -> DynamicMemoryHost:
     host = DynamicMemoryHost(
         store=SetStore(GIGABYTES),
         boot_pages=GIGABYTES,
-        status_report=True,
-        post_init_wait_ns=0,
+        options=HostOptions(status_report=True, post_init_wait_ns=0),
     )
     host.channel_opened(0)
     for message in (dm.VersionRequest(1, dm.VERSION_WIN10, False), dm.CapabilitiesReport(2, 1, 0, 0)):

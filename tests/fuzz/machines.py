@@ -11,7 +11,7 @@ from collections.abc import Callable
 from tests.dm.ends import PlainBlocks, PlainSource, packed
 
 from dynmem import vmbus
-from dynmem.dm import DynamicMemoryHost, GivenUp
+from dynmem.dm import DynamicMemoryHost, GivenUp, GuestOptions, HostOptions
 from dynmem.dm.guest import DynamicMemoryGuest
 from dynmem.errors import RemoteProtocolError
 from dynmem.limits import DM_RANGES_PER_MESSAGE, VMBUS_QUEUE_MAX
@@ -295,9 +295,8 @@ class HostRig:
         self.end = DynamicMemoryHost(
             store=self.store,
             boot_pages=GUEST_PAGES,
-            status_report=True,
-            post_init_wait_ns=0,
             hot_add=self.source,
+            options=HostOptions(status_report=True, post_init_wait_ns=0),
         )
         self.count = self.now = 0
 
@@ -406,7 +405,7 @@ class GuestRig:
             pages=self.pages,
             total_pages=GUEST_PAGES,
             blocks=PlainBlocks(BLOCK_PAGES, GUEST_PAGES + ADDED_PAGES - BLOCK_PAGES),
-            page_limit=GUEST_PAGES + ADDED_PAGES,
+            options=GuestOptions(page_limit=GUEST_PAGES + ADDED_PAGES),
         )
         self.end.channel_opened(self.now)
         self.send()

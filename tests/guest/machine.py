@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 from tests.dm.ends import PlainSource
 
-from dynmem.dm import DynamicMemoryHost, GivenUp
+from dynmem.dm import DynamicMemoryHost, GivenUp, HostOptions
 from dynmem.dm.events import HostEvent
 from dynmem.memory.backend import MemfdBackend
 from dynmem.memory.discard import Discarder
@@ -44,10 +44,10 @@ class Machine:
         self.device = DynamicMemoryHost(
             store=self,
             boot_pages=self.pages,
-            status_report=True,
-            post_init_wait_ns=0,
             hot_add=self.source if added_size else None,
-            max_page_count=self.pages + added_size // PAGE_SIZE,
+            options=HostOptions(
+                status_report=True, post_init_wait_ns=0, max_page_count=self.pages + added_size // PAGE_SIZE
+            ),
         )
         self.device.reset(0)
         self.now = 0

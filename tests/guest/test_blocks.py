@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dynmem.dm.blocks import Added
-from dynmem.dm.floor import balloon_floor
+from dynmem.dm.habits import balloon_floor
 from dynmem.guest.allocator import ABSENT, FREE, HELD, Allocator
 from dynmem.guest.blocks import BLOCK_PAGES, WORKING_PAGES, Blocks
 from dynmem.limits import DM_HOT_REMOVE_RANGES

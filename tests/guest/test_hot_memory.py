@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from dynmem.dm.floor import balloon_floor
+from dynmem.dm.habits import balloon_floor
 from dynmem.dm.states import HostState
 from dynmem.memory.backend import MemfdBackend
 from dynmem.units import MIB, PAGE_SIZE

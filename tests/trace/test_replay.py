@@ -15,6 +15,7 @@ from dynmem.direction import Direction
 from dynmem.dm.blocks import Added
 from dynmem.dm.guest import DynamicMemoryGuest
 from dynmem.dm.host import DynamicMemoryHost
+from dynmem.dm.options import GuestOptions, HostOptions
 from dynmem.dm.states import GuestState, HostState
 from dynmem.trace.decode import Decoder, Entry
 from dynmem.trace.lines import EventLine, MessageLine, PacketLine, parse
@@ -77,10 +78,8 @@ class OurHost:
         self.dm = DynamicMemoryHost(
             store=SetStore(ADDED_AT),
             boot_pages=BOOT_PAGES,
-            status_report=True,
-            post_init_wait_ns=0,
             hot_add=PlainSource(ADDED_AT, 2 * BOOT_PAGES),
-            hot_add_region=False,
+            options=HostOptions(status_report=True, post_init_wait_ns=0, hot_add_region=False),
         )
         self.dm.reset(0)
         rings = GpadlMemory(memory, RINGS)
@@ -184,8 +183,7 @@ class OurGuest:
             pages=kernel,
             total_pages=BOOT_PAGES,
             blocks=kernel,
-            page_limit=ADDED_AT + BOOT_PAGES,
-            status_delay_ns=1 << 60,
+            options=GuestOptions(page_limit=ADDED_AT + BOOT_PAGES, status_delay_ns=1 << 60),
         )
         self.posts: list[bytes] = []
         rings = GpadlMemory(memory, RINGS)
@@ -266,9 +264,9 @@ class QemuSession:
         self.dm = DynamicMemoryHost(
             store=SetStore(QEMU_STORE_PAGES),
             boot_pages=BOOT_PAGES,
-            status_report=True,
             hot_add=PlainSource(QEMU_ADDED_AT, 2 * BOOT_PAGES),
             trace=Trace(matching(["hv_balloon*"]), lambda name, text: self.said.append(f"{name} {text}")),
+            options=HostOptions(status_report=True),
         )
         self.targets = iter(QEMU_TARGETS)
 

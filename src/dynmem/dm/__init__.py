@@ -1,8 +1,8 @@
 """The Dynamic Memory Protocol without I/O: a state machine for each end.
 
 Bytes of messages and integer nanoseconds come in; messages to send, a deadline and events come out. The
-host's end is `DynamicMemoryHost` over a `PageStore` of yours, the guest's end `DynamicMemoryGuest` over
-`GuestPages` of yours. A mistake of the peer raises `dynmem.errors.RemoteProtocolError`, a mistake of the
+host's end is `DynamicMemoryHost` over a `PageStore` of yours, the guest's end `DynamicMemoryGuest` over a
+`PageAllocator` of yours. A mistake of the peer raises `dynmem.errors.RemoteProtocolError`, a mistake of the
 owner `dynmem.errors.LocalProtocolError`.
 """
 
@@ -15,6 +15,7 @@ from dynmem.dm.events import (
     BalloonFinished,
     Crashed,
     GuestEvent,
+    GuestStatus,
     HostEvent,
     HotAdded,
     HotAddFinished,
@@ -22,20 +23,21 @@ from dynmem.dm.events import (
     HotRemoveFinished,
     ServiceFailed,
     StateChanged,
-    Status,
     StatusReported,
 )
-from dynmem.dm.floor import balloon_floor
-from dynmem.dm.guest import DynamicMemoryGuest, GuestPages
-from dynmem.dm.habits import LINUX, WINDOWS, Habits
+from dynmem.dm.giving import PageAllocator
+from dynmem.dm.guest import DynamicMemoryGuest
+from dynmem.dm.habits import LINUX, WINDOWS, Habits, balloon_floor
 from dynmem.dm.host import DynamicMemoryHost
-from dynmem.dm.journal import Operation
+from dynmem.dm.journal import OperationRecord
+from dynmem.dm.options import GuestOptions, HostOptions
 from dynmem.dm.states import GuestState, HostState
 from dynmem.dm.stores import GivenUp, HotAddSource, PageStore, Reservation
 
 # in the order of importance: the host's end, the guest's end, what both share
 __all__ = [
     "DynamicMemoryHost",
+    "HostOptions",
     "PageStore",
     "GivenUp",
     "HotAddSource",
@@ -47,10 +49,11 @@ __all__ = [
     "HotAddFinished",
     "HotRemoveFinished",
     "HostState",
-    "Status",
-    "Operation",
+    "GuestStatus",
+    "OperationRecord",
     "DynamicMemoryGuest",
-    "GuestPages",
+    "GuestOptions",
+    "PageAllocator",
     "MemoryBlocks",
     "Added",
     "GuestEvent",

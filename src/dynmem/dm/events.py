@@ -25,7 +25,7 @@ class StatusReported(NamedTuple):
     available_bytes: int
 
 
-class Status(NamedTuple):
+class GuestStatus(NamedTuple):
     """The guest's last status report. Committed memory includes what the guest has given up."""
 
     committed_bytes: int

@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 
 from dynmem.dm.blocks import Added
-from dynmem.dm.floor import balloon_floor
+from dynmem.dm.habits import balloon_floor
 from dynmem.guest.allocator import FREE, IN_USE, Allocator
 from dynmem.guest.runs import Runs, merge, runs_of, split
 from dynmem.limits import DM_HOT_REMOVE_RANGES

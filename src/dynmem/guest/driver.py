@@ -16,6 +16,7 @@ from dynmem import vmbus
 from dynmem.dm.blocks import MemoryBlocks
 from dynmem.dm.events import Anomaly, ServiceFailed
 from dynmem.dm.guest import DynamicMemoryGuest
+from dynmem.dm.options import GuestOptions
 from dynmem.errors import RemoteProtocolError
 from dynmem.guest.allocator import Allocator
 from dynmem.guest.synic import Hypervisor, Synic
@@ -61,7 +62,10 @@ class Drivers:
         self._synic = synic
         self._client = vmbus.Client(memory)
         self._balloon = DynamicMemoryGuest(
-            pages=allocator, total_pages=total_pages, blocks=blocks, page_limit=GUEST_PAGES_MAX
+            pages=allocator,
+            total_pages=total_pages,
+            blocks=blocks,
+            options=GuestOptions(page_limit=GUEST_PAGES_MAX),
         )
         self._channel: vmbus.GuestChannel | None = None
         self._ring_pages: list[int] = []

@@ -10,6 +10,7 @@ from dynmem.conformance import adapter
 from dynmem.conformance.adapter import Hypercalls
 from dynmem.dm.blocks import Added
 from dynmem.dm.guest import DynamicMemoryGuest
+from dynmem.dm.options import GuestOptions
 from dynmem.errors import RemoteProtocolError
 from dynmem.limits import DM_HOT_REMOVE_RANGES, DM_RANGES_PER_MESSAGE
 from dynmem.pages import ranges as page_ranges
@@ -102,7 +103,7 @@ class OurGuest:
             pages=self.pages,
             total_pages=_TOTAL_PAGES,
             blocks=OurBlocks(self.pages.free),
-            page_limit=_PAGE_LIMIT,
+            options=GuestOptions(page_limit=_PAGE_LIMIT),
         )
 
     def start(self, hypercalls: Hypercalls) -> None:

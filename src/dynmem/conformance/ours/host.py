@@ -1,7 +1,8 @@
 """The adapter of this project's own host: `dynmem.vmbus.host`, `dynmem.dm.host` and a set of pages."""
 
 from dynmem.conformance import adapter
-from dynmem.dm.host import POST_INIT_WAIT_NS, DynamicMemoryHost
+from dynmem.dm.host import DynamicMemoryHost
+from dynmem.dm.options import POST_INIT_WAIT_NS, HostOptions
 from dynmem.dm.stores import GivenUp, Reservation
 from dynmem.errors import LocalProtocolError, RemoteProtocolError
 from dynmem.pages import ranges as page_ranges
@@ -109,9 +110,8 @@ class OurHost:
         return DynamicMemoryHost(
             store=self.store,
             boot_pages=_BOOT_PAGES,
-            status_report=True,
             hot_add=self.hot_add,
-            max_page_count=_BOOT_PAGES + HOT_ADD_PAGES,
+            options=HostOptions(status_report=True, max_page_count=_BOOT_PAGES + HOT_ADD_PAGES),
         )
 
     def post_message(self, connection_id: int, message_type: int, payload: bytes) -> int:

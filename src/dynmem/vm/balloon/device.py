@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Final
 
 from dynmem.direction import Direction
-from dynmem.dm import DynamicMemoryHost, GivenUp, Status
+from dynmem.dm import DynamicMemoryHost, GivenUp, GuestStatus, HostOptions
 from dynmem.dm.events import Anomaly, HostEvent, HotRemoveFinished
 from dynmem.dm.operations import HotRemove
 from dynmem.dm.states import HostState
@@ -109,11 +109,15 @@ class HvBalloon:
         self.host: Final = DynamicMemoryHost(
             store=self,
             boot_pages=boot.size >> PAGE_SHIFT,
-            status_report=status_report,
-            post_init_wait_ns=post_init_wait_ns,
             hot_add=hot_added,
-            max_page_count=None if hot_added is None else boot.size + hot_added.backend.size >> PAGE_SHIFT,
             trace=trace,
+            options=HostOptions(
+                status_report=status_report,
+                post_init_wait_ns=post_init_wait_ns,
+                max_page_count=None
+                if hot_added is None
+                else boot.size + hot_added.backend.size >> PAGE_SHIFT,
+            ),
         )
         self.host.reset(clock.now_ns())
 
@@ -169,7 +173,7 @@ class HvBalloon:
         return self.host.target_pages << PAGE_SHIFT
 
     @property
-    def status(self) -> Status | None:
+    def status(self) -> GuestStatus | None:
         """The guest's last status report."""
         return self.host.status
 
