@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from tests.rigs.embedded import GuestWithoutProcess
 
 from dynmem import vmbus
 from dynmem.errors import DynmemError
@@ -29,7 +30,6 @@ from dynmem.pages import ranges as page_ranges
 from dynmem.units import MIB, NS_PER_MS, PAGE_SHIFT
 from dynmem.vm.balloon.accounts import Memory
 from dynmem.vm.balloon.device import Discarding
-from dynmem.vm.embedded.guest import Processor
 from dynmem.vm.machine import Machine
 from dynmem.vm.options.machine import BalloonOptions, VmOptions
 from dynmem.vm.options.memory import BackendOptions, DimmOptions, MemoryOptions
@@ -75,7 +75,9 @@ class FuzzedMachine(Machine):
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         self.flights: list[tuple[Backend, bytes, asyncio.Future[int]]] = []
-        super().__init__(OPTIONS, lambda *_: None)
+        super().__init__(OPTIONS, lambda *_: None, make_platform=GuestWithoutProcess)
+        assert isinstance(self.platform, GuestWithoutProcess)
+        self.guest = self.platform
 
     def _discard_with(self, backend: Backend) -> Discarding:
         def discard(ranges: bytes) -> "asyncio.Future[int]":
@@ -132,7 +134,6 @@ class MemoryRig:
             self.machine.memory.boot: Area(self.machine.memory.boot, 0),
             self.hot_added.backend: Area(self.hot_added.backend, FIRST),
         }
-        self.processor: Processor | None = None
         self.count = 0
         self.is_prompt = False
 
@@ -153,21 +154,7 @@ class MemoryRig:
         self.connect()
 
     async def power_cycle(self) -> None:
-        machine = self.machine
-        machine.memory.slots.disconnect()
-        machine.devices.guest_changed(None)
-        machine._turn.power_off()
-        if self.processor is not None:
-            await self.processor.power_off()
-            await self.balloon.reset()
-        self.processor = Processor(
-            machine.memory.guest, machine.bus, wake=lambda: None, faults=machine.faults, capture=None
-        )
-        hardware = self.processor.hardware
-        machine.memory.slots.connect(hardware)
-        machine.devices.guest_changed(hardware)
-        hardware.guest_end.setblocking(False)
-        hardware.start()
+        await self.machine._power_cycle("fuzz")
         self.slots: list[int] = []  # that the guest heard of
         self.leaving: list[int] = []  # that it is to unmap
         self.unplugging: list[int] = []
@@ -220,10 +207,9 @@ class MemoryRig:
 
     def turn(self) -> None:
         """The machine's turn, then what the guest finds in its ring and its socket."""
-        assert self.processor is not None
-        self.processor.hardware.calls.ready = True
-        self.wait(self.machine._turn.take(self.processor), patient=3)
-        for name in DIMMS.keys() - self.machine.devices.dimms.keys():
+        self.machine.guest.hardware.calls.ready = True
+        self.wait(self.machine._turn.take(), patient=3)
+        for name in DIMMS.keys() - self.machine.dimms.by_name.keys():
             self.areas.pop(self.machine.objects[name], None)
         while (packet := self.channel.receive()) is not None:
             self.hear(dm.decode(packet.data))
@@ -265,10 +251,9 @@ class MemoryRig:
             area.named[part] = False
 
     def hear_hardware(self) -> None:
-        assert self.processor is not None
         while True:
             try:
-                data, fds, _, _ = socket.recv_fds(self.processor.hardware.guest_end, 64, 4)
+                data, fds, _, _ = socket.recv_fds(self.machine.guest.hardware.guest_end, 64, 4)
             except BlockingIOError:
                 return
             for fd in fds:
@@ -277,7 +262,7 @@ class MemoryRig:
             if isinstance(message, wire.MapSlot):
                 self.slots.append(message.slot)
                 if self.is_prompt:
-                    self.processor.hardware.guest_end.send(wire.encode(wire.SlotMapped(message.slot)))
+                    self.machine.guest.hardware.guest_end.send(wire.encode(wire.SlotMapped(message.slot)))
                     self.slots.clear()
             elif isinstance(message, wire.UnmapSlot):
                 self.leaving.append(message.slot)
@@ -288,14 +273,13 @@ class MemoryRig:
 
     def check(self) -> None:
         balloon, host = self.balloon, self.balloon.host
-        assert self.processor is not None
         held = host._operation.held_pages if host._operation else 0
-        dimms = sum(DIMMS[name] for name in self.machine.devices.dimms) >> PAGE_SHIFT
+        dimms = sum(DIMMS[name] for name in self.machine.dimms.by_name) >> PAGE_SHIFT
         has = BOOT + dimms + self.hot_added.added_pages
         assert 0 <= host.actual_pages == has - balloon.removed_pages - held
         assert host.boot_pages == BOOT + dimms
-        assert len(self.processor.hardware._unsent) <= 4 * HARDWARE_SLOTS_MAX
-        assert len(self.machine.memory.slots._numbers) <= HARDWARE_SLOTS_MAX
+        assert len(self.machine.guest.hardware._unsent) <= 4 * HARDWARE_SLOTS_MAX
+        assert len(self.machine.guest.slots._numbers) <= HARDWARE_SLOTS_MAX
         for backend, ranges, _ in self.machine.flights:
             area = self.areas[backend]  # or a DIMM is discarded that is gone
             nobodys = area.named | area.released
@@ -395,12 +379,11 @@ def acknowledge(rig: MemoryRig, moves: Moves) -> None:
     known = (rig.slots, rig.leaving, rig.unplugging, rig.unplugging)[kind]
     slots = list(known) if which % 8 else [(which >> 3, 0, 508, 0xFFFF_FFFF)[which % 4]]
     known.clear()
-    assert rig.processor is not None
     for slot in slots:
         message: wire.Message = wire.UnplugAnswered(slot, is_done=kind == 3)
         if kind < 2:
             message = (wire.SlotMapped, wire.SlotUnmapped)[kind](slot)
-        rig.processor.hardware.guest_end.send(wire.encode(message))
+        rig.machine.guest.hardware.guest_end.send(wire.encode(message))
 
 
 def set_size(rig: MemoryRig, moves: Moves) -> None:
@@ -413,7 +396,7 @@ def hot_remove(rig: MemoryRig, moves: Moves) -> None:
 
 def plug(rig: MemoryRig, moves: Moves) -> None:
     """Plug a DIMM, or ask for it back."""
-    which, devices = next(moves, 0), rig.machine.devices
+    which, devices = next(moves, 0), rig.machine.dimms
     name = f"d{which & 1}"
     try:
         if which & 2:

@@ -102,7 +102,7 @@ class MonitorRig:
             sorted(machine.objects),
             machine.objects.busy,
             dict(machine.objects.options),
-            {name: (dimm.get_addr(), dimm.slot) for name, dimm in machine.devices.dimms.items()},
+            {name: (dimm.get_addr(), dimm.slot) for name, dimm in machine.dimms.by_name.items()},
             machine.memory.space.sections,
             machine.balloon.host.boot_pages,
             [memory.first_page for memory in machine.balloon._pages._memories],
@@ -112,7 +112,7 @@ class MonitorRig:
     def check(self) -> None:
         assert self.machine is not None
         machine = self.machine
-        dimms = machine.devices.dimms.values()
+        dimms = machine.dimms.by_name.values()
         used = sorted(["hv", *(dimm.memdev for dimm in dimms)])
         assert sorted(name for name in machine.objects if machine.objects.is_busy(name)) == used
         assert len(machine.device_memory.devices) == len(used)

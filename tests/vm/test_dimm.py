@@ -13,6 +13,7 @@ from tests.vm.running import until
 from dynmem.space.region import MemoryDeviceError
 from dynmem.units import GIB, MIB
 from dynmem.vm.dimms import DeviceError, NoSuchDeviceError
+from dynmem.vm.embedded.guest import EmbeddedGuest
 from dynmem.vm.machine import Machine
 from dynmem.vm.objects import ObjectError
 from dynmem.vm.options.machine import BalloonOptions, GuestOptions, VmOptions
@@ -81,10 +82,12 @@ def test_a_dimm_that_is_there_at_the_start_is_memory_from_boot_on_and_after_a_re
     async def scene() -> None:
         async with started(tmp_path, dimms=(DimmOptions("a", "dimm1"),)) as rig:
             await until(rig.total_is(BOOT + SIZE))
-            pid = rig.machine.guest_pid
+            guest = rig.machine.platform
+            assert isinstance(guest, EmbeddedGuest)
+            pid = guest.pid
             rig.machine.reset()
             await until(lambda: rig.heard("RESET"))
-            assert rig.machine.guest_pid != pid
+            assert guest.pid != pid
             await until(rig.total_is(BOOT + SIZE))
             assert rig.machine.balloon is not None
             assert rig.machine.balloon.actual_bytes == BOOT + SIZE
@@ -98,7 +101,7 @@ def test_a_dimm_may_be_plugged_while_the_guest_boots(tmp_path: Path) -> None:
         try:
             rig.machine.start()
             for identity in ("a", "b"):
-                rig.machine.devices.plug(DimmOptions(identity))
+                rig.machine.dimms.plug(DimmOptions(identity))
                 await asyncio.sleep(0.1)
             await until(rig.total_is(BOOT + 2 * SIZE))
         finally:
@@ -113,22 +116,22 @@ def test_dimms_come_and_go_while_the_guest_runs_and_no_byte_is_wrong(tmp_path: P
         async with started(tmp_path, workload=workload) as rig:
             machine = rig.machine
             for identity in ("a", "b", "c"):
-                machine.devices.plug(DimmOptions(identity, f"dimm-{identity}"))
+                machine.dimms.plug(DimmOptions(identity, f"dimm-{identity}"))
             assert not {"a", "b", "c"} - {name for name in machine.objects if machine.objects.is_busy(name)}
             with pytest.raises(ObjectError, match="object 'a' is in use, can not be deleted"):
                 machine.objects.remove("a")
             await until(rig.total_is(BOOT + 3 * SIZE))
-            machine.devices.request_unplug("dimm-b")
-            machine.devices.request_unplug("dimm-b")  # the same request
-            assert machine.devices.is_unplugging("dimm-b")
+            machine.dimms.request_unplug("dimm-b")
+            machine.dimms.request_unplug("dimm-b")  # the same request
+            assert machine.dimms.is_unplugging("dimm-b")
             await until(lambda: rig.heard("DEVICE_DELETED"))
             assert rig.heard("DEVICE_DELETED") == [{"device": "dimm-b", "path": "/machine/peripheral/dimm-b"}]
             await until(rig.total_is(BOOT + 2 * SIZE))
             machine.objects.remove("b")
             machine.objects.make(backend("b"))
-            machine.devices.plug(DimmOptions("b"))
+            machine.dimms.plug(DimmOptions("b"))
             await until(rig.total_is(BOOT + 3 * SIZE))
-            machine.devices.request_unplug("device[0]")
+            machine.dimms.request_unplug("device[0]")
             await until(lambda: len(rig.heard("DEVICE_DELETED")) == 2)
             assert rig.heard("DEVICE_DELETED")[1] == {"path": "/machine/peripheral-anon/device[0]"}
             await until(rig.total_is(BOOT + 2 * SIZE))
@@ -145,7 +148,7 @@ def test_a_guest_keeps_a_dimm_while_the_balloon_has_pages_of_it(tmp_path: Path) 
             await until(rig.total_is(BOOT + SIZE))
             machine.set_balloon(80 * MIB)
             await until(lambda: machine.balloon is not None and machine.balloon.actual_bytes == 80 * MIB)
-            machine.devices.request_unplug("x")
+            machine.dimms.request_unplug("x")
             await until(lambda: rig.heard("DEVICE_UNPLUG_GUEST_ERROR"))
             assert rig.heard("DEVICE_UNPLUG_GUEST_ERROR") == [
                 {"device": "x", "path": "/machine/peripheral/x"}
@@ -153,7 +156,7 @@ def test_a_guest_keeps_a_dimm_while_the_balloon_has_pages_of_it(tmp_path: Path) 
             assert machine.balloon.actual_bytes == 80 * MIB
             machine.set_balloon(BOOT + SIZE)
             await until(lambda: machine.balloon is not None and machine.balloon.actual_bytes == BOOT + SIZE)
-            machine.devices.request_unplug("x")  # it may be asked again
+            machine.dimms.request_unplug("x")  # it may be asked again
             await until(lambda: rig.heard("DEVICE_DELETED"))
             assert machine.balloon.actual_bytes == BOOT
 
@@ -175,15 +178,15 @@ def test_what_cannot_be_plugged_changes_nothing(tmp_path: Path) -> None:
             ]
             for options, kind, text in wrong:
                 with pytest.raises(kind, match=text):
-                    machine.devices.plug(options)
+                    machine.dimms.plug(options)
                 assert not machine.objects.is_busy("b")
-                assert list(machine.devices.dimms) == ["x"]
+                assert list(machine.dimms.by_name) == ["x"]
             with pytest.raises(NoSuchDeviceError, match="Device 'y' not found"):
-                machine.devices.request_unplug("y")
-            machine.devices.plug(DimmOptions("b", "y"))
-            machine.devices.plug(DimmOptions("c", "z"))
+                machine.dimms.request_unplug("y")
+            machine.dimms.plug(DimmOptions("b", "y"))
+            machine.dimms.plug(DimmOptions("c", "z"))
             with pytest.raises(MemoryDeviceError, match="no free slots available"):
-                machine.devices.plug(DimmOptions("d"))
+                machine.dimms.plug(DimmOptions("d"))
             await until(rig.total_is(BOOT + 3 * SIZE))
 
     play(scene())
@@ -193,12 +196,12 @@ def test_a_request_that_the_old_guest_did_not_answer_is_forgotten_with_it(tmp_pa
     async def scene() -> None:
         async with started(tmp_path, dimms=(DimmOptions("a", "x"),)) as rig:
             await rig.machine.stop()
-            rig.machine.devices.request_unplug("x")
+            rig.machine.dimms.request_unplug("x")
             rig.machine.reset()
             await until(lambda: rig.heard("RESET"))
-            assert not rig.machine.devices.is_unplugging("x")
+            assert not rig.machine.dimms.is_unplugging("x")
             rig.machine.resume()
-            rig.machine.devices.request_unplug("x")
+            rig.machine.dimms.request_unplug("x")
             await until(lambda: rig.heard("DEVICE_DELETED"))
 
     play(scene())

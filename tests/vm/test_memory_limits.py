@@ -5,10 +5,12 @@ import contextlib
 import os
 import resource
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.rigs.embedded import GuestWithoutProcess
 from tests.vm.running import is_there, running, until
 
 from dynmem.limits import DISCARD_BATCH_RANGES
@@ -18,11 +20,9 @@ from dynmem.pages import ranges as page_ranges
 from dynmem.pages.page_set import PageSet
 from dynmem.units import MIB
 from dynmem.vm.balloon.accounts import Discard, Memory
-from dynmem.vm.embedded.hardware import Hardware
 from dynmem.vm.machine import Machine
 from dynmem.vm.options.machine import VmOptions
 from dynmem.vm.options.memory import BackendOptions, DimmOptions, MemoryOptions
-from dynmem.wire import hardware as wire
 
 PAGES = 1 << 15
 OPTIONS = VmOptions(
@@ -37,18 +37,18 @@ OPTIONS = VmOptions(
 
 def test_a_dimm_with_an_id_like_a_name_for_those_without_is_not_lost_when_one_without_comes() -> None:
     machine = Machine(OPTIONS, lambda *_: None)
-    first = machine.devices.plug(DimmOptions("a", "device[0]"))
-    second = machine.devices.plug(DimmOptions("b"))
-    assert set(machine.devices.dimms.values()) == {first, second}
-    assert machine.devices.path("device[0]") == "/machine/peripheral/device[0]"
+    first = machine.dimms.plug(DimmOptions("a", "device[0]"))
+    second = machine.dimms.plug(DimmOptions("b"))
+    assert set(machine.dimms.by_name.values()) == {first, second}
+    assert machine.dimms.path("device[0]") == "/machine/peripheral/device[0]"
     machine.memory.close()
 
 
 def test_a_dimm_that_comes_between_two_guests_is_a_hot_plugged_one() -> None:
-    machine = Machine(OPTIONS, lambda *_: None)
-    assert not machine.devices.plug(DimmOptions("a")).hotplugged
-    machine.devices.guest_changed(None)  # a reset has begun
-    assert machine.devices.plug(DimmOptions("b")).hotplugged
+    machine = Machine(replace(OPTIONS, dimms=(DimmOptions("a", "x"),)), lambda *_: None)
+    assert not machine.dimms.by_name["x"].hotplugged
+    machine.dimms.guest_gone()  # a reset has begun
+    assert machine.dimms.plug(DimmOptions("b")).hotplugged
     machine.memory.close()
 
 
@@ -134,19 +134,17 @@ def test_a_machine_whose_memory_file_somebody_cuts_short_ends_and_its_log_says_b
 
 def test_a_guest_that_refuses_to_let_go_before_it_has_read_the_request_makes_nothing_grow() -> None:
     async def scene() -> None:
-        machine = Machine(OPTIONS, lambda *_: None)
-        hardware = Hardware(lambda: None)
-        machine.memory.slots.connect(hardware)
-        machine.devices.guest_changed(hardware)
-        machine.devices.plug(DimmOptions("a", "d"))
-        number = machine.memory.slots.number_at(machine.devices.dimms["d"].get_addr())
-        assert number is not None
+        machine = Machine(OPTIONS, lambda *_: None, make_platform=GuestWithoutProcess)
+        guest = machine.platform
+        assert isinstance(guest, GuestWithoutProcess)
+        guest.power_on(())
+        address = machine.dimms.plug(DimmOptions("a", "d")).get_addr()
         for _ in range(5000):
-            machine.devices.request_unplug("d")
-            await machine.devices.answered(wire.UnplugAnswered(number, is_done=False))
-        assert len(hardware._unsent) < 4
-        hardware.close()
-        machine.memory.close()
+            machine.dimms.request_unplug("d")
+            assert machine.dimms.is_unplugging("d")
+            await machine.dimms.unplug_answered(address, is_done=False)
+        assert len(guest.hardware._unsent) < 4
+        await machine.close()
 
     asyncio.run(scene())
 

@@ -6,6 +6,7 @@ task. It then takes a turn (`turn`), or resets the machine. The monitor is serve
 
 import asyncio
 import logging
+import signal
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -19,14 +20,16 @@ from dynmem.units import NS_PER_S
 from dynmem.vm.advice import shortages
 from dynmem.vm.balloon.device import HvBalloon
 from dynmem.vm.clock import VirtualClock
-from dynmem.vm.dimms import Devices
-from dynmem.vm.embedded.guest import Processor
-from dynmem.vm.events import Emit
+from dynmem.vm.dimms import Dimms
+from dynmem.vm.embedded.guest import EmbeddedGuest
+from dynmem.vm.events import Emit, Events
 from dynmem.vm.faults import Faults
+from dynmem.vm.guest_memory import MappedMemory
 from dynmem.vm.memory_map import MachineMemory
 from dynmem.vm.objects import Objects
 from dynmem.vm.options.hints import naming
 from dynmem.vm.options.machine import VmOptions
+from dynmem.vm.platform import MakePlatform
 from dynmem.vm.recording import Recording
 from dynmem.vm.turn import Turn
 from dynmem.vmbus import Bus
@@ -35,19 +38,40 @@ _LOG: Final = logging.getLogger("dynmem.vm")
 
 
 class Ending(NamedTuple):
-    """Why the machine ended: what the SHUTDOWN event says, and a sentence when something went wrong."""
+    """Why the machine ended.
+
+    Attributes:
+        guest: Whether the guest ended it, for the SHUTDOWN event.
+        reason: The reason in that event.
+        problem: A sentence when something went wrong.
+        detail: What the log says instead of the reason, such as which signal it was.
+
+    """
 
     guest: bool
     reason: str
     problem: str | None = None
     detail: str | None = None
-    """More for the log than the reason has, like which signal it was."""
 
 
 class Machine:
-    """A virtual machine with an embedded guest. `start`, then wait for `ended`, then `close`."""
+    """A virtual machine. `start`, then wait for `ended`, then `close`.
 
-    def __init__(self, options: VmOptions, emit: Emit) -> None:
+    Attributes:
+        memory: All its memory.
+        platform: What runs its guest.
+        hot_added: The memory that hv-balloon adds, if it has any.
+        balloon: hv-balloon, if it has one.
+        dimms: Its DIMMs.
+        bus: Its VMBus.
+        channel_faults: How often each channel was faulted, by relid.
+        ended: Set when it ends; `ending` says why.
+
+    """
+
+    def __init__(
+        self, options: VmOptions, emit: Emit, *, make_platform: MakePlatform = EmbeddedGuest
+    ) -> None:
         """Make memory and devices. Raises ConfigError."""
         self.options: Final = options
         self._recording = Recording(
@@ -57,43 +81,51 @@ class Machine:
         self.faults: Final = Faults(self.clock.now_ns)
         self.ended: Final = asyncio.Event()
         self.ending: Ending | None = None
-        self._emit = emit
-        self.memory: Final = MachineMemory(options, self.faults)
+        self._events = Events(emit)
+        guest_memory = MappedMemory()
+        self.platform: Final = make_platform(
+            options, guest_memory, wake=self._wake, exited=self._guest_exited, faults=self.faults
+        )
+        self.memory: Final = MachineMemory(options, guest_memory, self.platform.slots)
         self._discards = ThreadPoolExecutor(1, "discard")
         try:
             self.hot_added: Final = self.memory.plug_hot_added(options, self._recording.trace)
             self.balloon: Final = self._make_balloon()
-            self.devices: Final = Devices(
-                self.memory, self.balloon, emit, self.faults, slots=options.memory.slots
-            )
-            for dimm in options.dimms:
-                name = f"'{dimm.identity}'" if dimm.identity else f"pc-dimm,memdev={dimm.memdev}"
-                with naming(f"--device {name}", partial(self.memory.device_hint, options, dimm.memdev)):
-                    self.devices.plug(dimm)
+            self.dimms: Final = self._plug_dimms()
         except DynmemError:
             self.memory.close()
             raise
         self.bus: Final = Bus(
-            self.memory.guest, [self.balloon.offer] if self.balloon else [], trace=self._recording.trace
+            guest_memory, [self.balloon.offer] if self.balloon else [], trace=self._recording.trace
         )
         self._turn: Final = Turn(
-            memory=self.memory,
-            devices=self.devices,
+            platform=self.platform,
+            memory=guest_memory,
             bus=self.bus,
             balloon=self.balloon,
+            dimms=self.dimms,
             wake=self._wake,
-            emit=emit,
+            events=self._events,
             faults=self.faults,
             recording=self._recording,
         )
         self.channel_faults: Final = self._turn.channel_faults
-        self._processor: Processor | None = None
         self._woken = asyncio.Event()
         self._at_work = asyncio.Lock()
-        self._reset_asked: str | None = None
+        self._reset_reason: str | None = None  # of a reset that was asked for
         self._is_prelaunch = False
         self._timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
+
+    def _plug_dimms(self) -> Dimms:
+        options = self.options
+        slots = options.memory.slots
+        dimms = Dimms(self.memory, self.platform, self.balloon, self._events, self.faults, slots=slots)
+        for dimm in options.dimms:
+            name = f"'{dimm.identity}'" if dimm.identity else f"pc-dimm,memdev={dimm.memdev}"
+            with naming(f"--device {name}", partial(self.memory.device_hint, options, dimm.memdev)):
+                dimms.plug(dimm, hotplugged=False)
+        return dimms
 
     def _make_balloon(self) -> HvBalloon | None:
         options = self.options.balloon
@@ -114,7 +146,7 @@ class Machine:
         )
 
     def _discard_with(self, backend: Backend) -> Callable[[bytes], asyncio.Future[int]]:
-        """Discards in the machine's worker thread, which lets go of the interpreter lock."""
+        """Return what starts a discard of a backend in the machine's worker thread."""
         discard = Discarder(backend).discard
         return lambda ranges: asyncio.get_running_loop().run_in_executor(self._discards, discard, ranges)
 
@@ -126,12 +158,6 @@ class Machine:
         if self.clock.running:
             return "running"
         return "prelaunch" if self._is_prelaunch else "paused"
-
-    @property
-    def guest_pid(self) -> int:
-        """The guest's process."""
-        assert self._processor is not None
-        return self._processor.pid
 
     @property
     def resident_bytes(self) -> int:
@@ -152,35 +178,35 @@ class Machine:
 
     def start(self) -> None:
         """Power on. Raises ConfigError."""
-        self._power_on(again=False)
+        self._power_on()
         self._task = asyncio.create_task(self._work(), name="machine")
         self._task.add_done_callback(self._stopped_working)
 
     async def stop(self) -> None:
-        """Freeze guest and clock when the turn that goes on is over; nothing happens when they are frozen."""
+        """Freeze guest and clock when the current turn is over; does nothing when they are frozen."""
         async with self._at_work:
-            if self.run_state != "running" or self._processor is None:
+            if self.run_state != "running" or self._task is None:
                 return
-            self._processor.freeze()
+            self.platform.freeze()
             self.clock.stop()
-        self._emit("STOP")
+        self._events.stopped()
 
     def resume(self) -> None:
-        """Let guest and clock go on; nothing happens when they run."""
-        if self.run_state not in ("paused", "prelaunch") or self._processor is None:
+        """Let guest and clock run again; does nothing when they run."""
+        if self.run_state not in ("paused", "prelaunch") or self._task is None:
             return
         self._is_prelaunch = False
         self.clock.start()
-        self._processor.thaw()
-        self._emit("RESUME")
+        self.platform.thaw()
+        self._events.resumed()
         self._wake()
 
     def reset(self, reason: str = "host-qmp-system-reset") -> None:
-        """Ask for a reset, which begins when the turn that goes on is over; RESET is emitted when it is done.
+        """Ask for a reset, which begins when the current turn is over; RESET is emitted when it is done.
 
         A machine that is paused stays so.
         """
-        self._reset_asked = reason
+        self._reset_reason = reason
         self._wake()
 
     def set_balloon(self, size: int) -> None:
@@ -201,21 +227,18 @@ class Machine:
         if self.ending is not None:
             return
         self.ending = ending
-        self._emit("SHUTDOWN", {"guest": ending.guest, "reason": ending.reason})
+        self._events.shut_down(ending.reason, by_guest=ending.guest)
         self.ended.set()
         self._wake()
 
     async def close(self) -> None:
-        """End the guest and let go of everything, after a discard that is still going on."""
+        """End the guest and release everything, after a discard that is still in flight."""
         if self.ending is None:
             self.ending = Ending(guest=False, reason="host-error")
-        if self._processor is not None:
-            self._processor.hang_up()
         self._wake()
         if self._task is not None:
             await asyncio.wait((self._task,))
-        if self._processor is not None:
-            await self._processor.power_off()
+        await self.platform.power_off()
         if self._timer is not None:
             self._timer.cancel()
         if self.balloon is not None:
@@ -235,14 +258,14 @@ class Machine:
             self._woken.clear()
             await asyncio.sleep(0)  # the monitor has its turn, however busy the guest keeps this task
             async with self._at_work:
-                if self._reset_asked is not None:
-                    await self._power_cycle(self._reset_asked)
-                if self.run_state == "running" and self._processor is not None:
-                    await self._turn.take(self._processor)
+                if self._reset_reason is not None:
+                    await self._power_cycle(self._reset_reason)
+                if self.run_state == "running":
+                    await self._turn.take()
                     self._set_timer()
 
     def _stopped_working(self, task: "asyncio.Task[None]") -> None:
-        """A machine whose task failed is no machine: that is a fault of ours, and it is said."""
+        """End the machine when its task failed, which is a bug of ours, and say so."""
         if not task.cancelled() and (error := task.exception()) is not None:
             _LOG.error("the machine's own task failed", exc_info=error)
             self.end(Ending(guest=False, reason="host-error", problem=f"internal error: {error!r}"))
@@ -258,44 +281,37 @@ class Machine:
 
     # power
 
-    def _power_on(self, *, again: bool) -> None:
-        """Give a new guest its hardware and start it. Raises ConfigError."""
-        processor = self._processor = Processor(
-            self.memory.guest, self.bus, wake=self._wake, faults=self.faults, capture=self._recording.capture
-        )
-        self.memory.slots.connect(processor.hardware)
-        self.devices.guest_changed(processor.hardware)
-        processor.power_on(self.options.guest, self.options.serial, self._guest_exited, again=again)
+    def _power_on(self) -> None:
+        """Start a guest. Raises ConfigError."""
+        self.platform.power_on(channel.connection_id for channel in self.bus.channels.values())
 
     async def _power_cycle(self, reason: str) -> None:
         """End the guest, bring devices back to where they were at the start, start another guest."""
-        assert self._processor is not None
-        await self._processor.power_off()
-        self.memory.slots.disconnect()
-        self.devices.guest_changed(None)
+        await self.platform.power_off()
+        self.dimms.guest_gone()
         self._turn.power_off()
         if self.balloon is not None:
             await self.balloon.reset()
-        self._reset_asked = None
+        self._reset_reason = None
         if self.ending is not None:
             return
         try:
-            self._power_on(again=True)
+            self._power_on()
         except DynmemError as error:
             self.end(Ending(guest=False, reason="host-error", problem=str(error)))
             return
         if not self.clock.running:
-            self._processor.freeze()
+            self.platform.freeze()
             self._is_prelaunch = True
-        self._emit("RESET", {"guest": False, "reason": reason})
+        self._events.was_reset(reason)
         self._wake()
 
     def _guest_exited(self) -> None:
-        assert self._processor is not None
-        how = self._processor.ending()
-        if how is None:
+        ending = self.platform.ending
+        if ending is None:
             self.end(Ending(guest=True, reason="guest-shutdown"))
-        else:
-            why = "".join(f"; {text}" for text in shortages(self.objects)) if "SIGBUS" in how else ""
-            problem = f"the guest of {self.options.name} is gone ({how}){why}; its log is above"
-            self.end(Ending(guest=True, reason="guest-panic", problem=problem))
+            return
+        causes = shortages(self.objects) if ending.signal is signal.SIGBUS else []
+        why = "".join(f"; {cause}" for cause in causes)
+        problem = f"the guest of {self.options.name} is gone ({ending.how}){why}; its log is above"
+        self.end(Ending(guest=True, reason="guest-panic", problem=problem))

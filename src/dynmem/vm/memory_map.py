@@ -2,8 +2,7 @@
 
     0 ............ boot memory ... next 32 GiB boundary ......... device memory: hv-balloon's, DIMMs
 
-Everything that is mapped in the address space is guest memory for the bus (`guest`) and a slot of the guest's
-hardware (`slots`).
+Everything that is mapped in the address space is guest memory for the bus and a memory slot of the platform.
 """
 
 import logging
@@ -19,13 +18,12 @@ from dynmem.space.region import RamRegion
 from dynmem.trace_events import Trace
 from dynmem.vm.balloon.memory_device import HotAddedMemory, check_address, check_memdev
 from dynmem.vm.balloon.without_memory import WithoutMemory
-from dynmem.vm.embedded.slots import Slots
-from dynmem.vm.faults import Faults
 from dynmem.vm.guest_memory import MappedMemory
 from dynmem.vm.objects import Objects
 from dynmem.vm.options.hints import backend_hint, boot_hint, device_hint, naming, there_are
 from dynmem.vm.options.machine import BalloonOptions, VmOptions
 from dynmem.vm.options.memory import AUTOMATIC_MEMDEV, BackendOptions
+from dynmem.vm.platform import MemorySlots
 
 OWN_MEMORY: Final = "pc.ram"  # what QEMU calls boot memory that the machine makes itself
 _LOG: Final = logging.getLogger("dynmem.vm")
@@ -39,16 +37,18 @@ class MachineMemory:
         boot: Boot memory, at address 0.
         boot_identity: Its id.
         space: Guest physical addresses.
-        guest: Guest memory as bus and SynIC see it.
-        slots: The slots of the guest's hardware.
         devices: Device memory, and what is plugged there.
 
     """
 
-    def __init__(self, options: VmOptions, faults: Faults) -> None:
-        """Make objects and boot memory. Raises ConfigError."""
+    def __init__(self, options: VmOptions, guest: MappedMemory, slots: MemorySlots) -> None:
+        """Make objects and boot memory, and show it to `guest`, the bus's view, and `slots`, the platform's.
+
+        Raises ConfigError.
+        """
         self.objects: Final = Objects()
-        self.guest: Final = MappedMemory()
+        self._guest = guest
+        self._is_mapped = slots.is_mapped
         self.boot_identity: Final = options.memory_backend or OWN_MEMORY
         self._own: Backend | None = None
         try:
@@ -59,12 +59,11 @@ class MachineMemory:
         except BaseException:
             self.close()
             raise
-        self.slots: Final = Slots(faults)
         self.space: Final = AddressSpace()
-        self.space.listen(self.guest)
-        self.space.listen(self.slots)
+        self.space.listen(guest)
+        self.space.listen(slots)
         memslots = Memslots()
-        memslots.add(self.slots)
+        memslots.add(slots)
         self.space.map(RamRegion("guest-ram", self.boot, 0, self.boot.size), 0)
         memory = options.memory
         size = memory.device_memory_bytes if memory.can_grow else 0
@@ -124,7 +123,7 @@ class MachineMemory:
             balloon.identity,
             self.objects[memdev],
             address=balloon.address,
-            is_mapped=self.slots.is_mapped,
+            is_mapped=self._is_mapped,
             startup_last=balloon.startup_last,
             memdev=f"/objects/{memdev}",
             trace=trace,
@@ -150,8 +149,8 @@ class MachineMemory:
         return sum(backend.resident_bytes() for backend in (*own, *self.objects.busy))
 
     def close(self) -> None:
-        """Let go of everything."""
-        self.guest.release()
+        """Release everything."""
+        self._guest.release()
         if self._own is not None:
             self._own.close()
         self.objects.close()

@@ -1,6 +1,6 @@
 """One turn of the machine: take what the guest asks, let the device work, bring it messages and signals.
 
-Of calls and of packets a bounded number each: the monitor and the timers have their turn in between.
+A turn takes a bounded number of calls and packets, so the monitor and the timers run in between.
 """
 
 import errno
@@ -9,24 +9,21 @@ from typing import Final
 
 from dynmem import trace_events
 from dynmem.direction import Direction
-from dynmem.dm.events import ActualChanged, HotRemoveFinished, StatusReported
-from dynmem.errors import RemoteProtocolError
-from dynmem.limits import VM_HYPERCALLS_PER_TURN, VM_PACKETS_PER_TURN
-from dynmem.units import PAGE_SHIFT
+from dynmem.limits import VM_PACKETS_PER_TURN
 from dynmem.vm.balloon.device import HvBalloon
-from dynmem.vm.dimms import Devices
-from dynmem.vm.embedded.guest import Processor
-from dynmem.vm.events import Emit
+from dynmem.vm.dimms import Dimms
+from dynmem.vm.events import Events
 from dynmem.vm.faults import Faults
-from dynmem.vm.memory_map import MachineMemory
+from dynmem.vm.hyperv.hypercalls import Hypercalls
+from dynmem.vm.platform import Platform
 from dynmem.vm.recording import Recording
 from dynmem.vmbus import Bus, BusState, ChannelClosed, ChannelFaulted, ChannelOpened, OutgoingMessage
-from dynmem.wire import hardware as wire
-from dynmem.wire.synic import VMBUS_MESSAGE_TYPE, HvStatus, MessageSlot
+from dynmem.vmbus.memory import GuestMemory
+from dynmem.wire.synic import HvStatus
 
 
 class Turn:
-    """What the machine's one task does over and over. `wake` makes another turn follow.
+    """What the machine's one task does over and over; the `GuestCalls` of its platform.
 
     Attributes:
         channel_faults: How often each channel was faulted, by relid.
@@ -36,127 +33,101 @@ class Turn:
     def __init__(
         self,
         *,
-        memory: MachineMemory,
-        devices: Devices,
+        platform: Platform,
+        memory: GuestMemory,
         bus: Bus,
         balloon: HvBalloon | None,
+        dimms: Dimms,
         wake: Callable[[], None],
-        emit: Emit,
+        events: Events,
         faults: Faults,
         recording: Recording,
     ) -> None:
-        self._memory = memory
-        self._devices = devices
+        self._platform = platform
+        self._hypercalls = Hypercalls(memory, bus, recording.capture)
         self._bus = bus
         self._balloon = balloon
+        self._dimms = dimms
         self._wake = wake
-        self._emit = emit
+        self._events = events
         self._faults = faults
         self._recording = recording
         self._waiting: OutgoingMessage | None = None  # that found its slot full
-        self._added_bytes = 0  # of hv-balloon's memory, as the monitor's clients know it
+        self._reported_bytes = 0  # of hv-balloon's memory, as the monitor's clients know it
         self.channel_faults: Final[dict[int, int]] = {}
 
-    async def take(self, processor: Processor) -> None:
+    async def take(self) -> None:
         """Take calls and packets, a bounded number of each, and bring what they cause to the guest."""
-        hardware = processor.hardware
-        if hardware.calls.ready:
-            await self._take_calls(processor)
-        for connection_id, doorbell in hardware.doorbells.items():
-            if doorbell.ready:
-                hardware.take_doorbell(connection_id)
-                doorbell.arm()
-        if self._balloon is not None:
-            self._serve(processor, self._balloon)
-        self._deliver(processor)
+        await self._platform.serve(self)
+        if self._balloon is None:
+            self._deliver()
+        else:
+            self._serve(self._balloon)
 
     def power_off(self) -> None:
-        """The guest is gone: so is what it made of the bus."""
+        """Reset the bus: the guest that used it is gone."""
         self._bus.reset()
         self._waiting = None
         self._follow_bus()
 
-    def _serve(self, processor: Processor, balloon: HvBalloon) -> None:
-        """Let the device work; guest and monitor hear of each step at once."""
+    def _serve(self, balloon: HvBalloon) -> None:
+        """Take the device's packets one by one; guest and monitor learn of each step at once."""
         balloon.tick()
         for _ in range(VM_PACKETS_PER_TURN):
-            if not balloon.receive():
-                break
-            self._deliver(processor)
+            was_received = balloon.receive()
             balloon.send()
-            self._report(processor, balloon)
-        else:
-            self._wake()
-        balloon.send()
-        self._report(processor, balloon)
-
-    async def _take_calls(self, processor: Processor) -> None:
-        for _ in range(VM_HYPERCALLS_PER_TURN):
-            try:
-                message = processor.hardware.receive()
-            except RemoteProtocolError as error:
-                self._faults.note("hardware", str(error))
-                continue
-            except EOFError:
-                processor.hang_up()
+            self._deliver()
+            self._report(balloon)
+            if not was_received:
                 return
-            if message is None:
-                processor.hardware.await_call()
-                return
-            await self._obey(processor, message)
-        self._wake()  # there may be more, but others first
+        self._wake()
 
-    async def _obey(self, processor: Processor, message: wire.Message) -> None:
-        """Take one message: a call, or what the guest says of its slots."""
-        if isinstance(message, wire.Hypercall | wire.WriteMsr):
-            await self._call(processor, message)
-        elif isinstance(message, wire.SlotMapped | wire.SlotUnmapped):
-            self._memory.slots.acknowledged(message)
-        elif isinstance(message, wire.UnplugAnswered):
-            await self._devices.answered(message)
-        else:
-            self._faults.note("hardware", f"the guest sent {type(message).__name__}, which only a host sends")
+    # what the platform hands up
 
-    async def _call(self, processor: Processor, message: wire.Hypercall | wire.WriteMsr) -> None:
-        """Carry out one call and what follows from it before the guest hears that it is done."""
-        if isinstance(message, wire.Hypercall):
-            offered = self._bus.state is BusState.OFFERED
-            status = processor.hypercalls.call(message.control, message.input_gpa)
-            self._follow_bus()
-            if offered and self._bus.state is not BusState.OFFERED and self._balloon is not None:
-                await self._balloon.restarted()
-        else:
-            status = processor.synic.write_msr(message.msr, message.value)
-        self._deliver(processor)
+    async def hypercall(self, control: int, parameter: int) -> HvStatus:
+        was_offered = self._bus.state is BusState.OFFERED
+        status = self._hypercalls.call(control, parameter)
+        self._follow_bus()
+        if was_offered and self._bus.state is not BusState.OFFERED and self._balloon is not None:
+            await self._balloon.restarted()
+        self._deliver()
         if status is not HvStatus.SUCCESS:
-            self._faults.note("call refused", f"{type(message).__name__} was answered with {status.name}")
-        processor.hardware.reply(message.sequence, status)
+            self._faults.note("call refused", f"a hypercall ({control:#x}): {status.name}")
+        return status
+
+    def retry_messages(self) -> None:
+        self._deliver()
+
+    async def unplug_answered(self, address: int, *, is_done: bool) -> None:
+        await self._dimms.unplug_answered(address, is_done=is_done)
+
+    # the bus
 
     def _follow_bus(self) -> None:
-        """Tell the device what became of its channel."""
+        """Pass on to the device what became of its channel."""
         for event in self._bus.take_events():
-            if isinstance(event, ChannelOpened) and self._balloon is not None:
+            if isinstance(event, ChannelFaulted):
+                self._note_fault(event)
+            if self._balloon is None:
+                continue
+            if isinstance(event, ChannelOpened):
                 self._balloon.opened(event.channel)
-            elif isinstance(event, ChannelClosed) and self._balloon is not None:
+            elif isinstance(event, ChannelClosed | ChannelFaulted):
                 self._balloon.closed()
-            elif isinstance(event, ChannelFaulted):
-                self._channel_faulted(event)
 
-    def _channel_faulted(self, event: ChannelFaulted) -> None:
+    def _note_fault(self, event: ChannelFaulted) -> None:
         relid = event.channel.relid
         self.channel_faults[relid] = self.channel_faults.get(relid, 0) + 1
         text = f"channel {relid} ({event.channel.offer.name}): {event.reason}"
         self._faults.note("channel faulted", text)
         if self._recording.capture is not None:
             self._recording.capture.note(text)
-        if self._balloon is not None:
-            self._balloon.closed()
 
-    def _deliver(self, processor: Processor) -> None:
+    def _deliver(self) -> None:
         """Bring messages and signals into guest memory, as far as there is room."""
         self._follow_bus()
         while (message := self._bus.next_message()) is not None:
-            if not processor.synic.deliver(message.sint, MessageSlot(VMBUS_MESSAGE_TYPE, message.payload)):
+            if not self._platform.deliver(message):
                 if message is not self._waiting:
                     self._recording.trace(trace_events.VMBUS_MSG_CB, -errno.EAGAIN)
                 self._waiting = message
@@ -165,33 +136,15 @@ class Turn:
                 self._recording.capture.message(Direction.HOST_TO_GUEST, message.payload)
             self._bus.message_delivered()
         for signal in self._bus.take_signals():
-            processor.synic.signal(signal.sint, signal.flag)
+            self._platform.signal(signal)
 
-    def _report(self, processor: Processor, balloon: HvBalloon) -> None:
-        """Tell the monitor's clients."""
-        self._deliver(processor)
-        self._report_added(balloon)
-        for event in balloon.take_events():
-            if isinstance(event, ActualChanged):
-                self._emit("BALLOON_CHANGE", {"actual": event.pages << PAGE_SHIFT})
-            elif isinstance(event, StatusReported):
-                self._emit(
-                    "HV_BALLOON_STATUS_REPORT",
-                    {"committed": event.committed_bytes, "available": event.available_bytes},
-                )
+    # the monitor
 
-            elif isinstance(event, HotRemoveFinished):
-                told = {"asked": event.asked << PAGE_SHIFT, "removed": event.got << PAGE_SHIFT}
-                self._emit("X_HV_BALLOON_HOT_REMOVED", {"id": balloon.identity, **told})
-
-    def _report_added(self, balloon: HvBalloon) -> None:
-        """Tell when the guest has more or less of the device's memory than before."""
+    def _report(self, balloon: HvBalloon) -> None:
+        """Report what the device did to the monitor's clients."""
         added = balloon.hot_added.added_bytes if balloon.hot_added is not None else 0
-        if added != self._added_bytes:
-            self._added_bytes = added
-            told = {
-                "id": balloon.identity,
-                "size": added,
-                "qom-path": f"/machine/peripheral/{balloon.identity}",
-            }
-            self._emit("MEMORY_DEVICE_SIZE_CHANGE", told)
+        if added != self._reported_bytes:
+            self._reported_bytes = added
+            self._events.memory_device_resized(balloon.identity, added)
+        for event in balloon.take_events():
+            self._events.of_balloon(balloon.identity, event)

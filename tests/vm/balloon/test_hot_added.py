@@ -16,7 +16,9 @@ from dynmem.trace_events import NO_TRACE, Trace, matching
 from dynmem.units import GIB, MIB, PAGE_SHIFT, PAGE_SIZE
 from dynmem.vm.balloon.device import Discarding
 from dynmem.vm.balloon.memory_device import ALIGNMENT, check_address, check_memdev
+from dynmem.vm.embedded.slots import SlotMap
 from dynmem.vm.faults import Faults
+from dynmem.vm.guest_memory import MappedMemory
 from dynmem.vm.memory_map import MachineMemory
 from dynmem.vm.options import machine as options
 from dynmem.vm.options import memory as memory_options
@@ -356,7 +358,7 @@ def refusal(memory: str, device: str, *objects: str) -> str:
     said = options.VmOptions(
         "t", parse_memory(memory), objects=memory_options.parse_objects(objects), balloon=balloon
     )
-    machine = MachineMemory(said, Faults(lambda: 0))
+    machine = MachineMemory(said, MappedMemory(), SlotMap(Faults(lambda: 0)))
     try:
         with pytest.raises(ConfigError) as refused:
             machine.plug_hot_added(said, NO_TRACE)

@@ -9,7 +9,7 @@ from dynmem.memory.backend import MemfdBackend
 from dynmem.space.address_space import Section
 from dynmem.units import MIB
 from dynmem.vm.embedded.hardware import Hardware
-from dynmem.vm.embedded.slots import Slots
+from dynmem.vm.embedded.slots import SlotMap
 from dynmem.vm.faults import Faults
 from dynmem.wire import hardware as wire
 
@@ -25,7 +25,7 @@ def section(index: int) -> Section:
 class Rig:
     def __init__(self) -> None:
         self.faults = Faults(lambda: 0)
-        self.slots = Slots(self.faults)
+        self.slots = SlotMap(self.faults)
         self.hardware = Hardware(lambda: None)
         self.hardware.guest_end.setblocking(False)
 

@@ -223,7 +223,7 @@ def test_a_dimm_that_is_plugged_is_told_of_everywhere(monitor: Monitor) -> None:
         "slot": 2,
         "node": 0,
         "memdev": "/objects/plain",
-        "hotplugged": False,  # the guest has not been started
+        "hotplugged": True,
         "hotpluggable": True,
     }
     for name in set(told) - {"id"}:

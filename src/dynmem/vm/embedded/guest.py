@@ -1,85 +1,140 @@
-"""The guest's processor from power on to power off: hardware, SynIC and the process that is the guest.
+"""The embedded guest as a platform: each life is a process with hardware and a SynIC of its own.
 
-A reset of the machine is a power cycle of this and of nothing else: the process is ended, whatever it thinks
-of that, and a new one gets a new hardware socket. So nothing that a guest did to its hardware outlives it.
+A reset of the machine is a power cycle of this and of nothing else: the process is ended, whatever it is
+doing, and a new one gets a new hardware socket. So nothing that a guest did to its hardware outlives it.
 """
 
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterable
 from typing import Final
 
-from dynmem.trace.capture import Capture
+from dynmem.vm.embedded.calls import Calls
 from dynmem.vm.embedded.hardware import Hardware
 from dynmem.vm.embedded.process import GuestProcess
+from dynmem.vm.embedded.slots import SlotMap
 from dynmem.vm.faults import Faults
-from dynmem.vm.hyperv.hypercalls import Hypercalls
 from dynmem.vm.hyperv.synic import Synic
-from dynmem.vm.options.machine import GuestOptions
-from dynmem.vmbus import Bus
+from dynmem.vm.options.machine import VmOptions
+from dynmem.vm.platform import GuestCalls, GuestEnding
+from dynmem.vmbus import OutgoingMessage, Signal
 from dynmem.vmbus.memory import GuestMemory
-from dynmem.wire.synic import VMBUS_SINT
+from dynmem.wire.synic import VMBUS_MESSAGE_TYPE, VMBUS_SINT, MessageSlot
 
 
-class Processor:
-    """One life of the guest: `power_on`, then `power_off`. `wake` is called when the guest acts."""
+class _Life:
+    """One guest from power on to power off; `process` once it has been started."""
 
     def __init__(
-        self,
-        memory: GuestMemory,
-        bus: Bus,
-        *,
-        wake: Callable[[], None],
-        faults: Faults,
-        capture: Capture | None,
+        self, memory: GuestMemory, slots: SlotMap, *, wake: Callable[[], None], faults: Faults
     ) -> None:
         self.hardware: Final = Hardware(wake)
         self.synic: Final = Synic(memory, self.hardware.interrupt, faults)
-        self.hypercalls: Final = Hypercalls(memory, bus, capture)
-        self._bus = bus
-        self._process: GuestProcess | None = None
+        self.calls: Final = Calls(
+            self.hardware, slots, self.synic, wake=wake, hang_up=self.hang_up, faults=faults
+        )
+        self.process: GuestProcess | None = None
 
-    def power_on(
-        self, options: GuestOptions, console: Path | None, exited: Callable[[], None], *, again: bool
+    def hang_up(self) -> None:
+        """End a guest that has closed its hardware: it could do nothing more."""
+        if self.process is not None:
+            self.process.kill()
+
+
+class EmbeddedGuest:
+    """A `Platform` whose guest is a process that ends by itself, or is ended.
+
+    Attributes:
+        slots: The guest's memory slots.
+
+    """
+
+    def __init__(
+        self,
+        options: VmOptions,
+        memory: GuestMemory,
+        *,
+        wake: Callable[[], None],
+        exited: Callable[[], None],
+        faults: Faults,
     ) -> None:
-        """Start the guest on its hardware, to which memory has been sent. Raises ConfigError.
+        self._options: Final = options
+        self._memory = memory
+        self._wake = wake
+        self._exited = exited
+        self._faults = faults
+        self.slots: Final = SlotMap(faults)
+        self._life: _Life | None = None
+        self._lives = 0
 
-        `again`: it is not the machine's first guest, so the console goes on where the last one left it.
-        """
-        hardware = self.hardware
+    def power_on(self, doorbells: Iterable[int]) -> None:
+        life = self._life = _Life(self._memory, self.slots, wake=self._wake, faults=self._faults)
+        hardware = life.hardware
+        self.slots.connect(hardware)
         hardware.bind_sint(VMBUS_SINT)
-        for channel in self._bus.channels.values():
-            hardware.bind_doorbell(channel.connection_id)
-        self._process = GuestProcess(options, hardware.guest_end.fileno(), console, exited, append=again)
-        hardware.guest_end.close()
+        for connection_id in doorbells:
+            hardware.bind_doorbell(connection_id)
+        life.process = self._start(hardware)
+        self._lives += 1
         hardware.start()
+
+    def _start(self, hardware: Hardware) -> GuestProcess | None:
+        """Start the process. Only the first one empties the console's file."""
+        fd = hardware.guest_end.fileno()
+        process = GuestProcess(
+            self._options.guest, fd, self._options.serial, self._exited, append=self._lives > 0
+        )
+        hardware.guest_end.close()
+        return process
+
+    async def power_off(self) -> None:
+        if self._life is None:
+            return
+        life = self._life
+        if life.process is not None:
+            await life.process.end()
+        life.hardware.close()
+        self.slots.disconnect()
+        self._life = None
 
     @property
     def pid(self) -> int:
         """The guest's process."""
-        assert self._process is not None
-        return self._process.pid
+        assert self._life is not None
+        assert self._life.process is not None
+        return self._life.process.pid
 
     def freeze(self) -> None:
-        """Stop it in its tracks."""
-        if self._process is not None:
-            self._process.freeze()
+        if self._life is not None and self._life.process is not None:
+            self._life.process.freeze()
 
     def thaw(self) -> None:
-        """Let it go on."""
-        if self._process is not None:
-            self._process.thaw()
+        if self._life is not None and self._life.process is not None:
+            self._life.process.thaw()
 
-    def hang_up(self) -> None:
-        """The guest has closed its hardware: without it there is nothing that it could still do."""
-        if self._process is not None:
-            self._process.kill()
+    @property
+    def ending(self) -> GuestEnding | None:
+        process = None if self._life is None else self._life.process
+        return None if process is None else process.ending
 
-    def ending(self) -> str | None:
-        """How the guest ended, in words; None while it runs or when it said itself that all is well."""
-        return self._process.ending() if self._process is not None else None
+    async def serve(self, calls: GuestCalls) -> None:
+        if self._life is not None:
+            await self._life.calls.serve(calls)
 
-    async def power_off(self) -> None:
-        """End the guest and wait until nothing of it is there; then let go of its hardware."""
-        if self._process is not None:
-            await self._process.end()
-        self.hardware.close()
+    def deliver(self, message: OutgoingMessage) -> bool:
+        slot = MessageSlot(VMBUS_MESSAGE_TYPE, message.payload)
+        return self._life is not None and self._life.synic.deliver(message.sint, slot)
+
+    def signal(self, signal: Signal) -> None:
+        if self._life is not None:
+            self._life.synic.signal(signal.sint, signal.flag)
+
+    def plug(self, address: int) -> None:
+        number = self.slots.number_at(address)
+        if self._life is not None and number is not None:
+            self._life.hardware.plug(number)
+
+    def unplug(self, address: int) -> bool:
+        number = self.slots.number_at(address)
+        if self._life is None or number is None:
+            return False
+        self._life.hardware.unplug(number)
+        return True

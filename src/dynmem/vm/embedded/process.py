@@ -13,6 +13,7 @@ import dynmem
 from dynmem.errors import ConfigError
 from dynmem.vm.embedded.hardware import Readiness
 from dynmem.vm.options.machine import GuestOptions
+from dynmem.vm.platform import GuestEnding
 
 # numpy's libraries would start a thread for every processor, and the guest needs one
 ENVIRONMENT: Final = {
@@ -86,14 +87,16 @@ class GuestProcess:
             os.close(self._pidfd.fd)
             self._pidfd.fd = -1
 
-    def ending(self) -> str | None:
-        """How it ended, in words; None while it runs or when it said itself that all is well."""
+    @property
+    def ending(self) -> GuestEnding | None:
+        """How it ended; None while it runs, and after exit code 0."""
         code = self._process.poll()
         if not code:
             return None
         if code > 0:
-            return f"exit code {code}"
-        return f"killed by {signal.Signals(-code).name}"
+            return GuestEnding(f"exit code {code}")
+        by = signal.Signals(-code)
+        return GuestEnding(f"killed by {by.name}", by)
 
 
 def _console(serial: Path | None, *, append: bool) -> IO[bytes]:

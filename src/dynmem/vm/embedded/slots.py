@@ -37,7 +37,7 @@ class _Slot:
         return self.section.address + self.section.size
 
 
-class Slots:
+class SlotMap:
     """Listens to an address space, and is the consumer of memory slots that is called "embedded guest"."""
 
     name: Final = "embedded guest"
@@ -110,6 +110,11 @@ class Slots:
         """The number of the slot that begins at `address`; None when the guest does not know of it."""
         slot = self._slots.get(address)
         return slot.number if slot is not None and slot.number >= 0 else None
+
+    def address_of(self, number: int) -> int | None:
+        """The address of the slot that has `number`; None when none has it, and while the slot is leaving."""
+        slot = self._numbers.get(number)
+        return None if slot is None or slot.state is _State.LEAVING else slot.section.address
 
     def _send(self, slot: _Slot) -> None:
         if self._hardware is None or len(self._numbers) >= HARDWARE_SLOTS_MAX:

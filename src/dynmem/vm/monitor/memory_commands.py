@@ -107,7 +107,7 @@ class _Handlers:
         if self._is_own(options.memdev):
             raise wrong(f"can't use already busy memdev: {options.memdev}")
         try:
-            self._machine.devices.plug(options)
+            self._machine.dimms.plug(options)
         except DynmemError as error:
             raise _refusal(error) from error
         return {}
@@ -125,7 +125,7 @@ class _Handlers:
         if device.kinds[0] == HV_BALLOON:
             raise wrong(_NO_HOTPLUG)
         try:
-            self._machine.devices.request_unplug(device.path.rpartition("/")[2])
+            self._machine.dimms.request_unplug(device.path.rpartition("/")[2])
         except DynmemError as error:
             raise _refusal(error) from error
         return {}

@@ -57,8 +57,8 @@ class Tree:
     def _devices(self, memory: dict[int, Node], root: Callable[[], Node]) -> Iterable[tuple[str, str, Node]]:
         """All devices with the folder that they are in and their name; `memory` are objects by backend."""
         machine = self._machine
-        for name, dimm in machine.devices.dimms.items():
-            path = machine.devices.path(name)
+        for name, dimm in machine.dimms.by_name.items():
+            path = machine.dimms.path(name)
             folder = path.split("/")[2]
             yield folder, name, dimm_node(path, dimm, memory.get(id(dimm.backend)), root)
         balloon, options = machine.balloon, machine.options.balloon

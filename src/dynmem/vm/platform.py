@@ -1,0 +1,129 @@
+"""The seam below a machine: what it asks of whatever runs its guest, and what that asks of the machine.
+
+A platform runs one guest after another: the embedded guest's process (`embedded`) is one, and vCPU threads on
+a hypervisor are another. The machine knows its platform by these protocols only; `machine` alone chooses one.
+
+    machine --> Platform     power, freezing, DIMMs, messages and signals for the guest
+    machine --> MemorySlots  the guest's address space, section by section, and what the guest acknowledged
+    platform --> GuestCalls  hypercalls, room for messages, answers about DIMMs
+
+Everything here is called on the machine's event loop. A platform with threads of its own queues what they
+meet, bounded, and serves it when the machine next calls `serve`.
+"""
+
+from collections.abc import Callable, Iterable
+from signal import Signals
+from typing import NamedTuple, Protocol
+
+from dynmem.space.address_space import Listener
+from dynmem.space.memslots import SlotConsumer
+from dynmem.vm.faults import Faults
+from dynmem.vm.options.machine import VmOptions
+from dynmem.vmbus import OutgoingMessage, Signal
+from dynmem.vmbus.memory import GuestMemory
+from dynmem.wire.synic import HvStatus
+
+
+class GuestEnding(NamedTuple):
+    """How a guest ended that did not power itself off.
+
+    Attributes:
+        how: A phrase for the log, such as "killed by SIGBUS".
+        signal: The signal that ended it, if one did.
+
+    """
+
+    how: str
+    signal: Signals | None = None
+
+
+class GuestCalls(Protocol):
+    """What a platform hands up from its guest, while the machine has it `serve`."""
+
+    async def hypercall(self, control: int, parameter: int) -> HvStatus:
+        """Carry out a hypercall and return its status; what follows from it is done when this returns.
+
+        `parameter` is the address of the input, or the input itself of a fast call.
+        """
+
+    def retry_messages(self) -> None:
+        """Deliver what waits for a message slot: the guest has written an MSR of its SynIC, perhaps EOM."""
+
+    async def unplug_answered(self, address: int, *, is_done: bool) -> None:
+        """Unplug the DIMM at `address` if the guest released it, or report that it did not."""
+
+
+class MemorySlots(Listener, SlotConsumer, Protocol):
+    """The guest's memory slots: one for each section of the address space that they listen to."""
+
+    def is_mapped(self, address: int, size: int) -> bool:
+        """Return whether the guest has acknowledged all memory of `size` bytes from `address` on."""
+
+
+class Platform(Protocol):
+    """Runs the guest of one machine, one life after another: `power_on`, later `power_off`, and again."""
+
+    @property
+    def slots(self) -> MemorySlots:
+        """The guest's memory slots. They outlive a guest: the next one starts with what is mapped then."""
+
+    def power_on(self, doorbells: Iterable[int]) -> None:
+        """Start a guest with the memory that is mapped, and a doorbell for each connection id.
+
+        Raises ConfigError.
+        """
+
+    async def power_off(self) -> None:
+        """End the guest, if there is one, and release its hardware; `exited` is not called.
+
+        When this returns nothing of the guest can touch memory any more.
+        """
+
+    def freeze(self) -> None:
+        """Stop the guest where it is."""
+
+    def thaw(self) -> None:
+        """Let a frozen guest run again."""
+
+    @property
+    def ending(self) -> GuestEnding | None:
+        """How the guest ended; None while it runs, and when it powered itself off."""
+
+    async def serve(self, calls: GuestCalls) -> None:
+        """Hand up what the guest has done, a bounded number of calls; `wake` if there may be more."""
+
+    def deliver(self, message: OutgoingMessage) -> bool:
+        """Put a message into the guest's message slot and interrupt the guest; False while it is full."""
+
+    def signal(self, signal: Signal) -> None:
+        """Set an event flag and interrupt the guest."""
+
+    def plug(self, address: int) -> None:
+        """Announce the DIMM whose memory is mapped at `address` to the guest, if one runs."""
+
+    def unplug(self, address: int) -> bool:
+        """Ask the guest to release the DIMM at `address`; False when no guest knows of it."""
+
+
+class MakePlatform(Protocol):
+    """Makes the platform of a machine."""
+
+    def __call__(
+        self,
+        options: VmOptions,
+        memory: GuestMemory,
+        *,
+        wake: Callable[[], None],
+        exited: Callable[[], None],
+        faults: Faults,
+    ) -> Platform:
+        """Make it, with no guest yet.
+
+        Args:
+            options: Those of the machine.
+            memory: Guest memory, for message and event pages.
+            wake: Called when the guest has done something that `serve` will take.
+            exited: Called when the guest's life has ended without `power_off`.
+            faults: Where wrong behaviour of the guest is counted.
+
+        """
