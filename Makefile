@@ -33,6 +33,7 @@ lint: .venv/dev.stamp
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/python scripts/public_types.py
 
 conformance: .venv/run.stamp  ## our two ends against the suite that other implementers can run on theirs
 	$(BIN)/python -m dynmem.conformance $(ARGS)
