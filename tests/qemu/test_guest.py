@@ -170,7 +170,7 @@ def test_a_stopped_process_is_ended_all_the_same(boot: Boot) -> None:
 def test_a_guest_whose_qemu_ends_is_lost_with_a_sentence(boot: Boot, until: Until) -> None:
     guest = boot(128)
     os.kill(guest.pid, signal.SIGKILL)
-    with pytest.raises(GuestLostError, match=r"guest g is gone: QEMU ended with exit code -9"):
+    with pytest.raises(GuestLostError, match=r"guest g is lost: QEMU ended with exit code -9"):
         until(guest, lambda: False)
 
 
@@ -179,13 +179,13 @@ def test_what_qemu_complains_about_is_in_the_sentence(folder: Path) -> None:
         first.ready(60)
         second = QemuGuest("b", 128 * MIB, folder)
         second.lab_qmp_path = folder / "missing" / "b.qmp"
-        with second, pytest.raises(GuestLostError, match=r"guest b is gone.*No such file"):
+        with second, pytest.raises(GuestLostError, match=r"guest b is lost.*No such file"):
             second.ready(60)
 
 
 def test_a_guest_that_is_not_up_in_time_says_so_and_goes(folder: Path) -> None:
     guest = QemuGuest("g", 128 * MIB, folder)
-    with guest, pytest.raises(DeadlineError, match=r"said nothing within 0\.05 s"):
+    with guest, pytest.raises(DeadlineError, match=r"sent no report within 0\.05 s"):
         guest.ready(0.05)
     assert list(folder.iterdir()) == []
 

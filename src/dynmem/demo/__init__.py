@@ -1,1 +1,1 @@
-"""The demonstration: several virtual machines share a budget while somebody watches."""
+"""The demonstration: several virtual machines share a budget while you watch."""

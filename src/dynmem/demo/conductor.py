@@ -1,4 +1,4 @@
-"""The demonstration's manager (`dynmem run`): its configuration, its answers, and its `reserve`."""
+"""The demonstration's manager (`dynmem run`): its configuration, its status, and its `reserve`."""
 
 import json
 import time
@@ -20,7 +20,7 @@ ANSWER_WAIT_S: Final = 10.0
 
 
 class Conductor:
-    """Runs the manager over a configuration made from the scenario, and asks it."""
+    """Runs the manager with a configuration made from the scenario, and sends it requests."""
 
     def __init__(self, scenario: Scenario, guests: Sequence[Guest], folder: Path) -> None:
         self._socket = folder / "api.sock"
@@ -29,7 +29,7 @@ class Conductor:
         self._program = Program("the manager", folder / "manager.log")
 
     def start(self) -> None:
-        """Start the manager and wait until it answers."""
+        """Start the manager and wait until it replies."""
         self._program.start(["run", "--config", str(self._config)])
         deadline = time.monotonic() + ANSWER_WAIT_S
         while True:
@@ -52,7 +52,7 @@ class Conductor:
         return msgspec.convert(client.ask(self._socket, {"command": "status"}), StatusView)
 
     def reserve(self, name: str, size: int, wait_s: float) -> None:
-        """Make room for a VM about to start; DeadlineError when there is none in time."""
+        """Make room for a VM that is about to start. Raises DeadlineError if there is none in time."""
         request = {
             "command": "reserve",
             "name": name,
@@ -62,7 +62,7 @@ class Conductor:
         client.ask(self._socket, request, timeout_s=wait_s + 5)
 
     def stop(self) -> None:
-        """End the manager; it leaves every target as it is."""
+        """Stop the manager; every target stays as it is."""
         self._program.stop()
 
 

@@ -1,4 +1,4 @@
-"""The demonstration's guests, alike from outside: start one, read what its load says, stop it."""
+"""The demonstration's guests behind one interface: start one, read its load's reports, stop it."""
 
 from pathlib import Path
 from typing import Final, Protocol
@@ -13,7 +13,7 @@ TAIL_BYTES: Final = 16384
 
 
 class LoadReport(msgspec.Struct, frozen=True):
-    """What a guest's load said last (one JSON line of its serial console); a part of what both kinds say."""
+    """The latest report of a guest's load (a JSON line of its serial console): what both kinds report."""
 
     wanted_pages: int
     held_pages: int
@@ -22,12 +22,12 @@ class LoadReport(msgspec.Struct, frozen=True):
 
     @property
     def wanted_bytes(self) -> int:
-        """What the load wants."""
+        """Bytes that the load wants."""
         return self.wanted_pages * PAGE_SIZE
 
     @property
     def held_bytes(self) -> int:
-        """What the load has, verified or to be verified."""
+        """Bytes that the load holds, verified or not."""
         return self.held_pages * PAGE_SIZE
 
 
@@ -39,24 +39,24 @@ class Guest(Protocol):
     monitor: Path
 
     def start(self, seconds_gone: float, duration_s: float) -> None:
-        """Boot it, `seconds_gone` into a run of `duration_s`."""
+        """Boot the guest, `seconds_gone` into a run of `duration_s`."""
 
     @property
     def pid(self) -> int:
         """The process that holds its RAM."""
 
     def report(self) -> LoadReport | None:
-        """The newest word of its load; None before there is one. Raises when the VM has ended."""
+        """Return the latest report of its load, or None before the first. Raises if the VM has ended."""
 
     def stop(self) -> None:
-        """End it and leave nothing behind."""
+        """Stop the guest and leave nothing behind."""
 
 
 _decoder: Final = msgspec.json.Decoder(LoadReport)
 
 
 def last_report(serial: Path) -> LoadReport | None:
-    """The last whole report in a file that a guest's serial console is written to."""
+    """Return the last complete report in the file of a guest's serial console."""
     try:
         with serial.open("rb") as file:
             file.seek(max(0, file.seek(0, 2) - TAIL_BYTES))
@@ -72,7 +72,7 @@ def last_report(serial: Path) -> LoadReport | None:
 
 
 class EmbeddedGuest:
-    """A VM under `dynmem vm`: its guest is a process of this package that behaves as a guest."""
+    """A VM of `dynmem vm`: its guest is a process of this package that behaves like a guest."""
 
     backend = "embedded process"
 
@@ -84,7 +84,6 @@ class EmbeddedGuest:
         self._seed = seed
 
     def start(self, seconds_gone: float, duration_s: float) -> None:
-        """Boot it with a load whose one peak lies where the scenario says."""
         member = self.member
         begin = max(0.0, member.peak_from * duration_s - seconds_gone)
         end = max(begin + 0.1, member.peak_to * duration_s - seconds_gone)
@@ -107,14 +106,11 @@ class EmbeddedGuest:
 
     @property
     def pid(self) -> int:
-        """The VM's process."""
         return self._program.pid
 
     def report(self) -> LoadReport | None:
-        """The newest line of its serial console."""
         self._program.check()
         return last_report(self._serial)
 
     def stop(self) -> None:
-        """End it."""
         self._program.stop()

@@ -14,12 +14,12 @@ LEFT: Final = 64
 RIGHT: Final = 12
 TOP: Final = 12
 BOTTOM: Final = 26
-POINTS_MAX: Final = 600  # more than a point a pixel and a half shows nothing and makes the file large
+POINTS_MAX: Final = 600  # more than a point per pixel and a half would only make the file larger
 COLOURS: Final = ("#3d7ea6", "#c56b3f", "#5f9150", "#8a5fa8", "#b59a2e")
 
 LEGEND: Final = (
-    "Below, for each VM: filled, what is resident on the host; "
-    "the line, what it is assigned; dashed, what its load wants."
+    "Below, for each VM: the filled area is resident on the host, the line is the size it is assigned, "
+    "and the dashed line is what its load wants."
 )
 
 STYLE: Final = """
@@ -40,7 +40,7 @@ td:nth-child(-n+2), th:nth-child(-n+2) { text-align: left; }
 
 
 class _Scale:
-    """Maps seconds and bytes into one chart's pixels."""
+    """Maps seconds and bytes to the pixels of one chart."""
 
     def __init__(self, seconds: float, top_bytes: int) -> None:
         self.seconds = max(seconds, 1e-9)
@@ -155,7 +155,7 @@ def _lead(summary: Summary) -> str:
 
 
 def render(samples: Sequence[Sample], summary: Summary, note: str) -> str:
-    """The page as text; `note` says what the guests are."""
+    """Return the page as HTML; `note` says what the guests are."""
     samples = _thin(samples)
     names = [vm.name for vm in summary.vms]
     charts = [

@@ -1,4 +1,4 @@
-"""Starting the demonstration's programs, and ending every one of them whatever happens."""
+"""Starts the demonstration's programs, and ends every one of them whatever happens."""
 
 import signal
 import subprocess
@@ -15,7 +15,7 @@ LOG_TAIL_BYTES: Final = 600
 
 
 class Program:
-    """One `dynmem` command in a session of its own, so that Ctrl-C reaches only the demonstration."""
+    """One `dynmem` command in its own session, so that Ctrl-C reaches only the demonstration."""
 
     def __init__(self, name: str, log: Path) -> None:
         self.name = name
@@ -24,12 +24,12 @@ class Program:
 
     @property
     def pid(self) -> int:
-        """Its process id; it must have been started."""
+        """Its process id, once it has been started."""
         assert self._process is not None
         return self._process.pid
 
     def start(self, arguments: Sequence[str]) -> None:
-        """Run ``dynmem ARGUMENTS`` with this very interpreter; what it says goes to the log."""
+        """Run ``dynmem ARGUMENTS`` with this interpreter and write its output to the log."""
         assert self._process is None
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
@@ -41,15 +41,15 @@ class Program:
             )
 
     def check(self) -> None:
-        """Raise with the end of its log if it has ended by itself."""
+        """Raise, quoting the end of its log, if it has ended by itself."""
         if self._process is not None and self._process.poll() is not None:
             tail = self.log.read_bytes()[-LOG_TAIL_BYTES:].decode("utf-8", "replace").strip()
             raise DynmemError(
-                f"{self.name} ended with status {self._process.returncode}: {tail or 'no word'}"
+                f"{self.name} ended with status {self._process.returncode}: {tail or 'nothing in its log'}"
             )
 
     def stop(self) -> None:
-        """End it: politely, then not. Never raises; may be called twice."""
+        """Terminate it, then kill it if necessary. Never raises; may be called twice."""
         process = self._process
         if process is None or process.poll() is not None:
             return

@@ -14,9 +14,9 @@ POLITE_RESERVE_BYTES: Final = 24 * MIB
 
 
 class LinuxGuest:
-    """Boots a stock cloud kernel; its load is told on the serial port when to peak.
+    """Boots a stock cloud kernel; its load is sent its peak over the serial port.
 
-    A `polite` load waits when its guest has little left, where another would be OOM-killed.
+    A `polite` load waits when its guest has little memory left, where another would be OOM-killed.
     """
 
     def __init__(self, member: Member, folder: Path, accel: Accelerator, *, polite: bool) -> None:
@@ -32,18 +32,17 @@ class LinuxGuest:
         self._duration_s = 1.0
 
     def start(self, seconds_gone: float, duration_s: float) -> None:
-        """Boot it; the thread that calls this has to outlive the guest."""
+        # QEMU ends with the thread that calls this.
         self._began = time.monotonic() - seconds_gone
         self._duration_s = duration_s
         self._guest.start()
 
     @property
     def pid(self) -> int:
-        """QEMU's process."""
         return self._guest.pid
 
     def report(self) -> LoadReport | None:
-        """The newest word of its load; tells the load when its peak begins and ends."""
+        # Also sends the load the beginning and end of its peak.
         self._guest.check()
         report = self._guest.read_serial()
         if report is None:
@@ -53,7 +52,6 @@ class LinuxGuest:
         return LoadReport(report.wanted_pages, report.held_pages, report.wrong_bytes, kills)
 
     def stop(self) -> None:
-        """End QEMU."""
         self._guest.stop()
 
     def _keep_to_the_scenario(self) -> None:

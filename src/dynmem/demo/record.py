@@ -1,4 +1,4 @@
-"""What the demonstration records: one sample after another, and the summary they add up to."""
+"""What the demonstration records: a series of samples, and their summary."""
 
 import msgspec
 
@@ -8,27 +8,43 @@ SUMMARY_SCHEMA_VERSION = 1
 
 
 class VmSample(msgspec.Struct, frozen=True):
-    """One VM at one moment; sizes in bytes."""
+    """One VM at one moment; sizes in bytes.
 
-    wanted: int  # what its load asks for now
-    held: int  # what its load has
-    demand: int  # what the manager takes the guest's demand to be; 0 while it does not know
-    assigned: int  # what the VM may use now; 0 before it is there
-    planned: int  # what the manager's plan gives it
-    resident: int  # the host's own figure: st_blocks of its RAM
-    reason: str  # the manager's sentence
+    Attributes:
+        wanted: What its load wants now.
+        held: What its load holds.
+        demand: The manager's figure for the guest's demand; 0 while unknown.
+        assigned: What the VM may use now; 0 before it runs.
+        planned: Its size in the manager's plan.
+        resident: The host's own figure: st_blocks of its RAM.
+        reason: The manager's reason for its size.
+    """
+
+    wanted: int
+    held: int
+    demand: int
+    assigned: int
+    planned: int
+    resident: int
+    reason: str
 
 
 class Sample(msgspec.Struct, frozen=True):
-    """All VMs at one moment."""
+    """All VMs at one moment.
 
-    at_ns: int  # since the start of the loads
-    host_available: int  # MemAvailable of the host, bytes
+    Attributes:
+        at_ns: Time since the start of the loads.
+        host_available: MemAvailable of the host, bytes.
+        vms: The VMs by name.
+    """
+
+    at_ns: int
+    host_available: int
     vms: dict[str, VmSample]
 
     @property
     def resident(self) -> int:
-        """Sum of what the host says is resident, bytes."""
+        """Bytes resident on the host, over all VMs."""
         return sum(vm.resident for vm in self.vms.values())
 
 
@@ -46,10 +62,10 @@ class VmSummary(msgspec.Struct, frozen=True):
 
 
 class Summary(msgspec.Struct, frozen=True):
-    """The whole run; the keys of ``dynmem demo --json``."""
+    """The whole run; its fields are the keys of ``dynmem demo --json``. `mode` is "managed" or "static"."""
 
     schema_version: int
-    mode: str  # "managed" or "static"
+    mode: str
     seed: int
     wrong_bytes: int
     pages_moved: int
@@ -61,14 +77,14 @@ class Summary(msgspec.Struct, frozen=True):
 
 
 class UnmetDemand:
-    """Adds up VM-seconds of unmet demand: each second counts by the share of the demand that was unmet."""
+    """Adds up VM-seconds of unmet demand: each second counts as the fraction of the demand that was unmet."""
 
     def __init__(self) -> None:
         self.seconds: float = 0.0
         self._last_ns: int | None = None
 
     def observe(self, at_ns: int, wanted: int, held: int) -> None:
-        """Account the time since the last call with the shortfall of this moment (bytes)."""
+        """Add the time since the last call, at the present shortfall."""
         if self._last_ns is not None and wanted > held:
             share = (wanted - held) / wanted
             self.seconds += share * (at_ns - self._last_ns) / NS_PER_S

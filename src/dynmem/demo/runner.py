@@ -1,8 +1,8 @@
-"""One run of the demonstration: start everything, watch it, add it up, and leave nothing behind.
+"""One run of the demonstration: start everything, watch it, summarise it, and leave nothing behind.
 
-Two threads besides the main one: the sampler of resident memory, and the starter, which asks the manager for
-room before each VM. Ctrl-C only sets a flag, so that no moment exists in which something is started and not
-yet known; every wait looks at the flag.
+There are two threads besides the main one: the sampler of resident memory, and the starter, which reserves
+room with the manager before each VM. Ctrl-C only sets a flag, which every wait checks, so there is no moment
+in which something has started but is not yet known.
 """
 
 import signal
@@ -28,19 +28,19 @@ from dynmem.manager.sweep import host
 from dynmem.units import NS_PER_S, PAGE_SIZE
 
 TICK_S: Final = 0.1
-RESERVE_WAIT_S: Final = 1.0  # a `reserve` is asked again after this, so that Ctrl-C is noticed
+RESERVE_WAIT_S: Final = 1.0  # a `reserve` is repeated after this, so that Ctrl-C is noticed
 START_WAIT_S: Final = 60.0
 
 
 class InterruptedRunError(DynmemError):
-    """Somebody pressed Ctrl-C (or sent SIGTERM)."""
+    """The user pressed Ctrl-C or sent SIGTERM."""
 
     exit_code = ExitCode.INTERRUPTED
 
 
 @contextmanager
 def interrupts() -> Iterator[threading.Event]:
-    """An event that SIGINT and SIGTERM set instead of stopping the program."""
+    """Yield an event that SIGINT and SIGTERM set instead of stopping the program."""
     event = threading.Event()
 
     def note(_number: int, _frame: FrameType | None) -> None:
@@ -55,7 +55,7 @@ def interrupts() -> Iterator[threading.Event]:
 
 
 class _Account:
-    """What is added up for one VM while it runs."""
+    """The running totals of one VM."""
 
     def __init__(self, guest: Guest) -> None:
         self.guest = guest
@@ -70,14 +70,14 @@ class _Account:
         self.oom_kills = 0
 
     def assign(self, actual: int, reason: str) -> None:
-        """Note what the manager says it has now."""
+        """Record the size that the manager reports for it."""
         if self.assigned and actual:
             self.pages_moved += abs(actual - self.assigned) // PAGE_SIZE
         self.assigned = actual or self.assigned
         self.reason = reason
 
     def hear(self, now_ns: int) -> None:
-        """Read its load's newest report."""
+        """Record its load's latest report."""
         report = self.guest.report()
         if report is None:
             return
@@ -108,16 +108,16 @@ class Run:
 
     @property
     def elapsed_s(self) -> float:
-        """Seconds since the first VM was asked for."""
+        """Seconds since the first VM was started."""
         return time.monotonic() - self._begin if self._begin else 0.0
 
     @property
     def backends(self) -> dict[str, str]:
-        """What kind of guest each VM is."""
+        """The kind of guest of each VM."""
         return {name: account.guest.backend for name, account in self._accounts.items()}
 
     def execute(self, show: Callable[["Run", Sample], None]) -> Summary:
-        """Do it all; calls `show` with every sample. Raises InterruptedRunError and GuestLostError."""
+        """Carry out the run; call `show` with every sample. Raises InterruptedRunError and GuestLostError."""
         with interrupts() as stop, ExitStack() as cleanup:
             folder = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="dynmem-demo-")))
             guests = [self._guest(member_index, folder) for member_index in range(len(self.scenario.members))]
@@ -158,7 +158,7 @@ class Run:
                     fix_share(guest.monitor, self.scenario.share_bytes)
                     self._accounts[guest.member.name].assign(self.scenario.share_bytes, "fixed share")
             done.wait()  # QEMU ends with the thread that started it
-        except Exception as error:  # raised again where somebody hears it, by the main thread
+        except Exception as error:  # raised again by the main thread
             self._failure = error
 
     def _make_room(self, guest: Guest, stop: threading.Event, done: threading.Event) -> bool:
@@ -185,7 +185,9 @@ class Run:
                 self._sampler.watch(guest.member.name, guest.pid, guest.member.maximum_bytes)
                 watched = True
             if time.monotonic() > deadline:
-                raise DeadlineError(f"{guest.member.name} has said nothing for {START_WAIT_S:.0f} s")
+                raise DeadlineError(
+                    f"{guest.member.name} sent no report for {START_WAIT_S:.0f} s after its start"
+                )
         if not watched:
             self._sampler.watch(guest.member.name, guest.pid, guest.member.maximum_bytes)
         self._started.add(guest.member.name)
@@ -194,7 +196,7 @@ class Run:
     def _watch(self, stop: threading.Event, show: Callable[["Run", Sample], None]) -> None:
         while self.elapsed_s < self.duration_s:
             if stop.wait(TICK_S):
-                raise InterruptedRunError("stopped; every VM of the demonstration has been ended")
+                raise InterruptedRunError("interrupted; every VM of the demonstration has been stopped")
             if self._failure is not None:
                 raise self._failure
             if self._conductor is not None:
@@ -232,7 +234,7 @@ class Run:
         return Sample(now_ns, host.read_host().mem_available_bytes, vms)
 
     def summary(self) -> Summary:
-        """What the run adds up to so far."""
+        """Return the summary of the run so far."""
         vms = [
             VmSummary(
                 name=name,

@@ -1,4 +1,4 @@
-"""Sampling what is resident, many times a second, in a thread of its own: the host's word on the budget."""
+"""Samples resident memory many times per second in its own thread: the host's figure for the budget."""
 
 import threading
 import time
@@ -8,12 +8,12 @@ from dynmem.errors import DynmemError
 from dynmem.manager.sweep.process import Process
 from dynmem.manager.sweep.resident import ResidentMeter
 
+# 25 samples per second, so that a busy machine still makes the ten that are promised.
 INTERVAL_S: Final = 0.04
-"""25 samples a second, so that a busy machine still gives the ten that are promised."""
 
 
 class ResidentSampler:
-    """Sums the resident memory of processes and remembers the peaks. Use as a context manager."""
+    """Sums the resident memory of processes and keeps the peaks. Use as a context manager."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -37,7 +37,7 @@ class ResidentSampler:
         self._thread.join()
 
     def watch(self, name: str, pid: int, ram_bytes: int) -> None:
-        """Count the process from now on."""
+        """Include this process from now on."""
         process = Process.of(pid)
         if process is None:
             raise DynmemError(f"{name}: process {pid} ended before it could be watched")
@@ -45,11 +45,11 @@ class ResidentSampler:
             self._meters[name] = (ResidentMeter(process), ram_bytes)
 
     def resident_bytes(self, name: str) -> int:
-        """The newest figure of one VM, 0 before there is one."""
+        """Return the latest figure of one VM, or 0 before the first."""
         return self._latest.get(name, 0)
 
     def peak_of(self, name: str) -> int:
-        """The most one VM has held."""
+        """Return the peak of one VM."""
         return self._peaks.get(name, 0)
 
     def _run(self) -> None:

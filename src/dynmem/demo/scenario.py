@@ -1,9 +1,9 @@
-"""Who takes part in the demonstration, how much there is to share, and whose load rises when.
+"""The demonstration's VMs, the memory they share, and when each load rises.
 
-The maximums add up to twice the budget. Every load has one peak; `batch` (priority low) begins to want more
-while `web` still has the most of it: `batch` is squeezed and, when `web` is done, rescued. What a load holds
-is never taken from it; a guest gives up only what is free, and like Linux it keeps a floor for itself (a
-quarter to a fifth of guests this small). Each maximum fits beside the floors of those that start before it.
+The maximums add up to twice the budget. Every load has one peak. `batch` (priority low) begins to want more
+while `web` still holds most of the budget: `batch` is squeezed and, when `web` is done, rescued. A load never
+loses what it holds: a guest gives up only free memory and, like Linux, keeps a floor for itself (a quarter to
+a fifth of guests this small). Each maximum fits beside the floors of the VMs that start before it.
 """
 
 import random
@@ -14,13 +14,17 @@ from dynmem.policy import Priority
 from dynmem.units import MIB
 
 Kind = Literal["embedded", "qemu"]
-LOAD_LOW: Final = 0.05  # of the VM's maximum
+# Of the VM's maximum.
+LOAD_LOW: Final = 0.05
 LOAD_HIGH: Final = 0.80
 
 
 @dataclass(frozen=True)
 class Member:
-    """One VM of the cast; its load is low but between `peak_from` and `peak_to` (fractions of the run)."""
+    """One VM. Its load is high between `peak_from` and `peak_to` (fractions of the run) and low otherwise.
+
+    `rate_bytes` is how fast the load grows, per second.
+    """
 
     name: str
     kind: Kind
@@ -31,17 +35,17 @@ class Member:
     peak_to: float
     load_low: float = LOAD_LOW
     load_high: float = LOAD_HIGH
-    rate_bytes: int = 96 * MIB  # how fast its load grows, bytes a second
+    rate_bytes: int = 96 * MIB
 
     def wanted_bytes(self, moment: float) -> int:
-        """What the load wants at `moment` (a fraction of the run), before its rate is taken into account."""
+        """Return the bytes the load wants at `moment` (a fraction of the run), regardless of its rate."""
         share = self.load_high if self.peak_from <= moment < self.peak_to else self.load_low
         return int(self.maximum_bytes * share)
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """The cast and the host they share."""
+    """The VMs and the host they share."""
 
     budget_bytes: int
     slush_bytes: int
@@ -51,7 +55,7 @@ class Scenario:
 
     @property
     def share_bytes(self) -> int:
-        """What each VM has with --static: an equal share of the budget, whole MiB."""
+        """The size of each VM with --static: an equal share of the budget, in whole MiB."""
         return self.budget_bytes // len(self.members) // MIB * MIB
 
 
@@ -65,8 +69,8 @@ EMBEDDED: Final = Scenario(
     ),
 )
 
-# A real Linux guest needs about 130 MiB for itself, and a load that outruns the manager is OOM-killed. Growth
-# of 24 MiB a second is what statistics of once a second follow with room to spare.
+# A real Linux guest needs about 130 MiB for itself, and a load that outruns the manager is OOM-killed. With
+# statistics once per second, the manager follows growth of 24 MiB per second with room to spare.
 QEMU: Final = Scenario(
     budget_bytes=1280 * MIB,
     slush_bytes=48 * MIB,
@@ -79,7 +83,7 @@ QEMU: Final = Scenario(
 
 
 def vary(scenario: Scenario, seed: int) -> Scenario:
-    """Move every peak a little, the same way for the same seed; seed 1 is the scenario as written."""
+    """Return the scenario with every peak moved a little, depending on the seed; seed 1 moves nothing."""
     if seed == 1:
         return scenario
     source = random.Random(seed)  # noqa: S311 - a scenario, not a secret

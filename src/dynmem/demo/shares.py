@@ -1,4 +1,4 @@
-"""A VM fixed at its share (--static): its balloon is set once and never again."""
+"""Fixes a VM at its share (--static): its balloon is set once and never again."""
 
 import asyncio
 from pathlib import Path

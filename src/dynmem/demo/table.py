@@ -1,4 +1,4 @@
-"""The live table of the demonstration: budget, host, and for each VM what it wants, has and why."""
+"""The live table of the demonstration: budget, host, and each VM's demand, size and reason."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -12,7 +12,7 @@ from dynmem.demo.record import Sample, VmSample
 from dynmem.units import MIB, format_size
 
 BAR_CELLS: Final = 20
-BAR_FROM_COLUMNS: Final = 96  # a narrower terminal shows the table without the bars
+BAR_FROM_COLUMNS: Final = 96  # a narrower terminal shows the table without bars
 COLUMNS: Final = ("load wants", "load has", "demand", "assigned", "resident")
 
 
@@ -26,13 +26,13 @@ def _mib(size: int) -> str:
 
 
 def _assigned(vm: VmSample) -> str:
-    """What it has, and where it is going when the plan says something else."""
+    """Return a VM's assigned size, and the planned size if that differs."""
     moving = abs(vm.planned - vm.assigned) >= 2 * MIB
     return f"{_mib(vm.assigned)} → {_mib(vm.planned)}" if moving else _mib(vm.assigned)
 
 
 def header(sample: Sample, budget: int, elapsed_s: float, duration_s: float) -> str:
-    """The line above the table."""
+    """Return the line above the table."""
     return (
         f"{elapsed_s:5.1f} of {duration_s:.0f} s   budget {format_size(budget)}, resident"
         f" {_mib(sample.resident)} MiB   host available {format_size(sample.host_available)}"
@@ -40,7 +40,7 @@ def header(sample: Sample, budget: int, elapsed_s: float, duration_s: float) -> 
 
 
 def line(name: str, vm: VmSample) -> str:
-    """One VM as a line, where there is no terminal to draw a table on."""
+    """Return one VM as a line, for output that is not a terminal."""
     return (
         f"  {name:<6} load wants {_mib(vm.wanted):>4}, has {_mib(vm.held):>4}; demand {_mib(vm.demand):>4},"
         f" assigned {_assigned(vm):>11}, resident {_mib(vm.resident):>4} MiB; {vm.reason}"
@@ -54,9 +54,9 @@ def render(
     note: str,
     width: int,
 ) -> RenderableType:
-    """The table of one moment, at most `width` columns; `members` are (name, guest, maximum bytes).
+    """Return the table of one sample, at most `width` columns; `members` are (name, guest, maximum bytes).
 
-    The reasons stand below it, a line each, cut where the terminal ends.
+    The reasons follow below, one line each, cut at the terminal's width.
     """
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("VM", no_wrap=True)

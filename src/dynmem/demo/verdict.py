@@ -1,4 +1,4 @@
-"""Whether a run was good: the exit code of the demonstration and the sentences that go with it."""
+"""Judges a run: the exit code of the demonstration and the sentences that explain it."""
 
 from dynmem.demo.record import Summary
 from dynmem.errors import ExitCode
@@ -6,14 +6,14 @@ from dynmem.units import format_size
 
 
 def verdict(summary: Summary) -> tuple[ExitCode, list[str]]:
-    """The worst thing that happened decides the code; every bad thing gets a sentence."""
+    """Return the exit code for the worst thing that happened, and a sentence for every bad thing."""
     code = ExitCode.OK
     sentences = []
     if unseen := [vm.name for vm in summary.vms if not vm.peak_resident_bytes]:
         code = ExitCode.FAILURE
         sentences.append(
-            f"of {', '.join(unseen)} nothing was ever resident: not started in time, or not to be measured,"
-            " so these figures prove nothing; give it more time with --duration"
+            f"{', '.join(unseen)} never had resident memory: not started in time, or not measurable, so these"
+            " figures prove nothing; use a longer --duration"
         )
     if killed := [vm.name for vm in summary.vms if vm.oom_kills]:
         code = ExitCode.GUEST_LOST
@@ -32,7 +32,7 @@ def verdict(summary: Summary) -> tuple[ExitCode, list[str]]:
 
 
 def report(summary: Summary) -> str:
-    """The summary in words."""
+    """Return the summary in words."""
     maximums = format_size(sum(vm.maximum_bytes for vm in summary.vms))
     peak, budget = format_size(summary.peak_resident_bytes), format_size(summary.budget_bytes)
     lines = [

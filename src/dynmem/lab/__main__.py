@@ -1,4 +1,4 @@
-"""``python -m dynmem.lab``: what real Linux guests need, and a newer QEMU for tests, each fetched once."""
+"""``python -m dynmem.lab``: fetch what real Linux guests need, and a newer QEMU for tests, once each."""
 
 import argparse
 import sys
@@ -9,14 +9,14 @@ from dynmem.lab import image, qemu10
 
 
 def main() -> int:
-    """Set up, or with ``--check`` only say whether that has been done. Returns the exit code."""
+    """Set up, or with ``--check`` report what is missing. Returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m dynmem.lab", description=__doc__)
     commands = parser.add_subparsers(required=True, dest="command", metavar="COMMAND")
     setup = commands.add_parser("setup", help="install QEMU and gcc, unpack a kernel, build an initramfs")
-    setup.add_argument("--check", action="store_true", help="fetch nothing, only say what is missing")
+    setup.add_argument("--check", action="store_true", help="fetch nothing; report what is missing")
     setup.add_argument("--deb", type=Path, help="a Debian kernel package to use instead of downloading one")
     newer = commands.add_parser("setup-qemu10", help="unpack QEMU 10 beside what is installed")
-    newer.add_argument("--check", action="store_true", help="fetch nothing, only say whether it is there")
+    newer.add_argument("--check", action="store_true", help="fetch nothing; report whether it is there")
     options = parser.parse_args()
     try:
         print(_set_up_guests(options) if options.command == "setup" else _set_up_qemu10(options))
@@ -38,7 +38,7 @@ def _set_up_guests(options: argparse.Namespace) -> str:
 def _set_up_qemu10(options: argparse.Namespace) -> str:
     found = qemu10.find()
     if found is None and options.check:
-        raise ConfigError("QEMU 10 is not set up")
+        raise ConfigError("QEMU 10 is not set up: run `python -m dynmem.lab setup-qemu10`")
     if found is None:
         found = qemu10.set_up(agree=_ask if _at_terminal() else _announce)
     return f"QEMU 10 is set up: {found.folder}"
@@ -49,7 +49,7 @@ def _at_terminal() -> bool:
 
 
 def _announce(question: str) -> bool:
-    print(f"{question}\nNobody is here to be asked: fetching it.", file=sys.stderr)
+    print(f"{question}\nNot at a terminal, so nobody can be asked: fetching it.", file=sys.stderr)
     return True
 
 

@@ -1,7 +1,7 @@
-"""The kernel and the initramfs that every guest boots: found in a cache folder, or made there once.
+"""The kernel and the initramfs that every guest boots, made once and kept in a cache folder.
 
-The kernel is Debian's own for virtual machines, as its package holds it: nothing is installed, and only the
-kernel and the few modules a guest loads are unpacked.
+The kernel is Debian's cloud kernel. Its package is not installed; only the kernel and the few modules that a
+guest loads are unpacked from it.
 """
 
 import fcntl
@@ -24,7 +24,7 @@ from dynmem.errors import ConfigError, DynmemError
 from dynmem.lab import initramfs, packages
 from dynmem.limits import LAB_INITRDS_KEPT
 
-MODULES: Final = (  # in insmod order: each needs some of those before it
+MODULES: Final = (  # in insmod order: each needs some of the earlier ones
     "virtio_ring",
     "virtio",
     "virtio_pci_legacy_dev",
@@ -46,17 +46,17 @@ class Image:
 
     kernel: Path
     initrd: Path
-    release: str  # the kernel's, as uname -r says it inside
+    release: str  # of the kernel, as uname -r prints it in the guest
 
 
 def cache_folder() -> Path:
-    """Where kernels are kept: ``$XDG_CACHE_HOME/dynmem``, or ``~/.cache/dynmem``."""
+    """Return the folder for kernels: ``$XDG_CACHE_HOME/dynmem``, or ``~/.cache/dynmem``."""
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "dynmem"
 
 
 def find() -> Image | None:
-    """The newest image that is complete and was made from the init that this package holds."""
+    """Return the newest complete image made from this package's init program."""
     kernel = _newest_kernel()
     if kernel is None:
         return None
@@ -65,7 +65,7 @@ def find() -> Image | None:
 
 
 def require() -> Image:
-    """The image, or a ConfigError that says how to get one."""
+    """Return the image. Raises ConfigError, which says how to get one."""
     image = find()
     lacking = packages.missing(to_build=False)
     if image is None or lacking:
@@ -75,16 +75,16 @@ def require() -> Image:
 
 
 def set_up(*, deb: Path | None = None, agree: Callable[[str], bool], at_terminal: bool) -> Image:
-    """Make an image, fetching what is missing; returns at once where all is there.
+    """Make an image and fetch what is missing; return at once if everything is there.
 
-    `deb` is a kernel package to use instead of downloading one. `agree` is shown what is about to be fetched,
-    at most once, and says whether to go on. Raises ConfigError, NotPermittedError or DynmemError.
+    `deb` is a kernel package to use instead of downloading one. `agree` is passed what would be fetched, at
+    most once, and returns whether to go on. Raises ConfigError, NotPermittedError or DynmemError.
     """
     image = find()
     if image is not None and deb is None and not packages.missing(to_build=False):
         return image
     if platform.machine() != "x86_64":
-        raise ConfigError(f"real Linux guests run on x86_64 hosts only, this one is {platform.machine()}")
+        raise ConfigError(f"real Linux guests need an x86_64 host; this one is {platform.machine()}")
     with locked():
         _fetch(deb, agree=agree, at_terminal=at_terminal)
         kernel = _newest_kernel()
@@ -97,7 +97,7 @@ def set_up(*, deb: Path | None = None, agree: Callable[[str], bool], at_terminal
 
 
 def _fetch(deb: Path | None, *, agree: Callable[[str], bool], at_terminal: bool) -> None:
-    """Install the packages and unpack the kernel that are not here, after one question."""
+    """Install the missing packages and unpack the missing kernel, after one question."""
     lacking = packages.missing(to_build=find() is None or deb is not None)
     wants_kernel = deb is None and _newest_kernel() is None
     if (lacking or wants_kernel) and not agree(_question(lacking, wants_kernel=wants_kernel)):
@@ -112,7 +112,7 @@ def _fetch(deb: Path | None, *, agree: Callable[[str], bool], at_terminal: bool)
 
 
 def _question(lacking: tuple[str, ...], *, wants_kernel: bool) -> str:
-    lines = ["Real Linux guests need what is not here yet:"]
+    lines = ["Real Linux guests need these, which are missing:"]
     if lacking:
         lines.append(f"  packages, installed as root: {' '.join(packages.install_command(lacking))}")
     if wants_kernel:
@@ -128,14 +128,14 @@ def _initrd_name() -> str:
 
 
 def _drop_old_initrds(kernel: Path) -> None:
-    """Keep the newest few: other checkouts of dynmem may share the cache."""
+    """Remove all but the newest few: other checkouts of dynmem may share the cache."""
     made = sorted(kernel.glob("initrd-*"), key=lambda path: path.stat().st_mtime, reverse=True)
     for path in made[LAB_INITRDS_KEPT:]:
         path.unlink(missing_ok=True)
 
 
 def _newest_kernel() -> Path | None:
-    """The kernel folder that was made last; one appears only when it is complete."""
+    """Return the newest kernel folder; a folder appears only when it is complete."""
     folders = (cache_folder() / "kernels").glob("*/vmlinuz")
     return max((path.parent for path in folders), key=lambda path: path.stat().st_mtime, default=None)
 
@@ -146,7 +146,7 @@ def _modules(kernel: Path) -> list[tuple[str, bytes]]:
 
 
 def _unpack(deb: Path) -> None:
-    """Take the kernel and the modules out of a package, into a folder named by the kernel's release."""
+    """Unpack a package's kernel and modules into a folder named after the kernel's release."""
     kernels = cache_folder() / "kernels"
     kernels.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".", dir=kernels) as folder:
@@ -175,12 +175,12 @@ def _unpack_into(folder: Path, deb: Path) -> str:
     ]
     if not release or lacking:
         what = "a kernel" if not release else f"the modules {', '.join(lacking)}"
-        raise DynmemError(f"{deb.name} does not hold {what}: is it a kernel package of Debian?")
+        raise DynmemError(f"{deb.name} does not hold {what}: is it a Debian kernel package?")
     return release
 
 
 def _package_files(deb: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
-    """Name and reader of every regular file in a package; a reader works until the next file is asked for."""
+    """Yield name and reader of every regular file in a package; a reader is valid until the next file."""
     with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", str(deb)], stdout=subprocess.PIPE) as process:
         try:
             with tarfile.open(fileobj=process.stdout, mode="r|") as archive:
@@ -190,12 +190,12 @@ def _package_files(deb: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
                         assert file is not None
                         yield member.name, file.read
         except tarfile.TarError as error:
-            raise DynmemError(f"{deb} is not a Debian package that can be read: {error}") from None
+            raise DynmemError(f"{deb} is not a readable Debian package: {error}") from None
 
 
 @contextmanager
 def locked() -> Iterator[None]:
-    """Let one process at a time write into the cache: test workers start together."""
+    """Let one process at a time write to the cache: test workers start together."""
     folder = cache_folder()
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as lock:

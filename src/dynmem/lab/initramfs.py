@@ -1,6 +1,6 @@
-"""The guests' initramfs: a newc cpio archive of our own writing, and our init program compiled into it.
+"""The guests' initramfs: a newc cpio archive written here, with our init program compiled into it.
 
-The archive is not compressed: unpacking costs a guest in software emulation more time than reading it.
+The archive is not compressed: in software emulation unpacking takes a guest longer than reading it.
 """
 
 import stat
@@ -29,7 +29,7 @@ class Archive:
     def _add(self, name: str, mode: int, data: bytes = b"", device: tuple[int, int] = (0, 0)) -> None:
         self._entries += 1
         encoded = name.encode() + b"\0"
-        # inode, mode, uid, gid, links, mtime, size, the file's device, the device it is (2 each), name, check
+        # inode, mode, uid, gid, links, mtime, size, its device, its own device number (2 each), name, check
         numbers = (self._entries, mode, 0, 0, 1, 0, len(data), 0, 0, *device, len(encoded), 0)
         self._bytes += b"070701" + b"".join(b"%08x" % number for number in numbers) + encoded
         self._pad()
@@ -48,17 +48,17 @@ class Archive:
         self._add(name, stat.S_IFREG | (0o755 if executable else 0o644), data)
 
     def character_device(self, name: str, major: int, minor: int) -> None:
-        """Add a device node: no privilege is needed, it is only written down."""
+        """Add a device node; this needs no privilege, as it is only an entry."""
         self._add(name, stat.S_IFCHR | 0o600, device=(major, minor))
 
     def finish(self) -> bytes:
-        """The whole archive, with its last entry."""
+        """Return the archive, with its last entry."""
         self._add(_TRAILER, 0)
         return bytes(self._bytes)
 
 
 def compile_init() -> bytes:
-    """Compile init and the load into one static program. Raises DynmemError with the compiler's words."""
+    """Compile init and the load into one static program. Raises DynmemError with the compiler's message."""
     with tempfile.TemporaryDirectory(prefix="dynmem-init-") as folder:
         output = Path(folder) / "init"
         sources = [str(FOLDER / name) for name in SOURCES if name.endswith(".c")]
@@ -90,7 +90,7 @@ def compile_init() -> bytes:
 
 
 def build(init: bytes, modules: Sequence[tuple[str, bytes]]) -> bytes:
-    """Make the archive: `init`, a console for it, and the kernel modules (name, contents) in insmod order."""
+    """Return the archive: `init`, a console for it, and kernel modules (name, contents) in insmod order."""
     archive = Archive()
     for name in ("dev", "modules"):
         archive.folder(name)

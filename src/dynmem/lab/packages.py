@@ -1,6 +1,6 @@
-"""What real Linux guests need from Debian's archive: which of it is missing, and fetching it with apt.
+"""Finds and fetches, with apt, what real Linux guests need from Debian's archive.
 
-Nothing here names a host: apt knows where its packages come from.
+Nothing here names a host: apt knows its sources.
 """
 
 import os
@@ -21,7 +21,7 @@ _ENVIRONMENT: Final = {"DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C"}
 
 
 def missing(*, to_build: bool) -> tuple[str, ...]:
-    """Packages this machine lacks to run guests and, with `to_build`, to make their kernel and initramfs."""
+    """Return the packages this machine lacks to run guests and, with `to_build`, to make their image."""
     programs = _RUN_PACKAGES | (_BUILD_PACKAGES if to_build else {})
     lacking = [package for package, program in programs.items() if shutil.which(program) is None]
     if to_build and not any(Path(folder, "libc.a").exists() for folder in _STATIC_LIBRARY_FOLDERS):
@@ -30,14 +30,14 @@ def missing(*, to_build: bool) -> tuple[str, ...]:
 
 
 def install_command(packages: Sequence[str]) -> list[str]:
-    """The command that installs `packages`, for printing and for running."""
+    """Return the command that installs `packages`, for printing and for running."""
     return ["apt-get", "install", "-y", "-qq", "--no-install-recommends", *packages]
 
 
 def install(packages: Sequence[str], *, at_terminal: bool) -> None:
-    """Install `packages`; where apt's lists are missing or old they are fetched first.
+    """Install `packages`, after fetching apt's lists if they are missing or old.
 
-    Raises NotPermittedError without root and sudo, DynmemError with apt's words when apt fails.
+    Raises NotPermittedError without root and sudo, DynmemError with apt's message when apt fails.
     """
     prefix = _privilege(at_terminal=at_terminal)
     command = [*prefix, *install_command(packages)]
@@ -53,10 +53,10 @@ def update_lists(*, at_terminal: bool) -> None:
 
 
 def download_kernel(folder: Path, *, at_terminal: bool) -> Path:
-    """Download Debian's current cloud kernel package into `folder`, not installing it; returns the file."""
+    """Download Debian's current cloud kernel package into `folder` without installing it; return the file."""
     if shutil.which("apt-get") is None:
         raise ConfigError(
-            f"apt-get is not here: download the package that Debian's {KERNEL_PACKAGE} depends on"
+            f"apt-get is not installed: download the package that Debian's {KERNEL_PACKAGE} depends on"
             " and give it as --deb FILE"
         )
     package = _kernel_package()
@@ -64,29 +64,29 @@ def download_kernel(folder: Path, *, at_terminal: bool) -> Path:
         update_lists(at_terminal=at_terminal)
         package = _kernel_package()
         if package is None:
-            raise ConfigError(f"apt knows no {KERNEL_PACKAGE}: are Debian's package sources set up?")
+            raise ConfigError(f"apt does not know {KERNEL_PACKAGE}: set up Debian's package sources")
         check(run(["apt-get", "download", "-qq", package], folder=folder), f"downloading {package}")
     return next(folder.glob("*.deb"))
 
 
 def _kernel_package() -> str | None:
-    """The package with the kernel itself, which the package of the fixed name depends on."""
+    """Return the package of the kernel itself, on which the package with the fixed name depends."""
     result = run(["apt-cache", "depends", KERNEL_PACKAGE])
     names = [line.split()[-1] for line in result.stdout.splitlines() if line.strip().startswith("Depends:")]
     return next((name for name in names if name.startswith("linux-image-")), None)
 
 
 def _privilege(*, at_terminal: bool) -> list[str]:
-    """What has to stand before a command that needs root."""
+    """Return the prefix of a command that needs root."""
     if os.geteuid() == 0:
         return []
     if shutil.which("sudo") is not None:
         return ["sudo"] if at_terminal else ["sudo", "-n"]
-    raise NotPermittedError("installing packages needs root, and there is no sudo here: run this as root")
+    raise NotPermittedError("installing packages needs root, and sudo is not installed: run this as root")
 
 
 def run(command: Sequence[str], *, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Run a program in `folder`, in English and asking nothing; its exit code is for `check`."""
+    """Run a program in `folder`, in English and without questions; pass the result to `check`."""
     try:
         return subprocess.run(
             command,
@@ -99,13 +99,13 @@ def run(command: Sequence[str], *, folder: Path | None = None) -> subprocess.Com
             timeout=_TIMEOUT_S,
         )
     except FileNotFoundError:
-        raise ConfigError(f"{command[0]} is not here: guests are set up with Debian's packages") from None
+        raise ConfigError(f"{command[0]} is not installed: guests need Debian's packages") from None
     except subprocess.TimeoutExpired:
         raise DynmemError(f"{' '.join(command)} did not finish within {_TIMEOUT_S} s") from None
 
 
 def check(result: subprocess.CompletedProcess[str], what: str) -> None:
-    """Raise a DynmemError with the program's own words unless it succeeded."""
+    """Raise DynmemError with the program's message unless it succeeded."""
     if result.returncode != 0:
         said = " ".join((result.stderr or result.stdout).split())[-400:]
         raise DynmemError(f"{what} failed with exit code {result.returncode}: {said}")

@@ -1,7 +1,7 @@
-"""Whether guests run under KVM here, found out by running one.
+"""Finds out whether guests run under KVM here, by running one.
 
-Opening /dev/kvm proves nothing: there are machines where it opens and no stock kernel boots. So a small guest
-is booted with it, and only its report counts. The answer holds for this process and is kept nowhere.
+Opening /dev/kvm proves nothing: on some machines it opens, but no stock kernel boots. So a small guest is
+booted with it, and only its report counts. The result is valid for this process and is not stored.
 """
 
 import os
@@ -21,7 +21,7 @@ _DEVICE: Final = "/dev/kvm"
 
 @dataclass(frozen=True)
 class Choice:
-    """The accelerator that guests get here, and why, in a sentence's half."""
+    """The accelerator that guests get here, and the reason, as half a sentence."""
 
     accel: Accelerator
     reason: str
@@ -29,15 +29,15 @@ class Choice:
 
 @cache
 def accelerator() -> Choice:
-    """KVM if a probe guest booted with it within `PROBE_SECONDS`, else software emulation."""
+    """Return KVM if a probe guest booted with it within `PROBE_SECONDS`, else software emulation."""
     if not os.access(_DEVICE, os.R_OK | os.W_OK):
-        return Choice("tcg", f"{_DEVICE} is not there or not ours to open")
+        return Choice("tcg", f"{_DEVICE} is missing, or this user may not open it")
     with tempfile.TemporaryDirectory(prefix="dynmem-probe-") as folder:
         return try_kvm(Path(folder))
 
 
 def try_kvm(folder: Path, *, seconds: float = PROBE_SECONDS) -> Choice:
-    """Boot a guest with KVM, its sockets in `folder`, and see whether it reports within `seconds`."""
+    """Boot a guest with KVM, its sockets in `folder`, and return whether it reported within `seconds`."""
     guest = QemuGuest("probe", LAB_GUEST_BYTES_MIN, folder, accel="kvm")
     try:
         guest.start()

@@ -1,12 +1,12 @@
-"""One real Linux guest under QEMU: started, watched, told what to want, and gone without leftovers.
+"""One real Linux guest under QEMU: start it, watch it, set its load, and stop it without leftovers.
 
-The guest's RAM is a memfd of QEMU's, so what it really takes from the host is that file's blocks. It has a
+The guest's RAM is a memfd of QEMU, so the blocks of that file are what it takes from the host. It has a
 virtio-balloon (QOM id ``balloon0``) and two QMP monitors, because QEMU serves one client on each: `qmp_path`
-for a memory manager, `lab_qmp_path` for whoever looks over its shoulder. The serial port is QEMU's
-standard input and output: reports come out of it and loads go in (see dynmem.lab.workload).
+for a memory manager, `lab_qmp_path` for an observer. The serial port is QEMU's standard input and output: it
+carries reports out and loads in (see dynmem.lab.workload).
 
-Everything here is synchronous; nothing but `ready` and `stop` waits. QEMU dies with the thread that called
-`start` (PR_SET_PDEATHSIG), so start it from one that stays: the main thread.
+Everything here is synchronous; only `ready` and `stop` wait. QEMU dies with the thread that called
+`start` (PR_SET_PDEATHSIG), so start it from one that lives on: the main thread.
 """
 
 import os
@@ -33,16 +33,16 @@ from dynmem.units import MIB, format_size
 Accelerator = Literal["tcg", "kvm"]
 BALLOON_PATH: Final = "/machine/peripheral/balloon0"
 _PROGRAM: Final = "qemu-system-x86_64"
-_NO_WORDS: Final = "nothing (a panic of its kernel ends QEMU like that, and so does QMP quit)"
+_NO_WORDS: Final = "nothing (as after a panic of its kernel, or QMP quit)"
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,40}")
 _MEMFD: Final = "/memfd:memory-backend-memfd"
 _LOOK_SECONDS: Final = 0.02
 _STOP_SECONDS: Final = 2.0  # it takes 0.03 s (measured); a process that hangs is killed
-_ACCELERATOR: Final = {  # tb-size: translated code of a guest this small needs no gigabyte
+_ACCELERATOR: Final = {  # tb-size: the default of a gigabyte is too much for a guest this small
     "tcg": ("-accel", "tcg,tb-size=64", "-cpu", "qemu64"),
     "kvm": ("-accel", "kvm", "-cpu", "host"),
 }
-# panic=-1 with -no-reboot: a guest that panics ends its QEMU, and is seen to be gone. The rest boots quickly.
+# panic=-1 with -no-reboot: a panic ends QEMU, so it is noticed. The rest makes booting fast.
 _KERNEL_ARGUMENTS: Final = (
     "console=ttyS0,115200 quiet loglevel=1 panic=-1 nokaslr mitigations=off tsc=reliable no_timer_check"
     " cryptomgr.notests random.trust_cpu=on"
@@ -50,7 +50,7 @@ _KERNEL_ARGUMENTS: Final = (
 
 
 class GuestLostError(DynmemError):
-    """A guest's QEMU is not there any more, and nobody asked it to go."""
+    """A guest's QEMU ended by itself."""
 
     exit_code = ExitCode.GUEST_LOST
 
@@ -58,9 +58,9 @@ class GuestLostError(DynmemError):
 class QemuGuest:
     """A guest that boots dynmem's image and runs one load.
 
-    `memory_bytes` is whole MiB; `folder` (made private if it does not exist) takes the two monitor sockets.
-    `free_page_reporting` and `deflate_on_oom` are the balloon device's properties of those names. With
-    `balloon` off there is no balloon device. Raises ConfigError when that cannot be had here.
+    `memory_bytes` is whole MiB. `folder` (created privately if necessary) holds the two monitor sockets.
+    `free_page_reporting` and `deflate_on_oom` are the balloon device's properties with those names. With
+    `balloon` off there is no balloon device. Raises ConfigError for what is not possible here.
     """
 
     def __init__(
@@ -77,9 +77,7 @@ class QemuGuest:
         deflate_on_oom: bool = False,
     ) -> None:
         if _NAME.fullmatch(name) is None:
-            raise ConfigError(
-                f"guest name {name!r} is not letters, digits, '_', '.', '-', 41 of them at most"
-            )
+            raise ConfigError(f"guest name {name!r}: use letters, digits, '_', '.' and '-', at most 41")
         if memory_bytes < LAB_GUEST_BYTES_MIN or memory_bytes % MIB:
             raise ConfigError(
                 f"guest {name!r} with {memory_bytes} bytes: give it whole MiB,"
@@ -118,7 +116,7 @@ class QemuGuest:
         self.stop()
 
     def command(self) -> list[str]:
-        """The command that starts it; its standard input and output are the serial port."""
+        """Return the command that starts it, with the serial port on standard input and output."""
         command = ["setpriv", "--pdeathsig", "KILL", "--", _PROGRAM, "-name", self.name]
         command += ["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]
         command += [*_ACCELERATOR[self.accel], "-smp", "1", "-m", f"{self.memory_bytes // MIB}M"]
@@ -137,7 +135,7 @@ class QemuGuest:
         return command
 
     def start(self) -> None:
-        """Start QEMU and return at once. A guest is started once: make another for another run."""
+        """Start QEMU and return at once. A guest is started only once."""
         assert self._process is None, "started twice"
         self.qmp_path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
@@ -147,7 +145,7 @@ class QemuGuest:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._errors,
-                start_new_session=True,  # Ctrl-C at the terminal is for the one who started us
+                start_new_session=True,  # Ctrl-C at the terminal is meant for our own process
                 umask=0o077,
             )
         except OSError as error:
@@ -157,7 +155,7 @@ class QemuGuest:
             os.set_blocking(end.fileno(), False)
 
     def _serial(self) -> tuple[IO[bytes], IO[bytes]]:
-        """The ends of the serial port: what goes into it, what comes out of it."""
+        """Return the ends of the serial port: its input and its output."""
         assert self._process is not None, "not started"
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -172,15 +170,15 @@ class QemuGuest:
         while (report := self.read_serial()) is None:
             self.check()
             if time.monotonic() > deadline:
-                raise DeadlineError(f"guest {self.name} said nothing within {timeout_s:g} s of its start")
+                raise DeadlineError(f"guest {self.name} sent no report within {timeout_s:g} s of its start")
             time.sleep(_LOOK_SECONDS)
         return report
 
     def read_serial(self) -> Report | None:
-        """The guest's latest report, or None before the first. Never waits.
+        """Return the guest's latest report, or None before the first. Never waits.
 
-        Fresh to a fifth of a second when called every few seconds or oftener. A pipe holds what nobody reads;
-        when that is full the guest writes no more until somebody does.
+        It is at most a fifth of a second old if called every few seconds. Unread reports fill a pipe; when
+        that is full, the guest stops writing until it is read.
         """
         if self._process is None or self._stopped:
             return self._report
@@ -191,24 +189,24 @@ class QemuGuest:
         return self._report
 
     def order(self, load: Load) -> None:
-        """Tell the guest's load what to want from now on; `orders` in a later report shows it."""
+        """Send the guest a new load; `orders` in a later report counts it."""
         line = load.argument().encode() + b"\n"
         try:
             taken = self._serial()[0].write(line)
         except OSError as error:
             self.check()
-            raise DeadlineError(f"guest {self.name} takes no orders on its serial port: {error}") from None
+            raise DeadlineError(f"guest {self.name} accepts no orders on its serial port: {error}") from None
         if taken != len(line):
-            raise DeadlineError(f"guest {self.name} takes no orders: those before wait on its serial port")
+            raise DeadlineError(f"guest {self.name} accepts no orders: earlier ones still wait on its port")
 
     def resident_bytes(self) -> int:
-        """What the host really gives the guest for its RAM: the blocks of its memfd; 0 when there is none."""
+        """Return the host memory behind the guest's RAM: the blocks of its memfd, or 0 without one."""
         if self._process is None or self._process.poll() is not None:
             return 0
         try:
             self._ram = self._ram or self._find_ram()
             return Path(self._ram).stat().st_blocks * 512 if self._ram else 0
-        except OSError:  # it ended while we looked
+        except OSError:  # it ended meanwhile
             return 0
 
     def _find_ram(self) -> str | None:
@@ -231,12 +229,12 @@ class QemuGuest:
 
     @property
     def oom_kills(self) -> int:
-        """Processes that the guest's kernel has killed for want of memory, as far as it could tell us."""
+        """Processes that the guest's kernel has OOM-killed, as far as reported."""
         report = self.read_serial()
         return max(report.oom_kills, report.oom_messages) if report else 0
 
     def check(self) -> None:
-        """Raise GuestLostError, with QEMU's and the guest's last words, when QEMU has ended by itself."""
+        """Raise GuestLostError, quoting QEMU's and the guest's last output, if QEMU has ended by itself."""
         if self._stopped or self._process is None or self._process.poll() is None:
             return
         self.read_serial()
@@ -245,11 +243,11 @@ class QemuGuest:
         words = [b for b in (self._errors.read().strip(), *self._tail.splitlines()[-2:]) if b]
         said = " / ".join(b.decode(errors="replace").strip() for b in words) or _NO_WORDS
         raise GuestLostError(
-            f"guest {self.name} is gone: QEMU ended with exit code {self._process.returncode}, saying: {said}"
+            f"guest {self.name} is lost: QEMU ended with exit code {self._process.returncode}, saying: {said}"
         )
 
     def stop(self) -> None:
-        """End QEMU and remove what it leaves. Can be called at any time and more than once."""
+        """End QEMU and remove what it leaves behind. Can be called at any time, and more than once."""
         if self._process is not None and self._process.poll() is None:
             self._process.terminate()
             try:

@@ -1,7 +1,7 @@
-"""QEMU 10, to hold our monitor against: Debian 13's packages, unpacked into the cache, not installed.
+"""QEMU 10, with which our monitor is compared: Debian 13's packages, unpacked into the cache, not installed.
 
-Debian 12's QEMU is 7.2, with other error texts and without hv-balloon. The newer one needs newer libraries,
-its C library too, so it is run by the dynamic loader that it comes with.
+Debian 12's QEMU is 7.2, which has other error texts and no hv-balloon. The newer one needs newer libraries,
+the C library included, so it is run by the dynamic loader from its own packages.
 """
 
 import platform
@@ -26,10 +26,10 @@ _SETUP: Final = "scripts/setup-qemu10"
 class Qemu10:
     """An unpacked QEMU."""
 
-    folder: Path  # named by the package's version
+    folder: Path  # named after the package's version
 
     def command(self) -> list[str]:
-        """What starts it, up to its own options."""
+        """Return the command that starts it, up to its own options."""
         libraries = self.folder / _LIBRARIES
         loader = [str(libraries / "ld-linux-x86-64.so.2"), "--library-path", str(libraries)]
         data = [word for part in _DATA for word in ("-L", str(self.folder / part))]
@@ -37,23 +37,23 @@ class Qemu10:
 
 
 def find() -> Qemu10 | None:
-    """The one that was unpacked last; a folder appears only when it is complete."""
+    """Return the newest one; a folder appears only when it is complete."""
     programs = (image.cache_folder() / "qemu10").glob(f"*/{_PROGRAM}")
     newest = max(programs, key=lambda path: path.stat().st_mtime, default=None)
     return None if newest is None else Qemu10(newest.parents[_PROGRAM.count("/")])
 
 
 def set_up(*, agree: Callable[[str], bool]) -> Qemu10:
-    """Fetch and unpack it, once; returns at once where it is there.
+    """Fetch and unpack it; return at once if it is there.
 
-    `agree` is shown what is about to be fetched, and says whether to go on. Raises ConfigError,
+    `agree` is passed what would be fetched, and returns whether to go on. Raises ConfigError or
     DynmemError.
     """
     found = find()
     if found is not None:
         return found
     if platform.machine() != "x86_64":
-        raise ConfigError(f"QEMU 10 is unpacked on x86_64 hosts only, this one is {platform.machine()}")
+        raise ConfigError(f"QEMU 10 needs an x86_64 host; this one is {platform.machine()}")
     with image.locked():
         found = find()
         if found is not None:
@@ -70,7 +70,7 @@ def set_up(*, agree: Callable[[str], bool]) -> Qemu10:
 
 
 def _unpack(files: Sequence[Path], place: Path) -> Qemu10:
-    """Unpack all, see that it runs, and put what a machine needs into a folder named by the version."""
+    """Unpack everything, check that it runs, and keep what a machine needs in a folder of that version."""
     place.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".", dir=place) as name:
         whole, made = Path(name, "whole"), Path(name, "made")

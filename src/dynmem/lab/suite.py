@@ -1,7 +1,7 @@
-"""Packages of another release of Debian, fetched by apt with state of its own: this machine's stays as it is.
+"""Fetches packages of another Debian release by apt with separate state; this machine's state is unchanged.
 
-apt itself says where this machine gets its packages; the other release is taken from the same place. What apt
-fetches is verified as always: the index by the archive's signature, each package by the index.
+The other release comes from the source that apt uses on this machine. apt verifies what it fetches as always:
+the index by the archive's signature, each package by the index.
 """
 
 import tempfile
@@ -37,13 +37,13 @@ Dir::Etc::preferencesparts "-";
 
 @contextmanager
 def downloaded(suite: str, wanted: Sequence[str]) -> Iterator[list[Path]]:
-    """The files of the packages `wanted` and of all they need, as `suite` has them; gone again afterwards.
+    """Yield the files of the packages `wanted` and their dependencies in `suite`; delete them afterwards.
 
-    Raises ConfigError where apt does not say where packages come from, DynmemError when fetching fails.
+    Raises ConfigError if apt does not name a source, DynmemError when fetching fails.
     """
     with tempfile.TemporaryDirectory(prefix="dynmem-suite-") as name:
         folder = Path(name)
-        folder.chmod(0o755)  # apt fetches as a user of its own, which has to get in
+        folder.chmod(0o755)  # apt fetches as another user, who needs access
         apt = _prepare(folder)
         _fetch_index(apt, folder, suite)
         packages.check(
@@ -56,7 +56,7 @@ def downloaded(suite: str, wanted: Sequence[str]) -> Iterator[list[Path]]:
 
 
 def _prepare(folder: Path) -> list[str]:
-    """Folders and configuration for an apt to which nothing is installed: it fetches every library."""
+    """Make folders and configuration for an apt that sees nothing installed, so it fetches every library."""
     for part in ("state/lists/partial", "cache/archives/partial"):
         (folder / part).mkdir(parents=True)
     (folder / "state/status").touch()
@@ -76,7 +76,7 @@ def _fetch_index(apt: list[str], folder: Path, suite: str) -> None:
 
 
 def archives() -> list[str]:
-    """Where apt on this machine gets the packages of its own release from."""
+    """Return the sources from which apt on this machine gets packages of its own release."""
     codename = own_codename()
     form = "$(RELEASE) $(COMPONENT) $(REPO_URI)"
     result = packages.run(
@@ -86,21 +86,21 @@ def archives() -> list[str]:
     rows = [line.split(" ", 2) for line in result.stdout.splitlines()]
     found = [row[2] for row in rows if row[:2] == [codename, "main"]]
     if not found:
-        raise ConfigError("apt on this machine has no sources of Debian's: there is nothing to fetch from")
+        raise ConfigError("apt on this machine has no Debian source to fetch from: add one")
     return list(dict.fromkeys(found))
 
 
 def own_codename() -> str:
-    """The release of Debian that this machine runs."""
+    """Return the release of Debian that this machine runs."""
     lines = _OS_RELEASE.read_text().splitlines() if _OS_RELEASE.exists() else []
     names = [line.partition("=")[2].strip('"') for line in lines if line.startswith("VERSION_CODENAME=")]
     if not names:
-        raise DynmemError(f"{_OS_RELEASE} does not say which release of Debian this is")
+        raise DynmemError(f"{_OS_RELEASE} does not name the Debian release of this machine")
     return names[0]
 
 
 def _source(place: str, suite: str) -> str:
-    """One entry of apt's; only the archive's own keys count where this machine has them by themselves."""
+    """Return one entry for apt, trusting only the archive's own keys if this machine has them separately."""
     lines = ["Types: deb", f"URIs: {place}", f"Suites: {suite}", "Components: main"]
     lines += [f"Architectures: {_ARCHITECTURE}"]
     if _KEYRING.exists():

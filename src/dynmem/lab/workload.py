@@ -1,7 +1,7 @@
-"""What a guest's load is told, and what it tells.
+"""The loads that a guest is sent, and the reports that it sends.
 
-`Load` is written as ``key=value,...`` on the kernel's command line or as a line on the serial port; sizes are
-whole MiB there. `Report` is one line of JSON from the serial port, written by the guest's init, 6 a second.
+A `Load` is written as ``key=value,...`` on the kernel's command line or on the serial port, with sizes in
+whole MiB. A `Report` is one line of JSON from the serial port; the guest's init writes 6 per second.
 """
 
 import math
@@ -23,13 +23,13 @@ _PERIOD_MAX_NS: Final = 86400 * NS_PER_S
 
 @dataclass(frozen=True, kw_only=True)
 class Load:
-    """What the load process wants, over time.
+    """The demand of the load process over time.
 
     ``steady`` is always `high`; ``sine`` swings between `low` and `high`; ``steps`` is half a period at
     `low`, then half at `high`; ``burst`` is at `high` for the last fifth of each period. `phase` (0..1) moves
-    the start. The demand moves at most `rate_bytes` a second. With a `reserve_bytes` the load is polite: it
-    stops growing while the guest's MemAvailable is at or below that, and what it goes without is wanted minus
-    held. Without one it behaves like most programs and touches memory until the kernel kills it.
+    the start. The demand changes by at most `rate_bytes` per second. With `reserve_bytes` the load is polite:
+    it stops growing while the guest's MemAvailable is at or below that, and wanted minus held is its unmet
+    demand. Without it, the load behaves like most programs and touches memory until the kernel kills it.
     """
 
     curve: Curve = "steady"
@@ -41,25 +41,25 @@ class Load:
     reserve_bytes: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse what the guest would refuse, with a sentence."""
+        """Reject what the guest would reject, with a sentence."""
         if self.curve not in CURVES:
             raise ConfigError(f"curve {self.curve!r} is not one of {', '.join(CURVES)}")
         if not 0 <= self.low_bytes <= self.high_bytes <= _SIZE_MAX:
             raise ConfigError(
                 f"a load from {self.low_bytes} to {self.high_bytes} bytes is not possible:"
-                f" low must not be above high, and high not above {format_size(_SIZE_MAX)}"
+                f" low may be at most high, and high at most {format_size(_SIZE_MAX)}"
             )
         if not _PERIOD_MIN_NS <= self.period_ns <= _PERIOD_MAX_NS:
-            raise ConfigError(f"a period of {self.period_ns} ns is not between 0.1 s and a day")
+            raise ConfigError(f"a period of {self.period_ns} ns is not from 0.1 s to a day")
         if not (math.isfinite(self.phase) and 0 <= self.phase <= 1):
             raise ConfigError(f"phase {self.phase} is not between 0 and 1")
         if not MIB <= self.rate_bytes <= _SIZE_MAX:
-            raise ConfigError(f"a rate of {self.rate_bytes} bytes a second is not 1 MiB/s to 64 GiB/s")
+            raise ConfigError(f"a rate of {self.rate_bytes} bytes per second is not from 1 MiB/s to 64 GiB/s")
         if not 0 <= self.reserve_bytes <= _SIZE_MAX:
             raise ConfigError(f"a reserve of {self.reserve_bytes} bytes is below 0 or above 64 GiB")
 
     def argument(self) -> str:
-        """The load as the guest's init reads it: every field, so that nothing stays from an earlier order."""
+        """Return the load as the guest's init reads it, with every field, so earlier orders leave nothing."""
         return (
             f"curve={self.curve},low={self.low_bytes // MIB},high={self.high_bytes // MIB}"
             f",period={self.period_ns / NS_PER_S:.3f},phase={self.phase:.4f}"
@@ -68,16 +68,16 @@ class Load:
 
 
 class Report(msgspec.Struct, frozen=True, gc=False):
-    """One line from the guest. Counters of pages are in units of 4 KiB; counters of events only ever rise.
+    """One line from the guest. Pages are 4 KiB; counters of events only rise.
 
-    `t` is seconds since the guest booted. `load` says what became of the load process: ``running``,
-    ``killed`` (by the kernel, for want of memory) or ``exited``. `total_pages` is MemTotal before the balloon
-    driver loaded, `ballooned_pages` how far MemTotal fell since (0 with deflate-on-oom, where Linux does not
-    lower it). `free_pages`, `available_pages` and `committed_pages` are the kernel's MemFree, MemAvailable
-    and Committed_AS. `wanted_pages` is what the curve asks of the load, dead or alive, `held_pages` what it
-    has; the difference is unmet demand. `verified_pages` counts whole pages checked, `wrong_bytes` and
-    `wrong_pages` what did not check out. `oom_kills` is the kernel's own counter, `oom_messages` the lines of
-    its log that say so. `orders` and `refused_orders` count the `Load` lines taken and not taken.
+    `t` is seconds since the guest booted. `load` is the state of the load process: ``running``, ``killed``
+    (by the kernel, out of memory) or ``exited``. `total_pages` is MemTotal before the balloon driver loaded,
+    `ballooned_pages` how far MemTotal fell since (0 with deflate-on-oom, where Linux does not lower it).
+    `free_pages`, `available_pages` and `committed_pages` are the kernel's MemFree, MemAvailable and
+    Committed_AS. `wanted_pages` is the curve's demand, whether the load is dead or alive, `held_pages` what
+    the load holds; the difference is unmet demand. `verified_pages` counts whole pages checked, `wrong_bytes`
+    and `wrong_pages` those that were wrong. `oom_kills` is the kernel's own counter, `oom_messages` the lines
+    of its log about it. `orders` and `refused_orders` count the `Load` lines accepted and rejected.
     """
 
     t: float
@@ -99,7 +99,7 @@ class Report(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def unmet_pages(self) -> int:
-        """Pages that the load wants and does not have."""
+        """Pages that the load wants and does not hold."""
         return max(0, self.wanted_pages - self.held_pages)
 
 
@@ -107,10 +107,10 @@ _decoder: Final = msgspec.json.Decoder(Report)
 
 
 def latest_report(serial: bytes) -> Report | None:
-    """The last whole report in what a serial port wrote, or None.
+    """Return the last whole report in what a serial port wrote, or None.
 
-    The kernel writes to the same port: whatever is not a report is passed over. A line without its end is not
-    there yet. Looks at no more than the last few lines' worth of bytes.
+    The kernel writes to the same port: lines that are not reports are skipped, and so is an unfinished line.
+    Only the last few lines are read.
     """
     lines = serial[-8 * LAB_REPORT_LINE_BYTES_MAX :].split(b"\n")
     for line in reversed(lines[:-1]):
@@ -119,6 +119,6 @@ def latest_report(serial: bytes) -> Report | None:
             continue
         try:
             return _decoder.decode(line[start:])
-        except msgspec.DecodeError:  # cut in two by a line of the kernel's
+        except msgspec.DecodeError:  # split by a line of the kernel
             continue
     return None
