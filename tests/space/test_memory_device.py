@@ -340,7 +340,7 @@ def test_memory_of_nobody_in_device_memory_is_warned_of_and_not_counted() -> Non
     world.plug(device)
 
 
-def test_hv_balloons_memory_is_listed_as_qemu_lists_it() -> None:
+def test_hv_balloons_memory_is_listed_with_qemus_members_and_its_size_now() -> None:
     info = DeviceInfo(
         kind="hv-balloon", identity="b", address=BASE, size=0, max_size=GIB, memdev="/objects/m"
     )

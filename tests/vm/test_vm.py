@@ -15,6 +15,8 @@ from qemu.qmp import EventListener
 from qemu.qmp.qmp_client import ExecuteError
 from tests.vm.running import MIB, descriptors, environment, is_there, running, until
 
+from dynmem.dm.habits import balloon_floor
+
 FULL = 512 * MIB
 LOW = 256 * MIB
 
@@ -73,15 +75,26 @@ def test_memory_that_went_out_and_came_back_is_used_again_without_a_wrong_byte(t
     play(scene())
 
 
-def test_status_reports_come_as_command_and_as_event(tmp_path: Path) -> None:
+def test_status_reports_come_as_command_and_as_event_again_and_again(tmp_path: Path) -> None:
     async def scene() -> None:
-        async with running(tmp_path) as (_, client):
+        async with running(tmp_path, guest="embedded,workload=idle") as (_, client):
             with client.listener("HV_BALLOON_STATUS_REPORT") as listener:
-                event = await listener.get()
-                assert event["data"].keys() == {"committed", "available"}
+                for _ in range(2):
+                    assert is_of_size(FULL, data_of(await listener.get()))
                 report = await client.execute("query-hv-balloon-status-report")
-                assert report.keys() == {"committed", "available"}
+                assert is_of_size(FULL, report)
                 assert 0 < report["available"] <= FULL
+                await client.execute("balloon", {"value": LOW})
+                while not is_of_size(LOW, report):
+                    report = data_of(await listener.get())
+                assert 0 < report["available"] <= LOW
+                assert is_of_size(LOW, await client.execute("query-hv-balloon-status-report"))
+
+    def is_of_size(size: int, report: dict[str, Any]) -> bool:
+        """Whether a guest of `size` reports: committed is what it uses, its balloon and its floor."""
+        assert report.keys() == {"committed", "available"}
+        floor = balloon_floor(size // 4096) * 4096
+        return bool(report["committed"] == FULL - report["available"] + floor)
 
     play(scene())
 
