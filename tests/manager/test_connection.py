@@ -157,7 +157,7 @@ def test_a_stopped_vm_keeps_its_last_size_says_so_and_delays_one_look_only(tmp_p
                 assert "is stopped (by SIGSTOP or a debugger)" in (facts.problem or "")
                 # A patience of a minute would run into the test's time limit if it were waited for again.
                 assert (await look(connection, patience_s=60)).run_state == SILENT
-                with pytest.raises(UnreachableError, match="web does not answer"):
+                with pytest.raises(UnreachableError, match="web does not reply"):
                     await connection.set_balloon(32 * MEBIBYTE)
                 os.kill(process.pid, signal.SIGCONT)
                 again = await look_until(connection, lambda facts: facts.run_state == "prelaunch")
@@ -191,7 +191,7 @@ def test_nobody_listening_is_absent_and_says_what_to_do(tmp_path: Path) -> None:
             facts = await look(connection)
             assert (facts.incarnation, facts.run_state) == ("", ABSENT)
             assert "no such socket" in (facts.problem or "")
-            assert "start the VM, or correct its qmp" in (facts.problem or "")
+            assert "start it, or correct its qmp" in (facts.problem or "")
 
     asyncio.run(scenario())
 
@@ -256,7 +256,7 @@ def test_sizes_that_cannot_be_are_no_demand(tmp_path: Path) -> None:
         async with listening(tmp_path / "qmp", vm.serve), hold(tmp_path / "qmp") as connection:
             facts = await look(connection)
             assert facts.demand is None
-            assert "sizes that cannot be" in (facts.problem or "")
+            assert "impossible sizes" in (facts.problem or "")
 
     asyncio.run(scenario())
 
@@ -376,7 +376,7 @@ def test_in_enforce_mode_statistics_are_switched_on_after_two_looks(tmp_path: Pa
             for _ in range(2):
                 facts = await look(connection)
                 assert "qom-set" not in [name for name, _ in vm.asked]
-                assert facts.problem == "its guest statistics are being switched on"
+                assert facts.problem == "its guest statistics are being turned on"
             await look(connection)
             sent = [arguments for name, arguments in vm.asked if name == "qom-set"]
             path, name = "/machine/peripheral/balloon0", "guest-stats-polling-interval"
@@ -391,7 +391,7 @@ def test_in_observe_mode_nothing_is_set_and_missing_statistics_are_explained(tmp
         async with listening(tmp_path / "qmp", vm.serve), hold(tmp_path / "qmp") as connection:
             for _ in range(30):
                 facts = await look(connection)
-            assert "observe mode does not switch them on" in (facts.problem or "")
+            assert "observe mode does not turn them on" in (facts.problem or "")
             with pytest.raises(LocalProtocolError):
                 await connection.set_balloon(32 * MEBIBYTE)
             allowed = {"query-status", "query-balloon", "query-memory-size-summary", "query-migrate"}

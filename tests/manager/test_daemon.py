@@ -130,7 +130,7 @@ def test_after_kill_9_the_open_intent_is_resolved_and_two_sweeps_pass_before_the
                 await second.end()  # in order: killed, it could leave intents of its own
                 told = [line for line in second.lines if "was left open in the journal" in line]
                 assert len(told) == opened
-                assert "not reached (yet), it has 256 MiB" in told[0]
+                assert "not reached yet, its size is 256 MiB" in told[0]
             assert _open_intents(tmp_path) == []
             for vm, begin in zip((web, db), seen, strict=True):
                 if "balloon" in [name for name, _ in vm.asked[begin:]]:
@@ -316,7 +316,7 @@ def test_a_journal_that_cannot_be_written_stops_the_commands_and_not_the_manager
                     listening(tmp_path / "db.qmp", db.serve),
                 ):
                     status = await manager.until(lambda status: status.manager.journal_problem)
-                    assert "nothing is sent until it can" in (status.manager.journal_problem or "")
+                    assert "nothing is sent until it can be" in (status.manager.journal_problem or "")
                     assert web.targets == db.targets == []
                     other.execute("ROLLBACK")
                     await manager.until(lambda _: web.actual + db.actual <= (300 - 16) * MEBIBYTE)

@@ -9,13 +9,20 @@ from hypothesis import strategies as st
 from dynmem.manager.journal.journal import Action
 from dynmem.manager.journal.recovery import Unfinished
 from dynmem.manager.step.facts import Demand, Facts, HostFacts, VmFacts
-from dynmem.manager.sweep.demand import BACKENDS, HV_BALLOON, VIRTIO_BALLOON, DemandTracker, Device, Report
+from dynmem.manager.sweep.demand import (
+    DEMAND_SOURCES,
+    HV_BALLOON,
+    VIRTIO_BALLOON,
+    DemandTracker,
+    Device,
+    Report,
+)
 from dynmem.manager.sweep.monitor import Monitor
 from dynmem.units import GIB, MIB
 
 
 def tracker() -> DemandTracker:
-    return DemandTracker(BACKENDS[VIRTIO_BALLOON])
+    return DemandTracker(DEMAND_SOURCES[VIRTIO_BALLOON])
 
 
 def committed(demand: Demand | None) -> int:
@@ -80,13 +87,13 @@ class Reporting(Monitor):
 def test_the_demand_of_a_guest_with_hv_balloon_is_what_it_has_committed_less_its_balloon(
     ballooned: int, used: int
 ) -> None:
-    backend = BACKENDS[HV_BALLOON]
-    watched = DemandTracker(backend)
+    source = DEMAND_SOURCES[HV_BALLOON]
+    watched = DemandTracker(source)
     for turn, more in enumerate((0, MIB)):  # what was there before us says nothing
         monitor = Reporting(used + more + ballooned, 50 * MIB)
 
         async def look(monitor: Monitor = monitor) -> object:
-            return await backend.read(monitor, Device(HV_BALLOON, ""), GIB)
+            return await source.read(monitor, Device(HV_BALLOON, ""), GIB)
 
         report = asyncio.run(look())
         assert isinstance(report, Report)
@@ -96,7 +103,7 @@ def test_the_demand_of_a_guest_with_hv_balloon_is_what_it_has_committed_less_its
 
 
 def test_after_a_reset_nothing_is_known_until_the_guest_speaks_again() -> None:
-    watched = DemandTracker(BACKENDS[HV_BALLOON])
+    watched = DemandTracker(DEMAND_SOURCES[HV_BALLOON])
     for turn in range(2):
         watched.saw_size(GIB)
         watched.saw_report(Report(turn, -GIB + 300 * MIB, 0), turn)
@@ -143,9 +150,9 @@ def seen(**changes: object) -> Facts:
 
 def test_an_action_left_open_is_closed_by_looking() -> None:
     for facts, words in (
-        (seen(), "reached, it has 1 GiB"),
-        (seen(actual_bytes=2 * GIB), "not reached (yet), it has 2 GiB"),
-        (seen(incarnation="18@2"), "the VM was started anew since"),
+        (seen(), "reached, its size is 1 GiB"),
+        (seen(actual_bytes=2 * GIB), "not reached yet, its size is 2 GiB"),
+        (seen(incarnation="18@2"), "the VM has been started again since"),
         (seen(incarnation="", run_state="absent"), "the VM is gone"),
         (Facts(0, HostFacts(1, 1), ()), "the VM is no longer configured"),
     ):

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from dynmem.errors import ConfigError, NotPermittedError, RefusedError
-from dynmem.manager.journal.journal import FILE_NAME, Intent, Journal, JournalError, Standing
+from dynmem.manager.journal.journal import FILE_NAME, Instruction, Intent, Journal, JournalError
 from dynmem.manager.journal.writer import JournalWriter
 from dynmem.manager.private import lock, private_folder
 
@@ -47,7 +47,7 @@ def test_what_was_intended_survives_a_kill(tmp_path: Path) -> None:
     script = (
         "import sys, time; from pathlib import Path; from dynmem.manager.journal.journal import *\n"
         "journal = Journal(Path(sys.argv[1])); journal.intend([Intent('web', '1@2', 7, 'r', 'm')], 5)\n"
-        "journal.stand(Standing('released', 'db'), 6)\n"
+        "journal.keep(Instruction('released', 'db'), 6)\n"
         "print('written', flush=True); time.sleep(60)\n"
     )
     with subprocess.Popen(
@@ -59,7 +59,7 @@ def test_what_was_intended_survives_a_kill(tmp_path: Path) -> None:
         writer.wait()
     journal = Journal(tmp_path)
     assert [(action.vm, action.target_bytes) for action in journal.open_actions()] == [("web", 7)]
-    assert journal.standing() == [Standing("released", "db")]
+    assert journal.instructions() == [Instruction("released", "db")]
     journal.close()
 
 
@@ -82,14 +82,14 @@ GRANT = "1 GiB of what is measured free"
         ("", None, False),
         ("", "failed: it is gone", False),
         ("", "unknown: no reply to balloon within 3 s", False),
-        ("", "not reached (yet), it has 2 GiB", False),
-        ("", "reached, it has 4 B", True),
+        ("", "not reached yet, its size is 2 GiB", False),
+        ("", "reached, its size is 4 B", True),
         (GRANT, "sent", True),
         (GRANT, None, True),
         (GRANT, "failed: it is gone", False),
         (GRANT, "unknown: no reply to balloon within 3 s", True),
-        (GRANT, "not reached (yet), it has 2 GiB", True),
-        (GRANT, "reached, it has 4 B", True),
+        (GRANT, "not reached yet, its size is 2 GiB", True),
+        (GRANT, "reached, its size is 4 B", True),
     ],
 )
 def test_the_last_target_is_the_newest_that_a_vm_may_be_on_its_way_to(
@@ -108,16 +108,16 @@ def test_the_last_target_is_the_newest_that_a_vm_may_be_on_its_way_to(
 
 def test_a_wish_stands_once_per_vm_until_it_is_dropped(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
-    journal.stand(Standing("reserved", "old", 5, 10), 1)
-    journal.stand(Standing("reserved", "web", 5, 100), 2)
-    journal.stand(Standing("reserved", "web", 6, 200), 50)
-    journal.stand(Standing("released", "web"), 60)
-    assert journal.standing() == [Standing("released", "web"), Standing("reserved", "web", 6, 200)]
-    journal.drop(Standing("reserved", "web", 5, 100))  # another one took its place
-    journal.drop(Standing("reserved", "nobody", 5, 200))
-    assert len(journal.standing()) == 2
-    journal.drop(Standing("reserved", "web", 6, 200))
-    assert journal.standing() == [Standing("released", "web")]
+    journal.keep(Instruction("reserved", "old", 5, 10), 1)
+    journal.keep(Instruction("reserved", "web", 5, 100), 2)
+    journal.keep(Instruction("reserved", "web", 6, 200), 50)
+    journal.keep(Instruction("released", "web"), 60)
+    assert journal.instructions() == [Instruction("released", "web"), Instruction("reserved", "web", 6, 200)]
+    journal.drop(Instruction("reserved", "web", 5, 100))  # another one took its place
+    journal.drop(Instruction("reserved", "nobody", 5, 200))
+    assert len(journal.instructions()) == 2
+    journal.drop(Instruction("reserved", "web", 6, 200))
+    assert journal.instructions() == [Instruction("released", "web")]
     journal.close()
 
 
@@ -150,7 +150,7 @@ def test_a_journal_that_cannot_be_written_says_that_nothing_is_sent(tmp_path: Pa
     journal = Journal(tmp_path)
     with sqlite3.connect(tmp_path / FILE_NAME, isolation_level=None) as other:
         other.execute("BEGIN EXCLUSIVE")
-        with pytest.raises(JournalError, match="nothing is sent until it can"):
+        with pytest.raises(JournalError, match="nothing is sent until it can be"):
             journal.intend([intent()], 1)
         other.execute("ROLLBACK")
     assert journal.intend([intent()], 2) == [1]
@@ -178,7 +178,7 @@ def test_a_caller_that_goes_away_neither_breaks_its_own_call_off_nor_anothers(tm
         go_on.set()
         assert await other == [1]
         await writer.finish()
-        assert journal.standing() == [Standing("released", "db")]
+        assert journal.instructions() == [Instruction("released", "db")]
         journal.close()
 
     asyncio.run(scenario())

@@ -1,1 +1,1 @@
-"""The socket of the manager: who answers on it, what is answered, and the client."""
+"""The manager's socket: the messages, the server, what it does for its clients, and a client."""

@@ -1,4 +1,4 @@
-"""What the manager answers on its socket: status, reservations, releases."""
+"""What the manager does for its clients: status, reservations, releases."""
 
 import asyncio
 import contextlib
@@ -26,14 +26,14 @@ from dynmem.manager.api.messages import (
     TakeUpRequest,
 )
 from dynmem.manager.config import Config, is_name
-from dynmem.manager.journal.journal import RELEASED, RESERVED, JournalError, Standing
+from dynmem.manager.journal.journal import RELEASED, RESERVED, Instruction, JournalError
 from dynmem.manager.journal.writer import JournalWriter
 from dynmem.manager.step import Manager
 from dynmem.units import NS_PER_S
 
 
 class Answers:
-    """Answers requests between two steps of the loop; `wants_sweep` is set when one should not wait."""
+    """Carries out requests between two steps of the loop; `wants_sweep` is set when one should not wait."""
 
     def __init__(self, config: Config, manager: Manager, writer: JournalWriter) -> None:
         self.wants_sweep: Final = asyncio.Event()
@@ -44,10 +44,10 @@ class Answers:
         self._started = time.monotonic()
         self._sweeps = 0
         self._swept_s = 0.0
-        self._withdrawn: list[Standing] = []
+        self._withdrawn: list[Instruction] = []
 
     async def stepped(self, swept_s: float) -> None:
-        """The loop has made a step after a sweep that took so long: whoever waits for news may look."""
+        """Take note of a step after a sweep of *swept_s* seconds, and wake every request that waits."""
         self._sweeps += 1
         self._swept_s = swept_s
         await self.forget_withdrawn()
@@ -55,9 +55,9 @@ class Answers:
             self._stepped.notify_all()
 
     async def forget_withdrawn(self) -> None:
-        """Take out of the journal what nobody waits for any more; after the last step, call it once more."""
+        """Drop withdrawn reservations from the journal; after the last step, call it once more."""
         while self._withdrawn:
-            with contextlib.suppress(JournalError):  # then it lapses by itself
+            with contextlib.suppress(JournalError):  # it then lapses by itself
                 await self._writer.do(partial(self._writer.journal.drop, self._withdrawn.pop()))
 
     async def handle(self, request: Request) -> Reply:
@@ -91,30 +91,30 @@ class Answers:
         return StatusReply(**msgspec.structs.asdict(view), manager=daemon)
 
     async def _reserve(self, request: ReserveRequest) -> ReserveReply:
-        """Make room and answer when it is there; a client that hangs up meanwhile has changed its mind."""
+        """Make room and reply when it is there; a client that hangs up before that withdraws the request."""
         if not is_name(request.name):
             raise ConfigError(f"{request.name[:80]!r} is not a name: use letters, digits, '.', '-' and '_'")
         if not 0 <= request.wait_ns <= API_WAIT_NS_MAX or not 0 <= request.hold_ns <= API_WAIT_NS_MAX:
-            raise ConfigError(f"waiting and holding take at most {API_WAIT_NS_MAX // NS_PER_S} s each")
+            raise ConfigError(f"wait and hold are each at most {API_WAIT_NS_MAX // NS_PER_S} s")
         now_ns, for_ns = time.monotonic_ns(), request.wait_ns + request.hold_ns
         made = self._manager.reserve(request.name, request.size_bytes, now_ns, now_ns + for_ns)
         if made.state == "refused":
             raise RefusedError(f"{request.name}: {made.reason}")
-        wish = Standing(RESERVED, request.name, request.size_bytes, time.time_ns() + for_ns)
+        promise = Instruction(RESERVED, request.name, request.size_bytes, time.time_ns() + for_ns)
         is_kept = False
         try:
-            await self._writer.do(partial(self._writer.journal.stand, wish, time.time_ns()))
+            await self._writer.do(partial(self._writer.journal.keep, promise, time.time_ns()))
             self.wants_sweep.set()
             reason = await self._wait_for_room(request.name, request.wait_ns / NS_PER_S)
             is_kept = True
         finally:
             if not is_kept:
                 self._manager.drop_reservation(made)
-                self._withdrawn.append(wish)
+                self._withdrawn.append(promise)
         return ReserveReply(request.name, request.size_bytes, reason)
 
     async def _wait_for_room(self, name: str, wait_s: float) -> str:
-        """Why the reservation is ready; RefusedError or DeadlineError if it does not get so."""
+        """Wait until a reservation is ready and return why it is; RefusedError or DeadlineError."""
         state, reason = self._manager.reservation_state(name)
         try:
             async with asyncio.timeout(wait_s), self._stepped:
@@ -133,8 +133,8 @@ class Answers:
     async def _release(self, name: str | None) -> ReleaseReply:
         names = self._known(name)
         for each in names:
-            wish = Standing(RELEASED, each)
-            await self._writer.do(partial(self._writer.journal.stand, wish, time.time_ns()))
+            release = Instruction(RELEASED, each)
+            await self._writer.do(partial(self._writer.journal.keep, release, time.time_ns()))
             self._manager.release(each)
         self.wants_sweep.set()
         return ReleaseReply(
@@ -147,7 +147,7 @@ class Answers:
     async def _take_up(self, name: str | None) -> TakeUpReply:
         names = self._known(name)
         for each in names:
-            await self._writer.do(partial(self._writer.journal.drop, Standing(RELEASED, each)))
+            await self._writer.do(partial(self._writer.journal.drop, Instruction(RELEASED, each)))
             self._manager.take_up(each)
         self.wants_sweep.set()
         return TakeUpReply(names)
@@ -158,5 +158,5 @@ class Answers:
             return configured
         if name not in configured:
             known = ", ".join(configured[:20]) or "none"
-            raise RefusedError(f"{self._config.path} names no VM {name[:80]!r}: known are {known}")
+            raise RefusedError(f"{self._config.path} has no VM {name[:80]!r}: it has {known}")
         return (name,)

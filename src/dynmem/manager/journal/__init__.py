@@ -1,1 +1,1 @@
-"""The journal: what must survive a restart, written before it is done."""
+"""The journal: what must survive a restart, recorded before it is done."""

@@ -1,9 +1,9 @@
-"""The journal: what the manager was about to do, written down before it was done, and what came of it.
+"""The journal: what the manager was about to do, recorded before it was done, and the outcome.
 
 SQLite in WAL mode with synchronous=FULL: what `intend` has returned for survives kill -9 and power loss.
-Truth is never read from here: after a restart the sizes are read from the VMs, the journal only tells which
-commands were under way, which VMs had been released, and which reservations were promised. Bounded by
-JOURNAL_ROWS_MAX rows.
+Sizes are never read from here. After a restart they are read from the VMs; the journal says only which
+commands were open, which VMs were released, and which reservations were promised. Bounded by JOURNAL_ROWS_MAX
+rows.
 """
 
 import sqlite3
@@ -16,14 +16,14 @@ from dynmem.errors import ConfigError, DynmemError
 from dynmem.limits import JOURNAL_ROWS_MAX, JOURNAL_TEXT_MAX
 
 SCHEMA_VERSION: Final = 1
+# The outcome of a command that the VM accepted; only the VM's size shows what it did.
 SENT: Final = "sent"
-"""The outcome of a command that the VM took; what came of it only its size tells."""
+# The first word of the outcome of a command that the VM refused.
 FAILED: Final = "failed"
-"""How the outcome of a command that was not taken begins."""
+# The first word of the outcome of a command that the VM may have accepted: no reply came.
 UNKNOWN: Final = "unknown"
-"""How the outcome of a command begins that may have been taken: the answer never came."""
+# The first word of the outcome of an action closed by looking at the VM: it had the target size.
 REACHED: Final = "reached"
-"""How the outcome of an action begins that was closed by looking: the VM had the size that was asked for."""
 FILE_NAME: Final = "journal.sqlite"
 RELEASED: Final = "released"
 RESERVED: Final = "reserved"
@@ -37,8 +37,8 @@ CREATE TABLE action (
     incarnation TEXT NOT NULL,       -- the process it was meant for: pid@start
     target_bytes INTEGER NOT NULL,
     reason TEXT NOT NULL,
-    measurement TEXT NOT NULL,       -- the deciding term of measured free, '' for a shrink
-    outcome TEXT,                    -- NULL: not known (yet)
+    measurement TEXT NOT NULL,       -- the term of measured free that pays, '' for a shrink
+    outcome TEXT,                    -- NULL: not known yet
     outcome_at_ns INTEGER
 ) STRICT;
 CREATE INDEX action_open ON action (id) WHERE outcome IS NULL;
@@ -53,7 +53,7 @@ CREATE TABLE standing (
 
 
 class JournalError(DynmemError):
-    """The journal cannot be written: nothing may be done that is not written down first."""
+    """The journal cannot be written, and nothing may be done that is not recorded first."""
 
 
 class Intent(NamedTuple):
@@ -80,8 +80,15 @@ class Action(NamedTuple):
     outcome_at_ns: int | None
 
 
-class Standing(NamedTuple):
-    """A wish that outlives a restart: a VM that was released, room that was promised."""
+class Instruction(NamedTuple):
+    """An operator's instruction that outlives a restart: release a VM, keep room for one.
+
+    Attributes:
+        kind: RELEASED or RESERVED.
+        name: The VM.
+        size_bytes: The room; 0 for a release.
+        until_ns: When it lapses, by the wall clock; 0 for a release, which does not.
+    """
 
     kind: str
     name: str
@@ -90,10 +97,10 @@ class Standing(NamedTuple):
 
 
 class Journal:
-    """One manager's journal in its private folder. Calls block for one write to disk, one at a time."""
+    """One manager's journal in its private folder. Each call blocks for one write to disk."""
 
     def __init__(self, folder: Path, *, rows_max: int = JOURNAL_ROWS_MAX) -> None:
-        """Open or make it; ConfigError if it is another version's or no journal at all."""
+        """Open it, or create it; ConfigError if it is of another version or is not a journal."""
         self.path: Final = folder / FILE_NAME
         self._rows_max = rows_max
         self._since_prune = 0
@@ -104,8 +111,8 @@ class Journal:
             self._open()
         except sqlite3.Error as error:
             raise ConfigError(
-                f"{self.path}: not a usable journal ({error}): move it away and start again,"
-                " nothing in it is needed to run"
+                f"{self.path}: not a usable journal ({error}): move it away and start again;"
+                " nothing in it is required"
             ) from error
 
     def _open(self) -> None:
@@ -116,8 +123,8 @@ class Journal:
             self._db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version={SCHEMA_VERSION}; COMMIT;")
         elif version != SCHEMA_VERSION:
             raise ConfigError(
-                f"{self.path}: schema version {version}, this dynmem writes {SCHEMA_VERSION}: move it away"
-                " or run the version that wrote it"
+                f"{self.path}: schema version {version}, this dynmem writes {SCHEMA_VERSION}: move it away,"
+                " or run the version of dynmem that wrote it"
             )
         (found,) = self._db.execute("PRAGMA quick_check(1)").fetchone()
         if found != "ok":
@@ -131,11 +138,11 @@ class Journal:
                 yield self._db
         except sqlite3.Error as error:
             raise JournalError(
-                f"{self.path}: cannot be written ({error}): nothing is sent until it can"
+                f"{self.path}: cannot be written ({error}): nothing is sent until it can be"
             ) from error
 
     def intend(self, intents: Sequence[Intent], now_ns: int) -> list[int]:
-        """Write the intents down, safely on disk when this returns, and return their ids. JournalError."""
+        """Record the intents and return their ids; they are on disk when this returns. JournalError."""
         with self._transaction() as db:
             ids = [
                 db.execute(
@@ -156,7 +163,7 @@ class Journal:
         return [number for number in ids if number is not None]
 
     def conclude(self, outcomes: Sequence[tuple[int, str]], now_ns: int) -> None:
-        """Write down what came of the actions with these ids. JournalError."""
+        """Record the outcomes of the actions with these ids. JournalError."""
         with self._transaction() as db:
             db.executemany(
                 "UPDATE action SET outcome = ?, outcome_at_ns = ? WHERE id = ? AND outcome IS NULL",
@@ -164,18 +171,18 @@ class Journal:
             )
 
     def open_actions(self) -> list[Action]:
-        """Actions whose outcome nobody wrote down, oldest first: the manager died meanwhile."""
+        """Return the actions without an outcome, oldest first: the manager died before it was known."""
         return self._actions("WHERE outcome IS NULL ORDER BY id")
 
     def recent(self, limit: int = 20) -> list[Action]:
-        """The newest actions, newest first."""
+        """Return the newest actions, newest first."""
         return self._actions("ORDER BY id DESC LIMIT ?", limit)
 
     def last_targets(self) -> list[Action]:
-        """Per VM the newest action whose target it may be on its way to.
+        """Return for each VM the newest action whose target it may be on its way to.
 
-        One that may not have been sent counts where it is growth: memory may be taken for it. Where it is a
-        shrink, the one before it counts.
+        An action that may not have been sent counts if it is growth, since memory may be taken for it. If it
+        is a shrink, the one before it counts.
         """
         return self._actions(
             "WHERE id IN (SELECT max(id) FROM action WHERE outcome = ? OR outcome LIKE ? || '%'"
@@ -188,24 +195,24 @@ class Journal:
         query = f"SELECT {', '.join(Action._fields)} FROM action {clause}"  # noqa: S608 - our own words
         return [Action(*row) for row in self._db.execute(query, values)]
 
-    def stand(self, wish: Standing, now_ns: int) -> None:
-        """Keep a wish over restarts, one of a kind per VM, and forget what has lapsed. JournalError."""
+    def keep(self, instruction: Instruction, now_ns: int) -> None:
+        """Keep an instruction over restarts, one of a kind per VM, and drop lapsed ones. JournalError."""
         with self._transaction() as db:
             db.execute("DELETE FROM standing WHERE until_ns BETWEEN 1 AND ?", (now_ns,))
-            db.execute("INSERT OR REPLACE INTO standing VALUES (?, ?, ?, ?)", wish)
+            db.execute("INSERT OR REPLACE INTO standing VALUES (?, ?, ?, ?)", instruction)
 
-    def drop(self, wish: Standing) -> None:
-        """Forget this wish; nothing happens if it is gone, or another took its place. JournalError."""
+    def drop(self, instruction: Instruction) -> None:
+        """Drop an instruction; nothing changes if it has lapsed or another replaced it. JournalError."""
         with self._transaction() as db:
             db.execute(
                 "DELETE FROM standing WHERE kind = ? AND name = ? AND until_ns = ?",
-                (wish.kind, wish.name, wish.until_ns),
+                (instruction.kind, instruction.name, instruction.until_ns),
             )
 
-    def standing(self) -> list[Standing]:
-        """All wishes that stand."""
+    def instructions(self) -> list[Instruction]:
+        """Return all instructions that are in force."""
         rows = self._db.execute("SELECT kind, name, size_bytes, until_ns FROM standing ORDER BY kind, name")
-        return [Standing(*row) for row in rows]
+        return [Instruction(*row) for row in rows]
 
     def _prune(self, db: sqlite3.Connection, added: int) -> None:
         self._since_prune += added

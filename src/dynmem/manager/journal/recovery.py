@@ -1,6 +1,6 @@
-"""After a restart: what a predecessor left open, what it had promised, whom it had let go.
+"""After a restart: what a predecessor left open, what it had promised, which VMs it had released.
 
-Sizes are never taken from the journal. An open action is closed by looking: what does the VM have now?
+Sizes are never taken from the journal. An open action is closed by looking at the VM's size now.
 """
 
 import time
@@ -13,25 +13,25 @@ from dynmem.units import format_size
 
 
 def take_over(journal: Journal, manager: Manager, names: Collection[str]) -> None:
-    """Go on where a predecessor ended.
+    """Continue where a predecessor ended.
 
-    Targets cannot be asked for, so the last ones sent come from the journal. Who was released stays released,
-    what was promised stays promised.
+    A VM does not report its target, so the last ones sent come from the journal. Released VMs stay released,
+    promised reservations stay promised.
     """
     for action in journal.last_targets():
         manager.restore(action.vm, action.incarnation, action.target_bytes)
     now_ns, wall_ns = time.monotonic_ns(), time.time_ns()
-    for wish in journal.standing():
-        if wish.kind == RELEASED and wish.name in names:
-            manager.release(wish.name)
-        elif wish.kind == RESERVED and wish.until_ns > wall_ns:
-            manager.reserve(wish.name, wish.size_bytes, now_ns, now_ns + wish.until_ns - wall_ns)
+    for each in journal.instructions():
+        if each.kind == RELEASED and each.name in names:
+            manager.release(each.name)
+        elif each.kind == RESERVED and each.until_ns > wall_ns:
+            manager.reserve(each.name, each.size_bytes, now_ns, now_ns + each.until_ns - wall_ns)
         else:
-            journal.drop(wish)
+            journal.drop(each)
 
 
 class Unfinished:
-    """Actions without an outcome: they were under way, or about to be, when it could not be written down."""
+    """Actions without an outcome: it could not be recorded, or the manager died before it was known."""
 
     def __init__(self, actions: Iterable[Action]) -> None:
         self._open: dict[int, Intent] = {
@@ -43,11 +43,11 @@ class Unfinished:
         return len(self._open)
 
     def add(self, actions: Iterable[tuple[int, Intent]]) -> None:
-        """Further actions whose outcome could not be written down."""
+        """Add actions whose outcome could not be recorded."""
         self._open.update(actions)
 
     def look(self, facts: Facts) -> list[tuple[int, Intent, str]]:
-        """Those whose VM can be asked now, with what was found."""
+        """Return those whose VM could be asked in this sweep, each with its outcome."""
         if not self._open:
             return []
         vms = {vm.name: vm for vm in facts.vms}
@@ -55,19 +55,19 @@ class Unfinished:
         return [(number, each, outcome) for number, each, outcome in looked if outcome]
 
     def close(self, number: int) -> None:
-        """The outcome of this one stands in the journal."""
+        """Drop an action whose outcome is recorded."""
         del self._open[number]
 
 
 def _found(intent: Intent, vm: VmFacts | None) -> str:
-    """What became of an intent; "" while its VM does not answer."""
+    """Return the outcome of an intent; "" while its VM does not reply."""
     if vm is None:
         return "the VM is no longer configured"
     if vm.run_state == ABSENT:
         return "the VM is gone"
     if vm.incarnation != intent.incarnation:
-        return "the VM was started anew since"
+        return "the VM has been started again since"
     if vm.run_state == SILENT or vm.actual_bytes is None:
         return ""
-    reached = REACHED if vm.actual_bytes == intent.target_bytes else "not reached (yet)"
-    return f"{reached}, it has {format_size(vm.actual_bytes)}"
+    reached = REACHED if vm.actual_bytes == intent.target_bytes else "not reached yet"
+    return f"{reached}, its size is {format_size(vm.actual_bytes)}"

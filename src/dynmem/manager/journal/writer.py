@@ -1,7 +1,7 @@
 """The journal from asyncio: one call at a time, in a thread, because each waits for the disk.
 
-A thread can't be stopped in the middle, so a call that has begun goes on to its end whatever becomes of its
-caller, and no other one begins before.
+A thread cannot be cancelled, so a call that has begun runs to its end whatever happens to its caller, and no
+other call begins before that.
 """
 
 import asyncio
@@ -14,26 +14,26 @@ T = TypeVar("T")
 
 
 class JournalWriter:
-    """Writes for the loop and for the API; says once when writing fails, and once when it works again."""
+    """Writes for the loop and for the API; reports once when writing fails, and once when it works again."""
 
-    def __init__(self, journal: Journal, tell: Callable[[str], None]) -> None:
+    def __init__(self, journal: Journal, report: Callable[[str], None]) -> None:
         self.journal: Final = journal
         self.problem: str | None = None
-        self._tell = tell
+        self._report = report
         self._one_at_a_time = asyncio.Lock()
-        self._under_way: set[asyncio.Task[Any]] = set()
+        self._running: set[asyncio.Task[Any]] = set()
 
     async def do(self, call: Callable[[], T]) -> T:
-        """Run one call of the journal; JournalError passes after it has been said."""
+        """Run one call of the journal; JournalError passes on after it has been reported."""
         running = asyncio.create_task(self._run(call))
-        self._under_way.add(running)
-        running.add_done_callback(self._under_way.discard)
+        self._running.add(running)
+        running.add_done_callback(self._running.discard)
         return await asyncio.shield(running)
 
     async def finish(self) -> None:
-        """Wait for calls whose callers have gone; then the journal may be closed."""
-        if self._under_way:
-            await asyncio.wait(self._under_way)
+        """Wait for calls whose callers were cancelled; then the journal may be closed."""
+        if self._running:
+            await asyncio.wait(self._running)
 
     async def _run(self, call: Callable[[], T]) -> T:
         try:
@@ -41,10 +41,10 @@ class JournalWriter:
                 result = await asyncio.to_thread(call)
         except JournalError as error:
             if self.problem is None:
-                self._tell(str(error))
+                self._report(str(error))
             self.problem = str(error)
             raise
         if self.problem is not None:
-            self._tell(f"{self.journal.path}: can be written again")
+            self._report(f"{self.journal.path}: can be written again")
         self.problem = None
         return result

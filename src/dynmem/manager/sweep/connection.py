@@ -1,8 +1,8 @@
 """One VM as the manager sees it: its monitor, its process, its figures.
 
-At most one exchange with a VM is under way at any time, in a task of its own. A sweep waits for it only a
-little while, and for a VM that has kept one sweep waiting not at all, until it has answered: whatever one VM
-does (hang, die, talk nonsense, let somebody else hold its monitor), the others do not wait for it.
+At most one exchange with a VM runs at any time, in a task of its own. A sweep waits for it only briefly, and
+for a VM that has kept one sweep waiting not at all until it has replied. Whatever one VM does (hang, die,
+send nonsense, let another client hold its monitor), the others do not wait for it.
 
     connect --> find device --> look (status, size, figures) --> look ... --> lost --> pause --> connect
 """
@@ -18,14 +18,18 @@ from typing import Final
 from dynmem.errors import DeadlineError, DynmemError, RemoteProtocolError, UnreachableError
 from dynmem.limits import RECONNECT_PAUSE_S_MAX
 from dynmem.manager.step.facts import ABSENT, SILENT, VmFacts
-from dynmem.manager.sweep import demand as backends
 from dynmem.manager.sweep.demand import (
-    BACKENDS,
+    DEMAND_SOURCES,
+    HV_BALLOON,
+    STATUS_EVENT,
+    VIRTIO_BALLOON,
     DemandTracker,
     Device,
     Silence,
     fields,
+    find_device,
     size,
+    statistics_interval,
     word,
 )
 from dynmem.manager.sweep.monitor import Monitor
@@ -36,16 +40,17 @@ from dynmem.qmp.client import QmpClient
 from dynmem.qmp.errors import BusyError, QmpCommandError
 
 LOG: Final = logging.getLogger(__name__)
+# A monitor that takes longer for one command is disconnected and tried again later.
 COMMAND_TIMEOUT_S: Final = 3.0
-"""A monitor that has not answered one command for so long is hung up on and tried again later."""
+# Not even the statistics interval is set before a VM has been looked at this many times.
 LOOKS_BEFORE_WRITING: Final = 2
-"""Not even the statistics interval is set before a VM has been looked at so often."""
+# Looks between two searches of a VM that has no balloon device: one may be plugged in.
 _FIND_DEVICE_EVERY: Final = 10
-"""Looks between two searches of a VM that has no balloon device (one may be plugged in)."""
+# Looks between two checks that QEMU still asks the guest for statistics.
 _LOOK_AT_INTERVAL_EVERY: Final = 10
-"""Looks between two checks that QEMU still asks the guest for statistics."""
+# Looks between two checks for new DIMMs, of a VM that cannot grow otherwise.
 _LOOK_AT_MEMORY_EVERY: Final = 10
-"""Looks between two checks that no DIMM was plugged, of a VM that cannot grow otherwise."""
+# States of QEMU's MigrationStatus in which the VM's memory is being moved.
 _MIGRATING: Final = frozenset(
     {
         "setup",
@@ -58,12 +63,33 @@ _MIGRATING: Final = frozenset(
     }
     | {"device", "wait-unplug", "postcopy-device", "postcopy-recover-setup"}
 )
-"""States of QEMU's MigrationStatus in which the VM's memory is being moved."""
 
 
 @dataclass
 class _Life:
-    """What is known of one life (incarnation) of a VM; a new process starts a new one."""
+    """What is known of one life (incarnation) of a VM; a new process starts a new one.
+
+    Attributes:
+        process: Its process; None if it cannot be seen.
+        incarnation: The name of this life.
+        meter: Measures its resident memory.
+        base_bytes: What it was started with, DIMMs excluded.
+        memory: All its memory.
+        next_memory: The look at which its memory is read again.
+        actual_bytes: Its size as its VMM reported it last.
+        resident: What was measured last.
+        device: Its balloon device.
+        tracker: Its demand.
+        resets: RESETs seen.
+        target_bytes: The last target that was sent; 0 before the first.
+        deaf: Events may have been missed: a RESET shows only by a size that rose without a command.
+        reports: Status events seen; distinguishes two reports with the same figures.
+        looks: How often it was looked at.
+        next_search: The look at which a device is searched again.
+        next_interval: The look at which the statistics interval is checked again.
+        interval_problem: Why its guest sends no statistics.
+        can_query_migration: Whether its monitor has `query-migrate`.
+    """
 
     process: Process | None
     incarnation: str
@@ -77,11 +103,8 @@ class _Life:
     tracker: DemandTracker | None = None
     resets: int = 0
     target_bytes: int = 0
-    """The last target that was sent, 0 before there is one."""
     deaf: bool = False
-    """Events may have been missed: a RESET shows only by a size that rose though nobody asked for it."""
     reports: int = 0
-    """Status events seen: tells two reports with the same figures apart."""
     looks: int = 0
     next_search: int = 0
     next_interval: int = 0
@@ -90,12 +113,12 @@ class _Life:
 
     @property
     def blocks(self) -> tuple[int, ...] | None:
-        """The sizes of the pieces of its RAM, once they are known."""
+        """The sizes of the pieces of its RAM; None: not known yet."""
         return self.memory.blocks if self.memory is not None else None
 
 
 class VmConnection:
-    """The manager's hold on one VM."""
+    """The manager's connection to one VM."""
 
     def __init__(
         self,
@@ -123,22 +146,22 @@ class VmConnection:
 
     @property
     def incarnation(self) -> str:
-        """The process this connection speaks to; "" if there is none."""
+        """The process at the other end; empty if there is none."""
         return self._life.incarnation if self._life is not None else ""
 
     async def observe(self, now_ns: int, patience_s: float) -> VmFacts:
-        """Look at the VM, waiting `patience_s` at most; never raises: what is wrong stands in the facts.
+        """Look at the VM for at most *patience_s* seconds; never raises: the facts say what is wrong.
 
-        `now_ns` is the moment of the sweep: what the guest says anew counts as said then.
+        *now_ns* is the time of the sweep: a new report of the guest counts as made then.
         """
         if self._look is not None and self._look.done():
-            # The answer to an earlier sweep: too old to be used, but it shows whether the VM answers again.
+            # The result for an earlier sweep: too old to be used, but it shows whether the VM replies again.
             self._is_slow = self._monitor is None
             self._look = None
         if self._look is None:
             if self._monitor is None and time.monotonic() < self._not_before:
                 return self._from_outside(now_ns)
-            self._look = asyncio.create_task(self._answer(now_ns), name=f"look at {self.name}")
+            self._look = asyncio.create_task(self._look_at_it(now_ns), name=f"look at {self.name}")
         await asyncio.wait((self._look,), timeout=0 if self._is_slow else patience_s)
         if not self._look.done():
             self._is_slow = True
@@ -147,9 +170,9 @@ class VmConnection:
         return look.result()
 
     async def set_balloon(self, target_bytes: int) -> None:
-        """Set the target; DynmemError says why it was not taken. What comes of it only `actual` tells."""
+        """Set the target; DynmemError says why it was refused. Only `actual` shows what the guest does."""
         if self._monitor is None or self._look is not None:
-            raise UnreachableError(f"{self.name} does not answer at {self.path}")
+            raise UnreachableError(f"{self.name} does not reply at {self.path}")
         if self._life is not None:
             self._life.target_bytes = target_bytes
         try:
@@ -161,7 +184,7 @@ class VmConnection:
             raise
 
     async def close(self) -> None:
-        """Hang up; targets stay as they are."""
+        """Disconnect; targets stay as they are."""
         for task in (self._look, self._measuring):
             if task is not None:
                 task.cancel()
@@ -172,14 +195,14 @@ class VmConnection:
 
     # -- one look -------------------------------------------------------------------------------------------
 
-    async def _answer(self, now_ns: int) -> VmFacts:
-        """Connect if need be and ask everything once."""
+    async def _look_at_it(self, now_ns: int) -> VmFacts:
+        """Connect if need be and send all queries once."""
         try:
             monitor = self._monitor or await self._connect()
             return await self._ask(monitor, now_ns)
         except (DynmemError, OSError, TimeoutError) as error:
             await self._lose(error)
-        except Exception as error:  # one VM's surprise must not end the others' service
+        except Exception as error:  # a surprise with one VM must not end the service of the others
             LOG.exception("%s: looking at it failed", self.name)
             await self._lose(error)
         return self._from_outside(now_ns)
@@ -188,13 +211,13 @@ class VmConnection:
         client = await QmpClient.connect(self.path)
         self._begin_life(client.peer.pid)
         if self._life is not None and self._life.looks:
-            self._life.deaf = True  # events were missed while nobody listened, a RESET may be among them
+            self._life.deaf = True  # events were missed while disconnected, perhaps a RESET
         self._monitor = Monitor(client, may_write=self._may_write, timeout_s=COMMAND_TIMEOUT_S)
         self._dropped = 0
         return self._monitor
 
     def _begin_life(self, pid: int) -> None:
-        """Know the process again, or begin with a new one (0: it cannot be seen)."""
+        """Recognize the process, or begin a life with a new one (0: it cannot be seen)."""
         process = Process.of(pid)
         if self._life is not None:
             if process is None and self._life.process is None:
@@ -216,7 +239,7 @@ class VmConnection:
         self._life = None
 
     async def _ask(self, monitor: Monitor, now_ns: int) -> VmFacts:
-        """All questions of one look."""
+        """Send all queries of one look and return the facts."""
         life = self._life
         assert life is not None
         self._take_events(monitor, life)
@@ -237,7 +260,7 @@ class VmConnection:
 
     @staticmethod
     async def _look_at_memory(monitor: Monitor, life: _Life) -> None:
-        """What there is: seldom, except where it can grow."""
+        """Read its memory: seldom, except where it can grow."""
         if life.base_bytes is None:
             life.base_bytes = await read_base(monitor)
         memory = life.memory
@@ -246,17 +269,17 @@ class VmConnection:
             life.memory = await read_memory(monitor, life.base_bytes)
 
     def _take_events(self, monitor: Monitor, life: _Life) -> None:
-        """Count what happened since the last look."""
+        """Count the events since the last look."""
         events = monitor.client.events
         for _ in range(len(events)):
             name = events.popleft().name
             if name == "RESET":
                 self._was_reset(life)
-            elif name == backends.STATUS_EVENT:
+            elif name == STATUS_EVENT:
                 life.reports += 1
         if monitor.client.events_dropped != self._dropped:
             self._dropped = monitor.client.events_dropped
-            life.deaf = True  # nobody knows what was among them
+            life.deaf = True  # a RESET may be among them
 
     @staticmethod
     def _was_reset(life: _Life) -> None:
@@ -274,36 +297,36 @@ class VmConnection:
             try:
                 migration = fields(await monitor.query("query-migrate"), "query-migrate")
             except QmpCommandError:
-                life.can_query_migration = False  # our own VM does not migrate
+                life.can_query_migration = False  # dynmem vm does not migrate
             else:
                 if migration.get("status") in _MIGRATING:
                     return "migrating"
         return status
 
     async def _find_device(self, monitor: Monitor, life: _Life) -> None:
-        life.device = await backends.find_device(monitor)
+        life.device = await find_device(monitor)
         if life.device is not None and life.tracker is None:
-            life.tracker = DemandTracker(BACKENDS[life.device.kind])
+            life.tracker = DemandTracker(DEMAND_SOURCES[life.device.kind])
 
     async def _read_figures(self, monitor: Monitor, life: _Life, device: Device, now_ns: int) -> None:
-        """The VM's size, then what its guest says: in this order, see DemandTracker."""
+        """Read the VM's size, then its guest's report: in this order, see DemandTracker."""
         assert life.tracker is not None
         assert life.memory is not None
         try:
             balloon = fields(await monitor.query("query-balloon"), "query-balloon")
         except QmpCommandError as error:
             life.device = None  # unplugged
-            self._problem = f"its balloon device does not answer: {error.desc}"
+            self._problem = f"its balloon device does not reply: {error.desc}"
             return
         before, life.actual_bytes = life.actual_bytes, size(balloon.get("actual"), "actual")
         if life.deaf and before is not None and life.actual_bytes > max(before, life.target_bytes):
             self._was_reset(life)  # its balloon is empty again
         life.deaf = False
-        is_hv = device.kind == backends.HV_BALLOON
+        is_hv = device.kind == HV_BALLOON
         life.tracker.saw_size(life.memory.without_added(life.actual_bytes) if is_hv else life.actual_bytes)
-        if device.kind == backends.VIRTIO_BALLOON:
+        if device.kind == VIRTIO_BALLOON:
             await self._keep_statistics_on(monitor, life, device)
-        report = await BACKENDS[device.kind].read(monitor, device, life.memory.boot_bytes)
+        report = await DEMAND_SOURCES[device.kind].read(monitor, device, life.memory.boot_bytes)
         if isinstance(report, Silence):
             self._problem = life.interval_problem or report.reason
             return
@@ -312,21 +335,21 @@ class VmConnection:
             self._problem = life.interval_problem
 
     async def _keep_statistics_on(self, monitor: Monitor, life: _Life, device: Device) -> None:
-        """See to it that QEMU asks the guest for statistics; in observe mode only say that it does not."""
+        """Make QEMU ask the guest for statistics; in observe mode only report that it does not."""
         if life.looks < life.next_interval:
             return
         life.next_interval = max(life.looks + _LOOK_AT_INTERVAL_EVERY, LOOKS_BEFORE_WRITING + 1)
         life.interval_problem = None
-        if await backends.statistics_interval(monitor, device) > 0:
+        if await statistics_interval(monitor, device) > 0:
             return
         if not monitor.may_write:
             life.interval_problem = (
-                "its guest statistics are off, and observe mode does not switch them on: set"
+                "its guest statistics are off, and observe mode does not turn them on: set"
                 f' guest-stats-polling-interval of {device.path} to 1, or use mode = "enforce"'
             )
         elif life.looks <= LOOKS_BEFORE_WRITING:
             life.next_interval = LOOKS_BEFORE_WRITING + 1
-            life.interval_problem = "its guest statistics are being switched on"
+            life.interval_problem = "its guest statistics are being turned on"
         else:
             await monitor.set_statistics_interval(device.path, max(1, round(self._period_s)))
 
@@ -341,19 +364,19 @@ class VmConnection:
             life.resident = await asyncio.to_thread(life.meter.measure, life.blocks)
 
     def _from_outside(self, now_ns: int) -> VmFacts:
-        """Tell from outside whether a VM that does not answer is there, and what it holds."""
+        """Find out from outside whether a VM that does not reply is there, and what it holds."""
         if self._life is not None and self._is_gone(self._life):
             self._end_life()
             self._not_before = self._pause_s = 0.0
             self._problem = f"its process has ended (its monitor was {self.path})"
         elif self._life is None and not self._nobody_listens:
-            with contextlib.suppress(OSError):  # no descriptor left: it is looked at again next time
-                self._begin_life(listener(self.path))  # it does not talk to us, but its memory counts
+            with contextlib.suppress(OSError):  # no descriptor left: try again at the next look
+                self._begin_life(listener(self.path))  # it does not reply, but its memory counts
         life = self._life
         if life is None:
             return VmFacts(name=self.name, incarnation="", run_state=ABSENT, problem=self._problem)
-        if self._problem is None or self._monitor is not None:  # while it is lost, why it was stands already
-            self._problem = f"its monitor {self.path} does not answer{self._hint()}"
+        if self._problem is None or self._monitor is not None:  # else the reason is known already
+            self._problem = f"its monitor {self.path} does not reply{self._hint()}"
         if life.meter is not None and life.meter.is_quick:
             life.resident = life.meter.measure(life.blocks)
         elif self._measuring is None or self._measuring.done():
@@ -361,7 +384,7 @@ class VmConnection:
         return self._facts(life, SILENT, now_ns)
 
     def _is_gone(self, life: _Life) -> bool:
-        """Whether its process has ended, or, where no process is known, its socket is dead."""
+        """Return whether its process has ended or, if no process is known, its socket is dead."""
         return life.process.gone() if life.process is not None else self._nobody_listens
 
     def _facts(self, life: _Life, run_state: str, now_ns: int) -> VmFacts:
@@ -385,12 +408,12 @@ class VmConnection:
     # -- losing it ------------------------------------------------------------------------------------------
 
     async def _lose(self, error: BaseException) -> None:
-        """Hang up after a fault, and say what it was; the next attempt waits longer each time."""
+        """Disconnect after a fault and record it; the next attempt waits longer each time."""
         self._problem = self._sentence(error)
         await self._hang_up()
         self._pause_s = min(max(2 * self._pause_s, self._period_s), RECONNECT_PAUSE_S_MAX)
         self._nobody_listens = isinstance(error, UnreachableError) and not isinstance(error, BusyError)
-        # Nobody listening costs a failed connect: look each period, so that a new VM is seen at once.
+        # A dead socket costs one failed connect: try each period, so that a new VM is seen at once.
         self._not_before = time.monotonic() + (0.0 if self._nobody_listens else self._pause_s)
 
     def _sentence(self, error: BaseException) -> str:
@@ -400,15 +423,15 @@ class VmConnection:
                 f" give dynmem a monitor of its own (a second -chardev and -mon pair){self._hint()}"
             )
         if isinstance(error, UnreachableError):
-            return f"nobody answers ({error}): start the VM, or correct its qmp in the configuration"
+            return f"no VM is listening ({error}): start it, or correct its qmp in the configuration"
         if isinstance(error, DeadlineError | TimeoutError):
-            return f"its monitor did not answer, trying again: {error}{self._hint()}"
+            return f"its monitor did not reply, trying again: {error}{self._hint()}"
         if isinstance(error, RemoteProtocolError):
-            return f"what answers does not speak QMP: {error}: correct its qmp in the configuration"
+            return f"the listener does not speak QMP: {error}: correct its qmp in the configuration"
         return f"its monitor {self.path} failed: {error}"
 
     def _hint(self) -> str:
-        """What the process itself tells about its silence."""
+        """Return what the state of the process says about its silence."""
         if self._life is not None and self._life.process is not None and self._life.process.stopped():
             return "; its process is stopped (by SIGSTOP or a debugger): continue it"
         return ""

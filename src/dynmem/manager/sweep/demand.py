@@ -1,10 +1,9 @@
-"""How each balloon device tells what its guest needs: a table of devices, and one tracker of reports.
+"""How each balloon device reports what its guest needs: a table of devices, and one tracker of reports.
 
-A report is paired with the size the VM had when the guest made it. Every formula has the form
-demand = size + offset, and the size may have moved since the last report, so what a report tells is a
-range; the demand known before stays unless the range contradicts it. (Pairing with the newest size would
-understate demand while a VM shrinks, pairing with the oldest would overstate it: the first kills guests, the
-second makes targets swing.)
+A report is paired with the size of the VM when the guest made it. Every formula has the form demand = size +
+offset, and the size may have moved since the last report, so a report gives a range; the demand known before
+stays unless the range contradicts it. (Pairing with the newest size would understate demand while a VM
+shrinks, pairing with the oldest would overstate it: the first kills guests, the second makes targets swing.)
 """
 
 from collections.abc import Awaitable, Callable, Hashable, Mapping
@@ -20,19 +19,25 @@ from dynmem.units import MIB
 HV_BALLOON: Final = "hv-balloon"
 VIRTIO_BALLOON: Final = "virtio-balloon"
 STATUS_EVENT: Final = "HV_BALLOON_STATUS_REPORT"
-ABSENT_STATISTIC: Final = (1 << 64) - 1  # QEMU hw/virtio/virtio-balloon.c: never reported by the guest
+# QEMU hw/virtio/virtio-balloon.c: the guest never reported it.
+ABSENT_STATISTIC: Final = (1 << 64) - 1
+# What a Linux guest must keep available to survive its own growth until the manager has seen it. Measured
+# with Linux 6.1, statistics and a period of 1 s: with 64 MiB available, loads that grew by 64 MiB/s survived
+# and those that grew by 96 MiB/s were OOM-killed. Guests with hv-balloon keep such a reserve themselves and
+# report it as committed; the virtio-balloon driver keeps none.
 VIRTIO_RESERVE_BYTES: Final = 64 * MIB
-"""What a Linux guest must keep available to live through its own growth until the manager has seen it.
-
-Measured with Linux 6.1, statistics and a period of 1 s: with 64 MiB available, loads that grew by 64 MiB/s
-lived and those of 96 MiB/s were OOM-killed. Guests with hv-balloon keep such a reserve themselves and report
-it as committed; the virtio-balloon driver keeps none.
-"""
-BOOT_BYTES_MIN: Final = MIB  # no VM is smaller, and no target may come near zero
+# No VM is smaller, and no target may come near zero.
+BOOT_BYTES_MIN: Final = MIB
 
 
 class Report(NamedTuple):
-    """What one look at a guest's figures gave. `mark` differs whenever the guest has reported anew."""
+    """A guest's figures, as read once.
+
+    Attributes:
+        mark: Differs whenever the guest has reported again.
+        offset_bytes: Demand less the size of the VM.
+        available_bytes: What the guest could use at once.
+    """
 
     mark: Hashable
     offset_bytes: int
@@ -40,56 +45,69 @@ class Report(NamedTuple):
 
 
 class Silence(NamedTuple):
-    """Why there are no figures, in a sentence without the VM's name."""
+    """Why there are no figures.
+
+    Attributes:
+        reason: A sentence without the VM's name.
+    """
 
     reason: str
 
 
 class Device(NamedTuple):
-    """A balloon device of one VM; `path` is its QOM path ("" where none is needed)."""
+    """A balloon device of one VM.
+
+    Attributes:
+        kind: HV_BALLOON or VIRTIO_BALLOON.
+        path: Its QOM path; empty where none is needed.
+    """
 
     kind: str
     path: str
 
 
-class Backend(NamedTuple):
-    """One kind of balloon device: its demand formula in words, and how the figures are read."""
+class DemandSource(NamedTuple):
+    """How one kind of balloon device reports demand.
+
+    Attributes:
+        formula: The formula in words.
+        read: Reads the figures of a device behind a monitor, given the VM's boot size.
+    """
 
     formula: str
     read: Callable[[Monitor, Device, int], Awaitable[Report | Silence]]
-    """(monitor, device, boot_bytes) -> figures or the reason why there are none"""
 
 
 def number(value: object, what: str) -> int:
-    """A size that a monitor sent; RemoteProtocolError if it is none."""
+    """Return a size that a monitor sent; RemoteProtocolError if it is not one."""
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= ABSENT_STATISTIC:
         raise RemoteProtocolError(f"{what} is not a number of bytes")
     return value
 
 
 def size(value: object, what: str, *, least: int = 0) -> int:
-    """The size of a VM as its monitor told it; RemoteProtocolError if a VM can't have it."""
-    bytes_said = number(value, what)
-    if not least <= bytes_said <= MANAGER_FIGURE_BYTES_MAX:
-        raise RemoteProtocolError(f"{what} is {bytes_said}, which is no size of a VM")
-    return bytes_said
+    """Return the size of a VM as its monitor reported it; RemoteProtocolError if no VM can have that size."""
+    reported = number(value, what)
+    if not least <= reported <= MANAGER_FIGURE_BYTES_MAX:
+        raise RemoteProtocolError(f"{what} is {reported}, which is not the size of a VM")
+    return reported
 
 
 def word(value: object) -> str | None:
-    """A name or a state that a monitor told, if it is one that can be shown; else None."""
+    """Return a name or a state that a monitor sent, if it can be shown; else None."""
     is_one = isinstance(value, str) and 0 < len(value) <= QMP_NAME_MAX and value.isprintable()
     return value if isinstance(value, str) and is_one else None
 
 
 def fields(value: object, what: str) -> Mapping[str, object]:
-    """An object that a monitor sent; RemoteProtocolError if it is none."""
+    """Return an object that a monitor sent; RemoteProtocolError if it is not one."""
     if not isinstance(value, dict):
         raise RemoteProtocolError(f"the reply to {what} is not an object")
     return value
 
 
 async def _read_hv_balloon(monitor: Monitor, device: Device, boot_bytes: int) -> Report | Silence:
-    """QEMU hw/hyperv/hv-balloon.c: the last STATUS_REPORT; committed includes what is ballooned."""
+    """Read the last STATUS_REPORT (QEMU hw/hyperv/hv-balloon.c); committed includes what is ballooned."""
     del device
     command = "query-hv-balloon-status-report"
     try:
@@ -101,12 +119,12 @@ async def _read_hv_balloon(monitor: Monitor, device: Device, boot_bytes: int) ->
     committed = number(reply.get("committed"), "committed")
     available = number(reply.get("available"), "available")
     if max(committed, available) > MANAGER_FIGURE_BYTES_MAX:
-        return Silence("its guest reports sizes that cannot be")
+        return Silence("its guest reports impossible sizes")
     return Report((committed, available), committed - boot_bytes, available)
 
 
 def _available(statistics: Mapping[str, object]) -> int | None:
-    """Memory the guest could use at once; free plus caches where it is too old to say (Linux < 4.6)."""
+    """Return what the guest could use at once; free plus caches before Linux 4.6."""
     available = number(statistics.get("stat-available-memory", ABSENT_STATISTIC), "stat-available-memory")
     if available != ABSENT_STATISTIC:
         return available
@@ -118,10 +136,10 @@ def _available(statistics: Mapping[str, object]) -> int | None:
 
 
 async def _read_virtio_balloon(monitor: Monitor, device: Device, boot_bytes: int) -> Report | Silence:
-    """QEMU hw/virtio/virtio-balloon.c: guest-stats, in bytes; last-update 0 and 2^64-1 mean never.
+    """Read guest-stats (QEMU hw/virtio/virtio-balloon.c), in bytes; last-update 0 and 2^64-1 mean never.
 
-    demand = actual - available + a reserve. It holds with deflate-on-oom on and off alike: the balloon is in
-    both or in neither, and what the guest's kernel keeps out of its total is counted as needed, rightly.
+    demand = actual - available + a reserve. It holds with and without deflate-on-oom: the balloon is in both
+    figures or in neither, and what the guest's kernel keeps out of its total rightly counts as needed.
     """
     del boot_bytes
     reply = fields(
@@ -132,22 +150,22 @@ async def _read_virtio_balloon(monitor: Monitor, device: Device, boot_bytes: int
     if updated == 0 or available is None:
         return Silence("its guest has sent no statistics: load the virtio_balloon driver in it")
     if available > MANAGER_FIGURE_BYTES_MAX:
-        return Silence("its guest reports sizes that cannot be")
+        return Silence("its guest reports impossible sizes")
     return Report(updated, VIRTIO_RESERVE_BYTES - available, available)
 
 
-BACKENDS: Final[Mapping[str, Backend]] = {
-    HV_BALLOON: Backend("committed - ballooned", _read_hv_balloon),
-    VIRTIO_BALLOON: Backend("actual - stat-available-memory + 64 MiB", _read_virtio_balloon),
+DEMAND_SOURCES: Final[Mapping[str, DemandSource]] = {
+    HV_BALLOON: DemandSource("committed - ballooned", _read_hv_balloon),
+    VIRTIO_BALLOON: DemandSource("actual - stat-available-memory + 64 MiB", _read_virtio_balloon),
 }
 
 
 async def find_device(monitor: Monitor) -> Device | None:
-    """The VM's balloon device, by what its monitor answers; None if it has none."""
+    """Return the VM's balloon device, going by its monitor's replies; None if it has none."""
     try:
         await monitor.query("query-hv-balloon-status-report")
     except QmpCommandError as error:
-        # "no hv-balloon device present", "... in this build" and an unknown command all mean: not this one.
+        # "no hv-balloon device present", "... in this build" and an unknown command all mean: absent.
         if error.desc.startswith(("guest memory status reporting", "no guest memory status")):
             return Device(HV_BALLOON, "")
     else:
@@ -165,7 +183,7 @@ async def find_device(monitor: Monitor) -> Device | None:
 
 
 async def statistics_interval(monitor: Monitor, device: Device) -> int:
-    """How often (s) QEMU asks the guest for statistics; 0: never."""
+    """Return how often QEMU asks the guest for statistics, in seconds; 0: never."""
     arguments: dict[str, object] = {"path": device.path, "property": STATISTICS_INTERVAL}
     return number(await monitor.query("qom-get", arguments), STATISTICS_INTERVAL)
 
@@ -173,12 +191,12 @@ async def statistics_interval(monitor: Monitor, device: Device) -> int:
 class DemandTracker:
     """Turns reports of one VM into demand, and knows how old it is.
 
-    A report that was already there when we came says nothing about now: the first demand is known when the
-    mark has moved for the first time, and again after `forget`.
+    A report that was there before the manager says nothing about the present: the first demand is known when
+    the mark has moved for the first time, and again after `forget`.
     """
 
-    def __init__(self, backend: Backend) -> None:
-        self._source = backend.formula
+    def __init__(self, source: DemandSource) -> None:
+        self._source = source.formula
         self._mark: Hashable = None
         self._lowest: int | None = None
         self._highest = 0
@@ -186,7 +204,7 @@ class DemandTracker:
         self._demand: tuple[int, int, int] | None = None  # committed, available, when
 
     def saw_size(self, actual_bytes: int) -> None:
-        """The VM's size at one look; to be called before the report of the same look.
+        """Take in the VM's size; call it before `saw_report` of the same look.
 
         For hv-balloon it is the size without what was hot-added: boot size less what is ballooned.
         """
@@ -197,7 +215,7 @@ class DemandTracker:
         self._actual = actual_bytes
 
     def saw_report(self, report: Report, now_ns: int) -> None:
-        """The guest's figures at one look, new or not."""
+        """Take in the guest's figures, new or not."""
         if report.mark == self._mark:
             return
         is_first = self._mark is None
@@ -210,11 +228,11 @@ class DemandTracker:
         self._lowest = self._highest = self._actual
 
     def forget(self) -> None:
-        """The guest began anew: what it said before is no longer true."""
+        """Drop what a guest reported before its reset."""
         self._demand = None
 
     def demand(self, now_ns: int) -> Demand | None:
-        """What is known now."""
+        """Return what is known now; None if nothing is."""
         if self._demand is None:
             return None
         committed, available, at_ns = self._demand

@@ -1,4 +1,4 @@
-"""The manager's only way to speak to a VM: a QMP client behind a list of what may be sent.
+"""The manager's only way to reach a VM: a QMP client behind a list of what may be sent.
 
 Reading: `query-*`, `qom-list`, `qom-get`. Writing: `balloon`, and `qom-set` of the statistics interval. In
 observe mode writing raises before a byte is sent.
@@ -22,8 +22,8 @@ QUERIES: Final = frozenset(
     }
 )
 WRITES: Final = frozenset({"balloon", "qom-set"})
+# The only property that is ever set (QEMU hw/virtio/virtio-balloon.c, in seconds).
 STATISTICS_INTERVAL: Final = "guest-stats-polling-interval"
-"""The one property that is ever set (QEMU hw/virtio/virtio-balloon.c, in seconds)."""
 
 
 class Monitor:
@@ -35,18 +35,18 @@ class Monitor:
         self._timeout_s = timeout_s
 
     async def query(self, command: str, arguments: dict[str, object] | None = None) -> object:
-        """Ask something that changes nothing; what QmpClient.execute raises, passes."""
+        """Send a command that changes nothing and return its reply. Raises what QmpClient.execute raises."""
         if command not in QUERIES:
-            raise LocalProtocolError(f"{command} is not among the queries that the manager may send")
+            raise LocalProtocolError(f"{command} is not one of the queries that the manager may send")
         return await self.client.execute(command, arguments, timeout_s=self._timeout_s)
 
     async def set_balloon(self, target_bytes: int) -> None:
-        """Ask the guest's balloon for a size. An empty reply is no success: only `actual` tells."""
+        """Set the balloon's target. An empty reply does not mean success; only `actual` shows it."""
         assert target_bytes > 0
         await self._write("balloon", {"value": target_bytes})
 
     async def set_statistics_interval(self, path: str, seconds: int) -> None:
-        """Let QEMU ask the guest for its statistics every so many seconds."""
+        """Let QEMU ask the guest for its statistics every *seconds* seconds."""
         assert seconds > 0
         await self._write("qom-set", {"path": path, "property": STATISTICS_INTERVAL, "value": seconds})
 

@@ -1,7 +1,7 @@
-"""The process behind a monitor socket: who it is for certain, whether it is gone, whether it is stopped.
+"""The process behind a monitor socket: which one it is, whether it has ended, whether it is stopped.
 
-A process id alone is reused by the kernel, so a process is its id together with its start time, and a pidfd
-tells that it has ended even when nobody closed a socket.
+The kernel reuses process ids, so a process is its id together with its start time, and a pidfd shows that it
+has ended even if its socket was not closed.
 """
 
 import os
@@ -18,7 +18,7 @@ _UCRED: Final = struct.Struct("=iII")  # pid, uid, gid
 
 
 def _stat_fields(pid: int) -> list[str] | None:
-    """The fields of /proc/PID/stat behind the process name; None if there is no such process."""
+    """Return the fields of /proc/PID/stat after the process name; None if there is no such process."""
     try:
         text = Path(f"/proc/{pid}/stat").read_bytes()
     except OSError:
@@ -45,7 +45,7 @@ def listener(path: Path) -> int:
 
 
 class Process:
-    """One living process, held by a pidfd until `close`."""
+    """One process, held by a pidfd until `close`."""
 
     def __init__(self, pid: int, start_ticks: int, pidfd: int) -> None:
         self.pid: Final = pid
@@ -58,7 +58,7 @@ class Process:
 
     @classmethod
     def of(cls, pid: int) -> "Process | None":
-        """Take hold of the process `pid`; None if it is not there (or in another pid namespace)."""
+        """Open the process *pid*; None if it does not exist, or only in another pid namespace."""
         if pid <= 0:
             return None
         try:
@@ -72,18 +72,18 @@ class Process:
         return cls(pid, int(fields[_AFTER_NAME_START]), pidfd)
 
     def gone(self) -> bool:
-        """Whether it has ended (a zombie has)."""
+        """Return whether it has ended (a zombie has)."""
         if not self._gone:
             self._gone = bool(self._poll.poll(0))
         return self._gone
 
     def stopped(self) -> bool:
-        """Whether a signal or a debugger has stopped it (state T or t of proc_pid_stat(5))."""
+        """Return whether a signal or a debugger has stopped it (state T or t of proc_pid_stat(5))."""
         fields = None if self.gone() else _stat_fields(self.pid)
         return fields is not None and fields[_AFTER_NAME_STATE] in {"T", "t"}
 
     def close(self) -> None:
-        """Let go of the pidfd."""
+        """Close the pidfd."""
         if self._pidfd >= 0:
             self._gone = self.gone()
             with suppress(OSError):

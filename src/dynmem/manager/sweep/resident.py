@@ -1,12 +1,12 @@
 """How much of the host's memory a VM really holds, and how that is known.
 
-Three sources, the best one that answers is used and named:
+There are three sources; the best one that can be read is used and named:
 
 1. the blocks of the files that are its RAM (memfd, /dev/shm, hugetlbfs), found among the descriptors of its
    process: exact, the guest's memory and nothing else, swapped pages included;
 2. Pss plus swapped Pss of its process (proc_pid_smaps_rollup(5)): private guest memory and the process's own.
-   The kernel walks the page tables for it, so it is asked in a thread and at most 5 % of the time;
-3. memory of its cgroup, only when no strangers live in it.
+   The kernel walks the page tables for it, so it is read in a thread and at most 5 % of the time;
+3. memory of its cgroup, only if no other process is in it.
 
 Configured, actual, guest-reported and resident are four quantities: nothing here is derived from the others.
 """
@@ -22,18 +22,26 @@ from dynmem.limits import PROC_DESCRIPTORS_MAX
 from dynmem.manager.sweep.process import Process
 from dynmem.units import KIB, MIB
 
-RAM_FILE_BYTES_MIN: Final = 16 * MIB  # smaller shared files are ROMs, video memory and rings
+# Smaller shared files are ROMs, video memory and rings.
+RAM_FILE_BYTES_MIN: Final = 16 * MIB
 _RAM_LINKS: Final = ("/memfd:", "/dev/shm/", "/dev/hugepages", "/anon_hugepage")  # noqa: S108
-_BLOCK: Final = 512  # unit of st_blocks, stat(2)
-_LOOK_AGAIN: Final = 30  # measurements until descriptors are searched again (memory may be plugged)
-_PSS_SHARE: Final = 20  # one measurement's cost is followed by 20 times as long without one
-_PSS_QUICK_S: Final = 0.001  # cheaper than handing it to a thread
+# The unit of st_blocks, stat(2).
+_BLOCK: Final = 512
+# Measurements between two searches of the descriptors: memory may be plugged.
+_LOOK_AGAIN: Final = 30
+# A measurement of Pss is followed by a pause this many times as long.
+_PSS_SHARE: Final = 20
+# Below this, measuring is cheaper than handing it to a thread.
+_PSS_QUICK_S: Final = 0.001
 
 
 class Resident(NamedTuple):
-    """Bytes of host memory that a VM holds (None: nobody could say) and where the figure is from.
+    """What a VM holds of the host's memory.
 
-    `overhead_bytes` of them are known not to be guest memory.
+    Attributes:
+        bytes_held: Bytes; None: not known.
+        source: Where the figure comes from, or why it is not known.
+        overhead_bytes: The part that is known not to be guest memory.
     """
 
     bytes_held: int | None
@@ -42,7 +50,7 @@ class Resident(NamedTuple):
 
 
 def _ram_descriptors(pid: int, blocks: tuple[int, ...] | None) -> tuple[str, ...]:
-    """Paths under /proc/PID/fd of the distinct files that are guest RAM; empty if RAM is not in files."""
+    """Return the paths under /proc/PID/fd of the files that are guest RAM; empty if RAM is not in files."""
     folder = f"/proc/{pid}/fd"
     files: dict[tuple[int, int], tuple[str, int]] = {}
     for number, name in enumerate(os.listdir(folder)):  # noqa: PTH208 - only names are wanted, fast
@@ -54,23 +62,23 @@ def _ram_descriptors(pid: int, blocks: tuple[int, ...] | None) -> tuple[str, ...
                 continue
             info = os.stat(path)  # noqa: PTH116
         except OSError:
-            continue  # closed meanwhile
+            continue  # closed since
         if stat.S_ISREG(info.st_mode) and info.st_size >= RAM_FILE_BYTES_MIN:
             files[info.st_dev, info.st_ino] = (path, info.st_size)
-    # Files that cannot hold all RAM are something else (a video memory, a vhost-user helper's), or not all.
+    # Files too small for all RAM are something else (video memory, a vhost-user helper's), or not all of it.
     if blocks is not None and sum(size for _, size in files.values()) < sum(blocks):
         return ()
     return tuple(path for path, _ in files.values())
 
 
 def _pss_and_swap(pid: int) -> int:
-    """Pss + SwapPss of one process in bytes."""
+    """Return Pss + SwapPss of one process in bytes."""
     with Path(f"/proc/{pid}/smaps_rollup").open("rb") as lines:
         return sum(int(line.split()[1]) for line in lines if line.startswith((b"Pss:", b"SwapPss:"))) * KIB
 
 
 def _pss_outside_ram(pid: int, blocks: tuple[int, ...]) -> int:
-    """Pss + SwapPss of all mappings but the guest's RAM; 0 if no mapping looks like RAM.
+    """Return Pss + SwapPss of all mappings but the guest's RAM; 0 if no mapping looks like RAM.
 
     QEMU maps each RAM block at once, so RAM is a mapping of a block's size, or a little more when the kernel
     has merged it with a neighbour.
@@ -89,7 +97,7 @@ def _pss_outside_ram(pid: int, blocks: tuple[int, ...]) -> int:
 
 
 def _cgroup_files(pid: int) -> Iterator[tuple[Path, str]]:
-    """(folder, name of the usage file) of the memory cgroups that hold the process, version 2 first."""
+    """Yield (folder, name of the usage file) of the process's memory cgroups, version 2 first."""
     for line in sorted(Path(f"/proc/{pid}/cgroup").read_text(encoding="utf-8").splitlines()):
         _, controllers, path = line.split(":", 2)
         if path == "/":
@@ -101,7 +109,7 @@ def _cgroup_files(pid: int) -> Iterator[tuple[Path, str]]:
 
 
 def _cgroup_bytes(pid: int) -> int | None:
-    """Memory of the process's cgroup if nobody else lives in it, else None."""
+    """Return the memory of the process's cgroup if no other process is in it, else None."""
     for folder, name in _cgroup_files(pid):
         try:
             if (folder / "cgroup.procs").read_text(encoding="ascii").split() == [str(pid)]:
@@ -112,7 +120,7 @@ def _cgroup_bytes(pid: int) -> int | None:
 
 
 class ResidentMeter:
-    """Measures one process; finds its RAM files once and then costs one stat per file."""
+    """Measures one process; once its RAM files are found, a measurement costs one stat per file."""
 
     def __init__(self, process: Process) -> None:
         self._process = process
@@ -133,14 +141,14 @@ class ResidentMeter:
         return bool(self._files) or now < self._pss_until or self._pss_cost_s < _PSS_QUICK_S
 
     def measure(self, blocks: tuple[int, ...] | None) -> Resident:
-        """The figure now; never raises: what cannot be known has the reason as its source.
+        """Return the figure now; it never raises: the source of an unknown figure is the reason.
 
-        `blocks` are the sizes of the pieces that RAM is made of (bytes), where they are known.
+        *blocks* are the sizes of the pieces that RAM is made of (bytes), where they are known.
         """
         pid = self._process.pid
         refusal = ""
         if blocks != self._blocks:
-            self._blocks, self._uses = blocks, 0  # now it is known how much RAM to look for
+            self._blocks, self._uses = blocks, 0  # only now is it known how much RAM to look for
         is_looking = self._uses % _LOOK_AGAIN == 0
         if is_looking:
             try:

@@ -1,11 +1,11 @@
-"""What memory a VM has and may get, as its monitor tells it: boot memory, DIMMs, what hv-balloon can add.
+"""What memory a VM has and may get, as its monitor reports it: boot memory, DIMMs, what hv-balloon can add.
 
     boot    base memory and DIMMs: what `actual` is when the balloon is empty and nothing was hot-added
     limit   the most that `actual` can become: boot, and all that hv-balloon has behind it
-    added   what hv-balloon has hot-added now; QEMU does not tell that, dynmem vm does
+    added   what hv-balloon has hot-added now; QEMU does not report it, dynmem vm does
 
-Sources: QEMU qapi/machine.json, query-memory-size-summary and query-memory-devices. Its plugged-memory is no
-help: QEMU counts there all that hv-balloon could ever add.
+Sources: QEMU qapi/machine.json, query-memory-size-summary and query-memory-devices. Its plugged-memory does
+not help: QEMU counts all that hv-balloon could ever add.
 """
 
 from collections.abc import Mapping
@@ -22,7 +22,14 @@ _DEVICES: Final = "query-memory-devices"
 
 
 class VmMemory(NamedTuple):
-    """Bytes. `blocks` are the sizes of the pieces that RAM is made of."""
+    """The memory of one VM. Bytes.
+
+    Attributes:
+        boot_bytes: Base memory and DIMMs.
+        limit_bytes: The most that `actual` can become.
+        added_bytes: What has been hot-added; None: not reported.
+        blocks: The sizes of the pieces that RAM is made of.
+    """
 
     boot_bytes: int
     limit_bytes: int
@@ -30,10 +37,10 @@ class VmMemory(NamedTuple):
     blocks: tuple[int, ...]
 
     def without_added(self, actual_bytes: int) -> int:
-        """What the VM would have of `actual_bytes` if nothing had been hot-added.
+        """Return what the VM would have of *actual_bytes* if nothing had been hot-added.
 
-        Where nobody tells what was added, it is no less than what lies above the boot size. That errs to the
-        safe side: the guest then seems to have given up less, and to need more.
+        Where what was added is not reported, it is at least what lies above the boot size. That errs on the
+        safe side: the guest then seems to have given less, and to need more.
         """
         if self.added_bytes is None:
             return min(actual_bytes, self.boot_bytes) if self.limit_bytes > self.boot_bytes else actual_bytes
@@ -41,13 +48,13 @@ class VmMemory(NamedTuple):
 
 
 async def read_memory(monitor: Monitor, base_bytes: int) -> VmMemory:
-    """What there is beside `base_bytes`; what QmpClient.execute raises passes, RemoteProtocolError too."""
+    """Read what there is beside *base_bytes*. Raises as QmpClient.execute, and RemoteProtocolError."""
     try:
         devices = await monitor.query(_DEVICES)
     except QmpCommandError:
         devices = []  # a monitor without the command has no such devices
     if not isinstance(devices, list) or len(devices) > MANAGER_DEVICES_MAX:
-        raise RemoteProtocolError(f"the reply to {_DEVICES} is no list of devices")
+        raise RemoteProtocolError(f"the reply to {_DEVICES} is not a list of devices")
     dimms: list[int] = []
     most: list[int] = []
     added: int | None = 0
@@ -65,13 +72,13 @@ async def read_memory(monitor: Monitor, base_bytes: int) -> VmMemory:
 
 
 async def read_base(monitor: Monitor) -> int:
-    """The memory that the VM was started with, DIMMs not counted. Bytes; raises as `read_memory`."""
+    """Return the memory that the VM was started with, DIMMs excluded. Bytes; raises as `read_memory`."""
     command = "query-memory-size-summary"
     reply = fields(await monitor.query(command), command)
     return size(reply.get("base-memory"), "base-memory", least=BOOT_BYTES_MIN)
 
 
 def _device(device: object) -> tuple[object, Mapping[str, object]]:
-    """The kind of one memory device and what is told about it."""
-    told = fields(device, _DEVICES)
-    return told.get("type"), fields(told.get("data"), _DEVICES)
+    """Return the kind of one memory device and its properties."""
+    entry = fields(device, _DEVICES)
+    return entry.get("type"), fields(entry.get("data"), _DEVICES)
