@@ -1,8 +1,8 @@
-// The first process of a laboratory guest: loads the drivers, starts the load, tells the console what it sees.
+// The first process of a laboratory guest: loads the drivers, starts the load, and reports to the console.
 //
 // One JSON object per line, several a second, on the first serial port; dynmem.lab.workload documents the keys.
-// Orders come in on the same port, or on the kernel's command line as dynmem.load=: key=value pairs with commas.
-// What the load wants is decided here, so that a load that was killed or is stuck still has a demand to be seen.
+// Orders arrive on the same port, or on the kernel's command line as dynmem.load=: key=value pairs with commas.
+// The demand is decided here, so that a load that was killed or is stuck still has a visible demand.
 
 #include "load.h"
 
@@ -25,7 +25,7 @@
 
 #define TICK_MS 50
 #define TICKS_PER_REPORT 3
-#define KMSG_RECORDS_PER_REPORT 512 // a kill for want of memory writes about a hundred
+#define KMSG_RECORDS_PER_REPORT 512 // an OOM kill writes about a hundred
 #define MIB_PAGES 256.0
 
 enum curve { STEADY, SINE, STEPS, BURST, CURVES };
@@ -35,7 +35,7 @@ struct order {
     int curve;
     double low, high;        // MiB
     double period, phase;    // seconds, and a fraction of the period
-    double rate;             // MiB/s that the demand moves at most
+    double rate;             // the most that the demand changes, MiB/s
     double reserve;          // MiB of MemAvailable that a polite load leaves alone; 0: not polite
 };
 
@@ -85,7 +85,7 @@ static int set_field(struct order *target, const char *name, const char *value)
     return 0;
 }
 
-// All of an order is taken or nothing of it. Fields that it does not name stay as they are.
+// An order is accepted as a whole or not at all. Fields that it does not name stay as they are.
 static void obey(char *text)
 {
     struct order next = order;
@@ -146,14 +146,14 @@ static uint64_t oom_kills(void)
     return line ? strtoull(line + 10, NULL, 10) : 0;
 }
 
-// The kernel's own log, for what its counter does not tell: a kill inside a group, or an allocation it gave up on.
+// The kernel's own log, for what its counter does not show: a kill inside a group, or an allocation that failed.
 static void read_kernel_log(void)
 {
     char record[8192];
     for (int i = 0; i < KMSG_RECORDS_PER_REPORT; i++) {
         ssize_t length = read(kmsg_fd, record, sizeof record - 1);
         if (length < 0 && errno == EPIPE)
-            continue; // overwritten before we came: the next read goes on behind it
+            continue; // overwritten before it was read: the next read continues after it
         if (length <= 0)
             return;
         record[length] = 0;
@@ -178,7 +178,7 @@ static void write_report(double now)
             counters->wrong_bytes, counters->wrong_pages, oom_kills(), oom_messages, orders, refused_orders);
         written = 0;
     }
-    ssize_t taken = write(console_fd, line + written, length - written); // never waits: the rest goes out next time
+    ssize_t taken = write(console_fd, line + written, length - written); // never waits: the rest is written next time
     if (taken > 0)
         written += (size_t)taken;
 }
@@ -226,7 +226,7 @@ static void open_console(void)
 static void load_modules(void)
 {
     struct dirent **names;
-    int count = scandir("/modules", &names, NULL, alphasort); // names begin with their place in the order
+    int count = scandir("/modules", &names, NULL, alphasort); // names begin with their position in the order
     for (int i = 0; i < count; i++) {
         char path[300];
         int fd;
@@ -287,7 +287,7 @@ int main(void)
         struct pollfd input = {console_fd, POLLIN, 0};
         double now = seconds();
         watch_load();
-        if (tick % TICKS_PER_REPORT == 0) { // before the demand moves: the load has had a tick to follow it
+        if (tick % TICKS_PER_REPORT == 0) { // before the demand changes: the load has had a tick to follow it
             read_kernel_log();
             write_report(now);
         }

@@ -1,7 +1,7 @@
-// The load: a process that holds as much anonymous memory as it is told, like any program that needs memory.
+// The load: a process that holds a given amount of anonymous memory, like any program that needs memory.
 //
-// It asks for memory in blocks and fills every page whole with a pattern made from the page's number and the
-// block's generation. It checks every page whole before it lets go of it, and some held pages all the time.
+// It allocates memory in blocks and fills every whole page with a pattern made from the page's number and the
+// block's generation. It checks every whole page before it frees it, and some held pages all the time.
 // When the kernel is short of memory it does nothing special: it touches its pages, and may be killed for that.
 
 #include "load.h"
@@ -13,7 +13,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#define BLOCK_PAGES 256u // 1 MiB: small against any guest, large enough that system calls do not count
+#define BLOCK_PAGES 256u // 1 MiB: small beside any guest, large enough that system calls do not matter
 #define BLOCKS_MAX 65536u
 #define PAGE_WORDS (PAGE_BYTES / 8u)
 #define IDLE_NS 10000000L
@@ -63,7 +63,7 @@ static unsigned wrong_bytes_of(const uint64_t *words, uint64_t seed)
     return wrong;
 }
 
-// A wrong page is counted and put right, so that no byte is counted twice.
+// A wrong page is counted and corrected, so that no byte is counted twice.
 static void verify(const struct block *block, struct counters *counters)
 {
     for (unsigned page = 0; page < BLOCK_PAGES; page++) {
@@ -93,7 +93,7 @@ static int grow(struct counters *counters)
     return 1;
 }
 
-// Any block may be the one that goes: a program does not free in the order in which it asked.
+// Any block may be freed: a program does not free in the order in which it allocated.
 static void shrink(struct counters *counters)
 {
     struct block *block = &held[(unsigned)random() % held_blocks];
