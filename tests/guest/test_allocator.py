@@ -92,7 +92,7 @@ def test_memory_that_is_there_twice_is_refused() -> None:
 def test_a_kernel_gets_exactly_what_it_needs_or_a_sentence() -> None:
     allocator = booted(16)
     assert len(set(allocator.allocate_kernel(16))) == 16
-    with pytest.raises(LocalProtocolError, match="a kernel needs 1 pages, 0 are free"):
+    with pytest.raises(LocalProtocolError, match="the kernel needs 1 pages, but only 0 are free"):
         allocator.allocate_kernel(1)
 
 
@@ -163,7 +163,7 @@ def test_the_kernel_stays_where_it_may_be() -> None:
     allocator.add(0, 1000)
     allocator.add(1 << 20, 100_000)
     assert max(allocator.allocate_kernel(900)) < 1000
-    with pytest.raises(LocalProtocolError, match="a kernel needs 200 pages, 100 are free"):
+    with pytest.raises(LocalProtocolError, match="the kernel needs 200 pages, but only 100 are free"):
         allocator.allocate_kernel(200)
     assert allocator.available_pages == 100_100
 

@@ -85,8 +85,8 @@ def test_slots_lie_at_their_addresses_and_share_the_hosts_bytes(host: Host) -> N
     [
         ([wire.MapSlot(0, 0, MIB, 0), wire.MapSlot(0, MIB, MIB, 0)], "slot 0 is mapped already"),
         ([wire.MapSlot(0, 0, MIB, 0), wire.MapSlot(1, MIB - PAGE_SIZE, MIB, 0)], "slot 1 overlaps"),
-        ([wire.MapSlot(0, 0, 0, 0)], "slot 0 is empty or not made of whole pages"),
-        ([wire.MapSlot(0, 512, MIB, 0)], "slot 0 is empty or not made of whole pages"),
+        ([wire.MapSlot(0, 0, 0, 0)], "slot 0 is empty or not a number of whole pages"),
+        ([wire.MapSlot(0, 512, MIB, 0)], "slot 0 is empty or not a number of whole pages"),
         ([wire.MapSlot(0, 1 << 40, MIB, 0)], "slot 0 ends above"),
     ],
 )
@@ -179,7 +179,7 @@ def test_a_host_that_asks_and_asks_is_cut_off(host: Host) -> None:
         host.send(wire.PlugMemory(1))
         host.hardware.wait(0)
     host.send(wire.PlugMemory(1))
-    with pytest.raises(RemoteProtocolError, match="does not wait for answers"):
+    with pytest.raises(RemoteProtocolError, match="without waiting for replies"):
         host.hardware.wait(0)
 
 

@@ -123,7 +123,7 @@ def test_a_slot_that_is_taken_away_in_use_ends_the_guest_with_a_sentence(tmp_pat
     with Grown(tmp_path) as guest:
         guest.send(wire.UnmapSlot(0))
         _, log = guest.process.communicate(timeout=10)
-        assert b"slot 0 is taken away, but some of it is in use" in log
+        assert b"slot 0 was removed, but part of it is in use" in log
         assert guest.process.returncode == 1
 
 

@@ -163,7 +163,7 @@ def test_a_descriptor_that_is_no_socket_is_one_sentence_and_exit_code_2() -> Non
     command = [sys.executable, "-m", "dynmem.guest", "--hardware-fd", "0"]
     done = subprocess.run(command, check=False, stdin=subprocess.DEVNULL, capture_output=True, timeout=10)
     assert done.returncode == 2
-    assert done.stderr.startswith(b"guest: --hardware-fd 0 is no socket")
+    assert done.stderr.startswith(b"guest: --hardware-fd 0 is not a socket")
 
 
 def test_a_host_that_sends_nonsense_ends_the_guest_with_a_sentence(board: Board) -> None:

@@ -119,8 +119,8 @@ def test_the_balloon_counts_a_dimm_as_memory_that_the_guest_has(guest: Guest) ->
 @pytest.mark.parametrize(
     ("request_", "sentence"),
     [
-        (wire.UnmapSlot(1), "slot 1 is taken away, but some of it is in use"),
-        (wire.PlugMemory(1), "slot 1 is plugged, but some of it is in use"),
+        (wire.UnmapSlot(1), "slot 1 was removed, but part of it is in use"),
+        (wire.PlugMemory(1), "slot 1 was plugged, but part of it is in use already"),
         (wire.UnmapSlot(7), "slot 7 is not mapped"),
         (wire.PlugMemory(7), "slot 7 is not mapped"),
         (wire.UnplugMemory(7), "slot 7 is not mapped"),

@@ -1,1 +1,1 @@
-"""The embedded guest: a process that uses its memory and its host as a virtual machine would."""
+"""The embedded guest: a process that uses memory and talks to its host as a virtual machine does."""

@@ -1,7 +1,7 @@
 """``python -m dynmem.guest``: the process that a VM starts as its embedded guest.
 
-It gets one descriptor beside the standard three, the hardware's socket. Standard output is the serial
-console, standard error the log. It ends with the VM: when the socket closes, and at the latest when the VM's
+Besides the standard three it inherits one descriptor, the hardware's socket. Standard output is the serial
+console, standard error the log. It ends with the VM: when the socket closes, or at the latest when the VM's
 process ends.
 """
 
@@ -19,12 +19,15 @@ _STANDARD_OUTPUT: Final = 1
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the guest until its VM is gone; the exit code."""
+    """Run the guest until its VM is gone. Returns the exit code."""
     options = _parser().parse_args(arguments)
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    for number in (signal.SIGINT, signal.SIGTERM):  # sent to a whole group they are the VM's to deal with
+    for number in (
+        signal.SIGINT,
+        signal.SIGTERM,
+    ):  # sent to a whole process group, they are for the VM to handle
         signal.signal(number, signal.SIG_IGN)
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy would start a thread for each core
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # or numpy would start a thread per core
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="guest: %(message)s")
 
     from dynmem.errors import DynmemError
@@ -51,7 +54,7 @@ def _socket(descriptor: int) -> socket.socket:
     try:
         channel = socket.socket(fileno=descriptor)
     except OSError as error:
-        raise ConfigError(f"--hardware-fd {descriptor} is no socket: {error.strerror}") from None
+        raise ConfigError(f"--hardware-fd {descriptor} is not a socket: {error.strerror}") from None
     channel.setblocking(True)
     channel.set_inheritable(False)
     return channel
@@ -61,7 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m dynmem.guest", description="An embedded guest of a VM.")
     parser.add_argument("--hardware-fd", type=int, required=True, metavar="N", help="the hardware's socket")
     parser.add_argument("--workload", default="sine", metavar="NAME[,KEY=VALUE...]", help="the load curve")
-    parser.add_argument("--seed", type=int, default=1, metavar="S", help="of the page allocator")
+    parser.add_argument("--seed", type=int, default=1, metavar="S", help="seed of the page allocator")
     return parser
 
 

@@ -1,9 +1,9 @@
-"""Memory that is hot-added and hot-removed by the Dynamic Memory Protocol, as the guest's kernel sees it.
+"""Memory hot-added and hot-removed by the Dynamic Memory Protocol, as the guest's kernel sees it.
 
-Memory comes in blocks of 128 MiB, as in Linux (drivers/base/memory.c with x86-64's sections), each of which
-is used as soon as it is there. A block that the hardware has not mapped is a barrier: that much is added and
-no more, now or later. A kernel that has next to nothing free cannot add a block, and says so: the host may
-ask again. Linux cannot remove memory on the host's request; this guest can, as Windows can, a page at a time.
+Memory comes in blocks of 128 MiB, as in Linux (drivers/base/memory.c with x86-64's sections), and each is
+used as soon as it is added. A block that the hardware has not mapped is a barrier: nothing from there on is
+added. A kernel with almost no free memory cannot add a block and reports that, so the host may try again.
+Linux cannot remove memory on the host's request; this guest can, page by page, as Windows can.
 """
 
 from collections.abc import Callable
@@ -20,21 +20,21 @@ from dynmem.pages import ranges as page_ranges
 from dynmem.units import MIB, PAGE_SIZE
 
 BLOCK_PAGES: Final = 128 * MIB // PAGE_SIZE
-WORKING_PAGES: Final = 16  # that are free while a block is added: page tables, and the block's own descriptor
+WORKING_PAGES: Final = 16  # that must be free to add a block: page tables and the block's own descriptor
 
 
 class Blocks:
-    """A `dynmem.dm.blocks.MemoryBlocks` over the allocator; `is_mapped` tells of [start, end) pages."""
+    """`dynmem.dm.blocks.MemoryBlocks` over the allocator; `is_mapped` checks the pages [start, end)."""
 
     alignment_pages: Final = BLOCK_PAGES
 
     def __init__(self, allocator: Allocator, is_mapped: Callable[[int, int], bool]) -> None:
         self._allocator = allocator
         self._is_mapped = is_mapped
-        self._added: set[int] = set()  # first pages of blocks of which anything is in use
+        self._added: set[int] = set()  # first pages of the blocks that are at least partly in use
 
     def hot_add(self, start: int, pages: int) -> Added:
-        """Add whole blocks from page `start` on until one cannot be."""
+        """Add whole blocks from page `start` on until one cannot be added."""
         for done in range(0, pages - BLOCK_PAGES + 1, BLOCK_PAGES):
             first = start + done
             end = first + BLOCK_PAGES
@@ -47,9 +47,9 @@ class Blocks:
         return Added(pages // BLOCK_PAGES * BLOCK_PAGES)
 
     def hot_remove(self, pages: int, virtual_node: int, qos_flags: int) -> bytes:
-        """Take free pages of added blocks out of use, whole blocks first, and keep the floor.
+        """Remove free pages of added blocks, whole blocks first, and keep the floor.
 
-        The guest has one node, so memory of any other is not there; the quality of service has no meaning.
+        The guest has one node, so no other has memory; the quality of service has no effect.
         """
         if virtual_node:
             return b""
@@ -73,14 +73,14 @@ class Blocks:
         return page_ranges.merge(page_ranges.pack(starts.astype(np.uint64), counts.astype(np.uint64)))
 
     def put_back(self, ranges: bytes) -> None:
-        """Use pages again that `hot_remove` gave."""
+        """Use pages again that `hot_remove` removed."""
         starts, counts = page_ranges.unpack(ranges)
         runs = runs_of(starts, counts)
         self._allocator.put_back(runs)
         self._added.update((np.unique(runs.pages() // BLOCK_PAGES) * BLOCK_PAGES).tolist())
 
     def _with_free(self, pages: int) -> list[int]:
-        """First pages of the blocks that have so many free pages or more, from the last block down."""
+        """Return the first pages of the blocks with at least that many free pages, last block first."""
         count = self._allocator.count
         found = [first for first in self._added if count(first, first + BLOCK_PAGES, FREE) >= pages]
         return sorted(found, reverse=True)

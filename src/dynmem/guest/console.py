@@ -1,6 +1,6 @@
 """The guest's serial console: one line of JSON about every 200 ms on standard output.
 
-Nobody need read it: a line that would block, or that finds no reader or no room on a disk, is dropped.
+It needs no reader: a line that would block, or that finds no reader or no space on disk, is dropped.
 """
 
 import os
@@ -17,20 +17,18 @@ REPORT_NS: Final = NS_PER_S // 5
 
 
 class Report(msgspec.Struct, frozen=True, gc=False):
-    """One line of the console. Counters of pages are in units of 4 KiB; those marked * only ever rise.
+    """One line of the console. Pages are 4 KiB; the counters marked * only rise.
 
     - `t`: seconds of the guest's clock, which stands still while the VM is stopped;
-    - `total_pages`: all of the guest's memory; `added_pages`: what of it is beyond slot 0, the
-      memory that every boot has; `absent_pages`: what the hardware has mapped beside it, for memory that is
-      not used yet, or no longer;
-    - `ballooned_pages`: what the host has of it; `free_pages`: what nobody uses; `floor_pages`: what the
-      balloon leaves free;
-    - `wanted_pages`: what the load asks for, `held_pages`: what it has; the difference is unmet demand;
-    - `committed_pages`: what the load and the kernel ask for, as the guest reports it to the host;
-    - `filled_pages`*, `verified_pages`*: pages written whole and checked whole;
-    - `given_pages`*, `regained_pages`*: pages that went to the host and that came back;
-    - `wrong_bytes`*, `wrong_pages`*: what did not check out;
-    - `faults`*: what the host got wrong in its messages; `dropped_lines`*: console lines that nobody took.
+    - `total_pages`: all of the guest's memory; `added_pages`: the part beyond slot 0, which every boot has;
+      `absent_pages`: mapped by the hardware, but not used yet, or no longer;
+    - `ballooned_pages`: in the balloon; `free_pages`: free; `floor_pages`: left free by the balloon;
+    - `wanted_pages`: what the load wants; `held_pages`: what it holds; the difference is unmet demand;
+    - `committed_pages`: what load and kernel have requested, as the guest reports it to the host;
+    - `filled_pages`*, `verified_pages`*: whole pages written, and checked;
+    - `given_pages`*, `regained_pages`*: pages given to the balloon, and returned from it;
+    - `wrong_bytes`*, `wrong_pages`*: found wrong by a check;
+    - `faults`*: mistakes of the host in its messages; `dropped_lines`*: console lines that were dropped.
     """
 
     t: float
@@ -54,7 +52,7 @@ class Report(msgspec.Struct, frozen=True, gc=False):
 
 
 class Console:
-    """Writes lines to a descriptor without ever waiting for it."""
+    """Writes lines to a descriptor without ever waiting."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
@@ -66,8 +64,8 @@ class Console:
     def write_line(self, line: bytes) -> None:
         """Write a line, or drop it.
 
-        The descriptor is not made non-blocking, since others may share it; it is asked first. A pipe that
-        says it has room takes as much as a line has. If only part of a line went out, the rest goes before
+        The descriptor is not made non-blocking, since other processes may share it; it is polled first. A
+        pipe that is ready has room for a line. If only part of a line was written, the rest is written before
         the next one.
         """
         ready = self._poll.poll(0)
@@ -94,7 +92,7 @@ def report_of(
     faults: int,
     dropped_lines: int,
 ) -> bytes:
-    """The line that says how the guest is."""
+    """Return the line that reports the guest's state."""
     return msgspec.json.encode(
         Report(
             t=round(now_ns / NS_PER_S, 3),

@@ -1,4 +1,4 @@
-"""Load curves: how much memory a workload wants at each moment of the guest's life.
+"""Load curves: how much memory a workload wants at each moment.
 
 A workload is written ``NAME,key=value,...``. The names:
 
@@ -8,16 +8,16 @@ A workload is written ``NAME,key=value,...``. The names:
 - ``steps``: half a period at `low`, then half a period at `high`;
 - ``burst``: at `high` for the last fifth of each period, else at `low`;
 - ``pulse``: at `high` between `from` and `to` seconds after boot, else at `low`;
-- ``told``: what stands in the file `path`, read again and again (`told`).
+- ``told``: the amount in the file `path`, read at every tick (module `told`).
 
 The keys:
 
 - ``low``, ``high``: a share of the memory usable at boot (``5%``) or a size (``64MiB``); 5 % and 80 % by
-  default. A share of what there is now would chase a host that gives what is wanted; a size may be more than
-  there is now, since memory can be added;
+  default. A share of the present memory would chase a host that gives what is wanted. A size may exceed the
+  present memory, since memory can be added;
 - ``period``: 30 s by default; ``phase``: where in the period the guest starts, 0 to 1;
 - ``from``, ``to``: for ``pulse``, durations since boot, negative before it; ``path``: for ``told``;
-- ``rate``: how fast demand grows at most, a size per second; 256 MiB by default. Demand falls at once.
+- ``rate``: the most that demand grows, a size per second; 256 MiB by default. Demand falls at once.
 """
 
 import math
@@ -43,7 +43,7 @@ class Amount:
     size: int = 0
 
     def pages(self, usable_pages: int) -> int:
-        """Pages that this is where a share is one of `usable_pages`."""
+        """Return the amount in pages; a share is a share of `usable_pages`."""
         if self.millionths is not None:
             return usable_pages * self.millionths // _MILLION
         return self.size // PAGE_SIZE
@@ -102,38 +102,42 @@ class Load:
     path: Path | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what makes no sense; ConfigError."""
+        """Raise ConfigError for values that make no sense."""
         if self.name not in SHAPES:
             raise ConfigError(f"workload {self.name!r} is not one of {', '.join(SHAPES)}")
         if self.period_ns < _PERIOD_MIN_NS:
-            raise ConfigError(f"a workload's period of {self.period_ns} ns is shorter than 100ms")
+            raise ConfigError(f"a workload's period of {self.period_ns} ns is below the minimum of 100ms")
         if not 0 <= self.phase <= 1:
             raise ConfigError(f"a workload's phase of {self.phase} is not between 0 and 1")
         if self.pulse_to_ns <= self.pulse_from_ns:
             raise ConfigError("a pulse's to must be later than its from")
         if self.rate_bytes < MIB:
-            raise ConfigError(f"a workload's rate of {self.rate_bytes} bytes a second is below 1MiB")
+            raise ConfigError(
+                f"a workload's rate of {self.rate_bytes} bytes per second is below the minimum of 1MiB"
+            )
         if (self.path is not None) != (self.name == TOLD):
-            raise ConfigError("the workload told, and no other, needs a path: told,path=FILE")
+            raise ConfigError("only the workload told takes a path, and it needs one: told,path=FILE")
 
     def turn(self, moment: float) -> float:
-        """Where in its period the curve is at `moment` ns, 0 to 1."""
+        """Return where in its period the curve is at `moment` ns, 0 to 1."""
         return (moment / self.period_ns + self.phase) % 1.0
 
     def wanted_pages(self, now_ns: int, usable_pages: int) -> int:
-        """What the curve asks for at guest time `now_ns`, whatever the rate and whatever there is."""
+        """Return what the curve wants at guest time `now_ns`, regardless of rate and available memory."""
         low, high = self.low.pages(usable_pages), self.high.pages(usable_pages)
         return low + round((high - low) * SHAPES[self.name](now_ns, self))
 
 
 def parse_load(text: str) -> Load:
-    """Read ``NAME,key=value,...``; ConfigError names the key and what it takes."""
+    """Return the load of ``NAME,key=value,...``. Raises ConfigError, which names the key and its values."""
     name, *settings = text.split(",")
     values: dict[str, object] = {}
     for setting in settings:
         key, equals, value = setting.partition("=")
         if key not in _KEYS or not equals:
-            raise ConfigError(f"workload setting {setting!r} is not KEY=VALUE, KEY one of {', '.join(_KEYS)}")
+            raise ConfigError(
+                f"workload setting {setting!r} is not KEY=VALUE with KEY one of {', '.join(_KEYS)}"
+            )
         target, read = _KEYS[key]
         try:
             values[target] = read(value)
@@ -143,13 +147,13 @@ def parse_load(text: str) -> Load:
 
 
 def parse_amount(text: str) -> Amount:
-    """Read ``80%`` or a size; ValueError with a sentence."""
+    """Return the amount of ``80%`` or a size. Raises ValueError with a sentence."""
     percent = _PERCENT.fullmatch(text.strip())
     if percent is None:
         return Amount(size=parse_size(text))
     share = float(percent[1])
     if share > 100:
-        raise ValueError(f"{text} is more than there is")
+        raise ValueError(f"{text} is above 100%")
     return Amount(millionths=round(share * _MILLION / 100))
 
 

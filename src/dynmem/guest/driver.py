@@ -1,8 +1,7 @@
-"""The guest kernel's drivers: VMBus over the SynIC, and the balloon on the channel that is offered for it.
+"""The guest kernel's drivers: VMBus over the SynIC, and the balloon on its channel.
 
-Nothing here waits: a post that the host has no buffers for is made again a little later, a ring that has no
-room is tried again when the host says so. What the host gets wrong is logged and counted, and the guest goes
-on.
+Nothing here waits: a post for which the host has no buffers is repeated a little later, a full ring is tried
+again when the host signals. Mistakes of the host are logged and counted, and the guest continues.
 
 Source: Linux drivers/hv/connection.c (vmbus_post_msg) and hv_balloon.c (balloon_connect_vsp).
 """
@@ -45,7 +44,7 @@ _log: Final = logging.getLogger(__name__)
 class Drivers:
     """VMBus and the balloon. Every `now` is in nanoseconds of the guest's clock.
 
-    `faults` counts what the host got wrong.
+    `faults` counts the host's mistakes.
     """
 
     def __init__(
@@ -78,31 +77,31 @@ class Drivers:
 
     @property
     def floor_pages(self) -> int:
-        """Free pages that the balloon leaves alone."""
+        """Free pages that the balloon leaves to the guest."""
         return self._balloon.floor_pages
 
     @property
     def pages_max(self) -> int:
-        """Pages that this guest will ever have, as far as the host has said."""
+        """The most pages that this guest can have, as far as the host has said."""
         return max(self._balloon.total_pages, self._balloon.max_page_count or 0)
 
     def memory_plugged(self, pages: range) -> None:
-        """Tell the balloon of memory that is there from now on, for any other reason than a hot add."""
+        """Report memory to the balloon that was added by anything but a hot add."""
         self._balloon.memory_changed(come=span(pages.start, len(pages)))
 
     def memory_unplugged(self, pages: range) -> None:
-        """Tell the balloon of memory that was plugged and is no longer there."""
+        """Report to the balloon that plugged memory was removed."""
         self._balloon.memory_changed(gone=span(pages.start, len(pages)))
 
     def deadline_ns(self, now: int) -> int | None:
-        """When `step` is needed next if the host is silent."""
+        """Return when to call `step` next if the host is silent."""
         if not self._looked_at_all:
             return now
         times = [time for time in (self._balloon.deadline_ns(), self._post_at) if time is not None]
         return min(times, default=None)
 
     def step(self, now: int) -> None:
-        """Look at everything the host may have written and do everything that is due."""
+        """Process everything the host may have written, and do everything that is due."""
         self._looked_at_all = True
         for payload in self._synic.take_messages():
             self._guarded(self._client.receive_message, payload)
@@ -114,10 +113,10 @@ class Drivers:
             if isinstance(event, Anomaly):
                 self._warn(event.text)
             elif isinstance(event, ServiceFailed):
-                self._warn(f"the balloon does not work: {event.reason}")
+                self._warn(f"the balloon stopped working: {event.reason}")
 
     def _guarded(self, take: Callable[..., None], *arguments: object) -> bool:
-        """Hand something of the host's to `take`; False when it was refused."""
+        """Pass something from the host to `take`. Returns False if it was rejected."""
         try:
             take(*arguments)
         except RemoteProtocolError as error:
@@ -135,7 +134,7 @@ class Drivers:
             _EVENTS[type(event)](self, event, now)
 
     def _exchange(self, now: int) -> None:
-        """Read what the ring has, answer, and signal."""
+        """Read the ring, reply, and signal."""
         channel = self._channel
         if channel is None:
             return
@@ -151,13 +150,13 @@ class Drivers:
                 self._send(channel, now)
             else:
                 self._looked_at_all = False
-        except RemoteProtocolError as error:  # the ring itself is broken
+        except RemoteProtocolError as error:  # the ring itself is damaged
             self._warn(f"{error}: the channel is closed")
             channel.close()
         self._signal()
 
     def _send(self, channel: vmbus.GuestChannel, now: int) -> None:
-        """Send what the balloon has to say, as far as there is room; the host works on it meanwhile."""
+        """Send the balloon's messages, as far as there is room; signal at once, so the host can start."""
         while (message := self._balloon.next_message()) is not None:
             if not channel.send(message):
                 break
@@ -169,7 +168,7 @@ class Drivers:
             self._hypervisor.signal(connection_id)
 
     def _post(self, now: int) -> None:
-        """Post what is to be posted, in order; what the host has no buffers for, a little later."""
+        """Post the queued messages in order; repeat later if the host has no buffers."""
         self._posts.extend(self._client.take_posts())
         if self._post_at is not None and now < self._post_at:
             return
@@ -215,7 +214,7 @@ class Drivers:
             self._channel = None
 
     def _on_nothing_to_do(self, event: vmbus.ClientEvent, now: int) -> None:
-        """The event needs no answer of these drivers."""
+        """Ignore an event that needs no reply."""
 
 
 _EVENTS: Final[dict[type, Callable[[Drivers, Any, int], None]]] = {

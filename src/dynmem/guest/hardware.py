@@ -1,8 +1,8 @@
 """The guest's side of its hardware: memory slots, interrupt lines, doorbells and calls to the host.
 
-All of it comes over one SOCK_SEQPACKET socket (`dynmem.wire.hardware`). The guest makes one call at a time
-and waits for its reply; what else arrives meanwhile is dealt with in order. When the host goes away, so does
-the guest.
+Everything travels over one SOCK_SEQPACKET socket (`dynmem.wire.hardware`). The guest makes one call at a time
+and waits for its reply; anything else that arrives meanwhile is processed in order. When the host goes away,
+the guest ends.
 """
 
 import os
@@ -41,7 +41,7 @@ class HostGoneError(DynmemError):
 class Hardware:
     """One virtual machine as its guest sees it.
 
-    `requests` are those of the host that memory comes or goes, for the kernel to deal with, oldest first.
+    `requests` are the host's requests to add or remove memory, oldest first, for the kernel to serve.
     """
 
     def __init__(self, channel: socket.socket) -> None:
@@ -57,12 +57,12 @@ class Hardware:
         self.requests: Final[deque[Request]] = deque()
 
     def wait_for_start(self) -> None:
-        """Take what the host sets up until it says that the hardware is complete."""
+        """Accept what the host sets up until it reports that the hardware is complete."""
         while not self._started:
             self._receive()
 
     def wait(self, timeout_ns: int | None) -> set[int]:
-        """Sleep until an interrupt, a message of the host or the time; the SINTs that were raised."""
+        """Sleep until an interrupt, a message or the deadline. Returns the SINTs that were raised."""
         timeout_ms = None if timeout_ns is None else max(0, -(-timeout_ns // NS_PER_MS))
         raised = set()
         for descriptor, _ in self._poll.poll(timeout_ms):
@@ -82,9 +82,9 @@ class Hardware:
         return self._call(wire.WriteMsr(self._next(), msr, value))
 
     def signal(self, connection_id: int) -> None:
-        """Signal the host: by its doorbell where there is one for this connection, else by HvSignalEvent.
+        """Signal the host, by the connection's doorbell if it has one, else by HvSignalEvent.
 
-        A status that says the connection is gone is no error: the message that says why is on its way.
+        A status that says the connection is gone is not an error: the message that says why is on its way.
         """
         doorbell = self._doorbells.get(connection_id)
         if doorbell is not None:
@@ -94,12 +94,12 @@ class Hardware:
         self.hypercall(HYPERCALL_SIGNAL_EVENT | HYPERCALL_FAST, parameter)
 
     def unmap_slot(self, slot: int) -> None:
-        """Take a slot out of guest memory and say so."""
+        """Remove a slot from guest memory and acknowledge it."""
         self.ram.unmap_slot(slot)
         self._send(wire.SlotUnmapped(slot))
 
     def answer_unplug(self, slot: int, *, is_done: bool) -> None:
-        """Tell the host whether a DIMM may be taken out."""
+        """Reply to the host whether a DIMM may be removed."""
         self._send(wire.UnplugAnswered(slot, is_done))
 
     def _next(self) -> int:
@@ -112,7 +112,7 @@ class Hardware:
         while self._reply is None:
             self._receive()
         if self._reply.sequence != call.sequence:
-            raise RemoteProtocolError("the host replied to a call that was not made")
+            raise RemoteProtocolError("the host replied to a call that was never made")
         try:
             return HvStatus(self._reply.status)
         except ValueError:
@@ -125,7 +125,7 @@ class Hardware:
             raise HostGoneError("the VM is gone") from None
 
     def _receive(self) -> None:
-        """Take one datagram of the host, with its descriptor if it brings one."""
+        """Receive one datagram of the host, with its descriptor if it has one."""
         try:
             data, ancillary, _, _ = self._socket.recvmsg(
                 HARDWARE_DATAGRAM_BYTES_MAX, _ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC
@@ -146,7 +146,7 @@ class Hardware:
                 os.close(descriptor)
 
     def _take(self, message: wire.Message, descriptor: int) -> bool:
-        """Do what `message` says; whether its descriptor is kept."""
+        """Carry out `message`. Returns whether its descriptor is kept."""
         match message:
             case wire.MapSlot(slot, gpa, size, offset):
                 self.ram.map_slot(slot, gpa, size, descriptor, offset)
@@ -164,7 +164,7 @@ class Hardware:
                 self._started = True
             case wire.UnmapSlot() | wire.PlugMemory() | wire.UnplugMemory() if self._started:
                 if len(self.requests) >= HARDWARE_REQUESTS_MAX:
-                    raise RemoteProtocolError("the host asks and does not wait for answers")
+                    raise RemoteProtocolError("the host sends requests without waiting for replies")
                 self.requests.append(message)
             case wire.Reply():
                 self._reply = message
@@ -174,7 +174,7 @@ class Hardware:
 
 
 def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
-    """The descriptors that came with a datagram."""
+    """Return the descriptors that came with a datagram."""
     return [
         int.from_bytes(data[at : at + _DESCRIPTOR_BYTES], "little")
         for level, kind, data in ancillary

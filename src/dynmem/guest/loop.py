@@ -1,9 +1,9 @@
-"""The guest's one thread: sleep until something happens or falls due, do it, sleep again.
+"""The guest's single thread: sleep until something happens or falls due, do it, sleep again.
 
-The process is one life of the guest: it ends with its VM, and when the machine is reset. The guest's physical
-memory at boot is every slot that is mapped when the hardware is complete. Pages 0 to 15 are the kernel's (0
-stays empty, 1 is the message page, 2 the event page, 3 the input page of hypercalls), ring pages are taken
-from wherever slot 0 is free, and all the rest is allocatable.
+The process is one boot of the guest: it ends with its VM, or when the machine is reset. The guest's physical
+memory at boot is every slot that is mapped when the hardware is complete. Pages 0 to 15 belong to the kernel
+(0 stays empty, 1 is the message page, 2 the event page, 3 the input page of hypercalls). Ring pages are
+allocated in slot 0, and everything else is free.
 """
 
 import os
@@ -28,12 +28,12 @@ MESSAGE_PAGE: Final = 1
 EVENT_PAGE: Final = 2
 INPUT_PAGE: Final = 3
 
-_LIFE_BYTES: Final = 4  # a guess that no other life of this guest's memory has made: its patterns are others
+_LIFE_BYTES: Final = 4  # random bits that tell this boot's patterns from those of earlier boots
 _GENERATION_BITS: Final = 30
 _KERNEL_USES: Final = KERNEL_PAGES + RING_PAGES
-_PAGES_MIN: Final = 1024  # 4 MiB: less is a kernel area and nothing to do with it
-_JUMP_NS_MAX: Final = NS_PER_S // 2  # no sleep is longer; more has passed only where the process was stopped
-_SLACK_NS: Final = 5 * NS_PER_MS  # what falls due so soon is done now: one wake-up instead of two
+_PAGES_MIN: Final = 1024  # 4 MiB: anything smaller would hold only the kernel area
+_JUMP_NS_MAX: Final = NS_PER_S // 2  # no sleep is longer: if more time has passed, the process was stopped
+_SLACK_NS: Final = 5 * NS_PER_MS  # what falls due this soon is done now: one wake-up instead of two
 
 
 class GuestClock:
@@ -44,7 +44,7 @@ class GuestClock:
         self._now = 0
 
     def now(self) -> int:
-        """The guest's time."""
+        """Return the guest's time."""
         read = time.monotonic_ns()
         self._now += min(read - self._read, _JUMP_NS_MAX)
         self._read = read
@@ -58,8 +58,8 @@ class Kernel:
         ram = hardware.ram
         boot = ram.pages(0)
         if boot.start or len(boot) < _PAGES_MIN:
-            raise RemoteProtocolError("slot 0 has to be RAM from address 0 on, 4 MiB at least")
-        # a slot that comes from here on, while the guest boots, is no RAM yet
+            raise RemoteProtocolError("slot 0 must be RAM from address 0 on, at least 4 MiB")
+        # a slot that arrives from here on, while the guest boots, is not RAM yet
         more = [ram.pages(slot) for slot in sorted(ram.slots) if slot]
         self._hardware = hardware
         self._console = console
@@ -90,7 +90,7 @@ class Kernel:
         self._report_at = 0
 
     def run(self) -> NoReturn:
-        """Run until the host is gone: that is HostGoneError."""
+        """Run until the host is gone, then raise HostGoneError."""
         while True:
             now = self._clock.now()
             self._slots.serve()
@@ -105,7 +105,7 @@ class Kernel:
             self._hardware.wait(self._sleep_ns())
 
     def _sleep_ns(self) -> int:
-        if self._hardware.requests:  # that came while something else was asked of the host
+        if self._hardware.requests:  # that arrived during a call to the host
             return 0
         now = self._clock.now()
         times = [self._tick_at, self._report_at, self._drivers.deadline_ns(now)]
@@ -128,6 +128,6 @@ class Kernel:
 
 
 def run(hardware: Hardware, load: Load, seed: int, console: Console) -> NoReturn:
-    """Boot when the hardware is complete, and run until the host is gone: that is HostGoneError."""
+    """Boot when the hardware is complete, run until the host is gone, then raise HostGoneError."""
     hardware.wait_for_start()
     Kernel(hardware, load, seed, console).run()

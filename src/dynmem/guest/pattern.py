@@ -1,8 +1,8 @@
-"""What is written into a page so that a lost, doubled or stale one is noticed.
+"""The pattern written into pages so that a lost, duplicated or stale page is noticed.
 
 Word i of a page is mix(page, generation) + i. A page that the host discarded reads as zeros, a page at the
-wrong address has another page number in it, a page with two owners has the later one's generation, and an old
-copy of a page has its old generation: each differs from what its owner expects in nearly every word.
+wrong address contains another page number, a page with two owners the later one's generation, and an old copy
+of a page its old generation. Each differs from what its owner expects in nearly every word.
 """
 
 from typing import Final, NamedTuple
@@ -16,19 +16,19 @@ from dynmem.guest.splitmix import GAMMA, scramble
 PAGE_WORDS: Final = 512
 Memory = npt.NDArray[np.uint64]
 
-_CHUNK: Final = 64  # pages worked on at once: 256 KiB stays in a core's cache
+_CHUNK: Final = 64  # pages processed at once: 256 KiB stays in a core's cache
 _INDEX: Final = np.arange(PAGE_WORDS, dtype=np.uint64)
 
 
 class Wrong(NamedTuple):
-    """What a check found: bytes that differ, and the pages they are in."""
+    """The result of a check: bytes that differ, and the pages that they are in."""
 
     byte_count: int
     pages: I64Array
 
 
 def mix(pages: I64Array, generations: I64Array) -> npt.NDArray[np.uint64]:
-    """A 64-bit word for each (page, generation), (n,), that looks like no other."""
+    """Return a 64-bit word for each page and generation, unlike any other."""
     return scramble(pages.astype(np.uint64) * np.uint64(GAMMA) + generations.astype(np.uint64))
 
 
@@ -52,7 +52,7 @@ class Pattern:
             self._memory[chunk] = words
 
     def check(self, pages: I64Array, generations: I64Array) -> Wrong:
-        """Read every word of `pages` and count the bytes that are not as `fill` wrote them."""
+        """Read every word of `pages` and count the bytes that differ from what `fill` wrote."""
         first_words = mix(pages, generations)
         wrong_bytes = 0
         wrong_pages = [pages[:0]]
@@ -73,7 +73,7 @@ class Pattern:
 
 
 def _differences(words: Memory, expected: Memory) -> tuple[I64Array, int]:
-    """Rows of `words` that differ from `expected`, and in how many bytes."""
+    """Return the rows of `words` that differ from `expected`, and the number of bytes that differ."""
     different = (words ^ expected).view(np.uint8)
     in_row = np.count_nonzero(different, axis=1)
     return np.flatnonzero(in_row), int(in_row.sum())

@@ -1,8 +1,8 @@
 """Guest-physical memory in the guest's own address space.
 
-A stretch of addresses is reserved once (nothing is committed by that) and every slot is mapped into it at
-base + guest-physical address, so that one array covers RAM and whatever slots are added later. Addresses
-between slots are reserved but not there: touching one ends the process, as a machine check would end a guest.
+A stretch of addresses is reserved once, without committing memory, and every slot is mapped into it at base +
+guest-physical address, so that one array covers RAM and all slots added later. Addresses between slots are
+reserved but not mapped: touching one ends the process, as a machine check would end a guest.
 """
 
 import ctypes
@@ -20,8 +20,10 @@ from dynmem.units import GIB, PAGE_SHIFT, PAGE_SIZE
 _PROT_NONE: Final = 0
 _MAP_FIXED: Final = 0x10
 _MAP_NORESERVE: Final = 0x4000
-_NOTHING: Final = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE  # addresses, and no memory
-_ALIGNMENT: Final = GIB  # of address 0: slots of huge pages, of 1 GiB too, can be mapped where they belong
+_NOTHING: Final = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE  # addresses without memory
+_ALIGNMENT: Final = (
+    GIB  # alignment of address 0, so that slots of huge pages, up to 1 GiB, can be mapped in place
+)
 _MAP_FAILED: Final = ctypes.c_void_p(-1).value
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)
@@ -50,11 +52,11 @@ class GuestRam:
         self.memory: Memory = words.reshape(-1, PAGE_WORDS)
 
     def map_slot(self, slot: int, gpa: int, size: int, descriptor: int, offset: int) -> None:
-        """Map `size` bytes of `descriptor` from `offset` on at `gpa`, or raise RemoteProtocolError."""
+        """Map `size` bytes of `descriptor` from `offset` on at `gpa`. Raises RemoteProtocolError."""
         if slot in self._slots:
             raise RemoteProtocolError(f"slot {slot} is mapped already")
         if not size or gpa % PAGE_SIZE or size % PAGE_SIZE or offset % PAGE_SIZE:
-            raise RemoteProtocolError(f"slot {slot} is empty or not made of whole pages")
+            raise RemoteProtocolError(f"slot {slot} is empty or not a number of whole pages")
         if gpa + size > GUEST_ADDRESS_BYTES_MAX:
             raise RemoteProtocolError(f"slot {slot} ends above {GUEST_ADDRESS_BYTES_MAX:#x}")
         if any(gpa < end and start < gpa + size for start, end in self._slots.values()):
@@ -70,13 +72,13 @@ class GuestRam:
         self._slots[slot] = (gpa, gpa + size)
 
     def unmap_slot(self, slot: int) -> None:
-        """Take a slot away; RemoteProtocolError if there is none. Nothing of it may be in use."""
+        """Unmap a slot, none of which may be in use. Raises RemoteProtocolError if there is none."""
         self.pages(slot)
         start, end = self._slots.pop(slot)
         _map(self._base + start, end - start, _PROT_NONE, _NOTHING | _MAP_FIXED, -1, 0)
 
     def is_mapped(self, start: int, end: int) -> bool:
-        """Whether there is memory at every page from `start` up to `end`."""
+        """Return whether there is memory at every page from `start` up to `end`."""
         at = start << PAGE_SHIFT
         for first, last in sorted(self._slots.values()):
             if first <= at < last:
@@ -94,12 +96,12 @@ class GuestRam:
         return tuple(self._slots)
 
     def view(self, slot: int) -> memoryview:
-        """The bytes of a slot."""
+        """Return the bytes of a slot."""
         start, end = self._slots[slot]
         return self.memory[start >> PAGE_SHIFT : end >> PAGE_SHIFT].data.cast("B")
 
     def pages(self, slot: int) -> range:
-        """The guest page numbers of a slot; RemoteProtocolError if there is none."""
+        """Return the guest page numbers of a slot. Raises RemoteProtocolError if there is none."""
         if slot not in self._slots:
             raise RemoteProtocolError(f"slot {slot} is not mapped")
         start, end = self._slots[slot]

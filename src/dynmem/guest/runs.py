@@ -1,7 +1,7 @@
-"""Runs of neighbouring pages, each with a tag, kept in no particular order.
+"""Runs of adjacent pages, each with a tag, kept in no particular order.
 
-What the allocator has free and what the workload holds are both such a collection. Taking starts at a random
-place and costs O(runs taken), not O(runs kept); nothing here makes a Python object per page.
+The allocator's free pages and the workload's pages are such collections. Taking starts at a random place and
+costs O(runs taken), not O(runs kept); no Python object is made per page.
 """
 
 from typing import Final, NamedTuple
@@ -16,13 +16,12 @@ I64Array = npt.NDArray[np.int64]
 RUN_PAGES_MAX: Final = 512  # 2 MiB, the largest block a Linux balloon driver asks for
 _FIRST_CAPACITY: Final = 64
 _RUN_OCTAVES: Final = float(np.log2(RUN_PAGES_MAX))
-_MEAN_RUN_PAGES: Final = (
-    64  # below the mean of `cut`'s lengths, so that one draw of lengths is nearly always enough
-)
+# Below the mean of `cut`'s lengths, so that one draw of lengths is nearly always enough.
+_MEAN_RUN_PAGES: Final = 64
 
 
 class Runs(NamedTuple):
-    """Runs of pages: starts, counts and tags, three arrays (n,)."""
+    """Runs of pages: three arrays of starts, counts and tags."""
 
     starts: I64Array
     counts: I64Array
@@ -34,26 +33,33 @@ class Runs(NamedTuple):
         return int(self.counts.sum())
 
     def pages(self) -> I64Array:
-        """Every page number, run after run: (page_count,)."""
+        """Return every page number, run after run.
+
+        starts 7 20, counts 2 3   ->  7 8 20 21 22
+        starts minus the pages before them, 7 18, repeated: 7 7 18 18 18; add 0 1 2 3 4
+        """
         before = np.cumsum(self.counts) - self.counts
         return np.repeat(self.starts - before, self.counts) + np.arange(self.page_count)
 
     def page_tags(self) -> I64Array:
-        """The tag of every page, in the order of `pages`."""
+        """Return the tag of every page, in the order of `pages`."""
         return np.repeat(self.tags, self.counts)
 
 
 def runs_of(starts: npt.ArrayLike, counts: npt.ArrayLike, tag: int = 0) -> Runs:
-    """Runs from anything like arrays of starts and counts, all with one tag."""
+    """Return runs with these starts and counts, all with one tag."""
     first = np.asarray(starts, np.int64)
     return Runs(first, np.asarray(counts, np.int64), np.full(first.size, tag, np.int64))
 
 
 def cut(runs: Runs, random: SplitMix) -> Runs:
-    """Cut runs into pieces of random length, in random order.
+    """Return runs cut into pieces of random length, in random order.
 
-    Lengths are log-uniform from 1 to `RUN_PAGES_MAX`: half the pieces are of 22 pages or fewer, while most
-    pages are in long ones, as in the memory of a system that has been up for a while.
+    Lengths are log-uniform from 1 to `RUN_PAGES_MAX`: half the pieces have 22 pages or fewer, while most
+    pages are in long pieces, as in the memory of a system that has been up for a while.
+
+    runs [0,5) [9,12) laid end to end: 0..8, with borders at 5 and 8
+    drawn lengths 3 4 ...: more borders at 3 and 7   ->  pieces [0,3) [3,5) [9,11) [11,12)
     """
     total = runs.page_count
     if total == 0:
@@ -73,7 +79,7 @@ def cut(runs: Runs, random: SplitMix) -> Runs:
 
 
 def merge(runs: Runs) -> Runs:
-    """Sort runs by start and join neighbours; the tags are dropped. The runs must not overlap."""
+    """Return runs sorted, with neighbours joined and without tags. The runs must not overlap."""
     if runs.starts.size == 0:
         return runs
     order = np.argsort(runs.starts)
@@ -85,7 +91,7 @@ def merge(runs: Runs) -> Runs:
 
 
 def split(runs: Runs, pages: int, runs_max: int) -> tuple[Runs, Runs]:
-    """The first `pages` pages of `runs`, in `runs_max` runs at most, and the rest."""
+    """Return the first `pages` pages of `runs`, in at most `runs_max` runs, and the rest."""
     before = np.cumsum(runs.counts) - runs.counts
     kept = np.clip(pages - before, 0, runs.counts)
     kept[runs_max:] = 0
@@ -104,7 +110,7 @@ def _lengths(count: int, random: SplitMix) -> I64Array:
 
 
 class RunBag:
-    """Runs in no particular order, with their number of pages."""
+    """Runs in no particular order, and their number of pages."""
 
     def __init__(self, random: SplitMix) -> None:
         self._random = random
@@ -129,9 +135,10 @@ class RunBag:
         self.page_count += runs.page_count
 
     def take(self, pages: int, runs_max: int | None = None) -> Runs:
-        """Take up to `pages` pages in up to `runs_max` runs from a random place on; the last may be split.
+        """Remove and return up to `pages` pages in up to `runs_max` runs from a random place on.
 
-        Fewer pages come only if the runs end or the bag does.
+        The last run may be split. Fewer pages are returned only if the limit of runs is reached or the bag is
+        empty.
         """
         limit = min(self._size, pages if runs_max is None else runs_max)
         if limit <= 0 or pages <= 0:
@@ -154,7 +161,10 @@ class RunBag:
         return Runs(taken[0], taken[1], taken[2])
 
     def take_within(self, start: int, end: int, pages: int | None = None) -> Runs:
-        """Take the pages from `start` up to `end`, or just `pages` of them. O(runs kept)."""
+        """Remove and return the pages from `start` up to `end`, or only `pages` of them. O(runs kept).
+
+        runs [0,10) [20,30), from 5 up to 24: [5,10) and [20,24) leave, [0,5) and [24,30) stay
+        """
         starts, counts, tags = self._columns[:, : self._size]
         touching = np.flatnonzero((starts < end) & (starts + counts > start))
         firsts = np.maximum(starts[touching], start)
@@ -177,14 +187,14 @@ class RunBag:
         return taken
 
     def _remove(self, at: int, count: int) -> None:
-        """Fill the hole of `count` runs at `at` with the last runs."""
+        """Remove `count` runs at `at` by moving the last runs there."""
         end = at + count
         moved = min(count, self._size - end)
         self._columns[:, at : at + moved] = self._columns[:, self._size - moved : self._size].copy()
         self._size -= count
 
     def slice(self, offset: int, pages: int) -> Runs:
-        """The runs of up to `pages` pages from the `offset`-th page on, which stay where they are."""
+        """Return the runs of up to `pages` pages from the `offset`-th page on, without removing them."""
         starts, counts, tags = self._columns[:, : self._size]
         ends = np.cumsum(counts)
         first = int(np.searchsorted(ends, offset, side="right"))
@@ -198,11 +208,11 @@ class RunBag:
         return chosen
 
     def all(self) -> Runs:
-        """A copy of every run."""
+        """Return a copy of every run."""
         starts, counts, tags = self._columns[:, : self._size].copy()
         return Runs(starts, counts, tags)
 
     def clear(self) -> None:
-        """Forget every run."""
+        """Remove every run."""
         self._size = 0
         self.page_count = 0

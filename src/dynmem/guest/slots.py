@@ -1,7 +1,7 @@
-"""Memory slots in the guest's kernel: what is RAM at boot, DIMMs that come and go, slots that are taken away.
+"""Memory slots in the guest's kernel: RAM at boot, DIMMs that come and go, slots that are removed.
 
-A DIMM may be any number of whole pages; all of it is used at once. It can be taken out when nothing in it is
-the kernel's or the balloon's: what a load holds there moves elsewhere, if there is room.
+A DIMM may be any number of whole pages, which are used at once. It can be removed if no page in it belongs to
+the kernel or the balloon: pages of a load move elsewhere, if there is room.
 """
 
 import logging
@@ -18,7 +18,7 @@ _log: Final = logging.getLogger(__name__)
 
 
 class Slots:
-    """Does what the host asks for slots."""
+    """Serves the host's requests about slots."""
 
     def __init__(
         self, hardware: Hardware, allocator: Allocator, drivers: Drivers, workload: Workload
@@ -29,7 +29,7 @@ class Slots:
         self._workload = workload
 
     def serve(self) -> None:
-        """Deal with everything that the host has asked for; RemoteProtocolError if it cannot be."""
+        """Serve every request of the host. Raises RemoteProtocolError for an impossible one."""
         requests = self._hardware.requests
         while requests:
             request = requests.popleft()
@@ -45,13 +45,13 @@ class Slots:
 
     def _plug(self, slot: int, pages: range) -> None:
         if self._allocator.count(pages.start, pages.stop, *IN_USE):
-            raise RemoteProtocolError(f"slot {slot} is plugged, but some of it is in use")
+            raise RemoteProtocolError(f"slot {slot} was plugged, but part of it is in use already")
         self._allocator.add(pages.start, len(pages))
         self._drivers.memory_plugged(pages)
         _log.info("%d pages were plugged at %#x", len(pages), pages.start)
 
     def _unplug(self, pages: range) -> bool:
-        """Take a DIMM's pages out of use, all of them or none."""
+        """Stop using a DIMM's pages, all of them or none."""
         if self._allocator.count(pages.start, pages.stop, KERNEL, BALLOONED):
             return False
         free = self._allocator.take_out(pages.start, pages.stop)
@@ -64,5 +64,5 @@ class Slots:
 
     def _unmap(self, slot: int, pages: range) -> None:
         if self._allocator.count(pages.start, pages.stop, *IN_USE):
-            raise RemoteProtocolError(f"slot {slot} is taken away, but some of it is in use")
+            raise RemoteProtocolError(f"slot {slot} was removed, but part of it is in use")
         self._hardware.unmap_slot(slot)

@@ -1,8 +1,8 @@
 """The guest's synthetic interrupt controller: its two pages, message slots, event flags and posted messages.
 
-Clearing an event flag is a load and a store, not one step, since Python has no atomic exchange: a flag that
-the host sets between them is lost, and one that it stores back is seen twice. So a flag only ever says "look
-at the channels", and whoever is woken looks at all of them.
+Clearing an event flag is a load and a store, because Python has no atomic exchange: a flag that the host sets
+in between is lost, and one that is stored back is seen twice. So a flag only means "look at the channels",
+and the driver then looks at all of them.
 
 Source: Linux drivers/hv/hv.c (hv_synic_enable_regs) and vmbus_drv.c (vmbus_on_msg_dpc); Hypervisor Top-Level
 Functional Specification, SynIC.
@@ -23,7 +23,7 @@ _MESSAGES_AT_ONCE: Final = 64
 
 
 class Hypervisor(Protocol):
-    """What a kernel asks of the machine it runs on; `dynmem.guest.hardware.Hardware` is one."""
+    """What a kernel needs from the machine it runs on; `dynmem.guest.hardware.Hardware` implements it."""
 
     def hypercall(self, control: int, input_gpa: int) -> synic.HvStatus:
         """Make a hypercall and wait for its status."""
@@ -36,7 +36,7 @@ class Hypervisor(Protocol):
 
 
 class Synic:
-    """SINT 2 of one virtual processor, and the page that posts are made from."""
+    """SINT 2 of one virtual processor, and the page that messages are posted from."""
 
     def __init__(
         self,
@@ -61,14 +61,14 @@ class Synic:
         hypervisor.write_msr(synic.MSR_SCONTROL, enabled)
 
     def take_messages(self) -> list[bytes]:
-        """Empty the message slot, as often as the host fills it again; the payloads for VMBus."""
+        """Empty the message slot as often as the host fills it. Returns the payloads for VMBus."""
         payloads = []
         for _ in range(_MESSAGES_AT_ONCE):
             if not self._memory.load32(self._slot):
                 break
             message = synic.decode_slot(self._memory.read(self._slot, synic.MESSAGE_SLOT_BYTES))
             self._memory.store32(self._slot, 0)
-            self._memory.fence()  # the slot is empty before it is asked whether another message waits
+            self._memory.fence()  # empty the slot before checking whether another message waits
             if self._memory.load32(self._slot + _SLOT_HEAD) & _PENDING:
                 self._hypervisor.write_msr(synic.MSR_EOM, 0)
             if message.message_type == synic.VMBUS_MESSAGE_TYPE:
@@ -80,7 +80,7 @@ class Synic:
         word = self._flags + flag // 32 * 4
         if self._memory.load32(word):
             self._memory.store32(word, 0)
-            self._memory.fence()  # the flag is clear before the ring is read
+            self._memory.fence()  # clear the flag before the ring is read
 
     def post(self, connection_id: int, payload: bytes) -> synic.HvStatus:
         """Post a message."""

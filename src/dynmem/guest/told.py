@@ -1,7 +1,7 @@
-"""A wish in a file: how much a workload wants, for whoever drives it by hand or from a test.
+"""A workload's demand, read from a file that a person or a test writes.
 
-The file holds a size (``40M``) or a share of the memory that the guest has (``80%``), and is looked at on
-every tick. One that is not there or says neither leaves the last wish as it was: nothing, at the beginning.
+The file holds a size (``40M``) or a share of the guest's memory (``80%``) and is read at every tick. While it
+is missing or holds neither, the last demand stays: at first, nothing.
 """
 
 import logging
@@ -17,7 +17,7 @@ _log: Final = logging.getLogger(__name__)
 
 
 class Told:
-    """The wish that stands in the file at `path`."""
+    """The demand in the file at `path`."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -26,7 +26,7 @@ class Told:
         self._amount = Amount()
 
     def amount(self) -> Amount:
-        """What is wanted now."""
+        """Return the present demand."""
         try:
             text = self._read()
             if text != self._text:
@@ -38,10 +38,10 @@ class Told:
         return self._amount
 
     def _warn(self, problem: str | None) -> None:
-        """Say what is wrong, once."""
+        """Log a problem, once."""
         if problem and problem != self._problem:
             self._problem = problem
-            _log.warning("the wish in %s: %s", self._path, problem)
+            _log.warning("the demand in %s: %s", self._path, problem)
 
     def _read(self) -> bytes:
         descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)

@@ -1,8 +1,8 @@
 """The workload: a process that uses as much memory as its load curve says, and checks all of it.
 
-Each tick does a bounded amount of work: it takes pages and fills them whole, or checks pages whole and lets
-go of them, and now and then checks some that it keeps. What the allocator does not have is not there: the
-workload asks again at the next tick, and the difference between wanted and held is its unmet demand.
+Each tick does a bounded amount of work: it allocates and fills whole pages, or checks whole pages and frees
+them, and now and then checks some that it keeps. If the allocator has too few, the workload tries again at
+the next tick; the difference between wanted and held is its unmet demand.
 """
 
 from typing import Final
@@ -17,23 +17,23 @@ from dynmem.guest.splitmix import SplitMix
 from dynmem.guest.told import Told
 from dynmem.units import NS_PER_MS, NS_PER_S, PAGE_SIZE
 
-TICK_PAGES: Final = 4096  # 16 MiB: under 10 ms where memory is there, about 20 ms where it has to be made
+TICK_PAGES: Final = 4096  # 16 MiB: under 10 ms if the memory exists, about 20 ms if it must be allocated
 BUSY_TICK_NS: Final = 20 * NS_PER_MS
 QUIET_TICK_NS: Final = 200 * NS_PER_MS
-SAMPLE_PAGES: Final = 64  # of the pages that are kept, checked at each sample
+SAMPLE_PAGES: Final = 64  # kept pages that each sample checks
 SAMPLE_NS: Final = 200 * NS_PER_MS
-STEP_NS_MAX: Final = NS_PER_S  # of growth that may be made up for at once
+STEP_NS_MAX: Final = NS_PER_S  # growth of this much time may be caught up at once
 RESERVE_PAGES_MAX: Final = 256  # left free for the kernel: 1 MiB, less in a guest below 128 MiB
 
 
 class Workload:
-    """A load on `memory` (pages, 512), of which `usable_pages` are there for it at boot.
+    """A load on `memory` (pages, 512), of which `usable_pages` are available at boot.
 
-    Pages are filled with generations after `generation`. `pages_max` is how many there will ever be for the
-    load; whoever knows better sets it anew.
+    Pages are filled with generations after `generation`. `pages_max` is the most that the load can ever have;
+    the kernel updates it.
 
-    Counters only ever rise: `filled_pages`, `verified_pages`, `wrong_bytes`, `wrong_pages`. A wrong byte in a
-    page that is kept is counted once: the page is written anew.
+    The counters `filled_pages`, `verified_pages`, `wrong_bytes` and `wrong_pages` only rise. A wrong byte in
+    a page that is kept is counted once, because the page is then rewritten.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Workload:
         self._held = RunBag(SplitMix(seed))
         self._generation = generation
         self._last_ns: int | None = None
-        self._growth = 0  # bytes x ns that demand may still grow by, below one page
+        self._growth = 0  # growth below one page that is carried over, in bytes x ns
         self._sampled_ns = 0
         self._sample_at = 0
         self.pages_max = usable_pages
@@ -67,16 +67,16 @@ class Workload:
 
     @property
     def held_pages(self) -> int:
-        """Pages that the workload has now."""
+        """Pages that the workload holds now."""
         return self._held.page_count
 
     @property
     def can_grow(self) -> bool:
-        """Whether it wants pages that there are, and so need not wait for its next tick."""
+        """Whether it wants pages that are available, and so need not wait for its next tick."""
         return self.wanted_pages > self.held_pages and self._spare_pages() > 0
 
     def tick(self, now_ns: int) -> int:
-        """Do what is due at guest time `now_ns`; when to come back."""
+        """Do what is due at guest time `now_ns`. Returns when to call again."""
         self._follow(now_ns)
         difference = self.wanted_pages - self.held_pages
         if difference > 0:
@@ -87,14 +87,14 @@ class Workload:
             self._sampled_ns = now_ns
             self._sample()
         if self.can_grow or self.held_pages > self.wanted_pages:
-            return now_ns  # the rest of it at once: the host has its turn between two ticks
+            return now_ns  # the rest follows at once: the host has its turn between two ticks
         return now_ns + (QUIET_TICK_NS if self._is_quiet(now_ns) else BUSY_TICK_NS)
 
     def leave(self, start: int, end: int) -> bool:
-        """Move everything that is held from `start` up to `end` elsewhere, and take it out of use there.
+        """Move all held pages from `start` up to `end` elsewhere, and make the old ones absent.
 
-        Each page is checked before it moves. False, and nothing has moved, when there is no room for it; no
-        page in there may be free.
+        Each page is checked before it moves. Without enough room elsewhere, nothing moves and the result is
+        False. No page in that span may be free.
         """
         leaving = self._held.take_within(start, end)
         if leaving.page_count > self._allocator.available_pages:
@@ -106,15 +106,15 @@ class Workload:
         return True
 
     def finish(self) -> None:
-        """Check everything that is held and let go of it."""
+        """Check and free everything that is held."""
         while self.held_pages:
             self._shrink(TICK_PAGES)
 
     def _is_quiet(self, now_ns: int) -> bool:
-        """Whether the next tick, when this one has moved what it could, has nothing in a hurry.
+        """Return whether the next tick, after this one has moved what it could, is not urgent.
 
-        A squeezed workload is quiet too: what it waits for comes with a message of the host, and whoever
-        delivers that calls `tick` again.
+        A squeezed workload is quiet, too: it waits for a message of the host, after which the caller calls
+        `tick` again.
         """
         return self.wanted_pages > self.held_pages or self.wanted_pages == self._asked(now_ns)
 
@@ -122,7 +122,7 @@ class Workload:
         return max(0, self._allocator.available_pages - self._reserve_pages)
 
     def _asked(self, now_ns: int) -> int:
-        """What the curve or the file asks for, of what there can be."""
+        """Return what the curve or the file wants, at most what the guest can have."""
         if self._told is not None:
             usable = self._allocator.total_pages - self._allocator.kernel_pages
             asked = self._told.amount().pages(usable)
@@ -131,7 +131,7 @@ class Workload:
         return min(asked, self.pages_max)
 
     def _follow(self, now_ns: int) -> None:
-        """Move demand to the curve: up no faster than the rate, and a gap in time is no reason to jump."""
+        """Move demand towards the curve, upwards at most at the rate; a gap in time causes no jump."""
         elapsed = 0 if self._last_ns is None else min(max(0, now_ns - self._last_ns), STEP_NS_MAX)
         self._last_ns = now_ns
         curve = self._asked(now_ns)
@@ -141,11 +141,11 @@ class Workload:
         self._allocator.asked_pages = self.wanted_pages
 
     def _grow(self, count: int) -> None:
-        """Take up to `count` pages that are to spare and fill them."""
+        """Allocate and fill up to `count` pages that are available."""
         self._fill(min(count, self._spare_pages()))
 
     def _fill(self, count: int) -> None:
-        """Hold up to `count` more pages, of one generation."""
+        """Allocate and fill up to `count` pages, of one generation."""
         taken = self._allocator.allocate_held(count)
         if taken.page_count == 0:
             return
@@ -156,13 +156,13 @@ class Workload:
         self.filled_pages += taken.page_count
 
     def _shrink(self, count: int) -> None:
-        """Check up to `count` pages and let go of them."""
+        """Check and free up to `count` pages."""
         released = self._held.take(count)
         self._check(released)
         self._allocator.free_held(released)
 
     def _sample(self) -> None:
-        """Check the next few of the pages that are kept, in turn."""
+        """Check the next few kept pages, in turn."""
         if self._sample_at >= self.held_pages:
             self._sample_at = 0
         sample = self._held.slice(self._sample_at, SAMPLE_PAGES)
