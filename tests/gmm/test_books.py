@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dynmem.gmm import Account, BalloonAction, Gmm, GmmError, OcPolicy, Priority, Status
+from dynmem.gmm import Account, BalloonAction, Gmm, GmmError, OcPolicy, Priority, Status, VmSizes
 
 
 def books(limit: int = 10_000) -> Gmm:
@@ -60,6 +60,7 @@ REFUSED: list[tuple[Status, Callable[[Gmm], object]]] = [
         Status.ATTEMPT_TO_DEFLATE_TOO_MUCH,
         lambda gmm: gmm.ballooned_pages("a", BalloonAction.DEFLATE, 1001),
     ),
+    (Status.WRONG_ORDER, lambda gmm: gmm.ballooned_pages("c", BalloonAction.INFLATE, 1)),
     (Status.INVALID_PARAMETER, lambda gmm: gmm.ballooned_pages("a", BalloonAction.INVALID, 0)),
     (Status.INVALID_PARAMETER, lambda gmm: gmm.ballooned_pages("a", BalloonAction.INFLATE, -1)),
     (Status.WRONG_ORDER, lambda gmm: gmm.cleanup_vm("c")),
@@ -75,6 +76,70 @@ def test_a_refused_call_says_why_and_changes_nothing(code: Status, call: Callabl
         call(gmm)
     assert refused.value.code is code
     assert pickle.dumps(gmm) == before
+
+
+@pytest.mark.parametrize("vm", ["c", "a"], ids=["initial", "update"])
+def test_a_reservation_that_cannot_be_backed_is_declined_with_its_numbers(vm: str) -> None:
+    gmm = Gmm(10_000)
+    gmm.initial_reservation("a", 5000, 10, 20, OcPolicy.NO_OC, Priority.HIGH)
+    gmm.initial_reservation("b", 8000, 10, 20, OcPolicy.TBD, Priority.LOW)
+    gmm.allocate_pages("a", 1000, Account.BASE)
+    gmm.allocate_pages("b", 3000, Account.BASE)
+    before = pickle.dumps(gmm)
+    left = 6000 if vm == "c" else 7000  # what it holds itself is not in its way
+    with pytest.raises(GmmError, match=f"{vm} reserves {left + 1} pages, {left} can be backed") as declined:
+        reserve(gmm, vm, left - 30 + 1)
+    assert declined.value.code is Status.MEMORY_RESERVATION_DECLINED
+    assert pickle.dumps(gmm) == before
+    reserve(gmm, vm, left - 30)
+    assert gmm.reserved(vm) == left - 30
+
+
+def reserve(gmm: Gmm, vm: str, base_pages: int) -> None:
+    if vm in gmm:
+        gmm.update_reservation(vm, base_pages, 10, 20)
+    else:
+        gmm.initial_reservation(vm, base_pages, 10, 20, OcPolicy.NO_OC, Priority.NORMAL)
+
+
+def test_a_reservation_beyond_the_limit_is_for_those_who_may_overcommit() -> None:
+    gmm = Gmm(100)
+    gmm.initial_reservation("a", 1000, 1, 1, OcPolicy.TBD, Priority.LOW)
+    assert gmm.query_statistics().over_committed_pages == 902
+    with pytest.raises(GmmError, match="HIT_GLOBAL_LIMIT"):
+        gmm.allocate_pages("a", 101, Account.BASE)
+
+
+@pytest.mark.parametrize("account", [Account.BASE, Account.SHADOW, Account.FIXED])
+def test_each_account_is_filled_up_to_its_own_reservation_and_no_further(account: Account) -> None:
+    sizes = {Account.BASE: 50, Account.SHADOW: 60, Account.FIXED: 70}
+    gmm = Gmm(10_000)
+    gmm.initial_reservation("a", 50, 60, 70, OcPolicy.TBD, Priority.NORMAL)
+    gmm.allocate_pages("a", sizes[account], account)
+    with pytest.raises(GmmError, match=f"{sizes[account]} in {account.name}; 1 more don't fit") as refused:
+        gmm.allocate_pages("a", 1, account)
+    assert refused.value.code is Status.HIT_VM_ACCOUNT_LIMIT
+    for each, most in sizes.items():
+        assert gmm.allocated("a", each) == (most if each is account else 0)
+    for each in set(sizes) - {account}:
+        gmm.allocate_pages("a", sizes[each], each)
+    stats = gmm.verify().query_statistics("a").vm
+    assert stats is not None
+    assert stats.allocated == stats.reserved == VmSizes(50, 60, 70)
+    gmm.free_pages("a", 1, account)
+    assert gmm.allocated("a", account) == sizes[account] - 1
+
+
+def test_the_balloon_grows_and_shrinks_by_what_it_is_told_and_takes_from_what_may_be_allocated() -> None:
+    gmm = books()
+    gmm.ballooned_pages("a", BalloonAction.INFLATE, 500)
+    assert gmm.query_memory_stats("a").ballooned_pages == 1500
+    with pytest.raises(GmmError, match="HIT_VM_ACCOUNT_LIMIT"):
+        gmm.allocate_pages("a", 501, Account.BASE)
+    gmm.ballooned_pages("a", BalloonAction.DEFLATE, 1)
+    assert gmm.query_memory_stats("a").ballooned_pages == 1499
+    gmm.allocate_pages("a", 501, Account.BASE)
+    assert gmm.verify().query_statistics().ballooned_pages == 1499
 
 
 def test_statistics_name_everything_that_is_booked() -> None:
@@ -122,6 +187,7 @@ def test_everything_that_a_vm_held_is_free_after_it_ends() -> None:
     assert gmm.cleanup_vm("a") == 3005
     stats = gmm.verify().query_statistics()
     assert (stats.allocated_pages, stats.ballooned_pages, stats.chunks, stats.vms) == (0, 0, 0, 1)
+    assert (stats.freed_chunks, stats.reserved_pages) == (6, 8030)
     gmm.initial_reservation("a", 10, 1, 1, OcPolicy.NO_OC, Priority.NORMAL)
 
 

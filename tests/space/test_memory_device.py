@@ -303,6 +303,23 @@ def test_plug_maps_the_region_and_unplug_gives_everything_back() -> None:
     assert world.log.names() == ["+dimm"]
 
 
+def test_a_device_covers_all_of_its_region_whatever_pieces_of_it_are_mapped() -> None:
+    world, device = World(5 * GIB), SlottedDevice(4 * GIB, slots=4, address=BASE)
+    world.plug(device)
+    for number in (0, 3):
+        device.map_piece(number, GIB)
+    between = dimm("between", address=BASE + 2 * GIB)
+    with pytest.raises(MemoryDeviceError, match="conflicts"):
+        world.plug(between)
+    world.plug(beside := dimm("beside"))
+    assert beside.get_addr() == BASE + 4 * GIB
+    assert [(section.address, section.size) for section in world.space.sections] == [
+        (BASE, GIB),
+        (BASE + 3 * GIB, GIB),
+        (BASE + 4 * GIB, GIB),
+    ]
+
+
 def test_a_device_is_plugged_once_and_unplugged_once() -> None:
     world, device = World(4 * GIB), dimm()
     world.plug(device)
