@@ -1,17 +1,13 @@
-"""What is read from /proc: the host's memory, a process's identity, a VM's resident memory."""
+"""What is read from /proc: a process's identity, a VM's resident memory."""
 
 import os
-import resource
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from dynmem.errors import RemoteProtocolError
-from dynmem.manager.sweep.host import allow_descriptors, read_host
 from dynmem.manager.sweep.process import Process
 from dynmem.manager.sweep.resident import ResidentMeter
 from dynmem.units import MIB
@@ -52,36 +48,6 @@ def touch(process: subprocess.Popen[str], mebibytes: int) -> None:
     process.stdin.write(f"{mebibytes}\n")
     process.stdin.flush()
     assert process.stdout.readline() == "touched\n"
-
-
-def test_descriptors_for_many_vms_are_allowed_up_to_the_hard_limit() -> None:
-    soft, hard = before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    count = min(soft, 900)
-    try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (count - 100, hard))
-        assert allow_descriptors(count)
-        assert allow_descriptors(count - 50)  # never lowered
-        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (count, hard)
-        if hard != resource.RLIM_INFINITY:
-            assert not allow_descriptors(hard + 1)
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, before)
-
-
-def test_the_host_has_no_more_available_than_it_has() -> None:
-    host = read_host()
-    assert 0 < host.mem_available_bytes <= host.mem_total_bytes
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [("MemTotal: 5 kB\n", "has no MemAvailable"), ("MemTotal: many kB\n", "MemTotal is not a number of kB")],
-)
-def test_a_meminfo_that_is_none_is_refused(text: str, words: str, tmp_path: Path) -> None:
-    path = tmp_path / "meminfo"
-    path.write_text(text)
-    with pytest.raises(RemoteProtocolError, match=words):
-        read_host(path)
 
 
 def test_resident_is_the_blocks_of_the_ram_file_counted_once(holder: subprocess.Popen[str]) -> None:

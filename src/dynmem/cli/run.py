@@ -44,10 +44,11 @@ def run(path: Path, *, check: bool) -> int:
     5 another manager uses this socket or state folder, 130 Ctrl-C.
     """  # noqa: D301 - click reads the backspace as "do not wrap"
     from dynmem.manager.config import load, warnings
-    from dynmem.manager.sweep.host import read_host
+    from dynmem.procfs import meminfo
 
     config = load(path)
-    for warning in warnings(config, read_host().mem_total_bytes):
+    (total_bytes,) = meminfo("MemTotal")
+    for warning in warnings(config, total_bytes):
         click.echo(f"dynmem: {path}: note: {warning}", err=True)
     if check:
         click.echo(_summary(config))

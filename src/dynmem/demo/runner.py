@@ -24,7 +24,7 @@ from dynmem.demo.scenario import Scenario
 from dynmem.demo.shares import fix_share
 from dynmem.errors import DeadlineError, DynmemError, ExitCode
 from dynmem.lab.qemu import Accelerator
-from dynmem.manager.sweep import host
+from dynmem.procfs import meminfo
 from dynmem.units import NS_PER_S, PAGE_SIZE
 
 TICK_S: Final = 0.1
@@ -231,7 +231,8 @@ class Run:
                 resident=self._sampler.resident_bytes(name),
                 reason=account.reason,
             )
-        return Sample(now_ns, host.read_host().mem_available_bytes, vms)
+        (available,) = meminfo("MemAvailable")
+        return Sample(now_ns, available, vms)
 
     def summary(self) -> Summary:
         """Return the summary of the run so far."""

@@ -29,7 +29,7 @@ from dynmem.manager.step import Manager
 from dynmem.manager.step.facts import ABSENT, Facts, HostFacts, VmFacts
 from dynmem.manager.step.results import SetBalloon
 from dynmem.manager.sweep.connection import VmConnection
-from dynmem.manager.sweep.host import allow_descriptors, read_host
+from dynmem.procfs import allow_descriptors, meminfo
 from dynmem.qmp.errors import QmpCommandError
 from dynmem.units import NS_PER_S, format_size
 
@@ -180,7 +180,7 @@ class Daemon:
     def _measure_host(self) -> HostFacts | None:
         """What the host has; None, said once, where it cannot be read (no descriptor left, no /proc)."""
         try:
-            host = read_host()
+            available, total = meminfo("MemAvailable", "MemTotal")
         except (OSError, RemoteProtocolError) as error:
             problem = f"the host's memory cannot be read ({error}): nothing is decided until it can"
             if problem != self._host_problem:
@@ -190,7 +190,7 @@ class Daemon:
         if self._host_problem:
             self._host_problem = ""
             self._tell("the host's memory can be read again")
-        return host
+        return HostFacts(mem_available_bytes=available, mem_total_bytes=total)
 
     # -- act ------------------------------------------------------------------------------------------------
 

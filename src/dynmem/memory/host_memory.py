@@ -6,12 +6,11 @@ out-of-memory killer, which takes other programs, too.
 
 import os
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from dynmem.limits import PREALLOC_MARGIN_BYTES_MAX, PREALLOC_MARGIN_PART
-from dynmem.units import KIB, format_size
-
-_MEMINFO: Final = Path("/proc/meminfo")
+from dynmem.procfs import meminfo
+from dynmem.units import format_size
 
 
 class HostMemory(NamedTuple):
@@ -37,12 +36,8 @@ class HostMemory(NamedTuple):
 
 
 def host_memory() -> HostMemory:
-    """What /proc/meminfo says now."""
-    values = {}
-    for line in _MEMINFO.read_text(encoding="ascii").splitlines():
-        name, _, rest = line.partition(":")
-        values[name] = int(rest.split()[0])
-    return HostMemory(values["MemTotal"] * KIB, values["MemAvailable"] * KIB)
+    """Return what the host has now. Raises RemoteProtocolError and OSError."""
+    return HostMemory(*meminfo("MemTotal", "MemAvailable"))
 
 
 def free_bytes(place: Path | int) -> int:

@@ -4,7 +4,7 @@
 QEMU's class and text.
 """
 
-from dynmem.qmp.client import Peer, QmpClient, QmpEvent
+from dynmem.qmp.client import QmpClient, QmpEvent
 from dynmem.qmp.command import Arguments, Command
 from dynmem.qmp.errors import (
     COMMAND_NOT_FOUND,
@@ -33,6 +33,7 @@ from dynmem.qmp.types import (
     Object,
     Type,
 )
+from dynmem.sockets import Peer
 
 # in the order of importance: the client, the server, the types that commands are declared with, framing
 __all__ = [

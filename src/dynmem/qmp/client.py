@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import itertools
 import socket
-import struct
 from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,16 +14,7 @@ from dynmem.errors import DeadlineError, NotPermittedError, RemoteProtocolError,
 from dynmem.limits import QMP_ERROR_TEXT_MAX, QMP_EVENTS_KEPT, QMP_MESSAGE_BYTES_MAX, QMP_READ_BYTES
 from dynmem.qmp.errors import GENERIC_ERROR, BusyError, QmpCommandError
 from dynmem.qmp.framing import LineReader, encode_line
-
-_UCRED: Final = struct.Struct("=iII")
-
-
-class Peer(NamedTuple):
-    """The process that listens on the monitor's socket, as the kernel recorded it at listen(2)."""
-
-    pid: int
-    uid: int
-    gid: int
+from dynmem.sockets import Peer, peer_of
 
 
 class QmpEvent(NamedTuple):
@@ -79,7 +69,7 @@ class QmpClient:
         peer is not a monitor) and QmpCommandError (it rejects the negotiation).
         """
         connection = _connect(path)
-        peer = Peer(*_UCRED.unpack(_peer_credentials(connection)))
+        peer = peer_of(connection)
         streams = await asyncio.open_unix_connection(sock=connection)
         client = cls(path, peer, streams, message_bytes_max=message_bytes_max)
         client._reader = asyncio.create_task(client._read(), name=f"qmp client {path}")
@@ -238,7 +228,3 @@ def _connect(path: str | Path) -> socket.socket:
         reason = error.strerror or str(error)
         raise UnreachableError(f"{path}: nothing is listening ({reason})") from None
     return connection
-
-
-def _peer_credentials(connection: socket.socket) -> bytes:
-    return connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)

@@ -5,7 +5,6 @@ QEMU serves one client per monitor; this one serves many, each with its own nego
 
 import asyncio
 import contextlib
-import errno
 import inspect
 import logging
 import socket
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from dynmem.errors import ConfigError
-from dynmem.limits import QMP_CLIENTS_MAX, QMP_READ_BYTES, QMP_UNSENT_BYTES_MAX, UNIX_PATH_BYTES_MAX
+from dynmem.limits import QMP_CLIENTS_MAX, QMP_READ_BYTES, QMP_UNSENT_BYTES_MAX
 from dynmem.qmp.command import Command, checked_arguments, find_command, parse_request
 from dynmem.qmp.errors import COMMAND_NOT_FOUND, GENERIC_ERROR, QmpCommandError
 from dynmem.qmp.framing import encode_line
@@ -23,6 +22,7 @@ from dynmem.qmp.introspection import SCHEMA_INFO, schema
 from dynmem.qmp.parser import NESTED_TOO_DEEPLY, Malformed, ValueReader
 from dynmem.qmp.throttle import Throttle
 from dynmem.qmp.types import INT, STR, Array, Enum, Member, Object, read_members
+from dynmem.sockets import bind_private
 
 FLUSH_S: Final = 0.5  # for the last replies when the monitor closes
 _LOG: Final = logging.getLogger(__name__)
@@ -235,35 +235,11 @@ async def _read_unless(reader: asyncio.StreamReader, closing: asyncio.Task[bool]
 
 
 def _listening_socket(path: Path) -> socket.socket:
-    """Bind with mode 0600 before any client can connect; replace a socket that no process listens on."""
-    if len(str(path).encode()) > UNIX_PATH_BYTES_MAX:
-        raise ConfigError(
-            f"{path}: longer than {UNIX_PATH_BYTES_MAX} bytes, the limit of a unix socket: use a shorter path"
-        )
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    """Listen at *path* for this user only; create its folder, but not a whole tree for a mistyped path."""
     try:
-        path.parent.mkdir(mode=0o700, exist_ok=True)  # one folder, not a whole tree for a mistyped path
-        _clear(path)
-        listener.bind(str(path))
-        path.chmod(0o600)
-        listener.listen(QMP_CLIENTS_MAX)
+        path.parent.mkdir(mode=0o700, exist_ok=True)
     except OSError as error:
-        listener.close()
         raise ConfigError(f"{path}: cannot listen: {error.strerror}") from None
-    except ConfigError:
-        listener.close()
-        raise
-    return listener
-
-
-def _clear(path: Path) -> None:
-    """Remove a dead socket; refuse to touch a live one or anything else."""
-    if not path.exists():
-        return
-    if not path.is_socket():
-        raise ConfigError(f"{path}: exists and is not a socket: move it, or choose another path")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)
-        if probe.connect_ex(str(path)) != errno.ECONNREFUSED:
-            raise ConfigError(f"{path}: another process is listening: choose another path")
-    path.unlink()
+    listening = bind_private(path)
+    listening.listen(QMP_CLIENTS_MAX)
+    return listening

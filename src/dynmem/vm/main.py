@@ -10,13 +10,14 @@ from typing import Final
 
 from dynmem import __version__
 from dynmem.errors import DynmemError, ExitCode
+from dynmem.limits import VM_DESCRIPTORS_SPARE, VM_OBJECTS_MAX
+from dynmem.procfs import allow_descriptors
 from dynmem.qmp.server import QmpServer
 from dynmem.vm.advice import memory_note, shortages
 from dynmem.vm.last_words import LastWords
 from dynmem.vm.machine import Ending, Machine
 from dynmem.vm.monitor.commands import commands
 from dynmem.vm.monitor.schema import EVENTS
-from dynmem.vm.objects import allow_descriptors
 from dynmem.vm.options.machine import VmOptions
 
 SPOKEN: Final = (10, 2, 2)  # the QEMU whose commands these are
@@ -29,7 +30,7 @@ def run(options: VmOptions) -> int:
     logging.basicConfig(
         stream=sys.stderr, level=logging.INFO, format=f"%(asctime)s {options.name}: %(message)s"
     )
-    allow_descriptors()
+    allow_descriptors(VM_OBJECTS_MAX + VM_DESCRIPTORS_SPARE)
     # memory in a file that is cut short, or on a full tmpfs, ends this process by SIGBUS: let it say so
     faulthandler.enable(2)
     return asyncio.run(_run(options))

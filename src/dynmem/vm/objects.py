@@ -111,15 +111,6 @@ class Objects(Mapping[str, Backend]):
         self.options.clear()
 
 
-def allow_descriptors() -> None:
-    """Raise this process's limit of open descriptors, so that it can have all objects, where it may."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = VM_OBJECTS_MAX + VM_DESCRIPTORS_SPARE
-    wanted = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-
-
 def _descriptors_left() -> int:
     """How many more objects may be made, about: what a reset and the monitor need is theirs."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)

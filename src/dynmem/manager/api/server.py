@@ -7,18 +7,16 @@ arrived. `messages` says what can be asked.
 import asyncio
 import contextlib
 import logging
-import os
-import socket
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
-from dynmem.errors import DynmemError, ExitCode, NotPermittedError
+from dynmem.errors import ConfigError, DynmemError, ExitCode, NotPermittedError
 from dynmem.limits import API_CLIENTS_MAX, API_REQUEST_BYTES_MAX
 from dynmem.manager.api.messages import Refusal, Reply, Request, ReserveRequest, encode
-from dynmem.manager.sweep.process import listener
+from dynmem.sockets import bind_private
 
 LOG: Final = logging.getLogger(__name__)
 _REQUEST_TIMEOUT_S: Final = 5.0  # from connecting to the end of the line
@@ -38,29 +36,14 @@ class ApiServer:
         self._clients: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
-        """Listen. The caller holds the lock for this path, so a socket that is there is a dead manager's."""
-        if self._path.exists() and not self._path.is_socket():
-            raise NotPermittedError(
-                f"{self._path}: something else than a socket is there:"
-                " move it or choose another manager.socket"
-            )
-        if pid := listener(self._path):
-            raise NotPermittedError(
-                f"{self._path}: process {pid}, which is no manager, listens there:"
-                " choose another manager.socket"
-            )
-        self._path.unlink(missing_ok=True)
-        listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        before = os.umask(0o177)  # the socket is never open to others, not even for a moment
+        """Listen; NotPermittedError if the path is not this manager's to use.
+
+        The caller holds the lock for this path, so a socket that no process listens on is a dead manager's.
+        """
         try:
-            listening.bind(os.fspath(self._path))
-        except OSError as error:
-            listening.close()
-            raise NotPermittedError(
-                f"{self._path}: cannot listen there ({error.strerror}): choose another manager.socket"
-            ) from error
-        finally:
-            os.umask(before)
+            listening = bind_private(self._path)
+        except ConfigError as error:
+            raise NotPermittedError(f"manager.socket: {error}") from error
         self._server = await asyncio.start_unix_server(
             self._serve, sock=listening, limit=API_REQUEST_BYTES_MAX
         )

@@ -33,11 +33,12 @@ from dynmem.manager.sweep.demand import (
     word,
 )
 from dynmem.manager.sweep.monitor import Monitor
-from dynmem.manager.sweep.process import Process, listener
+from dynmem.manager.sweep.process import Process
 from dynmem.manager.sweep.resident import Resident, ResidentMeter
 from dynmem.manager.sweep.sizes import VmMemory, read_base, read_memory
 from dynmem.qmp.client import QmpClient
 from dynmem.qmp.errors import BusyError, QmpCommandError
+from dynmem.sockets import listener
 
 LOG: Final = logging.getLogger(__name__)
 # A monitor that takes longer for one command is disconnected and tried again later.

@@ -6,15 +6,12 @@ has ended even if its socket was not closed.
 
 import os
 import select
-import socket
-import struct
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 _AFTER_NAME_STATE: Final = 0  # proc_pid_stat(5): fields are counted after the name in parentheses
 _AFTER_NAME_START: Final = 19
-_UCRED: Final = struct.Struct("=iII")  # pid, uid, gid
 
 
 def _stat_fields(pid: int) -> list[str] | None:
@@ -25,23 +22,6 @@ def _stat_fields(pid: int) -> list[str] | None:
         return None
     # The name may hold spaces and parentheses: everything up to the last parenthesis is skipped.
     return text[text.rindex(b")") + 2 :].decode("ascii").split()
-
-
-def listener(path: Path) -> int:
-    """The process id of whoever listens on the unix socket `path`; 0 if that cannot be told.
-
-    The kernel keeps it since listen(2), so it is known even where the listener accepts nobody (unix(7)).
-    OSError if this process may open nothing more.
-    """
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-        connection.setblocking(False)
-        try:
-            connection.connect(os.fspath(path))
-            credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
-        except OSError:
-            return 0
-    pid: int = _UCRED.unpack(credentials)[0]
-    return pid
 
 
 class Process:

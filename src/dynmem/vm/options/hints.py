@@ -10,9 +10,10 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Final
 
-from dynmem.errors import ConfigError, DynmemError
+from dynmem.errors import ConfigError, DynmemError, RemoteProtocolError
 from dynmem.memory.backend import BackendError
 from dynmem.memory.host_memory import free_bytes
+from dynmem.procfs import meminfo
 from dynmem.units import KIB, MIB, format_size
 from dynmem.vm.options.memory import BackendOptions, MemoryOptions
 
@@ -81,10 +82,11 @@ def _hint_of_huge_pages(options: BackendOptions, error: BackendError) -> str:
 
 def _usual_huge_page() -> int:
     """Bytes of a huge page where nobody says which; 0: there are none."""
-    for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
-        if line.startswith("Hugepagesize:"):
-            return int(line.split()[1]) * KIB
-    return 0
+    try:
+        (size,) = meminfo("Hugepagesize")
+    except RemoteProtocolError:
+        return 0
+    return size
 
 
 def boot_hint(memory: MemoryOptions, identity: str, size: int) -> str:

@@ -1,0 +1,43 @@
+"""What the kernel says of the host and of this process: memory figures, and the limit of descriptors."""
+
+import resource
+from pathlib import Path
+from typing import Final
+
+from dynmem.errors import RemoteProtocolError
+from dynmem.units import KIB
+
+MEMINFO: Final = Path("/proc/meminfo")
+
+
+def meminfo(*names: str, path: Path = MEMINFO) -> tuple[int, ...]:
+    """Return these figures of proc_meminfo(5) in bytes, all of one moment.
+
+    Raises RemoteProtocolError if one is missing or is not in kB, and OSError.
+    """
+    found: dict[str, int] = {}
+    with path.open(encoding="ascii", errors="replace") as lines:
+        for line in lines:
+            name, _, rest = line.partition(":")
+            if name in names:
+                words = rest.split()
+                if len(words) != 2 or words[1] != "kB" or not words[0].isdigit():
+                    raise RemoteProtocolError(f"{path}: {name} is not a number of kB")
+                found[name] = int(words[0]) * KIB
+    missing = [name for name in names if name not in found]
+    if missing:
+        raise RemoteProtocolError(f"{path} has no {missing[0]}: Linux 3.14 or later is needed")
+    return tuple(found[name] for name in names)
+
+
+def allow_descriptors(count: int) -> bool:
+    """Raise this process's limit of open descriptors to *count*, or as far as the hard limit allows.
+
+    Return whether *count* are allowed now. Shells and systemd start with 1024, which a few hundred VMs use
+    up.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = count if hard == resource.RLIM_INFINITY else min(count, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return wanted == count
