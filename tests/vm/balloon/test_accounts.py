@@ -1,6 +1,5 @@
 """The accounts of given-up pages, memory by memory, against plain sets."""
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -9,17 +8,16 @@ from tests.vm.device_rig import packed
 from dynmem.dm.stores import GivenUp
 from dynmem.errors import RemoteProtocolError
 from dynmem.pages import ranges as page_ranges
-from dynmem.pages.ranges import U64Array
+from dynmem.pages.algebra import Ranges, within
 from dynmem.units import MIB, PAGE_SIZE
-from dynmem.vm.balloon.accounts import GuestPages, Memory, cut, joined, without
+from dynmem.vm.balloon.accounts import GuestPages, Memory
 
 BOOT, DIMM_AT, DIMM, ADDED_AT, ADDED = 100, 160, 30, 200, 80
 
 
-def second_half(starts: U64Array, ends: U64Array) -> tuple[U64Array, U64Array]:
+def second_half(ranges: Ranges) -> Ranges:
     """What is present of added memory of which the guest has only the second half."""
-    _, starts, ends = cut(starts, ends, np.array([ADDED // 2], np.uint64), np.array([ADDED], np.uint64))
-    return starts, ends
+    return within(ranges, Ranges.span(ADDED // 2, ADDED))
 
 
 def pages_of(ranges: bytes) -> list[int]:
@@ -246,20 +244,3 @@ def test_what_is_refused_of_pages_whose_discard_failed_stays_in_both_accounts() 
     pool.bare.add(7)
     assert pages.remove_for_guest(10000, 10) == b""
     assert (pages.removed_pages, pages.removed_guest_pages) == (8 * 512, 512)
-
-
-@given(
-    st.lists(st.tuples(st.integers(0, 99), st.integers(1, 30)), min_size=1, max_size=8),
-    st.lists(st.tuples(st.integers(0, 99), st.integers(1, 30)), min_size=1, max_size=8),
-)
-def test_ranges_are_parted_as_sets_are(one: list[tuple[int, int]], other: list[tuple[int, int]]) -> None:
-    rest, common = (
-        page_ranges.pack(starts, ends - starts)
-        for starts, ends in (
-            without(*joined(packed(*one)), *joined(packed(*other))),
-            cut(*joined(packed(*one)), *joined(packed(*other)))[1:],
-        )
-    )
-    whole, taken = set(pages_of(packed(*one))), set(pages_of(packed(*other)))
-    assert pages_of(rest) == sorted(whole - taken)
-    assert pages_of(common) == sorted(whole & taken)

@@ -1,14 +1,12 @@
 """Which pages were added, against a plain set; and what a guest can make this account cost."""
 
-import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.vm.balloon.test_accounts import pages_of
 from tests.vm.device_rig import packed
 
 from dynmem.limits import VM_ADDED_PIECES_MAX
-from dynmem.pages import ranges as page_ranges
-from dynmem.vm.balloon.accounts import joined
+from dynmem.pages.algebra import Ranges, joined
 from dynmem.vm.balloon.added_pages import UNIT_PAGES, AddedPages
 
 UNITS = 12
@@ -46,12 +44,12 @@ class Model:
 
     def remove(self, spans: list[tuple[int, int]]) -> None:
         named = set(pages_of(packed(*spans)))
-        starts, ends = self.account.present(*joined(packed(*spans)))
-        present = set(pages_of(page_ranges.pack(starts, ends - starts)))
+        found = self.account.present(joined(packed(*spans)))
+        present = set(pages_of(found.packed()))
         assert present == (set() if named & self.gone else named & self.has)
         if not present:
             return
-        self.account.remove(starts, ends)
+        self.account.remove(found)
         self.has -= present
         self.gone |= present
         for unit in range(UNITS):
@@ -65,7 +63,7 @@ class Model:
             span = range(unit * UNIT_PAGES, (unit + 1) * UNIT_PAGES)
             is_added = not self.has.isdisjoint(span)
             assert self.account.overlaps(span.start, span.stop) == is_added
-        unused = self.account.unused(np.array([0], np.uint64), np.array([PAGES], np.uint64), 2 * UNIT_PAGES)
+        unused = self.account.unused(Ranges.span(0, PAGES), 2 * UNIT_PAGES)
         assert set(pages_of(unused)) == {
             page
             for block in range(PAGES // (2 * UNIT_PAGES))
@@ -114,9 +112,9 @@ def test_a_guest_cannot_cut_added_memory_into_more_pieces_than_the_limit() -> No
     account.add(0, units * UNIT_PAGES)
     for first in range(0, units, 1024):
         spans = [((first + unit) * UNIT_PAGES, UNIT_PAGES) for unit in range(0, 1024, 2)]
-        account.remove(*joined(packed(*spans)))
+        account.remove(joined(packed(*spans)))
     assert len(account) == units * UNIT_PAGES // 2  # counted all the same
-    starts, _ = account.present(np.array([UNIT_PAGES], np.uint64), np.array([units * UNIT_PAGES], np.uint64))
-    assert starts.size <= VM_ADDED_PIECES_MAX
+    pieces = account.present(Ranges.span(UNIT_PAGES, units * UNIT_PAGES))
+    assert pieces.starts.size <= VM_ADDED_PIECES_MAX
     is_free = [not account.overlaps(unit * UNIT_PAGES, (unit + 1) * UNIT_PAGES) for unit in range(units)]
     assert VM_ADDED_PIECES_MAX - 1024 <= sum(is_free) <= VM_ADDED_PIECES_MAX

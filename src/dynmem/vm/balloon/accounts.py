@@ -19,21 +19,19 @@ from collections.abc import Callable
 from typing import Final, NamedTuple, Self
 
 import numpy as np
-import numpy.typing as npt
 
 from dynmem.dm.stores import GivenUp
 from dynmem.limits import DISCARD_BATCH_BLOCKS, DISCARD_BATCH_RANGES, VM_LACKING_BLOCKS_MAX
 from dynmem.memory.backend import Backend
 from dynmem.memory.pending import LONG_PAGES, PendingDiscards
 from dynmem.pages import ranges as page_ranges
+from dynmem.pages.algebra import Ranges, cut, joined, moved, within, without
 from dynmem.pages.page_set import PageSet
-from dynmem.pages.ranges import U64Array
 from dynmem.units import PAGE_SHIFT, PAGE_SIZE
 
 _BLOCK_PAGES: Final = 512  # 2 MiB: a host gives these back several times as fast as their pages one by one
 
-_Indices = npt.NDArray[np.int64]
-_Present = Callable[[U64Array, U64Array], tuple[U64Array, U64Array]]
+_Present = Callable[[Ranges], Ranges]
 
 
 class Discard(NamedTuple):
@@ -45,51 +43,15 @@ class Discard(NamedTuple):
 
 
 class Part(NamedTuple):
-    """What of a message lies in one memory, in its own pages: ascending, disjoint."""
+    """What of a message lies in one memory, in its own pages."""
 
     memory: "Memory"
-    starts: U64Array
-    ends: U64Array
+    ranges: Ranges
 
 
-def cut(
-    starts: U64Array, ends: U64Array, firsts: U64Array, lasts: U64Array
-) -> tuple[_Indices, U64Array, U64Array]:
-    """Cut ranges at regions, both ascending and disjoint: region's index, start and end of each piece.
-
-    O(ranges + regions). What lies in no region is left out.
-    """
-    low = np.searchsorted(lasts, starts, side="right")
-    counts = np.searchsorted(firsts, ends, side="left") - low
-    reach = np.cumsum(counts)
-    index = np.repeat(low - reach + counts, counts) + np.arange(int(counts.sum()))
-    return (
-        index,
-        np.maximum(np.repeat(starts, counts), firsts[index]),
-        np.minimum(np.repeat(ends, counts), lasts[index]),
-    )
-
-
-def without(
-    starts: U64Array, ends: U64Array, taken_starts: U64Array, taken_ends: U64Array
-) -> tuple[U64Array, U64Array]:
-    """The ranges without those that are taken: all ascending, disjoint."""
-    gaps_start = np.concatenate((np.zeros(1, np.uint64), taken_ends))
-    gaps_end = np.concatenate((taken_starts, np.full(1, np.iinfo(np.uint64).max, np.uint64)))
-    some = gaps_start < gaps_end
-    _, firsts, lasts = cut(starts, ends, gaps_start[some], gaps_end[some])
-    return firsts, lasts
-
-
-def joined(ranges: bytes) -> tuple[U64Array, U64Array]:
-    """What packed `ranges` name: starts and ends, ascending, disjoint; empty ones are left out."""
-    packed = page_ranges.words(ranges)
-    return page_ranges.coalesce(packed[packed >> np.uint64(page_ranges.START_BITS) != 0])
-
-
-def _all(starts: U64Array, ends: U64Array) -> tuple[U64Array, U64Array]:
-    """The ranges, of a memory that the guest has whole."""
-    return starts, ends
+def _all(ranges: Ranges) -> Ranges:
+    """Return the ranges: they are of a memory that the guest has whole."""
+    return ranges
 
 
 class Memory:
@@ -110,7 +72,7 @@ class Memory:
         `may_have_huge_pages`: whether the host may put transparent huge pages under it, worth waiting for.
         `reserve`: of huge pages that were discarded, which the host may not have again: asks for those
         that ranges are in, before they go back to the guest, and tells which could not be had.
-        `present`: the parts of ranges (starts, ends) that the guest has, given up or not; otherwise all.
+        `present`: the parts of ranges that the guest has, given up or not; otherwise all.
         """
         self.first_page = first_page
         self.pages: Final = pages
@@ -150,9 +112,9 @@ class Memory:
         """Whether pages that the guest gave for good are still to be discarded, or being so."""
         return self._is_freeing or len(self._freed) > 0
 
-    def add_given(self, starts: U64Array, ends: U64Array, now_ns: int) -> tuple[int, int]:
-        """Add pages that the guest gave up: returns how many are new, how many were given up before."""
-        added = self.given.add(page_ranges.pack(starts, ends - starts))
+    def add_given(self, ranges: Ranges, now_ns: int) -> tuple[int, int]:
+        """Add pages that the guest gave up; return how many are new, and how many were given up before."""
+        added = self.given.add(ranges.packed())
         if added.new:
             self.pending.add(added.coalesced, now_ns)
         return added.new, added.duplicates
@@ -160,37 +122,47 @@ class Memory:
     def take(self, max_pages: int, max_ranges: int, *, guest_only: bool) -> bytes:
         """Take pages out of one account, for the guest; they will not be discarded any more.
 
-        What the host cannot have again stays in it.
+        What the host has no huge pages for stays in the account.
         """
         if self._reserve is None:
             return self._take(max_pages, max_ranges, guest_only=guest_only)
         taken: list[bytes] = []
         kept: list[bytes] = []
-        kept_blocks = 0
-        while max_pages > 0 and max_ranges > 0 and kept_blocks < VM_LACKING_BLOCKS_MAX:
+        blocks_left = VM_LACKING_BLOCKS_MAX
+        while max_pages > 0 and max_ranges > 0 and blocks_left > 0:
             ranges = self._take(max_pages, max_ranges, guest_only=guest_only)
             if not ranges:
                 break
-            refused = self._reserve(ranges)
-            if refused:
-                kept_blocks += page_ranges.page_count(refused) // self._page_pages
-                starts, ends = joined(ranges)
-                holes = joined(refused)
-                _, stay_starts, stay_ends = cut(starts, ends, *holes)
-                stay = page_ranges.pack(stay_starts, stay_ends - stay_starts)
-                starts, ends = without(starts, ends, *holes)
-                ranges = page_ranges.pack(starts, ends - starts)
-                end = max_ranges * page_ranges.RANGE_BYTES
-                kept += [stay, ranges[end:]]
-                ranges = ranges[:end]
-            taken.append(ranges)
-            max_pages -= page_ranges.page_count(ranges)
-            max_ranges -= len(ranges) // page_ranges.RANGE_BYTES
-        for ranges in kept:  # nothing of a page that is refused is there to be discarded
-            self.given.add(ranges)
-            if guest_only:
-                self.guest_only.add(ranges)
+            backed, lacking, blocks = self._backed(ranges)
+            end = max_ranges * page_ranges.RANGE_BYTES  # parting made more ranges of them
+            backed, cut_off = backed[:end], backed[end:]
+            taken.append(backed)
+            kept += [lacking, cut_off]
+            blocks_left -= blocks
+            max_pages -= page_ranges.page_count(backed)
+            max_ranges -= len(backed) // page_ranges.RANGE_BYTES
+        self._keep(b"".join(kept), guest_only=guest_only)
         return b"".join(taken)
+
+    def _backed(self, ranges: bytes) -> tuple[bytes, bytes, int]:
+        """Reserve the huge pages that ranges lie in: what the host has, what it lacks, in how many blocks.
+
+        [1,6) [7,8), blocks of 4 pages, the host refuses [4,8)
+        without [4,8) -> [1,4)      within [4,8) -> [4,6) [7,8), 1 block
+        """
+        assert self._reserve is not None
+        refused = self._reserve(ranges)
+        if not refused:
+            return ranges, b"", 0
+        named, holes = joined(ranges), joined(refused)
+        blocks = holes.page_count // self._page_pages
+        return without(named, holes).packed(), within(named, holes).packed(), blocks
+
+    def _keep(self, ranges: bytes, *, guest_only: bool) -> None:
+        """Put pages back into an account; nothing of a huge page that is refused is there to be discarded."""
+        self.given.add(ranges)
+        if guest_only:
+            self.guest_only.add(ranges)
 
     def unreserved(self) -> bytes:
         """What the guest has given up and the host could not have again, if all went back now."""
@@ -274,8 +246,9 @@ class GuestPages:
 
     def _find(self) -> None:
         """Note where the memories are."""
-        self._firsts = np.array([memory.first_page for memory in self._memories], np.uint64)
-        self._lasts = np.array([m.first_page + m.pages for m in self._memories], np.uint64)
+        starts = np.array([memory.first_page for memory in self._memories], np.uint64)
+        ends = np.array([memory.first_page + memory.pages for memory in self._memories], np.uint64)
+        self._regions = Ranges(starts, ends)
         # in which pages go back
         self._order = [memory for memory in self._memories if memory is not self._added]
 
@@ -306,27 +279,32 @@ class GuestPages:
         """
         named = page_ranges.page_count(ranges)
         new = duplicates = 0
-        starts, ends = joined(ranges)
-        distinct = int((ends - starts).sum())
-        for part in self.parts(starts, ends):
-            came, known = part.memory.add_given(part.starts, part.ends, self._now_ns())
+        distinct = joined(ranges)
+        for part in self.parts(distinct):
+            came, known = part.memory.add_given(part.ranges, self._now_ns())
             new += came
             duplicates += known
-        return GivenUp(new, duplicates + named - distinct, distinct - new - duplicates)
+        pages = distinct.page_count
+        return GivenUp(new, duplicates + named - pages, pages - new - duplicates)
 
-    def parts(self, starts: U64Array, ends: U64Array) -> list[Part]:
-        """What of the ranges lies in memory that the guest has, by memory."""
-        index, starts, ends = cut(starts, ends, self._firsts, self._lasts)
+    def parts(self, ranges: Ranges) -> list[Part]:
+        """Return what of the ranges lies in memory that the guest has, by memory.
+
+        Memories [0,8) [100,104), ranges [4,6) [7,101):  pieces [4,6) [7,8) | [100,101), indices 0 0 1
+        parted where the index changes, at 2, and counted from each memory's first page
+        ->  the first memory's [4,6) [7,8), the second one's [0,1)
+        """
+        index, pieces = cut(ranges, self._regions)
         found = []
         borders = [0, *(np.flatnonzero(index[1:] != index[:-1]) + 1).tolist(), index.size]
         for low, high in itertools.pairwise(borders):
             if low == high:
                 continue
             memory = self._memories[int(index[low])]
-            first = np.uint64(memory.first_page)
-            own_starts, own_ends = memory.present(starts[low:high] - first, ends[low:high] - first)
-            if own_starts.size:
-                found.append(Part(memory, own_starts, own_ends))
+            piece = Ranges(pieces.starts[low:high], pieces.ends[low:high])
+            present = memory.present(piece.relative_to(memory.first_page))
+            if not present.is_empty:
+                found.append(Part(memory, present))
         return found
 
     def remove_for_guest(self, max_pages: int, max_ranges: int) -> bytes:
@@ -368,8 +346,3 @@ class GuestPages:
         """Everything is the guest's again; nothing may be in flight."""
         for memory in self._memories:
             memory.clear()
-
-
-def moved(ranges: bytes, pages: int) -> bytes:
-    """The ranges, each `pages` further on."""
-    return (page_ranges.words(ranges) + np.uint64(pages)).astype("<u8", copy=False).tobytes()

@@ -18,11 +18,11 @@ from dynmem import trace_events
 from dynmem.dm.stores import GivenUp, Reservation
 from dynmem.memory.backend import Backend
 from dynmem.pages import ranges as page_ranges
-from dynmem.pages.ranges import U64Array
+from dynmem.pages.algebra import Ranges, joined, within, without
 from dynmem.space.region import MemoryDeviceError
 from dynmem.trace_events import NO_TRACE, Trace
 from dynmem.units import MIB, PAGE_SHIFT
-from dynmem.vm.balloon.accounts import Memory, cut, joined, without
+from dynmem.vm.balloon.accounts import Memory
 from dynmem.vm.balloon.added_pages import AddedPages
 from dynmem.vm.balloon.removal_trace import OurRange
 
@@ -157,10 +157,14 @@ class AddedMemory:
         return Reservation(self.memory.first_page + start, end - start)
 
     def _longest(self, start: int, end: int, refused: bytes) -> tuple[int, int] | None:
-        """The longest aligned piece, start and end, of a piece of this memory less what is refused."""
-        firsts, lasts = without(_pages(start), _pages(end), *joined(refused))
-        low = -(-(firsts.astype(np.int64) - start) // self._alignment)
-        high = (lasts.astype(np.int64) - start) // self._alignment
+        """Return the longest aligned piece, start and end, of [start, end) without what is refused.
+
+        [8,24), alignment 4, refused [13,14)   ->  left [8,13) [14,24), from 8 on [0,5) [6,16)
+        rounded inwards to blocks of 4: [0,1) [2,4)   ->  the second is the longest: 8 + 2 * 4 to 8 + 4 * 4
+        """
+        left = without(Ranges.span(start, end), joined(refused))
+        low = -(-(left.starts.astype(np.int64) - start) // self._alignment)
+        high = (left.ends.astype(np.int64) - start) // self._alignment
         if not low.size or (high - low).max() <= 0:
             return None
         at = int((high - low).argmax())
@@ -184,20 +188,18 @@ class AddedMemory:
         When the message names a page that is in the balloon, or was removed before, all of it is rejected.
         """
         named = page_ranges.page_count(ranges)
-        starts, ends = joined(ranges)
-        distinct = int((ends - starts).sum())
+        distinct = joined(ranges)
+        duplicates, pages = named - distinct.page_count, distinct.page_count
         first = self.memory.first_page
-        _, starts, ends = cut(starts, ends, _pages(first), _pages(first + self.memory.pages))
-        starts, ends = self._added.present(starts - np.uint64(first), ends - np.uint64(first))
-        own = page_ranges.pack(starts, ends - starts)
-        if not own or self.memory.given.overlaps(own):
-            return GivenUp(0, named - distinct, distinct)
-        new = page_ranges.page_count(own)
-        if self._added.remove(starts, ends):
+        here = within(distinct, Ranges.span(first, first + self.memory.pages))
+        own = self._added.present(here.relative_to(first))
+        if own.is_empty or self.memory.given.overlaps(own.packed()):
+            return GivenUp(0, duplicates, pages)
+        if self._added.remove(own):
             self._follow()
         page_pages = self.backend.page_size >> PAGE_SHIFT
-        self.memory.free(own if page_pages == 1 else self._added.unused(starts, ends, page_pages))
-        return GivenUp(new, named - distinct, distinct - new)
+        self.memory.free(own.packed() if page_pages == 1 else self._added.unused(own, page_pages))
+        return GivenUp(own.page_count, duplicates, pages - own.page_count)
 
     # the power cycle
 
@@ -271,7 +273,3 @@ class AddedMemory:
             self._into.map_slot(slot, start, end - start)
             self._trace(trace_events.HV_BALLOON_MAP_SLOT, slot, self.slots, start)
             self._mapped.add(slot)
-
-
-def _pages(*numbers: int) -> U64Array:
-    return np.array(numbers, np.uint64)

@@ -16,10 +16,9 @@ import numpy.typing as npt
 
 from dynmem.limits import VM_ADDED_PIECES_MAX
 from dynmem.pages import ranges as page_ranges
+from dynmem.pages.algebra import Ranges, joined, within
 from dynmem.pages.page_set import PageSet
-from dynmem.pages.ranges import U64Array
 from dynmem.units import MIB, PAGE_SIZE
-from dynmem.vm.balloon.accounts import cut
 
 UNIT_PAGES: Final = MIB // PAGE_SIZE
 
@@ -35,19 +34,23 @@ class AddedPages:
         self._follow()
 
     def _follow(self) -> None:
-        """Note the runs of added memory after a change."""
+        """Note the runs of added memory after a change.
+
+        Megabytes 0 1 1 0 1   ->  they change at 1 3 4 5: each run begins at one edge and ends at the next
+        in pages of 256 a megabyte  ->  [256,768) [1024,1280)
+        """
         edges = np.flatnonzero(np.diff(self._units, prepend=False, append=False)).astype(np.uint64)
-        self._starts: U64Array = edges[::2] * np.uint64(UNIT_PAGES)
-        self._ends: U64Array = edges[1::2] * np.uint64(UNIT_PAGES)
+        edges *= np.uint64(UNIT_PAGES)
+        self._runs = Ranges(edges[::2], edges[1::2])
 
     def __len__(self) -> int:
         """Pages that the guest has, given up or not."""
-        return int((self._ends - self._starts).sum()) - len(self._gone)
+        return self._runs.page_count - len(self._gone)
 
     @property
     def extent(self) -> int:
         """The end of the last megabyte that is added."""
-        return int(self._ends[-1]) if self._ends.size else 0
+        return 0 if self._runs.is_empty else int(self._runs.ends[-1])
 
     def overlaps(self, start: int, end: int) -> bool:
         """Whether anything in these pages is added."""
@@ -56,8 +59,12 @@ class AddedPages:
     def find(self, pages: int, alignment: int, offset: int, end: int) -> tuple[int, int] | None:
         """Find free memory below page `end`, in one piece: (start, pages), or None when there is none.
 
-        The first that has so many pages, or else the longest. `pages` is a multiple of `alignment` (a power
+        The first piece of `pages` pages, or else the longest. `pages` is a multiple of `alignment` (a power
         of two of pages, 1 MiB or more), and so is the start with `offset`, the memory's own place, added.
+
+        In megabytes, added 0 1 0 0 0 0 1 0, alignment 2, offset 1: the first aligned place is 1
+        blocks from there [1 0] [0 0] [0 1]   ->  free 0 1 0, edges 1 2: one piece of 1 block, at 1 + 1 * 2
+        asked for 4   ->  none is as long: the longest, (3, 2)
         """
         skip = -offset % alignment
         blocks = (min(end, self.pages) - skip) // alignment
@@ -71,10 +78,8 @@ class AddedPages:
         lengths = edges[1::2] - edges[::2]
         long_enough = np.flatnonzero(lengths >= pages // alignment)
         chosen = int(long_enough[0]) if long_enough.size else int(lengths.argmax())
-        return (
-            skip + int(edges[2 * chosen]) * alignment,
-            min(pages, int(lengths[chosen]) * alignment),
-        )
+        start = skip + int(edges[2 * chosen]) * alignment
+        return start, min(pages, int(lengths[chosen]) * alignment)
 
     def add(self, start: int, pages: int) -> None:
         """The guest has these pages, free until now; `start` is the first page of a megabyte."""
@@ -86,23 +91,23 @@ class AddedPages:
         self._gone.add(page_ranges.span(end, -end % UNIT_PAGES))  # of the last megabyte it has a part
         self._follow()
 
-    def present(self, starts: U64Array, ends: U64Array) -> tuple[U64Array, U64Array]:
-        """The parts of ascending, disjoint ranges that the guest has; none at all when a gone page is named.
+    def present(self, ranges: Ranges) -> Ranges:
+        """Return the parts of the ranges that the guest has; none at all when a gone page is named.
 
-        No guest names pages that it has not, unless something is wrong with it; to sort out which of a long
-        range's pages it has would cost more than a message may.
+        Only a broken guest names pages that it does not have; to sort out which pages of a long range it has
+        would cost more than a message may.
         """
-        _, starts, ends = cut(starts, ends, self._starts, self._ends)
-        if starts.size and len(self._gone) and self._gone.overlaps(page_ranges.pack(starts, ends - starts)):
-            return starts[:0], ends[:0]
-        return starts, ends
+        found = within(ranges, self._runs)
+        if not found.is_empty and len(self._gone) and self._gone.overlaps(found.packed()):
+            return joined(b"")
+        return found
 
-    def remove(self, starts: U64Array, ends: U64Array) -> bool:
-        """The guest has given these pages of its own for good; whether a megabyte is no longer added."""
-        ranges = page_ranges.pack(starts, ends - starts)
-        self._gone.add(ranges)
-        whole = self._gone.whole(ranges, UNIT_PAGES)
-        if not whole or self._starts.size + len(whole) // page_ranges.RANGE_BYTES > VM_ADDED_PIECES_MAX:
+    def remove(self, ranges: Ranges) -> bool:
+        """Remove these pages of the guest's own; return whether a megabyte is no longer added."""
+        removed = ranges.packed()
+        self._gone.add(removed)
+        whole = self._gone.whole(removed, UNIT_PAGES)
+        if not whole or self._runs.starts.size + len(whole) // page_ranges.RANGE_BYTES > VM_ADDED_PIECES_MAX:
             return False
         self._gone.remove(whole)
         firsts, counts = page_ranges.unpack(whole)
@@ -111,18 +116,23 @@ class AddedPages:
         self._follow()
         return True
 
-    def unused(self, starts: U64Array, ends: U64Array, block_pages: int) -> bytes:
-        """The aligned blocks that ranges touch and that have nothing added. A block is 1 MiB or more."""
+    def unused(self, ranges: Ranges, block_pages: int) -> bytes:
+        """Return the aligned blocks that ranges touch and that have nothing added. A block is 1 MiB or more.
+
+        Blocks of 4 megabytes, added 0 0 0 0 0 1 0 0 0 0 0 0   ->  used 0 1 0, unused [0,1) [2,3)
+        megabytes [1,2) [3,6) touch blocks [0,1) [0,2): the second begins where the first ends, at 1
+        cut at the unused   ->  block 0
+        """
         size = np.uint64(block_pages)
         step = block_pages // UNIT_PAGES
         blocks = self.pages // block_pages
         is_used = self._units[: blocks * step].reshape(blocks, step).any(axis=1)
         edges = np.flatnonzero(np.diff(is_used, prepend=True, append=True)).astype(np.uint64)
-        starts, ends = starts // size, (ends + size - np.uint64(1)) // size
-        starts[1:] = np.maximum(starts[1:], ends[:-1])  # neighbours may touch the same block
+        starts, ends = ranges.starts // size, (ranges.ends + size - np.uint64(1)) // size
+        starts[1:] = np.maximum(starts[1:], ends[:-1])
         some = starts < ends
-        _, starts, ends = cut(starts[some], ends[some], edges[::2], edges[1::2])
-        return page_ranges.pack(starts * size, (ends - starts) * size)
+        unused = within(Ranges(starts[some], ends[some]), Ranges(edges[::2], edges[1::2]))
+        return Ranges(unused.starts * size, unused.ends * size).packed()
 
     def clear(self) -> None:
         """Nothing is added."""

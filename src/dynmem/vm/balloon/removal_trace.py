@@ -8,9 +8,10 @@ from typing import Final, NamedTuple
 
 from dynmem import trace_events
 from dynmem.pages import ranges as page_ranges
+from dynmem.pages.algebra import joined, moved, without
 from dynmem.pages.page_set import PageSet
 from dynmem.trace_events import Trace
-from dynmem.vm.balloon.accounts import GuestPages, joined, moved, without
+from dynmem.vm.balloon.accounts import GuestPages
 
 _RESPONSE: Final = trace_events.HV_BALLOON_REMOVE_RESPONSE
 _HOLE: Final = trace_events.HV_BALLOON_REMOVE_RESPONSE_HOLE
@@ -30,14 +31,11 @@ def trace_removed(trace: Trace, ranges: bytes, pages: GuestPages, ours: OurRange
     """Trace a message of ranges that is about to be entered in `pages`."""
     if not any(trace.on(event) for event in (_RESPONSE, _REMAINDER, _HOLE, _COMMON)):
         return
-    starts, ends = joined(ranges)
-    parts = [
-        moved(page_ranges.pack(part.starts, part.ends - part.starts), part.memory.first_page)
-        for part in pages.parts(starts, ends)
-    ]
+    named = joined(ranges)
+    parts = (moved(part.ranges.packed(), part.memory.first_page) for part in pages.parts(named))
     inside = joined(b"".join(parts))
-    for both, (firsts, lasts) in ((1, inside), (0, without(starts, ends, *inside))):
-        for start, end in zip(firsts.tolist(), lasts.tolist(), strict=True):
+    for both, found in ((1, inside), (0, without(named, inside))):
+        for start, end in zip(found.starts.tolist(), found.ends.tolist(), strict=True):
             _trace_range(trace, start, end - start, both, ours)
 
 
