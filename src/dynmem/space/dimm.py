@@ -7,7 +7,14 @@ from collections.abc import Iterable
 from typing import Final
 
 from dynmem.space.memory_device import DeviceInfo, DeviceMemory, MemoryDevice
-from dynmem.space.region import MemoryDeviceError, RamRegion, Region, RegionBackend
+from dynmem.space.region import (
+    MemoryDeviceError,
+    NoFreeSlotError,
+    NoSlotsError,
+    RamRegion,
+    Region,
+    RegionBackend,
+)
 
 UNASSIGNED_SLOT: Final = -1  # the property's value when the user named no slot
 
@@ -80,7 +87,7 @@ def assign_slot(hint: int | None, slots: int, taken: Iterable[int]) -> int:
     Raises MemoryDeviceError in QEMU's words.
     """
     if slots <= 0:
-        raise MemoryDeviceError("no slots where allocated, please specify the 'slots' option")
+        raise NoSlotsError("no slots where allocated, please specify the 'slots' option")
     busy = frozenset(taken)
     if hint is not None:
         if not 0 <= hint < slots:
@@ -91,7 +98,7 @@ def assign_slot(hint: int | None, slots: int, taken: Iterable[int]) -> int:
     for slot in range(slots):
         if slot not in busy:
             return slot
-    raise MemoryDeviceError("no free slots available")
+    raise NoFreeSlotError("no free slots available")
 
 
 def pre_plug_dimm(

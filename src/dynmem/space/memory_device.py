@@ -12,7 +12,7 @@ from dynmem.errors import LocalProtocolError
 from dynmem.space.address_space import AddressSpace, Section
 from dynmem.space.assign import Taken, assign_address
 from dynmem.space.memslots import SAFE_MAX_MEMSLOTS, Memslots, SlotConsumer, SlotUse, decide_limit
-from dynmem.space.region import Container, MemoryDeviceError, Region
+from dynmem.space.region import Container, MemoryDeviceError, NoRoomError, Region
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -304,7 +304,7 @@ class DeviceMemory:
             device.decide_memslots(limit)
         self._memslots.check_free(device.get_memslots() + self.reserved_memslots())
         if self.used_bytes + region.size > self.capacity:
-            raise MemoryDeviceError(
+            raise NoRoomError(
                 f"not enough space, currently {self.used_bytes:#x} in use of total space for memory devices"
                 f" {self.capacity:#x}"
             )

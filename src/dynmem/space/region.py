@@ -16,6 +16,18 @@ class MemoryDeviceError(DynmemError):
     """Memory cannot be placed, mapped or plugged; the text is QEMU's where QEMU has one."""
 
 
+class NoRoomError(MemoryDeviceError):
+    """The devices together would be larger than maxmem allows."""
+
+
+class NoSlotsError(MemoryDeviceError):
+    """The machine has no DIMM slots at all."""
+
+
+class NoFreeSlotError(MemoryDeviceError):
+    """Every DIMM slot has a module."""
+
+
 class RegionBackend(Protocol):
     """What a region needs to know of the memory behind it."""
 

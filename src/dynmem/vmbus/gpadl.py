@@ -7,6 +7,7 @@ the bus answers with an error status.
 Source: QEMU hw/hyperv/vmbus.c; Linux drivers/hv/channel.c (create_gpadl_header).
 """
 
+import enum
 import struct
 from typing import Final
 
@@ -19,8 +20,23 @@ from dynmem.wire.vmbus import GpadlHeader
 _RANGE: Final = struct.Struct("<II")
 
 
+class GpadlRefusal(enum.Enum):
+    """Why the host does not make a GPADL: a phrase for the counter of rejected messages."""
+
+    UNKNOWN_CHANNEL = "a GPADL of an unknown channel"
+    ID_IN_USE = "a GPADL id is used twice"
+    NOT_ONE_RANGE = "a GPADL has not exactly one range"
+    NOT_WHOLE_PAGES = "a GPADL is not made of whole pages"
+    LENGTHS_DIFFER = "a GPADL's two lengths do not agree"
+    TOO_MANY = "too many GPADLs"
+
+
 class RefusedGpadlError(RemoteProtocolError):
-    """A GPADL the host does not make; the text is one of a few fixed sentences."""
+    """A GPADL that the host does not make; `cause` says why."""
+
+    def __init__(self, cause: GpadlRefusal) -> None:
+        super().__init__(cause.value)
+        self.cause: Final = cause
 
 
 class Gpadl:
@@ -67,19 +83,19 @@ class GpadlTable:
     def begin(self, header: GpadlHeader, *, channel_is_known: bool) -> Gpadl:
         """Begin the GPADL that `header` declares; RefusedGpadlError leaves the table as it was."""
         if not channel_is_known:
-            raise RefusedGpadlError("a GPADL of an unknown channel")
+            raise RefusedGpadlError(GpadlRefusal.UNKNOWN_CHANNEL)
         if header.gpadl in self._gpadls:
-            raise RefusedGpadlError("a GPADL id is used twice")
+            raise RefusedGpadlError(GpadlRefusal.ID_IN_USE)
         if header.range_count != 1 or len(header.ranges) < _RANGE.size:
-            raise RefusedGpadlError("a GPADL has not exactly one range")
+            raise RefusedGpadlError(GpadlRefusal.NOT_ONE_RANGE)
         byte_count, byte_offset = _RANGE.unpack_from(header.ranges)
         pages = byte_count >> PAGE_SHIFT
         if byte_offset or byte_count % PAGE_SIZE or not pages:
-            raise RefusedGpadlError("a GPADL is not made of whole pages")
+            raise RefusedGpadlError(GpadlRefusal.NOT_WHOLE_PAGES)
         if header.range_buflen != _RANGE.size + 8 * pages:
-            raise RefusedGpadlError("a GPADL's two lengths do not agree")
+            raise RefusedGpadlError(GpadlRefusal.LENGTHS_DIFFER)
         if len(self._gpadls) >= GPADLS_MAX or self._pages + pages > GPADL_PAGES_MAX:
-            raise RefusedGpadlError("too many GPADLs")
+            raise RefusedGpadlError(GpadlRefusal.TOO_MANY)
         gpadl = Gpadl(header.child_relid, header.gpadl, pages)
         gpadl.add(header.ranges[_RANGE.size :])
         self._gpadls[header.gpadl] = gpadl

@@ -14,6 +14,7 @@ from dynmem.errors import ConfigError, DynmemError, RemoteProtocolError
 from dynmem.memory.backend import BackendError
 from dynmem.memory.host_memory import free_bytes
 from dynmem.procfs import meminfo
+from dynmem.space.region import NoFreeSlotError, NoRoomError, NoSlotsError
 from dynmem.units import KIB, MIB, format_size
 from dynmem.vm.options.memory import BackendOptions, MemoryOptions
 
@@ -101,17 +102,16 @@ def device_hint(
 
     `objects` are backends and their bytes, `used` the bytes of maxmem that other devices have.
     """
-    text = str(error)
     if memdev and memdev not in objects:
         return there_are(objects)
-    if text.startswith("not enough space"):
+    if isinstance(error, NoRoomError):
         left, wanted = memory.maximum - memory.size - used, objects.get(memdev, 0)
         return (
             f"maxmem leaves {format_size(left)} for it, object {memdev!r} has {format_size(wanted)}: raise"
             f" maxmem to {-(-(memory.size + used + wanted) // MIB)}M"
         )
-    if text.startswith("no slots where allocated"):
+    if isinstance(error, NoSlotsError):
         return "like -m 256M,maxmem=2G,slots=1"
-    if text == "no free slots available":
+    if isinstance(error, NoFreeSlotError):
         return f"-m has slots={memory.slots}"
     return ""
