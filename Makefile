@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: demo demo-qemu test accept-memory lint conformance bench bench-check rows soak walk fuzz fuzz-coverage clean
+.PHONY: demo demo-qemu test accept-memory lint docs conformance bench bench-check rows soak walk fuzz fuzz-coverage clean
 .DEFAULT_GOAL := demo
 
 .venv/run.stamp: pyproject.toml scripts/setup-venv
@@ -12,6 +12,10 @@ PYTEST := $(BIN)/python -m pytest
 
 .venv/dev.stamp: .venv/run.stamp
 	PYTHON=$(PYTHON) scripts/setup-venv --group dev
+	touch $@
+
+.venv/docs.stamp: .venv/run.stamp
+	PYTHON=$(PYTHON) scripts/setup-venv --group docs
 	touch $@
 
 demo: .venv/run.stamp  ## three embedded VMs share a budget for a minute
@@ -34,6 +38,10 @@ lint: .venv/dev.stamp
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python scripts/public_types.py
+
+docs: .venv/docs.stamp  ## the site, in build/docs: the Markdown, and the public names with their docstrings; no warning
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --show-traceback --fresh-env --quiet -c docs . build/docs
+	@echo "the site begins at build/docs/index.html"
 
 conformance: .venv/run.stamp  ## our two ends against the suite that other implementers can run on theirs
 	$(BIN)/python -m dynmem.conformance $(ARGS)

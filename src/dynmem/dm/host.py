@@ -214,7 +214,7 @@ class DynamicMemoryHost:
     def next_message(self) -> bytes | None:
         """Return the message to send now, the same one until `message_sent`; None when there is none.
 
-        When the ring has no room for it, ask again later: *_RB_WAIT is the state of waiting for that.
+        When the ring has no room for it, ask again later: ``*_RB_WAIT`` is the state of waiting for that.
         """
         if self._offered is None:
             self._offers_reply = bool(self._replies)

@@ -1,0 +1,100 @@
+"""How `make docs` builds the site: the Markdown of the repository as it is, and the packages' public names.
+
+The source folder is the whole checkout, so that a link in a page works in the site as well as where the code
+is hosted.
+"""
+
+import shutil
+from pathlib import Path
+from typing import Final
+
+from sphinx.application import Sphinx
+
+import dynmem
+
+project = "dynmem"
+author = copyright = "The dynmem authors"  # noqa: A001 - Sphinx reads this name
+release = version = dynmem.__version__
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+root_doc = "README"
+include_patterns = ["*.md", "docs/**"]
+exclude_patterns = [".*", "bench", "build", "examples", "scripts", "src", "tests"]
+
+html_theme = "furo"
+html_title = f"dynmem {release}"
+html_copy_source = False
+myst_heading_anchors = 3
+
+autodoc_member_order = "bysource"  # of a package: the order of its __all__
+autodoc_typehints_format = "short"
+autodoc_preserve_defaults = True
+napoleon_use_ivar = True
+default_role = "py:obj"  # a name in single backquotes is a link where it is public, and code elsewhere
+
+CONTENTS: Final = """
+
+```{toctree}
+:hidden:
+:caption: The programs
+
+docs/status
+docs/honesty
+docs/performance
+SECURITY
+CHANGELOG
+```
+
+```{toctree}
+:hidden:
+:caption: The library
+
+docs/library
+docs/api/index
+docs/protocol
+docs/conformance
+```
+
+```{toctree}
+:hidden:
+:caption: The code
+
+docs/architecture
+CONTRIBUTING
+docs/style
+```
+"""
+
+
+def add_contents(app: Sphinx, page: str, source: list[str]) -> None:
+    """Add the table of contents to the front page: the README itself has none."""
+    if page == app.config.root_doc:
+        source[0] += CONTENTS
+
+
+def is_noise(app: Sphinx, kind: str, name: str, member: object, skip: bool, options: object) -> bool | None:
+    """Skip the fields of named tuples: the docstring of the class says what they are."""
+    del app, kind, name, skip, options
+    return True if (getattr(member, "__doc__", None) or "").startswith("Alias for field number") else None
+
+
+def without_noise(
+    app: Sphinx, kind: str, name: str, member: object, options: object, arguments: str, result: str
+) -> tuple[str, str] | None:
+    """Leave out the arguments of a protocol: it is not called."""
+    del app, name, member, options
+    return ("", result) if kind == "class" and arguments == "(*args, **kwargs)" else None
+
+
+def add_index(app: Sphinx, failure: Exception | None) -> None:
+    """Let the site begin at index.html, too."""
+    if failure is None:
+        shutil.copyfile(Path(app.outdir, f"{app.config.root_doc}.html"), Path(app.outdir, "index.html"))
+
+
+def setup(app: Sphinx) -> None:
+    """Connect the functions above."""
+    app.connect("source-read", add_contents)
+    app.connect("autodoc-skip-member", is_noise)
+    app.connect("autodoc-process-signature", without_noise)
+    app.connect("build-finished", add_index)
