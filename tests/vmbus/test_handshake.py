@@ -130,7 +130,7 @@ def test_the_newest_version_of_both_is_agreed_on(machine: Machine, newest: int) 
 def test_a_host_without_a_common_version_is_given_up(machine: Machine) -> None:
     older = machine_of(machine, max_version=VERSION_WIN7)
     older.connect()
-    assert older.client_events == [vmbus.Failed("the host agreed to no version of ours")]
+    assert older.client_events == [vmbus.Failed("the host agreed to none of our versions")]
     assert older.client.state is vmbus.ClientState.DISCONNECTED
     assert older.bus.version is None
 

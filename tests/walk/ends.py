@@ -2,22 +2,20 @@
 
 They are the product's own `Bus` and `Client`, small enough to be walked: pages are of 128 bytes, so that a
 ring of two has 128 bytes of data and the whole shared memory is four pages. A state is taken out of an end
-(`save`) and put back (`load`); `fields_left_out` names what of the machines' fields is not in it.
+(`save`) and put back (`load`): the machine's own snapshot, and what the device or the driver remembers.
 """
 
 import contextlib
 import uuid
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Final, NamedTuple
 from unittest import mock
 
 from dynmem import vmbus
 from dynmem.vmbus import gpadl, guest, memory, ring
 from dynmem.vmbus.channel import ChannelState
-from dynmem.vmbus.gpadl import Gpadl
 from dynmem.vmbus.guest_channel import GuestChannel
-from dynmem.vmbus.memory import FlatMemory, GpadlMemory
-from dynmem.vmbus.ring import RingReader, RingWriter, initialize
+from dynmem.vmbus.memory import FlatMemory
 from dynmem.wire.packet import Packet
 from dynmem.wire.synic import VMBUS_MESSAGE_TYPE, HvStatus
 from dynmem.wire.versions import VERSION_5_3
@@ -36,46 +34,7 @@ CROSSED: Final = {
     "teardown of an unknown GPADL",
 }
 
-State = tuple[Any, ...]
-
-# what of each machine is saved, and what need not be: it never changes, or is empty between two steps
-SAVED: Final[dict[type, set[str]]] = {
-    vmbus.Bus: {"state", "version", "_queue", "_gpadls", "_channels"},
-    vmbus.Channel: {"state", "fault", "target_vp", "gpadl_id", "_reader", "_writer"},
-    vmbus.Client: {"state", "version", "_trying", "_connection_id", "_next_gpadl", "_posts", "channels"},
-    GuestChannel: {"state", "_gpadl", "_refusal", "_rings", "_reader", "_writer"},
-    RingReader: {"_read"},
-    RingWriter: {"_write", "_pending"},
-    Gpadl: {"relid", "gpadl_id", "pages", "_parts", "_have"},
-}
-SAME: Final[dict[type, set[str]]] = {
-    vmbus.Bus: {"_memory", "_vp_count", "_max_version", "_trace", "channels", "rejected", "monitor_pages"}
-    | {"_vp", "_interrupt_page", "_signals", "_events"},
-    vmbus.Channel: {"offer", "relid", "_notify", "_on_fault", "reserved"},
-    vmbus.Client: {"memory", "_monitor_pages", "_interrupt_page", "_versions", "_doorbells", "_events"},
-    GuestChannel: {"offer", "_client", "_downstream", "_target_vp", "_moving"},
-    RingReader: {"_control", "_data", "_memory", "_signal", "size"},
-    RingWriter: {"_control", "_data", "_memory", "_signal", "size"},
-    Gpadl: set(),
-}
-
-
-def fields_left_out() -> set[str]:
-    """Fields of the machines that neither table above knows."""
-    shared = FlatMemory(memoryview(bytearray(len(PFNS) * PAGE_BYTES)))
-    with small_pages():
-        bus, client = vmbus.Bus(shared, [OFFER]), vmbus.Client(shared)
-        pages = GpadlMemory(shared, PFNS)
-        there = bus.channels[1]
-        here = GuestChannel(client, there.offer_message())
-        objects = [bus, there, client, here, RingReader(pages, 0, 2), RingWriter(pages, 0, 2), Gpadl(1, 2, 3)]
-    left_out = set()
-    for thing in objects:
-        slots = {name for kind in type(thing).__mro__ for name in getattr(kind, "__slots__", ())}
-        for name in slots | set(getattr(thing, "__dict__", ())):
-            if name not in SAVED[type(thing)] | SAME[type(thing)]:
-                left_out.add(f"{type(thing).__name__}.{name}")
-    return left_out
+UserState = tuple[bool, bool, int, int]
 
 
 @contextlib.contextmanager
@@ -107,10 +66,10 @@ class _User:
         self.looking = self.blocked = False
         self.sent = self.got = 0
 
-    def save_user(self) -> State:
+    def save_user(self) -> UserState:
         return self.looking, self.blocked, self.sent, self.got
 
-    def load_user(self, state: State) -> None:
+    def load_user(self, state: UserState) -> None:
         self.looking, self.blocked, self.sent, self.got = state
 
     def may_send(self) -> bool:
@@ -131,11 +90,22 @@ class _User:
         self.got = number
 
 
-def _ring_state(reader: RingReader | None, writer: RingWriter | None) -> State:
-    if reader is None or writer is None:
-        return ()
-    must(not reader.take_signal() and not writer.take_signal(), "a signal was kept back")
-    return reader._read, writer._write, writer._pending
+class HostState(NamedTuple):
+    """All of the host's end."""
+
+    bus: vmbus.BusSnapshot
+    rescinds: int
+    user: UserState
+
+
+class GuestState(NamedTuple):
+    """All of the guest's end."""
+
+    client: vmbus.ClientSnapshot
+    posts: tuple[vmbus.Post, ...]
+    opens: int
+    closes: int
+    user: UserState
 
 
 class HostEnd(_User):
@@ -144,50 +114,37 @@ class HostEnd(_User):
     def __init__(self, shared: FlatMemory, messages: int, rescinds: int) -> None:
         super().__init__(messages)
         self.bus = vmbus.Bus(shared, [OFFER])
-        self.channel = self.bus.channels[1]
         self.rescinds = rescinds
-        pages = GpadlMemory(shared, PFNS)
-        initialize(pages, 0)
-        initialize(pages, DOWNSTREAM)
-        self._rings = RingReader(pages, 0, DOWNSTREAM), RingWriter(pages, DOWNSTREAM, DOWNSTREAM)
 
-    def save(self) -> State:
+    @property
+    def channel(self) -> vmbus.Channel | None:
+        """The channel, until the guest has released it after a rescind."""
+        return self.bus.channels.get(1)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether packets can flow."""
+        return self.channel is not None and self.channel.is_open
+
+    @property
+    def is_rescinded(self) -> bool:
+        """Whether the offer was taken back."""
+        return self.channel is None or self.channel.state is ChannelState.RESCINDED
+
+    def save(self) -> HostState:
         """Everything that can differ."""
-        bus, channel = self.bus, self.channel
-        gpadls = [(g.relid, g.gpadl_id, g.pages, b"".join(g._parts)) for g in bus._gpadls._gpadls.values()]
-        return (
-            (bus.state, bus.version, tuple(bus._queue), tuple(gpadls), 1 in bus.channels, self.rescinds),
-            (channel.state, channel.fault, channel.target_vp, channel.gpadl_id),
-            _ring_state(channel._reader, channel._writer),
-            self.save_user(),
-        )
+        return HostState(self.bus.snapshot(), self.rescinds, self.save_user())
 
-    def load(self, state: State) -> None:
+    def load(self, state: HostState) -> None:
         """Be as when `state` was saved."""
-        bus, channel = self.bus, self.channel
-        (bus.state, bus.version, queue, gpadls, present, self.rescinds), of_channel, rings, user = state
-        bus._queue.clear()
-        bus._queue.extend(queue)
-        bus._gpadls.clear()
-        for relid, gpadl_id, pages, words in gpadls:
-            made = bus._gpadls._gpadls[gpadl_id] = Gpadl(relid, gpadl_id, pages)
-            made.add(words)
-            bus._gpadls._pages += pages
-        bus._channels.clear()
-        if present:
-            bus._channels[1] = channel
-        channel.state, channel.fault, channel.target_vp, channel.gpadl_id = of_channel
-        channel._reader = channel._writer = None
-        if rings:
-            reader, writer = channel._reader, channel._writer = self._rings
-            reader._read, writer._write, writer._pending = rings
-        self.load_user(user)
+        self.bus.restore(state.bus)
+        self.rescinds = state.rescinds
+        self.load_user(state.user)
 
     def settle(self) -> bool:
         """Do what the device does at once after any step; whether the guest is to be interrupted."""
-        rescinded = self.channel.state in (ChannelState.RESCINDED, ChannelState.GONE)
         refused = self.bus.rejected
-        must(set(refused) <= (CROSSED if rescinded else set()), f"the host refuses {refused}")
+        must(set(refused) <= (CROSSED if self.is_rescinded else set()), f"the host refuses {refused}")
         refused.clear()
         for event in self.bus.take_events():
             must(not isinstance(event, vmbus.ChannelFaulted), f"{event}")
@@ -204,6 +161,7 @@ class HostEnd(_User):
 
     def send(self) -> None:
         """Send the next message, or find no room."""
+        assert self.channel is not None
         if self.channel.send(self.body()):
             self.sent += 1
         else:
@@ -211,12 +169,18 @@ class HostEnd(_User):
 
     def look(self) -> None:
         """Wake up for the doorbell."""
-        self.looking = self.channel.is_open
+        self.looking = self.is_open
         self.blocked = False
 
     def read(self) -> None:
         """Take one packet."""
+        assert self.channel is not None
         self.took(self.channel.receive())
+
+    def rescind(self) -> None:
+        """Take the offer back."""
+        assert self.channel is not None
+        self.bus.rescind(self.channel)
 
 
 class GuestEnd(_User):
@@ -225,12 +189,8 @@ class GuestEnd(_User):
     def __init__(self, shared: FlatMemory, messages: int, opens: int, closes: int) -> None:
         super().__init__(messages)
         self.opens, self.closes = opens, closes
+        self.posts: list[vmbus.Post] = []
         self.client = vmbus.Client(shared, versions=(VERSION_5_3,))
-        self._offer = vmbus.Bus(shared, [OFFER]).channels[1].offer_message()
-        pages = GpadlMemory(shared, PFNS)
-        initialize(pages, 0)
-        initialize(pages, DOWNSTREAM)
-        self._rings = RingWriter(pages, 0, DOWNSTREAM), RingReader(pages, DOWNSTREAM, DOWNSTREAM)
 
     @property
     def channel(self) -> GuestChannel | None:
@@ -241,41 +201,23 @@ class GuestEnd(_User):
         """The machine was reset: a new client connects; what the driver has sent and got is remembered."""
         self.client = vmbus.Client(self.client.memory, versions=(VERSION_5_3,))
         self.client.connect()
+        self.posts = []
         self.looking = self.blocked = False
 
-    def save(self) -> State:
+    def save(self) -> GuestState:
         """Everything that can differ."""
-        client, channel = self.client, self.channel
-        of_channel: State = ()
-        if channel is not None:
-            rings = () if channel._rings is None else _ring_state(channel._rings[1], channel._rings[0])
-            active = channel._reader is not None
-            of_channel = channel.state, channel._gpadl, channel._refusal, rings, active
-        return (
-            (client.state, client.version, client._trying, client._connection_id, client._next_gpadl),
-            tuple(client._posts),
-            of_channel,
-            (self.opens, self.closes),
-            self.save_user(),
+        self.posts += self.client.take_posts()
+        return GuestState(
+            self.client.snapshot(), tuple(self.posts), self.opens, self.closes, self.save_user()
         )
 
-    def load(self, state: State) -> None:
+    def load(self, state: GuestState) -> None:
         """Be as when `state` was saved."""
-        client = self.client
-        of_client, posts, of_channel, (self.opens, self.closes), user = state
-        client.state, client.version, client._trying, client._connection_id, client._next_gpadl = of_client
-        client._posts = list(posts)
-        client.channels.clear()
-        if of_channel:
-            channel = client.channels[1] = GuestChannel(client, self._offer)
-            channel._downstream = DOWNSTREAM
-            channel.state, channel._gpadl, channel._refusal, rings, active = of_channel
-            if rings:
-                writer, reader = channel._rings = self._rings
-                reader._read, writer._write, writer._pending = rings
-                if active:
-                    channel._writer, channel._reader = writer, reader
-        self.load_user(user)
+        self.client.restore(state.client)
+        self.posts = list(state.posts)
+        self.opens = state.opens
+        self.closes = state.closes
+        self.load_user(state.user)
 
     def settle(self) -> bool:
         """Do what the driver does at once after any step; whether the host is to be signalled."""
@@ -292,9 +234,9 @@ class GuestEnd(_User):
             channel.open(PFNS, DOWNSTREAM)
         return bool(self.client.take_doorbells())
 
-    def next_post(self) -> vmbus.Post:
-        """The first message that waits to be posted, which is taken."""
-        return self.client._posts.pop(0)
+    def post(self) -> vmbus.Post:
+        """Post the first message that waits."""
+        return self.posts.pop(0)
 
     def message(self, payload: bytes) -> None:
         """Something was in the slot."""

@@ -17,8 +17,9 @@ from tests.walk.ends import (
     PFNS,
     BrokenInvariantError,
     GuestEnd,
+    GuestState,
     HostEnd,
-    State,
+    HostState,
     must,
     small_pages,
 )
@@ -93,7 +94,8 @@ class Walk:
         self._bound = bound
         self._raw = bytearray(len(PFNS) * PAGE_BYTES)
         self._numbers: dict[object, int] = {}
-        self._states: list[State] = []
+        self._host_states: list[HostState] = []
+        self._guest_states: list[GuestState] = []
         self._memories: list[bytes] = []
         self._host_facts: dict[int, _HostFacts] = {}
         self._guest_facts: dict[int, _GuestFacts] = {}
@@ -144,12 +146,6 @@ class Walk:
 
     # numbers
 
-    def _number(self, kind: str, state: State) -> int:
-        number = self._numbers.setdefault((kind, state), len(self._states))
-        if number == len(self._states):
-            self._states.append(state)
-        return number
-
     def _memory_number(self) -> int:
         memory = bytes(self._raw)
         number = self._numbers.setdefault(memory, len(self._memories))
@@ -158,26 +154,29 @@ class Walk:
         return number
 
     def _host_number(self) -> int:
-        end = self._host
-        number = self._number("host", end.save())
+        end, state = self._host, self._host.save()
+        number = self._numbers.setdefault(state, len(self._host_states))
+        if number == len(self._host_states):
+            self._host_states.append(state)
         if number not in self._host_facts:
-            is_open = end.channel.is_open
-            can_rescind = end.rescinds > 0 and 1 in end.bus.channels
+            head = end.bus.next_message()
             self._host_facts[number] = _HostFacts(
-                head=end.bus._queue[0].payload if end.bus._queue else b"",
-                wakes=is_open,
-                looking=is_open and end.looking,
-                may_send=is_open and end.may_send(),
-                may_rescind=can_rescind and end.channel.state is not ChannelState.RESCINDED,
+                head=b"" if head is None else head.payload,
+                wakes=end.is_open,
+                looking=end.is_open and end.looking,
+                may_send=end.is_open and end.may_send(),
+                may_rescind=end.rescinds > 0 and not end.is_rescinded,
             )
         return number
 
     def _guest_number(self) -> int:
-        end = self._guest
-        number = self._number("guest", end.save())
+        end, state = self._guest, self._guest.save()
+        number = self._numbers.setdefault(state, len(self._guest_states))
+        if number == len(self._guest_states):
+            self._guest_states.append(state)
         if number not in self._guest_facts:
             self._guest_facts[number] = _GuestFacts(
-                posts=bool(end.client._posts),
+                posts=bool(end.posts),
                 wakes=end.is_open,
                 looking=end.is_open and end.looking,
                 may_send=end.is_open and end.may_send(),
@@ -194,7 +193,7 @@ class Walk:
         key = (what, number, memory, payload)
         result = self._worked_out.get(key)
         if result is None:
-            self._host.load(self._states[number])
+            self._host.load(self._host_states[number])
             self._raw[:] = self._memories[memory]
             _BY_HOST[what](self._host, payload)
             interrupt = self._host.settle()
@@ -208,7 +207,7 @@ class Walk:
         key = (what, number, memory, payload)
         result = self._worked_out.get(key)
         if result is None:
-            self._guest.load(self._states[number])
+            self._guest.load(self._guest_states[number])
             self._raw[:] = self._memories[memory]
             posted = _BY_GUEST[what](self._guest, payload)
             rings = self._guest.settle()
@@ -264,8 +263,8 @@ class Walk:
             after = self._by_host("host rescinds", hosts, memory)[0]
             events.append(("host rescinds", (after, guests, memory, slot, flag, bell, resets)))
         if resets:
-            fresh = self._by_guest("reset", guests, memory)[0]
-            after = self._by_host("reset", hosts, memory)[0]
+            fresh = self._by_guest("guest starts again", guests, memory)[0]
+            after = self._by_host("host is reset", hosts, memory)[0]
             events.append(("reset", (after, fresh, memory, b"", False, False, resets - 1)))
         return events
 
@@ -281,18 +280,18 @@ class Walk:
             self._check_rest(hosts, guests)
 
     def _load(self, hosts: int, guests: int) -> tuple[HostEnd, GuestEnd]:
-        self._host.load(self._states[hosts])
-        self._guest.load(self._states[guests])
+        self._host.load(self._host_states[hosts])
+        self._guest.load(self._guest_states[guests])
         return self._host, self._guest
 
     def _check_pair(self, hosts: int, guests: int) -> None:
         """In every state: whose the pages are, what was sent and came, and how much is kept."""
         host, guest_end = self._load(hosts, guests)
         state = None if guest_end.channel is None else guest_end.channel.state
-        if host.channel.is_open:
+        if host.is_open:
             must(state in _PAGES_IN_USE, f"the host uses pages of a guest whose channel is {state}")
         must(host.got <= guest_end.sent and guest_end.got <= host.sent, "a message came that was not sent")
-        must(len(host.bus._queue) <= 4, "answers pile up")
+        must(len(self._host_states[hosts].bus.queue) <= 4, "answers pile up")
 
     def _check_rest(self, hosts: int, guests: int) -> None:
         """With no step left: both connected; the channel gone, closed for good, or open and all told."""
@@ -304,15 +303,21 @@ class Walk:
         if channel is None:
             return
         if channel.state is vmbus.GuestChannelState.CLOSED:
-            must(guest_end.opens == 0 and host.channel.state is ChannelState.CLOSED, "a closed channel waits")
+            closed = host.channel is not None and host.channel.state is ChannelState.CLOSED
+            must(guest_end.opens == 0 and closed, "a closed channel waits")
             return
         must(
-            channel.state is vmbus.GuestChannelState.OPEN and host.channel.is_open,
+            channel.state is vmbus.GuestChannelState.OPEN and host.is_open,
             f"{channel}, {host.channel}",
         )
         must(host.sent == host.messages and guest_end.sent == guest_end.messages, "somebody waits for room")
-        theirs, ours = self._states[hosts][2], self._states[guests][2][3]
-        must(theirs[:2] == (ours[1], ours[0]), "a packet lies in a ring and nobody looks")
+        theirs = self._host_states[hosts].bus.channels[0].rings
+        ours = self._guest_states[guests].client.channels[0].rings
+        assert theirs is not None
+        assert ours is not None
+        read = theirs.reader.position, ours.reader.position
+        written = ours.writer.position, theirs.writer.position
+        must(read == written, "a packet lies in a ring and nobody looks")
 
 
 def _path(came_from: dict[Point, tuple[Point, str] | None], point: Point) -> str:
@@ -324,7 +329,7 @@ def _path(came_from: dict[Point, tuple[Point, str] | None], point: Point) -> str
 
 
 def _post(end: GuestEnd, _: bytes) -> bytes:
-    return end.next_post().payload
+    return end.post().payload
 
 
 _BY_HOST: Final[dict[str, Callable[[HostEnd, bytes], object]]] = {
@@ -333,8 +338,8 @@ _BY_HOST: Final[dict[str, Callable[[HostEnd, bytes], object]]] = {
     "host wakes": lambda end, _: end.look(),
     "host sends": lambda end, _: end.send(),
     "host reads": lambda end, _: end.read(),
-    "host rescinds": lambda end, _: end.bus.rescind(end.channel),
-    "reset": lambda end, _: end.bus.reset(),
+    "host rescinds": lambda end, _: end.rescind(),
+    "host is reset": lambda end, _: end.bus.reset(),
 }
 _BY_GUEST: Final[dict[str, Callable[[GuestEnd, bytes], bytes | None]]] = {
     "guest posts": _post,
@@ -343,5 +348,5 @@ _BY_GUEST: Final[dict[str, Callable[[GuestEnd, bytes], bytes | None]]] = {
     "guest sends": lambda end, _: end.send(),
     "guest reads": lambda end, _: end.read(),
     "guest closes": lambda end, _: end.close(),
-    "reset": lambda end, _: end.reset(),
+    "guest starts again": lambda end, _: end.reset(),
 }

@@ -5,8 +5,16 @@ signalled, and events. A guest cannot make the host's end raise; a broken host m
 `dynmem.errors.RemoteProtocolError`. The rings alone are in `dynmem.vmbus.ring`.
 """
 
+from dynmem.vmbus.bus_events import (
+    BusEvent,
+    ChannelClosed,
+    ChannelFaulted,
+    ChannelOpened,
+    GuestUnloaded,
+    OutgoingMessage,
+)
 from dynmem.vmbus.channel import Channel, ChannelState, Offer
-from dynmem.vmbus.guest import LINUX_VERSIONS, Client, ClientState, Post
+from dynmem.vmbus.guest import LINUX_VERSIONS, Client, ClientSnapshot, ClientState, Post
 from dynmem.vmbus.guest_channel import (
     ClientEvent,
     Closed,
@@ -21,18 +29,9 @@ from dynmem.vmbus.guest_channel import (
     Rescinded,
     Unloaded,
 )
-from dynmem.vmbus.host import (
-    Bus,
-    BusEvent,
-    BusState,
-    ChannelClosed,
-    ChannelFaulted,
-    ChannelOpened,
-    GuestUnloaded,
-    OutgoingMessage,
-    Signal,
-)
+from dynmem.vmbus.host import Bus, BusSnapshot, BusState
 from dynmem.vmbus.memory import BadAddressError, FlatMemory, GuestMemory
+from dynmem.vmbus.signals import Signal
 
 # in the order of importance: the host's end, the guest's end, memory
 __all__ = [
@@ -47,6 +46,7 @@ __all__ = [
     "OutgoingMessage",
     "Signal",
     "BusState",
+    "BusSnapshot",
     "ChannelState",
     "Client",
     "GuestChannel",
@@ -62,6 +62,7 @@ __all__ = [
     "Unloaded",
     "Post",
     "ClientState",
+    "ClientSnapshot",
     "GuestChannelState",
     "LINUX_VERSIONS",
     "GuestMemory",

@@ -1,7 +1,7 @@
 """A channel on the host's side: an offer, its state, and its two rings while it is open.
 
 The state machine is the table `TRANSITIONS`. A guest that breaks its rings faults its own channel: nothing
-more is read or written until the guest closes it (and may open it anew). The bus and its other channels go
+more is read or written until the guest closes it (and may open it again). The bus and its other channels go
 on.
 """
 
@@ -9,19 +9,21 @@ import enum
 import struct
 import uuid
 from collections.abc import Callable
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
 from dynmem.errors import LocalProtocolError, RemoteProtocolError
 from dynmem.vmbus.memory import GpadlMemory
-from dynmem.vmbus.ring import RingReader, RingWriter
+from dynmem.vmbus.ring import ReaderSnapshot, RingReader, RingWriter, WriterSnapshot
 from dynmem.wire.packet import FLAG_COMPLETION_REQUESTED, Packet, PacketType
 from dynmem.wire.synic import CHANNEL_CONNECTION_ID_BASE
 from dynmem.wire.vmbus import NO_USER_DATA, TARGET_VP_NONE, OfferChannel
 
 _MODE: Final = struct.Struct("<I")
-NAMED_PIPE: Final = 0x10  # in an offer's channel_flags: the channel is a pipe
+
+# in an offer's channel_flags: the channel is a pipe
+NAMED_PIPE: Final = 0x10
 
 
 class PipeMode(enum.IntEnum):
@@ -96,6 +98,26 @@ TRANSITIONS: Final[dict[tuple[ChannelState, ChannelEvent], ChannelState]] = {
 }
 
 
+class RingsSnapshot(NamedTuple):
+    """The two rings of an open channel; the ring to the guest begins at `downstream_page`."""
+
+    downstream_page: int
+    reader: ReaderSnapshot
+    writer: WriterSnapshot
+
+
+class ChannelSnapshot(NamedTuple):
+    """What can change of a channel."""
+
+    relid: int
+    state: ChannelState
+    fault: str | None
+    target_vp: int
+    gpadl_id: int | None
+    reserved: bool
+    rings: RingsSnapshot | None
+
+
 class Channel:
     """One channel of a bus; made by `dynmem.vmbus.host.Bus`, used by the device that was offered.
 
@@ -111,6 +133,7 @@ class Channel:
     """
 
     __slots__ = (
+        "_downstream_page",
         "_notify",
         "_on_fault",
         "_reader",
@@ -140,6 +163,7 @@ class Channel:
         self.gpadl_id: int | None = None
         self.reserved: bool = False
         self._notify, self._on_fault = notify, on_fault
+        self._downstream_page = 0
         self._reader: RingReader | None = None
         self._writer: RingWriter | None = None
 
@@ -157,18 +181,25 @@ class Channel:
         return self.state is ChannelState.OPEN
 
     def can(self, event: ChannelEvent) -> bool:
-        """Whether the table has a way for `event` from here."""
+        """Return whether the table has a row for `event` in this state."""
         return (self.state, event) in TRANSITIONS
 
     def move(self, event: ChannelEvent) -> None:
-        """Follow the table; the rings are let go of on every way out of OPEN."""
+        """Follow the table; the rings are released on every way out of OPEN."""
         self.state = TRANSITIONS[self.state, event]
         if self.state is not ChannelState.OPEN:
-            self._reader = self._writer = None
+            self._release_rings()
         if self.state is not ChannelState.FAULTED:
             self.fault = None
         if self.state not in (ChannelState.OPEN, ChannelState.FAULTED):
-            self.gpadl_id, self.target_vp, self.reserved = None, TARGET_VP_NONE, False
+            self.gpadl_id = None
+            self.target_vp = TARGET_VP_NONE
+            self.reserved = False
+
+    def _release_rings(self) -> None:
+        self._downstream_page = 0
+        self._reader = None
+        self._writer = None
 
     def open(self, memory: GpadlMemory, gpadl_id: int, downstream_page: int, target_vp: int) -> None:
         """Open over rings at page 0 (from the guest) and `downstream_page` (to it).
@@ -178,19 +209,22 @@ class Channel:
         reader = RingReader(memory, 0, downstream_page)
         writer = RingWriter(memory, downstream_page, memory.pages - downstream_page)
         self.move(ChannelEvent.OPEN)
-        self._reader, self._writer = reader, writer
-        self.gpadl_id, self.target_vp = gpadl_id, target_vp
+        self._reader = reader
+        self._writer = writer
+        self._downstream_page = downstream_page
+        self.gpadl_id = gpadl_id
+        self.target_vp = target_vp
 
     def break_off(self, reason: str) -> None:
-        """Fault the open channel; the bus says so once."""
+        """Fault the open channel; the bus reports that once."""
         self.move(ChannelEvent.FAULT)
         self.fault = reason
         self._on_fault(self, reason)
 
     def receive(self) -> Packet | None:
-        """The next packet from the guest, None if there is none or the channel is not open.
+        """Return the next packet from the guest, None if there is none or the channel is not open.
 
-        A malformed packet, index or page faults the channel and gives None.
+        A malformed packet, index or page faults the channel and returns None.
         """
         reader = self._reader
         if reader is None:
@@ -228,7 +262,7 @@ class Channel:
 
     @property
     def writable(self) -> bool:
-        """Whether the channel is open and what last found no room in the ring would find it now."""
+        """Whether the channel is open and has room for what last found none in the ring."""
         if self._writer is None:
             return False
         try:
@@ -237,8 +271,29 @@ class Channel:
             self.break_off(str(error))
             return False
 
+    def snapshot(self) -> ChannelSnapshot:
+        """Return what can change of it."""
+        rings = None
+        if self._reader is not None and self._writer is not None:
+            rings = RingsSnapshot(self._downstream_page, self._reader.snapshot(), self._writer.snapshot())
+        return ChannelSnapshot(
+            self.relid, self.state, self.fault, self.target_vp, self.gpadl_id, self.reserved, rings
+        )
+
+    def restore(self, snapshot: ChannelSnapshot, memory: GpadlMemory | None) -> None:
+        """Make it what it was when the snapshot was taken; `memory` is that of its rings, if it has any."""
+        assert snapshot.relid == self.relid
+        _, self.state, self.fault, self.target_vp, self.gpadl_id, self.reserved, rings = snapshot
+        self._release_rings()
+        if rings is not None:
+            assert memory is not None
+            page, reader, writer = rings
+            self._downstream_page = page
+            self._reader = RingReader(memory, 0, page, reader)
+            self._writer = RingWriter(memory, page, memory.pages - page, writer)
+
     def offer_message(self) -> OfferChannel:
-        """The message that offers this channel."""
+        """Return the message that offers this channel."""
         user_defined, pipe = self.offer.user_defined, self.offer.pipe
         if pipe is not None:
             user_defined = _MODE.pack(pipe) + user_defined[_MODE.size :]

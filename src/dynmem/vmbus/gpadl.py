@@ -1,15 +1,15 @@
 """GPADLs on the host's side: lists of guest pages that arrive in a header and any number of bodies.
 
 A GPADL is charged to the bus's budget with the size its header declares, before any of it is stored. Only
-one range of whole pages is accepted, as every driver sends. Whatever is wrong is a RefusedGpadlError, which
-the bus answers with an error status.
+one range of whole pages is accepted, which is what every driver sends. Whatever is wrong is a
+RefusedGpadlError, which the bus answers with an error status.
 
 Source: QEMU hw/hyperv/vmbus.c; Linux drivers/hv/channel.c (create_gpadl_header).
 """
 
 import enum
 import struct
-from typing import Final
+from typing import Final, NamedTuple
 
 from dynmem.errors import RemoteProtocolError
 from dynmem.limits import GPADL_PAGES_MAX, GPADLS_MAX
@@ -39,8 +39,24 @@ class RefusedGpadlError(RemoteProtocolError):
         self.cause: Final = cause
 
 
+class GpadlSnapshot(NamedTuple):
+    """A GPADL as it stands: `words` are the page numbers (packed u64) that have come."""
+
+    relid: int
+    gpadl_id: int
+    pages: int
+    words: bytes
+
+
 class Gpadl:
-    """One list of pages, whole when ``complete``."""
+    """One list of pages, whole when `complete`.
+
+    Attributes:
+        relid: The channel that it is for.
+        gpadl_id: Its number, chosen by the guest.
+        pages: How many pages its header declares.
+
+    """
 
     __slots__ = ("_have", "_parts", "gpadl_id", "pages", "relid")
 
@@ -63,9 +79,13 @@ class Gpadl:
         self._have += len(words)
 
     def memory(self, memory: GuestMemory) -> GpadlMemory:
-        """The pages of a whole GPADL as one stretch of `memory`."""
+        """Return the pages of a complete GPADL as one stretch of `memory`."""
         assert self.complete
         return GpadlMemory(memory, struct.unpack(f"<{self.pages}Q", b"".join(self._parts)))
+
+    def snapshot(self) -> GpadlSnapshot:
+        """Return it as it stands."""
+        return GpadlSnapshot(self.relid, self.gpadl_id, self.pages, b"".join(self._parts))
 
 
 class GpadlTable:
@@ -98,12 +118,15 @@ class GpadlTable:
             raise RefusedGpadlError(GpadlRefusal.TOO_MANY)
         gpadl = Gpadl(header.child_relid, header.gpadl, pages)
         gpadl.add(header.ranges[_RANGE.size :])
-        self._gpadls[header.gpadl] = gpadl
-        self._pages += pages
+        self._insert(gpadl)
         return gpadl
 
+    def _insert(self, gpadl: Gpadl) -> None:
+        self._gpadls[gpadl.gpadl_id] = gpadl
+        self._pages += gpadl.pages
+
     def get(self, gpadl_id: int) -> Gpadl | None:
-        """The GPADL of that id."""
+        """Return the GPADL of that id, if there is one."""
         return self._gpadls.get(gpadl_id)
 
     def remove(self, gpadl: Gpadl) -> None:
@@ -120,3 +143,15 @@ class GpadlTable:
         """Forget all."""
         self._gpadls.clear()
         self._pages = 0
+
+    def snapshot(self) -> tuple[GpadlSnapshot, ...]:
+        """Return all of them as they stand."""
+        return tuple(gpadl.snapshot() for gpadl in self._gpadls.values())
+
+    def restore(self, snapshot: tuple[GpadlSnapshot, ...]) -> None:
+        """Make the table what it was when the snapshot was taken."""
+        self.clear()
+        for relid, gpadl_id, pages, words in snapshot:
+            gpadl = Gpadl(relid, gpadl_id, pages)
+            gpadl.add(words)
+            self._insert(gpadl)

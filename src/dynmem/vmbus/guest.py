@@ -1,8 +1,8 @@
 """The guest's end of VMBus: contact, offers, opening channels over GPADLs, closing, unloading.
 
-Sans I/O: the driver hands in messages from its message slot and event flags, and fetches posts
-(HvPostMessage, in order), doorbells (HvSignalEvent) and events. The host is not trusted: what it sends out of
-order or malformed raises RemoteProtocolError and changes nothing.
+Sans I/O: the driver passes in messages from its message slot and event flags, and takes posts (HvPostMessage,
+in order), doorbells (HvSignalEvent) and events. The host is not trusted: a message that is malformed or out
+of order raises RemoteProtocolError and changes nothing.
 
 Which message is taken in which state is the table `RULES`. Versions are tried in Linux's order, newest first.
 
@@ -12,7 +12,7 @@ Source: Linux drivers/hv/connection.c, channel_mgmt.c, channel.c.
 import enum
 import struct
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -24,6 +24,7 @@ from dynmem.vmbus.guest_channel import (
     Connected,
     Failed,
     GuestChannel,
+    GuestChannelSnapshot,
     Offered,
     OffersDelivered,
     Unloaded,
@@ -79,6 +80,19 @@ class Post(msgspec.Struct, frozen=True):
     payload: bytes
 
 
+class ClientSnapshot(NamedTuple):
+    """What can change of a client; posts and doorbells that were not taken are among it."""
+
+    state: ClientState
+    version: int | None
+    trying: int
+    connection_id: int
+    next_gpadl: int
+    posts: tuple[Post, ...]
+    doorbells: tuple[int, ...]
+    channels: tuple[GuestChannelSnapshot, ...]
+
+
 class Client:
     """A guest's VMBus driver.
 
@@ -106,7 +120,8 @@ class Client:
         self.channels: dict[int, GuestChannel] = {}
         self.state: ClientState = ClientState.DISCONNECTED
         self.version: int | None = None
-        self._monitor_pages, self._interrupt_page = monitor_pages, interrupt_page
+        self._monitor_pages = monitor_pages
+        self._interrupt_page = interrupt_page
         self._versions = tuple(versions)
         self._trying = 0
         self._connection_id = MESSAGE_CONNECTION_ID
@@ -133,7 +148,7 @@ class Client:
             self._on_unload_response(wire.UnloadResponse())
 
     def receive_message(self, payload: bytes) -> None:
-        """A message from the slot of SINT 2; RemoteProtocolError if it is malformed or out of order."""
+        """Take a message from the slot of SINT 2; RemoteProtocolError if it is malformed or out of order."""
         message = wire.decode(payload, self._reading_version())
         if self.state is ClientState.UNLOADING and not isinstance(message, wire.UnloadResponse):
             return  # it was on its way before the host knew
@@ -146,16 +161,16 @@ class Client:
         handler(self, message)
 
     def receive_event(self, relid: int) -> list[GuestChannel]:
-        """An event flag was set: the channels to look at (flag 0, of hosts before 2.4, stands for all)."""
+        """Return the channels that an event flag stands for (flag 0, of hosts before 2.4: all of them)."""
         if relid == 0:
             return list(self.channels.values())
         channel = self.channels.get(relid)
         return [] if channel is None else [channel]
 
     def post_refused(self, status: HvStatus) -> None:
-        """The hypervisor refused the last post for good (not for want of buffers).
+        """Record that the hypervisor refused the last post permanently (not for want of buffers).
 
-        A host that does not know connection id 4 refuses a contact so: the next version is tried.
+        A host that does not know connection id 4 refuses a contact that way: the next version is tried.
         """
         if self.state is ClientState.CONTACTING and status is HvStatus.INVALID_CONNECTION_ID:
             self._try_next()
@@ -163,20 +178,55 @@ class Client:
             self._events.append(Failed(f"the hypervisor refused a message with {status.name}"))
 
     def take_posts(self) -> list[Post]:
-        """The messages to post since the last call, in order."""
+        """Return the messages to post since the last call, in order."""
         posts, self._posts = self._posts, []
         return posts
 
     def take_doorbells(self) -> list[int]:
-        """The connection ids to signal since the last call, each once."""
+        """Return the connection ids to signal since the last call, each once."""
         doorbells = list(self._doorbells)
         self._doorbells.clear()
         return doorbells
 
     def take_events(self) -> list[ClientEvent]:
-        """What happened since the last call, in order."""
+        """Return what happened since the last call, in order."""
         events, self._events = self._events, []
         return events
+
+    # for whoever tries out what can happen
+
+    def snapshot(self) -> ClientSnapshot:
+        """Return what can change of the client. Its events must have been taken."""
+        if self._events:
+            raise LocalProtocolError("take the events of the client before its snapshot: they are not in it")
+        return ClientSnapshot(
+            self.state,
+            self.version,
+            self._trying,
+            self._connection_id,
+            self._next_gpadl,
+            tuple(self._posts),
+            tuple(self._doorbells),
+            tuple(channel.snapshot() for channel in self.channels.values()),
+        )
+
+    def restore(self, snapshot: ClientSnapshot) -> None:
+        """Make this client, which was set up alike, what that one was when its snapshot was taken.
+
+        Guest memory is not part of it: the caller puts that back. Channels are new objects.
+        """
+        self.state = snapshot.state
+        self.version = snapshot.version
+        self._trying = snapshot.trying
+        self._connection_id = snapshot.connection_id
+        self._next_gpadl = snapshot.next_gpadl
+        self._posts = list(snapshot.posts)
+        self._doorbells = dict.fromkeys(snapshot.doorbells)
+        self._events = []
+        self.channels.clear()
+        for of_channel in snapshot.channels:
+            channel = GuestChannel.restored(self, of_channel)
+            self.channels[channel.relid] = channel
 
     # used by its channels
 
@@ -185,7 +235,7 @@ class Client:
         self._posts.append(Post(self._connection_id, wire.encode(message)))
 
     def post_gpadl(self, relid: int, pfns: Sequence[int]) -> int:
-        """Queue the header and bodies of a GPADL over ``pfns``; returns its id."""
+        """Queue the header and bodies of a GPADL over `pfns`; return its id."""
         gpadl = self._next_gpadl
         self._next_gpadl += 1
         words = struct.pack(f"<{len(pfns)}Q", *pfns)
@@ -224,7 +274,7 @@ class Client:
             self._contact()
             return
         self.state, self._trying = ClientState.DISCONNECTED, 0
-        self._events.append(Failed("the host agreed to no version of ours"))
+        self._events.append(Failed("the host agreed to none of our versions"))
 
     def _on_version_response(self, message: wire.VersionResponse) -> None:
         if not message.version_supported:
@@ -275,7 +325,7 @@ class Client:
             self._add(channel.on_modified(message.status))
 
     def _on_gpadl_torndown(self, message: wire.GpadlTorndown) -> None:
-        """Whose pages they are the message does not say; those of a rescinded channel are nobody's."""
+        """Find the channel whose pages they are, which the message does not say; a rescinded one is gone."""
         for channel in self.channels.values():
             self._add(channel.on_torndown(message.gpadl))
 

@@ -1,14 +1,14 @@
-"""A channel on the guest's side, and the events of the guest's end of VMBus.
+"""A channel on the guest's side: an offer, its state, its two rings while in use, and the events about it.
 
-A channel is made by an offer. `open` makes the rings in the guest's pages and tells the host where they are;
-from then on the pages are the host's to write until it has let go of them, which `Closed` or `Failed` says.
+`open` makes the rings in the guest's pages and sends the host their page numbers. From then on the host may
+write to the pages until it has released them, which `Closed` or `Failed` says.
 
 Source: Linux drivers/hv/channel.c.
 """
 
 import enum
 from collections.abc import Sequence
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol, Self
 
 import msgspec
 
@@ -18,8 +18,6 @@ from dynmem.vmbus.memory import GpadlMemory, GuestMemory
 from dynmem.wire import vmbus as wire
 from dynmem.wire.packet import Packet, PacketType
 from dynmem.wire.versions import VERSION_4_1, VERSION_5_3
-
-CHANNEL_PAGES_MAX: Final = (0xFFFF - 8) // 8  # page numbers that a GPADL header's 16-bit length can say
 
 
 class GuestChannelState(enum.Enum):
@@ -34,7 +32,7 @@ class GuestChannelState(enum.Enum):
 
 
 class Connected(msgspec.Struct, frozen=True):
-    """The host has agreed to a version; the offers are asked for."""
+    """The host has agreed to a version; the offers follow."""
 
     version: int
 
@@ -82,7 +80,7 @@ class Failed(msgspec.Struct, frozen=True):
 
 
 class Unloaded(msgspec.Struct, frozen=True):
-    """The host has let go of everything."""
+    """The host has released everything."""
 
 
 ClientEvent = (
@@ -101,12 +99,33 @@ class Driver(Protocol):
         ...
 
     def post_gpadl(self, relid: int, pfns: Sequence[int]) -> int:
-        """Queue the messages of a GPADL; returns its id."""
+        """Queue the messages of a GPADL; return its id."""
         ...
 
     def ring_doorbell(self, channel: "GuestChannel") -> None:
         """Signal the host."""
         ...
+
+
+class GuestRingsSnapshot(NamedTuple):
+    """The two rings of a channel that is in use; the ring from the host begins at `downstream_page`."""
+
+    pfns: tuple[int, ...]
+    downstream_page: int
+    writer: ring.WriterSnapshot
+    reader: ring.ReaderSnapshot
+
+
+class GuestChannelSnapshot(NamedTuple):
+    """All of a channel."""
+
+    offer: wire.OfferChannel
+    state: GuestChannelState
+    gpadl: int
+    target_vp: int
+    is_moving: bool
+    refusal: str | None
+    rings: GuestRingsSnapshot | None
 
 
 class GuestChannel:
@@ -123,6 +142,7 @@ class GuestChannel:
         "_downstream",
         "_gpadl",
         "_moving",
+        "_pfns",
         "_reader",
         "_refusal",
         "_rings",
@@ -137,6 +157,7 @@ class GuestChannel:
         self.state: GuestChannelState = GuestChannelState.CLOSED
         self._client = client
         self._gpadl = 0
+        self._pfns: tuple[int, ...] = ()
         self._downstream = 0
         self._target_vp = 0
         self._moving = False
@@ -157,7 +178,7 @@ class GuestChannel:
         """Make both rings in the guest pages ``pfns`` and ask the host to open the channel over them.
 
         The ring to the host takes the first `downstream_page` pages, the ring from it the rest, two at least
-        each. `Opened` or `Failed` follows; the pages are the host's until `Closed` or `Failed`. Interrupts go
+        each. `Opened` or `Failed` follows; the host has the pages until `Closed` or `Failed`. Interrupts go
         to `target_vp`, `TARGET_VP_NONE` for none.
         """
         if self.state is not GuestChannelState.CLOSED:
@@ -169,11 +190,14 @@ class GuestChannel:
         memory = GpadlMemory(self._client.memory, pfns)
         ring.initialize(memory, 0)
         ring.initialize(memory, downstream_page)
-        self._rings = (  # made before the host knows the pages, so that it cannot choose our own indices
+        # made before the host knows the pages, so that it cannot choose our own indices
+        self._rings = (
             ring.RingWriter(memory, 0, downstream_page),
             ring.RingReader(memory, downstream_page, memory.pages - downstream_page),
         )
-        self._downstream, self._target_vp = downstream_page, target_vp
+        self._pfns = tuple(pfns)
+        self._downstream = downstream_page
+        self._target_vp = target_vp
         self._gpadl = self._client.post_gpadl(self.relid, pfns)
         self._refusal = None
         self.state = GuestChannelState.CREATING_GPADL
@@ -181,8 +205,8 @@ class GuestChannel:
     def modify(self, target_vp: int) -> None:
         """Move the open channel's interrupts to another virtual processor (from 4.1 on).
 
-        `Modified` follows from 5.3 on, one move at a time; older hosts do not answer and the old processor
-        has to look out for the channel's flag as well.
+        `Modified` follows from 5.3 on, one move at a time. Older hosts do not answer, so the old processor
+        has to watch the channel's flag as well.
         """
         version = self._client.version
         if (
@@ -196,21 +220,28 @@ class GuestChannel:
         self._moving = version >= VERSION_5_3
 
     def close(self) -> None:
-        """Close the open channel; `Closed` follows when the host has let go of the pages."""
+        """Close the open channel; `Closed` follows when the host has released the pages."""
         if self.state is not GuestChannelState.OPEN:
             raise LocalProtocolError(f"{self} is not open")
         self._client.post(wire.CloseChannel(self.relid))
         self.tear_down()
 
     def tear_down(self) -> None:
-        """Ask for the pages back."""
+        """Ask the host to release the pages."""
         self._reader = self._writer = None
         self._moving = False
         self._client.post(wire.GpadlTeardown(self.relid, self._gpadl))
         self.state = GuestChannelState.TEARING_DOWN
 
+    def _release_rings(self) -> None:
+        self._pfns = ()
+        self._downstream = 0
+        self._reader = None
+        self._writer = None
+        self._rings = None
+
     def receive(self) -> Packet | None:
-        """The next packet from the host, None if there is none or the channel is not open.
+        """Return the next packet from the host, None if there is none or the channel is not open.
 
         Raises RemoteProtocolError when the host has broken the ring: then the driver should close it.
         """
@@ -233,13 +264,42 @@ class GuestChannel:
             self._client.ring_doorbell(self)
         return sent
 
+    def snapshot(self) -> GuestChannelSnapshot:
+        """Return all of it."""
+        rings = None
+        if self._rings is not None:
+            writer, reader = self._rings
+            rings = GuestRingsSnapshot(self._pfns, self._downstream, writer.snapshot(), reader.snapshot())
+        return GuestChannelSnapshot(
+            self.offer, self.state, self._gpadl, self._target_vp, self._moving, self._refusal, rings
+        )
+
+    @classmethod
+    def restored(cls, client: Driver, snapshot: GuestChannelSnapshot) -> Self:
+        """Make a channel that is what the other was when the snapshot was taken."""
+        channel = cls(client, snapshot.offer)
+        _, channel.state, channel._gpadl, channel._target_vp, channel._moving, channel._refusal, _ = snapshot
+        if snapshot.rings is not None:
+            pfns, page, writer, reader = snapshot.rings
+            memory = GpadlMemory(client.memory, pfns)
+            channel._pfns = pfns
+            channel._downstream = page
+            channel._rings = (
+                ring.RingWriter(memory, 0, page, writer),
+                ring.RingReader(memory, page, memory.pages - page, reader),
+            )
+            if channel.state is GuestChannelState.OPEN:
+                channel._writer, channel._reader = channel._rings
+        return channel
+
     # what the client's messages do to it
 
     def on_gpadl_created(self, message: wire.GpadlCreated) -> ClientEvent | None:
-        """The host has taken the GPADL, or not."""
+        """Go on to open the channel if the host has taken the GPADL."""
         if self.state is not GuestChannelState.CREATING_GPADL or message.gpadl != self._gpadl:
             raise RemoteProtocolError(f"GPADL_CREATED for {self}")
         if message.creation_status:
+            self._release_rings()
             self.state = GuestChannelState.CLOSED
             return Failed(f"the host refused the GPADL with status {message.creation_status:#x}", self)
         # ids of opens need only differ between a channel's own attempts: the GPADL's id does
@@ -249,7 +309,7 @@ class GuestChannel:
         return None
 
     def on_open_result(self, message: wire.OpenChannelResult) -> ClientEvent | None:
-        """The host has opened the channel, or not (then the pages are asked back first)."""
+        """Use the channel if the host has opened it; otherwise ask for the pages first."""
         if self.state is not GuestChannelState.OPENING or message.openid != self._gpadl:
             raise RemoteProtocolError(f"OPENCHANNEL_RESULT for {self}")
         assert self._rings is not None
@@ -262,7 +322,7 @@ class GuestChannel:
         return Opened(self)
 
     def on_modified(self, status: int) -> ClientEvent | None:
-        """The host has moved the interrupts, or not; None when the channel was closed meanwhile."""
+        """Report whether the host has moved the interrupts; None when the channel was closed meanwhile."""
         if self.state is not GuestChannelState.OPEN:
             return None
         if not self._moving:
@@ -271,23 +331,23 @@ class GuestChannel:
         return Modified(self, status == wire.STATUS_SUCCESS)
 
     def on_torndown(self, gpadl: int) -> ClientEvent | None:
-        """The host has let go of the pages; None if they are another channel's."""
+        """Take the pages back, which the host has released; None if they are another channel's."""
         if self.state is not GuestChannelState.TEARING_DOWN or gpadl != self._gpadl:
             return None
-        self._rings = None
+        self._release_rings()
         self.state = GuestChannelState.CLOSED
         return Closed(self) if self._refusal is None else Failed(self._refusal, self)
 
     def on_rescinded(self) -> list[ClientEvent]:
-        """The host has unplugged the device, and has let go of its pages before it said so."""
+        """Take the pages back: the host has unplugged the device, after it had released them."""
         events: list[ClientEvent] = [] if self.state is GuestChannelState.CLOSED else [Closed(self)]
-        self._reader = self._writer = self._rings = None
+        self._release_rings()
         self.state = GuestChannelState.RESCINDED
         return [*events, Rescinded(self)]
 
     def on_unloaded(self) -> list[ClientEvent]:
-        """The bus is gone and with it the host's hold on the pages."""
+        """Take the pages back: the bus is gone."""
         events: list[ClientEvent] = [] if self.state is GuestChannelState.CLOSED else [Closed(self)]
-        self._reader = self._writer = self._rings = None
+        self._release_rings()
         self.state = GuestChannelState.RESCINDED
         return events

@@ -14,17 +14,25 @@ import enum
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, Final
-
-import msgspec
+from typing import Any, Final, NamedTuple
 
 from dynmem import trace_events
 from dynmem.errors import LocalProtocolError, RemoteProtocolError
 from dynmem.limits import VMBUS_CHANNELS_MAX, VMBUS_EVENTS_MAX, VMBUS_QUEUE_MAX
 from dynmem.trace_events import NO_TRACE, Trace, stable_pointer
-from dynmem.vmbus.channel import Channel, ChannelEvent, ChannelState, Offer
-from dynmem.vmbus.gpadl import GpadlTable, RefusedGpadlError
+from dynmem.vmbus.bus_events import (
+    BusEvent,
+    ChannelClosed,
+    ChannelFaulted,
+    ChannelOpened,
+    GuestUnloaded,
+    OutgoingMessage,
+)
+from dynmem.vmbus.channel import Channel, ChannelEvent, ChannelSnapshot, ChannelState, Offer
+from dynmem.vmbus.contact import reply_to
+from dynmem.vmbus.gpadl import GpadlSnapshot, GpadlTable, RefusedGpadlError
 from dynmem.vmbus.memory import BadAddressError, GuestMemory
+from dynmem.vmbus.signals import Signal, Signals
 from dynmem.wire import vmbus as wire
 from dynmem.wire.synic import (
     EVENT_CONNECTION_ID,
@@ -35,50 +43,8 @@ from dynmem.wire.synic import (
     VMBUS_SINT,
     HvStatus,
 )
-from dynmem.wire.versions import VERSION_5_0, VERSION_5_3, VERSION_WIN8, VERSIONS
-from dynmem.wire.vmbus import STATUS_SUCCESS, STATUS_UNSUCCESSFUL, TARGET_VP_NONE, ConnectionState
-
-
-class OutgoingMessage(msgspec.Struct, frozen=True):
-    """A message for a slot of a virtual processor's message page."""
-
-    vp: int
-    sint: int
-    payload: bytes
-
-
-class Signal(msgspec.Struct, frozen=True):
-    """An event flag to set and the interrupt that goes with it."""
-
-    vp: int
-    sint: int
-    flag: int
-
-
-class ChannelOpened(msgspec.Struct, frozen=True):
-    """The guest has opened a channel; packets may be waiting already."""
-
-    channel: Channel
-
-
-class ChannelClosed(msgspec.Struct, frozen=True):
-    """A channel that was open (or faulted) no longer is."""
-
-    channel: Channel
-
-
-class ChannelFaulted(msgspec.Struct, frozen=True):
-    """The guest broke its channel; `reason` is a sentence."""
-
-    channel: Channel
-    reason: str
-
-
-class GuestUnloaded(msgspec.Struct, frozen=True):
-    """The guest has left the bus."""
-
-
-BusEvent = ChannelOpened | ChannelClosed | ChannelFaulted | GuestUnloaded
+from dynmem.wire.versions import VERSION_5_0, VERSION_5_3
+from dynmem.wire.vmbus import STATUS_SUCCESS, STATUS_UNSUCCESSFUL, TARGET_VP_NONE
 
 
 class BusState(enum.Enum):
@@ -87,6 +53,20 @@ class BusState(enum.Enum):
     DISCONNECTED = "disconnected"
     CONNECTED = "connected"
     OFFERED = "offered"
+
+
+class BusSnapshot(NamedTuple):
+    """What can change of a bus but for its counts; signals and events that were not taken are among it."""
+
+    state: BusState
+    version: int | None
+    vp: int
+    interrupt_page: int
+    monitor_pages: tuple[int, int]
+    gpadls: tuple[GpadlSnapshot, ...]
+    queue: tuple[OutgoingMessage, ...]
+    signals: tuple[Signal, ...]
+    channels: tuple[ChannelSnapshot, ...]
 
 
 class Bus:
@@ -120,12 +100,11 @@ class Bus:
         if len(identities) != len(offers) or len(offers) > VMBUS_CHANNELS_MAX:
             raise LocalProtocolError("offers are distinct, and at most 2047")
         self._memory = memory
-        self._vp_count, self._max_version = vp_count, max_version
+        self._offers = tuple(offers)
+        self._vp_count = vp_count
+        self._max_version = max_version
         self._trace = trace
-        self._channels = {
-            relid: Channel(offer, relid, notify=self._notify, on_fault=self._fault)
-            for relid, offer in enumerate(offers, start=1)
-        }
+        self._channels = {relid: self._channel(relid) for relid in range(1, len(offers) + 1)}
         self.channels: Mapping[int, Channel] = MappingProxyType(self._channels)
         self.rejected: dict[str, int] = {}
         self.state: BusState = BusState.DISCONNECTED
@@ -135,8 +114,11 @@ class Bus:
         self._interrupt_page = 0
         self._gpadls = GpadlTable()
         self._queue: deque[OutgoingMessage] = deque()
-        self._signals: dict[Signal, None] = {}
+        self._signals = Signals(memory)
         self._events: list[BusEvent] = []
+
+    def _channel(self, relid: int) -> Channel:
+        return Channel(self._offers[relid - 1], relid, notify=self._notify, on_fault=self._fault)
 
     # what comes in
 
@@ -205,15 +187,57 @@ class Bus:
         self._trace(trace_events.VMBUS_MSG_CB, 0)
 
     def take_signals(self) -> list[Signal]:
-        """The event flags to set since the last call, each once."""
-        signals = list(self._signals)
-        self._signals.clear()
-        return signals
+        """Return the event flags to set since the last call, each once."""
+        return self._signals.take()
 
     def take_events(self) -> list[BusEvent]:
         """What happened since the last call, in order."""
         events, self._events = self._events, []
         return events
+
+    # for whoever tries out what can happen
+
+    def snapshot(self) -> BusSnapshot:
+        """Return what can change of the bus. Its events must have been taken."""
+        if self._events:
+            raise LocalProtocolError("take the events of the bus before its snapshot: they are not in it")
+        return BusSnapshot(
+            self.state,
+            self.version,
+            self._vp,
+            self._interrupt_page,
+            self.monitor_pages,
+            self._gpadls.snapshot(),
+            tuple(self._queue),
+            self._signals.snapshot(),
+            tuple(channel.snapshot() for channel in self._channels.values()),
+        )
+
+    def restore(self, snapshot: BusSnapshot) -> None:
+        """Make this bus, which has the same offers, what that bus was when its snapshot was taken.
+
+        Guest memory is not part of it: the caller puts that back.
+        """
+        self.state = snapshot.state
+        self.version = snapshot.version
+        self._vp = snapshot.vp
+        self._interrupt_page = snapshot.interrupt_page
+        self.monitor_pages = snapshot.monitor_pages
+        self._gpadls.restore(snapshot.gpadls)
+        self._queue = deque(snapshot.queue)
+        self._signals.restore(snapshot.signals)
+        self._events = []
+        kept = dict(self._channels)
+        self._channels.clear()
+        for of_channel in snapshot.channels:
+            relid = of_channel.relid
+            channel = self._channels[relid] = kept.get(relid) or self._channel(relid)
+            memory = None
+            if of_channel.rings is not None and of_channel.gpadl_id is not None:
+                gpadl = self._gpadls.get(of_channel.gpadl_id)
+                assert gpadl is not None
+                memory = gpadl.memory(self._memory)
+            channel.restore(of_channel, memory)
 
     # inside
 
@@ -246,19 +270,13 @@ class Bus:
         self._post(wire.GpadlCreated(relid, gpadl_id, status))
 
     def _notify(self, channel: Channel) -> None:
-        """Signal the guest: by the channel's event flag, before 2.4 by the interrupt page and flag 0."""
         self._trace(trace_events.VMBUS_CHANNEL_NOTIFY_GUEST, channel.relid)
-        if self.version is None or channel.target_vp == TARGET_VP_NONE:
+        if self.version is None:
             return
-        if self.version >= VERSION_WIN8:
-            self._signals[Signal(channel.target_vp, VMBUS_SINT, channel.relid)] = None
-            return
-        word = self._interrupt_page + channel.relid // 32 * 4
-        try:  # a bit the guest clears between load and store comes back: it looks once more, nothing is lost
-            self._memory.store32(word, self._memory.load32(word) | 1 << channel.relid % 32)
+        try:
+            self._signals.add(channel, version=self.version, vp=self._vp, interrupt_page=self._interrupt_page)
         except BadAddressError:
             self._reject("interrupt page outside memory")
-        self._signals[Signal(self._vp, VMBUS_SINT, 0)] = None
 
     def _fault(self, channel: Channel, reason: str) -> None:
         self._events.append(ChannelFaulted(channel, reason))
@@ -274,7 +292,10 @@ class Bus:
         self._gpadls.clear()
         self._queue.clear()
         self._signals.clear()
-        self.state, self.version, self._vp, self._interrupt_page = BusState.DISCONNECTED, None, 0, 0
+        self.state = BusState.DISCONNECTED
+        self.version = None
+        self._vp = 0
+        self._interrupt_page = 0
         self.monitor_pages = (0, 0)
 
     def _on_initiate_contact(self, message: wire.InitiateContact) -> None:
@@ -289,25 +310,17 @@ class Bus:
             message.interrupt_page,
         )
         self._disconnect()
-        version, modern = message.version, message.version >= VERSION_5_0
-        if version not in VERSIONS or version > self._max_version:
-            self._post(wire.VersionResponse(False, ConnectionState.SUCCESSFUL, 0))
-        elif message.target_vcpu >= self._vp_count:
-            self._reject("contact from a virtual processor that does not exist")
-            self._post(wire.VersionResponse(False, ConnectionState.SUCCESSFUL, 0))
-        elif modern and (message.message_sint != VMBUS_SINT or message.message_vtl):
-            self._reject("contact for another SINT or trust level")
-            self._post(wire.VersionResponse(False, ConnectionState.SUCCESSFUL, 0))
-        elif bool(message.monitor_page1) != bool(message.monitor_page2):
-            self._reject("contact with one monitor page")
-            supported = version >= VERSION_WIN8
-            self._post(wire.VersionResponse(supported, ConnectionState.FAILED_UNKNOWN_FAILURE, 0))
-        else:
-            self.state, self.version, self._vp = BusState.CONNECTED, version, message.target_vcpu
-            self._interrupt_page = 0 if modern else message.interrupt_page
+        reply = reply_to(message, max_version=self._max_version, vp_count=self._vp_count)
+        if reply.complaint is not None:
+            self._reject(reply.complaint)
+        if reply.is_agreed:
+            self.state = BusState.CONNECTED
+            self.version = message.version
             self.monitor_pages = (message.monitor_page1, message.monitor_page2)
-            connection_id = MESSAGE_CONNECTION_ID_4 if modern else MESSAGE_CONNECTION_ID
-            self._post(wire.VersionResponse(True, ConnectionState.SUCCESSFUL, connection_id))
+            self._vp = message.target_vcpu
+            # later versions use the same bytes for something else
+            self._interrupt_page = message.interrupt_page if message.version < VERSION_5_0 else 0
+        self._post(reply.response)
 
     def _on_request_offers(self, message: wire.RequestOffers) -> None:
         self.state = BusState.OFFERED

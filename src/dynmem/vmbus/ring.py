@@ -12,7 +12,7 @@ peer published, since either side could otherwise miss the other's last step and
 Source: Linux drivers/hv/ring_buffer.c; OpenVMM vmbus_ring.
 """
 
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from dynmem.errors import LocalProtocolError, RemoteProtocolError
 from dynmem.units import PAGE_SHIFT, PAGE_SIZE
@@ -31,7 +31,7 @@ class RingMemory(Protocol):
     """What a ring needs of the pages it lies in, by offset; see `dynmem.vmbus.memory.GpadlMemory`."""
 
     def read(self, offset: int, length: int) -> bytes:
-        """Copy bytes out, each read once."""
+        """Copy bytes out; each is read once."""
         ...
 
     def write(self, offset: int, data: bytes) -> None:
@@ -58,6 +58,34 @@ def initialize(memory: RingMemory, first_page: int) -> None:
     memory.store32(start + FEATURE_BITS, FEATURE_PENDING_SEND_SIZE)
 
 
+class WriterSnapshot(NamedTuple):
+    """What a writer keeps to itself.
+
+    Attributes:
+        position: Where it writes next.
+        pending: The size of the packet that found no room, or 0.
+        signals: Whether the reader has to be signalled.
+
+    """
+
+    position: int
+    pending: int
+    signals: bool
+
+
+class ReaderSnapshot(NamedTuple):
+    """What a reader keeps to itself.
+
+    Attributes:
+        position: Where it reads next.
+        signals: Whether the writer has to be signalled.
+
+    """
+
+    position: int
+    signals: bool
+
+
 class _Ring:
     """What both ends share: where the words and the data are, and how the peer's index is judged."""
 
@@ -79,26 +107,34 @@ class _Ring:
         return index
 
     def take_signal(self) -> bool:
-        """Whether the peer has to be signalled for what was done since the last call."""
+        """Return whether the peer has to be signalled for what was done since the last call."""
         signal, self._signal = self._signal, False
         return signal
 
 
 class RingWriter(_Ring):
-    """The writing end of the ring in ``pages`` pages from ``first_page`` on.
+    """The writing end of the ring in `pages` pages from `first_page` on.
 
-    Raises RemoteProtocolError when the words found in the control page are not a ring's.
+    It begins at the index in the control page, or goes on from what another writer has `kept`. Raises
+    RemoteProtocolError when the words in the control page are not a ring's.
     """
 
     __slots__ = ("_pending", "_write")
 
-    def __init__(self, memory: RingMemory, first_page: int, pages: int) -> None:
+    def __init__(
+        self, memory: RingMemory, first_page: int, pages: int, kept: WriterSnapshot | None = None
+    ) -> None:
         super().__init__(memory, first_page, pages)
-        self._write = self._load_index(WRITE_INDEX)
-        self._pending = 0
+        if kept is None:
+            kept = WriterSnapshot(self._load_index(WRITE_INDEX), 0, signals=False)
+        self._write, self._pending, self._signal = kept
+
+    def snapshot(self) -> WriterSnapshot:
+        """Return what another writer over the same memory needs to go on from here."""
+        return WriterSnapshot(self._write, self._pending, self._signal)
 
     def _free(self) -> int:
-        """Bytes the reader has left free, by its index of this moment."""
+        """Return the bytes that the reader has left free, by its index of this moment."""
         return self.size - (self._write - self._load_index(READ_INDEX)) % self.size
 
     @property
@@ -140,16 +176,25 @@ class RingWriter(_Ring):
 
 
 class RingReader(_Ring):
-    """The reading end of the ring in ``pages`` pages from ``first_page`` on.
+    """The reading end of the ring in `pages` pages from `first_page` on.
 
-    Raises RemoteProtocolError when the words found in the control page are not a ring's.
+    It begins at the index in the control page, or goes on from what another reader has `kept`. Raises
+    RemoteProtocolError when the words in the control page are not a ring's.
     """
 
     __slots__ = ("_read",)
 
-    def __init__(self, memory: RingMemory, first_page: int, pages: int) -> None:
+    def __init__(
+        self, memory: RingMemory, first_page: int, pages: int, kept: ReaderSnapshot | None = None
+    ) -> None:
         super().__init__(memory, first_page, pages)
-        self._read = self._load_index(READ_INDEX)
+        if kept is None:
+            kept = ReaderSnapshot(self._load_index(READ_INDEX), signals=False)
+        self._read, self._signal = kept
+
+    def snapshot(self) -> ReaderSnapshot:
+        """Return what another reader over the same memory needs to go on from here."""
+        return ReaderSnapshot(self._read, self._signal)
 
     def _copy(self, start: int, length: int) -> bytes:
         """Copy `length` bytes of the data from index `start` on, around the end if need be."""
@@ -168,7 +213,7 @@ class RingReader(_Ring):
         if available == 0:
             return None
         if available < DESCRIPTOR_BYTES:
-            raise RemoteProtocolError(f"{available} bytes in a ring are no packet")
+            raise RemoteProtocolError(f"{available} bytes in a ring are not a packet")
         header = self._copy(self._read, DESCRIPTOR_BYTES)
         length = wire_packet.peek_length(header)
         if length > available:
@@ -179,10 +224,10 @@ class RingReader(_Ring):
         return packet
 
     def _advance(self, length: int) -> None:
-        """Give `length` bytes back to the writer, and note whether that is what it waits for.
+        """Free `length` bytes for the writer, and note whether that is what it waits for.
 
-        The write index is loaded anew, behind the pending size: by the one that `read` saw, the ring may seem
-        to have had room all along, although the writer has filled it since and gone to sleep.
+        The write index is loaded again, behind the pending size: by the one that `read` saw, the ring may
+        seem to have had room all along, although the writer has filled it since and gone to sleep.
         """
         memory, control = self._memory, self._control
         self._read = (self._read + length) % self.size

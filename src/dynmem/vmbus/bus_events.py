@@ -1,0 +1,39 @@
+"""What the host's end of VMBus has for its owner: messages to deliver, and events."""
+
+import msgspec
+
+from dynmem.vmbus.channel import Channel
+
+
+class OutgoingMessage(msgspec.Struct, frozen=True):
+    """A message for a slot of a virtual processor's message page."""
+
+    vp: int
+    sint: int
+    payload: bytes
+
+
+class ChannelOpened(msgspec.Struct, frozen=True):
+    """The guest has opened a channel; packets may be waiting already."""
+
+    channel: Channel
+
+
+class ChannelClosed(msgspec.Struct, frozen=True):
+    """A channel that was open (or faulted) no longer is."""
+
+    channel: Channel
+
+
+class ChannelFaulted(msgspec.Struct, frozen=True):
+    """The guest broke its channel; `reason` is a sentence."""
+
+    channel: Channel
+    reason: str
+
+
+class GuestUnloaded(msgspec.Struct, frozen=True):
+    """The guest has left the bus."""
+
+
+BusEvent = ChannelOpened | ChannelClosed | ChannelFaulted | GuestUnloaded
