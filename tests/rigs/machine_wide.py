@@ -126,6 +126,14 @@ def _figure(name: str) -> int:
     return int((HUGE_PAGES / f"{name}_hugepages").read_text())
 
 
+def huge_pages_of_the_machine() -> int:
+    """Huge pages that are reserved while no test has them."""
+    if not HUGE_PAGES.exists():
+        return 0
+    with huge_pages_held():
+        return _figure("nr") - _figure("surplus")
+
+
 def used_huge_pages() -> int:
     """Huge pages that programs have or have set aside."""
     return _figure("nr") - spare()

@@ -1,0 +1,100 @@
+"""What a run of the tests may not leave: processes, memory files, sockets, mounts, huge pages.
+
+The process that started the run adopts every descendant whose parent has ended (PR_SET_CHILD_SUBREAPER), so
+whatever a test leaves running is its child at the end, and other runs on the machine are not looked at. Each
+process of the tests looks at its own descriptors.
+"""
+
+import contextlib
+import ctypes
+import gc
+import os
+import signal
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+_PR_SET_CHILD_SUBREAPER: Final = 36
+_KINDS: Final = ("/memfd:", "socket:")
+_ENDING_S: Final = 10.0  # a program that was killed with its starter needs a moment
+
+
+def adopt_orphans() -> None:
+    """Become the parent of every descendant that loses its own."""
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def children(pid: int | None = None) -> set[int]:
+    """The processes that a process, this one if none is named, started or adopted."""
+    found: set[int] = set()
+    for task in Path(f"/proc/{pid or os.getpid()}/task").iterdir():
+        with contextlib.suppress(OSError):  # the thread ended meanwhile
+            found.update(map(int, (task / "children").read_text().split()))
+    return found
+
+
+def left_processes(before: set[int], *, within_s: float = _ENDING_S) -> list[str]:
+    """End what still runs and was not there before; a line on each, with the test that started it."""
+    deadline = time.monotonic() + within_s
+    while running := {pid for pid in children() - before if not _has_ended(pid)}:
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.05)
+    lines = []
+    for pid in _with_descendants(running):
+        lines.append(_described(pid))
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    return lines
+
+
+def _has_ended(pid: int) -> bool:
+    """Whether it has ended; if so it is reaped."""
+    with contextlib.suppress(ChildProcessError):
+        return os.waitpid(pid, os.WNOHANG)[0] == pid
+    return True
+
+
+def _with_descendants(pids: set[int]) -> Iterator[int]:
+    for pid in sorted(pids):
+        yield pid
+        with contextlib.suppress(OSError):  # it ended meanwhile
+            yield from _with_descendants(children(pid))
+
+
+def _described(pid: int) -> str:
+    where = Path(f"/proc/{pid}")
+    try:
+        command = (where / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+        environment = (where / "environ").read_bytes().split(b"\0")
+    except OSError:
+        return f"process {pid}, which ended just now"
+    mark = b"PYTEST_CURRENT_TEST="
+    tests = [entry.removeprefix(mark).decode() for entry in environment if entry.startswith(mark)]
+    return f"process {pid}, started by {tests[0] if tests else 'nobody known'}: {command[:200]}"
+
+
+def open_here() -> Counter[str]:
+    """The memory files and sockets that this process has open or mapped, by what the kernel calls them."""
+    found: Counter[str] = Counter()
+    for entry in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):  # the one that lists the folder
+            found[str(entry.readlink())] += 1
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        if "/memfd:" in line:
+            found[f"{line[line.index('/memfd:') :]}, mapped"] += 1
+    return Counter({name: count for name, count in found.items() if name.startswith(_KINDS)})
+
+
+def left_open(before: Counter[str]) -> list[str]:
+    """A line on each memory file and socket that is open now and was not before."""
+    gc.collect()
+    gc.collect()  # what the first one's finalizers let go
+    return [f"{name} ({count} times)" for name, count in (open_here() - before).items()]
+
+
+def mounts() -> set[str]:
+    """Every place where something is mounted."""
+    return {line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()}
