@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: demo demo-qemu test accept-memory lint docs conformance bench bench-check rows soak walk fuzz fuzz-coverage clean
+.PHONY: demo demo-qemu test accept-memory lint docs conformance bench bench-check rows flake soak walk fuzz fuzz-coverage clean
 .DEFAULT_GOAL := demo
 
 .venv/run.stamp: pyproject.toml scripts/setup-venv
@@ -56,6 +56,11 @@ rows: .venv/dev.stamp  ## each promise of docs/rows.toml: proven, failing or ope
 	scripts/setup-qemu
 	scripts/setup-qemu10
 	$(BIN)/python scripts/rows.py $(if $(STRICT),--strict) $(ARGS)
+
+flake: .venv/dev.stamp  ## the tests N times (10) in random order, half of them on a busy machine; ARGS="--seed S --load all PATH..."
+	scripts/setup-qemu
+	scripts/setup-qemu10
+	$(BIN)/python scripts/flake.py --runs $(or $(N),10) $(ARGS)
 
 soak: .venv/dev.stamp  ## the long ones
 	scripts/setup-qemu
