@@ -21,13 +21,25 @@ class NothingLeft:
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
         self._is_worker = hasattr(config, "workerinput")
+        self._runs_tests = self._is_worker or not config.getoption("numprocesses", None)
         if not self._is_worker:
             leftovers.adopt_orphans()
         self._children = leftovers.children()
-        self._open = leftovers.open_here()
+        self._open: leftovers.Opened = {}
+        self._tests: dict[tuple[str, int], str] = {}  # after which test it was there first
         self._mounts = leftovers.mounts()
         self._reserved = machine_wide.huge_pages_of_the_machine()
         self._lines: list[str] = []
+
+    def pytest_collection_finish(self) -> None:
+        """Begin with what modules have made for all their tests."""
+        self._open = leftovers.open_here()
+
+    def pytest_runtest_logfinish(self, nodeid: str) -> None:
+        """Remember which test left what, whether or not a later one closes it."""
+        if self._runs_tests:
+            for thing in leftovers.open_here():
+                self._tests.setdefault(thing, nodeid)
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:
@@ -37,7 +49,10 @@ class NothingLeft:
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         """Look when all tests and workers are done; a worker looks at itself."""
-        lines = leftovers.left_open(self._open)
+        lines = [
+            f"{name}, open since {self._tests.get((name, inode), 'no test')}"
+            for name, inode in leftovers.left_open(self._open)
+        ]
         if self._is_worker:
             self._config.workeroutput["left"] = lines  # type: ignore[attr-defined]
             return

@@ -2,10 +2,11 @@
 
 import asyncio
 import mmap
-import weakref
+
+from tests.rigs.memory import memory_of
 
 from dynmem.conformance import adapter
-from dynmem.memory.backend import Backend, MemfdBackend
+from dynmem.memory.backend import Backend
 from dynmem.units import MIB, NS_PER_S, PAGE_SHIFT, PAGE_SIZE
 from dynmem.vm.balloon.device import Discarding, HvBalloon
 from dynmem.vm.balloon.memory_device import HotAddedMemory
@@ -32,11 +33,10 @@ class DeviceHost:
         self.hot_add_pages = ADDED_BYTES // PAGE_SIZE
         self._now = 0
         clock = VirtualClock(lambda: self._now)
-        self.boot = MemfdBackend(BOOT_BYTES)
-        self._added = HotAddedMemory("b0", MemfdBackend(ADDED_BYTES), is_mapped=lambda *_: True)
+        self.boot = memory_of(self, BOOT_BYTES)
+        self._added = HotAddedMemory("b0", memory_of(self, ADDED_BYTES), is_mapped=lambda *_: True)
         self._added.set_addr(ADDED_AT)
         self._loop = asyncio.new_event_loop()  # of futures that are done before anybody waits
-        weakref.finalize(self, self._loop.close)
         self.device = HvBalloon(
             identity="balloon0",
             boot=self.boot,
@@ -49,6 +49,9 @@ class DeviceHost:
             faults=Faults(clock.now_ns),
         )
         self.bus = Bus(self.memory, [self.device.offer])
+
+    def __del__(self) -> None:
+        self._loop.close()
 
     def _discarding(self, _: Backend) -> Discarding:
         return self._discard

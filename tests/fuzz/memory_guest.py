@@ -137,6 +137,10 @@ class MemoryRig:
         self.count = 0
         self.is_prompt = False
 
+    def __del__(self) -> None:
+        self.loop.close()
+        self.machine.memory.close()
+
     # lives of the guest
 
     def restart(self) -> None:

@@ -50,9 +50,15 @@ class MonitorRig:
         self.count = 0
         self.machine: Machine | None = None
 
-    def restart(self) -> None:
+    def __del__(self) -> None:
+        self.close()
+
+    def close(self) -> None:
         if self.machine is not None:
             self.machine.memory.close()
+
+    def restart(self) -> None:
+        self.close()
         for path in Path(self.folder.name).iterdir():
             path.unlink()
         self.machine = Machine(OPTIONS, lambda *_: None)

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import uuid
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -203,6 +204,7 @@ def wishes() -> Callable[[bytes], None]:
         finally:
             log.disabled = False
 
+    weakref.finalize(feed, os.close, descriptor)
     return feed
 
 
@@ -216,6 +218,7 @@ def configurations() -> Callable[[bytes], None]:
         os.pwrite(descriptor, data, 0)
         config.load(path)
 
+    weakref.finalize(feed, os.close, descriptor)
     return feed
 
 

@@ -5,10 +5,10 @@ from collections.abc import Callable
 
 import numpy as np
 from tests.dm.ends import PlainSource
+from tests.rigs.memory import memory_of
 
 from dynmem.dm import DynamicMemoryHost, GivenUp, HostOptions
 from dynmem.dm.events import HostEvent
-from dynmem.memory.backend import MemfdBackend
 from dynmem.memory.discard import Discarder
 from dynmem.pages import ranges as page_ranges
 from dynmem.pages.page_set import PageSet
@@ -32,13 +32,13 @@ class Machine:
     """
 
     def __init__(self, size: int, interrupt: Callable[[], None], added_size: int = 0) -> None:
-        self.backend = MemfdBackend(size, "test-guest")
+        self.backend = memory_of(self, size, "test-guest")
         self.memory = FlatMemory(self.backend.view)
         self.pages = size // PAGE_SIZE
         self.bus = Bus(self.memory, [Offer(BALLOON_DEVICE_TYPE, uuid.uuid4(), "hv-balloon")])
         self.channel = self.bus.channels[RELID]
         self.discarder = Discarder(self.backend)
-        self.added = MemfdBackend(added_size, "test-added") if added_size else None
+        self.added = memory_of(self, added_size, "test-added") if added_size else None
         self.source = PlainSource(ADDED_AT, added_size // PAGE_SIZE)
         self.given_up = PageSet(ADDED_AT + added_size // PAGE_SIZE)
         self.device = DynamicMemoryHost(

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.rigs.memory import memory_of
 
 from dynmem.errors import RemoteProtocolError
 from dynmem.guest.allocator import IN_USE, Allocator
@@ -17,7 +18,6 @@ from dynmem.guest.hardware import Hardware
 from dynmem.guest.slots import Slots
 from dynmem.guest.synic import Synic
 from dynmem.guest.workload import Workload
-from dynmem.memory.backend import MemfdBackend
 from dynmem.units import MIB, NS_PER_S, PAGE_SIZE
 from dynmem.wire import hardware as wire
 
@@ -38,7 +38,7 @@ class Guest:
         self.host, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.host.setblocking(False)
         self.hardware = Hardware(self._theirs)
-        self.dimms = MemfdBackend(4 * DIMM, "dimms")
+        self.dimms = memory_of(self, 4 * DIMM, "dimms")
         self.send(wire.MapSlot(0, 0, BOOT, 0), self.machine.backend.fd)
         self.send(wire.Start())
         self.hardware.wait_for_start()

@@ -3,8 +3,8 @@
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from tests.rigs.memory import memory_of
 
-from dynmem.memory.backend import MemfdBackend
 from dynmem.memory.discard import Discarder
 from dynmem.pages import ranges as page_ranges
 from dynmem.units import PAGE_SIZE
@@ -18,7 +18,7 @@ SPANS = st.lists(st.tuples(st.integers(0, PAGES - 1), st.integers(1, 90)), min_s
 class HeldBack(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
-        self.backend = MemfdBackend(PAGES * PAGE_SIZE)
+        self.backend = memory_of(self, PAGES * PAGE_SIZE)
         self.discarder = Discarder(self.backend)
         self.memory = Memory(PAGES, pages_max=150)
         self.gone: set[int] = set()

@@ -76,23 +76,28 @@ def _described(pid: int) -> str:
     return f"process {pid}, started by {tests[0] if tests else 'nobody known'}: {command[:200]}"
 
 
-def open_here() -> Counter[str]:
-    """The memory files and sockets that this process has open or mapped, by what the kernel calls them."""
-    found: Counter[str] = Counter()
+Opened = dict[tuple[str, int], int]  # what the kernel calls it, its inode: how often it is open or mapped
+
+
+def open_here() -> Opened:
+    """Return the memory files and sockets that this process has open or mapped."""
+    found: Counter[tuple[str, int]] = Counter()
     for entry in Path("/proc/self/fd").iterdir():
         with contextlib.suppress(OSError):  # the one that lists the folder
-            found[str(entry.readlink())] += 1
+            if (name := str(entry.readlink())).startswith(_KINDS):
+                found[name, entry.stat().st_ino] += 1
     for line in Path("/proc/self/maps").read_text().splitlines():
         if "/memfd:" in line:
-            found[f"{line[line.index('/memfd:') :]}, mapped"] += 1
-    return Counter({name: count for name, count in found.items() if name.startswith(_KINDS)})
+            found[f"{line[line.index('/memfd:') :]}, mapped", int(line.split()[4])] += 1
+    return found
 
 
-def left_open(before: Counter[str]) -> list[str]:
-    """A line on each memory file and socket that is open now and was not before."""
+def left_open(before: Opened) -> Opened:
+    """Return what is open now and was not before."""
+    if open_here().keys() <= before.keys():
+        return {}
     gc.collect()
-    gc.collect()  # what the first one's finalizers let go
-    return [f"{name} ({count} times)" for name, count in (open_here() - before).items()]
+    return {key: count for key, count in open_here().items() if key not in before}
 
 
 def mounts() -> set[str]:

@@ -36,5 +36,5 @@ def test_a_memory_file_that_stays_open_is_found_and_one_that_is_closed_is_not() 
     descriptor = os.memfd_create("left")
     found = leftovers.left_open(before)
     os.close(descriptor)
-    assert found == ["/memfd:left (deleted) (1 times)"]
-    assert leftovers.left_open(before) == []
+    assert [(name, count) for (name, _), count in found.items()] == [("/memfd:left (deleted)", 1)]
+    assert leftovers.left_open(before) == {}

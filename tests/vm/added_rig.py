@@ -4,7 +4,9 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from dynmem.memory.backend import Backend, MemfdBackend
+from tests.rigs.memory import memory_of
+
+from dynmem.memory.backend import Backend
 from dynmem.space.address_space import AddressSpace, Section
 from dynmem.space.memory_device import DeviceMemory
 from dynmem.space.memslots import Memslots
@@ -58,7 +60,7 @@ class Plugged:
         trace: Trace = NO_TRACE,
         backend: Backend | None = None,
     ) -> None:
-        self.backend = backend or MemfdBackend(size)
+        self.backend = backend or memory_of(self, size)
         self.consumer = Consumer(slots_max)
         self.space = AddressSpace()
         self.space.listen(self.consumer)

@@ -5,8 +5,10 @@ import functools
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from tests.rigs.memory import memory_of
+
 from dynmem import vmbus
-from dynmem.memory.backend import Backend, MemfdBackend
+from dynmem.memory.backend import Backend
 from dynmem.trace_events import NO_TRACE, Trace
 from dynmem.units import MIB, PAGE_SIZE
 from dynmem.vm.balloon.device import Discarding, HvBalloon
@@ -52,7 +54,7 @@ class Rig:
         trace: Trace = NO_TRACE,
         boot: Backend | None = None,
     ) -> None:
-        self.boot = boot or MemfdBackend(SIZE)
+        self.boot = boot or memory_of(self, SIZE)
         self.now = 0
         self.woken = 0
         clock = VirtualClock(lambda: self.now)

@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -48,7 +50,10 @@ class Vm:
             await asyncio.sleep(0.02)
 
     def guest_pids(self) -> list[int]:
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
+        try:
+            children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
+        except (FileNotFoundError, ProcessLookupError):  # it has ended
+            return []
         return [int(pid) for pid in children.split()]
 
     def resident_bytes(self) -> int:
@@ -81,8 +86,12 @@ async def running(
         client = await vm.client()
         yield vm, client
     finally:
+        guests = vm.guest_pids()
         vm.process.kill()
         vm.process.wait()
+        for pid in guests:  # a guest program that is not ours outlives a machine that is killed
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         if client is not None:
             with contextlib.suppress(Exception):
                 await client.disconnect()

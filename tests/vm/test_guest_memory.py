@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.rigs.memory import memory_of
 
 from dynmem.memory.backend import MemfdBackend
 from dynmem.space.address_space import Section
@@ -16,7 +17,8 @@ def mapped(*spans: tuple[int, int]) -> tuple[MappedMemory, list[Section]]:
     """Memory at these (first page, pages), each of a backend of its own."""
     memory = MappedMemory()
     sections = [
-        Section(page * PAGE, pages * PAGE, MemfdBackend(pages * PAGE), 0, False, "m") for page, pages in spans
+        Section(page * PAGE, pages * PAGE, memory_of(memory, pages * PAGE), 0, False, "m")
+        for page, pages in spans
     ]
     for section in sections:
         memory.section_added(section)

@@ -4,6 +4,7 @@ import asyncio
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from tests.rigs.memory import memory_of
 from tests.vm.added_rig import BASE, FIRST, SIZE, UNIT, AddingRig, Discards, Plugged
 from tests.vm.device_rig import packed, plays
 
@@ -343,13 +344,13 @@ async def test_what_is_given_up_is_traced_before_in_and_behind_our_range_as_qemu
 
 
 def test_a_backend_in_use_or_of_odd_size_and_an_address_without_one_are_refused_in_qemus_words() -> None:
-    backend = MemfdBackend(MIB)
-    check_memdev("m0", backend, is_busy=False)
-    check_address(0)
-    with pytest.raises(MemoryDeviceError, match=r"^'memdev' property specifies a busy memdev: m0$"):
-        check_memdev("m0", backend, is_busy=True)
-    with pytest.raises(MemoryDeviceError, match=r"^'memdev' property must not be set without a memdev$"):
-        check_address(BASE)
+    with MemfdBackend(MIB) as backend:
+        check_memdev("m0", backend, is_busy=False)
+        check_address(0)
+        with pytest.raises(MemoryDeviceError, match=r"^'memdev' property specifies a busy memdev: m0$"):
+            check_memdev("m0", backend, is_busy=True)
+        with pytest.raises(MemoryDeviceError, match=r"^'memdev' property must not be set without a memdev$"):
+            check_address(BASE)
 
 
 def refusal(memory: str, device: str, *objects: str) -> str:
@@ -422,7 +423,7 @@ async def test_what_waited_to_be_discarded_at_a_reset_is_not_discarded_from_the_
 async def test_a_dimm_that_leaves_takes_pages_out_of_an_offer_that_found_no_room() -> None:
     rig = rig_of()
     dimm_at = 2 * FIRST
-    rig.device.memory_plugged(dimm_at, MemfdBackend(MIB))
+    rig.device.memory_plugged(dimm_at, memory_of(rig, MIB))
     assert rig.device.actual_bytes == SIZE + MIB
     rig.shrink(20, (100, 4), (dimm_at, 16))
     while rig.discards.open:

@@ -14,11 +14,12 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from tests.rigs.memory import memory_of
 from tests.vm.added_rig import BASE, FIRST, SIZE, AddingRig, Discards, Plugged
 from tests.vm.device_rig import packed
 
 from dynmem.dm.states import HostState
-from dynmem.memory.backend import Backend, MemfdBackend
+from dynmem.memory.backend import Backend
 from dynmem.memory.discard import Discarder, DiscardError
 from dynmem.memory.pending import PendingDiscards
 from dynmem.pages import ranges as page_ranges
@@ -66,7 +67,7 @@ class Interleavings(RuleBasedStateMachine):
         plugged = Plugged(ADDED, startup_last=True)
         self.rig = AddingRig(plugged, self.flights)
         self.device = self.rig.device
-        self.dimm = MemfdBackend(DIMM)
+        self.dimm = memory_of(self, DIMM)
         self.owned: dict[Backend, Owned] = {
             self.rig.boot: np.ones(SIZE >> PAGE_SHIFT, np.bool_),
             plugged.backend: np.zeros(ADDED >> PAGE_SHIFT, np.bool_),
