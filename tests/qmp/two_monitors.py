@@ -108,8 +108,7 @@ async def our_monitor(scene: Scene, folder: Path) -> AsyncIterator[Monitor]:
         await monitor.connect(vm.qmp, vm.process)
         yield monitor
     finally:
-        vm.process.kill()
-        vm.process.wait()
+        vm.kill()
         monitor.close()
 
 

@@ -47,7 +47,7 @@ def test_an_interruption_ends_the_busy_loops_and_the_suite(tmp_path: Path, numbe
     fifo = tmp_path / "begun"
     os.mkfifo(fifo)
     path = suite(tmp_path, f"pathlib.Path({str(fifo)!r}).write_text(str(os.getpid())); time.sleep(600)")
-    command = [sys.executable, FLAKE, "-n0", "--runs", "1", "--load", "all", path]
+    command: list[str | Path] = [sys.executable, FLAKE, "-n0", "--runs", "1", "--load", "all", path]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
         worker = int(fifo.read_text())
         assert len(busy_loops(process.pid)) == 2 * len(os.sched_getaffinity(0))

@@ -67,6 +67,19 @@ class Vm:
         lines = self.serial.read_text().splitlines(keepends=True)
         return [json.loads(line) for line in lines if line.endswith("\n")]
 
+    def kill(self) -> None:
+        """End it, and its guest with it.
+
+        A guest that is stopped before it could ask to end with its machine would outlive it; and so would a
+        guest program that never asks.
+        """
+        guests = self.guest_pids()
+        self.process.kill()
+        self.process.wait()
+        for pid in guests:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
     async def exit_code(self) -> int:
         return await asyncio.to_thread(self.process.wait, 10)
 
@@ -86,12 +99,7 @@ async def running(
         client = await vm.client()
         yield vm, client
     finally:
-        guests = vm.guest_pids()
-        vm.process.kill()
-        vm.process.wait()
-        for pid in guests:  # a guest program that is not ours outlives a machine that is killed
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        vm.kill()
         if client is not None:
             with contextlib.suppress(Exception):
                 await client.disconnect()
