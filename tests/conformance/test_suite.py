@@ -100,7 +100,7 @@ def test_the_command_prints_json_and_ends_with_0(capsys: pytest.CaptureFixture[s
 
 @pytest.mark.parametrize("name", ["nowhere:Host", "dynmem.conformance.ours.host:Nobody", "", "dynmem.errors"])
 def test_a_factory_that_is_none_is_told_in_a_sentence(name: str) -> None:
-    with pytest.raises(ConfigError, match="is no factory"):
+    with pytest.raises(ConfigError, match="is not a factory"):
         main(["--guest", name])
 
 

@@ -1,4 +1,4 @@
-"""A test suite that holds any host or guest of VMBus and Dynamic Memory to what its peers rely on.
+"""A test suite for any host or guest of VMBus and Dynamic Memory: it checks what the peers rely on.
 
 Write an adapter (`HostUnderTest` or `GuestUnderTest`) and `run` the cases on it, or name it to the command:
 ``python -m dynmem.conformance --host mymodule:MyHost``. The contract and the cases are in

@@ -1,7 +1,7 @@
 """Run the suite: ``python -m dynmem.conformance [--json] [--host MODULE:FACTORY] [--guest MODULE:FACTORY]``.
 
-Without a factory, this project's own ends are tested. The exit code is 1 if any case failed, 2 if there is no
-such factory.
+Without a factory, this project's own ends are tested. The exit code is 1 if any case failed, 2 if a factory
+does not exist.
 """
 
 import argparse
@@ -24,38 +24,42 @@ CASES: Final = {"host": HOST_CASES, "guest": GUEST_CASES}
 
 
 def load(name: str) -> Callable[[], Any]:
-    """The factory called ``MODULE:NAME``; ConfigError if there is none."""
+    """Return the factory called ``MODULE:NAME``. Raises ConfigError if there is none."""
     module, _, attribute = name.partition(":")
     try:
         factory: Callable[[], Any] = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(f"{name} is no factory: {error}") from error
+        raise ConfigError(f"{name} is not a factory: {error}") from error
     return factory
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """The options."""
+    """Return the parsed options."""
     parser = argparse.ArgumentParser(prog="python -m dynmem.conformance", description=__doc__)
-    parser.add_argument("--host", action="append", default=[], help="a factory of hosts, MODULE:NAME")
-    parser.add_argument("--guest", action="append", default=[], help="a factory of guests, MODULE:NAME")
-    parser.add_argument("--only", default="", help="cases whose names contain this text")
-    parser.add_argument("--list", action="store_true", help="the cases, in Markdown; nothing is run")
-    parser.add_argument("--json", action="store_true", help="JSON instead of tables")
+    parser.add_argument(
+        "--host", action="append", default=[], help="test hosts made by this factory, MODULE:NAME"
+    )
+    parser.add_argument(
+        "--guest", action="append", default=[], help="test guests made by this factory, MODULE:NAME"
+    )
+    parser.add_argument("--only", default="", help="run the cases whose names contain this text")
+    parser.add_argument("--list", action="store_true", help="print the cases as Markdown and run nothing")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     return parser.parse_args(arguments)
 
 
 def chosen(cases: Iterable[Case], text: str) -> list[Case]:
-    """The cases to run."""
+    """Return the cases to run."""
     return [case for case in cases if text in case.name]
 
 
 def listing() -> str:
-    """Every case of both ends."""
+    """Return every case of both ends as Markdown."""
     return reference("Hosts", HOST_CASES) + "\n" + reference("Guests", GUEST_CASES)
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run what is asked for; the exit code."""
+    """Run the chosen cases. Returns the exit code."""
     options = parse(arguments)
     if options.list:
         sys.stdout.write(listing())
@@ -74,7 +78,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def command() -> int:
-    """Run `main` on the command line and return the exit code; a wrong option is one sentence."""
+    """Run `main` with the command line and return the exit code; report a wrong option in one sentence."""
     try:
         return main(sys.argv[1:])
     except ConfigError as problem:

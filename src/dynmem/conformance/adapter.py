@@ -1,9 +1,9 @@
-"""What an author writes to have a host or a guest tested: one small class.
+"""The adapter: one small class that an author writes to have a host or a guest tested.
 
 The suite plays the other end, byte for byte, over guest memory that both can reach. An adapter moves messages
-and signals and lets time pass; it judges nothing. Each case gets a fresh implementation from a factory, so
-that nothing has to be undone. Everything that a call causes has happened when it returns; an implementation
-that works in its own time is given that time in `advance`, and may also settle in any other call.
+and signals and lets time pass; it judges nothing. Each case gets a new implementation from a factory, so
+nothing has to be undone. Everything that a call causes has happened when it returns; an implementation that
+works in its own time can wait in `advance`, or in any other call, until it is idle.
 
 All sizes are pages of 4 KiB, all times nanoseconds.
 """
@@ -26,12 +26,12 @@ class HostUnderTest(Protocol):
     """A host: its VMBus with one Dynamic Memory device, after a reset, with no guest yet.
 
     Attributes:
-        groups: Which groups of cases it claims to pass; the others are reported as skipped.
+        groups: The groups of cases that it claims to pass; the others are reported as skipped.
         scratch: Guest page numbers of at least 512 pages that the suite may use for rings.
-        boot_pages: The size of the guest; 256 MiB at least, page numbers 0 to ``boot_pages`` - 1 (holes of
-            the platform left out of account).
-        post_init_wait_ns: How long after the handshake the host promises not to ask the guest for anything.
-        hot_add_pages: How much can be hot-added on top of ``boot_pages``; 0 for none.
+        boot_pages: The size of the guest, at least 256 MiB, with page numbers 0 to ``boot_pages`` - 1 (holes
+            of the platform are ignored).
+        post_init_wait_ns: How long after the handshake the host promises to request nothing.
+        hot_add_pages: How much can be hot-added beyond ``boot_pages``; 0 for nothing.
 
     """
 
@@ -46,49 +46,49 @@ class HostUnderTest(Protocol):
         """The guest's memory, at least the pages of ``scratch``."""
 
     def post_message(self, connection_id: int, message_type: int, payload: bytes) -> int:
-        """HvPostMessage by the guest; the hypercall's status."""
+        """Carry out HvPostMessage by the guest. Returns the hypercall's status."""
 
     def signal_event(self, connection_id: int, flag: int) -> int:
-        """HvSignalEvent by the guest; the hypercall's status. The host looks at its rings."""
+        """Carry out HvSignalEvent by the guest; the host reads its rings. Returns the hypercall's status."""
 
     def take_message(self) -> bytes | None:
-        """The payload in the guest's slot of SINT 2, which is emptied and its EOM written; None if empty."""
+        """Return the payload in the guest's slot of SINT 2 and empty it, with EOM; None if it is empty."""
 
     def take_event_flags(self) -> list[int]:
-        """The event flags of SINT 2 that were set since the last call."""
+        """Return the event flags of SINT 2 that were set since the last call."""
 
     def advance(self, ns: int) -> None:
-        """Let so much time pass on the host's clock, and let it do what is due."""
+        """Let this much time pass on the host's clock, and let the host do what is due."""
 
     def set_target(self, pages: int) -> None:
-        """Ask for a size of the guest, as the operator would (QMP ``balloon``)."""
+        """Set the guest's target size, as an operator would (QMP ``balloon``)."""
 
     def reset(self) -> None:
-        """Reset the machine: the guest begins anew and owns all of its memory."""
+        """Reset the machine: the guest boots again and owns all of its memory."""
 
     def unplug(self) -> bool:
-        """Take the device's offer back; False, and nothing done, if the host cannot."""
+        """Rescind the device's offer. Returns False, without doing anything, if the host cannot."""
 
     def actual_pages(self) -> int | None:
-        """The guest's size as the host tells it (QMP ``query-balloon``); None if it cannot be asked."""
+        """Return the guest's size as the host reports it (QMP ``query-balloon``); None if it does not."""
 
 
 class Hypercalls(Protocol):
-    """What the suite offers to a guest under test: the two hypercalls that VMBus needs."""
+    """What the suite provides to a guest under test: the two hypercalls that VMBus needs."""
 
     def post_message(self, connection_id: int, message_type: int, payload: bytes) -> int:
-        """HvPostMessage; the status: 0, or 18 and 19 as the case may want it."""
+        """Accept HvPostMessage. Returns the status: 0, or 18 or 19 if the case needs that."""
 
     def signal_event(self, connection_id: int, flag: int) -> int:
-        """HvSignalEvent; the status."""
+        """Accept HvSignalEvent. Returns the status."""
 
 
 class GuestUnderTest(Protocol):
     """A guest: its VMBus driver and its Dynamic Memory driver, not started yet.
 
     Attributes:
-        groups: Which groups of cases it claims to pass; the others are reported as skipped.
-        total_pages: The guest's size; 512 MiB at least, most of it free.
+        groups: The groups of cases that it claims to pass; the others are reported as skipped.
+        total_pages: The guest's size, at least 512 MiB, most of it free.
 
     """
 
@@ -100,19 +100,19 @@ class GuestUnderTest(Protocol):
         """The guest's memory, as the host sees it."""
 
     def start(self, hypercalls: Hypercalls) -> None:
-        """Load the drivers: they contact the host by `hypercalls`, from here on and in every other call."""
+        """Load the drivers. They use `hypercalls` to contact the host, in this and in every later call."""
 
     def deliver_message(self, payload: bytes) -> None:
-        """A message for SINT 2; the slot is empty."""
+        """Deliver a message for SINT 2, whose slot is empty."""
 
     def deliver_event(self, flag: int) -> None:
-        """An event flag of SINT 2 is set, and the interrupt raised."""
+        """Set an event flag of SINT 2 and raise the interrupt."""
 
     def advance(self, ns: int) -> None:
-        """Let so much time pass on the guest's clock, and let it do what is due."""
+        """Let this much time pass on the guest's clock, and let the guest do what is due."""
 
     def ballooned_pages(self) -> int | None:
-        """How many pages the guest holds to be the host's; None if it cannot be asked."""
+        """Return how many pages the guest believes to be in the balloon; None if it does not report that."""
 
 
 HostFactory = Callable[[], HostUnderTest]

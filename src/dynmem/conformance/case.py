@@ -1,4 +1,4 @@
-"""A case of the suite, the running of cases, and what becomes of them."""
+"""A case of the suite, how cases are run, and their results."""
 
 import enum
 from collections.abc import Callable, Iterable
@@ -8,26 +8,26 @@ import msgspec
 
 
 class DeviationError(Exception):
-    """The implementation under test did not do what must happen; the text is a sentence."""
+    """The implementation under test did not do what must happen; the text says what it did."""
 
 
 class NotApplicableError(Exception):
-    """The case asks for something this implementation does not offer; the text says what."""
+    """The case needs something that this implementation does not offer; the text says what."""
 
 
 def fail(text: str) -> NoReturn:
-    """Say what went wrong."""
+    """Raise DeviationError with this text."""
     raise DeviationError(text)
 
 
 def must(condition: object, text: str) -> None:
-    """Hold the implementation to `condition`; `text` says what is wrong otherwise."""
+    """Raise DeviationError with `text` unless `condition` is true."""
     if not condition:
         raise DeviationError(text)
 
 
 class UnderTest(Protocol):
-    """What the running needs to know of an adapter."""
+    """The part of an adapter that running a case needs."""
 
     groups: frozenset[str]
 
@@ -36,11 +36,11 @@ class Case(msgspec.Struct, frozen=True):
     """One thing that must happen.
 
     Attributes:
-        name: Stable, in words with dashes, unique for its end.
+        name: Stable, words joined by dashes, unique among the cases of its end.
         group: One of `dynmem.conformance.adapter.GROUPS`.
         must: What must happen, in one sentence.
-        source: Where that can be read, or who relies on it.
-        play: Plays it against a fresh implementation; raises DeviationError.
+        source: Where to read that, or who relies on it.
+        play: Plays it against a new implementation; raises DeviationError.
 
     """
 
@@ -52,7 +52,7 @@ class Case(msgspec.Struct, frozen=True):
 
 
 class Verdict(enum.StrEnum):
-    """What became of a case."""
+    """The result of a case."""
 
     PASSED = "passed"
     FAILED = "failed"
@@ -72,7 +72,7 @@ class Result(msgspec.Struct, frozen=True):
 
 
 def run_case(case: Case, factory: Callable[[], UnderTest]) -> Result:
-    """Play one case against what `factory` makes."""
+    """Play one case against an implementation that `factory` makes."""
     verdict, detail = Verdict.PASSED, ""
     try:
         subject = factory()
@@ -84,13 +84,13 @@ def run_case(case: Case, factory: Callable[[], UnderTest]) -> Result:
         verdict, detail = Verdict.SKIPPED, str(reason)
     except DeviationError as deviation:
         verdict, detail = Verdict.FAILED, str(deviation)
-    except Exception as error:  # a foreign implementation: whatever it raises is its failure
+    except Exception as error:  # foreign code: whatever it raises is its failure
         verdict, detail = Verdict.BROKEN, f"{type(error).__name__}: {error}"
     return Result(case.name, case.group, verdict, detail, case.must, case.source)
 
 
 def run(cases: Iterable[Case], factory: Callable[[], UnderTest]) -> list[Result]:
-    """Play every case, each against an implementation of its own."""
+    """Play every case, each against a new implementation."""
     return [run_case(case, factory) for case in cases]
 
 
@@ -98,18 +98,18 @@ Play = Callable[[Any], None]
 
 
 class CaseTable:
-    """Cases in the order in which they are entered; names are distinct."""
+    """Cases in the order of their definition; names are distinct."""
 
     def __init__(self) -> None:
         self.cases: list[Case] = []
 
     def add(self, case: Case) -> None:
-        """Enter one case."""
+        """Add a case."""
         assert all(case.name != other.name for other in self.cases), case.name
         self.cases.append(case)
 
     def case(self, name: str, group: str, must: str, source: str) -> Callable[[Play], Play]:
-        """Enter the decorated function as a case."""
+        """Add the decorated function as a case."""
 
         def enter(play: Play) -> Play:
             self.add(Case(name, group, must, source, play))

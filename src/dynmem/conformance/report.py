@@ -1,4 +1,4 @@
-"""What a run of the suite says: a table for people, JSON for programs."""
+"""Reports a run of the suite: as a table for people, as JSON for programs."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -10,13 +10,13 @@ BAD = frozenset({Verdict.FAILED, Verdict.BROKEN})
 
 
 def conforms(results: Sequence[Result]) -> bool:
-    """Whether no case failed, and at least one passed."""
+    """Return whether no case failed, and at least one passed."""
     verdicts = {result.verdict for result in results}
     return Verdict.PASSED in verdicts and not verdicts & BAD
 
 
 def table(title: str, results: Sequence[Result]) -> str:
-    """One line a case; below a failed one what happened, what must happen and who relies on it."""
+    """Return one line per case; below a failed one what happened, what must happen and who relies on it."""
     width = max((len(result.name) for result in results), default=0)
     lines = [title]
     for result in results:
@@ -38,7 +38,7 @@ def table(title: str, results: Sequence[Result]) -> str:
 
 
 def facts(end: str, subject: str, results: Sequence[Result]) -> dict[str, Any]:
-    """The same for a program; the names of fields and verdicts are stable."""
+    """Return the results for a program; the names of fields and verdicts are stable."""
     return {
         "end": end,
         "subject": subject,
@@ -58,7 +58,7 @@ def facts(end: str, subject: str, results: Sequence[Result]) -> dict[str, Any]:
 
 
 def reference(title: str, cases: Iterable[Case]) -> str:
-    """The cases of one end as a table in Markdown."""
+    """Return the cases of one end as a table in Markdown."""
     lines = [
         f"### {title}",
         "",

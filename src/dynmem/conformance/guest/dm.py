@@ -1,4 +1,4 @@
-"""Cases against a guest's end of the Dynamic Memory Protocol, by a host that keeps to it, or not at all."""
+"""Cases against a guest's end of the Dynamic Memory Protocol, played by a good or a hostile host."""
 
 import struct
 from functools import partial
@@ -36,7 +36,7 @@ for _name, _number in (("2.0", dm.DM_2_0), ("1.0", dm.DM_1_0), ("0.3", dm.DM_0_3
         Case(
             f"guest-version-{_name}",
             DM,
-            f"A host that takes no version above {_name} gets the same service over it.",
+            f"A host that accepts no version above {_name} gets the same service with it.",
             "Linux hv_balloon.c, version_resp: 2.0, then 1.0, then 0.3",
             partial(_version, _number),
         )
@@ -46,7 +46,7 @@ for _name, _number in (("2.0", dm.DM_2_0), ("1.0", dm.DM_1_0), ("0.3", dm.DM_0_3
 @TABLE.case(
     "guest-last-attempt",
     DM,
-    "Only the last version it knows is asked for with is_last_attempt; refused, the guest falls silent.",
+    "Only the last version it knows is requested with is_last_attempt; if rejected, the guest falls silent.",
     "dynmem-proto.h, dm_version_request; Linux hv_balloon.c, version_resp",
 )
 def _last_attempt(guest: GuestUnderTest) -> None:
@@ -55,35 +55,35 @@ def _last_attempt(guest: GuestUnderTest) -> None:
     last = False
     while not last:
         trans_id, version, last = host.version_request()
-        must(version not in asked and len(asked) < 16, f"version {version:#x} is asked for after {asked}")
+        must(version not in asked and len(asked) < 16, f"version {version:#x} is requested after {asked}")
         asked.append(version)
         host.send(dm.version_response(trans_id, accepted=False))
-    must(asked == sorted(asked, reverse=True), f"versions are asked for in the order {asked}")
-    host.silent("after its last version was refused", 100 * NS_PER_S)
+    must(asked == sorted(asked, reverse=True), f"versions are requested in the order {asked}")
+    host.silent("after its last version was rejected", 100 * NS_PER_S)
     must(not host.statuses, "status reports come although no version was agreed on")
 
 
 @TABLE.case(
     "guest-capabilities-refused",
     DM,
-    "A guest whose capabilities are refused shuts the service down: no status, no pages.",
+    "A guest whose capabilities are rejected ends the service: no status, no pages.",
     "dynmem-proto.h, dm_capabilities_resp_msg.is_accepted",
 )
 def _caps_refused(guest: GuestUnderTest) -> None:
     host = _opened(guest)
     host.negotiate()
     host.capabilities(accepted=False)
-    host.silent("after its capabilities were refused", 100 * NS_PER_S)
+    host.silent("after its capabilities were rejected", 100 * NS_PER_S)
     host.send(dm.balloon_request(1, 100))
-    host.silent("after its capabilities were refused")
-    must(not host.statuses, "status reports come although the capabilities were refused")
+    host.silent("after its capabilities were rejected")
+    must(not host.statuses, "status reports come although the capabilities were rejected")
     host.holds(0)
 
 
 @TABLE.case(
     "guest-suppressed-status",
     DM,
-    "With suppress_pressure_reports in the answer to its capabilities, a guest sends no status reports.",
+    "With suppress_pressure_reports in the response to its capabilities, a guest sends no status reports.",
     "dynmem-proto.h, dm_cap_resp flags: suppress_pressure_reports",
 )
 def _suppressed(guest: GuestUnderTest) -> None:
@@ -95,7 +95,7 @@ def _suppressed(guest: GuestUnderTest) -> None:
 @TABLE.case(
     "guest-status-counts-balloon",
     DM,
-    "Pages that the host has count as committed in the status, so that demand does not seem to fall.",
+    "Pages in the balloon count as committed in the status, so that demand does not seem to fall.",
     "Linux hv_balloon.c, post_status: vm_memory_committed() + num_pages_ballooned + floor",
 )
 def _status_committed(guest: GuestUnderTest) -> None:
@@ -116,7 +116,7 @@ def _status_committed(guest: GuestUnderTest) -> None:
 @TABLE.case(
     "guest-balloon-many-ranges",
     DM,
-    "An answer of many ranges comes in messages of a page at most, more_pages set on all but the last.",
+    "A response of many ranges comes in messages of at most a page, with more_pages set in all but the last.",
     "Linux hv_balloon.c, balloon_up and alloc_balloon_pages",
 )
 def _many(guest: GuestUnderTest) -> None:
@@ -130,16 +130,16 @@ def _many(guest: GuestUnderTest) -> None:
 @TABLE.case(
     "guest-balloon-partial",
     DM,
-    "Asked for all its memory, a guest gives what it can spare; asked on, it ends with an empty answer.",
+    "Asked for all its memory, a guest gives what it can spare; asked again, it sends an empty response.",
     "Linux hv_balloon.c, balloon_up: the floor; a request that yields nothing is answered by range_count 0",
 )
 def _partial(guest: GuestUnderTest) -> None:
     host = PlayedHost(guest).begin()
-    for _ in range(64):  # each round may go down to the floor of the size that is left
+    for _ in range(64):  # each round may go down to the floor of the remaining size
         if host.balloon(guest.total_pages) == [[]]:
             break
     else:
-        fail("there is no end to what the guest gives")
+        fail("the guest gives pages without end")
     must(0 < len(host.given) < guest.total_pages, f"it gives {len(host.given)} of {guest.total_pages} pages")
     host.holds(len(host.given))
     host.unballoon([[(page, 1) for page in sorted(host.given)[:500]]])
@@ -149,19 +149,19 @@ def _partial(guest: GuestUnderTest) -> None:
 @TABLE.case(
     "guest-balloon-of-nothing",
     DM,
-    "A request for no pages is answered by no ranges.",
+    "The response to a request for no pages has no ranges.",
     "every transaction has an end",
 )
 def _nothing(guest: GuestUnderTest) -> None:
     host = PlayedHost(guest).begin()
-    must(host.balloon(0) == [[]], "pages are given where none are asked for")
+    must(host.balloon(0) == [[]], "pages are given where none is requested")
     host.alive()
 
 
 @TABLE.case(
     "guest-unballoon-in-parts",
     DM,
-    "An unballoon transaction of many messages has one answer, after the message with more_pages 0.",
+    "An unballoon transaction of many messages has one response, after the message with more_pages 0.",
     "dynmem-proto.h, more_pages; Linux hv_balloon.c, balloon_down",
 )
 def _parts(guest: GuestUnderTest) -> None:
@@ -176,7 +176,7 @@ def _parts(guest: GuestUnderTest) -> None:
 @TABLE.case(
     "guest-unballoon-cut-otherwise",
     DM,
-    "Pages come back in other ranges and another order than they were given in.",
+    "Pages may be returned in other ranges and in another order than they were given.",
     "QEMU hv-balloon.c merges what is given and gives the highest range back first",
 )
 def _cut(guest: GuestUnderTest) -> None:
@@ -199,7 +199,7 @@ def _cut(guest: GuestUnderTest) -> None:
 @TABLE.case(
     "guest-pages-go-and-come",
     DM,
-    "What came back can be given again, time and again, with nothing lost.",
+    "Returned pages can be given again, any number of times, without losing one.",
     "a guest that leaks a page a round is empty in a year",
 )
 def _rounds(guest: GuestUnderTest) -> None:
@@ -214,7 +214,7 @@ def _rounds(guest: GuestUnderTest) -> None:
 @TABLE.case(
     "guest-takes-any-id",
     DM,
-    "Requests with ids in no order, repeated or 0 are served: they are the host's to count.",
+    "Requests with unordered, repeated or zero ids are served: the host may number as it likes.",
     "QEMU hv-balloon.c counts transactions from 0",
 )
 def _any_id(guest: GuestUnderTest) -> None:
@@ -228,7 +228,7 @@ def _any_id(guest: GuestUnderTest) -> None:
 @TABLE.case(
     "guest-info",
     DM,
-    "Information about the largest page count is taken, of an unknown type passed over; neither is answered.",
+    "Information about the largest page count is used, of an unknown type ignored; neither gets a response.",
     "Linux hv_balloon.c, process_info",
 )
 def _info(guest: GuestUnderTest) -> None:
@@ -255,8 +255,8 @@ for _form, _long in (("short", 0), ("long", 1)):
         Case(
             f"guest-hot-add-{_form}-form",
             DM,
-            "A hot-add request is answered, by a guest that cannot as well: added nothing, and never will.",
-            "Linux hv_balloon.c, hot_add_req: result 1 with count 0 is for ever",
+            "A hot-add request gets a response, even from a guest that cannot: nothing added, now or later.",
+            "Linux hv_balloon.c, hot_add_req: result 1 with count 0 is permanent",
             partial(_hot_add, _long),
         )
     )
@@ -265,8 +265,8 @@ for _form, _long in (("short", 0), ("long", 1)):
 @TABLE.case(
     "guest-unballoon-never-given",
     DM_FAULTS,
-    "Pages that were never given are not taken back: nothing else of the guest's memory may be freed by it.",
-    "Linux hv_balloon.c, balloon_down frees what it is told, unchecked",
+    "Pages that were never given are not accepted: no other memory of the guest may be freed by that.",
+    "Linux hv_balloon.c, balloon_down frees what it is sent, unchecked",
 )
 def _never_given(guest: GuestUnderTest) -> None:
     host = PlayedHost(guest).begin()
@@ -301,7 +301,7 @@ for _name, _count in (("one-more", 2), ("a-page-more", 511), ("most", 0xFFFF_FFF
         Case(
             f"guest-range-count-of-{_name}",
             DM_FAULTS,
-            "A count of ranges beyond the message is not believed.",
+            "A count of ranges beyond the message is not trusted.",
             "Linux hv_balloon.c reads range_count ranges from a buffer that holds them by luck",
             partial(_lying_count, _count),
         )
@@ -338,7 +338,7 @@ for _name, _data in {
         Case(
             f"guest-dm-{_name}",
             DM_FAULTS,
-            "Passed over without an answer, and nothing that was given is lost.",
+            "The message is ignored without a response, and no given page is lost.",
             "Linux hv_balloon.c, balloon_onchannelcallback",
             partial(_noise, _data),
         )

@@ -1,4 +1,4 @@
-"""Cases against a guest that can add or remove memory for good: what it takes, and what it answers."""
+"""Cases against a guest that can add or remove memory permanently: what it accepts, and how it responds."""
 
 from functools import partial
 from typing import Final
@@ -27,17 +27,17 @@ class GrowingHost(PlayedHost):
         self.end: int = -(-guest.total_pages // _BOUNDARY) * _BOUNDARY  # where device memory begins
 
     def next_span(self, steps: int = 1) -> Span:
-        """New memory on the guest's boundary."""
+        """Return new memory, aligned for the guest."""
         span = (self.end, steps * self.step)
         self.end += span[1]
         return span
 
     def offer_memory(self, span: Span, region: Span | None = None) -> tuple[int, int]:
-        """Offer memory; how many pages were added and the result."""
+        """Offer memory. Returns how many pages were added, and the result."""
         self.send(dm.hot_add_request(self.next_id(), span, region))
         pages, result = dm.fields(self.expect(dm.HOT_ADD_RESPONSE), dm.HOT_ADD_RESPONSE, "<II")
         must(result in (0, 1), f"a hot add has result {result}")
-        must(pages <= span[1], f"{pages} pages are said to be added of {span[1]}")
+        must(pages <= span[1], f"{pages} pages are reported as added, of {span[1]}")
         must(result or not pages, f"{pages} pages are added, and the result is failure")
         return pages, result
 
@@ -57,7 +57,7 @@ for _name, _long in (("guest-hot-add", 0), ("guest-hot-add-with-region", 1)):
         Case(
             _name,
             HOT_ADD,
-            "New memory on its boundary is added, answered by its count with result 1, and can be ballooned.",
+            "Aligned new memory is added, reported by its count with result 1, and can be ballooned.",
             "Linux hv_balloon.c, hot_add_req; QEMU hv-balloon.c, hv_balloon_handle_hot_add_response",
             partial(_added, _long),
         )
@@ -67,7 +67,7 @@ for _name, _long in (("guest-hot-add", 0), ("guest-hot-add-with-region", 1)):
 @TABLE.case(
     "guest-hot-add-inside-region",
     HOT_ADD,
-    "Of a region that is larger than the range, only the range is added.",
+    "If the region is larger than the range, only the range is added.",
     "Linux hv_balloon.c, handle_pg_range: the region is what exists, the range what may be used",
 )
 def _inside(guest: GuestUnderTest) -> None:
@@ -81,8 +81,8 @@ def _inside(guest: GuestUnderTest) -> None:
 @TABLE.case(
     "guest-hot-add-again",
     HOT_ADD,
-    "Memory that is added already, or was there at boot, is not added once more.",
-    "Linux hv_balloon.c, hv_mem_hot_add: EEXIST ends it for good",
+    "Memory that was added before, or at boot, is not added again.",
+    "Linux hv_balloon.c, hv_mem_hot_add: EEXIST ends it permanently",
 )
 def _again(guest: GuestUnderTest) -> None:
     host = GrowingHost(guest)
@@ -97,7 +97,7 @@ def _again(guest: GuestUnderTest) -> None:
 @TABLE.case(
     "guest-hot-add-in-a-row",
     HOT_ADD,
-    "One request after the other is answered, and pages go and come in between.",
+    "Successive requests get responses, and pages are ballooned and returned in between.",
     "QEMU hv-balloon.c asks for 2 GiB at a time",
 )
 def _row(guest: GuestUnderTest) -> None:
@@ -112,7 +112,7 @@ def _row(guest: GuestUnderTest) -> None:
 @TABLE.case(
     "guest-hot-add-outside-region",
     HOT_ADD,
-    "A range outside its region, or of no pages, is not added; answered or not, the guest goes on.",
+    "A range outside its region, or an empty one, is not added, and the guest continues.",
     "the host's two ranges do not agree",
 )
 def _outside(guest: GuestUnderTest) -> None:
@@ -134,9 +134,9 @@ def _removed(asked: int, guest: GuestUnderTest) -> None:
     while more:
         must(parts < 4096, "the responses to a hot-remove request have no end")
         found = host.arrived()
-        must(found, "a hot-remove request is not answered to its end")
+        must(found, "a hot-remove request gets no final response")
         for response in found:
-            must(more, f"{response.name} comes after the response with more_pages 0")
+            must(more, f"{response.name} follows the response with more_pages 0")
             result, gift = dm.read_hot_remove(response)
             must(result in (0, 1), f"a hot remove has result {result}")
             must(result or not gift.spans, "pages are removed, and the result is failure")
@@ -151,7 +151,7 @@ for _name, _asked in (("guest-hot-remove", 3000), ("guest-hot-remove-of-nothing"
         Case(
             _name,
             HOT_ADD,
-            "Pages that leave for good are the guest's, each once, no more than asked; the guest goes on.",
+            "Hot-removed pages belong to the guest, each once, no more than requested; the guest continues.",
             "dynmem-proto.h, dm_hot_remove_response",
             partial(_removed, _asked),
         )

@@ -1,7 +1,7 @@
 """The host that the suite plays against a guest under test: it does what a case says and trusts nothing.
 
-What it insists on in every case: the guest's messages and packets are sound, its rings are empty when it
-opens them, it signals when it has to, and it gives up only pages that it has.
+It checks in every case that the guest's messages and packets are sound, that its rings are empty when it
+opens them, that it signals when it must, and that it gives up only pages that it owns.
 """
 
 import struct
@@ -30,26 +30,26 @@ from dynmem.wire.synic import (
 from dynmem.wire.versions import VERSION_5_0, VERSION_5_3, VERSION_WIN8
 
 RELID: Final = 1
-PATIENCE_NS: Final = 8 * NS_PER_S  # a guest that answers at all has answered by then
+PATIENCE_NS: Final = 8 * NS_PER_S  # a guest that replies at all has replied by then
 STEP_NS: Final = 10 * NS_PER_MS
 POSTS_MAX: Final = 4096
-VERSIONS_MAX: Final = 32  # more than there are, of either protocol
+VERSIONS_MAX: Final = 32  # more than exist, of either protocol
 
 _M = TypeVar("_M", bound=wire.Message)
 
 
 class PlayedHost:
-    """One host and what it knows; also the hypercalls of the guest under test.
+    """One host and its state; it also serves the hypercalls of the guest under test.
 
     Attributes:
         guest: The guest under test.
         version: The VMBus version agreed on.
-        refusals: Hypercall statuses for the next posts, before they are taken again.
-        posts: Messages that were taken and not looked at yet, with their connection ids.
-        given: The pages that this host has.
+        refusals: Hypercall statuses for the next posts, before posts are accepted again.
+        posts: Messages that were accepted but not read yet, with their connection ids.
+        given: The pages in the balloon.
         added: Ranges that the guest has added to its boot memory.
         caps: The guest's capability bits.
-        statuses: The status reports that came.
+        statuses: The status reports received.
         signals: How often the guest signalled its channel.
 
     """
@@ -75,7 +75,6 @@ class PlayedHost:
     # the guest's hypercalls
 
     def post_message(self, connection_id: int, message_type: int, payload: bytes) -> int:
-        """HvPostMessage by the guest."""
         if self.refusals:
             self.refused.append(payload)
             return self.refusals.popleft()
@@ -88,7 +87,6 @@ class PlayedHost:
         return 0
 
     def signal_event(self, connection_id: int, flag: int) -> int:
-        """HvSignalEvent by the guest."""
         if connection_id != CHANNEL_CONNECTION_ID_BASE + RELID:
             return 18
         if flag:
@@ -99,7 +97,7 @@ class PlayedHost:
     # VMBus messages
 
     def waited(self, there: Callable[[], object]) -> bool:
-        """Let time pass in small steps until something is there; whether it came."""
+        """Let time pass in small steps until something arrives. Returns whether it did."""
         for step in range(PATIENCE_NS // STEP_NS):
             self.guest.advance(STEP_NS if step else 0)
             if there():
@@ -107,17 +105,17 @@ class PlayedHost:
         return False
 
     def next_post(self, kind: type[_M]) -> _M:
-        """The next message, which must be of `kind`."""
+        """Return the next message, which must be of `kind`."""
         name = wire.TABLE.by_class[kind].name
-        must(self.waited(lambda: self.posts), f"{name} must come; nothing came")
+        must(self.waited(lambda: self.posts), f"expected {name}, received nothing")
         message = self.peek_post()
         self.posts.popleft()
         if not isinstance(message, kind):
-            fail(f"{name} must come; {wire.TABLE.of(message).name} came")
+            fail(f"expected {name}, received {wire.TABLE.of(message).name}")
         return message
 
     def peek_post(self) -> wire.Message:
-        """The next message, which is there."""
+        """Return the next message, which must exist."""
         payload = self.posts[0][1]
         try:
             return wire.decode(payload, self.version)
@@ -125,25 +123,25 @@ class PlayedHost:
             fail(f"the guest posted {payload[:16].hex()}...: {error}")
 
     def no_post(self, when: str) -> None:
-        """Nothing may have been posted."""
+        """Check that nothing was posted."""
         self.guest.advance(NS_PER_S)
         must(not self.posts, f"{when} the guest posted {self.posts and self.posts[0][1][:16].hex()}")
 
     def say(self, message: wire.Message, pad: int = 0) -> None:
-        """Put a message into the guest's slot, rounded up with `pad` bytes as some hosts do."""
+        """Put a message into the guest's slot, padded by `pad` bytes as some hosts do."""
         self.guest.deliver_message(wire.encode(message) + bytes(pad))
 
     def refuse_every_version(self) -> None:
-        """Refuse contacts until none comes."""
+        """Reject contacts until none comes."""
         for _ in range(VERSIONS_MAX):
             contact = self.next_post(wire.InitiateContact)
             self.say(wire.VersionResponse(False, 0, 0 if contact.version >= VERSION_5_0 else None))
             if not self.waited(lambda: self.posts):
                 return
-        fail("there is no end to the versions that the guest tries")
+        fail("the guest tries versions without end")
 
     def refuse_versions_above(self, newest: int) -> wire.InitiateContact:
-        """Refuse contacts until one comes with a version of `newest` or older; that one."""
+        """Reject contacts until one has a version of `newest` or older. Returns that one."""
         last = 1 << 32
         for _ in range(VERSIONS_MAX):
             contact = self.next_post(wire.InitiateContact)
@@ -152,17 +150,17 @@ class PlayedHost:
             if contact.version <= newest:
                 return contact
             self.say(wire.VersionResponse(False, 0, 0 if contact.version >= VERSION_5_0 else None))
-        raise DeviationError("there is no end to the versions that the guest tries")
+        raise DeviationError("the guest tries versions without end")
 
     def connect(self, newest: int = VERSION_5_3, *, pad: int = 0) -> None:
-        """Agree to a version and offer the device."""
+        """Accept a version and offer the device."""
         self.guest.start(self)
         contact = self.refuse_versions_above(newest)
         must(contact.version >= VERSION_WIN8, "the guest knows no version of 2.4 or later")
         self.version = contact.version
         modern = contact.version >= VERSION_5_0
         if modern:
-            must(contact.message_sint == VMBUS_SINT, f"messages are wanted at SINT {contact.message_sint}")
+            must(contact.message_sint == VMBUS_SINT, f"messages are requested at SINT {contact.message_sint}")
         self.say(wire.VersionResponse(True, 0, MESSAGE_CONNECTION_ID_4 if modern else None), pad)
         self.next_post(wire.RequestOffers)
         self.offer(pad)
@@ -189,7 +187,7 @@ class PlayedHost:
         )
 
     def take_gpadl(self) -> wire.GpadlHeader:
-        """A GPADL in its header and bodies, checked; it is not answered yet."""
+        """Return a GPADL from its header and bodies, checked. It has no reply yet."""
         header = self.next_post(wire.GpadlHeader)
         must(header.child_relid == RELID, f"a GPADL for relid {header.child_relid}")
         must(header.range_count == 1, f"a GPADL of {header.range_count} ranges")
@@ -208,7 +206,7 @@ class PlayedHost:
         return header
 
     def take_open(self) -> wire.OpenChannel:
-        """Create the GPADL and take the open, which is not answered yet; the rings must be empty."""
+        """Create the GPADL and accept the open, without a reply yet. The rings must be empty."""
         self.take_gpadl()
         self.say(wire.GpadlCreated(RELID, self.gpadl, 0))
         request = self.next_post(wire.OpenChannel)
@@ -243,7 +241,7 @@ class PlayedHost:
         try:
             must(self._writer.write(packet), "the guest leaves the ring full")
         except RemoteProtocolError as error:
-            fail(f"the guest broke the ring: {error}")
+            fail(f"the guest damaged the ring: {error}")
         if self._writer.take_signal():
             self.guest.deliver_event(RELID)
 
@@ -252,13 +250,13 @@ class PlayedHost:
         self.write(Packet(PacketType.INBAND, 0, 0, data))
 
     def packets(self) -> list[Dm]:
-        """Every message in the ring but status reports, which are checked and kept."""
+        """Return every message in the ring except status reports, which are checked and recorded."""
         found: list[Dm] = []
         while self._reader is not None:
             try:
                 packet = self._reader.read()
             except RemoteProtocolError as error:
-                fail(f"the guest wrote no sound packet: {error}")
+                fail(f"the guest wrote a malformed packet: {error}")
             if self._reader.take_signal():
                 self.guest.deliver_event(RELID)
             if packet is None:
@@ -272,7 +270,7 @@ class PlayedHost:
         return found
 
     def arrived(self) -> list[Dm]:
-        """What comes first, given time; empty if nothing comes."""
+        """Return what arrives first, given time; empty if nothing does."""
         for step in range(PATIENCE_NS // STEP_NS):
             self.guest.advance(STEP_NS if step else 0)
             if found := self.packets():
@@ -280,13 +278,13 @@ class PlayedHost:
         return []
 
     def expect(self, kind: int) -> Dm:
-        """The next message but status reports, which must be of `kind` and alone."""
+        """Return the next message that is not a status report; it must be of `kind`, and the only one."""
         found = self.arrived()
-        must(len(found) == 1 and found[0].kind == kind, f"{dm.NAMES[kind]} must come; {names(found)} came")
+        must(len(found) == 1 and found[0].kind == kind, f"expected {dm.NAMES[kind]}, received {names(found)}")
         return found[0]
 
     def silent(self, when: str, ns: int = NS_PER_S) -> None:
-        """Nothing but status reports may come."""
+        """Check that nothing but status reports arrives."""
         found: list[Dm] = []
         for _ in range(10):
             self.guest.advance(ns // 10)
@@ -294,31 +292,31 @@ class PlayedHost:
         must(not found, f"{when} the guest sent {names(found)}")
 
     def next_id(self) -> int:
-        """A transaction id of this host's own."""
+        """Return this host's next transaction id."""
         self.trans_id += 1
         return self.trans_id
 
     # the Dynamic Memory Protocol
 
     def version_request(self) -> tuple[int, int, bool]:
-        """The version request that must come: its id, the version, whether it is the last attempt."""
+        """Return the expected version request: its id, the version, whether it is the last attempt."""
         request = self.expect(dm.VERSION_REQUEST)
         version, flags = dm.fields(request, dm.VERSION_REQUEST, "<II")
         must(flags in (0, 1), f"reserved bits of {request.name} are set: {flags:#x}")
         return request.trans_id, version, bool(flags)
 
     def negotiate(self, newest: int = dm.DM_2_0) -> int:
-        """Refuse versions until one of `newest` or older comes, and accept that; which it is."""
+        """Reject versions until one of `newest` or older comes, accept it and return it."""
         for _ in range(VERSIONS_MAX):
             trans_id, version, last = self.version_request()
             self.send(dm.version_response(trans_id, accepted=version <= newest))
             if version <= newest:
                 return version
             must(not last, f"version {version:#x} is the guest's last")
-        raise DeviationError("there is no end to the versions that the guest asks for")
+        raise DeviationError("the guest requests versions without end")
 
     def capabilities(self, *, accepted: bool = True, suppress: bool = False) -> tuple[int, ...]:
-        """Take the capabilities and answer; caps, min_page_cnt, max_page_number."""
+        """Accept the capabilities. Returns caps, min_page_cnt and max_page_number."""
         report = self.expect(dm.CAPABILITIES_REPORT)
         told = dm.fields(report, dm.CAPABILITIES_REPORT, "<QQQ")
         self.caps = told[0]
@@ -326,7 +324,7 @@ class PlayedHost:
         return told
 
     def begin(self, *, newest: int = dm.DM_2_0, suppress: bool = True) -> "PlayedHost":
-        """Everything up to a guest that can be asked."""
+        """Do everything up to a guest that is ready for requests."""
         self.connect()
         self.open()
         self.negotiate(newest)
@@ -335,27 +333,30 @@ class PlayedHost:
         return self
 
     def balloon(self, pages: int) -> list[list[Span]]:
-        """Ask for pages; the ranges of each response, which must be the guest's and new."""
+        """Request pages. Returns the ranges of each response, which must be the guest's and new."""
         self.send(dm.balloon_request(self.next_id(), pages))
         responses: list[list[Span]] = []
         more = True
         while more:
             must(len(responses) < POSTS_MAX, "the responses to a balloon request have no end")
             found = self.arrived()
-            must(found, "a balloon request is not answered to its end")
+            must(found, "a balloon request gets no final response")
             for response in found:
-                must(more, f"{response.name} comes after the response with more_pages 0")
+                must(more, f"{response.name} follows the response with more_pages 0")
                 gift = dm.read_gift(response)
-                must(response.kind == dm.BALLOON_RESPONSE, f"{response.name} answers a balloon request")
+                must(
+                    response.kind == dm.BALLOON_RESPONSE,
+                    f"{response.name} is the response to a balloon request",
+                )
                 self.take(gift.spans)
                 responses.append(gift.spans)
                 more = gift.more
         total = sum(count for spans in responses for _, count in spans)
-        must(total <= pages, f"{total} pages are given where {pages} are asked for")
+        must(total <= pages, f"{total} pages are given where {pages} are requested")
         return responses
 
     def take(self, spans: Sequence[Span]) -> None:
-        """Enter pages that the guest gives up: its own, and each once."""
+        """Record pages that the guest gives up: they must be its own, each once."""
         must(len(spans) <= dm.RANGES_MAX, f"{len(spans)} ranges do not fit a page")
         for start, count in spans:
             memory = [(0, self.guest.total_pages), *self.added]
@@ -367,7 +368,7 @@ class PlayedHost:
             self.given.update(pages)
 
     def unballoon(self, parts: Sequence[Sequence[Span]]) -> None:
-        """Give pages back in so many messages; the answer comes after the last and not before."""
+        """Return pages in that many messages. The response must follow the last one, not before."""
         for number, spans in enumerate(parts):
             more = number < len(parts) - 1
             self.send(dm.unballoon_request(self.next_id(), spans, more=more))
@@ -378,17 +379,17 @@ class PlayedHost:
         must(not answer.body, f"{answer.name} has {len(answer.body) + 8} bytes, not 8")
 
     def alive(self) -> None:
-        """After whatever happened: the guest still gives pages and takes them back."""
+        """Check that the guest still gives pages and accepts them back."""
         spans = [span for response in self.balloon(64) for span in response]
         must(sum(count for _, count in spans) == 64, "the guest no longer gives 64 pages")
         self.unballoon([spans])
 
     def holds(self, pages: int) -> None:
-        """The guest's own count of what the host has, if it tells one."""
+        """Check the guest's own count of ballooned pages, if it reports one."""
         told = self.guest.ballooned_pages()
-        must(told in (None, pages), f"the host has {pages} pages, the guest believes {told}")
+        must(told in (None, pages), f"the balloon holds {pages} pages, the guest reports {told}")
 
 
 def names(messages: Sequence[Dm]) -> str:
-    """What came, in words."""
+    """Return the names of the messages received."""
     return ", ".join(message.name for message in messages) or "nothing"

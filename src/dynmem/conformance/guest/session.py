@@ -1,4 +1,4 @@
-"""Cases against a guest: what every sound session is made of."""
+"""Cases against a guest: the parts of every sound session."""
 
 from typing import Final
 
@@ -10,13 +10,13 @@ from dynmem.units import MIB, NS_PER_S, PAGE_SIZE
 
 TABLE: Final = CaseTable()
 
-PAGES: Final = 64 * MIB // PAGE_SIZE  # what a captured Linux guest was asked for; small for any guest
+PAGES: Final = 64 * MIB // PAGE_SIZE  # the request to a captured Linux guest; small for any guest
 
 
 @TABLE.case(
     "guest-session-contact",
     SESSION,
-    "INITIATE_CONTACT comes first, and once it is answered REQUESTOFFERS.",
+    "INITIATE_CONTACT comes first, and REQUESTOFFERS after the reply to it.",
     "QEMU hw/hyperv/vmbus.c, vmbus_handle_initiate_contact",
 )
 def _contact(guest: GuestUnderTest) -> None:
@@ -38,14 +38,14 @@ def _open(guest: GuestUnderTest) -> None:
 @TABLE.case(
     "guest-session-handshake",
     SESSION,
-    "Version 2.0 is asked for first, then the capabilities are told, in messages of 16 and 32 bytes.",
+    "First version 2.0 is requested, then capabilities are reported, in messages of 16 and 32 bytes.",
     "QEMU hv-balloon.c, hv_balloon_handle_version_request and _caps_report",
 )
 def _handshake(guest: GuestUnderTest) -> None:
     host = PlayedHost(guest)
     host.connect()
     host.open()
-    must(host.negotiate() == dm.DM_2_0, "the first version asked for is not 2.0")
+    must(host.negotiate() == dm.DM_2_0, "the first version requested is not 2.0")
     caps, least, largest = host.capabilities()
     must(caps & dm.CAP_BALLOON, "the guest says that it cannot balloon")
     must(caps < 1 << 7, f"reserved capability bits are set: {caps:#x}")
@@ -55,14 +55,14 @@ def _handshake(guest: GuestUnderTest) -> None:
 @TABLE.case(
     "guest-session-status",
     SESSION,
-    "Status reports of 48 bytes come, about one a second, and tell sizes that the guest can have.",
+    "Status reports of 48 bytes come about once per second, with sizes that are possible for the guest.",
     "Linux hv_balloon.c, post_status; QEMU hv-balloon.c, hv_balloon_handle_status_report",
 )
 def _status(guest: GuestUnderTest) -> None:
     host = PlayedHost(guest).begin(suppress=False)
     for _ in range(60):
         guest.advance(NS_PER_S)
-        must(not host.packets(), "something else than status reports comes unasked")
+        must(not host.packets(), "something other than a status report comes unrequested")
     must(2 <= len(host.statuses) <= 90, f"{len(host.statuses)} status reports came in a minute")
     for available, committed, *_ in host.statuses:
         must(available <= guest.total_pages, f"{available} pages are available of {guest.total_pages}")
@@ -72,7 +72,7 @@ def _status(guest: GuestUnderTest) -> None:
 @TABLE.case(
     "guest-session-balloon",
     SESSION,
-    "A balloon request is answered by pages of the guest's own, each once, no more than asked.",
+    "The responses to a balloon request hold pages of the guest, each once, no more than requested.",
     "QEMU hv-balloon.c, hv_balloon_handle_balloon_response",
 )
 def _balloon(guest: GuestUnderTest) -> None:
@@ -86,7 +86,7 @@ def _balloon(guest: GuestUnderTest) -> None:
 @TABLE.case(
     "guest-session-unballoon",
     SESSION,
-    "Pages that are given back are answered by one DM_UNBALLOON_RESPONSE of 8 bytes.",
+    "The response to returned pages is one DM_UNBALLOON_RESPONSE of 8 bytes.",
     "QEMU hv-balloon.c, hv_balloon_handle_unballoon_response",
 )
 def _unballoon(guest: GuestUnderTest) -> None:

@@ -1,4 +1,4 @@
-"""Cases against a guest's VMBus, played by a host that keeps to the protocol, or hardly."""
+"""Cases against a guest's VMBus, played by a host that keeps to the protocol, or barely."""
 
 import struct
 from functools import partial
@@ -37,7 +37,7 @@ for _version in (VERSION_5_2, VERSION_5_0, VERSION_WIN10, VERSION_WIN8_1, VERSIO
         Case(
             f"guest-with-host-of-{format_version(_version)}",
             VMBUS,
-            "Versions are tried downwards until the host takes one, and everything works over it.",
+            "Versions are tried downwards until the host accepts one, and everything works with it.",
             "Linux drivers/hv/connection.c, vmbus_versions",
             partial(_older_host, _version),
         )
@@ -47,20 +47,20 @@ for _version in (VERSION_5_2, VERSION_5_0, VERSION_WIN10, VERSION_WIN8_1, VERSIO
 @TABLE.case(
     "guest-every-version-refused",
     VMBUS,
-    "When the last version is refused, nothing more is posted.",
+    "When the last version is rejected, nothing more is posted.",
     "Linux drivers/hv/connection.c, vmbus_connect",
 )
 def _all_refused(guest: GuestUnderTest) -> None:
     host = PlayedHost(guest)
     guest.start(host)
     host.refuse_every_version()
-    host.no_post("after every version was refused")
+    host.no_post("after every version was rejected")
 
 
 @TABLE.case(
     "guest-contact-connection-unknown",
     VMBUS,
-    "A contact that the hypervisor refuses with status 18, as old hosts do from 5.0 on, is tried otherwise.",
+    "If a contact fails with status 18, as from 5.0 on with old hosts, the guest tries another way.",
     "Linux drivers/hv/connection.c: HV_STATUS_INVALID_CONNECTION_ID means an unsupported version",
 )
 def _no_connection_4(guest: GuestUnderTest) -> None:
@@ -82,13 +82,13 @@ def _again(guest: GuestUnderTest) -> None:
     guest.start(host)
     must(host.waited(lambda: host.posts), "the contact is not posted again")
     must(len(set(host.refused)) == 1, "another message is posted in between")
-    must(host.posts[0][1] == host.refused[0], "another message is posted than was refused")
+    must(host.posts[0][1] == host.refused[0], "a different message is posted than the one rejected")
 
 
 @TABLE.case(
     "guest-padded-messages",
     VMBUS,
-    "Messages rounded up to 8 bytes, as QEMU posts them, are taken.",
+    "Messages rounded up to 8 bytes, as QEMU posts them, are accepted.",
     "QEMU hw/hyperv/vmbus.c posts OFFERCHANNEL with 200 bytes and VERSION_RESPONSE with 12",
 )
 def _padded(guest: GuestUnderTest) -> None:
@@ -101,7 +101,7 @@ def _padded(guest: GuestUnderTest) -> None:
 @TABLE.case(
     "guest-gpadl-refused",
     VMBUS,
-    "A GPADL that is refused is not opened.",
+    "A rejected GPADL is not opened.",
     "Linux drivers/hv/channel.c, __vmbus_establish_gpadl",
 )
 def _gpadl_refused(guest: GuestUnderTest) -> None:
@@ -118,7 +118,7 @@ def _gpadl_refused(guest: GuestUnderTest) -> None:
 @TABLE.case(
     "guest-open-refused",
     VMBUS,
-    "A refused open is followed by the teardown of its GPADL, and by no packet.",
+    "A rejected open is followed by the teardown of its GPADL, and by no packet.",
     "Linux drivers/hv/channel.c, __vmbus_open",
 )
 def _open_refused(guest: GuestUnderTest) -> None:
@@ -136,7 +136,7 @@ def _open_refused(guest: GuestUnderTest) -> None:
 @TABLE.case(
     "guest-rescind",
     VMBUS,
-    "A rescinded channel is let go of: RELID_RELEASED follows, and nothing more is written to its rings.",
+    "A rescinded channel is released with RELID_RELEASED, and nothing more is written to its rings.",
     "Linux drivers/hv/channel_mgmt.c, vmbus_onoffer_rescind",
 )
 def _rescind(guest: GuestUnderTest) -> None:
@@ -179,7 +179,7 @@ def _signals(guest: GuestUnderTest) -> None:
 @TABLE.case(
     "guest-rings-wrap",
     VMBUS,
-    "Hundreds of requests, each ring filled several times over, are answered whole and in order.",
+    "Hundreds of requests, which fill each ring several times, get complete responses in order.",
     "Linux drivers/hv/ring_buffer.c",
 )
 def _wrap(guest: GuestUnderTest) -> None:
@@ -193,14 +193,14 @@ def _wrap(guest: GuestUnderTest) -> None:
 @TABLE.case(
     "guest-reader-is-slow",
     VMBUS,
-    "A guest whose ring is full waits for room, and signals for its packets when there is some.",
+    "A guest whose ring is full waits for room, then sends its packets and signals.",
     "Linux drivers/hv/hv_balloon.c, balloon_up: -EAGAIN; ring_buffer.c, pending_send_sz",
 )
 def _slow(guest: GuestUnderTest) -> None:
     host = PlayedHost(guest).begin()
     host.send(dm.balloon_request(host.next_id(), 20_000))
     for _ in range(20):
-        guest.advance(NS_PER_S)  # the host reads nothing all the while
+        guest.advance(NS_PER_S)  # the host reads nothing meanwhile
     given, more = 0, True
     while more and given <= 20_000:
         found = host.arrived()
@@ -208,7 +208,7 @@ def _slow(guest: GuestUnderTest) -> None:
         for response in found:
             gift = dm.read_gift(response)
             given, more = given + gift.pages, gift.more
-    must(0 < given <= 20_000, f"{given} pages are given where 20000 are asked for")
+    must(0 < given <= 20_000, f"{given} pages are given where 20000 are requested")
 
 
 def _noise(payload: bytes, guest: GuestUnderTest) -> None:
@@ -235,7 +235,7 @@ for _name, _payload in {
         Case(
             f"guest-message-{_name}",
             VMBUS_FAULTS,
-            "A message that is none, or that comes unasked, changes nothing.",
+            "A message that is malformed or unexpected changes nothing.",
             "Linux drivers/hv/vmbus_drv.c and channel_mgmt.c: hosts of confidential guests are not trusted",
             partial(_noise, _payload),
         )
@@ -267,7 +267,7 @@ for _name, (_words, _data) in {
         Case(
             f"guest-ring-{_name}",
             VMBUS_FAULTS,
-            "A ring that the host broke does not take the guest down, and no page changes hands by it.",
+            "A ring that the host damaged does not crash the guest, and no page changes owner by it.",
             "Linux drivers/hv/ring_buffer.c copies and checks each packet",
             partial(_bad_ring, _words, _data),
         )
@@ -277,7 +277,7 @@ for _name, (_words, _data) in {
 @TABLE.case(
     "guest-packet-of-other-type",
     VMBUS_FAULTS,
-    "Packets that are not in-band are no messages of this protocol and are passed over.",
+    "Packets that are not in-band are not messages of this protocol and are ignored.",
     "Linux drivers/hv/hv_balloon.c takes VM_PKT_DATA_INBAND only",
 )
 def _other_type(guest: GuestUnderTest) -> None:

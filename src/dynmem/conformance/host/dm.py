@@ -1,4 +1,4 @@
-"""Cases against a host's end of the Dynamic Memory Protocol, played by a guest that keeps to it."""
+"""Cases against a host's end of the Dynamic Memory Protocol, played by a good guest."""
 
 from functools import partial
 from typing import Final
@@ -25,7 +25,7 @@ for _name, _number in (("2.0", dm.DM_2_0), ("1.0", dm.DM_1_0), ("0.3", dm.DM_0_3
         Case(
             f"version-{_name}",
             DM,
-            f"Version {_name} is accepted, and pages go and come back over it.",
+            f"Version {_name} is accepted, and pages are ballooned and returned with it.",
             "dynmem-proto.h, DYNMEM_PROTOCOL_VERSION_*",
             partial(_version, _number),
         )
@@ -35,8 +35,8 @@ for _name, _number in (("2.0", dm.DM_2_0), ("1.0", dm.DM_1_0), ("0.3", dm.DM_0_3
 @TABLE.case(
     "version-refused-then-lower",
     DM,
-    "A version above 2.0 is refused by is_accepted 0, and the guest may ask for another on the same channel.",
-    "dynmem-proto.h, dm_version_request: the guest asks until the host accepts",
+    "A version above 2.0 is rejected with is_accepted 0, and the guest may request another.",
+    "dynmem-proto.h, dm_version_request: the guest sends requests until the host accepts",
 )
 def _refused(host: HostUnderTest) -> None:
     guest = PlayedGuest(host)
@@ -44,14 +44,14 @@ def _refused(host: HostUnderTest) -> None:
     guest.open()
     must(not guest.negotiate(0x0003_0000), "version 3.0 is accepted")
     must(not guest.negotiate(0x0000_0002), "version 0.2 is accepted")
-    must(guest.negotiate(dm.DM_0_3, last=True), "version 0.3 is refused after two others")
+    must(guest.negotiate(dm.DM_0_3, last=True), "version 0.3 is rejected after two others")
     guest.capabilities(dm.CAP_BALLOON)
 
 
 @TABLE.case(
     "messages-of-the-version",
     DM,
-    "A guest of version 0.3 gets no DM_INFO_MESSAGE, which came with 1.0; what later ones get is sound.",
+    "A guest of version 0.3 gets no DM_INFO_MESSAGE, which exists since 1.0; for later ones it is sound.",
     "dynmem-proto.h, dm_message_type: 0.3 up to 11, 1.0 up to 12, 2.0 up to 14",
 )
 def _messages_of_version(host: HostUnderTest) -> None:
@@ -64,7 +64,7 @@ def _messages_of_version(host: HostUnderTest) -> None:
     guest.close()
     guest.open(first=100)
     guest.restart()
-    guest.silent("with nothing to give back")
+    guest.silent("with nothing to return")
     for kind, data in guest.infos:
         largest = int.from_bytes(data, "little")
         must(kind or largest >= host.boot_pages, f"its largest size is said to be {largest} pages")
@@ -73,7 +73,7 @@ def _messages_of_version(host: HostUnderTest) -> None:
 @TABLE.case(
     "version-last-refused",
     DM,
-    "After its last attempt was refused, a guest is not asked for anything.",
+    "After its last attempt was rejected, a guest gets no request.",
     "dynmem-proto.h, is_last_attempt: the service does not come up",
 )
 def _last_refused(host: HostUnderTest) -> None:
@@ -89,7 +89,7 @@ def _last_refused(host: HostUnderTest) -> None:
 @TABLE.case(
     "not-asked-during-handshake",
     DM,
-    "A target set before or during the handshake makes no request until it is over.",
+    "A target set before or during the handshake causes no request until the handshake is over.",
     "QEMU hw/hyperv/hv-balloon.c: requests start from S_IDLE only",
 )
 def _early_target(host: HostUnderTest) -> None:
@@ -97,9 +97,9 @@ def _early_target(host: HostUnderTest) -> None:
     host.set_target(host.boot_pages - 1000)
     guest.connect()
     guest.open()
-    guest.silent("before a version was asked for")
+    guest.silent("before a version was requested")
     host.advance(settle_ns(host))
-    guest.silent("before a version was asked for")
+    guest.silent("before a version was requested")
     guest.negotiate()
     host.advance(settle_ns(host))
     guest.silent("before the capabilities came")
@@ -108,7 +108,7 @@ def _early_target(host: HostUnderTest) -> None:
 @TABLE.case(
     "not-asked-before-post-init-wait",
     DM,
-    "From the handshake to the end of the post-init wait nothing is asked; then the target is.",
+    "From the handshake to the end of the post-init wait there is no request; then the target is pursued.",
     "QEMU hv-balloon.c, HV_BALLOON_POST_INIT_WAIT: Windows Server 2019 crashes when asked too early",
 )
 def _post_init_wait(host: HostUnderTest) -> None:
@@ -131,7 +131,7 @@ def _post_init_wait(host: HostUnderTest) -> None:
 @TABLE.case(
     "no-balloon-capability",
     DM,
-    "A guest that does not say that it can balloon is never asked to.",
+    "A guest without the balloon capability gets no balloon request.",
     "dynmem-proto.h, dm_caps; QEMU hv-balloon.c, hv_balloon_idle_state_process_target",
 )
 def _no_balloon(host: HostUnderTest) -> None:
@@ -144,13 +144,13 @@ def _no_balloon(host: HostUnderTest) -> None:
 @TABLE.case(
     "least-pages",
     DM,
-    "A guest is not asked below the min_page_cnt of its capabilities.",
+    "No request goes below the min_page_cnt of the guest's capabilities.",
     "dynmem-proto.h, dm_capabilities.min_page_cnt",
 )
 def _least(host: HostUnderTest) -> None:
     guest = PlayedGuest(host).start(least=host.boot_pages - 300)
     host.set_target(host.boot_pages - 1000)
-    must(guest.asked() <= 300, "the host asks for more than the guest can spare")
+    must(guest.asked() <= 300, "the host requests more than the guest can spare")
     guest.give([guest.free_span(300)])
     guest.silent("at the guest's least size")
 
@@ -158,7 +158,7 @@ def _least(host: HostUnderTest) -> None:
 @TABLE.case(
     "request-size",
     DM,
-    "No request asks for more than 585,728 pages; the rest is asked for when it is answered.",
+    "No request is for more than 585,728 pages; the rest follows after the response.",
     "QEMU hv-balloon.c, HV_BALLOON_HR_CHUNK_PAGES: Windows ignores larger requests",
 )
 def _request_size(host: HostUnderTest) -> None:
@@ -167,16 +167,16 @@ def _request_size(host: HostUnderTest) -> None:
     guest = PlayedGuest(host).start()
     host.set_target(host.boot_pages - WINDOWS_PAGES_MAX - 10)
     first = guest.asked()
-    must(first <= WINDOWS_PAGES_MAX, f"{first} pages are asked for at once")
+    must(first <= WINDOWS_PAGES_MAX, f"{first} pages are requested at once")
     guest.silent("while a request is unanswered")
     guest.send(dm.balloon_response(guest.next_id(), [(0x2000, first)]))
-    must(guest.asked() == WINDOWS_PAGES_MAX + 10 - first, "the rest is not asked for")
+    must(guest.asked() == WINDOWS_PAGES_MAX + 10 - first, "the rest is not requested")
 
 
 @TABLE.case(
     "balloon-partial",
     DM,
-    "A guest gives fewer pages than asked: those count, and an empty response ends the operation.",
+    "If a guest gives fewer pages than requested, those count, and an empty response ends the operation.",
     "Linux hv_balloon.c, balloon_up: the floor; QEMU hv-balloon.c: range_count 0 ends it",
 )
 def _partial(host: HostUnderTest) -> None:
@@ -185,7 +185,7 @@ def _partial(host: HostUnderTest) -> None:
     must(guest.asked() == 1000, "the first request is not for 1000 pages")
     guest.give([guest.free_span(400)])
     for request in guest.packets():
-        must(dm.fields(request, dm.BALLOON_REQUEST, "<II")[0] <= 600, "more than the rest is asked for")
+        must(dm.fields(request, dm.BALLOON_REQUEST, "<II")[0] <= 600, "more than the rest is requested")
         guest.give([])
     host.advance(NS_PER_S)
     guest.silent("after a response with no ranges")
@@ -196,7 +196,7 @@ def _partial(host: HostUnderTest) -> None:
 @TABLE.case(
     "balloon-more-pages",
     DM,
-    "A request is answered in several responses; the next comes only after the one with more_pages 0.",
+    "After several responses to one request, the next request comes only after the one with more_pages 0.",
     "Linux hv_balloon.c, balloon_up: 510 ranges to a response; dynmem-proto.h, more_pages",
 )
 def _more(host: HostUnderTest) -> None:
@@ -217,7 +217,7 @@ def _more(host: HostUnderTest) -> None:
 @TABLE.case(
     "status-during-balloon",
     DM,
-    "Status reports between the responses to a request disturb nothing.",
+    "Status reports between the responses to a request change nothing.",
     "Linux hv_balloon.c, balloon_up posts its status while it waits for memory",
 )
 def _status_between(host: HostUnderTest) -> None:
@@ -252,7 +252,7 @@ def _own_ids(host: HostUnderTest) -> None:
 @TABLE.case(
     "duplicates-counted-once",
     DM,
-    "A page that is given up twice counts once, and comes back once.",
+    "A page that is given up twice counts once and is returned once.",
     "QEMU hv-balloon.c: the page range trees count duplicates",
 )
 def _duplicates(host: HostUnderTest) -> None:
@@ -271,14 +271,14 @@ def _duplicates(host: HostUnderTest) -> None:
 @TABLE.case(
     "unballoon-part",
     DM,
-    "A target between the guest's size and its boot size gives just the difference back.",
+    "A target between the guest's size and its boot size returns exactly the difference.",
     "QEMU hv-balloon.c, unballoon_diff = min(diff, removed)",
 )
 def _part(host: HostUnderTest) -> None:
     guest = PlayedGuest(host).start()
     guest.balloon(1000)
     host.set_target(host.boot_pages - 400)
-    must(len(guest.get_back()) == 600, "another number than 600 pages comes back")
+    must(len(guest.get_back()) == 600, "not exactly 600 pages are returned")
     guest.silent("at the target")
     guest.actual(host.boot_pages - 400)
     host.set_target(2 * host.boot_pages)
@@ -288,7 +288,7 @@ def _part(host: HostUnderTest) -> None:
 @TABLE.case(
     "unballoon-one-at-a-time",
     DM,
-    "While an unballoon transaction has no answer, nothing else is asked, whatever the target.",
+    "While an unballoon transaction has no response, there is no other request, whatever the target.",
     "QEMU hv-balloon.c: S_UNBALLOON_REPLY_WAIT",
 )
 def _one_at_a_time(host: HostUnderTest) -> None:
@@ -301,15 +301,15 @@ def _one_at_a_time(host: HostUnderTest) -> None:
     must(sorted(got) == sorted(guest.given), "other pages come back than were given")
     guest.given.clear()
     host.set_target(host.boot_pages - 800)
-    guest.silent("before the answer to an unballoon transaction")
+    guest.silent("before the response to an unballoon transaction")
     guest.send(dm.unballoon_response(guest.next_id()))
-    must(guest.asked() == 800, "the target of meanwhile is not asked for afterwards")
+    must(guest.asked() == 800, "the target set meanwhile is not pursued afterwards")
 
 
 @TABLE.case(
     "same-target-tries-again",
     DM,
-    "The target set once more, though it is the same, asks the guest once more.",
+    "Setting the same target again makes a new request.",
     "QEMU hv-balloon.c: every balloon command sets target_changed",
 )
 def _again(host: HostUnderTest) -> None:
@@ -324,8 +324,8 @@ def _again(host: HostUnderTest) -> None:
 @TABLE.case(
     "late-answer",
     DM,
-    "A silent guest is asked for nothing new however long it takes, and its late answer counts in full.",
-    "answers carry the guest's own ids and cannot be matched to a request that was given up",
+    "A silent guest gets no new request, however long it takes, and its late response counts in full.",
+    "responses carry the guest's own ids and cannot be matched to an abandoned request",
 )
 def _late(host: HostUnderTest) -> None:
     guest = PlayedGuest(host).start()
@@ -334,10 +334,10 @@ def _late(host: HostUnderTest) -> None:
     for _ in range(3):
         host.advance(settle_ns(host))
         host.set_target(host.boot_pages - 200)
-        guest.silent("to a guest that owes an answer")
+        guest.silent("to a guest that owes a response")
     guest.give([guest.free_span(100)])
     guest.actual(host.boot_pages - 100)
-    must(guest.asked() == 100, "the rest is not asked for after the late answer")
+    must(guest.asked() == 100, "the rest is not requested after the late response")
     guest.give([guest.free_span(100)])
     guest.return_all()
 
@@ -345,7 +345,7 @@ def _late(host: HostUnderTest) -> None:
 @TABLE.case(
     "close-keeps-pages",
     DM,
-    "What a guest has given up stays given up while it closes and reopens the channel, and comes back then.",
+    "Pages in the balloon stay there while the guest closes and reopens the channel, and are returned then.",
     "Linux hv_balloon.c, balloon_suspend: ballooned pages are kept over hibernation",
 )
 def _close_keeps(host: HostUnderTest) -> None:
@@ -363,7 +363,7 @@ def _close_keeps(host: HostUnderTest) -> None:
 @TABLE.case(
     "close-in-mid-transaction",
     DM,
-    "A channel closed between two responses leaves what came counted, and a sound next session.",
+    "After a channel is closed between two responses, received pages count and the next session is sound.",
     "Linux hv_balloon.c, balloon_remove",
 )
 def _close_between(host: HostUnderTest) -> None:
@@ -384,7 +384,7 @@ def _close_between(host: HostUnderTest) -> None:
 @TABLE.case(
     "reset-returns-everything",
     DM,
-    "After a reset the guest owns all its memory: nothing of what it gave before comes back.",
+    "After a reset the guest owns all its memory: none of the pages given before is returned.",
     "QEMU hv-balloon.c, hv_balloon_reset_unrealize; Linux frees what it is given, unchecked",
 )
 def _reset(host: HostUnderTest) -> None:

@@ -1,4 +1,4 @@
-"""Cases against a host's Dynamic Memory Protocol, played by a guest that is broken or hostile."""
+"""Cases against a host's Dynamic Memory Protocol, played by a broken or hostile guest."""
 
 import struct
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ _LAST: Final = (1 << 40) - 1
 
 
 def _survives(guest: PlayedGuest) -> None:
-    """The guest closes the channel, as after any error, opens it anew and gets what it has given."""
+    """Check that the guest can close and reopen the channel, as after any error, and gets its pages back."""
     guest.packets()
     guest.close()
     guest.open(first=200)
@@ -67,7 +67,7 @@ for _name, _data in {
             Case(
                 f"dm-{_name}-{_when.replace(' ', '-')}",
                 DM_FAULTS,
-                "Ignored, or the end of this channel; opened anew it works, and nothing given is lost.",
+                "It is ignored or ends the channel; reopened, the channel works and no page is lost.",
                 "QEMU hv-balloon.c: warnings 'message too short', 'unexpected', 'unknown DM message'",
                 partial(_noise, _data, _when),
             )
@@ -77,7 +77,7 @@ for _name, _data in {
 @TABLE.case(
     "balloon-response-unasked",
     DM_FAULTS,
-    "Pages that nobody asked for do not count, and never come back.",
+    "Pages that were not requested do not count and are never returned.",
     "QEMU hv-balloon.c: a response is taken in S_BALLOON_REPLY_WAIT only",
 )
 def _unasked(host: HostUnderTest) -> None:
@@ -90,7 +90,7 @@ def _unasked(host: HostUnderTest) -> None:
 @TABLE.case(
     "more-than-asked",
     DM_FAULTS,
-    "Pages beyond what was asked for count too, since the guest no longer uses them, and all come back.",
+    "Pages beyond the request count, too, since the guest no longer uses them, and all are returned.",
     "QEMU hv-balloon.c: warns and goes on",
 )
 def _too_many(host: HostUnderTest) -> None:
@@ -118,7 +118,7 @@ for _name, _count in (("one-more", 2), ("a-page-more", 511), ("most", 0x7FFF_FFF
         Case(
             f"range-count-of-{_name}",
             DM_FAULTS,
-            "A count of ranges beyond the message is not believed: no page that was not named counts.",
+            "A count of ranges beyond the message is not trusted: only pages that were named count.",
             "QEMU hv-balloon.c: msglen is held against range_count",
             partial(_lying_count, _count, [(0x2000, 100)]),
         )
@@ -162,14 +162,14 @@ for _name, _spans in {
 }.items():
 
     def _play(spans: Sequence[Span], host: HostUnderTest) -> None:
-        """Page -1 stands for the last page of memory."""
+        """Give pages outside the guest; page -1 stands for the last page of memory."""
         _strange_pages([(host.boot_pages - 10, n) if start < 0 else (start, n) for start, n in spans], host)
 
     TABLE.add(
         Case(
             f"pages-{_name}",
             DM_FAULTS,
-            "Pages that are not the guest's are not counted as its own, at a cost that the message bounds.",
+            "Pages outside the guest do not count, at a cost bounded by the message.",
             "QEMU hv-balloon.c: one lookup and one warning for each page, in the main loop",
             partial(_play, _spans),
         )
@@ -179,7 +179,7 @@ for _name, _spans in {
 @TABLE.case(
     "packet-of-other-type",
     DM_FAULTS,
-    "Packets that are not in-band are no messages of this protocol: ignored, or the end of this channel.",
+    "Packets that are not in-band are not messages of this protocol: they are ignored or end the channel.",
     "QEMU hw/hyperv/vmbus.c, VMBUS_PACKET_*",
 )
 def _other_type(host: HostUnderTest) -> None:
@@ -193,8 +193,8 @@ def _other_type(host: HostUnderTest) -> None:
 @TABLE.case(
     "never-reads",
     DM_FAULTS,
-    "A guest that asks on and on and never reads loses its channel at worst, and the host nothing.",
-    "answers wait for room in the ring",
+    "A guest that keeps sending requests and never reads loses at most its channel; the host is unharmed.",
+    "replies wait for room in the ring",
 )
 def _never_reads(host: HostUnderTest) -> None:
     guest = PlayedGuest(host)
@@ -213,7 +213,7 @@ def _never_reads(host: HostUnderTest) -> None:
 @TABLE.case(
     "second-handshake",
     DM_FAULTS,
-    "A guest that negotiates once more in mid-session gets no second handshake, and loses nothing.",
+    "A guest that negotiates again in mid-session gets no second handshake and loses nothing.",
     "QEMU hv-balloon.c: unexpected DM_VERSION_REQUEST in the wrong state",
 )
 def _second_handshake(host: HostUnderTest) -> None:

@@ -1,4 +1,4 @@
-"""Cases against a host that can hot-add memory: where, how much at a time, and what an answer means."""
+"""Cases against a host that can hot-add memory: where, how much at once, and what a response means."""
 
 from functools import partial
 from typing import Final
@@ -17,10 +17,10 @@ _STEP: Final = 128 * MIB // PAGE_SIZE
 
 
 class GrowingGuest(PlayedGuest):
-    """A guest that takes memory; it insists on where that lies.
+    """A guest that accepts memory, and checks where it lies.
 
     Attributes:
-        added: Ranges that were offered to it and that it has taken.
+        added: Ranges that it was offered and has accepted.
 
     """
 
@@ -33,15 +33,15 @@ class GrowingGuest(PlayedGuest):
         self.caps: Final = _CAPS | alignment << 2
 
     def ask_for(self, pages: int) -> None:
-        """Give the host a target so far above the boot size."""
+        """Set a target that far above the boot size."""
         self.host.set_target(self.host.boot_pages + pages)
 
     def offered(self) -> Span:
-        """The hot-add request that must be there."""
+        """Return the expected hot-add request."""
         return self.checked(dm.read_hot_add(self.expect()))
 
     def checked(self, request: tuple[Span, Span]) -> Span:
-        """A range, which must fit this guest."""
+        """Return a range after checking that it fits this guest."""
         (start, count), (first, pages) = request
         step = (MIB << self.alignment) // PAGE_SIZE
         must(count, "no pages are offered")
@@ -52,11 +52,11 @@ class GrowingGuest(PlayedGuest):
         )
         must(first <= start and start + count <= first + pages, "the range is not inside its region")
         for other, length in self.added:
-            must(start + count <= other or other + length <= start, f"page {start:#x} is offered once more")
+            must(start + count <= other or other + length <= start, f"page {start:#x} is offered again")
         return start, count
 
     def answer(self, span: Span, pages: int, result: int) -> None:
-        """Take the first so many pages of `span`."""
+        """Accept the first that many pages of `span`."""
         if pages:
             self.added.append((span[0], pages))
         self.send(dm.hot_add_response(self.next_id(), pages, result))
@@ -71,7 +71,7 @@ def _growing(host: HostUnderTest, alignment: int = 7) -> GrowingGuest:
 @TABLE.case(
     "hot-add-in-pieces",
     HOT_ADD,
-    "All of a large target is offered in requests one after the other, never overlapping, of 2 GiB at most.",
+    "A large target is offered completely, in consecutive requests of at most 2 GiB that never overlap.",
     "QEMU hv-balloon.c, HV_BALLOON_HA_CHUNK_PAGES",
 )
 def _pieces(host: HostUnderTest) -> None:
@@ -84,7 +84,7 @@ def _pieces(host: HostUnderTest) -> None:
     while left:
         span = guest.offered()
         must(span[1] <= min(left, 2 * GIB // PAGE_SIZE), f"{span[1]} pages are offered, {left} are left")
-        guest.silent("before the answer to a hot add")
+        guest.silent("before the response to a hot add")
         guest.answer(span, span[1], 1)
         left -= span[1]
     guest.silent("with everything added")
@@ -108,7 +108,7 @@ for _name, _alignment in (("1-MiB", 0), ("128-MiB", 7), ("2-GiB", 11)):
         Case(
             f"hot-add-on-a-boundary-of-{_name}",
             HOT_ADD,
-            "Start and length are multiples of the guest's alignment, and a remainder is not offered.",
+            "Start and length are multiples of the guest's alignment; a remainder is not offered.",
             "dynmem-proto.h, dm_caps.hot_add_alignment; Linux rounds to its memory blocks",
             partial(_boundary, _alignment),
         )
@@ -118,7 +118,7 @@ for _name, _alignment in (("1-MiB", 0), ("128-MiB", 7), ("2-GiB", 11)):
 @TABLE.case(
     "hot-add-without-capability",
     HOT_ADD,
-    "A guest that does not say that it can hot-add is never offered memory.",
+    "A guest without the hot-add capability is never offered memory.",
     "dynmem-proto.h, dm_caps.hot_add",
 )
 def _no_capability(host: HostUnderTest) -> None:
@@ -152,7 +152,7 @@ def _last_page(host: HostUnderTest) -> None:
 @TABLE.case(
     "hot-add-after-unballoon",
     HOT_ADD,
-    "Pages that the guest has given up come back before new memory is offered.",
+    "Pages in the balloon are returned before new memory is offered.",
     "QEMU hv-balloon.c, hv_balloon_idle_state_process_target",
 )
 def _after_unballoon(host: HostUnderTest) -> None:
@@ -182,7 +182,7 @@ for _name, _pages in (("never-again", 0), ("fewer-then-never-again", _STEP)):
         Case(
             f"hot-add-{_name}",
             HOT_ADD,
-            "Fewer pages than offered with result 1 count, and are the last: nothing is offered any more.",
+            "Fewer pages than offered, with result 1, count and are the last: no more memory is offered.",
             "dynmem-proto.h, dm_hot_add_response: 'no further hot add'; Linux do_hot_add = false",
             partial(_never_again, _pages),
         )
@@ -192,7 +192,7 @@ for _name, _pages in (("never-again", 0), ("fewer-then-never-again", _STEP)):
 @TABLE.case(
     "hot-add-not-now",
     HOT_ADD,
-    "(0, 0) means 'not now': the guest is asked again later.",
+    "(0, 0) means 'not now': the memory is offered again later.",
     "Linux hv_balloon.c, hot_add_req: result 0 with count 0 is transient, the host may retry",
 )
 def _not_now(host: HostUnderTest) -> None:
@@ -211,7 +211,7 @@ def _not_now(host: HostUnderTest) -> None:
 @TABLE.case(
     "hot-add-more-than-offered",
     HOT_ADD,
-    "A guest that says that it added more than it was offered has what it was offered, and no more.",
+    "A guest that claims to have added more than it was offered has exactly what it was offered.",
     "QEMU hv-balloon.c clamps page_count and warns",
 )
 def _more_than_offered(host: HostUnderTest) -> None:
@@ -227,7 +227,7 @@ def _more_than_offered(host: HostUnderTest) -> None:
 @TABLE.case(
     "hot-add-then-balloon",
     HOT_ADD,
-    "Pages of added memory are given up and come back as those of boot memory are.",
+    "Pages of added memory can be ballooned and returned like those of boot memory.",
     "QEMU hv-balloon.c, our_range's removed_guest and removed_both",
 )
 def _then_balloon(host: HostUnderTest) -> None:
@@ -236,7 +236,7 @@ def _then_balloon(host: HostUnderTest) -> None:
     span = guest.offered()
     guest.answer(span, span[1], 1)
     guest.ask_for(span[1] - 500)
-    must(guest.asked() == 500, "another number than 500 pages is asked for")
+    must(guest.asked() == 500, "not exactly 500 pages are requested")
     guest.give([(span[0] + 100, 500)])
     guest.actual(host.boot_pages + span[1] - 500)
     guest.ask_for(span[1])

@@ -1,7 +1,7 @@
 """The guest that the suite plays against a host under test: it does what a case says and trusts nothing.
 
-What it insists on in every case: the host's messages and packets are sound, answers carry the ids of what
-they answer, and pages come back only if this guest has given them and does not have them back.
+It checks in every case that the host's messages and packets are sound, that replies carry the id of their
+request, and that only pages are returned that this guest gave and has not received back.
 """
 
 import struct
@@ -43,21 +43,21 @@ LINUX_VERSIONS: Final = (
 )
 FIRST_GPADL: Final = 0xE1E10
 _PACKETS_MAX: Final = 4096  # more at once than any sound host sends
-_FIRST_PAGE: Final = 0x1000  # pages below 16 MiB are left alone: firmware, kernel, the rings of the suite
+_FIRST_PAGE: Final = 0x1000  # pages below 16 MiB are not used: firmware, kernel, the rings of the suite
 
 
 class PlayedGuest:
-    """One guest and what it knows.
+    """One guest and its state.
 
     Attributes:
         host: The host under test.
-        offers: What it has offered, in order.
+        offers: The host's offers, in order.
         version: The VMBus version agreed on.
         monitor_pages: Guest physical addresses of two pages for the host, or zeros.
         interrupt_page: Guest physical address of a page for the bits of versions before 2.4, or zero.
-        given: The pages that the host has.
+        given: The pages in the balloon.
         flags: Event flags seen so far.
-        infos: Types and data of the information that came.
+        infos: Types and data of the information received.
 
     """
 
@@ -82,13 +82,13 @@ class PlayedGuest:
     # VMBus messages
 
     def post(self, message: wire.Message | bytes, connection_id: int | None = None) -> int:
-        """Post a message; the hypercall's status."""
+        """Post a message. Returns the hypercall's status."""
         payload = message if isinstance(message, bytes) else wire.encode(message)
         number = self._connection_id if connection_id is None else connection_id
         return self.host.post_message(number, VMBUS_MESSAGE_TYPE, payload)
 
     def take(self) -> list[wire.Message]:
-        """Every message the host has for the slot."""
+        """Return every message that the host has for the slot."""
         taken: list[wire.Message] = []
         while (payload := self.host.take_message()) is not None:
             must(len(taken) < _PACKETS_MAX, "the host's messages have no end")
@@ -99,13 +99,13 @@ class PlayedGuest:
         return taken
 
     def ask(self, message: wire.Message | bytes) -> list[wire.Message]:
-        """Post a message that must be taken; the answers."""
+        """Post a message that must be accepted. Returns the replies."""
         status = self.post(message)
-        must(status == 0, f"the host refused {_name(message)} with hypercall status {status}")
+        must(status == 0, f"the host rejected {_name(message)} with hypercall status {status}")
         return self.take()
 
     def contact(self, version: int, *, target_vcpu: int = 0) -> wire.VersionResponse | None:
-        """Ask for a version; the answer, None if the host does not know the connection id."""
+        """Request a version. Returns the reply, or None if the host does not know the connection id."""
         modern = version >= VERSION_5_0
         self._connection_id = MESSAGE_CONNECTION_ID_4 if modern else MESSAGE_CONNECTION_ID
         self.version = version
@@ -113,12 +113,12 @@ class PlayedGuest:
         status = self.post(wire.InitiateContact(version, target_vcpu, target, *self.monitor_pages))
         if status:
             self.version = None
-            must(status in (3, 18), f"a contact was refused with hypercall status {status}")
+            must(status in (3, 18), f"a contact was rejected with hypercall status {status}")
             return None
         answers = self.take()
         must(
             len(answers) == 1 and isinstance(answers[0], wire.VersionResponse),
-            f"a contact is answered by one VERSION_RESPONSE, not by {_names(answers)}",
+            f"the reply to a contact is one VERSION_RESPONSE, not {_names(answers)}",
         )
         answer = answers[0]
         assert isinstance(answer, wire.VersionResponse)
@@ -129,7 +129,7 @@ class PlayedGuest:
         return answer
 
     def connect(self, versions: Iterable[int] = LINUX_VERSIONS) -> None:
-        """Contact the host as Linux does, and take the offers."""
+        """Contact the host as Linux does, and receive the offers."""
         for version in versions:
             answer = self.contact(version)
             if answer is not None and self.version is not None:
@@ -139,14 +139,14 @@ class PlayedGuest:
         self.request_offers()
 
     def request_offers(self) -> None:
-        """Ask for the offers; one of them is the Dynamic Memory device's."""
+        """Request the offers, one of which must be the Dynamic Memory device's."""
         answers = self.ask(wire.RequestOffers())
         must(
             answers and isinstance(answers[-1], wire.AllOffersDelivered),
             f"offers end with ALLOFFERS_DELIVERED, not with {_names(answers[-1:])}",
         )
         self.offers = [answer for answer in answers[:-1] if isinstance(answer, wire.OfferChannel)]
-        must(len(self.offers) == len(answers) - 1, f"among the offers there are {_names(answers[:-1])}")
+        must(len(self.offers) == len(answers) - 1, f"among the offers are {_names(answers[:-1])}")
         must(self.offer, "no Dynamic Memory device is offered")
 
     @property
@@ -162,7 +162,7 @@ class PlayedGuest:
         return self.offer.child_relid
 
     def make_gpadl(self, pfns: Sequence[int]) -> tuple[int, list[wire.Message]]:
-        """Tell the host pages, in a header and as many bodies as they need; the id and all answers."""
+        """Send page numbers in a header and as many bodies as needed. Returns the id and all replies."""
         gpadl = self._next_gpadl
         self._next_gpadl += 1
         words = struct.pack(f"<{len(pfns)}Q", *pfns)
@@ -170,21 +170,21 @@ class PlayedGuest:
         ranges = struct.pack("<II", len(pfns) * PAGE_SIZE, 0) + words[:head]
         answers = self.ask(wire.GpadlHeader(self.relid, gpadl, 8 + len(words), 1, ranges))
         for number, start in enumerate(range(head, len(words), step), start=1):
-            must(not answers, "a GPADL is answered before its last body")
+            must(not answers, "a GPADL gets a reply before its last body")
             answers = self.ask(wire.GpadlBody(number, gpadl, words[start : start + step]))
         return gpadl, answers
 
     def must_make_gpadl(self, pfns: Sequence[int]) -> int:
-        """Make a GPADL that a host has no reason to refuse; its id."""
+        """Make a GPADL that a host has no reason to reject. Returns its id."""
         gpadl, answers = self.make_gpadl(pfns)
         must(
             answers == [wire.GpadlCreated(self.relid, gpadl, 0)],
-            f"a whole GPADL is answered by one GPADL_CREATED with status 0, not by {answers}",
+            f"the reply to a complete GPADL is one GPADL_CREATED with status 0, not {answers}",
         )
         return gpadl
 
     def open(self, *, pages: int = 10, downstream: int = 5, first: int = 0) -> None:
-        """Make rings over fresh pages and open the channel."""
+        """Make rings over new pages and open the channel."""
         self.pfns = self.host.scratch[first : first + pages]
         memory = GpadlMemory(self.host.memory, self.pfns)
         ring.initialize(memory, 0)
@@ -195,18 +195,18 @@ class PlayedGuest:
         answers = self.ask(wire.OpenChannel(self.relid, self.relid, self.gpadl, 0, downstream))
         must(
             answers == [wire.OpenChannelResult(self.relid, self.relid, 0)],
-            f"an open is answered by OPENCHANNEL_RESULT with its openid and status 0, not by {answers}",
+            f"the reply to an open is OPENCHANNEL_RESULT with its openid and status 0, not {answers}",
         )
 
     def close(self) -> None:
-        """Close the channel and ask for the pages back."""
+        """Close the channel and tear down the GPADL."""
         self._writer = self._reader = None
         answers = self.ask(wire.CloseChannel(self.relid))
-        must(not answers, f"CLOSECHANNEL has no answer; {answers} came")
+        must(not answers, f"CLOSECHANNEL has no reply; received {answers}")
         answers = self.ask(wire.GpadlTeardown(self.relid, self.gpadl))
         must(
             answers == [wire.GpadlTorndown(self.gpadl)],
-            f"a teardown is answered by GPADL_TORNDOWN of the same GPADL, not by {answers}",
+            f"the reply to a teardown is GPADL_TORNDOWN of the same GPADL, not {answers}",
         )
 
     # packets
@@ -214,36 +214,36 @@ class PlayedGuest:
     def signal(self) -> None:
         """Signal the host's end of the channel."""
         status = self.host.signal_event(self.offer.connection_id, 0)
-        must(status == 0, f"the host refused a signal for its channel with status {status}")
+        must(status == 0, f"the host rejected a signal for its channel with status {status}")
 
     def write(self, packet: Packet) -> bool:
-        """Put a packet into the ring and signal as Linux does; whether there was room."""
+        """Put a packet into the ring and signal as Linux does. Returns whether there was room."""
         must(self._writer is not None, "the channel is not open")
         assert self._writer is not None
         try:
             written = self._writer.write(packet)
         except RemoteProtocolError as error:
-            fail(f"the host broke the ring: {error}")
+            fail(f"the host damaged the ring: {error}")
         if self._writer.take_signal():
             self.signal()
         return written
 
     def send(self, data: bytes) -> None:
-        """Send one message; the host must make room for it."""
+        """Send a message, for which the host must make room."""
         packet = Packet(PacketType.INBAND, 0, 0, data)
         if not self.write(packet):
             self.signal()
             must(self.write(packet), "the host leaves the ring full")
 
     def next_id(self) -> int:
-        """A transaction id of this guest's own."""
+        """Return this guest's next transaction id."""
         self.trans_id += 1
         return self.trans_id
 
     def packets(self) -> list[Dm]:
-        """Every message in the ring, but for information, which is read and kept.
+        """Return every message in the ring except information, which is read and recorded.
 
-        A host may have to be told that there is room again.
+        The host may need a signal that there is room again.
         """
         found: list[Dm] = []
         self.host.advance(0)
@@ -251,7 +251,7 @@ class PlayedGuest:
             try:
                 packet = self._reader.read()
             except RemoteProtocolError as error:
-                fail(f"the host wrote no sound packet: {error}")
+                fail(f"the host wrote a malformed packet: {error}")
             if self._reader.take_signal():
                 self.signal()
             if packet is None:
@@ -267,20 +267,20 @@ class PlayedGuest:
         return found
 
     def expect(self) -> Dm:
-        """The one message that must be there now."""
+        """Return the one message that is expected now."""
         found = self.packets()
-        must(len(found) == 1, f"one message must come now; {_dm_names(found)} came")
+        must(len(found) == 1, f"expected one message, received {_dm_names(found)}")
         return found[0]
 
     def silent(self, when: str) -> None:
-        """Nothing may have come."""
+        """Check that nothing was received."""
         found = self.packets()
         must(not found, f"{when} the host sent {_dm_names(found)}")
 
     # the Dynamic Memory Protocol
 
     def negotiate(self, version: int = dm.DM_2_0, *, last: bool = False) -> bool:
-        """Ask for a version; whether the host takes it."""
+        """Request a version. Returns whether the host accepts it."""
         trans_id = self.next_id()
         self.send(dm.version_request(trans_id, version, last=last))
         answer = self.expect()
@@ -293,7 +293,7 @@ class PlayedGuest:
         return bool(flags)
 
     def capabilities(self, caps: int, *, least: int = 0, largest: int = (1 << 64) - 1) -> int:
-        """Tell the capabilities, which must be accepted; the answer's bits."""
+        """Report the capabilities, which must be accepted. Returns the response's bits."""
         trans_id = self.next_id()
         self.send(dm.capabilities_report(trans_id, caps, least, largest))
         answer = self.expect()
@@ -302,7 +302,7 @@ class PlayedGuest:
             f"{answer.name} has id {answer.trans_id}, not {trans_id}",
         )
         (flags,) = dm.fields(answer, dm.CAPABILITIES_RESPONSE, "<Q")
-        must(flags & 1, "the host refuses the capabilities")
+        must(flags & 1, "the host rejects the capabilities")
         must(flags < 8, f"reserved bits of {answer.name} are set: {flags:#x}")
         return flags
 
@@ -314,17 +314,17 @@ class PlayedGuest:
         least: int = 0,
         largest: int = (1 << 64) - 1,
     ) -> "PlayedGuest":
-        """Everything up to the moment at which the host may ask: bus, channel, handshake, wait."""
+        """Do everything until the host may send requests: bus, channel, handshake, wait."""
         self.connect()
         self.open()
-        must(self.negotiate(version), f"the host refuses protocol version {version:#x}")
+        must(self.negotiate(version), f"the host rejects protocol version {version:#x}")
         self.capabilities(caps, least=least, largest=largest)
         self.host.advance(self.host.post_init_wait_ns)
         self.silent("before any target")
         return self
 
     def start_with_target(self) -> "PlayedGuest":
-        """As `start`, where a target may stand from before, which this guest has no pages for."""
+        """Do as `start`, where an earlier target may remain for which this guest has no pages."""
         self.connect()
         self.open()
         self.restart()
@@ -334,41 +334,44 @@ class PlayedGuest:
         return self
 
     def restart(self, caps: int = dm.CAP_BALLOON) -> None:
-        """The handshake once more, on a channel that was opened anew."""
-        must(self.negotiate(), "the host refuses version 2.0 the second time")
+        """Repeat the handshake on a reopened channel."""
+        must(self.negotiate(), "the host rejects version 2.0 the second time")
         self.capabilities(caps)
         self.host.advance(self.host.post_init_wait_ns)
 
     def asked(self) -> int:
-        """The balloon request that must be there now: how many pages."""
+        """Return the number of pages in the balloon request that is expected now."""
         request = self.expect()
         pages, reserved = dm.fields(request, dm.BALLOON_REQUEST, "<II")
-        must(pages, "the host asks for no pages")
+        must(pages, "the host requests no pages")
         must(reserved == 0, f"the reserved word of {request.name} is {reserved:#x}")
         return pages
 
     def free_span(self, pages: int) -> Span:
-        """Pages that were not given before, side by side."""
+        """Return adjacent pages that were not given before."""
         start = self._next_page
         must(start + pages <= self.host.boot_pages, "the case needs a larger guest")
         self._next_page += pages
         return start, pages
 
     def give(self, spans: Sequence[Span], *, more: bool = False) -> None:
-        """Give pages up, so that the host may give them back later."""
+        """Give pages, which the host may return later."""
         self.given.update(dm.pages_in(spans))
         self.send(dm.balloon_response(self.next_id(), spans, more=more))
 
     def get_back(self) -> list[int]:
-        """Take what the host gives back, to the end of the transaction, and answer; the pages."""
+        """Accept the host's pages to the end of the transaction, and respond. Returns the pages."""
         got: list[int] = []
         more = True
         while more:
             found = self.packets()
-            must(found, "an unballoon transaction ends with more_pages 0; the host says nothing")
+            must(found, "an unballoon transaction ends with more_pages 0, but the host is silent")
             for request in found:
-                must(more, f"{request.name} came before the answer to the unballoon request")
-                must(request.kind == dm.UNBALLOON_REQUEST, f"{request.name} came, no DM_UNBALLOON_REQUEST")
+                must(more, f"{request.name} was received before the response to the unballoon request")
+                must(
+                    request.kind == dm.UNBALLOON_REQUEST,
+                    f"expected DM_UNBALLOON_REQUEST, received {request.name}",
+                )
                 gift = dm.read_gift(request)
                 self._check_gift(gift)
                 got += dm.pages_in(gift.spans)
@@ -379,50 +382,50 @@ class PlayedGuest:
     def _check_gift(self, gift: Gift) -> None:
         must(gift.spans or not gift.more, "a part of an unballoon transaction has no pages")
         must(len(gift.spans) <= dm.RANGES_MAX, f"{len(gift.spans)} ranges do not fit a page")
-        must(gift.pages <= len(self.given), f"{gift.pages} pages come back, {len(self.given)} were given")
+        must(gift.pages <= len(self.given), f"{gift.pages} pages are returned, {len(self.given)} were given")
         for page in dm.pages_in(gift.spans):
-            must(page in self.given, f"page {page:#x} comes back, which the host does not have")
+            must(page in self.given, f"page {page:#x} is returned, which is not in the balloon")
             self.given.remove(page)
 
     def balloon(self, pages: int) -> list[Span]:
-        """Have the host ask for so many pages and give them in one span; what was given."""
+        """Make the host request that many pages, and give them in one span. Returns that span."""
         self.host.set_target(self.host.boot_pages - len(self.given) - pages)
         asked = self.asked()
-        must(asked == pages, f"{asked} pages are asked for where the target is {pages} away")
+        must(asked == pages, f"{asked} pages are requested where the target is {pages} away")
         spans = [self.free_span(pages)]
         self.give(spans)
         return spans
 
     def return_all(self) -> None:
-        """Have the host give everything back: exactly what it was given."""
+        """Make the host return everything: exactly what it was given."""
         if not self.given:
             self.host.set_target(self.host.boot_pages)
-            self.silent("with nothing to give back")
+            self.silent("with nothing to return")
             return
         self.host.set_target(self.host.boot_pages)
         while self.given:
-            must(self.get_back(), f"{len(self.given)} pages do not come back")
-        self.silent("when everything was given back")
+            must(self.get_back(), f"{len(self.given)} pages are not returned")
+        self.silent("when everything was returned")
 
     def alive(self) -> None:
-        """After whatever happened: a new contact works, up to a handshake on a new channel."""
+        """Check that a new contact works, up to a handshake on a new channel."""
         self.connect()
         self.open(first=256)
         self.restart()
 
     def actual(self, pages: int) -> None:
-        """The host's figure of the guest's size, if it tells one."""
+        """Check the host's figure for the guest's size, if it reports one."""
         told = self.host.actual_pages()
-        must(told in (None, pages), f"the guest has {pages} pages, the host says {told}")
+        must(told in (None, pages), f"the guest has {pages} pages, the host reports {told}")
 
     def needs_version(self, version: int, what: str) -> None:
-        """Skip the case where the host does not speak so late a version."""
+        """Skip the case if the host does not support a version that late."""
         if self.version is None or self.version < version:
             raise NotApplicableError(f"the host agrees to no version with {what}")
 
 
 def settle_ns(host: HostUnderTest) -> int:
-    """Long enough for any deadline of a host."""
+    """Return a time beyond any deadline of a host."""
     return host.post_init_wait_ns + 3600 * NS_PER_S
 
 

@@ -1,7 +1,7 @@
-"""Cases against a host: what every sound session is made of, as a stock Linux guest plays it.
+"""Cases against a host: the parts of every sound session, as a stock Linux guest plays it.
 
-The guest of these cases says what a Linux 6.12 guest said to a Python VMM, ids and pages included, so that
-its captured session, played back, passes them.
+The guest of these cases sends what a Linux 6.12 guest sent to a Python VMM, ids and pages included, so that
+its captured session passes them when replayed.
 """
 
 from typing import Final
@@ -31,11 +31,11 @@ LINUX_PAGES: Final = 64 * MIB // PAGE_SIZE
 
 
 def linux(host: HostUnderTest) -> PlayedGuest:
-    """A guest whose handshake is over and which has reported its status twice."""
+    """Return a guest that has finished the handshake and reported its status twice."""
     guest = PlayedGuest(host)
     guest.connect()
     guest.open()
-    must(guest.negotiate(dm.DM_2_0), "the host refuses protocol version 2.0")
+    must(guest.negotiate(dm.DM_2_0), "the host rejects protocol version 2.0")
     guest.capabilities(LINUX_CAPS)
     for available, committed in ((0xBD48, 0x607C), (0x9D74, 0x609B)):
         guest.send(dm.status_report(guest.next_id(), available, committed))
@@ -44,10 +44,10 @@ def linux(host: HostUnderTest) -> PlayedGuest:
 
 
 def ballooned(host: HostUnderTest) -> PlayedGuest:
-    """A guest that has given up what it was asked for, in many ranges out of order."""
+    """Return a guest that has given the requested pages, in many unordered ranges."""
     guest = linux(host)
     host.set_target(host.boot_pages - LINUX_PAGES)
-    must(guest.asked() == LINUX_PAGES, f"{LINUX_PAGES} pages must be asked for")
+    must(guest.asked() == LINUX_PAGES, f"{LINUX_PAGES} pages must be requested")
     guest.give(LINUX_SPANS)
     return guest
 
@@ -55,7 +55,7 @@ def ballooned(host: HostUnderTest) -> PlayedGuest:
 @TABLE.case(
     "session-contact",
     SESSION,
-    "A contact is answered by one VERSION_RESPONSE; from 5.0 on it names a connection id for posts.",
+    "The reply to a contact is one VERSION_RESPONSE; from 5.0 on it names a connection id for posts.",
     "Linux drivers/hv/connection.c, vmbus_negotiate_version",
 )
 def _contact(host: HostUnderTest) -> None:
@@ -66,7 +66,7 @@ def _contact(host: HostUnderTest) -> None:
             if version >= VERSION_5_0:
                 must(answer.message_connection_id, "a contact of 5.0 or later gets no connection id")
             return
-    fail("no version that Linux asks for is taken")
+    fail("no version that Linux requests is accepted")
 
 
 @TABLE.case(
@@ -93,7 +93,7 @@ def _open(host: HostUnderTest) -> None:
     guest = PlayedGuest(host)
     guest.connect()
     guest.open()
-    guest.silent("before a version was asked for")
+    guest.silent("before a version was requested")
 
 
 @TABLE.case(
@@ -109,7 +109,7 @@ def _handshake(host: HostUnderTest) -> None:
 @TABLE.case(
     "session-status-unanswered",
     SESSION,
-    "Status reports are outside any transaction and are never answered.",
+    "Status reports are outside any transaction and get no reply.",
     "dynmem-proto.h, DM_STATUS_REPORT; Linux hv_balloon.c, post_status",
 )
 def _status(host: HostUnderTest) -> None:
@@ -119,7 +119,7 @@ def _status(host: HostUnderTest) -> None:
 @TABLE.case(
     "session-balloon",
     SESSION,
-    "A smaller target makes a DM_BALLOON_REQUEST for the difference; what is given no longer counts.",
+    "A smaller target causes a DM_BALLOON_REQUEST for the difference; pages given no longer count.",
     "QEMU hw/hyperv/hv-balloon.c, hv_balloon_idle_state_process_target",
 )
 def _balloon(host: HostUnderTest) -> None:
@@ -131,7 +131,7 @@ def _balloon(host: HostUnderTest) -> None:
 @TABLE.case(
     "session-unballoon",
     SESSION,
-    "A larger target gives exactly the given pages back, each once, in a transaction with one answer.",
+    "A larger target returns exactly the given pages, each once, in a transaction with one response.",
     "QEMU hw/hyperv/hv-balloon.c; Linux hv_balloon.c, balloon_down",
 )
 def _unballoon(host: HostUnderTest) -> None:
@@ -143,7 +143,7 @@ def _unballoon(host: HostUnderTest) -> None:
 @TABLE.case(
     "session-hot-add",
     SESSION,
-    "A target above all pages of the guest makes a DM_MEM_HOT_ADD_REQUEST of 16 or 24 bytes, above its RAM.",
+    "A target above the guest's size causes a DM_MEM_HOT_ADD_REQUEST of 16 or 24 bytes, above its RAM.",
     "Linux hv_balloon.c, hot_add_req; QEMU hv-balloon.c, hv_balloon_hot_add_posting",
 )
 def _hot_add(host: HostUnderTest) -> None:

@@ -25,7 +25,7 @@ def _one_version(version: int, host: HostUnderTest) -> None:
     guest = PlayedGuest(host)
     answer = guest.contact(version)
     if answer is None or guest.version is None:
-        guest.connect()  # refused: then another must do
+        guest.connect()  # rejected: then another one must work
     else:
         guest.request_offers()
     guest.open()
@@ -36,7 +36,7 @@ for _version in VERSIONS:
         Case(
             f"contact-{format_version(_version)}",
             VMBUS,
-            "The version is taken and the channel opens over it, or it is refused and another can be taken.",
+            "The version is accepted and the channel opens with it, or it is rejected and another works.",
             "Linux include/linux/hyperv.h, VERSION_*",
             partial(_one_version, _version),
         )
@@ -46,19 +46,19 @@ for _version in VERSIONS:
 @TABLE.case(
     "contact-unknown-version",
     VMBUS,
-    "A version from the future is refused by version_supported 0, and an older one is taken afterwards.",
+    "A version from the future is rejected with version_supported 0, and an older one works afterwards.",
     "Linux drivers/hv/connection.c, vmbus_connect: versions are tried downwards",
 )
 def _unknown_version(host: HostUnderTest) -> None:
     guest = PlayedGuest(host)
-    must(guest.contact(0xFFFF_0000) is None or guest.version is None, "version 65535.0 is agreed to")
+    must(guest.contact(0xFFFF_0000) is None or guest.version is None, "version 65535.0 is accepted")
     guest.alive()
 
 
 @TABLE.case(
     "contact-begins-anew",
     VMBUS,
-    "A contact forgets the connection before it: channels are closed, GPADLs gone, offers made again.",
+    "A contact ends the connection before it: channels are closed, GPADLs gone, offers repeated.",
     "QEMU hw/hyperv/vmbus.c: INITIATE_CONTACT resets the bus (a kexec'd kernel knows nothing of the old one)",
 )
 def _anew(host: HostUnderTest) -> None:
@@ -74,7 +74,7 @@ def _anew(host: HostUnderTest) -> None:
 @TABLE.case(
     "contact-with-monitor-pages",
     VMBUS,
-    "A contact that brings two monitor pages, as Linux's does, is accepted.",
+    "A contact with two monitor pages, as Linux sends it, is accepted.",
     "Linux drivers/hv/connection.c, vmbus_negotiate_version: monitor_page1 and monitor_page2",
 )
 def _monitor_pages(host: HostUnderTest) -> None:
@@ -88,7 +88,7 @@ def _monitor_pages(host: HostUnderTest) -> None:
 @TABLE.case(
     "unload",
     VMBUS,
-    "UNLOAD is answered by UNLOAD_RESPONSE, and the bus can be contacted again.",
+    "The reply to UNLOAD is UNLOAD_RESPONSE, and the bus can be contacted again.",
     "Linux drivers/hv/channel_mgmt.c, vmbus_initiate_unload",
 )
 def _unload(host: HostUnderTest) -> None:
@@ -128,7 +128,7 @@ for _pages in (1, 26, 27, 54, 55, 500):
         Case(
             f"gpadl-of-{_pages}-pages",
             VMBUS,
-            "Created with status 0 when its last body is there and not before; torn down when asked.",
+            "A GPADL is created with status 0 after its last body, not before, and torn down on request.",
             "Linux drivers/hv/channel.c, create_gpadl_header: 26 page numbers in a header, 28 in a body",
             partial(_gpadl, _pages),
         )
@@ -138,7 +138,7 @@ for _pages in (1, 26, 27, 54, 55, 500):
 @TABLE.case(
     "gpadl-of-scattered-pages",
     VMBUS,
-    "The rings follow the order of the page numbers, whatever it is.",
+    "The rings use the page numbers in the order given, whatever it is.",
     "Linux drivers/hv/channel.c: ring buffers are vmalloc'd or allocated in pieces",
 )
 def _scattered(host: HostUnderTest) -> None:
@@ -152,7 +152,7 @@ def _scattered(host: HostUnderTest) -> None:
 @TABLE.case(
     "reopen",
     VMBUS,
-    "A closed channel can be opened over other pages, and its handshake begins anew.",
+    "A closed channel can be opened over other pages, and its handshake starts again.",
     "Linux hv_balloon.c, balloon_suspend and balloon_resume",
 )
 def _reopen(host: HostUnderTest) -> None:
@@ -167,7 +167,7 @@ def _reopen(host: HostUnderTest) -> None:
 @TABLE.case(
     "messages-wait-for-the-slot",
     VMBUS,
-    "Answers of a guest that is slow to empty its slot wait, in order, and none is lost.",
+    "Replies to a guest that is slow to empty its slot wait in order, and none is lost.",
     "QEMU hw/hyperv/vmbus.c: one message in flight, retried at EOM",
 )
 def _slow_slot(host: HostUnderTest) -> None:
@@ -185,7 +185,7 @@ def _slow_slot(host: HostUnderTest) -> None:
 @TABLE.case(
     "modify-channel",
     VMBUS,
-    "MODIFYCHANNEL of an open channel is obeyed, and answered with status 0 from 5.3 on only.",
+    "MODIFYCHANNEL of an open channel takes effect; only from 5.3 on it gets a reply, with status 0.",
     "Linux drivers/hv/channel.c, vmbus_send_modifychannel",
 )
 def _modify(host: HostUnderTest) -> None:
@@ -259,7 +259,7 @@ def _strange_signals(host: HostUnderTest) -> None:
 @TABLE.case(
     "rings-wrap",
     VMBUS,
-    "Thousands of packets, each ring filled many times over, arrive whole and in order.",
+    "Thousands of packets, which fill each ring many times, arrive complete and in order.",
     "Linux drivers/hv/ring_buffer.c; the footer's eight bytes count in both indices",
 )
 def _wrap(host: HostUnderTest) -> None:
@@ -267,16 +267,16 @@ def _wrap(host: HostUnderTest) -> None:
     guest.connect()
     guest.open(pages=4, downstream=2)
     for number in range(1000):
-        must(not guest.negotiate(0x7FFF_0000 + number % 7), "version 32767 is taken")
+        must(not guest.negotiate(0x7FFF_0000 + number % 7), "version 32767 is accepted")
         if number % 3 == 0:
             guest.send(dm.message(0, guest.next_id(), bytes(8 * (number % 5))))
-    must(guest.negotiate(), "version 2.0 is refused after a thousand others")
+    must(guest.negotiate(), "version 2.0 is rejected after a thousand others")
 
 
 @TABLE.case(
     "room-comes-back",
     VMBUS,
-    "What finds no room in the ring to the guest is sent when the guest has made room and signalled.",
+    "Messages that do not fit the ring to the guest are sent when the guest has made room and signalled.",
     "Linux drivers/hv/ring_buffer.c, hv_pkt_iter_close: pending_send_sz",
 )
 def _room(host: HostUnderTest) -> None:
@@ -286,7 +286,7 @@ def _room(host: HostUnderTest) -> None:
     guest.restart()
     spans = [(guest.free_span(2)[0], 1) for _ in range(1200)]
     host.set_target(host.boot_pages - 1200)
-    must(guest.asked() == 1200, "the host asks for another number than 1200")
+    must(guest.asked() == 1200, "the host does not request exactly 1200 pages")
     for start in range(0, 1200, 400):
         guest.give(spans[start : start + 400], more=start < 800)
     guest.return_all()
@@ -295,7 +295,7 @@ def _room(host: HostUnderTest) -> None:
 @TABLE.case(
     "rescind",
     VMBUS,
-    "An unplugged device is rescinded; the host leaves its rings alone, and takes RELID_RELEASED in silence.",
+    "An unplugged device is rescinded; its rings stay untouched, and RELID_RELEASED gets no reply.",
     "Linux drivers/hv/channel_mgmt.c, vmbus_onoffer_rescind and hv_process_channel_removal",
 )
 def _rescind(host: HostUnderTest) -> None:
@@ -304,7 +304,7 @@ def _rescind(host: HostUnderTest) -> None:
     if not host.unplug():
         raise NotApplicableError("the host cannot unplug the device")
     answers = guest.take()
-    must(answers == [wire.RescindChannelOffer(guest.relid)], f"an unplugged device is told by {answers}")
+    must(answers == [wire.RescindChannelOffer(guest.relid)], f"an unplugged device is reported by {answers}")
     host.set_target(host.boot_pages - 100)
     host.advance(host.post_init_wait_ns)
     guest.silent("over a rescinded channel")
@@ -317,7 +317,7 @@ def _rescind(host: HostUnderTest) -> None:
 @TABLE.case(
     "reset-forgets",
     VMBUS,
-    "After a reset nothing of the old connection is left, and a new guest finds everything as at first.",
+    "After a reset nothing of the old connection remains, and a new guest finds everything as at first.",
     "QEMU hw/hyperv/vmbus.c, vmbus_reset",
 )
 def _reset(host: HostUnderTest) -> None:
@@ -331,7 +331,7 @@ def _reset(host: HostUnderTest) -> None:
 @TABLE.case(
     "tl-connect",
     VMBUS,
-    "A connection to a service that nobody offers is refused, or the message is not known.",
+    "A connection to a service that is not offered is rejected, or the message is unknown.",
     "Linux drivers/hv/channel_mgmt.c, vmbus_send_tl_connect_request",
 )
 def _tl_connect(host: HostUnderTest) -> None:
@@ -342,8 +342,8 @@ def _tl_connect(host: HostUnderTest) -> None:
     status = guest.post(wire.TlConnectRequest(endpoint, endpoint))
     answers = guest.take()
     if status or not answers:
-        raise NotApplicableError("the host does not answer TL_CONNECT_REQUEST")
+        raise NotApplicableError("the host does not reply to TL_CONNECT_REQUEST")
     must(
         len(answers) == 1 and isinstance(answers[0], wire.TlConnectResult) and answers[0].status,
-        f"TL_CONNECT_REQUEST for nobody is answered by {answers}",
+        f"the reply to TL_CONNECT_REQUEST for an unknown service is {answers}",
     )

@@ -1,7 +1,7 @@
-"""Cases against a host's VMBus, played by a guest that is broken or hostile: the host survives and answers.
+"""Cases against a host's VMBus, played by a broken or hostile guest: the host survives and replies.
 
-Each of these has taken down a host, or left a guest waiting for ever. In every case a sound guest must be
-served right afterwards.
+Each of these has crashed a host or left a guest waiting forever. In every case a sound guest must be served
+right afterwards.
 """
 
 import struct
@@ -54,7 +54,7 @@ for _name, _vp in (("none", 0xFFFF_FFFF), ("absent", 4095)):
         Case(
             f"contact-on-{_name}-vp",
             VMBUS_FAULTS,
-            f"A contact that names virtual processor {_vp:#x} is refused or answered elsewhere.",
+            f"A contact that names virtual processor {_vp:#x} is rejected, or the reply goes elsewhere.",
             "QEMU hw/hyperv: hyperv_find_vcpu gives NULL",
             partial(_absent_vp, _vp),
         )
@@ -68,13 +68,13 @@ def _bad_gpadl(message: wire.GpadlHeader, host: HostUnderTest) -> None:
         wire.GpadlHeader(relid, message.gpadl, message.range_buflen, message.range_count, message.ranges)
     )
     answers = guest.take()
-    if not status:  # a refused post is an answer too
+    if not status:  # a rejected post is a reply, too
         must(
             len(answers) == 1
             and isinstance(answers[0], wire.GpadlCreated)
             and answers[0].gpadl == message.gpadl
             and answers[0].creation_status,
-            f"the guest waits for GPADL_CREATED with an error; {answers or 'nothing'} came",
+            f"the guest waits for GPADL_CREATED with an error; received {answers or 'nothing'}",
         )
     guest.alive()
 
@@ -94,8 +94,8 @@ for _name, _header in {
         Case(
             f"gpadl-{_name}",
             VMBUS_FAULTS,
-            "A GPADL that cannot be is answered by GPADL_CREATED with an error status.",
-            "QEMU vmbus.c: drops it, or counts below zero; Linux waits for the answer for ever",
+            "The reply to an impossible GPADL is GPADL_CREATED with an error status.",
+            "QEMU vmbus.c: drops it, or counts below zero; Linux waits for the reply forever",
             partial(_bad_gpadl, _header),
         )
     )
@@ -104,14 +104,14 @@ for _name, _header in {
 @TABLE.case(
     "gpadl-body-too-many",
     VMBUS_FAULTS,
-    "A body for a GPADL that is whole changes nothing; the GPADL stays good.",
+    "A body for a complete GPADL changes nothing; the GPADL remains valid.",
     "QEMU hw/hyperv/vmbus.c: assert(num_gfns_left)",
 )
 def _late_body(host: HostUnderTest) -> None:
     guest = _connected(host)
     gpadl = guest.must_make_gpadl(host.scratch[:30])
     guest.post(wire.GpadlBody(2, gpadl, 28 * _PFN))
-    must(not guest.take(), "a body that is too many is answered")
+    must(not guest.take(), "a superfluous body gets a reply")
     answers = guest.ask(wire.GpadlTeardown(guest.relid, gpadl))
     must(answers == [wire.GpadlTorndown(gpadl)], f"the teardown is answered by {answers}")
     guest.alive()
@@ -126,15 +126,15 @@ def _late_body(host: HostUnderTest) -> None:
 def _stray_body(host: HostUnderTest) -> None:
     guest = _connected(host)
     guest.post(wire.GpadlBody(1, 0x77, 28 * _PFN))
-    must(not guest.take(), "a body without a header is answered")
+    must(not guest.take(), "a body without a header gets a reply")
     guest.alive()
 
 
 @TABLE.case(
     "gpadl-id-twice",
     VMBUS_FAULTS,
-    "A GPADL id that is in use is refused by an error status, and the first GPADL stays what it was.",
-    "QEMU hw/hyperv/vmbus.c ignores the second; Linux waits for its answer for ever",
+    "A GPADL id in use is rejected with an error status, and the first GPADL is unchanged.",
+    "QEMU hw/hyperv/vmbus.c ignores the second; Linux waits for its reply forever",
 )
 def _same_id(host: HostUnderTest) -> None:
     guest = _connected(host)
@@ -151,19 +151,19 @@ def _same_id(host: HostUnderTest) -> None:
 @TABLE.case(
     "teardown-of-nothing",
     VMBUS_FAULTS,
-    "The teardown of an unknown GPADL is answered, since its pages are certainly not used.",
+    "The teardown of an unknown GPADL gets a reply, since its pages are certainly unused.",
     "Linux drivers/hv/channel.c, vmbus_teardown_gpadl waits for GPADL_TORNDOWN",
 )
 def _stray_teardown(host: HostUnderTest) -> None:
     guest = _connected(host)
     answers = guest.ask(wire.GpadlTeardown(guest.relid, 0x77))
-    must(answers == [wire.GpadlTorndown(0x77)], f"it is answered by {answers or 'nothing'}")
+    must(answers == [wire.GpadlTorndown(0x77)], f"the reply is {answers or 'nothing'}")
 
 
 @TABLE.case(
     "teardown-under-open-channel",
     VMBUS_FAULTS,
-    "Rings that are torn down under an open channel are no longer touched, and the channel can be reopened.",
+    "Rings torn down under an open channel are no longer touched, and the channel can be reopened.",
     "the pages are the guest's again from GPADL_TORNDOWN on",
 )
 def _teardown_open(host: HostUnderTest) -> None:
@@ -177,7 +177,7 @@ def _teardown_open(host: HostUnderTest) -> None:
     pages.write(0, bytes(pages.size))
     host.signal_event(guest.offer.connection_id, 0)
     host.advance(host.post_init_wait_ns)
-    must(not any(pages.read(0, pages.size)), "the host wrote to pages that it had let go of")
+    must(not any(pages.read(0, pages.size)), "the host wrote to pages that it had released")
     guest.alive()
 
 
@@ -190,7 +190,7 @@ def _bad_open(gpadl: int, vp: int, downstream: int, host: HostUnderTest) -> None
         and isinstance(answers[0], wire.OpenChannelResult)
         and answers[0].openid == 9
         and answers[0].status,
-        f"the guest waits for OPENCHANNEL_RESULT with an error; {answers or 'nothing'} came",
+        f"the guest waits for OPENCHANNEL_RESULT with an error; received {answers or 'nothing'}",
     )
     guest.alive()
 
@@ -207,7 +207,7 @@ for _name, (_gpadl, _vp, _downstream) in {
         Case(
             f"open-{_name}",
             VMBUS_FAULTS,
-            "An open that cannot be is answered by OPENCHANNEL_RESULT with its openid and an error status.",
+            "The reply to an impossible open is OPENCHANNEL_RESULT with its openid and an error status.",
             "QEMU hw/hyperv/vmbus.c, vmbus_handle_open_channel; hyperv_find_vcpu gives NULL",
             partial(_bad_open, _gpadl, _vp, _downstream),
         )
@@ -217,7 +217,7 @@ for _name, (_gpadl, _vp, _downstream) in {
 @TABLE.case(
     "open-over-absent-memory",
     VMBUS_FAULTS,
-    "Rings in pages that are no memory are refused, at the GPADL or at the open, with an error status.",
+    "Rings in pages that are not memory are rejected with an error status, at the GPADL or at the open.",
     "QEMU hw/hyperv/vmbus.c maps the rings when the channel opens",
 )
 def _no_memory(host: HostUnderTest) -> None:
@@ -228,14 +228,14 @@ def _no_memory(host: HostUnderTest) -> None:
     if answers == [wire.GpadlCreated(guest.relid, gpadl, 0)]:
         answers = guest.ask(wire.OpenChannel(guest.relid, 9, gpadl, 0, 5))
         must(len(answers) == 1, f"an open is answered by {answers or 'nothing'}")
-        must(getattr(answers[0], "status", 0), "a channel is opened over pages that are no memory")
+        must(getattr(answers[0], "status", 0), "a channel is opened over pages that are not memory")
     guest.alive()
 
 
 @TABLE.case(
     "open-twice",
     VMBUS_FAULTS,
-    "An open channel is not opened a second time, and goes on working.",
+    "An open channel is not opened a second time and continues to work.",
     "OpenVMM vmbus_server: ChannelState table",
 )
 def _open_twice(host: HostUnderTest) -> None:
@@ -243,7 +243,7 @@ def _open_twice(host: HostUnderTest) -> None:
     guest.open()
     other = guest.must_make_gpadl(host.scratch[20:30])
     answers = guest.ask(wire.OpenChannel(guest.relid, 9, other, 0, 5))
-    must(len(answers) == 1 and getattr(answers[0], "status", 0), f"it is answered by {answers or 'nothing'}")
+    must(len(answers) == 1 and getattr(answers[0], "status", 0), f"the reply is {answers or 'nothing'}")
     must(guest.negotiate(), "the channel no longer works")
 
 
@@ -285,7 +285,7 @@ for _name, (_payload, _type) in {
         Case(
             f"message-{_name}",
             VMBUS_FAULTS,
-            "A message that is none changes nothing that a new contact does not mend.",
+            "A malformed message changes nothing that a new contact does not repair.",
             "QEMU hw/hyperv/vmbus.c, vmbus_recv_message",
             partial(_noise, _payload, _type),
         )
@@ -328,7 +328,7 @@ for _name, (_words, _data) in {
         Case(
             f"ring-{_name}",
             VMBUS_FAULTS,
-            "A broken ring breaks its channel and nothing else; closed and opened anew, it works.",
+            "A damaged ring breaks its channel and nothing else; closed and reopened, it works.",
             "Linux drivers/hv/ring_buffer.c; QEMU hw/hyperv/vmbus.c, vmbus_channel_recv_start",
             partial(_bad_ring, _words, _data),
         )
@@ -338,7 +338,7 @@ for _name, (_words, _data) in {
 @TABLE.case(
     "ring-too-small",
     VMBUS_FAULTS,
-    "What can never fit the guest's rings is not sent, and breaks nothing but the channel.",
+    "A message that can never fit the guest's rings is not sent, and breaks at most the channel.",
     "a ring of one data page holds no message of 4096 bytes",
 )
 def _small_ring(host: HostUnderTest) -> None:
@@ -361,7 +361,7 @@ def _small_ring(host: HostUnderTest) -> None:
 @TABLE.case(
     "gpadls-without-end",
     VMBUS_FAULTS,
-    "A guest that makes GPADLs and never tears one down is refused at some point; a contact heals.",
+    "A guest that makes GPADLs and never tears one down is rejected eventually; a contact clears that.",
     "a host keeps a bounded number of page lists for a guest",
 )
 def _many_gpadls(host: HostUnderTest) -> None:

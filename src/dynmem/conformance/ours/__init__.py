@@ -1,1 +1,1 @@
-"""Adapters that put our own two ends under the suite."""
+"""Adapters that put our own two ends to the test."""

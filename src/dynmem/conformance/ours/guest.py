@@ -24,15 +24,15 @@ from dynmem.wire.synic import VMBUS_MESSAGE_TYPE, HvStatus
 _BACKED_BYTES: Final = 4 * MIB
 _TOTAL_PAGES: Final = 512 * MIB // PAGE_SIZE
 _FIRST_FREE: Final = 0x1000
-_PAGE_LIMIT: Final = 64 * GIB // PAGE_SIZE  # what can ever be added lies below
+_PAGE_LIMIT: Final = 64 * GIB // PAGE_SIZE  # all memory that can be added lies below
 _BLOCK_PAGES: Final = 128 * MIB // PAGE_SIZE
-_RUN, _GAP = 5, 3  # free memory is in pieces: five free pages, three in use
+_RUN, _GAP = 5, 3  # free memory is fragmented: five pages free, three in use
 _RETRY_NS: Final = NS_PER_MS
 _FOR_NOW: Final = frozenset({HvStatus.INSUFFICIENT_BUFFERS, HvStatus.INSUFFICIENT_MEMORY})
 
 
 class OurFreePages:
-    """Free memory of the guest, in small pieces."""
+    """The guest's free memory, in small pieces."""
 
     def __init__(self) -> None:
         self.free: PageSet = PageSet(_PAGE_LIMIT)
@@ -42,25 +42,21 @@ class OurFreePages:
 
     @property
     def available_pages(self) -> int:
-        """Free pages."""
         return len(self.free)
 
     @property
     def committed_pages(self) -> int:
-        """What programs have asked for."""
         return _FIRST_FREE
 
     def allocate_for_balloon(self, pages: int) -> bytes:
-        """Free pages for the balloon."""
         return self.free.take(pages, DM_RANGES_PER_MESSAGE)
 
     def free_from_balloon(self, ranges: bytes) -> None:
-        """Pages that are the guest's own again."""
         self.free.add(ranges)
 
 
 class OurBlocks:
-    """The guest's kernel, which takes every block of memory that it is offered."""
+    """The guest's kernel, which accepts every block of memory that it is offered."""
 
     alignment_pages = _BLOCK_PAGES
 
@@ -68,16 +64,13 @@ class OurBlocks:
         self._free = free
 
     def hot_add(self, start: int, pages: int) -> Added:
-        """Add memory: all of it is free at once."""
         self._free.add(page_ranges.pack(*(np.array([n], np.uint64) for n in (start, pages))))
         return Added(pages)
 
     def hot_remove(self, pages: int, virtual_node: int, qos_flags: int) -> bytes:
-        """Take free pages out of use for good."""
         return self._free.take(pages, DM_HOT_REMOVE_RANGES)
 
     def put_back(self, ranges: bytes) -> None:
-        """Use pages again that the host never heard of."""
         self._free.add(ranges)
 
 
@@ -98,7 +91,7 @@ class OurGuest:
         self.post_at: int = 0
 
     def make_machine(self) -> DynamicMemoryGuest:
-        """The protocol machine."""
+        """Return the protocol machine."""
         return DynamicMemoryGuest(
             pages=self.pages,
             total_pages=_TOTAL_PAGES,
@@ -107,13 +100,11 @@ class OurGuest:
         )
 
     def start(self, hypercalls: Hypercalls) -> None:
-        """Load the drivers."""
         self.hypercalls = hypercalls
         self.client.connect()
         self._turn()
 
     def deliver_message(self, payload: bytes) -> None:
-        """A message in the slot."""
         try:
             self.client.receive_message(payload)
         except RemoteProtocolError:
@@ -121,29 +112,27 @@ class OurGuest:
         self._turn()
 
     def deliver_event(self, flag: int) -> None:
-        """An event flag; the rings are looked at in every turn."""
+        # The rings are read in every turn.
         self._turn()
 
     def advance(self, ns: int) -> None:
-        """Let time pass."""
         self.now += ns
         self.dm.tick(self.now)
         self._turn()
 
     def ballooned_pages(self) -> int | None:
-        """How many pages the host has."""
         return self.dm.ballooned_pages
 
     def receive(self, data: bytes) -> None:
-        """A message for the machine."""
+        """Pass a message to the machine."""
         self.dm.receive(data, self.now)
 
     def sending(self, data: bytes) -> bytes:
-        """A message of the machine, on its way into the ring."""
+        """Return the message as the machine sends it. A planted mistake may change it."""
         return data
 
     def _turn(self) -> None:
-        """What a driver does when it is woken."""
+        """Do what a driver does when it is woken."""
         self._events()
         self._exchange()
         self._post()
@@ -172,7 +161,7 @@ class OurGuest:
                 if packet.type == PacketType.INBAND:
                     self._take(packet.data)
                 self._send(channel)
-        except RemoteProtocolError:  # the ring itself is broken
+        except RemoteProtocolError:  # the ring itself is damaged
             channel.close()
         self._signal()
 
@@ -180,7 +169,7 @@ class OurGuest:
         try:
             self.receive(data)
         except RemoteProtocolError:
-            return  # a driver logs it and goes on
+            return  # a driver logs it and continues
 
     def _send(self, channel: vmbus.GuestChannel) -> None:
         while (message := self.dm.next_message()) is not None:
@@ -195,7 +184,7 @@ class OurGuest:
             self.hypercalls.signal_event(connection_id, 0)
 
     def _post(self) -> None:
-        """Post in order; what the host has no buffers for, a little later."""
+        """Post in order; repeat a little later if the host has no buffers."""
         assert self.hypercalls is not None
         self.posts.extend(self.client.take_posts())
         while self.posts and self.now >= self.post_at:

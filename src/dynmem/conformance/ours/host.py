@@ -15,19 +15,18 @@ from dynmem.wire.packet import PacketType
 
 _BACKED_BYTES = 4 * MIB  # the suite's rings lie here; the rest of the guest is only counted
 _BOOT_PAGES = 4 * GIB // PAGE_SIZE
-FIRST_ADDED_PAGE = 32 * GIB // PAGE_SIZE  # where device memory begins: on the largest boundary of any guest
+FIRST_ADDED_PAGE = 32 * GIB // PAGE_SIZE  # where device memory begins: at the largest alignment of any guest
 HOT_ADD_PAGES = 8 * GIB // PAGE_SIZE
 
 
 class OurHotAdd:
-    """Memory beyond the boot size, there as soon as it is asked for."""
+    """Memory beyond the boot size, available at once."""
 
     def __init__(self) -> None:
         self.added_pages: int = 0
         self._reserved = 0
 
     def reserve(self, pages: int, alignment: int, end: int) -> Reservation | None:
-        """Set memory aside behind what is added already."""
         start = FIRST_ADDED_PAGE + self.added_pages
         start += -start % alignment
         room = min(FIRST_ADDED_PAGE + HOT_ADD_PAGES, end) - start
@@ -35,24 +34,19 @@ class OurHotAdd:
         return Reservation(start, self._reserved) if self._reserved else None
 
     def is_mapped(self) -> bool:
-        """Nothing has to be mapped here."""
         return True
 
     def backed(self, reserved: Reservation) -> Reservation | None:
-        """There is memory for all of it."""
         return reserved
 
     def confirm(self, pages: int) -> None:
-        """Give the guest the first pages of the reservation."""
         self._reserved -= pages
         self.added_pages += pages
 
     def cancel(self) -> None:
-        """Free what is left of the reservation."""
         self._reserved = 0
 
     def remove(self, ranges: bytes) -> GivenUp:
-        """Reject everything: hot remove is not played here."""
         return GivenUp(0, 0, page_ranges.page_count(ranges))
 
 
@@ -66,11 +60,9 @@ class OurPages:
 
     @property
     def removed_pages(self) -> int:
-        """How many there are."""
         return len(self.pages)
 
     def add_given(self, ranges: bytes) -> GivenUp:
-        """Add what the guest gave up; ranges that leave its memory are rejected whole."""
         starts, counts = page_ranges.unpack(ranges)
         ends = starts + counts
         end = FIRST_ADDED_PAGE + self._hot_add.added_pages
@@ -79,11 +71,9 @@ class OurPages:
         return GivenUp(added.new, added.duplicates, added.rejected + int(counts[~inside].sum()))
 
     def remove_for_guest(self, max_pages: int, max_ranges: int) -> bytes:
-        """Remove pages to give back to the guest."""
         return self.pages.take(max_pages, max_ranges)
 
     def undo(self, ranges: bytes) -> None:
-        """Put back pages that were never sent."""
         self.pages.add(ranges)
 
 
@@ -106,7 +96,7 @@ class OurHost:
         self.dm.reset(self.now)
 
     def make_machine(self) -> DynamicMemoryHost:
-        """The protocol machine."""
+        """Return the protocol machine."""
         return DynamicMemoryHost(
             store=self.store,
             boot_pages=_BOOT_PAGES,
@@ -115,19 +105,16 @@ class OurHost:
         )
 
     def post_message(self, connection_id: int, message_type: int, payload: bytes) -> int:
-        """HvPostMessage by the guest."""
         status = self.bus.post_message(connection_id, message_type, payload)
         self._turn()
         return int(status)
 
     def signal_event(self, connection_id: int, flag: int) -> int:
-        """HvSignalEvent by the guest."""
         status = self.bus.signal_event(connection_id, flag)
         self._turn()
         return int(status)
 
     def take_message(self) -> bytes | None:
-        """The message for the slot."""
         message = self.bus.next_message()
         if message is None:
             return None
@@ -135,22 +122,18 @@ class OurHost:
         return message.payload
 
     def take_event_flags(self) -> list[int]:
-        """The flags to set."""
         return [signal.flag for signal in self.bus.take_signals()]
 
     def advance(self, ns: int) -> None:
-        """Let time pass."""
         self.now += ns
         self.dm.tick(self.now)
         self._turn()
 
     def set_target(self, pages: int) -> None:
-        """Ask for a size."""
         self.dm.set_target(pages, self.now)
         self._turn()
 
     def reset(self) -> None:
-        """Reset the machine."""
         self.channel = None
         self.bus.reset()
         self.bus.take_events()
@@ -159,17 +142,15 @@ class OurHost:
         self.dm.reset(self.now)
 
     def unplug(self) -> bool:
-        """Take the offer back."""
         self.bus.rescind(next(iter(self.bus.channels.values())))
         self._turn()
         return True
 
     def actual_pages(self) -> int | None:
-        """The guest's size."""
         return self.dm.actual_pages
 
     def _turn(self) -> None:
-        """What a VMM does after each exit: events first, then packets in, then messages out."""
+        """Do what a VMM does after each exit: first events, then packets in, then messages out."""
         for event in self.bus.take_events():
             if isinstance(event, ChannelOpened):
                 self.channel = event.channel
@@ -182,10 +163,10 @@ class OurHost:
         self._send()
         self.dm.take_events()
         if self.channel is not None and not self.channel.is_open:
-            self._turn()  # broken off just now
+            self._turn()  # closed by a fault just now
 
     def _receive(self) -> bool:
-        """Take one packet and answer it, so that answers are not piled up."""
+        """Receive one packet and send the reply, so that replies do not pile up."""
         channel = self.channel
         packet = channel.receive() if channel is not None else None
         if channel is None or packet is None:
@@ -200,15 +181,15 @@ class OurHost:
         return True
 
     def receive(self, data: bytes) -> None:
-        """A message for the machine."""
+        """Pass a message to the machine."""
         self.dm.receive(data, self.now)
 
     def sending(self, data: bytes) -> bytes:
-        """A message of the machine, on its way into the ring."""
+        """Return the message as the machine sends it. A planted mistake may change it."""
         return data
 
     def _send(self) -> None:
-        """Send as far as there is room."""
+        """Send as long as there is room."""
         channel = self.channel
         while channel is not None and channel.is_open and (message := self.dm.next_message()) is not None:
             try:
