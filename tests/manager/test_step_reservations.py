@@ -43,7 +43,7 @@ def test_room_is_made_and_only_then_is_the_reservation_ready() -> None:
     assert result.waiting
     state, reason = rack.manager.reservation_state("new")
     assert state == "waiting"
-    assert "more have to be given by others" in reason
+    assert "other VMs still have to give" in reason
     rack.sweep()
     assert rack.manager.reservation_state("new")[0] == "ready"
     assert sum(rack.sizes.values()) + 512 * MIB <= HOST.budget_bytes - HOST.slush_bytes
@@ -125,7 +125,7 @@ def test_what_can_never_be_made_free_is_refused_with_its_numbers() -> None:
     rack = running(web=100, db=100)
     answer = rack.manager.reserve("new", 900 * MIB, rack.now_ns, rack.now_ns + NS_PER_S)
     assert answer.state == "refused"
-    assert "900 MiB can't be made free" in answer.reason
+    assert "900 MiB cannot be made free" in answer.reason
     assert "(128 MiB)" in answer.reason
     assert rack.manager.reservation_state("new") == ("refused", answer.reason)
 

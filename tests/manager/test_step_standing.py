@@ -69,15 +69,15 @@ def test_a_reset_books_the_full_size_until_a_report_that_is_younger() -> None:
 @pytest.mark.parametrize(
     ("facts", "reason"),
     [
-        ({"run_state": "silent", "actual_bytes": None, "demand": None}, "does not answer"),
-        ({"run_state": "paused"}, "it is paused"),
-        ({"run_state": "finish-migrate"}, "it is finish-migrate"),
-        ({"run_state": "inmigrate"}, "it is inmigrate"),
+        ({"run_state": "silent", "actual_bytes": None, "demand": None}, "does not reply"),
+        ({"run_state": "paused"}, "its state is paused"),
+        ({"run_state": "finish-migrate"}, "its state is finish-migrate"),
+        ({"run_state": "inmigrate"}, "its state is inmigrate"),
         ({"device": None, "problem": "no balloon"}, "no balloon device (no balloon)"),
-        ({"actual_bytes": None}, "does not say what size"),
+        ({"actual_bytes": None}, "does not report its size"),
         ({"demand": None}, "no fresh report"),
         ({"demand": Demand(1, 1, "old", 60 * NS_PER_S)}, "no fresh report"),
-        ({"resident_bytes": None}, "can't be measured"),
+        ({"resident_bytes": None}, "cannot be measured"),
     ],
 )
 def test_a_vm_that_can_not_be_judged_is_frozen_and_keeps_its_claim(
@@ -193,7 +193,7 @@ def test_resident_memory_that_stays_above_what_was_assigned_marks_the_vm() -> No
     kept = rack.sizes["batch"] + 100 * MIB
     rack.overrides["batch"] = {"resident_bytes": kept}
     rack.sweep(8)
-    assert "100 MiB more resident than it was assigned" in reason_of(rack, "batch")
+    assert "100 MiB more is resident than was assigned to it" in reason_of(rack, "batch")
     rack.demands["web"] = rack.demands["db"] = 500 * MIB
     for _ in range(6):
         assert "batch" not in targets(rack.sweep())

@@ -1,4 +1,4 @@
-"""Who gets how much: a snapshot in, a plan with a reason for every number out."""
+"""How memory is divided among VMs: a snapshot in, a plan with a reason for every number out."""
 
 from dynmem.policy.fill import fill
 from dynmem.policy.levels import HUGE_PAGES, LEVELS, Climber, Level, Tops, rise

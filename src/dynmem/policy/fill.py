@@ -1,9 +1,12 @@
-"""Weighted max-min in whole pages: everybody rises together, at the speed of their weight, until full.
+"""Weighted max-min fairness in whole pages: all rise together, each at the speed of its weight, until full.
 
 At "time" t a participant has ``min(need, weight * t // WEIGHT_MAX)`` pages. The largest t that fits is found
-exactly and the few pages left over go, one each, to those who would have risen next. One participant's step
-in t is at most one page, which is what makes the result monotone: a larger need never gives its owner less or
-anybody else more.
+exactly, and the few pages left over go, one each, to those that would have risen next. A participant's step
+in t is at most one page, which makes the result monotone: a larger need never gives its owner less, or
+another participant more.
+
+    needs 100, 300, 300   weights 5000, 5000, 10000   capacity 500   ->   100, 133, 267
+    the first is full after 200 of t; the others share the remaining 400 as 1 to 2
 """
 
 from collections.abc import Sequence
@@ -12,7 +15,7 @@ from dynmem.limits import WEIGHT_MAX
 
 
 def fill(needs: Sequence[int], weights: Sequence[int], capacity: int) -> list[int]:
-    """Divide `capacity` pages among `needs` (pages, ≥ 0) by `weights` (1..WEIGHT_MAX), in their order."""
+    """Divide *capacity* pages among *needs* (pages, ≥ 0) by *weights* (1..WEIGHT_MAX); return the shares."""
     if capacity <= 0:
         return [0] * len(needs)
     if sum(needs) <= capacity:
@@ -38,9 +41,9 @@ def _at(needs: Sequence[int], weights: Sequence[int], time: int) -> list[int]:
 
 
 def _largest_time(needs: Sequence[int], weights: Sequence[int], capacity: int) -> int:
-    """The largest t whose shares sum to no more than `capacity`; the needs together are more than that."""
+    """Return the largest t whose shares sum to at most *capacity*; the needs together exceed it."""
     low = _time_without_rounding(needs, weights, capacity)
-    # Rounding down loses less than a page per participant, so the true t is hardly ever later than this.
+    # Rounding down loses less than a page per participant, so the true t is rarely later than this.
     step = len(needs) * WEIGHT_MAX // min(weights) + 1
     high = low + step
     while sum(_at(needs, weights, high)) <= capacity:
@@ -55,7 +58,7 @@ def _largest_time(needs: Sequence[int], weights: Sequence[int], capacity: int) -
 
 
 def _time_without_rounding(needs: Sequence[int], weights: Sequence[int], capacity: int) -> int:
-    """The last whole t at which even shares with fractions fit: full ones leave in the order they fill up."""
+    """Return the last whole t at which shares with fractions fit: full ones leave in the order they fill."""
     order = sorted(
         (index for index, need in enumerate(needs) if need),
         key=lambda index: needs[index] * WEIGHT_MAX // weights[index],

@@ -1,4 +1,4 @@
-"""The levels through which everybody rises, and the rise itself: the one place that walks them.
+"""The levels through which all VMs rise, and the rise itself: the only place that walks them.
 
 A level is a height for each VM: what it needs, its buffer, its headroom. All VMs that a level is meant for
 rise towards theirs together, by weight, before any VM rises in the next one. So what is cut first when memory
@@ -62,9 +62,9 @@ class Level(msgspec.Struct, frozen=True, gc=False):
     Attributes:
         name: Its name in a plan and in the status.
         top: How far a VM rises in it.
-        gives: Who gives when memory runs out in it, as a sentence.
-        is_short: Whether a VM below it is short of something; headroom is nothing that a VM can be short of.
-        priority: Whom it is meant for; None: for all.
+        gives: Which VMs give when memory runs out in it, as a sentence.
+        is_short: Whether a VM below it is short of memory; without headroom it is not.
+        priority: The VMs that it is meant for; None: all.
 
     """
 
@@ -95,48 +95,48 @@ LEVELS: Final = (
     Level(
         "floors",
         _floor,
-        "not even the floors fit: everybody is at the floor",
+        "not even the floors fit: every VM is at its floor",
         is_short=True,
     ),
     Level(
         "demand high",
         _demand,
-        "buffers are gone, low and normal are at their floors, high gives by weight",
+        "no buffers are left; low and normal priority are at their floors, high gives by weight",
         is_short=True,
         priority="high",
     ),
     Level(
         "demand normal",
         _demand,
-        "buffers are gone, low is at its floor, normal gives by weight",
+        "no buffers are left; low priority is at its floor, normal gives by weight",
         is_short=True,
         priority="normal",
     ),
     Level(
         "demand low",
         _demand,
-        "buffers are gone, low gives first",
+        "no buffers are left; low gives first",
         is_short=True,
         priority="low",
     ),
     Level(
         "buffer high",
         _buffer,
-        "all demand is met; buffers give first, and only high priority keeps part of them",
+        "all demand is met; buffers give first, and only high priority keeps part of its buffers",
         is_short=True,
         priority="high",
     ),
     Level(
         "buffer normal",
         _buffer,
-        "all demand is met; buffers give first, low has none left, normal keeps part",
+        "all demand is met; buffers give first: low priority has none left, normal keeps part",
         is_short=True,
         priority="normal",
     ),
     Level(
         "buffer low",
         _buffer,
-        "all demand is met; buffers give first, those of low priority before others",
+        "all demand is met; buffers give first, those of low priority before the others",
         is_short=True,
         priority="low",
     ),
@@ -165,9 +165,9 @@ class Climber(msgspec.Struct, frozen=True, gc=False):
     """One VM in a rise.
 
     Attributes:
-        vm: Whose weight and priority count.
+        vm: Its weight and priority count.
         tops: How far it may rise.
-        start: The pages that it has without paying.
+        start: The pages that it has already, and that cost nothing.
 
     """
 
@@ -177,7 +177,7 @@ class Climber(msgspec.Struct, frozen=True, gc=False):
 
 
 def rise(climbers: Sequence[Climber], room: Callable[[Level], int]) -> tuple[list[int], Level | None]:
-    """Raise everybody through the levels and return what each reached, and the level that was cut.
+    """Raise all VMs through the levels and return what each reached, and the level that was cut.
 
     *room* is the number of pages that may be handed out until the end of a level, all levels before it
     included. The level that was cut is the first in which a VM stayed below the top; None: everything fits.
@@ -206,7 +206,7 @@ def wanted_pages(vm: Vm) -> int:
 
 
 def clamped(vm: Vm, pages: int) -> int:
-    """Return *pages*, or the floor or maximum that they pass."""
+    """Return *pages*, clamped to the floor and the maximum of a VM."""
     return max(vm.floor_pages, min(pages, vm.maximum_pages))
 
 

@@ -11,7 +11,7 @@ from dynmem.policy.levels import HUGE_PAGES, Climber, Level, Tops, rise, wanted_
 from dynmem.policy.reasons import Division, Outcome, reason_for
 from dynmem.policy.types import PRIORITIES, Decision, Plan, Priority, Snapshot, Vm
 
-_DIVISIONS_MAX: Final = 4  # what is left over after so many stays where it is
+_DIVISIONS_MAX: Final = 4  # what is left over after the last one stays where it is
 
 
 def plan(snapshot: Snapshot) -> Plan:
@@ -36,17 +36,17 @@ def plan(snapshot: Snapshot) -> Plan:
 
 
 def least_pages(vms: Sequence[Vm], priority: Priority) -> int:
-    """Return what a newcomer of *priority* has to leave to those who are there, in pages.
+    """Return what a new VM of *priority* has to leave to those that run, in pages.
 
-    That is their floors, and the demand of those whose priority is not lower. What can't be taken from them
-    at this moment does not count: it changes from sweep to sweep, and the answer has to last.
+    That is their floors, and the demand of those whose priority is not lower. What cannot be taken from them
+    at this moment does not count: it changes from sweep to sweep, and this figure has to last.
     """
     rank = PRIORITIES.index(priority)
     return sum(Tops.of(vm).demand if PRIORITIES.index(vm.priority) <= rank else vm.floor_pages for vm in vms)
 
 
 def _targets(vms: Sequence[Vm], capacity: int) -> tuple[list[int], Level | None]:
-    """Divide and align; a VM that can't use all of its share, since the next step is too large, leaves it."""
+    """Divide and align; what a VM cannot use of its share, as its next step is too large, goes to others."""
     tops = [Tops.of(vm) for vm in vms]
     shares, cut = _divide(vms, tops, capacity)
     targets = [_aligned(vm, share) for vm, share in zip(vms, shares, strict=True)]
@@ -81,7 +81,7 @@ def _divide(vms: Sequence[Vm], tops: Sequence[Tops], capacity: int) -> tuple[lis
 
 
 def _rise(vms: Sequence[Vm], tops: Sequence[Tops], capacity: int) -> tuple[list[int], Level | None]:
-    """Raise everybody from the floors, which take their part of the capacity first."""
+    """Raise all VMs from their floors, which take their part of the capacity first."""
     climbers = [Climber(vm, heights, vm.floor_pages) for vm, heights in zip(vms, tops, strict=True)]
     room = capacity - sum(each.start for each in climbers)
     return rise(climbers, lambda _: room)

@@ -1,7 +1,7 @@
-"""Why a VM has what it has, in words that a person understands.
+"""Why a VM gets its size, in words that a person understands.
 
-One sentence per decision: what is wanted and how it came about, what is missing or spare, and, where somebody
-gives, who needs it and who gives first.
+One sentence per decision: what is wanted and how that is computed, what is missing or spare and, if the VM
+gives memory, which VM needs it and which ones give first.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ FITS: Final = "everything fits"
 
 
 class Outcome(msgspec.Struct, frozen=True, gc=False):
-    """One VM and what it got. Pages."""
+    """One VM, what it wants and what it gets."""
 
     vm: Vm
     wanted_pages: int
@@ -25,7 +25,13 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
 
 
 class Division(msgspec.Struct, frozen=True, gc=False):
-    """What all reasons of a plan share: where memory ran out, and for whom others give (or None)."""
+    """What all reasons of a plan share.
+
+    Attributes:
+        cut: The level at which memory ran out; None: it did not.
+        neediest: The VM that others give for; None: no VM needs more.
+        needs: What it needs, as a phrase.
+    """
 
     cut: Level | None
     neediest: Vm | None
@@ -33,7 +39,7 @@ class Division(msgspec.Struct, frozen=True, gc=False):
 
     @classmethod
     def of(cls, vms: Sequence[Vm], wanted: Sequence[int], targets: Sequence[int], cut: Level | None) -> Self:
-        """Find the VM that misses most of what it wants, or else the one that grows most."""
+        """Find the VM that lacks most of what it wants, or else the one that grows most."""
         for sizes, of_what in ((wanted, ""), (targets, " of headroom")):
             missing = [pages - vm.held_pages for vm, pages in zip(vms, sizes, strict=True)]
             most = max(missing, default=0)
@@ -43,7 +49,7 @@ class Division(msgspec.Struct, frozen=True, gc=False):
 
 
 def reason_for(outcome: Outcome, division: Division) -> str:
-    """The sentence for one decision."""
+    """Return the sentence for one decision."""
     parts = []
     giving = outcome.target_pages < outcome.vm.held_pages
     if giving and division.neediest is not None and division.neediest.name != outcome.vm.name:
@@ -56,7 +62,7 @@ def reason_for(outcome: Outcome, division: Division) -> str:
 
 
 def _arithmetic(outcome: Outcome) -> str:
-    """Where the wanted size comes from, and what is short of it or above it."""
+    """Return how the wanted size is computed, and how far the target is below or above it."""
     vm, wanted, target = outcome.vm, outcome.wanted_pages, outcome.target_pages
     if wanted == vm.floor_pages:
         text = f"floor {format_pages(wanted)} (demand {format_pages(vm.demand_pages)})"

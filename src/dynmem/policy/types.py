@@ -1,4 +1,4 @@
-"""What the policy is given and what it answers. Pages of 4 KiB, integers only, frozen and picklable."""
+"""What the policy is given and what it returns. Pages of 4 KiB, integers only, frozen and picklable."""
 
 from typing import Final, Literal
 
@@ -25,24 +25,26 @@ class MemorySettings(msgspec.Struct, frozen=True, gc=False, kw_only=True):
 
 
 class Sizes(msgspec.Struct, frozen=True, gc=False):
-    """Which sizes a VM can come to: all up to `whole_pages`, beyond that only whole steps more.
+    """Which sizes a VM can have: any up to a limit, and whole steps more where memory is added in blocks.
 
-    So it is where memory is added in blocks; a step of 0 means that there is any size.
+    Attributes:
+        whole_pages: The limit of the sizes without steps.
+        step_pages: The step; 0: the VM can have any size.
     """
 
     whole_pages: int = 0
     step_pages: int = 0
 
     def stepped(self, pages: int) -> bool:
-        """Whether so much is reached only in steps."""
+        """Return whether this size is reached only in steps."""
         return self.step_pages > 0 and pages > self.whole_pages
 
     def down(self, pages: int) -> int:
-        """The largest size of `pages` at the most."""
+        """Return the largest possible size that is at most *pages*."""
         return pages - (pages - self.whole_pages) % self.step_pages if self.stepped(pages) else pages
 
     def up(self, pages: int) -> int:
-        """The smallest size of `pages` at least."""
+        """Return the smallest possible size that is at least *pages*."""
         return pages + (self.whole_pages - pages) % self.step_pages if self.stepped(pages) else pages
 
 
@@ -52,11 +54,16 @@ ANY: Final = Sizes()
 class Vm(MemorySettings, frozen=True, gc=False):
     """One VM that can be moved, as the policy sees it.
 
-    `floor_pages` is the least it may have (configured minimum or the guest's own floor), `demand_pages` what
-    the guest says it needs (no buffer), `held_pages` the size it has been given and keeps if nobody needs it,
-    `margin_pages` the growth between two periods that headroom should cover first, `kept_pages` what can't be
-    taken from it now, wanted or not. `limit` says in words what `maximum_pages` is.
-    `sizes` says which sizes it can come to.
+    Attributes:
+        name: Its name.
+        floor_pages: The least it may have: the configured minimum or the guest's own floor.
+        maximum_pages: The most it may have.
+        demand_pages: What the guest reports that it needs, without a buffer.
+        held_pages: The size it was given, which it keeps if no other VM needs it.
+        margin_pages: The growth between two periods that headroom should cover first.
+        kept_pages: What cannot be taken from it now, wanted or not.
+        limit: What `maximum_pages` is, in words.
+        sizes: The sizes that it can have.
     """
 
     name: str
@@ -71,7 +78,7 @@ class Vm(MemorySettings, frozen=True, gc=False):
 
 
 class Snapshot(msgspec.Struct, frozen=True, gc=False):
-    """All that the policy looks at: what may be divided, and among whom."""
+    """All that the policy looks at: what may be divided, and among which VMs."""
 
     capacity_pages: int
     vms: tuple[Vm, ...]
@@ -80,8 +87,13 @@ class Snapshot(msgspec.Struct, frozen=True, gc=False):
 class Decision(msgspec.Struct, frozen=True, gc=False):
     """What one VM should have, and why.
 
-    `wanted_pages` is demand plus buffer, clamped to floor and maximum; `headroom_pages` what the target holds
-    above that; `short_pages` what is missing from it.
+    Attributes:
+        vm: Its name.
+        target_pages: The size it should have.
+        wanted_pages: Demand and buffer, clamped to floor and maximum.
+        floor_pages: The least it may have.
+        headroom_pages: How far the target is above what is wanted.
+        reason: Why, as a sentence.
     """
 
     vm: str
@@ -98,10 +110,13 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
 
 
 class Plan(msgspec.Struct, frozen=True, gc=False):
-    """The division of `capacity_pages`, one decision per VM of the snapshot in its order.
+    """The division of a capacity.
 
-    `shortage_pages` is how far all that is wanted passes the capacity (0 when everything fits); `cut` names
-    the level at which memory ran out ("" when it did not).
+    Attributes:
+        decisions: One for each VM of the snapshot, in its order.
+        capacity_pages: What was divided.
+        shortage_pages: How far all that is wanted exceeds the capacity; 0 if everything fits.
+        cut: The level at which memory ran out; empty if it did not.
     """
 
     decisions: tuple[Decision, ...]

@@ -1,8 +1,8 @@
 """Which targets change in this step: shrinks that plan and guests allow, grants that are measured free.
 
-Shrinks come first. A grant is paid from measured free alone, by the same levels as the plan: whoever lacks
-demand comes before whoever lacks a buffer, and headroom comes last. Raising a target within what the VM still
-holds costs nothing.
+Shrinks come first. A grant is paid from measured free alone, by the same levels as the plan: a VM that lacks
+demand comes before one that lacks a buffer, and headroom comes last. Raising a target within what the VM
+still holds costs nothing.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,17 @@ ALREADY_HELD = "no grant: it holds this much already"
 
 
 class Candidate(msgspec.Struct):
-    """A movable VM with its decision. Pages; `held` is the target now, `claim` what it may still have."""
+    """A movable VM with its decision. Pages.
+
+    Attributes:
+        record: What is remembered of it.
+        view: What the policy saw of it.
+        decision: What the plan gives it.
+        held: Its target before this step.
+        claim: What it may take without asking.
+        may_shrink: Whether its target may be lowered.
+        paced: Whether a target was sent less than a period ago.
+    """
 
     record: Record
     view: Vm
@@ -26,16 +36,16 @@ class Candidate(msgspec.Struct):
     held: int
     claim: int
     may_shrink: bool
-    paced: bool  # a target was sent less than a period ago
+    paced: bool
 
     @property
     def goal(self) -> int:
-        """What it may be raised to: what a guest keeps above its maximum is counted, and never asked for."""
+        """What it may be raised to: its maximum, or more only if it holds more already."""
         return min(self.decision.target_pages, max(self.record.maximum_pages, self.held))
 
     @property
     def short(self) -> bool:
-        """Whether it has less than it wants, and the plan would give it more."""
+        """Whether it has less than it wants, and the plan gives it more."""
         return self.held < min(self.decision.wanted_pages, self.goal)
 
     @property
@@ -45,7 +55,7 @@ class Candidate(msgspec.Struct):
 
     @property
     def least_growth(self) -> int:
-        """The least that is worth a change: demand is met in full, a part of a buffer waits for more."""
+        """The least growth that is worth a change: any for demand, a fair part of a buffer."""
         if self.needy:
             return 1
         if not self.short:
@@ -60,7 +70,7 @@ class Candidate(msgspec.Struct):
 
     @property
     def in_flight(self) -> int:
-        """What it has been asked for and has not given yet."""
+        """What it was asked to give and has not given yet."""
         return max(0, (self.record.actual_pages or 0) - self.held)
 
     @property
@@ -75,7 +85,14 @@ class Candidate(msgspec.Struct):
 
 
 class Change(msgspec.Struct, frozen=True):
-    """A target that changes; `measurement` is "" for a shrink."""
+    """A target that changes.
+
+    Attributes:
+        record: The VM.
+        target: Its new target. Pages.
+        reason: Why, as a sentence.
+        measurement: The term of measured free that pays for it; empty for a shrink.
+    """
 
     record: Record
     target: int
@@ -84,7 +101,7 @@ class Change(msgspec.Struct, frozen=True):
 
 
 def shrink_target(candidate: Candidate, *, cushion: bool) -> int:
-    """The least that may be asked of this VM now: the plan's target, and what its guest can give at once."""
+    """Return the lowest target that this VM may get now: the plan's, or what its guest can reach at once."""
     target = candidate.decision.target_pages
     demand = candidate.record.facts.demand
     actual = candidate.record.actual_pages
@@ -100,10 +117,10 @@ def shrink_target(candidate: Candidate, *, cushion: bool) -> int:
 def choose_shrinks(
     candidates: Sequence[Candidate], needed: int, free: int, *, cushion: bool, dead_band: bool
 ) -> list[tuple[Candidate, int]]:
-    """Who gives, and down to what: the largest differences first, until what is `needed` is covered.
+    """Return which VMs shrink and to what: the largest differences first, until *needed* is covered.
 
-    What is free and what is being given already counts. Memory that nobody waits for stays where it is: that
-    is the dead band of shrinks, and without it everybody goes where the plan says.
+    What is free, and what is being given already, counts. Memory that no VM waits for stays where it is: that
+    is the dead band of shrinks, and without it every VM goes where the plan says.
     """
     wanted = [(each, shrink_target(each, cushion=cushion)) for each in candidates]
     wanted = [(each, target) for each, target in wanted if target < each.held]
@@ -118,7 +135,7 @@ def choose_shrinks(
 
 
 def growing(candidate: Candidate, *, dead_band: bool) -> bool:
-    """Whether a VM is to have more: always when it lacks demand, otherwise when it is worth a change."""
+    """Return whether a VM gets more: always if it lacks demand, otherwise if it is worth a change."""
     growth = candidate.goal - candidate.held
     return growth >= (candidate.least_growth if dead_band else 1)
 
@@ -126,7 +143,7 @@ def growing(candidate: Candidate, *, dead_band: bool) -> bool:
 def choose_grants(
     candidates: Sequence[Candidate], free: int, spare: int, *, dead_band: bool
 ) -> list[tuple[Candidate, int]]:
-    """Who gets more, and up to what, from `free` pages for those who are short and `spare` for headroom."""
+    """Return which VMs grow and to what: from *free* pages if they are short, from *spare* for headroom."""
     growers = [each for each in candidates if growing(each, dead_band=dead_band)]
     climbers = [
         Climber(each.view, Tops.of(each.view).capped(each.goal), max(each.held, min(each.goal, each.claim)))
@@ -143,7 +160,7 @@ def choose_grants(
 
 
 def _trickle(candidate: Candidate, target: int, *, dead_band: bool) -> bool:
-    """A part of what is due that is not worth a change, or a small one again within one period: it waits."""
+    """Return whether a part of what is due waits: it is not worth a change, or the last one was just sent."""
     growth = target - candidate.held
     if target >= candidate.goal:
         return False
@@ -151,9 +168,9 @@ def _trickle(candidate: Candidate, target: int, *, dead_band: bool) -> bool:
 
 
 def _granted(candidate: Candidate, own: int, reached: int) -> int:
-    """Whole 2 MiB, except where the target itself is reached; what it holds already is not rounded away.
+    """Round down to 2 MiB, unless the goal is reached; what it holds already is not rounded away.
 
-    Where memory is added in larger steps, a part of a step is of no use.
+    Where memory is added in larger steps, a part of a step is useless.
     """
     if reached >= candidate.goal:
         return reached

@@ -1,8 +1,9 @@
 """One step of the manager: what a sweep found goes in, what to send comes out. Pure: no I/O, no clock.
 
-The order is always the same. The roster takes in who came, went, was reset; the books follow. Reservations
-are settled. The policy divides what is left among the VMs that may be moved. Shrinks are chosen, and grants
-only from what is measured free in this very sweep; whoever has to wait for a shrink is served by a later one.
+The order is always the same. The roster takes in which VMs came, went and were reset; the books follow.
+Reservations are settled. The policy divides what is left among the VMs that may be changed. Shrinks are
+chosen, and grants only from what is measured free in this very sweep; a VM that has to wait for a shrink is
+served by a later one.
 """
 
 from collections.abc import Iterable, Sequence
@@ -28,11 +29,12 @@ from dynmem.units import PAGE_SIZE, format_pages, pages_covering, pages_of
 
 __all__ = ["Manager", "Reservation", "ReservationState", "SetBalloon", "StepResult"]
 
-UNBOUNDED = 1 << 62  # for the switch that turns measuring off
+# What may be granted when the safeguard that measures is off.
+UNBOUNDED = 1 << 62
 
 
 class Manager:
-    """All that is remembered between two steps. Picklable; deterministic in the facts it has been given."""
+    """All that is remembered between two steps. Picklable; the same facts always give the same steps."""
 
     def __init__(
         self, settings: ManagerSettings, vms: Sequence[VmConfig], safeguards: Safeguards = ALL_ON
@@ -94,14 +96,14 @@ class Manager:
         return StepResult(result, commands if enforced else (), tuple(lines), waiting and enforced)
 
     def restore(self, name: str, incarnation: str, target_bytes: int) -> None:
-        """Before the first step after a restart: the last target that the journal says was sent to this VM.
+        """Take in the last target that a manager before this one sent, by the journal; before the first step.
 
-        Nobody can ask a VMM for its target, and a guest may still be on its way to it.
+        A VMM does not report its target, and a guest may still be on its way to it.
         """
         self._roster.restore(name, incarnation, target_bytes // PAGE_SIZE)
 
     def not_sent(self, names: Iterable[str]) -> None:
-        """Commands of the last step that never left: these VMs' targets are what they were before it."""
+        """Take back commands of the last step that were not sent: these VMs keep the target before it."""
         for name in names:
             record = self._roster.get(name)
             if record is not None and name in self._targets_before:
@@ -112,7 +114,7 @@ class Manager:
         size = pages_covering(size_bytes)
         refusal = self._refusal(name, size, now_ns, deadline_ns)
         if refusal:
-            if name not in self._reservations:  # what was promised before stays promised
+            if name not in self._reservations:  # an earlier promise stays in force
                 self._reservations.end(name, "refused", refusal)
             return Reservation(name, size_bytes, deadline_ns, "refused", refusal)
         record = self._roster.get(name)
@@ -120,16 +122,16 @@ class Manager:
         return self._reservations.view(entry)
 
     def reservation_state(self, name: str) -> tuple[ReservationState, str]:
-        """State and reason of a reservation, also for a while after it ended."""
+        """Return state and reason of a reservation, also for a while after it ended."""
         return self._reservations.state(name)
 
     def drop_reservation(self, made: Reservation) -> None:
-        """Give the room back; nothing happens when it is gone, or somebody has asked for that name since."""
+        """Drop a reservation; nothing changes if it has ended, or if another replaced it since."""
         if self._reservations.deadline_ns(made.name) == made.deadline_ns:
             self._reservations.end(made.name, "expired", "dropped by its owner")
 
     def release(self, name: str | None) -> None:
-        """Give one VM (None: all) all that it can have and leave it alone until it is taken up again."""
+        """Release one VM (None: all): grow it to its maximum, then leave it unmanaged until `take_up`."""
         self._releases.release(self._names(name))
 
     def take_up(self, name: str | None) -> None:
@@ -145,7 +147,7 @@ class Manager:
         return tuple(name for name in self._roster.configs if name in self._releases)
 
     def promised_bytes(self) -> int:
-        """What released VMs that are there may take: all that each can have."""
+        """Return what all released VMs that are there may take."""
         return sum(self._releases.promised(record) for record in self._roster) * PAGE_SIZE
 
     def status(self) -> StatusView:
@@ -178,24 +180,24 @@ class Manager:
         return tuple(self._roster.configs) if name is None else (name,)
 
     def _refusal(self, name: str, size: int, now_ns: int, deadline_ns: int) -> str:
-        """Why a reservation can't ever be had, or ""."""
+        """Return why a reservation can never be made ready; "" if it can."""
         if size < 1 or deadline_ns <= now_ns:
-            return f"a reservation needs a size and a deadline ahead; {name} has none"
+            return f"a reservation needs a size and a deadline in the future; {name} has none"
         if self._reservations.full(name):
-            return "too many reservations are open: drop one first"
+            return "too many reservations are open: wait until one has ended"
         floors = sum(record.floor_pages for record in self._roster if record.name != name)
         others = sum(self._lasting(entry.name) for entry in self._reservations if entry.name != name)
         most = limit_pages(self.settings.budget_bytes, self.settings.slush_bytes) - floors - others
         if size > most:
             return (
-                f"{format_pages(size)} can't be made free: without slush, the floors of the VMs that are "
-                f"there ({format_pages(floors)}) and other reservations ({format_pages(others)}) the budget "
-                f"leaves {format_pages(max(0, most))}"
+                f"{format_pages(size)} cannot be made free: the budget leaves"
+                f" {format_pages(max(0, most))} beside the slush, the floors of the running VMs"
+                f" ({format_pages(floors)}) and other reservations ({format_pages(others)})"
             )
         return ""
 
     def _lasting(self, name: str) -> int:
-        """What a reservation comes down to when its VM is there: the VM's minimum, or all of it."""
+        """Return what a reservation comes down to once its VM is there: the VM's minimum, or all of it."""
         if name in self._roster:
             return 0  # its floor is counted already
         hold = self._reservations.hold_pages(name, 0)
@@ -211,10 +213,10 @@ class Manager:
         return self._reservations.settle(free.pages, lambda name: self._held(charges, name))
 
     def _reserved(self, views: Sequence[Vm], charges: dict[str, Charge], room: int) -> int:
-        """What reservations take off the room of everybody: those that are ready, and the attainable ones.
+        """Return what reservations take from the room: those that are ready, and those that can be.
 
         A reservation comes before buffers, headroom and the demand of lower priority, not before what running
-        VMs of its own or a higher priority need: one that would starve them is given nothing while it waits.
+        VMs of its own or a higher priority need: one that would starve them gets nothing while it waits.
         """
         taken = 0
         for entry in self._reservations:
@@ -243,7 +245,7 @@ class Manager:
         return lines
 
     def _stalls(self, standings: dict[str, Standing], now_ns: int) -> list[Change]:
-        """Bring targets of guests that have stopped back; a VM that is not movable has no clock running."""
+        """Bring back the targets of guests that have stopped; only movable VMs can stop."""
         changes = []
         for record in self._roster:
             if standings[record.name].kind != "movable":
@@ -259,7 +261,7 @@ class Manager:
     def _room(
         self, movable: Sequence[Record], charges: dict[str, Charge], free: MeasuredFree, *, emergency: bool
     ) -> int:
-        """What movable VMs and reservations may divide, in pages: the others and the slush are taken off."""
+        """Return what movable VMs and reservations may divide: all but the other VMs and the slush. Pages."""
         names = {record.name for record in movable}
         fixed = sum(
             max(charges[record.name].held, self._releases.promised(record))
@@ -279,7 +281,7 @@ class Manager:
         standings: dict[str, Standing],
         now_ns: int,
     ) -> list[Candidate]:
-        """The movable VMs with what the plan says of each."""
+        """Return the movable VMs with what the plan says of each."""
         return [
             Candidate(
                 record,
@@ -302,7 +304,7 @@ class Manager:
         *,
         emergency: bool,
     ) -> list[Change]:
-        """Shrinks, releases and grants of this step; each is booked as it is chosen."""
+        """Return the shrinks, releases and grants of this step; each is booked as it is chosen."""
         guards = self.safeguards
         takers = [each for each in candidates if growing(each, dead_band=guards.dead_band)]
         needed = sum(each.unpaid_pages for each in takers) + max(0, -free.pages)
@@ -338,7 +340,7 @@ class Manager:
         return [*shrinks, *released, *grown]
 
     def _grantable(self, free: MeasuredFree, coming: int) -> tuple[int, int]:
-        """What may be granted to those who are short, and as headroom. Pages."""
+        """Return what may be granted to VMs that are short, and as headroom. Pages."""
         if not self.safeguards.measured_free:
             return UNBOUNDED, UNBOUNDED
         if not self.safeguards.shrink_first:
@@ -346,7 +348,7 @@ class Manager:
         return free.pages, free.spare_pages
 
     def _waiting(self, candidates: Sequence[Candidate], releasing: int) -> bool:
-        """Whether somebody waits for memory that is on its way."""
+        """Return whether a VM or a reservation waits for memory that is being given."""
         coming = any(max(0, (each.record.actual_pages or 0) - each.target_now) for each in candidates)
         dead_band = self.safeguards.dead_band
         growers = [each for each in candidates if each.short and growing(each, dead_band=dead_band)]
@@ -355,7 +357,7 @@ class Manager:
         return coming and (short or reserved or releasing > 0)
 
     def _news(self, changes: Sequence[Change]) -> list[str]:
-        """A line per change; in observe mode, where the same plan comes again and again, only what is new."""
+        """Return a line per change; in observe mode, where plans repeat, only for new ones."""
         if self.settings.is_enforcing:
             return [_line(each) for each in changes]
         lines = []
@@ -368,7 +370,7 @@ class Manager:
 
 
 def _view(record: Record, standing: Standing) -> Vm:
-    """The VM as the policy sees it."""
+    """Return a VM as the policy sees it."""
     held = record.target_pages or 0
     sizes = record.sizes
     maximum, limit = sizes.down(record.maximum_pages), "maximum"
@@ -397,7 +399,7 @@ def _view(record: Record, standing: Standing) -> Vm:
 
 
 def _overhead(record: Record, *, emergency: bool) -> int:
-    """What a VM takes besides what it is assigned: what stays, or in an emergency what is there now."""
+    """Return what a VM takes beyond its size: what stays or, in an emergency, what is there now."""
     seen = record.excess_pages if emergency else record.excess.pages
     return max(record.known_overhead_pages, seen)
 

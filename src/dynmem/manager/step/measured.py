@@ -1,8 +1,8 @@
-"""Measured free: what the host can really give away now, the smaller of two measurements.
+"""Measured free: what the host can really grant now, the smaller of two measurements.
 
-The budget's term takes what VMs hold or may take off the budget. The host's term takes what VMs may still
-take off what the kernel calls available. Resident memory alone lies (discarded huge pages stay), and so does
-each term alone.
+The budget's term subtracts what VMs hold or may take from the budget. The host's term subtracts what VMs may
+still take from what the kernel calls available. Resident memory alone misleads (discarded huge pages stay),
+and so does each term alone.
 """
 
 from collections.abc import Sequence
@@ -15,9 +15,12 @@ from dynmem.units import format_pages, pages_covering, pages_of
 
 
 class Charge(msgspec.Struct, frozen=True, gc=False):
-    """What one VM takes: `held` of the budget, and the `untouched` part that the host has not lost yet.
+    """What one VM takes. Pages.
 
-    `occupied` is what it takes of the host now, for a VM that can't be measured the whole claim.
+    Attributes:
+        held: What it takes of the budget.
+        untouched: The part that the host still has.
+        occupied: What it takes of the host now; of a VM that cannot be measured, the whole claim.
     """
 
     held: int
@@ -26,7 +29,16 @@ class Charge(msgspec.Struct, frozen=True, gc=False):
 
 
 class MeasuredFree(msgspec.Struct, frozen=True):
-    """Both terms before reservations, and what reservations hold. Pages, terms may be negative."""
+    """What both terms are made of. Pages; the terms may be negative.
+
+    Attributes:
+        budget_pages: The budget.
+        slush_pages: The part of it that is never granted.
+        held_pages: What all VMs hold or may take.
+        available_pages: MemAvailable of the host.
+        untouched_pages: What all VMs may still take.
+        reserved_pages: What reservations hold.
+    """
 
     budget_pages: int
     slush_pages: int
@@ -54,7 +66,7 @@ class MeasuredFree(msgspec.Struct, frozen=True):
     def spare_pages(self) -> int:
         """What may be granted as headroom.
 
-        The host keeps its slush twice for that, so that headroom does not sway with it.
+        The host's term then keeps the slush twice, so that headroom does not sway with the host's memory.
         """
         return min(self.budget_term, self.host_term - self.slush_pages)
 
@@ -65,7 +77,7 @@ class MeasuredFree(msgspec.Struct, frozen=True):
 
     @property
     def text(self) -> str:
-        """The deciding term in words, and the other one's sum."""
+        """The deciding term in words, and the sum of the other one."""
         slush, reserved = format_pages(self.slush_pages), format_pages(self.reserved_pages)
         free = format_pages(self.pages)
         if self.deciding == "budget":
@@ -82,7 +94,7 @@ class MeasuredFree(msgspec.Struct, frozen=True):
 
 
 def charge(claim_pages: int, resident_pages: int | None, overhead_pages: int) -> Charge:
-    """What a VM takes by its claim and by what the host measured, which includes known overhead."""
+    """Return what a VM takes, by its claim and by what the host measured, known overhead included."""
     if resident_pages is None:
         return Charge(held=claim_pages, untouched=claim_pages, occupied=claim_pages)
     guest = max(0, resident_pages - overhead_pages)

@@ -1,6 +1,6 @@
-"""Chosen targets become orders: booked, remembered in the record, and given their reason.
+"""Chosen targets become orders: booked, recorded, and given their reason.
 
-In observe mode the same orders are made, with the same reasons, and nothing is booked or remembered.
+In observe mode the same orders are made, with the same reasons, and nothing is booked or recorded.
 """
 
 import msgspec
@@ -13,7 +13,15 @@ from dynmem.units import format_pages, format_size
 
 
 class Orders(msgspec.Struct, frozen=True):
-    """What orders of one step have in common; `checked` holds grants against the limit of the books."""
+    """What the orders of one step have in common.
+
+    Attributes:
+        claims: The books.
+        free: What is measured free.
+        now_ns: The time of the step.
+        enforced: Whether orders are booked and recorded.
+        checked: Whether grants are held to the limit of the books.
+    """
 
     claims: Claims
     free: MeasuredFree
@@ -22,7 +30,7 @@ class Orders(msgspec.Struct, frozen=True):
     checked: bool
 
     def shrink(self, candidate: Candidate, target: int) -> Change:
-        """Ask for a smaller size. The claim stays until the memory is measured free."""
+        """Shrink a VM. Its claim stays until the memory is measured free."""
         decision = candidate.decision
         limit = ""
         if target > decision.target_pages:
@@ -35,12 +43,12 @@ class Orders(msgspec.Struct, frozen=True):
         return Change(candidate.record, target, f"shrunk to {format_pages(target)}: {decision.reason}{limit}")
 
     def grant(self, candidate: Candidate, target: int) -> Change:
-        """Give a larger size, out of what is measured free or what the VM holds already."""
+        """Grow a VM, out of what is measured free or what it holds already."""
         decision = candidate.decision
         paid = max(0, target - candidate.claim)
         self.book(candidate.record, target, checked=self.checked)
         left = decision.wanted_pages - target
-        waits = f"; {format_pages(left)} more when others have given" if left > 0 else ""
+        waits = f"; {format_pages(left)} more when others have shrunk" if left > 0 else ""
         measurement = f"{format_pages(paid)} of {self.free.text}" if paid else ALREADY_HELD
         return Change(
             candidate.record,
@@ -50,7 +58,7 @@ class Orders(msgspec.Struct, frozen=True):
         )
 
     def book(self, record: Record, target: int, *, checked: bool) -> None:
-        """Growth is booked before it is sent."""
+        """Book growth before it is sent."""
         if self.enforced:
             self.claims.grant(record, target, checked=checked)
             record.retarget(target, self.now_ns)

@@ -1,7 +1,7 @@
 """What the manager remembers of one life of one VM, between two sweeps.
 
-No counters of memory: those are the books'. Here stand the target last sent, when things were last seen to
-move, and what was concluded from it.
+The books count its memory. This record keeps the target last sent, when its size was last seen to move, and
+what was concluded from that.
 """
 
 import msgspec
@@ -13,7 +13,14 @@ from dynmem.units import pages_covering, pages_of
 
 
 class Stopped(msgspec.Struct):
-    """A guest that stopped on its way to a target: where, with which demand, and when to ask again."""
+    """A guest that stopped on its way to a target.
+
+    Attributes:
+        at_pages: Its size then.
+        demand_pages: Its demand then.
+        retry_at_ns: When to ask again.
+        pause_ns: How long that pause is.
+    """
 
     at_pages: int
     demand_pages: int
@@ -24,8 +31,14 @@ class Stopped(msgspec.Struct):
 class Excess(msgspec.Struct):
     """The least that resident memory lay above what was assigned, over one to two windows of time.
 
-    A shrink frees memory a little after `actual` falls; only what stays is overhead of the process, or a
-    guest whose memory does not come back.
+    A shrink frees memory a little after `actual` falls; only what stays is overhead of the process, or memory
+    of a guest that does not come back.
+
+    Attributes:
+        window_ns: The length of a window.
+        started_ns: When the present window began; -1: no measurement yet.
+        least_now: The least in this window. Pages.
+        least_before: The least in the window before. Pages.
     """
 
     window_ns: int
@@ -34,7 +47,7 @@ class Excess(msgspec.Struct):
     least_before: int = 0
 
     def see(self, pages: int, now_ns: int) -> None:
-        """Take one measurement."""
+        """Take in one measurement."""
         if self.started_ns < 0:
             self.started_ns, self.least_now = now_ns, pages
         self.least_now = min(self.least_now, pages)
@@ -42,17 +55,44 @@ class Excess(msgspec.Struct):
             self.least_before, self.least_now, self.started_ns = self.least_now, pages, now_ns
 
     def forget(self) -> None:
-        """Start anew: what was assigned has changed hands."""
+        """Start again after a reset: the measurements were those of another guest."""
         self.started_ns, self.least_now, self.least_before = -1, 0, 0
 
     @property
     def pages(self) -> int:
-        """What has stayed."""
+        """The excess that has stayed."""
         return min(self.least_before, self.least_now)
 
 
 class Record(msgspec.Struct):
-    """One life of one VM. Pages and nanoseconds of the manager's clock."""
+    """One life of one VM. Pages, and nanoseconds of the manager's clock.
+
+    Attributes:
+        config: What the operator configured.
+        incarnation: The name of this life.
+        resets: RESETs seen in it.
+        boot_pages: What it booted with.
+        excess: Resident memory above what was assigned.
+        facts: What the last sweep found.
+        reported_after_ns: The first report that counts is younger than this.
+        reported: Whether a fresh report was seen since start or RESET.
+        equal_sweeps: How many sweeps in a row found the same.
+        fingerprint: What they found.
+        target_pages: The target last set, or the size that was adopted; None until then.
+        restored_pages: The target that a manager before this one set, until adopted.
+        actual_pages: Its size when it was last known.
+        highest_pages: The largest size seen since its guest started.
+        actual_changed_ns: When its size last changed.
+        actual_rose: Whether it rose then.
+        demand_pages: What the guest needs without a buffer, as far as its reports can be believed.
+        mark_pages: Its size when progress was last seen.
+        mark_ns: When that was.
+        set_ns: When a target was last sent; -1: never.
+        stopped: Where it gave no more.
+        declined: Where it took no more.
+        released_ns: When making room for its release began.
+        standing: The reason last printed why it is not managed; empty if it is.
+    """
 
     config: VmConfig
     incarnation: str
@@ -60,23 +100,23 @@ class Record(msgspec.Struct):
     boot_pages: int
     excess: Excess
     facts: VmFacts
-    reported_after_ns: int  # the first report that counts is younger than this
-    reported: bool = False  # a fresh report has been seen since start or RESET
+    reported_after_ns: int
+    reported: bool = False
     equal_sweeps: int = 0
     fingerprint: tuple[object, ...] = ()
-    target_pages: int | None = None  # what was last set, or adopted; None until adopted
-    restored_pages: int | None = None  # what a manager before this one had set, until adopted
-    actual_pages: int | None = None  # last known
-    highest_pages: int = 0  # the most it has had since its guest started, as far as seen
+    target_pages: int | None = None
+    restored_pages: int | None = None
+    actual_pages: int | None = None
+    highest_pages: int = 0
     actual_changed_ns: int = -1
-    actual_rose: bool = False  # which way it changed
-    demand_pages: int = 0  # what the guest needs without a buffer, as far as it can be believed
-    mark_pages: int = 0  # actual when progress was last seen
+    actual_rose: bool = False
+    demand_pages: int = 0
+    mark_pages: int = 0
     mark_ns: int = 0
-    set_ns: int = -1  # when a target was last sent
-    stopped: Stopped | None = None  # it does not go lower
-    declined: Stopped | None = None  # it does not take more
-    released_ns: int | None = None  # when making room for its release began
+    set_ns: int = -1
+    stopped: Stopped | None = None
+    declined: Stopped | None = None
+    released_ns: int | None = None
     standing: str = ""
 
     @property
@@ -91,13 +131,13 @@ class Record(msgspec.Struct):
 
     @property
     def maximum_pages(self) -> int:
-        """The most it can have: what it booted with, or what can be added to that, where something can."""
+        """The most it can have: its boot size and what can be added, within the configured maximum."""
         limit = max(self.boot_pages, pages_of(self.facts.limit_bytes or 0))
         return min(pages_of(self.config.maximum_bytes), limit)
 
     @property
     def sizes(self) -> Sizes:
-        """Which sizes it can have: any by its balloon, larger ones as memory is added, in steps."""
+        """The sizes it can have: any by its balloon, larger ones in the steps in which memory is added."""
         if pages_of(self.facts.limit_bytes or 0) <= self.boot_pages:
             return ANY
         added = self.boot_pages + pages_of(self.facts.added_bytes or 0)
@@ -105,7 +145,7 @@ class Record(msgspec.Struct):
 
     @property
     def released_pages(self) -> int:
-        """What it is due when it is left alone: its boot size, or its maximum where it can grow beyond."""
+        """What it is due when it is released: its boot size, or its maximum if it can grow beyond that."""
         return max(self.boot_pages, self.sizes.down(self.maximum_pages), self.target_pages or 0)
 
     @property
@@ -128,7 +168,7 @@ class Record(msgspec.Struct):
 
     @property
     def known_overhead_pages(self) -> int:
-        """What the measurement is known to count besides guest memory."""
+        """What the measurement is known to include besides guest memory."""
         return pages_of(self.facts.resident_overhead_bytes)
 
     @property
@@ -137,12 +177,12 @@ class Record(msgspec.Struct):
         return max(0, (self.resident_pages or 0) - self.assigned_pages)
 
     def report_ns(self, now_ns: int) -> int | None:
-        """When the guest's last report was made, or None."""
+        """Return when the guest's last report was made; None: it has made none."""
         demand = self.facts.demand
         return None if demand is None else now_ns - demand.age_ns
 
     def see_actual(self, now_ns: int) -> None:
-        """Note the size the VMM reports, and whether it moved."""
+        """Take in the size that the VMM reports, and note whether it moved."""
         if self.facts.actual_bytes is None:
             return
         actual = pages_of(self.facts.actual_bytes)
@@ -153,16 +193,16 @@ class Record(msgspec.Struct):
         self.highest_pages = max(self.highest_pages, actual)
 
     def report_is_older_than_size(self, now_ns: int) -> bool:
-        """Whether the guest reported before its size last changed."""
+        """Return whether the guest's report was made before its size last changed."""
         reported = self.report_ns(now_ns)
         return reported is not None and reported < self.actual_changed_ns
 
     def see_demand(self, now_ns: int, *, believe_all: bool) -> None:
-        """Take in the guest's word.
+        """Take in the guest's report.
 
         What a guest commits includes what is ballooned, so a report from before a change of size is off by
-        that change: after growth it seems to need that much more, after a shrink that much less. Neither is
-        believed.
+        that change: after growth the guest seems to need that much more, after a shrink that much less.
+        Neither is believed.
         """
         if self.facts.demand is None:
             return
@@ -173,7 +213,7 @@ class Record(msgspec.Struct):
             self.demand_pages = max(self.demand_pages, said)
 
     def see_progress(self, now_ns: int) -> None:
-        """Note progress from `actual` to the target; being there is as good."""
+        """Note progress from `actual` to the target; having reached it counts as progress."""
         actual, target = self.actual_pages, self.target_pages
         if actual is None or target is None or actual == target:
             self.restart_clock(now_ns)
@@ -183,12 +223,12 @@ class Record(msgspec.Struct):
             self.restart_clock(now_ns)
 
     def restart_clock(self, now_ns: int) -> None:
-        """The wait for progress begins now."""
+        """Begin to wait for progress."""
         self.mark_pages = self.actual_pages or 0
         self.mark_ns = now_ns
 
     def adopt_again(self) -> None:
-        """Look twice before the next write; the target that is out there goes on counting."""
+        """Require two equal sweeps before the next write; until then the last target still counts."""
         if self.target_pages is not None:
             self.restored_pages, self.target_pages = self.target_pages, None
         self.equal_sweeps = 0

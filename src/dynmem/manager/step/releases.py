@@ -1,11 +1,11 @@
-"""Released VMs: they are given all that they can have, and then they are left alone.
+"""Released VMs: they are grown to their maximum, and then left alone.
 
 That is what they booted with or, where memory can be added to them, their configured maximum: without a
-manager nobody would give them more when they need it. What they have beyond that they keep.
+manager they would not get more when they need it. What they have beyond that they keep.
 
-Others make room first, and the memory is measured free as for every grant. Where they can't make room in
-time, the rest is given all the same: it is the operator's order, and the reason says that the budget does not
-cover it.
+Other VMs make room first, and the memory is measured free as for every grant. If they cannot make room in
+time, the rest is granted nevertheless: it is the operator's order, and the reason says that the budget does
+not cover it.
 """
 
 from collections.abc import Iterable
@@ -22,7 +22,7 @@ from dynmem.units import format_pages
 
 
 class Releases:
-    """Which VMs are released, by name: also those that are not there yet."""
+    """Which VMs are released, by name; also those that are not there yet."""
 
     def __init__(self, settings: ManagerSettings) -> None:
         self._patience_ns = RELEASE_PERIODS * settings.period_ns
@@ -36,17 +36,17 @@ class Releases:
         self._names.update(names)
 
     def take_up(self, names: Iterable[str]) -> list[str]:
-        """Manage these VMs again; answer those that had been released."""
+        """Manage these VMs again; return those that were released."""
         taken = [name for name in names if name in self._names]
         self._names.difference_update(taken)
         return taken
 
     def promised(self, record: Record) -> int:
-        """What a VM is due because it is released. Pages."""
+        """Return what a VM is due because it is released. Pages."""
         return record.released_pages if record.name in self._names else 0
 
     def missing(self, record: Record, claims: Claims) -> int:
-        """What a released VM still has to get. Pages."""
+        """Return what a released VM still lacks. Pages."""
         return max(0, self.promised(record) - claims.pages(record.name))
 
     def changes(
@@ -57,7 +57,7 @@ class Releases:
         *,
         others_can_give: bool,
     ) -> tuple[list[Change], int]:
-        """Raise released VMs to what they can have; answer the changes and what is left of `free_pages`."""
+        """Grow released VMs to what they are due; return the changes and what is left of *free_pages*."""
         changes = []
         for record, standing in records:
             if standing.kind != "released" or not record.adopted:
@@ -80,19 +80,17 @@ class Releases:
 
 def _raise(record: Record, missing: int, free: int, measurement: str, *, patient: bool) -> Change | None:
     due = record.released_pages
-    given = f"released: given {format_pages(due)}, all that it can have"
+    given = f"released: grown to its maximum, {format_pages(due)}"
     if missing == 0:
         return Change(record, due, given, ALREADY_HELD)
     if missing <= free:
         return Change(record, due, given, f"{format_pages(missing)} of {measurement}")
     if not patient:
-        reason = (
-            f"{given}, by the operator's order: {format_pages(missing - free)} of it are beyond what the "
-            "budget covers"
-        )
+        over = format_pages(missing - free)
+        reason = f"{given}, by the operator's order: the budget does not cover {over} of it"
         return Change(record, due, reason, f"operator's order; {measurement}")
     target = (due - missing + free) // HUGE_PAGES * HUGE_PAGES
     if target <= (record.target_pages or 0):
         return None
-    reason = f"released: {format_pages(target)} of {format_pages(due)} now, the rest when others have given"
+    reason = f"released: {format_pages(target)} of {format_pages(due)} now, the rest when others have shrunk"
     return Change(record, target, reason, f"{format_pages(free)} of {measurement}")

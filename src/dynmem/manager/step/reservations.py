@@ -1,9 +1,9 @@
 """Reservations: room kept for a VM about to start.
 
 A reservation and the VM of its name count as the larger of the two, never as their sum. While it waits,
-grants leave it its room and the plan makes more; once that much is measured free it is ready, and stays so
-until the VM of that name has appeared and reported, or until the deadline. The size stands in the books; here
-stands the rest.
+grants leave it its room and the plan makes more. Once that much is measured free it is ready, and stays so
+until the VM of that name has appeared and reported, or until the deadline. The books keep the size; this file
+keeps the rest.
 """
 
 from collections.abc import Callable, Iterator
@@ -23,7 +23,12 @@ NO_SUCH: Final = "there is no reservation of that name"
 class Entry(msgspec.Struct):
     """An open reservation.
 
-    `incarnation` is the life of the VM (or "") when it was made: a later life takes it over.
+    Attributes:
+        name: The VM it is for.
+        deadline_ns: Until when it is kept.
+        incarnation: The life of that VM when it was made, empty if it was absent: a later life takes it over.
+        state: "waiting" or "ready".
+        reason: Why, as a sentence.
     """
 
     name: str
@@ -34,7 +39,7 @@ class Entry(msgspec.Struct):
 
 
 class Reservations:
-    """The open reservations of one host in the order they were made, and how the last ones ended."""
+    """The open reservations of one host, in the order they were made, and how the last ones ended."""
 
     def __init__(self, claims: Claims) -> None:
         self._claims = claims
@@ -48,7 +53,7 @@ class Reservations:
         return name in self._open
 
     def open(self, name: str, size_pages: int, deadline_ns: int, incarnation: str) -> Entry:
-        """Make one, or change the one of that name."""
+        """Open a reservation, or change the one of that name."""
         self._ended.pop(name, None)
         self._claims.reserve(name, size_pages)
         entry = self._open.get(name) or Entry(name, deadline_ns, incarnation, "waiting", "")
@@ -58,16 +63,16 @@ class Reservations:
         return entry
 
     def deadline_ns(self, name: str) -> int | None:
-        """Until when an open one is kept; None when there is none."""
+        """Return until when an open one is kept; None if there is none."""
         entry = self._open.get(name)
         return None if entry is None else entry.deadline_ns
 
     def full(self, name: str) -> bool:
-        """Whether there is no place for another one."""
+        """Return whether the limit of open reservations forbids another one."""
         return name not in self._open and len(self._open) >= API_RESERVATIONS_MAX
 
     def end(self, name: str, state: ReservationState, reason: str) -> None:
-        """Close one and remember how it ended, for a while."""
+        """Close one and remember for a while how it ended."""
         if self._open.pop(name, None) is not None:
             self._claims.unreserve(name)
         self._ended[name] = (state, reason)
@@ -75,14 +80,14 @@ class Reservations:
             del self._ended[next(iter(self._ended))]
 
     def state(self, name: str) -> tuple[ReservationState, str]:
-        """State and reason of an open one, or of one that ended not long ago."""
+        """Return state and reason of an open one, or of one that ended not long ago."""
         entry = self._open.get(name)
         if entry is not None:
             return entry.state, entry.reason
         return self._ended.get(name, ("refused", NO_SUCH))
 
     def expire(self, now_ns: int) -> list[str]:
-        """Close those whose deadline has passed; answer a line for each."""
+        """Close those whose deadline has passed; return a line for each."""
         lines = []
         for entry in self:
             if now_ns >= entry.deadline_ns:
@@ -91,7 +96,7 @@ class Reservations:
         return lines
 
     def take_over(self, name: str, incarnation: str, *, reported: bool) -> list[str]:
-        """The VM of that name is there: once it has reported, its own claim counts alone."""
+        """Hand a reservation to its VM, which is there: once it has reported, only its own claim counts."""
         entry = self._open.get(name)
         if entry is None or not incarnation or incarnation == entry.incarnation:
             return []
@@ -102,11 +107,11 @@ class Reservations:
         return [f"reservation {name}: {TAKEN_OVER}"]
 
     def hold_pages(self, name: str, held_pages: int) -> int:
-        """What a reservation takes beside the VM of its name: the larger of the two counts."""
+        """Return what a reservation takes beside the VM of its name: the larger of the two counts."""
         return max(0, self._claims.reserved(name) - held_pages)
 
     def settle(self, free_pages: int, held: Callable[[str], int]) -> list[str]:
-        """Make those ready that fit into what is measured free, oldest first; `held` is what a VM takes."""
+        """Make those ready that fit into what is measured free, oldest first; *held* is what a VM takes."""
         lines = []
         left = free_pages
         for entry in self:
@@ -119,10 +124,10 @@ class Reservations:
                 entry.reason = f"{format_pages(self._claims.reserved(entry.name))} measured free and held"
                 lines.append(f"reservation {entry.name}: ready, {entry.reason}")
             else:
-                entry.reason = f"{format_pages(-left)} more have to be given by others"
+                entry.reason = f"other VMs still have to give {format_pages(-left)}"
         return lines
 
     def view(self, entry: Entry) -> Reservation:
-        """What a caller sees."""
+        """Return an open one as its owner sees it."""
         size = self._claims.reserved(entry.name) * PAGE_SIZE
         return Reservation(entry.name, size, entry.deadline_ns, entry.state, entry.reason)

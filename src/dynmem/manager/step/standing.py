@@ -1,4 +1,4 @@
-"""How a VM stands: may it be moved, and if not, why. One table, first match wins."""
+"""How a VM stands: whether its size may be changed, and if not, why. One table; the first match wins."""
 
 from collections.abc import Callable
 from typing import Final
@@ -13,7 +13,13 @@ from dynmem.units import PAGE_SIZE, format_pages, format_size
 
 
 class Standing(msgspec.Struct, frozen=True):
-    """Whether a VM is movable and in which directions; `reason` says why not."""
+    """Whether a VM may be changed, and in which directions.
+
+    Attributes:
+        kind: Whether it is movable.
+        may_shrink: Whether its target may be lowered.
+        reason: Why not, as a sentence; empty if nothing stands against it.
+    """
 
     kind: StandingKind
     may_shrink: bool
@@ -33,7 +39,7 @@ Row = tuple[Callable[[Record, Moment], bool], StandingKind, Callable[[Record], s
 
 
 def fresh_report(record: Record, now_ns: int, period_ns: int) -> bool:
-    """Whether the guest's last report is recent, and of this life of the guest."""
+    """Return whether the guest's last report is recent and was made since its last reset."""
     demand, reported = record.facts.demand, record.report_ns(now_ns)
     return (
         demand is not None
@@ -44,7 +50,7 @@ def fresh_report(record: Record, now_ns: int, period_ns: int) -> bool:
 
 
 def marked(record: Record) -> bool:
-    """Whether more stays resident than was assigned, beyond what a process has besides its guest."""
+    """Return whether more stays resident than was assigned, beyond what a process holds besides its guest."""
     return record.excess.pages > tolerance_pages(record.boot_pages) + record.known_overhead_pages
 
 
@@ -57,14 +63,14 @@ def _sweeps_missing(record: Record, moment: Moment) -> bool:
 
 
 def _run_state(record: Record) -> str:
-    return f"frozen: it is {record.facts.run_state}"
+    return f"frozen: its state is {record.facts.run_state}"
 
 
 FROZEN: Final[tuple[Row, ...]] = (
     (
         lambda record, _: record.facts.run_state in (SILENT, ABSENT),
         "frozen",
-        lambda record: f"frozen at its last size: it does not answer{_problem(record)}",
+        lambda record: f"frozen at its last size: it does not reply{_problem(record)}",
     ),
     (lambda record, _: record.facts.run_state != RUNNING, "frozen", _run_state),
     (
@@ -75,14 +81,14 @@ FROZEN: Final[tuple[Row, ...]] = (
     (
         lambda record, _: record.facts.actual_bytes is None,
         "frozen",
-        lambda record: f"frozen: its VMM does not say what size it has{_problem(record)}",
+        lambda record: f"frozen: its VMM does not report its size{_problem(record)}",
     ),
     (
         lambda _, moment: moment.released,
         "released",
         lambda record: (
-            f"released: given {format_pages(record.released_pages)}, all that it can have, and then left"
-            f" alone, until `dynmem release {record.name} --undo`"
+            f"released: grown to its maximum, {format_pages(record.released_pages)}, and then left alone"
+            f" until `dynmem release {record.name} --undo`"
         ),
     ),
     (
@@ -90,7 +96,7 @@ FROZEN: Final[tuple[Row, ...]] = (
         "frozen",
         lambda record: f"counts its full size until its first report{_problem(record)}",
     ),
-    (_sweeps_missing, "frozen", lambda _: "adopting: two equal sweeps before anything is sent"),
+    (_sweeps_missing, "frozen", lambda _: "adopting: two equal sweeps are needed before anything is sent"),
     (
         lambda record, moment: not _fresh(record, moment),
         "frozen",
@@ -99,23 +105,27 @@ FROZEN: Final[tuple[Row, ...]] = (
     (
         lambda record, _: record.resident_pages is None,
         "frozen",
-        lambda record: f"frozen: its resident memory can't be measured{_problem(record)}",
+        lambda record: f"frozen: its resident memory cannot be measured{_problem(record)}",
     ),
 )
 
 
 def standing_of(record: Record, moment: Moment) -> Standing:
-    """Look the VM up in the table; below it stand the reasons that only forbid shrinking."""
+    """Return how a VM stands: by the table, then by the reasons that only forbid shrinking."""
     for applies, kind, reason in FROZEN:
         if applies(record, moment):
             return Standing(kind, may_shrink=False, reason=reason(record))
     if marked(record):
         more = format_size(record.excess.pages * PAGE_SIZE)
         return Standing(
-            "movable", may_shrink=False, reason=f"not shrunk: {more} more resident than it was assigned"
+            "movable", may_shrink=False, reason=f"not shrunk: {more} more is resident than was assigned to it"
         )
     if moment.safeguards.fresh_demand and record.report_is_older_than_size(moment.now_ns):
-        return Standing("movable", may_shrink=False, reason="not shrunk: its report is older than its size")
+        return Standing(
+            "movable",
+            may_shrink=False,
+            reason="not shrunk: it has not reported since its size changed",
+        )
     return Standing("movable", may_shrink=True, reason="")
 
 
