@@ -13,12 +13,19 @@ from typing import Final, Protocol
 
 from dynmem.vmbus.memory import GuestMemory
 
-SESSION: Final = "session"  # what every sound pair of ends does, from contact to hot add
+#: The group of what every sound pair of ends does, from contact to hot add.
+SESSION: Final = "session"
+#: The group of contact, offers, GPADLs, opening and rings.
 VMBUS: Final = "vmbus"
+#: The group of broken and hostile peers on VMBus.
 VMBUS_FAULTS: Final = "vmbus faults"
+#: The group of the Dynamic Memory Protocol, without hot add.
 DM: Final = "dm"
+#: The group of broken and hostile peers in that protocol.
 DM_FAULTS: Final = "dm faults"
+#: The group of hot add.
 HOT_ADD: Final = "hot add"
+#: All groups of cases.
 GROUPS: Final = (SESSION, VMBUS, VMBUS_FAULTS, DM, DM_FAULTS, HOT_ADD)
 
 
@@ -115,5 +122,7 @@ class GuestUnderTest(Protocol):
         """Return how many pages the guest believes to be in the balloon; None if it does not report that."""
 
 
+#: Makes a host under test, a new one for every case.
 HostFactory = Callable[[], HostUnderTest]
+#: Makes a guest under test, a new one for every case.
 GuestFactory = Callable[[], GuestUnderTest]

@@ -14,6 +14,7 @@ from dynmem.conformance.host import session as host_session
 from dynmem.conformance.host import vmbus as host_vmbus
 from dynmem.conformance.host import vmbus_faults as host_vmbus_faults
 
+#: All cases for hosts, in the order of the report.
 HOST_CASES: Final[tuple[Case, ...]] = (
     *host_session.TABLE.cases,
     *host_vmbus.TABLE.cases,
@@ -22,6 +23,7 @@ HOST_CASES: Final[tuple[Case, ...]] = (
     *host_dm_faults.TABLE.cases,
     *host_hot_add.TABLE.cases,
 )
+#: All cases for guests, in the order of the report.
 GUEST_CASES: Final[tuple[Case, ...]] = (
     *guest_session.TABLE.cases,
     *guest_vmbus.TABLE.cases,

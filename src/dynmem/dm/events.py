@@ -99,6 +99,7 @@ class ServiceFailed(NamedTuple):
     reason: str
 
 
+#: What `DynamicMemoryHost.take_events` returns.
 HostEvent = (
     StateChanged
     | Anomaly
@@ -108,6 +109,7 @@ HostEvent = (
     | HotAddFinished
     | HotRemoveFinished
 )
+#: What `DynamicMemoryGuest.take_events` returns.
 GuestEvent = (
     StateChanged | Anomaly | BalloonedUp | BalloonedDown | HotAdded | HotRemoved | Crashed | ServiceFailed
 )

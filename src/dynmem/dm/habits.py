@@ -24,8 +24,10 @@ class Habits(msgspec.Struct, frozen=True):
     settles_ns: int = 0
 
 
+#: A guest with Linux's drivers/hv/hv_balloon.c.
 LINUX: Final = Habits()
-# source: QEMU hw/hyperv/hv-balloon.c, at HV_BALLOON_HR_CHUNK_PAGES and HV_BALLOON_POST_INIT_WAIT
+#: A Windows Server guest: the largest request it takes, and when it takes the first. Source: QEMU
+#: hw/hyperv/hv-balloon.c, at HV_BALLOON_HR_CHUNK_PAGES and HV_BALLOON_POST_INIT_WAIT.
 WINDOWS: Final = Habits(largest_request_pages=DM_BALLOON_CHUNK_PAGES, settles_ns=50 * NS_PER_S)
 
 _MIB_PAGES: Final = MIB // PAGE_SIZE

@@ -15,6 +15,7 @@ from dynmem.limits import PAGE_RANGE_PAGES_MAX
 
 U64Array = npt.NDArray[np.uint64]
 
+#: Bytes of one packed range.
 RANGE_BYTES: Final = 8
 START_BITS: Final = 40
 COUNT_BITS: Final = 24

@@ -5,23 +5,24 @@ from dynmem.policy.levels import HUGE_PAGES, LEVELS, Climber, Level, Tops, rise
 from dynmem.policy.plan import least_pages, plan
 from dynmem.policy.types import ANY, PRIORITIES, Decision, MemorySettings, Plan, Priority, Sizes, Snapshot, Vm
 
+# in the order of importance: the plan, what it is made from, what it says, how it comes about
 __all__ = [
-    "ANY",
-    "HUGE_PAGES",
-    "LEVELS",
-    "PRIORITIES",
-    "Climber",
-    "Decision",
-    "Level",
-    "MemorySettings",
-    "Plan",
-    "Priority",
-    "Sizes",
+    "plan",
     "Snapshot",
-    "Tops",
     "Vm",
+    "MemorySettings",
+    "Sizes",
+    "ANY",
+    "Priority",
+    "PRIORITIES",
+    "Plan",
+    "Decision",
+    "HUGE_PAGES",
+    "rise",
+    "Climber",
+    "LEVELS",
+    "Level",
+    "Tops",
     "fill",
     "least_pages",
-    "plan",
-    "rise",
 ]

@@ -13,7 +13,8 @@ import msgspec
 from dynmem.policy.fill import fill
 from dynmem.policy.types import Priority, Vm
 
-HUGE_PAGES: Final = 512  # 2 MiB in pages of 4 KiB: targets that keep huge pages whole
+#: Pages of 4 KiB in a huge page of 2 MiB: the grain of targets that keep huge pages whole.
+HUGE_PAGES: Final = 512
 
 
 class Tops(msgspec.Struct, frozen=True, gc=False):
@@ -91,6 +92,7 @@ def _buffer(tops: Tops) -> int:
     return tops.buffer
 
 
+#: The levels through which all VMs rise; the first is filled first.
 LEVELS: Final = (
     Level(
         "floors",

@@ -4,8 +4,9 @@ from typing import Final, Literal
 
 import msgspec
 
+#: The rank of a VM: a higher one is served first.
 Priority = Literal["low", "normal", "high"]
-# The one that is served first stands first.
+#: All priorities; the first is served first.
 PRIORITIES: Final[tuple[Priority, ...]] = ("high", "normal", "low")
 
 
@@ -48,6 +49,7 @@ class Sizes(msgspec.Struct, frozen=True, gc=False):
         return pages + (self.whole_pages - pages) % self.step_pages if self.stepped(pages) else pages
 
 
+#: No limit on the sizes that a VM can have.
 ANY: Final = Sizes()
 
 

@@ -6,6 +6,7 @@ from typing import Final, NamedTuple
 from dynmem.qmp.errors import COMMAND_NOT_FOUND, QmpCommandError
 from dynmem.qmp.types import EMPTY, Object, Type, read_members, wrong
 
+#: Checked arguments of a command, by name.
 Arguments = Mapping[str, object]
 
 _MEMBERS: Final = ("execute", "arguments", "id")

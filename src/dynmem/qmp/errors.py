@@ -4,9 +4,13 @@ from typing import Final
 
 from dynmem.errors import RefusedError, UnreachableError
 
+#: The class of nearly all of QEMU's errors.
 GENERIC_ERROR: Final = "GenericError"
+#: The class for a command that does not exist, or not yet.
 COMMAND_NOT_FOUND: Final = "CommandNotFound"
+#: The class for a device that is not ready: a balloon whose driver is not loaded.
 DEVICE_NOT_ACTIVE: Final = "DeviceNotActive"
+#: The class for an id that no device has.
 DEVICE_NOT_FOUND: Final = "DeviceNotFound"
 
 

@@ -15,6 +15,7 @@ INT64_MIN: Final = -1 << 63
 UINT64_MAX: Final = (1 << 64) - 1
 UINT32_MAX: Final = (1 << 32) - 1
 
+#: Any type that a value can be declared with.
 Type: TypeAlias = "Builtin | Enum | Array | Object"
 
 
@@ -63,6 +64,7 @@ class Object:
     variants: Mapping[str, "Object"] = field(default_factory=dict)
 
 
+#: No members: the arguments of most queries.
 EMPTY: Final = Object()
 
 
@@ -108,13 +110,21 @@ def _unsigned(most: int, word: str) -> Callable[[object, str], object]:
     return read_it
 
 
+#: Any text, QAPI `str`.
 STR: Final = Builtin("str", "string", _of_type(str, "string"))
+#: True or false, QAPI `bool`.
 BOOL: Final = Builtin("bool", "boolean", _of_type(bool, "boolean"))
+#: Any JSON value, QAPI `any`.
 ANY: Final = Builtin("any", "value", lambda value, _: value)
+#: A signed integer of 64 bits, QAPI `int`.
 INT: Final = Builtin("int", "int", _signed(INT64_MIN, INT64_MAX, "integer"))
+#: A signed integer of 32 bits.
 INT32: Final = Builtin("int", "int", _signed(-1 << 31, (1 << 31) - 1, "int32_t"))
+#: An unsigned integer of 32 bits.
 UINT32: Final = Builtin("int", "int", _unsigned(UINT32_MAX, "uint32_t"))
+#: An unsigned integer of 64 bits.
 UINT64: Final = Builtin("int", "int", _unsigned(UINT64_MAX, "uint64"))
+#: A size in bytes, QAPI `size`.
 SIZE: Final = UINT64
 
 

@@ -22,6 +22,7 @@ _PAGE_RANGES: Final = ("ranges", "range", "region")  # of the Dynamic Memory Pro
 _START_MASK: Final = (1 << 40) - 1
 _WORD: Final = 8
 
+#: The value of a field: page ranges are pairs of first page and count, other bytes hex digits.
 Value = int | str | bool | None | list[tuple[int, int]]
 
 

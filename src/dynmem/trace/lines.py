@@ -65,6 +65,7 @@ class EventLine(msgspec.Struct, frozen=True):
     values: dict[str, int | str]
 
 
+#: What `parse` returns for a line that is not a comment.
 Line = MessageLine | PacketLine | EventLine
 
 

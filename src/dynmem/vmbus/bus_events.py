@@ -36,4 +36,5 @@ class GuestUnloaded(msgspec.Struct, frozen=True):
     """The guest has left the bus."""
 
 
+#: What `Bus.take_events` returns.
 BusEvent = ChannelOpened | ChannelClosed | ChannelFaulted | GuestUnloaded

@@ -50,6 +50,7 @@ from dynmem.wire.versions import (
     VERSION_WS2008,
 )
 
+#: The versions that Linux tries, in its order (vmbus_versions in drivers/hv/connection.c).
 LINUX_VERSIONS: Final = (
     VERSION_5_3,
     VERSION_5_2,

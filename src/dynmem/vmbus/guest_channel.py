@@ -83,6 +83,7 @@ class Unloaded(msgspec.Struct, frozen=True):
     """The host has released everything."""
 
 
+#: What `Client.take_events` returns.
 ClientEvent = (
     Connected | Offered | OffersDelivered | Opened | Modified | Closed | Rescinded | Failed | Unloaded
 )
