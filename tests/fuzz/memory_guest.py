@@ -277,7 +277,7 @@ class MemoryRig:
 
     def check(self) -> None:
         balloon, host = self.balloon, self.balloon.host
-        held = host._operation.held_pages if host._operation else 0
+        held = host.held_pages
         dimms = sum(DIMMS[name] for name in self.machine.dimms.by_name) >> PAGE_SHIFT
         has = BOOT + dimms + self.hot_added.added_pages
         assert 0 <= host.actual_pages == has - balloon.removed_pages - held
@@ -314,11 +314,9 @@ def check_memory(memory: Memory) -> None:
     """A set's size is its counter; what is pending, failed or in flight is a part of what was given up."""
     everything = page_ranges.span(0, memory.pages)
     assert len(memory.given) == page_ranges.page_count(memory.given.intersect(everything))
-    pending = memory.pending
-    pending._enter()
-    parts = pending._parts.intersect(everything)
-    ready = pending._pages(pending._ready.intersect(page_ranges.span(0, pending._ready.total_pages)))
-    for ranges in (memory.guest_only.intersect(everything), parts, ready, pending._flight):
+    pending = memory.pending.snapshot()
+    failed = memory.guest_only.intersect(everything)
+    for ranges in (failed, pending.parts, pending.long, pending.blocks, pending.flight):
         assert page_ranges.page_count(memory.given.intersect(ranges)) == page_ranges.page_count(ranges)
 
 

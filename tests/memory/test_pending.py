@@ -254,14 +254,8 @@ class Pair:
 
     def copy(self) -> "Pair":
         other = Pair(self.model, self.make, self.steps, self.now)
-        whole = packed((0, UNITS * UNIT))
-        mine, its = self.memory.pending, other.memory.pending
-        other.memory.given.add(self.memory.given.intersect(whole))
-        mine._enter()
-        its._parts.add(mine._parts.intersect(whole))
-        its._long.add(mine._long.intersect(whole))
-        its._ready.add(mine._ready.intersect(whole))
-        its._flight, its._due_ns = mine._flight, mine._due_ns
+        other.memory.given.add(self.memory.given.intersect(packed((0, UNITS * UNIT))))
+        other.memory.pending.restore(self.memory.pending.snapshot())
         return other
 
     def step(self, action: str, units: frozenset[int]) -> None:
@@ -302,15 +296,9 @@ class Pair:
 
     def compare(self) -> None:
         model, pending = self.model, self.memory.pending
-        everything = packed((0, UNITS * UNIT))
-        pending._enter()
-        waits = pages_of(
-            pending._parts.intersect(everything)
-            + pending._long.intersect(everything)
-            + pending._pages(pending._ready.intersect(everything))
-        )
-        in_flight = frozenset(page // UNIT for page in pages_of(pending._flight))
-        waiting = frozenset(page // UNIT for page in waits)
+        state = pending.snapshot()
+        in_flight = frozenset(page // UNIT for page in pages_of(state.flight))
+        waiting = frozenset(page // UNIT for page in pages_of(state.parts + state.long + state.blocks))
         if in_flight - model.given:
             raise WrongError(f"the guest loses {sorted(in_flight - model.given)} after {self.steps}")
         if (in_flight, waiting) != (model.flight, model.waiting):

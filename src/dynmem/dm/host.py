@@ -127,8 +127,12 @@ class DynamicMemoryHost:
     @property
     def actual_pages(self) -> int:
         """The guest's size now: pages that go back to it count from the moment they are in the ring."""
-        held = self._operation.held_pages if self._operation else 0
-        return max(0, self._ram_pages - self._store.removed_pages - held)
+        return max(0, self._ram_pages - self._store.removed_pages - self.held_pages)
+
+    @property
+    def held_pages(self) -> int:
+        """Pages that were taken from the store for the message on offer and are not in the ring yet."""
+        return self._operation.held_pages if self._operation else 0
 
     @property
     def target_pages(self) -> int:
