@@ -24,6 +24,7 @@ MUST_EXIST = {
 }
 FOLDERS = ("src/", "tests/", "docs/", "scripts/", "bench/", "examples/", ".ci/", ".github/")
 SOURCE = ROOT / "src" / "dynmem"
+ROOMS = {path.name for path in SOURCE.iterdir() if path.is_dir()}
 
 BELOW_SOURCE = re.compile(r"[a-z_]+/(?:[a-z_]+/)*(?:[a-z_0-9]+\.py)?")
 QUOTED = re.compile(r"`([^`\n]+)`")
@@ -66,8 +67,10 @@ def named_paths(text: str) -> set[str]:
 
 
 def named_modules(text: str) -> set[str]:
-    """Return the modules of dynmem that a paper names, and what it names in them."""
-    return {word for word in QUOTED.findall(text) if re.fullmatch(r"dynmem(?:\.\w+)+", word)}
+    """Return the modules that a paper names, with or without `dynmem.`, and what it names in them."""
+    dotted = {word for word in QUOTED.findall(text) if re.fullmatch(r"[a-z]\w*(?:\.\w+)+", word)}
+    whole = {word if word.startswith("dynmem.") else f"dynmem.{word}" for word in dotted}
+    return {word for word in whole if word.split(".")[1] in ROOMS or word in dotted}
 
 
 def module_exists(name: str) -> bool:
@@ -137,7 +140,7 @@ def test_pre_commit_runs_the_commands_of_make_lint_in_its_order() -> None:
 
 
 def test_what_is_lost_is_found() -> None:
-    text = "`src/dynmem/no_such.py`, `room/`, [a](docs/gone.md), `dynmem.wire.no_such`, `dynmem.units.MIB`"
+    text = "`src/dynmem/no_such.py`, `room/`, [a](docs/gone.md), `wire.no_such`, `dynmem.units.MIB`"
     assert named_paths(text) == {"src/dynmem/no_such.py", "room/", "docs/gone.md"}
     assert [name for name in sorted(named_modules(text)) if not module_exists(name)] == [
         "dynmem.wire.no_such"
