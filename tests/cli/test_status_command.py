@@ -57,7 +57,7 @@ def test_without_a_manager_the_next_step_is_named(tmp_path: Path) -> None:
     code, out, err = dynmem("status", "--socket", tmp_path / "api.sock")
     assert (code, out) == (3, "")
     assert err.startswith(
-        f"dynmem: no manager answers at {tmp_path}/api.sock (no such socket): start `dynmem run`"
+        f"dynmem: no manager is running at {tmp_path}/api.sock (no such socket): start `dynmem run`"
     )
     assert err.count("\n") == 1
 
@@ -67,7 +67,7 @@ def test_a_socket_left_by_a_killed_manager_is_recognised(tmp_path: Path) -> None
         left.bind(str(tmp_path / "api.sock"))
     code, _, err = dynmem("status", "--socket", tmp_path / "api.sock")
     assert code == 3
-    assert "left by a manager that was killed" in err
+    assert "the socket of one that was killed" in err
 
 
 @pytest.mark.parametrize(

@@ -103,7 +103,7 @@ def test_a_refusal_arrives_as_the_error_that_was_meant(tmp_path: Path) -> None:
         with pytest.raises(DeadlineError, match="no room for web"):
             await asyncio.to_thread(client.ask, path, {"command": "reserve", "name": "web", "size_bytes": 1})
         request = {"command": "reserve", "name": "forever", "size_bytes": 1}
-        with pytest.raises(DeadlineError, match=r"has not answered for 0\.1 s"):
+        with pytest.raises(DeadlineError, match=r"has not replied for 0\.1 s"):
             await asyncio.to_thread(client.ask, path, request, timeout_s=0.1)
         await server.close()
 
@@ -147,7 +147,7 @@ def test_clients_beyond_the_limit_are_refused_and_the_others_keep_waiting(tmp_pa
             writer.write(b'{"command": "reserve", "name": "forever", "size_bytes": 1}\n')
         reader, writer = await asyncio.open_unix_connection(path)
         writer.write(b'{"command": "status"}\n')
-        assert "clients already wait" in json.loads(await reader.readline())["error"]
+        assert "clients are waiting already" in json.loads(await reader.readline())["error"]
         assert not any(other.at_eof() for other, _ in waiting)
         for _, other in (*waiting, (reader, writer)):
             other.close()
@@ -192,7 +192,7 @@ def test_a_manager_that_is_stopped_is_waited_for_only_so_long(tmp_path: Path) ->
     async def scenario() -> None:
         async with managing(configured(tmp_path, "observe")) as manager:
             manager.process.send_signal(signal.SIGSTOP)
-            with pytest.raises(DeadlineError, match="has not answered"):
+            with pytest.raises(DeadlineError, match="has not replied"):
                 await asyncio.to_thread(client.ask, manager.socket, {"command": "status"}, timeout_s=0.2)
             manager.process.send_signal(signal.SIGCONT)
 

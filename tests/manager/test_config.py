@@ -81,7 +81,7 @@ WRONG = {
     "a minimum that never fits": ('budget = "8GiB"', 'budget = "600MiB"', ["'web'.minimum", "never start"]),
     "a size that is none": ('"4GiB"', '"4 gigs"', ["vm 'web'.maximum", "'4 gigs' is not a size"]),
     "a number without end": ("536870912", "1" * 5000, ["not TOML", "5000 digits"]),
-    "a negative size": ("536870912", "-5", ["vm 'db'.minimum", "-5 is not a size"]),
+    "a negative size": ("536870912", "-5", ["vm 'db'.minimum", "-5 is not a memory size"]),
     "slush above budget": ('"256MiB"', '"9GiB"', ["host.slush", "9 GiB", "8 GiB"]),
     "a weight out of range": ("weight = 7000", "weight = 0", ["vm 'web'.weight", "0 is outside 1 to 10000"]),
     "a buffer out of range": ("buffer = 25", "buffer = -1", ["vm 'web'.buffer", "-1 is outside 0 to 1000"]),

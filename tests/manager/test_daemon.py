@@ -184,7 +184,7 @@ def test_a_signal_leaves_targets_as_they_are_and_says_so(
             before = web.targets, db.targets
             assert await manager.end(number) == code
             assert (web.targets, db.targets) == before
-            assert f"stopped by {number.name}: every VM keeps the target it has" in manager.lines[-1]
+            assert f"stopped by {number.name}: every VM keeps its target" in manager.lines[-1]
             assert f"web {web.actual // MEBIBYTE} MiB" in manager.lines[-1]
             assert not manager.socket.exists()
 
@@ -286,7 +286,7 @@ def test_a_released_vm_gets_everything_back_and_stays_alone_over_a_restart(tmp_p
                 await first.until(lambda _: web.actual + db.actual <= (300 - 16) * MEBIBYTE)
                 reply = await first.ask(command="release", vm="web")
                 assert (reply["ok"], reply["released"], reply["sent"]) == (True, ["web"], True)
-                assert not any("released before" in line for line in first.lines)
+                assert not any("released earlier" in line for line in first.lines)
                 await first.until(lambda _: web.actual == 256 * MEBIBYTE)
                 await first.end(signal.SIGKILL)
             targets = web.targets
@@ -294,7 +294,7 @@ def test_a_released_vm_gets_everything_back_and_stays_alone_over_a_restart(tmp_p
                 await second.until(lambda status: status.vm("web").standing == "released")
                 await second.sweeps(5)
                 assert web.targets == targets
-                assert len([line for line in second.lines if "released before: web" in line]) == 1
+                assert len([line for line in second.lines if "released earlier: web" in line]) == 1
                 assert f"dynmem release web --undo --socket {second.socket}" in second.lines[1]
                 assert (await second.ask(command="take-up", vm="web"))["taken_up"] == ["web"]
                 await second.until(lambda _: web.actual < 256 * MEBIBYTE)

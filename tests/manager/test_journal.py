@@ -213,5 +213,5 @@ def test_a_private_folder_is_made_private_and_a_public_one_is_refused(tmp_path: 
     with pytest.raises(NotPermittedError, match="other users may write"):
         private_folder(tmp_path / "open")
     (tmp_path / "file").touch()
-    with pytest.raises(NotPermittedError, match="cannot be made"):
+    with pytest.raises(NotPermittedError, match="cannot be created"):
         private_folder(tmp_path / "file")

@@ -2,25 +2,25 @@
 
     [host]
     budget = "8GiB"                 # what all VMs together may hold
-    slush = "256MiB"                # never granted to anybody (default 256MiB)
+    slush = "256MiB"                # the part of it that is never granted (default 256MiB)
 
     [manager]
-    mode = "observe"                # or "enforce"; observe changes nothing anywhere (default)
+    mode = "observe"                # or "enforce"; observe changes nothing (default)
     period = "1s"                   # 100ms to 1h (default 1s)
-    socket = "/run/dynmem/api.sock" # where `dynmem status` asks
+    socket = "/run/dynmem/api.sock" # where `dynmem status` connects
     state = "/var/lib/dynmem"       # the journal's private folder
 
     [[vm]]                          # once per VM
     name = "web"                    # letters, digits, dot, dash, underscore
-    qmp = "/run/vm/web.qmp"         # a monitor of our own: nobody else stays connected to it
-    minimum = "512MiB"              # never shrunk below
+    qmp = "/run/vm/web.qmp"         # a monitor for dynmem alone: no other client stays connected to it
+    minimum = "512MiB"              # it is never shrunk below
     maximum = "4GiB"
-    buffer = 20                     # percent on top of what it wants (default 20)
-    weight = 5000                   # 1 to 10000, decides inside a priority (default 5000)
+    buffer = 20                     # percent on top of its demand (default 20)
+    weight = 5000                   # 1 to 10000, divides memory within a priority (default 5000)
     priority = "normal"             # low, normal or high (default normal)
 
-Sizes are binary whichever way they are spelled; minimum is rounded up and maximum down to a page of 4 KiB.
-Whatever is wrong is a ConfigError that names the file, the key, the value and what to do.
+Sizes are binary however they are spelled; minimum is rounded up and maximum down to a page of 4 KiB. Any
+mistake is a ConfigError that names the file, the key, the value and what to do.
 """
 
 import difflib
@@ -47,7 +47,7 @@ from dynmem.units import MIB, NS_PER_MS, NS_PER_S, PAGE_SIZE, format_size, parse
 
 PERIOD_NS_MIN: Final = 100 * NS_PER_MS
 PERIOD_NS_MAX: Final = 3600 * NS_PER_S
-MINIMUM_BYTES_MIN: Final = 16 * MIB  # no guest we know of lives below
+MINIMUM_BYTES_MIN: Final = 16 * MIB  # no known guest runs below
 BUFFER_PERCENT_MAX: Final = 1000
 _NAME: Final = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{MANAGER_NAME_MAX - 1}}}")
 
@@ -93,32 +93,38 @@ _TABLES: Final[dict[str, type[msgspec.Struct]]] = {
 
 
 class Config(msgspec.Struct, frozen=True):
-    """A configuration that has passed every check."""
+    """A configuration that has passed every check.
+
+    Attributes:
+        path: The file.
+        settings: What concerns the host.
+        vms: The VMs, in the order of the file.
+        monitors: Each VM's QMP socket, by its name.
+        socket: The manager's own socket.
+        state: The private folder of the journal.
+    """
 
     path: Path
     settings: ManagerSettings
     vms: tuple[VmConfig, ...]
     monitors: dict[str, Path]
-    """Where each VM's QMP socket is, by VM name."""
     socket: Path
-    """Where the manager answers `dynmem status`."""
     state: Path
-    """The private folder of the journal."""
 
 
 def load(path: Path) -> Config:
-    """Read and check the file; ConfigError with one sentence on the first thing that is wrong."""
+    """Read and check the file; ConfigError says in one sentence what is wrong first."""
     return _checked(path, _typed(path, _parsed(path)))
 
 
 def warnings(config: Config, host_total_bytes: int) -> list[str]:
-    """What is allowed but hardly meant, one sentence each."""
+    """Return a sentence for each setting that is allowed but hardly intended."""
     found = []
     settings = config.settings
     if settings.budget_bytes > host_total_bytes:
         found.append(
             f"host.budget is {format_size(settings.budget_bytes)}, but this host has"
-            f" {format_size(host_total_bytes)} in all: grants will end at what is really available"
+            f" {format_size(host_total_bytes)}: grants will end at what is really available"
         )
     floors = sum(vm.minimum_bytes for vm in config.vms)
     room = settings.budget_bytes - settings.slush_bytes
@@ -128,7 +134,7 @@ def warnings(config: Config, host_total_bytes: int) -> list[str]:
             f" ({format_size(room)}): they cannot all run at once"
         )
     if not config.vms:
-        found.append("no [[vm]] is named: there is nothing to manage")
+        found.append("it has no [[vm]]: there is nothing to manage")
     return found
 
 
@@ -148,7 +154,7 @@ def _parsed(path: Path) -> dict[str, object]:
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: byte {error.start} is not UTF-8: save the file as UTF-8") from error
     except ValueError as error:  # TOMLDecodeError, or a number of thousands of digits
-        raise ConfigError(f"{path}: not TOML: {error}: correct that place and run --check again") from error
+        raise ConfigError(f"{path}: not TOML: {error}: correct it and run --check again") from error
     except RecursionError as error:
         raise ConfigError(f"{path}: not TOML: nested too deeply") from error
 
@@ -177,7 +183,7 @@ def _typed(path: Path, raw: dict[str, object]) -> _File:
 
 
 def _explain(message: str, raw: dict[str, object]) -> str:
-    """Turn msgspec's message into a sentence with the key as it stands in the file and the next step."""
+    """Turn msgspec's message into a sentence with the key as it is in the file, and the next step."""
     match = _WHERE.match(message)
     assert match is not None
     what, where = match["what"], (match["path"] or "").removeprefix(".")
@@ -197,7 +203,7 @@ def _explain(message: str, raw: dict[str, object]) -> str:
 
 
 def _mistyped(what: str, key: str) -> str:
-    """A value of the wrong kind, in words of TOML."""
+    """Return what is wrong with a value of the wrong kind, in words of TOML."""
     if value := _ENUM.match(what):
         words = _WORDS[key]
         close = difflib.get_close_matches(value["value"], words, 1)
@@ -215,7 +221,7 @@ def _joined(place: str, key: str) -> str:
 
 
 def _place(where: str, raw: dict[str, object]) -> str:
-    """``vm[1].weight`` with the VM's name instead of its number, when it has one."""
+    """Return ``vm[1].weight`` with the VM's name instead of its number, if it has one."""
     match = re.match(r"vm\[(\d+)\](.*)", where)
     if match is None:
         return where
@@ -226,7 +232,7 @@ def _place(where: str, raw: dict[str, object]) -> str:
 
 
 def is_name(text: str) -> bool:
-    """Whether a VM may be called so."""
+    """Return whether a VM may have this name."""
     return _NAME.fullmatch(text) is not None
 
 
@@ -245,7 +251,7 @@ def _checked(path: Path, file: _File) -> Config:
             "host.slush", f"{format_size(slush)} is not below the budget of {format_size(budget)}: lower it"
         )
     if len(file.vm) > MANAGER_VMS_MAX:
-        raise fail("vm", f"{len(file.vm)} VMs, at most {MANAGER_VMS_MAX} are managed: split the host")
+        raise fail("vm", f"{len(file.vm)} VMs; at most {MANAGER_VMS_MAX} can be managed: leave some out")
     vms = tuple(_vm(fail, index, vm, budget - slush) for index, vm in enumerate(file.vm))
     _no_twice(fail, "name", [vm.name for vm in file.vm])
     _no_twice(fail, "qmp", [vm.qmp for vm in file.vm])
@@ -253,7 +259,7 @@ def _checked(path: Path, file: _File) -> Config:
     socket = _socket_path(fail, "manager.socket", manager.socket or str(default_socket()))
     taken = [vm.name for vm in file.vm if Path(vm.qmp) == socket]
     if taken:
-        raise fail("manager.socket", f"is the monitor of vm {taken[0]!r}: choose a path of its own")
+        raise fail("manager.socket", f"is the monitor of vm {taken[0]!r}: choose another path")
     return Config(
         path=path,
         settings=ManagerSettings(
@@ -278,7 +284,7 @@ def _size(fail: _Fail, key: str, value: Size) -> int:
     except ValueError as error:
         raise fail(key, str(error)) from error
     if not 0 <= size < 1 << 60:
-        raise fail(key, f"{value} is not a size of memory: write it like 512MiB")
+        raise fail(key, f"{value} is not a memory size: write it like 512MiB")
     return size
 
 
@@ -301,7 +307,9 @@ def _absolute(fail: _Fail, key: str, text: str) -> Path:
 def _socket_path(fail: _Fail, key: str, text: str) -> Path:
     path = _absolute(fail, key, text)
     if len(text.encode()) > UNIX_PATH_BYTES_MAX:
-        raise fail(key, f"longer than the {UNIX_PATH_BYTES_MAX} bytes of a socket's path: shorten it")
+        raise fail(
+            key, f"longer than {UNIX_PATH_BYTES_MAX} bytes, the limit of a unix socket: use a shorter path"
+        )
     return path
 
 
@@ -317,7 +325,9 @@ def _vm(fail: _Fail, index: int, vm: _Vm, room: int) -> VmConfig:
     minimum = -(-_size(fail, f"{place}.minimum", vm.minimum) // PAGE_SIZE) * PAGE_SIZE
     maximum = _size(fail, f"{place}.maximum", vm.maximum) // PAGE_SIZE * PAGE_SIZE
     if minimum < MINIMUM_BYTES_MIN:
-        raise fail(f"{place}.minimum", f"{format_size(minimum)} is below {format_size(MINIMUM_BYTES_MIN)}")
+        raise fail(
+            f"{place}.minimum", f"{format_size(minimum)} is below {format_size(MINIMUM_BYTES_MIN)}: raise it"
+        )
     if minimum > maximum:
         raise fail(
             f"{place}.minimum",
@@ -329,9 +339,13 @@ def _vm(fail: _Fail, index: int, vm: _Vm, room: int) -> VmConfig:
             f"{format_size(minimum)} is above budget minus slush ({format_size(room)}): it could never start",
         )
     if not 0 <= vm.buffer <= BUFFER_PERCENT_MAX:
-        raise fail(f"{place}.buffer", f"{vm.buffer} is outside 0 to {BUFFER_PERCENT_MAX} percent")
+        raise fail(
+            f"{place}.buffer", f"{vm.buffer} is outside 0 to {BUFFER_PERCENT_MAX} percent: 20 suits most VMs"
+        )
     if not 1 <= vm.weight <= WEIGHT_MAX:
-        raise fail(f"{place}.weight", f"{vm.weight} is outside 1 to {WEIGHT_MAX}")
+        raise fail(
+            f"{place}.weight", f"{vm.weight} is outside 1 to {WEIGHT_MAX}: {_DEFAULTS.weight} is the middle"
+        )
     return VmConfig(
         name=vm.name,
         minimum_bytes=minimum,

@@ -1,9 +1,9 @@
-"""The daemon: each period a sweep over all VMs, one pure step, and what it decided written down and done.
+"""The daemon: each period a sweep over all VMs, one pure step, and what it decided recorded and sent.
 
     sweep (facts) --> step (decisions) --> journal (intents) --> act (balloon commands) --> journal (outcomes)
 
 Everything that decides is in `step`; everything that can block is bounded. SIGTERM and Ctrl-C end the loop
-between two steps: every VM keeps the target it has, which is safe to keep for ever.
+between two steps: every VM keeps its target, which is safe to keep permanently.
 """
 
 import asyncio
@@ -33,21 +33,21 @@ from dynmem.procfs import allow_descriptors, meminfo
 from dynmem.qmp.errors import QmpCommandError
 from dynmem.units import NS_PER_S, format_size
 
+# A sweep waits this part of a period for the slowest VM, so that the others are served within theirs.
 PATIENCE_SHARE: Final = 4
-"""A sweep waits this part of a period for the slowest VM, so that the others are served within theirs."""
 PATIENCE_S_MAX: Final = 1.0
+# While a VM or a reservation waits for memory that is being given, sweeps follow after this part of a period.
 SOON_SHARE: Final = 5
-"""While somebody waits for memory that is being given, sweeps follow after this part of a period."""
+# The most names in one line.
 NAMES_MAX: Final = 20
-"""So many names are told in one line."""
 
 
 class Daemon:
-    """One running manager. `tell` prints a line for the operator."""
+    """One running manager; *report* prints a line for the operator."""
 
-    def __init__(self, config: Config, tell: Callable[[str], None]) -> None:
+    def __init__(self, config: Config, report: Callable[[str], None]) -> None:
         self._config = config
-        self._tell = tell
+        self._report = report
         self._period_s = config.settings.period_ns / NS_PER_S
         self._manager = Manager(config.settings, config.vms)
         enforce = config.settings.is_enforcing
@@ -63,7 +63,7 @@ class Daemon:
         self._host_problem = ""
 
     async def run(self) -> ExitCode:
-        """Serve until a signal. The locks, the journal and the socket are this daemon's alone meanwhile."""
+        """Serve until a signal. Until then the locks, the journal and the socket are this daemon's alone."""
         config = self._config
         with ExitStack() as held:
             private_folder(config.state)
@@ -76,15 +76,18 @@ class Daemon:
             take_over(journal, self._manager, set(self._connections))
             for number in (signal.SIGINT, signal.SIGTERM):
                 asyncio.get_running_loop().add_signal_handler(number, self._stop_by, number)
-            writer = JournalWriter(journal, self._tell)
+            writer = JournalWriter(journal, self._report)
             answers = Answers(config, self._manager, writer)
             api = ApiServer(config.socket, answers.handle)
             await api.start()
-            self._tell(self._greeting())
+            self._report(self._greeting())
             if self._manager.released:
-                self._tell(self._released())
+                self._report(self._released())
             if not allow_descriptors(MANAGER_DESCRIPTORS + MANAGER_DESCRIPTORS_PER_VM * len(config.vms)):
-                self._tell("note: the hard limit of open descriptors is too low for so many VMs: ulimit -Hn")
+                self._report(
+                    "note: the hard limit of open descriptors (ulimit -Hn) is too low for this number of VMs:"
+                    " raise it"
+                )
             try:
                 await self._serve(writer, answers, Unfinished(journal.open_actions()))
             finally:
@@ -92,7 +95,7 @@ class Daemon:
                 await answers.forget_withdrawn()
                 await asyncio.gather(*(each.close() for each in self._connections.values()))
                 await writer.finish()
-        self._tell(self._farewell())
+        self._report(self._farewell())
         return ExitCode.INTERRUPTED if self._stopped_by == signal.SIGINT else ExitCode.OK
 
     def _stop_by(self, number: signal.Signals) -> None:
@@ -113,8 +116,8 @@ class Daemon:
         one = names[0] if len(names) == 1 else "VM"
         more = f" and {len(names) - NAMES_MAX} more" if len(names) > NAMES_MAX else ""
         return (
-            f"released before: {', '.join(names[:NAMES_MAX])}{more}: given all that they can have and left"
-            f" alone, also when they start anew; to manage one again: dynmem release {one} --undo"
+            f"released earlier: {', '.join(names[:NAMES_MAX])}{more}: grown to their maximum and left alone,"
+            f" also after they start again; to manage one again: dynmem release {one} --undo"
             f" --socket {socket}"
         )
 
@@ -126,14 +129,14 @@ class Daemon:
         ]
         kept = f" ({', '.join(sizes)})" if sizes else ""
         return (
-            f"stopped by {self._stopped_by.name}: every VM keeps the target it has{kept};"
-            " to give memory back, start again and use: dynmem release --all"
+            f"stopped by {self._stopped_by.name}: every VM keeps its target{kept};"
+            " to grow all to their maximum, start again and run: dynmem release --all"
         )
 
     # -- sweep and step -------------------------------------------------------------------------------------
 
     async def _serve(self, writer: JournalWriter, answers: Answers, unfinished: Unfinished) -> None:
-        """Sweep and step until told to stop; a sweep that took too long is not made up for."""
+        """Sweep and step until the stop signal; a sweep that took too long is not made up for."""
         stopping = asyncio.create_task(self._stop.wait())
         while not self._stop.is_set():
             began = time.monotonic()
@@ -143,10 +146,10 @@ class Daemon:
             if facts is not None:
                 await self._close_unfinished(writer, unfinished, facts)
                 if self._stop.is_set():
-                    break  # nothing is sent any more
+                    break  # nothing more is sent
                 result = self._manager.step(facts)
                 for line in result.changes:
-                    self._tell(line)
+                    self._report(line)
                 unfinished.add(await self._act(writer, result.commands))
                 await answers.stepped(swept_s)
                 pause_s = began + self._period_s - time.monotonic()
@@ -161,9 +164,9 @@ class Daemon:
         await stopping
 
     async def _sweep(self) -> Facts | None:
-        """Look at all VMs at once; none makes the others wait longer than the patience of a sweep.
+        """Look at all VMs at once and return the facts; None if the host cannot be measured.
 
-        None while the host cannot be measured: then nothing is decided.
+        No VM makes the others wait longer than the patience of a sweep.
         """
         now_ns = time.monotonic_ns()
         patience_s = min(self._period_s / PATIENCE_SHARE, PATIENCE_S_MAX)
@@ -172,30 +175,30 @@ class Daemon:
             before = self._facts.get(facts.name)
             is_news = before is None or (before.run_state, before.problem) != (ABSENT, facts.problem)
             if facts.run_state == ABSENT and is_news:
-                self._tell(f"{facts.name}: not there: {facts.problem}")
+                self._report(f"{facts.name}: absent: {facts.problem}")
             self._facts[facts.name] = facts
         host = self._measure_host()
         return None if host is None else Facts(now_ns=now_ns, host=host, vms=tuple(vms))
 
     def _measure_host(self) -> HostFacts | None:
-        """What the host has; None, said once, where it cannot be read (no descriptor left, no /proc)."""
+        """Measure the host; None if that fails (no descriptor left, no /proc), which is reported once."""
         try:
             available, total = meminfo("MemAvailable", "MemTotal")
         except (OSError, RemoteProtocolError) as error:
             problem = f"the host's memory cannot be read ({error}): nothing is decided until it can"
             if problem != self._host_problem:
                 self._host_problem = problem
-                self._tell(problem)
+                self._report(problem)
             return None
         if self._host_problem:
             self._host_problem = ""
-            self._tell("the host's memory can be read again")
+            self._report("the host's memory can be read again")
         return HostFacts(mem_available_bytes=available, mem_total_bytes=total)
 
     # -- act ------------------------------------------------------------------------------------------------
 
     async def _act(self, writer: JournalWriter, commands: Sequence[SetBalloon]) -> list[tuple[int, Intent]]:
-        """Write the intents down, send the commands, write the outcomes down; answer what is left open."""
+        """Record the intents, send the commands, record the outcomes; return what is left open."""
         if not commands:
             return []
         intents = [
@@ -211,10 +214,10 @@ class Daemon:
         try:
             ids = await writer.do(partial(writer.journal.intend, intents, time.time_ns()))
         except JournalError:
-            # Nothing is sent that is not written down; the writer has said so.
+            # Nothing is sent that is not recorded; the writer has reported why.
             self._manager.not_sent(each.vm for each in commands)
             return []
-        # Shrinks stand first, and grants were measured free without them: there is no order to keep.
+        # Grants were measured free without the shrinks of this step: there is no order to keep.
         outcomes = await asyncio.gather(*(self._send(each) for each in commands))
         try:
             concluded = list(zip(ids, outcomes, strict=True))
@@ -224,19 +227,19 @@ class Daemon:
         return []
 
     async def _send(self, command: SetBalloon) -> str:
-        """Send one command; what came of it, in words."""
+        """Send one command and return its outcome, for the journal."""
         try:
             await self._connections[command.vm].set_balloon(command.target_bytes)
         except (DynmemError, OSError, TimeoutError) as error:
-            self._tell(f"{command.vm}: not done: {error}")
+            self._report(f"{command.vm}: not done: {error}")
             if not isinstance(error, QmpCommandError):
-                return f"{UNKNOWN}: {error}"  # it may have arrived: then it counts as sent
+                return f"{UNKNOWN}: {error}"  # it may have arrived, so it counts as sent
             self._manager.not_sent([command.vm])
             return f"{FAILED}: {error}"
         return SENT
 
     async def _close_unfinished(self, writer: JournalWriter, unfinished: Unfinished, facts: Facts) -> None:
-        """Write down what became of actions that a predecessor, or a full disk, left open."""
+        """Record the outcomes of actions that a predecessor, or a full disk, left open."""
         found = unfinished.look(facts)
         if not found:
             return
@@ -247,6 +250,6 @@ class Daemon:
             return
         for number, intent, outcome in found:
             unfinished.close(number)
-            self._tell(
+            self._report(
                 f"{intent.vm}: {format_size(intent.target_bytes)} was left open in the journal: {outcome}"
             )

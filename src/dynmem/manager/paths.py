@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def default_socket() -> Path:
-    """Return the socket on which a manager of this user answers."""
+    """Return the socket on which a manager of this user listens."""
     if os.geteuid() == 0:
         return Path("/run/dynmem/api.sock")
     runtime = os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.geteuid()}"

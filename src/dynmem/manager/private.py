@@ -1,7 +1,7 @@
 """Private folders and locks: a socket or a state folder belongs to one manager at a time.
 
-A lock is `flock` on a file beside what it protects; the kernel lets go of it when the manager dies, however
-it dies, so there is no stale lock.
+A lock is `flock` on a file beside what it protects. The kernel releases it when the manager ends, whatever
+the cause, so there are no stale locks.
 """
 
 import fcntl
@@ -17,16 +17,16 @@ _FILE_MODE: Final = 0o600
 
 
 def private_folder(path: Path) -> None:
-    """Make the folder with mode 0700; one that is there must not let other users change what is in it.
+    """Create a folder with mode 0700; one that exists must not let other users change what is in it.
 
-    NotPermittedError says what the system or the rule refused.
+    Raises NotPermittedError.
     """
     try:
         path.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
         mode = path.stat().st_mode
     except OSError as error:
         raise NotPermittedError(
-            f"{path}: cannot be made ({error.strerror}): name a folder you may write to"
+            f"{path}: cannot be created ({error.strerror}): name a folder you may write to"
         ) from error
     writable_by_others = mode & (stat.S_IWGRP | stat.S_IWOTH)
     if writable_by_others and not mode & stat.S_ISVTX:
@@ -36,9 +36,9 @@ def private_folder(path: Path) -> None:
 
 
 def lock(path: Path, what: str) -> int:
-    """Take the lock file `path` and return its descriptor; RefusedError names who holds it.
+    """Lock the file *path* and return its descriptor; RefusedError names the process that holds it.
 
-    `what` says in words what is being protected.
+    *what* is what it protects, in words.
     """
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, _FILE_MODE)

@@ -1,4 +1,4 @@
-"""Asking the running manager, for short-lived commands: a plain blocking socket, one line each way.
+"""A client of the running manager, for short-lived commands: a blocking socket, one line each way.
 
 Imports nothing that costs time (no msgspec, asyncio or numpy): `dynmem status` has 150 ms in all.
 """
@@ -36,21 +36,23 @@ _BY_CODE: dict[int, type[DynmemError]] = {
 
 
 def ask(path: Path, request: dict[str, Any], *, timeout_s: float = 5.0) -> dict[str, Any]:
-    """Send one request and return its reply; a refusal is raised as the error that the manager meant."""
+    """Send one request and return its reply; a refusal is raised as the error of its exit code."""
     try:
         line = _exchange(path, json.dumps(request).encode() + b"\n", timeout_s)
     except TimeoutError as error:
         raise DeadlineError(
-            f"the manager at {path} has not answered for {timeout_s:g} s: see what its log says"
+            f"the manager at {path} has not replied for {timeout_s:g} s: see its log"
         ) from error
     except OSError as error:
         raise _unreachable(path, error) from error
     try:
         reply = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise RemoteProtocolError(f"what answers at {path} is not a manager of dynmem") from error
+        raise RemoteProtocolError(
+            f"{path}: the listener is not a manager of dynmem: name the manager's socket with --socket"
+        ) from error
     if not isinstance(reply, dict) or reply.get("schema_version") != 1:
-        raise RemoteProtocolError(f"the manager at {path} speaks another version: restart `dynmem run`")
+        raise RemoteProtocolError(f"the manager at {path} is of another version: restart `dynmem run`")
     if not reply.get("ok"):
         raise _BY_CODE.get(reply.get("exit_code", 1), DynmemError)(str(reply.get("error", "refused")))
     return reply
@@ -85,25 +87,31 @@ def _exchange(path: Path, line: bytes, timeout_s: float) -> bytes:
         while not received.endswith(b"\n"):
             piece = connection.recv(1 << 16)
             if not piece:
-                raise UnreachableError(f"the manager at {path} hung up without an answer: see its log")
+                raise UnreachableError(
+                    f"the manager at {path} closed the connection without a reply: see its log"
+                )
             received += piece
             if len(received) > API_REPLY_BYTES_MAX:
-                raise RemoteProtocolError(f"the answer of {path} does not end: this is no manager of dynmem")
+                raise RemoteProtocolError(
+                    f"{path}: a reply above {API_REPLY_BYTES_MAX} bytes: this is not a manager of dynmem"
+                )
         return bytes(received)
 
 
 def _unreachable(path: Path, error: OSError) -> DynmemError:
     if isinstance(error, PermissionError):
-        return NotPermittedError(f"{path}: permission denied: ask as the user who started `dynmem run`")
+        return NotPermittedError(
+            f"{path}: permission denied: run this command as the user who started `dynmem run`"
+        )
     if isinstance(error, FileNotFoundError):
         return UnreachableError(
-            f"no manager answers at {path} (no such socket): start `dynmem run`,"
+            f"no manager is running at {path} (no such socket): start `dynmem run`,"
             " or name its socket with --socket"
         )
     if isinstance(error, ConnectionRefusedError):
         if not stat.S_ISSOCK(path.stat().st_mode):
             return UnreachableError(f"{path} is not a socket: name the manager's socket with --socket")
         return UnreachableError(
-            f"no manager answers at {path} (left by a manager that was killed): start `dynmem run` again"
+            f"no manager is running at {path} (the socket of one that was killed): start `dynmem run` again"
         )
-    return UnreachableError(f"no manager answers at {path} ({error}): start `dynmem run`")
+    return UnreachableError(f"no manager is running at {path} ({error}): start `dynmem run`")

@@ -19,15 +19,17 @@ from dynmem.manager.api.messages import Refusal, Reply, Request, ReserveRequest,
 from dynmem.sockets import bind_private
 
 LOG: Final = logging.getLogger(__name__)
-_REQUEST_TIMEOUT_S: Final = 5.0  # from connecting to the end of the line
-_REPLY_TIMEOUT_S: Final = 5.0  # for a client that does not read
+# From connecting to the end of the line.
+_REQUEST_TIMEOUT_S: Final = 5.0
+# For a client that does not read.
+_REPLY_TIMEOUT_S: Final = 5.0
 
 
 Handler = Callable[[Request], Awaitable[Reply]]
 
 
 class ApiServer:
-    """Listens until `close`; what it is asked goes to one handler."""
+    """Listens until `close`; one handler carries out all requests."""
 
     def __init__(self, path: Path, handler: Handler) -> None:
         self._path = path
@@ -49,7 +51,7 @@ class ApiServer:
         )
 
     async def close(self) -> None:
-        """Stop listening, hang up on everybody, remove the socket."""
+        """Stop listening, disconnect all clients, remove the socket."""
         if self._server is not None:
             self._server.close()
             for client in tuple(self._clients):
@@ -64,7 +66,10 @@ class ApiServer:
         self._clients.add(client)
         try:
             if len(self._clients) > API_CLIENTS_MAX:
-                reply = _refusal(f"{API_CLIENTS_MAX} clients already wait: try again", ExitCode.REFUSED)
+                reply = _refusal(
+                    f"{API_CLIENTS_MAX} clients are waiting already, the limit: try again later",
+                    ExitCode.REFUSED,
+                )
             else:
                 reply = await self._reply(reader)
             if reply:
@@ -80,7 +85,7 @@ class ApiServer:
                 await writer.wait_closed()
 
     async def _reply(self, reader: asyncio.StreamReader) -> bytes:
-        """The reply to the one request, as a line; empty if the client has gone."""
+        """Read the request and return the line that replies to it; empty if the client has gone."""
         try:
             async with asyncio.timeout(_REQUEST_TIMEOUT_S):
                 line = await reader.readuntil(b"\n")
@@ -88,9 +93,9 @@ class ApiServer:
         except (TimeoutError, asyncio.IncompleteReadError):
             return b""
         except asyncio.LimitOverrunError:
-            return _refusal(f"a request is at most {API_REQUEST_BYTES_MAX} bytes", ExitCode.USAGE)
+            return _refusal(f"a request is at most {API_REQUEST_BYTES_MAX} bytes long", ExitCode.USAGE)
         except (msgspec.DecodeError, RecursionError) as error:
-            return _refusal(f"not a request of this manager: {error}", ExitCode.USAGE)
+            return _refusal(f"not a request: {error}", ExitCode.USAGE)
         answer = asyncio.ensure_future(self._handler(request))
         hang_up = asyncio.create_task(reader.read(1))
         awaited = (answer, hang_up) if isinstance(request, ReserveRequest) else (answer,)
