@@ -8,6 +8,7 @@ import pytest
 
 from dynmem.units import PAGE_SIZE
 from dynmem.wire import vmbus as wire
+from dynmem.wire.status import ConnectionState
 from dynmem.wire.synic import VMBUS_SINT
 from dynmem.wire.versions import VERSION_5_0, VERSION_5_3, VERSION_WIN10, VERSIONS
 
@@ -69,7 +70,7 @@ def test_a_contact_for_a_processor_that_does_not_exist_is_refused_on_the_first(m
         message = machine.bus.next_message()
         assert message is not None
         assert (message.vp, message.sint) == (0, VMBUS_SINT)
-        assert machine.answers() == [wire.VersionResponse(False, wire.ConnectionState.SUCCESSFUL, 0)]
+        assert machine.answers() == [wire.VersionResponse(False, ConnectionState.SUCCESSFUL, 0)]
         assert machine.bus.version is None
 
 

@@ -15,6 +15,7 @@ from dynmem.vmbus.channel import ChannelState
 from dynmem.vmbus.memory import GpadlMemory
 from dynmem.vmbus.ring import initialize
 from dynmem.wire import vmbus as wire
+from dynmem.wire.status import STATUS_UNSUCCESSFUL
 from dynmem.wire.synic import VMBUS_SINT, HvStatus
 from dynmem.wire.versions import VERSION_4_1, VERSION_5_2, VERSION_5_3, VERSION_WIN8_1, VERSION_WIN10
 
@@ -67,7 +68,7 @@ def test_a_reserved_channel_is_neither_closed_nor_moved_as_an_ordinary_one(machi
     two.post(wire.CloseChannel(1))
     assert two.bus.channels[1].is_open
     two.post(wire.ModifyChannel(1, 0))
-    assert two.answers() == [wire.ModifyChannelResponse(1, wire.STATUS_UNSUCCESSFUL)]
+    assert two.answers() == [wire.ModifyChannelResponse(1, STATUS_UNSUCCESSFUL)]
     two.post(wire.CloseReservedChannel(1, 0, 2))
     two.post(wire.OpenChannel(1, 1, 7, 0, 3))  # the next time it is an ordinary one
     two.post(wire.CloseReservedChannel(1, 0, 2))
@@ -94,7 +95,7 @@ def test_a_reserved_channel_for_a_place_that_is_not_there_is_counted(
 def test_a_reserved_channel_without_its_gpadl_is_refused_where_it_was_asked_for(machine: Machine) -> None:
     two = ready(machine)
     two.post(wire.OpenReservedChannel(1, 1, 5, 8, 3))
-    refusal = wire.OpenChannelResult(1, 0, wire.STATUS_UNSUCCESSFUL)
+    refusal = wire.OpenChannelResult(1, 0, STATUS_UNSUCCESSFUL)
     assert taken(two) == vmbus.OutgoingMessage(1, 5, wire.encode(refusal))
     assert not two.bus.channels[1].reserved
 

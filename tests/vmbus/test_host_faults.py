@@ -20,6 +20,7 @@ from dynmem.vmbus.channel import TRANSITIONS, ChannelEvent, ChannelState
 from dynmem.vmbus.host import RULES
 from dynmem.vmbus.memory import FlatMemory
 from dynmem.wire import vmbus as wire
+from dynmem.wire.status import STATUS_CONNECTION_REFUSED, STATUS_UNSUCCESSFUL
 from dynmem.wire.synic import HvStatus
 from dynmem.wire.versions import VERSION_5_3, VERSION_6_0, VERSION_WIN8, VERSION_WIN10
 
@@ -66,7 +67,7 @@ def test_a_gpadl_header_shorter_than_a_range_is_answered_with_an_error(
     offered(machine)
     ranges = struct.pack("<II", 0xFFFF_F000, 0)[:range_buflen]
     assert machine.post(wire.GpadlHeader(1, 7, range_buflen, 1, ranges)) is HvStatus.SUCCESS
-    assert machine.answers() == [wire.GpadlCreated(1, 7, wire.STATUS_UNSUCCESSFUL)]
+    assert machine.answers() == [wire.GpadlCreated(1, 7, STATUS_UNSUCCESSFUL)]
 
 
 def test_an_unload_before_any_contact_is_refused(machine: Machine) -> None:
@@ -97,7 +98,7 @@ def test_an_open_for_a_processor_that_is_not_there_is_answered_with_an_error(
     machine.post(wire.OpenChannel(1, 3, 7, vp, 5))
     assert machine.answers() == [
         wire.GpadlCreated(1, 7, 0),
-        wire.OpenChannelResult(1, 3, wire.STATUS_UNSUCCESSFUL),
+        wire.OpenChannelResult(1, 3, STATUS_UNSUCCESSFUL),
     ]
     assert machine.bus.channels[1].state is ChannelState.CLOSED
 
@@ -127,7 +128,7 @@ def test_an_event_flag_other_than_zero_is_no_port(opened: Machine) -> None:
 def test_a_wrong_gpadl_is_answered_with_an_error(machine: Machine, header: wire.GpadlHeader) -> None:
     offered(machine)
     machine.post(header)
-    assert machine.answers() == [wire.GpadlCreated(header.child_relid, 7, wire.STATUS_UNSUCCESSFUL)]
+    assert machine.answers() == [wire.GpadlCreated(header.child_relid, 7, STATUS_UNSUCCESSFUL)]
     assert sum(machine.bus.rejected.values()) == 1
 
 
@@ -135,7 +136,7 @@ def test_a_gpadl_id_used_twice_is_refused_and_the_first_stays(machine: Machine) 
     offered(machine)
     machine.post(gpadl_header(7, 30, here=26))
     machine.post(gpadl_header(7, 2))
-    assert machine.answers() == [wire.GpadlCreated(1, 7, wire.STATUS_UNSUCCESSFUL)]
+    assert machine.answers() == [wire.GpadlCreated(1, 7, STATUS_UNSUCCESSFUL)]
     machine.post(wire.GpadlBody(1, 7, bytes(8 * 28)))  # four are missing; the rest is padding
     assert machine.answers() == [wire.GpadlCreated(1, 7, 0)]
 
@@ -146,7 +147,7 @@ def test_the_pages_and_the_number_of_gpadls_are_bounded(machine: Machine) -> Non
     for gpadl in range(GPADLS_MAX + 1):
         machine.post(gpadl_header(gpadl, 8190, here=26))
         if answers := machine.answers():
-            assert answers == [wire.GpadlCreated(1, gpadl, wire.STATUS_UNSUCCESSFUL)]
+            assert answers == [wire.GpadlCreated(1, gpadl, STATUS_UNSUCCESSFUL)]
             break
         created += 1
     assert created == GPADL_PAGES_MAX // 8190
@@ -157,7 +158,7 @@ def test_the_pages_and_the_number_of_gpadls_are_bounded(machine: Machine) -> Non
         machine.post(gpadl_header(gpadl, 1))
         assert machine.answers() == [wire.GpadlCreated(1, gpadl, 0)]
     machine.post(gpadl_header(GPADLS_MAX, 1))
-    assert machine.answers() == [wire.GpadlCreated(1, GPADLS_MAX, wire.STATUS_UNSUCCESSFUL)]
+    assert machine.answers() == [wire.GpadlCreated(1, GPADLS_MAX, STATUS_UNSUCCESSFUL)]
 
 
 def test_tearing_down_the_rings_of_an_open_channel_faults_it(opened: Machine) -> None:
@@ -183,7 +184,7 @@ def test_a_teardown_of_an_unknown_gpadl_is_answered_but_not_one_of_another_chann
     several.post(wire.GpadlTeardown(2, 7))
     assert several.answers() == []
     several.post(wire.OpenChannel(2, 1, 7, 0, 2))
-    assert several.answers() == [wire.OpenChannelResult(2, 1, wire.STATUS_UNSUCCESSFUL)]
+    assert several.answers() == [wire.OpenChannelResult(2, 1, STATUS_UNSUCCESSFUL)]
 
 
 # opening and closing
@@ -198,7 +199,7 @@ def test_an_open_without_room_for_two_rings_is_answered_with_an_error(
     offered(machine)
     machine.post(gpadl_header(7, pages))
     machine.post(wire.OpenChannel(1, 1, 7, 0, downstream))
-    assert machine.answers()[1:] == [wire.OpenChannelResult(1, 1, wire.STATUS_UNSUCCESSFUL)]
+    assert machine.answers()[1:] == [wire.OpenChannelResult(1, 1, STATUS_UNSUCCESSFUL)]
     machine.post(gpadl_header(8, 4))
     machine.post(wire.OpenChannel(1, 2, 8, 0, 2))
     assert machine.answers()[1:] == [wire.OpenChannelResult(1, 2, 0)]
@@ -209,12 +210,12 @@ def test_an_open_with_an_unfinished_or_unknown_gpadl_or_channel_is_answered(mach
     machine.post(gpadl_header(7, 30, here=10))
     for relid, gpadl in ((1, 7), (1, 8), (2, 7), (0xFFFF_FFFF, 7)):
         machine.post(wire.OpenChannel(relid, 5, gpadl, 0, 2))
-        assert machine.answers() == [wire.OpenChannelResult(relid, 5, wire.STATUS_UNSUCCESSFUL)]
+        assert machine.answers() == [wire.OpenChannelResult(relid, 5, STATUS_UNSUCCESSFUL)]
 
 
 def test_an_open_channel_is_not_opened_twice(opened: Machine) -> None:
     opened.post(wire.OpenChannel(1, 9, 0xE1E10, 0, 5))
-    assert opened.answers() == [wire.OpenChannelResult(1, 9, wire.STATUS_UNSUCCESSFUL)]
+    assert opened.answers() == [wire.OpenChannelResult(1, 9, STATUS_UNSUCCESSFUL)]
     assert opened.bus.channels[1].is_open
 
 
@@ -235,7 +236,7 @@ def test_interrupts_move_to_the_processor_the_guest_names(machine: Machine) -> N
     assert several.bus.channels[1].send(b"12345678")
     assert several.bus.take_signals() == [vmbus.Signal(3, 2, 1)]
     several.post(wire.ModifyChannel(1, 4))
-    assert several.answers() == [wire.ModifyChannelResponse(1, wire.STATUS_UNSUCCESSFUL)]
+    assert several.answers() == [wire.ModifyChannelResponse(1, STATUS_UNSUCCESSFUL)]
 
 
 def test_closing_or_releasing_what_is_not_there_is_counted(opened: Machine) -> None:
@@ -290,7 +291,7 @@ def test_a_host_before_5_0_has_no_connection_4(machine: Machine) -> None:
 def test_a_socket_request_is_refused_with_an_answer(opened: Machine) -> None:
     one, two = uuid.UUID(int=1), uuid.UUID(int=2)
     opened.post(wire.TlConnectRequest(one, two))
-    assert opened.answers() == [wire.TlConnectResult(one, two, wire.STATUS_CONNECTION_REFUSED)]
+    assert opened.answers() == [wire.TlConnectResult(one, two, STATUS_CONNECTION_REFUSED)]
 
 
 # bounds
@@ -411,7 +412,7 @@ def test_control_pages_outside_memory_fail_the_open(machine: Machine) -> None:
     offered(machine)
     machine.post(wire.GpadlHeader(1, 7, 40, 1, gpadl_range(4) + struct.pack("<4Q", 1 << 51, 1, 2, 3)))
     machine.post(wire.OpenChannel(1, 1, 7, 0, 2))
-    assert machine.answers()[-1] == wire.OpenChannelResult(1, 1, wire.STATUS_UNSUCCESSFUL)
+    assert machine.answers()[-1] == wire.OpenChannelResult(1, 1, STATUS_UNSUCCESSFUL)
 
 
 # the tables

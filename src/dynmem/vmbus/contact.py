@@ -2,9 +2,10 @@
 
 from typing import Final, NamedTuple
 
+from dynmem.wire.status import ConnectionState
 from dynmem.wire.synic import MESSAGE_CONNECTION_ID, MESSAGE_CONNECTION_ID_4, VMBUS_SINT
 from dynmem.wire.versions import VERSION_5_0, VERSION_WIN8, VERSIONS
-from dynmem.wire.vmbus import ConnectionState, InitiateContact, VersionResponse
+from dynmem.wire.vmbus import InitiateContact, VersionResponse
 
 
 class Reply(NamedTuple):

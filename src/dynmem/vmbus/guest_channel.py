@@ -17,6 +17,7 @@ from dynmem.vmbus import ring
 from dynmem.vmbus.memory import GpadlMemory, GuestMemory
 from dynmem.wire import vmbus as wire
 from dynmem.wire.packet import Packet, PacketType
+from dynmem.wire.status import STATUS_SUCCESS
 from dynmem.wire.versions import VERSION_4_1, VERSION_5_3
 
 
@@ -329,7 +330,7 @@ class GuestChannel:
         if not self._moving:
             raise RemoteProtocolError(f"MODIFYCHANNEL_RESPONSE for {self}")
         self._moving = False
-        return Modified(self, status == wire.STATUS_SUCCESS)
+        return Modified(self, status == STATUS_SUCCESS)
 
     def on_torndown(self, gpadl: int) -> ClientEvent | None:
         """Take the pages back, which the host has released; None if they are another channel's."""

@@ -34,6 +34,7 @@ from dynmem.vmbus.gpadl import GpadlSnapshot, GpadlTable, RefusedGpadlError
 from dynmem.vmbus.memory import BadAddressError, GuestMemory
 from dynmem.vmbus.signals import Signal, Signals
 from dynmem.wire import vmbus as wire
+from dynmem.wire.status import STATUS_CONNECTION_REFUSED, STATUS_SUCCESS, STATUS_UNSUCCESSFUL
 from dynmem.wire.synic import (
     EVENT_CONNECTION_ID,
     MESSAGE_CONNECTION_ID,
@@ -44,7 +45,7 @@ from dynmem.wire.synic import (
     HvStatus,
 )
 from dynmem.wire.versions import VERSION_5_0, VERSION_5_3
-from dynmem.wire.vmbus import STATUS_SUCCESS, STATUS_UNSUCCESSFUL, TARGET_VP_NONE
+from dynmem.wire.vmbus import TARGET_VP_NONE
 
 
 class BusState(enum.Enum):
@@ -464,7 +465,7 @@ class Bus:
 
     def _on_tl_connect(self, message: wire.TlConnectRequest) -> None:
         """No service listens here."""
-        self._post(wire.TlConnectResult(message.endpoint, message.service, wire.STATUS_CONNECTION_REFUSED))
+        self._post(wire.TlConnectResult(message.endpoint, message.service, STATUS_CONNECTION_REFUSED))
 
     def _on_unload(self, message: wire.Unload) -> None:
         vp = self._vp

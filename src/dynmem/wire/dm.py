@@ -1,7 +1,7 @@
 """The Dynamic Memory Protocol on the wire: its fifteen messages, versions and capability bits.
 
-Every message begins with type (u16), size (u16, header included) and transaction id (u32). `decode` believes
-`size`, not the length of the packet, because packets are padded to eight bytes; `size` may be larger than
+Every message begins with type (u16), size (u16, header included) and transaction id (u32). `decode` goes by
+`size`, not by the length of the packet, because packets are padded to eight bytes; `size` may be larger than
 the message's fields. Page ranges stay packed: ``ranges`` is an array of little-endian u64 words, each with
 start_page in bits 0..39 and page_cnt in bits 40..63. Note the opposite orders of the two words that precede
 the ranges in DM_BALLOON_RESPONSE and DM_UNBALLOON_REQUEST.
@@ -40,17 +40,17 @@ HEADER_BYTES: Final = 8
 
 
 def make_version(major: int, minor: int) -> int:
-    """A protocol version: major in the high 16 bits, minor in the low 16."""
+    """Return a protocol version: major in the high 16 bits, minor in the low 16."""
     return (major << 16 | minor) & 0xFFFF_FFFF
 
 
 def major_version(version: int) -> int:
-    """The major part of a version."""
+    """Return the major part of a version."""
     return (version & 0xFFFF_FFFF) >> 16
 
 
 def minor_version(version: int) -> int:
-    """The minor part of a version: its low eight bits only, although the field has sixteen."""
+    """Return the minor part of a version: its low eight bits only, although the field has sixteen."""
     return version & 0xFF
 
 
@@ -72,7 +72,7 @@ INFO_TYPE_MAX_PAGE_CNT: Final = 0
 
 
 def hot_add_alignment_bytes(caps: int) -> int:
-    """The guest's hot-add alignment: bits 2..5 of `caps` are n of 2^n MiB (1 MiB to 32 GiB)."""
+    """Return the guest's hot-add alignment: bits 2..5 of `caps` are n of 2^n MiB (1 MiB to 32 GiB)."""
     return MIB << (caps >> HOT_ADD_ALIGNMENT_SHIFT & HOT_ADD_ALIGNMENT_MASK)
 
 
@@ -112,14 +112,14 @@ class VersionRequest(msgspec.Struct, frozen=True, gc=False):
 
 
 class VersionResponse(msgspec.Struct, frozen=True, gc=False):
-    """The host takes the version or not."""
+    """The host accepts the version or not."""
 
     trans_id: int
     is_accepted: bool
 
 
 class CapabilitiesReport(msgspec.Struct, frozen=True, gc=False):
-    """What the guest can do: capability bits, pages it will not go below, last page number it can use."""
+    """What the guest can do: capability bits, the least pages it needs, the last page number it can use."""
 
     trans_id: int
     caps: int
@@ -128,7 +128,7 @@ class CapabilitiesReport(msgspec.Struct, frozen=True, gc=False):
 
 
 class CapabilitiesResponse(msgspec.Struct, frozen=True, gc=False):
-    """The host takes the capabilities or not; refused, the guest stops the service."""
+    """The host accepts the capabilities or not; if not, the guest stops the service."""
 
     trans_id: int
     is_accepted: bool
@@ -137,7 +137,7 @@ class CapabilitiesResponse(msgspec.Struct, frozen=True, gc=False):
 
 
 class StatusReport(msgspec.Struct, frozen=True, gc=False):
-    """The guest's memory pressure, in pages; nobody answers it."""
+    """The guest's memory pressure, in pages; there is no reply."""
 
     trans_id: int
     num_avail: int
@@ -156,7 +156,7 @@ class BalloonRequest(msgspec.Struct, frozen=True, gc=False):
 
 
 class BalloonResponse(msgspec.Struct, frozen=True, gc=False):
-    """Pages the guest gave up; `more_pages` while the transaction goes on."""
+    """Pages that the guest gave up; `more_pages` while another message of the transaction follows."""
 
     trans_id: int
     more_pages: bool
@@ -164,7 +164,7 @@ class BalloonResponse(msgspec.Struct, frozen=True, gc=False):
 
 
 class UnballoonRequest(msgspec.Struct, frozen=True, gc=False):
-    """Pages the host gives back; `more_pages` while the transaction goes on."""
+    """Pages that the host returns; `more_pages` while another message of the transaction follows."""
 
     trans_id: int
     more_pages: bool
@@ -194,7 +194,7 @@ class HotAddResponse(msgspec.Struct, frozen=True, gc=False):
 
 
 class InfoMessage(msgspec.Struct, frozen=True, gc=False):
-    """A piece of information for the guest; type 0 is the largest page count it will ever have (u64)."""
+    """Information for the guest; type 0 is the largest page count that it will ever have (u64)."""
 
     trans_id: int
     info_type: int
@@ -202,7 +202,7 @@ class InfoMessage(msgspec.Struct, frozen=True, gc=False):
 
 
 class HotRemoveRequest(msgspec.Struct, frozen=True, gc=False):
-    """The host asks for pages of one virtual NUMA node back, for good."""
+    """The host asks for pages of one virtual NUMA node permanently."""
 
     trans_id: int
     virtual_node: int
@@ -211,7 +211,7 @@ class HotRemoveRequest(msgspec.Struct, frozen=True, gc=False):
 
 
 class HotRemoveResponse(msgspec.Struct, frozen=True, gc=False):
-    """Pages the guest gave back for good."""
+    """Pages that the guest gave up permanently."""
 
     trans_id: int
     result: int
@@ -237,7 +237,8 @@ Message = (
     | HotRemoveResponse
 )
 
-_OFFSET: Final = 4  # behind type and size; the transaction id is a field of each message
+# behind type and size; the transaction id is a field of each message
+_OFFSET: Final = 4
 _up = functools.partial(Layout, direction=Direction.GUEST_TO_HOST, offset=_OFFSET)
 _down = functools.partial(Layout, direction=Direction.HOST_TO_GUEST, offset=_OFFSET)
 _ID: Final = u32("trans_id")
@@ -315,7 +316,7 @@ TABLE: Final = Table(
         HotAddRequest,
         _ID,
         u64("range"),
-        optional(u64("region")),  # guests tell the two forms apart by the header's size
+        optional(u64("region")),  # guests distinguish the two forms by the size in the header
         since=VERSION_WIN7,
     ),
     _up(
@@ -367,7 +368,7 @@ _HEAD: Final = struct.Struct("<HH")
 
 
 def encode(message: Message) -> bytes:
-    """The bytes of `message`; LocalProtocolError if a field does not fit or it is longer than a page."""
+    """Return the bytes of `message`; LocalProtocolError if a field does not fit or it is above a page."""
     layout = TABLE.of(message)
     body = layout.encode(message)
     size = len(body) + _HEAD.size
@@ -377,21 +378,21 @@ def encode(message: Message) -> bytes:
 
 
 def known_in(version: int) -> frozenset[MessageType]:
-    """The messages that a protocol version knows: up to 11 in 0.3, up to 12 in 1.0, all in 2.0."""
+    """Return the messages that a protocol version knows: up to 11 in 0.3, up to 12 in 1.0, all in 2.0."""
     return frozenset(MessageType(layout.number) for layout in TABLE.layouts if layout.since <= version)
 
 
 def decode(data: bytes, version: int = NEWEST) -> Message:
-    """The message in `data` (one packet's body; padding behind the message is accepted).
+    """Return the message in `data` (one packet's body; padding behind the message is accepted).
 
     Raises:
-        RemoteProtocolError: shorter than its header or its fields say, longer than a page, or not a message
-            that `version` knows.
+        RemoteProtocolError: It is shorter than its header or its fields say, longer than a page, or not a
+            message that `version` knows.
 
     """
     length = len(data)
     if length < HEADER_BYTES:
-        raise RemoteProtocolError(f"a dynamic memory message of {length} bytes has no whole header")
+        raise RemoteProtocolError(f"a dynamic memory message of {length} bytes has no complete header")
     number, size = _HEAD.unpack_from(data)
     if size > length or size > DM_MESSAGE_BYTES_MAX:
         raise RemoteProtocolError(f"dynamic memory message {number} says {size} bytes, {length} are there")

@@ -1,18 +1,18 @@
-"""The embedded guest's hardware: what a guest process and its VM say over one SOCK_SEQPACKET socket.
+"""The embedded guest's hardware: the messages of a guest process and its VM on one SOCK_SEQPACKET socket.
 
 One message is one datagram, type u32 first, never padded. Three of the host's carry exactly one descriptor
 (SCM_RIGHTS): `MapSlot` the memory to map, `BindSint` the eventfd the guest waits on for that interrupt,
 `BindDoorbell` the eventfd the guest writes instead of calling HvSignalEvent for that connection id.
 
 Order: the host sends MapSlot for RAM (slot 0, and whatever else is RAM at boot) and the bindings, then
-`Start`. After that the guest makes calls, each answered by a `Reply` with the same sequence number. Memory
-comes and goes while the guest runs:
+`Start`. After that the guest makes calls; each gets a `Reply` with the same sequence number. Memory comes and
+goes while the guest runs:
 
 - a later `MapSlot` is acknowledged with `SlotMapped`, `UnmapSlot` with `SlotUnmapped`. A slot may be unmapped
   only when the guest uses nothing of it, and its number used again only after the acknowledgement;
-- what is in a slot that came later is used when it is hot-added by the Dynamic Memory Protocol, or after
-  `PlugMemory`, which says that the whole slot is a DIMM and has no answer;
-- `UnplugMemory` asks for a DIMM's slot back, and `UnplugAnswered` says whether the guest has let go of it.
+- memory in a later slot is used when it is hot-added by the Dynamic Memory Protocol, or after `PlugMemory`,
+  which says that the whole slot is a DIMM and has no reply;
+- `UnplugMemory` asks the guest to release a DIMM, and `UnplugAnswered` says whether it has.
 
 A reset has no message: the process of the guest ends, and a new one starts with a new socket.
 """
@@ -97,19 +97,19 @@ class SlotUnmapped(msgspec.Struct, frozen=True, gc=False):
 
 
 class PlugMemory(msgspec.Struct, frozen=True, gc=False):
-    """A slot that is mapped is a DIMM: use it."""
+    """Use a slot that is mapped: it is a DIMM."""
 
     slot: int
 
 
 class UnplugMemory(msgspec.Struct, frozen=True, gc=False):
-    """Let go of a DIMM, if that can be done."""
+    """Release a DIMM, if that can be done."""
 
     slot: int
 
 
 class UnplugAnswered(msgspec.Struct, frozen=True, gc=False):
-    """Whether the guest has let go of a DIMM; if not, it goes on using all of it."""
+    """Whether the guest has released a DIMM; if not, it uses all of it as before."""
 
     slot: int
     is_done: bool
@@ -155,13 +155,13 @@ TABLE: Final = Table(
 
 
 def encode(message: Message) -> bytes:
-    """The datagram of `message`; LocalProtocolError if a field does not fit."""
+    """Return the datagram of `message`; LocalProtocolError if a field does not fit."""
     layout = TABLE.of(message)
     return _HEAD.pack(layout.number) + layout.encode(message)
 
 
 def decode(data: bytes) -> Message:
-    """The message that the datagram `data` is; RemoteProtocolError if it is anything else."""
+    """Return the message that the datagram `data` is; RemoteProtocolError if it is anything else."""
     if not _HEAD.size <= len(data) <= HARDWARE_DATAGRAM_BYTES_MAX:
         raise RemoteProtocolError(f"a hardware message of {len(data)} bytes")
     layout = TABLE.by_number.get(_HEAD.unpack_from(data)[0])

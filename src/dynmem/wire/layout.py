@@ -19,7 +19,8 @@ import msgspec
 from dynmem.direction import Direction
 from dynmem.errors import LocalProtocolError, RemoteProtocolError
 
-NEWEST: Final = 0xFFFF_FFFF  # decode with this version: read every optional group that is there
+# a decoder given this version reads every optional group that is there
+NEWEST: Final = 0xFFFF_FFFF
 
 
 class Int(NamedTuple):
@@ -30,22 +31,22 @@ class Int(NamedTuple):
 
 
 def u8(name: str) -> Int:
-    """One byte."""
+    """Return an integer of one byte."""
     return Int(name, 1)
 
 
 def u16(name: str) -> Int:
-    """Two bytes."""
+    """Return an integer of two bytes."""
     return Int(name, 2)
 
 
 def u32(name: str) -> Int:
-    """Four bytes."""
+    """Return an integer of four bytes."""
     return Int(name, 4)
 
 
 def u64(name: str) -> Int:
-    """Eight bytes."""
+    """Return an integer of eight bytes."""
     return Int(name, 8)
 
 
@@ -76,7 +77,7 @@ class Flag(NamedTuple):
 
 
 class Count(NamedTuple):
-    """Bits of a word that tell the length of the tail: ``len(tail) // unit + extra``."""
+    """Bits of a word that say the length of the tail: ``len(tail) // unit + extra``."""
 
     shift: int
     width: int
@@ -92,7 +93,7 @@ class Bits(NamedTuple):
 
 
 def bits(size: int, *parts: Flag | Count) -> Bits:
-    """A word of flags and counts."""
+    """Return a word of flags and counts."""
     return Bits(size, parts)
 
 
@@ -104,12 +105,12 @@ class Optional(NamedTuple):
 
 
 def optional(*fields: Int | Guid | Reserved, since: int = 0) -> Optional:
-    """A group of fields at the end of a message that may be missing (then they are None)."""
+    """Return a group of fields at the end of a message that may be missing (then they are None)."""
     return Optional(fields, since)
 
 
 class Tail(NamedTuple):
-    """The bytes behind the fixed part: what a `Count` or the field `limit` says, else all that is left."""
+    """The bytes behind the fixed part: as many as a `Count` or the field `limit` says, or all."""
 
     name: str
     limit: str | None = None
@@ -121,7 +122,7 @@ _CODES: Final = {1: "B", 2: "H", 4: "I", 8: "Q"}
 
 
 def _format(fields: Sequence[Field]) -> struct.Struct:
-    """The struct of the fixed part of `fields`."""
+    """Return the struct of the fixed part of `fields`."""
     codes = "<"
     for field in fields:
         if isinstance(field, Int | Bits):
@@ -136,7 +137,7 @@ def _format(fields: Sequence[Field]) -> struct.Struct:
 
 
 def _names(fields: Sequence[Field]) -> Iterator[str]:
-    """The named fields, in wire order."""
+    """Yield the named fields, in wire order."""
     for field in fields:
         if isinstance(field, Bits):
             yield from (part.name for part in field.parts if isinstance(part, Flag))
@@ -149,8 +150,8 @@ def _names(fields: Sequence[Field]) -> Iterator[str]:
 class Layout:
     """One message: number, name, direction, first version and fields, with the codec built from them.
 
-    `decode(data, end, version)` reads ``data[offset:end]``; `encode(message)` gives those bytes. `offset` is
-    where the table's own header (which the codec module reads) ends. `size` is the smallest `end`.
+    `decode(data, end, version)` reads ``data[offset:end]``; `encode(message)` returns those bytes. `offset`
+    is where the table's own header (which the codec module reads) ends. `size` is the smallest `end`.
     """
 
     __slots__ = (
@@ -203,7 +204,7 @@ class Layout:
         self.encode: Callable[[msgspec.Struct], bytes] = self._plain_encoder() if plain else self._encode
 
     def _plain_decoder(self) -> Callable[[bytes, int, int], Any]:
-        """The decoder of a message of integers only: one unpack, one constructor call."""
+        """Return the decoder of a message of integers only: one unpack, one constructor call."""
         unpack, offset, size, make = self._struct.unpack_from, self.offset, self.size, self.message
 
         def decode(data: bytes, end: int, version: int) -> Any:  # noqa: ANN401 - one shape for all
@@ -214,7 +215,7 @@ class Layout:
         return decode
 
     def _plain_encoder(self) -> Callable[[msgspec.Struct], bytes]:
-        """The encoder of a message of integers only."""
+        """Return the encoder of a message of integers only."""
         pack, astuple = self._struct.pack, msgspec.structs.astuple
 
         def encode(message: msgspec.Struct) -> bytes:
@@ -254,7 +255,7 @@ class Layout:
         return self.message(*values)
 
     def _counted_end(self, count: Count, word: int, before: int | None, end: int) -> int:
-        """Where the tail ends by `count`; an earlier count of the same tail may say more but never less."""
+        """Return where the tail ends by `count`; an earlier count of the tail may say more but never less."""
         number = (word >> count.shift & (1 << count.width) - 1) - count.extra
         tail_end = self.size + number * count.unit
         if number < 0 or tail_end > end:
@@ -289,7 +290,7 @@ class Layout:
             raise LocalProtocolError(f"{self.name} cannot carry {message}: {error}") from error
 
     def _packed(self, step: Field, values: Iterator[Any], tail: bytes) -> int | bytes:
-        """The value of one field of the fixed part, as ``struct`` packs it."""
+        """Return the value of one field of the fixed part, as ``struct`` packs it."""
         if isinstance(step, Bits):
             word = 0
             for part in step.parts:
@@ -336,7 +337,7 @@ class Table:
         assert len(self.by_number) == len(layouts)
 
     def of(self, message: msgspec.Struct) -> Layout:
-        """The layout of `message`; LocalProtocolError if it belongs to another protocol."""
+        """Return the layout of `message`; LocalProtocolError if it belongs to another protocol."""
         layout = self.by_class.get(type(message))
         if layout is None:
             raise LocalProtocolError(f"{type(message).__name__} is not a message of this protocol")

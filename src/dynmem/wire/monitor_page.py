@@ -1,8 +1,8 @@
-"""The monitor page: an alternative to doorbells, one bit per channel that the host looks at now and then.
+"""The monitor page: an alternative to doorbells, one bit per channel that the host polls.
 
-A guest hands the host two such pages when it makes contact, one for each way. Four groups of 32 monitors each
-have pending bits; behind them lie when each is looked at next, how long a signal may wait, and which
-connection it stands for. A host that allocates no monitor for a channel never needs to look into the pages.
+A guest names two such pages when it makes contact, one for each direction. Four groups of 32 monitors each
+have pending bits; behind them lie when each is checked next, how long a signal may wait, and which
+connection it stands for. A host that allocates no monitor for a channel never needs to read the pages.
 
 Source: Linux include/linux/hyperv.h (struct hv_monitor_page).
 """
@@ -44,7 +44,7 @@ class MonitorPage(msgspec.Struct, frozen=True, gc=False):
 
 
 def encode(page: MonitorPage) -> bytes:
-    """The 4096 bytes of `page`; LocalProtocolError if a field does not fit."""
+    """Return the 4096 bytes of `page`; LocalProtocolError if a field does not fit."""
     groups = (word for both in zip(page.pending, page.armed, strict=False) for word in both)
     parameters = (word for both in zip(page.connection_ids, page.flag_numbers, strict=False) for word in both)
     try:
@@ -54,7 +54,7 @@ def encode(page: MonitorPage) -> bytes:
 
 
 def decode(data: bytes) -> MonitorPage:
-    """The page in `data` (4096 bytes); any such bytes are a monitor page."""
+    """Return the page in `data`; any 4096 bytes are a monitor page."""
     if len(data) != PAGE_SIZE:
         raise RemoteProtocolError(f"a monitor page has {PAGE_SIZE} bytes, not {len(data)}")
     words = _PAGE.unpack(data)

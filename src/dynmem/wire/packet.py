@@ -50,9 +50,9 @@ _GPA_DIRECT: Final = int(PacketType.GPA_DIRECT)
 
 
 class GpaRange(msgspec.Struct, frozen=True, gc=False):
-    """Guest memory a packet points to: `byte_count` bytes from `byte_offset` on in pages ``pfns``.
+    """Guest memory that a packet points to: `byte_count` bytes from `byte_offset` on in pages `pfns`.
 
-    ``pfns`` are packed little-endian u64 page numbers, as many as offset and count touch.
+    `pfns` are packed little-endian u64 page numbers, one for each page that offset and count touch.
     """
 
     byte_count: int
@@ -61,10 +61,10 @@ class GpaRange(msgspec.Struct, frozen=True, gc=False):
 
 
 class Packet(msgspec.Struct, frozen=True, gc=False):
-    """One ring packet. A decoded packet's ``data`` is padded to a multiple of 8.
+    """One ring packet. A decoded packet's `data` is padded to a multiple of 8.
 
-    ``descriptor`` holds the type's own words between descriptor and body (transfer pages, GPADL packets);
-    for GPA-direct packets it is empty and ``gpa_ranges`` holds their meaning.
+    `descriptor` holds the type's own words between descriptor and body (transfer pages, GPADL packets); for
+    GPA-direct packets it is empty and `gpa_ranges` holds their meaning.
     """
 
     type: int
@@ -89,7 +89,7 @@ def _encode_ranges(ranges: tuple[GpaRange, ...]) -> bytes:
 
 
 def _decode_ranges(words: bytes) -> tuple[GpaRange, ...]:
-    """The ranges of a GPA-direct descriptor; the work is bounded by its bytes (8 at least for each range)."""
+    """Return the ranges of a GPA-direct descriptor; the work is bounded by its bytes (at least 8 a range)."""
     if len(words) < _TWO_WORDS.size:
         raise RemoteProtocolError("a GPA-direct packet has no range count")
     count = _TWO_WORDS.unpack_from(words)[1]
@@ -109,7 +109,7 @@ def _decode_ranges(words: bytes) -> tuple[GpaRange, ...]:
 
 
 def encode(packet: Packet, write_index: int) -> bytes:
-    """Descriptor, padded body and footer of `packet`; `write_index` is where in the ring it will begin.
+    """Return descriptor, padded body and footer of `packet`, which will begin at `write_index` in the ring.
 
     Raises LocalProtocolError when a field does not fit or the packet is longer than len8 can say.
     """
@@ -131,21 +131,21 @@ def encode(packet: Packet, write_index: int) -> bytes:
 
 
 def peek_length(header: bytes) -> int:
-    """Bytes of the whole packet, footer included, from its first 16; RemoteProtocolError if wrong."""
+    """Return the length of the packet, footer included, from its first 16 bytes."""
     if len(header) < DESCRIPTOR_BYTES:
         raise RemoteProtocolError(f"a packet descriptor of {len(header)} bytes")
     kind, offset8, len8, flags, _ = _DESCRIPTOR.unpack_from(header)
     if kind not in _KNOWN:
         raise RemoteProtocolError(f"unknown packet type {kind}")
     if offset8 * 8 < DESCRIPTOR_BYTES or len8 < offset8:
-        raise RemoteProtocolError(f"a packet's body is said to lie at {offset8 * 8}..{len8 * 8}")
+        raise RemoteProtocolError(f"a packet's body cannot lie at {offset8 * 8}..{len8 * 8}")
     if flags & ~FLAG_COMPLETION_REQUESTED:
         raise RemoteProtocolError(f"unknown packet flags {flags:#x}")
     return int(len8) * 8 + FOOTER_BYTES
 
 
 def decode(data: bytes) -> Packet:
-    """The packet that `data` is, footer included; RemoteProtocolError if it is anything else."""
+    """Return the packet that `data` is, footer included; RemoteProtocolError if it is anything else."""
     length = peek_length(data)
     if length != len(data):
         raise RemoteProtocolError(f"a packet says {length} bytes, {len(data)} are there")

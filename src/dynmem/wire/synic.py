@@ -29,15 +29,17 @@ MSR_SIMP: Final = 0x4000_0083
 MSR_EOM: Final = 0x4000_0084
 MSR_SINT0: Final = 0x4000_0090
 SINT_COUNT: Final = 16
-PAGE_MSR_ENABLED: Final = 1  # bit 0 of SIMP and SIEFP; the page's address is in bits 12 and up
+# bit 0 of SIMP and SIEFP; the page's address is in bits 12 and up
+PAGE_MSR_ENABLED: Final = 1
 
 VMBUS_SINT: Final = 2
 VMBUS_MESSAGE_TYPE: Final = 1
 MESSAGE_CONNECTION_ID: Final = 1
 EVENT_CONNECTION_ID: Final = 2
-MONITOR_CONNECTION_ID: Final = 3
-MESSAGE_CONNECTION_ID_4: Final = 4  # guests of VMBus 5.0 and later post here
-CHANNEL_CONNECTION_ID_BASE: Final = 16  # a channel is signalled by 16 + relid
+# guests of VMBus 5.0 and later post here
+MESSAGE_CONNECTION_ID_4: Final = 4
+# a channel is signalled by this + relid
+CHANNEL_CONNECTION_ID_BASE: Final = 16
 
 PAYLOAD_BYTES_MAX: Final = 240
 MESSAGE_SLOT_BYTES: Final = 256
@@ -74,7 +76,7 @@ class PostMessageInput(msgspec.Struct, frozen=True, gc=False):
 
 
 def encode_post(message: PostMessageInput) -> bytes:
-    """The 256 bytes of a post; LocalProtocolError above 240 bytes of payload."""
+    """Return the 256 bytes of a post; LocalProtocolError above 240 bytes of payload."""
     size = len(message.payload)
     if size > PAYLOAD_BYTES_MAX:
         raise LocalProtocolError(f"a message of {size} bytes is above {PAYLOAD_BYTES_MAX}")
@@ -86,7 +88,7 @@ def encode_post(message: PostMessageInput) -> bytes:
 
 
 def decode_post(data: bytes) -> PostMessageInput:
-    """The post in `data` (256 bytes)."""
+    """Return the post in `data` (256 bytes)."""
     if len(data) < MESSAGE_SLOT_BYTES:
         raise RemoteProtocolError(f"HvPostMessage has {len(data)} bytes of input, it needs 256")
     connection_id, _, message_type, size = _POST.unpack_from(data)
@@ -103,7 +105,7 @@ class SignalEventInput(msgspec.Struct, frozen=True, gc=False):
 
 
 def encode_signal(signal: SignalEventInput) -> bytes:
-    """The eight bytes of a signal."""
+    """Return the eight bytes of a signal."""
     try:
         return _SIGNAL.pack(signal.connection_id, signal.flag, 0)
     except struct.error as error:
@@ -111,7 +113,7 @@ def encode_signal(signal: SignalEventInput) -> bytes:
 
 
 def decode_signal(data: bytes) -> SignalEventInput:
-    """The signal in `data` (a fast call's parameter is ``parameter.to_bytes(8, "little")``)."""
+    """Return the signal in `data` (a fast call's parameter is ``parameter.to_bytes(8, "little")``)."""
     if len(data) < _SIGNAL.size:
         raise RemoteProtocolError(f"HvSignalEvent has {len(data)} bytes of input, it needs 8")
     connection_id, flag, _ = _SIGNAL.unpack_from(data)
@@ -121,7 +123,7 @@ def decode_signal(data: bytes) -> SignalEventInput:
 class MessageSlot(msgspec.Struct, frozen=True, gc=False):
     """One slot of the message page; `message_type` 0 is an empty slot.
 
-    `pending` tells the guest to write EOM when it has emptied the slot, since another message waits.
+    `pending` asks the guest to write EOM when it has emptied the slot, since another message waits.
     """
 
     message_type: int
@@ -131,7 +133,7 @@ class MessageSlot(msgspec.Struct, frozen=True, gc=False):
 
 
 def encode_slot(slot: MessageSlot) -> bytes:
-    """The 256 bytes of a slot."""
+    """Return the 256 bytes of a slot."""
     size = len(slot.payload)
     if size > PAYLOAD_BYTES_MAX:
         raise LocalProtocolError(f"a message of {size} bytes is above {PAYLOAD_BYTES_MAX}")
@@ -143,7 +145,7 @@ def encode_slot(slot: MessageSlot) -> bytes:
 
 
 def decode_slot(data: bytes) -> MessageSlot:
-    """The slot in `data` (256 bytes)."""
+    """Return the slot in `data` (256 bytes)."""
     if len(data) < MESSAGE_SLOT_BYTES:
         raise RemoteProtocolError(f"a message slot has 256 bytes, not {len(data)}")
     message_type, size, flags, _, sender = _SLOT.unpack_from(data)
@@ -154,7 +156,7 @@ def decode_slot(data: bytes) -> MessageSlot:
 
 
 def encode_event_flags(flags: Collection[int]) -> bytes:
-    """The 256 bytes of one SINT's 2048 event flags, with these set; LocalProtocolError for another number."""
+    """Return the 256 bytes of one SINT's 2048 event flags, with these set."""
     octets = bytearray(EVENT_FLAGS_BYTES)
     for flag in flags:
         if not 0 <= flag < EVENT_FLAG_COUNT:
@@ -164,7 +166,7 @@ def encode_event_flags(flags: Collection[int]) -> bytes:
 
 
 def decode_event_flags(data: bytes) -> tuple[int, ...]:
-    """The flags set in `data` (256 bytes), ascending."""
+    """Return the flags set in `data` (256 bytes), ascending."""
     if len(data) != EVENT_FLAGS_BYTES:
         raise RemoteProtocolError(f"event flags have {EVENT_FLAGS_BYTES} bytes, not {len(data)}")
     return tuple(
@@ -177,7 +179,7 @@ def decode_event_flags(data: bytes) -> tuple[int, ...]:
 
 
 def decode_message_page(data: bytes) -> tuple[MessageSlot, ...]:
-    """The sixteen slots of a message page, one for each SINT."""
+    """Return the sixteen slots of a message page, one for each SINT."""
     if len(data) != PAGE_SIZE:
         raise RemoteProtocolError(f"a message page has {PAGE_SIZE} bytes, not {len(data)}")
     return tuple(
@@ -187,7 +189,7 @@ def decode_message_page(data: bytes) -> tuple[MessageSlot, ...]:
 
 
 def decode_event_page(data: bytes) -> tuple[tuple[int, ...], ...]:
-    """The event flags that are set for each of the sixteen SINTs."""
+    """Return the event flags that are set for each of the sixteen SINTs."""
     if len(data) != PAGE_SIZE:
         raise RemoteProtocolError(f"an event page has {PAGE_SIZE} bytes, not {len(data)}")
     return tuple(

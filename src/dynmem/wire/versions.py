@@ -16,9 +16,10 @@ VERSION_5_0: Final = 5 << 16 | 0
 VERSION_5_1: Final = 5 << 16 | 1
 VERSION_5_2: Final = 5 << 16 | 2
 VERSION_5_3: Final = 5 << 16 | 3
-VERSION_6_0: Final = 6 << 16 | 0  # codec only
+# encoded and decoded, never agreed to
+VERSION_6_0: Final = 6 << 16 | 0
 
-# what a host of ours speaks; a list, so that odd numbers in between are refused
+# what this host agrees to; a list, so that unknown numbers in between are refused
 VERSIONS: Final = (
     VERSION_WS2008,
     VERSION_WIN7,
@@ -47,5 +48,5 @@ class Feature(enum.IntFlag):
 
 
 def format_version(version: int) -> str:
-    """A VMBus version as people write it: ``5.3``."""
+    """Return a VMBus version as people write it: ``5.3``."""
     return f"{version >> 16}.{version & 0xFFFF}"

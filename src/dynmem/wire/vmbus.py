@@ -8,7 +8,6 @@ knows a message (0: also known before any contact).
 Source: Linux include/linux/hyperv.h; QEMU include/hw/hyperv/vmbus-proto.h; OpenVMM vmbus_core protocol.rs.
 """
 
-import enum
 import functools
 import struct
 import uuid
@@ -49,21 +48,11 @@ from dynmem.wire.versions import (
 HEADER_BYTES: Final = 8
 USER_DATA_BYTES: Final = 120
 NO_USER_DATA: Final = bytes(USER_DATA_BYTES)
-GPADL_HEADER_PFNS_MAX: Final = 26  # page numbers that fit behind a GPADL_HEADER with one range
+# page numbers that fit behind a GPADL_HEADER with one range, and behind a GPADL_BODY
+GPADL_HEADER_PFNS_MAX: Final = 26
 GPADL_BODY_PFNS_MAX: Final = 28
-
-TARGET_VP_NONE: Final = 0xFFFF_FFFF  # a channel opened with it gets no interrupts
-STATUS_SUCCESS: Final = 0
-STATUS_UNSUCCESSFUL: Final = 0x8000_FFFF
-STATUS_CONNECTION_REFUSED: Final = 0xC000_0236
-
-
-class ConnectionState(enum.IntEnum):
-    """Why a contact succeeded or failed (`VersionResponse.connection_state`)."""
-
-    SUCCESSFUL = 0
-    FAILED_LOW_RESOURCES = 1
-    FAILED_UNKNOWN_FAILURE = 2
+# a channel that is opened with this gets no interrupts
+TARGET_VP_NONE: Final = 0xFFFF_FFFF
 
 
 class OfferChannel(msgspec.Struct, frozen=True, gc=False):
@@ -84,7 +73,7 @@ class OfferChannel(msgspec.Struct, frozen=True, gc=False):
 
 
 class RescindChannelOffer(msgspec.Struct, frozen=True, gc=False):
-    """The host takes an offer back: the device is unplugged."""
+    """The host rescinds an offer: the device is unplugged."""
 
     child_relid: int
 
@@ -112,7 +101,7 @@ class OpenChannel(msgspec.Struct, frozen=True, gc=False):
 
 
 class OpenChannelResult(msgspec.Struct, frozen=True, gc=False):
-    """The host's answer to OpenChannel."""
+    """The host's reply to OpenChannel."""
 
     child_relid: int
     openid: int
@@ -120,13 +109,13 @@ class OpenChannelResult(msgspec.Struct, frozen=True, gc=False):
 
 
 class CloseChannel(msgspec.Struct, frozen=True, gc=False):
-    """The guest closes a channel; there is no answer."""
+    """The guest closes a channel; there is no reply."""
 
     child_relid: int
 
 
 class GpadlHeader(msgspec.Struct, frozen=True, gc=False):
-    """The beginning of a list of guest pages: ``ranges`` is {byte_count u32, byte_offset u32, pfn u64...}."""
+    """The beginning of a list of guest pages: `ranges` is {byte_count u32, byte_offset u32, pfn u64...}."""
 
     child_relid: int
     gpadl: int
@@ -144,7 +133,7 @@ class GpadlBody(msgspec.Struct, frozen=True, gc=False):
 
 
 class GpadlCreated(msgspec.Struct, frozen=True, gc=False):
-    """The host's answer when a GPADL is whole, or wrong."""
+    """The host's reply when a GPADL is complete, or wrong."""
 
     child_relid: int
     gpadl: int
@@ -152,7 +141,7 @@ class GpadlCreated(msgspec.Struct, frozen=True, gc=False):
 
 
 class GpadlTeardown(msgspec.Struct, frozen=True, gc=False):
-    """The guest wants its pages back."""
+    """The guest asks the host to release the pages."""
 
     child_relid: int
     gpadl: int
@@ -171,7 +160,7 @@ class RelidReleased(msgspec.Struct, frozen=True, gc=False):
 
 
 class InitiateContact(msgspec.Struct, frozen=True, gc=False):
-    """The guest asks for a version; from 5.0 on ``interrupt_page`` holds SINT, VTL and feature flags."""
+    """The guest asks for a version; from 5.0 on `interrupt_page` holds SINT, VTL and feature flags."""
 
     version: int
     target_vcpu: int
@@ -192,17 +181,17 @@ class InitiateContact(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def feature_flags(self) -> int:
-        """The features the guest knows (6.0 and later)."""
+        """The features that the guest knows (6.0 and later)."""
         return self.interrupt_page >> 32
 
 
 def contact_target(sint: int, vtl: int = 0, feature_flags: int = 0) -> int:
-    """What stands in place of the interrupt page in a contact of version 5.0 or later."""
+    """Return what a contact of version 5.0 or later has in place of the interrupt page."""
     return sint | vtl << 8 | feature_flags << 32
 
 
 class VersionResponse(msgspec.Struct, frozen=True, gc=False):
-    """The host takes the version or not, and names the connection id for further messages (5.0 on)."""
+    """The host accepts the version or not, and names the connection id for further messages (5.0 on)."""
 
     version_supported: bool
     connection_state: int
@@ -217,7 +206,7 @@ class Unload(msgspec.Struct, frozen=True, gc=False):
 
 
 class UnloadResponse(msgspec.Struct, frozen=True, gc=False):
-    """The host has let go of everything."""
+    """The host has released everything."""
 
 
 class OpenReservedChannel(msgspec.Struct, frozen=True, gc=False):
@@ -260,7 +249,7 @@ class ModifyChannel(msgspec.Struct, frozen=True, gc=False):
 
 
 class TlConnectResult(msgspec.Struct, frozen=True, gc=False):
-    """The host's answer to TlConnectRequest."""
+    """The host's reply to TlConnectRequest."""
 
     endpoint: uuid.UUID
     service: uuid.UUID
@@ -474,7 +463,7 @@ _HEAD: Final = struct.Struct("<II")
 
 
 def encode(message: Message) -> bytes:
-    """The bytes of `message`, unpadded; LocalProtocolError if a field does not fit or it passes 240 bytes."""
+    """Return the bytes of `message`, unpadded; LocalProtocolError if a field or the whole does not fit."""
     layout = TABLE.of(message)
     body = layout.encode(message)
     if len(body) > VMBUS_MESSAGE_BYTES_MAX - _HEAD.size:
@@ -483,10 +472,10 @@ def encode(message: Message) -> bytes:
 
 
 def decode(data: bytes, version: int = NEWEST) -> Message:
-    """The message in `data`, as `version` knows it; bytes behind it are padding.
+    """Return the message in `data`, as `version` knows it; bytes behind it are padding.
 
     Raises:
-        RemoteProtocolError: too short, too long, or not a message that `version` knows.
+        RemoteProtocolError: It is too short, too long, or not a message that `version` knows.
 
     """
     length = len(data)
