@@ -1,27 +1,27 @@
 """From the bytes of a balloon response to free memory, beside the bare system call and beside C with a tree.
 
-Three sides by turns in one run, on memory that was all written before. Ours: a message into the page
-set, what it gives into the pending discards, what is due of them into the discarder, and at the end all
-that still waits (ranges of 128 KiB and more do not wait where there are no huge pages). Bare: nothing
-but the fastest way this kernel has, found in this run, in C, a message a time, its ranges sorted and
-joined beforehand. Tree: C with a balanced tree of ranges (glib's GTree) that gives back each range as it
-comes, neighbours joined. "Beside" is the other side's time by ours: above 1 ours is faster. "At once" is
-ours without holding anything back. Times are processor time, most of it the kernel's.
+Three sides in turns in one run, on memory that was written completely before. Ours: each message goes into
+the page set, the new pages into the pending discards, those that are due into the discarder, and at the end
+everything that still waits (ranges of 128 KiB and more do not wait if there are no huge pages). Bare: only
+the fastest system call of this kernel, found in this run, in C, message by message, its ranges sorted and
+joined beforehand. Tree: C with a balanced tree of ranges (glib's GTree) that returns each range as it
+arrives, neighbours joined. "Beside" is the other side's time divided by ours: above 1 ours is faster. "At
+once" is ours without holding anything back. Times are processor time, most of it the kernel's.
 
-Of huge pages of private memory a part that is dropped stays allocated unless the huge page is split
-first. Ours does that, and so does the bare call ("split"); the tree does not, and frees nothing there
-(marked "not freed").
+A part of a huge page of private memory stays allocated when it is dropped, unless the huge page is split
+first. Ours splits it, and so does the bare call ("split"); the tree does not, and frees nothing there (marked
+"not freed").
 
-Whole huge pages go at 1 GiB, a full message, in 3 ms: there the bookkeeping of a message, up to 0.5 ms
-while the caches are cold, shows; it is held against 0.7 of the bare call instead of 0.9. Of huge pages
-of private memory less is held, and no rate for parts of them, which the bare call does not reach either:
-no VM lives in them, since an embedded guest is a process of its own and shares its memory.
+Whole huge pages are returned at 1 GiB, a full message, in 3 ms. There the bookkeeping of a message, up to 0.5
+ms with cold caches, is visible, so the bound is 0.7 of the bare call instead of 0.9. For huge pages of
+private memory the bounds are lower, and there is no rate for parts of them, which the bare call does not
+reach either: no VM uses them, since an embedded guest is a separate process and shares its memory.
 
-A huge page of tmpfs that the kernel is busy with just then is not split: its part is zeroed, and freed
-only with the whole page; "freed" tells how much of what was given was free at the end.
+A huge page of tmpfs that the kernel is using at that moment is not split: its part is zeroed, and freed only
+with the whole page. "Freed" is the part of the given memory that was free at the end.
 
-Each side's time is the middle one of several. A comparison that misses a bound is made twice more, and the
-middle one of the three is what is shown.
+Each side's time is the median of several. A comparison that misses a bound is repeated twice, and the median
+of the three is shown.
 """
 
 import json

@@ -1,9 +1,9 @@
-"""The page set beside the field's way, a balanced tree of ranges (glib's GTree, in C).
+"""The page set beside the usual way, a balanced tree of ranges (glib's GTree, in C).
 
-Both sides get the same messages in the same run, by turns, and must agree on every page that is new, named
-twice or refused. The tree's time is C alone, of the faster of two ways to insert; ours is what the caller of
-`PageSet.add` waits, one call a message, with the sorted list of what to discard. Times are
-processor time. "Beside the tree" is the tree's time by ours: above 1 ours is faster.
+Both sides get the same messages in the same run, in turns, and must agree on every page that is new, named
+twice or rejected. The tree's time is that of C alone, with the faster of two ways to insert. Ours is the time
+that the caller of `PageSet.add` waits, one call per message, including the sorted list of what to discard.
+Times are processor time. "Beside the tree" is the tree's time divided by ours: above 1 ours is faster.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""The report of a run as a document: where it ran, then a table for each benchmark."""
+"""Formats a run as a document: the machine, then a table for each benchmark."""
 
 import datetime
 import itertools
@@ -16,15 +16,15 @@ from dynmem.units import GIB
 
 HEAD: Final = """# Performance, measured
 
-Written by `python -m bench --markdown {names}`; nothing here was typed in. Both sides of a comparison ran
-by turns in the same run, each figure is a median. The machine was not idle, so read ratios rather than
-absolute figures: from one run to the next ratios moved by about a tenth, absolute figures by a third.
+Written by `python -m bench --markdown {names}`; nothing was typed by hand. Both sides of a comparison ran
+in turns in the same run, and each figure is a median. The machine was not idle, so read ratios rather than
+absolute figures: between runs, ratios changed by about a tenth, absolute figures by a third.
 """
 
 
 @dataclass(frozen=True)
 class Section:
-    """One benchmark's part: what it answers, how, and its figures."""
+    """The section of one benchmark: its question, its method and its figures."""
 
     name: str
     answers: str
