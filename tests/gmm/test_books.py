@@ -116,7 +116,7 @@ def test_each_account_is_filled_up_to_its_own_reservation_and_no_further(account
     gmm = Gmm(10_000)
     gmm.initial_reservation("a", 50, 60, 70, OcPolicy.TBD, Priority.NORMAL)
     gmm.allocate_pages("a", sizes[account], account)
-    with pytest.raises(GmmError, match=f"{sizes[account]} in {account.name}; 1 more don't fit") as refused:
+    with pytest.raises(GmmError, match=f"{sizes[account]} in {account.name}; 1 more do not fit") as refused:
         gmm.allocate_pages("a", 1, account)
     assert refused.value.code is Status.HIT_VM_ACCOUNT_LIMIT
     for each, most in sizes.items():

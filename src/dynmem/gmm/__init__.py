@@ -1,4 +1,4 @@
-"""The Global Memory Manager: the books of who holds how much. No I/O."""
+"""The Global Memory Manager: the books of what each VM may have and holds. No I/O."""
 
 from dynmem.gmm.books import Gmm, HypervisorMemoryStats, MemoryStats, Stats, VmSizes, VmStats
 from dynmem.gmm.codes import Account, BalloonAction, GmmError, OcPolicy, Priority, Status

@@ -1,7 +1,7 @@
-"""The books of the Global Memory Manager in bound mode: who may have, has, and has given up how many pages.
+"""The books of the Global Memory Manager in bound mode: what each VM reserves, holds and has ballooned.
 
 Counts only. A page belongs to one VM (bound mode), so allocated pages are private pages and chunks are whole
-2 MiB pieces of one VM. Each call changes everything it says or raises GmmError and changes nothing.
+2 MiB pieces of one VM. Each call does all that it says, or raises GmmError and changes nothing.
 """
 
 from collections.abc import Iterator
@@ -36,7 +36,7 @@ class VmSizes(msgspec.Struct, frozen=True):
 
 
 class VmStats(msgspec.Struct, frozen=True):
-    """GMMVMSTATS of one VM, as far as bound mode has it. Pages."""
+    """GMMVMSTATS of one VM, as far as bound mode goes. Pages."""
 
     reserved: VmSizes
     allocated: VmSizes
@@ -49,7 +49,7 @@ class VmStats(msgspec.Struct, frozen=True):
 
 
 class Stats(msgspec.Struct, frozen=True):
-    """GMMSTATS, as far as bound mode has it. Pages, chunks of 2 MiB."""
+    """GMMSTATS, as far as bound mode goes. Pages, chunks of 2 MiB."""
 
     max_pages: int
     reserved_pages: int
@@ -73,7 +73,7 @@ class HypervisorMemoryStats(msgspec.Struct, frozen=True):
 
 
 class MemoryStats(msgspec.Struct, frozen=True):
-    """What GMMR3QueryMemoryStats answers for one VM. Pages."""
+    """The result of GMMR3QueryMemoryStats for one VM. Pages."""
 
     allocated_pages: int
     max_pages: int
@@ -115,15 +115,15 @@ class _Account:
 
 
 class Gmm:
-    """Books of all VMs under one limit of `max_pages`.
+    """Books of all VMs under one limit of *max_pages*.
 
-    A VM is known by its name. Totals are kept as they change, and `verify` holds them against the sum of the
+    A VM is known by its name. Totals are kept as they change, and `verify` compares them with the sum of the
     VMs.
     """
 
     def __init__(self, max_pages: int) -> None:
         if max_pages < 0:
-            raise GmmError(Status.INVALID_PARAMETER, f"a limit of {max_pages} pages is below zero")
+            raise GmmError(Status.INVALID_PARAMETER, f"a limit of {max_pages} pages is negative")
         self.max_pages = max_pages
         self._vms: dict[str, _Account] = {}
         self._reserved = 0
@@ -147,9 +147,9 @@ class Gmm:
         policy: OcPolicy,
         priority: Priority,
     ) -> None:
-        """GMMR0InitialReservation: once per VM, before anything else.
+        """Open the book of a VM, once and before anything else (GMMR0InitialReservation).
 
-        A VM with the policy NO_OC is declined (MEMORY_RESERVATION_DECLINED) when what it reserves can't be
+        A VM with the policy NO_OC is declined (MEMORY_RESERVATION_DECLINED) if what it reserves cannot be
         backed beside all that is allocated; one with TBD may reserve beyond the limit and is bounded when it
         allocates.
         """
@@ -159,16 +159,16 @@ class Gmm:
         if priority not in (Priority.HIGH, Priority.NORMAL, Priority.LOW):
             raise GmmError(Status.INVALID_PARAMETER, f"{priority!r} is not a priority")
         if vm in self._vms:
-            raise GmmError(Status.WRONG_ORDER, f"{vm} has its initial reservation already")
+            raise GmmError(Status.WRONG_ORDER, f"{vm} has made its initial reservation already")
         account = _Account(reserved, policy, priority)
         self._decline_unbacked(vm, account, reserved)
         self._vms[vm] = account
         self._reserved += sum(reserved.values())
 
     def update_reservation(self, vm: str, base_pages: int, shadow_pages: int, fixed_pages: int) -> None:
-        """GMMR0UpdateReservation: replace the counts.
+        """Replace what a VM reserves (GMMR0UpdateReservation).
 
-        Below what is allocated and ballooned the VM keeps what it has and may not allocate until it fits
+        Below what is allocated and ballooned, the VM keeps what it has and may not allocate until it fits
         again.
         """
         account = self._account(vm)
@@ -179,14 +179,14 @@ class Gmm:
         _allow_if_it_fits(account)
 
     def allocate_pages(self, vm: str, pages: int, account: Account) -> None:
-        """GMMR0AllocatePages: charge `pages` to an account, all or nothing."""
+        """Charge *pages* to an account, all or nothing (GMMR0AllocatePages)."""
         book = self._account(vm)
         if account not in ACCOUNTS or pages < 1:
-            raise GmmError(Status.INVALID_PARAMETER, f"{pages} pages of {account!r} can't be allocated")
+            raise GmmError(Status.INVALID_PARAMETER, f"{pages} pages of {account!r} cannot be allocated")
         if self._allocated + pages > self.max_pages:
             raise GmmError(
                 Status.HIT_GLOBAL_LIMIT,
-                f"{vm} asks for {pages} pages, {max(0, self.max_pages - self._allocated)} are left of "
+                f"{vm} requests {pages} pages, {max(0, self.max_pages - self._allocated)} are left of "
                 f"{self.max_pages}",
             )
         self._check_account(vm, book, pages, account)
@@ -195,21 +195,23 @@ class Gmm:
         self._change_allocated(book, account, pages)
 
     def adopt_pages(self, vm: str, pages: int, account: Account) -> None:
-        """Book pages that a VM holds already.
+        """Charge pages that a VM holds already.
 
-        Ours: a fact is not refused by the global limit; what passes it is the shortage.
+        VirtualBox has no such call: no limit refuses a fact; what exceeds the limit is the shortage.
         """
         book = self._account(vm)
         if account not in ACCOUNTS or pages < 1:
-            raise GmmError(Status.INVALID_PARAMETER, f"{pages} pages of account {account!r} can't be adopted")
+            raise GmmError(
+                Status.INVALID_PARAMETER, f"{pages} pages of account {account!r} cannot be adopted"
+            )
         self._check_account(vm, book, pages, account)
         self._change_allocated(book, account, pages)
 
     def free_pages(self, vm: str, pages: int, account: Account) -> None:
-        """GMMR0FreePages: take `pages` off an account."""
+        """Take *pages* off an account (GMMR0FreePages)."""
         book = self._account(vm)
         if account not in ACCOUNTS or pages < 1:
-            raise GmmError(Status.INVALID_PARAMETER, f"{pages} pages of account {account!r} can't be freed")
+            raise GmmError(Status.INVALID_PARAMETER, f"{pages} pages of account {account!r} cannot be freed")
         if pages > book.allocated[account]:
             raise GmmError(
                 Status.ATTEMPT_TO_FREE_TOO_MUCH,
@@ -218,27 +220,27 @@ class Gmm:
         self._change_allocated(book, account, -pages)
 
     def ballooned_pages(self, vm: str, action: BalloonAction, pages: int) -> None:
-        """GMMR0BalloonedPages: accounting only, the pages themselves are freed or allocated by the caller.
+        """Count pages in the balloon (GMMR0BalloonedPages); the caller frees or allocates them.
 
-        INFLATE after freeing, DEFLATE before allocating, RESET (with 0 pages) when the guest starts anew.
+        INFLATE after freeing, DEFLATE before allocating, RESET (with 0 pages) when the guest starts again.
         """
         book = self._account(vm)
         if pages < 0:
-            raise GmmError(Status.INVALID_PARAMETER, f"{pages} ballooned pages are below zero")
+            raise GmmError(Status.INVALID_PARAMETER, f"{pages} ballooned pages are negative")
         match action:
             case BalloonAction.INFLATE:
                 held = book.allocated[Account.BASE] + book.ballooned
                 if held + pages > book.reserved[Account.BASE]:
                     raise GmmError(
                         Status.ATTEMPT_TO_FREE_TOO_MUCH,
-                        f"{vm} gives up {pages} pages and holds {held} of {book.reserved[Account.BASE]}",
+                        f"{vm} balloons {pages} pages and holds {held} of {book.reserved[Account.BASE]}",
                     )
                 change = pages
             case BalloonAction.DEFLATE:
                 if pages > book.ballooned:
                     raise GmmError(
                         Status.ATTEMPT_TO_DEFLATE_TOO_MUCH,
-                        f"{vm} takes back {pages} pages of {book.ballooned} ballooned ones",
+                        f"{vm} deflates by {pages} pages, {book.ballooned} are ballooned",
                     )
                 change = -pages
             case BalloonAction.RESET:
@@ -250,7 +252,7 @@ class Gmm:
         _allow_if_it_fits(book)
 
     def cleanup_vm(self, vm: str) -> int:
-        """GMMR0CleanupVM: the VM is gone and everything it held is free; answers how many pages that was."""
+        """Close the book of a VM that is gone; return the pages that it held (GMMR0CleanupVM)."""
         book = self._account(vm)
         freed = book.total_allocated
         self._allocated -= freed
@@ -262,11 +264,11 @@ class Gmm:
         return freed
 
     def shortage(self) -> int:
-        """Pages that are allocated beyond the limit: what somebody has to give. 0 when there is none."""
+        """Return the pages that are allocated beyond the limit, which VMs have to give; 0: none."""
         return max(0, self._allocated - self.max_pages)
 
     def query_statistics(self, vm: str | None = None) -> Stats:
-        """GMMR0QueryStatistics: the totals, and one VM's when asked for."""
+        """Return the totals, and the figures of one VM if it is named (GMMR0QueryStatistics)."""
         return Stats(
             max_pages=self.max_pages,
             reserved_pages=self._reserved,
@@ -280,25 +282,25 @@ class Gmm:
         )
 
     def query_hypervisor_memory_stats(self) -> HypervisorMemoryStats:
-        """GMMR0QueryHypervisorMemoryStatsReq: nothing is shared in bound mode."""
+        """Return the totals; in bound mode nothing is shared (GMMR0QueryHypervisorMemoryStatsReq)."""
         free = self._chunks * GMM_CHUNK_NUM_PAGES - self._allocated
         return HypervisorMemoryStats(self._allocated, free, self._ballooned, 0, self.max_pages)
 
     def query_memory_stats(self, vm: str) -> MemoryStats:
-        """GMMR3QueryMemoryStats: allocated, reserved and ballooned pages of one VM."""
+        """Return allocated, reserved and ballooned pages of one VM (GMMR3QueryMemoryStats)."""
         book = self._account(vm)
         return MemoryStats(book.total_allocated, sum(book.reserved.values()), book.ballooned)
 
     def allocated(self, vm: str, account: Account = Account.BASE) -> int:
-        """Pages of one account, without building statistics."""
+        """Return the pages of one account, without building statistics."""
         return self._account(vm).allocated[account]
 
     def reserved(self, vm: str, account: Account = Account.BASE) -> int:
-        """Reserved pages of one account, without building statistics."""
+        """Return the reserved pages of one account, without building statistics."""
         return self._account(vm).reserved[account]
 
     def verify(self) -> Self:
-        """Hold every total against the sum of the VMs' books, and each book against its own rules."""
+        """Assert that every total is the sum of the VMs' books and that each book keeps its own rules."""
         books = self._vms.values()
         assert self._allocated == sum(book.total_allocated for book in books)
         assert self._ballooned == sum(book.ballooned for book in books)
@@ -331,7 +333,7 @@ class Gmm:
             raise GmmError(
                 Status.HIT_VM_ACCOUNT_LIMIT,
                 f"{vm} has {book.allocated[account]} pages and {ballooned} ballooned of "
-                f"{book.reserved[account]} in {account.name}; {pages} more don't fit",
+                f"{book.reserved[account]} in {account.name}; {pages} more do not fit",
             )
 
     def _change_allocated(self, book: _Account, account: Account, pages: int) -> None:
@@ -344,7 +346,7 @@ class Gmm:
 
 
 def _allow_if_it_fits(book: _Account) -> None:
-    """A VM that holds more than it reserves may not allocate."""
+    """Allow a VM to allocate exactly if it holds no more than it reserves."""
     book.may_allocate = book.allocated[Account.BASE] + book.ballooned <= book.reserved[Account.BASE]
 
 
@@ -356,6 +358,6 @@ def _checked_reservation(base_pages: int, shadow_pages: int, fixed_pages: int) -
     counts = dict(zip(ACCOUNTS, (base_pages, shadow_pages, fixed_pages), strict=True))
     if min(counts.values()) < 1:
         raise GmmError(
-            Status.INVALID_PARAMETER, f"a reservation of {tuple(counts.values())} pages has a zero in it"
+            Status.INVALID_PARAMETER, f"a reservation of {tuple(counts.values())} pages contains a zero"
         )
     return counts

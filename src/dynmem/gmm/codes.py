@@ -23,7 +23,7 @@ class OcPolicy(enum.IntEnum):
 
 
 class Priority(enum.IntEnum):
-    """GMMPRIORITY: who is asked for memory first (LOW) and last (HIGH)."""
+    """GMMPRIORITY: which VMs are asked for memory first (LOW) and last (HIGH)."""
 
     INVALID = 0
     HIGH = 1
@@ -41,7 +41,7 @@ class Account(enum.IntEnum):
 
 
 class BalloonAction(enum.IntEnum):
-    """GMMBALLOONACTION: INFLATE takes from the guest, DEFLATE gives back, RESET punctures."""
+    """GMMBALLOONACTION: INFLATE takes from the guest, DEFLATE returns pages, RESET empties the balloon."""
 
     INVALID = 0
     INFLATE = 1
@@ -50,7 +50,7 @@ class BalloonAction(enum.IntEnum):
 
 
 class Status(enum.IntEnum):
-    """Status codes that calls on books can answer; the others belong to chunks and sharing."""
+    """Status codes that calls on the books can return; the others belong to chunks and sharing."""
 
     INVALID_PARAMETER = -2
     WRONG_ORDER = -22
@@ -62,7 +62,7 @@ class Status(enum.IntEnum):
 
 
 class GmmError(DynmemError):
-    """A call that the books refuse; nothing has changed. `code` is its status."""
+    """The books refuse a call, and nothing has changed; `code` is its status."""
 
     def __init__(self, code: Status, sentence: str) -> None:
         super().__init__(f"{sentence} ({code.name} {code.value})")

@@ -7,10 +7,10 @@ from dynmem.units import PAGE_SIZE, format_size
 
 
 @click.command()
-@click.option("--seed", default=0, show_default=True, help="The world: the same seed gives the same log.")
-@click.option("--seconds", default=120, show_default=True, help="Virtual seconds to run.")
+@click.option("--seed", default=0, show_default=True, help="The world; the same seed gives the same log.")
+@click.option("--seconds", default=120, show_default=True, help="How many virtual seconds to run.")
 def main(seed: int, seconds: int) -> None:
-    """Run one simulated host under the manager and print what happened."""
+    """Run one simulated host under the manager and print what happens."""
     world = draw_world(seed)
     world.run(seconds)
     for line in world.log:

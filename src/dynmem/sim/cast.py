@@ -1,4 +1,4 @@
-"""The cast: guests that behave, and guests that don't, each drawn from a seed."""
+"""The cast: guests that behave well and guests that do not, each drawn from a seed."""
 
 from random import Random
 from typing import Final
@@ -26,12 +26,12 @@ CAST: Final = (
 
 
 def character(name: str) -> Character:
-    """One of the cast by name."""
+    """Return one of the cast by name."""
     return next(each for each in CAST if each.name == name)
 
 
 def draw_config(index: int, random: Random) -> VmConfig:
-    """A VM of 256 MiB to 1 GiB."""
+    """Return the configuration of a VM of 256 MiB to 1 GiB."""
     maximum = random.randrange(128, 513) * 2 * MIB
     return VmConfig(
         name=f"vm{index}",
@@ -44,7 +44,7 @@ def draw_config(index: int, random: Random) -> VmConfig:
 
 
 def draw_curve(config: VmConfig, random: Random) -> Curve:
-    """A load that steps between 5 % and 80 % of the maximum and holds each level for a while."""
+    """Return a load that steps between 5 % and 80 % of the maximum and holds each level for a while."""
     pages = config.maximum_bytes // PAGE_SIZE
     hold = random.randrange(5, 31) * TICKS_PER_S
     offset = random.randrange(hold)
@@ -57,7 +57,7 @@ def draw_curve(config: VmConfig, random: Random) -> Curve:
 
 
 def constant(pages: int) -> Curve:
-    """A load that never changes."""
+    """Return a load that never changes."""
 
     def curve(_: int) -> int:
         return pages

@@ -1,8 +1,8 @@
-"""A guest and its VM process as physics has them: memory is touched as it is used, given slowly, freed late.
+"""A guest and its VM process, physically: memory is touched as it is used, given slowly, freed late.
 
-Sizes are pages of 4 KiB, time is ticks of TICK_NS. `touched` is what the host has lost to this guest; `size`
-is what the balloon leaves it (`actual`); `used` is what its programs hold. The balloon takes only what is
-free in the guest.
+Sizes are pages of 4 KiB, time is ticks of TICK_NS. `touched` is what this guest holds of the host; `size` is
+what the balloon leaves it (`actual`); `used` is what its programs hold. The balloon takes only what is free
+in the guest.
 """
 
 from collections import deque
@@ -18,32 +18,48 @@ from dynmem.units import MIB, NS_PER_S, PAGE_SIZE
 TICK_NS: Final = 100_000_000
 TICKS_PER_S: Final = NS_PER_S // TICK_NS
 MIB_PAGES: Final = MIB // PAGE_SIZE
-REPORT_TICKS: Final = TICKS_PER_S  # a guest reports once a second
+# A guest reports once a second.
+REPORT_TICKS: Final = TICKS_PER_S
 KERNEL_PAGES: Final = 24 * MIB_PAGES
-WATERMARK_PAGES: Final = 4 * MIB_PAGES  # with less free, a guest that is pressed further begins to kill
+# With less free, a guest that is pressed further begins to kill.
+WATERMARK_PAGES: Final = 4 * MIB_PAGES
 TAKE_PER_TICK: Final = 400 * MIB_PAGES
 
 Curve = Callable[[int], int]
 
 
 class Character(msgspec.Struct, frozen=True):
-    """What kind of guest this is. Pages per tick; shares are percent."""
+    """What kind of guest this is.
+
+    Attributes:
+        name: Its name in the log.
+        give_per_tick: Pages that its balloon takes in a tick.
+        own_floor_percent: The part of its boot size below which it does not go.
+        lag_ticks: The time until given memory is free on the host.
+        keeps: Whether given memory is never freed on the host.
+        report_percent: The part of its true use that it reports.
+        grow_per_tick: Pages by which its programs grow in a tick.
+        silent: Whether its monitor does not reply now and then.
+        pauses: Whether it is paused now and then.
+        dies: Whether its process ends now and then.
+        resets: Whether it resets itself now and then.
+    """
 
     name: str
     give_per_tick: int = 100 * MIB_PAGES
-    own_floor_percent: int = 0  # of boot size: it does not go lower
-    lag_ticks: int = 2  # until given memory is free on the host
-    keeps: bool = False  # given memory is never freed on the host
-    report_percent: int = 100  # of its true use: what it says it needs
+    own_floor_percent: int = 0
+    lag_ticks: int = 2
+    keeps: bool = False
+    report_percent: int = 100
     grow_per_tick: int = 2 * MIB_PAGES
-    silent: bool = False  # its monitor does not answer now and then
+    silent: bool = False
     pauses: bool = False
     dies: bool = False
     resets: bool = False
 
 
 class Guest:
-    """One VM that runs. `curve` says at a tick how many pages its programs want."""
+    """One VM that runs; *curve* returns how many pages its programs want at a tick."""
 
     def __init__(
         self, config: VmConfig, character: Character, curve: Curve, incarnation: str, random: Random
@@ -67,16 +83,16 @@ class Guest:
 
     @property
     def free(self) -> int:
-        """Pages that nobody in the guest uses."""
+        """Pages that nothing in the guest uses."""
         return self.size - KERNEL_PAGES - self.used
 
     @property
     def wanted(self) -> int:
-        """What its programs would hold if they could, at the last tick."""
+        """What its programs wanted to hold at the last tick."""
         return self._wanted
 
     def tick(self, now: int) -> None:
-        """One tick of guest time; nothing moves while it is paused, but freed memory still arrives."""
+        """Let one tick pass; nothing moves while it is paused, but given memory still becomes free."""
         self._free_late(now)
         if self.run_state == "paused":
             return
@@ -84,20 +100,20 @@ class Guest:
         self._work(now)
         if (now + self._phase) % REPORT_TICKS == 0:
             demand = (self.used + KERNEL_PAGES) * self.character.report_percent // 100
-            # Programs ask for memory that is not there: committed, as Linux counts it.
+            # Programs commit memory that is not there, as Linux counts it.
             asked = max(demand, (self._wanted + KERNEL_PAGES) * self.character.report_percent // 100)
             # Like num_committed of the protocol, this includes what is in the balloon.
             self._report = (now, asked + self.boot - self.size, max(0, self.free))
 
     def reset(self) -> None:
-        """The guest starts anew: its balloon is empty, the host still has what it touched."""
+        """Restart the guest: its balloon is empty, and what it touched is still lost to the host."""
         self.size = self.boot
         self.used = 0
         self.resets += 1
         self._report = None
 
     def facts(self, now: int, *, silent: bool) -> VmFacts:
-        """What a sweep reads from this VM."""
+        """Return what a sweep reads from this VM."""
         return VmFacts(
             name=self.config.name,
             incarnation=self.incarnation,
@@ -113,7 +129,7 @@ class Guest:
 
     @property
     def resident(self) -> int:
-        """Pages that the host has lost to this VM."""
+        """Pages of the host that this VM holds."""
         return self.touched + sum(pages for _, pages in self._freeing)
 
     def _demand(self, now: int) -> Demand | None:
@@ -124,7 +140,7 @@ class Guest:
         return Demand(demand * PAGE_SIZE, available * PAGE_SIZE, "committed", (now - at) * TICK_NS)
 
     def _balloon(self, now: int) -> None:
-        """Give towards a smaller target, take towards a larger one."""
+        """Move towards the target: give pages, or take them."""
         if self.size > self.target:
             floor = self.boot * self.character.own_floor_percent // 100
             room = min(self.free, self.size - floor, self.size - self.target)
@@ -137,10 +153,10 @@ class Guest:
         elif self.size < self.target:
             taken = min(self.target - self.size, TAKE_PER_TICK)
             self.size += taken
-            self._take_back_unfreed(taken)
+            self._keep_unfreed(taken)
 
-    def _take_back_unfreed(self, pages: int) -> None:
-        """Pages that the host was about to free are the first to be given back, and were never lost."""
+    def _keep_unfreed(self, pages: int) -> None:
+        """Return pages to the guest first that the host was about to free: they are still touched."""
         while pages and self._freeing:
             at, waiting = self._freeing.pop()
             back = min(pages, waiting)
@@ -150,7 +166,7 @@ class Guest:
                 self._freeing.append((at, waiting - back))
 
     def _work(self, now: int) -> None:
-        """Programs grow and shrink towards what they want; what they use is touched."""
+        """Grow and shrink the programs towards what they want; what they use is touched."""
         self._wanted = min(self._curve(now), self.boot - KERNEL_PAGES)
         if self._wanted > self.used:
             grown = min(self._wanted - self.used, self.character.grow_per_tick, max(0, self.free))

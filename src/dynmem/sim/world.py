@@ -1,7 +1,7 @@
-"""A host full of guests in virtual time, and the manager's step as in production. One seed, one log.
+"""A host full of guests in virtual time, under the manager's step as in production. One seed, one log.
 
 Every VM starts when a reservation for its full size is ready, as an operator would start it; mortal ones
-start again. After every tick and every step the invariants are checked.
+start again. The invariants are checked after every tick and every step.
 """
 
 from collections.abc import Mapping
@@ -26,7 +26,18 @@ OUTAGE_TICKS: Final = 4 * TICKS_PER_S
 
 
 class Part(msgspec.Struct):
-    """One VM of the cast, running or not."""
+    """One VM of the cast, running or not.
+
+    Attributes:
+        config: Its configuration.
+        character: What kind of guest it is.
+        curve: Its load.
+        random: Its own random numbers.
+        guest: The guest; None while it does not run.
+        lives: How often it has started.
+        asked: Whether its reservation is open.
+        away_until: The tick at which it starts, replies or continues again.
+    """
 
     config: VmConfig
     character: Character
@@ -68,7 +79,7 @@ class World:
 
     @property
     def _total(self) -> int:
-        """The host's memory in pages: the budget and half as much again."""
+        """The host's memory in pages: one and a half times the budget."""
         return self.settings.budget_bytes * 3 // 2 // PAGE_SIZE
 
     def run(self, seconds: int) -> None:
@@ -77,7 +88,7 @@ class World:
             self._tick()
 
     def restart_manager(self) -> None:
-        """Kill the manager and start it again, with what its journal would tell it."""
+        """Kill the manager and start it again with what its journal holds."""
         self.manager = self._new_manager()
         for part in self.parts:
             part.asked = False
@@ -93,7 +104,7 @@ class World:
 
     @property
     def guests(self) -> Mapping[str, Guest]:
-        """Those that run."""
+        """The guests that run."""
         return {part.config.name: part.guest for part in self.parts if part.guest is not None}
 
     def _tick(self) -> None:
@@ -149,7 +160,7 @@ class World:
         return part.character.silent and self.now < part.away_until
 
     def _live(self, part: Part) -> None:
-        """Start, die, reset, pause, fall silent: what the character does, at the seed's moments."""
+        """Start, die, reset, pause, fall silent: what the character does, at times that the seed gives."""
         if part.guest is None:
             if self.now >= part.away_until:
                 self._try_to_start(part)
@@ -202,8 +213,8 @@ def draw_world(
     check: bool = True,
     cast: tuple[Character, ...] = CAST,
 ) -> World:
-    """The world of one seed: four to eight VMs whose maximums are 1.2 to 2 times the budget."""
-    random = Random(seed)  # noqa: S311 - a simulation wants the same numbers again
+    """Return the world of a seed: four to eight VMs whose maximums are 1.2 to 2 times the budget."""
+    random = Random(seed)  # noqa: S311 - a simulation needs the same numbers again
     parts = []
     for index in range(random.randrange(4, 9)):
         config = draw_config(index, random)
