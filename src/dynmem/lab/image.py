@@ -42,11 +42,17 @@ _SETUP: Final = "python -m dynmem.lab setup"
 
 @dataclass(frozen=True)
 class Image:
-    """What a guest boots."""
+    """What a guest boots.
+
+    Attributes:
+        kernel: The kernel's file.
+        initrd: The initramfs.
+        release: The kernel's release, as uname -r prints it in the guest.
+    """
 
     kernel: Path
     initrd: Path
-    release: str  # of the kernel, as uname -r prints it in the guest
+    release: str
 
 
 def cache_folder() -> Path:

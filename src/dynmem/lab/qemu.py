@@ -112,7 +112,7 @@ class QemuGuest:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Stop the guest, whatever happened."""
+        """Stop the guest."""
         self.stop()
 
     def command(self) -> list[str]:

@@ -24,9 +24,9 @@ _SETUP: Final = "scripts/setup-qemu10"
 
 @dataclass(frozen=True)
 class Qemu10:
-    """An unpacked QEMU."""
+    """An unpacked QEMU, in a folder named after the package's version."""
 
-    folder: Path  # named after the package's version
+    folder: Path
 
     def command(self) -> list[str]:
         """Return the command that starts it, up to its own options."""

@@ -273,7 +273,7 @@ def _never_given(guest: GuestUnderTest) -> None:
     spans = _flat(host.balloon(100))
     told = guest.ballooned_pages()
     if told is None:
-        raise NotApplicableError("the guest cannot be asked for its balloon")
+        raise NotApplicableError("the guest does not report its balloon")
     host.send(dm.unballoon_request(host.next_id(), [(guest.total_pages // 2 + 1, 50)]))
     host.send(dm.unballoon_request(host.next_id(), [(1 << 39, 50)]))
     host.send(dm.unballoon_request(host.next_id(), [spans[0], spans[0]]))

@@ -142,7 +142,7 @@ def _removed(asked: int, guest: GuestUnderTest) -> None:
             must(result or not gift.spans, "pages are removed, and the result is failure")
             host.take(gift.spans)
             more, parts = gift.more, parts + 1
-    must(len(host.given) <= asked, f"{len(host.given)} pages are removed where {asked} are asked for")
+    must(len(host.given) <= asked, f"{len(host.given)} pages are removed where {asked} are requested")
     host.alive()
 
 

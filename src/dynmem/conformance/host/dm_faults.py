@@ -91,7 +91,7 @@ def _unasked(host: HostUnderTest) -> None:
     "more-than-asked",
     DM_FAULTS,
     "Pages beyond the request count, too, since the guest no longer uses them, and all are returned.",
-    "QEMU hv-balloon.c: warns and goes on",
+    "QEMU hv-balloon.c: warns and continues",
 )
 def _too_many(host: HostUnderTest) -> None:
     guest = PlayedGuest(host).start()

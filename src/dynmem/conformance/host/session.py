@@ -78,7 +78,7 @@ def _contact(host: HostUnderTest) -> None:
 def _offers(host: HostUnderTest) -> None:
     guest = PlayedGuest(host)
     guest.connect()
-    must(0 < guest.relid <= 2047, f"relid {guest.relid} is no event flag of a page")
+    must(0 < guest.relid <= 2047, f"relid {guest.relid} is not an event flag of a page")
     must(guest.offer.connection_id, "the offer has no connection id")
     must(not guest.offer.sub_channel_index, "the first channel of a device is said to be a subchannel")
 
