@@ -29,7 +29,7 @@ OFFER: Final = vmbus.Offer(uuid.UUID(int=1), uuid.UUID(int=2), "device")
 # what a host refuses of a guest that could not know yet of the rescind
 CROSSED: Final = {
     "a GPADL of an unknown channel",
-    "closing a channel that is not open, or not so",
+    "closing a channel that is not open, or was opened otherwise",
     "opening a channel that is not there or not closed",
     "teardown of an unknown GPADL",
 }

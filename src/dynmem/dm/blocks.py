@@ -1,8 +1,8 @@
-"""Hot add and hot remove at the guest's end: what its kernel does, and how often it is tried.
+"""Hot add and hot remove at the guest's end: what its kernel does, and how often it tries.
 
-A guest that is short of resources holds its answer and tries again; when it has tried in vain often enough it
-fails the request. What it answers then is Linux drivers/hv/hv_balloon.c: any page at all, or a barrier, is
-result 1; nothing for want of resources is result 0, and the host may ask again later.
+A guest that is short of resources holds its answer and tries again; after enough attempts it fails the
+request. Its answer is then that of Linux drivers/hv/hv_balloon.c: result 1 for any page at all or a barrier,
+result 0 for nothing for want of resources, after which the host may ask again.
 """
 
 from typing import Final, NamedTuple, Protocol
@@ -15,37 +15,43 @@ from dynmem.wire import dm
 
 
 class Added(NamedTuple):
-    """What one attempt to add memory came to. Fewer pages, and not short of anything: a barrier."""
+    """What one attempt to add memory came to. Fewer pages without being short: a barrier.
+
+    Attributes:
+        pages: Pages that were added.
+        is_short: Whether resources ran out, so that another attempt makes sense.
+
+    """
 
     pages: int
-    is_short: bool = False  # of resources: worth trying again
+    is_short: bool = False
 
 
 class MemoryBlocks(Protocol):
-    """The guest's kernel, as far as memory comes and goes for good. All in pages of 4 KiB."""
+    """The guest's kernel, as far as it adds and removes memory. Everything is in pages of 4 KiB."""
 
     @property
     def alignment_pages(self) -> int:
-        """Start and length of what is added are multiples of it: a power of two of MiB, 32 GiB at most."""
+        """What start and length of added memory are multiples of: 2^n MiB, at most 32 GiB."""
 
     def hot_add(self, start: int, pages: int) -> Added:
-        """Add memory from page `start` on, as much of it as goes."""
+        """Add memory from page `start` on, as much as possible."""
 
     def hot_remove(self, pages: int, virtual_node: int, qos_flags: int) -> bytes:
-        """Take at most so many pages out of use, in at most 509 packed ranges; b"" when there are none."""
+        """Take at most `pages` out of use, in at most 509 packed ranges; b"" when there are none."""
 
     def put_back(self, ranges: bytes) -> None:
-        """Use pages again that `hot_remove` gave: the host never heard of them."""
+        """Use pages again that `hot_remove` returned: they were never sent to the host."""
 
 
 def capabilities(blocks: MemoryBlocks) -> int:
-    """The capability bits that go with adding and removing memory."""
+    """Return the capability bits that go with adding and removing memory."""
     shift = (blocks.alignment_pages * PAGE_SIZE // MIB).bit_length() - 1
     return dm.CAP_HOT_ADD | dm.CAP_HOT_REMOVE | shift << dm.HOT_ADD_ALIGNMENT_SHIFT
 
 
 def lies_in(region: int | None, start: int, pages: int) -> bool:
-    """Whether a region (a packed range word), if there is one, holds these pages."""
+    """Return whether a region (a packed range word), if there is one, holds these pages."""
     if region is None:
         return True
     first, count = region & GUEST_PAGE_MAX, region >> START_BITS
@@ -53,17 +59,25 @@ def lies_in(region: int | None, start: int, pages: int) -> bool:
 
 
 class HotAdding:
-    """A hot add that is being answered."""
+    """A hot add that is being answered.
+
+    Attributes:
+        start: The first page of the offer.
+        offered: Pages in the offer.
+        done: Pages that were added.
+        retry_at: When to try again, if the answer is held.
+
+    """
 
     def __init__(self, start: int, pages: int, attempts: int) -> None:
-        self.start = start
-        self.offered = pages
+        self.start: Final = start
+        self.offered: Final = pages
         self.done: int = 0
         self.retry_at: int | None = None
         self._attempts = attempts
 
     def attempt(self, blocks: MemoryBlocks) -> tuple[Added, tuple[int, int] | None]:
-        """Try: what was added, and the answer (page_count, result), or None when it is to be held."""
+        """Try once; return what was added and the answer (page_count, result), None to hold it."""
         left = self.offered - self.done
         added = blocks.hot_add(self.start + self.done, left)
         if not 0 <= added.pages <= left:
@@ -79,16 +93,23 @@ class HotAdding:
 
 
 class HotRemoving:
-    """A hot remove that is being answered."""
+    """A hot remove that is being answered.
+
+    Attributes:
+        asked: Pages that the host wants.
+        given: Pages in the responses that were sent.
+        unsent: Ranges that are out of use, and not sent yet.
+
+    """
 
     def __init__(self, request: dm.HotRemoveRequest) -> None:
         self.asked: Final = request.page_count
-        self.given = 0  # in responses that were sent
+        self.given: int = 0
         self.unsent: bytes = b""
         self._request = request
 
     def build(self, trans_id: int, blocks: MemoryBlocks) -> dm.HotRemoveResponse:
-        """The next response; the last one is not full of what is wanted, or has all of it."""
+        """Return the next response; it is the last if it is empty or has all that is left."""
         left = self.asked - self.given
         request = self._request
         self.unsent = blocks.hot_remove(left, request.virtual_node, request.qos_flags) if left else b""

@@ -1,4 +1,4 @@
-"""What the two ends of the Dynamic Memory Protocol tell their owner."""
+"""What the two ends of the Dynamic Memory Protocol report to their owners."""
 
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ class StateChanged(NamedTuple):
 
 
 class Anomaly(NamedTuple):
-    """The peer did something odd that was survived; the text is a sentence for the log."""
+    """The peer did something odd that does no harm; the text is a sentence for the log."""
 
     text: str
 
@@ -34,61 +34,61 @@ class GuestStatus(NamedTuple):
 
 
 class ActualChanged(NamedTuple):
-    """Host: the guest's size is another now."""
+    """Host: the guest's size has changed."""
 
     pages: int
 
 
 class BalloonFinished(NamedTuple):
-    """Host: a balloon operation ended; so many pages were asked for, so many new ones came."""
+    """Host: a balloon operation ended; `asked` pages were wanted, `got` new ones came."""
 
     asked: int
     got: int
 
 
 class HotAddFinished(NamedTuple):
-    """Host: a hot add ended; so many pages were asked for, so many the guest has added."""
+    """Host: a hot add ended; `asked` pages were offered, `got` of them the guest has added."""
 
     asked: int
     got: int
 
 
 class HotRemoveFinished(NamedTuple):
-    """Host: a hot remove ended; so many pages were asked for, so many came back for good."""
+    """Host: a hot remove ended; `asked` pages were wanted, `got` were given up permanently."""
 
     asked: int
     got: int
 
 
 class BalloonedUp(NamedTuple):
-    """Guest: a request of the host was answered; so many pages were asked for, so many given up."""
+    """Guest: a balloon request was answered; `asked` pages were wanted, `given` were given up."""
 
     asked: int
     given: int
 
 
 class BalloonedDown(NamedTuple):
-    """Guest: the host gave pages back."""
+    """Guest: the host returned pages."""
 
     pages: int
 
 
 class HotAdded(NamedTuple):
-    """Guest: a hot add was answered; so many pages were offered, so many added."""
+    """Guest: a hot add was answered; `offered` pages were offered, `added` were added."""
 
     offered: int
     added: int
 
 
 class HotRemoved(NamedTuple):
-    """Guest: a hot remove was answered; so many pages were asked for, so many given for good."""
+    """Guest: a hot remove was answered; `asked` pages were wanted, `given` given up permanently."""
 
     asked: int
     given: int
 
 
 class Crashed(NamedTuple):
-    """Guest: it is gone, as a Windows guest that is asked too early; the reason is a sentence."""
+    """Guest: it crashed, as a Windows guest does on an early request; the reason is a sentence."""
 
     reason: str
 

@@ -1,9 +1,9 @@
-"""Hot add at the host's end: how much is asked for at a time, and what an answer means.
+"""Hot add at the host's end: how much goes into one request, and what an answer means.
 
-The answer is a pair (page_count, result). All that was asked for: go on. (0, 0): the guest is short of
-resources, ask again later. Anything else that is less than asked: the guest has met a barrier, and no hot add
-is asked for again before the next reset. The header of the protocol says so of every count that is too low;
-that (0, 0) passes is what Linux drivers/hv/hv_balloon.c means by it (QEMU takes it for the barrier, too).
+The answer is a pair (page_count, result). All pages of the request: go on. (0, 0): the guest is short of
+resources, try again later. Anything else below the request: the guest has met a barrier, and no hot add
+follows before the next reset. The protocol's header file says that of every count that is too low; but (0, 0)
+means "try again" in Linux drivers/hv/hv_balloon.c (QEMU takes it for the barrier, too).
 """
 
 from typing import ClassVar
@@ -20,28 +20,35 @@ from dynmem.wire import dm
 
 
 class HotAdd:
-    """One hot add. `reserve` comes first and says whether there is anything to add."""
+    """One hot add. `reserve` comes first and says whether there is memory to add.
+
+    Attributes:
+        asked: Pages that were reserved.
+        left: Pages of the reservation that are not answered yet.
+        is_at_barrier: Whether the guest adds no more memory before the next reset.
+
+    """
 
     kind: ClassVar[str] = "hot add"
     step: ClassVar[HostStep] = HostStep.HOT_ADD
     held_pages = 0
 
     def __init__(self, source: HotAddSource, *, with_region: bool) -> None:
-        """Take memory from `source`; `with_region`: the longer form of request."""
+        """Add memory of `source`; `with_region`: by the longer form of request."""
         self.asked: int = 0
-        self.is_at_barrier: bool = False  # the guest adds no more memory
+        self.is_at_barrier: bool = False
         self._is_partial = False  # there was no piece as long as wanted
         self._source = source
         self._with_region = with_region
         self._alignment = 1
         self._start = 0
-        self.left: int = 0  # of the reservation, not answered yet
-        self._open = 0  # of the request that is offered or out
+        self.left: int = 0
+        self._open = 0  # of the request that is on offer or was sent
         self._is_out = False
         self._got = 0
 
     def reserve(self, pages: int, capabilities: dm.CapabilitiesReport) -> bool:
-        """Reserve as much of `pages` as this guest's alignment and last page allow; whether that is any."""
+        """Reserve as much of `pages` as this guest's alignment and last page allow; return if that is any."""
         self._alignment = dm.hot_add_alignment_bytes(capabilities.caps) >> PAGE_SHIFT
         wanted = pages - pages % self._alignment
         end = min(capabilities.max_page_number, GUEST_PAGE_MAX) + 1
@@ -63,7 +70,7 @@ class HotAdd:
         return self._is_partial and not self.left and not self.is_at_barrier
 
     def is_mapped(self) -> bool:
-        """Whether it is settled what may be offered to the guest: `left`, 0 when the host has no memory."""
+        """Return whether `left` can be offered to the guest now; it is 0 when the host has no memory."""
         if not self._source.is_mapped():
             return False
         backed = self._source.backed(Reservation(self._start, self.left))
@@ -75,19 +82,18 @@ class HotAdd:
         return True
 
     def build(self, trans_id: int, *, is_cut: bool) -> dm.Message:
-        """The next request: 2 GiB at most, or one step of the guest's alignment where that is longer."""
+        """Return the next request: at most 2 GiB, or one step of the guest's alignment if that is longer."""
         chunk = DM_HOT_ADD_CHUNK_PAGES - DM_HOT_ADD_CHUNK_PAGES % self._alignment or self._alignment
         self._open = min(self.left, chunk)
         word = self._start | self._open << START_BITS
         return dm.HotAddRequest(trans_id, word, word if self._with_region else None)
 
     def sent(self) -> tuple[int, bool]:
-        """It is in the ring."""
         self._is_out = True
         return self._open, False
 
     def answered(self, message: dm.Message) -> Answered:
-        """Enter the guest's answer; pages that it names are its own, whatever result it names with them."""
+        """Give the guest the pages that it says it added, whatever result it names with them."""
         assert isinstance(message, dm.HotAddResponse)
         asked, added = self._open, min(message.page_count, self._open)
         odd: tuple[str, ...] = ()
@@ -107,13 +113,13 @@ class HotAdd:
         return Answered(Then.END, added, "the guest adds no more memory", odd)
 
     def finished(self) -> HostEvent:
-        """How it went; what the guest has not taken is free again."""
+        """Free what the guest has not taken, and return how it went."""
         if self.left:
             self._source.cancel()
         return HotAddFinished(self.asked, self._got)
 
     def abandon(self) -> None:
-        """A request without an answer may have been followed: those pages are the guest's."""
+        """Give the guest the pages of a request without an answer, which it may have added; free the rest."""
         if self._is_out:
             self._source.confirm(self._open)
             self.left -= self._open

@@ -42,7 +42,7 @@ guest
     any --CRASH--> CRASHED
     CRASHED --OPEN--> CRASHED --CLOSE--> CRASHED
 
-    A guest crashes permanently; only with Windows' habits, when it is asked too early.
+    A guest crashes permanently, and only with Windows' habits, on a request that comes too early.
 
 Source: the host's names and moves are those of QEMU hw/hyperv/hv-balloon.c (the trace event
 hv_balloon_state_change prints them); REFUSED, stuck and HOT_REMOVE_* are ours. The guest's names are those of
@@ -81,28 +81,42 @@ class HostState(enum.Enum):
 
 
 class HostStep(enum.Enum):
-    """What moves the host."""
+    """What moves the host.
+
+    Attributes:
+        LAST_VERSION_REFUSED: The guest said that it has no other version to try.
+        NOTHING_TO_ADD: There is no memory, or none that this guest can use.
+        MAPPED: The new memory is in the guest's address space.
+        ROOM: The ring buffer has room for the request.
+        POSTED: The request is in the ring; the guest has to answer.
+        POSTED_PART: The request is in the ring, and its next part follows at once.
+        ANSWERED: The answer is complete, and so is the operation.
+        ANSWERED_PART: The answer is complete, and the operation's next request follows.
+        SILENCE: There was no progress until the deadline.
+        PROGRESS: Part of what the host waits for has come, which sets a new deadline.
+
+    """
 
     RESET = enum.auto()
     OPEN = enum.auto()
     CLOSE = enum.auto()
     VERSION_ACCEPTED = enum.auto()
-    LAST_VERSION_REFUSED = enum.auto()  # the guest said that it has no other to try
+    LAST_VERSION_REFUSED = enum.auto()
     CAPS_ACCEPTED = enum.auto()
     WAIT_OVER = enum.auto()
     BALLOON = enum.auto()
     UNBALLOON = enum.auto()
     HOT_ADD = enum.auto()
     HOT_REMOVE = enum.auto()
-    NOTHING_TO_ADD = enum.auto()  # no memory, or none that this guest can use
-    MAPPED = enum.auto()  # the new memory is in the guest's address space
-    ROOM = enum.auto()  # the ring buffer takes the request
-    POSTED = enum.auto()  # it is in the ring, the answer is the guest's
-    POSTED_PART = enum.auto()  # it is in the ring, and the next part of it follows at once
-    ANSWERED = enum.auto()  # the answer is complete, nothing is left to do
-    ANSWERED_PART = enum.auto()  # the answer is complete, the next request of the same operation follows
-    SILENCE = enum.auto()  # no progress until the deadline
-    PROGRESS = enum.auto()  # part of what is waited for has come: a new deadline
+    NOTHING_TO_ADD = enum.auto()
+    MAPPED = enum.auto()
+    ROOM = enum.auto()
+    POSTED = enum.auto()
+    POSTED_PART = enum.auto()
+    ANSWERED = enum.auto()
+    ANSWERED_PART = enum.auto()
+    SILENCE = enum.auto()
+    PROGRESS = enum.auto()
 
 
 class HostPlace(NamedTuple):
@@ -175,7 +189,7 @@ HOST_TABLE: Final[Mapping[tuple[HostPlace, HostStep], HostPlace]] = {
     **{(HostPlace(wait), _S.PROGRESS): HostPlace(wait) for wait in HOST_WAITS},
     **{(place, step): HostPlace(new) for place in HOST_PLACES for step, new in HOST_FROM_ANYWHERE.items()},
 }
-# what a guest may be in the middle of while the channel is negotiated
+# the channel is negotiated
 HOST_SERVES: Final = frozenset(HostState) - {
     _H.WAIT_RESET,
     _H.POST_RESET_CLOSED,
@@ -202,13 +216,18 @@ class GuestState(enum.Enum):
 
 
 class GuestStep(enum.Enum):
-    """What moves the guest."""
+    """What moves the guest.
+
+    Attributes:
+        FAIL: The last version or the capabilities were refused, or no answer came.
+
+    """
 
     OPEN = enum.auto()
     CLOSE = enum.auto()
     VERSION_ACCEPTED = enum.auto()
     CAPABILITIES_ACCEPTED = enum.auto()
-    FAIL = enum.auto()  # the last version or the capabilities were refused, or no answer came
+    FAIL = enum.auto()
     BALLOON = enum.auto()
     UNBALLOON = enum.auto()
     HOT_ADD = enum.auto()

@@ -1,4 +1,4 @@
-"""The target arithmetic: what a wanted size means in pages to take, pages to give back and pages to add.
+"""The target arithmetic: what a target means in pages to balloon, to unballoon and to hot-add.
 
 Source: hv_balloon_idle_state_process_target in QEMU hw/hyperv/hv-balloon.c.
 """
@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 
 class Difference(NamedTuple):
-    """What leads from the guest's size to its target, in pages: a balloon; or unballoon, then hot add."""
+    """The way from the guest's size to its target, in pages: a balloon; or an unballoon, then a hot add."""
 
     balloon: int
     unballoon: int
@@ -23,10 +23,13 @@ def difference(
     can_hot_add: bool = False,
     least_pages: int = 0,
 ) -> Difference:
-    """What to do for a guest with `ram_pages` (hot-added ones too) that has given up `removed_pages` of them.
+    """Return what to do for a guest of `ram_pages`, hot-added ones included, less `removed_pages`.
 
-    `least_pages` is what the guest itself says it needs (min_page_cnt of its capabilities): it is not asked
-    to go below. More than the guest has given up cannot be given back: the rest is to be added.
+    No balloon goes below `least_pages`, which the guest itself says it needs (min_page_cnt of its
+    capabilities). An unballoon returns at most what the guest has given up; the rest has to be added.
+
+    ram 1000, removed 300, so the size is 700
+    target 600: balloon 100    target 900: unballoon 200    target 1200: unballoon 300, hot-add 200
     """
     removed = min(removed_pages, ram_pages)
     size = ram_pages - removed

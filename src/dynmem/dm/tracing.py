@@ -12,17 +12,17 @@ from dynmem.wire import dm
 
 
 def received(trace: Trace, message: dm.Message) -> None:
-    """A message of the guest that was expected, before anything comes of it."""
+    """Trace a message of the guest that was expected, before anything comes of it."""
     call = _RECEIVED.get(type(message))
     if call is not None:
         call(trace, message)
 
 
 def posted(trace: Trace, message: dm.Message, remaining: int) -> None:
-    """A request that is in the ring.
+    """Trace a request that is in the ring.
 
-    `remaining` pages are left of the operation: of a balloon with these (they are not answered), of an
-    unballoon without.
+    `remaining` pages are left of the operation: of a balloon including these (they are not answered), of an
+    unballoon without them.
     """
     call = _POSTED.get(type(message))
     if call is not None:
@@ -57,7 +57,7 @@ def _balloon(trace: Trace, message: dm.BalloonRequest, remaining: int) -> None:
 
 
 def _unballoon(trace: Trace, message: dm.UnballoonRequest, remaining: int) -> None:
-    """One event for each range, as if each were a message of its own: so QEMU sends them."""
+    """Trace one event for each range, as if each were a message of its own, which is how QEMU sends them."""
     if not trace.on(trace_events.HV_BALLOON_OUTGOING_UNBALLOON):
         return
     starts, counts = page_ranges.unpack(message.ranges)

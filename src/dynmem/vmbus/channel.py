@@ -55,9 +55,14 @@ class Offer(msgspec.Struct, frozen=True):
 
 
 class ChannelState(enum.Enum):
-    """Where a channel stands."""
+    """The state of a channel.
 
-    UNOFFERED = "unoffered"  # the guest has not asked for offers on this connection
+    Attributes:
+        UNOFFERED: The guest has not asked for offers on this connection.
+
+    """
+
+    UNOFFERED = "unoffered"
     CLOSED = "closed"
     OPEN = "open"
     FAULTED = "faulted"
@@ -66,15 +71,21 @@ class ChannelState(enum.Enum):
 
 
 class ChannelEvent(enum.Enum):
-    """What moves a channel from one state to another."""
+    """What moves a channel from one state to another.
+
+    Attributes:
+        RELEASE: The guest has forgotten the rescinded channel.
+        FORGET: A reset, an unload or a new contact.
+
+    """
 
     OFFER = enum.auto()
     OPEN = enum.auto()
     CLOSE = enum.auto()
     FAULT = enum.auto()
     RESCIND = enum.auto()
-    RELEASE = enum.auto()  # the guest has forgotten the rescinded channel
-    FORGET = enum.auto()  # reset, unload, or a new contact
+    RELEASE = enum.auto()
+    FORGET = enum.auto()
 
 
 _S, _E = ChannelState, ChannelEvent
@@ -124,7 +135,7 @@ class Channel:
     Attributes:
         offer: What was offered.
         relid: The channel's number, which is also its event flag.
-        state: Where it stands.
+        state: Its state.
         fault: Why it is faulted, in a sentence; None otherwise.
         target_vp: The virtual processor that gets its interrupts, while open.
         gpadl_id: The GPADL its rings lie in, while open or faulted.

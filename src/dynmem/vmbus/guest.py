@@ -61,12 +61,13 @@ LINUX_VERSIONS: Final = (
     VERSION_WIN8_1,
     VERSION_WIN8,
 )
-FIRST_GPADL_ID: Final = 0xE1E10  # where Linux begins to count
+# where Linux begins to count
+FIRST_GPADL_ID: Final = 0xE1E10
 _RANGE: Final = struct.Struct("<II")
 
 
 class ClientState(enum.Enum):
-    """How far the client has come."""
+    """How far the client has got."""
 
     DISCONNECTED = "disconnected"
     CONTACTING = "contacting"
@@ -82,7 +83,7 @@ class Post(msgspec.Struct, frozen=True):
 
 
 class ClientSnapshot(NamedTuple):
-    """What can change of a client; posts and doorbells that were not taken are among it."""
+    """What can change of a client, including posts and doorbells that were not taken."""
 
     state: ClientState
     version: int | None
@@ -145,14 +146,14 @@ class Client:
         self.state = ClientState.UNLOADING
         if self.version >= VERSION_WIN8_1:
             self.post(wire.Unload())
-        else:  # older hosts do not answer
+        else:  # older hosts do not reply
             self._on_unload_response(wire.UnloadResponse())
 
     def receive_message(self, payload: bytes) -> None:
         """Take a message from the slot of SINT 2; RemoteProtocolError if it is malformed or out of order."""
         message = wire.decode(payload, self._reading_version())
         if self.state is ClientState.UNLOADING and not isinstance(message, wire.UnloadResponse):
-            return  # it was on its way before the host knew
+            return  # the host sent it before it knew
         handler, states = RULES.get(type(message), (None, frozenset()))
         if handler is None or self.state not in states:
             name = wire.TABLE.of(message).name
@@ -194,7 +195,7 @@ class Client:
         events, self._events = self._events, []
         return events
 
-    # for whoever tries out what can happen
+    # for model checkers
 
     def snapshot(self) -> ClientSnapshot:
         """Return what can change of the client. Its events must have been taken."""

@@ -22,7 +22,7 @@ from dynmem.wire.versions import VERSION_4_1, VERSION_5_3
 
 
 class GuestChannelState(enum.Enum):
-    """Where a channel stands, seen from the guest."""
+    """The state of a channel, as the guest sees it."""
 
     CLOSED = "closed"
     CREATING_GPADL = "creating gpadl"
@@ -131,11 +131,11 @@ class GuestChannelSnapshot(NamedTuple):
 
 
 class GuestChannel:
-    """A channel the host has offered.
+    """A channel that the host has offered.
 
     Attributes:
         offer: The host's offer.
-        state: Where it stands.
+        state: Its state.
 
     """
 
@@ -177,7 +177,7 @@ class GuestChannel:
         return self.offer.child_relid
 
     def open(self, pfns: Sequence[int], downstream_page: int, *, target_vp: int = 0) -> None:
-        """Make both rings in the guest pages ``pfns`` and ask the host to open the channel over them.
+        """Make both rings in the guest pages `pfns` and ask the host to open the channel over them.
 
         The ring to the host takes the first `downstream_page` pages, the ring from it the rest, two at least
         each. `Opened` or `Failed` follows; the host has the pages until `Closed` or `Failed`. Interrupts go

@@ -1,9 +1,9 @@
 """The host's end of VMBus: contact, offers, GPADLs, opening and closing of channels, signals.
 
-Sans I/O: the VM hands in what the guest posts and signals, and fetches messages, signals and events. Nothing
-a guest posts raises: what is wrong is counted in `Bus.rejected` under one of a fixed set of reasons, and
-answered with an error where the protocol has an answer. When answers pile up because the guest does not empty
-its message slot, further posts are refused with INSUFFICIENT_BUFFERS, which guests retry.
+Sans I/O: the VM passes in what the guest posts and signals, and takes messages, signals and events. No post
+of a guest raises: a wrong one is counted in `Bus.rejected` under one of a fixed set of reasons, and gets an
+error reply where the protocol has one. When replies pile up because the guest does not empty its message
+slot, further posts are refused with INSUFFICIENT_BUFFERS, which guests retry.
 
 Which message is taken in which state, and by what, is the table `RULES`.
 
@@ -49,7 +49,7 @@ from dynmem.wire.vmbus import TARGET_VP_NONE
 
 
 class BusState(enum.Enum):
-    """How far the guest has come."""
+    """How far the guest has got."""
 
     DISCONNECTED = "disconnected"
     CONNECTED = "connected"
@@ -57,7 +57,7 @@ class BusState(enum.Enum):
 
 
 class BusSnapshot(NamedTuple):
-    """What can change of a bus but for its counts; signals and events that were not taken are among it."""
+    """What can change of a bus but for its counts, including signals that were not taken."""
 
     state: BusState
     version: int | None
@@ -76,14 +76,14 @@ class Bus:
     Args:
         memory: Guest memory, for rings and the interrupt page.
         offers: The channels to offer, in this order; relids are 1, 2, ...
-        vp_count: How many virtual processors there are to send messages and signals to.
+        vp_count: The number of virtual processors, to which messages and signals can go.
         max_version: The newest version to agree to.
         trace: Where QEMU's vmbus_* events go.
 
     Attributes:
         channels: Every channel by relid.
         monitor_pages: The two pages the guest named at contact (host to guest, guest to host), or zeros. No
-            offer allocates a monitor, so that nothing is ever looked for in them.
+            offer allocates a monitor, so that the host never reads them.
         rejected: How often the guest posted something wrong, by reason.
 
     """
@@ -99,7 +99,7 @@ class Bus:
     ) -> None:
         identities = {(offer.interface, offer.instance, offer.sub_channel_index) for offer in offers}
         if len(identities) != len(offers) or len(offers) > VMBUS_CHANNELS_MAX:
-            raise LocalProtocolError("offers are distinct, and at most 2047")
+            raise LocalProtocolError(f"offers must be distinct, and at most {VMBUS_CHANNELS_MAX}")
         self._memory = memory
         self._offers = tuple(offers)
         self._vp_count = vp_count
@@ -124,13 +124,13 @@ class Bus:
     # what comes in
 
     def post_message(self, connection_id: int, message_type: int, payload: bytes) -> HvStatus:
-        """HvPostMessage from the guest. Never raises; the status says whether the post was taken."""
+        """Take an HvPostMessage of the guest. Never raises; the status says whether the post was taken."""
         if connection_id != MESSAGE_CONNECTION_ID and (
             connection_id != MESSAGE_CONNECTION_ID_4 or self._max_version < VERSION_5_0
         ):
             return HvStatus.INVALID_CONNECTION_ID
         message = self._decode(message_type, payload)
-        if message is None:  # not success: the guest need not wait for an answer to what nobody understood
+        if message is None:  # an error, so that the guest does not wait for a reply to what is no message
             return HvStatus.INVALID_HYPERCALL_INPUT
         if len(self._events) >= VMBUS_EVENTS_MAX:
             return HvStatus.INSUFFICIENT_BUFFERS
@@ -145,7 +145,7 @@ class Bus:
         return HvStatus.SUCCESS
 
     def signal_event(self, connection_id: int, flag: int) -> HvStatus:
-        """HvSignalEvent from the guest: the channel (all channels for connection id 2) wants to be looked at.
+        """Take an HvSignalEvent of the guest, for one channel or (connection id 2) for all.
 
         After SUCCESS the device calls `Channel.receive` until None, and sends again what found no room.
         """
@@ -160,11 +160,11 @@ class Bus:
         return HvStatus.INVALID_CONNECTION_ID
 
     def reset(self) -> None:
-        """The machine was reset: all that the guest made is gone, the offers stay."""
+        """Forget all that the guest made: the machine was reset. The offers stay."""
         self._disconnect()
 
     def rescind(self, channel: Channel) -> None:
-        """Unplug: take the offer back; the channel leaves `channels` when the guest has let go of it."""
+        """Rescind an offer (unplug); the channel leaves `channels` when the guest has released it."""
         was_open = channel.state in (ChannelState.OPEN, ChannelState.FAULTED)
         if not channel.can(ChannelEvent.RESCIND):
             raise LocalProtocolError(f"{channel} cannot be rescinded")
@@ -179,11 +179,11 @@ class Bus:
     # what goes out
 
     def next_message(self) -> OutgoingMessage | None:
-        """The message to put into the guest's slot now; the same one until `message_delivered`."""
+        """Return the message for the guest's slot, the same one until `message_delivered`."""
         return self._queue[0] if self._queue else None
 
     def message_delivered(self) -> None:
-        """The slot took what `next_message` gave."""
+        """Record that the message of `next_message` is in the slot."""
         self._queue.popleft()
         self._trace(trace_events.VMBUS_MSG_CB, 0)
 
@@ -192,11 +192,11 @@ class Bus:
         return self._signals.take()
 
     def take_events(self) -> list[BusEvent]:
-        """What happened since the last call, in order."""
+        """Return what happened since the last call, in order."""
         events, self._events = self._events, []
         return events
 
-    # for whoever tries out what can happen
+    # for model checkers
 
     def snapshot(self) -> BusSnapshot:
         """Return what can change of the bus. Its events must have been taken."""
@@ -246,7 +246,7 @@ class Bus:
         self.rejected[reason] = self.rejected.get(reason, 0) + 1
 
     def _decode(self, message_type: int, payload: bytes) -> wire.Message | None:
-        """The message, as the negotiated version knows it; None, and counted, if it is none."""
+        """Return the message, as the negotiated version knows it; None, and counted, if it is malformed."""
         if message_type != VMBUS_MESSAGE_TYPE:
             self._reject("unknown hypervisor message type")
             return None
@@ -259,7 +259,7 @@ class Bus:
             return None
 
     def _post(self, message: wire.Message, target: tuple[int, int] | None = None) -> None:
-        """Queue a message for where the guest made contact, or for a reserved channel's own (VP, SINT)."""
+        """Queue a message for the VP that made contact, or for a reserved channel's own (VP, SINT)."""
         vp, sint = target or (self._vp, VMBUS_SINT)
         payload = wire.encode(message)
         self._trace(trace_events.VMBUS_POST_MSG, wire.TABLE.of(message).number, len(payload))
@@ -283,7 +283,7 @@ class Bus:
         self._events.append(ChannelFaulted(channel, reason))
 
     def _disconnect(self) -> None:
-        """Back to before any contact."""
+        """Return to the state before any contact."""
         for channel in list(self._channels.values()):
             if channel.state in (ChannelState.OPEN, ChannelState.FAULTED):
                 self._events.append(ChannelClosed(channel))
@@ -300,7 +300,7 @@ class Bus:
         self.monitor_pages = (0, 0)
 
     def _on_initiate_contact(self, message: wire.InitiateContact) -> None:
-        """A contact begins anew whatever was before, and is answered on VP 0 if it names none of ours."""
+        """Start again, whatever the state. The reply goes to VP 0 unless the contact names another one."""
         self._trace(
             trace_events.VMBUS_INITIATE_CONTACT,
             message.version >> 16,
@@ -359,7 +359,7 @@ class Bus:
             self._gpadl_created(gpadl.relid, gpadl.gpadl_id, STATUS_SUCCESS)
 
     def _on_gpadl_teardown(self, message: wire.GpadlTeardown) -> None:
-        """Answered even when there is no such GPADL: the host certainly does not use its pages."""
+        """Reply even when there is no such GPADL: the host certainly does not use its pages."""
         self._trace(trace_events.VMBUS_GPADL_TEARDOWN, message.gpadl)
         gpadl = self._gpadls.get(message.gpadl)
         if gpadl is None:
@@ -376,7 +376,7 @@ class Bus:
         self._post(wire.GpadlTorndown(message.gpadl))
 
     def _open(self, message: wire.OpenChannel) -> tuple[Channel | None, int]:
-        """Open what `message` names; the channel if that was done, and the status to answer."""
+        """Open what `message` names; return the channel if that was done, and the status for the reply."""
         self._trace(
             trace_events.VMBUS_OPEN_CHANNEL, message.child_relid, message.ringbuffer_gpadl, message.target_vp
         )
@@ -393,7 +393,7 @@ class Bus:
                 memory = gpadl.memory(self._memory)
                 channel.open(memory, gpadl.gpadl_id, message.downstream_page_offset, message.target_vp)
             except RemoteProtocolError:
-                self._reject("opening a channel over pages that are no rings")
+                self._reject("opening a channel over pages that are not rings")
             else:
                 self._events.append(ChannelOpened(channel))
                 return channel, STATUS_SUCCESS
@@ -405,7 +405,7 @@ class Bus:
         self._post(wire.OpenChannelResult(message.child_relid, message.openid, status))
 
     def _on_open_reserved_channel(self, message: wire.OpenReservedChannel) -> None:
-        """Open a channel whose answers go to a (VP, SINT) of its own and that never interrupts."""
+        """Open a channel whose replies go to a (VP, SINT) of its own and that never interrupts."""
         target = (message.target_vp, message.target_sint)
         if not self._is_target(target):
             self._reject("opening a reserved channel for a virtual processor or SINT that does not exist")
@@ -418,14 +418,14 @@ class Bus:
         self._post(wire.OpenChannelResult(message.channel, 0, status), target)
 
     def _is_target(self, target: tuple[int, int]) -> bool:
-        """Whether messages can be delivered to that (VP, SINT)."""
+        """Return whether messages can be delivered to that (VP, SINT)."""
         return target[0] < self._vp_count and target[1] < SINT_COUNT
 
     def _on_close_channel(self, message: wire.CloseChannel) -> None:
         self._close(message.child_relid, reserved=False)
 
     def _on_close_reserved_channel(self, message: wire.CloseReservedChannel) -> None:
-        """Answered where this message says, which need not be where the channel was opened from."""
+        """Reply where this message says, which need not be where the channel was opened from."""
         target = (message.target_vp, message.target_sint)
         if not self._is_target(target):
             self._reject("closing a reserved channel for a virtual processor or SINT that does not exist")
@@ -436,7 +436,7 @@ class Bus:
         self._trace(trace_events.VMBUS_CLOSE_CHANNEL, relid)
         channel = self._channels.get(relid)
         if channel is None or channel.reserved is not reserved or not channel.can(ChannelEvent.CLOSE):
-            self._reject("closing a channel that is not open, or not so")
+            self._reject("closing a channel that is not open, or was opened otherwise")
             return False
         channel.move(ChannelEvent.CLOSE)
         self._events.append(ChannelClosed(channel))
@@ -460,17 +460,17 @@ class Bus:
             status = STATUS_SUCCESS
         else:
             self._reject("modifying a channel that is not open or for an unknown virtual processor")
-        if self.version == VERSION_5_3:  # the first that knows the answer
+        if self.version == VERSION_5_3:  # the first that knows the reply
             self._post(wire.ModifyChannelResponse(message.child_relid, status))
 
     def _on_tl_connect(self, message: wire.TlConnectRequest) -> None:
-        """No service listens here."""
+        """Refuse: no service listens here."""
         self._post(wire.TlConnectResult(message.endpoint, message.service, STATUS_CONNECTION_REFUSED))
 
     def _on_unload(self, message: wire.Unload) -> None:
         vp = self._vp
         self._disconnect()
-        self._vp = vp  # the answer still goes where the guest waits for it
+        self._vp = vp  # the reply still goes where the guest waits for it
         self._post(wire.UnloadResponse())
         self._events.append(GuestUnloaded())
 
@@ -494,4 +494,5 @@ RULES: Final[dict[type, tuple[Callable[[Bus, Any], None], frozenset[BusState]]]]
     wire.TlConnectRequest: (Bus._on_tl_connect, _LINKED),
     wire.Unload: (Bus._on_unload, _LINKED),
 }
-_EMPTYING: Final = frozenset({Bus._on_initiate_contact, Bus._on_unload})  # taken however long the queue is
+# taken even when the queue is full: they empty it
+_EMPTYING: Final = frozenset({Bus._on_initiate_contact, Bus._on_unload})

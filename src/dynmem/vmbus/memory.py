@@ -1,7 +1,7 @@
 """Guest memory as VMBus sees it: a few operations by guest physical address, or by offset over pages.
 
 The memory is shared with a peer that is hostile and runs at the same time. So bytes are copied out once and
-judged afterwards, 32-bit words are loaded and stored whole (``memoryview.cast("I")``: ``struct.pack_into``
+checked afterwards, 32-bit words are loaded and stored whole (``memoryview.cast("I")``: ``struct.pack_into``
 clears the field before it writes it, which a concurrent reader sees), and `fence` stands between publishing
 a word and reading the peer's. x86-64 only: its stores are seen in order, its loads may pass earlier stores.
 """
@@ -20,10 +20,10 @@ class BadAddressError(RemoteProtocolError):
 
 
 class GuestMemory(Protocol):
-    """What the rooms above need of memory; each operation raises BadAddressError for an address outside."""
+    """What a bus needs of memory; each operation raises BadAddressError for an address outside."""
 
     def read(self, gpa: int, length: int) -> bytes:
-        """Copy `length` bytes out, each read once."""
+        """Copy `length` bytes out; each is read once."""
         ...
 
     def write(self, gpa: int, data: bytes) -> None:
@@ -31,11 +31,11 @@ class GuestMemory(Protocol):
         ...
 
     def load32(self, gpa: int) -> int:
-        """Load an aligned 32-bit word whole."""
+        """Load an aligned 32-bit word in one access."""
         ...
 
     def store32(self, gpa: int, value: int) -> None:
-        """Store an aligned 32-bit word whole."""
+        """Store an aligned 32-bit word in one access."""
         ...
 
     def fence(self) -> None:
@@ -59,40 +59,36 @@ class FlatMemory:
         return BadAddressError(f"{length} bytes at {gpa:#x} are not guest memory")
 
     def read(self, gpa: int, length: int) -> bytes:
-        """Copy `length` bytes out, each read once."""
         start = gpa - self._base
         if start < 0 or length < 0 or start + length > self._size:
             raise self._outside(gpa, length)
         return self._bytes[start : start + length].tobytes()
 
     def write(self, gpa: int, data: bytes) -> None:
-        """Copy `data` in."""
         start = gpa - self._base
         if start < 0 or start + len(data) > self._size:
             raise self._outside(gpa, len(data))
         self._bytes[start : start + len(data)] = data
 
     def load32(self, gpa: int) -> int:
-        """Load an aligned 32-bit word whole."""
         start = gpa - self._base
         if start < 0 or start & 3 or start + 4 > self._size:
             raise self._outside(gpa, 4)
         return self._words[start >> 2]
 
     def store32(self, gpa: int, value: int) -> None:
-        """Store an aligned 32-bit word whole."""
         start = gpa - self._base
         if start < 0 or start & 3 or start + 4 > self._size:
             raise self._outside(gpa, 4)
         self._words[start >> 2] = value
 
     def fence(self) -> None:
-        """Order everything before against everything after: taking a lock is a locked instruction."""
+        # taking a lock is a locked instruction
         with self._lock:
             pass
 
     def release(self) -> None:
-        """Let go of the view, so that its map can be closed."""
+        """Release the view, so that its map can be closed."""
         self._words.release()
         self._bytes.release()
 
@@ -112,8 +108,9 @@ class GpadlMemory:
         self._memory = memory
         self.pages: Final = len(pfns)
         self.size: Final = self.pages << PAGE_SHIFT
-        self._starts: list[int] = []  # offset at which each run of neighbouring pages begins ...
-        self._gpas: list[int] = []  # ... and its guest physical address
+        # the offset at which each run of neighbouring pages begins, and its guest physical address
+        self._starts: list[int] = []
+        self._gpas: list[int] = []
         expected = None
         for index, pfn in enumerate(pfns):
             if pfn != expected:
@@ -122,7 +119,11 @@ class GpadlMemory:
             expected = pfn + 1
 
     def _pieces(self, offset: int, length: int) -> list[tuple[int, int]]:
-        """Where `length` bytes at `offset` lie: (guest physical address, length) pieces."""
+        """Return where `length` bytes at `offset` lie: pieces of (guest physical address, length).
+
+        pages 7, 8 and 3 of 4 KiB: runs start at offsets 0 and 0x2000, at addresses 0x7000 and 0x3000
+        0x1000 bytes at 0x1800  ->  (0x8800, 0x800), (0x3000, 0x800)
+        """
         end = offset + length
         if offset < 0 or length < 0 or end > self.size:
             raise BadAddressError(f"{length} bytes at {offset:#x} pass the {self.pages} pages of a GPADL")
@@ -138,14 +139,12 @@ class GpadlMemory:
         return pieces
 
     def read(self, offset: int, length: int) -> bytes:
-        """Copy `length` bytes out, each read once."""
         pieces = self._pieces(offset, length)
         if len(pieces) == 1:
             return self._memory.read(*pieces[0])
         return b"".join([self._memory.read(gpa, size) for gpa, size in pieces])
 
     def write(self, offset: int, data: bytes) -> None:
-        """Copy `data` in."""
         pieces = self._pieces(offset, len(data))
         if len(pieces) == 1:
             self._memory.write(pieces[0][0], data)
@@ -156,20 +155,17 @@ class GpadlMemory:
             position += size
 
     def _word_address(self, offset: int) -> int:
-        """The guest physical address of an aligned word."""
+        """Return the guest physical address of an aligned word."""
         if offset & 3 or not 0 <= offset <= self.size - 4:
             raise BadAddressError(f"no word at {offset:#x} of a GPADL of {self.pages} pages")
         run = bisect.bisect_right(self._starts, offset) - 1
         return self._gpas[run] + offset - self._starts[run]
 
     def load32(self, offset: int) -> int:
-        """Load an aligned 32-bit word whole."""
         return self._memory.load32(self._word_address(offset))
 
     def store32(self, offset: int, value: int) -> None:
-        """Store an aligned 32-bit word whole."""
         self._memory.store32(self._word_address(offset), value)
 
     def fence(self) -> None:
-        """Order everything before against everything after, as the peer sees it."""
         self._memory.fence()

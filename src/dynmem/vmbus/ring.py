@@ -4,10 +4,10 @@ The first page is the control page: write index @0, read index @4, interrupt mas
 feature bits @64. Packets lie in the pages behind it and wrap around. Equal indices mean empty, so a ring
 never fills completely.
 
-Each end keeps its own index to itself and only publishes it: what the peer writes there is never believed.
-The peer's index is loaded once for each decision and checked. Every byte of a packet is copied out once and
-judged afterwards. A fence stands between publishing an index (or the pending size) and looking at what the
-peer published, since either side could otherwise miss the other's last step and sleep for ever.
+Each end keeps its own index to itself and only publishes it: it never reads back what the peer may have
+written there. The peer's index is loaded once for each decision and checked. Every byte of a packet is copied
+out once and checked afterwards. A fence stands between publishing an index (or the pending size) and looking
+at what the peer published, since either side could otherwise miss the other's last step and sleep forever.
 
 Source: Linux drivers/hv/ring_buffer.c; OpenVMM vmbus_ring.
 """
@@ -87,7 +87,7 @@ class ReaderSnapshot(NamedTuple):
 
 
 class _Ring:
-    """What both ends share: where the words and the data are, and how the peer's index is judged."""
+    """What both ends share: where the words and the data are, and how the peer's index is checked."""
 
     __slots__ = ("_control", "_data", "_memory", "_signal", "size")
 
