@@ -30,7 +30,7 @@ def dynmem(*arguments: str | Path) -> tuple[int, str, str]:
         [sys.executable, "-c", "from dynmem.cli import main; main()", *arguments],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=100,
         check=False,
     )
     return done.returncode, done.stdout, done.stderr
@@ -93,7 +93,7 @@ def test_something_else_on_the_socket_is_recognised(noise: bytes, tmp_path: Path
             peer.recv(4096)
             peer.sendall(noise)
             peer.close()
-            _, err = asking.communicate(timeout=30)
+            _, err = asking.communicate(timeout=100)
     assert asking.returncode in {1, 3}
     assert err.startswith("dynmem: ")
     assert err.count("\n") == 1
@@ -240,5 +240,5 @@ def test_json_is_the_whole_answer(tmp_path: Path) -> None:
             assert json.loads(peer.recv(4096)) == {"command": "status"}
             peer.sendall(json.dumps(whole).encode() + b"\n")
             peer.close()
-            out, _ = asking.communicate(timeout=30)
+            out, _ = asking.communicate(timeout=100)
     assert json.loads(out) == whole

@@ -9,7 +9,7 @@ import pytest
 
 def dynmem(*arguments: str) -> tuple[int, str]:
     done = subprocess.run(
-        [sys.executable, "-m", "dynmem", *arguments], capture_output=True, text=True, timeout=30, check=False
+        [sys.executable, "-m", "dynmem", *arguments], capture_output=True, text=True, timeout=100, check=False
     )
     assert done.stdout == ""
     return done.returncode, done.stderr

@@ -42,7 +42,7 @@ def start(*arguments: str, home: Path) -> "subprocess.Popen[str]":
 
 def finish(process: "subprocess.Popen[str]") -> tuple[int, dict[str, Any], str]:
     """Wait for its end: exit status, summary, what it complained of."""
-    out, complaints = process.communicate(timeout=100)
+    out, complaints = process.communicate(timeout=250)
     return process.returncode, json.loads(out or "{}"), complaints
 
 
@@ -107,10 +107,8 @@ def test_by_demand_a_third_of_the_unmet_demand_of_fixed_shares_is_left_and_no_by
 
 def test_one_corrupted_byte_in_guest_memory_is_seen_and_ends_with_its_exit_code(home: Path) -> None:
     demo = start("--json", "--duration", "15", home=home)
-    deadline = time.monotonic() + 12
     while (ram := guest_ram(home)) is None or not corrupt_one_byte(ram):
         assert demo.poll() is None
-        assert time.monotonic() < deadline
         time.sleep(0.1)
     code, summary, complaints = finish(demo)
     assert code == ExitCode.WRONG_BYTES
@@ -123,7 +121,7 @@ def test_ctrl_c_at_any_moment_leaves_no_process_and_no_file(home: Path, moment: 
     demo = start("--duration", "30", home=home)
     time.sleep(moment)
     os.killpg(demo.pid, signal.SIGINT)
-    demo.communicate(timeout=30)
+    demo.communicate(timeout=100)
     assert demo.returncode == ExitCode.INTERRUPTED
     assert programs_in(home) == []
     assert list(home.iterdir()) == []

@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 def run(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run one program in the checkout and return how it ended."""
     command = [sys.executable, f"examples/{program}.py", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
 
 
 def said(program: str, *arguments: str) -> list[str]:
@@ -78,7 +78,7 @@ def test_my_host_can_be_named_to_the_command() -> None:
         cwd=ROOT / "examples",
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=100,
         check=False,
     )
     assert done.returncode == 0, done.stderr

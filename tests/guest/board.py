@@ -62,7 +62,7 @@ class Board:
     def map_slot(self, slot: int, gpa: int, size: int, descriptor: int) -> None:
         self.send(wire.MapSlot(slot, gpa, size, 0), descriptor)
 
-    def serve(self, until: Callable[[], bool], timeout_s: float = 20.0) -> None:
+    def serve(self, until: Callable[[], bool], timeout_s: float = 100.0) -> None:
         """Be the host until `until` says so; TimeoutError when it never does."""
         assert self.process.stdout is not None
         poll = select.poll()

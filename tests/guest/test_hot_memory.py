@@ -122,7 +122,7 @@ def test_a_dimm_with_ballooned_pages_stays(guest: Grown) -> None:
 def test_a_slot_that_is_taken_away_in_use_ends_the_guest_with_a_sentence(tmp_path: Path) -> None:
     with Grown(tmp_path) as guest:
         guest.send(wire.UnmapSlot(0))
-        _, log = guest.process.communicate(timeout=10)
+        _, log = guest.process.communicate(timeout=100)
         assert b"slot 0 was removed, but part of it is in use" in log
         assert guest.process.returncode == 1
 

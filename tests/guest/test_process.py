@@ -86,11 +86,13 @@ def test_a_slot_that_comes_later_is_mapped_and_acknowledged(board: Board) -> Non
 
 def test_a_stopped_guest_goes_on_where_it_was(board: Board) -> None:
     before = board.wait_for_report(lambda report: report["held_pages"] == report["wanted_pages"] > 0)
+    begin = time.monotonic()
     board.process.send_signal(signal.SIGSTOP)
-    time.sleep(1.5)
+    time.sleep(2)
     board.process.send_signal(signal.SIGCONT)
     after = board.wait_for_report(lambda report: report["t"] > before["t"])
-    assert after["t"] - before["t"] < 1.2  # the half second that any sleep may take, and what passed before
+    passed = time.monotonic() - begin
+    assert after["t"] - before["t"] < passed - 0.5  # of the two seconds half a one may count, as in any sleep
     assert after["wrong_bytes"] == 0
 
 
@@ -117,7 +119,7 @@ def test_a_console_that_nobody_reads_does_not_stop_the_guest() -> None:
 
 def test_a_guest_ends_when_its_host_closes_the_socket(board: Board) -> None:
     board.socket.shutdown(2)
-    assert board.process.wait(5) == 0
+    assert board.process.wait(100) == 0
 
 
 def test_a_guest_dies_with_its_vm_even_when_somebody_else_keeps_the_socket_open(tmp_path: Path) -> None:
@@ -126,20 +128,22 @@ def test_a_guest_dies_with_its_vm_even_when_somebody_else_keeps_the_socket_open(
         "import os, socket, subprocess, sys, time\n"
         "ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)\n"
         "quiet = dict(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)\n"
-        "keeper = subprocess.Popen(['sleep', '30'], pass_fds=(ours.fileno(),), **quiet)\n"
+        "keeper = subprocess.Popen(['sleep', '300'], pass_fds=(ours.fileno(),), **quiet)\n"
         "guest = subprocess.Popen([sys.executable, '-m', 'dynmem.guest', '--hardware-fd',"
         " str(theirs.fileno())], pass_fds=(theirs.fileno(),), **quiet)\n"
-        "time.sleep(0.7)\n"
+        "ignored = lambda: int(open(f'/proc/{guest.pid}/status').read().split('SigIgn:')[1].split()[0], 16)\n"
+        "while not ignored() >> (15 - 1) & 1:  # SIGTERM: it has asked to end with us before that\n"
+        "    time.sleep(0.01)\n"
         "print(guest.pid, keeper.pid, flush=True)\n"
         "os._exit(0)\n"
     )
-    vm = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True, timeout=20)
+    vm = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True, timeout=100)
     guest, keeper = map(int, vm.stdout.split())
     try:
-        deadline = time.monotonic() + 5
-        while is_alive(guest) and time.monotonic() < deadline:
+        deadline = time.monotonic() + 100
+        while is_alive(guest):
+            assert time.monotonic() < deadline, "the guest outlived its VM"
             time.sleep(0.02)
-        assert not is_alive(guest)
         assert is_alive(keeper)
     finally:
         os.kill(keeper, signal.SIGKILL)
@@ -154,21 +158,21 @@ def is_alive(pid: int) -> bool:
 
 def test_a_wrong_workload_is_one_sentence_and_exit_code_2() -> None:
     with Board(SIZE, "cosine") as board:
-        _, log = board.process.communicate(timeout=10)
+        _, log = board.process.communicate(timeout=100)
     assert board.process.returncode == 2
     assert log == b"guest: workload 'cosine' is not one of steady, idle, sine, steps, burst, pulse, told\n"
 
 
 def test_a_descriptor_that_is_no_socket_is_one_sentence_and_exit_code_2() -> None:
     command = [sys.executable, "-m", "dynmem.guest", "--hardware-fd", "0"]
-    done = subprocess.run(command, check=False, stdin=subprocess.DEVNULL, capture_output=True, timeout=10)
+    done = subprocess.run(command, check=False, stdin=subprocess.DEVNULL, capture_output=True, timeout=100)
     assert done.returncode == 2
     assert done.stderr.startswith(b"guest: --hardware-fd 0 is not a socket")
 
 
 def test_a_host_that_sends_nonsense_ends_the_guest_with_a_sentence(board: Board) -> None:
     board.socket.send(b"nonsense")
-    _, log = board.process.communicate(timeout=10)
+    _, log = board.process.communicate(timeout=100)
     assert board.process.returncode == 1
     assert b"unknown hardware message" in log
     assert b"Traceback" not in log

@@ -115,7 +115,7 @@ class RunningManager:
 
     async def until(self, wanted: Callable[[StatusReply], object]) -> StatusReply:
         """Return its status once it is as wanted; fail after ten seconds."""
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 100
         while True:
             status = await self.status()
             if wanted(status):
@@ -132,7 +132,7 @@ class RunningManager:
         """Send a signal and wait for the exit code."""
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.process.pid, number)
-        code = await asyncio.wait_for(self.process.wait(), 10)
+        code = await asyncio.wait_for(self.process.wait(), 100)
         await self._reading
         return code
 
@@ -145,7 +145,7 @@ async def managing(config: Path) -> AsyncIterator[RunningManager]:
     )
     manager = RunningManager(process, config.parent)
     try:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 100
         while process.returncode is None and not any("ask with" in line for line in manager.lines):
             assert time.monotonic() < deadline
             await asyncio.sleep(0.02)
@@ -159,6 +159,6 @@ async def cli(*arguments: str | Path) -> tuple[int, str, str]:
     process = await asyncio.create_subprocess_exec(
         *DYNMEM, *arguments, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
     )
-    out, err = await asyncio.wait_for(process.communicate(), 30)
+    out, err = await asyncio.wait_for(process.communicate(), 100)
     assert process.returncode is not None
     return process.returncode, out.decode(), err.decode()

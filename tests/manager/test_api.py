@@ -111,11 +111,20 @@ def test_a_refusal_arrives_as_the_error_that_was_meant(tmp_path: Path) -> None:
 
 
 def test_only_a_reservation_is_withdrawn_by_hanging_up(tmp_path: Path) -> None:
+    begun: list[str] = []
+    withdrawn: list[str] = []
     done: list[str] = []
+    go_on = asyncio.Event()
 
     async def slow(request: Request) -> Reply:
-        await asyncio.sleep(0.1)
-        done.append(type(request).__name__)
+        name = type(request).__name__
+        begun.append(name)
+        try:
+            await go_on.wait()
+        except asyncio.CancelledError:
+            withdrawn.append(name)
+            raise
+        done.append(name)
         return TakeUpReply(())
 
     async def scenario() -> None:
@@ -130,7 +139,12 @@ def test_only_a_reservation_is_withdrawn_by_hanging_up(tmp_path: Path) -> None:
             writer.write(line)
             await writer.drain()
             writer.close()
-        await asyncio.sleep(0.3)
+        while len(begun) < 3 or not withdrawn:  # noqa: ASYNC110 - nobody is told
+            await asyncio.sleep(0.01)
+        go_on.set()
+        while len(done) < 2:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        assert withdrawn == ["ReserveRequest"]
         assert sorted(done) == ["ReleaseRequest", "TakeUpRequest"]
         await server.close()
 

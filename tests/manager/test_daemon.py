@@ -221,7 +221,7 @@ def test_a_second_manager_on_one_state_or_socket_is_refused(same: str, tmp_path:
             old = {"state": '/second/state"', "socket": "/second/run/api.sock"}[same]
             path.write_text(path.read_text().replace(old, old.replace("/second", "")))
             async with managing(path) as second:
-                assert await asyncio.wait_for(second.process.wait(), 10) == 5
+                assert await asyncio.wait_for(second.process.wait(), 100) == 5
                 assert "is in use by another `dynmem run`" in second.lines[0]
                 assert str(first.process.pid) in second.lines[0]
             await first.sweeps(2)

@@ -54,4 +54,4 @@ def test_a_vm_that_boots_small_gets_what_its_load_needs_and_gives_it_back_to_ano
                 await manager.until(lambda status: not any(vm.problem for vm in status.vms))
                 assert web.console()[-1]["wrong_bytes"] == db.console()[-1]["wrong_bytes"] == 0
 
-    asyncio.run(asyncio.wait_for(scenario(), 60))
+    asyncio.run(asyncio.wait_for(scenario(), 200))

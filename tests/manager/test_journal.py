@@ -166,12 +166,12 @@ def test_a_caller_that_goes_away_neither_breaks_its_own_call_off_nor_anothers(tm
         def slow() -> list[int]:
             with journal._transaction() as db:
                 began.set()
-                assert go_on.wait(5)
+                assert go_on.wait(100)
                 db.execute("INSERT INTO standing VALUES ('released', 'db', 0, 0)")
             return []
 
         gone = asyncio.create_task(writer.do(slow))
-        await asyncio.to_thread(began.wait, 5)
+        await asyncio.to_thread(began.wait, 100)
         gone.cancel()
         other = asyncio.create_task(writer.do(partial(journal.intend, [intent()], 1)))
         await asyncio.sleep(0.05)  # as long as the other one would need to come in between

@@ -115,10 +115,14 @@ def turns_of_another_thread(call: Callable[[], object]) -> int:
 @pytest.mark.usefixtures("no_switching")
 def test_other_threads_run_while_a_discard_is_in_the_kernel(make: Callable[[int], Backend]) -> None:
     with make(256 * MIB) as backend:
-        np.frombuffer(backend.view, np.uint8)[::PAGE_SIZE] = 1
         discarder = Discarder(backend)
         whole = packed((0, 256 * MIB // PAGE_SIZE))  # one call of tens of milliseconds
-        assert turns_of_another_thread(lambda: discarder.discard(whole)) > 0
+
+        def another_thread_ran() -> bool:
+            np.frombuffer(backend.view, np.uint8)[::PAGE_SIZE] = 1
+            return turns_of_another_thread(lambda: discarder.discard(whole)) > 0
+
+        assert any(another_thread_ran() for _ in range(20))  # a busy machine may have no processor for it
 
 
 @pytest.mark.usefixtures("no_switching")

@@ -39,9 +39,9 @@ def boot(folder: Path) -> Iterator[Callable[..., QemuGuest]]:
 
 @pytest.fixture
 def until() -> Callable[..., None]:
-    """`until(guest, condition, seconds=30)`: wait for it, or fail with what the guest said last."""
+    """`until(guest, condition, seconds=100)`: wait for it, or fail with what the guest said last."""
 
-    def wait(guest: QemuGuest, condition: Callable[[], bool], seconds: float = 30.0) -> None:
+    def wait(guest: QemuGuest, condition: Callable[[], bool], seconds: float = 100.0) -> None:
         deadline = time.monotonic() + seconds
         while not condition():
             guest.check()

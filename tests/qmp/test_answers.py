@@ -35,7 +35,7 @@ async def answers(path: Path, row: Row, *, cut: int = 1 << 20) -> object:
         if cut < len(stream):
             await asyncio.sleep(0)
     found = []
-    while (answer := json.loads(await asyncio.wait_for(reader.readline(), 5))).get("id") != "end":
+    while (answer := json.loads(await asyncio.wait_for(reader.readline(), 100))).get("id") != "end":
         found.append(answer)
     writer.close()
     return found
@@ -71,14 +71,14 @@ def qemu_monitor(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Pat
     program = ["qemu-system-x86_64"] if request.param == "installed" else unpacked_qemu().command()
     program += ["-S", "-nodefaults", "-display", "none", "-machine", "none"]
     process = subprocess.Popen([*program, "-qmp", f"unix:{path},server=on,wait=off"])
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 100
     while not is_listened_on(path):
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.02)
     yield path
     process.terminate()
-    process.wait(10)
+    process.wait(100)
 
 
 @pytest.mark.qemu

@@ -46,7 +46,7 @@ def with_monitor(tmp_path: Path, scene: Callable[[QmpServer, QmpClient], Awaitab
             await scene(server, client)
         await server.close()
 
-    asyncio.run(asyncio.wait_for(play(), 20))
+    asyncio.run(asyncio.wait_for(play(), 200))
 
 
 def with_bytes(tmp_path: Path, scene: Callable[[Path], Awaitable[None]], *sent: bytes, hang_up: bool) -> None:
@@ -65,7 +65,7 @@ def with_bytes(tmp_path: Path, scene: Callable[[Path], Awaitable[None]], *sent: 
         async with await asyncio.start_unix_server(serve, tmp_path / "fake"):
             await scene(tmp_path / "fake")
 
-    asyncio.run(asyncio.wait_for(play(), 20))
+    asyncio.run(asyncio.wait_for(play(), 200))
 
 
 def test_the_peer_is_the_process_that_listens(tmp_path: Path) -> None:
@@ -174,7 +174,7 @@ def test_what_is_no_greeting_is_refused(tmp_path: Path, sent: bytes) -> None:
         async with await asyncio.start_unix_server(listen, tmp_path / "fake"):
             await scene(tmp_path / "fake")
 
-    asyncio.run(asyncio.wait_for(play(), 20))
+    asyncio.run(asyncio.wait_for(play(), 200))
 
 
 @pytest.mark.parametrize("sent", [b"{}\r\n", b"nonsense\r\n", b'{"return": {}, "id": 2', b"x" * 70_000])

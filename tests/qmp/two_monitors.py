@@ -27,7 +27,7 @@ _BASE_SPAN: Final = 64 << 30
 _ADDRESS: Final = re.compile(r"(?<=\[)0x[0-9a-f]+")  # in error texts: [address:size]
 _HOTPLUG_PORT: Final = 0xA00  # of ACPI memory hotplug: select a slot; with bit 3 of +0x14 the guest ejects it
 ENDED: Final = "the monitor's program ended"
-_TIMEOUT_S: Final = 30
+_TIMEOUT_S: Final = 100
 
 Eject = Callable[[int], None]
 Player = Callable[[Scene, Path], AbstractAsyncContextManager["Monitor"]]

@@ -31,7 +31,7 @@ def of_text(*lines: str) -> list[Entry | Problem]:
 
 def decode(*arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
     command = [sys.executable, "-m", "dynmem", "trace", "decode", *arguments]
-    return subprocess.run(command, input=stdin, capture_output=True, check=False, timeout=30)
+    return subprocess.run(command, input=stdin, capture_output=True, check=False, timeout=100)
 
 
 def test_every_line_of_the_linux_capture_is_a_named_message() -> None:

@@ -200,7 +200,7 @@ def ring_index(guest: Guest) -> object:
     guest.memory.store32(ring, 0xFFFF_FFF0)
     guest.hardware.signal(17)
     print(json.dumps({"t": "broken"}), flush=True)
-    time.sleep(0.2)
+    time.sleep(1)  # nothing says when the machine has noticed
     channel.close()
     guest.pump(0.3, lambda: False)
     guest.reopen(channel)
@@ -310,7 +310,7 @@ def rings_in_a_dimm(guest: Guest) -> object:
     guest.memory = TwoPieces(guest.memory, FlatMemory(ram.view(1), guest.rings_from << 12), guest.rings_from)
     channel = guest.open_channel()
     channel.send(dm.encode(dm.VersionRequest(1, dm.VERSION_WIN10, is_last_attempt=False)))
-    guest.pump(0.1, lambda: channel.receive() is not None)
+    guest.pump(100, lambda: channel.receive() is not None)
     print(json.dumps({"t": "open"}), flush=True)
     while not guest.hardware.requests:
         guest.hardware.wait(100_000_000)

@@ -39,7 +39,7 @@ class Vm:
     async def client(self) -> Any:
         """Another client, by QEMU's own library."""
         client = QMPClient("test")
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 100
         while True:
             assert self.process.poll() is None, self.log.read_text()
             assert time.monotonic() < deadline
@@ -81,7 +81,7 @@ class Vm:
                 os.kill(pid, signal.SIGKILL)
 
     async def exit_code(self) -> int:
-        return await asyncio.to_thread(self.process.wait, 10)
+        return await asyncio.to_thread(self.process.wait, 100)
 
 
 @contextlib.asynccontextmanager
@@ -105,7 +105,7 @@ async def running(
                 await client.disconnect()
 
 
-async def until(check: Callable[[], Any], *, seconds: float = 15) -> Any:
+async def until(check: Callable[[], Any], *, seconds: float = 100) -> Any:
     """What `check` (a function, or a coroutine function) gives, as soon as that is something."""
     deadline = time.monotonic() + seconds
     while True:

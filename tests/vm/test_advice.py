@@ -99,7 +99,7 @@ def test_a_guest_that_ends_for_want_of_memory_is_said_to_with_the_file_that_has_
                     "killed by SIGBUS); object 'b': 0 B free at" in log or "is ended by SIGBUS: object" in log
                 )
 
-        asyncio.run(asyncio.wait_for(scene(), 60))
+        asyncio.run(asyncio.wait_for(scene(), 200))
 
 
 _TOUCHES = """

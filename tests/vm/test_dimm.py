@@ -75,7 +75,7 @@ async def started(
 
 
 def play(scene: Coroutine[Any, Any, None]) -> None:
-    asyncio.run(asyncio.wait_for(scene, 60))
+    asyncio.run(asyncio.wait_for(scene, 200))
 
 
 def test_a_dimm_that_is_there_at_the_start_is_memory_from_boot_on_and_after_a_reset(tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ def attack(
             await client.execute("quit")
             assert await vm.exit_code() == 0
 
-    asyncio.run(asyncio.wait_for(scene(), 30))
+    asyncio.run(asyncio.wait_for(scene(), 200))
 
 
 async def faults(client: Any) -> dict[str, int]:
@@ -230,4 +230,4 @@ def test_a_guest_that_closes_its_hardware_is_ended_with_its_machine(tmp_path: Pa
             assert await vm.exit_code() == 1
             assert "the guest of one is gone" in vm.log.read_text()
 
-    asyncio.run(asyncio.wait_for(scene(), 30))
+    asyncio.run(asyncio.wait_for(scene(), 200))

@@ -127,4 +127,4 @@ def test_a_real_guest_lives_on_when_the_host_has_no_huge_pages_to_give_back(tmp_
             async with running(tmp_path, memory="64M", options=options) as (vm, client):
                 await scene(vm, client)
 
-    asyncio.run(asyncio.wait_for(play(), 60))
+    asyncio.run(asyncio.wait_for(play(), 200))

@@ -129,7 +129,7 @@ def test_a_machine_whose_memory_file_somebody_cuts_short_ends_and_its_log_says_b
             log = vm.log.read_text()
             assert "Bus error" in log or "killed by SIGBUS" in log
 
-    asyncio.run(asyncio.wait_for(scene(), 60))
+    asyncio.run(asyncio.wait_for(scene(), 200))
 
 
 def test_a_guest_that_refuses_to_let_go_before_it_has_read_the_request_makes_nothing_grow() -> None:

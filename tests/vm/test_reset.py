@@ -15,7 +15,7 @@ ATTACKER = Path(__file__).with_name("hostile_guest.py")
 
 
 def play(scene: Coroutine[Any, Any, None]) -> None:
-    asyncio.run(asyncio.wait_for(scene, 60))
+    asyncio.run(asyncio.wait_for(scene, 200))
 
 
 async def reset(vm: Vm, client: Any) -> int:

@@ -26,7 +26,7 @@ def data_of(event: Any) -> dict[str, Any]:
 
 
 def play(scene: Coroutine[Any, Any, None]) -> None:
-    asyncio.run(asyncio.wait_for(scene, 60))
+    asyncio.run(asyncio.wait_for(scene, 200))
 
 
 def test_a_guest_that_has_used_its_memory_is_shrunk_and_grown_and_no_byte_is_wrong(tmp_path: Path) -> None:
@@ -268,7 +268,7 @@ def test_commands_are_refused_as_qemu_refuses_them(tmp_path: Path) -> None:
 def test_what_cannot_start_says_why_in_one_sentence(tmp_path: Path) -> None:
     def fails(*options: str) -> str:
         command = [sys.executable, "-m", "dynmem", "vm", "--memory=64M", *options]
-        ended = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
         assert ended.returncode == 2
         (line,) = ended.stderr.splitlines()
         return line

@@ -57,7 +57,7 @@ def test_no_packet_and_no_signal_is_lost_between_two_processes() -> None:
                 assert packet.trans_id == expected
                 assert packet.data == expected.to_bytes(8, "little") * (expected % 40)
                 expected += 1
-            assert child.wait(10) == 0
+            assert child.wait(100) == 0
         finally:
             child.kill()
     memory.release()

@@ -16,7 +16,7 @@ SLACK = 24 * MIB  # rings, kernel pages, and fragments of pages that the host ro
 
 
 def play(scene: Coroutine[Any, Any, None]) -> None:
-    asyncio.run(asyncio.wait_for(scene, 100))
+    asyncio.run(asyncio.wait_for(scene, 200))
 
 
 class Driven:
@@ -29,7 +29,7 @@ class Driven:
 
     async def ballooned_to(self, size: int) -> None:
         await self.client.execute("balloon", {"value": size})
-        await until(lambda: self.is_size(size), seconds=40)
+        await until(lambda: self.is_size(size))
 
     async def is_size(self, size: int) -> bool:
         return bool(await self.client.execute("query-balloon") == {"actual": size})
@@ -37,7 +37,7 @@ class Driven:
     async def told(self, text: str, *, least: int, most: int) -> None:
         """Let the load hold as much, and wait until it does."""
         self.wish.write_text(text)
-        await until(lambda: least <= self.report()["held_pages"] * 4096 <= most, seconds=40)
+        await until(lambda: least <= self.report()["held_pages"] * 4096 <= most)
 
     def report(self) -> dict[str, Any]:
         return self.vm.console()[-1]
@@ -130,7 +130,7 @@ def test_after_a_reset_the_target_is_applied_to_the_new_guest(tmp_path: Path, ta
         await reset(machine)
         assert await machine.is_size(BOOT)
         await machine.client.execute("cont")
-        await until(lambda: machine.is_size(target), seconds=40)
+        await until(lambda: machine.is_size(target))
         assert await machine.added() == max(0, target - BOOT)
 
     driven(tmp_path, scene)

@@ -21,7 +21,7 @@ def played(
         async with running(tmp_path, memory=memory, device=BALLOON, guest=guest) as (vm, client):
             await scene(vm, client)
 
-    asyncio.run(asyncio.wait_for(play(), 100))
+    asyncio.run(asyncio.wait_for(play(), 200))
 
 
 def resident(vm: Vm, name: str) -> int:
@@ -82,7 +82,7 @@ def test_a_dimm_comes_and_goes_while_the_guest_runs(tmp_path: Path) -> None:
             await client.execute("object-del", {"id": "more"})
         with client.listener(("DEVICE_DELETED",)) as listener:
             await client.execute("device_del", {"id": "d"})
-            event = await asyncio.wait_for(listener.get(), 20)
+            event = await asyncio.wait_for(listener.get(), 100)
         assert event["data"] == {"device": "d", "path": "/machine/peripheral/d"}
         await until(guest_has(BOOT))
         with pytest.raises(ExecuteError, match="Device 'd' not found"):
@@ -136,7 +136,7 @@ def test_every_answer_and_event_of_a_running_machine_is_what_its_schema_says(tmp
                 "HV_BALLOON_STATUS_REPORT",
             ):
                 while not any(event["event"] == wanted for event in events):
-                    events.append(await asyncio.wait_for(listener.get(), 20))
+                    events.append(await asyncio.wait_for(listener.get(), 100))
         for event in events:
             assert fits(schema, schema[event["event"]]["arg-type"], event.get("data", {})), event
         names = [command["name"] for command in await client.execute("query-commands")]

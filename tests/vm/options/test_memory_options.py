@@ -17,7 +17,7 @@ BOOT = 64 * MIB
 
 
 def play(scene: Coroutine[Any, Any, None]) -> None:
-    asyncio.run(asyncio.wait_for(scene, 60))
+    asyncio.run(asyncio.wait_for(scene, 200))
 
 
 @pytest.mark.parametrize("kind", ["ram", "memfd", "file"])
