@@ -371,10 +371,11 @@ class DynamicMemoryHost:
         assert report is not None
         assert self._source is not None
         operation = HotAdd(self._source, with_region=self._options.hot_add_region)
+        self._move(HostStep.HOT_ADD, now)  # in which QEMU looks for memory, too
         if operation.reserve(pages, report):
-            self._begin(operation, now)
+            self._operation = operation
+            self.journal.begin(operation.kind, operation.asked, now)
         else:
-            self._move(HostStep.HOT_ADD, now)
             self._move(HostStep.NOTHING_TO_ADD, now)
 
     def _offer_mapped_memory(self, now: int) -> None:

@@ -52,7 +52,7 @@ class HotAdd:
         self._alignment = dm.hot_add_alignment_bytes(capabilities.caps) >> PAGE_SHIFT
         wanted = pages - pages % self._alignment
         end = min(capabilities.max_page_number, GUEST_PAGE_MAX) + 1
-        reserved = self._source.reserve(wanted, self._alignment, end) if wanted else None
+        reserved = self._source.reserve(wanted, self._alignment, end)
         if reserved is None:
             return False
         start, length = reserved

@@ -53,7 +53,8 @@ class HotAddSource(Protocol):
     def reserve(self, pages: int, alignment: int, end: int) -> Reservation | None:
         """Reserve memory and begin to map it: at most `pages`, all below page `end`.
 
-        Start and length are multiples of `alignment` pages. None when there is no such memory.
+        Start and length are multiples of `alignment` pages. None when there is no such memory, and for 0
+        pages: a wish that is less than one step of the guest's alignment.
         """
 
     def is_mapped(self) -> bool:

@@ -310,39 +310,6 @@ async def test_slots_and_our_range_are_traced_as_qemu_does() -> None:
     assert lines[:2] == ["unmapping memslot 0 / 4 @ 0x0", "unmapping memslot 1 / 4 @ 0x8000000"]
 
 
-def _common(count: int, start: int, removed: int) -> str:
-    span = f"{count} @ {start:#x}"
-    ours = f"256 @ {FIRST:#x}"
-    return f"response common range {span} from range {span} with our {ours}, removed {removed}, both 1"
-
-
-@plays
-async def test_what_is_given_up_is_traced_before_in_and_behind_our_range_as_qemu_does() -> None:
-    lines: list[str] = []
-    trace = Trace(matching(["hv_balloon_remove*"]), lambda name, text: lines.append(text))
-    plugged = Plugged(4 * SLOT)
-    rig = AddingRig(plugged, Discards(), trace=trace)
-    rig.grow(SIZE + MIB)
-    rig.ask(SIZE)
-    rig.give((FIRST + 4, 2), more=True)
-    assert lines == [
-        "processing remove response range 2 @ 0x800004, both 1",
-        _common(2, 0x800004, 2),
-    ]
-    lines.clear()
-    rig.give((1000, 8), (FIRST + 2, 4), (FIRST + 255, 3), more=True)
-    assert lines == [
-        "processing remove response range 8 @ 0x3e8, both 1",
-        "response range hole 8 @ 0x3e8 from range 8 @ 0x3e8, before our start 0x800000, both 1",
-        "processing remove response range 4 @ 0x800002, both 1",
-        _common(4, 0x800002, 2),
-        "processing remove response range 1 @ 0x8000ff, both 1",
-        _common(1, 0x8000FF, 1),
-        "processing remove response range 2 @ 0x800100, both 0",
-        "remove response remaining range 2 @ 0x800100, both 0",
-    ]
-
-
 def test_a_backend_in_use_or_of_odd_size_and_an_address_without_one_are_refused_in_qemus_words() -> None:
     with MemfdBackend(MIB) as backend:
         check_memdev("m0", backend, is_busy=False)

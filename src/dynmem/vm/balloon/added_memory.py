@@ -99,7 +99,7 @@ class AddedMemory:
         """What the trace calls our range, as soon as there is one."""
         if not self._is_our_range:
             return None
-        return OurRange(self.memory.first_page, self._added.extent, self.memory.given)
+        return OurRange(self.memory.first_page, self.memory.pages, self.memory.given)
 
     # the source of hot adds
 
@@ -114,7 +114,7 @@ class AddedMemory:
         if not self._is_our_range:
             self._is_our_range = True
             self._trace(trace_events.HV_BALLOON_OUR_RANGE_ADD, self.memory.pages, first)
-        found = self._added.find(pages, alignment, first, end - first)
+        found = self._added.find(pages, alignment, first, end - first) if pages else None
         if found is None:
             return None
         start, pages = found

@@ -47,11 +47,6 @@ class AddedPages:
         """Pages that the guest has, given up or not."""
         return self._runs.page_count - len(self._gone)
 
-    @property
-    def extent(self) -> int:
-        """The end of the last megabyte that is added."""
-        return 0 if self._runs.is_empty else int(self._runs.ends[-1])
-
     def overlaps(self, start: int, end: int) -> bool:
         """Whether anything in these pages is added."""
         return bool(self._units[start // UNIT_PAGES : -(-end // UNIT_PAGES)].any())
