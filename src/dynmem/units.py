@@ -9,6 +9,8 @@ KIB: Final = 1 << 10
 MIB: Final = 1 << 20
 GIB: Final = 1 << 30
 TIB: Final = 1 << 40
+# The unit of st_blocks, whatever the file system's own block is (stat(2)).
+STAT_BLOCK_BYTES: Final = 512
 NS_PER_MS: Final = 1_000_000
 NS_PER_S: Final = 1_000_000_000
 

@@ -28,7 +28,7 @@ from dynmem.limits import (
     LAB_SERIAL_TAIL_BYTES,
     UNIX_PATH_BYTES_MAX,
 )
-from dynmem.units import MIB, format_size
+from dynmem.units import MIB, STAT_BLOCK_BYTES, format_size
 
 Accelerator = Literal["tcg", "kvm"]
 BALLOON_PATH: Final = "/machine/peripheral/balloon0"
@@ -205,7 +205,7 @@ class QemuGuest:
             return 0
         try:
             self._ram = self._ram or self._find_ram()
-            return Path(self._ram).stat().st_blocks * 512 if self._ram else 0
+            return Path(self._ram).stat().st_blocks * STAT_BLOCK_BYTES if self._ram else 0
         except OSError:  # it ended meanwhile
             return 0
 

@@ -18,8 +18,8 @@ from typing import Final
 from dynmem import __version__
 from dynmem.errors import DynmemError, ExitCode, RemoteProtocolError
 from dynmem.limits import MANAGER_DESCRIPTORS, MANAGER_DESCRIPTORS_PER_VM
-from dynmem.manager.api.answers import Answers
 from dynmem.manager.api.server import ApiServer
+from dynmem.manager.api.service import Service
 from dynmem.manager.config import Config
 from dynmem.manager.journal.journal import FAILED, SENT, UNKNOWN, Intent, Journal, JournalError
 from dynmem.manager.journal.recovery import Unfinished, take_over
@@ -77,8 +77,8 @@ class Daemon:
             for number in (signal.SIGINT, signal.SIGTERM):
                 asyncio.get_running_loop().add_signal_handler(number, self._stop_by, number)
             writer = JournalWriter(journal, self._report)
-            answers = Answers(config, self._manager, writer)
-            api = ApiServer(config.socket, answers.handle)
+            service = Service(config, self._manager, writer)
+            api = ApiServer(config.socket, service.handle)
             await api.start()
             self._report(self._greeting())
             if self._manager.released:
@@ -89,10 +89,10 @@ class Daemon:
                     " raise it"
                 )
             try:
-                await self._serve(writer, answers, Unfinished(journal.open_actions()))
+                await self._serve(writer, service, Unfinished(journal.open_actions()))
             finally:
                 await api.close()
-                await answers.forget_withdrawn()
+                await service.forget_withdrawn()
                 await asyncio.gather(*(each.close() for each in self._connections.values()))
                 await writer.finish()
         self._report(self._farewell())
@@ -135,7 +135,7 @@ class Daemon:
 
     # -- sweep and step -------------------------------------------------------------------------------------
 
-    async def _serve(self, writer: JournalWriter, answers: Answers, unfinished: Unfinished) -> None:
+    async def _serve(self, writer: JournalWriter, service: Service, unfinished: Unfinished) -> None:
         """Sweep and step until the stop signal; a sweep that took too long is not made up for."""
         stopping = asyncio.create_task(self._stop.wait())
         while not self._stop.is_set():
@@ -151,16 +151,16 @@ class Daemon:
                 for line in result.changes:
                     self._report(line)
                 unfinished.add(await self._act(writer, result.commands))
-                await answers.stepped(swept_s)
+                await service.stepped(swept_s)
                 pause_s = began + self._period_s - time.monotonic()
                 if result.waiting:
                     pause_s = self._period_s / SOON_SHARE
-            asked = asyncio.create_task(answers.wants_sweep.wait())
+            asked = asyncio.create_task(service.wants_sweep.wait())
             await asyncio.wait(
                 (stopping, asked), timeout=max(0.0, pause_s), return_when=asyncio.FIRST_COMPLETED
             )
             asked.cancel()
-            answers.wants_sweep.clear()
+            service.wants_sweep.clear()
         await stopping
 
     async def _sweep(self) -> Facts | None:

@@ -21,10 +21,9 @@ from dynmem.errors import ConfigError, DynmemError
 from dynmem.memory import system_calls
 from dynmem.memory.host_memory import host_memory
 from dynmem.pages import ranges as page_ranges
-from dynmem.units import MIB, PAGE_SHIFT, PAGE_SIZE, format_size
+from dynmem.units import MIB, PAGE_SHIFT, PAGE_SIZE, STAT_BLOCK_BYTES, format_size
 
 SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
-STAT_BLOCK_BYTES: Final = 512  # the unit of st_blocks, whatever the file system's own block is
 HUGE_PAGE_SIZE: Final = 2 * MIB  # of transparent huge pages; x86-64
 _ALLOCATE_BYTES: Final = 1 << 30  # whole huge pages, of any size
 _HUGE_PAGES: Final = Path("/sys/kernel/mm/transparent_hugepage")

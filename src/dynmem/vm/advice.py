@@ -9,10 +9,10 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-from dynmem.memory.backend import STAT_BLOCK_BYTES, Backend
+from dynmem.memory.backend import Backend
 from dynmem.memory.backend_file import FileBackend
 from dynmem.memory.host_memory import free_bytes, host_memory
-from dynmem.units import format_size
+from dynmem.units import STAT_BLOCK_BYTES, format_size
 from dynmem.vm.options.memory import BackendOptions
 
 _NO_HUGE_PAGES: Final = "hugetlbsize does nothing without hugetlb=on"

@@ -150,7 +150,7 @@ class Refusal(msgspec.Struct, frozen=True):
 
     Attributes:
         error: Why, and what to do.
-        exit_code: The exit code of a command that asked for it.
+        exit_code: The exit code of the command that sent the request.
 
     """
 

@@ -96,20 +96,20 @@ class ApiServer:
             return _refusal(f"a request is at most {API_REQUEST_BYTES_MAX} bytes long", ExitCode.USAGE)
         except (msgspec.DecodeError, RecursionError) as error:
             return _refusal(f"not a request: {error}", ExitCode.USAGE)
-        answer = asyncio.ensure_future(self._handler(request))
+        handling = asyncio.ensure_future(self._handler(request))
         hang_up = asyncio.create_task(reader.read(1))
-        awaited = (answer, hang_up) if isinstance(request, ReserveRequest) else (answer,)
+        awaited = (handling, hang_up) if isinstance(request, ReserveRequest) else (handling,)
         try:
             await asyncio.wait(awaited, return_when=asyncio.FIRST_COMPLETED)
-            if not answer.done():
+            if not handling.done():
                 return b""
-            return encode(answer.result())
+            return encode(handling.result())
         except DynmemError as error:
             return _refusal(str(error), error.exit_code)
         finally:
-            for task in (answer, hang_up):
+            for task in (handling, hang_up):
                 task.cancel()
-            await asyncio.wait((answer, hang_up))
+            await asyncio.wait((handling, hang_up))
 
 
 _DECODER: Final[msgspec.json.Decoder[Request]] = msgspec.json.Decoder(Request)

@@ -20,13 +20,11 @@ from typing import Final, NamedTuple
 
 from dynmem.limits import PROC_DESCRIPTORS_MAX
 from dynmem.manager.sweep.process import Process
-from dynmem.units import KIB, MIB
+from dynmem.units import KIB, MIB, STAT_BLOCK_BYTES
 
 # Smaller shared files are ROMs, video memory and rings.
 RAM_FILE_BYTES_MIN: Final = 16 * MIB
 _RAM_LINKS: Final = ("/memfd:", "/dev/shm/", "/dev/hugepages", "/anon_hugepage")  # noqa: S108
-# The unit of st_blocks, stat(2).
-_BLOCK: Final = 512
 # Measurements between two searches of the descriptors: memory may be plugged.
 _LOOK_AGAIN: Final = 30
 # A measurement of Pss is followed by a pause this many times as long.
@@ -157,7 +155,7 @@ class ResidentMeter:
                 self._files, refusal = (), f"/proc/{pid}/fd: {error.strerror}"
         self._uses += 1
         try:
-            held = sum(os.stat(path).st_blocks for path in self._files) * _BLOCK  # noqa: PTH116
+            held = sum(os.stat(path).st_blocks for path in self._files) * STAT_BLOCK_BYTES  # noqa: PTH116
         except OSError:
             self._files, self._uses = (), 0  # closed: look again next time
             held = 0

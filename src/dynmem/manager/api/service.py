@@ -32,7 +32,7 @@ from dynmem.manager.step import Manager
 from dynmem.units import NS_PER_S
 
 
-class Answers:
+class Service:
     """Carries out requests between two steps of the loop; `wants_sweep` is set when one should not wait."""
 
     def __init__(self, config: Config, manager: Manager, writer: JournalWriter) -> None:
@@ -55,7 +55,7 @@ class Answers:
             self._stepped.notify_all()
 
     async def forget_withdrawn(self) -> None:
-        """Drop withdrawn reservations from the journal; after the last step, call it once more."""
+        """Drop withdrawn reservations from the journal; after the last step, call it again."""
         while self._withdrawn:
             with contextlib.suppress(JournalError):  # it then lapses by itself
                 await self._writer.do(partial(self._writer.journal.drop, self._withdrawn.pop()))
