@@ -11,7 +11,7 @@ from dynmem.memory import system_calls
 from dynmem.memory.abilities import PIDFD_SELF, Abilities, probe
 from dynmem.memory.backend import RamBackend
 from dynmem.memory.discard import Discarder
-from dynmem.memory.system_calls import U64Array
+from dynmem.pages.ranges import U64Array
 from dynmem.units import MIB, PAGE_SIZE
 
 REAL = system_calls.process_madvise

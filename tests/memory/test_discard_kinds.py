@@ -23,8 +23,8 @@ from dynmem.memory.abilities import NONE, Abilities, probe
 from dynmem.memory.backend import Backend, MemfdBackend, RamBackend
 from dynmem.memory.backend_file import FileBackend
 from dynmem.memory.discard import Discarder, DiscardError
-from dynmem.memory.system_calls import U64Array
 from dynmem.pages import ranges as page_ranges
+from dynmem.pages.ranges import U64Array
 from dynmem.units import GIB, MIB, PAGE_SIZE
 
 from .backings import BACKINGS, fill, first_words

@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-U64Array = npt.NDArray[np.uint64]
+from dynmem.pages.ranges import U64Array
 
 GAMMA: Final = 0x9E3779B97F4A7C15
 _FIRST: Final = np.uint64(0xBF58476D1CE4E5B9)

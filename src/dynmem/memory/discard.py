@@ -29,9 +29,9 @@ from dynmem.memory.system_calls import (
     MADV_COLD,
     MADV_DONTNEED,
     MADV_REMOVE,
-    U64Array,
 )
 from dynmem.pages import ranges as page_ranges
+from dynmem.pages.ranges import U64Array
 from dynmem.units import PAGE_SHIFT, PAGE_SIZE
 
 _SHIFT: Final = np.uint64(PAGE_SHIFT)

@@ -11,8 +11,7 @@ import os
 from collections.abc import Callable
 from typing import Final
 
-import numpy as np
-import numpy.typing as npt
+from dynmem.pages.ranges import U64Array
 
 FALLOC_FL_KEEP_SIZE: Final = 0x01
 FALLOC_FL_PUNCH_HOLE: Final = 0x02
@@ -52,8 +51,6 @@ _madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 _madvise.restype = ctypes.c_int
 _syscall: Final = _LIBC.syscall
 _syscall.restype = ctypes.c_long
-
-U64Array = npt.NDArray[np.uint64]
 
 
 def punch(fd: int, offset: int, length: int) -> int:

@@ -11,7 +11,6 @@ from dynmem.vmbus.bus_events import (
     ChannelFaulted,
     ChannelOpened,
     GuestUnloaded,
-    OutgoingMessage,
 )
 from dynmem.vmbus.channel import Channel, ChannelState, Offer
 from dynmem.vmbus.guest import LINUX_VERSIONS, Client, ClientSnapshot, ClientState, Post
@@ -30,6 +29,7 @@ from dynmem.vmbus.guest_channel import (
     Unloaded,
 )
 from dynmem.vmbus.host import Bus, BusSnapshot, BusState
+from dynmem.vmbus.mailbox import OutgoingMessage
 from dynmem.vmbus.memory import BadAddressError, FlatMemory, GuestMemory
 from dynmem.vmbus.signals import Signal
 

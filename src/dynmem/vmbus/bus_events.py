@@ -1,16 +1,8 @@
-"""What the host's end of VMBus has for its owner: messages to deliver, and events."""
+"""What the host's end of VMBus reports to its owner."""
 
 import msgspec
 
 from dynmem.vmbus.channel import Channel
-
-
-class OutgoingMessage(msgspec.Struct, frozen=True):
-    """A message for a slot of a virtual processor's message page."""
-
-    vp: int
-    sint: int
-    payload: bytes
 
 
 class ChannelOpened(msgspec.Struct, frozen=True):

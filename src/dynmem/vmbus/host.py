@@ -11,14 +11,13 @@ Source: QEMU hw/hyperv/vmbus.c; OpenVMM vmbus_server channels.rs; Linux drivers/
 """
 
 import enum
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 from dynmem import trace_events
 from dynmem.errors import LocalProtocolError, RemoteProtocolError
-from dynmem.limits import VMBUS_CHANNELS_MAX, VMBUS_EVENTS_MAX, VMBUS_QUEUE_MAX
+from dynmem.limits import VMBUS_CHANNELS_MAX, VMBUS_EVENTS_MAX
 from dynmem.trace_events import NO_TRACE, Trace, stable_pointer
 from dynmem.vmbus.bus_events import (
     BusEvent,
@@ -26,12 +25,13 @@ from dynmem.vmbus.bus_events import (
     ChannelFaulted,
     ChannelOpened,
     GuestUnloaded,
-    OutgoingMessage,
 )
 from dynmem.vmbus.channel import Channel, ChannelEvent, ChannelSnapshot, ChannelState, Offer
 from dynmem.vmbus.contact import reply_to
 from dynmem.vmbus.gpadl import GpadlSnapshot, GpadlTable, RefusedGpadlError
+from dynmem.vmbus.mailbox import Mailbox, OutgoingMessage
 from dynmem.vmbus.memory import BadAddressError, GuestMemory
+from dynmem.vmbus.opening import RefusedOpenError, open_channel
 from dynmem.vmbus.signals import Signal, Signals
 from dynmem.wire import vmbus as wire
 from dynmem.wire.status import STATUS_CONNECTION_REFUSED, STATUS_SUCCESS, STATUS_UNSUCCESSFUL
@@ -114,7 +114,7 @@ class Bus:
         self._vp = 0
         self._interrupt_page = 0
         self._gpadls = GpadlTable()
-        self._queue: deque[OutgoingMessage] = deque()
+        self._mailbox = Mailbox(trace)
         self._signals = Signals(memory)
         self._events: list[BusEvent] = []
 
@@ -137,7 +137,7 @@ class Bus:
         handler, states = RULES.get(type(message), (None, frozenset()))
         if handler is None or self.state not in states:
             self._reject(f"unexpected {wire.TABLE.of(message).name}")
-        elif len(self._queue) >= VMBUS_QUEUE_MAX and handler not in _EMPTYING:
+        elif self._mailbox.is_full and handler not in _EMPTYING:
             return HvStatus.INSUFFICIENT_BUFFERS
         else:
             self._trace(trace_events.VMBUS_PROCESS_INCOMING_MESSAGE, wire.TABLE.of(message).number)
@@ -180,12 +180,11 @@ class Bus:
 
     def next_message(self) -> OutgoingMessage | None:
         """Return the message for the guest's slot, the same one until `message_delivered`."""
-        return self._queue[0] if self._queue else None
+        return self._mailbox.first
 
     def message_delivered(self) -> None:
         """Record that the message of `next_message` is in the slot."""
-        self._queue.popleft()
-        self._trace(trace_events.VMBUS_MSG_CB, 0)
+        self._mailbox.delivered()
 
     def take_signals(self) -> list[Signal]:
         """Return the event flags to set since the last call, each once."""
@@ -209,7 +208,7 @@ class Bus:
             self._interrupt_page,
             self.monitor_pages,
             self._gpadls.snapshot(),
-            tuple(self._queue),
+            self._mailbox.snapshot(),
             self._signals.snapshot(),
             tuple(channel.snapshot() for channel in self._channels.values()),
         )
@@ -225,7 +224,7 @@ class Bus:
         self._interrupt_page = snapshot.interrupt_page
         self.monitor_pages = snapshot.monitor_pages
         self._gpadls.restore(snapshot.gpadls)
-        self._queue = deque(snapshot.queue)
+        self._mailbox.restore(snapshot.queue)
         self._signals.restore(snapshot.signals)
         self._events = []
         kept = dict(self._channels)
@@ -260,10 +259,7 @@ class Bus:
 
     def _post(self, message: wire.Message, target: tuple[int, int] | None = None) -> None:
         """Queue a message for the VP that made contact, or for a reserved channel's own (VP, SINT)."""
-        vp, sint = target or (self._vp, VMBUS_SINT)
-        payload = wire.encode(message)
-        self._trace(trace_events.VMBUS_POST_MSG, wire.TABLE.of(message).number, len(payload))
-        self._queue.append(OutgoingMessage(vp, sint, payload))
+        self._mailbox.post(message, *(target or (self._vp, VMBUS_SINT)))
 
     def _gpadl_created(self, relid: int, gpadl_id: int, status: int) -> None:
         if status == STATUS_SUCCESS:
@@ -291,7 +287,7 @@ class Bus:
             if channel.state is ChannelState.GONE:
                 del self._channels[channel.relid]
         self._gpadls.clear()
-        self._queue.clear()
+        self._mailbox.clear()
         self._signals.clear()
         self.state = BusState.DISCONNECTED
         self.version = None
@@ -375,32 +371,23 @@ class Bus:
         self._trace(trace_events.VMBUS_GPADL_TORNDOWN, message.gpadl)
         self._post(wire.GpadlTorndown(message.gpadl))
 
-    def _open(self, message: wire.OpenChannel) -> tuple[Channel | None, int]:
-        """Open what `message` names; return the channel if that was done, and the status for the reply."""
+    def _open(self, message: wire.OpenChannel) -> Channel | None:
+        """Open the channel that `message` names; return it, or None if that was refused."""
         self._trace(
             trace_events.VMBUS_OPEN_CHANNEL, message.child_relid, message.ringbuffer_gpadl, message.target_vp
         )
         channel = self._channels.get(message.child_relid)
         gpadl = self._gpadls.get(message.ringbuffer_gpadl)
-        if channel is None or not channel.can(ChannelEvent.OPEN):
-            self._reject("opening a channel that is not there or not closed")
-        elif gpadl is None or not gpadl.complete or gpadl.relid != channel.relid:
-            self._reject("opening a channel without its GPADL")
-        elif message.target_vp >= self._vp_count and message.target_vp != TARGET_VP_NONE:
-            self._reject("opening a channel for a virtual processor that does not exist")
-        else:
-            try:
-                memory = gpadl.memory(self._memory)
-                channel.open(memory, gpadl.gpadl_id, message.downstream_page_offset, message.target_vp)
-            except RemoteProtocolError:
-                self._reject("opening a channel over pages that are not rings")
-            else:
-                self._events.append(ChannelOpened(channel))
-                return channel, STATUS_SUCCESS
-        return None, STATUS_UNSUCCESSFUL
+        try:
+            opened = open_channel(message, channel, gpadl, self._memory, self._vp_count)
+        except RefusedOpenError as error:
+            self._reject(str(error))
+            return None
+        self._events.append(ChannelOpened(opened))
+        return opened
 
     def _on_open_channel(self, message: wire.OpenChannel) -> None:
-        status = self._open(message)[1]
+        status = STATUS_UNSUCCESSFUL if self._open(message) is None else STATUS_SUCCESS
         self._trace(trace_events.VMBUS_CHANNEL_OPEN, message.child_relid, status)
         self._post(wire.OpenChannelResult(message.child_relid, message.openid, status))
 
@@ -411,9 +398,10 @@ class Bus:
             self._reject("opening a reserved channel for a virtual processor or SINT that does not exist")
             return
         gpadl, page = message.ringbuffer_gpadl, message.downstream_page_offset
-        channel, status = self._open(wire.OpenChannel(message.channel, 0, gpadl, TARGET_VP_NONE, page))
+        channel = self._open(wire.OpenChannel(message.channel, 0, gpadl, TARGET_VP_NONE, page))
         if channel is not None:
             channel.reserved = True
+        status = STATUS_UNSUCCESSFUL if channel is None else STATUS_SUCCESS
         self._trace(trace_events.VMBUS_CHANNEL_OPEN, message.channel, status)
         self._post(wire.OpenChannelResult(message.channel, 0, status), target)
 

@@ -1,0 +1,62 @@
+"""The host's messages to a guest that wait for a free slot in a virtual processor's message page.
+
+A slot holds one message, and it is the guest that empties it: so messages queue here, in order.
+"""
+
+from collections import deque
+
+import msgspec
+
+from dynmem import trace_events
+from dynmem.limits import VMBUS_QUEUE_MAX
+from dynmem.trace_events import Trace
+from dynmem.wire import vmbus as wire
+
+
+class OutgoingMessage(msgspec.Struct, frozen=True):
+    """A message for the slot of one SINT of a virtual processor."""
+
+    vp: int
+    sint: int
+    payload: bytes
+
+
+class Mailbox:
+    """The messages of one bus that are not in a slot yet."""
+
+    def __init__(self, trace: Trace) -> None:
+        self._trace = trace
+        self._queue: deque[OutgoingMessage] = deque()
+
+    def post(self, message: wire.Message, vp: int, sint: int) -> None:
+        """Queue a message."""
+        payload = wire.encode(message)
+        self._trace(trace_events.VMBUS_POST_MSG, wire.TABLE.of(message).number, len(payload))
+        self._queue.append(OutgoingMessage(vp, sint, payload))
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the guest has left so many messages that it gets no more replies."""
+        return len(self._queue) >= VMBUS_QUEUE_MAX
+
+    @property
+    def first(self) -> OutgoingMessage | None:
+        """The message for the slot, the same one until `delivered`."""
+        return self._queue[0] if self._queue else None
+
+    def delivered(self) -> None:
+        """Record that the first message is in its slot."""
+        self._queue.popleft()
+        self._trace(trace_events.VMBUS_MSG_CB, 0)
+
+    def clear(self) -> None:
+        """Drop all messages."""
+        self._queue.clear()
+
+    def snapshot(self) -> tuple[OutgoingMessage, ...]:
+        """Return the messages, in order."""
+        return tuple(self._queue)
+
+    def restore(self, snapshot: tuple[OutgoingMessage, ...]) -> None:
+        """Make the mailbox what it was when the snapshot was taken."""
+        self._queue = deque(snapshot)
