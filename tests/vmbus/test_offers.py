@@ -8,8 +8,7 @@ import uuid
 import pytest
 
 from dynmem.errors import LocalProtocolError
-from dynmem.vmbus.channel import Offer, PipeMode
-from dynmem.vmbus.host import Bus
+from dynmem.vmbus import Bus, Offer, PipeMode
 from dynmem.vmbus.memory import FlatMemory
 from dynmem.wire import vmbus as wire
 from dynmem.wire.synic import MESSAGE_CONNECTION_ID_4, VMBUS_MESSAGE_TYPE, VMBUS_SINT, HvStatus

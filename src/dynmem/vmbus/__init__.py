@@ -12,7 +12,7 @@ from dynmem.vmbus.bus_events import (
     ChannelOpened,
     GuestUnloaded,
 )
-from dynmem.vmbus.channel import Channel, ChannelState, Offer
+from dynmem.vmbus.channel import Channel, ChannelState, Offer, PipeMode
 from dynmem.vmbus.guest import LINUX_VERSIONS, Client, ClientSnapshot, ClientState, Post
 from dynmem.vmbus.guest_channel import (
     ClientEvent,
@@ -37,6 +37,7 @@ from dynmem.vmbus.signals import Signal
 __all__ = [
     "Bus",
     "Offer",
+    "PipeMode",
     "Channel",
     "BusEvent",
     "ChannelOpened",
