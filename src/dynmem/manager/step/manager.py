@@ -23,6 +23,7 @@ from dynmem.manager.step.safeguards import ALL_ON, Safeguards, band_pages, margi
 from dynmem.manager.step.stalls import apply, forgive, stall_of
 from dynmem.manager.step.standing import Moment, Standing, standing_of
 from dynmem.manager.step.status import Seen, StatusReader, emergency_lines
+from dynmem.manager.step.survey import Survey
 from dynmem.manager.step.view import StatusView
 from dynmem.policy import Plan, Snapshot, Vm, least_pages, plan
 from dynmem.units import PAGE_SIZE, format_pages, pages_covering, pages_of
@@ -55,45 +56,29 @@ class Manager:
 
     def step(self, facts: Facts) -> StepResult:
         """Decide what to do about one sweep."""
-        now = facts.now_ns
-        lines = self._move_books(self._roster.see(facts))
-        lines += self._reservations.expire(now)
-        for record in self._roster:
-            lines += self._reservations.take_over(record.name, record.incarnation, reported=record.reported)
-        charges = {record.name: self._charge(record) for record in self._roster}
-        lines += self._settle_reservations(facts, charges)
-        standings = {record.name: self._standing(record, now) for record in self._roster}
-        lines += self._announce_standings(standings)
+        lines = self._take_in(facts)
+        survey = self._survey(facts)
+        lines += self._reservations.settle(survey.bare.pages, survey.held)
+        lines += self._announce_standings(survey)
         self._targets_before = {record.name: record.target_pages for record in self._roster}
-        stalls = self._stalls(standings, now)
-        bare = measure(self.settings, facts.host, tuple(charges.values()), 0)
-        emergency = sum(each.occupied for each in charges.values()) > bare.budget_pages
-        movable = [record for record in self._roster if standings[record.name].kind == "movable"]
-        views = tuple(_view(record, standings[record.name]) for record in movable)
-        room = self._room(movable, charges, bare, emergency=emergency)
-        reserved = self._reserved(views, charges, room)
-        free = measure(self.settings, facts.host, tuple(charges.values()), reserved)
+        stalls = self._stalls(survey)
+        movable = [record for record in self._roster if survey.is_movable(record.name)]
+        views = tuple(_view(record, survey.standings[record.name]) for record in movable)
+        room = self._room(movable, survey)
+        reserved = self._reserved(views, survey, room)
+        free = survey.free(reserved)
         result = plan(Snapshot(room - reserved, views))
-        candidates = self._candidates(movable, views, result, standings, now)
-        changes = [*stalls, *self._changes(candidates, free, standings, now, emergency=emergency)]
-        lines += self._news(changes)
-        releasing = sum(self._releases.missing(record, self.claims) for record in self._roster)
-        waiting = self._waiting(candidates, releasing)
+        candidates = self._candidates(movable, views, result, survey)
+        changes = (*stalls, *self._changes(candidates, free, survey))
+        waiting = self._waiting(candidates)
         self._shortage = waiting or any(each.decision.short_pages for each in candidates)
-        enforced = self.settings.is_enforcing
-        self._last.update({each.record.name: (now, each) for each in changes})
-        seen = Seen(
-            facts, charges, standings, free, result, tuple(changes), emergency, waiting, dict(self._last)
-        )
-        lines += emergency_lines(self._seen, seen)
+        self._last.update({each.record.name: (survey.now_ns, each) for each in changes})
+        seen = Seen(survey, free, result, changes, waiting, dict(self._last))
+        lines += [*self._news(changes), *emergency_lines(self._seen, seen)]
         self._seen = seen
-        last = {each.record.name: each for each in changes}
-        commands = tuple(
-            SetBalloon(each.record.name, each.target * PAGE_SIZE, each.reason, each.measurement)
-            for each in changes
-            if last[each.record.name] is each
-        )
-        return StepResult(result, commands if enforced else (), tuple(lines), waiting and enforced)
+        if not self.settings.is_enforcing:
+            return StepResult(result, (), tuple(lines), waiting=False)
+        return StepResult(result, _commands(changes), tuple(lines), waiting)
 
     def restore(self, name: str, incarnation: str, target_bytes: int) -> None:
         """Take in the last target that a manager before this one sent, by the journal; before the first step.
@@ -156,6 +141,14 @@ class Manager:
             self.settings, self._roster, self.claims, self._reservations, self._releases, self._seen
         ).read()
 
+    def _take_in(self, facts: Facts) -> list[str]:
+        """Take in one sweep: roster, books, reservations that ended; return a line for each event."""
+        lines = self._move_books(self._roster.see(facts))
+        lines += self._reservations.expire(facts.now_ns)
+        for record in self._roster:
+            lines += self._reservations.take_over(record.name, record.incarnation, reported=record.reported)
+        return lines
+
     def _move_books(self, arrivals: Arrivals) -> list[str]:
         """Book what one sweep found; return a line for each VM that went or was reset."""
         lines = [f"{name}: gone, {format_pages(self.claims.end(name))} freed" for name in arrivals.gone]
@@ -168,6 +161,19 @@ class Manager:
         for record in self._roster:
             self.claims.observe(record)
         return lines
+
+    def _survey(self, facts: Facts) -> Survey:
+        """Add up what is known before anything is decided."""
+        charges = {record.name: self._charge(record) for record in self._roster}
+        standings = {
+            record.name: standing_of(
+                record,
+                Moment(facts.now_ns, self.settings, self.safeguards, record.name in self._releases),
+            )
+            for record in self._roster
+        }
+        bare = measure(self.settings, facts.host, tuple(charges.values()), 0)
+        return Survey(facts, charges, standings, bare)
 
     def _charge(self, record: Record) -> Charge:
         """Return what a VM takes."""
@@ -204,15 +210,7 @@ class Manager:
         config = self._roster.configs.get(name)
         return min(hold, pages_of(config.minimum_bytes)) if config else hold
 
-    def _held(self, charges: dict[str, Charge], name: str) -> int:
-        each = charges.get(name)
-        return each.held if each else 0
-
-    def _settle_reservations(self, facts: Facts, charges: dict[str, Charge]) -> list[str]:
-        free = measure(self.settings, facts.host, tuple(charges.values()), 0)
-        return self._reservations.settle(free.pages, lambda name: self._held(charges, name))
-
-    def _reserved(self, views: Sequence[Vm], charges: dict[str, Charge], room: int) -> int:
+    def _reserved(self, views: Sequence[Vm], survey: Survey, room: int) -> int:
         """Return what reservations take from the room: those that are ready, and those that can be.
 
         A reservation comes before buffers, headroom and the demand of lower priority, not before what running
@@ -220,7 +218,7 @@ class Manager:
         """
         taken = 0
         for entry in self._reservations:
-            hold = self._reservations.hold_pages(entry.name, self._held(charges, entry.name))
+            hold = self._reservations.hold_pages(entry.name, survey.held(entry.name))
             if entry.state != "ready":
                 config = self._roster.configs.get(entry.name)
                 needed = least_pages(views, config.priority if config else "normal")
@@ -230,47 +228,39 @@ class Manager:
             taken += hold
         return taken
 
-    def _standing(self, record: Record, now_ns: int) -> Standing:
-        moment = Moment(now_ns, self.settings, self.safeguards, record.name in self._releases)
-        return standing_of(record, moment)
-
-    def _announce_standings(self, standings: dict[str, Standing]) -> list[str]:
+    def _announce_standings(self, survey: Survey) -> list[str]:
         lines = []
         for record in self._roster:
-            standing = standings[record.name]
+            standing = survey.standings[record.name]
             text = standing.reason if standing.kind != "movable" else ""
             if text != record.standing:
                 lines.append(f"{record.name}: {text or 'managed'}")
                 record.standing = text
         return lines
 
-    def _stalls(self, standings: dict[str, Standing], now_ns: int) -> list[Change]:
+    def _stalls(self, survey: Survey) -> list[Change]:
         """Bring back the targets of guests that have stopped; only movable VMs can stop."""
-        changes = []
+        changes, now_ns = [], survey.now_ns
         for record in self._roster:
-            if standings[record.name].kind != "movable":
+            if not survey.is_movable(record.name):
                 record.restart_clock(now_ns)
-                continue
-            if self.safeguards.floor_met:
+            elif self.safeguards.floor_met:
                 forgive(record, now_ns, is_any_short=self._shortage)
                 stall = stall_of(record, now_ns, self.settings)
                 if stall is not None:
                     changes.append(apply(stall, record, now_ns))
         return changes
 
-    def _room(
-        self, movable: Sequence[Record], charges: dict[str, Charge], free: MeasuredFree, *, emergency: bool
-    ) -> int:
+    def _room(self, movable: Sequence[Record], survey: Survey) -> int:
         """Return what movable VMs and reservations may divide: all but the other VMs and the slush. Pages."""
-        names = {record.name for record in movable}
         fixed = sum(
-            max(charges[record.name].held, self._releases.promised(record))
+            max(survey.held(record.name), self._releases.promised(record))
             for record in self._roster
-            if record.name not in names
+            if not survey.is_movable(record.name)
         )
-        overhead = sum(_overhead(record, emergency=emergency) for record in movable)
-        occupied = sum(each.occupied for each in charges.values())
-        budget = min(free.budget_pages, occupied + free.available_pages) - free.slush_pages
+        overhead = sum(_overhead(record, emergency=survey.emergency) for record in movable)
+        bare = survey.bare
+        budget = min(bare.budget_pages, survey.occupied + bare.available_pages) - bare.slush_pages
         return budget - fixed - overhead
 
     def _candidates(
@@ -278,8 +268,7 @@ class Manager:
         movable: Sequence[Record],
         views: Sequence[Vm],
         result: Plan,
-        standings: dict[str, Standing],
-        now_ns: int,
+        survey: Survey,
     ) -> list[Candidate]:
         """Return the movable VMs with what the plan says of each."""
         return [
@@ -289,21 +278,13 @@ class Manager:
                 decision,
                 view.held_pages,
                 self.claims.pages(record.name),
-                standings[record.name].may_shrink,
-                record.set_ns >= 0 and now_ns - record.set_ns < self.settings.period_ns,
+                survey.standings[record.name].may_shrink,
+                record.set_ns >= 0 and survey.now_ns - record.set_ns < self.settings.period_ns,
             )
             for record, view, decision in zip(movable, views, result.decisions, strict=True)
         ]
 
-    def _changes(
-        self,
-        candidates: list[Candidate],
-        free: MeasuredFree,
-        standings: dict[str, Standing],
-        now_ns: int,
-        *,
-        emergency: bool,
-    ) -> list[Change]:
+    def _changes(self, candidates: list[Candidate], free: MeasuredFree, survey: Survey) -> list[Change]:
         """Return the shrinks, releases and grants of this step; each is booked as it is chosen."""
         guards = self.safeguards
         takers = [each for each in candidates if growing(each, dead_band=guards.dead_band)]
@@ -314,21 +295,21 @@ class Manager:
             needed,
             max(0, free.pages),
             cushion=guards.guest_cushion,
-            dead_band=guards.dead_band and not emergency,
+            dead_band=guards.dead_band and not survey.emergency,
         )
         coming = sum(each.in_flight for each in candidates)
         coming += sum(each.held - target for each, target in chosen)
         orders = Orders(
             self.claims,
             free,
-            now_ns,
+            survey.now_ns,
             enforced=self.settings.is_enforcing,
             checked=guards.measured_free and guards.shrink_first and guards.claims,
         )
         shrinks = [orders.shrink(each, target) for each, target in chosen]
         pages, spare = self._grantable(free, coming)
         released, left = self._releases.changes(
-            ((record, standings[record.name]) for record in self._roster),
+            ((record, survey.standings[record.name]) for record in self._roster),
             orders,
             pages,
             others_can_give=coming > 0,
@@ -347,14 +328,15 @@ class Manager:
             return free.pages + coming, free.spare_pages + coming
         return free.pages, free.spare_pages
 
-    def _waiting(self, candidates: Sequence[Candidate], releasing: int) -> bool:
+    def _waiting(self, candidates: Sequence[Candidate]) -> bool:
         """Return whether a VM or a reservation waits for memory that is being given."""
         coming = any(max(0, (each.record.actual_pages or 0) - each.target_now) for each in candidates)
         dead_band = self.safeguards.dead_band
         growers = [each for each in candidates if each.short and growing(each, dead_band=dead_band)]
         short = any(each.decision.target_pages > each.target_now for each in growers)
         reserved = any(entry.state == "waiting" for entry in self._reservations)
-        return coming and (short or reserved or releasing > 0)
+        releasing = any(self._releases.missing(record, self.claims) for record in self._roster)
+        return coming and (short or reserved or releasing)
 
     def _news(self, changes: Sequence[Change]) -> list[str]:
         """Return a line per change; in observe mode, where plans repeat, only for new ones."""
@@ -402,6 +384,16 @@ def _overhead(record: Record, *, emergency: bool) -> int:
     """Return what a VM takes beyond its size: what stays or, in an emergency, what is there now."""
     seen = record.excess_pages if emergency else record.excess.pages
     return max(record.known_overhead_pages, seen)
+
+
+def _commands(changes: Sequence[Change]) -> tuple[SetBalloon, ...]:
+    """Return what to send; of two changes of one VM, the last."""
+    last = {each.record.name: each for each in changes}
+    return tuple(
+        SetBalloon(each.record.name, each.target * PAGE_SIZE, each.reason, each.measurement)
+        for each in changes
+        if last[each.record.name] is each
+    )
 
 
 def _line(change: Change) -> str:

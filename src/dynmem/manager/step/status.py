@@ -6,13 +6,13 @@ import msgspec
 
 from dynmem.manager.step.changes import Change
 from dynmem.manager.step.claims import Claims
-from dynmem.manager.step.facts import ABSENT, Facts, ManagerSettings, VmConfig
-from dynmem.manager.step.measured import Charge, MeasuredFree
+from dynmem.manager.step.facts import ABSENT, ManagerSettings, VmConfig
+from dynmem.manager.step.measured import MeasuredFree
 from dynmem.manager.step.record import Record
 from dynmem.manager.step.releases import Releases
 from dynmem.manager.step.reservations import Reservations
 from dynmem.manager.step.roster import Roster
-from dynmem.manager.step.standing import Standing
+from dynmem.manager.step.survey import Survey
 from dynmem.manager.step.view import (
     BooksView,
     ChangeView,
@@ -28,27 +28,33 @@ NOT_LOOKED_AT = "no sweep has looked at it yet"
 
 
 class Seen(msgspec.Struct, frozen=True):
-    """The last step, kept for questions."""
+    """The last step, kept for the status.
 
-    facts: Facts
-    charges: Mapping[str, Charge]
-    standings: Mapping[str, Standing]
+    Attributes:
+        survey: What was known before it.
+        free: What was measured free beside reservations.
+        plan: The division of the host.
+        changes: What it changed.
+        waiting: Whether a VM or a reservation waits for memory that is being given.
+        last: The last change of each VM, and when it was decided.
+    """
+
+    survey: Survey
     free: MeasuredFree
     plan: Plan
     changes: tuple[Change, ...]
-    emergency: bool
     waiting: bool
     last: Mapping[str, tuple[int, Change]]
 
 
 def emergency_lines(before: Seen | None, now: Seen) -> list[str]:
     """Return a line when the VMs begin, or cease, to hold more than the budget."""
-    was = before is not None and before.emergency
-    if now.emergency == was:
+    was = before is not None and before.survey.emergency
+    if now.survey.emergency == was:
         return []
-    if not now.emergency:
+    if not now.survey.emergency:
         return ["emergency over: the VMs hold no more than the budget"]
-    occupied = format_pages(sum(each.occupied for each in now.charges.values()))
+    occupied = format_pages(now.survey.occupied)
     budget = format_pages(now.free.budget_pages)
     return [f"emergency: the VMs hold {occupied}, the budget is {budget}: no grants, every VM shrinks"]
 
@@ -76,8 +82,8 @@ class StatusReader(msgspec.Struct, frozen=True):
             budget_bytes=settings.budget_bytes,
             slush_bytes=settings.slush_bytes,
             period_ns=settings.period_ns,
-            swept_ns=seen.facts.now_ns if seen else None,
-            emergency=seen is not None and seen.emergency,
+            swept_ns=seen.survey.now_ns if seen else None,
+            emergency=seen is not None and seen.survey.emergency,
             waiting=seen is not None and seen.waiting,
             measured_free=_measured(seen) if seen else None,
             shortage_bytes=seen.plan.shortage_pages * PAGE_SIZE if seen else 0,
@@ -112,7 +118,7 @@ class StatusReader(msgspec.Struct, frozen=True):
     def _absent(self, config: VmConfig) -> VmView:
         problem: str | None = NOT_LOOKED_AT
         if self.seen is not None:
-            problem = next((vm.problem for vm in self.seen.facts.vms if vm.name == config.name), None)
+            problem = next((vm.problem for vm in self.seen.survey.facts.vms if vm.name == config.name), None)
         return VmView(
             **msgspec.structs.asdict(config),
             there=False,
@@ -125,7 +131,7 @@ class StatusReader(msgspec.Struct, frozen=True):
     def _present(
         self, record: Record, seen: Seen, decision: Decision | None, change: Change | None
     ) -> VmView:
-        facts, demand, standing = record.facts, record.facts.demand, seen.standings.get(record.name)
+        facts, demand, standing = record.facts, record.facts.demand, seen.survey.standings.get(record.name)
         reasons = (standing.reason if standing else "", _stall(record), decision.reason if decision else "")
         return VmView(
             **msgspec.structs.asdict(record.config),
@@ -179,7 +185,7 @@ def _measured(seen: Seen) -> MeasuredView:
         text=free.text,
         budget_term_bytes=free.budget_term * PAGE_SIZE,
         host_term_bytes=free.host_term * PAGE_SIZE,
-        mem_available_bytes=seen.facts.host.mem_available_bytes,
+        mem_available_bytes=seen.survey.facts.host.mem_available_bytes,
         held_bytes=free.held_pages * PAGE_SIZE,
         untouched_bytes=free.untouched_pages * PAGE_SIZE,
         reserved_bytes=free.reserved_pages * PAGE_SIZE,
