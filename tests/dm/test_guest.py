@@ -273,7 +273,7 @@ def test_pages_that_are_given_back_are_freed_and_answered_once(played: Played) -
 def test_pages_that_were_not_given_are_not_taken_back(played: Played, spans: list[tuple[int, int]]) -> None:
     played.says(dm.BalloonRequest(0, 100))
     played.sent()
-    with pytest.raises(RemoteProtocolError, match="gives back"):
+    with pytest.raises(RemoteProtocolError, match="host returns"):
         played.says(dm.UnballoonRequest(1, False, packed(*spans)))
     assert played.guest.ballooned_pages == 100
     assert played.pages.available_pages == TOTAL - 100
@@ -286,7 +286,7 @@ def test_pages_are_not_taken_back_twice(played: Played) -> None:
     answer = played.sent()
     assert isinstance(answer, dm.BalloonResponse)
     played.says(dm.UnballoonRequest(1, True, answer.ranges))
-    with pytest.raises(RemoteProtocolError, match="gives back"):
+    with pytest.raises(RemoteProtocolError, match="host returns"):
         played.says(dm.UnballoonRequest(1, False, answer.ranges))
 
 

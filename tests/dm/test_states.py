@@ -11,6 +11,7 @@ from dynmem.dm import guest, host, states
 from dynmem.dm.states import (
     GUEST_TABLE,
     HOST_PLACES,
+    HOST_REPLY_WAITS,
     HOST_TABLE,
     HOST_WAITS,
     GuestState,
@@ -104,3 +105,10 @@ def test_each_end_has_a_rule_for_every_message_of_the_other(
 ) -> None:
     theirs = {layout.message for layout in dm.TABLE.layouts if layout.direction is direction}
     assert set(rules) == theirs | {dm.DmError}
+
+
+def test_each_wait_for_a_reply_takes_one_answer_and_no_other_state_takes_it() -> None:
+    answers = [dm.BalloonResponse, dm.UnballoonResponse, dm.HotAddResponse, dm.HotRemoveResponse]
+    states_of = [host.RULES[answer][1] for answer in answers]
+    assert all(len(states) == 1 for states in states_of)
+    assert frozenset().union(*states_of) == HOST_REPLY_WAITS

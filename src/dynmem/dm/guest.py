@@ -5,7 +5,7 @@ once a second with the floor and the given-up pages counted as committed, gives 
 rather than none, and numbers its own transactions. Unlike Linux it does not trust the host: it knows which
 pages it has given and accepts no others back, and it adds no memory twice. Other guests' habits are options.
 
-Which message is taken in which state, and by what, is the table `RULES`.
+The table `RULES` says which message is taken in which state, and by what.
 """
 
 from collections import deque
@@ -144,7 +144,7 @@ class DynamicMemoryGuest:
         self._move(GuestStep.CLOSE)
 
     def tick(self, now: int) -> None:
-        """Let time pass: a handshake without answers fails, a status report falls due, a hot add goes on."""
+        """Let time pass: fail a handshake without answers, make a status report due, try a hot add again."""
         if self._deadline is not None and now >= self._deadline:
             self._fail(f"the host did not answer in {self._state.value}")
         if self._status_at is not None and now >= self._status_at:
@@ -338,7 +338,7 @@ class DynamicMemoryGuest:
         self._expect_answers_read()
         pages = page_count(message.ranges)
         if not self._given.remove(message.ranges):
-            raise RemoteProtocolError(f"the host gives back {pages} pages, not all of which it was given")
+            raise RemoteProtocolError(f"the host returns {pages} pages, not all of which it was given")
         if message.ranges:
             self._pages.free_from_balloon(message.ranges)
         if self._state is GuestState.INITIALIZED:

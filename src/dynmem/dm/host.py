@@ -5,7 +5,7 @@ whenever the ring has room for it, calls `tick` when `deadline_ns` has come, and
 the pages that the guest has given up: this machine asks it for pages to return to the guest and never sends
 others. Memory beyond the boot size comes from a source of the owner's in the same way.
 
-Which message is taken in which state, and by what, is the table `RULES`.
+The table `RULES` says which message is taken in which state, and by what.
 
 Two rules differ from QEMU hw/hyperv/hv-balloon.c, whose behaviour this otherwise is. A guest that is silent
 makes the machine stuck: it sends no new request, and takes a late answer in full, because answers carry the

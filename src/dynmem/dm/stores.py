@@ -26,7 +26,7 @@ class PageStore(Protocol):
         """Add pages that the guest gave up. Must not raise for anything a guest can send."""
 
     def remove_for_guest(self, max_pages: int, max_ranges: int) -> bytes:
-        """Remove pages to give back to the guest, at most `max_pages` of them; b"" when there are none."""
+        """Remove pages to return to the guest, at most `max_pages` in `max_ranges` ranges; b"" for none."""
 
     def undo(self, ranges: bytes) -> None:
         """Put back what `remove_for_guest` returned: it was never sent, so the guest still has not got it."""
@@ -54,7 +54,7 @@ class HotAddSource(Protocol):
         """Reserve memory and begin to map it: at most `pages`, all below page `end`.
 
         Start and length are multiples of `alignment` pages. None when there is no such memory, and for 0
-        pages: a wish that is less than one step of the guest's alignment.
+        pages: a request below one step of the guest's alignment.
         """
 
     def is_mapped(self) -> bool:

@@ -4,7 +4,8 @@ Sans I/O: the driver passes in messages from its message slot and event flags, a
 in order), doorbells (HvSignalEvent) and events. The host is not trusted: a message that is malformed or out
 of order raises RemoteProtocolError and changes nothing.
 
-Which message is taken in which state is the table `RULES`. Versions are tried in Linux's order, newest first.
+The table `RULES` says which message is taken in which state. Versions are tried in Linux's order, newest
+first.
 
 Source: Linux drivers/hv/connection.c, channel_mgmt.c, channel.c.
 """

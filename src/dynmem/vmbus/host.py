@@ -5,7 +5,7 @@ of a guest raises: a wrong one is counted in `Bus.rejected` under one of a fixed
 error reply where the protocol has one. When replies pile up because the guest does not empty its message
 slot, further posts are refused with INSUFFICIENT_BUFFERS, which guests retry.
 
-Which message is taken in which state, and by what, is the table `RULES`.
+The table `RULES` says which message is taken in which state, and by what.
 
 Source: QEMU hw/hyperv/vmbus.c; OpenVMM vmbus_server channels.rs; Linux drivers/hv.
 """
@@ -130,7 +130,7 @@ class Bus:
         ):
             return HvStatus.INVALID_CONNECTION_ID
         message = self._decode(message_type, payload)
-        if message is None:  # an error, so that the guest does not wait for a reply to what is no message
+        if message is None:  # an error, so that the guest does not wait for a reply
             return HvStatus.INVALID_HYPERCALL_INPUT
         if len(self._events) >= VMBUS_EVENTS_MAX:
             return HvStatus.INSUFFICIENT_BUFFERS

@@ -36,7 +36,7 @@ class Mailbox:
 
     @property
     def is_full(self) -> bool:
-        """Whether the guest has left so many messages that it gets no more replies."""
+        """Whether too many messages wait for the guest to get more replies."""
         return len(self._queue) >= VMBUS_QUEUE_MAX
 
     @property

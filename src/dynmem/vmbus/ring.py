@@ -115,7 +115,7 @@ class _Ring:
 class RingWriter(_Ring):
     """The writing end of the ring in `pages` pages from `first_page` on.
 
-    It begins at the index in the control page, or goes on from what another writer has `kept`. Raises
+    It begins at the index in the control page, or continues from what another writer has `kept`. Raises
     RemoteProtocolError when the words in the control page are not a ring's.
     """
 
@@ -178,7 +178,7 @@ class RingWriter(_Ring):
 class RingReader(_Ring):
     """The reading end of the ring in `pages` pages from `first_page` on.
 
-    It begins at the index in the control page, or goes on from what another reader has `kept`. Raises
+    It begins at the index in the control page, or continues from what another reader has `kept`. Raises
     RemoteProtocolError when the words in the control page are not a ring's.
     """
 
