@@ -4,11 +4,13 @@ The source folder is the whole checkout, so that a link in a page works in the s
 is hosted.
 """
 
+import enum
 import shutil
 from pathlib import Path
 from typing import Final
 
 from sphinx.application import Sphinx
+from sphinx.ext import napoleon
 
 import dynmem
 
@@ -16,7 +18,7 @@ project = "dynmem"
 author = copyright = "The dynmem authors"  # noqa: A001 - Sphinx reads this name
 release = version = dynmem.__version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+extensions = ["myst_parser", "sphinx.ext.autodoc"]
 root_doc = "README"
 include_patterns = ["*.md", "docs/**"]
 exclude_patterns = [".*", "bench", "build", "examples", "scripts", "src", "tests"]
@@ -29,9 +31,20 @@ myst_heading_anchors = 3
 autodoc_member_order = "bysource"  # of a package: the order of its __all__
 autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
-napoleon_use_ivar = True
 default_role = "py:obj"  # a name in single backquotes is a link where it is public, and code elsewhere
 
+nitpicky = True  # a signature of a public name may mention only public names
+nitpick_ignore_regex = [
+    ("py:class", r"(asyncio|collections|msgspec|numpy|pathlib|uuid)\..*"),
+    (
+        "py:class",
+        r"dynmem\.vmbus\..*\.(\w+Snapshot|ChannelEvent|Driver)",
+    ),  # made and read by the ends themselves
+    ("py:class", r"tuple\[.*"),  # Sphinx cuts a tuple of any length at its dots
+    ("py:obj", r"[a-z_0-9-]+|[A-Z_0-9]+"),  # a parameter, a field, a QMP command, a constant
+]
+
+GOOGLE_STYLE: Final = napoleon.Config(napoleon_use_ivar=True)
 CONTENTS: Final = """
 
 ```{toctree}
@@ -72,9 +85,19 @@ def add_contents(app: Sphinx, page: str, source: list[str]) -> None:
         source[0] += CONTENTS
 
 
+def read_google_style(
+    app: Sphinx, kind: str, name: str, member: object, options: object, lines: list[str]
+) -> None:
+    """Turn `Args:` and `Attributes:` into fields, but take no colon in a property's sentence for its type."""
+    if kind != "property":
+        lines[:] = napoleon.GoogleDocstring(lines, GOOGLE_STYLE, app, kind, name, member, options).lines()
+
+
 def is_noise(app: Sphinx, kind: str, name: str, member: object, skip: bool, options: object) -> bool | None:
-    """Skip the fields of named tuples: the docstring of the class says what they are."""
+    """Skip the fields of named tuples: the class says what they are. Keep the members of enumerations."""
     del app, kind, name, skip, options
+    if isinstance(member, enum.Enum):
+        return False
     return True if (getattr(member, "__doc__", None) or "").startswith("Alias for field number") else None
 
 
@@ -95,6 +118,7 @@ def add_index(app: Sphinx, failure: Exception | None) -> None:
 def setup(app: Sphinx) -> None:
     """Connect the functions above."""
     app.connect("source-read", add_contents)
+    app.connect("autodoc-process-docstring", read_google_style)
     app.connect("autodoc-skip-member", is_noise)
     app.connect("autodoc-process-signature", without_noise)
     app.connect("build-finished", add_index)

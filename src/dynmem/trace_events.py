@@ -312,4 +312,5 @@ def _drop(name: str, text: str) -> None:
     """Drop an event."""
 
 
+#: Off for every event, and the default wherever a trace is accepted.
 NO_TRACE: Final = Trace(frozenset(), _drop)

@@ -19,7 +19,7 @@ from dynmem.conformance.adapter import (
     HostUnderTest,
     Hypercalls,
 )
-from dynmem.conformance.case import Case, Result, Verdict, run, run_case
+from dynmem.conformance.case import Case, Result, UnderTest, Verdict, run, run_case
 from dynmem.conformance.report import conforms, facts, table
 from dynmem.conformance.suite import GUEST_CASES, HOST_CASES
 
@@ -41,6 +41,7 @@ __all__ = [
     "GUEST_CASES",
     "run",
     "run_case",
+    "UnderTest",
     "Case",
     "Result",
     "Verdict",

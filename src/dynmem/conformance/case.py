@@ -37,7 +37,7 @@ class Case(msgspec.Struct, frozen=True):
 
     Attributes:
         name: Stable, words joined by dashes, unique among the cases of its end.
-        group: One of `dynmem.conformance.adapter.GROUPS`.
+        group: One of `GROUPS`.
         must: What must happen, in one sentence.
         source: Where to read that, or who relies on it.
         play: Plays it against a new implementation; raises DeviationError.

@@ -126,7 +126,7 @@ class DynamicMemoryHost:
 
     @property
     def actual_pages(self) -> int:
-        """The guest's size now: pages that go back to it count from the moment they are in the ring."""
+        """The guest's size now. Pages that go back to it count from the moment they are in the ring."""
         return max(0, self._ram_pages - self._store.removed_pages - self.held_pages)
 
     @property
@@ -232,7 +232,7 @@ class DynamicMemoryHost:
 
     @property
     def takes_pages_next(self) -> bool:
-        """Whether `next_message` would take pages from the store: an owner who is discarding any waits."""
+        """Whether `next_message` would take pages from the store. An owner who is discarding any waits."""
         is_open = self._offered is None and not self._replies and self._place.state in HOST_RB_WAITS
         return is_open and isinstance(self._operation, Unballoon)
 

@@ -1,6 +1,6 @@
 """Captures and QEMU's trace logs: `read` decodes them, `Capture` writes them. No I/O but the stream given.
 
-`dynmem.trace.files` has the file with a size limit that `dynmem vm` writes captures to.
+The module ``files`` has the file with a size limit that ``dynmem vm`` writes captures to.
 """
 
 from dynmem.trace.capture import Capture

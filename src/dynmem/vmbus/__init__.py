@@ -2,7 +2,7 @@
 
 The owner of either end hands in what the other side posted and signalled, and takes what is to be posted and
 signalled, and events. A guest cannot make the host's end raise; a broken host makes the guest's end raise
-`dynmem.errors.RemoteProtocolError`. The rings alone are in `dynmem.vmbus.ring`.
+`dynmem.errors.RemoteProtocolError`. The rings alone are in the module ``ring``.
 """
 
 from dynmem.vmbus.bus_events import (
@@ -30,7 +30,7 @@ from dynmem.vmbus.guest_channel import (
 )
 from dynmem.vmbus.host import Bus, BusSnapshot, BusState
 from dynmem.vmbus.mailbox import OutgoingMessage
-from dynmem.vmbus.memory import BadAddressError, FlatMemory, GuestMemory
+from dynmem.vmbus.memory import BadAddressError, FlatMemory, GpadlMemory, GuestMemory
 from dynmem.vmbus.signals import Signal
 
 # in the order of importance: the host's end, the guest's end, memory
@@ -68,5 +68,6 @@ __all__ = [
     "LINUX_VERSIONS",
     "GuestMemory",
     "FlatMemory",
+    "GpadlMemory",
     "BadAddressError",
 ]

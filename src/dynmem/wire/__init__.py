@@ -1,7 +1,7 @@
 """Bytes and typed messages. Each module is one protocol: frozen message classes, `encode` and `decode`.
 
 A decoder trusts nothing: bytes that are not a message raise `dynmem.errors.RemoteProtocolError`. The
-modules are the interface, because each has an `encode`, a `decode` and a `Message` of its own::
+modules are the interface, because each has an `encode`, a `decode` and a ``Message`` of its own::
 
     from dynmem.wire import dm
 

@@ -150,8 +150,8 @@ def _names(fields: Sequence[Field]) -> Iterator[str]:
 class Layout:
     """One message: number, name, direction, first version and fields, with the codec built from them.
 
-    `decode(data, end, version)` reads ``data[offset:end]``; `encode(message)` returns those bytes. `offset`
-    is where the table's own header (which the codec module reads) ends. `size` is the smallest `end`.
+    ``decode(data, end, version)`` reads ``data[offset:end]``; ``encode(message)`` returns those bytes.
+    `offset` is where the table's own header ends, which the codec module reads. `size` is the least `end`.
     """
 
     __slots__ = (
