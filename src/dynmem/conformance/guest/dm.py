@@ -123,7 +123,7 @@ def _many(guest: GuestUnderTest) -> None:
     host = PlayedHost(guest).begin()
     responses = host.balloon(20_000)
     must(len(host.given) > 10_000, f"{len(host.given)} pages are given of 20000")
-    must(all(responses), "an answer with pages has a part without")
+    must(all(responses), "a response with pages has a part without any")
     host.holds(len(host.given))
 
 
@@ -200,7 +200,7 @@ def _cut(guest: GuestUnderTest) -> None:
     "guest-pages-go-and-come",
     DM,
     "Returned pages can be given again, any number of times, without losing one.",
-    "a guest that leaks a page a round is empty in a year",
+    "a guest that leaks a page per round is empty in a year",
 )
 def _rounds(guest: GuestUnderTest) -> None:
     host = PlayedHost(guest).begin()
@@ -348,7 +348,7 @@ for _name, _data in {
 @TABLE.case(
     "guest-asked-early",
     DM_FAULTS,
-    "A host that asks for pages before the handshake is over gets none.",
+    "A host that requests pages before the handshake is over gets none.",
     "dynmem-proto.h: transactions begin when the capabilities are accepted",
 )
 def _early(guest: GuestUnderTest) -> None:

@@ -113,7 +113,7 @@ def _early_target(host: HostUnderTest) -> None:
 )
 def _post_init_wait(host: HostUnderTest) -> None:
     if not host.post_init_wait_ns:
-        raise NotApplicableError("the host promises no wait")
+        raise NotApplicableError("the host does not promise a wait")
     guest = PlayedGuest(host)
     host.set_target(host.boot_pages - 1000)
     guest.connect()
@@ -282,7 +282,7 @@ def _part(host: HostUnderTest) -> None:
     guest.silent("at the target")
     guest.actual(host.boot_pages - 400)
     host.set_target(2 * host.boot_pages)
-    must(len(guest.get_back()) == 400, "not all that is left comes back")
+    must(len(guest.get_back()) == 400, "not everything that is left is returned")
 
 
 @TABLE.case(
@@ -296,9 +296,9 @@ def _one_at_a_time(host: HostUnderTest) -> None:
     guest.balloon(500)
     host.set_target(host.boot_pages)
     requests = guest.packets()
-    must(requests and not dm.read_gift(requests[-1]).more, "the transaction does not come whole")
+    must(requests and not dm.read_gift(requests[-1]).more, "the transaction is incomplete")
     got = [page for request in requests for page in dm.pages_in(dm.read_gift(request).spans)]
-    must(sorted(got) == sorted(guest.given), "other pages come back than were given")
+    must(sorted(got) == sorted(guest.given), "pages are returned that were not given")
     guest.given.clear()
     host.set_target(host.boot_pages - 800)
     guest.silent("before the response to an unballoon transaction")

@@ -146,7 +146,7 @@ def _strange_pages(spans: Sequence[Span], host: HostUnderTest) -> None:
         for request in found:
             gift = dm.read_gift(request)
             strange = [span for span in gift.spans if span[0] < host.boot_pages and span[0] not in named]
-            must(not strange, f"pages {strange} come back, which were never given")
+            must(not strange, f"pages {strange} are returned, which were never given")
         if not last.more:
             guest.send(dm.unballoon_response(guest.next_id()))
         found = guest.packets()

@@ -95,9 +95,9 @@ def _unload(host: HostUnderTest) -> None:
     guest = PlayedGuest(host)
     guest.connect()
     guest.open()
-    guest.needs_version(VERSION_WIN8_1, "an answer to UNLOAD")
+    guest.needs_version(VERSION_WIN8_1, "a reply to UNLOAD")
     answers = guest.ask(wire.Unload())
-    must(answers == [wire.UnloadResponse()], f"UNLOAD is answered by {answers}")
+    must(answers == [wire.UnloadResponse()], f"the reply to UNLOAD is {answers}")
     PlayedGuest(host).alive()
 
 
@@ -120,7 +120,7 @@ def _gpadl(pages: int, host: HostUnderTest) -> None:
     guest.connect()
     gpadl = guest.must_make_gpadl(host.scratch[:pages])
     answers = guest.ask(wire.GpadlTeardown(guest.relid, gpadl))
-    must(answers == [wire.GpadlTorndown(gpadl)], f"a teardown is answered by {answers}")
+    must(answers == [wire.GpadlTorndown(gpadl)], f"the reply to a teardown is {answers}")
 
 
 for _pages in (1, 26, 27, 54, 55, 500):
@@ -176,10 +176,10 @@ def _slow_slot(host: HostUnderTest) -> None:
     for gpadl in range(1, 9):
         page = host.scratch[gpadl].to_bytes(8, "little")
         status = guest.post(wire.GpadlHeader(guest.relid, gpadl, 16, 1, b"\0\x10\0\0\0\0\0\0" + page))
-        must(status == 0, f"the {gpadl}th post is refused with status {status}")
+        must(status == 0, f"the {gpadl}th post is rejected with status {status}")
     answers = guest.take()
     wanted = [wire.GpadlCreated(guest.relid, gpadl, 0) for gpadl in range(1, 9)]
-    must(answers == wanted, f"eight GPADLs are answered by {answers}")
+    must(answers == wanted, f"the replies to eight GPADLs are {answers}")
 
 
 @TABLE.case(
@@ -195,7 +195,7 @@ def _modify(host: HostUnderTest) -> None:
     guest.open()
     answers = guest.ask(wire.ModifyChannel(guest.relid, 0))
     wanted = [wire.ModifyChannelResponse(guest.relid, 0)] if guest.version == VERSION_5_3 else []
-    must(answers == wanted, f"MODIFYCHANNEL is answered by {answers}")
+    must(answers == wanted, f"the reply to MODIFYCHANNEL is {answers}")
 
 
 @TABLE.case(
@@ -309,7 +309,7 @@ def _rescind(host: HostUnderTest) -> None:
     host.advance(host.post_init_wait_ns)
     guest.silent("over a rescinded channel")
     answers = guest.ask(wire.RelidReleased(guest.relid))
-    must(not answers, f"RELID_RELEASED is answered by {answers}")
+    must(not answers, f"the reply to RELID_RELEASED is {answers}")
     status = host.signal_event(guest.offer.connection_id, 0)
     must(status == 18, f"a signal for a channel that is gone gives status {status}, not 18")
 

@@ -113,7 +113,7 @@ def _late_body(host: HostUnderTest) -> None:
     guest.post(wire.GpadlBody(2, gpadl, 28 * _PFN))
     must(not guest.take(), "a superfluous body gets a reply")
     answers = guest.ask(wire.GpadlTeardown(guest.relid, gpadl))
-    must(answers == [wire.GpadlTorndown(gpadl)], f"the teardown is answered by {answers}")
+    must(answers == [wire.GpadlTorndown(gpadl)], f"the reply to the teardown is {answers}")
     guest.alive()
 
 
@@ -143,7 +143,7 @@ def _same_id(host: HostUnderTest) -> None:
     answers = guest.ask(wire.GpadlHeader(guest.relid, guest.gpadl, 16, 1, ranges))
     must(
         len(answers) == 1 and isinstance(answers[0], wire.GpadlCreated) and answers[0].creation_status,
-        f"the second GPADL of one id is answered by {answers or 'nothing'}",
+        f"the reply to the second GPADL of one id is {answers or 'nothing'}",
     )
     must(guest.negotiate(), "the channel over the first GPADL no longer works")
 
@@ -224,10 +224,10 @@ def _no_memory(host: HostUnderTest) -> None:
     guest = _connected(host)
     pfns = range(NOWHERE, NOWHERE + 10)
     gpadl, answers = guest.make_gpadl(pfns)
-    must(len(answers) == 1, f"a whole GPADL is answered by {answers or 'nothing'}")
+    must(len(answers) == 1, f"the reply to a complete GPADL is {answers or 'nothing'}")
     if answers == [wire.GpadlCreated(guest.relid, gpadl, 0)]:
         answers = guest.ask(wire.OpenChannel(guest.relid, 9, gpadl, 0, 5))
-        must(len(answers) == 1, f"an open is answered by {answers or 'nothing'}")
+        must(len(answers) == 1, f"the reply to an open is {answers or 'nothing'}")
         must(getattr(answers[0], "status", 0), "a channel is opened over pages that are not memory")
     guest.alive()
 
@@ -355,7 +355,7 @@ def _small_ring(host: HostUnderTest) -> None:
     guest.open(first=300)
     guest.restart()
     while guest.given:
-        must(guest.get_back(), "pages do not come back over a larger ring")
+        must(guest.get_back(), "pages are not returned over a larger ring")
 
 
 @TABLE.case(
