@@ -8,10 +8,12 @@ from tests.rigs.memory import memory_of
 from dynmem.conformance import adapter
 from dynmem.memory.backend import Backend
 from dynmem.units import MIB, NS_PER_S, PAGE_SHIFT, PAGE_SIZE
-from dynmem.vm.balloon.device import Discarding, HvBalloon
+from dynmem.vm.balloon.device import HvBalloon
+from dynmem.vm.balloon.discards import StartDiscard
 from dynmem.vm.balloon.memory_device import HotAddedMemory
 from dynmem.vm.clock import VirtualClock
 from dynmem.vm.faults import Faults
+from dynmem.vm.options.machine import BalloonOptions
 from dynmem.vmbus import Bus, BusState, ChannelClosed, ChannelFaulted, ChannelOpened
 from dynmem.vmbus.memory import FlatMemory
 
@@ -38,13 +40,11 @@ class DeviceHost:
         self._added.set_addr(ADDED_AT)
         self._loop = asyncio.new_event_loop()  # of futures that are done before anybody waits
         self.device = HvBalloon(
-            identity="balloon0",
-            boot=self.boot,
-            discarding=self._discarding,
+            BalloonOptions("balloon0", status_report=True, post_init_wait_ns=POST_INIT_WAIT_NS),
+            self.boot,
+            starter=self._starter,
             hot_added=self._added,
             wake=lambda: None,
-            status_report=True,
-            post_init_wait_ns=POST_INIT_WAIT_NS,
             clock=clock,
             faults=Faults(clock.now_ns),
         )
@@ -53,7 +53,7 @@ class DeviceHost:
     def __del__(self) -> None:
         self._loop.close()
 
-    def _discarding(self, _: Backend) -> Discarding:
+    def _starter(self, _: Backend) -> StartDiscard:
         return self._discard
 
     def _discard(self, ranges: bytes) -> "asyncio.Future[int]":
@@ -120,11 +120,13 @@ class DeviceHost:
 
     def _turn(self) -> None:
         """What the machine does in a turn, to the end of its packets."""
+        self.device.collect_discards()
         self.device.tick()
         received = True
         while received:
             received = self.device.receive()
             self._follow_bus()
+            self.device.begin_discards()
             self.device.send()
             self._follow_bus()
         self.device.take_events()

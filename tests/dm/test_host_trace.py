@@ -16,7 +16,7 @@ from .ends import SetStore, packed
 BOOT = 0x10000  # 256 MiB, as in the session
 REGION = 0x800000
 CAPTURES = Path(__file__).parent.parent / "captures"
-# what a memory device emits: tests/vm/balloon/test_removal_trace.py compares that
+# what a memory device emits: tests/vm/balloon/test_given_trace.py compares that
 OF_MEMORY_DEVICES = ("hv_balloon_our_range_add", "hv_balloon_map_slot", "hv_balloon_remove_response")
 
 

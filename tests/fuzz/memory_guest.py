@@ -29,7 +29,7 @@ from dynmem.memory.discard import DiscardError
 from dynmem.pages import ranges as page_ranges
 from dynmem.units import MIB, NS_PER_MS, PAGE_SHIFT
 from dynmem.vm.balloon.accounts import Memory
-from dynmem.vm.balloon.device import Discarding
+from dynmem.vm.balloon.discards import DiscardThread, StartDiscard
 from dynmem.vm.machine import Machine
 from dynmem.vm.options.machine import BalloonOptions, VmOptions
 from dynmem.vm.options.memory import BackendOptions, DimmOptions, MemoryOptions
@@ -69,17 +69,15 @@ OPTIONS = VmOptions(
 Flags = npt.NDArray[np.bool_]
 
 
-class FuzzedMachine(Machine):
-    """A machine whose discards end when the target says so."""
+class HeldDiscards(DiscardThread):
+    """Discards that end when the target says so."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__()
         self.loop = loop
         self.flights: list[tuple[Backend, bytes, asyncio.Future[int]]] = []
-        super().__init__(OPTIONS, lambda *_: None, make_platform=GuestWithoutProcess)
-        assert isinstance(self.platform, GuestWithoutProcess)
-        self.guest = self.platform
 
-    def _discard_with(self, backend: Backend) -> Discarding:
+    def starter(self, backend: Backend) -> StartDiscard:
         def discard(ranges: bytes) -> "asyncio.Future[int]":
             future: asyncio.Future[int] = self.loop.create_future()
             self.flights.append((backend, ranges, future))
@@ -87,7 +85,7 @@ class FuzzedMachine(Machine):
 
         return discard
 
-    def end_discard(self, *, fails: bool) -> None:
+    def end_oldest(self, *, fails: bool) -> None:
         """The oldest discard is over."""
         if self.flights:
             _, _, future = self.flights.pop(0)
@@ -124,7 +122,15 @@ class MemoryRig:
 
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
-        self.machine = FuzzedMachine(self.loop)
+        self.discards = HeldDiscards(self.loop)
+        self.machine = Machine(
+            OPTIONS,
+            lambda *_: None,
+            make_platform=GuestWithoutProcess,
+            make_discard_thread=lambda: self.discards,
+        )
+        assert isinstance(self.machine.platform, GuestWithoutProcess)
+        self.guest = self.machine.platform
         assert self.machine.balloon is not None
         assert self.machine.hot_added is not None
         self.balloon, self.hot_added = self.machine.balloon, self.machine.hot_added
@@ -203,7 +209,7 @@ class MemoryRig:
             for _ in range(patient):
                 await asyncio.sleep(0)
             while not task.done():
-                self.machine.end_discard(fails=False)
+                self.discards.end_oldest(fails=False)
                 await asyncio.sleep(0)
             task.result()
 
@@ -211,7 +217,7 @@ class MemoryRig:
 
     def turn(self) -> None:
         """The machine's turn, then what the guest finds in its ring and its socket."""
-        self.machine.guest.hardware.calls.ready = True
+        self.guest.hardware.calls.ready = True
         self.wait(self.machine._turn.take(), patient=3)
         for name in DIMMS.keys() - self.machine.dimms.by_name.keys():
             self.areas.pop(self.machine.objects[name], None)
@@ -257,7 +263,7 @@ class MemoryRig:
     def hear_hardware(self) -> None:
         while True:
             try:
-                data, fds, _, _ = socket.recv_fds(self.machine.guest.hardware.guest_end, 64, 4)
+                data, fds, _, _ = socket.recv_fds(self.guest.hardware.guest_end, 64, 4)
             except BlockingIOError:
                 return
             for fd in fds:
@@ -266,7 +272,7 @@ class MemoryRig:
             if isinstance(message, wire.MapSlot):
                 self.slots.append(message.slot)
                 if self.is_prompt:
-                    self.machine.guest.hardware.guest_end.send(wire.encode(wire.SlotMapped(message.slot)))
+                    self.guest.hardware.guest_end.send(wire.encode(wire.SlotMapped(message.slot)))
                     self.slots.clear()
             elif isinstance(message, wire.UnmapSlot):
                 self.leaving.append(message.slot)
@@ -280,11 +286,11 @@ class MemoryRig:
         held = host.held_pages
         dimms = sum(DIMMS[name] for name in self.machine.dimms.by_name) >> PAGE_SHIFT
         has = BOOT + dimms + self.hot_added.added_pages
-        assert 0 <= host.actual_pages == has - balloon.removed_pages - held
+        assert 0 <= host.actual_pages == has - balloon.pages.removed_pages - held
         assert host.boot_pages == BOOT + dimms
-        assert len(self.machine.guest.hardware._unsent) <= 4 * HARDWARE_SLOTS_MAX
-        assert len(self.machine.guest.slots._numbers) <= HARDWARE_SLOTS_MAX
-        for backend, ranges, _ in self.machine.flights:
+        assert len(self.guest.hardware._unsent) <= 4 * HARDWARE_SLOTS_MAX
+        assert len(self.guest.slots._numbers) <= HARDWARE_SLOTS_MAX
+        for backend, ranges, _ in self.discards.flights:
             area = self.areas[backend]  # or a DIMM is discarded that is gone
             nobodys = area.named | area.released
             for start, end in spans_of(ranges):
@@ -292,7 +298,7 @@ class MemoryRig:
 
     def check_sets(self) -> None:
         """The accounts agree with themselves."""
-        for memory in self.balloon._pages._memories:
+        for memory in self.balloon.pages._memories:
             check_memory(memory)
 
     # moves
@@ -385,15 +391,15 @@ def acknowledge(rig: MemoryRig, moves: Moves) -> None:
         message: wire.Message = wire.UnplugAnswered(slot, is_done=kind == 3)
         if kind < 2:
             message = (wire.SlotMapped, wire.SlotUnmapped)[kind](slot)
-        rig.machine.guest.hardware.guest_end.send(wire.encode(message))
+        rig.guest.hardware.guest_end.send(wire.encode(message))
 
 
 def set_size(rig: MemoryRig, moves: Moves) -> None:
-    rig.machine.set_balloon(draw(moves, SIZES) * MIB + draw(moves, (0, 0, 4096, -4096, 1)))
+    rig.balloon.set_target(draw(moves, SIZES) * MIB + draw(moves, (0, 0, 4096, -4096, 1)))
 
 
 def hot_remove(rig: MemoryRig, moves: Moves) -> None:
-    rig.machine.hot_remove(draw(moves, COUNTS[1:]))
+    rig.balloon.hot_remove(draw(moves, COUNTS[1:]))
 
 
 def plug(rig: MemoryRig, moves: Moves) -> None:
@@ -415,7 +421,7 @@ def plug(rig: MemoryRig, moves: Moves) -> None:
 def end_discards(rig: MemoryRig, moves: Moves) -> None:
     fails = next(moves, 0) % 4 == 0
     for _ in range(1 + next(moves, 0) % 4):
-        rig.machine.end_discard(fails=fails)
+        rig.discards.end_oldest(fails=fails)
 
 
 def pass_time(rig: MemoryRig, moves: Moves) -> None:

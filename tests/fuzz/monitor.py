@@ -111,7 +111,7 @@ class MonitorRig:
             {name: (dimm.get_addr(), dimm.slot) for name, dimm in machine.dimms.by_name.items()},
             machine.memory.space.sections,
             machine.balloon.host.boot_pages,
-            [memory.first_page for memory in machine.balloon._pages._memories],
+            [memory.first_page for memory in machine.balloon.pages._memories],
             sorted(Path(self.folder.name).iterdir()),
         )
 

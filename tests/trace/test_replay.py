@@ -253,7 +253,7 @@ def test_our_guest_answers_the_captured_host_as_linux_did(memory: FlatMemory) ->
 QEMU_TARGETS = (160, 256, 512, 768, 300)  # MiB: the balloon commands of that session
 QEMU_ADDED_AT = 0x800000
 QEMU_STORE_PAGES = QEMU_ADDED_AT + 4 * BOOT_PAGES
-# what a memory device emits: tests/vm/balloon/test_removal_trace.py compares that
+# what a memory device emits: tests/vm/balloon/test_given_trace.py compares that
 DEVICE_EVENTS = ("hv_balloon_remove_response", "hv_balloon_our_range", "hv_balloon_map_slot")
 
 

@@ -12,7 +12,7 @@ from dynmem.space.memory_device import DeviceMemory
 from dynmem.space.memslots import Memslots
 from dynmem.trace_events import NO_TRACE, Trace
 from dynmem.units import GIB, MIB, PAGE_SHIFT
-from dynmem.vm.balloon.device import Discarding
+from dynmem.vm.balloon.discards import StartDiscard
 from dynmem.vm.balloon.memory_device import HotAddedMemory
 from dynmem.wire import dm
 
@@ -94,10 +94,10 @@ class Plugged:
 class AddingRig(Rig):
     """A device on a bus that can add memory, and a guest that does what it is asked."""
 
-    def __init__(self, plugged: Plugged, discarding: Callable[[Backend], Discarding], **options: Any) -> None:
+    def __init__(self, plugged: Plugged, starter: Callable[[Backend], StartDiscard], **options: Any) -> None:
         self.plugged = plugged
-        self.discards = discarding if isinstance(discarding, Discards) else Discards()
-        super().__init__(discarding, added=plugged.memory, **options)
+        self.discards = starter if isinstance(starter, Discards) else Discards()
+        super().__init__(starter, added=plugged.memory, **options)
 
     def grow(self, size: int, *, result: int = 1) -> list[tuple[int, int]]:
         """Ask for a size; the guest adds all it is offered: the hot adds, start from the first added page."""

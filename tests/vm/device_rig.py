@@ -11,10 +11,12 @@ from dynmem import vmbus
 from dynmem.memory.backend import Backend
 from dynmem.trace_events import NO_TRACE, Trace
 from dynmem.units import MIB, PAGE_SIZE
-from dynmem.vm.balloon.device import Discarding, HvBalloon
+from dynmem.vm.balloon.device import HvBalloon
+from dynmem.vm.balloon.discards import StartDiscard
 from dynmem.vm.balloon.memory_device import HotAddedMemory
 from dynmem.vm.clock import VirtualClock
 from dynmem.vm.faults import Faults
+from dynmem.vm.options.machine import BalloonOptions
 from dynmem.vmbus import Bus, ChannelClosed, ChannelFaulted, ChannelOpened
 from dynmem.vmbus.memory import FlatMemory
 from dynmem.wire import dm
@@ -42,11 +44,11 @@ def plays(scene: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
 
 
 class Rig:
-    """A bus, the device, and a guest that has negotiated; `discarding` says what giving memory back does."""
+    """A bus, the device, and a guest that has negotiated; `starter` says what discarding memory does."""
 
     def __init__(
         self,
-        discarding: Callable[[Backend], Discarding],
+        starter: Callable[[Backend], StartDiscard],
         *,
         added: HotAddedMemory | None = None,
         caps: int = CAPS,
@@ -60,12 +62,10 @@ class Rig:
         clock = VirtualClock(lambda: self.now)
         self.faults = Faults(clock.now_ns)
         self.device = HvBalloon(
-            identity="b",
-            boot=self.boot,
-            discarding=discarding,
+            BalloonOptions("b", status_report=True),
+            self.boot,
+            starter=starter,
             wake=self._wake,
-            status_report=True,
-            post_init_wait_ns=0,
             clock=clock,
             faults=self.faults,
             hot_added=added,
@@ -105,7 +105,7 @@ class Rig:
             dm.CapabilitiesReport(2, self._caps, 0, (1 << 40) - 1),
         ):
             self.say(message)
-            self.device.send()
+            self.send()
             heard = self.heard()
         return [message for message in heard if not isinstance(message, _GREETINGS)]
 
@@ -147,9 +147,19 @@ class Rig:
 
     def turn(self) -> list[dm.Message]:
         """What the machine does when it is woken, with no packet there: what the guest then finds."""
-        self.device.tick()
-        self.device.send()
+        self.tick()
+        self.send()
         return self.heard()
+
+    def tick(self) -> None:
+        """What the machine does first in a turn."""
+        self.device.collect_discards()
+        self.device.tick()
+
+    def send(self) -> None:
+        """What the machine does after each packet."""
+        self.device.begin_discards()
+        self.device.send()
 
     def channel_is_broken(self) -> bool:
         """Whether the bus gave the guest's channel up."""
@@ -171,7 +181,7 @@ class Discards:
     def __init__(self) -> None:
         self.open: list[tuple[Backend, bytes, asyncio.Future[int]]] = []
 
-    def __call__(self, backend: Backend) -> Discarding:
+    def __call__(self, backend: Backend) -> StartDiscard:
         def discard(ranges: bytes) -> "asyncio.Future[int]":
             future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
             self.open.append((backend, ranges, future))

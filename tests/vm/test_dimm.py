@@ -146,7 +146,7 @@ def test_a_guest_keeps_a_dimm_while_the_balloon_has_pages_of_it(tmp_path: Path) 
             machine = rig.machine
             assert machine.balloon is not None
             await until(rig.total_is(BOOT + SIZE))
-            machine.set_balloon(80 * MIB)
+            machine.balloon.set_target(80 * MIB)
             await until(lambda: machine.balloon is not None and machine.balloon.actual_bytes == 80 * MIB)
             machine.dimms.request_unplug("x")
             await until(lambda: rig.heard("DEVICE_UNPLUG_GUEST_ERROR"))
@@ -154,7 +154,7 @@ def test_a_guest_keeps_a_dimm_while_the_balloon_has_pages_of_it(tmp_path: Path) 
                 {"device": "x", "path": "/machine/peripheral/x"}
             ]
             assert machine.balloon.actual_bytes == 80 * MIB
-            machine.set_balloon(BOOT + SIZE)
+            machine.balloon.set_target(BOOT + SIZE)
             await until(lambda: machine.balloon is not None and machine.balloon.actual_bytes == BOOT + SIZE)
             machine.dimms.request_unplug("x")  # it may be asked again
             await until(lambda: rig.heard("DEVICE_DELETED"))

@@ -19,7 +19,7 @@ from dynmem.memory.backend_file import FileBackend
 from dynmem.pages import ranges as page_ranges
 from dynmem.pages.page_set import PageSet
 from dynmem.units import MIB
-from dynmem.vm.balloon.accounts import Discard, Memory
+from dynmem.vm.balloon.accounts import Batch, Memory
 from dynmem.vm.machine import Machine
 from dynmem.vm.options.machine import VmOptions
 from dynmem.vm.options.memory import BackendOptions, DimmOptions, MemoryOptions
@@ -76,7 +76,7 @@ def test_what_a_guest_gives_for_good_faster_than_it_is_discarded_is_discarded_in
     assert b"".join(batches) == page_ranges.from_pages(np.arange(0, PAGES, 2))
 
 
-def memory_due(memory: Memory, ranges: bytes) -> Discard:
+def memory_due(memory: Memory, ranges: bytes) -> Batch:
     """The discard of pages that were given for good, in flight."""
     memory.free(ranges)
     discard = memory.due(0, flush=True)

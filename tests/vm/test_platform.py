@@ -159,21 +159,21 @@ class Scene:
         )
         assert isinstance(self.machine.platform, FakePlatform)
         self.guest = self.machine.platform
+        assert self.machine.balloon is not None
+        self.balloon = self.machine.balloon
 
     async def until_actual(self, size: int) -> None:
-        balloon = self.machine.balloon
-        assert balloon is not None
-        await until(lambda: balloon.actual_bytes == size)
+        await until(lambda: self.balloon.actual_bytes == size)
 
 
 @plays
 async def test_a_platform_of_another_kind_runs_a_guest_that_shrinks_grows_and_is_reset() -> None:
     scene = Scene()
     machine, guest = scene.machine, scene.guest
-    machine.set_balloon(BOOT - 8 * MIB)
+    scene.balloon.set_target(BOOT - 8 * MIB)
     machine.start()
     await scene.until_actual(BOOT - 8 * MIB)
-    machine.set_balloon(BOOT + 128 * MIB)
+    scene.balloon.set_target(BOOT + 128 * MIB)
     await scene.until_actual(BOOT + 128 * MIB)
     assert len(guest.slots.sections) == 2
     machine.reset()
@@ -213,7 +213,7 @@ async def test_a_message_that_finds_no_room_is_delivered_when_the_platform_says_
     scene = Scene()
     machine, guest = scene.machine, scene.guest
     guest.is_busy = True
-    machine.set_balloon(BOOT - MIB)
+    scene.balloon.set_target(BOOT - MIB)
     machine.start()
     for _ in range(20):
         await asyncio.sleep(0)

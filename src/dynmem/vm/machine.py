@@ -8,17 +8,15 @@ import asyncio
 import logging
 import signal
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Final, NamedTuple
 
 from dynmem.errors import DynmemError
-from dynmem.memory.backend import Backend
-from dynmem.memory.discard import Discarder
 from dynmem.space.memory_device import DeviceMemory
 from dynmem.units import NS_PER_S
 from dynmem.vm.advice import shortages
 from dynmem.vm.balloon.device import HvBalloon
+from dynmem.vm.balloon.discards import DiscardThread
 from dynmem.vm.clock import VirtualClock
 from dynmem.vm.dimms import Dimms
 from dynmem.vm.embedded.guest import EmbeddedGuest
@@ -70,7 +68,12 @@ class Machine:
     """
 
     def __init__(
-        self, options: VmOptions, emit: Emit, *, make_platform: MakePlatform = EmbeddedGuest
+        self,
+        options: VmOptions,
+        emit: Emit,
+        *,
+        make_platform: MakePlatform = EmbeddedGuest,
+        make_discard_thread: Callable[[], DiscardThread] = DiscardThread,
     ) -> None:
         """Make memory and devices. Raises ConfigError."""
         self.options: Final = options
@@ -87,7 +90,7 @@ class Machine:
             options, guest_memory, wake=self._wake, exited=self._guest_exited, faults=self.faults
         )
         self.memory: Final = MachineMemory(options, guest_memory, self.platform.slots)
-        self._discards = ThreadPoolExecutor(1, "discard")
+        self._discard_thread = make_discard_thread()
         try:
             self.hot_added: Final = self.memory.plug_hot_added(options, self._recording.trace)
             self.balloon: Final = self._make_balloon()
@@ -132,23 +135,16 @@ class Machine:
         if options is None:
             return None
         return HvBalloon(
-            identity=options.identity,
-            boot=self.memory.boot,
-            discarding=self._discard_with,
+            options,
+            self.memory.boot,
+            starter=self._discard_thread.starter,
             wake=self._wake,
-            status_report=options.status_report,
-            post_init_wait_ns=options.post_init_wait_ns,
             clock=self.clock,
             faults=self.faults,
             hot_added=self.hot_added,
             trace=self._recording.trace,
             capture=self._recording.capture,
         )
-
-    def _discard_with(self, backend: Backend) -> Callable[[bytes], asyncio.Future[int]]:
-        """Return what starts a discard of a backend in the machine's worker thread."""
-        discard = Discarder(backend).discard
-        return lambda ranges: asyncio.get_running_loop().run_in_executor(self._discards, discard, ranges)
 
     @property
     def run_state(self) -> str:
@@ -209,19 +205,6 @@ class Machine:
         self._reset_reason = reason
         self._wake()
 
-    def set_balloon(self, size: int) -> None:
-        """Ask the guest for a size in bytes."""
-        assert self.balloon is not None
-        self.balloon.set_target(size)
-        self._wake()
-
-    def hot_remove(self, pages: int) -> bool:
-        """Ask the guest for hot-added pages back, for good; whether it knows how, and no other wish waits."""
-        assert self.balloon is not None
-        is_asked = self.balloon.hot_remove(pages)
-        self._wake()
-        return is_asked
-
     def end(self, ending: Ending) -> None:
         """Begin to end, once: SHUTDOWN is emitted, and `ended` is set."""
         if self.ending is not None:
@@ -243,7 +226,7 @@ class Machine:
             self._timer.cancel()
         if self.balloon is not None:
             await self.balloon.settled()
-        self._discards.shutdown()
+        self._discard_thread.close()
         self.memory.close()
         self._recording.close()
 

@@ -72,9 +72,11 @@ class Turn:
 
     def _serve(self, balloon: HvBalloon) -> None:
         """Take the device's packets one by one; guest and monitor learn of each step at once."""
+        balloon.collect_discards()
         balloon.tick()
         for _ in range(VM_PACKETS_PER_TURN):
             was_received = balloon.receive()
+            balloon.begin_discards()
             balloon.send()
             self._deliver()
             self._report(balloon)

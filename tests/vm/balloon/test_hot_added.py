@@ -15,7 +15,7 @@ from dynmem.memory.discard import Discarder
 from dynmem.space.region import MemoryDeviceError
 from dynmem.trace_events import NO_TRACE, Trace, matching
 from dynmem.units import GIB, MIB, PAGE_SHIFT, PAGE_SIZE
-from dynmem.vm.balloon.device import Discarding
+from dynmem.vm.balloon.discards import StartDiscard
 from dynmem.vm.balloon.memory_device import ALIGNMENT, check_address, check_memdev
 from dynmem.vm.embedded.slots import SlotMap
 from dynmem.vm.faults import Faults
@@ -126,11 +126,11 @@ async def test_boot_memory_comes_back_before_added_memory() -> None:
 async def test_pages_where_no_memory_was_added_yet_count_for_nothing_and_confuse_nothing_later() -> None:
     rig = rig_of()
     rig.shrink(316, (FIRST, 16), (FIRST + UNIT, 300))
-    assert (rig.device.removed_pages, rig.discards.open) == (0, [])
+    assert (rig.device.pages.removed_pages, rig.discards.open) == (0, [])
     assert rig.grow(SIZE + MIB) == [(0, UNIT)]  # and the guest has all of it
     assert rig.device.actual_bytes == SIZE + MIB
     rig.shrink(300, (FIRST + UNIT - 4, 300))
-    assert rig.device.removed_pages == 4
+    assert rig.device.pages.removed_pages == 4
     rig.device.take_events()
     assert rig.faults.counts["anomaly"] == 2
 
@@ -144,9 +144,9 @@ async def test_a_partial_add_is_counted_to_the_page_and_no_more_is_asked_for() -
     assert rig.device.actual_bytes == SIZE + (UNIT + 44) * PAGE_SIZE
     assert rig.grow(SIZE + 5 * MIB) == []
     rig.shrink(9, (FIRST + UNIT + 40, 4))
-    assert rig.device.removed_pages == 4
+    assert rig.device.pages.removed_pages == 4
     rig.shrink(9, (FIRST + UNIT + 40, 6))  # two of them the guest never took
-    assert rig.device.removed_pages == 4
+    assert rig.device.pages.removed_pages == 4
 
 
 @plays
@@ -226,7 +226,7 @@ async def test_pages_in_the_balloon_or_gone_already_are_not_given_back_for_good(
     rig.remove(8, (9, 2))  # one of them is gone
     assert rig.plugged.memory.added_bytes == 2 * MIB - 2 * PAGE_SIZE
     rig.shrink(2, (FIRST + 8, 1))  # what is gone is not given up
-    assert rig.device.removed_pages == 1
+    assert rig.device.pages.removed_pages == 1
     rig.device.take_events()
     assert rig.faults.counts["anomaly"] == 4
 
@@ -262,7 +262,7 @@ async def test_after_a_reset_the_guest_has_its_boot_size_and_added_memory_is_fre
     rig.grow(SIZE + 2 * SLOT)
     rig.shrink(2, (FIRST + 7, 1), (4000, 1))
     (offer,) = await rig.reset()  # the target is applied again
-    assert rig.device.removed_pages == 0
+    assert rig.device.pages.removed_pages == 0
     assert rig.device.actual_bytes == SIZE
     assert rig.plugged.devices.plugged_size() == 0
     assert isinstance(offer, dm.HotAddRequest)
@@ -360,7 +360,7 @@ async def test_with_startup_last_the_next_guest_starts_with_the_size_before_in_w
     assert rig.device.actual_bytes == SIZE + 2 * SLOT
     assert rig.plugged.memory.added_bytes == 2 * SLOT
     rig.shrink(1, (FIRST + 9, 1))  # all of it is the guest's
-    assert rig.device.removed_pages == 1
+    assert rig.device.pages.removed_pages == 1
 
 
 @plays
@@ -395,7 +395,7 @@ async def test_a_dimm_that_leaves_takes_pages_out_of_an_offer_that_found_no_room
     rig.shrink(20, (100, 4), (dimm_at, 16))
     while rig.discards.open:
         rig.discards.finish()
-    rig.device.tick()
+    rig.tick()
     rig.device.set_target(SIZE + MIB)
     assert rig.device.host.next_message() is not None  # taken, not sent
     await rig.device.memory_unplugged(dimm_at)
@@ -411,7 +411,7 @@ async def test_the_hosts_memory_follows_the_guests_size_up_and_down_and_back_to_
     plugged = Plugged(2 * SLOT)
     worker = ThreadPoolExecutor(1)
 
-    def discarding(backend: Backend) -> Discarding:
+    def discarding(backend: Backend) -> StartDiscard:
         discard = Discarder(backend).discard
         return lambda ranges: asyncio.get_running_loop().run_in_executor(worker, discard, ranges)
 

@@ -25,7 +25,7 @@ from dynmem.memory.pending import PendingDiscards
 from dynmem.pages import ranges as page_ranges
 from dynmem.units import MIB, PAGE_SHIFT, PAGE_SIZE
 from dynmem.vm.balloon.accounts import GuestPages
-from dynmem.vm.balloon.device import Discarding
+from dynmem.vm.balloon.discards import StartDiscard
 from dynmem.wire import dm
 
 ADDED = 4 * MIB
@@ -48,7 +48,7 @@ class Flights(Discards):
         super().__init__()
         self.loop = loop
 
-    def __call__(self, backend: Backend) -> Discarding:
+    def __call__(self, backend: Backend) -> StartDiscard:
         def discard(ranges: bytes) -> "asyncio.Future[int]":
             future: asyncio.Future[int] = self.loop.create_future()
             self.open.append((backend, ranges, future))

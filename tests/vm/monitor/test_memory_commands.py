@@ -393,8 +393,8 @@ def test_what_a_file_holds_can_be_declared_worthless_later(monitor: Monitor, tmp
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ({}, "one of 'pages' and 'size' is to be given"),
-        ({"pages": 1, "size": 4096}, "one of 'pages' and 'size' is to be given"),
+        ({}, "exactly one of 'pages' and 'size' is required"),
+        ({"pages": 1, "size": 4096}, "exactly one of 'pages' and 'size' is required"),
         ({"pages": 0}, "Parameter 'pages' expects whole pages of 4 KiB, at least one"),
         ({"size": 4097}, "Parameter 'size' expects whole pages of 4 KiB, at least one"),
         ({"size": -4096}, "Parameter 'size' expects at most what was hot-added, 0 bytes (0 B)"),
@@ -413,7 +413,7 @@ def test_more_than_was_added_and_a_guest_that_does_not_know_how_are_told_apart(
     monkeypatch.setattr(HotAddedMemory, "added_bytes", 8 * MIB)
     most = "Parameter 'size' expects at most what was hot-added, 8388608 bytes (8 MiB)"
     assert monitor.problem("x-hot-remove", size=8 * MIB + 4096) == most
-    said = "the guest does not know how to hot remove, or another such wish is being carried out"
+    said = "the guest cannot hot remove memory, or another hot remove waits for it"
     assert monitor.problem("x-hot-remove", size=8 * MIB) == said
 
 

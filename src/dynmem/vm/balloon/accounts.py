@@ -34,12 +34,18 @@ _BLOCK_PAGES: Final = 512  # 2 MiB: a host gives these back several times as fas
 _Present = Callable[[Ranges], Ranges]
 
 
-class Discard(NamedTuple):
-    """Ranges of one memory, in its own pages, to be discarded."""
+class Batch(NamedTuple):
+    """Ranges of one memory to discard.
+
+    Attributes:
+        memory: The memory.
+        ranges: In its own pages.
+        is_freed: Whether the guest removed them permanently, so that they are not in the balloon.
+    """
 
     memory: "Memory"
     ranges: bytes
-    is_freed: bool  # not in the balloon: the guest has given them for good
+    is_freed: bool
 
 
 class Part(NamedTuple):
@@ -186,7 +192,7 @@ class Memory:
         """Put down pages that the guest has given for good, to be discarded."""
         self._freed.add(ranges)
 
-    def due(self, now_ns: int, *, flush: bool) -> Discard | None:
+    def due(self, now_ns: int, *, flush: bool) -> Batch | None:
         """What is to be discarded now, in flight from here on; one at a time."""
         if self.is_discarding:
             return None
@@ -194,20 +200,20 @@ class Memory:
             most = DISCARD_BATCH_BLOCKS * max(_BLOCK_PAGES, self._page_pages)  # whole pages of the host
             ranges = self._freed.take(most, DISCARD_BATCH_RANGES)
             self._is_freeing = True
-            return Discard(self, ranges, is_freed=True)
+            return Batch(self, ranges, is_freed=True)
         ranges = self.pending.next_batch(now_ns, flush=flush)
-        return Discard(self, ranges, is_freed=False) if ranges else None
+        return Batch(self, ranges, is_freed=False) if ranges else None
 
-    def done(self, discard: Discard, *, failed: bool) -> None:
+    def done(self, batch: Batch, *, failed: bool) -> None:
         """The discard is over."""
-        if discard.is_freed:
+        if batch.is_freed:
             self._is_freeing = False
             return
         self.pending.done()
         if failed:
-            self.guest_only.add(discard.ranges)
+            self.guest_only.add(batch.ranges)
         elif len(self.guest_only):
-            self.guest_only.drop(discard.ranges)
+            self.guest_only.drop(batch.ranges)
 
     def clear(self) -> None:
         """Everything is the guest's again; nothing may be in flight."""
@@ -244,6 +250,11 @@ class GuestPages:
         self._memories.remove(memory)
         self._find()
 
+    def memory_at(self, first_page: int) -> Memory:
+        """Return the memory that begins at a page."""
+        (memory,) = (memory for memory in self._memories if memory.first_page == first_page)
+        return memory
+
     def _find(self) -> None:
         """Note where the memories are."""
         starts = np.array([memory.first_page for memory in self._memories], np.uint64)
@@ -277,6 +288,9 @@ class GuestPages:
 
         Raises RemoteProtocolError when `ranges` ends in half a range.
         """
+        return self._add(ranges)
+
+    def _add(self, ranges: bytes) -> GivenUp:
         named = page_ranges.page_count(ranges)
         new = duplicates = 0
         distinct = joined(ranges)
@@ -325,13 +339,13 @@ class GuestPages:
 
     def undo(self, ranges: bytes) -> None:
         """Put back what `remove_for_guest` returned: it was never sent."""
-        self.add_given(ranges)
+        self._add(ranges)
 
-    def due(self, *, flush: bool) -> list[Discard]:
+    def due(self, *, flush: bool) -> list[Batch]:
         """What is to be discarded now; `flush`: nothing is held back for more that may come."""
         now_ns = self._now_ns()
         found = (memory.due(now_ns, flush=flush) for memory in self._memories)
-        return [discard for discard in found if discard is not None]
+        return [batch for batch in found if batch is not None]
 
     def deadline_ns(self) -> int | None:
         """When something that is held back is due; a memory with a discard in flight waits for that."""

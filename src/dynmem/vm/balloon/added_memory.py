@@ -24,7 +24,7 @@ from dynmem.trace_events import NO_TRACE, Trace
 from dynmem.units import MIB, PAGE_SHIFT
 from dynmem.vm.balloon.accounts import Memory
 from dynmem.vm.balloon.added_pages import AddedPages
-from dynmem.vm.balloon.removal_trace import OurRange
+from dynmem.vm.balloon.given_trace import OurRange
 
 _LOG: Final = logging.getLogger("dynmem.vm")
 SLOT_ALIGNMENT: Final = 128 * MIB  # of slots' sizes: HV_BALLOON_HA_MEMSLOT_SIZE_ALIGN

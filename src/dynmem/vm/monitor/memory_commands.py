@@ -8,9 +8,8 @@ from typing import Final
 
 from dynmem.errors import DynmemError
 from dynmem.qmp.command import Arguments, Command
-from dynmem.qmp.errors import DEVICE_NOT_ACTIVE, DEVICE_NOT_FOUND, GENERIC_ERROR, QmpCommandError
+from dynmem.qmp.errors import DEVICE_NOT_FOUND, GENERIC_ERROR, QmpCommandError
 from dynmem.qmp.types import ANY, read, wrong
-from dynmem.units import PAGE_SHIFT, PAGE_SIZE, format_size
 from dynmem.vm.dimms import NoSuchDeviceError
 from dynmem.vm.machine import Machine
 from dynmem.vm.monitor import schema
@@ -39,7 +38,6 @@ def memory_commands(machine: Machine) -> dict[str, Command]:
         "query-memdev": Command(handlers.query_memdev, returns=schema.MEMDEVS),
         "query-memory-devices": Command(handlers.query_memory_devices, returns=schema.MEMORY_DEVICES),
         "query-memory-size-summary": Command(handlers.query_memory_sizes, returns=schema.MEMORY_SIZES),
-        "x-hot-remove": Command(handlers.hot_remove, schema.HOT_REMOVE),
     }
 
 
@@ -138,34 +136,6 @@ class _Handlers:
             "base-memory": self._machine.options.memory_bytes,
             "plugged-memory": self._machine.device_memory.plugged_size(),
         }
-
-    def hot_remove(self, arguments: Arguments) -> object:
-        """Ask the guest to give hot-added memory back for good; how much it gives is up to it.
-
-        X_HV_BALLOON_HOT_REMOVED tells when it is over.
-        """
-        balloon = self._machine.balloon
-        if balloon is None:
-            raise QmpCommandError(DEVICE_NOT_ACTIVE, "No balloon device has been activated")
-        if ("pages" in arguments) == ("size" in arguments):
-            raise wrong("one of 'pages' and 'size' is to be given")
-        name, unit = ("pages", 1) if "pages" in arguments else ("size", PAGE_SIZE)
-        value = arguments[name]
-        assert isinstance(value, int)
-        if value <= 0 or value % unit:
-            raise wrong(f"Parameter '{name}' expects whole pages of 4 KiB, at least one")
-        pages = value // unit
-        added = 0 if balloon.hot_added is None else balloon.hot_added.added_bytes
-        if pages << PAGE_SHIFT > added:
-            most = f"{added} bytes" if name == "size" else f"{added >> PAGE_SHIFT} pages"
-            raise wrong(
-                f"Parameter '{name}' expects at most what was hot-added, {most} ({format_size(added)})"
-            )
-        if not self._machine.hot_remove(pages):
-            raise wrong(
-                "the guest does not know how to hot remove, or another such wish is being carried out"
-            )
-        return {}
 
     # properties
 

@@ -13,7 +13,7 @@ from dynmem.units import NS_PER_MS
 from dynmem.vm.balloon.device import INSTANCE, HvBalloon
 from dynmem.vm.monitor.qom import Node, Property, Read, Write, link, linked
 from dynmem.vm.monitor.qom_backends import BACKEND
-from dynmem.vm.options.machine import STARTUP_BOOT, STARTUP_LAST, BalloonOptions
+from dynmem.vm.options.machine import STARTUP_BOOT, STARTUP_LAST
 
 DIMM: Final = "pc-dimm"
 HV_BALLOON: Final = "hv-balloon"
@@ -39,11 +39,9 @@ def dimm_node(path: str, dimm: PcDimm, memdev: Node | None, root: Callable[[], N
     return Node(path, DIMM, "device", properties=properties)
 
 
-def balloon_node(
-    path: str, balloon: HvBalloon, options: BalloonOptions, memdev: Node | None, root: Callable[[], Node]
-) -> Node:
+def balloon_node(path: str, balloon: HvBalloon, memdev: Node | None, root: Callable[[], Node]) -> Node:
     """The object of hv-balloon at `path`; `memdev` is that of its backend, if it has one."""
-    hot_added = balloon.hot_added
+    hot_added, options = balloon.hot_added, balloon.options
 
     def properties(_: Node) -> Iterable[Property]:
         named = _Named(balloon.identity, HV_BALLOON)
@@ -53,7 +51,7 @@ def balloon_node(
             named.fixed("instanceid", "str", lambda: str(INSTANCE)),
             named.fixed_link("memdev", memdev, root),
             named.fixed("addr", "uint64", lambda: 0 if hot_added is None else hot_added.get_addr()),
-            named.fixed("status-report", "bool", lambda: balloon.status_report),
+            named.fixed("status-report", "bool", lambda: options.status_report),
             named.fixed("x-post-init-wait", "uint32", lambda: options.post_init_wait_ns // NS_PER_MS),
             named.fixed("x-startup", "str", lambda: startup),
         )

@@ -61,9 +61,9 @@ class Tree:
             path = machine.dimms.path(name)
             folder = path.split("/")[2]
             yield folder, name, dimm_node(path, dimm, memory.get(id(dimm.backend)), root)
-        balloon, options = machine.balloon, machine.options.balloon
-        if balloon is not None and options is not None:
+        balloon = machine.balloon
+        if balloon is not None:
             path = f"/machine/peripheral/{balloon.identity}"
             added = balloon.hot_added
             backing = None if added is None else memory.get(id(added.backend))
-            yield "peripheral", balloon.identity, balloon_node(path, balloon, options, backing, root)
+            yield "peripheral", balloon.identity, balloon_node(path, balloon, backing, root)

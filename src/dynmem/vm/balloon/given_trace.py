@@ -5,13 +5,15 @@ not (`both` 0) are followed separately; a piece that touches the run before it j
 into the memory that hv-balloon adds ("our range", all of it, added yet or not) is reported in parts: what
 lies before our range, what lies in it, what remains behind. Any other run is all remainder.
 
-Memory of our range that is mapped and not added is no guest memory here, and is never counted as removed; to
-QEMU it is memory like any other.
+QEMU calls what the guest gives up "removed". Memory of our range that is mapped and not added is not guest
+memory here, and is never counted as removed; to QEMU it is memory like any other.
 """
 
+from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from dynmem import trace_events
+from dynmem.dm.stores import GivenUp
 from dynmem.limits import VM_REMOVED_RUNS_TRACED_MAX
 from dynmem.pages import ranges as page_ranges
 from dynmem.pages.algebra import joined, moved, without
@@ -26,17 +28,33 @@ _REMAINDER: Final = trace_events.HV_BALLOON_REMOVE_RESPONSE_REMAINDER
 
 
 class OurRange(NamedTuple):
-    """The memory that hv-balloon adds: its first page, all its pages, those given up."""
+    """The memory that hv-balloon adds.
+
+    Attributes:
+        start: Its first page.
+        pages: All its pages, added or not.
+        given: Those that the guest has given up, counted from its first page.
+    """
 
     start: int
     pages: int
     given: PageSet
 
 
-def trace_removed(trace: Trace, ranges: bytes, pages: GuestPages, ours: OurRange | None) -> None:
-    """Trace a message of ranges that is about to be entered in `pages`."""
-    if any(trace.on(event) for event in (_RESPONSE, _REMAINDER, _HOLE, _COMMON)):
-        _Message(trace, pages, ours).follow(ranges)
+class TracedPages(GuestPages):
+    """The accounts of a device, and a trace of the ranges that a guest's message adds to them."""
+
+    def __init__(
+        self, now_ns: Callable[[], int], trace: Trace, our_range: Callable[[], OurRange | None]
+    ) -> None:
+        super().__init__(now_ns)
+        self._trace = trace
+        self._our_range = our_range
+
+    def add_given(self, ranges: bytes) -> GivenUp:
+        if any(self._trace.on(event) for event in (_RESPONSE, _REMAINDER, _HOLE, _COMMON)):
+            _Message(self._trace, self, self._our_range()).follow(ranges)
+        return super().add_given(ranges)
 
 
 class _Message:

@@ -11,7 +11,7 @@ from tests.vm.device_rig import plays
 from dynmem.trace.lines import EventLine, parse
 from dynmem.trace_events import BY_NAME, Trace, matching
 from dynmem.units import MIB, NS_PER_S, PAGE_SHIFT, PAGE_SIZE
-from dynmem.vm.balloon import removal_trace
+from dynmem.vm.balloon import given_trace
 from dynmem.wire import dm
 
 CAPTURES = Path(__file__).parents[2] / "captures"
@@ -205,11 +205,11 @@ async def test_no_more_of_one_message_is_traced_than_a_bound_says() -> None:
     traced = Traced("hv_balloon_remove*")
     traced.asked()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(removal_trace, "VM_REMOVED_RUNS_TRACED_MAX", 2)
+        patch.setattr(given_trace, "VM_REMOVED_RUNS_TRACED_MAX", 2)
         for _ in range(2):  # messages
             found = traced.gives(*((page, 1) for page in range(1000, 1010, 2)))
             assert found == [processing(1, 1000), remaining(1, 1000), processing(1, 1002), remaining(1, 1002)]
-    assert traced.rig.device.removed_pages == 5
+    assert traced.rig.device.pages.removed_pages == 5
 
 
 @plays
