@@ -193,7 +193,8 @@ def run() -> Iterator[Figure]:
     ours, by_construct, by_cstruct = _microseconds(
         lambda: _checked(octets), lambda: construct_read.parse(octets), lambda: cstruct_read(octets)
     )
-    yield Figure("a response of 510 ranges, decoded and checked", ours, "us", at_most=10)
+    yield Figure("a response of 510 ranges, decoded and checked", ours, "us", promised=10)
+    yield Figure("  beside dissect.cstruct", by_cstruct / ours, "x", at_least=4)
     yield Figure("  by construct, unchecked", by_construct, "us")
     yield Figure("  by dissect.cstruct, unchecked", by_cstruct, "us")
     memory = FlatMemory(memoryview(bytearray(32 * PAGE_SIZE)))

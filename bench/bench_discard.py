@@ -54,7 +54,8 @@ SIZE: Final = 512 * MIB
 BIG: Final = 4 * GIB
 HUGE_SIZE: Final = 2 * GIB  # whole huge pages go so fast that it takes many to see anything
 ROUNDS: Final = 5
-FAST: Final = ("contiguous", "random 2 MiB", "random 256 KiB", "mix")  # 230 GB a minute or more
+FAST: Final = ("contiguous", "random 2 MiB", "random 256 KiB", "mix")  # what the promised rate is of
+RATE: Final = 230  # GB a minute; what is held is our share of what the bare call reaches in the same run
 NOT_HERE: Final = 3  # the C program's exit status when the kernel lacks a way
 FILE_WAYS: Final = ("punch", "remove", "unmap-punch", "unmap-remove")
 ANONYMOUS_WAYS: Final = ("madvise", "process-madvise")
@@ -216,7 +217,7 @@ def _compare(
     rate = _pages_of(messages) * PAGE_SIZE / 1e9 * 60
     frees = "x" if backing.kind != "anon-thp" or name not in PARTS else "x (not freed)"
     is_held = name in FAST and not (backing.kind == "anon-thp" and name in PARTS)
-    yield Figure(f"{row}: rate", rate / ours, "GB/min", at_least=230 if is_held else None)
+    yield Figure(f"{row}: rate", rate / ours, "GB/min", promised=RATE if is_held else None)
     yield Figure(
         f"{row}: beside the bare call", middle[best] / ours, f"x ({best})", at_least=backing.of_bare(name)
     )

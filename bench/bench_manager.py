@@ -38,6 +38,6 @@ def run() -> Iterator[Figure]:
             time.sleep(SECONDS)
             spent = (rig.cpu_seconds(pid) - before) / (time.monotonic() - begin) / VMS
         bare = asyncio.run(_ask_bare(list(vms.values())))
-    yield Figure(f"manager, per VM and second ({VMS} VMs, period 1 s)", spent * 1e3, "ms", at_most=5)
+    yield Figure(f"manager, per VM and second ({VMS} VMs, period 1 s)", spent * 1e3, "ms", promised=5)
     yield Figure("bare loop over the same questions", bare * 1e3, "ms")
-    yield Figure("ratio", spent / bare, "x")
+    yield Figure("ratio", spent / bare, "x", at_most=10)

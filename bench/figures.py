@@ -6,13 +6,18 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Figure:
-    """One measured number, and the bound it must keep (None: only printed)."""
+    """One measured number, and the bound that it must keep (None: only printed).
+
+    Bounds are of sizes, and of what the same run measured beside it. A time or a rate alone says as much
+    about the machine: what was promised of it is shown, and not held.
+    """
 
     name: str
     value: float
     unit: str
     at_least: float | None = None
     at_most: float | None = None
+    promised: float | None = None
 
     @property
     def holds(self) -> bool:
@@ -28,6 +33,8 @@ class Figure:
             bound = f"  (at least {self.at_least:g})"
         if self.at_most is not None:
             bound += f"  (at most {self.at_most:g})"
+        if self.promised is not None:
+            bound += f"  (promised: {self.promised:g})"
         verdict = "" if self.holds else "  MISSED"
         return f"  {self.name:<58} {self.value:>12.4g} {self.unit}{bound}{verdict}"
 

@@ -68,6 +68,8 @@ def _value(figure: Figure) -> str:
         bound = f" (≥ {figure.at_least:g})"
     if figure.at_most is not None:
         bound += f" (≤ {figure.at_most:g})"
+    if figure.promised is not None:
+        bound += f" (promised: {figure.promised:g})"
     return f"{value} {figure.unit}{bound}{'' if figure.holds else ' **missed**'}"
 
 
