@@ -432,8 +432,6 @@ def reload_driver(rig: MemoryRig, _: Moves) -> None:
     if rig.machine.bus.channels[1].state is ChannelState.OPEN:
         rig.channel.close()
         rig.pump()
-        rig.channel.tear_down()
-        rig.pump()
         rig.open()
 
 

@@ -92,8 +92,6 @@ class Rig:
         """The guest's driver goes; the guest stays."""
         self.channel.close()
         self.pump()
-        self.channel.tear_down()
-        self.pump()
 
     def open(self) -> list[dm.Message]:
         """The guest's driver comes and negotiates: what it is asked at once."""

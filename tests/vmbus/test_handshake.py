@@ -10,6 +10,7 @@ import pytest
 from dynmem import vmbus
 from dynmem.errors import LocalProtocolError, RemoteProtocolError
 from dynmem.units import PAGE_SIZE
+from dynmem.vmbus.guest_channel import TRANSITIONS, GuestChannelEvent, GuestChannelState
 from dynmem.wire import dm
 from dynmem.wire import vmbus as wire
 from dynmem.wire.synic import EVENT_CONNECTION_ID, HvStatus
@@ -387,3 +388,13 @@ def test_versions_are_tried_in_the_order_of_linux() -> None:
     assert list(vmbus.LINUX_VERSIONS) == sorted(vmbus.LINUX_VERSIONS, reverse=True)
     assert set(vmbus.LINUX_VERSIONS) == set(VERSIONS) - {VERSION_WS2008, VERSION_WIN7}
     assert {VERSION_WIN8_1, VERSION_WIN10} <= set(vmbus.LINUX_VERSIONS)
+
+
+def test_a_guest_has_its_pages_again_only_when_the_host_said_so_or_the_device_is_gone() -> None:
+    ends = (GuestChannelState.CLOSED, GuestChannelState.RESCINDED)
+    free = {event for (_, event), after in TRANSITIONS.items() if after in ends}
+    assert free == {GuestChannelEvent.REFUSE_GPADL, GuestChannelEvent.RELEASE, GuestChannelEvent.RESCIND}
+    assert set(TRANSITIONS.values()) == set(GuestChannelState)
+    lasting = set(GuestChannelState) - {GuestChannelState.RESCINDED}
+    assert {state for state, event in TRANSITIONS if event is GuestChannelEvent.RESCIND} == lasting
+    assert {state for state, _ in TRANSITIONS} == lasting

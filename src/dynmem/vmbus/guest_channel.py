@@ -1,7 +1,8 @@
 """A channel on the guest's side: an offer, its state, its two rings while in use, and the events about it.
 
-`open` makes the rings in the guest's pages and sends the host their page numbers. From then on the host may
-write to the pages until it has released them, which `Closed` or `Failed` says.
+The state machine is the table `TRANSITIONS`. `open` makes the rings in the guest's pages and sends the host
+their page numbers. From then on the host may write to the pages until it has released them, which `Closed` or
+`Failed` says.
 
 Source: Linux drivers/hv/channel.c.
 """
@@ -30,6 +31,44 @@ class GuestChannelState(enum.Enum):
     OPEN = "open"
     TEARING_DOWN = "tearing down"
     RESCINDED = "rescinded"
+
+
+class GuestChannelEvent(enum.Enum):
+    """What moves a channel from one state to another.
+
+    Attributes:
+        REFUSE_GPADL: The host refused the GPADL, and with it the pages.
+        TEAR_DOWN: The guest asks for its pages: it closes the channel, or the host refused to open it.
+        RELEASE: The host has released the pages.
+        RESCIND: The host has unplugged the device, or the bus is gone.
+
+    """
+
+    OPEN = enum.auto()
+    CREATE_GPADL = enum.auto()
+    REFUSE_GPADL = enum.auto()
+    OPENED = enum.auto()
+    TEAR_DOWN = enum.auto()
+    RELEASE = enum.auto()
+    RESCIND = enum.auto()
+
+
+_S, _E = GuestChannelState, GuestChannelEvent
+
+TRANSITIONS: Final[dict[tuple[GuestChannelState, GuestChannelEvent], GuestChannelState]] = {
+    (_S.CLOSED, _E.OPEN): _S.CREATING_GPADL,
+    (_S.CLOSED, _E.RESCIND): _S.RESCINDED,
+    (_S.CREATING_GPADL, _E.CREATE_GPADL): _S.OPENING,
+    (_S.CREATING_GPADL, _E.REFUSE_GPADL): _S.CLOSED,
+    (_S.CREATING_GPADL, _E.RESCIND): _S.RESCINDED,
+    (_S.OPENING, _E.OPENED): _S.OPEN,
+    (_S.OPENING, _E.TEAR_DOWN): _S.TEARING_DOWN,
+    (_S.OPENING, _E.RESCIND): _S.RESCINDED,
+    (_S.OPEN, _E.TEAR_DOWN): _S.TEARING_DOWN,
+    (_S.OPEN, _E.RESCIND): _S.RESCINDED,
+    (_S.TEARING_DOWN, _E.RELEASE): _S.CLOSED,
+    (_S.TEARING_DOWN, _E.RESCIND): _S.RESCINDED,
+}
 
 
 class Connected(msgspec.Struct, frozen=True):
@@ -183,7 +222,7 @@ class GuestChannel:
         each. `Opened` or `Failed` follows; the host has the pages until `Closed` or `Failed`. Interrupts go
         to `target_vp`, `TARGET_VP_NONE` for none.
         """
-        if self.state is not GuestChannelState.CLOSED:
+        if not self._can(GuestChannelEvent.OPEN):
             raise LocalProtocolError(f"{self} cannot be opened")
         if not 2 <= downstream_page <= len(pfns) - 2:
             raise LocalProtocolError(
@@ -202,7 +241,7 @@ class GuestChannel:
         self._target_vp = target_vp
         self._gpadl = self._client.post_gpadl(self.relid, pfns)
         self._refusal = None
-        self.state = GuestChannelState.CREATING_GPADL
+        self._move(GuestChannelEvent.OPEN)
 
     def modify(self, target_vp: int) -> None:
         """Move the open channel's interrupts to another virtual processor (from 4.1 on).
@@ -226,21 +265,30 @@ class GuestChannel:
         if self.state is not GuestChannelState.OPEN:
             raise LocalProtocolError(f"{self} is not open")
         self._client.post(wire.CloseChannel(self.relid))
-        self.tear_down()
+        self._tear_down()
 
-    def tear_down(self) -> None:
+    def _tear_down(self) -> None:
         """Ask the host to release the pages."""
-        self._reader = self._writer = None
-        self._moving = False
         self._client.post(wire.GpadlTeardown(self.relid, self._gpadl))
-        self.state = GuestChannelState.TEARING_DOWN
+        self._move(GuestChannelEvent.TEAR_DOWN)
 
-    def _release_rings(self) -> None:
-        self._pfns = ()
-        self._downstream = 0
-        self._reader = None
+    def _can(self, event: GuestChannelEvent) -> bool:
+        return (self.state, event) in TRANSITIONS
+
+    def _move(self, event: GuestChannelEvent) -> None:
+        """Follow the table; the rings are for use while OPEN, and the guest's own again once it is over."""
+        self.state = TRANSITIONS[self.state, event]
+        if self.state is GuestChannelState.OPEN:
+            assert self._rings is not None
+            self._writer, self._reader = self._rings
+            return
         self._writer = None
-        self._rings = None
+        self._reader = None
+        self._moving = False
+        if self.state in (GuestChannelState.CLOSED, GuestChannelState.RESCINDED):
+            self._pfns = ()
+            self._downstream = 0
+            self._rings = None
 
     def receive(self) -> Packet | None:
         """Return the next packet from the host, None if there is none or the channel is not open.
@@ -298,29 +346,26 @@ class GuestChannel:
 
     def on_gpadl_created(self, message: wire.GpadlCreated) -> ClientEvent | None:
         """Go on to open the channel if the host has taken the GPADL."""
-        if self.state is not GuestChannelState.CREATING_GPADL or message.gpadl != self._gpadl:
+        if not self._can(GuestChannelEvent.CREATE_GPADL) or message.gpadl != self._gpadl:
             raise RemoteProtocolError(f"GPADL_CREATED for {self}")
         if message.creation_status:
-            self._release_rings()
-            self.state = GuestChannelState.CLOSED
+            self._move(GuestChannelEvent.REFUSE_GPADL)
             return Failed(f"the host refused the GPADL with status {message.creation_status:#x}", self)
         # ids of opens need only differ between a channel's own attempts: the GPADL's id does
         request = wire.OpenChannel(self.relid, self._gpadl, self._gpadl, self._target_vp, self._downstream)
         self._client.post(request)
-        self.state = GuestChannelState.OPENING
+        self._move(GuestChannelEvent.CREATE_GPADL)
         return None
 
     def on_open_result(self, message: wire.OpenChannelResult) -> ClientEvent | None:
         """Use the channel if the host has opened it; otherwise ask for the pages first."""
-        if self.state is not GuestChannelState.OPENING or message.openid != self._gpadl:
+        if not self._can(GuestChannelEvent.OPENED) or message.openid != self._gpadl:
             raise RemoteProtocolError(f"OPENCHANNEL_RESULT for {self}")
-        assert self._rings is not None
         if message.status:
             self._refusal = f"the host refused to open the channel with status {message.status:#x}"
-            self.tear_down()
+            self._tear_down()
             return None
-        self._writer, self._reader = self._rings
-        self.state = GuestChannelState.OPEN
+        self._move(GuestChannelEvent.OPENED)
         return Opened(self)
 
     def on_modified(self, status: int) -> ClientEvent | None:
@@ -334,22 +379,19 @@ class GuestChannel:
 
     def on_torndown(self, gpadl: int) -> ClientEvent | None:
         """Take the pages back, which the host has released; None if they are another channel's."""
-        if self.state is not GuestChannelState.TEARING_DOWN or gpadl != self._gpadl:
+        if not self._can(GuestChannelEvent.RELEASE) or gpadl != self._gpadl:
             return None
-        self._release_rings()
-        self.state = GuestChannelState.CLOSED
+        self._move(GuestChannelEvent.RELEASE)
         return Closed(self) if self._refusal is None else Failed(self._refusal, self)
 
     def on_rescinded(self) -> list[ClientEvent]:
         """Take the pages back: the host has unplugged the device, after it had released them."""
         events: list[ClientEvent] = [] if self.state is GuestChannelState.CLOSED else [Closed(self)]
-        self._release_rings()
-        self.state = GuestChannelState.RESCINDED
+        self._move(GuestChannelEvent.RESCIND)
         return [*events, Rescinded(self)]
 
     def on_unloaded(self) -> list[ClientEvent]:
         """Take the pages back: the bus is gone."""
         events: list[ClientEvent] = [] if self.state is GuestChannelState.CLOSED else [Closed(self)]
-        self._release_rings()
-        self.state = GuestChannelState.RESCINDED
+        self._move(GuestChannelEvent.RESCIND)
         return events
