@@ -77,7 +77,13 @@ class ClientState(enum.Enum):
 
 
 class Post(msgspec.Struct, frozen=True):
-    """A message to post by hypercall; all posts of a client go out in order."""
+    """A message to post by hypercall; all posts of a client go out in order.
+
+    Attributes:
+        connection_id: Where to: what HvPostMessage is called with.
+        payload: At most 240 bytes.
+
+    """
 
     connection_id: int
     payload: bytes

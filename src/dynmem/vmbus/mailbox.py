@@ -14,7 +14,14 @@ from dynmem.wire import vmbus as wire
 
 
 class OutgoingMessage(msgspec.Struct, frozen=True):
-    """A message for the slot of one SINT of a virtual processor."""
+    """A message for the slot of one SINT of a virtual processor.
+
+    Attributes:
+        vp: The virtual processor.
+        sint: The interrupt source; 2 for VMBus.
+        payload: At most 240 bytes.
+
+    """
 
     vp: int
     sint: int

@@ -14,7 +14,14 @@ from dynmem.wire.vmbus import TARGET_VP_NONE
 
 
 class Signal(msgspec.Struct, frozen=True):
-    """An event flag to set and the interrupt that goes with it."""
+    """An event flag to set, and the interrupt that goes with it.
+
+    Attributes:
+        vp: The virtual processor to interrupt.
+        sint: The interrupt source; 2 for VMBus.
+        flag: A bit of the processor's event page: the channel's relid, or 0 for guests before 2.4.
+
+    """
 
     vp: int
     sint: int
