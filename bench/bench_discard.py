@@ -25,6 +25,7 @@ of the three is shown.
 """
 
 import json
+import mmap
 import os
 import statistics
 import subprocess
@@ -64,8 +65,6 @@ BESIDE: Final = 1  # which figure of a comparison is held against the bare call
 OF_BARE: Final = 0.9
 OF_BARE_WHOLE: Final = 0.7  # of whole huge pages
 OF_BARE_PRIVATE: Final = (0.8, 0.6)  # the same two of private huge pages, in which no VM lives
-
-_NO_HUGE_PAGES: Final = 15  # MADV_NOHUGEPAGE
 
 
 @dataclass(frozen=True)
@@ -244,12 +243,17 @@ def _huge_tmpfs(folder: Path, size: int) -> Iterator[Path | None]:
         os.close(descriptor)
 
 
+class _HugeRam(RamBackend):
+    """Private memory that asks for transparent huge pages where the system leaves that to us."""
+
+    def _huge_pages_given(self) -> str:
+        return "always"
+
+
 def _anonymous(size: int, *, huge_pages: bool) -> RamBackend:
-    backend = RamBackend(size)
-    if huge_pages:
-        backend.use_huge_pages()
-    else:
-        system_calls.madvise(backend.address, size, _NO_HUGE_PAGES)
+    backend = _HugeRam(size) if huge_pages else RamBackend(size)
+    advice = mmap.MADV_HUGEPAGE if huge_pages else mmap.MADV_NOHUGEPAGE
+    system_calls.madvise(backend.address, size, advice)
     return backend
 
 

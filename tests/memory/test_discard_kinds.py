@@ -7,6 +7,7 @@ says nothing: pages lie on per-processor lists for a long time.
 
 import ctypes
 import errno
+import mmap
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -182,9 +183,10 @@ def huge_frames(backend: Backend) -> int:
 
 
 @pytest.fixture
-def huge_ram() -> Iterator[RamBackend]:
+def huge_ram(monkeypatch: pytest.MonkeyPatch) -> Iterator[RamBackend]:
     with huge_pages_held(), RamBackend(4 * HUGE) as backend:
-        backend.use_huge_pages()
+        monkeypatch.setattr(backend, "_huge_pages", "always")
+        system_calls.madvise(backend.address, backend.size, mmap.MADV_HUGEPAGE)
         fill(backend)
         if huge_frames(backend) != backend.size // PAGE_SIZE:
             pytest.skip("the kernel gives private memory no huge pages here")

@@ -67,7 +67,6 @@ class Backend:
         self._fd = fd
         self._closed = False
         self._huge_pages = self._huge_pages_given()
-        self._wants_huge_pages = False
         try:
             check_size(self.kind, size, page_size)
             self._map, start = self._mapped()
@@ -87,19 +86,8 @@ class Backend:
     @property
     def may_have_huge_pages(self) -> bool:
         """Whether the kernel may have put transparent huge pages under the memory."""
-        if self._huge_pages in {"madvise", "advise"}:
-            return self._wants_huge_pages
-        return self._huge_pages not in {"never", "deny"}
-
-    def use_huge_pages(self) -> None:
-        """Ask for transparent huge pages, where the system leaves that to us.
-
-        They make discards of whole blocks 15 times as fast. But the kernel's own collapsing of small pages
-        into huge ones brings memory back that was discarded in parts.
-        """
-        self._wants_huge_pages = not system_calls.madvise(
-            self._address, self.size, system_calls.MADV_HUGEPAGE
-        )
+        # where the system leaves the choice to us ("madvise", "advise"), nothing asks for them
+        return self._huge_pages not in {"never", "deny", "madvise", "advise"}
 
     @property
     def is_closed(self) -> bool:

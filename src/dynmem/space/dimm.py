@@ -6,7 +6,7 @@ The checks come in QEMU's order and words (hw/mem/pc-dimm.c).
 from collections.abc import Iterable
 from typing import Final
 
-from dynmem.space.memory_device import DeviceInfo, DeviceMemory, MemoryDevice
+from dynmem.space.memory_device import DeviceInfo, DeviceMemory, PlacedDevice
 from dynmem.space.region import (
     MemoryDeviceError,
     NoFreeSlotError,
@@ -19,7 +19,7 @@ from dynmem.space.region import (
 UNASSIGNED_SLOT: Final = -1  # the property's value when the user named no slot
 
 
-class PcDimm(MemoryDevice):
+class PcDimm(PlacedDevice):
     """A DIMM: all of its backend is RAM as soon as it is plugged."""
 
     def __init__(
@@ -38,8 +38,7 @@ class PcDimm(MemoryDevice):
         `addr` (bytes) 0 and `slot` None (or -1) mean any; `memdev` is the name of the backend, which may be
         missing (None) as in a request that forgot it.
         """
-        self._identity = identity
-        self._address = addr
+        super().__init__(identity, addr)
         self._region = None if backend is None else RamRegion(identity or "pc-dimm", backend, 0, backend.size)
         self.backend: Final = backend
         self.slot: int | None = None if slot == UNASSIGNED_SLOT else slot
@@ -47,31 +46,16 @@ class PcDimm(MemoryDevice):
         self.memdev: Final = memdev
         self.hotplugged: Final = hotplugged
 
-    @property
-    def identity(self) -> str | None:
-        """The name that the user gave it."""
-        return self._identity
-
-    def get_addr(self) -> int:
-        """Its guest address in bytes; 0 when none was given nor assigned."""
-        return self._address
-
-    def set_addr(self, address: int) -> None:
-        """Have this address (bytes)."""
-        self._address = address
-
     def get_memory_region(self) -> Region:
-        """All of the backend. Raises MemoryDeviceError without one."""
         if self._region is None:
             raise MemoryDeviceError("'memdev' property must be set")
         return self._region
 
     def device_info(self) -> DeviceInfo:
-        """QEMU's PCDIMMDeviceInfo."""
         return DeviceInfo(
             kind="dimm",
-            identity=self._identity,
-            address=self._address,
+            identity=self.identity,
+            address=self.get_addr(),
             size=self.get_memory_region().size,
             memdev=f"/objects/{self.memdev}",
             slot=UNASSIGNED_SLOT if self.slot is None else self.slot,

@@ -97,6 +97,24 @@ class MemoryDevice(Protocol):
         raise LocalProtocolError(f"a device that uses {self.get_memslots()} slots was told to use {limit}")
 
 
+class PlacedDevice(MemoryDevice):
+    """A device that keeps its name, and the address (bytes) that it was made with or is given."""
+
+    def __init__(self, identity: str | None, address: int = 0) -> None:
+        self._identity = identity
+        self._address = address
+
+    @property
+    def identity(self) -> str | None:
+        return self._identity
+
+    def get_addr(self) -> int:
+        return self._address
+
+    def set_addr(self, address: int) -> None:
+        self._address = address
+
+
 class _Plugged(NamedTuple):
     """A device that is plugged: its region, and the slots that it asked for then."""
 

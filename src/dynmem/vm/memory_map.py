@@ -16,8 +16,12 @@ from dynmem.space.memory_device import DeviceMemory
 from dynmem.space.memslots import Memslots
 from dynmem.space.region import RamRegion
 from dynmem.trace_events import Trace
-from dynmem.vm.balloon.memory_device import HotAddedMemory, check_address, check_memdev
-from dynmem.vm.balloon.without_memory import WithoutMemory
+from dynmem.vm.balloon.memory_device import (
+    HotAddedMemory,
+    WithoutMemory,
+    check_address,
+    check_memdev,
+)
 from dynmem.vm.guest_memory import MappedMemory
 from dynmem.vm.objects import Objects
 from dynmem.vm.options.hints import backend_hint, boot_hint, device_hint, naming, there_are

@@ -10,7 +10,7 @@ a reset; here a guest that can may give it back for good, too.
 
 import logging
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Final
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from dynmem.dm.stores import GivenUp, Reservation
 from dynmem.memory.backend import Backend
 from dynmem.pages import ranges as page_ranges
 from dynmem.pages.algebra import Ranges, joined, within, without
-from dynmem.space.region import MemoryDeviceError
+from dynmem.space.region import Container, MemoryDeviceError, RamRegion
 from dynmem.trace_events import NO_TRACE, Trace
 from dynmem.units import MIB, PAGE_SHIFT
 from dynmem.vm.balloon.accounts import Memory
@@ -28,16 +28,6 @@ from dynmem.vm.balloon.given_trace import OurRange
 
 _LOG: Final = logging.getLogger("dynmem.vm")
 SLOT_ALIGNMENT: Final = 128 * MIB  # of slots' sizes: HV_BALLOON_HA_MEMSLOT_SIZE_ALIGN
-
-
-class Slots(Protocol):
-    """Where slots go. Offsets are bytes of the backend, which are those of the device, too."""
-
-    def map_slot(self, slot: int, offset: int, size: int) -> None:
-        """Let the guest have a slot. Raises MemoryDeviceError, and then nothing has changed."""
-
-    def unmap_slot(self, slot: int, offset: int) -> None:
-        """Let the guest have it no more."""
 
 
 class AddedMemory:
@@ -51,8 +41,8 @@ class AddedMemory:
     def __init__(
         self,
         backend: Backend,
+        container: Container,
         *,
-        slots: Slots,
         is_mapped: Callable[[int, int], bool],
         startup_last: bool = False,
         trace: Trace = NO_TRACE,
@@ -60,15 +50,14 @@ class AddedMemory:
         """Begin with nothing added and one slot.
 
         Args:
-            backend: the memory, a multiple of 4 KiB.
-            slots: where slots go.
-            is_mapped: whether the guest has every slot in so many bytes from an address on.
-            startup_last: whether a reset keeps added memory, as far as the guest's size asks for it.
-            trace: where QEMU's trace events go.
-
+            backend: The memory, a multiple of 4 KiB.
+            container: Where its slots are mapped, at their offsets in the backend.
+            is_mapped: Whether the guest has acknowledged all memory of a size in bytes from an address on.
+            startup_last: Whether a reset keeps added memory, up to the guest's target.
+            trace: Where QEMU's trace events go.
         """
         self.backend: Final = backend
-        self._into = slots
+        self._container = container
         self._is_mapped = is_mapped
         self._startup_last = startup_last
         self._trace = trace
@@ -264,12 +253,12 @@ class AddedMemory:
         for slot in sorted(self._mapped - used):
             start, _ = self._slot_span(slot)
             self._trace(trace_events.HV_BALLOON_UNMAP_SLOT, slot, self.slots, start << PAGE_SHIFT)
-            self._into.unmap_slot(slot, start << PAGE_SHIFT)
+            self._container.unmap(start << PAGE_SHIFT)
             self._mapped.discard(slot)
         for slot in sorted(used - self._mapped):
             if not self._is_backed(slot):  # nor could the guest map it
                 raise MemoryDeviceError("the host has no huge pages for it")
             start, end = (page << PAGE_SHIFT for page in self._slot_span(slot))
-            self._into.map_slot(slot, start, end - start)
+            self._container.map(start, RamRegion(f"memslot-{slot}", self.backend, start, end - start))
             self._trace(trace_events.HV_BALLOON_MAP_SLOT, slot, self.slots, start)
             self._mapped.add(slot)

@@ -1,4 +1,4 @@
-"""hv-balloon's memory device: a container over its memory backend, with slots that are mapped on demand.
+"""hv-balloon as a memory device: a container over its memory backend, with slots that are mapped on demand.
 
 Source: QEMU hw/hyperv/hv-balloon.c.
 """
@@ -7,17 +7,18 @@ from collections.abc import Callable
 from typing import Final
 
 from dynmem.memory.backend import Backend
-from dynmem.space.memory_device import DeviceInfo, MemoryDevice
-from dynmem.space.region import Container, MemoryDeviceError, RamRegion, backend_alignment
+from dynmem.space.memory_device import DeviceInfo, PlacedDevice
+from dynmem.space.region import Container, MemoryDeviceError, backend_alignment
 from dynmem.trace_events import NO_TRACE, Trace
 from dynmem.units import GIB, PAGE_SHIFT, PAGE_SIZE
 from dynmem.vm.balloon.added_memory import AddedMemory
 
-ALIGNMENT: Final = 32 * GIB  # the largest that a guest can ask of a hot add (four bits: 2^15 MiB)
+# The largest that a guest can ask of a hot add (four bits: 2^15 MiB), so that it can have any.
+ALIGNMENT: Final = 32 * GIB
 
 
 def check_memdev(memdev: str, backend: Backend, *, is_busy: bool) -> None:
-    """Refuse a backend that hv-balloon cannot have. Raises MemoryDeviceError, in QEMU's words."""
+    """Raise MemoryDeviceError, in QEMU's words, for a backend that hv-balloon cannot use."""
     if is_busy:
         raise MemoryDeviceError(f"'memdev' property specifies a busy memdev: {memdev}")
     if backend.size % PAGE_SIZE:
@@ -25,26 +26,12 @@ def check_memdev(memdev: str, backend: Backend, *, is_busy: bool) -> None:
 
 
 def check_address(address: int) -> None:
-    """Refuse an address for a device without a backend. Raises MemoryDeviceError, in QEMU's words."""
+    """Raise MemoryDeviceError, in QEMU's words, for an address without a backend."""
     if address:  # the words name the wrong property
         raise MemoryDeviceError("'memdev' property must not be set without a memdev")
 
 
-class _Slots:
-    """Puts slots of a backend into the device's container."""
-
-    def __init__(self, container: Container, backend: Backend) -> None:
-        self._container = container
-        self._backend = backend
-
-    def map_slot(self, slot: int, offset: int, size: int) -> None:
-        self._container.map(offset, RamRegion(f"memslot-{slot}", self._backend, offset, size))
-
-    def unmap_slot(self, slot: int, offset: int) -> None:
-        self._container.unmap(offset)
-
-
-class HotAddedMemory(AddedMemory, MemoryDevice):
+class HotAddedMemory(AddedMemory, PlacedDevice):
     """The device, and the source of hot adds. It has its address (pre_plug) before a guest runs."""
 
     def __init__(
@@ -61,50 +48,32 @@ class HotAddedMemory(AddedMemory, MemoryDevice):
         """Begin with nothing added.
 
         Args:
-            identity: the id of the hv-balloon device.
-            backend: the memory, a multiple of 4 KiB.
-            address: where it is to lie in guest memory, in bytes; 0: anywhere.
-            is_mapped: whether the guest has every slot in so many bytes from an address on.
-            startup_last: whether a reset keeps added memory, as far as the guest's size asks for it.
-            memdev: the backend's path, for query-memory-devices.
-            trace: where QEMU's trace events go.
-
+            identity: The id of the hv-balloon device.
+            backend: The memory, a multiple of 4 KiB.
+            address: Where it lies in guest memory, in bytes; 0: anywhere.
+            is_mapped: Whether the guest has acknowledged all memory of a size in bytes from an address on.
+            startup_last: Whether a reset keeps added memory, up to the guest's target.
+            memdev: The backend's path, for query-memory-devices.
+            trace: Where QEMU's trace events go.
         """
-        self._container = Container("hv-balloon", backend.size, backend_alignment(backend))
-        super().__init__(
-            backend,
-            slots=_Slots(self._container, backend),
-            is_mapped=is_mapped,
-            startup_last=startup_last,
-            trace=trace,
+        self._region = Container("hv-balloon", backend.size, backend_alignment(backend))
+        AddedMemory.__init__(
+            self, backend, self._region, is_mapped=is_mapped, startup_last=startup_last, trace=trace
         )
-        self._identity = identity
-        self._address = address
+        PlacedDevice.__init__(self, identity, address)
         self._memdev = memdev
 
-    @property
-    def identity(self) -> str | None:
-        """The id of the hv-balloon device."""
-        return self._identity
-
-    def get_addr(self) -> int:
-        """Where it lies, in bytes; 0: nowhere yet."""
-        return self._address
-
     def set_addr(self, address: int) -> None:
-        """Lie at `address`."""
-        self._address = address
+        super().set_addr(address)
         self.memory.first_page = address >> PAGE_SHIFT
 
     def get_plugged_size(self) -> int:
-        """Bytes that are added, given up or not."""
         return self.added_bytes
 
     def get_memory_region(self) -> Container:
-        return self._container
+        return self._region
 
     def get_memslots(self) -> int:
-        """How many slots it may use."""
         return self.slots
 
     @property
@@ -112,20 +81,31 @@ class HotAddedMemory(AddedMemory, MemoryDevice):
         return True
 
     def decide_memslots(self, limit: int) -> None:
-        """Use as many slots as go, of 128 MiB or multiples."""
+        # slots of 128 MiB or multiples, as many as the limit allows
         self.cut_into(limit)
 
     def get_min_alignment(self) -> int:
-        """So that whatever a guest asks of a hot add can be had."""
         return ALIGNMENT
 
     def device_info(self) -> DeviceInfo:
-        """What query-memory-devices says of it."""
         return DeviceInfo(
             kind="hv-balloon",
-            identity=self._identity,
-            address=self._address,
+            identity=self.identity,
+            address=self.get_addr(),
             size=self.added_bytes,
             max_size=self.backend.size,
             memdev=self._memdev,
         )
+
+
+class WithoutMemory(PlacedDevice):
+    """hv-balloon without a backend: as in QEMU a memory device all the same, listed with a size of 0."""
+
+    def get_memory_region(self) -> None:
+        return None
+
+    def get_plugged_size(self) -> int:
+        return 0
+
+    def device_info(self) -> DeviceInfo:
+        return DeviceInfo(kind="hv-balloon", identity=self.identity, max_size=0)
