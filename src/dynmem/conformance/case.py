@@ -61,7 +61,17 @@ class Verdict(enum.StrEnum):
 
 
 class Result(msgspec.Struct, frozen=True):
-    """One line of the table."""
+    """The result of one case.
+
+    Attributes:
+        name: The name of the case.
+        group: The group of the case.
+        verdict: What came of it.
+        detail: What happened instead, or why it was skipped, in a sentence; empty if it passed.
+        must: What must happen.
+        source: Where to read that, or who relies on it.
+
+    """
 
     name: str
     group: str

@@ -4,6 +4,8 @@ Bytes of messages and integer nanoseconds come in; messages to send, a deadline 
 host's end is `DynamicMemoryHost` over a `PageStore` of yours, the guest's end `DynamicMemoryGuest` over a
 `PageAllocator` of yours. A mistake of the peer raises `dynmem.errors.RemoteProtocolError`, a mistake of the
 owner `dynmem.errors.LocalProtocolError`.
+
+Source: QEMU hw/hyperv/hv-balloon.c (the host's end); Linux drivers/hv/hv_balloon.c (the guest's).
 """
 
 from dynmem.dm.blocks import Added, MemoryBlocks

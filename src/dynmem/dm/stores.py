@@ -8,7 +8,14 @@ from typing import NamedTuple, Protocol
 
 
 class GivenUp(NamedTuple):
-    """What became of a batch of ranges from the guest, in pages; the three add up to those in the batch."""
+    """What became of a batch of ranges from the guest, in pages; the three add up to those in the batch.
+
+    Attributes:
+        new: Pages that were added.
+        duplicates: Pages that the store had already, or that the batch named twice.
+        rejected: Pages that are not the guest's to give.
+
+    """
 
     new: int
     duplicates: int
@@ -33,7 +40,13 @@ class PageStore(Protocol):
 
 
 class Reservation(NamedTuple):
-    """New memory that is reserved for one hot add, in pages."""
+    """New memory that is reserved for one hot add.
+
+    Attributes:
+        start: The number of its first page.
+        pages: Its size.
+
+    """
 
     start: int
     pages: int

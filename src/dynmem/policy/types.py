@@ -80,7 +80,13 @@ class Vm(MemorySettings, frozen=True, gc=False):
 
 
 class Snapshot(msgspec.Struct, frozen=True, gc=False):
-    """All that the policy looks at: what may be divided, and among which VMs."""
+    """All that the policy looks at.
+
+    Attributes:
+        capacity_pages: The memory that may be divided.
+        vms: The VMs that share it, in the order of the plan.
+
+    """
 
     capacity_pages: int
     vms: tuple[Vm, ...]

@@ -2,6 +2,8 @@
 
 `QmpClient` and `QmpServer` run on asyncio. A command that fails raises `QmpCommandError` at both ends, with
 QEMU's class and text.
+
+Source: QEMU docs/interop/qmp-spec.rst and qapi/.
 """
 
 from dynmem.qmp.client import QmpClient, QmpEvent

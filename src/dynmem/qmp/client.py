@@ -18,7 +18,14 @@ from dynmem.sockets import Peer, peer_of
 
 
 class QmpEvent(NamedTuple):
-    """One asynchronous event: `at_us` is the sender's wall clock in microseconds since 1970."""
+    """One asynchronous event.
+
+    Attributes:
+        name: QEMU's name of it.
+        data: Its members.
+        at_us: The sender's wall clock, in microseconds since 1970.
+
+    """
 
     name: str
     data: Mapping[str, object]

@@ -48,7 +48,14 @@ class Array:
 
 
 class Member(NamedTuple):
-    """A member of an object."""
+    """A member of an object.
+
+    Attributes:
+        name: Its key.
+        type: The type of its value.
+        is_optional: Whether it may be left out.
+
+    """
 
     name: str
     type: Type

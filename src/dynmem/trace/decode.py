@@ -29,8 +29,14 @@ Value = int | str | bool | None | list[tuple[int, int]]
 class Entry(msgspec.Struct, frozen=True):
     """One message, packet or event.
 
-    `layer` is ``vmbus`` (control messages), ``ring`` (packets that carry no Dynamic Memory message), ``dm``
-    or ``trace``. Page ranges are pairs of first page and count; other bytes are hex digits.
+    Attributes:
+        time_ns: Since the capture began, or what the log counts from; None if unknown.
+        direction: The sender and the receiver; None if unknown.
+        layer: ``vmbus`` (control messages), ``ring`` (packets that carry no Dynamic Memory message), ``dm``
+            or ``trace``.
+        name: The name of the message or event.
+        fields: Its values by name.
+
     """
 
     time_ns: int | None

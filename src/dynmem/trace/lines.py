@@ -41,7 +41,14 @@ _U64: Final = 1 << 64
 
 
 class MessageLine(msgspec.Struct, frozen=True):
-    """A VMBus control message."""
+    """A VMBus control message.
+
+    Attributes:
+        time_ns: Since the capture began.
+        direction: The sender and the receiver.
+        payload: The message, header included.
+
+    """
 
     time_ns: int
     direction: Direction
@@ -49,7 +56,15 @@ class MessageLine(msgspec.Struct, frozen=True):
 
 
 class PacketLine(msgspec.Struct, frozen=True):
-    """A ring packet; `channel` is its relid, if the line has it."""
+    """A ring packet.
+
+    Attributes:
+        time_ns: Since the capture began; None if the line does not say.
+        direction: The sender and the receiver; None if the line does not say.
+        channel: The relid of its channel; None if the line does not say.
+        packet: The packet.
+
+    """
 
     time_ns: int | None
     direction: Direction | None
@@ -58,7 +73,14 @@ class PacketLine(msgspec.Struct, frozen=True):
 
 
 class EventLine(msgspec.Struct, frozen=True):
-    """A trace event. Of a device that is not ours, the values stay `text`."""
+    """A trace event.
+
+    Attributes:
+        time_ns: What the log counts from; None if the line does not say.
+        name: QEMU's name of it.
+        values: Its values by parameter; the whole text as ``text`` if dynmem does not know the event.
+
+    """
 
     time_ns: int | None
     name: str

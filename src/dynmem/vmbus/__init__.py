@@ -3,6 +3,8 @@
 The owner of either end hands in what the other side posted and signalled, and takes what is to be posted and
 signalled, and events. A guest cannot make the host's end raise; a broken host makes the guest's end raise
 `dynmem.errors.RemoteProtocolError`. The rings alone are in the module ``ring``.
+
+Source: QEMU hw/hyperv/vmbus.c (the host's end); Linux drivers/hv (the guest's).
 """
 
 from dynmem.vmbus.bus_events import (

@@ -37,7 +37,16 @@ class Offer(msgspec.Struct, frozen=True):
     """What the host offers: a device type, an instance of it, its mode, and which of its channels.
 
     A channel carries bare packets unless it is a pipe, whose packets begin with vmpipe's own header: that is
-    between the device and its driver. The mode of a pipe takes the first four of `user_defined`.
+    between the device and its driver.
+
+    Attributes:
+        interface: The type of the device; drivers look for it.
+        instance: This device; the same for as long as it is plugged in.
+        name: For logs.
+        sub_channel_index: 0 for the first channel of a device.
+        user_defined: 120 bytes for the driver. The mode of a pipe takes the first four.
+        pipe: The mode of a pipe; None: the channel is not a pipe.
+
     """
 
     interface: uuid.UUID
