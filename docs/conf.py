@@ -41,7 +41,7 @@ nitpick_ignore_regex = [
         r"dynmem\.vmbus\..*\.(\w+Snapshot|ChannelEvent|Driver)",
     ),  # made and read by the ends themselves
     ("py:class", r"tuple\[.*"),  # Sphinx cuts a tuple of any length at its dots
-    ("py:obj", r"[a-z_0-9-]+|[A-Z_0-9]+"),  # a parameter, a field, a QMP command, a constant
+    ("py:obj", r"(\w+\.)?[a-z_0-9-]+|[A-Z_0-9]+"),  # a parameter, a field, a QMP command, a constant
 ]
 
 GOOGLE_STYLE: Final = napoleon.Config(napoleon_use_ivar=True)

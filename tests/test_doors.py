@@ -103,6 +103,11 @@ def test_every_door_has_a_page_in_the_site(door: str) -> None:
     assert f"`dynmem.{door}`" in (importlib.import_module("dynmem").__doc__ or "")
 
 
+def test_every_module_of_wire_has_a_section_in_its_order() -> None:
+    sections = re.findall(r"automodule:: dynmem\.wire\.(\w+)", (ROOT / "docs/api/wire.rst").read_text())
+    assert sections == exported("wire")
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.stem)
 def test_an_example_uses_only_doors(path: Path) -> None:
     assert [each for each in imports_of(path.read_text()) if not goes_through_a_door(*each)] == []
