@@ -3,6 +3,8 @@
 from collections import deque
 from collections.abc import Callable
 
+from tests.rigs.pages import packed, pages_of
+
 from dynmem.dm import DynamicMemoryHost, GivenUp
 from dynmem.dm.blocks import Added
 from dynmem.dm.guest import DynamicMemoryGuest
@@ -10,20 +12,6 @@ from dynmem.dm.stores import Reservation
 from dynmem.limits import DM_RANGES_PER_MESSAGE
 from dynmem.pages import ranges
 from dynmem.pages.page_set import PageSet
-
-
-def packed(*spans: tuple[int, int]) -> bytes:
-    return b"".join((start | count << 40).to_bytes(8, "little") for start, count in spans)
-
-
-def pages_in(batch: bytes) -> list[int]:
-    """Every page that the ranges name, as often as they name it."""
-    starts, counts = ranges.unpack(batch)
-    return [
-        page
-        for start, count in zip(starts.tolist(), counts.tolist(), strict=True)
-        for page in range(start, start + count)
-    ]
 
 
 class PlainStore:
@@ -58,7 +46,7 @@ class PlainStore:
         return packed(*((page, 1) for page in taken))
 
     def undo(self, batch: bytes) -> None:
-        pages = pages_in(batch)
+        pages = pages_of(batch)
         assert self.pages.isdisjoint(pages)
         self.pages.update(pages)
 
@@ -131,7 +119,7 @@ class PlainSource:
         self.reserved = []
 
     def remove(self, batch: bytes) -> GivenUp:
-        pages = pages_in(batch)
+        pages = pages_of(batch)
         back = self.given.intersection(pages)
         self.given -= back
         self.free |= back
@@ -172,7 +160,7 @@ class PlainPages:
         return packed(*kept)
 
     def free_from_balloon(self, batch: bytes) -> None:
-        pages = pages_in(batch)
+        pages = pages_of(batch)
         assert self.ballooned.issuperset(pages)
         self.ballooned.difference_update(pages)
         self.free.update(pages)
@@ -207,7 +195,7 @@ class PlainBlocks:
         return packed(*((page, 1) for page in chosen))
 
     def put_back(self, batch: bytes) -> None:
-        self.added.update(pages_in(batch))
+        self.added.update(pages_of(batch))
 
 
 class Wire:

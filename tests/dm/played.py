@@ -1,5 +1,7 @@
 """A host, and the guest that the test plays against it, byte for byte."""
 
+from tests.rigs.pages import packed
+
 from dynmem.dm.events import StateChanged
 from dynmem.dm.host import DynamicMemoryHost
 from dynmem.dm.options import HostOptions
@@ -7,7 +9,7 @@ from dynmem.dm.states import HostState
 from dynmem.units import NS_PER_S
 from dynmem.wire import dm
 
-from .ends import PlainSource, PlainStore, packed
+from .ends import PlainSource, PlainStore
 
 WAIT = 50 * NS_PER_S
 DEADLINE = 20 * NS_PER_S

@@ -1,6 +1,7 @@
 """The guest's end against a host played by hand."""
 
 import pytest
+from tests.rigs.pages import packed, pages_of
 
 from dynmem.dm.events import Anomaly, BalloonedDown, BalloonedUp, ServiceFailed
 from dynmem.dm.guest import DynamicMemoryGuest
@@ -12,7 +13,7 @@ from dynmem.limits import DM_RANGES_PER_MESSAGE
 from dynmem.units import NS_PER_S
 from dynmem.wire import dm
 
-from .ends import PlainPages, packed, pages_in
+from .ends import PlainPages
 
 TOTAL = 16384  # 64 MiB: a floor of 40 MiB
 FLOOR = balloon_floor(TOTAL)
@@ -175,7 +176,7 @@ def test_a_request_is_answered_over_several_responses(played: Played) -> None:
     for answer in answers:
         assert isinstance(answer, dm.BalloonResponse)
         assert len(answer.ranges) <= DM_RANGES_PER_MESSAGE * 8
-        pages += pages_in(answer.ranges)
+        pages += pages_of(answer.ranges)
     assert [answer.more_pages for answer in answers if isinstance(answer, dm.BalloonResponse)] == [
         True,
         True,
@@ -193,7 +194,7 @@ def test_a_guest_gives_what_it_has_above_its_floor_and_no_more() -> None:
     answer = played.sent()
     assert isinstance(answer, dm.BalloonResponse)
     assert not answer.more_pages
-    assert len(pages_in(answer.ranges)) == TOTAL - 1000 - FLOOR
+    assert len(pages_of(answer.ranges)) == TOTAL - 1000 - FLOOR
     assert played.pages.available_pages == FLOOR
 
 
@@ -208,7 +209,7 @@ def test_the_floor_follows_the_size_so_a_second_request_gets_more() -> None:
         answer = played.sent()
         assert isinstance(answer, dm.BalloonResponse)
         assert played.pages.available_pages == floor
-        given += len(pages_in(answer.ranges))
+        given += len(pages_of(answer.ranges))
         assert played.guest.ballooned_pages == given
 
 
@@ -246,7 +247,7 @@ def test_pages_that_are_given_back_are_freed_and_answered_once(played: Played) -
     played.says(dm.BalloonRequest(0, 100))
     answer = played.sent()
     assert isinstance(answer, dm.BalloonResponse)
-    pages = pages_in(answer.ranges)
+    pages = pages_of(answer.ranges)
     half = packed(*((page, 1) for page in pages[:50]))
     played.says(dm.UnballoonRequest(1, True, half))
     assert played.state() is GuestState.BALLOON_DOWN
@@ -337,7 +338,7 @@ def test_a_host_that_asks_and_never_reads_is_refused_and_loses_nothing(played: P
     played.says(dm.BalloonRequest(0, 100))
     answer = played.sent()
     assert isinstance(answer, dm.BalloonResponse)
-    pages = pages_in(answer.ranges)
+    pages = pages_of(answer.ranges)
     refused = 0
     for page in pages:
         try:

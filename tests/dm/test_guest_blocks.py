@@ -1,6 +1,7 @@
 """Memory that is added to the guest and taken for good, and other guests' habits; the host is played."""
 
 import pytest
+from tests.rigs.pages import pages_of
 
 from dynmem.dm.events import Anomaly, Crashed, HotAdded, HotRemoved
 from dynmem.dm.guest import DynamicMemoryGuest
@@ -11,7 +12,7 @@ from dynmem.errors import LocalProtocolError, RemoteProtocolError
 from dynmem.units import NS_PER_S
 from dynmem.wire import dm
 
-from .ends import PlainBlocks, PlainPages, pages_in
+from .ends import PlainBlocks, PlainPages
 
 TOTAL = 16384
 STEP = 256
@@ -271,7 +272,7 @@ def test_removing_what_is_in_the_balloon_is_our_own_fault(played: Played) -> Non
     played.says(dm.BalloonRequest(0, 10))
     response = played.sent()
     assert isinstance(response, dm.BalloonResponse)
-    played.blocks.added = set(pages_in(response.ranges))
+    played.blocks.added = set(pages_of(response.ranges))
     played.says(dm.HotRemoveRequest(0, 0, 10, 0))
     with pytest.raises(LocalProtocolError, match="does not have"):
         played.sent()

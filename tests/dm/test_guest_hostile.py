@@ -5,6 +5,7 @@ import random
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.rigs.pages import packed, pages_of
 
 from dynmem.dm.guest import DynamicMemoryGuest
 from dynmem.dm.habits import LINUX, WINDOWS
@@ -14,7 +15,7 @@ from dynmem.errors import RemoteProtocolError
 from dynmem.units import NS_PER_S
 from dynmem.wire import dm
 
-from .ends import PlainBlocks, PlainPages, packed, pages_in
+from .ends import PlainBlocks, PlainPages
 
 TOTAL = 4864  # 256 pages above its floor
 REGION = 8192
@@ -70,7 +71,7 @@ class Guest:
         self.guest.message_sent(self.now)
         message = dm.decode(data)
         if isinstance(message, dm.BalloonResponse):
-            told = pages_in(message.ranges)
+            told = pages_of(message.ranges)
             assert len(set(told)) == len(told)
             assert self.told.isdisjoint(told)
             self.told.update(told)

@@ -1,6 +1,7 @@
 """The host's end against a guest played by hand, byte for byte."""
 
 import pytest
+from tests.rigs.pages import packed, pages_of
 
 from dynmem.dm.events import ActualChanged, Anomaly, BalloonFinished, StatusReported
 from dynmem.dm.host import DynamicMemoryHost
@@ -10,7 +11,7 @@ from dynmem.errors import LocalProtocolError, RemoteProtocolError
 from dynmem.limits import DM_RANGES_PER_MESSAGE, DM_REPLIES_PENDING
 from dynmem.wire import dm
 
-from .ends import PlainStore, packed, pages_in
+from .ends import PlainStore
 from .played import DEADLINE, WAIT, PlayedHost
 
 
@@ -330,7 +331,7 @@ def test_an_unballoon_of_many_ranges_takes_several_messages_and_one_answer() -> 
     for part in parts:
         assert isinstance(part, dm.UnballoonRequest)
         assert len(part.ranges) <= DM_RANGES_PER_MESSAGE * 8
-        back += pages_in(part.ranges)
+        back += pages_of(part.ranges)
     assert [part.more_pages for part in parts if isinstance(part, dm.UnballoonRequest)] == [True, True, False]
     assert sorted(back) == list(range(0, 2400, 2))
     assert played.host.actual_pages == 4000
@@ -345,7 +346,7 @@ class Refusing(PlainStore):
 
     def remove_for_guest(self, max_pages: int, max_ranges: int) -> bytes:
         ranges = super().remove_for_guest(min(max_pages, self.can_have), max_ranges)
-        self.can_have -= len(pages_in(ranges))
+        self.can_have -= len(pages_of(ranges))
         return ranges
 
 
@@ -363,7 +364,7 @@ def test_pages_that_the_host_cannot_have_again_stay_in_the_balloon_until_the_nex
     heard = []
     while (message := played.sent()) is not None:
         assert isinstance(message, dm.UnballoonRequest)
-        heard.append((len(pages_in(message.ranges)), message.more_pages))
+        heard.append((len(pages_of(message.ranges)), message.more_pages))
     assert heard == ([(can_have, True), (0, False)] if can_have else [(0, False)])
     played.events(Anomaly)
     played.says(dm.UnballoonResponse(1))
@@ -390,7 +391,7 @@ def test_a_target_that_changes_cuts_a_running_operation_short_at_the_next_messag
     played.gives((0, 400))
     first = played.sent()
     assert isinstance(first, dm.UnballoonRequest)
-    assert len(pages_in(first.ranges)) == 200
+    assert len(pages_of(first.ranges)) == 200
     assert played.host.actual_pages == 800
 
 

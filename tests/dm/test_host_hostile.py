@@ -5,11 +5,12 @@ from collections.abc import Callable
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.rigs.pages import packed, pages_of
 
 from dynmem.dm.states import HostState
 from dynmem.wire import dm
 
-from .ends import PlainSource, packed, pages_in
+from .ends import PlainSource
 from .played import DEADLINE, PlayedHost
 
 SPANS = st.lists(st.tuples(st.integers(0, 70), st.integers(0, 12)), max_size=8)
@@ -38,14 +39,14 @@ def test_the_host_gives_back_only_what_it_was_given_whatever_the_guest_does(data
         played.says(message)
         new = played.store.pages - removed
         if isinstance(message, dm.BalloonResponse):
-            assert new <= set(pages_in(message.ranges))
+            assert new <= set(pages_of(message.ranges))
             assert accepting or not new
         given.update(new)
 
     def host_speaks() -> None:
         message = played.sent()
         if isinstance(message, dm.UnballoonRequest):
-            back = pages_in(message.ranges)
+            back = pages_of(message.ranges)
             assert len(back) == len(set(back))
             assert given.issuperset(back)
             given.difference_update(back)
@@ -128,7 +129,7 @@ def test_memory_is_offered_once_and_never_after_a_barrier_whatever_the_guest_doe
         message = played.sent()
         if isinstance(message, dm.HotAddRequest):
             assert not barrier
-            pages = set(pages_in(message.range.to_bytes(8, "little")))
+            pages = set(pages_of(message.range.to_bytes(8, "little")))
             assert pages.isdisjoint(source.given)
             assert message.range & (STEP - 1) == 0
             posted.update(pages)

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from tests.rigs.pages import packed
 
 from dynmem.dm.host import DynamicMemoryHost
 from dynmem.dm.options import HostOptions
@@ -11,7 +12,7 @@ from dynmem.trace_events import Trace, matching
 from dynmem.units import NS_PER_S
 from dynmem.wire import dm
 
-from .ends import SetStore, packed
+from .ends import SetStore
 
 BOOT = 0x10000  # 256 MiB, as in the session
 REGION = 0x800000

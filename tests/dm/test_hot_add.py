@@ -1,6 +1,7 @@
 """Hot add and hot remove at the host's end, against a guest played by hand."""
 
 import pytest
+from tests.rigs.pages import packed, pages_of
 
 from dynmem.dm.events import ActualChanged, Anomaly, HotAddFinished, HotRemoveFinished
 from dynmem.dm.options import HOT_ADD_RETRY_NS
@@ -10,7 +11,7 @@ from dynmem.errors import LocalProtocolError, RemoteProtocolError
 from dynmem.limits import DM_HOT_ADD_CHUNK_PAGES
 from dynmem.wire import dm
 
-from .ends import PlainSource, packed, pages_in
+from .ends import PlainSource
 from .played import DEADLINE, PlayedHost
 
 CAPS = dm.CAP_BALLOON | dm.CAP_HOT_ADD | dm.CAP_HOT_REMOVE  # alignment 1 MiB: 256 pages
@@ -513,5 +514,5 @@ def test_an_unballoon_that_was_offered_is_built_anew_when_its_pages_are_the_gues
     played.host.boot_pages -= 100
     first = played.sent()
     assert isinstance(first, dm.UnballoonRequest)
-    assert pages_in(first.ranges) == list(range(100, 108))
+    assert pages_of(first.ranges) == list(range(100, 108))
     assert played.host.actual_pages == 900

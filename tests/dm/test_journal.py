@@ -1,10 +1,11 @@
 """The journal of the host's operations."""
 
+from tests.rigs.pages import packed
+
 from dynmem.dm.journal import UNDER_WAY, OperationJournal, OperationRecord
 from dynmem.limits import DM_JOURNAL_OPERATIONS
 from dynmem.wire import dm
 
-from .ends import packed
 from .played import DEADLINE, WAIT, PlayedHost
 
 

@@ -3,6 +3,7 @@
 import struct
 
 import pytest
+from tests.rigs.pages import packed
 
 from dynmem.dm.events import Anomaly, StateChanged
 from dynmem.dm.guest import DynamicMemoryGuest
@@ -14,7 +15,7 @@ from dynmem.limits import DM_EVENTS_PENDING, DM_RANGES_PER_MESSAGE, PAGE_RANGE_P
 from dynmem.units import MIB, NS_PER_S, PAGE_SIZE
 from dynmem.wire import dm
 
-from .ends import PlainBlocks, PlainPages, PlainSource, SetStore, packed
+from .ends import PlainBlocks, PlainPages, PlainSource, SetStore
 from .played import DEADLINE, PlayedHost
 
 GIGABYTES = (1 << 30) // PAGE_SIZE * 32

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from tests.rigs.embedded import GuestWithoutProcess
+from tests.rigs.pages import bounds_of
 
 from dynmem import vmbus
 from dynmem.errors import DynmemError
@@ -109,12 +110,6 @@ class Area:
         """The pages from guest page `start` to `end` that lie here."""
         low = min(max(start - self.first, 0), self.named.size)
         return slice(low, min(max(end - self.first, low), self.named.size))
-
-
-def spans_of(ranges: bytes) -> Iterator[tuple[int, int]]:
-    """Starts and ends."""
-    starts, counts = page_ranges.unpack(ranges)
-    yield from zip(starts.tolist(), (starts + counts).tolist(), strict=True)
 
 
 class MemoryRig:
@@ -236,7 +231,7 @@ class MemoryRig:
 
     def hear(self, message: dm.Message) -> None:
         if isinstance(message, dm.UnballoonRequest):
-            for start, end in spans_of(message.ranges):
+            for start, end in bounds_of(message.ranges):
                 self.got_back(start, end)
             if message.more_pages:
                 return
@@ -293,7 +288,7 @@ class MemoryRig:
         for backend, ranges, _ in self.discards.flights:
             area = self.areas[backend]  # or a DIMM is discarded that is gone
             nobodys = area.named | area.released
-            for start, end in spans_of(ranges):
+            for start, end in bounds_of(ranges):
                 assert nobodys[start:end].all(), "what is the guest's is discarded"
 
     def check_sets(self) -> None:
@@ -343,7 +338,7 @@ def ranges_of(moves: Moves) -> bytes:
 
 def give_up(rig: MemoryRig, moves: Moves) -> None:
     more, ranges = bool(next(moves, 0) & 1), ranges_of(moves)
-    for start, end in spans_of(ranges):
+    for start, end in bounds_of(ranges):
         for area in rig.areas.values():
             area.named[area.part(start, end)] = True
     rig.say(dm.encode(dm.BalloonResponse(7, more, ranges)))
@@ -365,7 +360,7 @@ def add_memory(rig: MemoryRig, moves: Moves) -> None:
 def give_for_good(rig: MemoryRig, moves: Moves) -> None:
     more, result, ranges = bool(next(moves, 0) & 1), next(moves, 0) & 1, ranges_of(moves)
     area = rig.areas[rig.hot_added.backend]
-    for start, end in spans_of(ranges):
+    for start, end in bounds_of(ranges):
         area.released[area.part(start, end)] = True
     rig.say(dm.encode(dm.HotRemoveResponse(7, result, more, ranges)))
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.rigs.pages import pages_of
 
 from dynmem.dm.blocks import Added
 from dynmem.dm.habits import balloon_floor
@@ -35,15 +36,6 @@ class Guest:
 @pytest.fixture
 def guest() -> Guest:
     return Guest()
-
-
-def pages_of(ranges: bytes) -> set[int]:
-    starts, counts = page_ranges.unpack(ranges)
-    return {
-        page
-        for start, count in zip(starts.tolist(), counts.tolist(), strict=True)
-        for page in range(start, start + count)
-    }
 
 
 def test_added_blocks_are_used_like_any_other_memory(guest: Guest) -> None:
@@ -105,10 +97,10 @@ def test_what_is_in_use_stays_and_so_does_the_floor(guest: Guest) -> None:
     while ranges := guest.remove(1 << 20):
         assert len(ranges) <= 8 * DM_HOT_REMOVE_RANGES
         removed.append(ranges)
-    pages = pages_of(b"".join(removed))
+    pages = set(pages_of(b"".join(removed)))
     assert spare - 3000 <= page_ranges.page_count(b"".join(removed)) == len(pages)
     assert not pages & set(held.pages().tolist())
-    assert not pages & pages_of(ballooned)
+    assert not pages & set(pages_of(ballooned))
     assert all(guest.allocator.state_of(page) == ABSENT for page in list(pages)[:500])
     present = guest.allocator.total_pages - guest.allocator.ballooned_pages
     assert guest.allocator.available_pages >= balloon_floor(present)

@@ -2,22 +2,13 @@
 
 from collections.abc import Iterator
 
+from tests.rigs.pages import packed
+
 from dynmem.memory.pending import PendingDiscards
-from dynmem.pages import ranges as page_ranges
 from dynmem.pages.page_set import PageSet
 
 HOLD = 100
 BLOCK = 64
-
-
-def packed(*spans: tuple[int, int]) -> bytes:
-    return b"".join((start | count << 40).to_bytes(8, "little") for start, count in spans)
-
-
-def pages_of(ranges: bytes) -> list[int]:
-    starts, counts = page_ranges.unpack(ranges)
-    spans = zip(starts.tolist(), counts.tolist(), strict=True)
-    return [page for start, count in spans for page in range(start, start + count)]
 
 
 class Memory:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.rigs.pages import packed
 
 from dynmem.memory import system_calls
 from dynmem.memory.backend import Backend, MemfdBackend, RamBackend
@@ -19,10 +20,6 @@ from dynmem.memory.discard import Discarder, DiscardError
 from dynmem.units import MIB, PAGE_SIZE
 
 PAGES = 1024
-
-
-def packed(*spans: tuple[int, int]) -> bytes:
-    return b"".join((start | count << 40).to_bytes(8, "little") for start, count in spans)
 
 
 @pytest.fixture

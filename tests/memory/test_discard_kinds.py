@@ -18,6 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.rigs.machine_wide import HUGE, huge_pages_held
+from tests.rigs.pages import packed
 
 from dynmem.memory import abilities, system_calls
 from dynmem.memory.abilities import NONE, Abilities, probe
@@ -39,10 +40,6 @@ WAYS = {
     "what this kernel has": None,
 }
 _THP: Final = 22  # of /proc/kpageflags: a part of a transparent huge page
-
-
-def packed(*spans: tuple[int, int]) -> bytes:
-    return b"".join((start | count << 40).to_bytes(8, "little") for start, count in spans)
 
 
 @pytest.fixture(params=BACKINGS)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 import pytest
+from tests.rigs.pages import packed, pages_of
 
 from dynmem.errors import LocalProtocolError
 from dynmem.limits import DISCARD_BATCH_BLOCKS, DISCARD_BATCH_RANGES
@@ -18,7 +19,7 @@ from dynmem.memory.pending import PendingDiscards
 from dynmem.pages import ranges as page_ranges
 from dynmem.units import PAGE_SIZE
 
-from .held_back import BLOCK, HOLD, Memory, packed, pages_of
+from .held_back import BLOCK, HOLD, Memory
 
 # what is due when
 

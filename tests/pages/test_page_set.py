@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.rigs.pages import packed, spans_of
 
 from dynmem.errors import RemoteProtocolError
 from dynmem.limits import DM_RANGES_PER_MESSAGE, PAGE_RANGE_PAGES_MAX
@@ -20,15 +21,6 @@ from dynmem.units import GIB, MIB, PAGE_SIZE, TIB
 Span = tuple[int, int]
 # one word, one chunk, several; whole and cut
 TOTALS = (1, 1000, CHUNK_PAGES, CHUNK_PAGES + 1, 3 * CHUNK_PAGES, 6 * CHUNK_PAGES + 77)
-
-
-def packed(spans: list[Span]) -> bytes:
-    return b"".join((start | count << 40).to_bytes(8, "little") for start, count in spans)
-
-
-def spans_of(batch: bytes) -> list[Span]:
-    starts, counts = ranges.unpack(batch)
-    return list(zip(starts.tolist(), counts.tolist(), strict=True))
 
 
 def bits(span: Span) -> int:
@@ -131,7 +123,7 @@ class Story:
 
     def add(self) -> None:
         spans = self.batch()
-        added = self.set.add(packed(spans))
+        added = self.set.add(packed(*spans))
         assert added[:3] == self.model.add(spans)
         accepted = 0
         for span in spans:
@@ -145,14 +137,14 @@ class Story:
 
     def remove(self) -> None:
         spans = self.held() if self.random.random() < 0.8 else self.batch()
-        assert self.set.remove(packed(spans)) == self.model.remove(spans)
+        assert self.set.remove(packed(*spans)) == self.model.remove(spans)
 
     def drop(self) -> None:
         spans = [*self.batch(), *self.held()]
         named = 0
         for span in spans:
             named |= bits(span) if span[1] else 0
-        assert self.set.drop(packed(spans)) == (named & self.model.pages).bit_count()
+        assert self.set.drop(packed(*spans)) == (named & self.model.pages).bit_count()
         self.model.pages &= ~named
 
     def compare_overlap(self) -> None:
@@ -161,14 +153,14 @@ class Story:
         named = 0
         for span in spans:
             named |= bits(span) if span[1] else 0
-        assert self.set.overlaps(packed(spans)) == bool(named & self.model.pages)
+        assert self.set.overlaps(packed(*spans)) == bool(named & self.model.pages)
 
     def compare_parts(self) -> None:
         spans = [*self.batch(), *self.held()]
         named = 0
         for span in spans:
             named |= bits(span) if span[1] else 0
-        parts = spans_of(self.set.intersect(packed(spans)))
+        parts = spans_of(self.set.intersect(packed(*spans)))
         assert sum(bits(part) for part in parts) == named & self.model.pages
         check_ascending_and_apart(parts)
         self.compare_whole(spans, self.random.choice([64, 512, CHUNK_PAGES, 2 * CHUNK_PAGES]))
@@ -184,7 +176,7 @@ class Story:
         for at in touched:
             mask = bits((at * block, block))
             expected |= mask if self.model.pages & mask == mask else 0
-        blocks = spans_of(self.set.whole(packed(spans), block))
+        blocks = spans_of(self.set.whole(packed(*spans), block))
         assert sum(bits(span) for span in blocks) == expected
         check_ascending_and_apart(blocks)
 
@@ -216,36 +208,36 @@ def test_a_page_set_does_what_a_plain_set_of_pages_does(seed: int) -> None:
 
 def test_a_page_given_up_twice_is_counted_once() -> None:
     pages = PageSet(1000)
-    assert pages.add(packed([(10, 5), (12, 5)])) == Added(7, 3, 0, packed([(10, 7)]))
-    assert pages.add(packed([(0, 20)])) == Added(13, 7, 0, packed([(0, 20)]))
+    assert pages.add(packed((10, 5), (12, 5))) == Added(7, 3, 0, packed((10, 7)))
+    assert pages.add(packed((0, 20))) == Added(13, 7, 0, packed((0, 20)))
     assert len(pages) == 20
 
 
 def test_a_range_that_is_not_wholly_inside_is_refused_whole() -> None:
     pages = PageSet(1000)
-    assert pages.add(packed([(999, 2), (5, 0), (998, 2), ((1 << 40) - 1, 1)])) == Added(
-        2, 0, 3, packed([(998, 2)])
+    assert pages.add(packed((999, 2), (5, 0), (998, 2), ((1 << 40) - 1, 1))) == Added(
+        2, 0, 3, packed((998, 2))
     )
 
 
 def test_taking_back_pages_that_lack_one_changes_nothing() -> None:
     pages = PageSet(4 * CHUNK_PAGES)
-    pages.add(packed([(0, 2 * CHUNK_PAGES), (2 * CHUNK_PAGES + 1, 10)]))
+    pages.add(packed((0, 2 * CHUNK_PAGES), (2 * CHUNK_PAGES + 1, 10)))
     before = len(pages)
-    assert not pages.remove(packed([(5, 10), (2 * CHUNK_PAGES, 2)]))
-    assert not pages.remove(packed([(5, 10), (9, 1)]))
+    assert not pages.remove(packed((5, 10), (2 * CHUNK_PAGES, 2)))
+    assert not pages.remove(packed((5, 10), (9, 1)))
     assert len(pages) == before
-    assert pages.remove(packed([(2 * CHUNK_PAGES + 1, 10), (CHUNK_PAGES - 5, 10)]))
+    assert pages.remove(packed((2 * CHUNK_PAGES + 1, 10), (CHUNK_PAGES - 5, 10)))
     assert len(pages) == before - 20
 
 
 @pytest.mark.parametrize("emptied", ["taken", "removed", "removed in halves", "cleared"])
 def test_a_chunk_that_was_filled_piece_by_piece_and_emptied_is_empty(emptied: str) -> None:
     pages = PageSet(3 * CHUNK_PAGES)
-    halves = [packed([(page, 1) for page in range(CHUNK_PAGES + odd, 2 * CHUNK_PAGES, 2)]) for odd in (0, 1)]
+    halves = [packed(*((page, 1) for page in range(CHUNK_PAGES + odd, 2 * CHUNK_PAGES, 2))) for odd in (0, 1)]
     for half in halves:
         pages.add(half)
-    whole = packed([(CHUNK_PAGES, CHUNK_PAGES)])
+    whole = packed((CHUNK_PAGES, CHUNK_PAGES))
     assert pages.add(whole).new == 0
     match emptied:
         case "taken":
@@ -265,10 +257,10 @@ def test_a_chunk_that_was_filled_piece_by_piece_and_emptied_is_empty(emptied: st
 
 def test_the_whole_blocks_are_those_that_the_ranges_touch_and_the_set_has_completely() -> None:
     pages = PageSet(4 * 512 + 100)
-    pages.add(packed([(0, 1023), (1024, 1024 + 100)]))
-    assert pages.whole(packed([(0, 4 * 512 + 100)]), 512) == packed([(0, 512), (1024, 1024)])
-    assert pages.whole(packed([(1500, 1), (1300, 5)]), 512) == packed([(1024, 512)])
-    assert pages.whole(packed([(600, 10), (2048, 100), (1 << 39, 5), (7, 0)]), 512) == b""
+    pages.add(packed((0, 1023), (1024, 1024 + 100)))
+    assert pages.whole(packed((0, 4 * 512 + 100)), 512) == packed((0, 512), (1024, 1024))
+    assert pages.whole(packed((1500, 1), (1300, 5)), 512) == packed((1024, 512))
+    assert pages.whole(packed((600, 10), (2048, 100), (1 << 39, 5), (7, 0)), 512) == b""
     assert pages.whole(b"", 512) == b""
 
 
@@ -280,21 +272,21 @@ def test_a_block_that_is_no_power_of_two_of_words_is_refused(pages: int) -> None
 
 def test_the_parts_that_the_set_has_come_out_ascending_and_joined() -> None:
     pages = PageSet(4 * CHUNK_PAGES)
-    pages.add(packed([(100, 50), (CHUNK_PAGES, CHUNK_PAGES), (2 * CHUNK_PAGES, 3)]))
-    everything = packed([(2 * CHUNK_PAGES, 1 << 20), (0, 140), (130, 2 * CHUNK_PAGES)])
-    assert pages.intersect(everything) == packed([(100, 50), (CHUNK_PAGES, CHUNK_PAGES + 3)])
-    assert pages.intersect(packed([(90, 10), (150, 5), (1 << 39, 1)])) == b""
+    pages.add(packed((100, 50), (CHUNK_PAGES, CHUNK_PAGES), (2 * CHUNK_PAGES, 3)))
+    everything = packed((2 * CHUNK_PAGES, 1 << 20), (0, 140), (130, 2 * CHUNK_PAGES))
+    assert pages.intersect(everything) == packed((100, 50), (CHUNK_PAGES, CHUNK_PAGES + 3))
+    assert pages.intersect(packed((90, 10), (150, 5), (1 << 39, 1))) == b""
     assert len(pages) == CHUNK_PAGES + 53
 
 
 def test_dropping_takes_out_what_there_is_and_leaves_the_rest() -> None:
     pages = PageSet(4 * CHUNK_PAGES)
-    pages.add(packed([(100, 50), (CHUNK_PAGES, CHUNK_PAGES), (2 * CHUNK_PAGES, 3)]))
-    assert pages.drop(packed([(120, 5), (122, 5), (0, 0), (1 << 39, 9)])) == 7
-    assert pages.drop(packed([(CHUNK_PAGES + 64, 64)])) == 64
-    assert pages.drop(packed([(CHUNK_PAGES, 3 * CHUNK_PAGES), (0, 110)])) == CHUNK_PAGES - 64 + 3 + 10
-    assert pages.take(10**9, 510) == packed([(110, 10), (127, 23)])
-    assert pages.drop(packed([(0, 1000)])) == 0
+    pages.add(packed((100, 50), (CHUNK_PAGES, CHUNK_PAGES), (2 * CHUNK_PAGES, 3)))
+    assert pages.drop(packed((120, 5), (122, 5), (0, 0), (1 << 39, 9))) == 7
+    assert pages.drop(packed((CHUNK_PAGES + 64, 64))) == 64
+    assert pages.drop(packed((CHUNK_PAGES, 3 * CHUNK_PAGES), (0, 110))) == CHUNK_PAGES - 64 + 3 + 10
+    assert pages.take(10**9, 510) == packed((110, 10), (127, 23))
+    assert pages.drop(packed((0, 1000))) == 0
 
 
 def test_half_a_range_is_refused() -> None:
@@ -304,13 +296,13 @@ def test_half_a_range_is_refused() -> None:
 
 def test_runs_over_chunk_borders_come_back_as_one_range() -> None:
     pages = PageSet(8 * CHUNK_PAGES)
-    pages.add(packed([(CHUNK_PAGES - 3, 3 * CHUNK_PAGES)]))
-    assert pages.take(10**9, 10) == packed([(CHUNK_PAGES - 3, 3 * CHUNK_PAGES)])
+    pages.add(packed((CHUNK_PAGES - 3, 3 * CHUNK_PAGES)))
+    assert pages.take(10**9, 10) == packed((CHUNK_PAGES - 3, 3 * CHUNK_PAGES))
 
 
 def test_runs_of_chunks_that_are_not_neighbours_are_not_joined() -> None:
     pages = PageSet(5 * CHUNK_PAGES)
-    spans = packed([(CHUNK_PAGES - 1, 1), (2 * CHUNK_PAGES, 1), (4 * CHUNK_PAGES - 2, 3)])
+    spans = packed((CHUNK_PAGES - 1, 1), (2 * CHUNK_PAGES, 1), (4 * CHUNK_PAGES - 2, 3))
     pages.add(spans)
     assert pages.take(10**9, 510) == spans
 
@@ -319,7 +311,7 @@ def test_runs_of_chunks_that_are_not_neighbours_are_not_joined() -> None:
 @pytest.mark.parametrize("count", [1, 2, 63, 64, 65, 130])
 def test_runs_around_word_and_chunk_borders_come_back_as_they_were_given(end: int, count: int) -> None:
     pages = PageSet(2 * CHUNK_PAGES)
-    spans = packed([(5, 1), (end - count, count), (end + 1, 1), (end + 64, 3)])
+    spans = packed((5, 1), (end - count, count), (end + 1, 1), (end + 64, 3))
     pages.add(spans)
     assert pages.take(10**9, 510) == spans
 
@@ -328,7 +320,7 @@ def test_a_terabyte_in_one_message_of_overlapping_ranges_is_taken_back_whole() -
     total = TIB // PAGE_SIZE
     starts = [i * (total - PAGE_RANGE_PAGES_MAX) // 509 for i in range(510)]
     pages = PageSet(total)
-    added = pages.add(packed([(start, PAGE_RANGE_PAGES_MAX) for start in starts]))
+    added = pages.add(packed(*((start, PAGE_RANGE_PAGES_MAX) for start in starts)))
     assert added.new == len(pages) == total
     assert added.new + added.duplicates == 510 * PAGE_RANGE_PAGES_MAX
     back = pages.take(10**12, DM_RANGES_PER_MESSAGE)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.rigs.pages import packed, spans_of
 
 from dynmem.errors import RemoteProtocolError
 from dynmem.limits import GUEST_PAGE_MAX, PAGE_RANGE_PAGES_MAX
@@ -12,16 +13,7 @@ from dynmem.pages import ranges
 SPANS = st.lists(st.tuples(st.integers(0, 2000), st.integers(0, 90)), max_size=60)
 
 
-def packed(spans: list[tuple[int, int]]) -> bytes:
-    return b"".join((start | count << 40).to_bytes(8, "little") for start, count in spans)
-
-
-def spans_of(batch: bytes) -> list[tuple[int, int]]:
-    starts, counts = ranges.unpack(batch)
-    return list(zip(starts.tolist(), counts.tolist(), strict=True))
-
-
-def pages_of(spans: list[tuple[int, int]]) -> set[int]:
+def covered(spans: list[tuple[int, int]]) -> set[int]:
     return {page for start, count in spans for page in range(start, start + count)}
 
 
@@ -51,8 +43,8 @@ def test_a_range_of_exactly_the_largest_count_is_not_split() -> None:
 
 @given(SPANS)
 def test_merging_keeps_the_pages_and_leaves_ascending_ranges_with_gaps(spans: list[tuple[int, int]]) -> None:
-    merged = spans_of(ranges.merge(packed(spans)))
-    assert pages_of(merged) == pages_of(spans)
+    merged = spans_of(ranges.merge(packed(*spans)))
+    assert covered(merged) == covered(spans)
     assert all(count > 0 for _, count in merged)
     ends = [start + count for start, count in merged]
     assert all(start > end for (start, _), end in zip(merged[1:], ends, strict=False))
@@ -61,10 +53,10 @@ def test_merging_keeps_the_pages_and_leaves_ascending_ranges_with_gaps(spans: li
 @given(st.lists(st.integers(0, 500), max_size=200))
 def test_single_pages_are_packed_into_the_fewest_ranges(pages: list[int]) -> None:
     batch = ranges.from_pages(np.array(pages, np.int64))
-    assert pages_of(spans_of(batch)) == set(pages)
+    assert covered(spans_of(batch)) == set(pages)
     assert len(spans_of(batch)) == len({page for page in pages if page - 1 not in pages})
     assert ranges.page_count(batch) == len(set(pages))
 
 
 def test_the_page_count_of_a_hostile_message_does_not_wrap() -> None:
-    assert ranges.page_count(packed([(0, PAGE_RANGE_PAGES_MAX)] * 510)) == 510 * PAGE_RANGE_PAGES_MAX
+    assert ranges.page_count(packed(*([(0, PAGE_RANGE_PAGES_MAX)] * 510))) == 510 * PAGE_RANGE_PAGES_MAX

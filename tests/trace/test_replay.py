@@ -9,7 +9,8 @@ from typing import Any
 
 import msgspec
 import pytest
-from tests.dm.ends import PlainSource, SetStore, packed, pages_in
+from tests.dm.ends import PlainSource, SetStore
+from tests.rigs.pages import packed, pages_of
 
 from dynmem.direction import Direction
 from dynmem.dm.blocks import Added
@@ -66,7 +67,7 @@ def alike(ours: dm.Message, theirs: dm.Message) -> bool:
     if without(ours, *names) != without(theirs, *(own.intersection(theirs.__struct_fields__))):
         return False
     ranges = [getattr(message, "ranges", b"") for message in (ours, theirs)]
-    return sorted(pages_in(ranges[0])) == sorted(pages_in(ranges[1]))
+    return sorted(pages_of(ranges[0])) == sorted(pages_of(ranges[1]))
 
 
 class OurHost:
@@ -155,12 +156,12 @@ class CapturedKernel:
         self.given: list[int] = []
 
     def allocate_for_balloon(self, pages: int) -> bytes:
-        assert pages == len(pages_in(self.ranges))
-        self.given = pages_in(self.ranges)
+        assert pages == len(pages_of(self.ranges))
+        self.given = pages_of(self.ranges)
         return self.ranges
 
     def free_from_balloon(self, ranges: bytes) -> None:
-        for page in pages_in(ranges):
+        for page in pages_of(ranges):
             self.given.remove(page)
 
     def hot_add(self, start: int, pages: int) -> Added:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from tests.rigs.memory import memory_of
+from tests.rigs.pages import packed
 
 from dynmem import vmbus
 from dynmem.memory.backend import Backend
@@ -27,10 +28,6 @@ CAPS = dm.CAP_BALLOON | dm.CAP_HOT_ADD | dm.CAP_HOT_REMOVE  # added in steps of 
 
 
 _GREETINGS = dm.CapabilitiesResponse | dm.InfoMessage
-
-
-def packed(*spans: tuple[int, int]) -> bytes:
-    return b"".join((start | count << 40).to_bytes(8, "little") for start, count in spans)
 
 
 def plays(scene: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:

@@ -3,7 +3,8 @@
 import asyncio
 from collections.abc import Callable, Iterable
 
-from tests.vm.device_rig import CAPS, packed, plays
+from tests.rigs.pages import packed
+from tests.vm.device_rig import CAPS, plays
 from tests.vm.running import until
 
 from dynmem import vmbus

@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.vm.device_rig import packed
+from tests.rigs.pages import packed, pages_of
 
 from dynmem.dm.stores import GivenUp
 from dynmem.errors import RemoteProtocolError
@@ -18,11 +18,6 @@ BOOT, DIMM_AT, DIMM, ADDED_AT, ADDED = 100, 160, 30, 200, 80
 def second_half(ranges: Ranges) -> Ranges:
     """What is present of added memory of which the guest has only the second half."""
     return within(ranges, Ranges.span(ADDED // 2, ADDED))
-
-
-def pages_of(ranges: bytes) -> list[int]:
-    starts, counts = page_ranges.unpack(ranges)
-    return [a + n for a, c in zip(starts.tolist(), counts.tolist(), strict=True) for n in range(c)]
 
 
 class Accounts:

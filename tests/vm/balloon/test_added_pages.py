@@ -2,8 +2,7 @@
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.vm.balloon.test_accounts import pages_of
-from tests.vm.device_rig import packed
+from tests.rigs.pages import packed, pages_of
 
 from dynmem.limits import VM_ADDED_PIECES_MAX
 from dynmem.pages.algebra import Ranges, joined

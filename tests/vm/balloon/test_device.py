@@ -3,7 +3,8 @@
 import asyncio
 from typing import Any
 
-from tests.vm.device_rig import SIZE, Discards, Rig, packed, plays
+from tests.rigs.pages import packed
+from tests.vm.device_rig import SIZE, Discards, Rig, plays
 
 from dynmem.memory.discard import DiscardError
 from dynmem.trace_events import Trace, matching

@@ -5,8 +5,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from tests.rigs.memory import memory_of
+from tests.rigs.pages import packed
 from tests.vm.added_rig import BASE, FIRST, SIZE, UNIT, AddingRig, Discards, Plugged
-from tests.vm.device_rig import packed, plays
+from tests.vm.device_rig import plays
 
 from dynmem.dm.events import HotRemoveFinished
 from dynmem.errors import ConfigError

@@ -15,14 +15,13 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from tests.rigs.memory import memory_of
+from tests.rigs.pages import bounds_of, packed
 from tests.vm.added_rig import BASE, FIRST, SIZE, AddingRig, Discards, Plugged
-from tests.vm.device_rig import packed
 
 from dynmem.dm.states import HostState
 from dynmem.memory.backend import Backend
 from dynmem.memory.discard import Discarder, DiscardError
 from dynmem.memory.pending import PendingDiscards
-from dynmem.pages import ranges as page_ranges
 from dynmem.units import MIB, PAGE_SHIFT, PAGE_SIZE
 from dynmem.vm.balloon.accounts import GuestPages
 from dynmem.vm.balloon.discards import StartDiscard
@@ -34,11 +33,6 @@ DIMM_AT = 2 * BASE >> PAGE_SHIFT
 RING = 64  # the guest's first pages are its rings' and its kernel's
 
 Owned = npt.NDArray[np.bool_]
-
-
-def spans_of(ranges: bytes) -> list[tuple[int, int]]:
-    starts, counts = page_ranges.unpack(ranges)
-    return [(start, start + count) for start, count in zip(starts.tolist(), counts.tolist(), strict=True)]
 
 
 class Flights(Discards):
@@ -93,7 +87,7 @@ class Interleavings(RuleBasedStateMachine):
 
     def own(self, ranges: bytes, *, is_owned: bool) -> None:
         """The guest owns these pages from now on, or no longer; it has not owned them, or it has."""
-        for start, end in spans_of(ranges):
+        for start, end in bounds_of(ranges):
             (backend,) = (
                 b for b, first in self.firsts.items() if first <= start < first + self.owned[b].size
             )
@@ -107,7 +101,7 @@ class Interleavings(RuleBasedStateMachine):
     def balloon(self, ranges: bytes) -> None:
         """The guest gives these pages up; they are its own again when it gets them back, or at a restart."""
         self.own(ranges, is_owned=False)
-        for start, end in spans_of(ranges):
+        for start, end in bounds_of(ranges):
             for backend, first in self.firsts.items():
                 if first <= start < first + self.owned[backend].size:
                     self.ballooned[backend][start - first : end - first] = True
@@ -299,7 +293,7 @@ class Interleavings(RuleBasedStateMachine):
     @invariant()
     def no_page_that_the_guest_owns_is_being_discarded(self) -> None:
         for backend, ranges, _ in self.flights.open:
-            for start, end in spans_of(ranges):
+            for start, end in bounds_of(ranges):
                 assert not self.owned[backend][start:end].any()
 
     @invariant()
