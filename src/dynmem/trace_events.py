@@ -10,6 +10,7 @@ Values are printed as C prints them: a ``%d`` of an unsigned word is signed (no 
 Source: QEMU hw/hyperv/trace-events; docs/devel/tracing.rst (log backend).
 """
 
+import functools
 import re
 import uuid
 from collections.abc import Callable, Sequence
@@ -88,7 +89,6 @@ class Event(Generic[*_Values]):
             Parameter(word, kind, conversion)
             for (kind, word), conversion in zip(split, conversions, strict=True)
         )
-        self._pattern = re.compile(self._expression())
 
     def text(self, values: Sequence[Any]) -> str:
         """Return the event's text; one value for each parameter."""
@@ -107,11 +107,13 @@ class Event(Generic[*_Values]):
             for parameter, word in zip(self.parameters, found.groups(), strict=True)
         }
 
-    def _expression(self) -> str:
+    @functools.cached_property
+    def _pattern(self) -> re.Pattern[str]:
+        """The text as an expression; compiled late, since only readers of logs need it."""
         parts = [re.escape(self._literals[0])]
         for parameter, literal in zip(self.parameters, self._literals[1:], strict=True):
             parts += (_WORDS.get(parameter.conversion, "(-?[0-9]{1,20})"), re.escape(literal))
-        return "".join(parts)
+        return re.compile("".join(parts))
 
 
 AnyEvent: TypeAlias = Event[*tuple[Any, ...]]
