@@ -119,6 +119,15 @@ def test_the_python_in_a_paper_uses_only_doors(paper: str) -> None:
     assert [each for each in imports_of(blocks) if not goes_through_a_door(*each)] == []
 
 
+def test_every_class_that_the_library_page_names_is_exported() -> None:
+    text = (ROOT / "docs" / "library.md").read_text()
+    named = set(re.findall(r"`([A-Z][A-Za-z]+[a-z])(?:\.\w+)?`", text))
+    known = {name for door in DOORS for name in exported(door)}
+    known |= {name for leaf in LEAVES for name in dir(importlib.import_module(f"dynmem.{leaf}"))}
+    assert {"DynamicMemoryHost", "PageStore", "RemoteProtocolError"} <= named
+    assert named - known - {"ImportError"} == set()
+
+
 def test_the_python_of_the_library_page_runs() -> None:
     blocks = python_of("docs/library.md")
     assert len(blocks) >= 2
