@@ -105,7 +105,7 @@ def test_optional_callbacks_have_the_defaults_of_the_interface() -> None:
     assert device.get_plugged_size() == GIB
     assert not device.decides_memslots
     assert EmptyDevice().get_plugged_size() == 0
-    with pytest.raises(LocalProtocolError, match="was told to use 5"):
+    with pytest.raises(LocalProtocolError, match="cannot use 5"):
         device.decide_memslots(5)
 
 

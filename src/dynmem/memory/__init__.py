@@ -1,1 +1,1 @@
-"""Guest memory on the host: backends and giving pages back to the host."""
+"""Guest memory on the host: backends, and discards, which return pages to the host."""

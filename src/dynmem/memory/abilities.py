@@ -1,6 +1,6 @@
-"""What this kernel can do about discards: tried out on memory of our own, not read off a version number.
+"""What this kernel can do about discards: tried on memory of our own, not derived from a version number.
 
-Each path that an ability opens has another one beside it that needs none, and a test can force either.
+Each path that an ability opens has an alternative that needs none, and a test can force either.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ PIDFD_SELF: Final = -10000  # of Linux 6.14 and later; a number of our own, wher
 
 
 class Abilities(NamedTuple):
-    """What works. `pidfd` is what stands for this process in the batched calls; -1: nothing does."""
+    """What works. `pidfd` stands for this process in the batched calls; it is -1 if none works."""
 
     pidfd: int = -1
     batched_dontneed: bool = False  # process_madvise(MADV_DONTNEED) on oneself: Linux 6.13 and later
@@ -31,7 +31,7 @@ NONE: Final = Abilities()
 
 @functools.cache
 def probe() -> Abilities:
-    """Find out, once for the process; a child that was forked off must not use what its parent found."""
+    """Find out, once per process; a forked child must not use what its parent found."""
     pidfd = PIDFD_SELF
     if not _drops_a_page(pidfd):
         pidfd = -1
@@ -50,13 +50,13 @@ def probe() -> Abilities:
 
 
 def _drops_a_page(pidfd: int) -> bool:
-    """Whether a batched MADV_DONTNEED of two pages on ourselves is done, and drops what is in both."""
+    """Return whether a batched MADV_DONTNEED of two own pages works, and drops both."""
     with mmap.mmap(-1, 3 * PAGE_SIZE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as room:
         return _loses_both_ends(room, pidfd, system_calls.MADV_DONTNEED)
 
 
 def _removes_a_page(pidfd: int) -> bool:
-    """Whether a batched MADV_REMOVE takes two pages of ours out of a memory file."""
+    """Return whether a batched MADV_REMOVE takes two pages out of a memory file."""
     fd = os.memfd_create("probe", os.MFD_CLOEXEC)
     try:
         os.ftruncate(fd, 3 * PAGE_SIZE)
@@ -68,7 +68,7 @@ def _removes_a_page(pidfd: int) -> bool:
 
 
 def _loses_both_ends(room: mmap.mmap, pidfd: int, advice: int) -> bool:
-    """Whether advice on the first and the last of three pages is taken, and they read zeros then."""
+    """Return whether advice on the first and the last of three pages works, so that they read zeros."""
     room[:] = b"x" * len(room)
     address = int(np.frombuffer(room, np.uint8).ctypes.data)
     ranges = np.array([(address, PAGE_SIZE), (address + 2 * PAGE_SIZE, PAGE_SIZE)], np.uint64)

@@ -28,7 +28,7 @@ HUGE_PAGE_SIZE: Final = 2 * MIB  # of transparent huge pages; x86-64
 _ALLOCATE_BYTES: Final = 1 << 30  # whole huge pages, of any size
 _HUGE_PAGES: Final = Path("/sys/kernel/mm/transparent_hugepage")
 _PAGEMAP_ENTRIES: Final = 1 << 17  # read at a time: 1 MiB, for 512 MiB of memory
-_OWN_PAGE: Final = np.uint64(1 << 63 | 1 << 56)  # of an entry: in memory, and mapped by nobody else
+_OWN_PAGE: Final = np.uint64(1 << 63 | 1 << 56)  # of an entry: in memory, and mapped here only
 _OWN_MASK: Final = _OWN_PAGE | np.uint64(1 << 61)  # nor a page of a file
 _SWAPPED: Final = np.uint64(1 << 62)
 _PREALLOCATING: Final = threading.Lock()  # so that no two count on the same memory of the host
@@ -37,7 +37,7 @@ _HUGE_SHIFT: Final = 26  # MFD_HUGE_SHIFT: where memfd_create's flags hold the s
 
 
 class BackendError(DynmemError):
-    """The system would not make or map the memory; `errno` is its own number, 0 when the refusal is ours."""
+    """The memory cannot be made or mapped; `errno` is the system's number, 0 if the refusal is ours."""
 
     def __init__(self, message: str, errno: int) -> None:
         super().__init__(message)
@@ -45,18 +45,18 @@ class BackendError(DynmemError):
 
 
 class Backend:
-    """Memory that a guest may have: mapped here, and, unless it is private, shared by whoever has `fd`."""
+    """Memory for a guest: mapped here and, unless it is private, shared by every process that has `fd`."""
 
     kind: ClassVar[str] = ""
     hugetlb: bool = False  # huge pages that were reserved: they come and go whole
-    owns_file: bool = False  # the memory file is nobody else's: what is in it is not worth keeping
+    owns_file: bool = False  # the memory file is this backend's alone, and its content need not be kept
     shared_underneath: bool = False  # shared by its descriptor though `share` says otherwise
 
     def __init__(self, size: int, name: str, *, fd: int, page_size: int, share: bool, prealloc: bool) -> None:
-        """Map `size` bytes of `fd` (taken over, also when this fails), or private memory when it is -1.
+        """Map `size` bytes of `fd`, which is closed if this fails, or private memory if it is -1.
 
-        Raises ConfigError for a size that is no multiple of the page size; BackendError when the system
-        refuses, or has not the memory that `prealloc` asks for now.
+        Raises ConfigError unless the size is a multiple of the page size; BackendError if the system refuses,
+        or lacks the memory that `prealloc` needs now.
         """
         self.size: Final = size
         self.name: Final = name
@@ -74,7 +74,7 @@ class Backend:
         except BaseException:
             self._close_descriptor()
             raise
-        # the array that tells the address is gone after this line, so that it holds no mapping open
+        # the array that shows the address is gone after this line, so it keeps no mapping open
         self._address = int(np.frombuffer(self._view, np.uint8).ctypes.data)
         if prealloc:
             try:
@@ -91,7 +91,7 @@ class Backend:
 
     @property
     def is_closed(self) -> bool:
-        """Whether the memory is gone, or goes when the last array that shows it does."""
+        """Whether it was closed; the mapping goes with the last array over it."""
         return self._closed
 
     @property
@@ -110,23 +110,22 @@ class Backend:
         return self._address
 
     def resident_bytes(self) -> int:
-        """Bytes that the memory really occupies now, in RAM or swap.
+        """Return the bytes that the memory occupies now, in RAM or swap.
 
-        Shared memory: the blocks of its file (on a disk, what it takes there). Private memory: the
-        pages that are this process's own; they are counted one by one, half a second for a terabyte.
+        Of shared memory these are the blocks of its file (on a disk, its size there). Of private memory they
+        are this process's own pages, counted one by one: half a second for a terabyte.
         """
         if self.is_shared:
             return os.fstat(self._fd).st_blocks * STAT_BLOCK_BYTES
         return _private_bytes(self._address, self.size)
 
     def reserve(self, ranges: bytes, *, in_parts: bool = True) -> bytes:
-        """Set huge pages of the host aside for the guest's, before it touches them: what could not be had.
+        """Reserve huge pages of the host before the guest touches them; return the ranges that it lacks.
 
-        A huge page that was discarded is anybody's; a touch of it when the system has no more ends the
-        process that touches, by SIGBUS. `ranges` are in pages of 4 KiB and mean all of each huge page that
-        they are in, and so does the answer: ascending, disjoint. Nothing is done, and b"" is the answer,
-        for memory that is not reserved huge pages. Without `in_parts` a range that cannot be had whole
-        is refused whole.
+        A discarded huge page is free for other programs; if the system has none left, touching it is a
+        SIGBUS. `ranges` are in pages of 4 KiB and mean all of each huge page that they are in, and so does
+        the result: ascending, disjoint. For memory other than reserved huge pages nothing is done, and the
+        result is b"". Without `in_parts` a range that lacks a huge page is lacking whole.
         """
         if not (self.hugetlb and self.is_shared):
             return b""
@@ -152,10 +151,10 @@ class Backend:
         return page_ranges.merge(b"".join(page_ranges.span(start, pages) for start, pages in refused))
 
     def preallocate(self) -> None:
-        """Make all of the memory resident; what it holds stays.
+        """Make all of the memory resident; its content stays.
 
-        Raises BackendError, also where the host has too little memory: QEMU tries, and the kernel's
-        out-of-memory killer ends something.
+        Raises BackendError, also if the host has too little memory: QEMU tries, and the kernel's
+        out-of-memory killer ends a process.
         """
         with _PREALLOCATING:
             self._check_host(self.size)
@@ -169,7 +168,7 @@ class Backend:
             )
 
     def _check_host(self, size: int) -> None:
-        """Raise BackendError when the host has not the memory for `size` bytes, less what is resident."""
+        """Raise BackendError unless the host has memory for `size` bytes, less what is resident."""
         if self.page_size > PAGE_SIZE:  # they are reserved: there are enough, or the system says so
             return
         if self.is_shared and system_calls.file_system(self._fd)[0] != system_calls.TMPFS_MAGIC:
@@ -179,7 +178,7 @@ class Backend:
             raise BackendError(f"prealloc: {lacks}", errno.ENOMEM)
 
     def close(self) -> None:
-        """Close the descriptor and unmap; a mapping that arrays still show goes with the last of them."""
+        """Close the descriptor and unmap; a mapping that arrays still use goes with the last of them."""
         self._closed = True
         self._close_descriptor()
         with contextlib.suppress(BufferError):
@@ -195,13 +194,13 @@ class Backend:
         self.close()
 
     def _huge_pages_given(self) -> str:
-        """When this memory gets transparent huge pages, in the system's words."""
+        """Return when this memory gets transparent huge pages, in the system's words."""
         if self._fd < 0:
             return huge_pages_given()
         return huge_pages_given("shmem_enabled") if self.is_shared else "never"
 
     def _mapped(self) -> tuple[mmap.mmap, int]:
-        """Map the memory: the mapping, and where in it the memory begins."""
+        """Map the memory; return the mapping, and where in it the memory begins."""
         flags = mmap.MAP_SHARED if self.is_shared else mmap.MAP_PRIVATE
         try:
             if self._fd >= 0:
@@ -216,7 +215,7 @@ class Backend:
         return "unable to map backing store for guest RAM"
 
     def _allocate(self) -> int:
-        """Give the file all of its pages, in steps, since a signal undoes the call that it interrupts."""
+        """Allocate all pages of the file, in steps, since a signal undoes the call that it interrupts."""
         for at in range(0, self.size, _ALLOCATE_BYTES):
             step = min(_ALLOCATE_BYTES, self.size - at)
             self._check_host(step)  # others take memory, too
@@ -234,8 +233,8 @@ class Backend:
 class MemfdBackend(Backend):
     """RAM in an anonymous memory file (memory-backend-memfd), sealed against any change of its size.
 
-    Without the seals whoever is handed the descriptor (an embedded guest) could cut the file short, and the
-    next touch of the lost part would end this process with SIGBUS.
+    Without the seals a process that receives the descriptor (an embedded guest) could truncate the file, and
+    touching the lost part would end this process with SIGBUS.
     """
 
     kind = "memory-backend-memfd"
@@ -264,7 +263,7 @@ class MemfdBackend(Backend):
 
 
 class RamBackend(Backend):
-    """RAM that has no name anywhere (memory-backend-ram): private unless it is shared by its descriptor."""
+    """RAM without a name (memory-backend-ram): private unless it is shared by its descriptor."""
 
     kind = "memory-backend-ram"
 
@@ -279,7 +278,7 @@ class RamBackend(Backend):
     ) -> None:
         """Map `size` bytes, none of them resident yet.
 
-        `needs_descriptor`: another process is to have the memory, so it is shared underneath whatever `share`
+        `needs_descriptor`: another process will map the memory, so it is shared underneath whatever `share`
         says; `share` reads back as it was set. Raises ConfigError, BackendError.
         """
         check_size(self.kind, size, PAGE_SIZE)
@@ -307,7 +306,7 @@ def check_size(kind: str, size: int, page_size: int) -> None:
 
 
 def memory_file(name: str, size: int, *, hugetlb: bool = False, hugetlb_size: int = 0) -> int:
-    """Make a sealed memory file of `size` bytes: its descriptor. Raises BackendError."""
+    """Make a sealed memory file of `size` bytes and return its descriptor. Raises BackendError."""
     flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
     if hugetlb_size & (hugetlb_size - 1):  # the flags have room for powers of two only
         raise BackendError("Hugepage size must be a power of 2", errno.EINVAL)
@@ -329,13 +328,13 @@ def memory_file(name: str, size: int, *, hugetlb: bool = False, hugetlb_size: in
 
 
 def page_size_of(fd: int) -> int:
-    """Bytes of a page of the file: 4096, or those of the huge pages on hugetlbfs. Raises OSError."""
+    """Return the bytes of a page of the file: 4096, or a huge page's on hugetlbfs. Raises OSError."""
     magic, block_size = system_calls.file_system(fd)
     return block_size if magic == system_calls.HUGETLBFS_MAGIC else PAGE_SIZE
 
 
 def huge_pages_given(kind: str = "enabled") -> str:
-    """When memory gets transparent huge pages: private ``enabled``, or memory files ``shmem_enabled``.
+    """Return when memory gets transparent huge pages: ``enabled`` (private) or ``shmem_enabled`` (files).
 
     ``always``, ``madvise`` or ``never``; of memory files also ``within_size``, ``advise``, ``deny`` and
     ``force``.
@@ -349,18 +348,18 @@ def huge_pages_given(kind: str = "enabled") -> str:
 
 
 def refusal(what: str, error: Exception) -> BackendError:
-    """The error of the system behind a sentence: ``WHAT: No space left on device``.
+    """Return the error for a refusal by the system: ``WHAT: No space left on device``.
 
-    A size that no system call takes is more memory than there is.
+    A size that no system call takes counts as more memory than there is.
     """
     number = error.errno if isinstance(error, OSError) and error.errno is not None else errno.ENOMEM
     return BackendError(f"{what}: {os.strerror(number)}", number)
 
 
 def _private_bytes(address: int, size: int) -> int:
-    """Bytes of this process's own in a mapping, in memory or swap, from /proc/self/pagemap.
+    """Return the bytes of a mapping that are this process's own, in memory or swap (/proc/self/pagemap).
 
-    Mappings that lie side by side are one to /proc/self/smaps, so that cannot tell.
+    /proc/self/smaps shows adjacent mappings as one, so it cannot be used.
     """
     pages = 0
     with Path("/proc/self/pagemap").open("rb", 0) as table:

@@ -19,9 +19,9 @@ _OPEN_ATTEMPTS: Final = 10  # somebody else makes and removes the file between t
 class FileBackend(Backend):
     """Memory in a file (memory-backend-file), from the file's first byte on.
 
-    Unlike a memfd the file is not sealed: whoever may write it can cut it short, and the next touch of the
-    lost part ends this process. With `share` off nothing of the file is ever changed, also not by a discard
-    (QEMU punches it and warns): a discarded page reads what the file has there.
+    Unlike a memfd the file is not sealed: a process that may write it can truncate it, and touching the lost
+    part ends this process. With `share` off the file is never changed, not even by a discard (QEMU punches it
+    and warns): a discarded page reads what the file has there.
     """
 
     kind = "memory-backend-file"
@@ -36,10 +36,10 @@ class FileBackend(Backend):
         prealloc: bool = False,
         discard_data: bool = False,
     ) -> None:
-        """Map `size` bytes of the file `path`, made if it is not there; of an unnamed one if it is a folder.
+        """Map `size` bytes of the file `path`, made if missing; of an unnamed file if it is a folder.
 
-        A file that holds something is never made longer or shorter. `discard_data`: its content is not worth
-        keeping, closing frees it. Raises ConfigError, BackendError.
+        A file with content keeps its length. `discard_data`: closing frees its content. Raises ConfigError,
+        BackendError.
         """
         if size <= 0:
             raise ConfigError("can't create backend with size 0")
@@ -64,18 +64,18 @@ class FileBackend(Backend):
             raise
 
     def close(self) -> None:
-        """Close and unmap; with `discard_data`, free what the file holds (it keeps its name and size)."""
+        """Close and unmap; with `discard_data`, free the file's content (it keeps its name and size)."""
         if self.discard_data and self.is_shared:
             system_calls.punch(self.fd, 0, self.size)
         super().close()
 
     def _huge_pages_given(self) -> str:
-        """On tmpfs the mount decides, and another may change that: as though always."""
+        """Return "always" on tmpfs: the mount decides, and it may be remounted at any time."""
         is_tmpfs = system_calls.file_system(self._fd)[0] == system_calls.TMPFS_MAGIC
         return "always" if self.is_shared and is_tmpfs else "never"
 
     def _forget(self, *, made: bool, is_new: bool) -> None:
-        """Remove the file again if it was not there before, or empty it if it was empty (`is_new`)."""
+        """Remove the file again if it was made here (`is_new`), or empty it if it was empty."""
         with contextlib.suppress(OSError):
             if made:
                 self.path.unlink()
@@ -84,7 +84,7 @@ class FileBackend(Backend):
 
 
 def _opened(path: Path, name: str) -> tuple[int, bool]:
-    """Open the file, or make it: the descriptor, and whether a name was made. Raises BackendError."""
+    """Open or make the file; return the descriptor, and whether a name was made. Raises BackendError."""
     for _ in range(_OPEN_ATTEMPTS):
         try:
             return os.open(path, os.O_RDWR | os.O_CLOEXEC), False
@@ -99,7 +99,7 @@ def _opened(path: Path, name: str) -> tuple[int, bool]:
 
 
 def _created(path: Path) -> int:
-    """Make a file that is not there. Raises FileExistsError when it is, BackendError otherwise."""
+    """Make a new file. Raises FileExistsError if it exists, BackendError otherwise."""
     try:
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
     except FileExistsError:
@@ -119,7 +119,7 @@ def _unnamed(folder: Path, name: str) -> int:
 
 
 def _prepared(fd: int, size: int, name: str) -> int:
-    """Give a file without content the size: its page size. Raises ConfigError, BackendError."""
+    """Set the size of an empty file; return its page size. Raises ConfigError, BackendError."""
     try:
         page_size = page_size_of(fd)
         has = os.fstat(fd).st_size
@@ -140,7 +140,7 @@ def _prepared(fd: int, size: int, name: str) -> int:
 
 
 def _give_size(fd: int, size: int) -> None:
-    """Give a file that has no size one. Raises OSError for what is no file that can have memory in it."""
+    """Set the size of a file that has none. Raises OSError for a file that cannot hold memory."""
     now = os.fstat(fd)
     if not stat.S_ISREG(now.st_mode):
         raise OSError(errno.ENODEV, "")

@@ -1,4 +1,4 @@
-"""Discard: give the memory behind page ranges back to the host, in as few calls as the kernel allows.
+"""Discards: return the memory behind page ranges to the host, in as few calls as the kernel allows.
 
 What works differs by the kind of memory (measured, see docs/performance.md):
 
@@ -40,7 +40,7 @@ _SAMPLES: Final = 8  # pages looked at to know whether this process has ranges m
 
 
 class DiscardError(DynmemError):
-    """The system refused a discard: `errno` is its number, `discarded` the bytes it took all the same."""
+    """The system refused a discard: `errno` is its number, `discarded` the bytes discarded all the same."""
 
     def __init__(self, message: str, number: int, discarded: int) -> None:
         super().__init__(message)
@@ -52,22 +52,22 @@ class Discarder:
     """Discards pages of one backend; page 0 is the backend's first."""
 
     def __init__(self, backend: Backend, abilities: Abilities | None = None) -> None:
-        """`abilities`: what to use; by default what the kernel was found to have."""
+        """`abilities` are those to use; by default those that the kernel was found to have."""
         self._backend = backend
         self._abilities: Final = probe() if abilities is None else abilities
         self.granularity_pages: Final = backend.page_size >> PAGE_SHIFT
 
     def discard(self, ranges: bytes) -> int:
-        """Give back the whole host pages of `ranges`: the bytes that they cover, in all.
+        """Discard the whole host pages in `ranges` and return their bytes.
 
         Every mapping of shared memory then reads zeros there, and so does private memory (a private mapping
         of a named file reads the file). Of pages larger than 4 KiB those that `ranges` cover only in part are
         left alone. The interpreter lock is free during each call, so this may run in a worker thread.
 
-        Raises DiscardError: before anything is done when the memory is closed or a range lies outside it;
-        after everything else was done when the system refuses a range.
+        Raises DiscardError: before anything is done if the memory is closed or a range lies outside it; after
+        all other ranges if one is refused.
         """
-        if self._backend.is_closed:  # somebody else may have its descriptor or its addresses by now
+        if self._backend.is_closed:  # its descriptor and addresses may be reused by now
             raise DiscardError(f"cannot discard: {os.strerror(errno.EBADF)}", errno.EBADF, 0)
         starts, counts = page_ranges.unpack(page_ranges.merge(ranges))
         size = self._backend.size
@@ -88,7 +88,10 @@ class Discarder:
         return work.result()
 
     def _whole_host_pages(self, starts: U64Array, ends: U64Array) -> U64Array:
-        """The host pages that lie wholly in disjoint ranges, (n, 2) of offset and length in bytes."""
+        """Return the host pages that lie wholly in disjoint ranges, (n, 2) of offset and length in bytes.
+
+        Host pages of 4: [1,9) -> round up 1 to 4, down 9 to 8 -> [4,8); [5,7) -> 8 and 4: nothing
+        """
         size = np.uint64(self.granularity_pages)
         starts = (starts + size - np.uint64(1)) // size * size
         ends = ends // size * size
@@ -97,7 +100,7 @@ class Discarder:
 
 
 class _Work:
-    """One discard: what was done so far, and the first refusal."""
+    """One discard: what is done so far, and the first refusal."""
 
     def __init__(self, backend: Backend, abilities: Abilities) -> None:
         self._backend = backend
@@ -106,7 +109,7 @@ class _Work:
         self._refused: tuple[int, int, int] | None = None
 
     def result(self) -> int:
-        """Bytes discarded. Raises DiscardError for the first refusal."""
+        """Return the bytes discarded. Raises DiscardError for the first refusal."""
         if self._refused is None:
             return self._done
         number, offset, length = self._refused
@@ -117,7 +120,7 @@ class _Work:
         )
 
     def unmap(self, spans: U64Array) -> None:
-        """Take small ranges out of this process's mapping of a file; what fails here makes no difference."""
+        """Take small ranges out of this process's mapping of a file; a failure here does not matter."""
         small = len(spans) > 1 and int(spans[:, 1].sum()) < len(spans) * _SMALL_BYTES
         if self._abilities.batched_dontneed and small and self._has_mapped(spans):
             self._in_batches(spans, MADV_DONTNEED)
@@ -129,10 +132,10 @@ class _Work:
             self._done += removed
         fd = self._backend.fd
         for offset, length in spans.tolist():
-            self._enter(system_calls.punch(fd, offset, length), offset, length)
+            self._record(system_calls.punch(fd, offset, length), offset, length)
 
     def _has_mapped(self, spans: U64Array) -> bool:
-        """Whether this process has touched any of a few of the ranges itself, or just the guest's has."""
+        """Return whether this process has touched any of a sample of the ranges, or only the guest has."""
         chosen = spans[:: max(1, len(spans) // _SAMPLES), 0].tolist()
         with Path("/proc/self/pagemap").open("rb", 0) as table:
             entries = (
@@ -148,12 +151,12 @@ class _Work:
             self._done += dropped
         base = self._backend.address
         for offset, length in spans.tolist():
-            self._enter(system_calls.madvise(base + offset, length, MADV_DONTNEED), offset, length)
+            self._record(system_calls.madvise(base + offset, length, MADV_DONTNEED), offset, length)
 
     def split_huge_pages(self, spans: U64Array) -> None:
         """Split each transparent huge page that loses a part and keeps a part, before the part is dropped.
 
-        Advice on one of its pages does it; what is no huge page, or is in use just now, stays as it is.
+        Advice on one of its pages does it; a small page, or a huge one in use, stays as it is.
         """
         if not self._abilities.splits:
             return
@@ -173,10 +176,10 @@ class _Work:
             system_calls.madvise(self._backend.address + offset, length, MADV_COLD)
 
     def _in_batches(self, spans: U64Array, advice: int) -> tuple[int, U64Array]:
-        """Advise on as many spans a call as the kernel takes: bytes done, and the spans left.
+        """Advise on as many spans per call as the kernel takes; return the bytes done, and the spans left.
 
-        The kernel stops short at a span that it refuses, and, without a word, in the span that is more than
-        it does in one call (2 GiB - 4 KiB): either is left for a call of its own, and this goes on behind it.
+        The kernel stops at a span that it refuses, and silently in the span that exceeds what it does in one
+        call (2 GiB - 4 KiB): either is left for a call of its own, and this continues behind it.
         """
         base = np.array((self._backend.address, 0), np.uint64)
         left: list[int] = []
@@ -192,8 +195,8 @@ class _Work:
                 position += 1
         return advised, spans[left]
 
-    def _enter(self, number: int, offset: int, length: int) -> None:
-        """Enter what became of one call: 0 or an errno."""
+    def _record(self, number: int, offset: int, length: int) -> None:
+        """Record the result of one call: 0 or an errno."""
         if number == 0:
             self._done += length
         elif self._refused is None:

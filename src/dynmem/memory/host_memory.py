@@ -1,7 +1,7 @@
-"""What memory the host has, a file system of it too, and whether so much of it may be taken at once.
+"""What memory the host and its file systems have, and whether an amount of it may be taken at once.
 
-Memory files and private memory that are made resident on a host that has too little end in the kernel's
-out-of-memory killer, which takes other programs, too.
+Making memory resident on a host that has too little ends in the kernel's out-of-memory killer, which also
+ends other programs.
 """
 
 import os
@@ -21,7 +21,7 @@ class HostMemory(NamedTuple):
 
     @property
     def margin(self) -> int:
-        """Bytes that are left to the host when memory is made resident at once."""
+        """Bytes that stay with the host when memory is made resident at once."""
         return min(self.total // PREALLOC_MARGIN_PART, PREALLOC_MARGIN_BYTES_MAX)
 
     def lacks(self, size: int) -> str | None:
@@ -41,6 +41,6 @@ def host_memory() -> HostMemory:
 
 
 def free_bytes(place: Path | int) -> int:
-    """What the file system of a path or a descriptor has left for such as us. Raises OSError."""
+    """Return the free bytes of a file system for an unprivileged process. Raises OSError."""
     system = os.statvfs(place)
     return system.f_bavail * system.f_frsize

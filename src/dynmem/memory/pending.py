@@ -1,10 +1,10 @@
-"""Discards that are held back: pages given up, whose memory the host does not have back yet.
+"""Discards that are held back: pages given up, whose memory the host has not reclaimed yet.
 
-Taking 4 KiB pages out of memory one by one costs 4 to 12 times what a whole block of 2 MiB does, so pages
-wait here until the guest has given up all of their block, for a while at most. Where the host has no huge
-pages ranges of 128 KiB and more gain nothing by that, and go at once. Two rules keep the guest's bytes:
-pages that go back to the guest are withdrawn from here first, and none goes back while a batch is in
-flight. Then a batch never holds a page that the guest has.
+Discarding 4 KiB pages one by one costs 4 to 12 times as much as a whole block of 2 MiB, so pages wait here
+until the guest has given up all of their block, but not for long. Where the host has no huge pages, ranges of
+128 KiB and more gain nothing by that and are due at once. Two rules protect guest data: pages that go back
+to the guest are withdrawn from here first, and none goes back while a batch is in flight. So a batch never
+holds a page that the guest has.
 
 Pure: no clock, no system call. Pages are the backend's own, from 0.
 """
@@ -65,7 +65,7 @@ class PendingDiscards:
         """Hold discards back for pages of `given`, the set that the pages are put in and taken out of.
 
         `block_pages`: a power of two from 64 up. `whole_only`: the host's own pages have that size, so
-        incomplete blocks wait for ever. Others wait for `hold_ns`, or until more than `pages_max` wait;
+        incomplete blocks wait without end. Others wait for `hold_ns`, or until more than `pages_max` wait;
         ranges of `long_pages` and more do not wait at all (0: they do).
         """
         self._given = given
@@ -83,17 +83,17 @@ class PendingDiscards:
         self._due_ns = 0  # when the oldest of what waits has waited long enough
 
     def __len__(self) -> int:
-        """Pages that wait, those in flight not counted; all of a complete block counts."""
-        self._enter()
+        """Return the pages that wait, without those in flight; all of a complete block counts."""
+        self._merge()
         return len(self._parts) + len(self._long) + len(self._ready) * self._block_pages
 
     @property
     def in_flight(self) -> bool:
-        """Whether a batch is being discarded: until it is done no page may be given back to the guest."""
+        """Whether a batch is being discarded: until it is done no page may go back to the guest."""
         return self._flight != b""
 
     def add(self, ranges: bytes, now_ns: int) -> None:
-        """Let pages wait, all of which are in the given set; one that waits already is counted once."""
+        """Let pages wait, all of which are in the given set; one that waits already counts once."""
         if not (self._new or len(self._parts) or len(self._long) or len(self._ready)):
             self._due_ns = now_ns + self._hold_ns
         whole = self._given.whole(ranges, self._block_pages)
@@ -102,20 +102,20 @@ class PendingDiscards:
             self._new.append(short)
             self._new_bytes += len(short)
             if whole or self._new_bytes > DISCARD_NEW_BYTES_MAX:
-                self._enter()
+                self._merge()
         if whole:
             self._parts.drop(whole)
             self._long.drop(whole)
             self._ready.add(self._exact_blocks(whole))
 
     def withdraw(self, ranges: bytes) -> None:
-        """Let nothing of `ranges`, which the guest gets back, be discarded any more.
+        """Drop whatever waits of `ranges`, which go back to the guest.
 
-        Raises LocalProtocolError while anything of them is in flight.
+        Raises LocalProtocolError while any of them is in flight.
         """
         if self._flight and _overlap(self._flight, ranges):
-            raise LocalProtocolError("pages whose discard is in flight cannot be given back to the guest")
-        self._enter()
+            raise LocalProtocolError("pages whose discard is in flight cannot go back to the guest")
+        self._merge()
         if len(self._ready):
             broken = self._ready.intersect(self._blocks(ranges))
             self._ready.drop(broken)
@@ -124,10 +124,10 @@ class PendingDiscards:
         self._long.drop(ranges)
 
     def next_batch(self, now_ns: int, *, flush: bool = False) -> bytes:
-        """Take what is due, packed ascending ranges: it is in flight until `done`. b"" when nothing is due.
+        """Return what is due, in flight until `done`, as packed ascending ranges; b"" if nothing is due.
 
         Complete blocks are due at once, whole, though parts of them may have been discarded before. `flush`
-        makes everything due that waits now, also if this call can't give it all.
+        makes everything due that waits now, even if this call cannot return it all.
         """
         if flush:
             self._due_ns = min(self._due_ns, now_ns)
@@ -142,15 +142,15 @@ class PendingDiscards:
         return self._flight
 
     def done(self) -> None:
-        """End the flight of the batch; whether the system took it all makes no difference here."""
+        """End the flight of the batch, whether or not the system discarded all of it."""
         if not self._flight:
             raise LocalProtocolError("no discard is in flight")
         self._flight = b""
 
     def deadline_ns(self) -> int | None:
-        """When `next_batch` gives something without a flush: a time in the past when it would now.
+        """Return when `next_batch` has something without a flush: a time in the past if it has now.
 
-        None when nothing but an event changes that: `done`, or more pages.
+        None if only an event can change that: `done`, or more pages.
         """
         if self._flight:
             return None
@@ -161,7 +161,7 @@ class PendingDiscards:
         return 0 if self._are_too_many() else self._due_ns
 
     def clear(self) -> None:
-        """Forget what waits: the guest that gave it up is gone. Raises LocalProtocolError in flight."""
+        """Drop all that waits: the guest that gave it up is gone. Raises LocalProtocolError in flight."""
         if self._flight:
             raise LocalProtocolError("a discard is in flight: wait until it is done")
         self._new.clear()
@@ -172,12 +172,12 @@ class PendingDiscards:
 
     def snapshot(self) -> PendingSnapshot:
         """Return what waits and what is in flight."""
-        self._enter()
+        self._merge()
         blocks = self._pages(_all_of(self._ready))
         return PendingSnapshot(_all_of(self._parts), _all_of(self._long), blocks, self._flight, self._due_ns)
 
     def restore(self, snapshot: PendingSnapshot) -> None:
-        """Let that wait and be in flight; the caller puts the given set back."""
+        """Restore what waits and what is in flight; the caller restores the given set."""
         self._flight = b""
         self.clear()
         self._parts.add(snapshot.parts)
@@ -191,17 +191,17 @@ class PendingDiscards:
             return False
         if now_ns < self._due_ns and not self._are_too_many():
             return False
-        self._enter()
+        self._merge()
         return True
 
     def _are_too_many(self) -> bool:
         if len(self._parts) + sum(map(page_ranges.page_count, self._new)) <= self._pages_max:
             return False
-        self._enter()  # some may have been named twice
+        self._merge()  # some may have been named twice
         return len(self._parts) > self._pages_max
 
-    def _enter(self) -> None:
-        """Enter what came since the last time."""
+    def _merge(self) -> None:
+        """Merge what was added since the last time."""
         if self._new:
             came = b"".join(self._new)
             self._long.drop(came)
@@ -210,18 +210,21 @@ class PendingDiscards:
             self._new_bytes = 0
 
     def _without_long(self, ranges: bytes) -> bytes:
-        """Let the long ones of coalesced ranges be due at once; the others."""
+        """Make the long ones of coalesced ranges due at once; return the others."""
         packed = page_ranges.words(ranges)
         long = packed >> np.uint64(page_ranges.START_BITS) >= np.uint64(self._long_pages)
         if not long.any():
             return ranges
-        self._enter()
+        self._merge()
         self._long.add(packed[long].tobytes())
         self._parts.drop(packed[long].tobytes())
         return packed[~long].tobytes()
 
     def _blocks(self, ranges: bytes) -> bytes:
-        """The blocks that `ranges` of pages touch, as ranges of block numbers."""
+        """Return the blocks that `ranges` of pages touch, as ranges of block numbers.
+
+        Blocks of 4 pages: [3,5) [9,12) touch blocks [0,2) [2,3)
+        """
         starts, counts = page_ranges.unpack(page_ranges.merge(ranges))
         size = np.uint64(self._block_pages)
         ends = (starts + counts + size - np.uint64(1)) // size
@@ -229,13 +232,13 @@ class PendingDiscards:
         return page_ranges.pack(starts, ends - starts)
 
     def _exact_blocks(self, ranges: bytes) -> bytes:
-        """The same for ranges that are whole blocks."""
+        """Return the same for ranges that are whole blocks."""
         starts, counts = page_ranges.unpack(ranges)
         size = np.uint64(self._block_pages)
         return page_ranges.pack(starts // size, counts // size)
 
     def _pages(self, blocks: bytes) -> bytes:
-        """The pages of ranges of blocks."""
+        """Return the pages of ranges of blocks."""
         starts, counts = page_ranges.unpack(blocks)
         size = np.uint64(self._block_pages)
         return page_ranges.pack(starts * size, counts * size)
@@ -246,6 +249,6 @@ def _all_of(pages: PageSet) -> bytes:
 
 
 def _overlap(one: bytes, other: bytes) -> bool:
-    """Whether two lists of ranges have a page in common."""
+    """Return whether two batches of ranges have a page in common."""
     apart = page_ranges.page_count(page_ranges.merge(one)) + page_ranges.page_count(page_ranges.merge(other))
     return page_ranges.page_count(page_ranges.merge(one + other)) < apart

@@ -1,7 +1,7 @@
-"""The calls to the kernel that memory takes and Python has no name for, each free of the interpreter lock.
+"""System calls for memory that Python has no name for, each without the interpreter lock.
 
-`mmap.madvise` holds the lock for the whole call (97 ms for 1 GiB); what ctypes calls does not. Every function
-returns 0 or an errno and starts again when a signal interrupts it, except where it says something else.
+`mmap.madvise` holds the lock for the whole call (97 ms for 1 GiB); a call by ctypes does not. Every function
+returns 0 or an errno, and calls again if a signal interrupts it, unless it says otherwise.
 """
 
 import ctypes
@@ -53,20 +53,20 @@ _syscall.restype = ctypes.c_long
 
 
 def punch(fd: int, offset: int, length: int) -> int:
-    """Take the pages out of a file on tmpfs or hugetlbfs, and the blocks out of one on disk."""
+    """Free the pages of a part of a file on tmpfs or hugetlbfs, or its blocks on disk."""
     return _again(lambda: _fallocate(fd, _PUNCH, offset, length))
 
 
 def allocate(fd: int, offset: int, length: int) -> int:
-    """Give a part of a file all of its pages now; what it holds stays. ENOSPC when there are not enough."""
+    """Allocate all pages of a part of a file; its content stays. ENOSPC if there are too few."""
     return _again(lambda: _fallocate(fd, 0, offset, length))
 
 
 def reserve_huge(fd: int, offset: int, length: int) -> int:
-    """Set huge pages aside for a part of a file on hugetlbfs, untouched: ENOMEM when there are too few.
+    """Reserve huge pages for a part of a file on hugetlbfs, untouched: ENOMEM if there are too few.
 
-    A shared mapping does that, and the file keeps what was set aside when the mapping is gone. Pages that
-    are there, or were set aside before, are not counted again. Nothing is when this fails.
+    A shared mapping does that, and the file keeps the reservation when the mapping is gone. Pages that exist
+    or are reserved already are not counted again. If it fails nothing is reserved.
     """
     address = _mmap(None, length, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_SHARED, fd, offset)
     if address == _MAP_FAILED:
@@ -81,9 +81,9 @@ def madvise(address: int, length: int, advice: int) -> int:
 
 
 def process_madvise(pidfd: int, ranges: U64Array, advice: int) -> int:
-    """Advise on ranges, (n, 2) of address and length in bytes, n ≤ 1024: bytes done, or an errno as -errno.
+    """Advise on ranges, (n, 2) of address and length in bytes, n ≤ 1024; return the bytes done, or -errno.
 
-    The kernel may stop short: at a range that it refuses, and after 2 GiB - 4 KiB.
+    The kernel may stop early: at a range that it refuses, and after 2 GiB - 4 KiB.
     """
     while True:
         done = _syscall(
@@ -102,7 +102,7 @@ def process_madvise(pidfd: int, ranges: U64Array, advice: int) -> int:
 
 
 def file_system(fd: int) -> tuple[int, int]:
-    """The magic number of the file system that a file lies on, and its block size. Raises OSError."""
+    """Return the magic number of a file's file system, and its block size. Raises OSError."""
     room = (ctypes.c_uint64 * (_STATFS_BYTES // 8))()
     if _LIBC.fstatfs64(ctypes.c_int(fd), ctypes.byref(room)):
         number = ctypes.get_errno()
@@ -111,7 +111,7 @@ def file_system(fd: int) -> tuple[int, int]:
 
 
 def _again(call: Callable[[], int]) -> int:
-    """Call until no signal interrupts it: 0 or an errno."""
+    """Call until no signal interrupts it; return 0 or an errno."""
     while call():
         number = ctypes.get_errno()
         if number != errno.EINTR:

@@ -1,1 +1,1 @@
-"""Guest physical addresses by rules of QEMU: regions, address space, memory slots and devices, DIMMs."""
+"""Guest physical addresses by QEMU's rules: regions, address space, memory slots and devices, DIMMs."""

@@ -1,6 +1,6 @@
-"""The guest's physical address space: which RAM is seen where, told to listeners as sections come and go.
+"""The guest's physical address space: which RAM is seen where, reported to listeners section by section.
 
-Changes made in one transaction are told together when it ends: first what went, from the highest address
+The changes of a transaction are reported together when it ends: first what went, from the highest address
 down, then what came, from the lowest up. Sections that touch are never merged: each is one memory slot.
 """
 
@@ -27,33 +27,33 @@ class Section(NamedTuple):
 
 
 class Listener(Protocol):
-    """Hears of every section; must not raise, and must not change the address space while it hears."""
+    """Receives every section; must not raise, and must not change the address space meanwhile."""
 
     def section_added(self, section: Section) -> None:
-        """The guest sees `section` from now on."""
+        """Record that the guest sees `section` from now on."""
 
     def section_removed(self, section: Section) -> None:
-        """The guest does not see `section` any more."""
+        """Record that the guest does not see `section` any more."""
 
 
 class AddressSpace:
     """Regions by guest address. Two of them never overlap."""
 
     def __init__(self) -> None:
-        """An address space with nothing in it."""
+        """Begin with nothing mapped."""
         self._regions: dict[int, Region] = {}
         self._listeners: list[Listener] = []
         self._sections: tuple[Section, ...] = ()
         self._depth = 0
-        self._is_telling = False
+        self._is_reporting = False
 
     @property
     def sections(self) -> tuple[Section, ...]:
-        """What the listeners have been told that there is, by address."""
+        """The sections as the listeners know them, by address."""
         return self._sections
 
     def map(self, region: Region, address: int) -> None:
-        """Let `region` be seen at `address` (bytes). Raises MemoryDeviceError, and nothing has changed."""
+        """Map `region` at `address` (bytes). Raises MemoryDeviceError; then nothing has changed."""
         if not isinstance(region, RamRegion | Container):
             raise MemoryDeviceError(
                 f"only RAM or a container of RAM can be mapped, not {type(region).__name__}"
@@ -74,7 +74,7 @@ class AddressSpace:
             self._attach(region)
 
     def unmap(self, region: Region) -> None:
-        """Take `region` out. Raises MemoryDeviceError when it is not mapped here itself."""
+        """Unmap `region`. Raises MemoryDeviceError unless it is mapped here itself."""
         address = next((begin for begin, other in self._regions.items() if other is region), None)
         if address is None:
             raise MemoryDeviceError(f"region {region.name!r} is not mapped here")
@@ -84,12 +84,12 @@ class AddressSpace:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """Tell the listeners of all changes inside together, at the end; transactions may lie in another.
+        """Report all changes inside together, at the end. Transactions may be nested.
 
-        When an exception leaves the outermost one, everything is as it was before it and nobody is told.
+        If an exception leaves the outermost one, everything is as before and nothing is reported.
         """
-        if self._is_telling:
-            raise LocalProtocolError("a listener may not change the address space while it is told of it")
+        if self._is_reporting:
+            raise LocalProtocolError("a listener may not change the address space while it receives a change")
         if self._depth:
             yield
             return
@@ -99,20 +99,20 @@ class AddressSpace:
         try:
             yield
         except BaseException:
-            self._take_back(before, contents)
+            self._restore(before, contents)
             raise
         finally:
             self._depth = 0
-        self._tell()
+        self._report()
 
     def listen(self, listener: Listener) -> None:
-        """Tell `listener` of every section there is now, and of every change from now on."""
+        """Report every present section to `listener`, and every change from now on."""
         self._listeners.append(listener)
         for section in self._sections:
             listener.section_added(section)
 
     def forget(self, listener: Listener) -> None:
-        """Tell `listener` that every section goes, and nothing after that."""
+        """Report to `listener` that every section goes, and nothing after that."""
         self._listeners.remove(listener)
         for section in reversed(self._sections):
             listener.section_removed(section)
@@ -129,14 +129,14 @@ class AddressSpace:
             region.on_change = None
 
     def _container_changed(self) -> None:
-        """A region came into or went from a container that is seen here."""
+        """Report what a container that is mapped here has mapped or unmapped."""
         with self.transaction():
             pass
 
-    def _take_back(
+    def _restore(
         self, before: dict[int, Region], contents: dict[Container, tuple[tuple[int, RamRegion], ...]]
     ) -> None:
-        """Have the regions that were there before a transaction, with what was in them."""
+        """Restore the regions from before a transaction, with what was in them."""
         for region in self._regions.values():
             self._detach(region)
         self._regions = before
@@ -145,15 +145,15 @@ class AddressSpace:
         for container, subregions in contents.items():
             container.restore(subregions)
 
-    def _tell(self) -> None:
-        """Bring the sections up to date and tell the listeners what went and what came."""
+    def _report(self) -> None:
+        """Update the sections and report what went and what came."""
         now = tuple(self._look())
         gone = set(self._sections).difference(now)
         come = set(now).difference(self._sections)
         removed = [section for section in reversed(self._sections) if section in gone]
         added = [section for section in now if section in come]
         self._sections = now
-        self._is_telling = True
+        self._is_reporting = True
         try:
             for listener in self._listeners:
                 for section in removed:
@@ -162,10 +162,10 @@ class AddressSpace:
                 for section in added:
                     listener.section_added(section)
         finally:
-            self._is_telling = False
+            self._is_reporting = False
 
     def _look(self) -> Iterator[Section]:
-        """Every section of the regions as they are now, by address."""
+        """Yield every section of the present regions, by address."""
         for address, region in sorted(self._regions.items(), key=lambda item: item[0]):
             for offset, ram in region.stretches():
                 yield Section(address + offset, ram.size, ram.backend, ram.offset, ram.readonly, ram.name)

@@ -1,4 +1,4 @@
-"""Where a memory device goes: at the address asked for, or at the first that fits.
+"""Where a memory device goes: at the requested address, or at the first that fits.
 
 The rules and texts are those of QEMU hw/mem/memory-device.c.
 """
@@ -12,7 +12,7 @@ _ADDRESSES = 1 << 64
 
 
 class Taken(NamedTuple):
-    """Addresses that a plugged device has, in bytes, and its name for a sentence."""
+    """The addresses of a plugged device, in bytes, and its name for a message."""
 
     address: int
     size: int
@@ -20,14 +20,14 @@ class Taken(NamedTuple):
 
 
 def align_up(value: int, alignment: int) -> int:
-    """The smallest multiple of `alignment` that is not below `value`."""
+    """Return the smallest multiple of `alignment` that is not below `value`."""
     return -(-value // alignment) * alignment
 
 
 def assign_address(
     base: int, space: int, taken: Iterable[Taken], *, hint: int, size: int, alignment: int
 ) -> int:
-    """The address for `size` bytes within the `space` bytes at `base`; `hint` 0 means anywhere.
+    """Return the address for `size` bytes within the `space` bytes at `base`; `hint` 0 means anywhere.
 
     `taken` is sorted by address. Raises MemoryDeviceError in QEMU's words.
     """
@@ -50,7 +50,7 @@ def assign_address(
 
 
 def _at_hint(base: int, space: int, taken: Iterable[Taken], *, hint: int, size: int, alignment: int) -> int:
-    """The address asked for, when nothing speaks against it."""
+    """Return the requested address if it can be used."""
     if hint % alignment:
         raise MemoryDeviceError(f"address must be aligned to {alignment:#x} bytes")
     if hint < base or hint + size > base + space:

@@ -35,8 +35,8 @@ class PcDimm(PlacedDevice):
     ) -> None:
         """Describe the module; nothing is checked before `pre_plug_dimm`.
 
-        `addr` (bytes) 0 and `slot` None (or -1) mean any; `memdev` is the name of the backend, which may be
-        missing (None) as in a request that forgot it.
+        `addr` (bytes) 0 and `slot` None (or -1) mean any; `memdev` is the name of the backend, which is None
+        if the request did not name one.
         """
         super().__init__(identity, addr)
         self._region = None if backend is None else RamRegion(identity or "pc-dimm", backend, 0, backend.size)
@@ -66,7 +66,7 @@ class PcDimm(PlacedDevice):
 
 
 def assign_slot(hint: int | None, slots: int, taken: Iterable[int]) -> int:
-    """The DIMM slot for a module: `hint`, or with None the first free one of `slots`.
+    """Return the DIMM slot for a module: `hint`, or if that is None the first free one of `slots`.
 
     Raises MemoryDeviceError in QEMU's words.
     """
@@ -93,10 +93,10 @@ def pre_plug_dimm(
     is_busy: bool = False,
     legacy_align: int | None = None,
 ) -> None:
-    """Make sure that `dimm` can be plugged; give it its slot (of `slots`) and its address.
+    """Check that `dimm` can be plugged, and set its slot (one of `slots`) and its address.
 
-    `is_busy` says that somebody uses its backend already. There is one NUMA node. Raises MemoryDeviceError;
-    then nothing has changed.
+    `is_busy`: its backend is in use already. There is one NUMA node. Raises MemoryDeviceError; then nothing
+    has changed.
     """
     taken = [device.slot for device in memory.devices if isinstance(device, PcDimm)]
     slot = assign_slot(dimm.slot, slots, (number for number in taken if number is not None))

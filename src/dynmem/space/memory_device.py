@@ -17,21 +17,34 @@ from dynmem.space.region import Container, MemoryDeviceError, NoRoomError, Regio
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceInfo:
-    """What query-memory-devices says of one device; sizes and addresses in bytes, None is left out."""
+    """One device in query-memory-devices.
 
-    kind: str  # "dimm" or "hv-balloon"
+    Attributes:
+        kind: "dimm" or "hv-balloon".
+        identity: The name that the user gave it. This and the rest are left out if None.
+        address: In bytes, as are the sizes.
+        size: Bytes that the guest can use now.
+        max_size: Bytes that there can be at most.
+        memdev: The path of the backend, /objects/ID.
+        slot: The DIMM slot.
+        node: The NUMA node.
+        hotplugged: Whether it was plugged after the start.
+        hotpluggable: Whether it can be unplugged.
+    """
+
+    kind: str
     identity: str | None = None
     address: int | None = None
     size: int | None = None
     max_size: int | None = None
-    memdev: str | None = None  # path of the backend, /objects/ID
+    memdev: str | None = None
     slot: int | None = None
     node: int | None = None
     hotplugged: bool | None = None
     hotpluggable: bool | None = None
 
     def to_json(self) -> dict[str, object]:
-        """The member names of QEMU's MemoryDeviceInfo; hv-balloon's address is called ``memaddr`` there."""
+        """Return QEMU's MemoryDeviceInfo; hv-balloon's address is called ``memaddr`` there."""
         data = {
             "id": self.identity,
             "memaddr" if self.kind == "hv-balloon" else "addr": self.address,
@@ -49,7 +62,7 @@ class DeviceInfo:
 class MemoryDevice(Protocol):
     """A device with memory of its own, all of it in one region at one address.
 
-    A class that says it is one (class X(MemoryDevice)) gets the defaults of the optional callbacks.
+    A subclass gets the defaults of the optional callbacks.
     """
 
     @property
@@ -57,44 +70,44 @@ class MemoryDevice(Protocol):
         """The name that the user gave it."""
 
     def get_addr(self) -> int:
-        """Its guest address in bytes; 0 when none was given nor assigned."""
+        """Return its guest address in bytes; 0 before one was given or assigned."""
 
     def set_addr(self, address: int) -> None:
-        """Have this address (bytes): called by pre_plug, once every check has passed."""
+        """Take this address (bytes): called by pre_plug once every check has passed."""
 
     def get_memory_region(self) -> Region | None:
-        """The region, the same one each time; None for a device that has no memory.
+        """Return the region, the same one each time; None for a device without memory.
 
-        Raises MemoryDeviceError when the device is not ready to have one.
+        Raises MemoryDeviceError if the device is not ready to have one.
         """
 
     def device_info(self) -> DeviceInfo:
-        """What query-memory-devices says of it."""
+        """Return its entry in query-memory-devices."""
 
     def get_plugged_size(self) -> int:
-        """Bytes that the guest can use now; not called before it is plugged."""
+        """Return the bytes that the guest can use now; not called before it is plugged."""
         region = self.get_memory_region()
         return 0 if region is None else region.size
 
     def get_memslots(self) -> int:
-        """The most memory slots that the device will use, that is, regions mapped at once."""
+        """Return the most memory slots that the device will use, that is, regions mapped at once."""
         return 1
 
     def get_min_alignment(self) -> int:
-        """Alignment in bytes that the device asks for its address; the region's own counts as well."""
+        """Return the alignment in bytes that the device requires; the region's own counts as well."""
         return 1
 
     @property
     def decides_memslots(self) -> bool:
-        """Whether `decide_memslots` wants to be asked."""
+        """Whether the device decides on its slots in `decide_memslots`."""
         return False
 
     def decide_memslots(self, limit: int) -> None:
-        """Decide on 1 to `limit` slots, for `get_memslots` to tell. Each pre_plug asks anew.
+        """Decide on 1 to `limit` slots, which `get_memslots` then returns. Each pre_plug calls it again.
 
-        Only a device that `decides_memslots` is asked.
+        Only called if the device `decides_memslots`.
         """
-        raise LocalProtocolError(f"a device that uses {self.get_memslots()} slots was told to use {limit}")
+        raise LocalProtocolError(f"a device that uses {self.get_memslots()} slots cannot use {limit}")
 
 
 class PlacedDevice(MemoryDevice):
@@ -116,7 +129,7 @@ class PlacedDevice(MemoryDevice):
 
 
 class _Plugged(NamedTuple):
-    """A device that is plugged: its region, and the slots that it asked for then."""
+    """A plugged device: its region, and the slots that it required then."""
 
     device: MemoryDevice
     region: Region | None
@@ -141,10 +154,10 @@ class DeviceMemory:
         *,
         capacity: int | None = None,
     ) -> None:
-        """Nothing is plugged yet. `warn` is given QEMU's warnings.
+        """Begin with nothing plugged; QEMU's warnings go to `warn`.
 
-        `capacity` is what the devices may have together (maxmem minus boot memory) where `size` is larger,
-        since alignment leaves gaps; the same as `size` when not given. All in bytes.
+        `capacity` bounds the sizes of all devices together (maxmem minus boot memory) if `size` is larger,
+        since alignment leaves gaps; without it `size` does. All in bytes.
         """
         self.base: Final = base
         self.size: Final = size
@@ -158,7 +171,7 @@ class DeviceMemory:
 
     @property
     def devices(self) -> tuple[MemoryDevice, ...]:
-        """What is plugged, by address; devices without memory first."""
+        """The plugged devices by address, those without memory first."""
         return tuple(
             sorted((plugged.device for plugged in self._plugged), key=lambda device: device.get_addr())
         )
@@ -174,31 +187,31 @@ class DeviceMemory:
         return SlotUse(self._used, sum(plugged.slots for plugged in self._plugged))
 
     def reserved_memslots(self) -> int:
-        """Slots that plugged devices may still take: others leave them alone."""
+        """Return the slots that plugged devices may still use, so others must not."""
         return self.slot_use.reserved
 
     @property
     def has_decided_memslots(self) -> bool:
-        """Whether a plugged device has decided on more than one slot by what the consumers had then."""
+        """Whether a plugged device has decided on more than one slot, by what was free then."""
         return any(plugged.device.decides_memslots and plugged.slots > 1 for plugged in self._plugged)
 
     def infos(self) -> list[DeviceInfo]:
-        """What query-memory-devices says, by address."""
+        """Return the entries of query-memory-devices, by address."""
         return [device.device_info() for device in self.devices]
 
     def plugged_size(self) -> int:
-        """Bytes of all devices that the guest can use now."""
+        """Return the bytes of all devices that the guest can use now."""
         return sum(plugged.device.get_plugged_size() for plugged in self._plugged)
 
     def region_size(self, device: MemoryDevice) -> int:
-        """Bytes of a device's region, 0 without one. Raises MemoryDeviceError as get_memory_region does."""
+        """Return the bytes of a device's region, 0 without one. Raises MemoryDeviceError as that does."""
         region = device.get_memory_region()
         return 0 if region is None else region.size
 
     def pre_plug(self, device: MemoryDevice, legacy_align: int | None = None) -> None:
-        """Make sure that `device` can be plugged, and give it its address.
+        """Check that `device` can be plugged, and set its address.
 
-        `legacy_align` (bytes) stands in for the alignment that device and region ask for, as in old machine
+        `legacy_align` (bytes) replaces the alignment that device and region require, as in old machine
         types. Raises MemoryDeviceError in QEMU's words; then nothing has changed.
         """
         address = self.place(device, legacy_align)
@@ -206,7 +219,7 @@ class DeviceMemory:
             device.set_addr(address)
 
     def place(self, device: MemoryDevice, legacy_align: int | None = None) -> int | None:
-        """The address (bytes) that `pre_plug` would give, all checks made; None for one without memory."""
+        """Make all checks and return the address (bytes) that `pre_plug` would set; None without memory."""
         region = device.get_memory_region()
         if region is None:
             return None
@@ -239,8 +252,8 @@ class DeviceMemory:
     def plug(self, device: MemoryDevice) -> None:
         """Map the device's region at its address; `pre_plug` has succeeded just before.
 
-        Raises LocalProtocolError when it is plugged already, MemoryDeviceError when something that is no
-        memory device is in its place; then nothing has changed.
+        Raises LocalProtocolError if it is plugged already, MemoryDeviceError if its place is taken; then nothing
+        has changed.
         """
         if self._find(device) is not None:
             raise LocalProtocolError("the memory device is plugged already")
@@ -259,9 +272,9 @@ class DeviceMemory:
             raise
 
     def unplug(self, device: MemoryDevice) -> None:
-        """Unmap the device's region; its address and its slots are free for others.
+        """Unmap the device's region; its address and its slots are free again.
 
-        Raises LocalProtocolError when the device is not plugged.
+        Raises LocalProtocolError if the device is not plugged.
         """
         plugged = self._find(device)
         if plugged is None:
@@ -271,10 +284,10 @@ class DeviceMemory:
         self._forget(plugged)
 
     def check_consumer(self, consumer: SlotConsumer) -> None:
-        """Raise MemoryDeviceError, in QEMU's words, when `consumer` comes too late to have slots enough.
+        """Raise MemoryDeviceError, in QEMU's words, if `consumer` comes too late to get enough slots.
 
         For a back end that maps guest memory and is added while devices are plugged: it would use a slot for
-        every section there is.
+        every section.
         """
         if self.has_decided_memslots and consumer.slots_max < SAFE_MAX_MEMSLOTS:
             raise MemoryDeviceError(
@@ -290,7 +303,6 @@ class DeviceMemory:
             )
 
     def section_added(self, section: Section) -> None:
-        """Count RAM that a plugged device shows; warn of what should not be here."""
         if not self._is_inside(section):
             return
         if not self._is_of_a_device(section):
@@ -301,7 +313,6 @@ class DeviceMemory:
         self._used += 1
 
     def section_removed(self, section: Section) -> None:
-        """Count RAM that a device shows no longer."""
         if not self._is_inside(section):
             return
         if not self._is_of_a_device(section):
@@ -310,7 +321,7 @@ class DeviceMemory:
         self._used -= 1
 
     def _check_addable(self, device: MemoryDevice, region: Region) -> None:
-        """Let the device decide on slots, then raise MemoryDeviceError when slots or bytes are too few."""
+        """Let the device decide on slots, then raise MemoryDeviceError if slots or bytes are too few."""
         if device.decides_memslots:
             limit = decide_limit(
                 self._memslots,
@@ -328,17 +339,17 @@ class DeviceMemory:
             )
 
     def _find(self, device: MemoryDevice) -> _Plugged | None:
-        """What is known of a plugged device."""
+        """Return the entry of a plugged device."""
         return next((plugged for plugged in self._plugged if plugged.device is device), None)
 
     def _forget(self, plugged: _Plugged) -> None:
-        """Let go of a device whose region is not mapped any more."""
+        """Drop the entry of a device whose region is not mapped any more."""
         self._plugged.remove(plugged)
         if isinstance(plugged.region, Container):
             plugged.region.slots_max = None
 
     def _taken(self) -> list[Taken]:
-        """What the plugged devices occupy, by address."""
+        """Return what the plugged devices occupy, by address."""
         return sorted(
             Taken(plugged.device.get_addr(), plugged.size, plugged.device.identity)
             for plugged in self._plugged

@@ -1,7 +1,7 @@
 """Memory slots: who consumes them, how many are left, and how many a memory device should use.
 
-Every section of RAM that the guest sees takes one slot of every consumer: of the hypervisor, of a back end
-that maps guest memory for itself. QEMU hw/mem/memory-device.c has the rules.
+Every section of RAM that the guest sees takes one slot of every consumer: of the hypervisor, and of each back
+end that maps guest memory for itself. The rules are those of QEMU hw/mem/memory-device.c.
 """
 
 import fcntl
@@ -24,22 +24,22 @@ class SlotConsumer(Protocol):
 
     @property
     def name(self) -> str:
-        """What it is called in sentences."""
+        """Its name in messages."""
 
     @property
     def slots_max(self) -> int:
-        """Slots that it can have at all."""
+        """All its slots."""
 
     @property
     def slots_free(self) -> int:
-        """Slots that it has not used yet."""
+        """Its slots that are not in use."""
 
 
 class Memslots:
-    """The registry of consumers. What there is for a device is what the poorest of them has."""
+    """The registry of consumers. The one with the fewest slots decides what a device can use."""
 
     def __init__(self) -> None:
-        """No consumers: slots are unlimited."""
+        """Begin without consumers: slots are unlimited."""
         self._hypervisors: list[SlotConsumer] = []
         self._backends: list[SlotConsumer] = []
 
@@ -53,7 +53,7 @@ class Memslots:
         (self._backends if is_vhost else self._hypervisors).append(consumer)
 
     def remove(self, consumer: SlotConsumer) -> None:
-        """Let `consumer` go. Raises ValueError when it is not registered."""
+        """Remove `consumer`. Raises ValueError if it is not registered."""
         (self._backends if consumer in self._backends else self._hypervisors).remove(consumer)
 
     @property
@@ -67,7 +67,7 @@ class Memslots:
         return min((consumer.slots_free for consumer in self.consumers), default=None)
 
     def check_free(self, slots: int) -> None:
-        """Raise MemoryDeviceError, in QEMU's words, when a consumer has fewer than `slots` left."""
+        """Raise MemoryDeviceError, in QEMU's words, if a consumer has fewer than `slots` left."""
         if any(consumer.slots_free < slots for consumer in self._hypervisors):
             raise MemoryDeviceError("hypervisor has not enough free memory slots left")
         if any(consumer.slots_free < slots for consumer in self._backends):
@@ -75,22 +75,27 @@ class Memslots:
 
 
 class SlotUse(NamedTuple):
-    """What memory devices do with slots: sections mapped now, and what the plugged devices asked for."""
+    """The slots of memory devices.
+
+    Attributes:
+        used: Sections that are mapped now.
+        required: The most that the plugged devices will use.
+    """
 
     used: int
     required: int
 
     @property
     def reserved(self) -> int:
-        """Slots that devices may still take: nobody else should."""
+        """Slots that devices may still use, so others must not."""
         return max(self.required - self.used, 0)
 
 
 def decide_limit(memslots: Memslots, use: SlotUse, *, size: int, space: int, space_used: int) -> int:
-    """How many slots a device of `size` bytes may decide to use; at least 1.
+    """Return how many slots a device of `size` bytes may decide to use; at least 1.
 
-    `space` is what all memory devices may have in all (maxmem minus boot memory), `space_used` what plugged
-    ones have of it, in bytes.
+    `space` bounds all memory devices together (maxmem minus boot memory), `space_used` is what plugged ones
+    use of it, in bytes.
     """
     if memslots.slots_max is not None and memslots.slots_max < SAFE_MAX_MEMSLOTS:
         return 1
@@ -138,11 +143,9 @@ class KvmSlots:
         return self._slots_max - self._used
 
     def section_added(self, section: Section) -> None:
-        """One slot more is used."""
         del section
         self._used += 1
 
     def section_removed(self, section: Section) -> None:
-        """One slot less is used."""
         del section
         self._used -= 1

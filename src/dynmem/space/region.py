@@ -1,6 +1,6 @@
-"""Memory regions: a stretch of a backend as RAM, and the container whose slots are mapped on demand.
+"""Memory regions: a part of a backend as RAM, and the container whose slots are mapped on demand.
 
-A region says what would be seen by the guest; where it is seen is the address space's business.
+A region says what the guest would see; the address space says where.
 """
 
 from collections.abc import Callable, Iterable
@@ -29,7 +29,7 @@ class NoFreeSlotError(MemoryDeviceError):
 
 
 class RegionBackend(Protocol):
-    """What a region needs to know of the memory behind it."""
+    """What a region needs to know about the memory behind it."""
 
     @property
     def kind(self) -> str:
@@ -37,7 +37,7 @@ class RegionBackend(Protocol):
 
     @property
     def size(self) -> int:
-        """Bytes that there are."""
+        """Bytes of all of it."""
 
     @property
     def page_size(self) -> int:
@@ -45,7 +45,7 @@ class RegionBackend(Protocol):
 
 
 def backend_alignment(backend: RegionBackend) -> int:
-    """Alignment in bytes that a region of `backend` asks for (QEMU's memory_region_get_alignment)."""
+    """Return the alignment in bytes of a region of `backend` (QEMU's memory_region_get_alignment)."""
     if backend.kind == "memory-backend-ram":
         return max(ANONYMOUS_ALIGNMENT, backend.page_size)
     return backend.page_size
@@ -57,7 +57,7 @@ class RamRegion:
     def __init__(
         self, name: str, backend: RegionBackend, offset: int, size: int, readonly: bool = False
     ) -> None:
-        """Describe the stretch, in bytes. Raises MemoryDeviceError when the backend does not hold it."""
+        """Describe the part, in bytes. Raises MemoryDeviceError unless it lies in the backend."""
         if offset % PAGE_SIZE or size % PAGE_SIZE or offset < 0 or size <= 0:
             raise MemoryDeviceError(
                 f"region {name!r} must be whole pages of {PAGE_SIZE} bytes, not {size:#x} at {offset:#x}"
@@ -79,19 +79,19 @@ class RamRegion:
         return backend_alignment(self.backend)
 
     def stretches(self) -> Iterable[tuple[int, "RamRegion"]]:
-        """All RAM in the region: offset in it, and the region that is there."""
+        """Return all RAM in the region: the offset in it, and the region that is there."""
         return ((0, self),)
 
 
 class Container:
-    """Addresses in which RAM regions come and go: nothing is there where none is mapped.
+    """Addresses in which RAM regions come and go; the rest is empty.
 
-    All that is in it at a time is RAM, or all of it is ROM. While the container is plugged it holds no more
-    regions than the memory slots that its device asked for (QEMU include/hw/mem/memory-device.h).
+    It holds only RAM or only ROM at a time. While the container is plugged it holds at most as many regions
+    as its device has memory slots (QEMU include/hw/mem/memory-device.h).
     """
 
     def __init__(self, name: str, size: int, alignment: int) -> None:
-        """An empty container of `size` bytes. Raises MemoryDeviceError unless both are whole pages."""
+        """Make an empty container of `size` bytes. Raises MemoryDeviceError unless both are whole pages."""
         if size <= 0 or size % PAGE_SIZE:
             raise MemoryDeviceError(f"container {name!r} must be whole pages, not {size:#x} bytes")
         if alignment < PAGE_SIZE or alignment & (alignment - 1):
@@ -108,15 +108,15 @@ class Container:
 
     @property
     def subregions(self) -> tuple[tuple[int, RamRegion], ...]:
-        """What is mapped, as (offset in bytes, region), by offset."""
+        """The mapped regions as (offset in bytes, region), by offset."""
         return tuple(sorted(self._subregions.items(), key=lambda item: item[0]))
 
     def stretches(self) -> Iterable[tuple[int, RamRegion]]:
-        """All RAM in the container: the same as `subregions`."""
+        """Return all RAM in the container: the same as `subregions`."""
         return self.subregions
 
     def map(self, offset: int, region: RamRegion) -> None:
-        """Let `region` be seen from `offset` bytes on. Raises MemoryDeviceError, and nothing has changed."""
+        """Map `region` at `offset` (bytes). Raises MemoryDeviceError; then nothing has changed."""
         self._check(offset, region)
         self._subregions[offset] = region
         region.is_mapped = True
@@ -124,7 +124,7 @@ class Container:
             self.on_change()
 
     def unmap(self, offset: int) -> RamRegion:
-        """Take the region at `offset` out and return it. Raises MemoryDeviceError when none begins there."""
+        """Unmap the region at `offset` and return it. Raises MemoryDeviceError if none begins there."""
         region = self._subregions.pop(offset, None)
         if region is None:
             raise MemoryDeviceError(f"no region is mapped at {offset:#x} of {self.name!r}")
@@ -134,7 +134,7 @@ class Container:
         return region
 
     def restore(self, subregions: tuple[tuple[int, RamRegion], ...]) -> None:
-        """Have exactly what `subregions` said earlier: for an address space that takes a transaction back."""
+        """Map exactly what `subregions` was earlier, for an address space that undoes a transaction."""
         for region in self._subregions.values():
             region.is_mapped = False
         self._subregions = dict(subregions)
