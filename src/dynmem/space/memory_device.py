@@ -252,8 +252,8 @@ class DeviceMemory:
     def plug(self, device: MemoryDevice) -> None:
         """Map the device's region at its address; `pre_plug` has succeeded just before.
 
-        Raises LocalProtocolError if it is plugged already, MemoryDeviceError if its place is taken; then nothing
-        has changed.
+        Raises LocalProtocolError if it is plugged already, MemoryDeviceError if its place is taken; then
+        nothing has changed.
         """
         if self._find(device) is not None:
             raise LocalProtocolError("the memory device is plugged already")

@@ -1,7 +1,7 @@
-"""What a person should know of a machine's memory backends though nothing refuses it: for the log.
+"""Warnings about a machine's memory backends that are no reason to refuse them: for the log.
 
-Above all: a file that has a size need not have the space, and whoever touches a page that cannot be had is
-ended by SIGBUS, guest or machine.
+Above all: a file can have a size without having the space, and touching a page that it cannot get ends the
+process by SIGBUS, guest or machine.
 """
 
 import fcntl
@@ -22,7 +22,7 @@ _SHARED: Final = (
 
 
 def notes(identity: str, options: BackendOptions, backends: Mapping[str, Backend]) -> list[str]:
-    """What there is to know of a backend that was made just now; `backends` are all, it too."""
+    """Return the warnings about a backend that was just made; `backends` are all, this one included."""
     backend = backends[identity]
     found = []
     if options.share is False:
@@ -35,7 +35,7 @@ def notes(identity: str, options: BackendOptions, backends: Mapping[str, Backend
 
 
 def memory_note(size: int) -> str | None:
-    """What there is to know of so much boot memory, if anything."""
+    """Return the warning about an amount of boot memory, if it needs one."""
     total = host_memory().total
     if size <= total:
         return None
@@ -43,7 +43,7 @@ def memory_note(size: int) -> str | None:
 
 
 def shortages(backends: Mapping[str, Backend]) -> list[str]:
-    """Why a touch of guest memory may have ended in SIGBUS: what is wrong with each file, in a phrase."""
+    """Return why touching guest memory may have ended in SIGBUS: a phrase for each file at fault."""
     found = []
     for identity, backend in backends.items():
         if not isinstance(backend, FileBackend) or backend.is_closed:
@@ -73,7 +73,7 @@ def _notes_of_file(backend: FileBackend, all_of_them: Iterable[Backend]) -> list
 
 
 def _shortage(backend: FileBackend, all_of_them: Iterable[Backend]) -> str:
-    """What a file system lacks for what the backends on it may still come to need; "" when nothing."""
+    """Return what a file system lacks for all that the backends on it may use; "" if nothing."""
     if backend.hugetlb:  # reserved when it was mapped
         return ""
     device = os.fstat(backend.fd).st_dev

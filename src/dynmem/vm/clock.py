@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 
 class VirtualClock:
-    """Counts from 0, running at first. `source` gives nanoseconds that only rise."""
+    """Counts from 0, running at first. `source` returns nanoseconds that never fall."""
 
     def __init__(self, source: Callable[[], int] = time.monotonic_ns) -> None:
         self._source = source
@@ -18,18 +18,18 @@ class VirtualClock:
         return self._stopped_at is None
 
     def now_ns(self) -> int:
-        """Virtual time."""
+        """Return the virtual time."""
         if self._stopped_at is not None:
             return self._stopped_at
         return self._source() - self._origin
 
     def stop(self) -> None:
-        """Let time stand still; nothing happens when it does already."""
+        """Stop; does nothing if it is stopped."""
         if self._stopped_at is None:
             self._stopped_at = self.now_ns()
 
     def start(self) -> None:
-        """Let time go on from where it stood."""
+        """Continue from where it stopped."""
         if self._stopped_at is not None:
             self._origin = self._source() - self._stopped_at
             self._stopped_at = None

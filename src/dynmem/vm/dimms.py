@@ -23,7 +23,7 @@ class DeviceError(DynmemError):
 
 
 class NoSuchDeviceError(DeviceError):
-    """There is no device, or object, of that name."""
+    """No device, or object, has that name."""
 
 
 class Dimms:
@@ -57,7 +57,7 @@ class Dimms:
         self.by_name: Final[Mapping[str, PcDimm]] = MappingProxyType(self._dimms)
 
     def path(self, name: str) -> str:
-        """The QOM path of a DIMM."""
+        """Return the QOM path of a DIMM."""
         folder = "peripheral" if self._options[name].identity is not None else "peripheral-anon"
         return f"/machine/{folder}/{name}"
 
@@ -91,7 +91,7 @@ class Dimms:
         return dimm
 
     def is_unplugging(self, name: str) -> bool:
-        """Whether the guest has been asked to release a DIMM and has not answered."""
+        """Return whether the guest has been asked to release a DIMM and has not answered."""
         return name in self._leaving.values()
 
     def request_unplug(self, name: str) -> None:
@@ -127,7 +127,7 @@ class Dimms:
             # nothing of it is being discarded any more when its backend may be closed
             await self._balloon.memory_unplugged(dimm.get_addr() >> PAGE_SHIFT)
         self._memory.devices.unplug(dimm)
-        self._memory.objects.give(options.memdev)
+        self._memory.objects.release(options.memdev)
         self._events.device_deleted(path, identity)
 
     def _is_taken(self, identity: str) -> bool:

@@ -1,4 +1,4 @@
-"""What a guest did wrong: counted for QMP, and logged at a bounded rate, whatever the guest does."""
+"""What a guest did wrong: counted for QMP, and logged at a bounded rate."""
 
 import logging
 from collections.abc import Callable
@@ -12,7 +12,7 @@ _LOG: Final = logging.getLogger("dynmem.vm")
 
 
 class Faults:
-    """Counts of what went wrong, by kind. A kind is one of our own words, never text of the guest's."""
+    """Counts of what went wrong, by kind. A kind is a phrase of ours, never text from the guest."""
 
     def __init__(self, now_ns: Callable[[], int]) -> None:
         self._now_ns = now_ns
@@ -20,7 +20,7 @@ class Faults:
         self._logged: dict[str, tuple[int, int]] = {}
 
     def note(self, kind: str, detail: str) -> None:
-        """Count one; log it with `detail` unless one of its kind was logged just now."""
+        """Count one; log it with `detail` unless one of its kind was logged recently."""
         if kind not in self.counts and len(self.counts) >= VM_FAULT_KINDS_MAX:
             kind = "other"
         count = self.counts[kind] = self.counts.get(kind, 0) + 1

@@ -1,7 +1,7 @@
 """Guest memory as bus and SynIC see it: all RAM of the address space, boot memory and what was added to it.
 
-A guest may put its rings and pages anywhere in its memory, across the border of two regions, too, and may
-lose memory that they are in: then they are at no address, like any other wrong one.
+A guest may put its rings and pages anywhere in its memory, even across the border of two regions, and may
+lose memory that they are in: then their addresses are wrong ones like any other.
 """
 
 import bisect
@@ -28,7 +28,6 @@ class MappedMemory:
         self._fence = FlatMemory(memoryview(bytearray(0)))
 
     def section_added(self, section: Section) -> None:
-        """Memory is there from now on."""
         assert isinstance(section.backend, Backend)
         view = section.backend.view[section.offset : section.offset + section.size]
         part = _Part(section.address, section.address + section.size, FlatMemory(view, section.address), view)
@@ -37,7 +36,6 @@ class MappedMemory:
         self._parts.insert(at, part)
 
     def section_removed(self, section: Section) -> None:
-        """Memory is gone."""
         at = self._starts.index(section.address)
         del self._starts[at]
         part = self._parts.pop(at)
@@ -45,7 +43,6 @@ class MappedMemory:
         part.view.release()
 
     def read(self, gpa: int, length: int) -> bytes:
-        """Copy `length` bytes out, each read once."""
         part = self._part(gpa)
         if gpa + length <= part.end:
             return part.memory.read(gpa, length)
@@ -53,7 +50,7 @@ class MappedMemory:
         return part.memory.read(gpa, first) + self.read(part.end, length - first)
 
     def write(self, gpa: int, data: bytes) -> None:
-        """Copy `data` in; all of it, or nothing when a part of it is outside."""
+        # all of it, or nothing if a part of it is outside: the later parts come first
         part = self._part(gpa)
         if gpa + len(data) <= part.end:
             part.memory.write(gpa, data)
@@ -63,15 +60,12 @@ class MappedMemory:
         part.memory.write(gpa, data[:first])
 
     def load32(self, gpa: int) -> int:
-        """Load an aligned 32-bit word whole."""
         return self._part(gpa).memory.load32(gpa)
 
     def store32(self, gpa: int, value: int) -> None:
-        """Store an aligned 32-bit word whole."""
         self._part(gpa).memory.store32(gpa, value)
 
     def fence(self) -> None:
-        """Order everything before against everything after, as the peer sees it."""
         self._fence.fence()
 
     def _part(self, gpa: int) -> _Part:
@@ -81,7 +75,7 @@ class MappedMemory:
         return self._parts[at]
 
     def release(self) -> None:
-        """Let go of all of it, so that it can be unmapped here."""
+        """Release all of it, so that it can be unmapped here."""
         for part in self._parts:
             part.memory.release()
             part.view.release()

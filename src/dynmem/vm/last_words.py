@@ -1,7 +1,7 @@
 """Last words of a machine that touched guest memory which the host does not have: SIGBUS.
 
-A handler of Python's own would never run: it waits for the instruction to end that cannot. So the C library
-calls this one, on the thread that touched; it says what it has to say, and the handler before has its turn
+A handler in Python would never run: it waits for the end of an instruction that cannot end. So the C library
+calls this one, on the thread that touched the memory; it writes the words, and the previous handler runs
 when the instruction faults again.
 """
 
@@ -21,7 +21,7 @@ _STDERR: Final = 2
 
 
 class LastWords:
-    """While it is entered, `words` is asked for what to write when SIGBUS comes."""
+    """A context in which a SIGBUS writes what `words` returns to standard error."""
 
     def __init__(self, words: Callable[[], str]) -> None:
         self._words = words

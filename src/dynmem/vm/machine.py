@@ -1,7 +1,7 @@
 """One virtual machine: its memory, bus, device and guest, and the one task that owns their state.
 
-Whatever the guest does (calls, doorbells), whatever time does and whatever the monitor asks only wakes the
-task. It then takes a turn (`turn`), or resets the machine. The monitor is served all the time.
+Guest (calls, doorbells), clock and monitor only wake the task. It then takes a turn (`turn`), or resets the
+machine. The monitor is served all the time.
 """
 
 import asyncio
@@ -41,7 +41,7 @@ class Ending(NamedTuple):
     Attributes:
         guest: Whether the guest ended it, for the SHUTDOWN event.
         reason: The reason in that event.
-        problem: A sentence when something went wrong.
+        problem: A sentence if something went wrong.
         detail: What the log says instead of the reason, such as which signal it was.
 
     """
@@ -157,7 +157,7 @@ class Machine:
 
     @property
     def resident_bytes(self) -> int:
-        """Bytes of guest memory that the host has in memory now."""
+        """Bytes of guest memory that the host holds now, in RAM or swap."""
         return self.memory.resident_bytes
 
     @property
@@ -167,7 +167,7 @@ class Machine:
 
     @property
     def device_memory(self) -> DeviceMemory:
-        """The memory devices that are plugged, hv-balloon's memory among them."""
+        """The plugged memory devices, hv-balloon's memory among them."""
         return self.memory.devices
 
     # what the monitor asks
@@ -206,7 +206,7 @@ class Machine:
         self._wake()
 
     def end(self, ending: Ending) -> None:
-        """Begin to end, once: SHUTDOWN is emitted, and `ended` is set."""
+        """Begin to end: emit SHUTDOWN and set `ended`. Only the first call counts."""
         if self.ending is not None:
             return
         self.ending = ending
@@ -239,7 +239,7 @@ class Machine:
         while self.ending is None:
             await self._woken.wait()
             self._woken.clear()
-            await asyncio.sleep(0)  # the monitor has its turn, however busy the guest keeps this task
+            await asyncio.sleep(0)  # let the monitor run, however busy the guest keeps this task
             async with self._at_work:
                 if self._reset_reason is not None:
                     await self._power_cycle(self._reset_reason)
@@ -248,7 +248,7 @@ class Machine:
                     self._set_timer()
 
     def _stopped_working(self, task: "asyncio.Task[None]") -> None:
-        """End the machine when its task failed, which is a bug of ours, and say so."""
+        """End the machine if its task failed, which is a bug of ours, and log it."""
         if not task.cancelled() and (error := task.exception()) is not None:
             _LOG.error("the machine's own task failed", exc_info=error)
             self.end(Ending(guest=False, reason="host-error", problem=f"internal error: {error!r}"))
@@ -269,7 +269,7 @@ class Machine:
         self.platform.power_on(channel.connection_id for channel in self.bus.channels.values())
 
     async def _power_cycle(self, reason: str) -> None:
-        """End the guest, bring devices back to where they were at the start, start another guest."""
+        """End the guest, reset the devices, start another guest."""
         await self.platform.power_off()
         self.dimms.guest_gone()
         self._turn.power_off()

@@ -26,18 +26,18 @@ _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 def run(options: VmOptions) -> int:
-    """Run one machine until it ends: the exit code. DynmemError when it cannot start, or its guest dies."""
+    """Run one machine until it ends; return the exit code. Raises DynmemError if it or its guest fails."""
     logging.basicConfig(
         stream=sys.stderr, level=logging.INFO, format=f"%(asctime)s {options.name}: %(message)s"
     )
     allow_descriptors(VM_OBJECTS_MAX + VM_DESCRIPTORS_SPARE)
-    # memory in a file that is cut short, or on a full tmpfs, ends this process by SIGBUS: let it say so
+    # memory in a truncated file, or on a full tmpfs, ends this process by SIGBUS: log where
     faulthandler.enable(2)
     return asyncio.run(_run(options))
 
 
 class _Monitor:
-    """The monitor, if there is one: events go nowhere before it listens."""
+    """The monitor, if there is one: events before it listens are lost."""
 
     def __init__(self) -> None:
         self.server: QmpServer | None = None
@@ -82,6 +82,6 @@ async def _run(options: VmOptions) -> int:
 
 
 def _last_words(machine: Machine) -> str:
-    """What is said when the machine itself touches guest memory that the host has not."""
-    why = shortages(machine.objects) or ["guest memory that this machine used is not there"]
+    """Return what to write if the machine itself touches guest memory that the host lacks."""
+    why = shortages(machine.objects) or ["guest memory that this process touched is missing"]
     return f"dynmem: {machine.options.name} is ended by SIGBUS: {'; '.join(why)}"

@@ -1,4 +1,4 @@
-"""All memory of one machine: objects, the address space, who listens to it, and the room for devices.
+"""All memory of one machine: objects, the address space with its listeners, and the room for devices.
 
     0 ............ boot memory ... next 32 GiB boundary ......... device memory: hv-balloon's, DIMMs
 
@@ -46,7 +46,7 @@ class MachineMemory:
     """
 
     def __init__(self, options: VmOptions, guest: MappedMemory, slots: MemorySlots) -> None:
-        """Make objects and boot memory, and show it to `guest`, the bus's view, and `slots`, the platform's.
+        """Make objects and boot memory, and map it for the bus (`guest`) and the platform (`slots`).
 
         Raises ConfigError.
         """
@@ -84,7 +84,9 @@ class MachineMemory:
         identity = options.memory_backend
         if identity is None:
             if OWN_MEMORY in self.objects:
-                raise ConfigError(f"--object: the id {OWN_MEMORY!r} is that of the machine's own memory")
+                raise ConfigError(
+                    f"--object: the id {OWN_MEMORY!r} is reserved for the machine's own memory: use another"
+                )
             with naming("-m"):
                 self._own = MemfdBackend(options.memory_bytes, "guest-ram")
             return self._own
@@ -97,7 +99,7 @@ class MachineMemory:
         return self.objects.take(identity)
 
     def device_hint(self, options: VmOptions, memdev: str, error: DynmemError) -> str:
-        """What helps with a device of the options that cannot be plugged."""
+        """Return what helps with a device of the options that cannot be plugged."""
         sizes = {identity: backend.size for identity, backend in self.objects.items()}
         return device_hint(
             options.memory, objects=sizes, memdev=memdev, used=self.devices.used_bytes, error=error
@@ -138,7 +140,7 @@ class MachineMemory:
         return device
 
     def _automatic_memdev(self, options: VmOptions) -> str | None:
-        """A backend for all memory up to the maximum, where nobody has said what it is to be for."""
+        """Make a backend for all memory up to the maximum, if the options leave its use open."""
         memory = options.memory
         if not memory.can_grow or memory.slots or options.dimms or AUTOMATIC_MEMDEV in self.objects:
             return None
@@ -148,7 +150,7 @@ class MachineMemory:
 
     @property
     def resident_bytes(self) -> int:
-        """Bytes of all guest memory that the host has in memory now."""
+        """Bytes of all guest memory that the host holds now, in RAM or swap."""
         own = [self._own] if self._own is not None else []
         return sum(backend.resident_bytes() for backend in (*own, *self.objects.busy))
 

@@ -23,7 +23,7 @@ class ObjectError(DynmemError):
 
 
 class Objects(Mapping[str, Backend]):
-    """The backends; `options` holds what each was made with, which is what its properties read as.
+    """The backends; `options` has what each was made with, and its properties read as that.
 
     The embedded guest is another process, so every backend is shared memory underneath.
     """
@@ -43,27 +43,29 @@ class Objects(Mapping[str, Backend]):
         return len(self._backends)
 
     def make(self, options: BackendOptions) -> Backend:
-        """Make a backend. Raises ObjectError, ConfigError and BackendError; then nothing is left behind."""
+        """Make a backend. Raises ObjectError, ConfigError, BackendError; then nothing is left behind."""
         self._check(options.identity)
         return self._add(options, _backend_of(options))
 
     async def make_beside(self, options: BackendOptions) -> Backend:
-        """Make a backend in a thread: memory that is to be there at once takes seconds. Raises as `make`."""
+        """Make a backend in a thread, since preallocated memory takes seconds. Raises as `make` does."""
         self._check(options.identity)
         backend = await asyncio.to_thread(_backend_of, options)
         try:
-            self._check(options.identity)  # somebody may have been faster
+            self._check(options.identity)  # another request may have been faster
         except ObjectError:
             backend.close()
             raise
         return self._add(options, backend)
 
     def _check(self, identity: str) -> None:
-        """Raise ObjectError when there is no place for an object of this name."""
+        """Raise ObjectError if no object of this name can be added."""
         if identity in self._backends:
             raise ObjectError(f"attempt to add duplicate property '{identity}' to object (type 'container')")
         if len(self._backends) >= VM_OBJECTS_MAX:
-            raise ObjectError(f"a machine has {VM_OBJECTS_MAX} objects at most")
+            raise ObjectError(
+                f"a machine has at most {VM_OBJECTS_MAX} objects: delete one that is not in use"
+            )
         if _descriptors_left() < 0:
             raise BackendError(f"object '{identity}': {os.strerror(errno.EMFILE)}", errno.EMFILE)
 
@@ -84,17 +86,17 @@ class Objects(Mapping[str, Backend]):
         del self.options[identity]
 
     def is_busy(self, identity: str) -> bool:
-        """Whether something uses it."""
+        """Return whether a device uses it."""
         return identity in self._busy
 
     def take(self, identity: str) -> Backend:
-        """Use a backend that nothing uses, until `give`."""
+        """Return a backend that is not in use, and mark it as in use until `release`."""
         assert identity not in self._busy
         self._busy.add(identity)
         return self._backends[identity]
 
-    def give(self, identity: str) -> None:
-        """Use it no longer."""
+    def release(self, identity: str) -> None:
+        """Mark a backend as not in use."""
         self._busy.remove(identity)
 
     @property
@@ -103,7 +105,7 @@ class Objects(Mapping[str, Backend]):
         return [self._backends[identity] for identity in sorted(self._busy)]
 
     def close(self) -> None:
-        """Let go of all of them."""
+        """Close all of them."""
         for backend in self._backends.values():
             backend.close()
         self._backends.clear()
@@ -112,7 +114,7 @@ class Objects(Mapping[str, Backend]):
 
 
 def _descriptors_left() -> int:
-    """How many more objects may be made, about: what a reset and the monitor need is theirs."""
+    """Estimate how many more objects may be made; what a reset and the monitor need is spared."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:
         return VM_OBJECTS_MAX

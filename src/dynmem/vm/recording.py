@@ -1,4 +1,4 @@
-"""What a machine writes down of itself while it runs: QEMU's trace events, and a capture of its traffic."""
+"""What a machine records while it runs: QEMU's trace events, and a capture of its traffic."""
 
 import os
 import sys
@@ -17,8 +17,8 @@ class Recording:
     """The machine's trace and capture, as its options say.
 
     Attributes:
-        trace: where the devices' events go: lines as QEMU writes them, to the log file or standard error.
-        capture: where messages and packets go; times count from the start of the machine.
+        trace: Where the devices' events go: lines as QEMU writes them, to the log file or standard error.
+        capture: Where messages and packets go; times count from the start of the machine.
 
     """
 
@@ -30,7 +30,7 @@ class Recording:
         capture: Path | None = None,
         title: str = "",
     ) -> None:
-        """Open the files. Raises ConfigError when one cannot be written."""
+        """Open the files. Raises ConfigError if one cannot be written."""
         self._files: list[LineFile] = []
         self.trace: Final = self._tracing(events, self._line_file(log)) if events or log else NO_TRACE
         start_ns = time.monotonic_ns()
@@ -57,7 +57,7 @@ class Recording:
         return Trace(events, sink)
 
     def close(self) -> None:
-        """Let go of the files."""
+        """Close the files."""
         for file in self._files:
             file.close()
 

@@ -82,7 +82,10 @@ OBJECT = "--object=memory-backend-ram,id=m,size=64M"
             ("--object=memory-backend-ram,id=m,size=32M", "--machine=memory-backend=m"),
             "does not match the size of the memory backend (-m says 64 MiB, object 'm' has 32 MiB)",
         ),
-        (("--object=memory-backend-ram,id=pc.ram,size=1M",), "'pc.ram' is that of the machine's own memory"),
+        (
+            ("--object=memory-backend-ram,id=pc.ram,size=1M",),
+            "'pc.ram' is reserved for the machine's own memory",
+        ),
         (
             ("--object=memory-backend-file,id=m,size=1M,mem-path=/nix/x,share=on",),
             "--object 'm': can't open backing store",

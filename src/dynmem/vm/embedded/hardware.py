@@ -1,7 +1,7 @@
 """The hardware of the embedded guest, from the machine's side: one socket, interrupt lines, doorbells.
 
-The socket is only looked at when the machine says so, and calls are taken one at a time: a guest that asks
-faster than it is served, or reads no replies, waits.
+The socket is read only when the machine says so, and calls are taken one at a time: a guest that calls faster
+than it is served, or reads no replies, waits.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ _EVENTFD_FLAGS: Final = os.EFD_CLOEXEC | os.EFD_NONBLOCK
 
 
 class Readiness:
-    """Watches one descriptor on the running loop: once for each `arm` it becomes `ready` and calls `wake`."""
+    """Watches a descriptor on the running loop: once per `arm` it becomes `ready` and calls `wake`."""
 
     def __init__(self, fd: int, wake: Callable[[], None]) -> None:
         self.fd = fd
@@ -30,14 +30,14 @@ class Readiness:
         self._armed = False
 
     def arm(self) -> None:
-        """Watch for the next time that there is something to read."""
+        """Watch until there is something to read."""
         self.ready = False
         if not self._armed:
             self._armed = True
             asyncio.get_running_loop().add_reader(self.fd, self._fired)
 
     def disarm(self) -> None:
-        """Watch no longer."""
+        """Stop watching."""
         if self._armed:
             self._armed = False
             asyncio.get_running_loop().remove_reader(self.fd)
@@ -51,8 +51,8 @@ class Readiness:
 class Hardware:
     """Both ends of the guest's hardware: `guest_end` is for the guest process, the rest is the machine's.
 
-    What is sent waits, in order, until the guest makes room. That is bounded: each slot has one message at
-    most on its way before the guest has acknowledged it, each DIMM one request, and there is one reply.
+    Messages wait, in order, until the guest makes room. That is bounded: at most one message per slot is not
+    acknowledged, at most one request per DIMM is unread, and there is one reply.
 
     Attributes:
         calls: The machine's end of the socket; `receive` when ready.
@@ -74,11 +74,11 @@ class Hardware:
         self._is_gone = False
 
     def map_slot(self, slot: wire.MapSlot, fd: int) -> None:
-        """Give the guest memory; `fd` has to stay open until `unmap_slot` or `close`."""
+        """Map memory in the guest; `fd` must stay open until `unmap_slot` or `close`."""
         self._send(slot, fd)
 
     def unmap_slot(self, number: int) -> bool:
-        """Take a slot away; False when the guest has never heard of it, and will not."""
+        """Unmap a slot; False if the guest has not been sent it, and will not be."""
         waiting = [message for message, _ in self._unsent if _slot_of(message) == number]
         if any(isinstance(message, wire.MapSlot) for message in waiting):
             self._unsent = deque(each for each in self._unsent if _slot_of(each[0]) != number)
@@ -87,11 +87,11 @@ class Hardware:
         return True
 
     def plug(self, number: int) -> None:
-        """Tell the guest that a slot is a DIMM."""
+        """Announce a slot to the guest as a DIMM."""
         self._send(wire.PlugMemory(number))
 
     def unplug(self, number: int) -> None:
-        """Ask the guest to let go of a DIMM; a request that it has made no room for yet is not repeated."""
+        """Ask the guest to release a DIMM; a request that still waits for room is not repeated."""
         request = wire.UnplugMemory(number)
         if all(message != request for message, _ in self._unsent):
             self._send(request)
@@ -108,7 +108,7 @@ class Hardware:
         self._send(wire.BindDoorbell(connection_id), fd)
 
     def start(self) -> None:
-        """Tell the guest that its hardware is complete, and listen to it."""
+        """Report to the guest that its hardware is complete, and listen to it."""
         self._send(wire.Start())
         self.calls.arm()
         for doorbell in self.doorbells.values():
@@ -117,18 +117,18 @@ class Hardware:
     def interrupt(self, sint: int) -> None:
         """Raise the line of a SINT, if there is one."""
         if sint in self._sints:
-            with contextlib.suppress(BlockingIOError):  # the counter is full: it is raised already
+            with contextlib.suppress(BlockingIOError):  # the counter is full, so it is raised already
                 os.eventfd_write(self._sints[sint], 1)
 
     def take_doorbell(self, connection_id: int) -> None:
-        """Count a doorbell that was rung as heard."""
+        """Reset a doorbell that was rung."""
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self.doorbells[connection_id].fd)
 
     def receive(self) -> wire.Message | None:
-        """The guest's next message; None when there is none, or a call while the last reply has not left.
+        """Return the guest's next message; None if there is none, or for a call while a reply waits.
 
-        Raises RemoteProtocolError for what is no message, and EOFError when the guest has closed its end.
+        Raises RemoteProtocolError for a malformed message, and EOFError if the guest has closed its end.
         """
         message, self._held = self._held, None
         if message is None:
@@ -139,20 +139,20 @@ class Hardware:
         return message
 
     def await_call(self) -> None:
-        """Look for the next call: when there is one, or, while a reply waits for room, when that is sent.
+        """Wait for the next call, or, if a reply waits for room, until that is sent.
 
-        Until then calls that wait in the socket are no reason to wake: none of them can be taken.
+        Until then calls that wait in the socket wake nothing: none of them can be taken.
         """
         self.calls.ready = False
         if self._held is None:
             self.calls.arm()
 
     def reply(self, sequence: int, status: HvStatus) -> None:
-        """Answer a call; until the guest makes room for the answer, no further call is taken."""
+        """Reply to a call; until the guest makes room for the reply, no further call is taken."""
         self._send(wire.Reply(sequence, status))
 
     def close(self) -> None:
-        """Let go of everything."""
+        """Close everything."""
         self.calls.disarm()
         if self._is_blocked:
             asyncio.get_running_loop().remove_writer(self._socket.fileno())
@@ -191,7 +191,7 @@ class Hardware:
             self._flush()
 
     def _flush(self) -> None:
-        """Send until the guest has no more room; then go on when it has."""
+        """Send until the guest has no room; continue when it has."""
         while self._unsent:
             message, fd = self._unsent[0]
             try:
@@ -221,5 +221,5 @@ class Hardware:
 
 
 def _slot_of(message: wire.Message) -> int | None:
-    """The slot that a message is about."""
+    """Return the slot that a message is about."""
     return getattr(message, "slot", None)

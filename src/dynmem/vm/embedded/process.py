@@ -15,7 +15,7 @@ from dynmem.vm.embedded.hardware import Readiness
 from dynmem.vm.options.machine import GuestOptions
 from dynmem.vm.platform import GuestEnding
 
-# numpy's libraries would start a thread for every processor, and the guest needs one
+# numpy's libraries would start a thread per processor, and the guest needs one
 ENVIRONMENT: Final = {
     "PYTHONPATH": str(Path(dynmem.__file__).resolve().parent.parent),
     "OPENBLAS_NUM_THREADS": "1",
@@ -24,7 +24,7 @@ ENVIRONMENT: Final = {
 
 
 class GuestProcess:
-    """The guest of one machine: `exited` is called when it has ended, whatever the reason.
+    """One guest: `exited` is called when it has ended, whatever the reason.
 
     It does not outlive the machine: `end` ends it, and so do the machine's death and the end of its socket.
     """
@@ -38,9 +38,9 @@ class GuestProcess:
         *,
         append: bool = False,
     ) -> None:
-        """Start it. Raises ConfigError when its program or its console cannot be opened.
+        """Start it. Raises ConfigError if its program or its console cannot be opened.
 
-        `append`: what the console's file holds already stays.
+        `append` keeps what the console's file has already.
         """
         program = [sys.executable, "-P", "-m", "dynmem.guest"]
         if options.program is not None:
@@ -67,15 +67,15 @@ class GuestProcess:
         return self._process.pid
 
     def freeze(self) -> None:
-        """Stop it in its tracks."""
+        """Stop it where it is."""
         self._process.send_signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
-        """Let it go on."""
+        """Let it run again."""
         self._process.send_signal(signal.SIGCONT)
 
     def kill(self) -> None:
-        """End it, without waiting until it is gone: `exited` is called then."""
+        """End it without waiting; `exited` is called when it is gone."""
         self._process.kill()
 
     async def end(self) -> None:
@@ -100,5 +100,5 @@ class GuestProcess:
 
 
 def _console(serial: Path | None, *, append: bool) -> IO[bytes]:
-    """Where the guest's standard output goes; a file begins anew with each machine, as QEMU's does."""
+    """Open what takes the guest's standard output; each machine empties the file first, as QEMU does."""
     return Path(os.devnull if serial is None else serial).open("ab" if append else "wb")

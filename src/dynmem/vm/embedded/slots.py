@@ -1,10 +1,10 @@
-"""The embedded guest's memory slots: a number for each section of the address space, and who knows of it.
+"""The embedded guest's memory slots: a number for each section of the address space, and its state.
 
     section added --> sent --> mapped (the guest acknowledged it) --> leaving --> gone (acknowledged)
 
-A number is used again only when the guest has acknowledged that it let go of it: until then both sides might
-mean different memory by it. A guest that acknowledges nothing gets no memory that counts, and in the end no
-slots; one that acknowledges what nobody asked is noted. Nobody but that guest waits for either.
+A number is used again only when the guest has acknowledged that it unmapped it: until then the two sides
+could mean different memory by it. A guest that acknowledges nothing gets no memory that counts, and in the
+end no slots; one that acknowledges what was not sent is noted. Only that guest waits for either.
 """
 
 import enum
@@ -38,7 +38,7 @@ class _Slot:
 
 
 class SlotMap:
-    """Listens to an address space, and is the consumer of memory slots that is called "embedded guest"."""
+    """The `MemorySlots` of the embedded guest."""
 
     name: Final = "embedded guest"
     slots_max: Final = HARDWARE_SLOTS_MAX
@@ -51,12 +51,12 @@ class SlotMap:
 
     @property
     def slots_free(self) -> int:
-        """How many more sections can have a number."""
+        """How many more sections can get a number."""
         waiting = sum(slot.state is _State.WAITING for slot in self._slots.values())
         return max(0, HARDWARE_SLOTS_MAX - len(self._numbers) - waiting)
 
     def connect(self, hardware: Hardware) -> None:
-        """Send a new guest, which is not started yet, all there is; boot memory, at address 0, is slot 0."""
+        """Send all sections to a new guest, before its start; boot memory, at address 0, is slot 0."""
         self.disconnect()
         self._hardware = hardware
         for _, slot in sorted(self._slots.items()):
@@ -64,19 +64,17 @@ class SlotMap:
             slot.state = _State.MAPPED  # a guest maps what comes before its start, or it does not start
 
     def disconnect(self) -> None:
-        """The guest is gone with all that it had mapped."""
+        """Forget the guest, which is gone with all that it had mapped."""
         self._hardware = None
         self._numbers.clear()
         for slot in self._slots.values():
             slot.state, slot.number = _State.WAITING, -1
 
     def section_added(self, section: Section) -> None:
-        """Send it to the guest, if there is one."""
         slot = self._slots[section.address] = _Slot(section)
         self._send(slot)
 
     def section_removed(self, section: Section) -> None:
-        """Take it from the guest."""
         slot = self._slots.pop(section.address)
         if slot.state is _State.WAITING or self._hardware is None:
             return
@@ -85,7 +83,7 @@ class SlotMap:
             self._free(slot)
 
     def acknowledged(self, message: wire.SlotMapped | wire.SlotUnmapped) -> None:
-        """The guest says that it has mapped or unmapped a slot."""
+        """Record that the guest has mapped or unmapped a slot."""
         slot = self._numbers.get(message.slot)
         if slot is not None and isinstance(message, wire.SlotMapped) and slot.state is _State.SENT:
             slot.state = _State.MAPPED
@@ -94,11 +92,10 @@ class SlotMap:
         elif slot is None or isinstance(message, wire.SlotUnmapped) or slot.state is not _State.LEAVING:
             # what it says of a slot that is leaving may have crossed our message
             self._faults.note(
-                "slot", f"the guest acknowledged slot {message.slot}, which it was not asked for"
+                "slot", f"the guest acknowledged slot {message.slot}, which it was not asked to change"
             )
 
     def is_mapped(self, address: int, size: int) -> bool:
-        """Whether the guest has acknowledged all memory of `size` bytes from `address` on."""
         end = address + size
         return size == sum(
             min(slot.end, end) - max(slot.section.address, address)
@@ -107,12 +104,12 @@ class SlotMap:
         )
 
     def number_at(self, address: int) -> int | None:
-        """The number of the slot that begins at `address`; None when the guest does not know of it."""
+        """Return the number of the slot at `address`; None if the guest does not know it."""
         slot = self._slots.get(address)
         return slot.number if slot is not None and slot.number >= 0 else None
 
     def address_of(self, number: int) -> int | None:
-        """The address of the slot that has `number`; None when none has it, and while the slot is leaving."""
+        """Return the address of the slot with `number`; None if there is none, or if it is leaving."""
         slot = self._numbers.get(number)
         return None if slot is None or slot.state is _State.LEAVING else slot.section.address
 
@@ -128,7 +125,7 @@ class SlotMap:
         self._hardware.map_slot(message, section.backend.fd)
 
     def _free(self, slot: _Slot) -> None:
-        """Its number can be had again."""
+        """Free its number, and send a section that waits for one."""
         del self._numbers[slot.number]
         waiting = [other for other in self._slots.values() if other.state is _State.WAITING]
         if waiting:

@@ -1,4 +1,4 @@
-"""The two hypercalls that VMBus needs: HvPostMessage and HvSignalEvent, with the codes QEMU answers.
+"""The two hypercalls that VMBus needs: HvPostMessage and HvSignalEvent, with the status codes of QEMU.
 
 Source: Hypervisor Top-Level Functional Specification, inter-partition communication; QEMU hw/hyperv/hyperv.c.
 """
@@ -26,7 +26,7 @@ _SIGNAL_BYTES: Final = 8
 
 
 class Hypercalls:
-    """Carries out hypercalls on a bus; `call` never raises for anything that a guest can pass."""
+    """Carries out hypercalls on a bus; `call` raises for nothing that a guest can pass."""
 
     def __init__(self, memory: GuestMemory, bus: Bus, capture: Capture | None = None) -> None:
         self._memory = memory
@@ -34,7 +34,7 @@ class Hypercalls:
         self._capture = capture
 
     def call(self, control: int, input_gpa: int) -> HvStatus:
-        """One call: `input_gpa` is the address of its input, or the input itself of a fast one."""
+        """Carry out one call; `input_gpa` is the address of its input, or the input itself of a fast one."""
         code = control & HYPERCALL_CODE_MASK
         fast = bool(control & HYPERCALL_FAST)
         try:

@@ -1,9 +1,9 @@
-"""The synthetic interrupt controller of the one virtual processor: its MSRs, message slots and event flags.
+"""The synthetic interrupt controller of one virtual processor: its MSRs, message slots and event flags.
 
-The guest names two pages of its own by MSR. The host writes messages into the one, a slot for each SINT, and
+The guest names two of its pages by MSR. The host writes messages into one, with a slot for each SINT, and
 sets event flags in the other. A slot that is still full when the next message comes is marked as pending: the
-guest then writes EOM when it has emptied it. Both sides look again after they have said their part, with a
-fence between, so neither waits for the other.
+guest then writes EOM when it has emptied it. Each side looks again after its own write, with a fence between,
+so the two never wait for each other.
 
 Source: Hypervisor Top-Level Functional Specification, SynIC; QEMU hw/hyperv/hyperv.c; Linux drivers/hv/hv.c.
 """
@@ -52,7 +52,7 @@ class Synic:
         self._sints = [SINT_MASKED] * SINT_COUNT
 
     def write_msr(self, msr: int, value: int) -> HvStatus:
-        """Set one MSR. EOM stores nothing: the caller offers waiting messages again after any write."""
+        """Set one MSR. EOM stores nothing: after any write the caller delivers waiting messages."""
         if msr in self._registers:
             self._registers[msr] = value
         elif MSR_SINT0 <= msr < MSR_SINT0 + SINT_COUNT:
@@ -62,7 +62,7 @@ class Synic:
         return HvStatus.SUCCESS
 
     def deliver(self, sint: int, message: MessageSlot) -> bool:
-        """Put a message into its slot and interrupt the guest; False while the slot is full or not there."""
+        """Put a message into its slot and interrupt the guest; False while the slot is full or missing."""
         page = self._page(MSR_SIMP)
         if page is None:
             return False
@@ -81,10 +81,10 @@ class Synic:
         return True
 
     def signal(self, sint: int, flag: int) -> bool:
-        """Set an event flag and interrupt the guest; False when it has no event page.
+        """Set an event flag and interrupt the guest; False if it has no event page.
 
-        The guest may clear flags of the same word meanwhile: one that it has just cleared may come back, and
-        it looks at that channel once more.
+        The guest may clear flags of the same word meanwhile: one that it has just cleared may be set again,
+        and the guest looks at that channel again.
         """
         page = self._page(MSR_SIEFP)
         if page is None or not 0 <= flag < EVENT_FLAG_COUNT:
@@ -100,14 +100,14 @@ class Synic:
         return True
 
     def _page(self, msr: int) -> int | None:
-        """The address of the page that an MSR names; None while it, or the SynIC, is off."""
+        """Return the address of the page that an MSR names; None while it, or the SynIC, is off."""
         value = self._registers[msr]
         if not self._registers[MSR_SCONTROL] & SCONTROL_ENABLED or not value & PAGE_MSR_ENABLED:
             return None
         return value >> PAGE_SHIFT << PAGE_SHIFT
 
     def _still_full(self, address: int) -> bool:
-        """Ask for an EOM, and look again: the guest may have emptied the slot before it could see that."""
+        """Ask for an EOM, and look again: the guest may have emptied the slot before it saw that."""
         word = address + _TYPE_BYTES
         self._memory.store32(word, self._memory.load32(word) | SLOT_FLAG_PENDING << _FLAGS_SHIFT)
         self._memory.fence()
