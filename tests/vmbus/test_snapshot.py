@@ -6,7 +6,8 @@ import pytest
 
 from dynmem.errors import LocalProtocolError
 from dynmem.vmbus.memory import FlatMemory
-from dynmem.wire.synic import VMBUS_MESSAGE_TYPE
+from dynmem.wire import vmbus as wire
+from dynmem.wire.synic import VMBUS_MESSAGE_TYPE, HvStatus
 from dynmem.wire.versions import VERSION_5_3, VERSION_WS2008
 
 from .conftest import Machine
@@ -81,12 +82,12 @@ def modify(machine: Machine) -> object:
 SCRIPT: list[Callable[[Machine], object]] = [
     lambda machine: machine.client.connect(),
     *[carry] * 6,
-    lambda machine: machine.client.channels[1].open(LONG, 5),
+    lambda machine: machine.client.channels[1].open(LONG, 5, target_vp=1),
     lambda machine: machine.client.channels[2].open(SHORT, 5),
     *[carry] * 6,
+    lambda machine: [end.send(b"8 octets") for end in machine.ends()],  # the signals are not taken yet
     talk,
     talk,
-    lambda machine: machine.ends()[1].send(b"8 octets"),  # its signal is not taken yet
     modify,
     *[carry] * 2,
     lambda machine: machine.client.channels[1].close(),
@@ -132,3 +133,15 @@ def test_an_end_with_events_that_were_not_taken_has_no_snapshot(machine: Machine
     machine.client.receive_message(message.payload)
     with pytest.raises(LocalProtocolError, match="take the events of the client"):
         machine.client.snapshot()
+
+
+def test_a_copy_of_a_bus_knows_where_contact_was_made_and_what_was_named_in_it() -> None:
+    machine, copy = made(VERSION_5_3), made(VERSION_5_3)
+    contact = wire.InitiateContact(VERSION_WS2008, 1, INTERRUPT_PAGE, 9 << 12, 10 << 12)
+    assert machine.post(contact, connection_id=1) is HvStatus.SUCCESS
+    copy.bus.restore(machine.bus.snapshot())
+    assert fields(copy.bus) == fields(machine.bus) != fields(made(VERSION_5_3).bus)
+    assert copy.bus.monitor_pages == (9 << 12, 10 << 12)
+    assert machine.post(wire.RequestOffers(), 1) is copy.post(wire.RequestOffers(), 1) is HvStatus.SUCCESS
+    assert machine.bus.snapshot().queue == copy.bus.snapshot().queue
+    assert {message.vp for message in copy.bus.snapshot().queue} == {1}
