@@ -28,8 +28,6 @@ from dynmem.manager.step.view import StatusView
 from dynmem.policy import Plan, Snapshot, Vm, least_pages, plan
 from dynmem.units import PAGE_SIZE, format_pages, pages_covering, pages_of
 
-__all__ = ["Manager", "Reservation", "ReservationState", "SetBalloon", "StepResult"]
-
 # What may be granted when the safeguard that measures is off.
 UNBOUNDED = 1 << 62
 
