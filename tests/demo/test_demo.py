@@ -131,8 +131,9 @@ def test_ctrl_c_at_any_moment_leaves_no_process_and_no_file(home: Path, moment: 
 def test_two_real_linux_guests_and_an_embedded_one_share_a_budget_and_nobody_is_killed(
     home: Path,
 ) -> None:
-    demo = start("--qemu", "--json", "--duration", "40", home=home)
-    code, summary, complaints = finish(demo)
+    code, summary, complaints = finish(start("--qemu", "--json", "--duration", "40", home=home))
+    if "not started in time" in complaints:  # a busy machine takes longer to boot them
+        code, summary, complaints = finish(start("--qemu", "--json", "--duration", "160", home=home))
     assert (code, complaints) == (ExitCode.OK, "")
     assert summary["wrong_bytes"] == 0
     assert summary["peak_resident_bytes"] <= summary["budget_bytes"]

@@ -37,6 +37,7 @@ class Driven:
     async def told(self, text: str, *, least: int, most: int) -> None:
         """Let the load hold as much, and wait until it does."""
         self.wish.write_text(text)
+        await until(self.vm.console)
         await until(lambda: least <= self.report()["held_pages"] * 4096 <= most)
 
     def report(self) -> dict[str, Any]:

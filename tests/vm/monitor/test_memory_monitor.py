@@ -39,6 +39,7 @@ def test_memory_that_was_added_is_given_back_for_good_and_the_host_has_it(tmp_pa
 
         async def holds(megabytes: int) -> None:
             wish.write_text(f"{megabytes}M")
+            await until(vm.console)
             await until(lambda: abs(vm.console()[-1]["held_pages"] * 4096 - megabytes * MIB) < 8 * MIB)
 
         await client.execute("balloon", {"value": 1024 * MIB})

@@ -35,6 +35,7 @@ def test_boot_memory_and_memory_to_add_may_be_objects_of_any_kind(tmp_path: Path
             vm,
             client,
         ):
+            await until(vm.console)
             await client.execute("balloon", {"value": 448 * MIB})
 
             async def grown() -> bool:
