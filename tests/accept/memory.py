@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tests.vm.running import BALLOON, Vm, running
+from tests.rigs.vms import BALLOON, Vm, running
 
 MIB = 1 << 20
 GIB = 1 << 30

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.rigs.scenes import play
 
 from dynmem.errors import DeadlineError, NotPermittedError, RefusedError
 from dynmem.limits import API_CLIENTS_MAX, API_REQUEST_BYTES_MAX
@@ -64,7 +65,7 @@ def test_a_request_is_answered_and_the_connection_ends(tmp_path: Path) -> None:
         await server.close()
         assert not (tmp_path / "api.sock").exists()
 
-    asyncio.run(scenario())
+    play(scenario())
 
 
 NONSENSE = {
@@ -90,7 +91,7 @@ def test_nonsense_is_refused_in_a_sentence_and_the_next_one_is_served(case: str,
         assert (await exchange(tmp_path / "api.sock", b'{"command": "status"}\n'))["ok"]
         await server.close()
 
-    asyncio.run(scenario())
+    play(scenario())
 
 
 def test_a_refusal_arrives_as_the_error_that_was_meant(tmp_path: Path) -> None:
@@ -107,7 +108,7 @@ def test_a_refusal_arrives_as_the_error_that_was_meant(tmp_path: Path) -> None:
             await asyncio.to_thread(client.ask, path, request, timeout_s=0.1)
         await server.close()
 
-    asyncio.run(scenario())
+    play(scenario())
 
 
 def test_only_a_reservation_is_withdrawn_by_hanging_up(tmp_path: Path) -> None:
@@ -148,7 +149,7 @@ def test_only_a_reservation_is_withdrawn_by_hanging_up(tmp_path: Path) -> None:
         assert sorted(done) == ["ReleaseRequest", "TakeUpRequest"]
         await server.close()
 
-    asyncio.run(scenario())
+    play(scenario())
 
 
 def test_clients_beyond_the_limit_are_refused_and_the_others_keep_waiting(tmp_path: Path) -> None:
@@ -167,7 +168,7 @@ def test_clients_beyond_the_limit_are_refused_and_the_others_keep_waiting(tmp_pa
             other.close()
         await server.close()
 
-    asyncio.run(scenario())
+    play(scenario())
 
 
 def test_a_socket_path_that_cannot_be_used_is_named(tmp_path: Path) -> None:
@@ -175,7 +176,7 @@ def test_a_socket_path_that_cannot_be_used_is_named(tmp_path: Path) -> None:
         with pytest.raises(NotPermittedError, match=r"manager\.socket: .*cannot listen"):
             await ApiServer(tmp_path / "absent" / "api.sock", handle).start()
 
-    asyncio.run(scenario())
+    play(scenario())
 
 
 def test_a_socket_that_somebody_listens_on_is_never_taken_over(tmp_path: Path) -> None:
@@ -184,7 +185,7 @@ def test_a_socket_that_somebody_listens_on_is_never_taken_over(tmp_path: Path) -
         monitor.bind(str(path))
         monitor.listen()
         with pytest.raises(NotPermittedError, match=rf"another process is listening \(pid {os.getpid()}\)"):
-            asyncio.run(ApiServer(path, handle).start())
+            play(ApiServer(path, handle).start())
         assert path.is_socket()
 
 
@@ -198,7 +199,7 @@ def test_a_file_or_folder_in_the_sockets_place_is_never_removed(tmp_path: Path) 
             with pytest.raises(NotPermittedError, match="exists and is not a socket"):
                 await ApiServer(path, handle).start()
 
-    asyncio.run(scenario())
+    play(scenario())
     assert letter.read_text() == "dear"
 
 
@@ -210,4 +211,4 @@ def test_a_manager_that_is_stopped_is_waited_for_only_so_long(tmp_path: Path) ->
                 await asyncio.to_thread(client.ask, manager.socket, {"command": "status"}, timeout_s=0.2)
             manager.process.send_signal(signal.SIGCONT)
 
-    asyncio.run(scenario())
+    play(scenario())

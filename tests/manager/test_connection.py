@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from tests.rigs.scenes import play
 
 from dynmem.errors import LocalProtocolError, UnreachableError
 from dynmem.manager.step.facts import ABSENT, RUNNING, SILENT
@@ -43,7 +44,7 @@ def test_a_real_qemu_is_known_by_its_process_its_device_and_its_sizes(tmp_path: 
                 assert facts.resident_bytes is not None
                 assert facts.resident_bytes <= 4 * MEBIBYTE
 
-    asyncio.run(scenario())
+    play(scenario())
 
 
 @pytest.mark.qemu
@@ -66,7 +67,7 @@ def test_success_means_nothing_without_a_driver_and_no_demand_is_made_up(tmp_pat
                 assert facts.resident_overhead_bytes > 10 * MEBIBYTE
                 assert facts.resident_bytes - facts.resident_overhead_bytes < 32 * MEBIBYTE
 
-    asyncio.run(scenario())
+    play(scenario())
 
 
 @pytest.mark.qemu
@@ -78,7 +79,7 @@ def test_a_vm_without_a_balloon_device_is_told_what_it_lacks(tmp_path: Path) -> 
                 assert facts.device is None
                 assert "virtio-balloon-pci,id=balloon0" in (facts.problem or "")
 
-    asyncio.run(scenario())
+    play(scenario())
 
 
 @pytest.mark.qemu
@@ -97,7 +98,7 @@ def test_a_reset_is_counted_and_a_closed_monitor_is_none(tmp_path: Path) -> None
                 again = await look(connection)
                 assert (again.resets, again.incarnation) == (1, facts.incarnation)
 
-    asyncio.run(scenario())
+    play(scenario())
 
 
 def test_a_size_that_rose_unasked_while_nobody_listened_is_a_reset(tmp_path: Path) -> None:
@@ -122,7 +123,7 @@ def test_a_size_that_rose_unasked_while_nobody_listened_is_a_reset(tmp_path: Pat
             size["actual"] = 64 * MEBIBYTE
             assert (await look(connection)).resets == 1
 
-    asyncio.run(scenario())
+    play(scenario())
 
 
 @pytest.mark.qemu
@@ -140,7 +141,7 @@ def test_a_killed_vm_is_gone_and_its_successor_is_another_one(tmp_path: Path) ->
                 assert second.incarnation not in ("", first.incarnation)
                 assert (second.resets, second.problem is None) == (0, False)
 
-    asyncio.run(scenario())
+    play(scenario())
 
 
 @pytest.mark.qemu
@@ -163,7 +164,7 @@ def test_a_stopped_vm_keeps_its_last_size_says_so_and_delays_one_look_only(tmp_p
                 again = await look_until(connection, lambda facts: facts.run_state == "prelaunch")
                 assert again.incarnation == first.incarnation
 
-    asyncio.run(scenario())
+    play(scenario())
 
 
 @pytest.mark.qemu
@@ -182,7 +183,7 @@ def test_a_monitor_that_another_client_holds_is_named_and_taken_when_it_is_free(
                 facts = await look_until(connection, lambda facts: facts.run_state == "prelaunch")
                 assert facts.resets == 0
 
-    asyncio.run(scenario())
+    play(scenario())
 
 
 def test_nobody_listening_is_absent_and_says_what_to_do(tmp_path: Path) -> None:
@@ -193,7 +194,7 @@ def test_nobody_listening_is_absent_and_says_what_to_do(tmp_path: Path) -> None:
             assert "no such socket" in (facts.problem or "")
             assert "start it, or correct its qmp" in (facts.problem or "")
 
-    asyncio.run(scenario())
+    play(scenario())
 
 
 @pytest.mark.parametrize(
@@ -219,7 +220,7 @@ def test_garbage_is_named_as_such_and_hung_up_on(noise: bytes, tmp_path: Path) -
             assert facts.run_state == SILENT
             assert "does not speak QMP" in (facts.problem or "")
 
-    asyncio.run(scenario())
+    play(scenario())
 
 
 WRONG_ANSWERS: list[tuple[str, object]] = [
@@ -247,7 +248,7 @@ def test_an_answer_of_the_wrong_form_or_size_is_never_believed(
             assert facts.run_state == SILENT
             assert "does not speak QMP" in (facts.problem or "")
 
-    asyncio.run(scenario())
+    play(scenario())
 
 
 def test_sizes_that_cannot_be_are_no_demand(tmp_path: Path) -> None:
@@ -258,7 +259,7 @@ def test_sizes_that_cannot_be_are_no_demand(tmp_path: Path) -> None:
             assert facts.demand is None
             assert "impossible sizes" in (facts.problem or "")
 
-    asyncio.run(scenario())
+    play(scenario())
 
 
 def test_a_vm_that_hangs_in_the_middle_is_hung_up_on_and_tried_again(
@@ -277,7 +278,7 @@ def test_a_vm_that_hangs_in_the_middle_is_hung_up_on_and_tried_again(
             vm.silent_on = ""
             assert (await look_until(connection, lambda facts: facts.run_state == RUNNING)).problem is None
 
-    asyncio.run(scenario())
+    play(scenario())
 
 
 def test_a_monitor_that_always_hangs_is_tried_ever_more_rarely(
@@ -294,7 +295,7 @@ def test_a_monitor_that_always_hangs_is_tried_ever_more_rarely(
                 await look(connection)
             assert 2 <= len(vm.writers) <= 5
 
-    asyncio.run(scenario())
+    play(scenario())
 
 
 def test_a_migrating_vm_says_so(tmp_path: Path) -> None:
@@ -305,7 +306,7 @@ def test_a_migrating_vm_says_so(tmp_path: Path) -> None:
             vm.answers["query-migrate"] = {"status": "completed"}
             assert (await look(connection)).run_state == RUNNING
 
-    asyncio.run(scenario())
+    play(scenario())
 
 
 def test_demand_on_hv_balloon_leaves_out_what_is_ballooned(tmp_path: Path) -> None:
@@ -326,7 +327,7 @@ def test_demand_on_hv_balloon_leaves_out_what_is_ballooned(tmp_path: Path) -> No
             facts = await look_until(connection, lambda facts: facts.resets == 1)
             assert facts.demand is None
 
-    asyncio.run(scenario())
+    play(scenario())
 
 
 def test_demand_grows_old_until_the_guest_reports_again(tmp_path: Path) -> None:
@@ -349,7 +350,7 @@ def test_demand_grows_old_until_the_guest_reports_again(tmp_path: Path) -> None:
             assert fresh is not None
             assert (fresh.age_ns, fresh.committed_bytes) == (0, 44 * MEBIBYTE + VIRTIO_RESERVE_BYTES)
 
-    asyncio.run(scenario())
+    play(scenario())
 
 
 def virtio_vm(**answers: object) -> FakeVm:
@@ -381,7 +382,7 @@ def test_in_enforce_mode_statistics_are_switched_on_after_two_looks(tmp_path: Pa
             path, name = "/machine/peripheral/balloon0", "guest-stats-polling-interval"
             assert sent == [{"path": path, "property": name, "value": 1}]
 
-    asyncio.run(scenario())
+    play(scenario())
 
 
 def test_in_observe_mode_nothing_is_set_and_missing_statistics_are_explained(tmp_path: Path) -> None:
@@ -397,7 +398,7 @@ def test_in_observe_mode_nothing_is_set_and_missing_statistics_are_explained(tmp
             allowed |= {"query-hv-balloon-status-report", "query-memory-devices", "qom-list", "qom-get"}
             assert {name for name, _ in vm.asked} <= allowed
 
-    asyncio.run(scenario())
+    play(scenario())
 
 
 @pytest.mark.parametrize(
@@ -414,4 +415,4 @@ def test_nothing_outside_the_allow_list_can_be_asked(command: str, tmp_path: Pat
             assert vm.asked == []
             await client.close()
 
-    asyncio.run(scenario())
+    play(scenario())

@@ -10,6 +10,7 @@ import sqlite3
 from pathlib import Path
 
 import pytest
+from tests.rigs.scenes import play
 
 from dynmem.manager.journal.journal import FILE_NAME, Journal
 from dynmem.qmp.client import QmpClient
@@ -49,7 +50,7 @@ def test_in_observe_mode_a_shortage_is_planned_for_and_nothing_is_sent(tmp_path:
         assert {name for name, _ in web.asked + db.asked} <= READS
         assert Journal(tmp_path / "state").recent() == []
 
-    asyncio.run(scenario())
+    play(scenario())
 
 
 def test_in_enforce_mode_two_vms_are_fitted_into_the_budget_and_each_step_is_journalled(
@@ -77,7 +78,7 @@ def test_in_enforce_mode_two_vms_are_fitted_into_the_budget_and_each_step_is_jou
         assert {row.outcome for row in rows} == {"sent"}
         assert all(row.reason for row in rows)
 
-    asyncio.run(scenario())
+    play(scenario())
 
 
 def test_a_grant_names_its_measurement_in_status_and_journal(tmp_path: Path) -> None:
@@ -102,7 +103,7 @@ def test_a_grant_names_its_measurement_in_status_and_journal(tmp_path: Path) -> 
         assert grants
         assert "measured free by the" in grants[0].measurement
 
-    asyncio.run(scenario())
+    play(scenario())
 
 
 def test_after_kill_9_the_open_intent_is_resolved_and_two_sweeps_pass_before_the_first_write(
@@ -136,7 +137,7 @@ def test_after_kill_9_the_open_intent_is_resolved_and_two_sweeps_pass_before_the
                 if "balloon" in [name for name, _ in vm.asked[begin:]]:
                     assert vm.sweeps_before_first_target(begin) >= 2
 
-    asyncio.run(scenario())
+    play(scenario())
 
 
 def test_a_command_that_is_never_answered_does_not_count_as_failed(tmp_path: Path) -> None:
@@ -156,7 +157,7 @@ def test_a_command_that_is_never_answered_does_not_count_as_failed(tmp_path: Pat
         assert any("no reply to balloon" in outcome for outcome in outcomes)
         assert all(outcome.startswith("unknown: ") for outcome in outcomes if "no answer" in outcome)
 
-    asyncio.run(scenario())
+    play(scenario())
 
 
 def _open_intents(folder: Path) -> list[str]:
@@ -188,7 +189,7 @@ def test_a_signal_leaves_targets_as_they_are_and_says_so(
             assert f"web {web.actual // MEBIBYTE} MiB" in manager.lines[-1]
             assert not manager.socket.exists()
 
-    asyncio.run(scenario())
+    play(scenario())
 
 
 def test_a_manager_whose_lines_nobody_reads_goes_on(tmp_path: Path) -> None:
@@ -209,7 +210,7 @@ def test_a_manager_whose_lines_nobody_reads_goes_on(tmp_path: Path) -> None:
         finally:
             await manager.end(signal.SIGKILL)
 
-    asyncio.run(scenario())
+    play(scenario())
 
 
 @pytest.mark.parametrize("same", ["state", "socket"])
@@ -226,7 +227,7 @@ def test_a_second_manager_on_one_state_or_socket_is_refused(same: str, tmp_path:
                 assert str(first.process.pid) in second.lines[0]
             await first.sweeps(2)
 
-    asyncio.run(scenario())
+    play(scenario())
 
 
 @pytest.mark.qemu
@@ -271,7 +272,7 @@ def test_while_others_hang_die_babble_and_are_held_the_rest_is_served_each_perio
                 assert len(manager.lines) - said <= 4  # troubles are told when they change, not each period
             await holder.close()
 
-    asyncio.run(scenario())
+    play(scenario())
 
 
 def test_a_released_vm_gets_everything_back_and_stays_alone_over_a_restart(tmp_path: Path) -> None:
@@ -299,7 +300,7 @@ def test_a_released_vm_gets_everything_back_and_stays_alone_over_a_restart(tmp_p
                 assert (await second.ask(command="take-up", vm="web"))["taken_up"] == ["web"]
                 await second.until(lambda _: web.actual < 256 * MEBIBYTE)
 
-    asyncio.run(scenario())
+    play(scenario())
 
 
 def test_a_journal_that_cannot_be_written_stops_the_commands_and_not_the_manager(tmp_path: Path) -> None:
@@ -322,7 +323,7 @@ def test_a_journal_that_cannot_be_written_stops_the_commands_and_not_the_manager
                     await manager.until(lambda _: web.actual + db.actual <= (300 - 16) * MEBIBYTE)
                     assert [line for line in manager.lines if "can be written again" in line]
 
-    asyncio.run(scenario())
+    play(scenario())
 
 
 def test_a_manager_that_may_open_nothing_more_decides_nothing_and_lives_on(tmp_path: Path) -> None:
@@ -340,7 +341,7 @@ def test_a_manager_that_may_open_nothing_more_decides_nothing_and_lives_on(tmp_p
             await manager.sweeps(2)
             assert len([line for line in manager.lines if "can be read again" in line]) == 1
 
-    asyncio.run(scenario())
+    play(scenario())
 
 
 def test_room_is_made_for_a_vm_that_is_about_to_start(tmp_path: Path) -> None:
@@ -362,7 +363,7 @@ def test_room_is_made_for_a_vm_that_is_about_to_start(tmp_path: Path) -> None:
                 status = await second.status()
                 assert [each.name for each in status.reservations] == ["db"]
 
-    asyncio.run(scenario())
+    play(scenario())
 
 
 def test_room_that_is_no_longer_asked_for_is_not_kept(tmp_path: Path) -> None:
@@ -384,7 +385,7 @@ def test_room_that_is_no_longer_asked_for_is_not_kept(tmp_path: Path) -> None:
             writer.close()
             await manager.until(lambda status: not status.reservations)
 
-    asyncio.run(scenario())
+    play(scenario())
 
 
 def test_a_reservation_that_nobody_waits_for_any_more_does_not_come_back_after_a_restart(
@@ -406,4 +407,4 @@ def test_a_reservation_that_nobody_waits_for_any_more_does_not_come_back_after_a
                 await second.sweeps(2)
                 assert (await second.status()).reservations == ()
 
-    asyncio.run(scenario())
+    play(scenario())

@@ -1,10 +1,9 @@
 """What a guest's reports tell of its demand, while its size may be moving, and how old that is."""
 
-import asyncio
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.rigs.scenes import play
 
 from dynmem.manager.journal.journal import Action
 from dynmem.manager.journal.recovery import Unfinished
@@ -95,7 +94,7 @@ def test_the_demand_of_a_guest_with_hv_balloon_is_what_it_has_committed_less_its
         async def look(monitor: Monitor = monitor) -> object:
             return await source.read(monitor, Device(HV_BALLOON, ""), GIB)
 
-        report = asyncio.run(look())
+        report = play(look())
         assert isinstance(report, Report)
         watched.saw_size(GIB - ballooned)
         watched.saw_report(report, turn)

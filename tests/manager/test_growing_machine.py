@@ -1,10 +1,10 @@
 """A real manager and a real VM that boots small: what its guest needs is given, also past its boot size."""
 
-import asyncio
 from pathlib import Path
 from typing import Any
 
-from tests.vm.running import BALLOON, running
+from tests.rigs.scenes import play
+from tests.rigs.vms import BALLOON, running
 
 from .daemons import configured, managing
 
@@ -55,4 +55,4 @@ def test_a_vm_that_boots_small_gets_what_its_load_needs_and_gives_it_back_to_ano
                 await manager.until(lambda status: not any(vm.problem for vm in status.vms))
                 assert web.console()[-1]["wrong_bytes"] == db.console()[-1]["wrong_bytes"] == 0
 
-    asyncio.run(asyncio.wait_for(scenario(), 200))
+    play(scenario())

@@ -1,12 +1,12 @@
 """VMs that can grow past the size they booted with: hv-balloon with memory behind it, and DIMMs."""
 
-import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
 import pytest
 from tests.rigs.obedient import ObedientHost
+from tests.rigs.scenes import play
 
 from dynmem.errors import RemoteProtocolError
 from dynmem.manager.step.facts import ManagerSettings, VmConfig
@@ -60,7 +60,7 @@ def test_memory_is_what_the_monitor_lists(tmp_path: Path, devices: object, memor
         async with monitor_of(tmp_path / "qmp", devices) as monitor:
             assert await read_memory(monitor, BOOT) == memory
 
-    asyncio.run(scenario())
+    play(scenario())
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_a_list_of_devices_that_cannot_be_is_refused(tmp_path: Path, devices: ob
             with pytest.raises(RemoteProtocolError):
                 await read_memory(monitor, BOOT)
 
-    asyncio.run(scenario())
+    play(scenario())
 
 
 def test_where_nobody_tells_what_was_added_nothing_counts_as_ballooned_that_may_not_be() -> None:
@@ -103,7 +103,7 @@ def test_demand_of_a_guest_that_has_grown_leaves_out_what_is_ballooned(tmp_path:
             assert facts.demand.committed_bytes == (700 - 396) * MIB
             await connection.close()
 
-    asyncio.run(scenario())
+    play(scenario())
 
 
 def grower(boot: int, limit: int, demand: int) -> ObedientHost:

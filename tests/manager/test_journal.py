@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from tests.rigs.scenes import play
 
 from dynmem.errors import ConfigError, NotPermittedError, RefusedError
 from dynmem.manager.journal.journal import FILE_NAME, Instruction, Intent, Journal, JournalError
@@ -181,7 +182,7 @@ def test_a_caller_that_goes_away_neither_breaks_its_own_call_off_nor_anothers(tm
         assert journal.instructions() == [Instruction("released", "db")]
         journal.close()
 
-    asyncio.run(scenario())
+    play(scenario())
 
 
 def test_a_journal_is_readable_by_its_owner_only(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
 
-from tests.sockets import is_listened_on
+from tests.rigs.sockets import is_listened_on
 
 from dynmem.manager.step.facts import VmFacts
 from dynmem.manager.sweep.connection import VmConnection

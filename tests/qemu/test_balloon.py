@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Mapping
 
 import pytest
+from tests.rigs.scenes import play
 
 from dynmem.lab.qemu import BALLOON_PATH, QemuGuest
 from dynmem.lab.workload import Load, Report
@@ -68,7 +69,7 @@ def test_a_guest_that_dirtied_its_ram_is_shrunk_and_grown_by_plain_qmp(boot: Boo
             await balloon_to(client, 512 * MIB)
             until(guest, lambda: said(guest).ballooned_pages == 0)
 
-    asyncio.run(shrink_and_grow())
+    play(shrink_and_grow())
     guest.order(Load(high_bytes=400 * MIB, rate_bytes=FAST))
     until(guest, lambda: said(guest).held_pages == 400 * MIB // PAGE_SIZE)
     guest.order(Load(high_bytes=0, rate_bytes=FAST))
@@ -85,7 +86,7 @@ def test_a_load_that_holds_its_memory_keeps_it_through_ballooning(boot: Boot, un
             for size in (192, 256, 176, 256):
                 await balloon_to(client, size * MIB)
 
-    asyncio.run(swing())
+    play(swing())
     assert said(guest).held_pages == 60 * MIB // PAGE_SIZE
     guest.order(Load(high_bytes=0, rate_bytes=FAST))
     until(guest, lambda: said(guest).held_pages == 0)
@@ -107,7 +108,7 @@ def test_guest_statistics_come_and_agree_with_the_guest(boot: Boot, until: Until
                 await asyncio.sleep(0.1)
             return update[1]
 
-    stats = asyncio.run(fresh())
+    stats = play(fresh())
     report = said(guest)
     assert stats["stat-total-memory"] == report.total_pages * PAGE_SIZE
     assert abs(stats["stat-available-memory"] - report.available_pages * PAGE_SIZE) < 8 * MIB
@@ -123,4 +124,4 @@ def test_whoever_holds_one_monitor_leaves_the_other_free(boot: Boot) -> None:
             async with await QmpClient.connect(guest.lab_qmp_path) as second:
                 assert await actual(first) == await actual(second) == 128 * MIB
 
-    asyncio.run(meet())
+    play(meet())

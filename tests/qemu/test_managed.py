@@ -1,6 +1,5 @@
 """The manager and real guests: two virtual machines under QEMU share a budget that is less than both want."""
 
-import asyncio
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -8,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from tests.rigs.scenes import play
 
 from dynmem.lab.qemu import BALLOON_PATH, QemuGuest
 from dynmem.lab.workload import Load, Report
@@ -47,7 +47,7 @@ def size(guest: QemuGuest) -> int:
             assert isinstance(actual, int)
             return actual
 
-    return asyncio.run(ask())
+    return play(ask())
 
 
 def switch_statistics_on(guest: QemuGuest) -> None:
@@ -58,7 +58,7 @@ def switch_statistics_on(guest: QemuGuest) -> None:
             interval = {"path": BALLOON_PATH, "property": "guest-stats-polling-interval", "value": 1}
             await client.execute("qom-set", interval)
 
-    asyncio.run(tell())
+    play(tell())
 
 
 @contextmanager

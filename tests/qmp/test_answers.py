@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from tests.qmp.conversations import GREET, ROWS, Row
 from tests.qmp.two_monitors import unpacked_qemu
-from tests.sockets import is_listened_on
+from tests.rigs.scenes import play
+from tests.rigs.sockets import is_listened_on
 
 from dynmem.qmp.command import Command
 from dynmem.qmp.errors import DEVICE_NOT_ACTIVE, QmpCommandError
@@ -55,14 +56,14 @@ COMMANDS = {
 
 @pytest.mark.parametrize("cut", [1 << 20, 1], ids=["whole", "byte by byte"])
 def test_our_monitor_gives_the_answers_of_the_table(tmp_path: Path, cut: int) -> None:
-    async def play() -> dict[str, object]:
+    async def scene() -> dict[str, object]:
         server = QmpServer(tmp_path / "qmp", commands=COMMANDS)
         await server.start()
         found = {row.name: await answers(tmp_path / "qmp", row, cut=cut) for row in ROWS}
         await server.close()
         return found
 
-    assert asyncio.run(play()) == {row.name: row.answers for row in ROWS}
+    assert play(scene()) == {row.name: row.answers for row in ROWS}
 
 
 @pytest.fixture(params=["installed", "10"])
@@ -83,7 +84,7 @@ def qemu_monitor(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Pat
 
 @pytest.mark.qemu
 def test_a_real_qemu_gives_the_answers_of_the_table(qemu_monitor: Path) -> None:
-    async def play() -> dict[str, object]:
+    async def scene() -> dict[str, object]:
         return {row.name: await answers(qemu_monitor, row) for row in ROWS}
 
-    assert asyncio.run(play()) == {row.name: row.answers for row in ROWS}
+    assert play(scene()) == {row.name: row.answers for row in ROWS}

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
+from tests.rigs.scenes import play
 
 from dynmem.errors import DeadlineError, RemoteProtocolError, UnreachableError
 from dynmem.limits import QMP_ERROR_TEXT_MAX, QMP_EVENTS_KEPT
@@ -39,14 +40,14 @@ COMMANDS = {
 def with_monitor(tmp_path: Path, scene: Callable[[QmpServer, QmpClient], Awaitable[None]]) -> None:
     """Play `scene` with our own monitor and a client of it."""
 
-    async def play() -> None:
+    async def story() -> None:
         server = QmpServer(tmp_path / "qmp", commands=COMMANDS)
         await server.start()
         async with await QmpClient.connect(tmp_path / "qmp") as client:
             await scene(server, client)
         await server.close()
 
-    asyncio.run(asyncio.wait_for(play(), 200))
+    play(story())
 
 
 def with_bytes(tmp_path: Path, scene: Callable[[Path], Awaitable[None]], *sent: bytes, hang_up: bool) -> None:
@@ -61,11 +62,11 @@ def with_bytes(tmp_path: Path, scene: Callable[[Path], Awaitable[None]], *sent: 
             await reader.read()
         writer.close()
 
-    async def play() -> None:
+    async def story() -> None:
         async with await asyncio.start_unix_server(serve, tmp_path / "fake"):
             await scene(tmp_path / "fake")
 
-    asyncio.run(asyncio.wait_for(play(), 200))
+    play(story())
 
 
 def test_the_peer_is_the_process_that_listens(tmp_path: Path) -> None:
@@ -134,7 +135,7 @@ def test_a_monitor_that_goes_away_ends_what_waits_and_what_comes_later(tmp_path:
 
 
 def test_nobody_listening_is_unreachable_and_says_where(tmp_path: Path) -> None:
-    async def play() -> None:
+    async def story() -> None:
         with pytest.raises(UnreachableError, match="no such socket"):
             await QmpClient.connect(tmp_path / "none")
         (tmp_path / "file").write_text("")
@@ -143,7 +144,7 @@ def test_nobody_listening_is_unreachable_and_says_where(tmp_path: Path) -> None:
         with pytest.raises(UnreachableError, match="too long"):
             await QmpClient.connect("x" * 200)
 
-    asyncio.run(play())
+    play(story())
 
 
 def test_a_monitor_without_a_greeting_is_busy(tmp_path: Path) -> None:
@@ -170,11 +171,11 @@ def test_what_is_no_greeting_is_refused(tmp_path: Path, sent: bytes) -> None:
         await writer.drain()
         writer.close()
 
-    async def play() -> None:
+    async def story() -> None:
         async with await asyncio.start_unix_server(listen, tmp_path / "fake"):
             await scene(tmp_path / "fake")
 
-    asyncio.run(asyncio.wait_for(play(), 200))
+    play(story())
 
 
 @pytest.mark.parametrize("sent", [b"{}\r\n", b"nonsense\r\n", b'{"return": {}, "id": 2', b"x" * 70_000])

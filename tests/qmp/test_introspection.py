@@ -1,11 +1,11 @@
 """What a monitor tells of itself is what it checks, and is written as it says."""
 
-import asyncio
 from pathlib import Path
 from typing import Any
 
 import pytest
 from qemu.qmp import QMPClient
+from tests.rigs.scenes import play
 
 from dynmem.qmp.command import Command, checked_arguments
 from dynmem.qmp.errors import QmpCommandError
@@ -143,7 +143,7 @@ def references(entry: Any) -> list[str]:
 
 
 def test_a_monitor_tells_its_schema_and_that_of_its_own_commands(tmp_path: Path) -> None:
-    async def play() -> Any:
+    async def scene() -> Any:
         server = QmpServer(tmp_path / "qmp", commands={"draw": DRAW}, events={"DRAWN": POINT})
         await server.start()
         client = QMPClient("test")
@@ -153,7 +153,7 @@ def test_a_monitor_tells_its_schema_and_that_of_its_own_commands(tmp_path: Path)
         await server.close()
         return told
 
-    told = asyncio.run(play())
+    told = play(scene())
     assert [entry["name"] for entry in told if entry["meta-type"] == "command"] == [
         "draw",
         "qmp_capabilities",

@@ -18,6 +18,7 @@ from tests.qmp.two_monitors import (
     start_qemu,
     unpacked_qemu,
 )
+from tests.rigs.scenes import play
 
 pytestmark = pytest.mark.qemu
 
@@ -36,11 +37,11 @@ def folders(tmp_path: Path) -> tuple[Path, Path]:
 
 @pytest.mark.parametrize("scene", SCENES, ids=lambda scene: scene.name)
 def test_both_answer_the_same_but_for_what_is_listed(scene: Scene, qemu: Player, tmp_path: Path) -> None:
-    async def play() -> tuple[dict[str, object], dict[str, object]]:
+    async def story() -> tuple[dict[str, object], dict[str, object]]:
         our_folder, folder = folders(tmp_path)
         return await asyncio.gather(played(scene, our_monitor, our_folder), played(scene, qemu, folder))
 
-    ours, theirs = asyncio.run(play())
+    ours, theirs = play(story())
     listed = DIFFERENCES.get(scene.name, {})
     found = {text for text in {**theirs, **ours} if ours.get(text) != theirs.get(text)}
     unlisted = [
@@ -62,7 +63,7 @@ def test_greeting_and_schema_are_the_same_but_for_what_is_listed(qemu: Player, t
         our_folder, folder = folders(tmp_path)
         return await asyncio.gather(look(our_monitor, our_folder), look(qemu, folder))
 
-    (our_greeting, ours), (greeting, theirs) = asyncio.run(both())
+    (our_greeting, ours), (greeting, theirs) = play(both())
     ours_says, theirs_says = our_greeting["QMP"], greeting["QMP"]
     assert set(ours_says) == set(theirs_says)
     assert {name for name in ours_says if ours_says[name] != theirs_says[name]} == set(GREETING)
@@ -89,7 +90,7 @@ def test_hv_balloon_has_the_properties_that_it_has_in_qemu(qemu: Player, tmp_pat
             ask(qemu, folder, "qom-list-properties", "typename", "hv-balloon"),
         )
 
-    ours, theirs = asyncio.run(both())
+    ours, theirs = play(both())
     differing = {name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)}
     assert differing == set(BALLOON_PROPERTIES)
 

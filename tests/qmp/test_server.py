@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from qemu.qmp import QMPClient
+from tests.rigs.scenes import play
 
 from dynmem.errors import ConfigError
 from dynmem.limits import QMP_CLIENTS_MAX
@@ -22,13 +23,13 @@ GREET = b'{"execute": "qmp_capabilities"}'
 
 
 def with_server(tmp_path: Path, scene: Callable[[QmpServer], Awaitable[None]]) -> None:
-    async def play() -> None:
+    async def story() -> None:
         server = QmpServer(tmp_path / "run" / "qmp", commands={"query-name": Command(lambda _: {})})
         await server.start()
         await scene(server)
         await server.close()
 
-    asyncio.run(asyncio.wait_for(play(), 200))
+    play(story())
 
 
 def test_qemus_own_client_library_is_served(tmp_path: Path) -> None:
@@ -107,7 +108,7 @@ def test_of_events_that_come_too_fast_the_first_and_the_last_are_sent() -> None:
         assert sent[-1] == b"10"
         throttle.close()
 
-    asyncio.run(asyncio.wait_for(scene(), 200))
+    play(scene())
 
 
 def test_each_memory_device_has_a_limit_of_its_own_for_changes_of_its_size() -> None:
@@ -120,7 +121,7 @@ def test_each_memory_device_has_a_limit_of_its_own_for_changes_of_its_size() -> 
         assert sent == [b"/a0", b"/b1"]
         throttle.close()
 
-    asyncio.run(scene())
+    play(scene())
 
 
 def test_a_client_that_reads_nothing_is_dropped_and_the_others_are_not(tmp_path: Path) -> None:
@@ -185,7 +186,7 @@ def test_a_dead_socket_is_replaced_and_a_living_one_respected(tmp_path: Path) ->
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(path))
 
-    async def play() -> None:
+    async def story() -> None:
         first, second = QmpServer(path, commands={}), QmpServer(path, commands={})
         await first.start()
         with pytest.raises(ConfigError, match="another process is listening"):
@@ -194,11 +195,11 @@ def test_a_dead_socket_is_replaced_and_a_living_one_respected(tmp_path: Path) ->
         assert path.exists()
         await first.close()
 
-    asyncio.run(play())
+    play(story())
 
 
 def test_a_command_that_waits_is_answered_before_the_monitor_closes(tmp_path: Path) -> None:
-    async def play() -> None:
+    async def story() -> None:
         server: QmpServer
         closing: list[asyncio.Task[None]] = []
 
@@ -215,4 +216,4 @@ def test_a_command_that_waits_is_answered_before_the_monitor_closes(tmp_path: Pa
             assert [event.name for event in client.events] == ["SHUTDOWN"]
         await closing[0]
 
-    asyncio.run(asyncio.wait_for(play(), 200))
+    play(story())

@@ -15,8 +15,8 @@ from typing import Any, Final, cast
 
 import pytest
 from tests.qmp.memory_conversations import FOLDER, FromBase, Scene, Step
-from tests.sockets import is_listened_on
-from tests.vm.running import Vm
+from tests.rigs.sockets import is_listened_on
+from tests.rigs.vms import Vm
 
 from dynmem.lab import qemu10
 from dynmem.lab.qemu10 import Qemu10

@@ -1,9 +1,7 @@
 """The hv-balloon device on a bus, with a guest's end of it and no process: discards are the test's own."""
 
 import asyncio
-import functools
-from collections.abc import Callable, Coroutine
-from typing import Any
+from collections.abc import Callable
 
 from tests.rigs.memory import memory_of
 from tests.rigs.pages import packed
@@ -28,16 +26,6 @@ CAPS = dm.CAP_BALLOON | dm.CAP_HOT_ADD | dm.CAP_HOT_REMOVE  # added in steps of 
 
 
 _GREETINGS = dm.CapabilitiesResponse | dm.InfoMessage
-
-
-def plays(scene: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
-    """A test with an event loop."""
-
-    @functools.wraps(scene)
-    def run() -> None:
-        asyncio.run(scene())
-
-    return run
 
 
 class Rig:

@@ -1,6 +1,5 @@
 """What a machine's log says of memory that is there and may yet disappoint."""
 
-import asyncio
 import logging
 import os
 import signal
@@ -10,7 +9,8 @@ from pathlib import Path
 
 import pytest
 from tests.memory.backings import mounted
-from tests.vm.running import running, until
+from tests.rigs.scenes import play, until
+from tests.rigs.vms import running
 
 from dynmem.memory.host_memory import host_memory
 from dynmem.units import MIB
@@ -35,7 +35,7 @@ def test_files_that_a_file_system_has_no_room_for_are_told_of_with_both_numbers(
     with mounted(tmp_path / "small", "tmpfs", "size=64m") as place:
         objects.make(file(place, "a", 40 * MIB))
         assert caplog.messages == []
-        asyncio.run(objects.make_beside(file(place, "b", 40 * MIB)))
+        play(objects.make_beside(file(place, "b", 40 * MIB)))
         (said,) = caplog.messages
         assert said.startswith(f"object 'b': 64 MiB free at {place}/b, 80 MiB asked for: SIGBUS")
         assert "prealloc=on" in said
@@ -99,7 +99,7 @@ def test_a_guest_that_ends_for_want_of_memory_is_said_to_with_the_file_that_has_
                     "killed by SIGBUS); object 'b': 0 B free at" in log or "is ended by SIGBUS: object" in log
                 )
 
-        asyncio.run(asyncio.wait_for(scene(), 200))
+        play(scene())
 
 
 _TOUCHES = """

@@ -3,12 +3,12 @@
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.vm.running import until
+from tests.rigs.scenes import play, until
 
 from dynmem.space.region import MemoryDeviceError
 from dynmem.units import GIB, MIB
@@ -72,10 +72,6 @@ async def started(
         yield rig
     finally:
         await rig.machine.close()
-
-
-def play(scene: Coroutine[Any, Any, None]) -> None:
-    asyncio.run(asyncio.wait_for(scene, 200))
 
 
 def test_a_dimm_that_is_there_at_the_start_is_memory_from_boot_on_and_after_a_reset(tmp_path: Path) -> None:

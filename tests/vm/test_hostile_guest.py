@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.vm.running import MIB, Vm, running, until
+from tests.rigs.scenes import play, until
+from tests.rigs.vms import MIB, Vm, running
 
 FULL = 64 * MIB
 ATTACKER = Path(__file__).with_name("hostile_guest.py")
@@ -50,7 +51,7 @@ def attack(
             await client.execute("quit")
             assert await vm.exit_code() == 0
 
-    asyncio.run(asyncio.wait_for(scene(), 200))
+    play(scene())
 
 
 async def faults(client: Any) -> dict[str, int]:
@@ -230,4 +231,4 @@ def test_a_guest_that_closes_its_hardware_is_ended_with_its_machine(tmp_path: Pa
             assert await vm.exit_code() == 1
             assert "the guest of one is gone" in vm.log.read_text()
 
-    asyncio.run(asyncio.wait_for(scene(), 200))
+    play(scene())

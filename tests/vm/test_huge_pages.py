@@ -1,12 +1,12 @@
 """Guest memory in reserved huge pages, which are anybody's once the guest has given them up."""
 
-import asyncio
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 from tests.rigs.machine_wide import HUGE, reserved, spare, taken
-from tests.vm.running import Vm, is_there, running, until
+from tests.rigs.scenes import play, plays, until
+from tests.rigs.vms import Vm, is_there, running
 
 from dynmem.memory.backend import MemfdBackend
 from dynmem.memory.discard import Discarder
@@ -15,7 +15,7 @@ from dynmem.units import MIB, PAGE_SIZE
 from dynmem.wire import dm
 
 from .added_rig import SIZE, UNIT, AddingRig, Discards, Plugged
-from .device_rig import Rig, plays
+from .device_rig import Rig
 
 pytestmark = pytest.mark.usefixtures("huge_pages")
 
@@ -122,9 +122,9 @@ def test_a_real_guest_lives_on_when_the_host_has_no_huge_pages_to_give_back(tmp_
         assert is_there(pid)
         assert vm.console()[-1]["wrong_bytes"] == 0
 
-    async def play() -> None:
+    async def story() -> None:
         with reserved(BOOT // HUGE):
             async with running(tmp_path, memory="64M", options=options) as (vm, client):
                 await scene(vm, client)
 
-    asyncio.run(asyncio.wait_for(play(), 200))
+    play(story())

@@ -1,6 +1,5 @@
 """What a client or a guest can push to its limit: names, sizes, descriptors."""
 
-import asyncio
 import contextlib
 import os
 import resource
@@ -11,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tests.rigs.embedded import GuestWithoutProcess
-from tests.vm.running import is_there, running, until
+from tests.rigs.scenes import play, until
+from tests.rigs.vms import is_there, running
 
 from dynmem.limits import DISCARD_BATCH_RANGES
 from dynmem.memory.backend import BackendError
@@ -129,7 +129,7 @@ def test_a_machine_whose_memory_file_somebody_cuts_short_ends_and_its_log_says_b
             log = vm.log.read_text()
             assert "Bus error" in log or "killed by SIGBUS" in log
 
-    asyncio.run(asyncio.wait_for(scene(), 200))
+    play(scene())
 
 
 def test_a_guest_that_refuses_to_let_go_before_it_has_read_the_request_makes_nothing_grow() -> None:
@@ -146,7 +146,7 @@ def test_a_guest_that_refuses_to_let_go_before_it_has_read_the_request_makes_not
         assert len(guest.hardware._unsent) < 4
         await machine.close()
 
-    asyncio.run(scene())
+    play(scene())
 
 
 def test_clearing_an_empty_set_makes_nothing_new_however_often_a_guest_begins_anew() -> None:

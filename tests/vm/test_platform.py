@@ -4,8 +4,8 @@ import asyncio
 from collections.abc import Callable, Iterable
 
 from tests.rigs.pages import packed
-from tests.vm.device_rig import CAPS, plays
-from tests.vm.running import until
+from tests.rigs.scenes import plays, until
+from tests.vm.device_rig import CAPS
 
 from dynmem import vmbus
 from dynmem.space.address_space import Section

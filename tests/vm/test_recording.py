@@ -1,6 +1,5 @@
 """A machine writes down what it does: QEMU's trace events in QEMU's form, and a capture of its traffic."""
 
-import asyncio
 import os
 import re
 import signal
@@ -8,7 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.vm.running import MIB, Vm, running, until
+from tests.rigs.scenes import play, until
+from tests.rigs.vms import MIB, Vm, running
 
 from dynmem.errors import ConfigError
 from dynmem.trace.decode import Entry
@@ -51,7 +51,7 @@ def test_a_balloon_down_and_up_is_in_the_log_and_in_the_capture(tmp_path: Path) 
             await vm.exit_code()
             return vm.process.pid
 
-    pid = asyncio.run(story())
+    pid = play(story())
     lines = log.read_text().splitlines()
     assert all(LINE.fullmatch(line) and line.startswith(f"{pid}@") for line in lines)
     states = [str(e.fields["tostr"]) for e in entries(log) if e.name == "hv_balloon_state_change"]
@@ -113,7 +113,7 @@ async def attacked(tmp_path: Path, name: str) -> tuple[list[str], Path]:
 
 
 def test_noise_that_a_guest_posts_is_captured_and_reported_line_by_line(tmp_path: Path) -> None:
-    lines, capture = asyncio.run(attacked(tmp_path, "posts"))
+    lines, capture = play(attacked(tmp_path, "posts"))
     assert all(LINE.fullmatch(line) for line in lines)
     with capture.open("rb") as stream:
         found = list(read(stream))
@@ -126,7 +126,7 @@ def test_noise_that_a_guest_posts_is_captured_and_reported_line_by_line(tmp_path
 
 
 def test_a_message_that_finds_no_slot_is_logged_once_as_qemu_logs_a_retry(tmp_path: Path) -> None:
-    lines, _ = asyncio.run(attacked(tmp_path, "pages_outside"))
+    lines, _ = play(attacked(tmp_path, "pages_outside"))
     texts = [line.partition(":")[2] for line in lines]
     assert texts[:4] == [
         "vmbus_recv_message type 14 size 40",
@@ -139,7 +139,7 @@ def test_a_message_that_finds_no_slot_is_logged_once_as_qemu_logs_a_retry(tmp_pa
 
 
 def test_a_channel_that_a_guest_breaks_is_remarked_in_the_capture(tmp_path: Path) -> None:
-    _, capture = asyncio.run(attacked(tmp_path, "ring_garbage"))
+    _, capture = play(attacked(tmp_path, "ring_garbage"))
     remarks = [line for line in capture.read_text().splitlines() if line.startswith("# ")]
     assert len(remarks) == 2
     assert re.fullmatch(r"# \d+\.\d{9} channel 1 \(hv-balloon\): .+", remarks[1])

@@ -3,19 +3,15 @@
 import asyncio
 import functools
 import sys
-from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
-from tests.vm.running import MIB, Vm, is_there, running, until
+from tests.rigs.scenes import play, until
+from tests.rigs.vms import MIB, Vm, is_there, running
 
 FULL = 256 * MIB
 LOW = 128 * MIB
 ATTACKER = Path(__file__).with_name("hostile_guest.py")
-
-
-def play(scene: Coroutine[Any, Any, None]) -> None:
-    asyncio.run(asyncio.wait_for(scene, 200))
 
 
 async def reset(vm: Vm, client: Any) -> int:

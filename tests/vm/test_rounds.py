@@ -1,11 +1,11 @@
 """A guest at work is shrunk to its floor and grown to its maximum, again and again."""
 
-import asyncio
 from functools import partial
 from pathlib import Path
 
 import pytest
-from tests.vm.running import MIB, running, until
+from tests.rigs.scenes import play, until
+from tests.rigs.vms import MIB, running
 
 FULL = 256 * MIB
 
@@ -46,4 +46,4 @@ def test_rounds_to_the_floor_and_back_lose_no_byte_of_a_guest_at_work(tmp_path: 
             assert report["verified_pages"] > rounds * 1000
             assert (report["wrong_bytes"], report["wrong_pages"], report["faults"]) == (0, 0, 0)
 
-    asyncio.run(scene())
+    play(scene())

@@ -6,14 +6,14 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
 import pytest
 from qemu.qmp import EventListener
 from qemu.qmp.qmp_client import ExecuteError
-from tests.vm.running import MIB, descriptors, environment, is_there, running, until
+from tests.rigs.scenes import play, until
+from tests.rigs.vms import MIB, descriptors, environment, is_there, running
 
 from dynmem.dm.habits import balloon_floor
 
@@ -23,10 +23,6 @@ LOW = 256 * MIB
 
 def data_of(event: Any) -> dict[str, Any]:
     return dict(event["data"])
-
-
-def play(scene: Coroutine[Any, Any, None]) -> None:
-    asyncio.run(asyncio.wait_for(scene, 200))
 
 
 def test_a_guest_that_has_used_its_memory_is_shrunk_and_grown_and_no_byte_is_wrong(tmp_path: Path) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 from qemu.qmp.qmp_client import ExecuteError
-from tests.vm.running import BALLOON, MIB, Vm, running, until
+from tests.rigs.scenes import play, until
+from tests.rigs.vms import BALLOON, MIB, Vm, running
 
 BOOT = 256 * MIB
 LARGEST = 1280 * MIB
@@ -114,4 +115,4 @@ def test_whatever_is_done_to_it_guest_and_machine_agree_in_the_end(
                 await walk.step()
             await walk.come_to_rest()
 
-    asyncio.run(asyncio.wait_for(scene(), 200))
+    play(scene())

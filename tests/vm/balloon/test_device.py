@@ -4,7 +4,8 @@ import asyncio
 from typing import Any
 
 from tests.rigs.pages import packed
-from tests.vm.device_rig import SIZE, Discards, Rig, plays
+from tests.rigs.scenes import plays
+from tests.vm.device_rig import SIZE, Discards, Rig
 
 from dynmem.memory.discard import DiscardError
 from dynmem.trace_events import Trace, matching

@@ -1,12 +1,11 @@
 """What hv-balloon traces of memory, beside what QEMU's wrote in the same session, and corner by corner."""
 
-import asyncio
 from pathlib import Path
 
 import pytest
 from tests.rigs.memory import memory_of
+from tests.rigs.scenes import play, plays
 from tests.vm.added_rig import FIRST, SIZE, UNIT, AddingRig, Discards, Plugged
-from tests.vm.device_rig import plays
 
 from dynmem.trace.lines import EventLine, parse
 from dynmem.trace_events import BY_NAME, Trace, matching
@@ -64,7 +63,7 @@ def test_our_device_logs_for_the_same_guest_all_that_qemus_logged(file: str) -> 
     lines = [parse(line) for line in (CAPTURES / file).read_text().splitlines()]
     events = [line for line in lines if isinstance(line, EventLine) and line.name.startswith("hv_balloon")]
     theirs = [f"{event.name} {BY_NAME[event.name].text(list(event.values.values()))}" for event in events]
-    ours, actual_bytes = asyncio.run(replayed(events))
+    ours, actual_bytes = play(replayed(events))
     assert ours == theirs
     assert actual_bytes == TARGETS[-1] * MIB
 

@@ -1,22 +1,18 @@
 """A whole machine that starts small: grown past its boot size by hot add, shrunk, reset."""
 
-import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.vm.running import BALLOON, MIB, Vm, is_there, running, until
+from tests.rigs.scenes import play, until
+from tests.rigs.vms import BALLOON, MIB, Vm, is_there, running
 
 BOOT = 256 * MIB
 TOP = 1536 * MIB
 BOTTOM = 128 * MIB
 MEMORY = "256M,maxmem=2G"
 SLACK = 24 * MIB  # rings, kernel pages, and fragments of pages that the host rounds up
-
-
-def play(scene: Coroutine[Any, Any, None]) -> None:
-    asyncio.run(asyncio.wait_for(scene, 200))
 
 
 class Driven:

@@ -6,8 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from tests.rigs.memory import memory_of
 from tests.rigs.pages import packed
+from tests.rigs.scenes import plays
 from tests.vm.added_rig import BASE, FIRST, SIZE, UNIT, AddingRig, Discards, Plugged
-from tests.vm.device_rig import plays
 
 from dynmem.dm.events import HotRemoveFinished
 from dynmem.errors import ConfigError

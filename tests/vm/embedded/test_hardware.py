@@ -8,6 +8,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
+from tests.rigs.scenes import play
 
 from dynmem.limits import HARDWARE_SLOTS_MAX
 from dynmem.vm.embedded.hardware import Hardware
@@ -73,7 +74,7 @@ def test_a_guest_that_reads_no_replies_keeps_nobody_awake_and_loses_none() -> No
         working.cancel()
         served.hardware.close()
 
-    asyncio.run(asyncio.wait_for(scene(), 200))
+    play(scene())
 
 
 class Rig:
@@ -107,12 +108,12 @@ class Rig:
 
 
 def in_rig(scene: Callable[[Rig], Coroutine[Any, Any, None]]) -> None:
-    async def play() -> None:
+    async def story() -> None:
         rig = Rig()
         await scene(rig)
         rig.close()
 
-    asyncio.run(asyncio.wait_for(play(), 200))
+    play(story())
 
 
 def slot(number: int) -> wire.MapSlot:

@@ -1,8 +1,9 @@
 """Memory slots of the embedded guest: numbers, acknowledgements, and guests that do not keep to them."""
 
-import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
+
+from tests.rigs.scenes import play
 
 from dynmem.limits import HARDWARE_SLOTS_MAX
 from dynmem.memory.backend import MemfdBackend
@@ -46,14 +47,14 @@ class Rig:
         self.heard()
 
 
-def play(scene: Callable[[Rig], None]) -> None:
+def with_rig(scene: Callable[[Rig], None]) -> None:
     async def run() -> None:
         rig = Rig()
         scene(rig)
         rig.hardware.close()
 
     steps: Coroutine[Any, Any, None] = run()
-    asyncio.run(steps)
+    play(steps)
 
 
 def test_what_is_mapped_at_boot_needs_no_acknowledgement_and_boot_memory_is_slot_0() -> None:
@@ -66,7 +67,7 @@ def test_what_is_mapped_at_boot_needs_no_acknowledgement_and_boot_memory_is_slot
         assert rig.slots.is_mapped(0, SIZE)
         assert (rig.slots.number_at(0), rig.slots.number_at(5 * SIZE)) == (0, 1)
 
-    play(scene)
+    with_rig(scene)
 
 
 def test_what_comes_later_counts_when_the_guest_has_acknowledged_all_of_it() -> None:
@@ -83,7 +84,7 @@ def test_what_comes_later_counts_when_the_guest_has_acknowledged_all_of_it() -> 
         assert not rig.slots.is_mapped(6 * SIZE, 2 * SIZE)
         assert rig.faults.counts == {}
 
-    play(scene)
+    with_rig(scene)
 
 
 def test_a_number_is_used_again_only_when_the_guest_has_let_go_of_it() -> None:
@@ -101,7 +102,7 @@ def test_a_number_is_used_again_only_when_the_guest_has_let_go_of_it() -> None:
         rig.slots.section_added(section(7))
         assert rig.slots.number_at(7 * SIZE) == 1
 
-    play(scene)
+    with_rig(scene)
 
 
 def test_a_guest_that_never_lets_go_runs_out_of_slots_and_its_next_memory_waits() -> None:
@@ -120,7 +121,7 @@ def test_a_guest_that_never_lets_go_runs_out_of_slots_and_its_next_memory_waits(
         rig.slots.acknowledged(wire.SlotMapped(7))
         assert rig.slots.is_mapped(5 * SIZE, SIZE)
 
-    play(scene)
+    with_rig(scene)
 
 
 def test_answers_that_nobody_asked_for_are_noted_and_change_nothing() -> None:
@@ -137,7 +138,7 @@ def test_answers_that_nobody_asked_for_are_noted_and_change_nothing() -> None:
         assert not rig.slots.is_mapped(5 * SIZE, SIZE)
         assert rig.faults.counts == {"slot": len(wrong)}
 
-    play(scene)
+    with_rig(scene)
 
 
 def test_another_guest_begins_with_all_that_is_there_and_owes_no_answer() -> None:
@@ -156,4 +157,4 @@ def test_another_guest_begins_with_all_that_is_there_and_owes_no_answer() -> Non
         rig.slots.section_removed(section(7))
         other.close()
 
-    play(scene)
+    with_rig(scene)

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.rigs.machine_wide import huge_pages_held
+from tests.rigs.scenes import play
 
 from dynmem.memory import backend
 from dynmem.memory.host_memory import HostMemory
@@ -59,7 +60,7 @@ class Monitor:
         command = find_command(self._commands, name)
         answer = command.run(checked_arguments(command, {**(arguments or {}), **named}))
         if inspect.iscoroutine(answer):
-            answer = asyncio.run(answer)
+            answer = play(answer)
         read(command.returns, answer, "answer")
         return answer
 
@@ -102,7 +103,7 @@ def monitor(tmp_path: Path) -> Iterator[Monitor]:
     )
     machine = Machine(options, lambda *_: None)
     yield Monitor(machine)
-    asyncio.run(machine.close())
+    play(machine.close())
 
 
 def test_an_object_that_is_made_can_be_read_and_deleted(monitor: Monitor) -> None:
@@ -148,7 +149,7 @@ def test_of_two_who_make_one_object_at_once_the_first_has_it_and_the_other_leave
     async def race() -> list[object]:
         return await asyncio.gather(*map(objects.make_beside, wanted), return_exceptions=True)
 
-    found = asyncio.run(race())
+    found = play(race())
     assert [type(each) for each in found].count(ObjectError) == 1
     assert objects["r"] in found
     assert Path("/proc/self/maps").read_text().count("/memfd:r ") == 1
@@ -453,4 +454,4 @@ def test_whatever_a_client_asks_it_is_answered_or_refused(
             with contextlib.suppress(QmpCommandError):
                 monitor(name, {**defaults, **arguments})
             monitor.everything()
-        asyncio.run(machine.close())
+        play(machine.close())

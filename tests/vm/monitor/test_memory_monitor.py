@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 from qemu.qmp import ExecuteError
-from tests.vm.running import BALLOON, MIB, Vm, descriptors, memory_files, running, until
+from tests.rigs.scenes import play, until
+from tests.rigs.vms import BALLOON, MIB, Vm, descriptors, memory_files, running
 
 BOOT = 256 * MIB
 ADDED = "memfd:hv-balloon-memory"
@@ -17,11 +18,11 @@ ADDED = "memfd:hv-balloon-memory"
 def played(
     tmp_path: Path, scene: Callable[[Vm, Any], Awaitable[None]], *, memory: str, guest: str = "embedded"
 ) -> None:
-    async def play() -> None:
+    async def story() -> None:
         async with running(tmp_path, memory=memory, device=BALLOON, guest=guest) as (vm, client):
             await scene(vm, client)
 
-    asyncio.run(asyncio.wait_for(play(), 200))
+    play(story())
 
 
 def resident(vm: Vm, name: str) -> int:

@@ -1,23 +1,17 @@
 """Machines that are started with objects, DIMMs and a backend to boot from, and those that cannot be."""
 
-import asyncio
-from collections.abc import Coroutine
 from pathlib import Path
-from typing import Any
 
 import pytest
 from tests.memory.backings import mounted
-from tests.vm.running import BALLOON, MIB, running, until
+from tests.rigs.scenes import play, until
+from tests.rigs.vms import BALLOON, MIB, running
 
 from dynmem.cli import main
 from dynmem.memory import backend
 from dynmem.memory.host_memory import HostMemory
 
 BOOT = 64 * MIB
-
-
-def play(scene: Coroutine[Any, Any, None]) -> None:
-    asyncio.run(asyncio.wait_for(scene, 200))
 
 
 @pytest.mark.parametrize("kind", ["ram", "memfd", "file"])

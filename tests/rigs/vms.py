@@ -8,12 +8,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 from qemu.qmp import QMPClient
 from qemu.qmp.error import QMPError
+from tests.rigs.scenes import PATIENCE_S, logged
 
 MIB = 1 << 20
 BALLOON = "hv-balloon,id=hvb,status-report=on"
@@ -39,10 +40,10 @@ class Vm:
     async def client(self) -> Any:
         """Another client, by QEMU's own library."""
         client = QMPClient("test")
-        deadline = time.monotonic() + 100
+        deadline = time.monotonic() + PATIENCE_S
         while True:
             assert self.process.poll() is None, self.log.read_text()
-            assert time.monotonic() < deadline
+            assert time.monotonic() < deadline, f"no monitor at {self.qmp}: {self.log.read_text()}"
             if self.qmp.exists():
                 with contextlib.suppress(QMPError):
                     await client.connect(str(self.qmp))
@@ -81,7 +82,7 @@ class Vm:
                 os.kill(pid, signal.SIGKILL)
 
     async def exit_code(self) -> int:
-        return await asyncio.to_thread(self.process.wait, 100)
+        return await asyncio.to_thread(self.process.wait, PATIENCE_S)
 
 
 @contextlib.asynccontextmanager
@@ -96,26 +97,14 @@ async def running(
     vm = Vm(folder, memory=memory, device=device, guest=guest, options=options)
     client: QMPClient | None = None
     try:
-        client = await vm.client()
-        yield vm, client
+        with logged(vm.log):
+            client = await vm.client()
+            yield vm, client
     finally:
         vm.kill()
         if client is not None:
             with contextlib.suppress(Exception):
                 await client.disconnect()
-
-
-async def until(check: Callable[[], Any], *, seconds: float = 100) -> Any:
-    """What `check` (a function, or a coroutine function) gives, as soon as that is something."""
-    deadline = time.monotonic() + seconds
-    while True:
-        found = check()
-        if asyncio.iscoroutine(found):
-            found = await found
-        if found:
-            return found
-        assert time.monotonic() < deadline, "it did not happen"
-        await asyncio.sleep(0.02)
 
 
 def is_there(pid: int) -> bool:
