@@ -2,6 +2,8 @@
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.rigs.dm_channel import Wire
+from tests.rigs.stores import PlainPages, SetStore
 
 from dynmem.dm.events import Anomaly
 from dynmem.dm.guest import DynamicMemoryGuest
@@ -11,8 +13,6 @@ from dynmem.dm.options import VERSIONS, GuestOptions, HostOptions
 from dynmem.dm.states import GuestState, HostState
 from dynmem.units import NS_PER_S
 from dynmem.wire import dm
-
-from .ends import PlainPages, SetStore, Wire
 
 TOTAL = 16384
 

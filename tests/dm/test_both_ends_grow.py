@@ -3,6 +3,8 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.rigs.dm_channel import Wire
+from tests.rigs.stores import PlainBlocks, PlainPages, PlainSource, SetStore
 
 from dynmem.dm.events import Anomaly
 from dynmem.dm.guest import DynamicMemoryGuest
@@ -12,8 +14,6 @@ from dynmem.dm.options import HOT_ADD_RETRY_NS, POST_INIT_WAIT_NS, GuestOptions,
 from dynmem.dm.states import GuestState, HostState
 from dynmem.units import NS_PER_S
 from dynmem.wire import dm
-
-from .ends import PlainBlocks, PlainPages, PlainSource, SetStore, Wire
 
 TOTAL = 16384
 STEP = 256

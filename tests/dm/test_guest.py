@@ -2,6 +2,7 @@
 
 import pytest
 from tests.rigs.pages import packed, pages_of
+from tests.rigs.stores import PlainPages
 
 from dynmem.dm.events import Anomaly, BalloonedDown, BalloonedUp, ServiceFailed
 from dynmem.dm.guest import DynamicMemoryGuest
@@ -12,8 +13,6 @@ from dynmem.errors import LocalProtocolError, RemoteProtocolError
 from dynmem.limits import DM_RANGES_PER_MESSAGE
 from dynmem.units import NS_PER_S
 from dynmem.wire import dm
-
-from .ends import PlainPages
 
 TOTAL = 16384  # 64 MiB: a floor of 40 MiB
 FLOOR = balloon_floor(TOTAL)

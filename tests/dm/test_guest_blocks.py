@@ -2,6 +2,7 @@
 
 import pytest
 from tests.rigs.pages import pages_of
+from tests.rigs.stores import PlainBlocks, PlainPages
 
 from dynmem.dm.events import Anomaly, Crashed, HotAdded, HotRemoved
 from dynmem.dm.guest import DynamicMemoryGuest
@@ -11,8 +12,6 @@ from dynmem.dm.states import GuestState
 from dynmem.errors import LocalProtocolError, RemoteProtocolError
 from dynmem.units import NS_PER_S
 from dynmem.wire import dm
-
-from .ends import PlainBlocks, PlainPages
 
 TOTAL = 16384
 STEP = 256

@@ -6,6 +6,7 @@ import random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.rigs.pages import packed, pages_of
+from tests.rigs.stores import PlainBlocks, PlainPages
 
 from dynmem.dm.guest import DynamicMemoryGuest
 from dynmem.dm.habits import LINUX, WINDOWS
@@ -14,8 +15,6 @@ from dynmem.dm.states import GuestState
 from dynmem.errors import RemoteProtocolError
 from dynmem.units import NS_PER_S
 from dynmem.wire import dm
-
-from .ends import PlainBlocks, PlainPages
 
 TOTAL = 4864  # 256 pages above its floor
 REGION = 8192

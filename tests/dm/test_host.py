@@ -1,7 +1,9 @@
 """The host's end against a guest played by hand, byte for byte."""
 
 import pytest
+from tests.rigs.driven_host import DEADLINE, WAIT, DrivenHost
 from tests.rigs.pages import packed, pages_of
+from tests.rigs.stores import PlainStore
 
 from dynmem.dm.events import ActualChanged, Anomaly, BalloonFinished, StatusReported
 from dynmem.dm.host import DynamicMemoryHost
@@ -11,20 +13,17 @@ from dynmem.errors import LocalProtocolError, RemoteProtocolError
 from dynmem.limits import DM_RANGES_PER_MESSAGE, DM_REPLIES_PENDING
 from dynmem.wire import dm
 
-from .ends import PlainStore
-from .played import DEADLINE, WAIT, PlayedHost
-
 
 @pytest.fixture
-def played() -> PlayedHost:
-    played = PlayedHost()
+def played() -> DrivenHost:
+    played = DrivenHost()
     played.host.reset(0)
     played.start()
     return played
 
 
 def test_the_states_of_a_start_a_balloon_and_an_unballoon_are_those_that_qemu_traces() -> None:
-    played = PlayedHost()
+    played = DrivenHost()
     played.host.reset(0)
     played.start()
     played.host.set_target(900, played.now)
@@ -64,7 +63,7 @@ def test_the_states_of_a_start_a_balloon_and_an_unballoon_are_those_that_qemu_tr
     ],
 )
 def test_a_version_between_the_oldest_and_the_newest_is_accepted(version: int, accepted: bool) -> None:
-    played = PlayedHost()
+    played = DrivenHost()
     played.host.channel_opened(0)
     played.says(dm.VersionRequest(5, version, False))
     assert played.sent() == dm.VersionResponse(5, accepted)
@@ -73,7 +72,7 @@ def test_a_version_between_the_oldest_and_the_newest_is_accepted(version: int, a
 
 
 def test_a_refused_last_attempt_ends_the_service_in_order() -> None:
-    played = PlayedHost()
+    played = DrivenHost()
     played.host.channel_opened(0)
     played.says(dm.VersionRequest(5, dm.make_version(9, 0), True))
     assert played.sent() == dm.VersionResponse(5, False)
@@ -85,7 +84,7 @@ def test_a_refused_last_attempt_ends_the_service_in_order() -> None:
 
 
 def test_after_a_refused_last_attempt_no_other_version_is_taken_before_the_channel_opens_again() -> None:
-    played = PlayedHost()
+    played = DrivenHost()
     played.host.channel_opened(0)
     played.says(dm.VersionRequest(5, dm.make_version(9, 0), True))
     played.sent()
@@ -105,7 +104,7 @@ def test_after_a_refused_last_attempt_no_other_version_is_taken_before_the_chann
 
 
 def test_a_refused_attempt_that_is_not_the_last_is_followed_by_the_next() -> None:
-    played = PlayedHost()
+    played = DrivenHost()
     played.host.channel_opened(0)
     for trans_id, version in enumerate((dm.make_version(9, 0), dm.make_version(3, 0), dm.VERSION_WIN10)):
         played.says(dm.VersionRequest(trans_id, version, False))
@@ -114,7 +113,7 @@ def test_a_refused_attempt_that_is_not_the_last_is_followed_by_the_next() -> Non
     assert played.events(Anomaly) == []
 
 
-def test_status_reports_are_not_answered(played: PlayedHost) -> None:
+def test_status_reports_are_not_answered(played: DrivenHost) -> None:
     for number in range(3):
         played.says(dm.StatusReport(number, 10, 20, 0, 0, 0, 0))
         assert played.sent() is None
@@ -128,7 +127,7 @@ def test_status_reports_are_not_answered(played: PlayedHost) -> None:
 
 @pytest.mark.parametrize("wanted", [True, False])
 def test_status_reports_are_suppressed_when_nobody_wants_them(wanted: bool) -> None:
-    played = PlayedHost(status_report=wanted)
+    played = DrivenHost(status_report=wanted)
     played.host.channel_opened(0)
     played.says(dm.VersionRequest(1, dm.VERSION_WIN8, False))
     played.sent()
@@ -147,14 +146,14 @@ def test_status_reports_are_suppressed_when_nobody_wants_them(wanted: bool) -> N
         assert played.events(StatusReported) == []
 
 
-def test_a_status_report_of_more_pages_than_there_can_be_is_malformed(played: PlayedHost) -> None:
+def test_a_status_report_of_more_pages_than_there_can_be_is_malformed(played: DrivenHost) -> None:
     with pytest.raises(RemoteProtocolError, match="status"):
         played.says(dm.StatusReport(3, (1 << 64) - 1, 20, 0, 0, 0, 0))
     assert played.host.status is None
 
 
 def test_nothing_is_asked_before_the_wait_after_start_is_over() -> None:
-    played = PlayedHost()
+    played = DrivenHost()
     played.host.set_target(500, 0)
     played.host.channel_opened(0)
     played.says(dm.VersionRequest(1, dm.VERSION_WIN10, False))
@@ -179,7 +178,7 @@ def test_a_wait_of_nothing_is_over_at_once() -> None:
     assert host.state is HostState.IDLE
 
 
-def test_a_large_balloon_is_asked_for_in_chunks(played: PlayedHost) -> None:
+def test_a_large_balloon_is_asked_for_in_chunks(played: DrivenHost) -> None:
     played.host.set_target(100, played.now)
     assert played.sent() == dm.BalloonRequest(0, 400)
     assert played.sent() is None
@@ -196,7 +195,7 @@ def test_a_large_balloon_is_asked_for_in_chunks(played: PlayedHost) -> None:
     assert played.host.actual_pages == 100
 
 
-def test_a_guest_that_gives_less_is_asked_for_the_rest_until_it_gives_nothing(played: PlayedHost) -> None:
+def test_a_guest_that_gives_less_is_asked_for_the_rest_until_it_gives_nothing(played: DrivenHost) -> None:
     played.host.set_target(900, played.now)
     assert played.sent() == dm.BalloonRequest(0, 100)
     played.gives((0, 30))
@@ -209,7 +208,7 @@ def test_a_guest_that_gives_less_is_asked_for_the_rest_until_it_gives_nothing(pl
     assert played.events(BalloonFinished) == [BalloonFinished(100, 30)]
 
 
-def test_the_same_target_again_means_try_again(played: PlayedHost) -> None:
+def test_the_same_target_again_means_try_again(played: DrivenHost) -> None:
     played.host.set_target(900, played.now)
     played.sent()
     played.gives()
@@ -222,7 +221,7 @@ def test_the_same_target_again_means_try_again(played: PlayedHost) -> None:
     assert played.host.target_pages == 900
 
 
-def test_more_pages_than_were_asked_for_are_taken_and_told(played: PlayedHost) -> None:
+def test_more_pages_than_were_asked_for_are_taken_and_told(played: DrivenHost) -> None:
     played.host.set_target(900, played.now)
     played.sent()
     played.gives((0, 150))
@@ -235,7 +234,7 @@ def test_more_pages_than_were_asked_for_are_taken_and_told(played: PlayedHost) -
 
 
 def test_pages_given_twice_or_not_there_are_told_and_end_the_operation_all_the_same(
-    played: PlayedHost,
+    played: DrivenHost,
 ) -> None:
     played.host.set_target(900, played.now)
     played.sent()
@@ -246,7 +245,7 @@ def test_pages_given_twice_or_not_there_are_told_and_end_the_operation_all_the_s
     assert len(played.events(Anomaly)) == 1
 
 
-def test_a_silent_guest_becomes_stuck_and_is_asked_for_nothing_new(played: PlayedHost) -> None:
+def test_a_silent_guest_becomes_stuck_and_is_asked_for_nothing_new(played: DrivenHost) -> None:
     played.host.set_target(900, played.now)
     played.sent()
     due = played.host.deadline_ns()
@@ -263,7 +262,7 @@ def test_a_silent_guest_becomes_stuck_and_is_asked_for_nothing_new(played: Playe
     assert played.state() is HostState.STUCK
 
 
-def test_a_late_answer_leaves_stuck_and_is_taken_in_full(played: PlayedHost) -> None:
+def test_a_late_answer_leaves_stuck_and_is_taken_in_full(played: DrivenHost) -> None:
     played.host.set_target(900, played.now)
     played.sent()
     played.passes(DEADLINE)
@@ -278,7 +277,7 @@ def test_a_late_answer_leaves_stuck_and_is_taken_in_full(played: PlayedHost) -> 
     assert played.sent() == dm.BalloonRequest(1, 200)
 
 
-def test_a_late_unballoon_response_leaves_stuck(played: PlayedHost) -> None:
+def test_a_late_unballoon_response_leaves_stuck(played: DrivenHost) -> None:
     played.host.set_target(900, played.now)
     played.sent()
     played.gives((0, 100))
@@ -293,7 +292,7 @@ def test_a_late_unballoon_response_leaves_stuck(played: PlayedHost) -> None:
     assert played.state() is HostState.IDLE
 
 
-def test_progress_begins_the_deadline_anew_and_pages_given_twice_are_no_progress(played: PlayedHost) -> None:
+def test_progress_begins_the_deadline_anew_and_pages_given_twice_are_no_progress(played: DrivenHost) -> None:
     played.host.set_target(900, played.now)
     played.sent()
     played.passes(DEADLINE - 1)
@@ -305,7 +304,7 @@ def test_progress_begins_the_deadline_anew_and_pages_given_twice_are_no_progress
     assert played.state() is HostState.STUCK
 
 
-def test_a_full_ring_is_waited_for_and_its_emptying_leaves_stuck(played: PlayedHost) -> None:
+def test_a_full_ring_is_waited_for_and_its_emptying_leaves_stuck(played: DrivenHost) -> None:
     played.host.set_target(900, played.now)
     offered = played.host.next_message()
     played.passes(DEADLINE)
@@ -317,7 +316,7 @@ def test_a_full_ring_is_waited_for_and_its_emptying_leaves_stuck(played: PlayedH
 
 
 def test_an_unballoon_of_many_ranges_takes_several_messages_and_one_answer() -> None:
-    played = PlayedHost(boot_pages=4000, chunk=4000)
+    played = DrivenHost(boot_pages=4000, chunk=4000)
     played.start()
     played.host.set_target(2800, played.now)
     played.sent()
@@ -352,7 +351,7 @@ class Refusing(PlainStore):
 
 @pytest.mark.parametrize("can_have", [0, 60])
 def test_pages_that_the_host_cannot_have_again_stay_in_the_balloon_until_the_next_wish(can_have: int) -> None:
-    played = PlayedHost(store=Refusing)
+    played = DrivenHost(store=Refusing)
     store = played.store
     assert isinstance(store, Refusing)
     played.start()
@@ -384,7 +383,9 @@ def test_pages_that_the_host_cannot_have_again_stay_in_the_balloon_until_the_nex
     assert played.events(Anomaly) == []
 
 
-def test_a_target_that_changes_cuts_a_running_operation_short_at_the_next_message(played: PlayedHost) -> None:
+def test_a_target_that_changes_cuts_a_running_operation_short_at_the_next_message(
+    played: DrivenHost,
+) -> None:
     played.host.set_target(100, played.now)
     played.sent()
     played.host.set_target(800, played.now)
@@ -396,7 +397,7 @@ def test_a_target_that_changes_cuts_a_running_operation_short_at_the_next_messag
 
 
 def test_a_target_that_changes_makes_the_next_part_of_an_unballoon_the_last() -> None:
-    played = PlayedHost(boot_pages=4000, chunk=4000)
+    played = DrivenHost(boot_pages=4000, chunk=4000)
     played.start()
     played.host.set_target(2000, played.now)
     played.sent()
@@ -416,7 +417,7 @@ def test_a_target_that_changes_makes_the_next_part_of_an_unballoon_the_last() ->
     assert played.sent() == dm.BalloonRequest(2, size - 1000)
 
 
-def test_a_request_that_is_answered_in_parts_is_not_called_overfull(played: PlayedHost) -> None:
+def test_a_request_that_is_answered_in_parts_is_not_called_overfull(played: DrivenHost) -> None:
     played.host.set_target(900, played.now)
     played.sent()
     played.gives((0, 60), more=True)
@@ -424,7 +425,7 @@ def test_a_request_that_is_answered_in_parts_is_not_called_overfull(played: Play
     assert played.events(Anomaly) == []
 
 
-def test_pages_taken_for_a_message_that_was_never_sent_still_count_as_given_up(played: PlayedHost) -> None:
+def test_pages_taken_for_a_message_that_was_never_sent_still_count_as_given_up(played: DrivenHost) -> None:
     played.host.set_target(900, played.now)
     played.sent()
     played.gives((0, 100))
@@ -437,7 +438,7 @@ def test_pages_taken_for_a_message_that_was_never_sent_still_count_as_given_up(p
     assert played.store.removed_pages == 100
 
 
-def test_a_target_outlives_close_and_reopen_and_is_applied_again(played: PlayedHost) -> None:
+def test_a_target_outlives_close_and_reopen_and_is_applied_again(played: DrivenHost) -> None:
     played.host.set_target(900, played.now)
     played.sent()
     played.gives((0, 40), more=True)
@@ -449,7 +450,7 @@ def test_a_target_outlives_close_and_reopen_and_is_applied_again(played: PlayedH
     assert played.sent() == dm.BalloonRequest(0, 60)
 
 
-def test_a_target_outlives_a_reset_and_is_applied_to_all_of_the_memory(played: PlayedHost) -> None:
+def test_a_target_outlives_a_reset_and_is_applied_to_all_of_the_memory(played: DrivenHost) -> None:
     played.host.set_target(900, played.now)
     played.sent()
     played.gives((0, 100))
@@ -463,7 +464,7 @@ def test_a_target_outlives_a_reset_and_is_applied_to_all_of_the_memory(played: P
 
 
 def test_a_guest_that_cannot_balloon_keeps_its_size_and_that_is_told() -> None:
-    played = PlayedHost()
+    played = DrivenHost()
     played.start(caps=dm.CAP_HOT_ADD)
     played.host.set_target(900, played.now)
     assert played.sent() is None
@@ -471,7 +472,7 @@ def test_a_guest_that_cannot_balloon_keeps_its_size_and_that_is_told() -> None:
 
 
 def test_a_guest_is_not_shrunk_below_what_its_capabilities_say_it_needs() -> None:
-    played = PlayedHost()
+    played = DrivenHost()
     played.start(min_page_cnt=950)
     played.host.set_target(900, played.now)
     assert played.sent() == dm.BalloonRequest(0, 50)
@@ -490,7 +491,7 @@ def test_a_guest_is_not_shrunk_below_what_its_capabilities_say_it_needs() -> Non
     ],
     ids=lambda message: type(message).__name__,
 )
-def test_a_message_at_the_wrong_time_is_told_and_ignored(played: PlayedHost, message: dm.Message) -> None:
+def test_a_message_at_the_wrong_time_is_told_and_ignored(played: DrivenHost, message: dm.Message) -> None:
     played.says(message)
     assert len(played.events(Anomaly)) == 1
     assert played.state() is HostState.IDLE
@@ -499,13 +500,13 @@ def test_a_message_at_the_wrong_time_is_told_and_ignored(played: PlayedHost, mes
 
 
 @pytest.mark.parametrize("message", [dm.BalloonRequest(1, 10), dm.VersionResponse(1, True)])
-def test_a_message_that_only_a_host_sends_is_refused(played: PlayedHost, message: dm.Message) -> None:
+def test_a_message_that_only_a_host_sends_is_refused(played: DrivenHost, message: dm.Message) -> None:
     with pytest.raises(RemoteProtocolError, match="only a host"):
         played.says(message)
 
 
 def test_a_guest_that_asks_and_never_reads_is_refused_in_the_end() -> None:
-    played = PlayedHost()
+    played = DrivenHost()
     played.host.channel_opened(0)
     for _ in range(DM_REPLIES_PENDING):
         played.says(dm.VersionRequest(1, dm.make_version(9, 9), False))
@@ -514,18 +515,18 @@ def test_a_guest_that_asks_and_never_reads_is_refused_in_the_end() -> None:
     assert played.state() is HostState.VERSION
 
 
-def test_a_flood_of_odd_messages_does_not_pile_up(played: PlayedHost) -> None:
+def test_a_flood_of_odd_messages_does_not_pile_up(played: DrivenHost) -> None:
     for _ in range(5000):
         played.says(dm.UnballoonResponse(1))
     assert len(played.host.take_events()) < 300
 
 
-def test_a_message_that_was_not_offered_cannot_have_been_sent(played: PlayedHost) -> None:
+def test_a_message_that_was_not_offered_cannot_have_been_sent(played: DrivenHost) -> None:
     with pytest.raises(LocalProtocolError):
         played.host.message_sent(played.now)
 
 
-def test_an_open_channel_cannot_be_opened(played: PlayedHost) -> None:
+def test_an_open_channel_cannot_be_opened(played: DrivenHost) -> None:
     with pytest.raises(LocalProtocolError, match="OPEN in S_IDLE"):
         played.host.channel_opened(played.now)
     assert played.host.capabilities is not None

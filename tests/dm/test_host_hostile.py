@@ -5,13 +5,12 @@ from collections.abc import Callable
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.rigs.driven_host import DEADLINE, DrivenHost
 from tests.rigs.pages import packed, pages_of
+from tests.rigs.stores import PlainSource
 
 from dynmem.dm.states import HostState
 from dynmem.wire import dm
-
-from .ends import PlainSource
-from .played import DEADLINE, PlayedHost
 
 SPANS = st.lists(st.tuples(st.integers(0, 70), st.integers(0, 12)), max_size=8)
 MESSAGES = st.one_of(
@@ -28,7 +27,7 @@ MESSAGES = st.one_of(
 @given(st.data())
 def test_the_host_gives_back_only_what_it_was_given_whatever_the_guest_does(data: st.DataObject) -> None:
     """Every unballooned range is a subset of what this guest gave and has not got back."""
-    played = PlayedHost(boot_pages=64, chunk=16)
+    played = DrivenHost(boot_pages=64, chunk=16)
     played.start()
     given: set[int] = set()
 
@@ -102,7 +101,7 @@ def test_memory_is_offered_once_and_never_after_a_barrier_whatever_the_guest_doe
     """What is posted overlaps nothing that the guest has; what was not posted, the guest does not have."""
     chance = random.Random(seed)
     source = PlainSource(REGION, 4 * STEP, mapped=chance.random() < 0.5)
-    played = PlayedHost(boot_pages=64, chunk=16, source=source)
+    played = DrivenHost(boot_pages=64, chunk=16, source=source)
     played.start(CAPS)
     played.host.set_target(64 + STEP, played.now)
     posted: set[int] = set()

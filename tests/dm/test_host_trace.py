@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from tests.rigs.pages import packed
+from tests.rigs.stores import SetStore
 
 from dynmem.dm.host import DynamicMemoryHost
 from dynmem.dm.options import HostOptions
@@ -11,8 +12,6 @@ from dynmem.dm.stores import GivenUp, Reservation
 from dynmem.trace_events import Trace, matching
 from dynmem.units import NS_PER_S
 from dynmem.wire import dm
-
-from .ends import SetStore
 
 BOOT = 0x10000  # 256 MiB, as in the session
 REGION = 0x800000

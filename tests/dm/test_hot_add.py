@@ -1,7 +1,9 @@
 """Hot add and hot remove at the host's end, against a guest played by hand."""
 
 import pytest
+from tests.rigs.driven_host import DEADLINE, DrivenHost
 from tests.rigs.pages import packed, pages_of
+from tests.rigs.stores import PlainSource
 
 from dynmem.dm.events import ActualChanged, Anomaly, HotAddFinished, HotRemoveFinished
 from dynmem.dm.options import HOT_ADD_RETRY_NS
@@ -11,26 +13,23 @@ from dynmem.errors import LocalProtocolError, RemoteProtocolError
 from dynmem.limits import DM_HOT_ADD_CHUNK_PAGES
 from dynmem.wire import dm
 
-from .ends import PlainSource
-from .played import DEADLINE, PlayedHost
-
 CAPS = dm.CAP_BALLOON | dm.CAP_HOT_ADD | dm.CAP_HOT_REMOVE  # alignment 1 MiB: 256 pages
 STEP = 256
 REGION = 4096  # the first page of the memory to add
 
 
-def made(*, pages: int = 4 * STEP, mapped: bool = True, hot_add_region: bool = True) -> PlayedHost:
+def made(*, pages: int = 4 * STEP, mapped: bool = True, hot_add_region: bool = True) -> DrivenHost:
     source = PlainSource(REGION, pages, mapped=mapped)
-    return PlayedHost(source=source, hot_add_region=hot_add_region)
+    return DrivenHost(source=source, hot_add_region=hot_add_region)
 
 
-def source_of(played: PlayedHost) -> PlainSource:
+def source_of(played: DrivenHost) -> PlainSource:
     assert played.source is not None
     return played.source
 
 
 @pytest.fixture
-def played() -> PlayedHost:
+def played() -> DrivenHost:
     played = made()
     played.start(CAPS)
     played.path()
@@ -45,7 +44,7 @@ def asked(start: int, count: int, trans_id: int = 0) -> dm.HotAddRequest:
     return dm.HotAddRequest(trans_id, word(start, count), word(start, count))
 
 
-def test_a_guest_grows_past_its_boot_size_through_the_states_that_qemu_traces(played: PlayedHost) -> None:
+def test_a_guest_grows_past_its_boot_size_through_the_states_that_qemu_traces(played: DrivenHost) -> None:
     played.host.set_target(1000 + 2 * STEP + 100, played.now)
     assert played.sent() == asked(REGION, 2 * STEP)
     assert played.host.actual_pages == 1000
@@ -72,7 +71,7 @@ def test_the_shorter_form_names_the_range_alone() -> None:
     assert played.host.actual_pages == 1000 + STEP
 
 
-def test_what_was_given_up_comes_back_before_anything_is_added(played: PlayedHost) -> None:
+def test_what_was_given_up_comes_back_before_anything_is_added(played: DrivenHost) -> None:
     played.host.set_target(900, played.now)
     played.sent()
     played.gives((0, 100))
@@ -84,7 +83,7 @@ def test_what_was_given_up_comes_back_before_anything_is_added(played: PlayedHos
     assert played.path()[3:5] == ["S_HOT_ADD_SETUP", "S_HOT_ADD_RB_WAIT"]
 
 
-def test_a_target_that_sinks_while_pages_come_back_adds_nothing(played: PlayedHost) -> None:
+def test_a_target_that_sinks_while_pages_come_back_adds_nothing(played: DrivenHost) -> None:
     played.host.set_target(900, played.now)
     played.sent()
     played.gives((0, 100))
@@ -135,7 +134,7 @@ def test_a_mapping_that_never_comes_is_stuck_and_goes_on_when_it_does_come() -> 
     assert played.sent() == asked(REGION, STEP)
 
 
-def test_an_answer_of_nothing_with_result_0_is_asked_again_later(played: PlayedHost) -> None:
+def test_an_answer_of_nothing_with_result_0_is_asked_again_later(played: DrivenHost) -> None:
     played.host.set_target(1000 + STEP, played.now)
     played.sent()
     played.says(dm.HotAddResponse(1, 0, 0))
@@ -159,7 +158,7 @@ def test_an_answer_of_nothing_with_result_0_is_asked_again_later(played: PlayedH
     ids=["nothing-and-success", "fewer", "fewer-and-failure", "all-and-failure"],
 )
 def test_an_answer_of_fewer_pages_is_the_last_hot_add_before_a_reset(
-    played: PlayedHost, count: int, result: int
+    played: DrivenHost, count: int, result: int
 ) -> None:
     played.host.set_target(1000 + 2 * STEP, played.now)
     played.sent()
@@ -190,7 +189,7 @@ def test_nothing_is_added_above_the_guests_last_page() -> None:
     assert played.path() == ["S_HOT_ADD_SETUP", "S_IDLE"]
 
 
-def test_less_than_one_step_of_the_guests_alignment_is_not_added(played: PlayedHost) -> None:
+def test_less_than_one_step_of_the_guests_alignment_is_not_added(played: DrivenHost) -> None:
     played.host.set_target(1000 + STEP - 1, played.now)
     assert played.sent() is None
     assert played.path() == ["S_HOT_ADD_SETUP", "S_IDLE"]
@@ -240,7 +239,7 @@ def test_a_large_hot_add_is_asked_for_in_chunks_of_2_gib_or_of_the_guests_alignm
     shift: int, chunks: list[int]
 ) -> None:
     first = 1 << 23
-    played = PlayedHost(source=LargeSource(first))
+    played = DrivenHost(source=LargeSource(first))
     played.start(CAPS | shift << dm.HOT_ADD_ALIGNMENT_SHIFT)
     played.host.set_target(1000 + 5 * (1 << 18), played.now)  # 5 GiB
     for number, chunk in enumerate(chunks):
@@ -252,7 +251,7 @@ def test_a_large_hot_add_is_asked_for_in_chunks_of_2_gib_or_of_the_guests_alignm
 
 
 def test_a_target_that_changes_leaves_the_rest_of_a_hot_add_unasked() -> None:
-    played = PlayedHost(source=LargeSource(1 << 23))
+    played = DrivenHost(source=LargeSource(1 << 23))
     played.start(CAPS)
     played.host.set_target(1000 + 2 * DM_HOT_ADD_CHUNK_PAGES, played.now)
     played.sent()
@@ -266,7 +265,7 @@ def test_a_target_that_changes_leaves_the_rest_of_a_hot_add_unasked() -> None:
 
 
 def test_a_guest_that_says_it_added_more_than_it_was_offered_gets_what_it_was_offered(
-    played: PlayedHost,
+    played: DrivenHost,
 ) -> None:
     played.host.set_target(1000 + STEP, played.now)
     played.sent()
@@ -276,7 +275,7 @@ def test_a_guest_that_says_it_added_more_than_it_was_offered_gets_what_it_was_of
 
 
 def test_a_guest_that_is_slow_to_add_is_asked_for_no_other_and_its_late_answer_counts(
-    played: PlayedHost,
+    played: DrivenHost,
 ) -> None:
     played.host.set_target(1000 + STEP, played.now)
     played.sent()
@@ -290,7 +289,7 @@ def test_a_guest_that_is_slow_to_add_is_asked_for_no_other_and_its_late_answer_c
 
 
 def test_memory_that_was_posted_is_the_guests_though_its_channel_closes_before_it_answers(
-    played: PlayedHost,
+    played: DrivenHost,
 ) -> None:
     played.host.set_target(1000 + STEP, played.now)
     played.sent()
@@ -300,7 +299,9 @@ def test_memory_that_was_posted_is_the_guests_though_its_channel_closes_before_i
     assert played.sent() is None  # and so the target is reached
 
 
-def test_memory_that_was_offered_and_never_posted_is_free_when_the_channel_closes(played: PlayedHost) -> None:
+def test_memory_that_was_offered_and_never_posted_is_free_when_the_channel_closes(
+    played: DrivenHost,
+) -> None:
     played.host.set_target(1000 + STEP, played.now)
     played.offer()
     played.host.channel_closed(played.now)
@@ -308,7 +309,7 @@ def test_memory_that_was_offered_and_never_posted_is_free_when_the_channel_close
     assert len(source_of(played).free) == 4 * STEP
 
 
-def test_added_memory_stays_over_a_reconnect_and_is_gone_after_a_reset(played: PlayedHost) -> None:
+def test_added_memory_stays_over_a_reconnect_and_is_gone_after_a_reset(played: DrivenHost) -> None:
     played.host.set_target(1000 + STEP, played.now)
     played.sent()
     played.says(dm.HotAddResponse(1, STEP, 1))
@@ -338,19 +339,19 @@ class Careless(PlainSource):
 def test_a_source_that_reserves_what_does_not_fit_is_our_own_fault(wrong: tuple[int, int]) -> None:
     source = Careless(REGION, STEP)
     source.wrong = Reservation(*wrong)
-    played = PlayedHost(source=source)
+    played = DrivenHost(source=source)
     played.start(CAPS)
     with pytest.raises(LocalProtocolError):
         played.host.set_target(1000 + STEP, played.now)
 
 
-def grown(played: PlayedHost) -> None:
+def grown(played: DrivenHost) -> None:
     played.host.set_target(1000 + 2 * STEP, played.now)
     played.sent()
     played.says(dm.HotAddResponse(1, 2 * STEP, 1))
 
 
-def test_pages_come_back_for_good_over_several_answers(played: PlayedHost) -> None:
+def test_pages_come_back_for_good_over_several_answers(played: DrivenHost) -> None:
     grown(played)
     played.path()
     flags = dm.REMOVE_QOS_LARGE | dm.REMOVE_QOS_LOCAL
@@ -370,7 +371,7 @@ def test_pages_come_back_for_good_over_several_answers(played: PlayedHost) -> No
     assert [operation.outcome for operation in played.host.journal.operations] == ["done", "done"]
 
 
-def test_pages_that_were_not_added_do_not_come_back_for_good(played: PlayedHost) -> None:
+def test_pages_that_were_not_added_do_not_come_back_for_good(played: DrivenHost) -> None:
     grown(played)
     played.host.hot_remove(STEP, played.now)
     played.sent()
@@ -379,7 +380,7 @@ def test_pages_that_were_not_added_do_not_come_back_for_good(played: PlayedHost)
     assert len(played.events(Anomaly)) == 1
 
 
-def test_a_hot_remove_that_the_guest_fails_changes_nothing(played: PlayedHost) -> None:
+def test_a_hot_remove_that_the_guest_fails_changes_nothing(played: DrivenHost) -> None:
     grown(played)
     played.host.hot_remove(STEP, played.now)
     played.sent()
@@ -389,7 +390,7 @@ def test_a_hot_remove_that_the_guest_fails_changes_nothing(played: PlayedHost) -
     assert played.state() is HostState.IDLE
 
 
-def test_a_hot_remove_waits_until_what_is_under_way_is_done(played: PlayedHost) -> None:
+def test_a_hot_remove_waits_until_what_is_under_way_is_done(played: DrivenHost) -> None:
     grown(played)
     played.host.set_target(1000, played.now)
     played.sent()
@@ -447,7 +448,7 @@ def test_a_hot_remove_does_not_take_a_guest_below_what_its_capabilities_say_it_n
     assert played.host.actual_pages == 1256 - pages
 
 
-def test_a_hot_remove_that_waits_counts_what_the_guest_has_when_it_begins(played: PlayedHost) -> None:
+def test_a_hot_remove_that_waits_counts_what_the_guest_has_when_it_begins(played: DrivenHost) -> None:
     played.host.channel_closed(played.now)
     played.start(CAPS, min_page_cnt=1000)
     grown(played)
@@ -464,7 +465,7 @@ def test_a_hot_remove_that_waits_counts_what_the_guest_has_when_it_begins(played
     ("pages", "node", "flags"), [(0, 0, 0), (1 << 32, 0, 0), (1, -1, 0), (1, 1 << 32, 0), (1, 0, 4)]
 )
 def test_a_hot_remove_that_no_message_can_say_is_refused(
-    played: PlayedHost, pages: int, node: int, flags: int
+    played: DrivenHost, pages: int, node: int, flags: int
 ) -> None:
     with pytest.raises(LocalProtocolError):
         played.host.hot_remove(pages, played.now, virtual_node=node, qos_flags=flags)
@@ -472,14 +473,14 @@ def test_a_hot_remove_that_no_message_can_say_is_refused(
 
 @pytest.mark.parametrize("version", [dm.VERSION_WIN7, dm.VERSION_WIN8, dm.VERSION_WIN10])
 def test_the_largest_page_count_is_told_from_version_1_on(version: int) -> None:
-    played = PlayedHost(max_page_count=123456)
+    played = DrivenHost(max_page_count=123456)
     played.start(version=version)
     told = dm.InfoMessage(0, dm.INFO_TYPE_MAX_PAGE_CNT, (123456).to_bytes(8, "little"))
     assert played.sent() == (None if version == dm.VERSION_WIN7 else told)
     assert played.sent() is None
 
 
-def test_memory_that_is_free_in_pieces_is_added_piece_by_piece(played: PlayedHost) -> None:
+def test_memory_that_is_free_in_pieces_is_added_piece_by_piece(played: DrivenHost) -> None:
     source = source_of(played)
     source.free -= set(range(REGION + STEP, REGION + 2 * STEP))
     played.host.set_target(1000 + 3 * STEP, played.now)
@@ -491,7 +492,7 @@ def test_memory_that_is_free_in_pieces_is_added_piece_by_piece(played: PlayedHos
     assert played.sent() is None
 
 
-def test_a_dimm_that_comes_counts_as_memory_and_one_that_goes_does_not(played: PlayedHost) -> None:
+def test_a_dimm_that_comes_counts_as_memory_and_one_that_goes_does_not(played: DrivenHost) -> None:
     played.host.boot_pages += 512
     assert played.host.actual_pages == 1512
     played.host.boot_pages -= 512
@@ -499,7 +500,7 @@ def test_a_dimm_that_comes_counts_as_memory_and_one_that_goes_does_not(played: P
 
 
 def test_an_unballoon_that_was_offered_is_built_anew_when_its_pages_are_the_guests_no_more(
-    played: PlayedHost,
+    played: DrivenHost,
 ) -> None:
     played.store.add_given(packed((100, 8), (900, 8)))
     played.host.set_target(1000, played.now)

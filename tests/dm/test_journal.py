@@ -1,21 +1,20 @@
 """The journal of the host's operations."""
 
+from tests.rigs.driven_host import DEADLINE, WAIT, DrivenHost
 from tests.rigs.pages import packed
 
 from dynmem.dm.journal import UNDER_WAY, OperationJournal, OperationRecord
 from dynmem.limits import DM_JOURNAL_OPERATIONS
 from dynmem.wire import dm
 
-from .played import DEADLINE, WAIT, PlayedHost
 
-
-def played() -> PlayedHost:
-    played = PlayedHost()
+def played() -> DrivenHost:
+    played = DrivenHost()
     played.start()
     return played
 
 
-def last(played: PlayedHost) -> OperationRecord:
+def last(played: DrivenHost) -> OperationRecord:
     return played.host.journal.operations[-1]
 
 

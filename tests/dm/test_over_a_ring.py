@@ -1,6 +1,7 @@
 """Both ends over VMBus: offer, GPADL, open, real rings in memory, and everything that the protocol has."""
 
 import pytest
+from tests.rigs.stores import PlainBlocks, PlainPages, PlainSource, SetStore
 
 from dynmem import vmbus
 from dynmem.dm.guest import DynamicMemoryGuest
@@ -15,8 +16,6 @@ from dynmem.vmbus.memory import FlatMemory
 from dynmem.wire import dm
 from dynmem.wire.dm import BALLOON_DEVICE_TYPE
 from dynmem.wire.synic import VMBUS_MESSAGE_TYPE
-
-from .ends import PlainBlocks, PlainPages, PlainSource, SetStore
 
 TOTAL = 16384
 STEP = 256

@@ -3,7 +3,9 @@
 from collections.abc import Callable
 
 import pytest
+from tests.rigs.driven_host import DEADLINE, DrivenHost
 from tests.rigs.pages import packed
+from tests.rigs.stores import PlainBlocks, PlainPages, PlainSource
 
 from dynmem.dm.events import Anomaly
 from dynmem.dm.guest import DynamicMemoryGuest
@@ -13,9 +15,6 @@ from dynmem.dm.states import HOST_WAITS, GuestState, HostState
 from dynmem.errors import RemoteProtocolError
 from dynmem.wire import dm
 
-from .ends import PlainBlocks, PlainPages, PlainSource
-from .played import DEADLINE, PlayedHost
-
 STEP = 256
 BOOT = 1000
 REGION = 4096
@@ -24,84 +23,84 @@ CAPS = dm.CAP_BALLOON | dm.CAP_HOT_ADD | dm.CAP_HOT_REMOVE
 # --- the host
 
 
-def closed() -> PlayedHost:
-    return PlayedHost(source=PlainSource(REGION, 4 * STEP))
+def closed() -> DrivenHost:
+    return DrivenHost(source=PlainSource(REGION, 4 * STEP))
 
 
-def opened() -> PlayedHost:
+def opened() -> DrivenHost:
     played = closed()
     played.host.channel_opened(played.now)
     return played
 
 
-def reset() -> PlayedHost:
+def reset() -> DrivenHost:
     played = closed()
     played.host.reset(played.now)
     return played
 
 
-def refused() -> PlayedHost:
+def refused() -> DrivenHost:
     played = opened()
     played.says(dm.VersionRequest(1, dm.make_version(0, 1), True))
     return played
 
 
-def agreed() -> PlayedHost:
+def agreed() -> DrivenHost:
     played = opened()
     played.says(dm.VersionRequest(1, dm.VERSION_WIN10, False))
     return played
 
 
-def waits() -> PlayedHost:
+def waits() -> DrivenHost:
     played = agreed()
     played.says(dm.CapabilitiesReport(2, CAPS, 0, (1 << 64) - 1))
     return played
 
 
-def idle(*, mapped: bool = True) -> PlayedHost:
-    played = PlayedHost(source=PlainSource(REGION, 4 * STEP, mapped=mapped))
+def idle(*, mapped: bool = True) -> DrivenHost:
+    played = DrivenHost(source=PlainSource(REGION, 4 * STEP, mapped=mapped))
     played.start(CAPS)
     return played
 
 
-def balloons() -> PlayedHost:
+def balloons() -> DrivenHost:
     played = idle()
     played.host.set_target(BOOT - 100, played.now)
     return played
 
 
-def unballoons() -> PlayedHost:
+def unballoons() -> DrivenHost:
     played = posted(balloons)
     played.gives((0, 100))
     played.host.set_target(BOOT, played.now)
     return played
 
 
-def maps() -> PlayedHost:
+def maps() -> DrivenHost:
     played = idle(mapped=False)
     played.host.set_target(BOOT + STEP, played.now)
     return played
 
 
-def hot_adds() -> PlayedHost:
+def hot_adds() -> DrivenHost:
     played = idle()
     played.host.set_target(BOOT + STEP, played.now)
     return played
 
 
-def hot_removes() -> PlayedHost:
+def hot_removes() -> DrivenHost:
     played = idle()
     assert played.host.hot_remove(10, played.now)
     return played
 
 
-def posted(begin: Callable[[], PlayedHost]) -> PlayedHost:
+def posted(begin: Callable[[], DrivenHost]) -> DrivenHost:
     played = begin()
     assert played.sent() is not None
     return played
 
 
-HOSTS: dict[HostState, Callable[[], PlayedHost]] = {
+HOSTS: dict[HostState, Callable[[], DrivenHost]] = {
     HostState.WAIT_RESET: closed,
     HostState.POST_RESET_CLOSED: reset,
     HostState.VERSION: opened,
@@ -155,7 +154,7 @@ ONLY_IN: dict[type, set[HostState]] = {
 }
 
 
-def is_ignored(played: PlayedHost, message: dm.Message) -> bool:
+def is_ignored(played: DrivenHost, message: dm.Message) -> bool:
     """Let the guest say it; return whether the host ignored it, and hold an ignored one to change nothing."""
     state, size = played.state(), played.host.actual_pages
     played.events(Anomaly)

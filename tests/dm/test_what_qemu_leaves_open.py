@@ -3,7 +3,9 @@
 import struct
 
 import pytest
+from tests.rigs.driven_host import DEADLINE, DrivenHost
 from tests.rigs.pages import packed
+from tests.rigs.stores import PlainBlocks, PlainPages, PlainSource, SetStore
 
 from dynmem.dm.events import Anomaly, StateChanged
 from dynmem.dm.guest import DynamicMemoryGuest
@@ -14,9 +16,6 @@ from dynmem.errors import RemoteProtocolError
 from dynmem.limits import DM_EVENTS_PENDING, DM_RANGES_PER_MESSAGE, PAGE_RANGE_PAGES_MAX
 from dynmem.units import MIB, NS_PER_S, PAGE_SIZE
 from dynmem.wire import dm
-
-from .ends import PlainBlocks, PlainPages, PlainSource, SetStore
-from .played import DEADLINE, PlayedHost
 
 GIGABYTES = (1 << 30) // PAGE_SIZE * 32
 
@@ -99,7 +98,7 @@ def test_a_guest_that_returns_more_than_its_memory_leaves_a_size_of_nothing_and_
 
 
 def test_a_silent_guest_does_not_wedge_the_device_for_ever() -> None:
-    played = PlayedHost()
+    played = DrivenHost()
     played.start()
     played.host.set_target(900, played.now)
     played.sent()
@@ -113,7 +112,7 @@ def test_a_silent_guest_does_not_wedge_the_device_for_ever() -> None:
 def test_nothing_and_a_failure_is_no_barrier_and_the_next_hot_add_is_made() -> None:
     """QEMU never adds memory again after it, though Linux says by it that it may be asked later."""
     source = PlainSource(4096, 512)
-    played = PlayedHost(source=source)
+    played = DrivenHost(source=source)
     played.start(dm.CAP_HOT_ADD)
     played.host.set_target(1256, played.now)
     played.sent()
@@ -124,14 +123,14 @@ def test_nothing_and_a_failure_is_no_barrier_and_the_next_hot_add_is_made() -> N
 
 def test_hot_remove_is_promised_and_there_is_one() -> None:
     source = PlainSource(4096, 512)
-    played = PlayedHost(source=source)
+    played = DrivenHost(source=source)
     played.start(dm.CAP_HOT_ADD | dm.CAP_HOT_REMOVE)
     assert played.host.hot_remove(1, played.now)
     assert isinstance(played.sent(), dm.HotRemoveRequest)
 
 
 def test_the_guest_is_told_how_large_it_can_get() -> None:
-    played = PlayedHost(max_page_count=99)
+    played = DrivenHost(max_page_count=99)
     played.start()
     assert isinstance(played.sent(), dm.InfoMessage)
 
@@ -140,7 +139,7 @@ def test_the_guest_is_told_how_large_it_can_get() -> None:
 def test_a_version_between_those_that_there_are_passes_as_with_qemu_and_knows_what_is_below_it(
     version: int,
 ) -> None:
-    played = PlayedHost(max_page_count=99)
+    played = DrivenHost(max_page_count=99)
     played.start(dm.CAP_BALLOON | dm.CAP_HOT_REMOVE, version=version)
     assert played.host.version == version
     assert isinstance(played.sent(), dm.InfoMessage) is (version >= dm.VERSION_WIN8)
@@ -148,7 +147,7 @@ def test_a_version_between_those_that_there_are_passes_as_with_qemu_and_knows_wh
 
 
 def test_replies_are_matched_by_state_as_guests_count_their_own_transactions() -> None:
-    played = PlayedHost()
+    played = DrivenHost()
     played.start()
     played.host.set_target(900, played.now)
     assert played.sent() == dm.BalloonRequest(0, 100)
@@ -157,7 +156,7 @@ def test_replies_are_matched_by_state_as_guests_count_their_own_transactions() -
 
 
 def test_every_change_of_size_is_told_though_no_client_asks() -> None:
-    played = PlayedHost()
+    played = DrivenHost()
     played.start()
     played.host.set_target(900, played.now)
     played.sent()
@@ -183,7 +182,7 @@ def test_a_linux_guest_frees_what_it_is_told_to_and_ours_only_what_it_gave() -> 
 
 
 def test_a_target_of_any_size_is_within_what_there_is() -> None:
-    played = PlayedHost(source=PlainSource(4096, 256))
+    played = DrivenHost(source=PlainSource(4096, 256))
     played.start(dm.CAP_BALLOON | dm.CAP_HOT_ADD)
     for target in (-1, 0):
         played.host.set_target(target, played.now)

@@ -8,8 +8,8 @@ ever get past the first step. After a burst a machine that is reset does its wor
 import uuid
 from collections.abc import Callable
 
-from tests.dm.ends import PlainBlocks, PlainSource
 from tests.rigs.pages import packed
+from tests.rigs.stores import PlainBlocks, PlainSource
 
 from dynmem import vmbus
 from dynmem.dm import DynamicMemoryHost, GivenUp, GuestOptions, HostOptions

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from tests.rigs.guest_host import GuestHost
 
 from dynmem.dm.states import HostState
 from dynmem.guest.allocator import Allocator
@@ -15,8 +16,6 @@ from dynmem.guest.workload import Workload
 from dynmem.pages import ranges as page_ranges
 from dynmem.units import MIB, NS_PER_MS, NS_PER_S, PAGE_SIZE
 
-from .machine import Machine
-
 SIZE = 256 * MIB
 PAGES = SIZE // PAGE_SIZE
 SHRUNK = PAGES * 6 // 10  # well above the floor of a guest of this size
@@ -27,7 +26,7 @@ class Guest:
     """Drivers and a workload in a machine of their own; time passes in steps of 10 ms."""
 
     def __init__(self, load: str = "steady,high=10%,rate=1G", *, busy_posts: int = 0) -> None:
-        self.machine = Machine(SIZE, lambda: None)
+        self.machine = GuestHost(SIZE, lambda: None)
         self.machine.busy_posts = busy_posts
         self.allocator = Allocator(seed=4)
         self.allocator.add_kernel(0, KERNEL_PAGES)

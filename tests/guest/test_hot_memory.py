@@ -4,15 +4,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.rigs.board import Board
+from tests.rigs.guest_host import ADDED_AT
 
 from dynmem.dm.habits import balloon_floor
 from dynmem.dm.states import HostState
 from dynmem.memory.backend import MemfdBackend
 from dynmem.units import MIB, PAGE_SIZE
 from dynmem.wire import hardware as wire
-
-from .board import Board
-from .machine import ADDED_AT
 
 BOOT = 128 * MIB
 ADDED = 256 * MIB

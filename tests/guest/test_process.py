@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.rigs.board import Board
 
 from dynmem.dm.states import HostState
 from dynmem.guest.console import Report
@@ -17,8 +18,6 @@ from dynmem.memory.backend import MemfdBackend
 from dynmem.pages import ranges as page_ranges
 from dynmem.units import MIB, PAGE_SIZE
 from dynmem.wire import hardware as wire
-
-from .board import Board
 
 SIZE = 256 * MIB
 PAGES = SIZE // PAGE_SIZE

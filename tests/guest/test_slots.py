@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.rigs.guest_host import GuestHost
 from tests.rigs.memory import memory_of
 
 from dynmem.errors import RemoteProtocolError
@@ -21,8 +22,6 @@ from dynmem.guest.workload import Workload
 from dynmem.units import MIB, NS_PER_S, PAGE_SIZE
 from dynmem.wire import hardware as wire
 
-from .machine import Machine
-
 BOOT = 32 * MIB
 DIMM = 16 * MIB
 DIMM_PAGES = DIMM // PAGE_SIZE
@@ -34,7 +33,7 @@ class Guest:
 
     def __init__(self, folder: Path) -> None:
         self._now = 0
-        self.machine = Machine(BOOT, lambda: None)
+        self.machine = GuestHost(BOOT, lambda: None)
         self.host, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.host.setblocking(False)
         self.hardware = Hardware(self._theirs)

@@ -9,8 +9,8 @@ from typing import Any
 
 import msgspec
 import pytest
-from tests.dm.ends import PlainSource, SetStore
 from tests.rigs.pages import packed, pages_of
+from tests.rigs.stores import PlainSource, SetStore
 
 from dynmem.direction import Direction
 from dynmem.dm.blocks import Added

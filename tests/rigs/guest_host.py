@@ -4,8 +4,8 @@ import uuid
 from collections.abc import Callable
 
 import numpy as np
-from tests.dm.ends import PlainSource
 from tests.rigs.memory import memory_of
+from tests.rigs.stores import PlainSource
 
 from dynmem.dm import DynamicMemoryHost, GivenUp, HostOptions
 from dynmem.dm.events import HostEvent
@@ -24,7 +24,7 @@ ADDED_AT = 32 * GIB // PAGE_SIZE
 DOORBELL = wire.CHANNEL_CONNECTION_ID_BASE + RELID
 
 
-class Machine:
+class GuestHost:
     """The host's side of one guest. `interrupt` is called for SINT 2; `now` is set by whoever drives it.
 
     `added_size` bytes of memory can be hot-added, from page `ADDED_AT` on; whoever drives it maps them.

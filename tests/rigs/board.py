@@ -1,4 +1,4 @@
-"""The hardware of a real guest process: its socket, interrupt line and doorbell, in front of a `Machine`."""
+"""The hardware of a real guest process: its socket, interrupt line and doorbell, before a `GuestHost`."""
 
 import json
 import os
@@ -10,10 +10,10 @@ import time
 from collections.abc import Callable
 from typing import Any, Self
 
+from tests.rigs.guest_host import DOORBELL, GuestHost
+
 from dynmem.wire import hardware as wire
 from dynmem.wire.synic import VMBUS_SINT
-
-from .machine import DOORBELL, Machine
 
 
 class Board:
@@ -22,7 +22,7 @@ class Board:
     def __init__(self, size: int, workload: str, *, doorbell: bool = True, added_size: int = 0) -> None:
         self.sint = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self.doorbell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self.machine = Machine(size, lambda: os.eventfd_write(self.sint, 1), added_size)
+        self.machine = GuestHost(size, lambda: os.eventfd_write(self.sint, 1), added_size)
         self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         command = [sys.executable, "-m", "dynmem.guest", "--hardware-fd", str(theirs.fileno())]
         self.process = subprocess.Popen(

@@ -1,6 +1,7 @@
 """A host, and the guest that the test plays against it, byte for byte."""
 
 from tests.rigs.pages import packed
+from tests.rigs.stores import PlainSource, PlainStore
 
 from dynmem.dm.events import StateChanged
 from dynmem.dm.host import DynamicMemoryHost
@@ -9,14 +10,12 @@ from dynmem.dm.states import HostState
 from dynmem.units import NS_PER_S
 from dynmem.wire import dm
 
-from .ends import PlainSource, PlainStore
-
 WAIT = 50 * NS_PER_S
 DEADLINE = 20 * NS_PER_S
 
 
-class PlayedHost:
-    """A host, and the guest's side of it as the test wants it."""
+class DrivenHost:
+    """A host that a test drives: it chooses every message of the guest and says when time passes."""
 
     def __init__(
         self,
