@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.rigs.managers import configured, managing
 from tests.rigs.scenes import play
 
 from dynmem.errors import DeadlineError, NotPermittedError, RefusedError
@@ -24,8 +25,6 @@ from dynmem.manager.api.messages import (
     TakeUpReply,
 )
 from dynmem.manager.api.server import ApiServer
-
-from .daemons import configured, managing
 
 
 async def handle(request: Request) -> Reply:

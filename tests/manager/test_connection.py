@@ -9,6 +9,18 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from tests.rigs.monitored import (
+    BALLOON,
+    MEBIBYTE,
+    MEMFD,
+    FakeVm,
+    kill,
+    listening,
+    look,
+    look_until,
+    qemu,
+    stop,
+)
 from tests.rigs.scenes import play
 
 from dynmem.errors import LocalProtocolError, UnreachableError
@@ -18,8 +30,6 @@ from dynmem.manager.sweep.connection import VmConnection
 from dynmem.manager.sweep.demand import VIRTIO_RESERVE_BYTES
 from dynmem.manager.sweep.monitor import Monitor
 from dynmem.qmp.client import QmpClient
-
-from .vms import BALLOON, MEBIBYTE, MEMFD, FakeVm, kill, listening, look, look_until, qemu, stop
 
 
 @contextlib.asynccontextmanager

@@ -10,13 +10,12 @@ import sqlite3
 from pathlib import Path
 
 import pytest
+from tests.rigs.managers import DYNMEM, ObedientVm, RunningManager, configured, managing
+from tests.rigs.monitored import BALLOON, MEBIBYTE, kill, listening, qemu, stop
 from tests.rigs.scenes import play
 
 from dynmem.manager.journal.journal import FILE_NAME, Journal
 from dynmem.qmp.client import QmpClient
-
-from .daemons import DYNMEM, ObedientVm, RunningManager, configured, managing
-from .vms import BALLOON, MEBIBYTE, kill, listening, qemu, stop
 
 READS = {
     "query-status",

@@ -3,10 +3,9 @@
 from pathlib import Path
 from typing import Any
 
+from tests.rigs.managers import configured, managing
 from tests.rigs.scenes import play
 from tests.rigs.vms import BALLOON, running
-
-from .daemons import configured, managing
 
 MIB = 1 << 20
 BOOT = 256 * MIB

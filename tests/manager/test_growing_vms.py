@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
 import pytest
+from tests.rigs.monitored import FakeVm, listening, look, look_until
 from tests.rigs.obedient import ObedientHost
 from tests.rigs.scenes import play
 
@@ -15,8 +16,6 @@ from dynmem.manager.sweep.monitor import Monitor
 from dynmem.manager.sweep.sizes import VmMemory, read_memory
 from dynmem.qmp.client import QmpClient
 from dynmem.units import GIB, MIB, NS_PER_S, format_size
-
-from .vms import FakeVm, listening, look, look_until
 
 BOOT = 64 * MIB
 HOST = ManagerSettings(4 * GIB, 64 * MIB, NS_PER_S, "enforce")

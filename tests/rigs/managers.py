@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from tests.rigs.monitored import MEBIBYTE, FakeVm
+from tests.rigs.scenes import PATIENCE_S
 
 from dynmem.manager.api.messages import StatusReply
-
-from .vms import MEBIBYTE, FakeVm
 
 DYNMEM = (sys.executable, "-c", "from dynmem.cli import main; main()")
 PERIOD_S = 0.1
@@ -114,8 +114,8 @@ class RunningManager:
         return msgspec.convert(await self.ask(command="status"), StatusReply)
 
     async def until(self, wanted: Callable[[StatusReply], object]) -> StatusReply:
-        """Return its status once it is as wanted; fail after ten seconds."""
-        deadline = time.monotonic() + 100
+        """Return its status once it is as wanted; fail with the last one and what the manager said."""
+        deadline = time.monotonic() + PATIENCE_S
         while True:
             status = await self.status()
             if wanted(status):
@@ -132,7 +132,7 @@ class RunningManager:
         """Send a signal and wait for the exit code."""
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.process.pid, number)
-        code = await asyncio.wait_for(self.process.wait(), 100)
+        code = await asyncio.wait_for(self.process.wait(), PATIENCE_S)
         await self._reading
         return code
 
@@ -145,9 +145,9 @@ async def managing(config: Path) -> AsyncIterator[RunningManager]:
     )
     manager = RunningManager(process, config.parent)
     try:
-        deadline = time.monotonic() + 100
+        deadline = time.monotonic() + PATIENCE_S
         while process.returncode is None and not any("ask with" in line for line in manager.lines):
-            assert time.monotonic() < deadline
+            assert time.monotonic() < deadline, f"it has not greeted: {manager.lines}"
             await asyncio.sleep(0.02)
         yield manager
     finally:
@@ -159,6 +159,6 @@ async def cli(*arguments: str | Path) -> tuple[int, str, str]:
     process = await asyncio.create_subprocess_exec(
         *DYNMEM, *arguments, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
     )
-    out, err = await asyncio.wait_for(process.communicate(), 100)
+    out, err = await asyncio.wait_for(process.communicate(), PATIENCE_S)
     assert process.returncode is not None
     return process.returncode, out.decode(), err.decode()

@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
 
+from tests.rigs.scenes import PATIENCE_S
 from tests.rigs.sockets import is_listened_on
 
 from dynmem.manager.step.facts import VmFacts
@@ -33,7 +34,7 @@ def qemu(path: Path, *options: str, paused: bool = True) -> Iterator[subprocess.
     path.unlink(missing_ok=True)
     process = subprocess.Popen([*command, *options, "-qmp", f"unix:{path},server=on,wait=off"])
     try:
-        deadline = time.monotonic() + 100
+        deadline = time.monotonic() + PATIENCE_S
         while not is_listened_on(path):
             assert process.poll() is None, "QEMU ended at once"
             assert time.monotonic() < deadline, "QEMU did not open its monitor"
@@ -165,7 +166,7 @@ async def look(connection: VmConnection, *, patience_s: float = 5.0, now_ns: int
 
 async def look_until(connection: VmConnection, wanted: Callable[[VmFacts], bool]) -> VmFacts:
     """Look again and again until the facts are as wanted, for as long as a busy machine may need."""
-    deadline = time.monotonic() + 100
+    deadline = time.monotonic() + PATIENCE_S
     while not wanted(facts := await look(connection, patience_s=0.5)):
         assert time.monotonic() < deadline, facts
         await asyncio.sleep(0.02)
