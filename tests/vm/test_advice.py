@@ -37,7 +37,9 @@ def test_files_that_a_file_system_has_no_room_for_are_told_of_with_both_numbers(
         assert caplog.messages == []
         play(objects.make_beside(file(place, "b", 40 * MIB)))
         (said,) = caplog.messages
-        assert said.startswith(f"object 'b': 64 MiB free at {place}/b, 80 MiB asked for: SIGBUS")
+        assert said.startswith(
+            f"object 'b': 64 MiB free at {place}/b, 80 MiB needed: the machine ends by SIGBUS"
+        )
         assert "prealloc=on" in said
         objects.remove("b")
         objects.make(file(place, "c", 24 * MIB, prealloc=True))
@@ -55,7 +57,7 @@ def test_a_file_that_is_the_memory_of_two_machines_is_told_of(
     other = Objects()
     other.make(file(tmp_path, "a", MIB))
     (said,) = caplog.messages
-    assert said.startswith(f"object 'a': {tmp_path}/a is the memory of another backend or machine, too")
+    assert said.startswith(f"object 'a': {tmp_path}/a is also the memory of another backend or machine")
     objects.close()
     other.close()
     third = Objects()

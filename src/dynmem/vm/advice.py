@@ -17,7 +17,7 @@ from dynmem.vm.options.memory import BackendOptions
 
 _NO_HUGE_PAGES: Final = "hugetlbsize does nothing without hugetlb=on"
 _SHARED: Final = (
-    "share=off reads back as off, but the embedded guest is another process: the memory is shared"
+    "share=off reads back as off, but the memory is shared: the embedded guest is another process"
 )
 
 
@@ -39,7 +39,7 @@ def memory_note(size: int) -> str | None:
     total = host_memory().total
     if size <= total:
         return None
-    return f"-m: {format_size(size)} at boot, but this host has {format_size(total)} in all"
+    return f"-m: {format_size(size)} at boot, but this host has only {format_size(total)}"
 
 
 def shortages(backends: Mapping[str, Backend]) -> list[str]:
@@ -60,12 +60,14 @@ def shortages(backends: Mapping[str, Backend]) -> list[str]:
 def _notes_of_file(backend: FileBackend, all_of_them: Iterable[Backend]) -> list[str]:
     found = []
     if shortage := _shortage(backend, all_of_them):
-        found.append(f"{shortage}: SIGBUS ends the machine where there is no more; prealloc=on finds out now")
+        found.append(
+            f"{shortage}: the machine ends by SIGBUS when the space runs out; prealloc=on checks it now"
+        )
     try:
         fcntl.flock(backend.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         found.append(
-            f"{backend.path} is the memory of another backend or machine, too: each destroys the other's"
+            f"{backend.path} is also the memory of another backend or machine: each overwrites the other's"
         )
     except OSError:  # a file system without locks
         pass
@@ -85,7 +87,7 @@ def _shortage(backend: FileBackend, all_of_them: Iterable[Backend]) -> str:
     )
     if wanted <= free:
         return ""
-    return f"{format_size(free)} free at {backend.path}, {format_size(wanted)} asked for"
+    return f"{format_size(free)} free at {backend.path}, {format_size(wanted)} needed"
 
 
 def _missing(backend: FileBackend) -> int:

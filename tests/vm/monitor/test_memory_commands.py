@@ -350,7 +350,7 @@ def test_the_balloon_shows_what_it_was_made_with(monitor: Monitor) -> None:
             "zero",
             "realized",
             False,
-            "the device 'zero' is in use by the guest; device_del asks the guest to let go of it",
+            "the device 'zero' is in use by the guest; device_del asks the guest to release it",
         ),
     ],
 )

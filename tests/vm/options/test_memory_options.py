@@ -72,10 +72,10 @@ OBJECT = "--object=memory-backend-ram,id=m,size=64M"
             ("--machine=memory-backend=m",),
             "--machine: there is no object 'm' (there are none: add --object memory-",
         ),
-        (("--machine=q35",), "--machine 'q35': 'q35' is no machine here"),
+        (("--machine=q35",), "--machine 'q35': unknown machine type 'q35'"),
         (
             ("--object=memory-backend-ram,id=m,size=32M", "--machine=memory-backend=m"),
-            "does not match the size of the memory backend (-m says 64 MiB, object 'm' has 32 MiB)",
+            "the memory backend (-m is 64 MiB, object 'm' is 32 MiB: make them equal)",
         ),
         (
             ("--object=memory-backend-ram,id=pc.ram,size=1M",),
@@ -92,7 +92,7 @@ OBJECT = "--object=memory-backend-ram,id=m,size=64M"
         ),
         (
             ("--object=memory-backend-memfd,id=m,size=3M,hugetlb=on,hugetlbsize=2M",),
-            "(the size is no multiple of a huge page, 2 MiB)",
+            "(the size must be a multiple of a huge page, 2 MiB)",
         ),
         (
             ("--object=memory-backend-memfd,id=m,size=64M,hugetlb=on,hugetlbsize=8M",),
@@ -116,7 +116,10 @@ OBJECT = "--object=memory-backend-ram,id=m,size=64M"
             "0x2000000 (maxmem leaves 32 MiB for it, object 'm' has 64 MiB: raise maxmem to 128M)",
         ),
         ((OBJECT, "--device=hv-balloon,memdev=m,addr=4096", "-m64M,maxmem=1G"), "address must be aligned to"),
-        ((OBJECT, "--device=pc-dimm,memdev=m", "-m64M,maxmem=1G"), "the 'slots' option (like -m 256M,"),
+        (
+            (OBJECT, "--device=pc-dimm,memdev=m", "-m64M,maxmem=1G"),
+            "the 'slots' option (for example -m 256M,",
+        ),
         (
             ("--device=pc-dimm,memdev=m", "-m64M,maxmem=1G,slots=1"),
             "--device pc-dimm,memdev=m: Device 'm' not found (there are none: ",
@@ -151,7 +154,7 @@ def test_memory_that_a_file_system_has_not_is_said_so_without_a_function_of_qemu
     assert ended.value.code == 2
     assert capsys.readouterr().err == (
         "dynmem: --object 'm': preallocating memory failed: No space left on device"
-        f" (40 MiB free at {place}, 64 MiB asked for)\n"
+        f" (40 MiB free at {place}, 64 MiB needed)\n"
     )
 
 

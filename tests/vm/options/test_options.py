@@ -126,7 +126,11 @@ def test_keys_of_a_guest_that_are_not_the_machines_go_to_its_workload() -> None:
     [
         (memory_options.parse_memory, "12X", "'12X' is not a size"),
         (memory_options.parse_memory, "1M", "between 32 MiB and 1 TiB"),
-        (memory_options.parse_memory, "64M,maxmem=32M", "maxmem is below the size, 32 MiB against 64 MiB"),
+        (
+            memory_options.parse_memory,
+            "64M,maxmem=32M",
+            "maxmem 32 MiB is below the size 64 MiB: raise maxmem",
+        ),
         (
             memory_options.parse_memory,
             "64M,maxmem=1000000001",
@@ -134,37 +138,41 @@ def test_keys_of_a_guest_that_are_not_the_machines_go_to_its_workload() -> None:
         ),
         (memory_options.parse_memory, "2G,maxmem=64", "(a bare number is in MiB: maxmem=64 is 64 MiB)"),
         (memory_options.parse_memory, "67108864", "(a bare number is in MiB: size=67108864 is 64 TiB)"),
-        (options.parse_machine, "q35", "'q35' is no machine here: there is one type, embedded"),
-        (options.parse_machine, "foo,memory-backend=m", "'foo' is no machine here"),
-        (memory_options.parse_memory, "64M,slots=3", "give a maxmem above the size"),
-        (memory_options.parse_memory, "64M,maxmem=1G,slots=257", "slots is a whole number from 0 to 256"),
-        (memory_options.parse_memory, "64M,maxmem=1T", "maxmem can be 992.06 GiB"),
-        (memory_options.parse_memory, "64M,holes=3", "'holes' is not known; there are size, maxmem, slots"),
+        (options.parse_machine, "q35", "unknown machine type 'q35'; the only type is embedded"),
+        (options.parse_machine, "foo,memory-backend=m", "unknown machine type 'foo'"),
+        (memory_options.parse_memory, "64M,slots=3", "set maxmem above the size"),
+        (
+            memory_options.parse_memory,
+            "64M,maxmem=1G,slots=257",
+            "slots must be a whole number from 0 to 256",
+        ),
+        (memory_options.parse_memory, "64M,maxmem=1T", "maxmem can be at most 992.06 GiB"),
+        (memory_options.parse_memory, "64M,holes=3", "unknown key 'holes'; the keys are size, maxmem, slots"),
         (memory_options.parse_memory, "maxmem=64M", "size is missing"),
         (memory_options.parse_memory, "67108865B", "whole pages"),
-        (one_device, "virtio-balloon", "there are hv-balloon and pc-dimm"),
-        (one_device, "hv-balloon,status-report=maybe", "status-report is on or off, not 'maybe'"),
-        (one_device, "hv-balloon,addr=x", "addr is a whole number"),
+        (one_device, "virtio-balloon", "the devices are hv-balloon and pc-dimm"),
+        (one_device, "hv-balloon,status-report=maybe", "status-report must be on or off, not 'maybe'"),
+        (one_device, "hv-balloon,addr=x", "addr must be a whole number"),
         (one_device, "hv-balloon,x-startup=never", "x-startup is boot or last, not 'never'"),
-        (one_device, "hv-balloon,id=1b", "id is a letter and then letters"),
+        (one_device, "hv-balloon,id=1b", "id must be a letter and then letters"),
         (one_device, "pc-dimm,id=a", "memdev is missing"),
-        (one_device, "pc-dimm,memdev=m,slot=-1", "slot is a whole number from 0 to 256"),
-        (memory_options.parse_object, "secret,id=a", "'secret' is no object of this machine"),
+        (one_device, "pc-dimm,memdev=m,slot=-1", "slot must be a whole number from 0 to 256"),
+        (memory_options.parse_object, "secret,id=a", "unknown object 'secret'"),
         (memory_options.parse_object, "memory-backend-ram,size=1M", "id is missing"),
         (memory_options.parse_object, "memory-backend-ram,id=a", "size is missing"),
-        (memory_options.parse_object, "memory-backend-ram,id=a,size=1M,hugetlb=on", "'hugetlb' is not known"),
+        (memory_options.parse_object, "memory-backend-ram,id=a,size=1M,hugetlb=on", "unknown key 'hugetlb'"),
         (memory_options.parse_object, "memory-backend-file,id=a,size=1M", "mem-path is missing"),
         (options.parse_machine, "memory-backend=", "the id of an --object"),
-        (one_device, "hv-balloon,x-post-init-wait=-1", "x-post-init-wait is a whole number"),
+        (one_device, "hv-balloon,x-post-init-wait=-1", "x-post-init-wait must be a whole number"),
         (one_device, "hv-balloon,id=a,id=b", "id is given twice"),
-        (one_device, "hv-balloon,,", "is not a device"),
-        (one_device, "hv-balloon,", "nothing between two commas"),
+        (one_device, "hv-balloon,,", "unknown device"),
+        (one_device, "hv-balloon,", "nothing stands between two commas"),
         (options.parse_qmp, "tcp:localhost:4444,server=on,wait=off", "write it like unix:"),
         (options.parse_qmp, "unix:/tmp/x", "add server=on"),
         (options.parse_qmp, "unix:/tmp/x,server=on", "add wait=off"),
         (options.parse_qmp, "unix:" + "x" * 108 + ",server=on,wait=off", "at most 107 bytes"),
-        (options.parse_guest, "linux", "'linux' is no kind of guest"),
-        (options.parse_guest, "embedded,seed=x", "seed is a whole number"),
+        (options.parse_guest, "linux", "unknown kind of guest 'linux'"),
+        (options.parse_guest, "embedded,seed=x", "seed must be a whole number"),
         (options.parse_serial, "stdio", "write file:PATH or none"),
         (options.parse_name, "", "1 to 64 printable characters"),
         (options.parse_name, "a\nb", "printable"),
@@ -186,7 +194,7 @@ def test_there_is_one_balloon_at_most() -> None:
 
 
 def test_two_devices_or_two_objects_have_different_ids() -> None:
-    with pytest.raises(ConfigError, match="two devices with id 'a'"):
+    with pytest.raises(ConfigError, match="two devices have the id 'a'"):
         options.parse_devices(("hv-balloon,id=a", "pc-dimm,id=a,memdev=m"))
-    with pytest.raises(ConfigError, match="two objects with id 'a'"):
+    with pytest.raises(ConfigError, match="two objects have the id 'a'"):
         memory_options.parse_objects(("memory-backend-ram,id=a,size=1M",) * 2)

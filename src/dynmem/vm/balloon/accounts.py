@@ -1,17 +1,17 @@
 """The pages that the guest has given up, memory by memory: boot RAM, DIMMs, and what hv-balloon adds.
 
 A guest names pages by their number in its physical memory. A message is cut at the borders of the memories,
-and each memory keeps its own account, in pages of its own, from 0, which are also those of its backend. What
-lies in none of them, or in a part that is not the guest's, is rejected and leaves no trace: memory that is
-added there later begins as the guest's, whole.
+and each memory keeps its own account in pages of its own, from 0, which are also those of its backend. What
+lies in none of them, or in a part that the guest does not have, is rejected and leaves no trace: all of the
+memory that is added there later is the guest's at first.
 
-Two accounts each, by QEMU's names: removed_both, pages that the guest gave up and the host has its memory
-back of, or is about to; and removed_guest, pages that only the guest gave up, as the discard failed. Pages go
-back to the guest in QEMU's order: removed_guest before removed_both, added memory last.
+Each has two accounts, by QEMU's names: removed_both, pages that the guest gave up and the host has reclaimed,
+or is about to; and removed_guest, pages that only the guest gave up, as the discard failed. Pages go back to
+the guest in QEMU's order: removed_guest before removed_both, added memory last.
 
-Nothing here discards. `due` hands out what is to be discarded, which is *in flight* until `done`; **no page
-is taken back while anything is**, since a discard that comes late would destroy what the guest has written.
-What is held back only, to be discarded in larger blocks, is withdrawn as its pages are taken.
+Nothing here discards. `due` returns batches to discard, which are *in flight* until `done`; **no page goes
+back to the guest while any is**, since a late discard would destroy what the guest has written. Pages that
+are only held back, to be discarded in larger blocks, are withdrawn when they go back.
 """
 
 import itertools
@@ -73,12 +73,17 @@ class Memory:
         reserve: Callable[[bytes], bytes] | None = None,
         present: _Present | None = None,
     ) -> None:
-        """`page_bytes`: the size of the backend's own pages, which only go back to the host whole.
+        """Begin with nothing given up.
 
-        `may_have_huge_pages`: whether the host may put transparent huge pages under it, worth waiting for.
-        `reserve`: of huge pages that were discarded, which the host may not have again: asks for those
-        that ranges are in, before they go back to the guest, and tells which could not be had.
-        `present`: the parts of ranges that the guest has, given up or not; otherwise all.
+        Args:
+            first_page: Where it begins, in guest pages.
+            pages: Its size.
+            page_bytes: The size of the backend's own pages, which return to the host only whole.
+            may_have_huge_pages: Whether the host may use transparent huge pages, so that blocks are worth
+                waiting for.
+            reserve: For huge pages that the host may lack after a discard: reserves those that ranges are
+                in, before they go back to the guest, and returns the ranges that it lacks.
+            present: Returns the parts of ranges that the guest has, given up or not; by default all.
         """
         self.first_page = first_page
         self.pages: Final = pages
@@ -98,7 +103,7 @@ class Memory:
 
     @classmethod
     def of(cls, first_page: int, backend: Backend, *, present: _Present | None = None) -> Self:
-        """All of a backend, as the guest has it from a page on."""
+        """Make the account of all of a backend, which the guest has from a page on."""
         return cls(
             first_page,
             backend.size >> PAGE_SHIFT,
@@ -115,7 +120,7 @@ class Memory:
 
     @property
     def is_freeing(self) -> bool:
-        """Whether pages that the guest gave for good are still to be discarded, or being so."""
+        """Whether pages that the guest removed permanently are still to be discarded, or in flight."""
         return self._is_freeing or len(self._freed) > 0
 
     def add_given(self, ranges: Ranges, now_ns: int) -> tuple[int, int]:
@@ -126,9 +131,9 @@ class Memory:
         return added.new, added.duplicates
 
     def take(self, max_pages: int, max_ranges: int, *, guest_only: bool) -> bytes:
-        """Take pages out of one account, for the guest; they will not be discarded any more.
+        """Take pages out of one account, for the guest, and withdraw them from the discards.
 
-        What the host has no huge pages for stays in the account.
+        Pages that the host lacks stay in the account.
         """
         if self._reserve is None:
             return self._take(max_pages, max_ranges, guest_only=guest_only)
@@ -165,13 +170,13 @@ class Memory:
         return without(named, holes).packed(), within(named, holes).packed(), blocks
 
     def _keep(self, ranges: bytes, *, guest_only: bool) -> None:
-        """Put pages back into an account; nothing of a huge page that is refused is there to be discarded."""
+        """Put pages back into an account. They are not discarded again: their huge pages are gone already."""
         self.given.add(ranges)
         if guest_only:
             self.guest_only.add(ranges)
 
     def unreserved(self) -> bytes:
-        """What the guest has given up and the host could not have again, if all went back now."""
+        """Return the pages given up that the host would lack if all went back now."""
         if self._reserve is None or not len(self.given):
             return b""
         return self._reserve(self.given.intersect(page_ranges.span(0, self.pages)))
@@ -189,11 +194,11 @@ class Memory:
         return ranges
 
     def free(self, ranges: bytes) -> None:
-        """Put down pages that the guest has given for good, to be discarded."""
+        """Add pages that the guest removed permanently, to be discarded."""
         self._freed.add(ranges)
 
     def due(self, now_ns: int, *, flush: bool) -> Batch | None:
-        """What is to be discarded now, in flight from here on; one at a time."""
+        """Return the next batch that is due, if any; it is in flight from now on, one at a time."""
         if self.is_discarding:
             return None
         if len(self._freed):
@@ -205,7 +210,7 @@ class Memory:
         return Batch(self, ranges, is_freed=False) if ranges else None
 
     def done(self, batch: Batch, *, failed: bool) -> None:
-        """The discard is over."""
+        """Record the end of a discard."""
         if batch.is_freed:
             self._is_freeing = False
             return
@@ -216,20 +221,20 @@ class Memory:
             self.guest_only.drop(batch.ranges)
 
     def clear(self) -> None:
-        """Everything is the guest's again; nothing may be in flight."""
+        """Return everything to the guest; nothing may be in flight."""
         assert not self.is_discarding
         self.given.clear()
         self.guest_only.clear()
         self.pending.clear()
 
     def forget(self) -> None:
-        """All of it is nobody's: discard what was freed no more, as somebody may have it next."""
+        """Drop all accounts, and what was to be discarded: the memory may be handed out again."""
         self.clear()
         self._freed.clear()
 
 
 class GuestPages:
-    """All memories of the guest. `now_ns` is the clock that tells how long discards have been held back."""
+    """All memories of the guest. `now_ns` is the clock by which discards are held back."""
 
     def __init__(self, now_ns: Callable[[], int]) -> None:
         self._now_ns = now_ns
@@ -238,14 +243,14 @@ class GuestPages:
         self._find()
 
     def plug(self, memory: Memory, *, is_added: bool = False) -> None:
-        """The guest has this memory from now on; `is_added`: it is the one that hv-balloon adds."""
+        """Add a memory that the guest has from now on; `is_added`: it is the one that hv-balloon adds."""
         self._memories = sorted([*self._memories, memory], key=lambda memory: memory.first_page)
         if is_added:
             self._added = memory
         self._find()
 
     def unplug(self, memory: Memory) -> None:
-        """The guest has it no more, nor what it gave up of it; nothing of it may be in flight."""
+        """Remove a memory with what was given up of it; nothing of it may be in flight."""
         assert not memory.is_discarding
         self._memories.remove(memory)
         self._find()
@@ -270,7 +275,7 @@ class GuestPages:
 
     @property
     def removed_guest_pages(self) -> int:
-        """Pages that the guest has given up though the host could not take their memory."""
+        """Pages that the guest has given up though the host could not reclaim their memory."""
         return sum(len(memory.guest_only) for memory in self._memories)
 
     @property
@@ -286,7 +291,7 @@ class GuestPages:
     def add_given(self, ranges: bytes) -> GivenUp:
         """Add what the guest gave up; a page that is named twice is a duplicate the second time.
 
-        Raises RemoteProtocolError when `ranges` ends in half a range.
+        Raises RemoteProtocolError if `ranges` ends in half a range.
         """
         return self._add(ranges)
 
@@ -322,7 +327,7 @@ class GuestPages:
         return found
 
     def remove_for_guest(self, max_pages: int, max_ranges: int) -> bytes:
-        """Remove pages to give back to the guest, at most `max_pages`; b"" when there are none."""
+        """Remove at most `max_pages` pages to return to the guest; b"" if there are none."""
         assert self.may_remove
         taken: list[bytes] = []
         added = () if self._added is None else (self._added,)
@@ -342,21 +347,21 @@ class GuestPages:
         self._add(ranges)
 
     def due(self, *, flush: bool) -> list[Batch]:
-        """What is to be discarded now; `flush`: nothing is held back for more that may come."""
+        """Return the batches that are due; `flush`: nothing is held back for more that may come."""
         now_ns = self._now_ns()
         found = (memory.due(now_ns, flush=flush) for memory in self._memories)
         return [batch for batch in found if batch is not None]
 
     def deadline_ns(self) -> int | None:
-        """When something that is held back is due; a memory with a discard in flight waits for that."""
+        """Return when something that is held back is due; a memory with a batch in flight waits for that."""
         idle = [memory.pending.deadline_ns() for memory in self._memories if not memory.is_discarding]
         return min((deadline for deadline in idle if deadline is not None), default=None)
 
     def unreserved_pages(self) -> int:
-        """Pages that the host could not have again, if all that the guest gave up went back now."""
+        """Return the number of pages that the host would lack if all that was given up went back now."""
         return sum(page_ranges.page_count(memory.unreserved()) for memory in self._memories)
 
     def clear(self) -> None:
-        """Everything is the guest's again; nothing may be in flight."""
+        """Return everything to the guest; nothing may be in flight."""
         for memory in self._memories:
             memory.clear()

@@ -1,11 +1,10 @@
-"""Memory beyond the boot size, added to the guest by the protocol: what the host's end asks for it.
+"""Memory beyond the boot size, added to the guest by the protocol: the `HotAddSource` of the host's end.
 
-The memory is cut into slots; a slot is in the guest's address space while anything of it is added or about
-to be, and no other. What the guest has of the memory is an `AddedPages`, what it has given up of that a
-`Memory`, as with all other memory.
+The memory is cut into slots; a slot is mapped while anything of it is added or about to be. What the guest
+has of the memory is an `AddedPages`, what it has given up of that a `Memory`, as with all other memory.
 
-Source: QEMU hw/hyperv/hv-balloon.c and hv-balloon-our_range_memslots.c. There memory only comes, and goes at
-a reset; here a guest that can may give it back for good, too.
+Source: QEMU hw/hyperv/hv-balloon.c and hv-balloon-our_range_memslots.c. There memory goes only at a
+reset; here a guest that can may also remove it permanently.
 """
 
 import logging
@@ -72,7 +71,7 @@ class AddedMemory:
         self._is_our_range = False  # something was to be added since the last reset
 
     def cut_into(self, limit: int) -> None:
-        """Use at most `limit` slots, of equal size but for the last; nothing is mapped yet."""
+        """Use at most `limit` slots, of equal size except the last; nothing is mapped yet."""
         size = -(-self.backend.size // limit)
         size += -size % SLOT_ALIGNMENT
         self.slots = -(-self.backend.size // size)
@@ -85,7 +84,7 @@ class AddedMemory:
 
     @property
     def our_range(self) -> OurRange | None:
-        """What the trace calls our range, as soon as there is one."""
+        """What the trace calls our range, once there is one."""
         if not self._is_our_range:
             return None
         return OurRange(self.memory.first_page, self.memory.pages, self.memory.given)
@@ -98,7 +97,7 @@ class AddedMemory:
         return len(self._added)
 
     def reserve(self, pages: int, alignment: int, end: int) -> Reservation | None:
-        """Set memory aside and map the slots that it lies in."""
+        """Reserve memory and map the slots that it lies in."""
         first = self.memory.first_page
         if not self._is_our_range:
             self._is_our_range = True
@@ -118,7 +117,7 @@ class AddedMemory:
         return Reservation(first + start, pages)
 
     def is_mapped(self) -> bool:
-        """Whether the guest has the slots, and nothing that it gave back there is still being discarded."""
+        """Return whether the guest has mapped the slots, and all that it removed has been discarded."""
         assert self._reserved is not None
         start, end = self._reserved
         if self.memory.is_freeing:
@@ -126,7 +125,7 @@ class AddedMemory:
         return self._is_mapped(self.memory.first_page + start << PAGE_SHIFT, end - start << PAGE_SHIFT)
 
     def backed(self, reserved: Reservation) -> Reservation | None:
-        """Keep of the reservation the longest piece that the host has memory for."""
+        """Reduce the reservation to the longest piece that the host has memory for."""
         assert self._reserved is not None
         start, end = self._reserved
         refused = self.backend.reserve(page_ranges.span(start, end - start))
@@ -135,7 +134,7 @@ class AddedMemory:
         self._reserved = self._longest(start, end, refused)
         had = 0 if self._reserved is None else self._reserved[1] - self._reserved[0]
         _LOG.warning(
-            "the host has no huge pages for %d of %d bytes that were to be added to the guest",
+            "the host has no huge pages for %d of the %d bytes to add to the guest",
             end - start - had << PAGE_SHIFT,
             end - start << PAGE_SHIFT,
         )
@@ -160,7 +159,7 @@ class AddedMemory:
         return start + int(low[at]) * self._alignment, start + int(high[at]) * self._alignment
 
     def confirm(self, pages: int) -> None:
-        """Give the guest the first `pages` pages of the reservation."""
+        """Add the first `pages` pages of the reservation to the guest."""
         assert self._reserved is not None
         start, end = self._reserved
         self._added.add(start, pages)
@@ -174,7 +173,7 @@ class AddedMemory:
     def remove(self, ranges: bytes) -> GivenUp:
         """Remove added pages permanently and have them discarded, in O(bytes).
 
-        When the message names a page that is in the balloon, or was removed before, all of it is rejected.
+        If the message names a page that is in the balloon, or was removed before, all of it is rejected.
         """
         named = page_ranges.page_count(ranges)
         distinct = joined(ranges)
@@ -193,16 +192,16 @@ class AddedMemory:
     # the power cycle
 
     def power_cycle(self, wanted_pages: int) -> bytes:
-        """Begin anew, the guest is gone: what is to be discarded.
+        """Begin again without a guest, and return what is to be discarded.
 
-        With x-startup=last slots that had something added stay, added whole, until they hold `wanted_pages`:
-        the next guest finds them as memory at its start.
+        With x-startup=last slots in use stay, added whole, until they hold `wanted_pages`: the next guest
+        finds them as memory at its start.
         """
         kept = self._slots_for(wanted_pages) if self._startup_last else []
         backed = [slot for slot in kept if self._is_backed(slot)]
         if backed != kept:
             _LOG.warning(
-                "%d of %d slots do not stay over the reset: the host has no huge pages for them",
+                "%d of %d slots are dropped at the reset: the host has no huge pages for them",
                 len(kept) - len(backed),
                 len(kept),
             )
@@ -218,7 +217,7 @@ class AddedMemory:
         return page_ranges.merge(b"".join(page_ranges.span(start, end - start) for start, end in rest))
 
     def _slots_for(self, pages: int) -> list[int]:
-        """The lowest slots that are in use, as many as hold `pages`."""
+        """Return the lowest slots in use that together hold `pages`."""
         chosen = []
         for slot in sorted(self._mapped):
             if pages <= 0:
@@ -231,24 +230,24 @@ class AddedMemory:
     # slots
 
     def _slot_span(self, slot: int) -> tuple[int, int]:
-        """Start and end of a slot, in pages of this memory."""
+        """Return start and end of a slot, in pages of this memory."""
         start = slot * self._slot_pages
         return start, min(start + self._slot_pages, self.memory.pages)
 
     def _is_backed(self, slot: int) -> bool:
-        """Whether the host has memory for all of a slot."""
+        """Return whether the host has memory for all of a slot."""
         start, end = self._slot_span(slot)
         return not self.backend.reserve(page_ranges.span(start, end - start), in_parts=False)
 
     def _is_used(self, slot: int) -> bool:
-        """Whether anything of it is added, or about to be."""
+        """Return whether anything of a slot is added, or about to be."""
         start, end = self._slot_span(slot)
         if self._reserved is not None and self._reserved[0] < end and start < self._reserved[1]:
             return True
         return self._added.overlaps(start, end)
 
     def _follow(self) -> None:
-        """Have those slots in the guest's address space that are used."""
+        """Map the slots that are in use and unmap the others. Raises MemoryDeviceError."""
         used = {slot for slot in range(self.slots) if self._is_used(slot)}
         for slot in sorted(self._mapped - used):
             start, _ = self._slot_span(slot)

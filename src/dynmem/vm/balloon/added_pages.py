@@ -1,10 +1,10 @@
 """Which pages of hv-balloon's memory have been added to the guest: in steps of 1 MiB, less single pages.
 
-A guest adds memory in blocks of its alignment, 1 MiB at the least, and may give any page of it back for
-good. A megabyte is *added* from the moment that the guest has some of it. Pages of it that the guest has
-given back, or never took, are *gone*; when a whole megabyte is gone it is no longer added, and may be added
-again. Only whole megabytes make holes in the added memory, and no more of them than a limit says: what would
-make another is gone until the memory begins anew.
+A guest adds memory in blocks of its alignment, at least 1 MiB, and may remove any page of it permanently. A
+megabyte is *added* as soon as the guest has some of it. Pages of it that the guest has removed, or never
+took, are *gone*; when a whole megabyte is gone it is no longer added, and may be added again. Only whole
+megabytes make holes in the added memory, up to a limit: what would make another hole stays gone until the
+memory is cleared.
 
 Everything here is in pages of this memory, from 0.
 """
@@ -44,15 +44,15 @@ class AddedPages:
         self._runs = Ranges(edges[::2], edges[1::2])
 
     def __len__(self) -> int:
-        """Pages that the guest has, given up or not."""
+        """Return the number of pages that the guest has, given up or not."""
         return self._runs.page_count - len(self._gone)
 
     def overlaps(self, start: int, end: int) -> bool:
-        """Whether anything in these pages is added."""
+        """Return whether anything in these pages is added."""
         return bool(self._units[start // UNIT_PAGES : -(-end // UNIT_PAGES)].any())
 
     def find(self, pages: int, alignment: int, offset: int, end: int) -> tuple[int, int] | None:
-        """Find free memory below page `end`, in one piece: (start, pages), or None when there is none.
+        """Find free memory below page `end`, in one piece: (start, pages), or None if there is none.
 
         The first piece of `pages` pages, or else the longest. `pages` is a multiple of `alignment` (a power
         of two of pages, 1 MiB or more), and so is the start with `offset`, the memory's own place, added.
@@ -77,20 +77,20 @@ class AddedPages:
         return start, min(pages, int(lengths[chosen]) * alignment)
 
     def add(self, start: int, pages: int) -> None:
-        """The guest has these pages, free until now; `start` is the first page of a megabyte."""
+        """Add pages that were free; `start` is the first page of a megabyte."""
         assert start % UNIT_PAGES == 0
         end = start + pages
         units = slice(start // UNIT_PAGES, -(-end // UNIT_PAGES))
         assert not self._units[units].any()
         self._units[units] = True
-        self._gone.add(page_ranges.span(end, -end % UNIT_PAGES))  # of the last megabyte it has a part
+        self._gone.add(page_ranges.span(end, -end % UNIT_PAGES))  # of the last megabyte the guest has a part
         self._follow()
 
     def present(self, ranges: Ranges) -> Ranges:
-        """Return the parts of the ranges that the guest has; none at all when a gone page is named.
+        """Return the parts of the ranges that the guest has; none at all if a gone page is named.
 
-        Only a broken guest names pages that it does not have; to sort out which pages of a long range it has
-        would cost more than a message may.
+        Only a broken guest names pages that it does not have, and finding out which pages of a long range it
+        has would cost more than a message may.
         """
         found = within(ranges, self._runs)
         if not found.is_empty and len(self._gone) and self._gone.overlaps(found.packed()):
@@ -130,7 +130,7 @@ class AddedPages:
         return Ranges(unused.starts * size, unused.ends * size).packed()
 
     def clear(self) -> None:
-        """Nothing is added."""
+        """Begin again with nothing added."""
         self._units[:] = False
         self._gone.clear()
         self._follow()

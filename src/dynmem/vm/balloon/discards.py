@@ -13,7 +13,7 @@ from dynmem.memory.discard import Discarder, DiscardError
 from dynmem.vm.balloon.accounts import Batch, Memory
 from dynmem.vm.faults import Faults
 
-# Starts the discard of packed ranges of one backend; the future's result is the bytes.
+# Starts the discard of packed ranges of one backend; the future's result is the bytes discarded.
 StartDiscard = Callable[[bytes], "asyncio.Future[int]"]
 
 
@@ -34,7 +34,7 @@ class DiscardThread:
 
 
 class BatchesInFlight:
-    """The batches whose discard has begun and is not recorded yet. `wake` is called when one has ended."""
+    """The batches whose discard has begun and is not recorded yet; `wake` is called when one ends."""
 
     def __init__(
         self, starter: Callable[[Backend], StartDiscard], *, wake: Callable[[], None], faults: Faults

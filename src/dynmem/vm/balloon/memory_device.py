@@ -99,7 +99,7 @@ class HotAddedMemory(AddedMemory, PlacedDevice):
 
 
 class WithoutMemory(PlacedDevice):
-    """hv-balloon without a backend: as in QEMU a memory device all the same, listed with a size of 0."""
+    """hv-balloon without a backend: still a memory device, as in QEMU, listed with a size of 0."""
 
     def get_memory_region(self) -> None:
         return None

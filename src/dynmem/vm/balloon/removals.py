@@ -15,7 +15,7 @@ class Removals:
         self._asked: deque[int] = deque()
 
     def add(self, pages: int) -> None:
-        """Record that the guest is to be asked for so many pages."""
+        """Record that the guest is to be asked for this number of pages."""
         self._asked.append(pages)
 
     def finished(self) -> None:
@@ -25,7 +25,7 @@ class Removals:
     def lose(self, operations: Sequence[OperationRecord]) -> list[HotRemoveFinished]:
         """End all of them, as the guest will not answer, and return how they ended.
 
-        `operations` are the protocol's; what the guest had removed before counts if its last is a hot remove.
+        `operations` are the protocol's; if the last is a hot remove, what the guest has removed counts.
         """
         got = sum(last.answered for last in operations[-1:] if _is_running(last))
         ended = []

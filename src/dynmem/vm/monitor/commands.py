@@ -13,7 +13,7 @@ from dynmem.vm.monitor.memory_commands import memory_commands
 
 
 def commands(machine: Machine) -> dict[str, Command]:
-    """What the monitor of `machine` can do, besides what every monitor can."""
+    """Return the commands of the monitor of `machine`, besides those of every monitor."""
     handlers: Final = _Handlers(machine)
     return {
         **balloon_commands(machine),
@@ -57,7 +57,7 @@ class _Handlers:
         return {"status": state, "running": state == "running"}
 
     def query_channels(self, _: Arguments) -> object:
-        """Every VMBus channel; ``fault`` is there while it is faulted, ``faults`` counts."""
+        """Return every VMBus channel; ``fault`` is there while it is faulted, ``faults`` counts."""
         return [
             {
                 "relid": relid,
@@ -72,6 +72,6 @@ class _Handlers:
         ]
 
     def query_faults(self, _: Arguments) -> object:
-        """How often the guest did what it should not, by kind."""
+        """Return how often the guest did what it should not, by kind."""
         counts = {**self._machine.faults.counts, **self._machine.bus.rejected}
         return [{"kind": kind, "count": count} for kind, count in sorted(counts.items())]

@@ -20,12 +20,12 @@ from dynmem.vm.monitor.qom_tree import Tree
 from dynmem.vm.options.memory import BackendOptions, DimmOptions
 from dynmem.vm.options.text import is_identifier
 
-_ABSTRACT: Final = ("device",)  # what our devices are derived from
+_ABSTRACT: Final = ("device",)  # the base of our devices
 _NO_HOTPLUG: Final = "Bus 'vmbus' does not support hotplugging"
 
 
 def memory_commands(machine: Machine) -> dict[str, Command]:
-    """Commands on the memory of `machine`, its objects and devices."""
+    """Return the commands on the memory of `machine`, its objects and devices."""
     handlers: Final = _Handlers(machine)
     return {
         "device_add": Command(handlers.device_add, schema.DEVICE_ADD, takes_more=True),
@@ -76,7 +76,7 @@ class _Handlers:
         return {}
 
     def _is_own(self, identity: str) -> bool:
-        """Whether it is boot memory that the machine made itself: nobody can have or delete it."""
+        """Return whether it is the machine's own boot memory, which cannot be used or deleted."""
         return identity == self._machine.memory.boot_identity and identity not in self._machine.objects
 
     def query_memdev(self, _: Arguments) -> object:
@@ -155,7 +155,7 @@ class _Handlers:
 
 
 def _backend_options(arguments: Arguments) -> BackendOptions:
-    """What object-add asks for. Raises QmpCommandError for what no backend of this kind can be."""
+    """Return what object-add asks for. Raises QmpCommandError if no backend of this kind can be that."""
     kind, identity, size = str(arguments["qom-type"]), str(arguments["id"]), arguments["size"]
     share, huge_size, path = (
         arguments.get("share"),
@@ -188,7 +188,7 @@ def _backend_options(arguments: Arguments) -> BackendOptions:
 
 
 def _dimm_options(root: Node, identity: str | None, arguments: Arguments) -> DimmOptions:
-    """What device_add asks for, looked at in the order in which it is given. Raises QmpCommandError."""
+    """Return what device_add asks for, checked in the order of its arguments. Raises QmpCommandError."""
     numbers: dict[str, int] = {}
     memdev: Node | None = None
     for name, value in arguments.items():
@@ -218,7 +218,7 @@ def _dimm_options(root: Node, identity: str | None, arguments: Arguments) -> Dim
 
 
 def _refusal(error: DynmemError) -> QmpCommandError:
-    """What a client is told of an error of the machine's own."""
+    """Return the error that a client gets for one of the machine's own."""
     if isinstance(error, QmpCommandError):
         return error
     kind = DEVICE_NOT_FOUND if isinstance(error, NoSuchDeviceError) else GENERIC_ERROR

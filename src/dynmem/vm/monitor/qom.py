@@ -1,6 +1,6 @@
 """A tree of objects with properties, and the paths that lead through it (QEMU qom/object.c).
 
-The tree is made anew for each request from what the machine has: it holds nothing itself.
+The tree is built for each request from what the machine has; it keeps nothing itself.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -51,13 +51,13 @@ class Node:
         return self._made
 
     def get(self, name: str) -> Property:
-        """One property, or QmpCommandError."""
+        """Return one property. Raises QmpCommandError."""
         if name not in self.properties:
             raise wrong(f"Property '{self.kinds[0]}.{name}' not found")
         return self.properties[name]
 
     def set(self, name: str, value: object) -> object:
-        """Set a property; what `write` gives is to be awaited if it is awaitable. Raises QmpCommandError."""
+        """Set a property; await the result if it is awaitable. Raises QmpCommandError."""
         found = self.get(name)
         if found.write is None:
             raise wrong(f"Property '{self.kinds[0]}.{name}' is not writable")
@@ -71,12 +71,12 @@ class Node:
 
 
 def child(name: str, node: Node) -> Property:
-    """The property that makes `node` a child called `name`."""
+    """Return the property that makes `node` a child called `name`."""
     return Property(name, f"child<{node.kinds[0]}>", lambda: node.path, target=lambda: node)
 
 
 def link(name: str, kind: str, target: Callable[[], Node | None], write: Write | None = None) -> Property:
-    """A property that leads to an object elsewhere, or to none."""
+    """Return a property that leads to an object elsewhere, or to none."""
 
     def read() -> object:
         node = target()
@@ -86,7 +86,7 @@ def link(name: str, kind: str, target: Callable[[], Node | None], write: Write |
 
 
 def container(path: str, nodes: Mapping[str, Node]) -> Node:
-    """An object that only holds others, by name."""
+    """Return an object that only holds others, by name."""
     return Node(path, "container", properties=lambda _: [child(name, node) for name, node in nodes.items()])
 
 
@@ -95,9 +95,9 @@ class AmbiguousPathError(Exception):
 
 
 def find(root: Node, path: str, kind: str | None = None) -> Node | None:
-    """The object (of type `kind`) at a path, or whose path ends with one that begins without a slash.
+    """Return the object (of type `kind`) at a path; one without a leading slash may be the end of a path.
 
-    Raises AmbiguousPathError when several end so.
+    Raises AmbiguousPathError if several paths end so.
     """
     parts = [part for part in path.split("/") if part]
     if path.startswith("/"):
@@ -106,7 +106,7 @@ def find(root: Node, path: str, kind: str | None = None) -> Node | None:
 
 
 def walk(node: Node, parts: Sequence[str], kind: str | None = None) -> Node | None:
-    """The object (of type `kind`) that children and links called `parts` lead to."""
+    """Return the object (of type `kind`) that children and links called `parts` lead to."""
     for part in parts:
         found = node.properties.get(part)
         target = found.target() if found is not None and found.target is not None else None
@@ -127,12 +127,12 @@ def _find_partial(node: Node, parts: Sequence[str], kind: str | None) -> Node | 
 
 
 def not_found(path: str) -> QmpCommandError:
-    """The error for a path that leads nowhere, to be raised."""
+    """Return the error for a path that leads nowhere, to be raised."""
     return QmpCommandError(DEVICE_NOT_FOUND, f"Device '{path}' not found")
 
 
 def get(root: Node, path: str) -> Node:
-    """The object at a path. Raises QmpCommandError, also for an ambiguous one."""
+    """Return the object at a path. Raises QmpCommandError, also for an ambiguous one."""
     try:
         node = find(root, path)
     except AmbiguousPathError:
@@ -143,7 +143,7 @@ def get(root: Node, path: str) -> Node:
 
 
 def listing(root: Node, path: str) -> list[dict[str, str]]:
-    """What qom-list tells of the object at a path. Raises QmpCommandError."""
+    """Return the entries of qom-list for the object at a path. Raises QmpCommandError."""
     try:
         node = find(root, path)
     except AmbiguousPathError:
@@ -154,7 +154,7 @@ def listing(root: Node, path: str) -> list[dict[str, str]]:
 
 
 def linked(root: Node, name: str, value: object, kind: str) -> Node | None:
-    """The object of type `kind` that the link `name` is to lead to; "" for none. Raises QmpCommandError."""
+    """Return the object of type `kind` for the link `name`; "" is none. Raises QmpCommandError."""
     if not isinstance(value, str):
         raise wrong_type(name, "string")
     if not value:

@@ -1,8 +1,8 @@
 """Memory backends as objects with properties, in QEMU's words (QEMU backends/hostmem*.c).
 
-What a backend is made with stays as it is; the rest can be set. Two are kept as they are set and change
-nothing: `merge`, as with QEMU, since the kernel merges private memory only and a guest's is shared; and
-`prealloc-threads`, since the memory is made resident in one system call.
+What a backend is made with cannot be changed; the rest can be set. Two properties are kept and change
+nothing: `merge`, as in QEMU, since the kernel merges private memory only and a guest's is shared; and
+`prealloc-threads`, since one system call makes the memory resident.
 """
 
 import mmap
@@ -28,7 +28,7 @@ _CONSTANT: Final = "cannot change property value"
 
 @dataclass
 class Settings:
-    """What can be set of a backend that is there."""
+    """The properties of a backend that can be set."""
 
     merge: bool = True
     dump: bool = True
@@ -37,19 +37,19 @@ class Settings:
 
 
 class BackendObjects:
-    """Backends as nodes of the tree, and what was set of each, for as long as it lives."""
+    """Backends as nodes of the tree, and the settings of each while it exists."""
 
     def __init__(self) -> None:
         self._settings: WeakKeyDictionary[Backend, Settings] = WeakKeyDictionary()
 
     def settings(self, backend: Backend) -> Settings:
-        """What is set of a backend."""
+        """Return the settings of a backend."""
         if backend not in self._settings:
             self._settings[backend] = Settings(prealloc=backend.prealloc)
         return self._settings[backend]
 
     def node(self, backend: Backend, options: BackendOptions) -> Node:
-        """The object of a backend that was made with `options`."""
+        """Return the object of a backend that was made with `options`."""
         return Node(
             f"/objects/{options.identity}",
             options.kind,
@@ -58,24 +58,24 @@ class BackendObjects:
         )
 
     def info(self, backend: Backend, options: BackendOptions) -> dict[str, object]:
-        """What query-memdev tells of it."""
+        """Return its entry in query-memdev."""
         names = ("size", "merge", "dump", "prealloc", "share", "reserve", "host-nodes", "policy")
         node = self.node(backend, options)
         return {"id": options.identity} | {name: node.get(name).read() for name in names}
 
     def set_dump(self, backend: Backend, value: bool) -> None:
-        """Have the memory in a core dump of this process, or not."""
+        """Include the memory in a core dump of this process, or not."""
         advice = mmap.MADV_DODUMP if value else mmap.MADV_DONTDUMP
         number = system_calls.madvise(backend.address, backend.size, advice)
         assert number == 0, number
         self.settings(backend).dump = value
 
     def set_merge(self, backend: Backend, value: bool) -> None:
-        """Keep whether the memory may be merged."""
+        """Set whether the memory may be merged, for reading only."""
         self.settings(backend).merge = value
 
     def set_prealloc_threads(self, backend: Backend, kind: str, value: object) -> None:
-        """Keep how many threads may preallocate. Raises QmpCommandError."""
+        """Set how many threads may preallocate, for reading only. Raises QmpCommandError."""
         number = read(UINT32, value, "prealloc-threads")
         assert isinstance(number, int)
         if number == 0:
@@ -124,7 +124,7 @@ class BackendObjects:
 
 
 def is_share(options: BackendOptions) -> bool:
-    """What `share` reads as."""
+    """Return the value of `share`."""
     return options.kind == MEMFD if options.share is None else options.share
 
 
@@ -133,7 +133,7 @@ def _flag(name: str, change: Callable[[bool], None]) -> Write:
 
 
 def _fixed(name: str, desc: str) -> Write:
-    """A switch that can no longer be changed: its type is looked at first."""
+    """Return the writer of a switch that can no longer be changed; it checks the type first."""
 
     def write(value: object) -> None:
         read(BOOL, value, name)
@@ -150,7 +150,7 @@ def _refuse(desc: str) -> Write:
 
 
 def _of_kind(backend: Backend, options: BackendOptions) -> Iterable[Property]:
-    """The properties that only backends of this kind have."""
+    """Return the properties that only backends of this kind have."""
     if options.kind == MEMFD:
         return (
             Property("hugetlb", "bool", lambda: options.hugetlb, _fixed("hugetlb", _CONSTANT)),

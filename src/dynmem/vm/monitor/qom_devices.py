@@ -1,7 +1,7 @@
 """Devices as objects with properties, in QEMU's words (QEMU hw/core/qdev*.c, hw/mem/pc-dimm.c).
 
-A device that is there is realized: what it was made with can no longer be set. `DIMM_ARGUMENTS` is what
-device_add takes for a DIMM besides its id and memdev.
+Every device is realized: what it was made with can no longer be set. `DIMM_ARGUMENTS` are the arguments of
+device_add for a DIMM besides its id and memdev.
 """
 
 from collections.abc import Callable, Iterable
@@ -22,7 +22,7 @@ READ_ONLY: Final = ("type", "hotplugged", "hotpluggable", "size")  # of a DIMM
 
 
 def dimm_node(path: str, dimm: PcDimm, memdev: Node | None, root: Callable[[], Node]) -> Node:
-    """The object of a DIMM at `path`; `memdev` is that of its backend."""
+    """Return the object of a DIMM at `path`; `memdev` is that of its backend."""
     region = dimm.get_memory_region()
 
     def properties(_: Node) -> Iterable[Property]:
@@ -40,7 +40,7 @@ def dimm_node(path: str, dimm: PcDimm, memdev: Node | None, root: Callable[[], N
 
 
 def balloon_node(path: str, balloon: HvBalloon, memdev: Node | None, root: Callable[[], Node]) -> Node:
-    """The object of hv-balloon at `path`; `memdev` is that of its backend, if it has one."""
+    """Return the object of hv-balloon at `path`; `memdev` is that of its backend, if it has one."""
     hot_added, options = balloon.hot_added, balloon.options
 
     def properties(_: Node) -> Iterable[Property]:
@@ -60,14 +60,14 @@ def balloon_node(path: str, balloon: HvBalloon, memdev: Node | None, root: Calla
 
 
 class _Named:
-    """What errors call a device."""
+    """A device's name in errors."""
 
     def __init__(self, identity: str | None, kind: str) -> None:
         self.name: Final = "anonymous device" if identity is None else f"device '{identity}'"
         self.kind: Final = kind
 
     def fixed(self, name: str, kind: str, reads: Read) -> Property:
-        """A property that can no longer be set."""
+        """Return a property that can no longer be set."""
 
         def write(_: object) -> None:
             raise wrong(
@@ -77,7 +77,7 @@ class _Named:
         return Property(name, kind, reads, write)
 
     def fixed_link(self, name: str, target: Node | None, root: Callable[[], Node]) -> Property:
-        """A link to a backend that can no longer be set; what it is set to is looked at first."""
+        """Return a link to a backend that can no longer be set; a write checks the value first."""
 
         def write(value: object) -> None:
             linked(root(), name, value, BACKEND)
@@ -99,10 +99,10 @@ def _of_every_device(named: _Named, *, is_hotplugged: bool, is_hotpluggable: boo
 
 
 def _realize(named: _Named) -> Write:
-    """A device is realized; unrealizing it would take it from the guest without asking."""
+    """Return the writer of `realized`: unrealizing would take the device from the guest without asking."""
 
     def write(value: object) -> None:
         if read(BOOL, value, "realized") is False:
-            raise wrong(f"the {named.name} is in use by the guest; device_del asks the guest to let go of it")
+            raise wrong(f"the {named.name} is in use by the guest; device_del asks the guest to release it")
 
     return write

@@ -1,6 +1,6 @@
 """The machine as a tree of objects: /objects/ID, /machine/peripheral/ID, /machine/peripheral-anon/device[N].
 
-Boot memory that is the machine's own is an object too, called as QEMU calls it.
+Boot memory of the machine's own is an object too, under QEMU's name.
 """
 
 from collections.abc import Callable, Iterable
@@ -24,7 +24,7 @@ class Tree:
         self.backends: Final = BackendObjects()
 
     def memory(self) -> list[tuple[Backend, BackendOptions]]:
-        """Every backend with what it was made with, boot memory first."""
+        """Return every backend with its options, boot memory first."""
         machine = self._machine
         found = [(machine.objects[name], machine.objects.options[name]) for name in machine.objects]
         boot, identity = machine.memory.boot, machine.memory.boot_identity
@@ -33,7 +33,7 @@ class Tree:
         return found
 
     def root(self) -> Node:
-        """The whole tree, as things are now."""
+        """Return the whole tree as it is now."""
         memory = self.memory()
         objects = {options.identity: self.backends.node(backend, options) for backend, options in memory}
         by_backend = {id(backend): objects[options.identity] for backend, options in memory}
@@ -55,7 +55,7 @@ class Tree:
         return root
 
     def _devices(self, memory: dict[int, Node], root: Callable[[], Node]) -> Iterable[tuple[str, str, Node]]:
-        """All devices with the folder that they are in and their name; `memory` are objects by backend."""
+        """Yield the folder, name and object of each device; `memory` are objects by backend."""
         machine = self._machine
         for name, dimm in machine.dimms.by_name.items():
             path = machine.dimms.path(name)

@@ -1,6 +1,6 @@
-"""What a machine's monitor takes, gives and tells: types by QEMU's names (QEMU qapi/*.json).
+"""The arguments, results and events of a machine's monitor, by QEMU's names (QEMU qapi/*.json).
 
-Members of our own begin with ``x-`` or are optional ones that QEMU's clients do not look at.
+Members of our own begin with ``x-`` or are optional ones that QEMU's clients ignore.
 """
 
 from typing import Final
@@ -49,7 +49,7 @@ _HV_BALLOON_INFO: Final = Object(
         Member("memaddr", SIZE, is_optional=True),
         Member("max-size", SIZE),
         Member("memdev", STR, is_optional=True),
-        Member("size", SIZE, is_optional=True),  # added now, in bytes; QEMU does not tell it
+        Member("size", SIZE, is_optional=True),  # added now, in bytes; QEMU does not report it
     )
 )
 MEMORY_DEVICES: Final = Array(

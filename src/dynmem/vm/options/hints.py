@@ -1,7 +1,7 @@
 """Errors at the start, for the person who wrote the options: which option, and what would help.
 
-The words of an error are QEMU's, as a client of the monitor gets them; here a person gets the numbers and the
-next step behind them.
+The words of an error are QEMU's, as a client of the monitor gets them; the hint in brackets behind them has
+the numbers and the next step.
 """
 
 import contextlib
@@ -25,13 +25,13 @@ Hint = Callable[[DynmemError], str]
 
 
 def no_hint(_: DynmemError) -> str:
-    """Nothing more to say."""
+    """Return "": there is no hint."""
     return ""
 
 
 @contextlib.contextmanager
 def naming(option: str, hint: Hint = no_hint) -> Iterator[None]:
-    """Let errors be a ConfigError about `option`, with a hint in brackets where there is one."""
+    """Turn errors into a ConfigError about `option`, with a hint in brackets if there is one."""
     try:
         yield
     except DynmemError as error:
@@ -41,14 +41,14 @@ def naming(option: str, hint: Hint = no_hint) -> Iterator[None]:
 
 
 def there_are(objects: Collection[str]) -> str:
-    """Which objects there are, in a phrase."""
+    """Return a phrase about the present objects."""
     if not objects:
         return "there are none: add --object memory-backend-ram,id=ID,size=SIZE"
     return f"there are {', '.join(repr(identity) for identity in objects)}"
 
 
 def backend_hint(options: BackendOptions, error: DynmemError) -> str:
-    """What helps with an ``--object`` that cannot be made."""
+    """Return what helps with an ``--object`` that cannot be made."""
     if options.size == 0:
         return "give it a size, like size=512M"
     if not isinstance(error, BackendError):
@@ -59,7 +59,7 @@ def backend_hint(options: BackendOptions, error: DynmemError) -> str:
         with contextlib.suppress(OSError):
             path = options.mem_path if options.mem_path.exists() else options.mem_path.parent
             free, asked = format_size(free_bytes(path)), format_size(options.size)
-            return f"{free} free at {path}, {asked} asked for"
+            return f"{free} free at {path}, {asked} needed"
     return ""
 
 
@@ -70,7 +70,7 @@ def _hint_of_huge_pages(options: BackendOptions, error: BackendError) -> str:
         there = ", ".join(sorted(path.name.removeprefix("hugepages-") for path in _HUGE_PAGES.glob("*")))
         return f"this host has huge pages of {there}" if there else "this host has no huge pages"
     if options.size % size:
-        return f"the size is no multiple of a huge page, {format_size(size)}"
+        return f"the size must be a multiple of a huge page, {format_size(size)}"
     if error.errno != errno.ENOMEM:
         return ""
     free, reserved = (int((folder / name).read_text()) for name in ("free_hugepages", "nr_hugepages"))
@@ -82,7 +82,7 @@ def _hint_of_huge_pages(options: BackendOptions, error: BackendError) -> str:
 
 
 def _usual_huge_page() -> int:
-    """Bytes of a huge page where nobody says which; 0: there are none."""
+    """Return the bytes of the system's default huge page; 0: it has none."""
     try:
         (size,) = meminfo("Hugepagesize")
     except RemoteProtocolError:
@@ -91,16 +91,16 @@ def _usual_huge_page() -> int:
 
 
 def boot_hint(memory: MemoryOptions, identity: str, size: int) -> str:
-    """What helps when boot memory and the object it is to be differ in size."""
-    return f"-m says {format_size(memory.size)}, object {identity!r} has {format_size(size)}"
+    """Return what helps if boot memory and its object differ in size."""
+    return f"-m is {format_size(memory.size)}, object {identity!r} is {format_size(size)}: make them equal"
 
 
 def device_hint(
     memory: MemoryOptions, *, objects: dict[str, int], memdev: str, used: int, error: DynmemError
 ) -> str:
-    """What helps with a ``--device`` that cannot be plugged.
+    """Return what helps with a ``--device`` that cannot be plugged.
 
-    `objects` are backends and their bytes, `used` the bytes of maxmem that other devices have.
+    `objects` are backends and their bytes, `used` the bytes of maxmem that other devices use.
     """
     if memdev and memdev not in objects:
         return there_are(objects)
@@ -111,7 +111,7 @@ def device_hint(
             f" maxmem to {-(-(memory.size + used + wanted) // MIB)}M"
         )
     if isinstance(error, NoSlotsError):
-        return "like -m 256M,maxmem=2G,slots=1"
+        return "for example -m 256M,maxmem=2G,slots=1"
     if isinstance(error, NoFreeSlotError):
-        return f"-m has slots={memory.slots}"
+        return f"-m has slots={memory.slots}: raise it"
     return ""

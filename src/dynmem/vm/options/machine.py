@@ -1,4 +1,4 @@
-"""The options of ``dynmem vm``, written as QEMU writes them. Those about memory are in `memory_options`."""
+"""The options of ``dynmem vm``, written as QEMU writes them. Those about memory are in `memory`."""
 
 import os
 from dataclasses import dataclass, field
@@ -22,9 +22,15 @@ _POST_INIT_WAIT_MS_MAX: Final = 3_600_000
 
 @dataclass(frozen=True)
 class BalloonOptions:
-    """What ``--device hv-balloon,...`` says; address 0 is found by the machine.
+    """``--device hv-balloon,...``.
 
-    `startup_last`: after a reset the guest starts with the size that it had, instead of its boot size.
+    Attributes:
+        identity: Its id.
+        status_report: Whether the guest is to report its memory.
+        post_init_wait_ns: From the end of the handshake to the first request.
+        memdev: The backend of the memory that it adds.
+        address: Where that lies in guest memory; 0: anywhere.
+        startup_last: Whether after a reset the guest starts with its last size instead of its boot size.
     """
 
     identity: str = "hv-balloon"
@@ -37,7 +43,7 @@ class BalloonOptions:
 
 @dataclass(frozen=True)
 class GuestOptions:
-    """What ``--guest embedded,...`` says; `program` is what to run as the guest instead of ours."""
+    """``--guest embedded,...``; `program` runs as the guest instead of ours."""
 
     workload: str = "idle"
     seed: int = 0
@@ -46,13 +52,27 @@ class GuestOptions:
 
 @dataclass(frozen=True)
 class VmOptions:
-    """Everything ``dynmem vm`` can be told."""
+    """Everything that the options of ``dynmem vm`` say.
+
+    Attributes:
+        name: The VM's name.
+        memory: Boot memory, and the room for more.
+        objects: Memory backends.
+        memory_backend: The object to boot from, instead of memory of the machine's own.
+        balloon: The balloon, if there is one.
+        dimms: DIMMs that are there at the start.
+        qmp: The monitor's socket.
+        guest: What the guest is.
+        serial: The file of the guest's console.
+        trace: The trace events that are on.
+        log: Their file.
+        capture: The file of the captured traffic.
+    """
 
     name: str
     memory: MemoryOptions
     objects: tuple[BackendOptions, ...] = ()
     memory_backend: str | None = None
-    """The object to boot from, instead of memory of the machine's own."""
     balloon: BalloonOptions | None = None
     dimms: tuple[DimmOptions, ...] = ()
     qmp: Path | None = None
@@ -69,14 +89,14 @@ class VmOptions:
 
 
 def parse_name(text: str) -> str:
-    """A VM's name: printable, not empty, not long."""
+    """Check a VM's name: printable, not empty, not long."""
     if not text or len(text) > VM_NAME_MAX or not text.isprintable():
         raise ConfigError(f"--name {text!r}: a name has 1 to {VM_NAME_MAX} printable characters")
     return text
 
 
 def parse_devices(texts: tuple[str, ...]) -> tuple[BalloonOptions | None, tuple[DimmOptions, ...]]:
-    """All ``--device`` options: the one balloon, if there is one, and the DIMMs."""
+    """Parse all ``--device`` options: the one balloon, if there is one, and the DIMMs."""
     balloons: list[BalloonOptions] = []
     dimms: list[DimmOptions] = []
     for text in texts:
@@ -87,19 +107,19 @@ def parse_devices(texts: tuple[str, ...]) -> tuple[BalloonOptions | None, tuple[
         elif driver == "pc-dimm":
             dimms.append(dimm_of(keys))
         else:
-            raise keys.wrong(f"{driver!r} is not a device of this machine; there are hv-balloon and pc-dimm")
+            raise keys.wrong(f"unknown device {driver!r}; the devices are hv-balloon and pc-dimm")
     if len(balloons) > 1:
         raise ConfigError("--device: Only one balloon device is supported")
     names = [balloon.identity for balloon in balloons]
     names += [dimm.identity for dimm in dimms if dimm.identity is not None]
     for name in names:
         if names.count(name) > 1:
-            raise ConfigError(f"--device: there are two devices with id {name!r}")
+            raise ConfigError(f"--device: two devices have the id {name!r}: rename one")
     return (balloons[0] if balloons else None), tuple(dimms)
 
 
 def _balloon_of(keys: Keys) -> BalloonOptions:
-    """The rest of ``--device hv-balloon,...``."""
+    """Parse the rest of ``--device hv-balloon,...``."""
     keys.only(_DEVICE_KEYS)
     memdev = keys.text("memdev") or None
     startup = keys.text("x-startup", STARTUP_BOOT)
@@ -116,19 +136,19 @@ def _balloon_of(keys: Keys) -> BalloonOptions:
 
 
 def parse_machine(text: str) -> str | None:
-    """``[embedded,]memory-backend=ID``: the backend to boot from, if one is named."""
+    """Parse ``[embedded,]memory-backend=ID``; return the backend to boot from, if one is named."""
     keys = Keys("machine", text, implied="type")
     keys.only(("type", "memory-backend"))
     kind = keys.text("type", MACHINE)
     if kind != MACHINE:
-        raise keys.wrong(f"{kind!r} is no machine here: there is one type, {MACHINE}, and it can be left out")
+        raise keys.wrong(f"unknown machine type {kind!r}; the only type is {MACHINE} (the default)")
     if "memory-backend" in keys and not keys.text("memory-backend"):
-        raise keys.wrong("memory-backend is the id of an --object memory-backend-*")
+        raise keys.wrong("memory-backend must be the id of an --object memory-backend-*")
     return keys.text("memory-backend") or None
 
 
 def parse_qmp(text: str) -> Path:
-    """``unix:PATH,server=on,wait=off``: the monitor's socket."""
+    """Parse ``unix:PATH,server=on,wait=off``; return the monitor's socket."""
     keys = Keys("qmp", text, implied="path")
     keys.only(("path", "server", "wait"))
     kind, colon, path = keys.text("path").partition(":")
@@ -144,11 +164,11 @@ def parse_qmp(text: str) -> Path:
 
 
 def parse_guest(text: str) -> GuestOptions:
-    """``embedded,workload=NAME,seed=N,program=PATH,...``: other keys belong to the workload."""
+    """Parse ``embedded,workload=NAME,seed=N,program=PATH,...``; other keys belong to the workload."""
     keys = Keys("guest", text, implied="kind")
     kind = keys.take("kind") or ""
     if kind != "embedded":
-        raise keys.wrong(f"{kind!r} is no kind of guest; there is embedded")
+        raise keys.wrong(f"unknown kind of guest {kind!r}; the only kind is embedded")
     seed = keys.integer("seed", 0, (1 << 63) - 1)
     keys.take("seed")
     program = keys.take("program")
@@ -158,7 +178,7 @@ def parse_guest(text: str) -> GuestOptions:
 
 
 def parse_serial(text: str) -> Path | None:
-    """``file:PATH`` or ``none``: where the guest's console goes."""
+    """Parse ``file:PATH`` or ``none``; return where the guest's console goes."""
     if text == "none":
         return None
     kind, colon, path = text.partition(":")
@@ -168,11 +188,11 @@ def parse_serial(text: str) -> Path | None:
 
 
 def parse_trace(texts: tuple[str, ...]) -> frozenset[str]:
-    """All ``--trace`` options, each ``[enable=]PATTERN``: the events that are on in the end."""
+    """Parse all ``--trace`` options, each ``[enable=]PATTERN``; return the events that are on."""
     patterns = [text.removeprefix("enable=") for text in texts]
     for pattern in patterns:
         if not matching([pattern.removeprefix("-")]):
             raise ConfigError(
-                f"--trace {pattern!r}: no event has that name; write it like 'hv_balloon*' or 'vmbus*'"
+                f"--trace {pattern!r}: no event has that name; examples are 'hv_balloon*' and 'vmbus*'"
             )
     return matching(patterns)

@@ -1,6 +1,6 @@
-"""What is said about memory: ``-m``, ``--object memory-backend-*``, ``--device pc-dimm``.
+"""The options about memory: ``-m``, ``--object memory-backend-*``, ``--device pc-dimm``.
 
-The classes say the same for what a monitor's client asks for later (object-add, device_add).
+The monitor's object-add and device_add use the same classes.
 """
 
 from dataclasses import dataclass
@@ -32,7 +32,13 @@ _NODE_MAX: Final = 0xFFFF_FFFF
 
 @dataclass(frozen=True)
 class MemoryOptions:
-    """What ``-m`` says, in bytes: `maximum` counts sizes, boot memory with it; `slots` are for DIMMs."""
+    """``-m``.
+
+    Attributes:
+        size: Bytes of boot memory.
+        maximum: Bytes of all memory together, boot memory included.
+        slots: Slots for DIMMs.
+    """
 
     size: int
     maximum: int
@@ -50,7 +56,7 @@ class MemoryOptions:
 
     @property
     def device_memory_bytes(self) -> int:
-        """Addresses for memory devices: all their sizes, and the gaps that alignment may ask for.
+        """Addresses for memory devices, in bytes: all their sizes, and the gaps that alignment may need.
 
         A DIMM may be aligned to a huge page of 1 GiB, and hv-balloon's memory to 32 GiB.
         """
@@ -61,9 +67,18 @@ class MemoryOptions:
 
 @dataclass(frozen=True)
 class BackendOptions:
-    """A memory backend, by QEMU's names for its properties; None: the default of its kind.
+    """A memory backend, with QEMU's properties.
 
-    `size` and `hugetlb_size` are in bytes (0: the system's default huge page).
+    Attributes:
+        kind: Its type.
+        identity: Its id.
+        size: Bytes.
+        share: Whether it is shared; None: the default of its kind.
+        prealloc: Whether it is resident at once.
+        hugetlb: Whether it uses reserved huge pages.
+        hugetlb_size: Their bytes; 0: the system's default.
+        mem_path: Its file, or the folder for an unnamed one.
+        discard_data: Whether closing frees the file's content.
     """
 
     kind: str
@@ -79,7 +94,15 @@ class BackendOptions:
 
 @dataclass(frozen=True)
 class DimmOptions:
-    """A pc-dimm: `memdev` is a backend's id; address 0 and slot None are found by the machine."""
+    """A pc-dimm.
+
+    Attributes:
+        memdev: The id of its backend.
+        identity: Its id, if it has one.
+        address: Where it lies in guest memory, in bytes; 0: anywhere.
+        slot: Its DIMM slot; None: any.
+        node: Its NUMA node.
+    """
 
     memdev: str
     identity: str | None = None
@@ -89,7 +112,7 @@ class DimmOptions:
 
 
 def parse_memory(text: str) -> MemoryOptions:
-    """``512M``, ``512`` (MiB), ``size=512M,maxmem=2G,slots=4``."""
+    """Parse ``512M``, ``512`` (MiB), ``size=512M,maxmem=2G,slots=4``."""
     keys = Keys("memory", text, implied="size")
     keys.only(("size", "maxmem", "slots"))
     size = keys.size("size")
@@ -99,27 +122,28 @@ def parse_memory(text: str) -> MemoryOptions:
         raise keys.wrong(f"a size is between {least} and {most}, in whole pages of 4 KiB{how}")
     options = MemoryOptions(size, keys.size("maxmem", size), keys.integer("slots", 0, VM_DIMM_SLOTS_MAX))
     if options.maximum < size:
-        numbers = f"{format_size(options.maximum)} against {format_size(size)}"
-        raise keys.wrong(f"maxmem is below the size, {numbers}{keys.how_read('size', 'maxmem')}")
+        numbers = f"maxmem {format_size(options.maximum)} is below the size {format_size(size)}"
+        how = keys.how_read("size", "maxmem")
+        raise keys.wrong(f"{numbers}: raise maxmem, or leave it out{how}")
     if options.maximum % PAGE_SIZE:
-        raise keys.wrong("maxmem is in whole pages of 4 KiB")
+        raise keys.wrong("maxmem must be whole pages of 4 KiB")
     if options.slots and not options.can_grow:
-        raise keys.wrong("slots are for memory up to maxmem: give a maxmem above the size")
+        raise keys.wrong("slots are for memory up to maxmem: set maxmem above the size")
     if options.can_grow and options.device_memory_bytes < options.maximum - size:
         most = format_size(GUEST_ADDRESS_BYTES_MAX - options.device_memory_base + size)
         raise keys.wrong(
-            f"beyond {format_size(options.device_memory_base)}, where added memory begins, there are too few"
-            f" addresses: maxmem can be {most} with this size{keys.how_read('maxmem')}"
+            f"too few addresses above {format_size(options.device_memory_base)}, where added memory begins:"
+            f" maxmem can be at most {most} with this size{keys.how_read('maxmem')}"
         )
     return options
 
 
 def parse_object(text: str) -> BackendOptions:
-    """``memory-backend-ram,id=ID,size=SIZE[,share=on][,prealloc=on]``; ``-memfd`` and ``-file`` have more."""
+    """Parse ``memory-backend-ram,id=ID,size=SIZE[,share=on][,prealloc=on]``, or ``-memfd`` or ``-file``."""
     keys = Keys("object", text, implied="qom-type")
     kind = keys.take("qom-type") or ""
     if kind not in BACKEND_KINDS:
-        raise keys.wrong(f"{kind!r} is no object of this machine; there are {', '.join(BACKEND_KINDS)}")
+        raise keys.wrong(f"unknown object {kind!r}; the objects are {', '.join(BACKEND_KINDS)}")
     keys.only(_BACKEND_KEYS[kind])
     identity = keys.identity()
     if identity is None:
@@ -141,17 +165,17 @@ def parse_object(text: str) -> BackendOptions:
 
 
 def parse_objects(texts: tuple[str, ...]) -> tuple[BackendOptions, ...]:
-    """All ``--object`` options."""
+    """Parse all ``--object`` options."""
     objects = tuple(parse_object(text) for text in texts)
     names = [backend.identity for backend in objects]
     for name in names:
         if names.count(name) > 1:
-            raise ConfigError(f"--object: there are two objects with id {name!r}")
+            raise ConfigError(f"--object: two objects have the id {name!r}: rename one")
     return objects
 
 
 def dimm_of(keys: Keys) -> DimmOptions:
-    """The rest of ``--device pc-dimm,memdev=ID[,id=ID][,addr=N][,slot=N][,node=N]``."""
+    """Parse the rest of ``--device pc-dimm,memdev=ID[,id=ID][,addr=N][,slot=N][,node=N]``."""
     keys.only(_DIMM_KEYS)
     memdev = keys.text("memdev")
     if not memdev:

@@ -16,7 +16,7 @@ _IDENTIFIER: Final = re.compile(r"[A-Za-z][A-Za-z0-9._-]*", re.ASCII)
 
 
 def is_identifier(text: str) -> bool:
-    """Whether QEMU takes `text` as an id (util/id.c)."""
+    """Return whether QEMU accepts `text` as an id (util/id.c)."""
     return _IDENTIFIER.fullmatch(text) is not None
 
 
@@ -32,9 +32,9 @@ def split_options(option: str, text: str, *, implied: str) -> dict[str, str]:
         if not equals:
             key, value = (implied, word) if position == 0 else (word, "on")
         if not key or (not value and not equals):
-            raise ConfigError(f"--{option} {text!r}: there is nothing between two commas")
+            raise ConfigError(f"--{option} {text!r}: nothing stands between two commas")
         if key in found:
-            raise ConfigError(f"--{option} {text!r}: {key} is given twice")
+            raise ConfigError(f"--{option} {text!r}: {key} is given twice: remove one")
         found[key] = value
     return found
 
@@ -48,35 +48,35 @@ class Keys:
         self._found = split_options(option, text, implied=implied)
 
     def only(self, known: Collection[str]) -> None:
-        """Refuse keys that are not `known`."""
+        """Raise ConfigError for a key that is not `known`."""
         for key in self._found:
             if key not in known:
-                raise self.wrong(f"{key!r} is not known; there are {', '.join(known)}")
+                raise self.wrong(f"unknown key {key!r}; the keys are {', '.join(known)}")
 
     def wrong(self, what: str) -> ConfigError:
-        """What is wrong with this text, to be raised."""
+        """Return the error about this text, to be raised."""
         return ConfigError(f"--{self._option} {self._text!r}: {what}")
 
     def __contains__(self, key: str) -> bool:
         return key in self._found
 
     def rest(self) -> dict[str, str]:
-        """The keys that were not taken."""
+        """Return the keys that were not taken."""
         return dict(self._found)
 
     def take(self, key: str, default: str | None = None) -> str | None:
-        """The text of a key, which is then no longer there."""
+        """Remove a key and return its text."""
         return self._found.pop(key, default)
 
     def text(self, key: str, default: str = "") -> str:
-        """The text of a key."""
+        """Return the text of a key."""
         return self._found.get(key, default)
 
     def size(self, key: str, default: int | None = None, *, unit: str = "M") -> int:
-        """A size in bytes; a bare number is in `unit`. Without a default the key has to be there."""
+        """Return a size in bytes; a bare number is in `unit`. Without a default the key is required."""
         if key not in self._found:
             if default is None:
-                raise self.wrong(f"{key} is missing; write it like 512M")
+                raise self.wrong(f"{key} is missing: add {key}=512M, for example")
             return default
         try:
             return parse_size(self._found[key], default_unit=unit)
@@ -84,7 +84,7 @@ class Keys:
             raise self.wrong(str(error)) from None
 
     def how_read(self, *keys: str) -> str:
-        """How bare numbers of MiB among these keys were read, for the end of a sentence; "" without any."""
+        """Return how bare numbers of MiB among these keys were read, for the end of a message; "" if none."""
         bare = [key for key in keys if self._found.get(key, "").strip()[-1:].isdecimal()]
         told = ", ".join(
             f"{key}={self._found[key]} is {format_size(parse_size(self._found[key], default_unit='M'))}"
@@ -93,32 +93,32 @@ class Keys:
         return f" (a bare number is in MiB: {told})" if told else ""
 
     def integer(self, key: str, default: int, most: int) -> int:
-        """A whole number from 0 to `most`; 0x begins a hexadecimal one."""
+        """Return a whole number from 0 to `most`; 0x begins a hexadecimal one."""
         value = self._found.get(key)
         if value is None:
             return default
         number = int(value, 0) if _NUMBER.fullmatch(value) else -1
         if not 0 <= number <= most:
-            raise self.wrong(f"{key} is a whole number from 0 to {most}, not {value!r}")
+            raise self.wrong(f"{key} must be a whole number from 0 to {most}, not {value!r}")
         return number
 
     def identity(self) -> str | None:
-        """The id, if there is one: a letter, then letters, digits, ``-``, ``.`` and ``_``, as with QEMU."""
+        """Return the id, if any: a letter, then letters, digits, ``-``, ``.`` and ``_``, as in QEMU."""
         value = self._found.get("id")
         if value is not None and not is_identifier(value):
-            raise self.wrong(f"id is a letter and then letters, digits and any of -._, not {value!r}")
+            raise self.wrong(f"id must be a letter and then letters, digits and any of -._, not {value!r}")
         return value
 
     def switch(self, key: str) -> bool | None:
-        """A switch, on or off; None where it is not given."""
+        """Return a switch, on or off; None if it is not given."""
         value = self._found.get(key)
         if value is None:
             return None
         if value not in _SWITCH:
-            raise self.wrong(f"{key} is on or off, not {value!r}")
+            raise self.wrong(f"{key} must be on or off, not {value!r}")
         return _SWITCH[value]
 
     def flag(self, key: str, *, default: bool) -> bool:
-        """A switch, on or off."""
+        """Return a switch, on or off."""
         value = self.switch(key)
         return default if value is None else value
