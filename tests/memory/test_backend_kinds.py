@@ -14,6 +14,7 @@ from typing import Final
 
 import numpy as np
 import pytest
+from tests.rigs.backings import BACKINGS, fill, mounted
 from tests.rigs.machine_wide import HUGE, HUGE_PAGES, reserved
 
 from dynmem.errors import ConfigError
@@ -24,8 +25,6 @@ from dynmem.memory.backend import SEALS, Backend, BackendError, MemfdBackend, Ra
 from dynmem.memory.backend_file import FileBackend
 from dynmem.memory.discard import Discarder, DiscardError
 from dynmem.units import GIB, MIB, PAGE_SIZE
-
-from .backings import BACKINGS, fill, mounted
 
 TOO_MUCH: Final = 1 << 62
 

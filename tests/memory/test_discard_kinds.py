@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.rigs.backings import BACKINGS, fill, first_words
 from tests.rigs.machine_wide import HUGE, huge_pages_held
 from tests.rigs.pages import packed
 
@@ -28,8 +29,6 @@ from dynmem.memory.discard import Discarder, DiscardError
 from dynmem.pages import ranges as page_ranges
 from dynmem.pages.ranges import U64Array
 from dynmem.units import GIB, MIB, PAGE_SIZE
-
-from .backings import BACKINGS, fill, first_words
 
 BLOCKS = 4
 PAGES = BLOCKS * 512

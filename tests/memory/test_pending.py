@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 import pytest
+from tests.rigs.held_back import BLOCK, HOLD, Memory
 from tests.rigs.pages import packed, pages_of
 
 from dynmem.errors import LocalProtocolError
@@ -18,8 +19,6 @@ from dynmem.memory.discard import Discarder
 from dynmem.memory.pending import PendingDiscards
 from dynmem.pages import ranges as page_ranges
 from dynmem.units import PAGE_SIZE
-
-from .held_back import BLOCK, HOLD, Memory
 
 # what is due when
 

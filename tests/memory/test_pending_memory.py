@@ -3,14 +3,13 @@
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from tests.rigs.held_back import BLOCK, HOLD, Memory
 from tests.rigs.memory import memory_of
 from tests.rigs.pages import pages_of
 
 from dynmem.memory.discard import Discarder
 from dynmem.pages import ranges as page_ranges
 from dynmem.units import PAGE_SIZE
-
-from .held_back import BLOCK, HOLD, Memory
 
 PAGES = 4 * BLOCK + 20
 SPANS = st.lists(st.tuples(st.integers(0, PAGES - 1), st.integers(1, 90)), min_size=1, max_size=6)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 import pytest
+from tests.rigs.backings import BACKINGS, mounted
 from tests.rigs.machine_wide import HUGE, reserved, spare, taken
 
 from dynmem.memory.backend import Backend, MemfdBackend
@@ -16,8 +17,6 @@ from dynmem.memory.backend_file import FileBackend
 from dynmem.memory.discard import Discarder
 from dynmem.pages import ranges as page_ranges
 from dynmem.units import MIB, PAGE_SIZE
-
-from .backings import BACKINGS, mounted
 
 BLOCK: Final = HUGE // PAGE_SIZE
 PAGES: Final = 8

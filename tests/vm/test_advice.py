@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.memory.backings import mounted
+from tests.rigs.backings import mounted
 from tests.rigs.scenes import play, until
 from tests.rigs.vms import running
 

@@ -11,7 +11,7 @@ from tests.rigs.scenes import play, until
 from tests.rigs.vms import MIB, Vm, running
 
 FULL = 64 * MIB
-ATTACKER = Path(__file__).with_name("hostile_guest.py")
+ATTACKER = Path(__file__).parents[1] / "rigs" / "hostile_guest.py"
 Check = Callable[[Vm, Any, dict[str, Any]], Awaitable[None]]
 
 

@@ -4,6 +4,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from tests.rigs.added_memory import SIZE, UNIT, AddingRig, Discards, Plugged
+from tests.rigs.balloon_device import Rig
 from tests.rigs.machine_wide import HUGE, reserved, spare, taken
 from tests.rigs.scenes import play, plays, until
 from tests.rigs.vms import Vm, is_there, running
@@ -13,9 +15,6 @@ from dynmem.memory.discard import Discarder
 from dynmem.pages import ranges as page_ranges
 from dynmem.units import MIB, PAGE_SIZE
 from dynmem.wire import dm
-
-from .added_rig import SIZE, UNIT, AddingRig, Discards, Plugged
-from .device_rig import Rig
 
 pytestmark = pytest.mark.usefixtures("huge_pages")
 

@@ -3,9 +3,9 @@
 import asyncio
 from collections.abc import Callable, Iterable
 
+from tests.rigs.balloon_device import CAPS
 from tests.rigs.pages import packed
 from tests.rigs.scenes import plays, until
-from tests.vm.device_rig import CAPS
 
 from dynmem import vmbus
 from dynmem.space.address_space import Section

@@ -15,7 +15,7 @@ from dynmem.trace.decode import Entry
 from dynmem.trace.reader import Problem, read
 from dynmem.vm.options.machine import parse_trace
 
-ATTACKER = Path(__file__).with_name("hostile_guest.py")
+ATTACKER = Path(__file__).parents[1] / "rigs" / "hostile_guest.py"
 LINE = re.compile(r"\d+@\d{10}\.\d{6}:(vmbus|hv_balloon)_[a-z_]+ .*")
 
 

@@ -11,7 +11,7 @@ from tests.rigs.vms import MIB, Vm, is_there, running
 
 FULL = 256 * MIB
 LOW = 128 * MIB
-ATTACKER = Path(__file__).with_name("hostile_guest.py")
+ATTACKER = Path(__file__).parents[1] / "rigs" / "hostile_guest.py"
 
 
 async def reset(vm: Vm, client: Any) -> int:

@@ -13,7 +13,7 @@ from dynmem.wire.synic import VMBUS_SINT
 from dynmem.wire.versions import VERSION_5_0, VERSION_5_3, VERSION_WIN10, VERSIONS
 
 if TYPE_CHECKING:
-    from tests.vmbus.conftest import Machine
+    from tests.rigs.bus import BusEnds
 
 PAGE = 100 * PAGE_SIZE
 
@@ -28,7 +28,7 @@ def connection(version: int) -> int:
     return 4 if version >= VERSION_5_0 else 1
 
 
-def places(machine: Machine) -> list[tuple[int, int, int]]:
+def places(machine: BusEnds) -> list[tuple[int, int, int]]:
     """The processor, the SINT and the type of each message that the bus has to say."""
     found = []
     while (message := machine.bus.next_message()) is not None:
@@ -40,9 +40,9 @@ def places(machine: Machine) -> list[tuple[int, int, int]]:
 @pytest.mark.parametrize("vp", [0, 1, 2])
 @pytest.mark.parametrize("version", [VERSION_WIN10, VERSION_5_3])
 def test_every_message_goes_to_the_processor_that_made_contact(
-    machine: Machine, version: int, vp: int
+    machine: BusEnds, version: int, vp: int
 ) -> None:
-    three: Machine = type(machine)(vp_count=3, devices=2)
+    three: BusEnds = type(machine)(vp_count=3, devices=2)
     posts = connection(version)
     three.post(contact(version, vp), posts)
     assert places(three) == [(vp, VMBUS_SINT, 15)]
@@ -56,15 +56,15 @@ def test_every_message_goes_to_the_processor_that_made_contact(
     assert places(three) == [(vp, VMBUS_SINT, 17)]
 
 
-def test_a_new_contact_moves_the_messages_to_its_own_processor(machine: Machine) -> None:
-    two: Machine = type(machine)(vp_count=2)
+def test_a_new_contact_moves_the_messages_to_its_own_processor(machine: BusEnds) -> None:
+    two: BusEnds = type(machine)(vp_count=2)
     for vp in (1, 0, 1):
         two.post(contact(VERSION_5_3, vp))
         two.post(wire.RequestOffers())
         assert {(message_vp, sint) for message_vp, sint, _ in places(two)} == {(vp, VMBUS_SINT)}
 
 
-def test_a_contact_for_a_processor_that_does_not_exist_is_refused_on_the_first(machine: Machine) -> None:
+def test_a_contact_for_a_processor_that_does_not_exist_is_refused_on_the_first(machine: BusEnds) -> None:
     for vp in (1, 0xFFFF_FFFF):
         machine.post(contact(VERSION_5_3, vp))
         message = machine.bus.next_message()
@@ -75,7 +75,7 @@ def test_a_contact_for_a_processor_that_does_not_exist_is_refused_on_the_first(m
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_a_contact_is_answered_with_the_connection_to_post_on(machine: Machine, version: int) -> None:
+def test_a_contact_is_answered_with_the_connection_to_post_on(machine: BusEnds, version: int) -> None:
     """Linux reads it from 5.0 on only."""
     machine.post(contact(version, 0), connection(version))
     message = machine.bus.next_message()

@@ -20,15 +20,15 @@ from dynmem.wire.synic import VMBUS_SINT, HvStatus
 from dynmem.wire.versions import VERSION_4_1, VERSION_5_2, VERSION_5_3, VERSION_WIN8_1, VERSION_WIN10
 
 if TYPE_CHECKING:
-    from tests.vmbus.conftest import Machine
+    from tests.rigs.bus import BusEnds
 
 PFNS = range(16, 22)
 OPEN = wire.OpenReservedChannel(1, 1, 5, 7, 3)
 
 
-def ready(machine: Machine, **options: object) -> Machine:
+def ready(machine: BusEnds, **options: object) -> BusEnds:
     """Two processors, GPADL 7 made over two empty rings, nothing open."""
-    two: Machine = type(machine)(vp_count=2, **options)  # type: ignore[arg-type]
+    two: BusEnds = type(machine)(vp_count=2, **options)  # type: ignore[arg-type]
     two.connect()
     pages = GpadlMemory(two.memory, PFNS)
     initialize(pages, 0)
@@ -38,7 +38,7 @@ def ready(machine: Machine, **options: object) -> Machine:
     return two
 
 
-def taken(machine: Machine) -> vmbus.OutgoingMessage:
+def taken(machine: BusEnds) -> vmbus.OutgoingMessage:
     """The one message that the bus has for the guest."""
     message = machine.bus.next_message()
     assert message is not None
@@ -47,7 +47,7 @@ def taken(machine: Machine) -> vmbus.OutgoingMessage:
     return message
 
 
-def test_a_reserved_channel_answers_where_it_was_opened_and_closed_from(machine: Machine) -> None:
+def test_a_reserved_channel_answers_where_it_was_opened_and_closed_from(machine: BusEnds) -> None:
     two = ready(machine)
     channel = two.bus.channels[1]
     two.post(OPEN)
@@ -61,7 +61,7 @@ def test_a_reserved_channel_answers_where_it_was_opened_and_closed_from(machine:
     assert channel.state is ChannelState.CLOSED
 
 
-def test_a_reserved_channel_is_neither_closed_nor_moved_as_an_ordinary_one(machine: Machine) -> None:
+def test_a_reserved_channel_is_neither_closed_nor_moved_as_an_ordinary_one(machine: BusEnds) -> None:
     two = ready(machine)
     two.post(OPEN)
     two.answers()
@@ -79,7 +79,7 @@ def test_a_reserved_channel_is_neither_closed_nor_moved_as_an_ordinary_one(machi
 
 @pytest.mark.parametrize(("vp", "sint"), [(2, 5), (0xFFFF_FFFF, 2), (0, 16), (0, 0xFFFF_FFFF)])
 def test_a_reserved_channel_for_a_place_that_is_not_there_is_counted(
-    machine: Machine, vp: int, sint: int
+    machine: BusEnds, vp: int, sint: int
 ) -> None:
     two = ready(machine)
     two.post(wire.OpenReservedChannel(1, vp, sint, 7, 3))
@@ -92,7 +92,7 @@ def test_a_reserved_channel_for_a_place_that_is_not_there_is_counted(
     assert sum(two.bus.rejected.values()) == 2
 
 
-def test_a_reserved_channel_without_its_gpadl_is_refused_where_it_was_asked_for(machine: Machine) -> None:
+def test_a_reserved_channel_without_its_gpadl_is_refused_where_it_was_asked_for(machine: BusEnds) -> None:
     two = ready(machine)
     two.post(wire.OpenReservedChannel(1, 1, 5, 8, 3))
     refusal = wire.OpenChannelResult(1, 0, STATUS_UNSUCCESSFUL)
@@ -100,13 +100,13 @@ def test_a_reserved_channel_without_its_gpadl_is_refused_where_it_was_asked_for(
     assert not two.bus.channels[1].reserved
 
 
-def test_before_4_0_there_are_no_reserved_channels(machine: Machine) -> None:
+def test_before_4_0_there_are_no_reserved_channels(machine: BusEnds) -> None:
     two = ready(machine, max_version=VERSION_WIN8_1)
     assert two.post(OPEN, 1) is HvStatus.INVALID_HYPERCALL_INPUT
     assert not two.bus.channels[1].is_open
 
 
-def test_a_driver_moves_its_interrupts_and_hears_of_it_from_5_3_on(machine: Machine) -> None:
+def test_a_driver_moves_its_interrupts_and_hears_of_it_from_5_3_on(machine: BusEnds) -> None:
     two = ready(machine)
     two.client.channels[1].open(range(32, 38), 3, target_vp=1)
     two.pump()
@@ -124,7 +124,7 @@ def test_a_driver_moves_its_interrupts_and_hears_of_it_from_5_3_on(machine: Mach
 
 @pytest.mark.parametrize("version", [VERSION_4_1, VERSION_5_2])
 def test_a_driver_of_before_5_3_moves_its_interrupts_without_an_answer(
-    machine: Machine, version: int
+    machine: BusEnds, version: int
 ) -> None:
     two = ready(machine, max_version=version)
     two.client.channels[1].open(range(32, 38), 3)
@@ -138,7 +138,7 @@ def test_a_driver_of_before_5_3_moves_its_interrupts_without_an_answer(
     assert two.client_events == []
 
 
-def test_interrupts_stay_where_they_are_before_4_1_and_while_closed(machine: Machine) -> None:
+def test_interrupts_stay_where_they_are_before_4_1_and_while_closed(machine: BusEnds) -> None:
     two = ready(machine, max_version=VERSION_WIN10)
     here = two.client.channels[1]
     for _ in range(2):
@@ -150,7 +150,7 @@ def test_interrupts_stay_where_they_are_before_4_1_and_while_closed(machine: Mac
             break
 
 
-def test_an_answer_to_no_move_is_refused_and_a_late_one_ignored(opened: Machine) -> None:
+def test_an_answer_to_no_move_is_refused_and_a_late_one_ignored(opened: BusEnds) -> None:
     here, _ = opened.ends()
     answer = wire.encode(wire.ModifyChannelResponse(1, 0))
     with pytest.raises(RemoteProtocolError, match="MODIFYCHANNEL_RESPONSE"):
@@ -161,7 +161,7 @@ def test_an_answer_to_no_move_is_refused_and_a_late_one_ignored(opened: Machine)
     assert here.state is vmbus.GuestChannelState.TEARING_DOWN
 
 
-def test_monitor_pages_are_accepted_until_the_guest_leaves_and_no_offer_uses_them(machine: Machine) -> None:
+def test_monitor_pages_are_accepted_until_the_guest_leaves_and_no_offer_uses_them(machine: BusEnds) -> None:
     contact = wire.InitiateContact(VERSION_5_3, 0, wire.contact_target(VMBUS_SINT), 0x5000, 0x6000)
     machine.post(contact)
     assert machine.answers() == [wire.VersionResponse(True, 0, 4)]
@@ -174,7 +174,7 @@ def test_monitor_pages_are_accepted_until_the_guest_leaves_and_no_offer_uses_the
     assert machine.bus.monitor_pages == (0, 0)
 
 
-def test_the_life_of_a_channel_is_traced_with_qemus_events(machine: Machine) -> None:
+def test_the_life_of_a_channel_is_traced_with_qemus_events(machine: BusEnds) -> None:
     lines: list[str] = []
 
     def sink(name: str, text: str) -> None:

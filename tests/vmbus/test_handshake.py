@@ -27,15 +27,15 @@ from dynmem.wire.versions import (
 )
 
 if TYPE_CHECKING:
-    from tests.vmbus.conftest import Machine
+    from tests.rigs.bus import BusEnds
 
 
-def machine_of(machine: Machine, **options: object) -> Machine:
+def machine_of(machine: BusEnds, **options: object) -> BusEnds:
     """Another machine with other options."""
     return type(machine)(**options)  # type: ignore[arg-type]
 
 
-def test_a_guest_connects_and_is_offered_the_device(machine: Machine) -> None:
+def test_a_guest_connects_and_is_offered_the_device(machine: BusEnds) -> None:
     machine.connect()
     channel = machine.client.channels[1]
     assert machine.client_events == [
@@ -49,7 +49,7 @@ def test_a_guest_connects_and_is_offered_the_device(machine: Machine) -> None:
     assert machine.bus.rejected == {}
 
 
-def test_a_channel_opens_carries_packets_both_ways_and_closes(machine: Machine) -> None:
+def test_a_channel_opens_carries_packets_both_ways_and_closes(machine: BusEnds) -> None:
     machine.connect()
     machine.open()
     here, there = machine.ends()
@@ -81,7 +81,7 @@ def test_a_channel_opens_carries_packets_both_ways_and_closes(machine: Machine) 
     assert not there.writable
 
 
-def test_a_closed_channel_opens_again_over_other_pages(machine: Machine) -> None:
+def test_a_closed_channel_opens_again_over_other_pages(machine: BusEnds) -> None:
     machine.connect()
     for first_page in (16, 200, 16):
         machine.open(pfns=range(first_page, first_page + 8), downstream=4)
@@ -97,7 +97,7 @@ def test_a_closed_channel_opens_again_over_other_pages(machine: Machine) -> None
 
 
 @pytest.mark.parametrize("pages", [4, 26, 27, 54, 55, 500])
-def test_a_gpadl_spreads_over_as_many_bodies_as_it_needs(machine: Machine, pages: int) -> None:
+def test_a_gpadl_spreads_over_as_many_bodies_as_it_needs(machine: BusEnds, pages: int) -> None:
     machine.connect()
     scattered = [1 + (number * 7) % 1009 for number in range(pages)]
     machine.open(pfns=scattered, downstream=2)
@@ -115,7 +115,7 @@ def test_a_gpadl_spreads_over_as_many_bodies_as_it_needs(machine: Machine, pages
 
 
 @pytest.mark.parametrize("newest", VERSIONS)
-def test_the_newest_version_of_both_is_agreed_on(machine: Machine, newest: int) -> None:
+def test_the_newest_version_of_both_is_agreed_on(machine: BusEnds, newest: int) -> None:
     older = machine_of(
         machine, max_version=newest, versions=(*vmbus.LINUX_VERSIONS, VERSION_WIN7, VERSION_WS2008)
     )
@@ -128,7 +128,7 @@ def test_the_newest_version_of_both_is_agreed_on(machine: Machine, newest: int) 
     assert there.receive() is not None
 
 
-def test_a_host_without_a_common_version_is_given_up(machine: Machine) -> None:
+def test_a_host_without_a_common_version_is_given_up(machine: BusEnds) -> None:
     older = machine_of(machine, max_version=VERSION_WIN7)
     older.connect()
     assert older.client_events == [vmbus.Failed("the host agreed to none of our versions")]
@@ -136,14 +136,14 @@ def test_a_host_without_a_common_version_is_given_up(machine: Machine) -> None:
     assert older.bus.version is None
 
 
-def test_before_5_0_the_guest_posts_on_connection_1(machine: Machine) -> None:
+def test_before_5_0_the_guest_posts_on_connection_1(machine: BusEnds) -> None:
     for version, connection_id in ((VERSION_5_0, 4), (VERSION_4_1, 1)):
         client = vmbus.Client(machine.memory, versions=(version,))
         client.connect()
         assert [post.connection_id for post in client.take_posts()] == [connection_id]
 
 
-def test_before_2_4_signals_go_through_the_interrupt_page(machine: Machine) -> None:
+def test_before_2_4_signals_go_through_the_interrupt_page(machine: BusEnds) -> None:
     page = 100 * PAGE_SIZE
     old = machine_of(machine, max_version=VERSION_WIN7, versions=(VERSION_WIN7,), interrupt_page=page)
     old.connect()
@@ -158,7 +158,7 @@ def test_before_2_4_signals_go_through_the_interrupt_page(machine: Machine) -> N
     assert old.client.take_doorbells() == [17]
 
 
-def test_an_interrupt_page_outside_memory_is_counted_and_survived(machine: Machine) -> None:
+def test_an_interrupt_page_outside_memory_is_counted_and_survived(machine: BusEnds) -> None:
     old = machine_of(machine, max_version=VERSION_WIN7, versions=(VERSION_WIN7,), interrupt_page=1 << 50)
     old.connect()
     old.open()
@@ -166,7 +166,7 @@ def test_an_interrupt_page_outside_memory_is_counted_and_survived(machine: Machi
     assert old.bus.rejected == {"interrupt page outside memory": 1}
 
 
-def test_several_devices_keep_their_packets_and_signals_apart(machine: Machine) -> None:
+def test_several_devices_keep_their_packets_and_signals_apart(machine: BusEnds) -> None:
     several = machine_of(machine, devices=3)
     several.connect()
     assert [event.channel.relid for event in several.client_events if isinstance(event, vmbus.Offered)] == [
@@ -185,7 +185,7 @@ def test_several_devices_keep_their_packets_and_signals_apart(machine: Machine) 
         assert packet.data == bytes([relid]) * 8
 
 
-def test_a_full_ring_resumes_when_the_guest_has_read(opened: Machine) -> None:
+def test_a_full_ring_resumes_when_the_guest_has_read(opened: BusEnds) -> None:
     here, there = opened.ends()
     sent = 0
     while there.send(bytes(2000)):
@@ -202,7 +202,7 @@ def test_a_full_ring_resumes_when_the_guest_has_read(opened: Machine) -> None:
     assert 0 < received <= sent + 1
 
 
-def test_unloading_closes_everything_and_the_guest_can_connect_again(opened: Machine) -> None:
+def test_unloading_closes_everything_and_the_guest_can_connect_again(opened: BusEnds) -> None:
     here, there = opened.ends()
     opened.client.unload()
     opened.pump()
@@ -215,7 +215,7 @@ def test_unloading_closes_everything_and_the_guest_can_connect_again(opened: Mac
     assert opened.client.channels[1].state is vmbus.GuestChannelState.OPEN
 
 
-def test_before_3_0_a_guest_leaves_without_an_answer(machine: Machine) -> None:
+def test_before_3_0_a_guest_leaves_without_an_answer(machine: BusEnds) -> None:
     old = machine_of(machine, max_version=VERSION_WIN8)
     old.connect()
     old.client.unload()
@@ -224,7 +224,7 @@ def test_before_3_0_a_guest_leaves_without_an_answer(machine: Machine) -> None:
 
 
 @pytest.mark.parametrize("was_open", [True, False])
-def test_a_rescinded_channel_is_let_go_of_by_both_ends(machine: Machine, was_open: bool) -> None:
+def test_a_rescinded_channel_is_let_go_of_by_both_ends(machine: BusEnds, was_open: bool) -> None:
     machine.connect()
     if was_open:
         machine.open()
@@ -245,13 +245,13 @@ def test_a_rescinded_channel_is_let_go_of_by_both_ends(machine: Machine, was_ope
         here.open(range(16, 26), 5)
 
 
-def test_a_device_unplugged_before_any_contact_is_never_offered(machine: Machine) -> None:
+def test_a_device_unplugged_before_any_contact_is_never_offered(machine: BusEnds) -> None:
     machine.bus.rescind(machine.bus.channels[1])
     machine.connect()
     assert machine.client_events == [vmbus.Connected(VERSION_5_3), vmbus.OffersDelivered()]
 
 
-def test_a_reset_forgets_the_guest_but_not_the_devices(opened: Machine) -> None:
+def test_a_reset_forgets_the_guest_but_not_the_devices(opened: BusEnds) -> None:
     there = opened.bus.channels[1]
     opened.bus.reset()
     assert opened.bus.take_events() == [vmbus.ChannelClosed(there)]
@@ -263,7 +263,7 @@ def test_a_reset_forgets_the_guest_but_not_the_devices(opened: Machine) -> None:
     assert there.state is vmbus.ChannelState.OPEN
 
 
-def test_a_busy_slot_gets_the_same_message_until_it_takes_it(machine: Machine) -> None:
+def test_a_busy_slot_gets_the_same_message_until_it_takes_it(machine: BusEnds) -> None:
     machine.client.connect()
     (post,) = machine.client.take_posts()
     machine.bus.post_message(post.connection_id, 1, post.payload)
@@ -273,7 +273,7 @@ def test_a_busy_slot_gets_the_same_message_until_it_takes_it(machine: Machine) -
     assert machine.bus.next_message() is None
 
 
-def test_a_refused_open_gives_the_pages_back_and_says_why(machine: Machine) -> None:
+def test_a_refused_open_gives_the_pages_back_and_says_why(machine: BusEnds) -> None:
     machine.connect()
     here = machine.client.channels[1]
     here.open(range(16, 26), 5)
@@ -287,7 +287,7 @@ def test_a_refused_open_gives_the_pages_back_and_says_why(machine: Machine) -> N
     assert machine.client.channels[1].state is vmbus.GuestChannelState.OPEN
 
 
-def test_ring_pages_outside_memory_fail_the_open(machine: Machine) -> None:
+def test_ring_pages_outside_memory_fail_the_open(machine: BusEnds) -> None:
     machine.connect()
     with pytest.raises(RemoteProtocolError):  # the guest's own pages must exist
         machine.client.channels[1].open([1 << 40] * 4, 2)
@@ -295,14 +295,14 @@ def test_ring_pages_outside_memory_fail_the_open(machine: Machine) -> None:
 
 @pytest.mark.parametrize(("pages", "downstream"), [(3, 2), (4, 1), (4, 3), (10, 9), (10, 0), (8191, 100)])
 def test_pages_that_are_not_two_rings_are_our_own_error(
-    machine: Machine, pages: int, downstream: int
+    machine: BusEnds, pages: int, downstream: int
 ) -> None:
     machine.connect()
     with pytest.raises(LocalProtocolError):
         machine.client.channels[1].open([1] * pages, downstream)
 
 
-def test_a_client_used_out_of_order_is_our_own_error(opened: Machine) -> None:
+def test_a_client_used_out_of_order_is_our_own_error(opened: BusEnds) -> None:
     with pytest.raises(LocalProtocolError):
         opened.client.connect()
     with pytest.raises(LocalProtocolError):
@@ -324,7 +324,7 @@ def test_a_client_used_out_of_order_is_our_own_error(opened: Machine) -> None:
         wire.ModifyChannelResponse(1, 0),
     ],
 )
-def test_a_host_out_of_order_is_refused_and_changes_nothing(opened: Machine, message: wire.Message) -> None:
+def test_a_host_out_of_order_is_refused_and_changes_nothing(opened: BusEnds, message: wire.Message) -> None:
     with pytest.raises(RemoteProtocolError):
         opened.client.receive_message(wire.encode(message))
     assert opened.client.take_posts() == []
@@ -334,7 +334,7 @@ def test_a_host_out_of_order_is_refused_and_changes_nothing(opened: Machine, mes
     assert here.receive() is not None
 
 
-def test_a_host_that_offers_a_relid_twice_or_out_of_range_is_refused(opened: Machine) -> None:
+def test_a_host_that_offers_a_relid_twice_or_out_of_range_is_refused(opened: BusEnds) -> None:
     offer = opened.bus.channels[1].offer_message()
     for relid in (0, 1, 2048, 0xFFFF_FFFF):
         message = wire.encode(msgspec.structs.replace(offer, child_relid=relid))
@@ -343,7 +343,7 @@ def test_a_host_that_offers_a_relid_twice_or_out_of_range_is_refused(opened: Mac
     assert list(opened.client.channels) == [1]
 
 
-def test_a_late_answer_for_a_channel_that_is_gone_is_ignored(machine: Machine) -> None:
+def test_a_late_answer_for_a_channel_that_is_gone_is_ignored(machine: BusEnds) -> None:
     machine.connect()
     machine.client.channels[1].open(range(16, 26), 5)
     machine.client.receive_message(wire.encode(wire.RescindChannelOffer(1)))
@@ -356,7 +356,7 @@ def test_a_late_answer_for_a_channel_that_is_gone_is_ignored(machine: Machine) -
     assert [type(event) for event in machine.client.take_events()] == [vmbus.Closed, vmbus.Rescinded]
 
 
-def test_a_message_under_way_while_unloading_is_ignored(opened: Machine) -> None:
+def test_a_message_under_way_while_unloading_is_ignored(opened: BusEnds) -> None:
     opened.client.unload()
     opened.client.receive_message(wire.encode(wire.RescindChannelOffer(1)))
     assert opened.client.take_events() == []
@@ -364,7 +364,7 @@ def test_a_message_under_way_while_unloading_is_ignored(opened: Machine) -> None
     assert opened.client_events[-1] == vmbus.Unloaded()
 
 
-def test_a_broken_ring_from_the_host_is_the_drivers_to_handle(opened: Machine) -> None:
+def test_a_broken_ring_from_the_host_is_the_drivers_to_handle(opened: BusEnds) -> None:
     here, there = opened.ends()
     assert there.send(b"12345678")
     opened.memory.store32(21 * PAGE_SIZE, 0xFFFF_FFFF)
@@ -375,7 +375,7 @@ def test_a_broken_ring_from_the_host_is_the_drivers_to_handle(opened: Machine) -
     assert opened.client_events[-1] == vmbus.Closed(here)
 
 
-def test_a_refused_post_is_reported(machine: Machine) -> None:
+def test_a_refused_post_is_reported(machine: BusEnds) -> None:
     machine.connect()
     machine.client.post_refused(HvStatus.INVALID_HYPERCALL_INPUT)
     (failed,) = machine.client.take_events()

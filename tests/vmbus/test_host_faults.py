@@ -25,7 +25,7 @@ from dynmem.wire.synic import HvStatus
 from dynmem.wire.versions import VERSION_5_3, VERSION_6_0, VERSION_WIN8, VERSION_WIN10
 
 if TYPE_CHECKING:
-    from tests.vmbus.conftest import Machine
+    from tests.rigs.bus import BusEnds
 
 CONTACT = wire.InitiateContact(VERSION_5_3, 0, wire.contact_target(2), 0, 0)
 REFUSED = wire.VersionResponse(False, 0, 0)
@@ -42,7 +42,7 @@ def gpadl_header(gpadl: int, pages: int, here: int | None = None, relid: int = 1
     return wire.GpadlHeader(relid, gpadl, 8 + 8 * pages, 1, gpadl_range(pages) + words)
 
 
-def offered(machine: Machine) -> Machine:
+def offered(machine: BusEnds) -> BusEnds:
     machine.connect()
     machine.client.take_events()
     return machine
@@ -51,7 +51,7 @@ def offered(machine: Machine) -> Machine:
 # every fault that a guest can trigger in QEMU 10.2.2's VMBus, by reading its source
 
 
-def test_a_body_for_a_full_gpadl_is_counted(machine: Machine) -> None:
+def test_a_body_for_a_full_gpadl_is_counted(machine: BusEnds) -> None:
     bus = offered(machine).bus
     assert machine.post(gpadl_header(7, 2)) is HvStatus.SUCCESS
     assert machine.answers() == [wire.GpadlCreated(1, 7, 0)]
@@ -62,7 +62,7 @@ def test_a_body_for_a_full_gpadl_is_counted(machine: Machine) -> None:
 
 @pytest.mark.parametrize("range_buflen", [0, 4, 7])
 def test_a_gpadl_header_shorter_than_a_range_is_answered_with_an_error(
-    machine: Machine, range_buflen: int
+    machine: BusEnds, range_buflen: int
 ) -> None:
     offered(machine)
     ranges = struct.pack("<II", 0xFFFF_F000, 0)[:range_buflen]
@@ -70,7 +70,7 @@ def test_a_gpadl_header_shorter_than_a_range_is_answered_with_an_error(
     assert machine.answers() == [wire.GpadlCreated(1, 7, STATUS_UNSUCCESSFUL)]
 
 
-def test_an_unload_before_any_contact_is_refused(machine: Machine) -> None:
+def test_an_unload_before_any_contact_is_refused(machine: BusEnds) -> None:
     assert machine.post(wire.Unload()) is HvStatus.INVALID_HYPERCALL_INPUT
     assert machine.answers() == []
     assert machine.bus.take_events() == []
@@ -78,7 +78,7 @@ def test_an_unload_before_any_contact_is_refused(machine: Machine) -> None:
 
 @pytest.mark.parametrize("vp", [1, 0x7FFF_FFFF, 0xFFFF_FFFF])
 def test_a_contact_from_a_processor_that_is_not_there_is_answered_on_the_first(
-    machine: Machine, vp: int
+    machine: BusEnds, vp: int
 ) -> None:
     contact = wire.InitiateContact(VERSION_5_3, vp, wire.contact_target(2), 0, 0)
     assert machine.post(contact) is HvStatus.SUCCESS
@@ -91,7 +91,7 @@ def test_a_contact_from_a_processor_that_is_not_there_is_answered_on_the_first(
 
 @pytest.mark.parametrize("vp", [1, 0x7FFF_FFFF, 0xFFFF_FFFE])
 def test_an_open_for_a_processor_that_is_not_there_is_answered_with_an_error(
-    machine: Machine, vp: int
+    machine: BusEnds, vp: int
 ) -> None:
     offered(machine)
     machine.post(gpadl_header(7, 10))
@@ -103,7 +103,7 @@ def test_an_open_for_a_processor_that_is_not_there_is_answered_with_an_error(
     assert machine.bus.channels[1].state is ChannelState.CLOSED
 
 
-def test_an_event_flag_other_than_zero_is_no_port(opened: Machine) -> None:
+def test_an_event_flag_other_than_zero_is_no_port(opened: BusEnds) -> None:
     for flag in (1, 2047, 2048, 2049, 0xFFFF):
         assert opened.bus.signal_event(17, flag) is HvStatus.INVALID_PORT_ID
 
@@ -125,14 +125,14 @@ def test_an_event_flag_other_than_zero_is_no_port(opened: Machine) -> None:
     ],
     ids=["two ranges", "no range", "offset", "part of a page", "no page", "16 TiB", "too long", "no channel"],
 )
-def test_a_wrong_gpadl_is_answered_with_an_error(machine: Machine, header: wire.GpadlHeader) -> None:
+def test_a_wrong_gpadl_is_answered_with_an_error(machine: BusEnds, header: wire.GpadlHeader) -> None:
     offered(machine)
     machine.post(header)
     assert machine.answers() == [wire.GpadlCreated(header.child_relid, 7, STATUS_UNSUCCESSFUL)]
     assert sum(machine.bus.rejected.values()) == 1
 
 
-def test_a_gpadl_id_used_twice_is_refused_and_the_first_stays(machine: Machine) -> None:
+def test_a_gpadl_id_used_twice_is_refused_and_the_first_stays(machine: BusEnds) -> None:
     offered(machine)
     machine.post(gpadl_header(7, 30, here=26))
     machine.post(gpadl_header(7, 2))
@@ -141,7 +141,7 @@ def test_a_gpadl_id_used_twice_is_refused_and_the_first_stays(machine: Machine) 
     assert machine.answers() == [wire.GpadlCreated(1, 7, 0)]
 
 
-def test_the_pages_and_the_number_of_gpadls_are_bounded(machine: Machine) -> None:
+def test_the_pages_and_the_number_of_gpadls_are_bounded(machine: BusEnds) -> None:
     offered(machine)
     created = 0
     for gpadl in range(GPADLS_MAX + 1):
@@ -161,7 +161,7 @@ def test_the_pages_and_the_number_of_gpadls_are_bounded(machine: Machine) -> Non
     assert machine.answers() == [wire.GpadlCreated(1, GPADLS_MAX, STATUS_UNSUCCESSFUL)]
 
 
-def test_tearing_down_the_rings_of_an_open_channel_faults_it(opened: Machine) -> None:
+def test_tearing_down_the_rings_of_an_open_channel_faults_it(opened: BusEnds) -> None:
     _, there = opened.ends()
     assert there.gpadl_id is not None
     opened.post(wire.GpadlTeardown(1, there.gpadl_id))
@@ -174,7 +174,7 @@ def test_tearing_down_the_rings_of_an_open_channel_faults_it(opened: Machine) ->
     assert there.fault is None
 
 
-def test_a_teardown_of_an_unknown_gpadl_is_answered_but_not_one_of_another_channel(machine: Machine) -> None:
+def test_a_teardown_of_an_unknown_gpadl_is_answered_but_not_one_of_another_channel(machine: BusEnds) -> None:
     several = type(machine)(devices=2)
     several.connect()
     several.post(wire.GpadlTeardown(1, 99))
@@ -194,7 +194,7 @@ def test_a_teardown_of_an_unknown_gpadl_is_answered_but_not_one_of_another_chann
     ("pages", "downstream"), [(10, 0), (10, 1), (10, 9), (10, 10), (10, 0xFFFF_FFFF), (3, 2)]
 )
 def test_an_open_without_room_for_two_rings_is_answered_with_an_error(
-    machine: Machine, pages: int, downstream: int
+    machine: BusEnds, pages: int, downstream: int
 ) -> None:
     offered(machine)
     machine.post(gpadl_header(7, pages))
@@ -205,7 +205,7 @@ def test_an_open_without_room_for_two_rings_is_answered_with_an_error(
     assert machine.answers()[1:] == [wire.OpenChannelResult(1, 2, 0)]
 
 
-def test_an_open_with_an_unfinished_or_unknown_gpadl_or_channel_is_answered(machine: Machine) -> None:
+def test_an_open_with_an_unfinished_or_unknown_gpadl_or_channel_is_answered(machine: BusEnds) -> None:
     offered(machine)
     machine.post(gpadl_header(7, 30, here=10))
     for relid, gpadl in ((1, 7), (1, 8), (2, 7), (0xFFFF_FFFF, 7)):
@@ -213,13 +213,13 @@ def test_an_open_with_an_unfinished_or_unknown_gpadl_or_channel_is_answered(mach
         assert machine.answers() == [wire.OpenChannelResult(relid, 5, STATUS_UNSUCCESSFUL)]
 
 
-def test_an_open_channel_is_not_opened_twice(opened: Machine) -> None:
+def test_an_open_channel_is_not_opened_twice(opened: BusEnds) -> None:
     opened.post(wire.OpenChannel(1, 9, 0xE1E10, 0, 5))
     assert opened.answers() == [wire.OpenChannelResult(1, 9, STATUS_UNSUCCESSFUL)]
     assert opened.bus.channels[1].is_open
 
 
-def test_a_channel_opened_for_no_processor_gets_no_interrupts(machine: Machine) -> None:
+def test_a_channel_opened_for_no_processor_gets_no_interrupts(machine: BusEnds) -> None:
     offered(machine)
     machine.post(gpadl_header(7, 10))
     machine.post(wire.OpenChannel(1, 1, 7, wire.TARGET_VP_NONE, 5))
@@ -227,7 +227,7 @@ def test_a_channel_opened_for_no_processor_gets_no_interrupts(machine: Machine) 
     assert machine.bus.take_signals() == []
 
 
-def test_interrupts_move_to_the_processor_the_guest_names(machine: Machine) -> None:
+def test_interrupts_move_to_the_processor_the_guest_names(machine: BusEnds) -> None:
     several = type(machine)(vp_count=4)
     several.connect()
     several.open()
@@ -239,7 +239,7 @@ def test_interrupts_move_to_the_processor_the_guest_names(machine: Machine) -> N
     assert several.answers() == [wire.ModifyChannelResponse(1, STATUS_UNSUCCESSFUL)]
 
 
-def test_closing_or_releasing_what_is_not_there_is_counted(opened: Machine) -> None:
+def test_closing_or_releasing_what_is_not_there_is_counted(opened: BusEnds) -> None:
     for message in (wire.CloseChannel(2), wire.RelidReleased(1), wire.RelidReleased(0xFFFF_FFFF)):
         opened.post(message)
     opened.post(wire.CloseChannel(1))
@@ -252,24 +252,24 @@ def test_closing_or_releasing_what_is_not_there_is_counted(opened: Machine) -> N
 
 
 @pytest.mark.parametrize("version", [0, 1, 12, VERSION_5_3 + 1, VERSION_WIN10 - 1, VERSION_6_0, 0xFFFF_FFFF])
-def test_a_version_that_never_was_is_not_supported(machine: Machine, version: int) -> None:
+def test_a_version_that_never_was_is_not_supported(machine: BusEnds, version: int) -> None:
     machine.post(wire.InitiateContact(version, 0, wire.contact_target(2), 0, 0))
     assert machine.answers() == [REFUSED]
 
 
-def test_a_contact_for_another_sint_or_trust_level_is_not_supported(machine: Machine) -> None:
+def test_a_contact_for_another_sint_or_trust_level_is_not_supported(machine: BusEnds) -> None:
     for target in (wire.contact_target(5), wire.contact_target(2, vtl=2)):
         machine.post(wire.InitiateContact(VERSION_5_3, 0, target, 0, 0))
         assert machine.answers() == [REFUSED]
 
 
-def test_one_monitor_page_without_the_other_fails_the_contact(machine: Machine) -> None:
+def test_one_monitor_page_without_the_other_fails_the_contact(machine: BusEnds) -> None:
     machine.post(wire.InitiateContact(VERSION_WIN8, 0, 0, 0x1000, 0))
     assert machine.answers() == [wire.VersionResponse(True, 2, 0)]
     assert machine.bus.state is BusState.DISCONNECTED
 
 
-def test_a_new_contact_begins_anew(opened: Machine) -> None:
+def test_a_new_contact_begins_anew(opened: BusEnds) -> None:
     there = opened.bus.channels[1]
     opened.post(CONTACT)
     assert opened.bus.take_events() == [vmbus.ChannelClosed(there)]
@@ -280,7 +280,7 @@ def test_a_new_contact_begins_anew(opened: Machine) -> None:
     assert opened.bus.rejected == {"unexpected OPENCHANNEL": 1}
 
 
-def test_a_host_before_5_0_has_no_connection_4(machine: Machine) -> None:
+def test_a_host_before_5_0_has_no_connection_4(machine: BusEnds) -> None:
     old = type(machine)(max_version=VERSION_WIN10)
     assert old.post(CONTACT, connection_id=4) is HvStatus.INVALID_CONNECTION_ID
     assert old.post(CONTACT, connection_id=1) is HvStatus.SUCCESS
@@ -288,7 +288,7 @@ def test_a_host_before_5_0_has_no_connection_4(machine: Machine) -> None:
         assert machine.post(CONTACT, connection_id) is HvStatus.INVALID_CONNECTION_ID
 
 
-def test_a_socket_request_is_refused_with_an_answer(opened: Machine) -> None:
+def test_a_socket_request_is_refused_with_an_answer(opened: BusEnds) -> None:
     one, two = uuid.UUID(int=1), uuid.UUID(int=2)
     opened.post(wire.TlConnectRequest(one, two))
     assert opened.answers() == [wire.TlConnectResult(one, two, STATUS_CONNECTION_REFUSED)]
@@ -297,7 +297,7 @@ def test_a_socket_request_is_refused_with_an_answer(opened: Machine) -> None:
 # bounds
 
 
-def test_posts_are_refused_while_the_guest_takes_no_answers(opened: Machine) -> None:
+def test_posts_are_refused_while_the_guest_takes_no_answers(opened: BusEnds) -> None:
     statuses = [opened.post(wire.GpadlTeardown(1, number)) for number in range(VMBUS_QUEUE_MAX + 3)]
     assert statuses.count(HvStatus.SUCCESS) == VMBUS_QUEUE_MAX
     assert set(statuses[VMBUS_QUEUE_MAX:]) == {HvStatus.INSUFFICIENT_BUFFERS}
@@ -307,7 +307,7 @@ def test_posts_are_refused_while_the_guest_takes_no_answers(opened: Machine) -> 
     assert opened.answers() == [wire.VersionResponse(True, 0, 4)]
 
 
-def test_posts_are_refused_while_nobody_takes_the_events(opened: Machine) -> None:
+def test_posts_are_refused_while_nobody_takes_the_events(opened: BusEnds) -> None:
     statuses = []
     for _ in range(VMBUS_EVENTS_MAX + 10):
         statuses.append(opened.post(CONTACT))
@@ -316,7 +316,7 @@ def test_posts_are_refused_while_nobody_takes_the_events(opened: Machine) -> Non
     assert len(opened.bus.take_events()) == VMBUS_EVENTS_MAX
 
 
-def test_reasons_are_few_however_much_garbage_comes(opened: Machine) -> None:
+def test_reasons_are_few_however_much_garbage_comes(opened: BusEnds) -> None:
     for number in range(3000):
         opened.post(struct.pack("<IIIII", number, 0, number, number, number))
         opened.answers()
@@ -324,7 +324,7 @@ def test_reasons_are_few_however_much_garbage_comes(opened: Machine) -> None:
     assert len(opened.bus.rejected) < 30
 
 
-def test_a_hypervisor_message_of_another_type_is_refused(machine: Machine) -> None:
+def test_a_hypervisor_message_of_another_type_is_refused(machine: BusEnds) -> None:
     assert machine.bus.post_message(4, 2, wire.encode(CONTACT)) is HvStatus.INVALID_HYPERCALL_INPUT
     for payload in (b"", bytes(7), bytes(8), bytes(241), wire.encode(CONTACT)[:-1]):
         assert machine.post(payload) is HvStatus.INVALID_HYPERCALL_INPUT
@@ -351,7 +351,7 @@ def test_offers_are_distinct() -> None:
     ],
 )
 def test_a_malformed_packet_faults_its_channel_and_the_bus_lives_on(
-    machine: Machine, offset: int, value: int
+    machine: BusEnds, offset: int, value: int
 ) -> None:
     several = type(machine)(devices=2)
     several.connect()
@@ -379,14 +379,14 @@ def test_a_malformed_packet_faults_its_channel_and_the_bus_lives_on(
     assert there.receive() is not None
 
 
-def test_a_hostile_index_faults_the_channel_that_sends(opened: Machine) -> None:
+def test_a_hostile_index_faults_the_channel_that_sends(opened: BusEnds) -> None:
     _, there = opened.ends()
     opened.memory.store32(21 * PAGE_SIZE + 4, 3)
     assert not there.send(b"12345678")
     assert there.state is ChannelState.FAULTED
 
 
-def test_a_hostile_index_faults_the_channel_that_waits_for_room(opened: Machine) -> None:
+def test_a_hostile_index_faults_the_channel_that_waits_for_room(opened: BusEnds) -> None:
     _, there = opened.ends()
     while there.send(bytes(1000)):
         pass
@@ -395,7 +395,7 @@ def test_a_hostile_index_faults_the_channel_that_waits_for_room(opened: Machine)
     assert there.state is ChannelState.FAULTED
 
 
-def test_ring_pages_outside_memory_fault_when_they_are_touched(machine: Machine) -> None:
+def test_ring_pages_outside_memory_fault_when_they_are_touched(machine: BusEnds) -> None:
     offered(machine)
     pfns = [16, 1 << 51, 17, 18, 19, 20]
     ranges = gpadl_range(6) + struct.pack("<6Q", *pfns)
@@ -408,7 +408,7 @@ def test_ring_pages_outside_memory_fault_when_they_are_touched(machine: Machine)
     assert there.state is ChannelState.FAULTED
 
 
-def test_control_pages_outside_memory_fail_the_open(machine: Machine) -> None:
+def test_control_pages_outside_memory_fail_the_open(machine: BusEnds) -> None:
     offered(machine)
     machine.post(wire.GpadlHeader(1, 7, 40, 1, gpadl_range(4) + struct.pack("<4Q", 1 << 51, 1, 2, 3)))
     machine.post(wire.OpenChannel(1, 1, 7, 0, 2))

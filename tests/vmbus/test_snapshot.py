@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 
 import pytest
+from tests.rigs.bus import BusEnds
 
 from dynmem.errors import LocalProtocolError
 from dynmem.vmbus.memory import FlatMemory
@@ -10,19 +11,17 @@ from dynmem.wire import vmbus as wire
 from dynmem.wire.synic import VMBUS_MESSAGE_TYPE, HvStatus
 from dynmem.wire.versions import VERSION_5_3, VERSION_WS2008
 
-from .conftest import Machine
-
 INTERRUPT_PAGE = 8 << 12
 LONG = range(16, 216)  # page numbers that a header cannot hold: bodies follow
 SHORT = range(300, 310)
 BODY = b"\x05" * 1000
 
 
-def made(version: int) -> Machine:
-    return Machine(devices=2, vp_count=2, versions=(version,), interrupt_page=INTERRUPT_PAGE)
+def made(version: int) -> BusEnds:
+    return BusEnds(devices=2, vp_count=2, versions=(version,), interrupt_page=INTERRUPT_PAGE)
 
 
-def copied(machine: Machine, version: int) -> Machine:
+def copied(machine: BusEnds, version: int) -> BusEnds:
     """Return another machine, made of the snapshots of this one."""
     copy = made(version)
     copy.raw[:] = machine.raw
@@ -52,7 +51,7 @@ def fields(thing: object, above: tuple[object, ...] = ()) -> object:
     return thing
 
 
-def carry(machine: Machine) -> object:
+def carry(machine: BusEnds) -> object:
     """Let one message go up, and one down."""
     went = [
         machine.bus.post_message(post.connection_id, VMBUS_MESSAGE_TYPE, post.payload)
@@ -65,7 +64,7 @@ def carry(machine: Machine) -> object:
     return went, message
 
 
-def talk(machine: Machine) -> object:
+def talk(machine: BusEnds) -> object:
     """Let both ends send until the ring is full, and read a little."""
     here, there = machine.ends()
     sent = [here.send(BODY) for _ in range(30)], [there.send(BODY) for _ in range(3)]
@@ -73,13 +72,13 @@ def talk(machine: Machine) -> object:
     return sent, read, machine.bus.take_signals(), machine.client.take_doorbells()
 
 
-def modify(machine: Machine) -> object:
+def modify(machine: BusEnds) -> object:
     if machine.client.version == VERSION_5_3:
         machine.client.channels[1].modify(1)
     return machine.bus.snapshot().signals
 
 
-SCRIPT: list[Callable[[Machine], object]] = [
+SCRIPT: list[Callable[[BusEnds], object]] = [
     lambda machine: machine.client.connect(),
     *[carry] * 6,
     lambda machine: machine.client.channels[1].open(LONG, 5, target_vp=1),
@@ -124,7 +123,7 @@ def test_a_machine_made_of_snapshots_goes_on_as_the_other_would(version: int) ->
     assert "ChannelOpened" in str(plain)
 
 
-def test_an_end_with_events_that_were_not_taken_has_no_snapshot(machine: Machine) -> None:
+def test_an_end_with_events_that_were_not_taken_has_no_snapshot(machine: BusEnds) -> None:
     machine.client.connect()
     for post in machine.client.take_posts():
         machine.bus.post_message(post.connection_id, VMBUS_MESSAGE_TYPE, post.payload)

@@ -3,9 +3,9 @@
 import asyncio
 from typing import Any
 
+from tests.rigs.balloon_device import SIZE, Discards, Rig
 from tests.rigs.pages import packed
 from tests.rigs.scenes import plays
-from tests.vm.device_rig import SIZE, Discards, Rig
 
 from dynmem.memory.discard import DiscardError
 from dynmem.trace_events import Trace, matching

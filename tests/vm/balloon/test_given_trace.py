@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
+from tests.rigs.added_memory import FIRST, SIZE, UNIT, AddingRig, Discards, Plugged
 from tests.rigs.memory import memory_of
 from tests.rigs.scenes import play, plays
-from tests.vm.added_rig import FIRST, SIZE, UNIT, AddingRig, Discards, Plugged
 
 from dynmem.trace.lines import EventLine, parse
 from dynmem.trace_events import BY_NAME, Trace, matching

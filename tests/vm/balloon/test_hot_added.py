@@ -4,10 +4,10 @@ import asyncio
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from tests.rigs.added_memory import BASE, FIRST, SIZE, UNIT, AddingRig, Discards, Plugged
 from tests.rigs.memory import memory_of
 from tests.rigs.pages import packed
 from tests.rigs.scenes import plays
-from tests.vm.added_rig import BASE, FIRST, SIZE, UNIT, AddingRig, Discards, Plugged
 
 from dynmem.dm.events import HotRemoveFinished
 from dynmem.errors import ConfigError

@@ -14,9 +14,9 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from tests.rigs.added_memory import BASE, FIRST, SIZE, AddingRig, Discards, Plugged
 from tests.rigs.memory import memory_of
 from tests.rigs.pages import bounds_of, packed
-from tests.vm.added_rig import BASE, FIRST, SIZE, AddingRig, Discards, Plugged
 
 from dynmem.dm.states import HostState
 from dynmem.memory.backend import Backend

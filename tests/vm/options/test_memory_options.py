@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from tests.memory.backings import mounted
+from tests.rigs.backings import mounted
 from tests.rigs.scenes import play, until
 from tests.rigs.vms import BALLOON, MIB, running
 

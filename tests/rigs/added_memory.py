@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+from tests.rigs.balloon_device import SIZE, Discards, Rig
 from tests.rigs.memory import memory_of
 
 from dynmem.memory.backend import Backend
@@ -15,8 +16,6 @@ from dynmem.units import GIB, MIB, PAGE_SHIFT
 from dynmem.vm.balloon.discards import StartDiscard
 from dynmem.vm.balloon.memory_device import HotAddedMemory
 from dynmem.wire import dm
-
-from .device_rig import SIZE, Discards, Rig
 
 BASE = 32 * GIB  # where device memory begins
 FIRST = BASE >> PAGE_SHIFT
