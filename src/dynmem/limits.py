@@ -61,6 +61,8 @@ DISCARD_NEW_BYTES_MAX: Final = 1 << 16
 DISCARD_BATCH_BLOCKS: Final = 512
 # Per batch: a tenth of a second when each range needs a call of its own.
 DISCARD_BATCH_RANGES: Final = 4096
+# Huge pages that the host refuses one by one in a reservation. Then it has none left.
+HUGE_PAGE_REFUSALS_MAX: Final = 1024
 # The part of the host's memory, and its greatest size, that preallocation leaves to the host.
 PREALLOC_MARGIN_PART: Final = 32
 PREALLOC_MARGIN_BYTES_MAX: Final = 1 << 30

@@ -17,7 +17,7 @@ def test_more_than_the_host_can_give_is_not_preallocated(
 ) -> None:
     # a host with 64 MiB to give and a margin of 16 MiB
     monkeypatch.setattr(backend, "host_memory", lambda: HostMemory(512 * MIB, 64 * MIB))
-    with pytest.raises(BackendError, match=r"49 MiB .* the host has 48 MiB to give \(64 MiB available"):
+    with pytest.raises(BackendError, match=r"49 MiB .* the host can give only 48 MiB \(64 MiB available"):
         make(49 * MIB, prealloc=True)
     with make(48 * MIB, prealloc=True) as memory:
         assert memory.resident_bytes() == 48 * MIB
@@ -35,4 +35,4 @@ def test_a_host_keeps_a_part_of_its_memory_and_at_most_a_gibibyte() -> None:
     now = host_memory()
     assert 0 < now.available <= now.total
     assert now.lacks(0) is None
-    assert "to be made resident at once" in str(now.lacks(now.total))
+    assert "needed at once" in str(now.lacks(now.total))

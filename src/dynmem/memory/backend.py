@@ -18,6 +18,7 @@ from typing import ClassVar, Final, Self
 import numpy as np
 
 from dynmem.errors import ConfigError, DynmemError
+from dynmem.limits import HUGE_PAGE_REFUSALS_MAX
 from dynmem.memory import system_calls
 from dynmem.memory.host_memory import host_memory
 from dynmem.pages import ranges as page_ranges
@@ -32,7 +33,6 @@ _OWN_PAGE: Final = np.uint64(1 << 63 | 1 << 56)  # of an entry: in memory, and m
 _OWN_MASK: Final = _OWN_PAGE | np.uint64(1 << 61)  # nor a page of a file
 _SWAPPED: Final = np.uint64(1 << 62)
 _PREALLOCATING: Final = threading.Lock()  # so that no two count on the same memory of the host
-_REFUSALS_MAX: Final = 1024  # of huge pages, one by one: the system has none left
 _HUGE_SHIFT: Final = 26  # MFD_HUGE_SHIFT: where memfd_create's flags hold the size of a huge page
 
 
@@ -137,7 +137,7 @@ class Backend:
         refusals = 0
         while blocks:
             start, end = blocks.pop()
-            known = refusals >= _REFUSALS_MAX
+            known = refusals >= HUGE_PAGE_REFUSALS_MAX
             if not known and not system_calls.reserve_huge(
                 self._fd, start * self.page_size, (end - start) * self.page_size
             ):
@@ -169,7 +169,7 @@ class Backend:
 
     def _check_host(self, size: int) -> None:
         """Raise BackendError unless the host has memory for `size` bytes, less what is resident."""
-        if self.page_size > PAGE_SIZE:  # they are reserved: there are enough, or the system says so
+        if self.page_size > PAGE_SIZE:  # they are reserved: the system refuses if there are too few
             return
         if self.is_shared and system_calls.file_system(self._fd)[0] != system_calls.TMPFS_MAGIC:
             return  # on a disk

@@ -13,7 +13,7 @@ from dynmem.memory import system_calls
 from dynmem.memory.backend import Backend, BackendError, check_size, page_size_of, refusal
 from dynmem.units import PAGE_SIZE
 
-_OPEN_ATTEMPTS: Final = 10  # somebody else makes and removes the file between two looks of ours
+_OPEN_ATTEMPTS: Final = 10  # another process may make and remove the file between our two tries
 
 
 class FileBackend(Backend):

@@ -25,13 +25,13 @@ class HostMemory(NamedTuple):
         return min(self.total // PREALLOC_MARGIN_PART, PREALLOC_MARGIN_BYTES_MAX)
 
     def lacks(self, size: int) -> str | None:
-        """Why so many bytes cannot be made resident at once, in a sentence; None when they can."""
+        """Return a sentence if this many bytes cannot be made resident at once, else None."""
         if size <= self.available - self.margin:
             return None
         return (
-            f"{format_size(size)} are to be made resident at once, and the host has"
-            f" {format_size(max(0, self.available - self.margin))} to give ({format_size(self.available)}"
-            f" available, of which {format_size(self.margin)} stay the host's)"
+            f"{format_size(size)} are needed at once, but the host can give only"
+            f" {format_size(max(0, self.available - self.margin))} ({format_size(self.available)} available,"
+            f" of which {format_size(self.margin)} stay with the host)"
         )
 
 

@@ -1,4 +1,4 @@
-"""Warnings about a machine's memory backends that are no reason to refuse them: for the log.
+"""Warnings about a machine's memory backends, for the log: nothing here refuses one.
 
 Above all: a file can have a size without having the space, and touching a page that it cannot get ends the
 process by SIGBUS, guest or machine.

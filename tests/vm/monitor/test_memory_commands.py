@@ -364,7 +364,7 @@ def test_memory_that_the_host_has_not_cannot_be_made_resident(
     monitor: Monitor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(backend, "host_memory", lambda: HostMemory(512 * MIB, 64 * MIB))
-    said = "prealloc: 128 MiB are to be made resident at once, and the host has 48 MiB to give"
+    said = "prealloc: 128 MiB are needed at once, but the host can give only 48 MiB"
     assert monitor.problem("object-add", RAM, prealloc=True).startswith(said)
     monitor("object-add", RAM)
     assert monitor.problem("qom-set", path="r", property="prealloc", value=True).startswith(said)

@@ -166,5 +166,5 @@ def test_memory_that_the_host_has_not_is_refused_before_any_of_it_is_taken(
         main(["vm", "-m64M", "--object=memory-backend-ram,id=m,size=64M,prealloc=on"])
     assert ended.value.code == 2
     assert capsys.readouterr().err.startswith(
-        "dynmem: --object 'm': prealloc: 64 MiB are to be made resident at once, and the host has 32 MiB"
+        "dynmem: --object 'm': prealloc: 64 MiB are needed at once, but the host can give only 32 MiB"
     )

@@ -97,7 +97,7 @@ class Memory:
             block_pages=max(_BLOCK_PAGES, self._page_pages),
             whole_only=page_bytes > PAGE_SIZE,
         )
-        self._freed: Final = PageSet(pages)  # given for good, not discarded yet
+        self._freed: Final = PageSet(pages)  # removed permanently, not discarded yet
         self._is_freeing = False
         self.present: Final = present or _all
 

@@ -86,11 +86,11 @@ class Keys:
     def how_read(self, *keys: str) -> str:
         """Return how bare numbers of MiB among these keys were read, for the end of a message; "" if none."""
         bare = [key for key in keys if self._found.get(key, "").strip()[-1:].isdecimal()]
-        told = ", ".join(
+        sizes = ", ".join(
             f"{key}={self._found[key]} is {format_size(parse_size(self._found[key], default_unit='M'))}"
             for key in bare
         )
-        return f" (a bare number is in MiB: {told})" if told else ""
+        return f" (a bare number is in MiB: {sizes})" if sizes else ""
 
     def integer(self, key: str, default: int, most: int) -> int:
         """Return a whole number from 0 to `most`; 0x begins a hexadecimal one."""
