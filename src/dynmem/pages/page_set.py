@@ -113,6 +113,9 @@ class PageSet:
         """Return the parts of `ranges` that the set has: ascending, joined.
 
         Costs O(ranges + result): a long range over a fragmented set returns all the fragments.
+
+        Chunks of 8 pages, the set has [0,8) and 9 10 12, ranges [0,12):  chunk 0 is whole and full -> [0,8)
+        the rest [8,12) is bits 0-3 of a word, of which the set has 1 2   ->  [9,11), in all [0,8) [9,11)
         """
         self._settle()
         chunks, starts, ends = whole_chunks(*self._inside(ranges))
@@ -465,7 +468,11 @@ class PageSet:
         self._counts[chunk] = int(np.bitwise_count(row).sum())
 
     def _decode(self) -> Runs:
-        """Return the lowest pages of a set that has some: a span of full chunks, or the runs of bitmaps."""
+        """Return the lowest pages of a set that has some: a span of full chunks, or the runs of bitmaps.
+
+        Chunks of 8 pages, counts 8 8 3 0 5:  the lowest is full, and so is the next -> [0,16)
+        counts 0 0 3 0 5:  the runs of chunk 2, and of chunk 4 too if `_ahead` is at least 2
+        """
         low = self._low
         while (occupied := np.flatnonzero(self._counts[low : low + _SCAN_CHUNKS]) + low).size == 0:
             low += _SCAN_CHUNKS
