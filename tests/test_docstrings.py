@@ -92,6 +92,42 @@ def undocumented(sources: dict[str, str]) -> list[str]:
     ]
 
 
+def repeated(sources: dict[str, str]) -> list[str]:
+    """Return the places of methods whose docstring says again what that of a base says."""
+    methods = [
+        method
+        for place, text in sources.items()
+        for node in classes_in(ast.parse(text))
+        for method in methods_of(node, place)
+    ]
+    documented = {
+        (method.place.split(" ")[1].split(".")[0], method.name) for method in methods if method.docstring
+    }
+    return [
+        method.place
+        for method in methods
+        if method.docstring and any((base, method.name) in documented for base in method.bases)
+    ]
+
+
+def strays(sources: dict[str, str]) -> list[str]:
+    """Return the places of fields with a string below them or a comment beside them."""
+    found = []
+    for place, text in sources.items():
+        lines = text.splitlines()
+        for node in ast.walk(ast.parse(text)):
+            if not isinstance(node, ast.ClassDef):
+                continue
+            for field, after in zip(node.body, [*node.body[1:], None], strict=True):
+                if not isinstance(field, ast.AnnAssign):
+                    continue
+                below = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
+                beside = lines[(field.end_lineno or field.lineno) - 1][field.end_col_offset :].strip()
+                if below or (beside.startswith("#") and not beside.startswith(("# noqa", "# type:"))):
+                    found.append(f"{place}:{field.lineno} {node.name}")
+    return found
+
+
 def fillers(sources: dict[str, str]) -> list[str]:
     """Return the places of docstrings of a single word: they feed a linter and nobody else."""
     return [
@@ -119,6 +155,25 @@ def test_no_docstring_is_a_single_word() -> None:
 
 def test_a_method_of_a_library_s_class_is_documented_there() -> None:
     assert undocumented({"a.py": "class Mine(click.Group):\n    def get_command(self): ...\n"}) == []
+
+
+def test_no_override_says_again_what_its_base_says() -> None:
+    assert repeated(our_sources()) == []
+
+
+def test_every_field_is_documented_in_the_docstring_of_its_class() -> None:
+    assert strays(our_sources()) == []
+
+
+def test_a_docstring_on_an_override_is_found() -> None:
+    base = 'class Base:\n    def close(self): "Close the file."\n'
+    mine = 'class Mine(Base):\n    def close(self): "Close it."\n    def open(self): "Open it."\n'
+    assert repeated({"base.py": base, "mine.py": mine}) == ["mine.py:2 Mine.close"]
+
+
+def test_a_string_below_a_field_and_a_comment_beside_one_are_found() -> None:
+    text = 'class A:\n    a: int\n    "Below."\n    b: int = 1  # beside\n    c: int  # noqa: A003\n'
+    assert strays({"a.py": text}) == ["a.py:2 A", "a.py:4 A"]
 
 
 STORE = """

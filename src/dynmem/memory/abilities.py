@@ -18,12 +18,19 @@ PIDFD_SELF: Final = -10000  # of Linux 6.14 and later; a number of our own, wher
 
 
 class Abilities(NamedTuple):
-    """What works. `pidfd` stands for this process in the batched calls; it is -1 if none works."""
+    """What works.
+
+    Attributes:
+        pidfd: Stands for this process in the batched calls; -1 if none works.
+        batched_dontneed: process_madvise(MADV_DONTNEED) on oneself: Linux 6.13 and later.
+        batched_remove: The same for MADV_REMOVE, which is a punch.
+        splits: MADV_COLD on a part of a transparent huge page splits it: Linux 5.4 and later.
+    """
 
     pidfd: int = -1
-    batched_dontneed: bool = False  # process_madvise(MADV_DONTNEED) on oneself: Linux 6.13 and later
-    batched_remove: bool = False  # the same for MADV_REMOVE, which is a punch
-    splits: bool = False  # MADV_COLD on a part of a transparent huge page splits it: Linux 5.4 and later
+    batched_dontneed: bool = False
+    batched_remove: bool = False
+    splits: bool = False
 
 
 NONE: Final = Abilities()

@@ -45,12 +45,19 @@ class BackendError(DynmemError):
 
 
 class Backend:
-    """Memory for a guest: mapped here and, unless it is private, shared by every process that has `fd`."""
+    """Memory for a guest: mapped here and, unless it is private, shared by every process that has `fd`.
+
+    Attributes:
+        kind: The name of its type, as QEMU's.
+        hugetlb: Whether it consists of reserved huge pages, which come and go whole.
+        owns_file: Whether the memory file is this backend's alone, and its content need not be kept.
+        shared_underneath: Whether it is shared by its descriptor though `share` says otherwise.
+    """
 
     kind: ClassVar[str] = ""
-    hugetlb: bool = False  # huge pages that were reserved: they come and go whole
-    owns_file: bool = False  # the memory file is this backend's alone, and its content need not be kept
-    shared_underneath: bool = False  # shared by its descriptor though `share` says otherwise
+    hugetlb: bool = False
+    owns_file: bool = False
+    shared_underneath: bool = False
 
     def __init__(self, size: int, name: str, *, fd: int, page_size: int, share: bool, prealloc: bool) -> None:
         """Map `size` bytes of `fd`, which is closed if this fails, or private memory if it is -1.

@@ -64,7 +64,7 @@ class FileBackend(Backend):
             raise
 
     def close(self) -> None:
-        """Close and unmap; with `discard_data`, free the file's content (it keeps its name and size)."""
+        # With `discard_data`, free the file's content; it keeps its name and size.
         if self.discard_data and self.is_shared:
             system_calls.punch(self.fd, 0, self.size)
         super().close()
