@@ -15,6 +15,16 @@ def huge_pages() -> Iterator[None]:
         yield
 
 
+@pytest.fixture
+def processors() -> Iterator[None]:
+    """Hold the machine's processors against other tests of loads that grow while a manager looks on.
+
+    Tests that do not ask for them go on beside it; two such at once would not leave each other enough.
+    """
+    with machine_wide.held("processors"):
+        yield
+
+
 class NothingLeft:
     """Fails a run at its end, with a list, when the tests left something."""
 

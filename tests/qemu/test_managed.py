@@ -14,12 +14,13 @@ from dynmem.lab.workload import Load, Report
 from dynmem.qmp.client import QmpClient
 from dynmem.units import MIB, PAGE_SIZE
 
-pytestmark = [pytest.mark.qemu, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.qemu, pytest.mark.usefixtures("processors"), pytest.mark.timeout(900)]
 
 Boot = Callable[..., QemuGuest]
 Until = Callable[..., None]
 FAST = 2048 * MIB
-STEADILY = 32 * MIB  # a load without mercy: it touches its memory and is killed where there is none
+STEP = 16
+STEADILY = 64 * MIB  # a load without mercy: it touches its memory and is killed where there is none
 
 
 def said(guest: QemuGuest) -> Report:
@@ -30,6 +31,15 @@ def said(guest: QemuGuest) -> Report:
 
 def holds(guest: QemuGuest, mib: int) -> bool:
     return said(guest).held_pages == mib * MIB // PAGE_SIZE
+
+
+def grow(guest: QemuGuest, until: Until, mib: int) -> None:
+    """Raise the load step by step, each step when the manager has made room for more than it takes."""
+    held = said(guest).held_pages * PAGE_SIZE // MIB
+    for step in [*range(held + STEP, mib, STEP), mib]:
+        until(guest, lambda: said(guest).available_pages * PAGE_SIZE >= 2 * STEP * MIB)
+        guest.order(load(step, STEADILY))
+        until(guest, lambda step=step: holds(guest, step))
 
 
 def load(mib: int, rate: int) -> Load:
@@ -117,23 +127,21 @@ def test_the_manager_moves_memory_to_the_guest_whose_demand_rises_and_back(
     config = configuration(folder, (first, second), mode="enforce")
     with manager(config, folder / "log"):
         # `a` is busy: `b` gives, the sum fits the budget.
-        until(first, lambda: size(first) + size(second) <= 768 * MIB, 60)
+        until(first, lambda: size(first) + size(second) <= 768 * MIB)
         assert holds(first, 400)
         # `a` becomes idle, and only then `b` busy: what `a` gives really leaves it.
         first.order(load(24, FAST))
         until(first, lambda: holds(first, 24))
         before, resident = size(first), first.resident_bytes()
-        second.order(load(320, STEADILY))
-        until(second, lambda: holds(second, 320), 90)
-        until(first, lambda: size(first) <= before - 100 * MIB, 30)
+        grow(second, until, 320)
+        until(first, lambda: size(first) <= before - 100 * MIB)
         given = before - size(first)
         assert resident - first.resident_bytes() >= 0.9 * given
         # And back.
         shrunk = size(first)
         second.order(load(24, FAST))
         until(second, lambda: holds(second, 24))
-        first.order(load(360, STEADILY))
-        until(first, lambda: holds(first, 360), 90)
+        grow(first, until, 360)
         assert size(first) >= shrunk + 60 * MIB
         assert size(first) + size(second) <= 800 * MIB
     for guest in (first, second):
