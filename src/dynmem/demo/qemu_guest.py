@@ -24,7 +24,12 @@ class LinuxGuest:
         self._reserve_bytes = POLITE_RESERVE_BYTES if polite else 0
         self.backend = "Linux on KVM" if accel == "kvm" else "Linux, emulated"
         self._guest = QemuGuest(
-            member.name, member.maximum_bytes, folder, load=self._load(member.load_low), accel=accel
+            member.name,
+            member.maximum_bytes,
+            folder,
+            load=self._load(member.load_low),
+            accel=accel,
+            deflate_on_oom=True,  # as README recommends: the guest's parachute
         )
         self.monitor: Path = self._guest.qmp_path
         self._high = False
