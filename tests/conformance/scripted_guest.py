@@ -2,6 +2,8 @@
 
 from collections import deque
 
+from tests.conformance.captured import STATUS_REPORT, Line, script
+
 from dynmem.conformance import adapter
 from dynmem.conformance.adapter import Hypercalls
 from dynmem.units import MIB, NS_PER_S, PAGE_SIZE
@@ -9,8 +11,6 @@ from dynmem.vmbus.memory import FlatMemory, GpadlMemory
 from dynmem.vmbus.ring import RingReader, RingWriter, initialize
 from dynmem.wire.packet import Packet, PacketType
 from dynmem.wire.synic import MESSAGE_CONNECTION_ID_4, VMBUS_MESSAGE_TYPE
-
-from .captured import STATUS_REPORT, Line, script
 
 FIRST_RING_PAGE = 0x53F0  # as the captured GPADL says
 CONNECTION_ID = 17

@@ -6,14 +6,14 @@ guest's memory may differ: the pages of its rings and its monitor pages.
 
 from collections import deque
 
+from tests.conformance.captured import STATUS_REPORT, Line, script
+
 from dynmem.conformance import adapter
 from dynmem.units import MIB, PAGE_SIZE
 from dynmem.vmbus.memory import FlatMemory, GpadlMemory
 from dynmem.vmbus.ring import RingReader, RingWriter
 from dynmem.wire.packet import Packet, PacketType
 from dynmem.wire.synic import HvStatus
-
-from .captured import STATUS_REPORT, Line, script
 
 REQUESTS = frozenset({6, 8, 10})  # a host says these by itself, when it has a target
 CONTACT, GPADL_HEADER = 14, 8

@@ -1,14 +1,13 @@
 """Captured traffic, played by a host and by a guest that are nothing else, passes every session case."""
 
 import pytest
+from tests.conformance.captured import script
+from tests.conformance.scripted_guest import ScriptedGuest
+from tests.conformance.scripted_host import ScriptedHost
 
 from dynmem.conformance import adapter
 from dynmem.conformance.case import Case, Verdict, run_case
 from dynmem.conformance.suite import GUEST_CASES, HOST_CASES
-
-from .captured import script
-from .scripted_guest import ScriptedGuest
-from .scripted_host import ScriptedHost
 
 HOST_SESSION = [case for case in HOST_CASES if case.group == adapter.SESSION]
 GUEST_SESSION = [case for case in GUEST_CASES if case.group == adapter.SESSION]

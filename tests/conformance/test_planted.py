@@ -1,13 +1,12 @@
 """The suite catches what it is there to catch."""
 
 import pytest
+from tests.conformance import planted_guests, planted_hosts
 
 from dynmem.conformance.case import Verdict, run_case
 from dynmem.conformance.ours.guest import OurGuest
 from dynmem.conformance.ours.host import OurHost
 from dynmem.conformance.suite import GUEST_CASES, HOST_CASES
-
-from . import planted_guests, planted_hosts
 
 CASES = {case.name: case for case in (*HOST_CASES, *GUEST_CASES)}
 CAUGHT = frozenset({Verdict.FAILED, Verdict.BROKEN})

@@ -1,13 +1,12 @@
 """What `dynmem vm` and its embedded guest are made of, beyond the two protocol machines, conforms too."""
 
 import pytest
+from tests.conformance.device_host import DeviceHost
+from tests.conformance.driver_guest import DriverGuest
 
 from dynmem.conformance.adapter import HOT_ADD
 from dynmem.conformance.case import Case, Verdict, run_case
 from dynmem.conformance.suite import GUEST_CASES, HOST_CASES
-
-from .device_host import DeviceHost
-from .driver_guest import DriverGuest
 
 
 @pytest.mark.parametrize("case", HOST_CASES, ids=lambda case: case.name)

@@ -4,6 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
+from tests.conformance.device_host import DeviceHost
+from tests.conformance.driver_guest import DriverGuest
+from tests.conformance.scripted_guest import ScriptedGuest
+from tests.conformance.scripted_host import ScriptedHost
+from tests.conformance.silent_ends import ChatteringGuest, ChatteringHost, SilentGuest, SilentHost
 
 from dynmem.conformance.__main__ import listing, main
 from dynmem.conformance.adapter import GROUPS, GuestFactory, HostFactory
@@ -13,12 +18,6 @@ from dynmem.conformance.ours.host import OurHost
 from dynmem.conformance.report import conforms, table
 from dynmem.conformance.suite import GUEST_CASES, HOST_CASES
 from dynmem.errors import ConfigError
-
-from .device_host import DeviceHost
-from .driver_guest import DriverGuest
-from .scripted_guest import ScriptedGuest
-from .scripted_host import ScriptedHost
-from .silent_ends import ChatteringGuest, ChatteringHost, SilentGuest, SilentHost
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "conformance.md"
 

@@ -1,6 +1,7 @@
 """Both ends over VMBus: offer, GPADL, open, real rings in memory, and everything that the protocol has."""
 
 import pytest
+from tests.rigs.bus import carry
 from tests.rigs.stores import PlainBlocks, PlainPages, PlainSource, SetStore
 
 from dynmem import vmbus
@@ -15,7 +16,6 @@ from dynmem.vmbus import Bus, Channel, ChannelOpened, Offer
 from dynmem.vmbus.memory import FlatMemory
 from dynmem.wire import dm
 from dynmem.wire.dm import BALLOON_DEVICE_TYPE
-from dynmem.wire.synic import VMBUS_MESSAGE_TYPE
 
 TOTAL = 16384
 STEP = 256
@@ -59,14 +59,7 @@ class Machine:
             pass
 
     def bus_moves(self) -> bool:
-        moved = False
-        for post in self.client.take_posts():
-            self.bus.post_message(post.connection_id, VMBUS_MESSAGE_TYPE, post.payload)
-            moved = True
-        while (message := self.bus.next_message()) is not None:
-            self.bus.message_delivered()
-            self.client.receive_message(message.payload)
-            moved = True
+        moved = carry(self.client, self.bus)
         for event in self.bus.take_events():
             if isinstance(event, ChannelOpened):
                 self.channel = event.channel

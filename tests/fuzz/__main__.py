@@ -5,7 +5,7 @@ import sys
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 
-from .targets import TARGETS, timed
+from tests.fuzz.targets import TARGETS, timed
 
 
 def main() -> int:

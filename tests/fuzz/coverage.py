@@ -12,7 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from . import corpus
+from tests.fuzz import corpus
 
 KEPT_BYTES_MAX = 400  # of one input
 KEPT_MAX = 24  # inputs of one target
@@ -23,7 +23,7 @@ def child(name: str, arguments: list[str]) -> None:
     import atheris
 
     with atheris.instrument_imports(include=["dynmem"]):
-        from .targets import TARGETS
+        from tests.fuzz.targets import TARGETS
     target = TARGETS[name]
     feed = target.make()
 
@@ -37,7 +37,7 @@ def child(name: str, arguments: list[str]) -> None:
 
 def guided(name: str, seconds: int, *, keep: bool) -> bool:
     """One target for so many seconds; whether nothing escaped."""
-    from .targets import TARGETS
+    from tests.fuzz.targets import TARGETS
 
     own = [sys.executable, "-m", "tests.fuzz.coverage", "--child", name]
     found = Path(".fuzz") / name
@@ -73,7 +73,7 @@ def main() -> int:
     """Exit 1 when anything escaped."""
     if sys.argv[1:2] == ["--child"]:
         child(sys.argv[2], sys.argv[3:])
-    from .targets import TARGETS
+    from tests.fuzz.targets import TARGETS
 
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz.coverage", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(TARGETS))

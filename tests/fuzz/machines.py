@@ -8,8 +8,10 @@ ever get past the first step. After a burst a machine that is reset does its wor
 import uuid
 from collections.abc import Callable
 
+from tests.fuzz.engine import Target
+from tests.fuzz.parsers import CHANNEL_SEEDS, DM_SEEDS, PACKETS
 from tests.rigs.pages import packed
-from tests.rigs.stores import PlainBlocks, PlainSource
+from tests.rigs.stores import PlainBlocks, PlainSource, SetStore
 
 from dynmem import vmbus
 from dynmem.dm import DynamicMemoryHost, GivenUp, GuestOptions, HostOptions
@@ -29,9 +31,6 @@ from dynmem.wire import vmbus as wire
 from dynmem.wire.packet import Packet
 from dynmem.wire.synic import MSR_SCONTROL, MSR_SIEFP, MSR_SIMP, MSR_SINT0, VMBUS_MESSAGE_TYPE, MessageSlot
 from dynmem.wire.versions import VERSION_5_3
-
-from .engine import Target
-from .parsers import CHANNEL_SEEDS, DM_SEEDS, PACKETS
 
 BURST = 24
 MEMORY_PAGES = 64
@@ -255,27 +254,6 @@ def clients() -> Callable[[bytes], None]:
     return ClientRig().feed
 
 
-class Store:
-    """What the device does with pages, without a device."""
-
-    def __init__(self) -> None:
-        self.set = PageSet(GUEST_PAGES + ADDED_PAGES)
-
-    @property
-    def removed_pages(self) -> int:
-        return len(self.set)
-
-    def add_given(self, batch: bytes) -> GivenUp:
-        added = self.set.add(batch)
-        return GivenUp(added.new, added.duplicates, added.rejected)
-
-    def remove_for_guest(self, max_pages: int, max_ranges: int) -> bytes:
-        return self.set.take(max_pages, max_ranges)
-
-    def undo(self, batch: bytes) -> None:
-        assert self.set.add(batch).duplicates == 0
-
-
 class Source(PlainSource):
     """Memory to add that looks at no page of ranges outside it, however long they are."""
 
@@ -291,7 +269,7 @@ class HostRig:
     """The host's end of the protocol, led into one of its states, then told anything."""
 
     def __init__(self) -> None:
-        self.store = Store()
+        self.store = SetStore(GUEST_PAGES + ADDED_PAGES)
         self.source = Source(GUEST_PAGES, ADDED_PAGES)
         self.end = DynamicMemoryHost(
             store=self.store,
@@ -310,7 +288,7 @@ class HostRig:
         raise AssertionError("the host has ever more to say to a guest that says nothing")
 
     def restart(self) -> None:
-        self.store.set.clear()
+        self.store.pages.clear()
         self.source.free = set(range(GUEST_PAGES, GUEST_PAGES + ADDED_PAGES))
         self.source.reserved, self.source.given = [], set()
         self.end.reset(self.now)

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from tests.fuzz.engine import Target
 from tests.rigs.embedded import GuestWithoutProcess
 from tests.rigs.pages import bounds_of
 
@@ -39,8 +40,6 @@ from dynmem.vmbus.memory import FlatMemory
 from dynmem.wire import dm
 from dynmem.wire import hardware as wire
 from dynmem.wire.synic import VMBUS_MESSAGE_TYPE
-
-from .engine import Target
 
 BOOT = 32 * MIB >> PAGE_SHIFT
 ADDED = 384 * MIB

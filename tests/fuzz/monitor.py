@@ -13,6 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tests.fuzz.engine import Target
+
 from dynmem.limits import QMP_MESSAGE_BYTES_MAX
 from dynmem.qmp.command import checked_arguments, find_command, parse_request
 from dynmem.qmp.errors import QmpCommandError
@@ -23,8 +25,6 @@ from dynmem.vm.machine import Machine
 from dynmem.vm.monitor.commands import commands
 from dynmem.vm.options.machine import BalloonOptions, VmOptions
 from dynmem.vm.options.memory import BackendOptions, DimmOptions, MemoryOptions
-
-from .engine import Target
 
 BURST = 64
 RESIDENT_MAX = 8 * MIB  # of what the target lets a client ask for

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from tests.fuzz.engine import Target
 from tests.wire.test_dm import BY_HAND, CAPTURED
 from tests.wire.test_vmbus import CAPTURED as CHANNEL_BYTES
 
@@ -32,8 +33,6 @@ from dynmem.vm.options import memory as memory_options
 from dynmem.vm.options.text import is_identifier
 from dynmem.wire import dm, hardware, monitor_page, packet, synic, vmbus
 from dynmem.wire.versions import VERSION_5_3, VERSION_WIN8
-
-from .engine import Target
 
 REMOTE = (RemoteProtocolError,)
 GUEST_PAGES = 32_768

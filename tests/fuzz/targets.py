@@ -3,12 +3,12 @@
 import time
 from dataclasses import replace
 
-from . import corpus
-from .engine import EscapedError, Target, run
-from .machines import MACHINES
-from .memory_guest import MEMORY_MACHINES
-from .monitor import MONITORS
-from .parsers import PARSERS
+from tests.fuzz import corpus
+from tests.fuzz.engine import EscapedError, Target, run
+from tests.fuzz.machines import MACHINES
+from tests.fuzz.memory_guest import MEMORY_MACHINES
+from tests.fuzz.monitor import MONITORS
+from tests.fuzz.parsers import PARSERS
 
 TARGETS: dict[str, Target] = {
     target.name: replace(target, seeds=target.seeds + corpus.load(target.name))

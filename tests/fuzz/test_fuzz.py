@@ -3,11 +3,10 @@
 import contextlib
 
 import pytest
+from tests.fuzz.corpus import FOLDER
+from tests.fuzz.engine import BATCH, EscapedError, Target, mutants, run
+from tests.fuzz.targets import TARGETS
 from tests.rigs.machine_wide import huge_pages_held
-
-from .corpus import FOLDER
-from .engine import BATCH, EscapedError, Target, mutants, run
-from .targets import TARGETS
 
 INPUTS = 60_000
 

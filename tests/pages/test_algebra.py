@@ -6,13 +6,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.pages.test_ranges import SPANS, covered
 from tests.rigs.pages import packed, spans_of
 
 from dynmem.errors import RemoteProtocolError
 from dynmem.pages import page_count
 from dynmem.pages.algebra import Ranges, cut, joined, moved, within, without
-
-from .test_ranges import SPANS, covered
 
 Spans = list[tuple[int, int]]
 

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 
+from tests.rigs.bus import carry
 from tests.rigs.memory import memory_of
 from tests.rigs.pages import packed
 
@@ -19,7 +20,6 @@ from dynmem.vm.options.machine import BalloonOptions
 from dynmem.vmbus import Bus, ChannelClosed, ChannelFaulted, ChannelOpened
 from dynmem.vmbus.memory import FlatMemory
 from dynmem.wire import dm
-from dynmem.wire.synic import VMBUS_MESSAGE_TYPE
 
 SIZE = 32 * MIB
 CAPS = dm.CAP_BALLOON | dm.CAP_HOT_ADD | dm.CAP_HOT_REMOVE  # added in steps of 1 MiB
@@ -107,11 +107,7 @@ class Rig:
     def pump(self) -> list[vmbus.ClientEvent]:
         events: list[vmbus.ClientEvent] = []
         for _ in range(8):
-            for post in self.client.take_posts():
-                self.bus.post_message(post.connection_id, VMBUS_MESSAGE_TYPE, post.payload)
-            while (message := self.bus.next_message()) is not None:
-                self.bus.message_delivered()
-                self.client.receive_message(message.payload)
+            carry(self.client, self.bus)
             events += self.client.take_events()
             self.follow()
         return events

@@ -14,6 +14,21 @@ MEMORY_BYTES = 8 << 20
 INSTANCE = uuid.UUID("1eccfd72-4b41-45ef-b73a-4a6e44c12924")
 
 
+def carry(client: vmbus.Client, bus: vmbus.Bus) -> bool:
+    """Carry what each has for the other, once in each direction; return whether there was anything."""
+    moved = False
+    for post in client.take_posts():
+        moved = True
+        status = bus.post_message(post.connection_id, VMBUS_MESSAGE_TYPE, post.payload)
+        if status is not HvStatus.SUCCESS:
+            client.post_refused(status)
+    while (message := bus.next_message()) is not None:
+        moved = True
+        bus.message_delivered()
+        client.receive_message(message.payload)
+    return moved
+
+
 class BusEnds:
     """A host's bus and a guest's client in one process."""
 
@@ -39,19 +54,8 @@ class BusEnds:
 
     def pump(self) -> None:
         """Carry messages until neither end has any."""
-        moved = True
-        while moved:
-            moved = False
-            for post in self.client.take_posts():
-                moved = True
-                status = self.bus.post_message(post.connection_id, VMBUS_MESSAGE_TYPE, post.payload)
-                if status is not HvStatus.SUCCESS:
-                    self.client.post_refused(status)
-                self.bus_events += self.bus.take_events()
-            while (message := self.bus.next_message()) is not None:
-                moved = True
-                self.bus.message_delivered()
-                self.client.receive_message(message.payload)
+        while carry(self.client, self.bus):
+            pass
         self.bus_events += self.bus.take_events()
         self.client_events += self.client.take_events()
 

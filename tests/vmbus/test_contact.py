@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pytest
+from tests.rigs.bus import BusEnds
 
 from dynmem.units import PAGE_SIZE
 from dynmem.wire import vmbus as wire
 from dynmem.wire.status import ConnectionState
 from dynmem.wire.synic import VMBUS_SINT
 from dynmem.wire.versions import VERSION_5_0, VERSION_5_3, VERSION_WIN10, VERSIONS
-
-if TYPE_CHECKING:
-    from tests.rigs.bus import BusEnds
 
 PAGE = 100 * PAGE_SIZE
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING
 
 import pytest
+from tests.rigs.bus import BusEnds
 
 from dynmem import vmbus
 from dynmem.errors import LocalProtocolError, RemoteProtocolError
@@ -18,9 +18,6 @@ from dynmem.wire import vmbus as wire
 from dynmem.wire.status import STATUS_UNSUCCESSFUL
 from dynmem.wire.synic import VMBUS_SINT, HvStatus
 from dynmem.wire.versions import VERSION_4_1, VERSION_5_2, VERSION_5_3, VERSION_WIN8_1, VERSION_WIN10
-
-if TYPE_CHECKING:
-    from tests.rigs.bus import BusEnds
 
 PFNS = range(16, 22)
 OPEN = wire.OpenReservedChannel(1, 1, 5, 7, 3)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import msgspec
 import pytest
+from tests.rigs.bus import BusEnds
 
 from dynmem import vmbus
 from dynmem.errors import LocalProtocolError, RemoteProtocolError
@@ -25,9 +24,6 @@ from dynmem.wire.versions import (
     VERSION_WS2008,
     VERSIONS,
 )
-
-if TYPE_CHECKING:
-    from tests.rigs.bus import BusEnds
 
 
 def machine_of(machine: BusEnds, **options: object) -> BusEnds:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import struct
 import uuid
-from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.rigs.bus import BusEnds
 
 from dynmem import vmbus
 from dynmem.direction import Direction
@@ -23,9 +23,6 @@ from dynmem.wire import vmbus as wire
 from dynmem.wire.status import STATUS_CONNECTION_REFUSED, STATUS_UNSUCCESSFUL
 from dynmem.wire.synic import HvStatus
 from dynmem.wire.versions import VERSION_5_3, VERSION_6_0, VERSION_WIN8, VERSION_WIN10
-
-if TYPE_CHECKING:
-    from tests.rigs.bus import BusEnds
 
 CONTACT = wire.InitiateContact(VERSION_5_3, 0, wire.contact_target(2), 0, 0)
 REFUSED = wire.VersionResponse(False, 0, 0)

@@ -9,11 +9,10 @@ from typing import Any
 
 import msgspec
 import pytest
+from tests.wire import second_decoder
 
 from dynmem.wire import dm, monitor_page, packet, synic, vmbus
 from dynmem.wire.layout import Bits, Count, Field, Flag, Guid, Int, Layout, Octets, Optional, Reserved, Tail
-
-from . import second_decoder
 
 ROUNDS = 40
 LAYOUTS = [("dm", item) for item in dm.TABLE.layouts] + [("channel", item) for item in vmbus.TABLE.layouts]
