@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tests.rigs.board import Board
+from tests.rigs.scenes import wait_until
 
 from dynmem.dm.states import HostState
 from dynmem.guest.console import Report
@@ -139,10 +140,7 @@ def test_a_guest_dies_with_its_vm_even_when_somebody_else_keeps_the_socket_open(
     vm = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True, timeout=100)
     guest, keeper = map(int, vm.stdout.split())
     try:
-        deadline = time.monotonic() + 100
-        while is_alive(guest):
-            assert time.monotonic() < deadline, "the guest outlived its VM"
-            time.sleep(0.02)
+        wait_until(lambda: not is_alive(guest), otherwise=lambda: "the guest outlived its VM")
         assert is_alive(keeper)
     finally:
         os.kill(keeper, signal.SIGKILL)

@@ -1,12 +1,12 @@
 """Real guests for the tests: started by a factory, gone when the test is over, whatever happened."""
 
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.rigs.scenes import wait_until
 
 from dynmem.lab.probe import accelerator
 from dynmem.lab.qemu import QemuGuest
@@ -42,10 +42,12 @@ def until() -> Callable[..., None]:
     """`until(guest, condition, seconds=100)`: wait for it, or fail with what the guest said last."""
 
     def wait(guest: QemuGuest, condition: Callable[[], bool], seconds: float = 100.0) -> None:
-        deadline = time.monotonic() + seconds
-        while not condition():
+        def holds() -> bool:
+            if condition():
+                return True
             guest.check()
-            assert time.monotonic() < deadline, f"not within {seconds} s: {guest.read_serial()}"
-            time.sleep(0.02)
+            return False
+
+        wait_until(holds, otherwise=guest.read_serial, seconds=seconds)
 
     return wait

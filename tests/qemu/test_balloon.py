@@ -1,10 +1,9 @@
 """A real guest's virtio-balloon, driven by plain QMP through our client."""
 
-import asyncio
-import time
 from collections.abc import Callable, Mapping
 
 import pytest
+from tests.rigs import scenes
 from tests.rigs.scenes import play
 
 from dynmem.lab.qemu import BALLOON_PATH, QemuGuest
@@ -37,10 +36,11 @@ async def actual(client: QmpClient) -> int:
 async def balloon_to(client: QmpClient, size: int) -> None:
     """Set the target and wait until the guest has got there."""
     await client.execute("balloon", {"value": size})
-    deadline = time.monotonic() + 100
-    while (now := await actual(client)) != size:
-        assert time.monotonic() < deadline, f"at {now}, asked for {size}"
-        await asyncio.sleep(0.02)
+
+    async def is_there() -> bool:
+        return await actual(client) == size
+
+    await scenes.until(is_there)
 
 
 async def statistics(client: QmpClient) -> tuple[int, Mapping[str, int]]:
@@ -102,11 +102,13 @@ def test_guest_statistics_come_and_agree_with_the_guest(boot: Boot, until: Until
             interval = {"path": BALLOON_PATH, "property": "guest-stats-polling-interval", "value": 1}
             await client.execute("qom-set", interval)
             first, _ = await statistics(client)
-            deadline = time.monotonic() + 100
-            while (update := await statistics(client))[0] < first + 2:
-                assert time.monotonic() < deadline, f"statistics stay at {first}"
-                await asyncio.sleep(0.1)
-            return update[1]
+
+            async def later() -> Mapping[str, int] | None:
+                when, figures = await statistics(client)
+                return figures if when >= first + 2 else None
+
+            found: Mapping[str, int] = await scenes.until(later)
+            return found
 
     stats = play(fresh())
     report = said(guest)

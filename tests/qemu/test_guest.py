@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.rigs.scenes import wait_until
 
 from dynmem.errors import DeadlineError
 from dynmem.lab.probe import try_kvm
@@ -209,10 +210,7 @@ def test_a_guest_dies_with_the_process_that_started_it(folder: Path) -> None:
         pid = int(starter.stdout.readline())
         assert process_is_there(pid)
         starter.kill()
-    deadline = time.monotonic() + 100
-    while process_is_there(pid):
-        assert time.monotonic() < deadline, "QEMU outlived its starter"
-        time.sleep(0.01)
+    wait_until(lambda: not process_is_there(pid), otherwise=lambda: "QEMU outlived its starter")
 
 
 def test_a_probe_that_gets_no_answer_chooses_software_emulation_and_leaves_nothing(folder: Path) -> None:

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import pytest
 from tests.qmp.conversations import GREET, ROWS, Row
 from tests.qmp.two_monitors import unpacked_qemu
 from tests.rigs.scenes import play
-from tests.rigs.sockets import is_listened_on
+from tests.rigs.sockets import wait_for_listener
 
 from dynmem.qmp.command import Command
 from dynmem.qmp.errors import DEVICE_NOT_ACTIVE, QmpCommandError
@@ -72,11 +71,7 @@ def qemu_monitor(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Pat
     program = ["qemu-system-x86_64"] if request.param == "installed" else unpacked_qemu().command()
     program += ["-S", "-nodefaults", "-display", "none", "-machine", "none"]
     process = subprocess.Popen([*program, "-qmp", f"unix:{path},server=on,wait=off"])
-    deadline = time.monotonic() + 100
-    while not is_listened_on(path):
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_for_listener(path, process)
     yield path
     process.terminate()
     process.wait(100)

@@ -7,7 +7,6 @@ import os
 import re
 import socket
 import subprocess
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any, Final, cast
 
 import pytest
 from tests.qmp.memory_conversations import FOLDER, FromBase, Scene, Step
-from tests.rigs.sockets import is_listened_on
+from tests.rigs.sockets import wait_for_listener
 from tests.rigs.vms import Vm
 
 from dynmem.lab import qemu10
@@ -45,17 +44,10 @@ class Monitor:
 
     async def connect(self, path: Path, process: subprocess.Popen[bytes]) -> None:
         """Wait until `process` listens at `path`, connect, and negotiate."""
-        deadline = time.monotonic() + _TIMEOUT_S
-        while not is_listened_on(path):
-            assert process.poll() is None, self._log()
-            assert time.monotonic() < deadline
-            await asyncio.sleep(0.01)
+        await asyncio.to_thread(wait_for_listener, path, process, self.folder / "log")
         self._reader, self._writer = await asyncio.open_unix_connection(path, limit=1 << 20)
         self.greeting = await self._line()
         await self.ask("qmp_capabilities")
-
-    def _log(self) -> str:
-        return (self.folder / "log").read_text()
 
     async def ask(self, execute: str, arguments: dict[str, object] | None = None) -> dict[str, Any]:
         """The answer; events that come before it are kept."""

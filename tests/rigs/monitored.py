@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
 
 from tests.rigs.scenes import PATIENCE_S
-from tests.rigs.sockets import is_listened_on
+from tests.rigs.sockets import wait_for_listener
 
 from dynmem.manager.step.facts import VmFacts
 from dynmem.manager.sweep.connection import VmConnection
@@ -34,11 +34,7 @@ def qemu(path: Path, *options: str, paused: bool = True) -> Iterator[subprocess.
     path.unlink(missing_ok=True)
     process = subprocess.Popen([*command, *options, "-qmp", f"unix:{path},server=on,wait=off"])
     try:
-        deadline = time.monotonic() + PATIENCE_S
-        while not is_listened_on(path):
-            assert process.poll() is None, "QEMU ended at once"
-            assert time.monotonic() < deadline, "QEMU did not open its monitor"
-            time.sleep(0.01)
+        wait_for_listener(path, process)
         yield process
     finally:
         process.send_signal(signal.SIGCONT)

@@ -59,6 +59,16 @@ async def until(check: Callable[[], Any], *, seconds: float = PATIENCE_S) -> Any
         await asyncio.sleep(0.02)
 
 
+def wait_until(
+    check: Callable[[], object], *, otherwise: Callable[[], object], seconds: float = PATIENCE_S
+) -> None:
+    """Wait without an event loop until `check` holds; fail with what `otherwise` says then."""
+    deadline = time.monotonic() + seconds
+    while not check():
+        assert time.monotonic() < deadline, f"not within {seconds:g} s: {otherwise()}{tails()}"
+        time.sleep(0.02)
+
+
 def tails() -> str:
     """Return the last lines of the logs of what runs."""
     found = ""

@@ -1,6 +1,9 @@
 """Looking at unix sockets without touching them."""
 
+import subprocess
 from pathlib import Path
+
+from tests.rigs.scenes import wait_until
 
 _LISTENING = "00010000"  # __SO_ACCEPTCON in the flags of proc_net(5)
 
@@ -9,3 +12,16 @@ def is_listened_on(path: Path) -> bool:
     """Whether somebody listens there; a socket is bound, and seen in its folder, a little before."""
     lines = Path("/proc/net/unix").read_text().splitlines()
     return any(line.split()[3] == _LISTENING for line in lines if line.endswith(f" {path}"))
+
+
+def wait_for_listener(path: Path, process: subprocess.Popen[bytes], log: Path | None = None) -> None:
+    """Wait until a program that was started listens at `path`; fail with its log when it ends instead."""
+
+    def words() -> str:
+        return "" if log is None else log.read_text()
+
+    def listens() -> bool:
+        assert process.poll() is None, f"{process.args!r} ended: {words()}"
+        return is_listened_on(path)
+
+    wait_until(listens, otherwise=lambda: f"nobody listens at {path} {words()}")
