@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tests.rigs.board import Board
+from tests.rigs.processes import is_there
 from tests.rigs.scenes import wait_until
 
 from dynmem.dm.states import HostState
@@ -140,17 +141,10 @@ def test_a_guest_dies_with_its_vm_even_when_somebody_else_keeps_the_socket_open(
     vm = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True, timeout=100)
     guest, keeper = map(int, vm.stdout.split())
     try:
-        wait_until(lambda: not is_alive(guest), otherwise=lambda: "the guest outlived its VM")
-        assert is_alive(keeper)
+        wait_until(lambda: not is_there(guest), otherwise=lambda: "the guest outlived its VM")
+        assert is_there(keeper)
     finally:
         os.kill(keeper, signal.SIGKILL)
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        return ") Z " not in Path(f"/proc/{pid}/stat").read_text()
-    except FileNotFoundError:
-        return False
 
 
 def test_a_wrong_workload_is_one_sentence_and_exit_code_2() -> None:

@@ -5,7 +5,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from tests.qmp.two_monitors import unpacked_qemu
+from tests.rigs.unpacked import unpacked_qemu
 
 from dynmem.errors import DynmemError
 from dynmem.lab import qemu10, suite

@@ -1,28 +1,19 @@
 """A real guest's virtio-balloon, driven by plain QMP through our client."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import pytest
 from tests.rigs import scenes
+from tests.rigs.linux_guest import FAST, Boot, Until, said
 from tests.rigs.scenes import play
 
-from dynmem.lab.qemu import BALLOON_PATH, QemuGuest
-from dynmem.lab.workload import Load, Report
+from dynmem.lab.qemu import BALLOON_PATH
+from dynmem.lab.workload import Load
 from dynmem.qmp.client import QmpClient
 from dynmem.qmp.errors import BusyError
 from dynmem.units import MIB, PAGE_SIZE
 
 pytestmark = pytest.mark.qemu
-
-Boot = Callable[..., QemuGuest]
-Until = Callable[..., None]
-FAST = 2048 * MIB
-
-
-def said(guest: QemuGuest) -> Report:
-    report = guest.read_serial()
-    assert report is not None
-    return report
 
 
 async def actual(client: QmpClient) -> int:

@@ -6,41 +6,25 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.rigs.linux_guest import FAST, Boot, Until, said
+from tests.rigs.processes import is_there
 from tests.rigs.scenes import wait_until
 
 from dynmem.errors import DeadlineError
 from dynmem.lab.probe import try_kvm
 from dynmem.lab.qemu import GuestLostError, QemuGuest
-from dynmem.lab.workload import Load, Report
+from dynmem.lab.workload import Load
 from dynmem.units import MIB, NS_PER_S, PAGE_SIZE
 
 pytestmark = pytest.mark.qemu
 
-Boot = Callable[..., QemuGuest]
-Until = Callable[..., None]
-FAST = 2048 * MIB
-
-
-def said(guest: QemuGuest) -> Report:
-    report = guest.read_serial()
-    assert report is not None
-    return report
-
 
 def pages(mib: int) -> int:
     return mib * MIB // PAGE_SIZE
-
-
-def process_is_there(pid: int) -> bool:
-    try:
-        return " Z " not in Path(f"/proc/{pid}/stat").read_text()
-    except FileNotFoundError:
-        return False
 
 
 def test_the_load_holds_what_it_is_told_and_the_host_sees_it(boot: Boot, until: Until) -> None:
@@ -156,7 +140,7 @@ def test_stopping_leaves_no_process_and_no_file_and_can_be_repeated(boot: Boot, 
     pid = guest.pid
     guest.stop()
     guest.stop()
-    assert not process_is_there(pid)
+    assert not is_there(pid)
     assert list(folder.iterdir()) == []
     assert guest.resident_bytes() == 0
     assert not guest.alive
@@ -167,7 +151,7 @@ def test_a_stopped_process_is_ended_all_the_same(boot: Boot) -> None:
     guest = boot(128)
     os.kill(guest.pid, signal.SIGSTOP)
     guest.stop()
-    assert not process_is_there(guest.pid)
+    assert not is_there(guest.pid)
 
 
 def test_a_guest_whose_qemu_ends_is_lost_with_a_sentence(boot: Boot, until: Until) -> None:
@@ -208,9 +192,9 @@ def test_a_guest_dies_with_the_process_that_started_it(folder: Path) -> None:
     ) as starter:
         assert starter.stdout is not None
         pid = int(starter.stdout.readline())
-        assert process_is_there(pid)
+        assert is_there(pid)
         starter.kill()
-    wait_until(lambda: not process_is_there(pid), otherwise=lambda: "QEMU outlived its starter")
+    wait_until(lambda: not is_there(pid), otherwise=lambda: "QEMU outlived its starter")
 
 
 def test_a_probe_that_gets_no_answer_chooses_software_emulation_and_leaves_nothing(folder: Path) -> None:

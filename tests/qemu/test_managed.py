@@ -2,35 +2,23 @@
 
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from tests.rigs.linux_guest import FAST, Boot, Until, holds, said
 from tests.rigs.scenes import play
 
 from dynmem.lab.qemu import BALLOON_PATH, QemuGuest
-from dynmem.lab.workload import Load, Report
+from dynmem.lab.workload import Load
 from dynmem.qmp.client import QmpClient
 from dynmem.units import MIB, PAGE_SIZE
 
 pytestmark = [pytest.mark.qemu, pytest.mark.usefixtures("processors"), pytest.mark.timeout(900)]
 
-Boot = Callable[..., QemuGuest]
-Until = Callable[..., None]
-FAST = 2048 * MIB
 STEP = 16
 STEADILY = 64 * MIB  # a load without mercy: it touches its memory and is killed where there is none
-
-
-def said(guest: QemuGuest) -> Report:
-    report = guest.read_serial()
-    assert report is not None
-    return report
-
-
-def holds(guest: QemuGuest, mib: int) -> bool:
-    return said(guest).held_pages == mib * MIB // PAGE_SIZE
 
 
 def grow(guest: QemuGuest, until: Until, mib: int) -> None:

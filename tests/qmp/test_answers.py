@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 from tests.qmp.conversations import GREET, ROWS, Row
-from tests.qmp.two_monitors import unpacked_qemu
 from tests.rigs.scenes import play
 from tests.rigs.sockets import wait_for_listener
+from tests.rigs.unpacked import unpacked_qemu
 
 from dynmem.qmp.command import Command
 from dynmem.qmp.errors import DEVICE_NOT_ACTIVE, QmpCommandError

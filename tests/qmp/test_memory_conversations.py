@@ -16,9 +16,9 @@ from tests.qmp.two_monitors import (
     qemu_monitor,
     start_ours,
     start_qemu,
-    unpacked_qemu,
 )
 from tests.rigs.scenes import play
+from tests.rigs.unpacked import unpacked_qemu
 
 pytestmark = pytest.mark.qemu
 

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import json
-import os
 import re
 import socket
 import subprocess
@@ -12,12 +11,10 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any, Final, cast
 
-import pytest
 from tests.qmp.memory_conversations import FOLDER, FromBase, Scene, Step
 from tests.rigs.sockets import wait_for_listener
 from tests.rigs.vms import Vm
 
-from dynmem.lab import qemu10
 from dynmem.lab.qemu10 import Qemu10
 
 QEMU_BASE: Final = 4 << 30  # where each has its device memory, beside so little memory at boot
@@ -102,15 +99,6 @@ async def our_monitor(scene: Scene, folder: Path) -> AsyncIterator[Monitor]:
     finally:
         vm.kill()
         monitor.close()
-
-
-def unpacked_qemu() -> Qemu10:
-    """The QEMU 10 to compare with; without one the test is skipped, or in the gate fails."""
-    found = qemu10.find()
-    if found is None and "DYNMEM_GATE" not in os.environ:
-        pytest.skip("QEMU 10 is not set up: scripts/setup-qemu10 says why")
-    assert found is not None
-    return found
 
 
 def qemu_monitor(qemu: Qemu10) -> Player:

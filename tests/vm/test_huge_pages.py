@@ -7,8 +7,9 @@ import pytest
 from tests.rigs.added_memory import SIZE, UNIT, AddingRig, Discards, Plugged
 from tests.rigs.balloon_device import Rig
 from tests.rigs.machine_wide import HUGE, reserved, spare, taken
+from tests.rigs.processes import is_there
 from tests.rigs.scenes import play, plays, until
-from tests.rigs.vms import Vm, is_there, running
+from tests.rigs.vms import Vm, running
 
 from dynmem.memory.backend import MemfdBackend
 from dynmem.memory.discard import Discarder

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tests.rigs.embedded import GuestWithoutProcess
+from tests.rigs.processes import is_there
 from tests.rigs.scenes import play, until
-from tests.rigs.vms import is_there, running
+from tests.rigs.vms import running
 
 from dynmem.limits import DISCARD_BATCH_RANGES
 from dynmem.memory.backend import BackendError

@@ -6,8 +6,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from tests.rigs.processes import is_there
 from tests.rigs.scenes import play, until
-from tests.rigs.vms import MIB, Vm, is_there, running
+from tests.rigs.vms import MIB, Vm, running
 
 FULL = 256 * MIB
 LOW = 128 * MIB

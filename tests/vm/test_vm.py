@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 from qemu.qmp import EventListener
 from qemu.qmp.qmp_client import ExecuteError
+from tests.rigs.processes import descriptors, environment, is_there
 from tests.rigs.scenes import play, until
-from tests.rigs.vms import MIB, descriptors, environment, is_there, running
+from tests.rigs.vms import MIB, running
 
 from dynmem.dm.habits import balloon_floor
 

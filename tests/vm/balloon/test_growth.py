@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.rigs.processes import is_there
 from tests.rigs.scenes import play, until
-from tests.rigs.vms import BALLOON, MIB, Vm, is_there, running
+from tests.rigs.vms import BALLOON, MIB, Vm, running
 
 BOOT = 256 * MIB
 TOP = 1536 * MIB

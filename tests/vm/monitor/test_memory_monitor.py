@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 from qemu.qmp import ExecuteError
+from tests.rigs.processes import descriptors, memory_files
 from tests.rigs.scenes import play, until
-from tests.rigs.vms import BALLOON, MIB, Vm, descriptors, memory_files, running
+from tests.rigs.vms import BALLOON, MIB, Vm, running
 
 BOOT = 256 * MIB
 ADDED = "memfd:hv-balloon-memory"
