@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -102,12 +102,10 @@ def main() -> int:
             seed = options.seed if options.seed is not None and number == 1 else random.randrange(1 << 32)
             is_busy = options.load == "all" or (options.load == "half" and number % 2 == 0)
             print(f"run {number}: seed {seed}{', on a busy machine' if is_busy else ''}", flush=True)
-            if is_busy:
-                with busy_machine():
-                    run, output = run_suite(number, seed, more, is_busy=True)
-            else:
-                run, output = run_suite(number, seed, more, is_busy=False)
+            with busy_machine() if is_busy else nullcontext():
+                run, output = run_suite(number, seed, more, is_busy=is_busy)
             runs.append(run)
+            print(f"       {run.summary}, {run.seconds:.0f} s", flush=True)
             if run.status:
                 print(output)
                 load = "all" if is_busy else "none"
