@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
+import hypothesis
 import hypothesis.configuration
 import pytest
 from tests.rigs import leftovers, machine_wide
@@ -82,6 +83,9 @@ class NothingLeft:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Keep what is written inside the checkout, and look from here on at what is left."""
+    """Write inside the checkout only, count and never time, and look from here on at what is left."""
     hypothesis.configuration.set_hypothesis_home_dir(config.rootpath / ".hypothesis")
+    patient = [hypothesis.HealthCheck.too_slow]  # that a machine is slow says nothing of what is tested
+    hypothesis.settings.register_profile("suite", deadline=None, suppress_health_check=patient)
+    hypothesis.settings.load_profile("suite")
     config.pluginmanager.register(NothingLeft(config), "nothing-left")
