@@ -1,6 +1,7 @@
 """docs/rows.toml: every promise once, and every proof it names is there."""
 
 import ast
+import functools
 import tomllib
 from pathlib import Path
 
@@ -10,6 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent
 ROWS = tomllib.loads((ROOT / "docs" / "rows.toml").read_text())["row"]
 
 
+@functools.cache
 def functions(path: Path) -> set[str]:
     return {
         node.name
