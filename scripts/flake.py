@@ -95,7 +95,8 @@ def main() -> int:
     parser.add_argument("--seed", type=int, help="the seed of the first run (a fresh one)")
     parser.add_argument("--load", choices=("half", "all", "none"), default="half", help="which runs are busy")
     options, more = parser.parse_known_args()
-    signal.signal(signal.SIGTERM, end)
+    for caught in (signal.SIGTERM, signal.SIGINT):  # in the background of a shell it would ignore the latter
+        signal.signal(caught, end)
     runs: list[Run] = []
     try:
         for number in range(1, options.runs + 1):

@@ -1,5 +1,6 @@
 """What every test may ask for, and what holds for the whole run: it leaves nothing behind."""
 
+import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -84,6 +85,8 @@ class NothingLeft:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Write inside the checkout only, count and never time, and look from here on at what is left."""
+    # in the background of a shell a run ignores Ctrl-C, and so would every program that the tests interrupt
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     hypothesis.configuration.set_hypothesis_home_dir(config.rootpath / ".hypothesis")
     patient = [hypothesis.HealthCheck.too_slow]  # that a machine is slow says nothing of what is tested
     hypothesis.settings.register_profile("suite", deadline=None, suppress_health_check=patient)
