@@ -77,4 +77,4 @@ fuzz-coverage: .venv/dev.stamp  ## the same, guided by coverage; installs atheri
 	$(BIN)/python -m tests.fuzz.coverage $(ARGS)
 
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv build .fuzz .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,7 +1,8 @@
 """The bounds on what a guest, a peer or a client can make grow, by room, each with its reason.
 
 A bound that keeps a guest, a monitor, a client or a file from taking memory, descriptors or time without end
-stands here. Sizes of wire formats, and figures of a policy, stand beside the code that uses them.
+stands here, or beside the code where it belongs to one file only. Sizes of wire formats, and figures of a
+policy, stand beside the code that uses them.
 """
 
 from typing import Final

@@ -1,4 +1,4 @@
-"""Tens of thousands of mutants for every parser and machine; `make fuzz N=...` runs more."""
+"""Mutants for every parser and machine: few in each run of the tests, more in `make soak` and `make fuzz`."""
 
 import contextlib
 
@@ -9,13 +9,25 @@ from tests.fuzz.targets import TARGETS
 from tests.rigs.machine_wide import huge_pages_held
 
 INPUTS = 60_000
+SOAK_INPUTS = 1_000_000
 
 
 @pytest.mark.parametrize("name", TARGETS)
 def test_nothing_but_the_named_error_comes_out(name: str) -> None:
+    fuzz(name, INPUTS)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("name", TARGETS)
+def test_nothing_but_the_named_error_comes_out_of_many_more_inputs(name: str) -> None:
+    fuzz(name, SOAK_INPUTS)
+
+
+def fuzz(name: str, inputs: int) -> None:
     # a monitor's memory may be made of huge pages
     with huge_pages_held() if name == "monitor" else contextlib.nullcontext():
-        run(TARGETS[name], TARGETS[name].share(INPUTS))
+        run(TARGETS[name], TARGETS[name].share(inputs))
 
 
 @pytest.mark.parametrize("name", TARGETS)

@@ -52,9 +52,8 @@ def test_reports_come_at_least_five_times_a_second_of_the_guests_time(boot: Boot
 
     until(guest, enough)
     steps = np.diff(sorted(times))
-    assert (
-        np.quantile(steps, 0.25) <= 0.2
-    )  # one that was missed makes a step longer, and nothing makes it shorter
+    # a report that was missed makes a step longer, and nothing makes a step shorter
+    assert np.quantile(steps, 0.25) <= 0.2
 
 
 def test_a_report_is_fresh_although_nobody_read_for_a_while(boot: Boot) -> None:
