@@ -13,13 +13,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
 ROOT = Path(__file__).resolve().parent.parent
 LOOPS_PER_CPU = 2
+INTERRUPTS_MAX = 4
+PATIENCE_S = 30  # for what the tests have to put away
 # It ends with its starter, however that ends.
 BUSY_LOOP = """
 import os, sys
@@ -73,14 +75,24 @@ def run_suite(number: int, seed: int, more: list[str], *, is_busy: bool) -> tupl
     try:
         output, _ = process.communicate()
     except BaseException:
-        process.send_signal(signal.SIGINT)  # from a terminal it has one already
-        process.communicate()
+        stop(process)
         raise
     totals = re.findall(r"^=* ?(\d.*) in [\d.]+s", output, re.MULTILINE)
     summary = totals[-1] if totals else "no test ran"
     if process.returncode and "failed" not in summary:
         summary += f", exit status {process.returncode}"
     return Run(number, seed, is_busy, process.returncode, summary, time.monotonic() - begin), output
+
+
+def stop(suite: "subprocess.Popen[str]") -> None:
+    """Interrupt a suite until it has ended: an interrupt that meets a finalizer is lost."""
+    for _ in range(INTERRUPTS_MAX):
+        suite.send_signal(signal.SIGINT)  # from a terminal it has one already
+        with suppress(subprocess.TimeoutExpired):
+            suite.communicate(timeout=PATIENCE_S)
+            return
+    suite.kill()
+    suite.communicate()
 
 
 def end(number: int, _: FrameType | None) -> None:
