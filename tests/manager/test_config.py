@@ -69,6 +69,31 @@ def test_a_manager_only_observes_unless_it_is_told_otherwise(tmp_path: Path) -> 
 
 WRONG = {
     "an unknown key": ('slush = "256MiB"', 'slosh = "256MiB"', ["host.slosh", "did you mean 'slush'?"]),
+    "a key in the wrong table": (
+        'slush = "256MiB"',
+        'mode = "enforce"',
+        ["host.mode: unknown key: it belongs in [manager]"],
+    ),
+    "a key of a VM in another table": (
+        'period = "500ms"',
+        "weight = 7",
+        ["manager.weight: unknown key: it belongs in [[vm]]"],
+    ),
+    "a budget without a unit": (
+        'budget = "8GiB"',
+        "budget = 12",
+        ["host.budget: is 12 bytes: add a unit, like 12GiB"],
+    ),
+    "a minimum without a unit": (
+        'minimum = "512MiB"',
+        "minimum = 2048",
+        ["vm 'web'.minimum: is 2048 bytes: add a unit, like 2048MiB"],
+    ),
+    "a default slush above budget": (
+        'budget = "8GiB"\nslush = "256MiB"',
+        'budget = "100MiB"',
+        ["host.slush: 256 MiB, the default, is not below the budget of 100 MiB: set a lower one"],
+    ),
     "an unknown table": ("[manager]", "[manger]", ["manger", "did you mean 'manager'?"]),
     "an unknown key of a VM": ("weight = 7000", "wait = 7000", ["vm 'web'.wait", "did you mean 'weight'?"]),
     "a missing key": ('qmp = "/run/vm/db.qmp"', "", ["vm 'db'.qmp", "missing"]),

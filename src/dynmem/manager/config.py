@@ -26,7 +26,7 @@ mistake is a ConfigError that names the file, the key, the value and what to do.
 import difflib
 import re
 import tomllib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Final, get_args
 
@@ -43,7 +43,7 @@ from dynmem.limits import (
 from dynmem.manager.paths import default_socket, default_state
 from dynmem.manager.step.facts import ManagerSettings, Mode, VmConfig
 from dynmem.policy import MemorySettings, Priority
-from dynmem.units import MIB, NS_PER_MS, NS_PER_S, PAGE_SIZE, format_size, parse_duration, parse_size
+from dynmem.units import KIB, MIB, NS_PER_MS, NS_PER_S, PAGE_SIZE, format_size, parse_duration, parse_size
 
 PERIOD_NS_MIN: Final = 100 * NS_PER_MS
 PERIOD_NS_MAX: Final = 3600 * NS_PER_S
@@ -52,13 +52,14 @@ BUFFER_PERCENT_MAX: Final = 1000
 _NAME: Final = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{MANAGER_NAME_MAX - 1}}}")
 
 _DEFAULTS: Final = MemorySettings()
+_SLUSH: Final = "256MiB"
 
 Size = str | int
 
 
 class _Host(msgspec.Struct, forbid_unknown_fields=True):
     budget: Size
-    slush: Size = "256MiB"
+    slush: Size = _SLUSH
 
 
 class _Manager(msgspec.Struct, forbid_unknown_fields=True):
@@ -192,14 +193,21 @@ def _explain(message: str, raw: dict[str, object]) -> str:
     known = _TABLES.get(table, _File).__struct_fields__
     if unknown := _UNKNOWN.match(what):
         key = unknown["key"]
-        close = difflib.get_close_matches(key, known, 1)
-        hint = f"did you mean {close[0]!r}?" if close else f"known here are {', '.join(known)}"
-        return f"{_joined(place, key)}: unknown key: {hint}"
+        return f"{_joined(place, key)}: unknown key: {_where_it_belongs(key, known)}"
     if missing := _MISSING.match(what):
         key = missing["key"]
         add = f"a [{key}] table" if not place and key in _TABLES else f"{key} = ..."
         return f"{_joined(place, key)}: missing: add {add}"
     return f"{place or 'the file'}: {_mistyped(what, where.rsplit('.', 1)[-1])}"
+
+
+def _where_it_belongs(key: str, known: Sequence[str]) -> str:
+    """Return the next step for a key that its table does not know."""
+    for table, heading in {"host": "[host]", "manager": "[manager]", "vm": "[[vm]]"}.items():
+        if key in _TABLES[table].__struct_fields__:
+            return f"it belongs in {heading}"
+    close = difflib.get_close_matches(key, known, 1)
+    return f"did you mean {close[0]!r}?" if close else f"known here are {', '.join(known)}"
 
 
 def _mistyped(what: str, key: str) -> str:
@@ -247,8 +255,10 @@ def _checked(path: Path, file: _File) -> Config:
     budget = _size(fail, "host.budget", file.host.budget)
     slush = _size(fail, "host.slush", file.host.slush)
     if slush >= budget:
+        whose = ", the default," if file.host.slush == _SLUSH else ""
         raise fail(
-            "host.slush", f"{format_size(slush)} is not below the budget of {format_size(budget)}: lower it"
+            "host.slush",
+            f"{format_size(slush)}{whose} is not below the budget of {format_size(budget)}: set a lower one",
         )
     if len(file.vm) > MANAGER_VMS_MAX:
         raise fail("vm", f"{len(file.vm)} VMs; at most {MANAGER_VMS_MAX} can be managed: leave some out")
@@ -285,6 +295,8 @@ def _size(fail: _Fail, key: str, value: Size) -> int:
         raise fail(key, str(error)) from error
     if not 0 <= size < 1 << 60:
         raise fail(key, f"{value} is not a memory size: write it like 512MiB")
+    if 0 < size < MIB and str(value).isdecimal():
+        raise fail(key, f"is {size} bytes: add a unit, like {size}{'GiB' if size < KIB else 'MiB'}")
     return size
 
 
