@@ -42,6 +42,20 @@ def test_wrong_usage_is_one_sentence_and_exit_code_2(arguments: tuple[str, ...],
     assert complaint.count("\n") == 1
 
 
+@pytest.mark.parametrize("arguments", [(), ("trace",)])
+def test_without_a_command_the_help_is_shown_as_it_is(arguments: tuple[str, ...]) -> None:
+    code, shown = dynmem(*arguments)
+    assert code == 2
+    assert shown.startswith(" ".join(("Usage: dynmem", *arguments, "[OPTIONS] COMMAND")))
+    assert "dynmem: " not in shown
+
+
+def test_a_log_in_a_missing_folder_names_the_folder_to_make(tmp_path: Path) -> None:
+    code, complaint = dynmem("vm", "-m", "64M", "-D", str(tmp_path / "logs" / "vm.log"), "--trace", "*")
+    assert code == 2
+    assert f"No such file or directory: make the folder {tmp_path}/logs" in complaint
+
+
 def test_a_monitors_mistyped_path_makes_no_tree_of_folders(tmp_path: Path) -> None:
     path = tmp_path / "one" / "two" / "qmp"
     code, complaint = dynmem("vm", "-m", "64M", "--qmp", f"unix:{path},server=on,wait=off")

@@ -191,6 +191,15 @@ def test_the_command_says_of_a_foreign_file_once_that_it_is_one() -> None:
     assert foreign.stdout == b""
 
 
+def test_remarks_and_empty_lines_do_not_make_a_foreign_file_a_capture() -> None:
+    foreign = decode("-", stdin=b"# a page\n\n" + b"hello there\n\n" * 10)
+    assert foreign.returncode == 1
+    (line,) = foreign.stderr.decode().splitlines()
+    assert line.startswith(
+        "dynmem: - is not a capture or trace log: its first 10 lines cannot be parsed (line 3: "
+    )
+
+
 @pytest.mark.parametrize("before", [b"", b"# dynmem capture 1 of one\n", GOOD])
 def test_the_command_reads_on_where_some_line_before_says_what_the_file_is(before: bytes) -> None:
     broken = 9 if not before else 12

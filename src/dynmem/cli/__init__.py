@@ -64,6 +64,10 @@ def group() -> None:
     """Share the memory of a KVM host among its virtual machines by demand."""
 
 
+#: What click raises for a group without a command; before 8.2 it prints the help itself and raises nothing.
+_NO_COMMAND: Final = getattr(click.exceptions, "NoArgsIsHelpError", ())
+
+
 def _sentence(error: click.ClickException) -> str:
     """Return click's message without its full stop: more text follows."""
     return error.format_message().rstrip(".")
@@ -76,6 +80,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except DynmemError as error:
         click.echo(f"dynmem: {error}", err=True)
         sys.exit(error.exit_code)
+    except _NO_COMMAND as error:
+        click.echo(error.format_message(), err=True)
+        sys.exit(ExitCode.USAGE)
     except click.UsageError as error:
         where = error.ctx.command_path if error.ctx is not None else "dynmem"
         click.echo(f"dynmem: {_sentence(error)} (see {where} --help)", err=True)

@@ -1,9 +1,10 @@
 """``dynmem trace``: read captures and trace logs."""
 
 import contextlib
+import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -11,6 +12,7 @@ from dynmem.errors import DynmemError, ExitCode
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+    from io import BufferedReader
 
     from dynmem.trace.reader import Problem
 
@@ -30,7 +32,8 @@ A file may mix these lines:
   0xADDRESS NAME vmbus_tid N dm_tid N desc HEX body HEX   a packet found in a memory dump
 
 A line that is cut off or malformed is reported on standard error with its number, and reading continues: exit
-code 6. A file whose first ten lines are all malformed is rejected: exit code 1.
+code 6. A file whose first ten lines are all malformed is rejected: exit code 1. Remarks and empty lines do
+not count.
 """
 
 _FOREIGN_LINES: Final = 10  # malformed from the first on: then the file is not a capture
@@ -41,7 +44,7 @@ def trace() -> None:
     """Read captures of VMBus and Dynamic Memory traffic, and QEMU's trace logs."""
 
 
-@trace.command(epilog=EPILOG)
+@trace.command(epilog=EPILOG, short_help="Print the messages of FILE, one per line")
 @click.argument("path", metavar="FILE", type=click.Path(path_type=Path, allow_dash=True))
 @click.option(
     "--json", "as_lines", is_flag=True, help="Print JSON Lines: time, direction, layer, name, fields."
@@ -50,7 +53,8 @@ def decode(path: Path, *, as_lines: bool) -> int:
     """Print the messages of FILE, one per line."""
     try:
         with contextlib.ExitStack() as stack:
-            stream = sys.stdin.buffer if str(path) == "-" else stack.enter_context(path.open("rb"))
+            opened = os.fdopen(0, "rb", closefd=False) if str(path) == "-" else path.open("rb")
+            stream = stack.enter_context(opened)
             return _print(stream, str(path), as_lines=as_lines)
     except BrokenPipeError:  # the reader stopped reading
         sys.stdout = None  # or the flush at exit fails as well
@@ -59,16 +63,19 @@ def decode(path: Path, *, as_lines: bool) -> int:
         raise DynmemError(f"{path} cannot be read: {error.strerror}") from None
 
 
-def _print(stream: BinaryIO, name: str, *, as_lines: bool) -> int:
+def _print(stream: "BufferedReader", name: str, *, as_lines: bool) -> int:
+    from dynmem.trace.lines import CAPTURE_HEAD
     from dynmem.trace.reader import Problem, read
     from dynmem.trace.show import as_json, as_text
 
     result = ExitCode.OK
-    first: list[Problem] | None = []  # only malformed lines so far
+    head = CAPTURE_HEAD.encode()
+    # The malformed lines so far; None once a line has shown that the file is a capture or a log.
+    first: list[Problem] | None = None if stream.peek(len(head)).startswith(head) else []
     for item in read(stream):
         if isinstance(item, Problem):
             result = ExitCode.PARTIAL
-        if first is not None and isinstance(item, Problem) and item.line == len(first) + 1:
+        if first is not None and isinstance(item, Problem):
             first.append(item)
             _check_foreign(name, first)
             continue
@@ -88,7 +95,7 @@ def _check_foreign(name: str, first: "Sequence[Problem]") -> None:
     if len(first) == _FOREIGN_LINES:
         raise DynmemError(
             f"{name} is not a capture or trace log: its first {_FOREIGN_LINES} lines cannot be parsed"
-            f" (line 1: {first[0].text})"
+            f" (line {first[0].line}: {first[0].text})"
         )
 
 

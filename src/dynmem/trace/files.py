@@ -23,7 +23,9 @@ class LineFile:
         try:
             self._descriptor: int | None = os.open(path, _FLAGS, _MODE)
         except OSError as error:
-            raise ConfigError(f"{path} cannot be written: {error.strerror}") from None
+            folder = path.absolute().parent
+            step = f"make the folder {folder}" if not folder.exists() else "name another file"
+            raise ConfigError(f"{path} cannot be written: {error.strerror}: {step}") from None
 
     def write(self, line: str) -> None:
         """Append a line, which includes its newline."""
