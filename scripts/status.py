@@ -40,9 +40,11 @@ INTRO = f"""# The status of the manager
 Written by `scripts/status.py` from the classes that `dynmem status --json` is made of
 (`src/dynmem/manager/step/view.py` and `src/dynmem/manager/api/messages.py`); a test holds the two equal.
 
-The reply is one JSON object: `schema_version` (1; it rises when programs that read a status have to change),
-`ok` (true) and the fields below. This page describes `schema` {SCHEMA}. A new field raises `schema`; no field
-is renamed, removed or given another meaning. Ignore fields that you do not know. What is not known is null.
+The reply is one JSON object: `schema_version` (1), `ok` (true) and the fields below. Check `schema_version`:
+it is the version of all replies of the manager, and rises only when programs have to change. `schema` is the
+version of these tables alone, and rises when a field is added; this page describes `schema` {SCHEMA}. No
+field is renamed, removed or given another meaning. Ignore fields that you do not know. What is not known is
+null.
 
 Times in nanoseconds (`*_ns`) are durations, or points on the host's monotonic clock.
 """

@@ -70,10 +70,21 @@ def test_a_socket_left_by_a_killed_manager_is_recognised(tmp_path: Path) -> None
     assert "the socket of one that was killed" in err
 
 
+FOREIGN = "the listener is not a manager of dynmem: name the manager's socket with --socket"
+
+
 @pytest.mark.parametrize(
-    "noise", [b"hello\n", b"[]\n", b'{"schema_version": 99, "ok": true}\n', b"[" * 9999 + b"\n", b""]
+    ("noise", "words"),
+    [
+        (b"hello\n", FOREIGN),
+        (b"[]\n", FOREIGN),
+        (b'{"QMP": {"version": {}, "capabilities": []}}\n', FOREIGN),
+        (b'{"schema_version": 99, "ok": true}\n', "is of another version: restart `dynmem run`"),
+        (b"[" * 9999 + b"\n", FOREIGN),
+        (b"", "closed the connection without a reply"),
+    ],
 )
-def test_something_else_on_the_socket_is_recognised(noise: bytes, tmp_path: Path) -> None:
+def test_something_else_on_the_socket_is_recognised(noise: bytes, words: str, tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(tmp_path / "api.sock"))
         server.listen()
@@ -94,8 +105,9 @@ def test_something_else_on_the_socket_is_recognised(noise: bytes, tmp_path: Path
             peer.sendall(noise)
             peer.close()
             _, err = asking.communicate(timeout=100)
-    assert asking.returncode in {1, 3}
+    assert asking.returncode == (1 if noise else 3)
     assert err.startswith("dynmem: ")
+    assert words in err
     assert err.count("\n") == 1
 
 
@@ -198,7 +210,10 @@ def shown(**changes: object) -> str:
 
 def test_a_status_shows_every_figure_its_source_and_the_reason() -> None:
     text = shown()
-    for word in ("observe: nothing is sent", "budget 8 GiB, slush 256 MiB, MemAvailable 20 GiB"):
+    for word in (
+        "observe (nothing is sent); a sweep every 1 s, the last 0.2 s ago",
+        "budget 8 GiB, slush 256 MiB, MemAvailable 20 GiB",
+    ):
         assert word in text
     assert "free: 7.75 GiB measured free by the budget" in text
     assert "web  running  300 MiB  360 MiB  512 MiB  512 MiB   411 MiB" in text
@@ -207,9 +222,20 @@ def test_a_status_shows_every_figure_its_source_and_the_reason() -> None:
 
 
 def test_a_decision_that_is_not_sent_is_marked() -> None:
-    reason = "shrunk to 360 MiB (not sent: observe)"
+    reason = "would shrink to 360 MiB: everything fits; demand 300 MiB + 20 % (not sent: observe)"
     change = ChangeView(target_bytes=360 * MIB, reason=reason, measurement="", sent=False)
-    assert "    to 360 MiB: shrunk to 360 MiB (not sent: observe)" in shown(change=change)
+    assert f"web: {reason}\n" in shown(change=change)
+
+
+def test_a_reason_that_the_change_repeats_is_shown_once() -> None:
+    change = ChangeView(
+        target_bytes=GIB, reason="grown to 1 GiB: demand 900 MiB", measurement="512 MiB of free", sent=True
+    )
+    said = "web: floor met at 64 MiB\n    grown to 1 GiB: demand 900 MiB [512 MiB of free]\n"
+    assert said in shown(reason="floor met at 64 MiB; demand 900 MiB", change=change)
+    whole = "web: released: gets its full size\n    grown to 1 GiB: demand 900 MiB [512 MiB of free]\n"
+    assert whole in shown(reason="released: gets its full size", change=change)
+    assert "web: as wanted\n" in shown(reason="")
 
 
 def test_figures_that_are_not_known_are_dashes() -> None:

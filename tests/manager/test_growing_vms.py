@@ -141,7 +141,7 @@ def test_a_released_vm_has_all_it_can_have_and_is_left_alone(boot: int, limit: i
     rack.sweep(6)
     assert rack.sizes["web"] == due
     (vm,) = rack.manager.status().vms
-    assert f"grown to its maximum, {format_size(due)}" in vm.reason
+    assert f"gets its full size, {format_size(due)}" in vm.reason
     assert "`dynmem release web --undo`" in vm.reason
     rack.demands["web"] = 64 * MIB
     assert rack.sweep(6).commands == ()

@@ -10,6 +10,8 @@ from tests.rigs.obedient import ObedientHost
 
 from dynmem.manager.step.facts import ManagerSettings, VmConfig, VmFacts
 from dynmem.manager.step.view import SCHEMA, StatusView
+from dynmem.manager.sweep.demand import DEMAND_SOURCES
+from dynmem.policy.levels import LEVELS
 from dynmem.units import GIB, MIB, NS_PER_S
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -25,6 +27,19 @@ def test_the_status_document_is_what_the_classes_say() -> None:
     command = [sys.executable, str(ROOT / "scripts" / "status.py"), "--print"]
     made = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     assert made == (ROOT / "docs" / "status.md").read_text(), "run scripts/status.py"
+
+
+def test_the_status_document_lists_the_values_of_closed_sets() -> None:
+    page = (ROOT / "docs" / "status.md").read_text()
+    rows = {line.split("`")[1]: line for line in page.splitlines() if line.startswith("| `")}
+    sets = {
+        "cut": [level.name for level in LEVELS],
+        "device": DEMAND_SOURCES,
+        "demand_source": [each.formula for each in DEMAND_SOURCES.values()],
+    }
+    for field, values in sets.items():
+        for value in values:
+            assert f'"{value}"' in rows[field]
 
 
 def test_a_status_is_the_same_after_a_journey_through_json() -> None:

@@ -46,7 +46,7 @@ def test_a_vm_counts_its_full_size_until_its_first_fresh_report() -> None:
     rack.overrides["new"] = {"demand": None}
     rack.sweep(3)
     assert claim(rack, "new") == 512
-    assert "counts its full size until its first report" in reason_of(rack, "new")
+    assert "counted at its full size until its first report" in reason_of(rack, "new")
     rack.overrides.clear()
     rack.sweep()
     assert claim(rack, "new") < 512
@@ -206,7 +206,7 @@ def test_an_emergency_is_said_and_stops_every_grant() -> None:
     rack.overrides["batch"] = {"resident_bytes": 900 * MIB}
     rack.demands["web"] = 500 * MIB
     result = rack.sweep()
-    assert any(line.startswith("emergency: the VMs hold") for line in result.changes)
+    assert any(line.startswith("emergency: the VMs occupy") for line in result.changes)
     assert all(command.target_bytes <= rack.sizes[command.vm] for command in result.commands)
     assert all(command.measurement == "" for command in result.commands)
     rack.overrides.clear()

@@ -146,7 +146,7 @@ async def managing(config: Path) -> AsyncIterator[RunningManager]:
     manager = RunningManager(process, config.parent)
     try:
         deadline = time.monotonic() + PATIENCE_S
-        while process.returncode is None and not any("ask with" in line for line in manager.lines):
+        while process.returncode is None and not any("see it with" in line for line in manager.lines):
             assert time.monotonic() < deadline, f"it has not greeted: {manager.lines}"
             await asyncio.sleep(0.02)
         yield manager

@@ -44,7 +44,8 @@ def status(path: Path | None, *, as_json: bool) -> int:
       dynmem status
       dynmem status --json | jq '.vms[] | {name, actual_bytes, reason}'
 
-    Exit codes: 0 OK, 3 no manager is running, 4 not permitted, 7 no reply in time.
+    Exit codes: 0 OK, 1 not a manager or one of another version, 2 wrong usage, 3 no manager is running,
+    4 not permitted, 7 no reply in time.
     """  # noqa: D301 - click reads the backspace as "do not wrap"
     answer = ask(path or default_socket(), {"command": "status"})
     click.echo(json.dumps(answer, indent=2) if as_json else rendered(status_of(answer)))
@@ -109,7 +110,8 @@ def release(vm: str | None, path: Path | None, *, everyone: bool, undo: bool, as
       dynmem release --all       before you remove the manager from the host
       dynmem release web --undo  manage it again
 
-    Exit codes: 0 OK, 2 wrong usage, 3 no manager is running, 5 no such VM.
+    Exit codes: 0 OK, 1 not a manager or one of another version, 2 wrong usage, 3 no manager is running,
+    4 not permitted, 5 no such VM, 7 no reply in time.
     """  # noqa: D301 - click reads the backspace as "do not wrap"
     if (vm is None) != everyone:
         raise ConfigError("name one VM, or use --all: `dynmem release web` or `dynmem release --all`")
@@ -159,9 +161,9 @@ def _bytes(size: int | None) -> str:
 def _host(status: "StatusReply") -> str:
     manager, free = status.manager, status.measured_free
     period_s = status.period_ns / NS_PER_S
-    note = ": nothing is sent" if status.mode == "observe" else ""
+    note = " (nothing is sent)" if status.mode == "observe" else ""
     lines = [
-        f"{status.mode}{note}, every {period_s:g} s, last sweep {_ago(manager.swept_ago_s)}",
+        f"{status.mode}{note}; a sweep every {period_s:g} s, the last {_ago(manager.swept_ago_s)}",
         f"budget {format_size(status.budget_bytes)}, slush {format_size(status.slush_bytes)}",
     ]
     if free is not None:
@@ -170,14 +172,14 @@ def _host(status: "StatusReply") -> str:
     if status.shortage_bytes:
         lines.append(f"SHORTAGE: {format_size(status.shortage_bytes)} more is wanted than is available")
     if status.emergency:
-        lines.append("EMERGENCY: the VMs hold more than the budget")
+        lines.append("EMERGENCY: the VMs occupy more than the budget")
     if manager.journal_problem:
         lines.append(f"JOURNAL: {manager.journal_problem}")
     return "\n".join(lines)
 
 
 def _ago(seconds: float | None) -> str:
-    return "not yet" if seconds is None else f"{seconds:.1f} s ago"
+    return "still to come" if seconds is None else f"{seconds:.1f} s ago"
 
 
 def _reservations(reservations: "Sequence[Reservation]") -> str:
@@ -217,13 +219,22 @@ def _reasons(status: "StatusReply") -> str:
     """Return why each VM has its size, what the last step requested, and where the figures come from."""
     lines = []
     for vm in status.vms:
-        lines.append(f"{vm.name}: {vm.reason or 'as wanted'}")
+        said = [_own_reason(vm)]
+        if vm.change is not None:
+            said.append(vm.change.reason + (f" [{vm.change.measurement}]" if vm.change.measurement else ""))
+        first, *more = [sentence for sentence in said if sentence] or ["as wanted"]
+        lines.append(f"{vm.name}: {first}")
+        lines += [f"    {sentence}" for sentence in more]
         if vm.problem and vm.problem not in vm.reason:
             lines.append(f"    {vm.problem}")
-        if vm.change is not None:
-            measured = f" [{vm.change.measurement}]" if vm.change.measurement else ""
-            lines.append(f"    to {format_size(vm.change.target_bytes)}: {vm.change.reason}{measured}")
         if vm.resident_source:
             demand = f"; demand = {vm.demand_source}" if vm.demand_source else ""
             lines.append(f"    resident by {vm.resident_source}{demand}")
     return "\n".join(lines)
+
+
+def _own_reason(vm: "VmView") -> str:
+    """Return a VM's reason without the part at its end that the last step's change says, too."""
+    parts, changed = vm.reason.split("; "), vm.change.reason if vm.change is not None else ""
+    own = next(n for n in range(len(parts) + 1) if n == len(parts) or "; ".join(parts[n:]) in changed)
+    return "; ".join(parts[:own])

@@ -105,10 +105,12 @@ class Daemon:
     def _greeting(self) -> str:
         settings = self._config.settings
         what = "managing" if settings.is_enforcing else "changing nothing"
+        count = len(self._connections)
+        vms = f"{count} VM{'' if count == 1 else 's'}"
         return (
-            f"dynmem {__version__}: {settings.mode}: {what}: {len(self._connections)} VMs,"
+            f"dynmem {__version__}: {settings.mode}: {what}: {vms},"
             f" budget {format_size(settings.budget_bytes)}, slush {format_size(settings.slush_bytes)},"
-            f" every {self._period_s:g} s; ask with: dynmem status --socket {self._config.socket}"
+            f" every {self._period_s:g} s; see it with: dynmem status --socket {self._config.socket}"
         )
 
     def _released(self) -> str:
@@ -116,7 +118,8 @@ class Daemon:
         one = names[0] if len(names) == 1 else "VM"
         more = f" and {len(names) - NAMES_MAX} more" if len(names) > NAMES_MAX else ""
         return (
-            f"released earlier: {', '.join(names[:NAMES_MAX])}{more}: grown to their maximum and left alone,"
+            f"released earlier: {', '.join(names[:NAMES_MAX])}{more}:"
+            f" grown to their full size and left alone,"
             f" also after they start again; to manage one again: dynmem release {one} --undo"
             f" --socket {socket}"
         )

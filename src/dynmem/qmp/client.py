@@ -229,7 +229,7 @@ def _connect(path: str | Path) -> socket.socket:
         raise NotPermittedError(f"{path}: this user may not connect to the monitor") from None
     except FileNotFoundError:
         connection.close()
-        raise UnreachableError(f"{path}: no such socket; is the virtual machine running?") from None
+        raise UnreachableError(f"{path}: no such socket") from None
     except OSError as error:
         connection.close()
         reason = error.strerror or str(error)

@@ -47,11 +47,13 @@ def ask(path: Path, request: dict[str, Any], *, timeout_s: float = 5.0) -> dict[
         raise _unreachable(path, error) from error
     try:
         reply = json.loads(line)
-    except (ValueError, RecursionError) as error:
+    except (ValueError, RecursionError):
+        reply = None
+    if not isinstance(reply, dict) or "schema_version" not in reply:
         raise RemoteProtocolError(
             f"{path}: the listener is not a manager of dynmem: name the manager's socket with --socket"
-        ) from error
-    if not isinstance(reply, dict) or reply.get("schema_version") != 1:
+        )
+    if reply["schema_version"] != 1:
         raise RemoteProtocolError(f"the manager at {path} is of another version: restart `dynmem run`")
     if not reply.get("ok"):
         raise _BY_CODE.get(reply.get("exit_code", 1), DynmemError)(str(reply.get("error", "refused")))

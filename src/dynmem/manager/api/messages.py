@@ -48,7 +48,7 @@ class ReserveRequest(
 class ReleaseRequest(
     msgspec.Struct, frozen=True, tag_field="command", tag="release", forbid_unknown_fields=True
 ):
-    """Grow a VM (None: all) to its maximum and leave it alone."""
+    """Grow a VM (None: all) to its full size and leave it alone."""
 
     vm: str | None = None
 

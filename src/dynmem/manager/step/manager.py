@@ -114,7 +114,7 @@ class Manager:
             self._reservations.end(made.name, "expired", "dropped by its owner")
 
     def release(self, name: str | None) -> None:
-        """Release one VM (None: all): grow it to its maximum, then leave it unmanaged until `take_up`."""
+        """Release one VM (None: all): grow it to its full size, then leave it unmanaged until `take_up`."""
         self._releases.release(self._names(name))
 
     def take_up(self, name: str | None) -> None:

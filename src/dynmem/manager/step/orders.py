@@ -29,6 +29,16 @@ class Orders(msgspec.Struct, frozen=True):
     enforced: bool
     checked: bool
 
+    @property
+    def grown(self) -> str:
+        """The verb of a growth: in observe mode it would have happened."""
+        return "grown" if self.enforced else "would grow"
+
+    @property
+    def shrunk(self) -> str:
+        """The verb of a shrink."""
+        return "shrunk" if self.enforced else "would shrink"
+
     def shrink(self, candidate: Candidate, target: int) -> Change:
         """Shrink a VM. Its claim stays until the memory is measured free."""
         decision = candidate.decision
@@ -40,7 +50,8 @@ class Orders(msgspec.Struct, frozen=True):
             limit = f"; {planned} was planned, but the guest has only {spare} available"
         if self.enforced:
             candidate.record.retarget(target, self.now_ns)
-        return Change(candidate.record, target, f"shrunk to {format_pages(target)}: {decision.reason}{limit}")
+        reason = f"{self.shrunk} to {format_pages(target)}: {decision.reason}{limit}"
+        return Change(candidate.record, target, reason)
 
     def grant(self, candidate: Candidate, target: int) -> Change:
         """Grow a VM, out of what is measured free or what it holds already."""
@@ -53,7 +64,7 @@ class Orders(msgspec.Struct, frozen=True):
         return Change(
             candidate.record,
             target,
-            f"grown to {format_pages(target)}: {decision.reason}{waits}",
+            f"{self.grown} to {format_pages(target)}: {decision.reason}{waits}",
             measurement,
         )
 

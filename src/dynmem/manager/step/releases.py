@@ -1,4 +1,4 @@
-"""Released VMs: they are grown to their maximum, and then left alone.
+"""Released VMs: they are grown to their full size, and then left alone.
 
 That is what they booted with or, where memory can be added to them, their configured maximum: without a
 manager they would not get more when they need it. What they have beyond that they keep.
@@ -70,7 +70,7 @@ class Releases:
             held = orders.claims.pages(record.name)
             patient = others_can_give and orders.now_ns - record.released_ns < self._patience_ns
             missing = self.missing(record, orders.claims)
-            change = _raise(record, missing, max(0, free_pages), orders.free.text, patient=patient)
+            change = _raise(record, missing, max(0, free_pages), orders, patient=patient)
             if change is not None:
                 orders.book(record, change.target, checked=False)
                 free_pages -= max(0, change.target - held)
@@ -78,9 +78,9 @@ class Releases:
         return changes, free_pages
 
 
-def _raise(record: Record, missing: int, free: int, measurement: str, *, patient: bool) -> Change | None:
-    due = record.released_pages
-    given = f"released: grown to its maximum, {format_pages(due)}"
+def _raise(record: Record, missing: int, free: int, orders: Orders, *, patient: bool) -> Change | None:
+    due, measurement = record.released_pages, orders.free.text
+    given = f"released: {orders.grown} to its full size, {format_pages(due)}"
     if missing == 0:
         return Change(record, due, given, ALREADY_HELD)
     if missing <= free:
@@ -92,5 +92,6 @@ def _raise(record: Record, missing: int, free: int, measurement: str, *, patient
     target = (due - missing + free) // HUGE_PAGES * HUGE_PAGES
     if target <= (record.target_pages or 0):
         return None
-    reason = f"released: {format_pages(target)} of {format_pages(due)} now, the rest when others have shrunk"
+    size = f"{format_pages(target)} of {format_pages(due)}"
+    reason = f"released: {orders.grown} to {size}, to the rest when others have shrunk"
     return Change(record, target, reason, f"{format_pages(free)} of {measurement}")

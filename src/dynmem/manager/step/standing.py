@@ -87,14 +87,14 @@ FROZEN: Final[tuple[Row, ...]] = (
         lambda _, moment: moment.released,
         "released",
         lambda record: (
-            f"released: grown to its maximum, {format_pages(record.released_pages)}, and then left alone"
+            f"released: gets its full size, {format_pages(record.released_pages)}, and is left alone"
             f" until `dynmem release {record.name} --undo`"
         ),
     ),
     (
         lambda record, _: not record.reported,
         "frozen",
-        lambda record: f"counts its full size until its first report{_problem(record)}",
+        lambda record: f"counted at its full size until its first report{_problem(record)}",
     ),
     (_sweeps_missing, "frozen", lambda _: "adopting: two equal sweeps are needed before anything is sent"),
     (

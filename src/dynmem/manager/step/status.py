@@ -48,15 +48,15 @@ class Seen(msgspec.Struct, frozen=True):
 
 
 def emergency_lines(before: Seen | None, now: Seen) -> list[str]:
-    """Return a line when the VMs begin, or cease, to hold more than the budget."""
+    """Return a line when the VMs begin, or cease, to occupy more than the budget."""
     was = before is not None and before.survey.emergency
     if now.survey.emergency == was:
         return []
     if not now.survey.emergency:
-        return ["emergency over: the VMs hold no more than the budget"]
+        return ["emergency over: the VMs occupy no more than the budget"]
     occupied = format_pages(now.survey.occupied)
     budget = format_pages(now.free.budget_pages)
-    return [f"emergency: the VMs hold {occupied}, the budget is {budget}: no grants, every VM shrinks"]
+    return [f"emergency: the VMs occupy {occupied}, the budget is {budget}: no grants, every VM shrinks"]
 
 
 class StatusReader(msgspec.Struct, frozen=True):

@@ -36,7 +36,7 @@ class Survey(msgspec.Struct, frozen=True):
 
     @property
     def emergency(self) -> bool:
-        """Whether the VMs hold more than the budget."""
+        """Whether the VMs occupy more than the budget."""
         return self.occupied > self.bare.budget_pages
 
     def held(self, name: str) -> int:

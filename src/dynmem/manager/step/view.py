@@ -96,17 +96,21 @@ class VmView(VmConfig, frozen=True, kw_only=True):
 
     Attributes:
         there: Whether its process is running.
-        released: Whether it was released: grown to its maximum and then left alone.
-        run_state: What its monitor reports, or "migrating", "silent" (no reply) or "absent" (no process).
-        device: The kind of its balloon device.
+        released: Whether it was released: grown to its full size (what it booted with or, where memory can be
+            hot-added, its maximum) and then left alone.
+        run_state: What its monitor reports (QEMU's RunState, such as "running" or "paused"), or "migrating",
+            "silent" (no reply) or "absent" (no process). Only a "running" VM is changed.
+        device: The kind of its balloon device: "hv-balloon" or "virtio-balloon"; null if it has none.
         floor_bytes: The least it may get: its minimum, or the guest's own floor if that is higher.
         boot_bytes: What it booted with.
         actual_bytes: Its size as its VMM reports it (`query-balloon`).
         resident_bytes: What the host measures that it holds.
-        resident_source: How that was measured, or why it is not known.
+        resident_source: How that was measured: "blocks of its RAM files", "Pss and swap of its process" or
+            "memory of its cgroup"; or why it is not known.
         demand_bytes: What its guest needs, without a buffer.
         available_bytes: What its guest could use at once.
-        demand_source: The formula of `demand_bytes`.
+        demand_source: The formula of `demand_bytes`: "committed - ballooned" (hv-balloon) or "actual -
+            stat-available-memory + 64 MiB" (virtio-balloon).
         demand_age_ns: How old the guest's report was at the last sweep.
         assigned_bytes: The target last set, or the size that was adopted.
         claim_bytes: What it may take without asking, by the books.
@@ -158,11 +162,16 @@ class StatusView(msgspec.Struct, frozen=True, kw_only=True):
         slush_bytes: The part of it that is never granted.
         period_ns: From one sweep to the next.
         swept_ns: When the last sweep began; null before the first.
-        emergency: Whether the VMs hold more than the budget.
+        emergency: Whether what the VMs occupy of the host now exceeds the budget: their resident memory or,
+            of a VM that cannot be measured, all that it may take. (`held_bytes` also counts what is not
+            touched yet: it may exceed the budget without an emergency.)
         waiting: Whether a VM or a reservation waits for memory that is being given.
         measured_free: What could be granted; null before the first sweep.
         shortage_bytes: How far all that is wanted exceeds what there is to divide.
-        cut: The level of the plan at which memory ran out; empty if all fits.
+        cut: The first level of the plan for which memory does not suffice. The levels are "floors", "demand
+            high", "demand normal", "demand low", "buffer high", "buffer normal", "buffer low" (up to here, a
+            VM lacks something it wants), "margin", "held" and "spread" (only headroom is missing). Empty if
+            every VM gets its maximum.
         books: Totals of the books.
         reservations: Room that is kept for VMs about to start.
         vms: Every configured VM, in the order of the configuration.
