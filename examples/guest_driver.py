@@ -5,11 +5,23 @@ makes two hypercalls and gets one interrupt; `main` does instead what they would
 """
 
 import uuid
+from collections import deque
 
 from dynmem.dm import DynamicMemoryGuest
 from dynmem.pages import PageSet, page_count, span
 from dynmem.units import MIB, NS_PER_MS, PAGE_SIZE
-from dynmem.vmbus import Bus, Channel, ChannelOpened, Client, FlatMemory, GuestChannel, Offer, Offered, Opened
+from dynmem.vmbus import (
+    Bus,
+    Channel,
+    ChannelOpened,
+    Client,
+    FlatMemory,
+    GuestChannel,
+    Offer,
+    Offered,
+    Opened,
+    Post,
+)
 from dynmem.wire import dm, synic
 
 GUEST_PAGES = 512 * MIB // PAGE_SIZE
@@ -77,17 +89,30 @@ def reply_of_the_host(message: dm.Message) -> list[dm.Message]:
     return []
 
 
+def post(posts: deque[Post], drivers: Drivers, bus: Bus) -> None:
+    """Post what is due, in order; what the host has no buffers for stays, to be posted again as it is."""
+    posts.extend(drivers.bus.take_posts())
+    while posts:
+        status = bus.post_message(posts[0].connection_id, synic.VMBUS_MESSAGE_TYPE, posts[0].payload)
+        if status is synic.HvStatus.INSUFFICIENT_BUFFERS:
+            return
+        posts.popleft()
+        if status is not synic.HvStatus.SUCCESS:
+            drivers.bus.post_refused(status)  # which tries an older version, if that was the reason
+            posts.extend(drivers.bus.take_posts())
+
+
 def main() -> None:
     """Let both ends run in turn until the guest has given its pages."""
     memory = FlatMemory(memoryview(bytearray(64 * PAGE_SIZE)))
     bus = Bus(memory, [Offer(dm.BALLOON_DEVICE_TYPE, uuid.uuid4(), "balloon")])
     drivers = Drivers(memory)
+    posts: deque[Post] = deque()
     channel: Channel | None = None
     given = 0
     for turn in range(100):
         drivers.run(now=turn * NS_PER_MS)
-        for post in drivers.bus.take_posts():  # the first hypercall
-            bus.post_message(post.connection_id, synic.VMBUS_MESSAGE_TYPE, post.payload)
+        post(posts, drivers, bus)  # the first hypercall
         for connection_id in drivers.bus.take_doorbells():  # the second
             bus.signal_event(connection_id, 0)
         for event in bus.take_events():

@@ -103,6 +103,23 @@ def test_a_factory_that_is_none_is_told_in_a_sentence(name: str) -> None:
         main(["--guest", name])
 
 
+@pytest.mark.parametrize("name", ["my_host", ":MyHost", "my_host:"])
+def test_a_factory_without_module_or_name_is_shown_how_to_write_one(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"is not a factory: write MODULE:NAME, like \w+:MyHost"):
+        main(["--host", name])
+
+
+def test_a_choice_of_no_case_names_the_groups() -> None:
+    with pytest.raises(ConfigError, match=r"--only nonsense: no case .*session, vmbus, .*hot add"):
+        main(["--only", "nonsense"])
+
+
+def test_the_help_of_the_command_has_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    assert "`" not in capsys.readouterr().out
+
+
 def test_the_command_ends_with_1_for_a_host_that_fails(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--host", f"{__name__}:Raises", "--only", "session-open"]) == 1
     assert "broken  session-open" in capsys.readouterr().out

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
+from dynmem.conformance.adapter import GROUPS
 from dynmem.conformance.case import Case, run
 from dynmem.conformance.report import conforms, facts, reference, table
 from dynmem.conformance.suite import GUEST_CASES, HOST_CASES
@@ -21,11 +22,16 @@ OURS: Final = (
     ("guest", "dynmem.conformance.ours.guest:OurGuest"),
 )
 CASES: Final = {"host": HOST_CASES, "guest": GUEST_CASES}
+DESCRIPTION: Final = """\
+Test a host or a guest for what its peers rely on; without --host and --guest, this project's own two ends.
+The exit code is 0 if all is well, 1 if a case failed or none passed, 2 if an option is wrong."""
 
 
 def load(name: str) -> Callable[[], Any]:
     """Return the factory called ``MODULE:NAME``. Raises ConfigError if there is none."""
     module, _, attribute = name.partition(":")
+    if not module or not attribute:
+        raise ConfigError(f"{name!r} is not a factory: write MODULE:NAME, like my_host_under_test:MyHost")
     try:
         factory: Callable[[], Any] = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
@@ -35,7 +41,7 @@ def load(name: str) -> Callable[[], Any]:
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Return the parsed options."""
-    parser = argparse.ArgumentParser(prog="python -m dynmem.conformance", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m dynmem.conformance", description=DESCRIPTION)
     parser.add_argument(
         "--host", action="append", default=[], help="test hosts made by this factory, MODULE:NAME"
     )
@@ -64,9 +70,17 @@ def main(arguments: Sequence[str]) -> int:
     if options.list:
         sys.stdout.write(listing())
         return 0
-    subjects = [*(("host", name) for name in options.host), *(("guest", name) for name in options.guest)]
+    subjects = [
+        *(("host", name) for name in options.host),
+        *(("guest", name) for name in options.guest),
+    ] or OURS
+    if not any(chosen(CASES[end], options.only) for end, _ in subjects):
+        raise ConfigError(
+            f"--only {options.only}: no case has this in its name: --list shows the names, by group"
+            f" ({', '.join(GROUPS)})"
+        )
     good, found = True, []
-    for end, name in subjects or OURS:
+    for end, name in subjects:
         results = run(chosen(CASES[end], options.only), load(name))
         good &= conforms(results)
         found.append(facts(end, name, results))
