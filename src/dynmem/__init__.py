@@ -12,7 +12,8 @@ exports what its ``__all__`` lists, the most important first. This module itself
 * `dynmem.qmp`: a QMP client and server.
 * `dynmem.policy` and `dynmem.gmm`: who should get how much, and the books of who has it.
 
-`dynmem.errors` has the exceptions, `dynmem.units` sizes and times, `dynmem.trace_events` QEMU's trace events.
+`dynmem.errors` has the exceptions, `dynmem.units` sizes and times, `dynmem.direction` the two directions of a
+message, `dynmem.trace_events` QEMU's trace events.
 The other packages are the programs: they can be imported, but they change without notice.
 
 ``docs/library.md`` shows how to begin, ``examples/`` has short programs, and ``docs/architecture.md``
