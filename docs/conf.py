@@ -51,6 +51,7 @@ CONTENTS: Final = """
 :hidden:
 :caption: The programs
 
+docs/config
 docs/status
 docs/honesty
 docs/performance

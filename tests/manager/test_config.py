@@ -1,6 +1,8 @@
 """The configuration file: what is right is taken as written, what is wrong is named in one sentence."""
 
 import contextlib
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,8 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dynmem.errors import ConfigError, ExitCode
+from dynmem.limits import MANAGER_NAME_MAX, MANAGER_VMS_MAX, UNIX_PATH_BYTES_MAX, WEIGHT_MAX
 from dynmem.manager import config
-from dynmem.units import GIB, MIB, NS_PER_S
+from dynmem.units import GIB, MIB, NS_PER_S, format_size, parse_duration
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+PAGE = ROOT / "docs" / "config.md"
 
 GOOD = """
 [host]
@@ -141,6 +147,31 @@ def test_what_is_wrong_is_named_with_file_key_and_next_step(case: str, tmp_path:
     for word in words:
         assert word in sentence
     assert caught.value.exit_code == ExitCode.USAGE
+
+
+def test_the_page_about_the_file_is_what_the_classes_say() -> None:
+    command = [sys.executable, "-m", "scripts.config", "--print"]
+    made = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    assert made == PAGE.read_text(), "run python -m scripts.config"
+
+
+def test_the_page_about_the_file_names_every_bound() -> None:
+    rows = {line.split("`")[1]: line for line in PAGE.read_text().splitlines() if line.startswith("| `")}
+    assert f"1 to {WEIGHT_MAX}:" in rows["weight"]
+    assert f"0 to {config.BUFFER_PERCENT_MAX}." in rows["buffer"]
+    assert f"at least {format_size(config.MINIMUM_BYTES_MIN)}," in rows["minimum"]
+    assert f"up to {MANAGER_NAME_MAX} letters" in rows["name"]
+    for key in ("qmp", "socket"):
+        assert f"at most {UNIX_PATH_BYTES_MAX} bytes" in rows[key]
+    low, high = rows["period"].split(": ")[1].split(". ")[0].split(" to ")
+    assert (parse_duration(low), parse_duration(high)) == (config.PERIOD_NS_MIN, config.PERIOD_NS_MAX)
+    assert f"at most {MANAGER_VMS_MAX} times" in PAGE.read_text()
+
+
+def test_the_file_that_the_page_shows_is_a_right_one(tmp_path: Path) -> None:
+    shown = PAGE.read_text().split("```toml\n")[1].split("```")[0]
+    found = config.load(written(tmp_path, shown))
+    assert [vm.name for vm in found.vms] == ["web"]
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:

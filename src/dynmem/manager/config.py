@@ -57,19 +57,52 @@ _SLUSH: Final = "256MiB"
 Size = str | int
 
 
-class _Host(msgspec.Struct, forbid_unknown_fields=True):
+class HostTable(msgspec.Struct, forbid_unknown_fields=True):
+    """The host.
+
+    Attributes:
+        budget: What all VMs together may hold.
+        slush: The part of the budget that is never granted to any VM; less than the budget.
+    """
+
     budget: Size
     slush: Size = _SLUSH
 
 
-class _Manager(msgspec.Struct, forbid_unknown_fields=True):
+class ManagerTable(msgspec.Struct, forbid_unknown_fields=True):
+    """The manager. The table may be left out.
+
+    Attributes:
+        mode: "observe" plans and sends nothing that changes anything; "enforce" acts.
+        period: From one look at the VMs to the next: 100ms to 1h. Its unit is ms, s, min or h; without one
+            it is in seconds.
+        socket: Where `dynmem status` connects: an absolute path of at most 107 bytes. Default: as root
+            `/run/dynmem/api.sock`, otherwise `$XDG_RUNTIME_DIR/dynmem/api.sock`.
+        state: The private folder of the journal: an absolute path. Default: as root `/var/lib/dynmem`,
+            otherwise `~/.local/state/dynmem` (`$XDG_STATE_HOME/dynmem` if that is set).
+    """
+
     mode: Mode = "observe"
     period: str | int | float = "1s"
     socket: str = ""
     state: str = ""
 
 
-class _Vm(msgspec.Struct, forbid_unknown_fields=True):
+class VmTable(msgspec.Struct, forbid_unknown_fields=True):
+    """One virtual machine; write it once for each, at most 1000 times.
+
+    Attributes:
+        name: Its name: up to 64 letters, digits, dots, dashes and underscores, beginning with a letter or
+            digit.
+        qmp: The socket of a monitor for dynmem alone: an absolute path of at most 107 bytes.
+        minimum: The VM is never shrunk below this: at least 16 MiB, at most budget less slush; rounded up to
+            a page of 4 KiB.
+        maximum: The VM is never grown above this; rounded down to a page of 4 KiB.
+        buffer: Percent on top of its demand: 0 to 1000.
+        weight: 1 to 10000: divides memory among the VMs of one priority.
+        priority: "high" is served first, "low" last when not everything fits.
+    """
+
     name: str
     qmp: str
     minimum: Size
@@ -80,17 +113,15 @@ class _Vm(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class _File(msgspec.Struct, forbid_unknown_fields=True):
-    host: _Host
-    vm: list[_Vm] = []
-    manager: _Manager = msgspec.field(default_factory=_Manager)
+    host: HostTable
+    vm: list[VmTable] = []
+    manager: ManagerTable = msgspec.field(default_factory=ManagerTable)
 
 
-_TABLES: Final[dict[str, type[msgspec.Struct]]] = {
-    "": _File,
-    "host": _Host,
-    "manager": _Manager,
-    "vm": _Vm,
-}
+#: The tables of the file by their names.
+TABLES: Final[dict[str, type[msgspec.Struct]]] = {"host": HostTable, "manager": ManagerTable, "vm": VmTable}
+#: How each begins in the file.
+HEADINGS: Final = {"host": "[host]", "manager": "[manager]", "vm": "[[vm]]"}
 
 
 class Config(msgspec.Struct, frozen=True):
@@ -190,22 +221,22 @@ def _explain(message: str, raw: dict[str, object]) -> str:
     what, where = match["what"], (match["path"] or "").removeprefix(".")
     place = _place(where, raw)
     table = where.split("[")[0].split(".")[0]
-    known = _TABLES.get(table, _File).__struct_fields__
+    known = TABLES.get(table, _File).__struct_fields__
     if unknown := _UNKNOWN.match(what):
         key = unknown["key"]
         return f"{_joined(place, key)}: unknown key: {_where_it_belongs(key, known)}"
     if missing := _MISSING.match(what):
         key = missing["key"]
-        add = f"a [{key}] table" if not place and key in _TABLES else f"{key} = ..."
+        add = f"a [{key}] table" if not place and key in TABLES else f"{key} = ..."
         return f"{_joined(place, key)}: missing: add {add}"
     return f"{place or 'the file'}: {_mistyped(what, where.rsplit('.', 1)[-1])}"
 
 
 def _where_it_belongs(key: str, known: Sequence[str]) -> str:
     """Return the next step for a key that its table does not know."""
-    for table, heading in {"host": "[host]", "manager": "[manager]", "vm": "[[vm]]"}.items():
-        if key in _TABLES[table].__struct_fields__:
-            return f"it belongs in {heading}"
+    for name, table in TABLES.items():
+        if key in table.__struct_fields__:
+            return f"it belongs in {HEADINGS[name]}"
     close = difflib.get_close_matches(key, known, 1)
     return f"did you mean {close[0]!r}?" if close else f"known here are {', '.join(known)}"
 
@@ -325,7 +356,7 @@ def _socket_path(fail: _Fail, key: str, text: str) -> Path:
     return path
 
 
-def _vm(fail: _Fail, index: int, vm: _Vm, room: int) -> VmConfig:
+def _vm(fail: _Fail, index: int, vm: VmTable, room: int) -> VmConfig:
     place = _vm_place(vm.name, index)
     if not _NAME.fullmatch(vm.name):
         raise fail(

@@ -1,0 +1,83 @@
+"""Write docs/config.md, every key of the manager's configuration: ``python -m scripts.config [--print]``."""
+
+import inspect
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal, get_args, get_origin, get_type_hints
+
+import msgspec
+from scripts.status import meanings
+
+from dynmem.manager import config
+
+TARGET = Path(__file__).resolve().parent.parent / "docs" / "config.md"
+WORDS = {str: "text", int: "whole number", config.Size: "size", str | int | float: "duration"}
+
+INTRO = """# The configuration of the manager
+
+Written by `scripts/config.py` from the classes in `src/dynmem/manager/config.py`; a test holds the two equal.
+`dynmem run --config FILE` reads one TOML file; without the option, `/etc/dynmem/config.toml`. The whole file
+is checked before anything is touched; with `--check`, `dynmem run` checks it, shows what it means and ends.
+
+```toml
+{example}
+```
+
+A size is text such as "512MiB", "2G" or "1.5 GiB", or a whole number of bytes; units are binary however they
+are spelled. Unknown keys are errors.
+"""
+
+
+def example() -> str:
+    """Return the file that the module's docstring shows."""
+    lines = (config.__doc__ or "").splitlines()
+    shown = [line for line in lines if line.startswith("    ") or not line]
+    return textwrap.dedent("\n".join(shown)).strip()
+
+
+def in_words(kind: object) -> str:
+    """Return a type in words of TOML."""
+    if get_origin(kind) is Literal:
+        return ", ".join(f'"{word}"' for word in get_args(kind))
+    return WORDS[kind]
+
+
+def default(field: msgspec.structs.FieldInfo) -> str:
+    """Return a default as it would stand in the file."""
+    if field.required:
+        return "required"
+    if field.default == "":
+        return "see there"
+    return f'`"{field.default}"`' if isinstance(field.default, str) else f"`{field.default}`"
+
+
+def table(name: str, struct: type[msgspec.Struct]) -> Iterator[str]:
+    """Yield the lines about one table."""
+    summary = inspect.cleandoc(struct.__doc__ or "").partition("\n\nAttributes:")[0]
+    yield f"## {config.HEADINGS[name]}"
+    yield ""
+    yield " ".join(summary.split())
+    yield ""
+    yield "| key | value | default | meaning |"
+    yield "|---|---|---|---|"
+    types, words = get_type_hints(struct), meanings(struct)
+    for field in msgspec.structs.fields(struct):
+        yield f"| `{field.name}` | {in_words(types[field.name])} | {default(field)} | {words[field.name]} |"
+    yield ""
+
+
+def render() -> str:
+    """Return the whole document."""
+    lines = [INTRO.format(example=example())]
+    for name, struct in config.TABLES.items():
+        lines.extend(table(name, struct))
+    return "\n".join(lines).rstrip() + "\n"
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] == ["--print"]:
+        print(render(), end="")
+    else:
+        TARGET.write_text(render())
