@@ -121,7 +121,7 @@ def test_by_demand_a_third_of_the_unmet_demand_of_fixed_shares_is_left_and_no_by
 
 
 def test_one_corrupted_byte_in_guest_memory_is_seen_and_ends_with_its_exit_code(home: Path) -> None:
-    # early: a load keeps its first pages, and frees others after its peak, which nobody checks then
+    # early: after a peak there are pages with the pattern that the load has freed and does not check any more
     demo = start("--json", "--duration", str(15 * crowd()), home=home)
     while (ram := guest_ram(home)) is None or not corrupt_one_byte(ram):
         assert demo.poll() is None
