@@ -74,8 +74,9 @@ footer is reserved (u32) and the packet's offset in the ring (u32); receivers ig
 HARDWARE_INTRO = """## The embedded guest's hardware
 
 Datagrams of the SOCK_SEQPACKET socket between `dynmem vm` and its embedded guest. Each begins with type
-(u32). MAP_SLOT, BIND_SINT and BIND_DOORBELL carry one descriptor. This protocol is our own and may change
-with any version.
+(u32). MAP_SLOT, BIND_SINT and BIND_DOORBELL carry one descriptor; those of the last two are the guest's ends
+of stream sockets, on which a byte is an interrupt or a ring. This protocol is our own and may change with any
+version.
 """
 
 

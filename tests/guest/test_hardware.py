@@ -49,6 +49,8 @@ def host() -> Iterator[Host]:
     host.theirs.close()
     host.backend.close()
     host.hardware.ram.close()
+    for line in (*host.hardware._lines, *host.hardware._doorbells.values()):
+        os.close(line)
 
 
 def open_descriptors(host: Host) -> int:
@@ -114,31 +116,43 @@ def test_a_message_with_the_wrong_number_of_descriptors_is_refused(
 
 
 def test_a_line_that_is_bound_twice_is_refused(host: Host) -> None:
-    line = os.eventfd(0)
-    host.send(wire.BindSint(2), line)
-    host.send(wire.BindSint(2), line)
-    with pytest.raises(RemoteProtocolError, match="the host may not send"):
-        host.hardware.wait_for_start()
-    os.close(line)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        host.send(wire.BindSint(2), theirs.fileno())
+        host.send(wire.BindSint(2), theirs.fileno())
+        with pytest.raises(RemoteProtocolError, match="the host may not send"):
+            host.hardware.wait_for_start()
 
 
 def test_an_interrupt_wakes_the_guest_once(host: Host) -> None:
-    line = os.eventfd(0)
-    host.send(wire.BindSint(2), line)
-    host.start()
-    os.eventfd_write(line, 3)
-    assert host.hardware.wait(10**9) == {2}
-    assert host.hardware.wait(0) == set()
-    os.close(line)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        host.send(wire.BindSint(2), theirs.fileno())
+        host.start()
+        for _ in range(3):
+            ours.send(b"\1")
+        assert host.hardware.wait(10**9) == {2}
+        assert host.hardware.wait(0) == set()
 
 
 def test_a_doorbell_is_rung_without_a_hypercall(host: Host) -> None:
-    bell = os.eventfd(0)
-    host.send(wire.BindDoorbell(17), bell)
-    host.start()
-    host.hardware.signal(17)
-    assert os.eventfd_read(bell) == 1
-    os.close(bell)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        host.send(wire.BindDoorbell(17), theirs.fileno())
+        host.start()
+        host.hardware.signal(17)
+        assert ours.recv(100) == b"\1"
+
+
+def test_a_doorbell_that_the_host_does_not_look_at_holds_no_guest(host: Host) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        host.send(wire.BindDoorbell(17), theirs.fileno())
+        host.start()
+        for _ in range(10_000):  # more than the socket holds
+            host.hardware.signal(17)
+        ours.close()
+        host.hardware.signal(17)
 
 
 def test_a_connection_without_a_doorbell_is_signalled_by_a_fast_hypercall(host: Host) -> None:

@@ -12,6 +12,7 @@ from typing import Any, Self
 
 from tests.rigs.guest_host import DOORBELL, GuestHost
 
+from dynmem.vm.embedded.lines import InterruptLine
 from dynmem.wire import hardware as wire
 from dynmem.wire.synic import VMBUS_SINT
 
@@ -20,9 +21,9 @@ class Board:
     """Starts `python -m dynmem.guest` with `size` bytes of RAM and serves it from the test's own thread."""
 
     def __init__(self, size: int, workload: str, *, doorbell: bool = True, added_size: int = 0) -> None:
-        self.sint = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self.doorbell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self.machine = GuestHost(size, lambda: os.eventfd_write(self.sint, 1), added_size)
+        self.sint = InterruptLine()
+        self.doorbell, bell = socket.socketpair()
+        self.machine = GuestHost(size, self.sint.interrupt, added_size)
         self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         command = [sys.executable, "-m", "dynmem.guest", "--hardware-fd", str(theirs.fileno())]
         self.process = subprocess.Popen(
@@ -39,9 +40,10 @@ class Board:
         self.reports: list[dict[str, Any]] = []
         self._serial = b""
         self.map_slot(0, 0, size, self.machine.backend.fd)
-        self.send(wire.BindSint(VMBUS_SINT), self.sint)
+        self.send(wire.BindSint(VMBUS_SINT), self.sint.guest_end.fileno())
         if doorbell:
-            self.send(wire.BindDoorbell(DOORBELL), self.doorbell)
+            self.send(wire.BindDoorbell(DOORBELL), bell.fileno())
+        bell.close()
         self.send(wire.Start())
 
     def __enter__(self) -> Self:
@@ -52,8 +54,8 @@ class Board:
         self.process.communicate()
         self.socket.close()
         self.machine.close()
-        os.close(self.sint)
-        os.close(self.doorbell)
+        self.sint.close()
+        self.doorbell.close()
 
     def send(self, message: wire.Message, descriptor: int | None = None) -> None:
         descriptors = [] if descriptor is None else [descriptor]
@@ -66,7 +68,7 @@ class Board:
         """Be the host until `until` says so; TimeoutError when it never does."""
         assert self.process.stdout is not None
         poll = select.poll()
-        for descriptor in (self.socket.fileno(), self.doorbell, self.process.stdout.fileno()):
+        for descriptor in (self.socket, self.doorbell, self.process.stdout):
             poll.register(descriptor, select.POLLIN)
         end = time.monotonic() + timeout_s
         while not until():
@@ -76,8 +78,8 @@ class Board:
             self.machine.now = time.monotonic_ns()
             if self.socket.fileno() in ready:
                 self._answer()
-            if self.doorbell in ready:
-                os.eventfd_read(self.doorbell)
+            if self.doorbell.fileno() in ready:
+                self.doorbell.recv(4096)
             self.machine.work()
             self._read_serial()
 

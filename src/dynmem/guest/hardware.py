@@ -5,6 +5,7 @@ and waits for its reply; anything else that arrives meanwhile is processed in or
 the guest ends.
 """
 
+import contextlib
 import os
 import select
 import socket
@@ -28,8 +29,8 @@ from dynmem.wire.synic import (
 _ANCILLARY_BYTES: Final = socket.CMSG_SPACE(4 * 4)
 _DESCRIPTOR_BYTES: Final = 4
 _SEQUENCE_MASK: Final = 0xFFFF_FFFF
-_COUNTER_BYTES: Final = 8
-_ONE: Final = (1).to_bytes(_COUNTER_BYTES, "little")
+_RAISED: Final = b"\1"
+_LINE_BYTES: Final = 4096  # more than a line holds
 
 Request = wire.UnmapSlot | wire.PlugMemory | wire.UnplugMemory
 
@@ -69,7 +70,7 @@ class Hardware:
             if descriptor == self._socket.fileno():
                 self._receive()
             else:
-                os.read(descriptor, _COUNTER_BYTES)
+                os.read(descriptor, _LINE_BYTES)
                 raised.add(self._lines[descriptor])
         return raised
 
@@ -88,7 +89,8 @@ class Hardware:
         """
         doorbell = self._doorbells.get(connection_id)
         if doorbell is not None:
-            os.write(doorbell, _ONE)
+            with contextlib.suppress(BlockingIOError, BrokenPipeError):  # it is raised, or the VM gone
+                os.write(doorbell, _RAISED)
             return
         parameter = int.from_bytes(encode_signal(SignalEventInput(connection_id, 0)), "little")
         self.hypercall(HYPERCALL_SIGNAL_EVENT | HYPERCALL_FAST, parameter)
@@ -158,6 +160,7 @@ class Hardware:
                 self._poll.register(descriptor, select.POLLIN)
                 return True
             case wire.BindDoorbell(connection_id) if connection_id not in self._doorbells:
+                os.set_blocking(descriptor, False)
                 self._doorbells[connection_id] = descriptor
                 return True
             case wire.Start():

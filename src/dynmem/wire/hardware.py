@@ -1,8 +1,10 @@
 """The embedded guest's hardware: the messages of a guest process and its VM on one SOCK_SEQPACKET socket.
 
 One message is one datagram, type u32 first, never padded. Three of the host's carry exactly one descriptor
-(SCM_RIGHTS): `MapSlot` the memory to map, `BindSint` the eventfd the guest waits on for that interrupt,
-`BindDoorbell` the eventfd the guest writes instead of calling HvSignalEvent for that connection id.
+(SCM_RIGHTS): `MapSlot` the memory to map, `BindSint` the interrupt line of a SINT, `BindDoorbell` the line
+that the guest raises instead of calling HvSignalEvent for that connection id. A line is the guest's end of a
+pair of stream sockets: a byte raises it, and the side that it is raised for reads all that is there. Neither
+side waits for the other to do so: a line with no room for another byte is raised already.
 
 Order: the host sends MapSlot for RAM (slot 0, and whatever else is RAM at boot) and the bindings, then
 `Start`. After that the guest makes calls; each gets a `Reply` with the same sequence number. Memory comes and

@@ -38,10 +38,9 @@ class Calls:
         hardware = self._hardware
         if hardware.calls.ready:
             await self._take(machine)
-        for connection_id, doorbell in hardware.doorbells.items():
+        for doorbell in hardware.doorbells.values():
             if doorbell.ready:
-                hardware.take_doorbell(connection_id)
-                doorbell.arm()
+                doorbell.take()
 
     async def _take(self, machine: GuestCalls) -> None:
         for _ in range(VM_HYPERCALLS_PER_TURN):

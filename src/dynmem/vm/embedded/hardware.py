@@ -5,47 +5,18 @@ than it is served, or reads no replies, waits.
 """
 
 import asyncio
-import contextlib
-import os
 import socket
 from collections import deque
 from collections.abc import Callable
 from typing import Final
 
 from dynmem.limits import HARDWARE_DATAGRAM_BYTES_MAX
+from dynmem.vm.embedded.lines import Doorbell, InterruptLine
+from dynmem.vm.embedded.readiness import Readiness
 from dynmem.wire import hardware as wire
 from dynmem.wire.synic import HvStatus
 
 _CALLS: Final = (wire.Hypercall, wire.WriteMsr)
-_EVENTFD_FLAGS: Final = os.EFD_CLOEXEC | os.EFD_NONBLOCK
-
-
-class Readiness:
-    """Watches a descriptor on the running loop: once per `arm` it becomes `ready` and calls `wake`."""
-
-    def __init__(self, fd: int, wake: Callable[[], None]) -> None:
-        self.fd = fd
-        self.ready: bool = False
-        self._wake = wake
-        self._armed = False
-
-    def arm(self) -> None:
-        """Watch until there is something to read."""
-        self.ready = False
-        if not self._armed:
-            self._armed = True
-            asyncio.get_running_loop().add_reader(self.fd, self._fired)
-
-    def disarm(self) -> None:
-        """Stop watching."""
-        if self._armed:
-            self._armed = False
-            asyncio.get_running_loop().remove_reader(self.fd)
-
-    def _fired(self) -> None:
-        self.disarm()
-        self.ready = True
-        self._wake()
 
 
 class Hardware:
@@ -56,7 +27,7 @@ class Hardware:
 
     Attributes:
         calls: The machine's end of the socket; `receive` when ready.
-        doorbells: By connection id; `take_doorbell` when ready.
+        doorbells: By connection id; `take` each that is ready.
 
     """
 
@@ -65,9 +36,9 @@ class Hardware:
         self._socket, self.guest_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._socket.setblocking(False)
         self._wake = wake
-        self._sints: dict[int, int] = {}
+        self._sints: dict[int, InterruptLine] = {}
         self.calls: Final = Readiness(self._socket.fileno(), wake)
-        self.doorbells: dict[int, Readiness] = {}
+        self.doorbells: dict[int, Doorbell] = {}
         self._unsent: deque[tuple[wire.Message, int | None]] = deque()  # with its descriptor
         self._held: wire.Message | None = None  # a call that came before the last one's reply had left
         self._is_blocked = False  # the guest has no room now
@@ -98,14 +69,13 @@ class Hardware:
 
     def bind_sint(self, sint: int) -> None:
         """Make the interrupt line of a SINT."""
-        self._sints[sint] = os.eventfd(0, _EVENTFD_FLAGS)
-        self._send(wire.BindSint(sint), self._sints[sint])
+        line = self._sints[sint] = InterruptLine()
+        self._send(wire.BindSint(sint), line.guest_end.fileno())
 
     def bind_doorbell(self, connection_id: int) -> None:
         """Make the doorbell of a connection id."""
-        fd = os.eventfd(0, _EVENTFD_FLAGS)
-        self.doorbells[connection_id] = Readiness(fd, self._wake)
-        self._send(wire.BindDoorbell(connection_id), fd)
+        doorbell = self.doorbells[connection_id] = Doorbell(self._wake)
+        self._send(wire.BindDoorbell(connection_id), doorbell.guest_end.fileno())
 
     def start(self) -> None:
         """Report to the guest that its hardware is complete, and listen to it."""
@@ -117,13 +87,7 @@ class Hardware:
     def interrupt(self, sint: int) -> None:
         """Raise the line of a SINT, if there is one."""
         if sint in self._sints:
-            with contextlib.suppress(BlockingIOError):  # the counter is full, so it is raised already
-                os.eventfd_write(self._sints[sint], 1)
-
-    def take_doorbell(self, connection_id: int) -> None:
-        """Reset a doorbell that was rung."""
-        with contextlib.suppress(BlockingIOError):
-            os.eventfd_read(self.doorbells[connection_id].fd)
+            self._sints[sint].interrupt()
 
     def receive(self) -> wire.Message | None:
         """Return the guest's next message; None if there is none, or for a call while a reply waits.
@@ -158,12 +122,9 @@ class Hardware:
             asyncio.get_running_loop().remove_writer(self._socket.fileno())
             self._is_blocked = False
         self._unsent.clear()
-        for doorbell in self.doorbells.values():
-            doorbell.disarm()
-            os.close(doorbell.fd)
+        for line in (*self.doorbells.values(), *self._sints.values()):
+            line.close()
         self.doorbells.clear()
-        for fd in self._sints.values():
-            os.close(fd)
         self._sints.clear()
         self._socket.close()
         self.guest_end.close()

@@ -11,7 +11,7 @@ from typing import IO, Final
 
 import dynmem
 from dynmem.errors import ConfigError
-from dynmem.vm.embedded.hardware import Readiness
+from dynmem.vm.embedded.readiness import Readiness
 from dynmem.vm.options.machine import GuestOptions
 from dynmem.vm.platform import GuestEnding
 
