@@ -70,14 +70,18 @@ PREALLOC_MARGIN_BYTES_MAX: Final = 1 << 30
 
 # -- qmp: monitors, both ends --
 
-# A reply to what the manager asks is far shorter. Only schemas are longer.
+# What a client may send to our monitor at a time: no command is nearly as long.
 QMP_MESSAGE_BYTES_MAX: Final = 65_536
+# What a monitor may reply: 256 DIMMs with ids of a thousand characters are 600 KiB.
+QMP_REPLY_BYTES_MAX: Final = 1 << 20
 # QEMU's own limit for JSON values inside JSON values.
 QMP_NESTING_MAX: Final = 1024
 # Characters of a monitor's error that are shown. QEMU's errors are one line.
 QMP_ERROR_TEXT_MAX: Final = 300
-# Characters of a state or device name, reported by a monitor, that are shown.
+# Characters of a state, reported by a monitor, that are shown.
 QMP_NAME_MAX: Final = 128
+# Characters of a device's QOM path. QEMU does not limit ids; management tools use up to about a hundred.
+QMP_PATH_MAX: Final = 4096
 # Events not yet read: about ten minutes of a busy VM.
 QMP_EVENTS_KEPT: Final = 1024
 # Read from a monitor's socket at a time.

@@ -73,7 +73,10 @@ def test_a_reset_books_the_full_size_until_a_report_that_is_younger() -> None:
         ({"run_state": "paused"}, "its state is paused"),
         ({"run_state": "finish-migrate"}, "its state is finish-migrate"),
         ({"run_state": "inmigrate"}, "its state is inmigrate"),
-        ({"device": None, "problem": "no balloon"}, "no balloon device (no balloon)"),
+        (
+            {"device": None, "problem": "it has no balloon device: add one"},
+            "frozen: it has no balloon device: add",
+        ),
         ({"actual_bytes": None}, "does not report its size"),
         ({"demand": None}, "no fresh report"),
         ({"demand": Demand(1, 1, "old", 60 * NS_PER_S)}, "no fresh report"),

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Final, NamedTuple, Self
 
 from dynmem.errors import DeadlineError, NotPermittedError, RemoteProtocolError, UnreachableError
-from dynmem.limits import QMP_ERROR_TEXT_MAX, QMP_EVENTS_KEPT, QMP_MESSAGE_BYTES_MAX, QMP_READ_BYTES
+from dynmem.limits import QMP_ERROR_TEXT_MAX, QMP_EVENTS_KEPT, QMP_READ_BYTES, QMP_REPLY_BYTES_MAX
 from dynmem.qmp.errors import GENERIC_ERROR, BusyError, QmpCommandError
 from dynmem.qmp.framing import LineReader, encode_line
 from dynmem.sockets import Peer, peer_of
@@ -67,7 +67,7 @@ class QmpClient:
         path: str | Path,
         *,
         greeting_timeout_s: float = 1.0,
-        message_bytes_max: int = QMP_MESSAGE_BYTES_MAX,
+        message_bytes_max: int = QMP_REPLY_BYTES_MAX,
     ) -> Self:
         """Connect to the monitor at `path` and negotiate.
 

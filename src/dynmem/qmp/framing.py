@@ -7,7 +7,7 @@ from typing import Final
 import msgspec
 
 from dynmem.errors import RemoteProtocolError
-from dynmem.limits import QMP_MESSAGE_BYTES_MAX
+from dynmem.limits import QMP_REPLY_BYTES_MAX
 
 _DECODER: Final = msgspec.json.Decoder(dict[str, object])
 
@@ -29,7 +29,7 @@ def decode_line(line: bytes) -> dict[str, object]:
 class LineReader:
     """Splits a stream of bytes into objects, however the pieces arrive, in linear time."""
 
-    def __init__(self, *, message_bytes_max: int = QMP_MESSAGE_BYTES_MAX) -> None:
+    def __init__(self, *, message_bytes_max: int = QMP_REPLY_BYTES_MAX) -> None:
         self._limit = message_bytes_max
         self._pending = bytearray()
         self._searched = 0

@@ -76,7 +76,7 @@ FROZEN: Final[tuple[Row, ...]] = (
     (
         lambda record, _: record.facts.device is None,
         "frozen",
-        lambda record: f"frozen: it has no balloon device{_problem(record)}",
+        lambda record: f"frozen: {record.facts.problem or 'it has no balloon device'}",
     ),
     (
         lambda record, _: record.facts.actual_bytes is None,

@@ -89,7 +89,7 @@ class _Life:
         next_search: The look at which a device is searched again.
         next_interval: The look at which the statistics interval is checked again.
         interval_problem: Why its guest sends no statistics.
-        can_query_migration: Whether its monitor has `query-migrate`.
+        device_problem: Why no device is known.
     """
 
     process: Process | None
@@ -110,7 +110,7 @@ class _Life:
     next_search: int = 0
     next_interval: int = 0
     interval_problem: str | None = None
-    can_query_migration: bool = True
+    device_problem: str = ""
 
     @property
     def blocks(self) -> tuple[int, ...] | None:
@@ -201,6 +201,13 @@ class VmConnection:
         try:
             monitor = self._monitor or await self._connect()
             return await self._ask(monitor, now_ns)
+        except QmpCommandError as error:
+            if (
+                self._monitor is not None and self._life is not None
+            ):  # an answer: it is there, and asked again
+                self._problem = f"its monitor {self.path} rejects what every VM is asked: {error.desc}"
+                return self._facts(self._life, SILENT, now_ns)
+            await self._lose(error)
         except (DynmemError, OSError, TimeoutError) as error:
             await self._lose(error)
         except Exception as error:  # a surprise with one VM must not end the service of the others
@@ -246,15 +253,9 @@ class VmConnection:
         self._take_events(monitor, life)
         run_state = await self._run_state(monitor, life)
         await self._look_at_memory(monitor, life)
-        if life.device is None and life.looks >= life.next_search:
-            life.next_search = life.looks + _FIND_DEVICE_EVERY
-            await self._find_device(monitor, life)
         life.looks += 1
         self._problem = None
-        if life.device is None:
-            self._problem = "it has no balloon device: start it with -device virtio-balloon-pci,id=balloon0"
-        else:
-            await self._read_figures(monitor, life, life.device, now_ns)
+        await self._look_at_balloon(monitor, life, now_ns)
         await self._measure(life)
         self._pause_s = 0.0
         return self._facts(life, run_state, now_ns)
@@ -294,31 +295,57 @@ class VmConnection:
         status = word(reply.get("status"))
         if status is None:
             raise RemoteProtocolError("the reply to query-status has no status")
-        if life.can_query_migration:
-            try:
-                migration = fields(await monitor.query("query-migrate"), "query-migrate")
-            except QmpCommandError:
-                life.can_query_migration = False  # dynmem vm does not migrate
-            else:
-                if migration.get("status") in _MIGRATING:
-                    return "migrating"
+        try:
+            migration = fields(await monitor.query("query-migrate"), "query-migrate")
+        except QmpCommandError:
+            return status  # dynmem vm does not migrate; QEMU before its machine exists may say so, too
+        if migration.get("status") in _MIGRATING:
+            return "migrating"
         return status
 
-    async def _find_device(self, monitor: Monitor, life: _Life) -> None:
-        life.device = await find_device(monitor)
-        if life.device is not None and life.tracker is None:
+    async def _look_at_balloon(self, monitor: Monitor, life: _Life, now_ns: int) -> None:
+        """Read its figures, looking for its balloon device first where none is known.
+
+        A device that replies with an error was perhaps replaced by another one, so it is looked for again at
+        once, and at each look until one replies.
+        """
+        for _ in range(2):
+            if life.device is None and life.looks >= life.next_search:
+                await self._find_device(monitor, life)
+            if life.device is None:
+                break
+            try:
+                await self._read_figures(monitor, life, life.device, now_ns)
+            except QmpCommandError as error:
+                life.device, life.next_search = None, life.looks
+                life.device_problem = f"its balloon device does not reply: {error.desc}"
+            else:
+                return
+        self._problem = life.device_problem
+
+    @staticmethod
+    async def _find_device(monitor: Monitor, life: _Life) -> None:
+        """Look for a balloon device; the figures of another one before it are not its own."""
+        life.tracker, life.interval_problem, life.next_interval = None, None, 0
+        try:
+            life.device = await find_device(monitor)
+        except QmpCommandError as error:
+            life.device_problem = f"its monitor does not list its devices: {error.desc}"
+            return
+        if life.device is not None:
             life.tracker = DemandTracker(DEMAND_SOURCES[life.device.kind])
+            return
+        life.next_search = life.looks + _FIND_DEVICE_EVERY
+        life.device_problem = "it has no balloon device: start it with -device virtio-balloon-pci,id=balloon0"
 
     async def _read_figures(self, monitor: Monitor, life: _Life, device: Device, now_ns: int) -> None:
-        """Read the VM's size, then its guest's report: in this order, see DemandTracker."""
+        """Read the VM's size, then its guest's report: in this order, see DemandTracker.
+
+        Raises QmpCommandError if the device does not reply.
+        """
         assert life.tracker is not None
         assert life.memory is not None
-        try:
-            balloon = fields(await monitor.query("query-balloon"), "query-balloon")
-        except QmpCommandError as error:
-            life.device = None  # unplugged
-            self._problem = f"its balloon device does not reply: {error.desc}"
-            return
+        balloon = fields(await monitor.query("query-balloon"), "query-balloon")
         before, life.actual_bytes = life.actual_bytes, size(balloon.get("actual"), "actual")
         if life.deaf and before is not None and life.actual_bytes > max(before, life.target_bytes):
             self._was_reset(life)  # its balloon is empty again

@@ -10,10 +10,10 @@ from collections.abc import Awaitable, Callable, Hashable, Mapping
 from typing import Final, NamedTuple
 
 from dynmem.errors import RemoteProtocolError
-from dynmem.limits import MANAGER_FIGURE_BYTES_MAX, QMP_NAME_MAX
+from dynmem.limits import MANAGER_FIGURE_BYTES_MAX, QMP_NAME_MAX, QMP_PATH_MAX
 from dynmem.manager.step.facts import Demand
 from dynmem.manager.sweep.monitor import STATISTICS_INTERVAL, Monitor
-from dynmem.qmp.errors import QmpCommandError
+from dynmem.qmp.errors import COMMAND_NOT_FOUND, DEVICE_NOT_FOUND, QmpCommandError
 from dynmem.units import MIB
 
 HV_BALLOON: Final = "hv-balloon"
@@ -93,9 +93,9 @@ def size(value: object, what: str, *, least: int = 0) -> int:
     return reported
 
 
-def word(value: object) -> str | None:
+def word(value: object, *, longest: int = QMP_NAME_MAX) -> str | None:
     """Return a name or a state that a monitor sent, if it can be shown; else None."""
-    is_one = isinstance(value, str) and 0 < len(value) <= QMP_NAME_MAX and value.isprintable()
+    is_one = isinstance(value, str) and 0 < len(value) <= longest and value.isprintable()
     return value if isinstance(value, str) and is_one else None
 
 
@@ -161,7 +161,10 @@ DEMAND_SOURCES: Final[Mapping[str, DemandSource]] = {
 
 
 async def find_device(monitor: Monitor) -> Device | None:
-    """Return the VM's balloon device, going by its monitor's replies; None if it has none."""
+    """Return the VM's balloon device, going by its monitor's replies; None if it has none.
+
+    Raises QmpCommandError if the monitor does not say what devices there are.
+    """
     try:
         await monitor.query("query-hv-balloon-status-report")
     except QmpCommandError as error:
@@ -173,10 +176,13 @@ async def find_device(monitor: Monitor) -> Device | None:
     for folder in ("/machine/peripheral", "/machine/peripheral-anon"):
         try:
             entries = await monitor.query("qom-list", {"path": folder})
-        except QmpCommandError:
-            continue
+        except QmpCommandError as error:
+            if error.error_class in (COMMAND_NOT_FOUND, DEVICE_NOT_FOUND):
+                continue  # a monitor without the command or the folder has no such devices
+            raise
         for entry in entries if isinstance(entries, list) else ():
-            kind, name = fields(entry, "qom-list").get("type"), word(entry.get("name"))
+            kind = fields(entry, "qom-list").get("type")
+            name = word(entry.get("name"), longest=QMP_PATH_MAX)
             if isinstance(kind, str) and kind.startswith("child<virtio-balloon") and name is not None:
                 return Device(VIRTIO_BALLOON, f"{folder}/{name}")
     return None
