@@ -35,7 +35,8 @@ DM_INTRO = """## Dynamic memory
 
 Bodies of in-band packets on the channel of device type `{device}`. Each begins with type (u16), size (u16,
 this header included) and transaction id (u32, each side counts its own). Receivers believe `size`, not the
-packet's length, which is padded to 8 bytes. At most 4096 bytes, so at most 510 page ranges.
+packet's length, which is padded to 8 bytes. A host's is of at most 4096 bytes, so of at
+most 510 page ranges. So are all that dynmem sends, but a guest's may be as long as a ring packet.
 
 A **page range** is one u64: first page in bits 0..39, number of pages in bits 40..63. Note the opposite
 orders of the two words that precede the ranges in DM_BALLOON_RESPONSE and DM_UNBALLOON_REQUEST.

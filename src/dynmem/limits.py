@@ -16,7 +16,7 @@ GUEST_PAGE_MAX: Final = (1 << 40) - 1
 
 # -- dm: the Dynamic Memory Protocol --
 
-# Hyper-V and Linux build balloon messages in one page.
+# Hyper-V and Linux build balloon messages in one page, and so do we. What a guest sends may be longer.
 DM_MESSAGE_BYTES_MAX: Final = 4096
 # 16 bytes before the ranges of 8 bytes each.
 DM_RANGES_PER_MESSAGE: Final = 510

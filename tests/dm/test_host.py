@@ -3,7 +3,7 @@
 import pytest
 from tests.rigs.driven_host import DEADLINE, WAIT, DrivenHost
 from tests.rigs.pages import packed, pages_of
-from tests.rigs.stores import PlainStore
+from tests.rigs.stores import PlainSource, PlainStore
 
 from dynmem.dm.events import ActualChanged, Anomaly, BalloonFinished, StatusReported
 from dynmem.dm.host import DynamicMemoryHost
@@ -144,6 +144,30 @@ def test_status_reports_are_suppressed_when_nobody_wants_them(wanted: bool) -> N
     else:
         assert played.host.status is None
         assert played.events(StatusReported) == []
+
+
+@pytest.mark.parametrize(
+    ("said", "counted"),
+    [(20, 20), (1000, 1000), (1100, 1100), (1101, 1100), ((1 << 32) - 1, 1100), ((1 << 32) + 700, 700)],
+    ids=["some", "all", "all-and-the-balloon", "more", "most", "wrapped"],
+)
+def test_a_guest_commits_no_more_than_it_can_be_given_and_its_balloon(
+    played: DrivenHost, said: int, counted: int
+) -> None:
+    """Linux's count of the balloon wraps when a driver that was loaded again gets pages back."""
+    played.host.set_target(900, played.now)
+    played.sent()
+    played.gives((0, 100))
+    played.says(dm.StatusReport(3, 1 << 30, said, 0, 0, 0, 0))
+    assert played.host.status == (counted * 4096, 1000 * 4096, played.now)
+    assert played.events(StatusReported) == [StatusReported(counted * 4096, 1000 * 4096)]
+
+
+def test_what_can_be_added_counts_among_what_a_guest_may_commit() -> None:
+    played = DrivenHost(source=PlainSource(4096, 512))
+    played.start()
+    played.says(dm.StatusReport(3, 10, 5000, 0, 0, 0, 0))
+    assert played.host.status == (1512 * 4096, 10 * 4096, played.now)
 
 
 def test_a_status_report_of_more_pages_than_there_can_be_is_malformed(played: DrivenHost) -> None:
@@ -304,6 +328,21 @@ def test_progress_begins_the_deadline_anew_and_pages_given_twice_are_no_progress
     assert played.state() is HostState.STUCK
 
 
+def test_only_what_brings_something_ends_being_stuck(played: DrivenHost) -> None:
+    played.host.set_target(900, played.now)
+    played.sent()
+    played.gives((0, 10), more=True)
+    played.passes(DEADLINE)
+    played.path()
+    for spans in ((), ((0, 10),), ((1 << 30, 5),)):  # nothing, nothing new, nothing that there is
+        played.gives(*spans, more=True)
+        played.passes(DEADLINE)
+        assert played.state() is HostState.STUCK
+    assert played.path() == []
+    played.gives((10, 1), more=True)
+    assert played.path() == ["S_BALLOON_REPLY_WAIT"]
+
+
 def test_a_full_ring_is_waited_for_and_its_emptying_leaves_stuck(played: DrivenHost) -> None:
     played.host.set_target(900, played.now)
     offered = played.host.next_message()
@@ -450,7 +489,9 @@ def test_a_target_outlives_close_and_reopen_and_is_applied_again(played: DrivenH
     assert played.sent() == dm.BalloonRequest(0, 60)
 
 
-def test_a_target_outlives_a_reset_and_is_applied_to_all_of_the_memory(played: DrivenHost) -> None:
+def test_a_guest_that_comes_after_a_reset_is_asked_for_nothing_of_the_target_before(
+    played: DrivenHost,
+) -> None:
     played.host.set_target(900, played.now)
     played.sent()
     played.gives((0, 100))
@@ -459,8 +500,29 @@ def test_a_target_outlives_a_reset_and_is_applied_to_all_of_the_memory(played: D
     played.host.reset(played.now)
     assert played.state() is HostState.POST_RESET_CLOSED
     assert played.events(ActualChanged) == [ActualChanged(1000)]
+    assert played.host.target_pages == 1000
+    played.start()
+    assert played.sent() is None
+    assert played.host.actual_pages == 1000
+
+
+def test_a_target_that_no_guest_was_asked_for_yet_waits_for_the_next_guest() -> None:
+    played = DrivenHost()
+    played.host.set_target(900, played.now)
+    played.host.channel_opened(played.now)
+    played.host.channel_closed(played.now)
+    played.host.reset(played.now)
     played.start()
     assert played.sent() == dm.BalloonRequest(0, 100)
+
+
+def test_a_target_that_a_guest_was_asked_for_in_vain_is_over_with_that_guest(played: DrivenHost) -> None:
+    played.host.set_target(900, played.now)
+    played.sent()  # it never answers
+    played.host.channel_closed(played.now)
+    played.host.reset(played.now)
+    played.start()
+    assert played.sent() is None
 
 
 def test_a_guest_that_cannot_balloon_keeps_its_size_and_that_is_told() -> None:
@@ -513,6 +575,11 @@ def test_a_guest_that_asks_and_never_reads_is_refused_in_the_end() -> None:
     with pytest.raises(RemoteProtocolError, match="does not read"):
         played.says(dm.VersionRequest(1, dm.VERSION_WIN10, False))
     assert played.state() is HostState.VERSION
+    assert played.host.version is None
+    while played.sent() is not None:
+        pass
+    played.says(dm.VersionRequest(1, dm.VERSION_WIN10, False))
+    assert played.state() is HostState.CAPS
 
 
 def test_a_flood_of_odd_messages_does_not_pile_up(played: DrivenHost) -> None:

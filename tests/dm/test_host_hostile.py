@@ -170,7 +170,7 @@ def test_memory_is_offered_once_and_never_after_a_barrier_whatever_the_guest_doe
         removal_is_wanted,
         played.offer,
         mapping_changes,
-        lambda: played.passes(chance.choice([1, DEADLINE])),
+        lambda: played.passes(chance.choice([1, 2 * DEADLINE])),
     ]
     for _ in range(60):
         chance.choice([*common, *common, channel_reopens, guest_restarts])()

@@ -23,6 +23,8 @@ OF_MEMORY_DEVICES = ("hv_balloon_our_range_add", "hv_balloon_map_slot", "hv_ball
 class Region:
     """512 MiB to add, in order, always mapped."""
 
+    most_pages = 0x20000
+
     def __init__(self) -> None:
         self.added_pages = 0
 

@@ -11,10 +11,12 @@ from dynmem.dm.states import HostState
 from dynmem.dm.stores import Reservation
 from dynmem.errors import LocalProtocolError, RemoteProtocolError
 from dynmem.limits import DM_HOT_ADD_CHUNK_PAGES
+from dynmem.units import NS_PER_S
 from dynmem.wire import dm
 
 CAPS = dm.CAP_BALLOON | dm.CAP_HOT_ADD | dm.CAP_HOT_REMOVE  # alignment 1 MiB: 256 pages
 STEP = 256
+BLOCK = 5 * NS_PER_S  # for which Linux waits for 128 MiB to be brought online
 REGION = 4096  # the first page of the memory to add
 
 
@@ -174,6 +176,7 @@ def test_an_answer_of_fewer_pages_is_the_last_hot_add_before_a_reset(
     source_of(played).given.clear()
     played.host.reset(played.now)
     played.start(CAPS)
+    played.host.set_target(1000 + STEP, played.now)
     assert isinstance(played.sent(), dm.HotAddRequest)
 
 
@@ -279,13 +282,91 @@ def test_a_guest_that_is_slow_to_add_is_asked_for_no_other_and_its_late_answer_c
 ) -> None:
     played.host.set_target(1000 + STEP, played.now)
     played.sent()
-    played.passes(DEADLINE)
+    played.passes(DEADLINE + BLOCK)
     assert played.state() is HostState.STUCK
     played.host.set_target(1000 + 2 * STEP, played.now)
     assert played.sent() is None
     played.says(dm.HotAddResponse(1, STEP, 1))
     assert played.host.actual_pages == 1000 + STEP
     assert played.sent() == asked(REGION + STEP, STEP, trans_id=1)
+
+
+@pytest.mark.parametrize(
+    ("pages", "blocks"),
+    [(STEP, 1), (1 << 15, 1), ((1 << 15) + STEP, 2), (DM_HOT_ADD_CHUNK_PAGES, 16)],
+    ids=["1MiB", "128MiB", "129MiB", "2GiB"],
+)
+def test_a_guest_that_waits_for_each_block_to_be_brought_online_is_not_stuck(pages: int, blocks: int) -> None:
+    """Linux waits for 5 s for each 128 MiB, and reports its status meanwhile, which is no progress."""
+    played = DrivenHost(source=LargeSource(1 << 23))
+    played.start(CAPS)
+    played.host.set_target(1000 + pages, played.now)
+    played.offer()
+    assert played.host.deadline_ns() == played.now + DEADLINE  # for room in the ring
+    played.sent()
+    assert played.host.deadline_ns() == played.now + DEADLINE + blocks * BLOCK
+    for _ in range(blocks):
+        played.passes(BLOCK)
+        played.says(dm.StatusReport(3, 10, 20, 0, 0, 0, 0))
+    played.passes(DEADLINE - 1)
+    assert played.state() is HostState.HOT_ADD_REPLY_WAIT
+    played.passes(1)
+    assert played.state() is HostState.STUCK
+
+
+def test_after_a_refusal_for_want_of_resources_the_same_range_is_asked_first(played: DrivenHost) -> None:
+    """Linux adds a longer one only up to the end of the range that it remembers, which reads as a barrier."""
+    played.host.set_target(1000 + STEP, played.now)
+    played.sent()
+    played.says(dm.HotAddResponse(1, 0, 0))
+    played.host.set_target(1000 + 3 * STEP, played.now)
+    assert played.sent() == asked(REGION, STEP, trans_id=1)
+    played.says(dm.HotAddResponse(1, STEP, 1))
+    assert played.sent() == asked(REGION + STEP, 2 * STEP, trans_id=2)
+    played.says(dm.HotAddResponse(1, 2 * STEP, 1))
+    assert played.host.actual_pages == 1000 + 3 * STEP
+
+
+def test_a_part_of_a_refused_range_may_be_asked_for_and_then_the_rest_of_it(played: DrivenHost) -> None:
+    played.host.set_target(1000 + 2 * STEP, played.now)
+    played.sent()
+    played.says(dm.HotAddResponse(1, 0, 0))
+    played.host.set_target(1000 + STEP, played.now)
+    assert played.sent() == asked(REGION, STEP, trans_id=1)
+    played.says(dm.HotAddResponse(1, STEP, 1))
+    played.host.set_target(1000 + 4 * STEP, played.now)
+    assert played.sent() == asked(REGION + STEP, STEP, trans_id=2)
+    played.says(dm.HotAddResponse(1, STEP, 1))
+    assert played.sent() == asked(REGION + 2 * STEP, 2 * STEP, trans_id=3)
+
+
+def test_a_driver_that_is_loaded_again_remembers_no_refusal(played: DrivenHost) -> None:
+    played.host.set_target(1000 + STEP, played.now)
+    played.sent()
+    played.says(dm.HotAddResponse(1, 0, 0))
+    played.host.set_target(1000 + 3 * STEP, played.now)
+    played.host.channel_closed(played.now)
+    played.start(CAPS)
+    assert played.sent() == asked(REGION, 3 * STEP, trans_id=1)
+
+
+def test_a_guest_that_can_never_add_is_asked_less_and_less_often(played: DrivenHost) -> None:
+    played.host.set_target(1000 + STEP, played.now)
+    pauses = []
+    for _ in range(9):
+        played.sent()
+        played.says(dm.HotAddResponse(1, 0, 0))
+        due = played.host.deadline_ns()
+        assert due is not None
+        pauses.append((due - played.now) // HOT_ADD_RETRY_NS)
+        played.passes(due - played.now)
+    assert pauses == [1, 2, 4, 8, 16, 32, 64, 64, 64]
+    played.sent()
+    played.says(dm.HotAddResponse(1, STEP, 1))
+    played.host.set_target(1000 + 2 * STEP, played.now)
+    played.sent()
+    played.says(dm.HotAddResponse(1, 0, 0))
+    assert played.host.deadline_ns() == played.now + HOT_ADD_RETRY_NS
 
 
 def test_memory_that_was_posted_is_the_guests_though_its_channel_closes_before_it_answers(
@@ -321,7 +402,7 @@ def test_added_memory_stays_over_a_reconnect_and_is_gone_after_a_reset(played: D
     played.host.reset(played.now)
     assert played.host.actual_pages == 1000
     played.start(CAPS)
-    assert isinstance(played.sent(), dm.HotAddRequest)  # the target outlives it
+    assert played.sent() is None  # the target was the former guest's
 
 
 class Careless(PlainSource):

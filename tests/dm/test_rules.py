@@ -181,7 +181,7 @@ def test_the_host_takes_a_message_in_its_states_and_ignores_it_in_any_other(mess
 def test_a_stuck_host_takes_what_its_wait_takes_and_nothing_else(message: dm.Message) -> None:
     for state in HOST_WAITS:
         played = HOSTS[state]()
-        played.passes(DEADLINE)
+        played.passes(2 * DEADLINE)
         assert played.state() is HostState.STUCK
         assert is_ignored(played, message) == (state not in ONLY_IN[type(message)]), state
 

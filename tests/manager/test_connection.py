@@ -333,6 +333,12 @@ def test_demand_on_hv_balloon_leaves_out_what_is_ballooned(tmp_path: Path) -> No
             assert facts.demand.committed_bytes == (50 - 24) * MEBIBYTE
             assert facts.demand.available_bytes == 9 * MEBIBYTE
             assert facts.demand.source == "committed - ballooned"
+            before = facts.demand
+            status["committed"] = 1 << 44
+            vm.event("HV_BALLOON_STATUS_REPORT", status)
+            facts = await look_until(connection, lambda facts: facts.demand != before)
+            assert facts.demand is not None
+            assert facts.demand.committed_bytes == 64 * MEBIBYTE  # more than that it cannot have
             vm.event("RESET")
             facts = await look_until(connection, lambda facts: facts.resets == 1)
             assert facts.demand is None

@@ -101,6 +101,16 @@ def test_the_demand_of_a_guest_with_hv_balloon_is_what_it_has_committed_less_its
     assert watched.demand(1) == Demand(used + MIB, 50 * MIB, "committed - ballooned", 0)
 
 
+def test_no_vm_is_believed_to_need_more_than_it_can_have() -> None:
+    watched = DemandTracker(DEMAND_SOURCES[HV_BALLOON])
+    for turn in range(2):
+        watched.saw_size(GIB - 300 * MIB, 3 * GIB)
+        watched.saw_report(Report(turn, (1 << 44) - GIB, 0), turn)
+    assert committed(watched.demand(2)) == 3 * GIB
+    watched.saw_report(Report(2, 400 * MIB - GIB, 0), 3)
+    assert committed(watched.demand(3)) == 100 * MIB
+
+
 def test_after_a_reset_nothing_is_known_until_the_guest_speaks_again() -> None:
     watched = DemandTracker(DEMAND_SOURCES[HV_BALLOON])
     for turn in range(2):

@@ -72,6 +72,7 @@ class PlainSource:
     """Memory to add, as plain sets: `pages` of it from page `start` on, mapped when the test says so."""
 
     def __init__(self, start: int, pages: int, *, mapped: bool = True) -> None:
+        self.most_pages = pages
         self.free = set(range(start, start + pages))
         self.reserved: list[int] = []
         self.given: set[int] = set()

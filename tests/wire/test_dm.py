@@ -177,10 +177,18 @@ def test_a_message_of_510_ranges_fills_a_page_and_511_do_not_fit() -> None:
         dm.encode(dm.BalloonResponse(1, True, bytes(8 * (DM_RANGES_PER_MESSAGE + 1))))
 
 
-def test_a_message_longer_than_a_page_is_refused() -> None:
-    body = struct.pack("<II", 0, 600 << 1) + bytes(8 * 600)
-    with pytest.raises(RemoteProtocolError):
-        dm.decode(struct.pack("<HHI", 7, 8 + len(body), 1) + body)
+def test_a_guests_message_may_be_as_long_as_its_size_can_say_and_a_hosts_as_long_as_a_page() -> None:
+    most = (0xFFFF - 16) // 8
+    for count in (600, 1144, most):  # Windows may return 585,728 pages in 1144 ranges of 2 MiB
+        ranges = bytes(range(8)) * count
+        body = struct.pack("<II", 0, count << 1) + ranges
+        message = dm.BalloonResponse(1, more_pages=False, ranges=ranges)
+        assert dm.decode(struct.pack("<HHI", 7, 8 + len(body), 1) + body) == message
+        with pytest.raises(LocalProtocolError, match="above 4096"):
+            dm.encode(message)
+    body = struct.pack("<II", 0, 600) + bytes(8 * 600)
+    with pytest.raises(RemoteProtocolError, match="above 4096"):
+        dm.decode(struct.pack("<HHI", 8, 8 + len(body), 1) + body)
 
 
 def test_an_unknown_number_is_refused() -> None:

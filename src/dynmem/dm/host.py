@@ -9,7 +9,8 @@ The table `RULES` says which message is taken in which state, and by what.
 
 Two rules differ from QEMU hw/hyperv/hv-balloon.c, whose behaviour this otherwise is. A guest that is silent
 makes the machine stuck: it sends no new request, and takes a late answer in full, because answers carry the
-guest's own transaction ids and cannot be matched to a request. And a target survives a close and a reset.
+guest's own transaction ids and cannot be matched to a request. And a driver may close its channel and open it
+again: `dynmem.dm.target` says what then holds.
 """
 
 from collections import deque
@@ -26,8 +27,9 @@ from dynmem.dm.events import (
     StateChanged,
     StatusReported,
 )
+from dynmem.dm.habits import believable_commitment
 from dynmem.dm.handshake import HostHandshake
-from dynmem.dm.hot_add import HotAdd
+from dynmem.dm.hot_add import HotAdd, Refusals
 from dynmem.dm.journal import OperationJournal
 from dynmem.dm.operations import Balloon, HotRemove, Operation, Then, Unballoon
 from dynmem.dm.options import HostOptions
@@ -41,7 +43,7 @@ from dynmem.dm.states import (
     HostStep,
 )
 from dynmem.dm.stores import HotAddSource, PageStore
-from dynmem.dm.target import difference
+from dynmem.dm.target import Target, difference
 from dynmem.errors import LocalProtocolError, RemoteProtocolError
 from dynmem.limits import DM_EVENTS_PENDING, DM_REPLIES_PENDING, GUEST_PAGE_MAX
 from dynmem.trace_events import NO_TRACE, Trace
@@ -85,11 +87,11 @@ class DynamicMemoryHost:
         self._store = store
         self._options = options
         self._source = hot_add
-        self._no_more_hot_add = False  # the guest has met a barrier
+        self._refusals = Refusals()
         self._trace = trace
         self._place = HostPlace(HostState.WAIT_RESET)
         self._events: deque[HostEvent] = deque()
-        self._target: int | None = None
+        self._target = Target()
         self._trans_id = 0
         self._forget_guest()
         self._last_actual = self.actual_pages
@@ -103,8 +105,8 @@ class DynamicMemoryHost:
         self._offers_reply = False
         self._operation: Operation | None = None
         self._removal: HotRemove | None = None  # requested by the owner, not begun
-        self._retry_at: int | None = None
-        self._target_changed = self._target is not None
+        self._target.channel_changed()
+        self._refusals.driver_gone()
         self._handshake = HostHandshake(self._options)
         self.status: GuestStatus | None = None
         self.guest_at_floor: bool = False
@@ -136,13 +138,18 @@ class DynamicMemoryHost:
 
     @property
     def target_pages(self) -> int:
-        """The last target, or the boot size."""
-        return self.boot_pages if self._target is None else self._target
+        """The target, or all the memory of a guest that has none."""
+        return self._ram_pages if self._target.pages is None else self._target.pages
 
     @property
     def _ram_pages(self) -> int:
         """All the memory that the guest has been given, including what it gave up."""
         return self.boot_pages + (self._source.added_pages if self._source else 0)
+
+    @property
+    def _most_pages(self) -> int:
+        """All the memory that the guest can be given."""
+        return self.boot_pages + (self._source.most_pages if self._source else 0)
 
     @property
     def _least_pages(self) -> int:
@@ -153,8 +160,9 @@ class DynamicMemoryHost:
     # what the owner wants
 
     def reset(self, now: int) -> None:
-        """Start again with a guest of its boot size; the owner has emptied store and source just before."""
-        self._no_more_hot_add = False
+        """Start again with another guest. The owner has emptied store and, at a power cycle, source."""
+        self._refusals = Refusals()
+        self._target.guest_gone()
         self.journal.end("the machine was reset", now)
         self._forget_guest()
         self._trans_id = 0
@@ -179,8 +187,7 @@ class DynamicMemoryHost:
         """Work towards a size in pages; 0 is ignored. The same size again means: try again."""
         if pages <= 0:
             return
-        self._target = pages
-        self._target_changed = True
+        self._target.set(pages)
         self.guest_at_floor = False
         self._settle(now)
 
@@ -204,7 +211,7 @@ class DynamicMemoryHost:
     def deadline_ns(self) -> int | None:
         """Return when `tick` is next needed."""
         if self._place.state is HostState.IDLE:
-            return self._retry_at
+            return self._target.retry_at
         return self._deadline
 
     def take_events(self) -> list[HostEvent]:
@@ -225,7 +232,7 @@ class DynamicMemoryHost:
             if self._replies:
                 self._message = self._replies[0]
             elif self._operation is not None and self._place.state in HOST_RB_WAITS:
-                self._message = self._operation.build(self._trans_id, is_cut=self._target_changed)
+                self._message = self._operation.build(self._trans_id, is_cut=self._target.is_due)
             if self._message is not None:
                 self._offered = dm.encode(self._message)
         return self._offered
@@ -291,7 +298,8 @@ class DynamicMemoryHost:
         if new.state is HostState.POST_INIT_WAIT:
             self._deadline = now + self._options.post_init_wait_ns
         elif new.state in HOST_WAITS and not new.is_stuck:
-            self._deadline = now + self._options.reply_deadline_ns
+            allowance_ns = self._operation.allowance_ns if self._operation is not None else 0
+            self._deadline = now + self._options.reply_deadline_ns + allowance_ns
 
     def _unstick(self, now: int) -> None:
         """Make a stuck wait an ordinary one again: what it waits for has come."""
@@ -328,9 +336,8 @@ class DynamicMemoryHost:
                 self._begin(removal, now)
                 return
             self._events.append(removal.finished())
-        if self._retry_at is not None and now >= self._retry_at:
-            self._target_changed = True
-        if self._target_changed:
+        self._target.tick(now)
+        if self._target.is_due:
             self._pursue_target(now)
 
     def _begin(self, operation: Operation, now: int) -> None:
@@ -340,18 +347,17 @@ class DynamicMemoryHost:
 
     def _pursue_target(self, now: int) -> None:
         """Begin the operation that leads to the target, if one does."""
-        self._target_changed = False
-        self._retry_at = None
-        if self._target is None or self._handshake.capabilities is None:
+        self._target.asked()
+        if self._target.pages is None or self._handshake.capabilities is None:
             return
         can_balloon = self._handshake.can(dm.CAP_BALLOON)
         wanted = difference(
-            target_pages=self._target,
+            target_pages=self._target.pages,
             ram_pages=self._ram_pages,
             removed_pages=self._store.removed_pages,
             can_balloon=can_balloon,
             can_hot_add=self._source is not None
-            and not self._no_more_hot_add
+            and not self._refusals.is_final
             and self._handshake.can(dm.CAP_HOT_ADD),
             least_pages=self._least_pages,
         )
@@ -362,7 +368,7 @@ class DynamicMemoryHost:
             self._begin(Unballoon(wanted.unballoon, self._store, wanted.hot_add), now)
         elif wanted.hot_add:
             self._begin_hot_add(wanted.hot_add, now)
-        elif self._target < self.actual_pages and not can_balloon:
+        elif self._target.pages < self.actual_pages and not can_balloon:
             self._events.append(Anomaly("the guest says that it cannot balloon: its size stays"))
 
     def _begin_hot_add(self, pages: int, now: int) -> None:
@@ -370,7 +376,7 @@ class DynamicMemoryHost:
         report = self._handshake.capabilities
         assert report is not None
         assert self._source is not None
-        operation = HotAdd(self._source, with_region=self._options.hot_add_region)
+        operation = HotAdd(self._source, self._refusals, with_region=self._options.hot_add_region)
         self._move(HostStep.HOT_ADD, now)  # in which QEMU looks for memory, too
         if operation.reserve(pages, report):
             self._operation = operation
@@ -400,26 +406,25 @@ class DynamicMemoryHost:
         if event is not None:
             self._events.append(event)
         if is_retryable:
-            self._retry_at = now + self._options.hot_add_retry_ns
-        if isinstance(operation, HotAdd):
-            self._no_more_hot_add |= operation.is_at_barrier
-            self._target_changed |= operation.may_go_on
+            self._target.retry(now + self._refusals.pauses * self._options.hot_add_retry_ns)
+        if isinstance(operation, HotAdd) and operation.may_go_on:
+            self._target.again()
 
     # what comes, in one of the states that `RULES` names
 
     def _ignore(self, message: dm.Message, now: int) -> None:
         self._report(Anomaly(f"the guest sent {type(message).__name__} in {self.state.value}: ignored"))
 
-    def _reply(self, reply: dm.Message) -> None:
-        """Queue a reply. A guest that sends requests without end and does not read is rejected."""
+    def _expect_replies_read(self) -> None:
+        """Reject a request of a guest that sends them without end and does not read the answers."""
         if len(self._replies) >= DM_REPLIES_PENDING:
             raise RemoteProtocolError("the guest sends requests and does not read the answers")
-        self._replies.append(reply)
 
     def _on_version(self, message: dm.VersionRequest, now: int) -> None:
+        self._expect_replies_read()
         tracing.received(self._trace, message)
         response = self._handshake.take_version(message)
-        self._reply(response)
+        self._replies.append(response)
         if response.is_accepted:
             self._move(HostStep.VERSION_ACCEPTED, now)
         elif message.is_last_attempt:
@@ -427,27 +432,27 @@ class DynamicMemoryHost:
             self._report(Anomaly("the guest's last protocol version was refused: it stops the service"))
 
     def _on_capabilities(self, message: dm.CapabilitiesReport, now: int) -> None:
+        self._expect_replies_read()
         tracing.received(self._trace, message)
-        answer, *more = self._handshake.take_capabilities(message, info_trans_id=self._trans_id)
-        self._reply(answer)
-        self._replies.extend(more)
+        self._replies.extend(self._handshake.take_capabilities(message, info_trans_id=self._trans_id))
         self._move(HostStep.CAPS_ACCEPTED, now)
 
     def _on_status(self, message: dm.StatusReport, now: int) -> None:
         if max(message.num_avail, message.num_committed) > GUEST_PAGE_MAX:
             raise RemoteProtocolError("a status report names more pages than any guest can have")
         if self._options.status_report:
-            committed, available = message.num_committed << PAGE_SHIFT, message.num_avail << PAGE_SHIFT
+            most = self._most_pages + self._store.removed_pages
+            committed = believable_commitment(message.num_committed, most) << PAGE_SHIFT
+            available = min(message.num_avail, self._most_pages) << PAGE_SHIFT
             self.status = GuestStatus(committed, available, now)
             self._report(StatusReported(committed, available))
 
     def _on_answer(self, message: dm.Message, now: int) -> None:
-        """Take an answer to the current operation, whichever it is; a late one ends being stuck."""
+        """Take an answer to the operation. One that brings nothing and promises more is no progress."""
         operation = self._operation
         assert operation is not None
         tracing.received(self._trace, message)
         answer = operation.answered(message)
-        self._unstick(now)
         for text in answer.oddities:
             self._report(Anomaly(text))
         if isinstance(operation, Balloon) and (answer.pages or operation.is_at_floor):
@@ -457,13 +462,14 @@ class DynamicMemoryHost:
             if answer.pages:
                 self._move(HostStep.PROGRESS, now)
             return
+        self._unstick(now)
         self._trans_id += 1
-        if answer.then is Then.NEXT and not self._target_changed:
+        if answer.then is Then.NEXT and not self._target.is_due:
             self._move(HostStep.ANSWERED_PART, now)
             return
         self.journal.end("another target came" if answer.then is Then.NEXT else answer.outcome, now)
         self._conclude(operation, now, is_retryable=answer.is_retryable)
-        if isinstance(operation, Unballoon) and operation.hot_add and not self._target_changed:
+        if isinstance(operation, Unballoon) and operation.hot_add and not self._target.is_due:
             self._begin_hot_add(operation.hot_add, now)
         else:
             self._move(HostStep.ANSWERED, now)

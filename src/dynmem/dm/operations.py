@@ -70,6 +70,10 @@ class Operation(Protocol):
     def held_pages(self) -> int:
         """Pages that were taken from the store and are not in the ring yet."""
 
+    @property
+    def allowance_ns(self) -> int:
+        """The time that a healthy guest may need for the request that is out, beside the usual deadline."""
+
     def build(self, trans_id: int, *, is_cut: bool) -> dm.Message:
         """Return the next request; the last one of the operation if `is_cut`."""
 
@@ -97,6 +101,7 @@ class Balloon:
     kind: ClassVar[str] = "balloon"
     step: ClassVar[HostStep] = HostStep.BALLOON
     held_pages = 0
+    allowance_ns = 0
 
     def __init__(self, asked: int, store: PageStore, chunk: int) -> None:
         self.asked: Final = asked
@@ -154,6 +159,7 @@ class Unballoon:
 
     kind: ClassVar[str] = "unballoon"
     step: ClassVar[HostStep] = HostStep.UNBALLOON
+    allowance_ns = 0
 
     def __init__(self, asked: int, store: PageStore, hot_add: int) -> None:
         self.asked: Final = asked
@@ -211,6 +217,7 @@ class HotRemove:
     kind: ClassVar[str] = "hot remove"
     step: ClassVar[HostStep] = HostStep.HOT_REMOVE
     held_pages = 0
+    allowance_ns = 0
 
     def __init__(self, asked: int, source: HotAddSource, *, virtual_node: int, qos_flags: int) -> None:
         if not 0 < asked <= _U32_MAX:

@@ -63,6 +63,10 @@ class HotAddSource(Protocol):
     def added_pages(self) -> int:
         """Pages that the guest has beyond its boot memory, including those that it gave up since."""
 
+    @property
+    def most_pages(self) -> int:
+        """The most that `added_pages` can be."""
+
     def reserve(self, pages: int, alignment: int, end: int) -> Reservation | None:
         """Reserve memory and begin to map it: at most `pages`, all below page `end`.
 

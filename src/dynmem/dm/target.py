@@ -1,9 +1,73 @@
-"""The target arithmetic: what a target means in pages to balloon, to unballoon and to hot-add.
+"""The target: how long it holds, and what it means in pages to balloon, to unballoon and to hot-add.
 
-Source: hv_balloon_idle_state_process_target in QEMU hw/hyperv/hv-balloon.c.
+A target is an order to one guest. What ends a channel or a guest does this to it, and to the pages that the
+guest gave up:
+
+    the channel closes       the same guest without a driver: pages stay given up, and the target is pursued
+                             again once the channel is open
+    UNLOAD, a new contact    another guest, for all that a host can see: all memory is its own, hot-added
+                             memory included, and the target of the guest before it is over
+    a reset                  another guest at its boot size, whose target is over, too
+
+A target that no guest was asked for yet waits for the next one. So a driver that is loaded again, or wakes
+from hibernation, is not shrunk twice, and no kernel is given pages that another one gave.
+
+Source: the life of `target` and `target_changed` in QEMU hw/hyperv/hv-balloon.c (which opens no channel again
+without a reset), and hv_balloon_idle_state_process_target there.
 """
 
 from typing import NamedTuple
+
+
+class Target:
+    """The size that the owner wants, and whether there is something to do about it.
+
+    Attributes:
+        pages: The size; None for the guest's own.
+        is_due: Whether the guest is to be asked for it.
+
+    """
+
+    def __init__(self) -> None:
+        self.pages: int | None = None
+        self.is_due: bool = False
+        self.retry_at: int | None = None
+        self._was_asked = False
+
+    def set(self, pages: int) -> None:
+        """Replace the target. The same size again means: try again."""
+        self.pages = pages
+        self.is_due = True
+        self._was_asked = False
+
+    def asked(self) -> None:
+        """Record that the guest is asked for it now, or has nothing to be asked for."""
+        self.is_due = False
+        self.retry_at = None
+        self._was_asked = True
+
+    def again(self) -> None:
+        """Make the target due again: there is more to do about it."""
+        self.is_due = True
+
+    def retry(self, at_ns: int) -> None:
+        """Make the target due again later."""
+        self.retry_at = at_ns
+
+    def tick(self, now: int) -> None:
+        """Let time pass."""
+        self.is_due |= self.retry_at is not None and now >= self.retry_at
+
+    def channel_changed(self) -> None:
+        """Make it due for the driver that opens the channel next."""
+        self.is_due = self.pages is not None
+        self.retry_at = None
+
+    def guest_gone(self) -> None:
+        """End a target that the former guest was asked for."""
+        if self._was_asked:
+            self.pages = None
+        self.channel_changed()
 
 
 class Difference(NamedTuple):

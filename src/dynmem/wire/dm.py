@@ -386,18 +386,21 @@ def decode(data: bytes, version: int = NEWEST) -> Message:
     """Return the message in `data` (one packet's body; padding behind the message is accepted).
 
     Raises:
-        RemoteProtocolError: It is shorter than its header or its fields say, longer than a page, or not a
-            message that `version` knows.
+        RemoteProtocolError: It is shorter than its header or its fields say, or not a message that `version`
+            knows; or it is a host's and longer than a page, which no guest reads. A guest's may be as long as
+            a ring packet.
 
     """
     length = len(data)
     if length < HEADER_BYTES:
         raise RemoteProtocolError(f"a dynamic memory message of {length} bytes has no complete header")
     number, size = _HEAD.unpack_from(data)
-    if size > length or size > DM_MESSAGE_BYTES_MAX:
+    if size > length:
         raise RemoteProtocolError(f"dynamic memory message {number} says {size} bytes, {length} are there")
     layout = TABLE.by_number.get(number)
     if layout is None or version < layout.since:
         raise RemoteProtocolError(f"unknown dynamic memory message {number}")
+    if size > DM_MESSAGE_BYTES_MAX and layout.direction is Direction.HOST_TO_GUEST:
+        raise RemoteProtocolError(f"{layout.name} of {size} bytes is above {DM_MESSAGE_BYTES_MAX}")
     message: Message = layout.decode(data, size, version)
     return message

@@ -1,12 +1,15 @@
 """The device between bus and memory: what is being discarded is nobody's until that is done."""
 
 import asyncio
+import struct
 from typing import Any
 
+import pytest
 from tests.rigs.balloon_device import SIZE, Discards, Rig
 from tests.rigs.pages import packed
-from tests.rigs.scenes import plays
+from tests.rigs.scenes import play, plays
 
+from dynmem.limits import DM_REPLIES_PENDING
 from dynmem.memory.discard import DiscardError
 from dynmem.trace_events import Trace, matching
 from dynmem.units import NS_PER_S, PAGE_SIZE
@@ -164,6 +167,70 @@ async def test_what_the_guest_gives_up_is_traced_range_by_range_as_qemu_does() -
     assert (rig.device.pages.removed_pages, lines) == (24, [])
 
 
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        struct.pack("<HHI", 15, 8, 1),
+        struct.pack("<HHI", 7, 8, 1) + bytes(16),
+        struct.pack("<HHI", 7, 4096, 1) + bytes(16),
+        struct.pack("<HHIIIQ", 7, 24, 1, 0, 2 << 1, 1 << 40),
+        struct.pack("<HHI", 5, 24, 1) + bytes(40),
+        dm.encode(dm.StatusReport(1, (1 << 64) - 1, 5, 0, 0, 0, 0)),
+        dm.encode(dm.BalloonRequest(1, 5)),
+    ],
+    ids=[
+        "empty",
+        "unknown",
+        "too-short",
+        "longer-than-its-packet",
+        "too-short-for-its-ranges",
+        "a-short-status",
+        "an-impossible-status",
+        "a-hosts",
+    ],
+)
+def test_a_message_that_is_none_is_counted_and_costs_the_guest_nothing_else(data: bytes) -> None:
+    async def scene() -> None:
+        rig = Rig(Discards())
+        rig.ask(SIZE - 24 * PAGE_SIZE)
+        for number in (1, 2):
+            assert rig.channel.send(data)
+            assert rig.device.receive()
+            assert rig.faults.counts == {"malformed message": number}
+        assert not rig.channel_is_broken()
+        rig.give(*SPANS)
+        assert rig.device.actual_bytes == SIZE - 24 * PAGE_SIZE
+
+    play(scene())
+
+
+@plays
+async def test_a_guest_that_asks_without_end_and_reads_nothing_keeps_its_channel() -> None:
+    rig = Rig(Discards())
+    rig.close()
+    rig.channel.open(range(16, 26), 5)
+    rig.pump()
+    for _ in range(20):
+        rig.say(dm.VersionRequest(1, dm.make_version(9, 9), is_last_attempt=False))
+    assert rig.faults.counts == {"malformed message": 20 - DM_REPLIES_PENDING}
+    assert not rig.channel_is_broken()
+    rig.send()
+    rig.say(dm.VersionRequest(1, dm.VERSION_WIN10, is_last_attempt=False))
+    rig.send()
+    assert rig.heard()[-1] == dm.VersionResponse(1, True)
+
+
+@plays
+async def test_pages_may_come_in_one_message_of_many_kilobytes() -> None:
+    rig = Rig(Discards(), ring_pages=(20, 15))
+    rig.ask(SIZE - 1144 * PAGE_SIZE)
+    spans = packed(*((page, 1) for page in range(0, 2 * 1144, 2)))
+    assert rig.channel.send(struct.pack("<HHIII", 7, 16 + len(spans), 1, 0, 1144 << 1) + spans)
+    assert rig.device.receive()
+    assert rig.device.actual_bytes == SIZE - 1144 * PAGE_SIZE
+
+
 @plays
 async def test_a_ring_that_holds_no_whole_message_costs_the_guest_its_channel_and_not_the_machine() -> None:
     discards = Discards()
@@ -190,6 +257,34 @@ async def test_a_new_guest_comes_when_the_last_discard_is_over_and_owns_what_the
     assert (rig.device.actual_bytes, rig.device.pages.removed_pages, rig.device.resets) == (SIZE, 0, 1)
     rig.turn()
     assert discards.open == []
+
+
+@plays
+async def test_a_kernel_that_contacts_the_bus_again_is_neither_shrunk_again_nor_given_pages_of_another() -> (
+    None
+):
+    """After a kexec the pages are the new kernel's; after a reload of the driver the old one's, lost."""
+    rig = shrunk(Discards())
+    rig.disconnect()
+    await rig.device.restarted()
+    assert rig.connect() == []
+    rig.now += 100 * NS_PER_S
+    assert rig.turn() == []
+    assert (rig.device.actual_bytes, rig.device.target_bytes) == (SIZE, SIZE)
+    assert rig.ask(SIZE - 8 * PAGE_SIZE) == [dm.BalloonRequest(0, 8)]
+
+
+@plays
+async def test_a_driver_that_comes_back_gets_the_pages_of_the_one_before_it_and_no_new_request() -> None:
+    discards = Discards()
+    rig = shrunk(discards)
+    rig.turn()
+    discards.finish()
+    rig.turn()
+    rig.close()
+    assert rig.open() == []
+    assert (rig.device.actual_bytes, rig.device.target_bytes) == (SIZE - 24 * PAGE_SIZE,) * 2
+    assert rig.ask(SIZE) == [dm.UnballoonRequest(1, more_pages=False, ranges=RANGES)]
 
 
 @plays

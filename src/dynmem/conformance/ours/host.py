@@ -22,6 +22,8 @@ HOT_ADD_PAGES = 8 * GIB // PAGE_SIZE
 class OurHotAdd:
     """Memory beyond the boot size, available at once."""
 
+    most_pages = HOT_ADD_PAGES
+
     def __init__(self) -> None:
         self.added_pages: int = 0
         self._reserved = 0

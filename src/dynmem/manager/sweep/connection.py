@@ -351,7 +351,11 @@ class VmConnection:
             self._was_reset(life)  # its balloon is empty again
         life.deaf = False
         is_hv = device.kind == HV_BALLOON
-        life.tracker.saw_size(life.memory.without_added(life.actual_bytes) if is_hv else life.actual_bytes)
+        if is_hv:
+            actual_bytes = life.memory.without_added(life.actual_bytes)
+            life.tracker.saw_size(actual_bytes, life.memory.limit_bytes)
+        else:
+            life.tracker.saw_size(life.actual_bytes)
         if device.kind == VIRTIO_BALLOON:
             await self._keep_statistics_on(monitor, life, device)
         report = await DEMAND_SOURCES[device.kind].read(monitor, device, life.memory.boot_bytes)

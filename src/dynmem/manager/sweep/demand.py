@@ -207,13 +207,17 @@ class DemandTracker:
         self._lowest: int | None = None
         self._highest = 0
         self._actual = 0
+        self._most = MANAGER_FIGURE_BYTES_MAX
         self._demand: tuple[int, int, int] | None = None  # committed, available, when
 
-    def saw_size(self, actual_bytes: int) -> None:
-        """Take in the VM's size; call it before `saw_report` of the same look.
+    def saw_size(self, actual_bytes: int, most_bytes: int = MANAGER_FIGURE_BYTES_MAX) -> None:
+        """Take in the VM's size, and the most that it can have; call it before `saw_report` of the same look.
 
-        For hv-balloon it is the size without what was hot-added: boot size less what is ballooned.
+        For hv-balloon it is the size without what was hot-added: boot size less what is ballooned; and its
+        demand is at most `most_bytes`, since a guest may promise its programs more, and its figure may be
+        absurd.
         """
+        self._most = most_bytes
         if self._lowest is None:
             self._lowest = self._highest = actual_bytes
         self._lowest = min(self._lowest, actual_bytes)
@@ -227,8 +231,8 @@ class DemandTracker:
         is_first = self._mark is None
         self._mark = report.mark
         if not is_first and self._lowest is not None:
-            low = max(0, self._lowest + report.offset_bytes)
-            high = max(0, self._highest + report.offset_bytes)
+            low = min(max(0, self._lowest + report.offset_bytes), self._most)
+            high = min(max(0, self._highest + report.offset_bytes), self._most)
             before = high if self._demand is None else self._demand[0]
             self._demand = (min(max(before, low), high), report.available_bytes, now_ns)
         self._lowest = self._highest = self._actual

@@ -96,6 +96,10 @@ class AddedMemory:
         """Pages that the guest has of it, given up or not."""
         return len(self._added)
 
+    @property
+    def most_pages(self) -> int:
+        return self.memory.pages
+
     def reserve(self, pages: int, alignment: int, end: int) -> Reservation | None:
         """Reserve memory and map the slots that it lies in."""
         first = self.memory.first_page

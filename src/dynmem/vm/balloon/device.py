@@ -235,7 +235,7 @@ class HvBalloon:
             self.host.channel_closed(self._clock.now_ns())
 
     def receive(self) -> bool:
-        """Take one packet and return whether there was one. A malformed message breaks the channel off."""
+        """Take one packet and return whether there was one. One that is no message is counted and ignored."""
         channel = self._channel
         packet = channel.receive() if channel is not None else None
         if channel is None or packet is None:
@@ -248,8 +248,7 @@ class HvBalloon:
         try:
             self.host.receive(packet.data, self._clock.now_ns())
         except RemoteProtocolError as error:
-            channel.break_off(f"a malformed message: {error}")
-            return False
+            self._faults.note("malformed message", f"{self.identity}: {error}")
         return True
 
     def send(self) -> None:
