@@ -23,6 +23,7 @@ IMPURE_MODULES = frozenset(
     | {"tempfile", "threading", "time"}
 )
 PURE_EXCEPTIONS = {
+    ("dates", "datetime"),  # arithmetic with a calendar; it asks no clock
     ("vmbus.memory", "threading"),  # a lock's acquire and release is the memory fence
     ("pages.page_set", "mmap"),  # anonymous memory, whose pages go back when a bitmap is empty
 }

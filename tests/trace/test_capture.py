@@ -92,6 +92,15 @@ def test_a_title_stays_on_its_line() -> None:
     assert lines == ["# dynmem capture 1 of evil?1.0 G>H msg 00\n"]
 
 
+def test_the_heading_says_since_when_and_captures_without_a_date_are_read_as_before() -> None:
+    lines: list[str] = []
+    Capture("one", lines.append, lambda: 0, begun_ns=1_772_450_493_000_151_000)
+    assert lines == ["# dynmem capture 1 of one since 2026-03-02T11:21:33.000151Z\n"]
+    for heading in (*lines, "# dynmem capture 1 of one\n"):
+        found = list(read(io.BytesIO(f"{heading}1.0 G>H msg 0300000000000000\n".encode())))
+        assert [type(item) for item in found] == [Entry]
+
+
 def test_a_remark_says_when_and_is_no_message() -> None:
     lines, capture = written(now_ns=1_500_000_000)
     capture.note("channel 1: broken\n2 G>H msg 00")

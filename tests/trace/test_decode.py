@@ -143,6 +143,44 @@ def test_events_of_other_devices_are_kept_and_made_up_ones_reported() -> None:
     assert isinstance(found[1], Problem)
 
 
+PREFIXES = [
+    "2026-03-02T11:21:33.000151Z ",
+    "2026-03-02T13:21:33.000151+02:00 ",
+    "2026-03-02T11:21:33.000151Z qemu-system-x86_64: ",
+    "2026-03-02T11:21:33.000151Z web qemu-kvm: ",
+    "2026-03-02T11:21:33.000151Z [my web] qemu-system-x86_64(4711:CPU 0/TCG): ",
+    "2026-03-02T11:21:33.000151Z kvm: (4711:main): ",
+    "4711@1772450493.000151:",
+]
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
+def test_a_line_is_read_with_every_prefix_that_qemu_puts_before_it(prefix: str) -> None:
+    (found,) = of_text(f"{prefix}hv_balloon_outgoing_balloon posting balloon 0 for 25600, remaining 7")
+    assert isinstance(found, Entry), found
+    assert (found.name, found.fields["count"]) == ("hv_balloon_outgoing_balloon", 25600)
+    assert found.time_ns == 1_772_450_493_000_151_000
+
+
+def test_a_prefix_without_a_time_is_read_and_a_date_that_no_calendar_has_is_reported() -> None:
+    found = of_text(
+        "qemu-system-x86_64: hv_balloon_state_change -> S_CAPS",
+        "2026-02-30T11:20:42Z hv_balloon_state_change -> S_CAPS",
+        "2026-03-02T11:20:42Z hv_balloon_state_change -> S_CAPS",
+    )
+    assert [type(item) for item in found] == [Entry, Problem, Entry]
+    assert isinstance(found[0], Entry)
+    assert found[0].time_ns is None
+    assert isinstance(found[1], Problem)
+    assert "not a date: 2026-02-30" in found[1].text
+
+
+def test_a_colon_in_the_text_of_another_device_is_no_prefix() -> None:
+    (found,) = of_text("2026-03-02T11:20:42Z virtio_balloon_get_config num_pages: 0 actual: up")
+    assert isinstance(found, Entry)
+    assert (found.name, found.fields) == ("virtio_balloon_get_config", {"text": "num_pages: 0 actual: up"})
+
+
 def test_nothing_that_moves_a_cursor_gets_through_to_a_terminal() -> None:
     found = of_text("7@1.000001:virtio_balloon_to_target \x1b[2J", f"1 G>H pkt {VERSION_REQUEST}")
     assert [type(item) for item in found] == [Problem, Entry]

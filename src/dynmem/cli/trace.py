@@ -28,7 +28,7 @@ Examples:
 A file may mix these lines:
   SECONDS G>H|H>G msg HEX                                 a VMBus message
   SECONDS G>H|H>G pkt [type N flags N channel N id N] HEX a ring packet's body
-  [PID@SECONDS:]EVENT TEXT                                a line of QEMU's trace log
+  [PID@SECONDS:|DATE ]EVENT TEXT                          a line of QEMU's trace log
   0xADDRESS NAME vmbus_tid N dm_tid N desc HEX body HEX   a packet found in a memory dump
 
 A line that is cut off or malformed is reported on standard error with its number, and reading continues: exit

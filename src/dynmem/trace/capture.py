@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Final
 
+from dynmem.dates import format_date
 from dynmem.direction import Direction
 from dynmem.trace.lines import CAPTURE_HEAD, CAPTURE_VERSION
 from dynmem.units import NS_PER_S
@@ -14,10 +15,18 @@ _DATA_AT: Final = 2  # offset of the descriptor's field for the start of the bod
 class Capture:
     """A capture, passed to `write` line by line; `now_ns` returns the time since it began."""
 
-    def __init__(self, title: str, write: Callable[[str], None], now_ns: Callable[[], int]) -> None:
-        """Write the heading; `title` says what is captured."""
+    def __init__(
+        self,
+        title: str,
+        write: Callable[[str], None],
+        now_ns: Callable[[], int],
+        *,
+        begun_ns: int | None = None,
+    ) -> None:
+        """Write the heading; `title` says what is captured, `begun_ns` since when, from the epoch."""
         self._write, self._now_ns = write, now_ns
-        write(f"{CAPTURE_HEAD} {CAPTURE_VERSION} of {_printable(title)}\n")
+        since = "" if begun_ns is None else f" since {format_date(begun_ns)}"
+        write(f"{CAPTURE_HEAD} {CAPTURE_VERSION} of {_printable(title)}{since}\n")
 
     def message(self, direction: Direction, payload: bytes) -> None:
         """Record a control message that was posted or put into the guest's message slot."""

@@ -5,9 +5,11 @@ Each line is one of four kinds; a file may mix them:
 * our captures and plain hex: ``SECONDS G>H|H>G msg HEX`` for a VMBus message, ``SECONDS G>H|H>G pkt [type N]
   [flags N] [channel N] [id N] [words HEX] HEX`` for a ring packet without its 16-byte descriptor (`words` is
   what some types have between descriptor and body);
-* QEMU's trace log: ``[PID@SECONDS.MICROS:]EVENT TEXT``;
+* QEMU's trace log: ``[PID@SECONDS.MICROS:]EVENT TEXT``, and as QEMU after 10.0 writes it with ``-msg
+  timestamp=on``: ``[DATE ][[[GUEST] ]PROGRAM[(THREAD)]: ]EVENT TEXT``, where DATE is ISO 8601;
 * rings found in a dump of guest memory: ``0xADDRESS NAME vmbus_tid N dm_tid N desc HEX body HEX``;
-* ``# ...``: a remark; ``# dynmem capture N ...`` heads our captures and names the version of their format.
+* ``# ...``: a remark; ``# dynmem capture N of NAME since DATE`` heads our captures, N being the version of
+  their format.
 
 Anything else raises RemoteProtocolError.
 """
@@ -17,6 +19,7 @@ from typing import Final
 
 import msgspec
 
+from dynmem.dates import ISO_8601, parse_date
 from dynmem.direction import Direction
 from dynmem.errors import RemoteProtocolError
 from dynmem.trace_events import BY_NAME
@@ -32,7 +35,13 @@ _HEX: Final = re.compile(
     r"(\d{1,12})(?:\.(\d{1,9}))? (G>H|H>G) (msg|pkt)((?: (?:type|flags|channel|id) \d{1,20}){0,4})"
     r"(?: words ([0-9a-f]+))?(?: ([0-9a-f]*))?"
 )
-_LOG: Final = re.compile(r"(?:\d{1,10}@(\d{1,12})\.(\d{6}):)?([a-z][a-z0-9_]{0,99})(?: (.*))?")
+_LOG: Final = re.compile(
+    rf"(?:\d{{1,10}}@(\d{{1,12}})\.(\d{{6}}):|({ISO_8601.pattern}) )?"
+    # whose message it is: "[web] qemu-system-x86_64(4711:main): "
+    r"(?:(?:\[[^\]]{1,255}\] |\S{1,255} )?[\w.+-]{0,50}(?:qemu|kvm)[\w.+-]{0,50}"
+    r"(?:(?:: )?\(\d{1,10}:[^()]{1,99}\))?: )?"
+    r"([a-z][a-z0-9_]{0,99})(?: (.*))?"
+)
 _DUMP: Final = re.compile(
     r"0x[0-9a-f]{1,16} [A-Z_]{1,40} vmbus_tid \d{1,20} dm_tid \d{1,10} desc ([0-9a-f]+) body ([0-9a-f]*)"
 )
@@ -76,7 +85,7 @@ class EventLine(msgspec.Struct, frozen=True):
     """A trace event.
 
     Attributes:
-        time_ns: What the log counts from; None if the line does not say.
+        time_ns: Since the epoch, as QEMU logs it; None if the line does not say.
         name: QEMU's name of it.
         values: Its values by parameter; the whole text as ``text`` if dynmem does not know the event.
 
@@ -121,6 +130,13 @@ def _nanoseconds(seconds: str, fraction: str | None) -> int:
     return int(seconds) * NS_PER_S + int((fraction or "").ljust(9, "0"))
 
 
+def _date(text: str) -> int:
+    try:
+        return parse_date(text)
+    except ValueError as error:
+        raise RemoteProtocolError(f"not a date: {text} ({error})") from None
+
+
 def _octets(digits: str | None) -> bytes:
     if len(digits or "") % 2:
         raise RemoteProtocolError("the line is cut off: half a byte at its end")
@@ -161,8 +177,8 @@ def _dump_line(found: re.Match[str]) -> PacketLine:
 
 
 def _event_line(found: re.Match[str]) -> EventLine:
-    seconds, micros, name, text = found.groups()
-    time_ns = None if seconds is None else _nanoseconds(seconds, micros)
+    seconds, micros, date, name, text = found.groups()
+    time_ns = _date(date) if date else None if seconds is None else _nanoseconds(seconds, micros)
     event = BY_NAME.get(name)
     if event is None:
         if time_ns is None or name.startswith(_OURS):

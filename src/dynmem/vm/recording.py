@@ -18,7 +18,7 @@ class Recording:
 
     Attributes:
         trace: Where the devices' events go: lines as QEMU writes them, to the log file or standard error.
-        capture: Where messages and packets go; times count from the start of the machine.
+        capture: Where messages and packets go; times count from its heading's date.
 
     """
 
@@ -33,9 +33,11 @@ class Recording:
         """Open the files. Raises ConfigError if one cannot be written."""
         self._files: list[LineFile] = []
         self.trace: Final = self._tracing(events, self._line_file(log)) if events or log else NO_TRACE
-        start_ns = time.monotonic_ns()
+        start_ns, begun_ns = time.monotonic_ns(), time.time_ns()
         write = self._line_file(capture) if capture is not None else None
-        self.capture: Final = write and Capture(title, write, lambda: time.monotonic_ns() - start_ns)
+        self.capture: Final = write and Capture(
+            title, write, lambda: time.monotonic_ns() - start_ns, begun_ns=begun_ns
+        )
 
     def _line_file(self, path: Path | None) -> Callable[[str], None]:
         if path is None:
