@@ -10,16 +10,17 @@ from typing import Literal, get_args, get_origin, get_type_hints
 import msgspec
 from scripts.status import meanings
 
-from dynmem.manager import config
+from dynmem.manager import config_file
 
 TARGET = Path(__file__).resolve().parent.parent / "docs" / "config.md"
-WORDS = {str: "text", int: "whole number", config.Size: "size", str | int | float: "duration"}
+WORDS = {str: "text", int: "whole number", config_file.Size: "size", str | int | float: "duration"}
 
 INTRO = """# The configuration of the manager
 
-Written by `scripts/config.py` from the classes in `src/dynmem/manager/config.py`; a test holds the two equal.
-`dynmem run --config FILE` reads one TOML file; without the option, `/etc/dynmem/config.toml`. The whole file
-is checked before anything is touched; with `--check`, `dynmem run` checks it, shows what it means and ends.
+Written by `scripts/config.py` from the classes in `src/dynmem/manager/config_file.py`; a test holds the two
+equal. `dynmem run --config FILE` reads one TOML file; without the option, `/etc/dynmem/config.toml`. The
+whole file is checked before anything is touched; with `--check`, `dynmem run` checks it, shows what it means
+and ends.
 
 ```toml
 {example}
@@ -32,7 +33,7 @@ are spelled. Unknown keys are errors.
 
 def example() -> str:
     """Return the file that the module's docstring shows."""
-    lines = (config.__doc__ or "").splitlines()
+    lines = (config_file.__doc__ or "").splitlines()
     shown = [line for line in lines if line.startswith("    ") or not line]
     return textwrap.dedent("\n".join(shown)).strip()
 
@@ -56,7 +57,7 @@ def default(field: msgspec.structs.FieldInfo) -> str:
 def table(name: str, struct: type[msgspec.Struct]) -> Iterator[str]:
     """Yield the lines about one table."""
     summary = inspect.cleandoc(struct.__doc__ or "").partition("\n\nAttributes:")[0]
-    yield f"## {config.HEADINGS[name]}"
+    yield f"## {config_file.HEADINGS[name]}"
     yield ""
     yield " ".join(summary.split())
     yield ""
@@ -71,7 +72,7 @@ def table(name: str, struct: type[msgspec.Struct]) -> Iterator[str]:
 def render() -> str:
     """Return the whole document."""
     lines = [INTRO.format(example=example())]
-    for name, struct in config.TABLES.items():
+    for name, struct in config_file.TABLES.items():
         lines.extend(table(name, struct))
     return "\n".join(lines).rstrip() + "\n"
 

@@ -16,6 +16,8 @@ from dynmem.units import GIB, MIB, format_pages, format_size, pages_covering, pa
         ("4096", 4096),
         ("10 mb", 10 * MIB),
         ("7B", 7),
+        ("0.0078125TiB", 8 * GIB),
+        ("8388608kB", 8 * GIB),
     ],
 )
 def test_a_size_is_read_in_binary_units(text: str, size: int) -> None:
@@ -35,6 +37,36 @@ def test_what_is_not_a_size_is_refused_by_name(text: str) -> None:
 @given(st.integers(0, 1 << 50))
 def test_a_written_size_reads_back_within_its_two_decimals(size: int) -> None:
     assert abs(parse_size(format_size(size)) - size) <= size * 0.006 + 1
+
+
+def test_what_is_quoted_is_short_and_without_control_characters() -> None:
+    with pytest.raises(ValueError, match="is not a size") as caught:
+        parse_size("\x1b[2J" + "9" * 400)
+    assert len(str(caught.value)) < 120
+    assert "\x1b" not in str(caught.value)
+
+
+def test_a_size_of_hundreds_of_digits_is_written_and_not_computed_in_floats() -> None:
+    assert format_size(10**400).endswith(" TiB")
+    assert format_size(-(10**400)).startswith("-")
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [
+        (1200 * MIB, "1200 MiB"),
+        (1536 * MIB, "1.5 GiB"),
+        (512 * MIB, "512 MiB"),
+        (1200 * MIB + 4096, "1.17 GiB"),
+        (10_001 * MIB, "9.77 GiB"),
+        (1023, "1023 B"),
+        (1025, "1025 B"),
+        (0, "0 B"),
+        (MIB - 1, "1024 KiB"),
+    ],
+)
+def test_a_size_is_written_exactly_where_that_takes_few_digits(size: int, text: str) -> None:
+    assert format_size(size) == text
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,14 @@ Each text is a sentence for the person who reads it: what happened, the rule or 
 """
 
 import enum
+from typing import Final
+
+_QUOTED: Final = 40  # characters of a wrong text that a sentence quotes
+
+
+def quoted(text: str) -> str:
+    """Return a text as a sentence quotes it: control characters escaped, not too long."""
+    return repr(text) if len(text) <= _QUOTED else f"{text[:_QUOTED]!r}..."
 
 
 class ExitCode(enum.IntEnum):

@@ -3,6 +3,8 @@
 import re
 from typing import Final
 
+from dynmem.errors import quoted
+
 PAGE_SHIFT: Final = 12
 PAGE_SIZE: Final = 1 << PAGE_SHIFT
 KIB: Final = 1 << 10
@@ -16,8 +18,10 @@ NS_PER_S: Final = 1_000_000_000
 
 _FACTORS: Final = {"B": 1, "K": KIB, "M": MIB, "G": GIB, "T": TIB}
 _SIZE: Final = re.compile(
-    r"\s*(\d{1,18})(?:\.(\d{1,6}))?\s*(?:(B)|([KMGT])(?:i?B)?)?\s*", re.IGNORECASE | re.ASCII
+    r"\s*(\d{1,18})(?:\.(\d{1,18}))?\s*(?:(B)|([KMGT])(?:i?B)?)?\s*", re.IGNORECASE | re.ASCII
 )
+_WHOLE_BELOW: Final = 10_000  # a whole number below this is readable as it is
+_UNITS: Final = (("TiB", TIB), ("GiB", GIB), ("MiB", MIB), ("KiB", KIB), ("B", 1))
 _DURATION: Final = re.compile(r"\s*(\d{1,12})(?:\.(\d{1,9}))?\s*(ms|s|min|h)?\s*", re.ASCII)
 _DURATION_NS: Final = {"ms": NS_PER_MS, "s": NS_PER_S, "min": 60 * NS_PER_S, "h": 3600 * NS_PER_S}
 
@@ -30,7 +34,7 @@ def parse_size(text: str, *, default_unit: str = "B") -> int:
     """
     match = _SIZE.fullmatch(text)
     if match is None:
-        raise ValueError(f"{text!r} is not a size: write it like 512MiB, 2G or 4096")
+        raise ValueError(f"{quoted(text)} is not a size: write it like 512MiB, 2G or 4096")
     whole, fraction, as_bytes, letter = match.groups()
     unit = (as_bytes or letter or default_unit).upper()
     factor = _FACTORS[unit]
@@ -41,21 +45,28 @@ def parse_size(text: str, *, default_unit: str = "B") -> int:
 
 
 def format_size(size: int) -> str:
-    """Return bytes in the largest binary unit that keeps the number readable: ``512 MiB``, ``1.5 GiB``."""
+    """Return bytes as people read them, exactly where that takes few digits: ``1.5 GiB``, ``1200 MiB``.
+
+    The unit is the largest that is not above the size, or the next one if only that makes a whole number.
+    """
     if size < 0:
         return "-" + format_size(-size)
-    for unit, factor in (("TiB", TIB), ("GiB", GIB), ("MiB", MIB), ("KiB", KIB)):
-        if size >= factor:
-            number = f"{size / factor:.2f}".rstrip("0").rstrip(".")
-            return f"{number} {unit}"
-    return f"{size} B"
+    at = next((index for index, (_, factor) in enumerate(_UNITS) if size >= factor), len(_UNITS) - 1)
+    unit, factor = _UNITS[at]
+    if size * 100 % factor:
+        smaller, below = _UNITS[at + 1]
+        if size % below == 0 and size // below < _WHOLE_BELOW:
+            return f"{size // below} {smaller}"
+    whole, hundredths = divmod((size * 200 + factor) // (2 * factor), 100)
+    number = f"{whole}.{hundredths:02}".rstrip("0").rstrip(".")
+    return f"{number} {unit}"
 
 
 def parse_duration(text: str) -> int:
     """Return the nanoseconds of a duration: ``1s``, ``250ms``, ``2min``; a bare number is in seconds."""
     match = _DURATION.fullmatch(text)
     if match is None:
-        raise ValueError(f"{text!r} is not a duration: write it like 1s, 250ms or 2min")
+        raise ValueError(f"{quoted(text)} is not a duration: write it like 1s, 250ms or 2min")
     whole, fraction, unit = match.groups()
     factor = _DURATION_NS[unit or "s"]
     duration = int(whole) * factor

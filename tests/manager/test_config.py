@@ -1,6 +1,8 @@
 """The configuration file: what is right is taken as written, what is wrong is named in one sentence."""
 
 import contextlib
+import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -88,12 +90,27 @@ WRONG = {
     "a budget without a unit": (
         'budget = "8GiB"',
         "budget = 12",
-        ["host.budget: is 12 bytes: add a unit, like 12GiB"],
+        ["host.budget: 12 B is below 16 MiB: did you mean 12GiB?"],
     ),
     "a minimum without a unit": (
         'minimum = "512MiB"',
         "minimum = 2048",
-        ["vm 'web'.minimum: is 2048 bytes: add a unit, like 2048MiB"],
+        ["vm 'web'.minimum: 2048 B is below 16 MiB: did you mean 2048MiB?"],
+    ),
+    "a budget without a unit in quotes": (
+        'budget = "8GiB"',
+        'budget = "24"',
+        ["host.budget: 24 B is below 16 MiB: did you mean 24GiB?"],
+    ),
+    "a slush without a unit": (
+        'slush = "256MiB"',
+        "slush = 256",
+        ["host.slush: 256 B is below 1 MiB: did you mean 256GiB?"],
+    ),
+    "a budget below every guest": (
+        'budget = "8GiB"',
+        'budget = "8MiB"',
+        ["host.budget: 8 MiB is below 16 MiB: raise it"],
     ),
     "a default slush above budget": (
         'budget = "8GiB"\nslush = "256MiB"',
@@ -112,6 +129,35 @@ WRONG = {
     "a minimum that never fits": ('budget = "8GiB"', 'budget = "600MiB"', ["'web'.minimum", "never start"]),
     "a size that is none": ('"4GiB"', '"4 gigs"', ["vm 'web'.maximum", "'4 gigs' is not a size"]),
     "a number without end": ("536870912", "1" * 5000, ["not TOML", "5000 digits"]),
+    "a number of thousands of bits": (
+        "536870912",
+        "0x" + "f" * 5000,
+        ["vm 'db'.minimum: a number above 64 bits"],
+    ),
+    "a weight of thousands of bits": (
+        "weight = 7000",
+        "weight = 0x" + "f" * 5000,
+        ["vm 'web'.weight: a number"],
+    ),
+    "a size of 400 digits": (
+        '"512MiB"',
+        f'"{"9" * 400}"',
+        ["vm 'web'.minimum: '999", "...", "is not a size"],
+    ),
+    "control characters in a key": (
+        "weight = 7000",
+        '"wait\\u001b[2J\\n" = 7',
+        ["vm 'web'.'wait\\x1b[2J\\n': unknown key"],
+    ),
+    "a backtick in a key": (
+        "weight = 7000",
+        '"we`ight" = 7',
+        ["'we`ight': unknown key: did you mean 'weight'?"],
+    ),
+    "a key of a table that is none": ("[manager]", '["\\u0007"]', ["'\\x07': unknown key"]),
+    "control characters in a word": ('"high"', '"\\u001b[2J"', ["vm 'web'.priority: '\\x1b[2J' is not one"]),
+    "a key of many parts": ("weight = 7000", "a" + ".a" * 60_000 + " = 1", ["line 18: a key of more than 8"]),
+    "a table of many parts": ("[manager]", "[a" + ". 'a' " * 60_000 + "]", ["line 6: a key of more than 8"]),
     "a negative size": ("536870912", "-5", ["vm 'db'.minimum", "-5 is not a memory size"]),
     "slush above budget": ('"256MiB"', '"9GiB"', ["host.slush", "9 GiB", "8 GiB"]),
     "a weight out of range": ("weight = 7000", "weight = 0", ["vm 'web'.weight", "0 is outside 1 to 10000"]),
@@ -186,16 +232,67 @@ def test_a_file_that_is_not_text_is_refused(tmp_path: Path) -> None:
         config.load(path)
 
 
-def test_a_file_without_end_is_not_read_to_its_end() -> None:
+def test_a_file_that_is_too_large_is_not_read_to_its_end(tmp_path: Path) -> None:
+    path = tmp_path / "hosts.toml"
+    path.touch()
+    os.truncate(path, 1 << 40)
     with pytest.raises(ConfigError, match="larger than 1 MiB"):
-        config.load(Path("/dev/zero"))
+        config.load(path)
+
+
+def test_a_pipe_or_a_device_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    for wrong in (path, Path("/dev/zero"), tmp_path):
+        with pytest.raises(ConfigError, match=r"not a regular file|Is a directory"):
+            config.load(wrong)
+
+
+def test_a_byte_order_mark_in_front_is_read_over_and_one_inside_is_an_error(tmp_path: Path) -> None:
+    assert config.load(written(tmp_path, "\ufeff" + GOOD)).settings.budget_bytes == 8 * GIB
+    with pytest.raises(ConfigError, match="not TOML"):
+        config.load(written(tmp_path, GOOD.replace("[manager]", "\ufeff[manager]")))
+
+
+def test_dots_in_strings_and_remarks_are_no_parts_of_a_key(tmp_path: Path) -> None:
+    dots = "a." * 20 + "a"
+    remarked = GOOD.replace("/run/vm/db.qmp", f"/{dots}").replace("weight = 7000", f"# {dots}\nweight = 7000")
+    found = config.load(written(tmp_path, remarked.replace('"web"', f'"{dots}"')))
+    assert found.monitors == {dots: Path("/run/vm/web.qmp"), "db": Path(f"/{dots}")}
+
+
+def test_a_monitor_that_cannot_be_one_is_named(tmp_path: Path) -> None:
+    def checked(first: Path | str, second: Path | str) -> None:
+        text = GOOD.replace("/run/vm/web.qmp", str(first)).replace("/run/vm/db.qmp", str(second))
+        config.check_monitors(config.load(written(tmp_path, text)))
+
+    folder, link = tmp_path / "folder", tmp_path / "link"
+    folder.mkdir()
+    link.symlink_to(tmp_path)
+    checked(tmp_path / "absent", tmp_path / "other")
+    with pytest.raises(ConfigError, match=r"vm 'web'\.qmp: .*/folder is a folder: name the socket"):
+        checked(folder, tmp_path / "other")
+    with pytest.raises(ConfigError, match=r"vm 'db'\.qmp: .*/hosts.toml is not a socket"):
+        checked(tmp_path / "absent", tmp_path / "hosts.toml")
+    for spelled in (f"{tmp_path}//absent", f"{folder}/../absent", link / "absent"):
+        with pytest.raises(ConfigError, match=r"vm 'db'\.qmp: .* is the same socket as that of vm 'web'"):
+            checked(tmp_path / "absent", spelled)
+    with socket.socket(socket.AF_UNIX) as monitor:
+        monitor.bind(str(tmp_path / "monitor"))
+        os.link(tmp_path / "monitor", tmp_path / "twin")
+        with pytest.raises(ConfigError, match="the same socket"):
+            checked(tmp_path / "monitor", tmp_path / "twin")
 
 
 def test_floors_that_cannot_all_run_are_warned_about(tmp_path: Path) -> None:
     found = config.load(written(tmp_path, GOOD.replace('"8GiB"', '"1GiB"')))
-    first, second = config.warnings(found, 512 * MIB)
+    first, second, third, fourth = config.warnings(found, 512 * MIB)
     assert "host.budget is 1 GiB, but this host has 512 MiB" in first
     assert "add up to 1 GiB" in second
+    assert third == "vm 'web'.maximum is 4 GiB, above what this host has (512 MiB): it is never reached"
+    assert fourth.startswith("vm 'db'.maximum is 2 GiB")
+    (note,) = config.warnings(config.load(written(tmp_path, GOOD.replace('"4GiB"', '"64GiB"'))), 64 * GIB)
+    assert note.startswith("vm 'web'.maximum is 64 GiB, above the budget less slush (7.75 GiB)")
     assert config.warnings(config.load(written(tmp_path, GOOD)), 64 * GIB) == []
 
 

@@ -102,6 +102,11 @@ def test_a_packet_cut_anywhere_is_reported() -> None:
         assert found[-1].line == 1
 
 
+def test_a_byte_order_mark_in_front_is_read_over_and_one_inside_is_reported() -> None:
+    line = f"\ufeff1.5 G>H pkt {VERSION_REQUEST}\n".encode()
+    assert [type(item) for item in entries(line + line)] == [Entry, Problem]
+
+
 def test_a_line_above_the_limit_is_skipped_whole() -> None:
     data = b"1.5 G>H pkt " + b"00" * TRACE_LINE_BYTES_MAX + b"\n" + f"2 G>H pkt {VERSION_REQUEST}\n".encode()
     found = entries(data)

@@ -43,10 +43,11 @@ def run(path: Path, *, check: bool) -> int:
     Exit codes: 0 ended by SIGTERM or the file is OK, 2 the file or an option is wrong, 4 not permitted,
     5 another manager uses this socket or state folder, 130 Ctrl-C.
     """  # noqa: D301 - click reads the backspace as "do not wrap"
-    from dynmem.manager.config import load, warnings
+    from dynmem.manager.config import check_monitors, load, warnings
     from dynmem.procfs import meminfo
 
     config = load(path)
+    check_monitors(config)
     (total_bytes,) = meminfo("MemTotal")
     for warning in warnings(config, total_bytes):
         click.echo(f"dynmem: {path}: note: {warning}", err=True)

@@ -3,6 +3,7 @@
 Time is linear in the file's bytes, memory in those of one line: a line above the limit is skipped unread.
 """
 
+import codecs
 from collections.abc import Iterator
 from typing import BinaryIO
 
@@ -32,6 +33,8 @@ def read(stream: BinaryIO) -> Iterator[Entry | Problem]:
             yield Problem(number, f"longer than {TRACE_LINE_BYTES_MAX} bytes, the limit of a line: skipped")
             _skip(stream)
             continue
+        if number == 1:
+            line = line.removeprefix(codecs.BOM_UTF8)
         try:
             parsed = parse(line.decode("ascii"))
             entry = None if parsed is None else decoder.decode(parsed)

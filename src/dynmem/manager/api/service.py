@@ -10,8 +10,8 @@ from typing import Final
 import msgspec
 
 from dynmem import __version__
-from dynmem.errors import ConfigError, DeadlineError, RefusedError
-from dynmem.limits import API_WAIT_NS_MAX
+from dynmem.errors import ConfigError, DeadlineError, RefusedError, quoted
+from dynmem.limits import API_WAIT_NS_MAX, MANAGER_FIGURE_BYTES_MAX
 from dynmem.manager.api.messages import (
     DaemonView,
     ReleaseReply,
@@ -25,11 +25,12 @@ from dynmem.manager.api.messages import (
     TakeUpReply,
     TakeUpRequest,
 )
-from dynmem.manager.config import Config, is_name
+from dynmem.manager.config import Config
+from dynmem.manager.config_file import is_name
 from dynmem.manager.journal.journal import RELEASED, RESERVED, Instruction, JournalError
 from dynmem.manager.journal.writer import JournalWriter
 from dynmem.manager.step import Manager
-from dynmem.units import NS_PER_S
+from dynmem.units import NS_PER_S, format_size
 
 
 class Service:
@@ -93,9 +94,12 @@ class Service:
     async def _reserve(self, request: ReserveRequest) -> ReserveReply:
         """Make room and reply when it is there; a client that hangs up before that withdraws the request."""
         if not is_name(request.name):
-            raise ConfigError(f"{request.name[:80]!r} is not a name: use letters, digits, '.', '-' and '_'")
+            raise ConfigError(f"{quoted(request.name)} is not a name: use letters, digits, '.', '-' and '_'")
         if not 0 <= request.wait_ns <= API_WAIT_NS_MAX or not 0 <= request.hold_ns <= API_WAIT_NS_MAX:
             raise ConfigError(f"wait and hold are each at most {API_WAIT_NS_MAX // NS_PER_S} s")
+        if not 0 < request.size_bytes < MANAGER_FIGURE_BYTES_MAX:
+            limit = format_size(MANAGER_FIGURE_BYTES_MAX)
+            raise ConfigError(f"{request.name}: a reservation has a size above 0 and below {limit}")
         now_ns, for_ns = time.monotonic_ns(), request.wait_ns + request.hold_ns
         made = self._manager.reserve(request.name, request.size_bytes, now_ns, now_ns + for_ns)
         if made.state == "refused":

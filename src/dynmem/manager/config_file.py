@@ -1,0 +1,286 @@
+"""The file of the manager's configuration: read, parsed, and each table given its types.
+
+    [host]
+    budget = "8GiB"                 # what all VMs together may hold
+    slush = "256MiB"                # the part of it that is never granted (default 256MiB)
+
+    [manager]
+    mode = "observe"                # or "enforce"; observe changes nothing (default)
+    period = "1s"                   # 100ms to 1h (default 1s)
+    socket = "/run/dynmem/api.sock" # where `dynmem status` connects
+    state = "/var/lib/dynmem"       # the journal's private folder
+
+    [[vm]]                          # once per VM
+    name = "web"                    # letters, digits, dot, dash, underscore
+    qmp = "/run/vm/web.qmp"         # a monitor for dynmem alone: no other client stays connected to it
+    minimum = "512MiB"              # it is never shrunk below
+    maximum = "4GiB"
+    buffer = 20                     # percent on top of its demand (default 20)
+    weight = 5000                   # 1 to 10000, divides memory within a priority (default 5000)
+    priority = "normal"             # low, normal or high (default normal)
+
+Whether the values make sense together is for `config` to say. Any mistake is a ConfigError that names the
+file, the key, the value and what to do.
+"""
+
+import difflib
+import os
+import re
+import stat
+import tomllib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final, get_args
+
+import msgspec
+
+from dynmem.errors import ConfigError, quoted
+from dynmem.limits import MANAGER_CONFIG_BYTES_MAX, MANAGER_NAME_MAX
+from dynmem.manager.step.facts import Mode
+from dynmem.policy import MemorySettings, Priority
+from dynmem.units import format_size
+
+_DEFAULTS: Final = MemorySettings()
+#: The default of host.slush.
+SLUSH: Final = "256MiB"
+_NAME: Final = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{MANAGER_NAME_MAX - 1}}}")
+
+Size = str | int
+
+
+class HostTable(msgspec.Struct, forbid_unknown_fields=True):
+    """The host.
+
+    Attributes:
+        budget: What all VMs together may hold.
+        slush: The part of the budget that is never granted to any VM; less than the budget.
+    """
+
+    budget: Size
+    slush: Size = SLUSH
+
+
+class ManagerTable(msgspec.Struct, forbid_unknown_fields=True):
+    """The manager. The table may be left out.
+
+    Attributes:
+        mode: "observe" plans and sends nothing that changes anything; "enforce" acts.
+        period: From one look at the VMs to the next: 100ms to 1h. Its unit is ms, s, min or h; without one
+            it is in seconds.
+        socket: Where `dynmem status` connects: an absolute path of at most 107 bytes. Default: as root
+            `/run/dynmem/api.sock`, otherwise `$XDG_RUNTIME_DIR/dynmem/api.sock`.
+        state: The private folder of the journal: an absolute path. Default: as root `/var/lib/dynmem`,
+            otherwise `~/.local/state/dynmem` (`$XDG_STATE_HOME/dynmem` if that is set).
+    """
+
+    mode: Mode = "observe"
+    period: str | int | float = "1s"
+    socket: str = ""
+    state: str = ""
+
+
+class VmTable(msgspec.Struct, forbid_unknown_fields=True):
+    """One virtual machine; write it once for each, at most 1000 times.
+
+    Attributes:
+        name: Its name: up to 64 letters, digits, dots, dashes and underscores, beginning with a letter or
+            digit.
+        qmp: The socket of a monitor for dynmem alone: an absolute path of at most 107 bytes.
+        minimum: The VM is never shrunk below this: at least 16 MiB, at most budget less slush; rounded up to
+            a page of 4 KiB.
+        maximum: The VM is never grown above this; rounded down to a page of 4 KiB.
+        buffer: Percent on top of its demand: 0 to 1000.
+        weight: 1 to 10000: divides memory among the VMs of one priority.
+        priority: "high" is served first, "low" last when not everything fits.
+    """
+
+    name: str
+    qmp: str
+    minimum: Size
+    maximum: Size
+    buffer: int = _DEFAULTS.buffer_percent
+    weight: int = _DEFAULTS.weight
+    priority: Priority = _DEFAULTS.priority
+
+
+class File(msgspec.Struct, forbid_unknown_fields=True):
+    """The whole file."""
+
+    host: HostTable
+    vm: list[VmTable] = []
+    manager: ManagerTable = msgspec.field(default_factory=ManagerTable)
+
+
+#: The tables of the file by their names.
+TABLES: Final[dict[str, type[msgspec.Struct]]] = {"host": HostTable, "manager": ManagerTable, "vm": VmTable}
+#: How each begins in the file.
+HEADINGS: Final = {"host": "[host]", "manager": "[manager]", "vm": "[[vm]]"}
+
+
+def read(path: Path) -> File:
+    """Read the file; ConfigError says in one sentence what is wrong first."""
+    return _typed(path, _parsed(path, _octets(path)))
+
+
+def is_name(text: str) -> bool:
+    """Return whether a VM may have this name."""
+    return _NAME.fullmatch(text) is not None
+
+
+def vm_place(name: str, index: int) -> str:
+    """Return what a sentence calls a VM of the file: by its name, or by its number from 0 if that is none."""
+    return f"vm {name!r}" if is_name(name) else f"vm number {index + 1}"
+
+
+# -- bytes and text -----------------------------------------------------------------------------------------
+
+
+def _octets(path: Path) -> bytes:
+    """Return what the file holds. It must be a regular one: a pipe could make the manager wait for ever."""
+    try:
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise ConfigError(f"{path}: not a regular file: name the right file with --config")
+            octets = file.read(MANAGER_CONFIG_BYTES_MAX + 1)
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: cannot be read ({error.strerror}): name the right file with --config"
+        ) from error
+    if len(octets) > MANAGER_CONFIG_BYTES_MAX:
+        limit = format_size(MANAGER_CONFIG_BYTES_MAX)
+        raise ConfigError(f"{path}: larger than {limit}: this is not a configuration of dynmem")
+    return octets
+
+
+def _parsed(path: Path, octets: bytes) -> dict[str, object]:
+    try:
+        text = octets.decode("utf-8-sig")  # an editor may have put a byte order mark in front
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: byte {error.start} is not UTF-8: save the file as UTF-8") from error
+    if (line := _deep_key(text)) is not None:
+        raise ConfigError(
+            f"{path}: line {line}: a key of more than {_KEY_PARTS_MAX} parts:"
+            " name a key that this table has, without dots"
+        )
+    try:
+        return tomllib.loads(text)
+    except ValueError as error:  # TOMLDecodeError, or a number of thousands of digits
+        raise ConfigError(f"{path}: not TOML: {error}: correct it and run --check again") from error
+    except RecursionError as error:
+        raise ConfigError(f"{path}: not TOML: nested too deeply") from error
+
+
+def _deep_key(text: str) -> int | None:
+    """Return the line of a key with too many parts: the parser's time grows with their square."""
+    plain = _STRING_OR_REMARK.sub(lambda found: "s" + "\n" * found[0].count("\n"), text)
+    found = _DEEP_KEY.search(plain)
+    return None if found is None else plain.count("\n", 0, found.start()) + 1
+
+
+_KEY_PARTS_MAX: Final = 8
+_DEEP_KEY: Final = re.compile(rf"(?:[\w-]+[ \t]*\.[ \t]*){{{_KEY_PARTS_MAX}}}")
+_STRING_OR_REMARK: Final = re.compile(
+    r'"{3}(?:[^\\]|\\.)*?"{3}' + r"|'{3}.*?'{3}" + r'|"(?:[^"\\\n]|\\.)*"' + r"|'[^'\n]*'|#[^\n]*",
+    re.DOTALL,
+)
+
+# -- tables -------------------------------------------------------------------------------------------------
+
+_WHERE: Final = re.compile(r"^(?P<what>.*?)(?: - at `\$(?P<path>[^`]*)`)?$", re.DOTALL)
+_MISSING: Final = re.compile(r"Object missing required field `(?P<key>[^`]*)`")
+_ENUM: Final = re.compile(r"Invalid enum value (?P<shown>.*)")  # as repr shows it
+_ENUM_SHOWN: Final = 40
+_INTEGER_BITS: Final = 64
+_BARE_KEY: Final = re.compile(r"[A-Za-z0-9_-]{1,40}")
+_WORDS: Final = {"mode": get_args(Mode), "priority": get_args(Priority)}
+_KINDS: Final = {  # msgspec's names of types in words of TOML
+    "int": "a whole number without quotes",
+    "float": "a number",
+    "str": "text in quotes",
+    "bool": "true or false",
+    "array": "a list",
+    "object": "a table",
+    "null": "nothing",
+}
+
+
+def _typed(path: Path, raw: dict[str, object]) -> File:
+    for place, key, value, known in _entries(raw):
+        where = f"{path}: {_joined(place, _shown(key))}"
+        if key not in known:
+            raise ConfigError(f"{where}: unknown key: {_where_it_belongs(key, known)}")
+        if isinstance(value, int) and value.bit_length() >= _INTEGER_BITS:
+            raise ConfigError(f"{where}: a number above {_INTEGER_BITS} bits, the limit of TOML: lower it")
+    try:
+        return msgspec.convert(raw, File)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{path}: {_explain(str(error), raw)}") from error
+
+
+def _entries(raw: dict[str, object]) -> Iterator[tuple[str, str, object, Sequence[str]]]:
+    """Yield each key of the file and its tables: its place, itself, its value, and the keys of that place."""
+    for key, value in raw.items():
+        yield "", key, value, tuple(TABLES)
+        known = TABLES[key].__struct_fields__
+        tables = value if isinstance(value, list) else [value]
+        for index, table in enumerate(tables):
+            place = _place(f"vm[{index}]", raw) if key == "vm" and tables is value else key
+            for inner, inner_value in table.items() if isinstance(table, dict) else ():
+                yield place, inner, inner_value, known
+
+
+def _shown(key: str) -> str:
+    """Return a key as a sentence names it: without quotes where TOML needs none."""
+    return key if _BARE_KEY.fullmatch(key) else quoted(key)
+
+
+def _explain(message: str, raw: dict[str, object]) -> str:
+    """Turn msgspec's message into a sentence with the key as it is in the file, and the next step."""
+    match = _WHERE.match(message)
+    assert match is not None
+    what, where = match["what"], (match["path"] or "").removeprefix(".")
+    place = _place(where, raw)
+    if missing := _MISSING.match(what):
+        key = missing["key"]
+        add = f"a [{key}] table" if not place and key in TABLES else f"{key} = ..."
+        return f"{_joined(place, key)}: missing: add {add}"
+    return f"{place or 'the file'}: {_mistyped(what, where.rsplit('.', 1)[-1])}"
+
+
+def _where_it_belongs(key: str, known: Sequence[str]) -> str:
+    """Return the next step for a key that its table does not know."""
+    for name, table in TABLES.items():
+        if key in table.__struct_fields__:
+            return f"it belongs in {HEADINGS[name]}"
+    close = difflib.get_close_matches(key, known, 1)
+    return f"did you mean {close[0]!r}?" if close else f"known here are {', '.join(known)}"
+
+
+def _mistyped(what: str, key: str) -> str:
+    """Return what is wrong with a value of the wrong kind, in words of TOML."""
+    if value := _ENUM.match(what):
+        words = _WORDS[key]
+        shown = value["shown"] if len(value["shown"]) <= _ENUM_SHOWN else f"{value['shown'][:_ENUM_SHOWN]}..."
+        close = difflib.get_close_matches(shown.strip("'"), words, 1)
+        hint = f": did you mean {close[0]!r}?" if close else ""
+        return f"{shown} is not one of {', '.join(words)}{hint}"
+    expected, _, got = what.removeprefix("Expected ").partition(", got ")
+    kinds = [_KINDS.get(kind, kind) for kind in re.findall(r"\w+", expected)]
+    if kinds == [_KINDS["array"]] and key == "vm":
+        return "is one table: write [[vm]], with two brackets, once for each VM"
+    return f"is {_KINDS.get(got.strip('`'), got)}: write {' or '.join(kinds)}"
+
+
+def _joined(place: str, key: str) -> str:
+    return f"{place}.{key}" if place else key
+
+
+def _place(where: str, raw: dict[str, object]) -> str:
+    """Return ``vm[1].weight`` with the VM's name instead of its number, if it has one."""
+    match = re.match(r"vm\[(\d+)\](.*)", where)
+    if match is None:
+        return where
+    tables = raw.get("vm")
+    entry = tables[int(match[1])] if isinstance(tables, list) else None
+    name = entry.get("name") if isinstance(entry, dict) else None
+    return vm_place(name if isinstance(name, str) else "", int(match[1])) + match[2]
