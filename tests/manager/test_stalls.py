@@ -4,9 +4,10 @@ import copy
 
 import msgspec
 
+from dynmem.manager.step.deadlines import Deadlines
 from dynmem.manager.step.facts import ManagerSettings, VmConfig, VmFacts
 from dynmem.manager.step.record import Excess, Record
-from dynmem.manager.step.stalls import apply, stall_of
+from dynmem.manager.step.stalls import apply, forgive, stall_of
 from dynmem.units import GIB, MIB, NS_PER_S, PAGE_SIZE
 
 SETTINGS = ManagerSettings(8 * GIB, 0, NS_PER_S, "enforce")
@@ -24,6 +25,7 @@ def record(actual_mib: int, target_mib: int) -> Record:
         resets=0,
         boot_pages=pages(1024),
         excess=Excess(1),
+        deadlines=Deadlines(3 * NS_PER_S),
         facts=VmFacts("web", "1@1", "running"),
         reported_after_ns=0,
         actual_pages=pages(actual_mib),
@@ -70,3 +72,56 @@ def test_a_guest_that_grew_by_itself_keeps_its_size_and_has_no_floor() -> None:
     assert stall is not None
     assert (stall.target, stall.stopped, stall.declined) == (pages(700), None, None)
     assert "another program" in stall.reason
+
+
+def test_a_guest_that_is_short_of_its_target_by_a_few_pages_has_not_stopped() -> None:
+    web = record(500, 300)
+    web.actual_pages = pages(300) + 3
+    assert stall_of(web, LATE, SETTINGS) is None
+    assert web.owed_pages == 0
+
+
+def test_success_clears_a_pause() -> None:
+    for stopped_at, target in ((500, 300), (500, 700)):
+        web = record(stopped_at, target)
+        stall = stall_of(web, LATE, SETTINGS)
+        assert stall is not None
+        apply(stall, web, LATE)
+        forgive(web, LATE + 10 * NS_PER_S, is_any_short=True)
+        stop = web.stopped or web.declined
+        assert stop is not None
+        assert not stop.holds
+        web.retarget(pages(target), LATE + 10 * NS_PER_S)
+        forgive(web, LATE + 11 * NS_PER_S, is_any_short=True)
+        assert web.stopped or web.declined  # it has not moved yet
+        web.actual_pages = pages(target)
+        forgive(web, LATE + 12 * NS_PER_S, is_any_short=True)
+        assert web.stopped is None
+        assert web.declined is None
+
+
+def test_a_guest_in_need_that_takes_no_more_keeps_a_small_offer_and_one_without_need_keeps_none() -> None:
+    for demand, left in ((600, 516), (100, 500)):
+        web = record(500, 700)
+        web.demand_pages = pages(demand)
+        stall = stall_of(web, LATE, SETTINGS)
+        assert stall is not None
+        assert stall.target == pages(left)
+        apply(stall, web, LATE)
+        assert stall_of(web, 2 * LATE, SETTINGS) is None  # the offer stands
+
+
+def test_a_guest_that_takes_too_slowly_is_offered_less_however_steadily_it_takes() -> None:
+    web = record(500, 500)
+    web.retarget(pages(1012), 0)
+    for second in range(1, 60):
+        now_ns = second * NS_PER_S
+        web.actual_pages = pages(500 + second)
+        web.see_progress(now_ns)
+        assert now_ns - web.mark_ns < 3 * NS_PER_S  # it never stands still
+        stall = stall_of(web, now_ns, SETTINGS)
+        if stall is not None:
+            break
+    assert second == 8  # 3 s, and 4 s for 512 MiB
+    assert stall is not None
+    assert stall.target == web.actual_pages

@@ -240,3 +240,43 @@ def test_a_vm_that_somebody_else_has_grown_is_shrunk_again_and_called_no_floor()
     assert not [line for line in lines if "floor met" in line]
     assert rack.sizes["db"] < small + 64 * MIB
     assert min(rack.sizes["web"], rack.sizes["batch"]) >= 300 * MIB
+
+
+def trickling(safeguards: Safeguards, sweeps: int) -> tuple[ObedientHost, list[str]]:
+    """web needs more; lazy, asked first, gives 1 MiB in two sweeps; db has plenty."""
+    configs = [config(name, maximum=2048) for name in ("web", "lazy", "db")]
+    demands = {"web": 400 * MIB, "lazy": 100 * MIB, "db": 100 * MIB}
+    changed = msgspec.structs.replace(HOST, budget_bytes=2112 * MIB)
+    rack = ObedientHost(changed, configs, demands, safeguards=safeguards)
+    rack.sizes = {"web": 500 * MIB, "lazy": 1100 * MIB, "db": 448 * MIB}
+    rack.sweep(4)
+    size = rack.sizes["lazy"]
+    rack.demands["web"] = 600 * MIB
+    lines: list[str] = []
+    for turn in range(sweeps):
+        rack.sizes["lazy"] = size - turn // 2 * MIB
+        lines += rack.sweep().changes
+    return rack, lines
+
+
+def test_what_is_owed_and_late_is_room_for_nobody_and_others_are_asked_instead() -> None:
+    rack, lines = trickling(Safeguards(), 12)
+    assert rack.sizes["web"] >= 720 * MIB
+    assert rack.sizes["db"] < 300 * MIB
+    assert sum(line.startswith("lazy: late: ") for line in lines) == 1
+    assert "late: it owes 2" in rack.manager.status().vm("lazy").reason
+
+
+def test_without_deadlines_a_vm_waits_for_one_that_gives_next_to_nothing() -> None:
+    rack, _ = trickling(Safeguards(deadlines=False), 60)
+    assert rack.sizes["web"] < 620 * MIB
+    assert rack.sizes["db"] == 448 * MIB
+
+
+def test_a_sweep_does_not_hurry_for_what_is_short_by_a_few_pages_or_late() -> None:
+    rack, _ = trickling(Safeguards(), 12)
+    rack.demands["web"] = 1500 * MIB  # more than there is
+    rack.sweep(8)
+    rack.sizes["lazy"] = rack.sizes["db"] + 4096
+    rack.overrides["db"] = {"actual_bytes": rack.sizes["db"] + 3 * PAGE_SIZE}
+    assert not rack.sweep().waiting

@@ -1,12 +1,16 @@
 """Negative controls: a safeguard is turned off alone, and something breaks that holds with it on."""
 
+from random import Random
+
 import pytest
 
+from dynmem.manager.step.facts import ManagerSettings, VmConfig
 from dynmem.manager.step.safeguards import Safeguards
 from dynmem.sim.cast import character, constant
-from dynmem.sim.guest import MIB_PAGES
+from dynmem.sim.guest import MIB_PAGES, TICKS_PER_S, Curve
 from dynmem.sim.invariants import InvariantError
-from dynmem.sim.world import World, draw_world
+from dynmem.sim.world import Part, World, draw_world
+from dynmem.units import MIB, NS_PER_S
 
 SEEDS = range(6)
 SECONDS = 60
@@ -84,3 +88,54 @@ def test_constant_loads_of_obedient_guests_end_in_silence() -> None:
         commands = world.commands
         world.run(60)
         assert world.commands == commands
+
+
+def beside(name: str, curve: Curve, budget: int, safeguards: Safeguards) -> World:
+    """One of the cast with this load beside two obedient guests; the second needs little."""
+    late = constant(60 * MIB_PAGES)
+    loads = {"web": curve, name: late, "db": late} if name == "trickling" else {name: curve, "db": late}
+    parts = [
+        Part(
+            VmConfig(each, 64 * MIB, 768 * MIB),
+            character(each if each == name else "normal"),
+            load,
+            Random(index),
+        )
+        for index, (each, load) in enumerate(loads.items())
+    ]
+    settings = ManagerSettings(budget * MIB, 64 * MIB, NS_PER_S, "enforce")
+    return World(parts, settings, random=Random(1), safeguards=safeguards, admit=False)
+
+
+def test_without_deadlines_a_guest_waits_for_ever_beside_one_that_gives_next_to_nothing() -> None:
+    def unmet(safeguards: Safeguards) -> int:
+        world = beside("trickling", lambda now: (60 if now < 300 else 580) * MIB_PAGES, 1800, safeguards)
+        world.run(60)
+        before = world.unmet_page_ticks
+        world.run(30)
+        return world.unmet_page_ticks - before
+
+    assert unmet(Safeguards()) == 0
+    assert unmet(Safeguards(deadlines=False)) > 0
+
+
+def test_without_small_offers_a_guest_that_was_slow_waits_for_the_end_of_its_pause() -> None:
+    def waited(safeguards: Safeguards) -> int:
+        """Ticks until a guest whose driver slept grows again."""
+        world = beside("dozing", lambda now: (60 if now < 200 else 500) * MIB_PAGES, 1000, safeguards)
+        dozing = world.parts[0]
+        dozing.character = character("normal")
+        world.run(18)
+        guest = dozing.guest
+        assert guest is not None
+        guest.dozing, dozing.away_until = True, 30 * TICKS_PER_S
+        size = guest.size
+        world.run(12)
+        ticks = 0
+        while guest.size < size + 200 * MIB_PAGES and ticks < 400:
+            world.run(1)
+            ticks += TICKS_PER_S
+        return ticks
+
+    assert waited(Safeguards()) <= 2 * TICKS_PER_S
+    assert waited(Safeguards(small_offers=False)) > 4 * TICKS_PER_S

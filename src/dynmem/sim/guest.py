@@ -24,6 +24,7 @@ KERNEL_PAGES: Final = 24 * MIB_PAGES
 # With less free, a guest that is pressed further begins to kill.
 WATERMARK_PAGES: Final = 4 * MIB_PAGES
 TAKE_PER_TICK: Final = 400 * MIB_PAGES
+TRICKLE_TICKS: Final = 24
 
 Curve = Callable[[int], int]
 
@@ -35,6 +36,8 @@ class Character(msgspec.Struct, frozen=True):
         name: Its name in the log.
         give_per_tick: Pages that its balloon takes in a tick.
         own_floor_percent: The part of its boot size below which it does not go.
+        trickles: Whether its balloon takes next to nothing: as little as counts as progress at all.
+        dozes: Whether its driver does nothing for some seconds now and then.
         lag_ticks: The time until given memory is free on the host.
         keeps: Whether given memory is never freed on the host.
         report_percent: The part of its true use that it reports.
@@ -47,6 +50,8 @@ class Character(msgspec.Struct, frozen=True):
 
     name: str
     give_per_tick: int = 100 * MIB_PAGES
+    trickles: bool = False
+    dozes: bool = False
     own_floor_percent: int = 0
     lag_ticks: int = 2
     keeps: bool = False
@@ -74,6 +79,7 @@ class Guest:
         self.touched: int = KERNEL_PAGES
         self.resets: int = 0
         self.run_state = "running"
+        self.dozing = False
         self.pressed: int = 0
         self._curve = curve
         self._phase = random.randrange(REPORT_TICKS)
@@ -141,10 +147,12 @@ class Guest:
 
     def _balloon(self, now: int) -> None:
         """Move towards the target: give pages, or take them."""
+        if self.dozing or (self.character.trickles and now % TRICKLE_TICKS):
+            return
         if self.size > self.target:
             floor = self.boot * self.character.own_floor_percent // 100
             room = min(self.free, self.size - floor, self.size - self.target)
-            given = max(0, min(room, self.character.give_per_tick))
+            given = max(0, min(room, MIB_PAGES if self.character.trickles else self.character.give_per_tick))
             self.size -= given
             self.pressed += given > 0 and self.free < WATERMARK_PAGES
             if not self.character.keeps and self.touched > self.size:

@@ -167,6 +167,8 @@ class World:
             return
         if part.guest.run_state == "paused" and self.now >= part.away_until:
             part.guest.run_state = "running"
+        if self.now >= part.away_until:
+            part.guest.dozing = False
         if part.random.random() * 20 * TICKS_PER_S >= 1:
             return
         if part.character.dies:
@@ -178,8 +180,9 @@ class World:
             part.guest.reset()
             if self._invariants is not None:
                 self._invariants.guest_reset(part.config.name)
-        elif part.character.pauses or part.character.silent:
+        elif part.character.pauses or part.character.silent or part.character.dozes:
             part.away_until = self.now + OUTAGE_TICKS
+            part.guest.dozing = part.character.dozes
             if part.character.pauses:
                 part.guest.run_state = "paused"
 

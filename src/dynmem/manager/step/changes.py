@@ -28,6 +28,7 @@ class Candidate(msgspec.Struct):
         claim: What it may take without asking.
         may_shrink: Whether its target may be lowered.
         paced: Whether a target was sent less than a period ago.
+        in_flight: What it was asked to give and will have given soon.
     """
 
     record: Record
@@ -37,6 +38,7 @@ class Candidate(msgspec.Struct):
     claim: int
     may_shrink: bool
     paced: bool
+    in_flight: int
 
     @property
     def goal(self) -> int:
@@ -67,11 +69,6 @@ class Candidate(msgspec.Struct):
     def unpaid_pages(self) -> int:
         """What the plan gives it beyond what it may take already."""
         return max(0, self.goal - max(self.held, self.claim))
-
-    @property
-    def in_flight(self) -> int:
-        """What it was asked to give and has not given yet."""
-        return max(0, (self.record.actual_pages or 0) - self.held)
 
     @property
     def target_now(self) -> int:

@@ -68,7 +68,7 @@ class Manager:
         result = plan(Snapshot(room - reserved, views))
         candidates = self._candidates(movable, views, result, survey)
         changes = (*stalls, *self._changes(candidates, free, survey))
-        waiting = self._waiting(candidates)
+        waiting = self._waiting(candidates, survey)
         self._shortage = waiting or any(each.decision.short_pages for each in candidates)
         self._last.update({each.record.name: (survey.now_ns, each) for each in changes})
         seen = Seen(survey, free, result, changes, waiting, dict(self._last))
@@ -230,10 +230,9 @@ class Manager:
         lines = []
         for record in self._roster:
             standing = survey.standings[record.name]
-            text = standing.reason if standing.kind != "movable" else ""
-            if text != record.standing:
-                lines.append(f"{record.name}: {text or 'managed'}")
-                record.standing = text
+            if standing.news != record.standing:
+                lines.append(f"{record.name}: {standing.news or 'managed'}")
+                record.standing = standing.news
         return lines
 
     def _stalls(self, survey: Survey) -> list[Change]:
@@ -241,10 +240,10 @@ class Manager:
         changes, now_ns = [], survey.now_ns
         for record in self._roster:
             if not survey.is_movable(record.name):
-                record.restart_clock(now_ns)
+                record.restart(now_ns)
             elif self.safeguards.floor_met:
                 forgive(record, now_ns, is_any_short=self._shortage)
-                stall = stall_of(record, now_ns, self.settings)
+                stall = stall_of(record, now_ns, self.settings, small_offers=self.safeguards.small_offers)
                 if stall is not None:
                     changes.append(apply(stall, record, now_ns))
         return changes
@@ -257,6 +256,7 @@ class Manager:
             if not survey.is_movable(record.name)
         )
         overhead = sum(_overhead(record, emergency=survey.emergency) for record in movable)
+        overhead += sum(self._late(record, survey) for record in movable)
         bare = survey.bare
         budget = min(bare.budget_pages, survey.occupied + bare.available_pages) - bare.slush_pages
         return budget - fixed - overhead
@@ -278,6 +278,7 @@ class Manager:
                 self.claims.pages(record.name),
                 survey.standings[record.name].may_shrink,
                 record.set_ns >= 0 and survey.now_ns - record.set_ns < self.settings.period_ns,
+                max(0, record.owed_pages - self._late(record, survey)),
             )
             for record, view, decision in zip(movable, views, result.decisions, strict=True)
         ]
@@ -326,9 +327,13 @@ class Manager:
             return free.pages + coming, free.spare_pages + coming
         return free.pages, free.spare_pages
 
-    def _waiting(self, candidates: Sequence[Candidate]) -> bool:
+    def _late(self, record: Record, survey: Survey) -> int:
+        """Return what a VM owes and is late with: room for nobody. Pages."""
+        return record.late_pages(survey.now_ns) if self.safeguards.deadlines else 0
+
+    def _waiting(self, candidates: Sequence[Candidate], survey: Survey) -> bool:
         """Return whether a VM or a reservation waits for memory that is being given."""
-        coming = any(max(0, (each.record.actual_pages or 0) - each.target_now) for each in candidates)
+        coming = any(each.record.owed_pages - self._late(each.record, survey) > 0 for each in candidates)
         dead_band = self.safeguards.dead_band
         growers = [each for each in candidates if each.short and growing(each, dead_band=dead_band)]
         short = any(each.decision.target_pages > each.target_now for each in growers)
@@ -356,9 +361,12 @@ def _view(record: Record, standing: Standing) -> Vm:
     maximum, limit = sizes.down(record.maximum_pages), "maximum"
     if maximum < record.maximum_pages:
         limit = "the last whole step of hot add"
-    if record.declined is not None and max(record.declined.at_pages, held) < maximum:
-        maximum, limit = max(record.declined.at_pages, held), "takes no more than"
-    kept = record.stopped.at_pages if record.stopped is not None else 0
+    declined, stopped = record.declined, record.stopped
+    if declined is not None and declined.holds and max(declined.at_pages, held) < maximum:
+        maximum, limit = max(declined.at_pages, held), "offered no more than"
+        if maximum == declined.at_pages:
+            limit = "takes no more than"
+    kept = stopped.at_pages if stopped is not None and stopped.holds else 0
     if not standing.may_shrink:
         kept = max(kept, held)
     config = record.config

@@ -6,8 +6,9 @@ what was concluded from that.
 
 import msgspec
 
+from dynmem.manager.step.deadlines import Deadlines
 from dynmem.manager.step.facts import VmConfig, VmFacts
-from dynmem.manager.step.safeguards import HOT_ADD_STEP_PAGES, PROGRESS_PAGES
+from dynmem.manager.step.safeguards import ARRIVED_PAGES, HOT_ADD_STEP_PAGES, PROGRESS_PAGES
 from dynmem.policy import ANY, Sizes
 from dynmem.units import pages_covering, pages_of
 
@@ -20,12 +21,19 @@ class Stopped(msgspec.Struct):
         demand_pages: Its demand then.
         retry_at_ns: When to ask again.
         pause_ns: How long that pause is.
+        is_over: Whether it may be asked again; what was concluded is kept, so that the next pause is longer.
     """
 
     at_pages: int
     demand_pages: int
     retry_at_ns: int
     pause_ns: int
+    is_over: bool = False
+
+    @property
+    def holds(self) -> bool:
+        """Whether it is not asked beyond this."""
+        return not self.is_over
 
 
 class Excess(msgspec.Struct):
@@ -73,6 +81,7 @@ class Record(msgspec.Struct):
         resets: RESETs seen in it.
         boot_pages: What it booted with.
         excess: Resident memory above what was assigned.
+        deadlines: Until when it has to carry out what it was asked.
         facts: What the last sweep found.
         reported_after_ns: The first report that counts is younger than this.
         reported: Whether a fresh report was seen since start or RESET.
@@ -99,6 +108,7 @@ class Record(msgspec.Struct):
     resets: int
     boot_pages: int
     excess: Excess
+    deadlines: Deadlines
     facts: VmFacts
     reported_after_ns: int
     reported: bool = False
@@ -176,6 +186,22 @@ class Record(msgspec.Struct):
         """Resident memory above what is assigned, now."""
         return max(0, (self.resident_pages or 0) - self.assigned_pages)
 
+    @property
+    def arrived(self) -> bool:
+        """Whether it has its target, but for a few pages."""
+        return abs((self.actual_pages or 0) - (self.target_pages or 0)) <= ARRIVED_PAGES
+
+    @property
+    def owed_pages(self) -> int:
+        """What it was asked to give and has not given; 0 if it has arrived."""
+        if self.target_pages is None or self.arrived:
+            return 0
+        return max(0, (self.actual_pages or 0) - self.target_pages)
+
+    def late_pages(self, now_ns: int) -> int:
+        """Return what it owes and should have given by now; 0 if it is in time."""
+        return self.owed_pages if self.deadlines.passed(now_ns) else 0
+
     def report_ns(self, now_ns: int) -> int | None:
         """Return when the guest's last report was made; None: it has made none."""
         demand = self.facts.demand
@@ -215,7 +241,11 @@ class Record(msgspec.Struct):
     def see_progress(self, now_ns: int) -> None:
         """Note progress from `actual` to the target; having reached it counts as progress."""
         actual, target = self.actual_pages, self.target_pages
-        if actual is None or target is None or actual == target:
+        if actual is None or target is None:
+            self.restart(now_ns)
+            return
+        self.deadlines.see(actual, target, now_ns)
+        if self.arrived:
             self.restart_clock(now_ns)
             return
         came_closer = abs(self.mark_pages - target) - abs(actual - target)
@@ -226,6 +256,11 @@ class Record(msgspec.Struct):
         """Begin to wait for progress."""
         self.mark_pages = self.actual_pages or 0
         self.mark_ns = now_ns
+
+    def restart(self, now_ns: int) -> None:
+        """Begin to wait for progress, with new deadlines: until now it could make none."""
+        self.deadlines.forget()
+        self.restart_clock(now_ns)
 
     def adopt_again(self) -> None:
         """Require two equal sweeps before the next write; until then the last target still counts."""
@@ -241,10 +276,11 @@ class Record(msgspec.Struct):
         self.stopped = self.declined = None
         self.highest_pages = 0
         self.excess.forget()
-        self.restart_clock(now_ns)
+        self.restart(now_ns)
 
     def retarget(self, pages: int, now_ns: int) -> None:
         """Record a target that is about to be sent."""
         self.target_pages = pages
         self.set_ns = now_ns
+        self.deadlines.order(self.actual_pages or 0, pages, now_ns)
         self.restart_clock(now_ns)

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 
+from dynmem.manager.step.deadlines import Deadlines
 from dynmem.manager.step.facts import SILENT, Facts, ManagerSettings, VmConfig, VmFacts
 from dynmem.manager.step.record import Excess, Record
 from dynmem.manager.step.safeguards import EQUAL_SWEEPS, Safeguards, stall_ns
@@ -92,6 +93,7 @@ class Roster:
             resets=vm.resets,
             boot_pages=pages_of(boot),
             excess=Excess(stall_ns(self._settings.period_ns)),
+            deadlines=Deadlines(stall_ns(self._settings.period_ns)),
             facts=vm,
             reported_after_ns=0,
             mark_ns=now_ns,

@@ -23,6 +23,8 @@ class Safeguards(msgspec.Struct, frozen=True):
         guest_cushion: Take from a guest only what it has available.
         floor_met: Stop asking a guest that does not go lower.
         dead_band: Leave small differences alone.
+        deadlines: Give nobody room that a guest owes and is late with.
+        small_offers: Leave a small offer with a guest in need that took no more.
     """
 
     shrink_first: bool = True
@@ -34,6 +36,8 @@ class Safeguards(msgspec.Struct, frozen=True):
     guest_cushion: bool = True
     floor_met: bool = True
     dead_band: bool = True
+    deadlines: bool = True
+    small_offers: bool = True
 
 
 ALL_ON: Final = Safeguards()
@@ -54,6 +58,11 @@ RELEASE_PERIODS: Final = 5
 
 # Slower than this between two looks is not progress.
 PROGRESS_PAGES: Final = MIB // PAGE_SIZE
+# A guest within a huge page of its target has arrived: balloons and drivers leave a few pages over.
+ARRIVED_PAGES: Final = 2 * MIB // PAGE_SIZE
+# A guest that carries out an order more slowly than this is late. Linux guests with virtio-balloon give about
+# 1 GiB/s.
+PAGES_PER_S_MIN: Final = 128 * MIB // PAGE_SIZE
 # Linux on x86-64 adds memory in blocks of this size (arch/x86/mm/init_64.c, below 64 GiB). A guest whose
 # blocks are smaller gets a little more than it needs at a time; one whose blocks are larger takes nothing
 # until it is offered a whole one.

@@ -6,6 +6,10 @@ would pull at the guest permanently. The guest is asked again when its demand ha
 that doubles each time, if a VM is short; it is offered more again after such a pause, or when its demand has
 risen beyond its size. A guest that stopped because the next step of hot add would lead beyond the target has
 arrived.
+
+A guest in need that takes no more is left a small offer, which stands: as soon as it takes that, it is
+offered all of it again. Likewise a guest that is asked again and gives what it is asked starts with the short
+pause the next time. Either has shown that it only was slow.
 """
 
 import msgspec
@@ -14,6 +18,7 @@ from dynmem.manager.step.changes import ALREADY_HELD, Change
 from dynmem.manager.step.facts import ManagerSettings
 from dynmem.manager.step.record import Record, Stopped
 from dynmem.manager.step.safeguards import (
+    ARRIVED_PAGES,
     PROGRESS_PAGES,
     RETRY_FIRST_PERIODS,
     RETRY_LONGEST_NS,
@@ -39,19 +44,22 @@ class Stall(msgspec.Struct, frozen=True):
     declined: Stopped | None = None
 
 
-def stall_of(record: Record, now_ns: int, settings: ManagerSettings) -> Stall | None:
+def stall_of(
+    record: Record, now_ns: int, settings: ManagerSettings, *, small_offers: bool = True
+) -> Stall | None:
     """Return what becomes of the target of a guest that stopped or grew by itself; None: it is on its way."""
     actual, target = record.actual_pages, record.target_pages
-    if actual is None or target is None or actual == target:
+    if actual is None or target is None or record.arrived:
         return None
+    has_stopped = now_ns - record.mark_ns >= stall_ns(settings.period_ns)
     if actual > max(target, record.mark_pages) + PROGRESS_PAGES:
         stall = _grown_unasked(record, actual, target)
-    elif now_ns - record.mark_ns < stall_ns(settings.period_ns):
-        return None
-    elif actual > target:
+    elif actual > target and has_stopped:
         stall = _gives_no_more(record, actual, target, now_ns, settings)
+    elif actual < target and (has_stopped or record.deadlines.passed(now_ns)):
+        stall = _takes_no_more(record, actual, target, now_ns, settings, small_offers=small_offers)
     else:
-        stall = _takes_no_more(record, actual, target, now_ns, settings)
+        return None
     return stall if stall.target != target else None
 
 
@@ -86,13 +94,15 @@ def _gives_no_more(record: Record, actual: int, target: int, now_ns: int, settin
         target=min(actual, max(target, record.maximum_pages)),
         reason=(
             f"floor met: it gives no more at {format_pages(actual)}, the target was {format_pages(target)};"
-            f" not asked again until its demand falls, or for {stop.pause_ns // NS_PER_S} s"
+            f" not asked again until its demand falls, or for {stop.pause_ns / NS_PER_S:g} s"
         ),
         stopped=stop,
     )
 
 
-def _takes_no_more(record: Record, actual: int, target: int, now_ns: int, settings: ManagerSettings) -> Stall:
+def _takes_no_more(
+    record: Record, actual: int, target: int, now_ns: int, settings: ManagerSettings, *, small_offers: bool
+) -> Stall:
     back, sizes = max(actual, min(target, record.floor_pages)), record.sizes
     if actual >= sizes.whole_pages and target - actual < sizes.step_pages:
         step = format_pages(sizes.step_pages)
@@ -100,13 +110,20 @@ def _takes_no_more(record: Record, actual: int, target: int, now_ns: int, settin
             target=back,
             reason=f"at {format_pages(actual)} of {format_pages(target)}: it grows in steps of {step}",
         )
+    if small_offers and record.demand_pages > actual:
+        back = max(back, min(target, sizes.up(actual + band_pages(record.maximum_pages))))
+        if back == target:  # the small offer stands
+            return Stall(target, "")
     stop = _stop(record, record.declined, now_ns, settings)
+    pause = f"{stop.pause_ns / NS_PER_S:g} s"
+    again = (
+        f"{format_pages(back)} stays offered, and more once it has taken that or in {pause}"
+        if back > actual
+        else f"not offered again for {pause}"
+    )
     return Stall(
         target=back,
-        reason=(
-            f"takes no more at {format_pages(actual)}, the target was {format_pages(target)};"
-            f" not offered again for {stop.pause_ns // NS_PER_S} s"
-        ),
+        reason=f"takes no more at {format_pages(actual)}, the target was {format_pages(target)}; {again}",
         declined=stop,
     )
 
@@ -119,17 +136,20 @@ def _stop(record: Record, before: Stopped | None, now_ns: int, settings: Manager
 
 
 def forgive(record: Record, now_ns: int, *, is_any_short: bool) -> None:
-    """Drop what was concluded from a stall when there is reason to ask again."""
+    """Drop what was concluded from a stall when there is reason to ask again, or when it was mended."""
     stopped, declined = record.stopped, record.declined
+    target = record.target_pages if record.target_pages is not None and record.arrived else None
     if stopped is not None:
         fallen = stopped.demand_pages - record.demand_pages >= band_pages(record.maximum_pages)
-        if fallen:
+        if fallen or (target is not None and target < stopped.at_pages - ARRIVED_PAGES):
             record.stopped = None
         elif now_ns >= stopped.retry_at_ns and is_any_short:
-            # Kept with its pause, so that the next one is longer; at 0 it holds nothing.
-            stopped.at_pages = 0
-    if declined is not None and (now_ns >= declined.retry_at_ns or _needs_more(record, declined)):
-        declined.at_pages = record.maximum_pages
+            stopped.is_over = True
+    if declined is not None:
+        if target is not None and target > declined.at_pages + ARRIVED_PAGES:
+            record.declined = None
+        elif now_ns >= declined.retry_at_ns or _needs_more(record, declined):
+            declined.is_over = True
 
 
 def _needs_more(record: Record, declined: Stopped) -> bool:

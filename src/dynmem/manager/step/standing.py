@@ -19,11 +19,13 @@ class Standing(msgspec.Struct, frozen=True):
         kind: Whether it is movable.
         may_shrink: Whether its target may be lowered.
         reason: Why not, as a sentence; empty if nothing stands against it.
+        news: What is reported once, when it begins.
     """
 
     kind: StandingKind
     may_shrink: bool
     reason: str
+    news: str = ""
 
 
 class Moment(msgspec.Struct, frozen=True):
@@ -114,7 +116,15 @@ def standing_of(record: Record, moment: Moment) -> Standing:
     """Return how a VM stands: by the table, then by the reasons that only forbid shrinking."""
     for applies, kind, reason in FROZEN:
         if applies(record, moment):
-            return Standing(kind, may_shrink=False, reason=reason(record))
+            return Standing(kind, may_shrink=False, reason=reason(record), news=reason(record))
+    late_pages = record.late_pages(moment.now_ns)
+    if late_pages and moment.safeguards.deadlines:
+        return Standing(
+            "movable",
+            may_shrink=False,
+            reason=f"late: it owes {format_pages(late_pages)}, and others are asked instead",
+            news="late: it does not give what it owes in time; others are asked instead",
+        )
     if marked(record):
         more = format_size(record.excess.pages * PAGE_SIZE)
         return Standing(

@@ -194,8 +194,8 @@ def _measured(seen: Seen) -> MeasuredView:
 
 def _stall(record: Record) -> str:
     """Return what was concluded from a guest that stopped, while it holds."""
-    if record.stopped is not None and record.stopped.at_pages:
+    if record.stopped is not None and record.stopped.holds:
         return f"floor met at {format_pages(record.stopped.at_pages)}"
-    if record.declined is not None and record.declined.at_pages < record.maximum_pages:
+    if record.declined is not None and record.declined.holds:
         return f"takes no more than {format_pages(record.declined.at_pages)}"
     return ""
