@@ -6,6 +6,7 @@ from dynmem.conformance.ours.host import OurHost, OurPages
 from dynmem.dm.host import DynamicMemoryHost
 from dynmem.dm.options import POST_INIT_WAIT_NS, HostOptions
 from dynmem.dm.stores import GivenUp
+from dynmem.errors import RemoteProtocolError
 from dynmem.pages.ranges import page_count
 from dynmem.wire import dm
 from dynmem.wire import vmbus as wire
@@ -384,6 +385,48 @@ class HotAddsTheSamePagesTwice(OurHost):
         return data[:8] + word + word
 
 
+class KeepsTheTargetOverReset(OurHost):
+    """The next guest is moved to the size of the one before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.target = 0
+
+    def set_target(self, pages: int) -> None:
+        self.target = pages
+        super().set_target(pages)
+
+    def reset(self) -> None:
+        super().reset()
+        self.dm.set_target(self.target, self.now)
+
+
+class TakesAContactForTheSameGuest(OurHost):
+    """What the kernel before gave is returned to the one after it."""
+
+    def _begin_again(self) -> None:
+        self.dm.reset(self.now)
+
+
+class ClosesOverAMalformedMessage(OurHost):
+    """A message that cannot be decoded breaks the channel."""
+
+    def receive(self, data: bytes) -> None:
+        try:
+            super().receive(data)
+        except RemoteProtocolError as error:
+            assert self.channel is not None
+            self.channel.break_off(str(error))
+
+
+class ReadsAPageAtMost(OurHost):
+    """Longer messages are passed over."""
+
+    def receive(self, data: bytes) -> None:
+        if len(data) <= 4096:
+            super().receive(data)
+
+
 CAUGHT_BY: dict[type[OurHost], str] = {
     WritesUnballoonFieldsInBalloonOrder: "session-unballoon",
     ReadsBalloonFieldsInUnballoonOrder: "session-balloon",
@@ -405,6 +448,10 @@ CAUGHT_BY: dict[type[OurHost], str] = {
     CountsPagesOutsideMemory: "pages-beyond-memory",
     ForgetsPagesOnClose: "close-keeps-pages",
     KeepsPagesOverReset: "reset-returns-everything",
+    KeepsTheTargetOverReset: "reset-ends-the-target",
+    TakesAContactForTheSameGuest: "new-contact-is-another-guest",
+    ClosesOverAMalformedMessage: "malformed-messages-cost-themselves",
+    ReadsAPageAtMost: "response-of-many-kilobytes",
     RaisesTheWrongFlag: "interrupt-by-event-flag",
     NeverAnswersUnload: "unload",
     DiesOfABodyTooMany: "gpadl-body-too-many",

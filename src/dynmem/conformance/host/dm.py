@@ -8,6 +8,7 @@ from dynmem.conformance.adapter import DM, HostUnderTest
 from dynmem.conformance.case import Case, CaseTable, NotApplicableError, must
 from dynmem.conformance.host.played_guest import PlayedGuest, settle_ns
 from dynmem.units import NS_PER_MS, NS_PER_S
+from dynmem.wire import vmbus as wire
 
 TABLE: Final = CaseTable()
 
@@ -394,3 +395,36 @@ def _reset(host: HostUnderTest) -> None:
     guest = PlayedGuest(host).start_with_target()
     guest.actual(host.boot_pages)
     guest.return_all()
+
+
+@TABLE.case(
+    "reset-ends-the-target",
+    DM,
+    "After a reset the guest stays at its boot size until a target is set.",
+    "QEMU's hv-balloon documentation: after a reboot the guest is back at its boot size",
+)
+def _reset_ends(host: HostUnderTest) -> None:
+    PlayedGuest(host).start().balloon(600)
+    host.reset()
+    guest = PlayedGuest(host).start()
+    host.advance(settle_ns(host))
+    guest.silent("after a reset, with no target set since")
+    guest.actual(host.boot_pages)
+    guest.balloon(200)
+    guest.return_all()
+
+
+@TABLE.case(
+    "new-contact-is-another-guest",
+    DM,
+    "A guest that unloads VMBus and makes contact again, as after a kexec, gets no page given before that.",
+    "QEMU hv-balloon.c, hv_balloon_vmdev_reset; Linux frees what it is given, unchecked",
+)
+def _new_contact(host: HostUnderTest) -> None:
+    guest = PlayedGuest(host).start()
+    guest.balloon(600)
+    guest.close()
+    guest.ask(wire.Unload())
+    guest = PlayedGuest(host).start_with_target()
+    guest.return_all()
+    guest.actual(host.boot_pages)

@@ -75,6 +75,45 @@ for _name, _data in {
 
 
 @TABLE.case(
+    "malformed-messages-cost-themselves",
+    DM_FAULTS,
+    "Messages that are too short, unknown or wrong in size change nothing: the session goes on.",
+    "QEMU hv-balloon.c: warns and returns",
+)
+def _cost_themselves(host: HostUnderTest) -> None:
+    guest = PlayedGuest(host).start()
+    host.set_target(host.boot_pages - 300)
+    must(guest.asked() == 300, "the request is not for 300 pages")
+    for data in (
+        b"",
+        _HEADER.pack(15, 8, 1),
+        _HEADER.pack(dm.STATUS_REPORT, 16, 1) + bytes(8),
+        _HEADER.pack(dm.BALLOON_RESPONSE, 8, 1),
+        _HEADER.pack(dm.BALLOON_RESPONSE, 24, 1) + struct.pack("<IIQ", 0, 2 << 1, 1 << 40),
+    ):
+        guest.write(Packet(PacketType.INBAND, 0, 0, data))
+    guest.silent("after messages that are none")
+    guest.give([guest.free_span(300)])
+    guest.actual(host.boot_pages - 300)
+    guest.return_all()
+
+
+@TABLE.case(
+    "response-of-many-kilobytes",
+    DM_FAULTS,
+    "A response may be longer than a page: the packet is the only limit.",
+    "QEMU hv-balloon.c: 585,728 pages are what Windows returns at once, 1144 ranges of 2 MiB",
+)
+def _long_response(host: HostUnderTest) -> None:
+    guest = PlayedGuest(host).start()
+    host.set_target(host.boot_pages - 1144)
+    must(guest.asked() == 1144, "the request is not for 1144 pages")
+    guest.give([(guest.free_span(2)[0], 1) for _ in range(1144)])
+    guest.actual(host.boot_pages - 1144)
+    guest.return_all()
+
+
+@TABLE.case(
     "balloon-response-unasked",
     DM_FAULTS,
     "Pages that were not requested do not count and are never returned.",

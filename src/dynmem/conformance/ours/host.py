@@ -1,5 +1,7 @@
 """The adapter of this project's own host: `dynmem.vmbus.host`, `dynmem.dm.host` and a set of pages."""
 
+import contextlib
+
 from dynmem.conformance import adapter
 from dynmem.dm.host import DynamicMemoryHost
 from dynmem.dm.options import POST_INIT_WAIT_NS, HostOptions
@@ -8,7 +10,7 @@ from dynmem.errors import LocalProtocolError, RemoteProtocolError
 from dynmem.pages import ranges as page_ranges
 from dynmem.pages.page_set import PageSet
 from dynmem.units import GIB, MIB, PAGE_SIZE
-from dynmem.vmbus import Bus, Channel, ChannelClosed, ChannelFaulted, ChannelOpened, Offer
+from dynmem.vmbus import Bus, BusState, Channel, ChannelClosed, ChannelFaulted, ChannelOpened, Offer
 from dynmem.vmbus.memory import FlatMemory
 from dynmem.wire.dm import BALLOON_DEVICE_TYPE
 from dynmem.wire.packet import PacketType
@@ -107,8 +109,11 @@ class OurHost:
         )
 
     def post_message(self, connection_id: int, message_type: int, payload: bytes) -> int:
+        was_offered = self.bus.state is BusState.OFFERED
         status = self.bus.post_message(connection_id, message_type, payload)
         self._turn()
+        if was_offered and self.bus.state is not BusState.OFFERED:
+            self._begin_again()  # another guest, for all that a host can see
         return int(status)
 
     def signal_event(self, connection_id: int, flag: int) -> int:
@@ -139,8 +144,11 @@ class OurHost:
         self.channel = None
         self.bus.reset()
         self.bus.take_events()
-        self.store.pages.clear()
         self.hot_add.added_pages = 0
+        self._begin_again()
+
+    def _begin_again(self) -> None:
+        self.store.pages.clear()
         self.dm.reset(self.now)
 
     def unplug(self) -> bool:
@@ -174,11 +182,8 @@ class OurHost:
         if channel is None or packet is None:
             return False
         if packet.type == PacketType.INBAND:
-            try:
+            with contextlib.suppress(RemoteProtocolError):  # which a VMM counts
                 self.receive(packet.data)
-            except RemoteProtocolError as error:
-                channel.break_off(str(error))
-                return False
         self._send()
         return True
 
