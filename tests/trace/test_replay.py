@@ -11,6 +11,7 @@ import msgspec
 import pytest
 from tests.rigs.pages import packed, pages_of
 from tests.rigs.stores import PlainSource, SetStore
+from tests.rigs.traced_host import TracedHost
 
 from dynmem.direction import Direction
 from dynmem.dm.blocks import Added
@@ -252,24 +253,13 @@ def test_our_guest_answers_the_captured_host_as_linux_did(memory: FlatMemory) ->
 
 
 QEMU_TARGETS = (160, 256, 512, 768, 300)  # MiB: the balloon commands of that session
-QEMU_ADDED_AT = 0x800000
-QEMU_STORE_PAGES = QEMU_ADDED_AT + 4 * BOOT_PAGES
-# what a memory device emits: tests/vm/balloon/test_given_trace.py compares that
-DEVICE_EVENTS = ("hv_balloon_remove_response", "hv_balloon_our_range", "hv_balloon_map_slot")
 
 
-class QemuSession:
+class QemuSession(TracedHost):
     """Our protocol end in the place of QEMU's, told what QEMU was told."""
 
     def __init__(self) -> None:
-        self.said: list[str] = []
-        self.dm = DynamicMemoryHost(
-            store=SetStore(QEMU_STORE_PAGES),
-            boot_pages=BOOT_PAGES,
-            hot_add=PlainSource(QEMU_ADDED_AT, 2 * BOOT_PAGES),
-            trace=Trace(matching(["hv_balloon*"]), lambda name, text: self.said.append(f"{name} {text}")),
-            options=HostOptions(status_report=True),
-        )
+        super().__init__("hv_balloon*")
         self.targets = iter(QEMU_TARGETS)
 
     def told(self, event: EventLine, removed: tuple[int, int]) -> None:
@@ -298,8 +288,7 @@ class QemuSession:
             case "hv_balloon_incoming_hot_add", _:
                 numbers = (int(values[name]) for name in ("trans_id", "count", "result"))
                 self.receive(dm.HotAddResponse(*numbers), now)
-        while self.dm.next_message() is not None:
-            self.dm.message_sent(now)
+        self.send()
 
     def receive(self, message: dm.Message, now: int) -> None:
         self.dm.receive(dm.encode(message), now)
@@ -316,10 +305,8 @@ def test_our_host_goes_through_the_states_of_qemus_and_logs_the_same(file: str) 
             values = events[position + 1].values
             removed = int(values["start"]), int(values["count"])
         session.told(event, removed)
-    assert session.said == [
-        f"{event.name} {BY_NAME[event.name].text(list(event.values.values()))}"
-        for event in events
-        if not event.name.startswith(DEVICE_EVENTS)
+    assert session.lines == [
+        f"{event.name} {BY_NAME[event.name].text(list(event.values.values()))}" for event in events
     ]
     assert session.dm.actual_pages == QEMU_TARGETS[-1] * MIB >> PAGE_SHIFT
 

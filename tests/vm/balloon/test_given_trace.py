@@ -17,6 +17,7 @@ CAPTURES = Path(__file__).parents[2] / "captures"
 BOOT = 256 * MIB
 TARGETS = (160, 256, 512, 768, 300)  # MiB: the balloon commands of QEMU's session
 ADDED = 512 * MIB  # in two slots
+SLOT = 128 * MIB >> PAGE_SHIFT
 
 
 class Session:
@@ -166,15 +167,50 @@ async def test_what_is_no_memory_of_the_guest_is_followed_by_itself_and_comes_la
     assert traced.gives((end - 2, 5), (FIRST + UNIT - 1, 3), (100, 1)) == [
         processing(2, end - 2),
         remaining(2, end - 2),
-        processing(3, end, 0),
-        remaining(3, end, 0),
-        processing(1, FIRST + UNIT - 1),
-        common(1, FIRST + UNIT - 1, 1),
+        processing(3, FIRST + UNIT - 1),  # two of them mapped and not added yet
+        common(3, FIRST + UNIT - 1, 3),
         processing(1, 100),
         remaining(1, 100),
-        processing(2, FIRST + UNIT, 0),
-        common(2, FIRST + UNIT, 0, both=0),
+        processing(3, end, 0),
+        remaining(3, end, 0),
     ]
+    assert traced.rig.device.pages.removed_pages == 4
+
+
+@plays
+async def test_what_is_not_added_counts_once_for_the_trace_whether_it_is_mapped_or_not() -> None:
+    traced = Traced("hv_balloon_remove*", added=MIB)
+    traced.asked()
+    for first, both in ((FIRST + UNIT, 1), (FIRST + SLOT, 0)):
+        for removed in (4, 0):
+            found = traced.gives((first, 4))
+            assert found == [processing(4, first, both), common(4, first, removed, both=both)]
+    border = (FIRST + SLOT - 1, 3)
+    assert traced.gives(border) == [
+        processing(1, FIRST + SLOT - 1),
+        common(1, FIRST + SLOT - 1, 1),
+        processing(2, FIRST + SLOT, 0),
+        common(2, FIRST + SLOT, 0, both=0),
+    ]
+    assert traced.rig.device.pages.removed_pages == 0
+    await traced.rig.reset()
+    traced.rig.grow(SIZE + MIB)
+    traced.asked()
+    assert traced.gives((FIRST + UNIT, 4)) == [processing(4, FIRST + UNIT), common(4, FIRST + UNIT, 4)]
+
+
+@plays
+async def test_a_page_that_went_back_to_the_guest_counts_again_for_the_trace() -> None:
+    traced = Traced("hv_balloon_remove*", added=MIB)
+    for _ in range(2):
+        traced.asked()
+        traced.rig.give((FIRST, 2))
+        assert traced.lines == [processing(2, FIRST), common(2, FIRST, 2)]
+        traced.rig.ask(SIZE + MIB)
+        traced.rig.give()
+        traced.rig.turn()
+        traced.rig.say(dm.UnballoonResponse(9))
+        assert traced.rig.device.pages.removed_pages == 0
 
 
 @plays
@@ -194,7 +230,7 @@ async def test_a_run_over_both_borders_of_our_range_has_a_hole_before_it_and_a_r
         "incoming balloon response 3, ranges 1, more 1",
         processing(*whole, 0),
         f"response range hole {hole}",
-        common(ours, FIRST, 0, of=whole, both=0),
+        common(ours, FIRST, ours, of=whole, both=0),
         remaining(2, FIRST + ours, 0),
     ]
 

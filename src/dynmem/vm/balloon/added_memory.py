@@ -87,7 +87,10 @@ class AddedMemory:
         """What the trace calls our range, once there is one."""
         if not self._is_our_range:
             return None
-        return OurRange(self.memory.first_page, self.memory.pages, self.memory.given)
+        first = self.memory.first_page
+        spans = (self._slot_span(slot) for slot in sorted(self._mapped))
+        mapped = joined(b"".join(page_ranges.span(first + start, end - start) for start, end in spans))
+        return OurRange(first, self.memory.pages, mapped, self.memory.given)
 
     # the source of hot adds
 

@@ -5,8 +5,10 @@ not (`both` 0) are followed separately; a piece that touches the run before it j
 into the memory that hv-balloon adds ("our range", all of it, added yet or not) is reported in parts: what
 lies before our range, what lies in it, what remains behind. Any other run is all remainder.
 
-QEMU calls what the guest gives up "removed". Memory of our range that is mapped and not added is not guest
-memory here, and is never counted as removed; to QEMU it is memory like any other.
+QEMU calls what the guest gives up "removed". To QEMU all of our range that is mapped is memory, added yet or
+not, and it also counts as removed what is no memory at all. Our accounts reject both, so the trace remembers
+apart from them what QEMU would have counted since the last reset. (QEMU also returns that to the guest, and
+ours does not; and of a range that begins outside memory and ends inside, QEMU counts other pages.)
 """
 
 from collections.abc import Callable
@@ -16,7 +18,7 @@ from dynmem import trace_events
 from dynmem.dm.stores import GivenUp
 from dynmem.limits import VM_REMOVED_RUNS_TRACED_MAX
 from dynmem.pages import ranges as page_ranges
-from dynmem.pages.algebra import joined, moved, without
+from dynmem.pages.algebra import Ranges, joined, moved, within, without
 from dynmem.pages.page_set import PageSet
 from dynmem.trace_events import Trace
 from dynmem.vm.balloon.accounts import GuestPages
@@ -33,12 +35,19 @@ class OurRange(NamedTuple):
     Attributes:
         start: Its first page.
         pages: All its pages, added or not.
+        mapped: Those that are mapped.
         given: Those that the guest has given up, counted from its first page.
     """
 
     start: int
     pages: int
+    mapped: Ranges
     given: PageSet
+
+    def within(self, start: int, end: int) -> bytes:
+        """Return what of [start, end) lies in it, counted from its first page."""
+        low, high = max(start, self.start), min(end, self.start + self.pages)
+        return page_ranges.span(low - self.start, high - low) if low < high else b""
 
 
 class TracedPages(GuestPages):
@@ -50,27 +59,53 @@ class TracedPages(GuestPages):
         super().__init__(now_ns)
         self._trace = trace
         self._our_range = our_range
+        self._rejected: dict[int, PageSet] = {}  # of our range, by `both`: what only QEMU counts
 
     def add_given(self, ranges: bytes) -> GivenUp:
-        if any(self._trace.on(event) for event in (_RESPONSE, _REMAINDER, _HOLE, _COMMON)):
-            _Message(self._trace, self, self._our_range()).follow(ranges)
-        return super().add_given(ranges)
+        if not any(self._trace.on(event) for event in (_RESPONSE, _REMAINDER, _HOLE, _COMMON)):
+            return super().add_given(ranges)
+        ours = self._our_range()
+        if ours is not None and not self._rejected:
+            self._rejected = {both: PageSet(ours.pages) for both in (0, 1)}
+        _Message(self._trace, self, ours, self._rejected).follow(ranges)
+        given = super().add_given(ranges)
+        if ours is not None:
+            named = (ours.within(start, start + count) for start, count in _spans(ranges))
+            self._rejected[1].drop(ours.given.intersect(b"".join(named)))
+        return given
+
+    def clear(self) -> None:
+        self._rejected = {}
+        super().clear()
+
+    def other_memory(self, named: Ranges, ours: OurRange | None) -> Ranges:
+        """Return what of the ranges lies in memory other than our range."""
+        parts = (part for part in self.parts(named) if ours is None or part.memory.first_page != ours.start)
+        return joined(b"".join(moved(part.ranges.packed(), part.memory.first_page) for part in parts))
+
+
+def _spans(ranges: bytes) -> list[tuple[int, int]]:
+    """Return start and count of each range, in order of arrival."""
+    starts, counts = page_ranges.unpack(ranges)
+    return list(zip(starts.tolist(), counts.tolist(), strict=True))
 
 
 class _Message:
-    """One message: the run of each kind that the next piece may join, and what it has named of our range."""
+    """One message: the run of each kind that the next piece may join."""
 
-    def __init__(self, trace: Trace, pages: GuestPages, ours: OurRange | None) -> None:
+    def __init__(
+        self, trace: Trace, pages: TracedPages, ours: OurRange | None, rejected: dict[int, PageSet]
+    ) -> None:
         self._trace = trace
         self._pages = pages
         self._ours = ours
+        self._rejected = rejected
         self._runs: dict[int, tuple[int, int]] = {}  # start and end, by `both`
-        self._named = PageSet(ours.pages) if ours is not None else None
         self._left = VM_REMOVED_RUNS_TRACED_MAX
 
     def follow(self, ranges: bytes) -> None:
         """Trace each run once nothing can join it any more."""
-        for start, count in zip(*(part.tolist() for part in page_ranges.unpack(ranges)), strict=True):
+        for start, count in _spans(ranges):
             if not self._left:
                 return
             for piece_start, piece_end, both in self._pieces(start, count):
@@ -81,8 +116,9 @@ class _Message:
     def _pieces(self, start: int, count: int) -> list[tuple[int, int, int]]:
         """Cut a range at the borders of guest memory: start, end and `both` of each piece, ascending."""
         named = joined(page_ranges.span(start, count))
-        parts = (moved(part.ranges.packed(), part.memory.first_page) for part in self._pages.parts(named))
-        inside = joined(b"".join(parts))
+        inside = self._pages.other_memory(named, self._ours)
+        if self._ours is not None:
+            inside = joined(inside.packed() + within(named, self._ours.mapped).packed())
         return sorted(
             (first, last, both)
             for both, found in ((1, inside), (0, without(named, inside)))
@@ -113,15 +149,14 @@ class _Message:
             if start < ours.start:
                 self._trace(_HOLE, ours.start - start, start, *whole, ours.start, both)
             low, high = max(start, ours.start), min(end, ours.start + ours.pages)
-            new = self._new(ours, low, high) if both else 0
+            new = self._new(ours, start, end, both)
             self._trace(_COMMON, high - low, low, *whole, ours.pages, ours.start, new, both)
             start = high
         if start < end:
             self._trace(_REMAINDER, end - start, start, both)
 
-    def _new(self, ours: OurRange, low: int, high: int) -> int:
-        """Count the pages of our range that were not given up before, in this message or earlier."""
-        assert self._named is not None
-        named = page_ranges.span(low - ours.start, high - low)
-        fresh = without(joined(named), joined(ours.given.intersect(named)))
-        return self._named.add(fresh.packed()).new
+    def _new(self, ours: OurRange, start: int, end: int, both: int) -> int:
+        """Count the pages of our range that were not named before, in this message or earlier."""
+        named = ours.within(start, end)
+        known = ours.given.intersect(named) if both else b""
+        return self._rejected[both].add(without(joined(named), joined(known)).packed()).new
