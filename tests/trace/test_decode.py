@@ -117,12 +117,13 @@ def test_padding_of_an_old_version_is_not_read_as_fields() -> None:
     contact = vmbus.InitiateContact(4 << 16, 0, 0, 0, 0)
     found = of_text(
         f"1 G>H msg {vmbus.encode(contact).hex()}",
-        "2 H>G msg 0f0000000000000001000000ffffffff",
+        "2 H>G msg 0f0000000000000001000000ffffffffffffffff",
     )
     response = found[1]
     assert isinstance(response, Entry)
     assert response.fields["version_supported"] is True
-    assert response.fields["message_connection_id"] is None
+    assert response.fields["version_or_connection_id"] == 0xFFFF_FFFF
+    assert response.fields["supported_features"] is None
 
 
 def test_a_packet_of_another_device_is_left_as_it_is() -> None:

@@ -171,7 +171,8 @@ def test_monitor_pages_are_accepted_until_the_guest_leaves_and_no_offer_uses_the
     assert machine.bus.monitor_pages == (0, 0)
 
 
-def test_the_life_of_a_channel_is_traced_with_qemus_events(machine: BusEnds) -> None:
+def traced(machine: BusEnds) -> list[str]:
+    """The lines of the trace of a new bus for that machine."""
     lines: list[str] = []
 
     def sink(name: str, text: str) -> None:
@@ -180,6 +181,68 @@ def test_the_life_of_a_channel_is_traced_with_qemus_events(machine: BusEnds) -> 
     trace = Trace(frozenset(name for name in BY_NAME if name.startswith("vmbus_")), sink)
     offers = [channel.offer for channel in machine.bus.channels.values()]
     machine.bus = vmbus.Bus(machine.memory, offers, trace=trace)
+    return lines
+
+
+PAGES = struct.pack("<II", PAGE_SIZE, 0) + bytes(8)
+BEFORE_JUDGING: list[tuple[wire.Message, list[str]]] = [
+    (wire.GpadlHeader(9, 7, 16, 1, PAGES), ["vmbus_gpadl_header gpadl #7 gfns 1"]),
+    (wire.GpadlHeader(1, 7, 24, 2, PAGES + bytes(8)), ["vmbus_gpadl_header gpadl #7 gfns 1"]),
+    (wire.GpadlHeader(1, 7, 16, 9, PAGES), ["vmbus_gpadl_header gpadl #7 gfns 65529"]),  # as C counts
+    (wire.GpadlHeader(1, 7, 4, 1, b"1234"), []),  # too short for a range
+    (wire.GpadlBody(1, 7, bytes(8)), ["vmbus_gpadl_body gpadl #7"]),
+    (
+        wire.GpadlTeardown(1, 7),
+        ["vmbus_gpadl_teardown gpadl #7", "vmbus_gpadl_torndown gpadl #7"],
+    ),
+    (
+        wire.OpenChannel(9, 1, 7, 0, 2),
+        [
+            "vmbus_open_channel channel #9 gpadl #7 target vp 0",
+            "vmbus_channel_open channel #9 status -2147418113",
+        ],
+    ),
+    (wire.CloseChannel(9), ["vmbus_close_channel channel #9"]),
+    (wire.RelidReleased(9), []),
+    (wire.RequestOffers(), []),  # the second time
+]
+
+
+@pytest.mark.parametrize(
+    ("message", "events"), BEFORE_JUDGING, ids=lambda value: type(value).__name__ if value else "-"
+)
+def test_what_a_guest_posts_is_traced_before_it_is_judged_as_qemu_does(
+    machine: BusEnds, message: wire.Message, events: list[str]
+) -> None:
+    lines = traced(machine)
+    number = wire.TABLE.of(message).number
+    machine.post(message)
+    assert lines[1:] == [f"vmbus_process_incoming_message type {number}"]  # nobody is connected
+    machine.connect()
+    lines.clear()
+    machine.post(message)
+    assert lines[:2] == [
+        f"vmbus_recv_message type {number} size {len(wire.encode(message))}",
+        f"vmbus_process_incoming_message type {number}",
+    ]
+    assert [line for line in lines[2:] if not line.startswith("vmbus_post_msg")] == events
+
+
+def test_a_post_without_a_whole_header_is_not_traced(machine: BusEnds) -> None:
+    lines = traced(machine)
+    machine.post(bytes([14, 0, 0, 0, 0, 0, 0]))
+    assert lines == []
+    machine.post(bytes([14, 0, 0, 0, 0, 0, 0, 0]))
+    machine.post(bytes([18, 0, 0, 0, 0, 0, 0, 0]))  # not before 4.0, and not with QEMU
+    assert lines == [
+        "vmbus_recv_message type 14 size 8",
+        "vmbus_process_incoming_message type 14",
+        "vmbus_recv_message type 18 size 8",
+    ]
+
+
+def test_the_life_of_a_channel_is_traced_with_qemus_events(machine: BusEnds) -> None:
+    lines = traced(machine)
     machine.connect()
     machine.open(1, range(16, 56), 20)
     here, there = machine.ends()

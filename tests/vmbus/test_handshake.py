@@ -10,6 +10,7 @@ from dynmem import vmbus
 from dynmem.errors import LocalProtocolError, RemoteProtocolError
 from dynmem.units import PAGE_SIZE
 from dynmem.vmbus.guest_channel import TRANSITIONS, GuestChannelEvent, GuestChannelState
+from dynmem.vmbus.rejection import Rejection
 from dynmem.wire import dm
 from dynmem.wire import vmbus as wire
 from dynmem.wire.synic import EVENT_CONNECTION_ID, HvStatus
@@ -159,7 +160,7 @@ def test_an_interrupt_page_outside_memory_is_counted_and_survived(machine: BusEn
     old.connect()
     old.open()
     assert old.bus.channels[1].send(b"12345678")
-    assert old.bus.rejected == {"interrupt page outside memory": 1}
+    assert old.bus.rejected == {Rejection.INTERRUPT_PAGE_OUTSIDE_MEMORY: 1}
 
 
 def test_several_devices_keep_their_packets_and_signals_apart(machine: BusEnds) -> None:

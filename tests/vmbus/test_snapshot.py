@@ -134,13 +134,18 @@ def test_an_end_with_events_that_were_not_taken_has_no_snapshot(machine: BusEnds
         machine.client.snapshot()
 
 
-def test_a_copy_of_a_bus_knows_where_contact_was_made_and_what_was_named_in_it() -> None:
+@pytest.mark.parametrize(("version", "posts", "vp"), [(VERSION_WS2008, 1, 0), (VERSION_5_3, 4, 1)])
+def test_a_copy_of_a_bus_knows_where_contact_was_made_and_what_was_named_in_it(
+    version: int, posts: int, vp: int
+) -> None:
     machine, copy = made(VERSION_5_3), made(VERSION_5_3)
-    contact = wire.InitiateContact(VERSION_WS2008, 1, INTERRUPT_PAGE, 9 << 12, 10 << 12)
-    assert machine.post(contact, connection_id=1) is HvStatus.SUCCESS
+    target = INTERRUPT_PAGE if version == VERSION_WS2008 else wire.contact_target(2)
+    contact = wire.InitiateContact(version, 1, target, 9 << 12, 10 << 12)
+    assert machine.post(contact, posts) is HvStatus.SUCCESS
     copy.bus.restore(machine.bus.snapshot())
     assert fields(copy.bus) == fields(machine.bus) != fields(made(VERSION_5_3).bus)
     assert copy.bus.monitor_pages == (9 << 12, 10 << 12)
-    assert machine.post(wire.RequestOffers(), 1) is copy.post(wire.RequestOffers(), 1) is HvStatus.SUCCESS
+    requests = [each.post(wire.RequestOffers(), posts) for each in (machine, copy)]
+    assert requests == [HvStatus.SUCCESS] * 2
     assert machine.bus.snapshot().queue == copy.bus.snapshot().queue
-    assert {message.vp for message in copy.bus.snapshot().queue} == {1}
+    assert {message.vp for message in copy.bus.snapshot().queue} == {vp}

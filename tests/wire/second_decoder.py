@@ -110,20 +110,20 @@ struct m14_6_0 {
     char client_id[16];
 };
 struct m15 { struct head h; uint8 version_supported:1; uint8 r0:7; uint8 connection_state; };
-struct m15_5_0 {
+struct m15_word {
     struct head h;
     uint8 version_supported:1; uint8 r0:7; uint8 connection_state; uint16 r1;
-    uint32 message_connection_id;
+    uint32 version_or_connection_id;
 };
 struct m15_6_0 {
     struct head h;
     uint8 version_supported:1; uint8 r0:7; uint8 connection_state; uint16 r1;
-    uint32 message_connection_id; uint32 supported_features;
+    uint32 version_or_connection_id; uint32 supported_features;
 };
 struct m15_pages {
     struct head h;
     uint8 version_supported:1; uint8 r0:7; uint8 connection_state; uint16 r1;
-    uint32 message_connection_id; uint32 supported_features; uint32 r2;
+    uint32 version_or_connection_id; uint32 supported_features; uint32 r2;
     uint64 parent_to_child_page; uint64 child_to_parent_page;
 };
 struct m16 { struct head h; };
@@ -215,7 +215,7 @@ FLAGS: Final = {
 LONGER: Final = {  # number and bytes behind the shortest form -> structure, where there are several
     5: {148: "m5", 156: "m5_6_0"},
     14: {40: "m14", 56: "m14_6_0"},
-    15: {10: "m15", 16: "m15_5_0", 20: "m15_6_0", 40: "m15_pages"},
+    15: {10: "m15", 16: "m15_word", 20: "m15_6_0", 40: "m15_pages"},
     21: {40: "m21", 56: "m21_5_2"},
 }
 

@@ -101,7 +101,7 @@ def test_padding_is_not_taken_for_fields_of_a_later_version() -> None:
     later = vmbus.decode(posted, VERSION_6_0)
     assert later == vmbus.OpenChannel(1, 2, 3, 4, 5, bytes(120), 0, 0, 0)
     response = bytes.fromhex("0f000000000000000100000000000000")
-    assert vmbus.decode(response, VERSION_WIN10) == vmbus.VersionResponse(True, 0)
+    assert vmbus.decode(response + bytes(4), VERSION_5_3) == vmbus.VersionResponse(True, 0, 0)
     assert vmbus.decode(response[:12], VERSION_5_0) == vmbus.VersionResponse(True, 0)  # QEMU posts 12
     assert vmbus.decode(vmbus.encode(OFFER) + bytes(4)) == OFFER  # QEMU posts 200
     request = vmbus.TlConnectRequest(INSTANCE, dm.BALLOON_DEVICE_TYPE)
@@ -130,6 +130,27 @@ def test_a_version_does_not_know_later_messages() -> None:
         vmbus.decode(modify, VERSION_WIN10)
     with pytest.raises(RemoteProtocolError, match="unknown"):
         vmbus.decode(vmbus.encode(vmbus.Pause()), VERSION_5_3)
+
+
+@pytest.mark.parametrize("layout", vmbus.TABLE.layouts, ids=lambda layout: layout.name)
+def test_no_message_is_encoded_for_a_version_that_does_not_know_it(layout: Layout) -> None:
+    message = vmbus.decode(layout.number.to_bytes(8, "little") + bytes(layout.size - 8))
+    assert vmbus.encode(message, layout.since) == vmbus.encode(message)
+    for version in (0, *VERSIONS):
+        if version < layout.since:
+            with pytest.raises(LocalProtocolError, match=f"{layout.name} in this form needs"):
+                vmbus.encode(message, version)
+
+
+def test_fields_of_a_later_version_are_not_encoded_for_an_older_one() -> None:
+    request = vmbus.OpenChannel(1, 2, 3, 4, 5, bytes(120), 6, 7, 8)
+    assert len(vmbus.encode(request, VERSION_6_0)) == 156
+    with pytest.raises(
+        LocalProtocolError, match=r"OPENCHANNEL in this form needs 6\.0, the peer speaks 5\.3"
+    ):
+        vmbus.encode(request, VERSION_5_3)
+    with pytest.raises(LocalProtocolError, match=r"needs 6\.0, no version is agreed on yet"):
+        vmbus.encode(vmbus.VersionResponse(True, 0, 4, 0x41), 0)
 
 
 def test_before_any_contact_only_contacts_are_known() -> None:

@@ -1,8 +1,8 @@
 """A channel on the host's side: an offer, its state, and its two rings while it is open.
 
 The state machine is the table `TRANSITIONS`. A guest that breaks its rings faults its own channel: nothing
-more is read or written until the guest closes it (and may open it again). The bus and its other channels go
-on.
+more is read or written until the guest closes it (and may open it again), or until the host rescinds it, and
+may offer it again. The bus and its other channels go on.
 """
 
 import enum
@@ -21,6 +21,7 @@ from dynmem.wire.synic import CHANNEL_CONNECTION_ID_BASE
 from dynmem.wire.vmbus import NO_USER_DATA, TARGET_VP_NONE, OfferChannel
 
 _MODE: Final = struct.Struct("<I")
+_WORD_MAX: Final = 0xFFFF
 
 # in an offer's channel_flags: the channel is a pipe
 NAMED_PIPE: Final = 0x10
@@ -46,6 +47,8 @@ class Offer(msgspec.Struct, frozen=True):
         sub_channel_index: 0 for the first channel of a device.
         user_defined: 120 bytes for the driver. The mode of a pipe takes the first four.
         pipe: The mode of a pipe; None: the channel is not a pipe.
+        flags: Further flags of the channel (16 bits). That of a pipe goes with `pipe`.
+        mmio_megabytes: How much address space for its registers the device needs.
 
     """
 
@@ -55,8 +58,20 @@ class Offer(msgspec.Struct, frozen=True):
     sub_channel_index: int = 0
     user_defined: bytes = NO_USER_DATA
     pipe: PipeMode | None = None
+    flags: int = 0
+    mmio_megabytes: int = 0
+
+    @property
+    def identity(self) -> tuple[uuid.UUID, uuid.UUID, int]:
+        """What no other offer of a bus has in common with this one."""
+        return self.interface, self.instance, self.sub_channel_index
 
     def __post_init__(self) -> None:
+        for name in ("flags", "mmio_megabytes", "sub_channel_index"):
+            if not 0 <= getattr(self, name) <= _WORD_MAX:
+                raise LocalProtocolError(f"{name} of an offer is a number of 16 bits")
+        if self.flags & NAMED_PIPE:
+            raise LocalProtocolError(f"the flag {NAMED_PIPE:#x} of an offer goes with the mode of its pipe")
         if self.pipe is not None and any(self.user_defined[: _MODE.size]):
             raise LocalProtocolError(
                 "the mode of a pipe takes the first four of its offer's user-defined bytes"
@@ -67,7 +82,9 @@ class ChannelState(enum.Enum):
     """The state of a channel.
 
     Attributes:
-        UNOFFERED: The guest has not asked for offers on this connection.
+        UNOFFERED: The guest has not asked for offers on this connection, or has released the closed channel.
+        RESCINDED: The guest has not released it yet.
+        REOFFERED: Rescinded, and to be offered again as soon as the guest has released it.
 
     """
 
@@ -76,6 +93,7 @@ class ChannelState(enum.Enum):
     OPEN = "open"
     FAULTED = "faulted"
     RESCINDED = "rescinded"
+    REOFFERED = "reoffered"
     GONE = "gone"
 
 
@@ -83,7 +101,8 @@ class ChannelEvent(enum.Enum):
     """What moves a channel from one state to another.
 
     Attributes:
-        RELEASE: The guest has forgotten the rescinded channel.
+        OFFER_AGAIN: The host has the device again whose channel it rescinded.
+        RELEASE: The guest has forgotten the channel.
         FORGET: A reset, an unload or a new contact.
 
     """
@@ -93,6 +112,7 @@ class ChannelEvent(enum.Enum):
     CLOSE = enum.auto()
     FAULT = enum.auto()
     RESCIND = enum.auto()
+    OFFER_AGAIN = enum.auto()
     RELEASE = enum.auto()
     FORGET = enum.auto()
 
@@ -105,6 +125,7 @@ TRANSITIONS: Final[dict[tuple[ChannelState, ChannelEvent], ChannelState]] = {
     (_S.UNOFFERED, _E.FORGET): _S.UNOFFERED,
     (_S.CLOSED, _E.OPEN): _S.OPEN,
     (_S.CLOSED, _E.RESCIND): _S.RESCINDED,
+    (_S.CLOSED, _E.RELEASE): _S.UNOFFERED,
     (_S.CLOSED, _E.FORGET): _S.UNOFFERED,
     (_S.OPEN, _E.CLOSE): _S.CLOSED,
     (_S.OPEN, _E.FAULT): _S.FAULTED,
@@ -113,8 +134,12 @@ TRANSITIONS: Final[dict[tuple[ChannelState, ChannelEvent], ChannelState]] = {
     (_S.FAULTED, _E.CLOSE): _S.CLOSED,
     (_S.FAULTED, _E.RESCIND): _S.RESCINDED,
     (_S.FAULTED, _E.FORGET): _S.UNOFFERED,
+    (_S.RESCINDED, _E.OFFER_AGAIN): _S.REOFFERED,
     (_S.RESCINDED, _E.RELEASE): _S.GONE,
     (_S.RESCINDED, _E.FORGET): _S.GONE,
+    (_S.REOFFERED, _E.RESCIND): _S.RESCINDED,
+    (_S.REOFFERED, _E.RELEASE): _S.CLOSED,
+    (_S.REOFFERED, _E.FORGET): _S.UNOFFERED,
 }
 
 
@@ -127,8 +152,9 @@ class RingsSnapshot(NamedTuple):
 
 
 class ChannelSnapshot(NamedTuple):
-    """What can change of a channel."""
+    """All of a channel."""
 
+    offer: Offer
     relid: int
     state: ChannelState
     fault: str | None
@@ -199,6 +225,16 @@ class Channel:
     def is_open(self) -> bool:
         """Whether packets can flow."""
         return self.state is ChannelState.OPEN
+
+    @property
+    def has_interrupts(self) -> bool:
+        """Whether it is open and a virtual processor gets interrupts from it."""
+        return self.is_open and self.target_vp != TARGET_VP_NONE
+
+    @property
+    def is_rescinded(self) -> bool:
+        """Whether the guest is to release it, and what it posts about it may have crossed the rescind."""
+        return self.state in (ChannelState.RESCINDED, ChannelState.REOFFERED)
 
     def can(self, event: ChannelEvent) -> bool:
         """Return whether the table has a row for `event` in this state."""
@@ -292,18 +328,25 @@ class Channel:
             return False
 
     def snapshot(self) -> ChannelSnapshot:
-        """Return what can change of it."""
+        """Return all of it."""
         rings = None
         if self._reader is not None and self._writer is not None:
             rings = RingsSnapshot(self._downstream_page, self._reader.snapshot(), self._writer.snapshot())
         return ChannelSnapshot(
-            self.relid, self.state, self.fault, self.target_vp, self.gpadl_id, self.reserved, rings
+            self.offer,
+            self.relid,
+            self.state,
+            self.fault,
+            self.target_vp,
+            self.gpadl_id,
+            self.reserved,
+            rings,
         )
 
     def restore(self, snapshot: ChannelSnapshot, memory: GpadlMemory | None) -> None:
         """Make it what it was when the snapshot was taken; `memory` is that of its rings, if it has any."""
-        assert snapshot.relid == self.relid
-        _, self.state, self.fault, self.target_vp, self.gpadl_id, self.reserved, rings = snapshot
+        assert (snapshot.offer, snapshot.relid) == (self.offer, self.relid)
+        _, _, self.state, self.fault, self.target_vp, self.gpadl_id, self.reserved, rings = snapshot
         self._release_rings()
         if rings is not None:
             assert memory is not None
@@ -320,8 +363,8 @@ class Channel:
         return OfferChannel(
             interface=self.offer.interface,
             instance=self.offer.instance,
-            channel_flags=0 if pipe is None else NAMED_PIPE,
-            mmio_megabytes=0,
+            channel_flags=self.offer.flags | (0 if pipe is None else NAMED_PIPE),
+            mmio_megabytes=self.offer.mmio_megabytes,
             user_defined=user_defined,
             sub_channel_index=self.offer.sub_channel_index,
             mmio_megabytes_optional=0,

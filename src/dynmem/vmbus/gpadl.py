@@ -4,10 +4,12 @@ A GPADL is charged to the bus's budget with the size its header declares, before
 one range of whole pages is accepted, which is what every driver sends. Whatever is wrong is a
 RefusedGpadlError, which the bus answers with an error status.
 
+The ids are the bus's, as in QEMU: a body and the reply to a teardown name no channel. OpenVMM keeps them by
+channel, for reserved channels that outlive a connection; here nothing of a guest outlives it.
+
 Source: QEMU hw/hyperv/vmbus.c; Linux drivers/hv/channel.c (create_gpadl_header).
 """
 
-import enum
 import struct
 from typing import Final, NamedTuple
 
@@ -15,26 +17,16 @@ from dynmem.errors import RemoteProtocolError
 from dynmem.limits import GPADL_PAGES_MAX, GPADLS_MAX
 from dynmem.units import PAGE_SHIFT, PAGE_SIZE
 from dynmem.vmbus.memory import GpadlMemory, GuestMemory
+from dynmem.vmbus.rejection import Rejection
 from dynmem.wire.vmbus import GpadlHeader
 
 _RANGE: Final = struct.Struct("<II")
 
 
-class GpadlRefusal(enum.Enum):
-    """Why the host does not make a GPADL: a phrase for the counter of rejected messages."""
-
-    UNKNOWN_CHANNEL = "a GPADL of an unknown channel"
-    ID_IN_USE = "a GPADL id is used twice"
-    NOT_ONE_RANGE = "a GPADL has not exactly one range"
-    NOT_WHOLE_PAGES = "a GPADL is not made of whole pages"
-    LENGTHS_DIFFER = "a GPADL's two lengths do not agree"
-    TOO_MANY = "too many GPADLs"
-
-
 class RefusedGpadlError(RemoteProtocolError):
     """A GPADL that the host does not make; `cause` says why."""
 
-    def __init__(self, cause: GpadlRefusal) -> None:
+    def __init__(self, cause: Rejection) -> None:
         super().__init__(cause.value)
         self.cause: Final = cause
 
@@ -103,19 +95,19 @@ class GpadlTable:
     def begin(self, header: GpadlHeader, *, channel_is_known: bool) -> Gpadl:
         """Begin the GPADL that `header` declares; RefusedGpadlError leaves the table as it was."""
         if not channel_is_known:
-            raise RefusedGpadlError(GpadlRefusal.UNKNOWN_CHANNEL)
+            raise RefusedGpadlError(Rejection.GPADL_OF_UNKNOWN_CHANNEL)
         if header.gpadl in self._gpadls:
-            raise RefusedGpadlError(GpadlRefusal.ID_IN_USE)
+            raise RefusedGpadlError(Rejection.GPADL_ID_IN_USE)
         if header.range_count != 1 or len(header.ranges) < _RANGE.size:
-            raise RefusedGpadlError(GpadlRefusal.NOT_ONE_RANGE)
+            raise RefusedGpadlError(Rejection.GPADL_NOT_ONE_RANGE)
         byte_count, byte_offset = _RANGE.unpack_from(header.ranges)
         pages = byte_count >> PAGE_SHIFT
         if byte_offset or byte_count % PAGE_SIZE or not pages:
-            raise RefusedGpadlError(GpadlRefusal.NOT_WHOLE_PAGES)
+            raise RefusedGpadlError(Rejection.GPADL_NOT_WHOLE_PAGES)
         if header.range_buflen != _RANGE.size + 8 * pages:
-            raise RefusedGpadlError(GpadlRefusal.LENGTHS_DIFFER)
+            raise RefusedGpadlError(Rejection.GPADL_LENGTHS_DIFFER)
         if len(self._gpadls) >= GPADLS_MAX or self._pages + pages > GPADL_PAGES_MAX:
-            raise RefusedGpadlError(GpadlRefusal.TOO_MANY)
+            raise RefusedGpadlError(Rejection.TOO_MANY_GPADLS)
         gpadl = Gpadl(header.child_relid, header.gpadl, pages)
         gpadl.add(header.ranges[_RANGE.size :])
         self._insert(gpadl)

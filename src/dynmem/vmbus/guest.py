@@ -241,7 +241,7 @@ class Client:
 
     def post(self, message: wire.Message) -> None:
         """Queue a message."""
-        self._posts.append(Post(self._connection_id, wire.encode(message)))
+        self._posts.append(Post(self._connection_id, wire.encode(message, self._reading_version())))
 
     def post_gpadl(self, relid: int, pfns: Sequence[int]) -> int:
         """Queue the header and bodies of a GPADL over `pfns`; return its id."""
@@ -293,8 +293,8 @@ class Client:
             self._events.append(Failed(f"the host refused the contact with state {message.connection_state}"))
         else:
             self.version = self._versions[self._trying]
-            if self.version >= VERSION_5_0 and message.message_connection_id:
-                self._connection_id = message.message_connection_id
+            if self.version >= VERSION_5_0 and message.version_or_connection_id:
+                self._connection_id = message.version_or_connection_id
             self.state = ClientState.CONNECTED
             self._events.append(Connected(self.version))
             self.post(wire.RequestOffers())

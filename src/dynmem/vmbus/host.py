@@ -5,20 +5,22 @@ of a guest raises: a wrong one is counted in `Bus.rejected` under one of a fixed
 error reply where the protocol has one. When replies pile up because the guest does not empty its message
 slot, further posts are refused with INSUFFICIENT_BUFFERS, which guests retry.
 
-The table `RULES` says which message is taken in which state, and by what.
+The table `RULES` says which message is taken in which state, and by what. What a guest posts about a channel
+that was rescinded may have crossed the rescind: it is not wrong, and it gets a reply if the guest waits for
+one.
 
 Source: QEMU hw/hyperv/vmbus.c; OpenVMM vmbus_server channels.rs; Linux drivers/hv.
 """
 
 import enum
 from collections.abc import Callable, Mapping, Sequence
-from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 from dynmem import trace_events
 from dynmem.errors import LocalProtocolError, RemoteProtocolError
-from dynmem.limits import VMBUS_CHANNELS_MAX, VMBUS_EVENTS_MAX
+from dynmem.limits import VMBUS_EVENTS_MAX
 from dynmem.trace_events import NO_TRACE, Trace, stable_pointer
+from dynmem.vmbus import tracing
 from dynmem.vmbus.bus_events import (
     BusEvent,
     ChannelClosed,
@@ -27,11 +29,13 @@ from dynmem.vmbus.bus_events import (
     GuestUnloaded,
 )
 from dynmem.vmbus.channel import Channel, ChannelEvent, ChannelSnapshot, ChannelState, Offer
-from dynmem.vmbus.contact import reply_to
+from dynmem.vmbus.channels import Channels
+from dynmem.vmbus.contact import Connection, as_meant, is_for_this_bus, reply_to
 from dynmem.vmbus.gpadl import GpadlSnapshot, GpadlTable, RefusedGpadlError
 from dynmem.vmbus.mailbox import Mailbox, OutgoingMessage
 from dynmem.vmbus.memory import BadAddressError, GuestMemory
 from dynmem.vmbus.opening import RefusedOpenError, open_channel
+from dynmem.vmbus.rejection import Rejection
 from dynmem.vmbus.signals import Signal, Signals
 from dynmem.wire import vmbus as wire
 from dynmem.wire.status import STATUS_CONNECTION_REFUSED, STATUS_SUCCESS, STATUS_UNSUCCESSFUL
@@ -44,7 +48,7 @@ from dynmem.wire.synic import (
     VMBUS_SINT,
     HvStatus,
 )
-from dynmem.wire.versions import VERSION_5_0, VERSION_5_3
+from dynmem.wire.versions import VERSION_4_1, VERSION_5_0, VERSION_5_3, VERSION_WIN7
 from dynmem.wire.vmbus import TARGET_VP_NONE
 
 
@@ -60,10 +64,7 @@ class BusSnapshot(NamedTuple):
     """What can change of a bus but for its counts, including signals that were not taken."""
 
     state: BusState
-    version: int | None
-    vp: int
-    interrupt_page: int
-    monitor_pages: tuple[int, int]
+    connection: Connection | None
     gpadls: tuple[GpadlSnapshot, ...]
     queue: tuple[OutgoingMessage, ...]
     signals: tuple[Signal, ...]
@@ -82,8 +83,6 @@ class Bus:
 
     Attributes:
         channels: Every channel by relid.
-        monitor_pages: The two pages the guest named at contact (host to guest, guest to host), or zeros. No
-            offer allocates a monitor, so that the host never reads them.
         rejected: How often the guest posted something wrong, by reason.
 
     """
@@ -97,29 +96,34 @@ class Bus:
         max_version: int = VERSION_5_3,
         trace: Trace = NO_TRACE,
     ) -> None:
-        identities = {(offer.interface, offer.instance, offer.sub_channel_index) for offer in offers}
-        if len(identities) != len(offers) or len(offers) > VMBUS_CHANNELS_MAX:
-            raise LocalProtocolError(f"offers must be distinct, and at most {VMBUS_CHANNELS_MAX}")
         self._memory = memory
-        self._offers = tuple(offers)
         self._vp_count = vp_count
         self._max_version = max_version
         self._trace = trace
-        self._channels = {relid: self._channel(relid) for relid in range(1, len(offers) + 1)}
-        self.channels: Mapping[int, Channel] = MappingProxyType(self._channels)
-        self.rejected: dict[str, int] = {}
+        self._channels = Channels(notify=self._notify, on_fault=self._fault)
+        self.channels: Mapping[int, Channel] = self._channels.by_relid
+        self.rejected: dict[Rejection, int] = {}
         self.state: BusState = BusState.DISCONNECTED
-        self.version: int | None = None
-        self.monitor_pages: tuple[int, int] = (0, 0)
-        self._vp = 0
-        self._interrupt_page = 0
+        self._connection: Connection | None = None
         self._gpadls = GpadlTable()
         self._mailbox = Mailbox(trace)
         self._signals = Signals(memory)
         self._events: list[BusEvent] = []
+        for offer in offers:
+            self._channels.add(offer)
 
-    def _channel(self, relid: int) -> Channel:
-        return Channel(self._offers[relid - 1], relid, notify=self._notify, on_fault=self._fault)
+    @property
+    def version(self) -> int | None:
+        """The version that was agreed on; None before."""
+        return None if self._connection is None else self._connection.version
+
+    @property
+    def monitor_pages(self) -> tuple[int, int]:
+        """The two pages that the guest named at contact (host to guest, guest to host), or zeros.
+
+        No offer allocates a monitor, so the host never reads them.
+        """
+        return (0, 0) if self._connection is None else self._connection.monitor_pages
 
     # what comes in
 
@@ -129,19 +133,29 @@ class Bus:
             connection_id != MESSAGE_CONNECTION_ID_4 or self._max_version < VERSION_5_0
         ):
             return HvStatus.INVALID_CONNECTION_ID
-        message = self._decode(message_type, payload)
-        if message is None:  # an error, so that the guest does not wait for a reply
+        if message_type != VMBUS_MESSAGE_TYPE or len(payload) < wire.HEADER_BYTES:
+            self._reject(Rejection.MALFORMED)
             return HvStatus.INVALID_HYPERCALL_INPUT
+        tracing.received(self._trace, payload)
         if len(self._events) >= VMBUS_EVENTS_MAX:
             return HvStatus.INSUFFICIENT_BUFFERS
+        is_connected = self.state is not BusState.DISCONNECTED
+        try:
+            message = wire.decode(payload, self.version or 0)
+        except RemoteProtocolError:  # an error status, so that the guest does not wait for a reply
+            tracing.processed(self._trace, payload, None, is_connected=is_connected)
+            self._reject(Rejection.MALFORMED)
+            return HvStatus.INVALID_HYPERCALL_INPUT
+        meant = as_meant(message, connection_id) if isinstance(message, wire.InitiateContact) else message
         handler, states = RULES.get(type(message), (None, frozenset()))
-        if handler is None or self.state not in states:
-            self._reject(f"unexpected {wire.TABLE.of(message).name}")
-        elif self._mailbox.is_full and handler not in _EMPTYING:
+        is_expected = handler is not None and self.state in states
+        if is_expected and self._mailbox.is_full and not _empties_the_mailbox(meant):
             return HvStatus.INSUFFICIENT_BUFFERS
+        tracing.processed(self._trace, payload, message, is_connected=is_connected)
+        if handler is not None and is_expected:
+            handler(self, meant)
         else:
-            self._trace(trace_events.VMBUS_PROCESS_INCOMING_MESSAGE, wire.TABLE.of(message).number)
-            handler(self, message)
+            self._reject(Rejection.UNEXPECTED)
         return HvStatus.SUCCESS
 
     def signal_event(self, connection_id: int, flag: int) -> HvStatus:
@@ -154,7 +168,7 @@ class Bus:
         if connection_id == EVENT_CONNECTION_ID and self.state is not BusState.DISCONNECTED:
             self._trace(trace_events.VMBUS_SIGNAL_EVENT)
             return HvStatus.SUCCESS
-        for channel in self._channels.values():
+        for channel in self.channels.values():
             if channel.connection_id == connection_id and channel.state is not ChannelState.UNOFFERED:
                 return HvStatus.SUCCESS
         return HvStatus.INVALID_CONNECTION_ID
@@ -163,17 +177,24 @@ class Bus:
         """Forget all that the guest made: the machine was reset. The offers stay."""
         self._disconnect()
 
+    def offer(self, offer: Offer) -> Channel:
+        """Offer a device: at once if the guest has had its offers, otherwise when it asks for them.
+
+        A device whose channel was rescinded gets that channel again, and the guest is offered it when it has
+        released it. Raises LocalProtocolError for another offer of the same identity, or one too many.
+        """
+        channel = self._channels.add(offer)
+        if self.state is BusState.OFFERED and channel.can(ChannelEvent.OFFER):
+            self._send_offer(channel)
+        return channel
+
     def rescind(self, channel: Channel) -> None:
         """Rescind an offer (unplug); the channel leaves `channels` when the guest has released it."""
-        was_open = channel.state in (ChannelState.OPEN, ChannelState.FAULTED)
         if not channel.can(ChannelEvent.RESCIND):
             raise LocalProtocolError(f"{channel} cannot be rescinded")
-        channel.move(ChannelEvent.RESCIND)
-        if was_open:
-            self._events.append(ChannelClosed(channel))
-        if channel.state is ChannelState.GONE:
-            del self._channels[channel.relid]
-        else:
+        is_told = channel.is_rescinded or channel.state is ChannelState.UNOFFERED
+        self._move(channel, ChannelEvent.RESCIND)
+        if not is_told:
             self._post(wire.RescindChannelOffer(channel.relid))
 
     # what goes out
@@ -203,63 +224,36 @@ class Bus:
             raise LocalProtocolError("take the events of the bus before its snapshot: they are not in it")
         return BusSnapshot(
             self.state,
-            self.version,
-            self._vp,
-            self._interrupt_page,
-            self.monitor_pages,
+            self._connection,
             self._gpadls.snapshot(),
             self._mailbox.snapshot(),
             self._signals.snapshot(),
-            tuple(channel.snapshot() for channel in self._channels.values()),
+            self._channels.snapshot(),
         )
 
     def restore(self, snapshot: BusSnapshot) -> None:
-        """Make this bus, which has the same offers, what that bus was when its snapshot was taken.
+        """Make this bus what that bus was when its snapshot was taken.
 
         Guest memory is not part of it: the caller puts that back.
         """
         self.state = snapshot.state
-        self.version = snapshot.version
-        self._vp = snapshot.vp
-        self._interrupt_page = snapshot.interrupt_page
-        self.monitor_pages = snapshot.monitor_pages
+        self._connection = snapshot.connection
         self._gpadls.restore(snapshot.gpadls)
         self._mailbox.restore(snapshot.queue)
         self._signals.restore(snapshot.signals)
         self._events = []
-        kept = dict(self._channels)
-        self._channels.clear()
-        for of_channel in snapshot.channels:
-            relid = of_channel.relid
-            channel = self._channels[relid] = kept.get(relid) or self._channel(relid)
-            memory = None
-            if of_channel.rings is not None and of_channel.gpadl_id is not None:
-                gpadl = self._gpadls.get(of_channel.gpadl_id)
-                assert gpadl is not None
-                memory = gpadl.memory(self._memory)
-            channel.restore(of_channel, memory)
+        self._channels.restore(snapshot.channels, self._gpadls, self._memory)
 
     # inside
 
-    def _reject(self, reason: str) -> None:
+    def _reject(self, reason: Rejection) -> None:
         self.rejected[reason] = self.rejected.get(reason, 0) + 1
-
-    def _decode(self, message_type: int, payload: bytes) -> wire.Message | None:
-        """Return the message, as the negotiated version knows it; None, and counted, if it is malformed."""
-        if message_type != VMBUS_MESSAGE_TYPE:
-            self._reject("unknown hypervisor message type")
-            return None
-        if len(payload) >= 4:
-            self._trace(trace_events.VMBUS_RECV_MESSAGE, int.from_bytes(payload[:4], "little"), len(payload))
-        try:
-            return wire.decode(payload, self.version or 0)
-        except RemoteProtocolError:
-            self._reject("malformed message")
-            return None
 
     def _post(self, message: wire.Message, target: tuple[int, int] | None = None) -> None:
         """Queue a message for the VP that made contact, or for a reserved channel's own (VP, SINT)."""
-        self._mailbox.post(message, *(target or (self._vp, VMBUS_SINT)))
+        assert self._connection is not None
+        vp, sint = target or (self._connection.vp, VMBUS_SINT)
+        self._mailbox.post(message, vp, sint, version=self._connection.version)
 
     def _gpadl_created(self, relid: int, gpadl_id: int, status: int) -> None:
         if status == STATUS_SUCCESS:
@@ -268,100 +262,85 @@ class Bus:
 
     def _notify(self, channel: Channel) -> None:
         self._trace(trace_events.VMBUS_CHANNEL_NOTIFY_GUEST, channel.relid)
-        if self.version is None:
+        if self._connection is None:
             return
         try:
-            self._signals.add(channel, version=self.version, vp=self._vp, interrupt_page=self._interrupt_page)
+            self._signals.add(channel, self._connection)
         except BadAddressError:
-            self._reject("interrupt page outside memory")
+            self._reject(Rejection.INTERRUPT_PAGE_OUTSIDE_MEMORY)
 
     def _fault(self, channel: Channel, reason: str) -> None:
         self._events.append(ChannelFaulted(channel, reason))
 
+    def _move(self, channel: Channel, event: ChannelEvent) -> None:
+        """Move a channel out of use, and report that."""
+        if self._channels.move(channel, event):
+            self._events.append(ChannelClosed(channel))
+
+    def _send_offer(self, channel: Channel) -> None:
+        channel.move(ChannelEvent.OFFER)
+        self._post_offer(channel)
+
+    def _post_offer(self, channel: Channel) -> None:
+        self._trace(trace_events.VMBUS_SEND_OFFER, channel.relid, stable_pointer(channel.offer.instance))
+        self._post(channel.offer_message())
+
     def _disconnect(self) -> None:
         """Return to the state before any contact."""
-        for channel in list(self._channels.values()):
-            if channel.state in (ChannelState.OPEN, ChannelState.FAULTED):
-                self._events.append(ChannelClosed(channel))
-            channel.move(ChannelEvent.FORGET)
-            if channel.state is ChannelState.GONE:
-                del self._channels[channel.relid]
+        for channel in list(self.channels.values()):
+            self._move(channel, ChannelEvent.FORGET)
         self._gpadls.clear()
         self._mailbox.clear()
         self._signals.clear()
         self.state = BusState.DISCONNECTED
-        self.version = None
-        self._vp = 0
-        self._interrupt_page = 0
-        self.monitor_pages = (0, 0)
+        self._connection = None
 
-    def _on_initiate_contact(self, message: wire.InitiateContact) -> None:
-        """Start again, whatever the state. The reply goes to VP 0 unless the contact names another one."""
-        self._trace(
-            trace_events.VMBUS_INITIATE_CONTACT,
-            message.version >> 16,
-            message.version & 0xFFFF,
-            message.target_vcpu,
-            message.monitor_page1,
-            message.monitor_page2,
-            message.interrupt_page,
-        )
-        self._disconnect()
-        reply = reply_to(message, max_version=self._max_version, vp_count=self._vp_count)
+    def _on_initiate_contact(self, contact: wire.InitiateContact) -> None:
+        """Start again, whatever the state, if the contact is for this bus."""
+        reply = reply_to(contact, max_version=self._max_version, vp_count=self._vp_count)
         if reply.complaint is not None:
             self._reject(reply.complaint)
-        if reply.is_agreed:
+        if is_for_this_bus(contact):
+            self._disconnect()
+        if reply.connection is not None:
             self.state = BusState.CONNECTED
-            self.version = message.version
-            self.monitor_pages = (message.monitor_page1, message.monitor_page2)
-            self._vp = message.target_vcpu
-            # later versions use the same bytes for something else
-            self._interrupt_page = message.interrupt_page if message.version < VERSION_5_0 else 0
-        self._post(reply.response)
+            self._connection = reply.connection
+        self._mailbox.post(reply.response, reply.vp, reply.sint, version=self.version or 0)
 
     def _on_request_offers(self, message: wire.RequestOffers) -> None:
         self.state = BusState.OFFERED
-        for channel in self._channels.values():
-            if channel.can(ChannelEvent.OFFER):
-                channel.move(ChannelEvent.OFFER)
-                self._trace(
-                    trace_events.VMBUS_SEND_OFFER, channel.relid, stable_pointer(channel.offer.instance)
-                )
-                self._post(channel.offer_message())
+        for channel in self.channels.values():
+            self._send_offer(channel)
         self._trace(trace_events.VMBUS_TERMINATE_OFFERS)
         self._post(wire.AllOffersDelivered())
 
     def _on_gpadl_header(self, message: wire.GpadlHeader) -> None:
-        channel = self._channels.get(message.child_relid)
-        known = channel is not None and channel.state is not ChannelState.RESCINDED
+        known = self._channels.get(message.child_relid) is not None
         try:
             gpadl = self._gpadls.begin(message, channel_is_known=known)
         except RefusedGpadlError as error:
-            self._reject(str(error))
+            self._reject(error.cause)
             self._gpadl_created(message.child_relid, message.gpadl, STATUS_UNSUCCESSFUL)
             return
-        self._trace(trace_events.VMBUS_GPADL_HEADER, gpadl.gpadl_id, gpadl.pages)
         if gpadl.complete:
             self._gpadl_created(gpadl.relid, gpadl.gpadl_id, STATUS_SUCCESS)
 
     def _on_gpadl_body(self, message: wire.GpadlBody) -> None:
         gpadl = self._gpadls.get(message.gpadl)
         if gpadl is None or gpadl.complete:
-            self._reject("a GPADL body that belongs to no unfinished GPADL")
+            self._reject(Rejection.STRAY_GPADL_BODY)
             return
-        self._trace(trace_events.VMBUS_GPADL_BODY, gpadl.gpadl_id)
         gpadl.add(message.pfns)
         if gpadl.complete:
             self._gpadl_created(gpadl.relid, gpadl.gpadl_id, STATUS_SUCCESS)
 
     def _on_gpadl_teardown(self, message: wire.GpadlTeardown) -> None:
         """Reply even when there is no such GPADL: the host certainly does not use its pages."""
-        self._trace(trace_events.VMBUS_GPADL_TEARDOWN, message.gpadl)
         gpadl = self._gpadls.get(message.gpadl)
         if gpadl is None:
-            self._reject("teardown of an unknown GPADL")
+            self._reject(Rejection.TEARDOWN_OF_UNKNOWN_GPADL)
         elif gpadl.relid != message.child_relid:
-            self._reject("teardown of another channel's GPADL")
+            self._reject(Rejection.TEARDOWN_OF_OTHERS_GPADL)
             return
         else:
             channel = self._channels.get(gpadl.relid)
@@ -373,15 +352,14 @@ class Bus:
 
     def _open(self, message: wire.OpenChannel) -> Channel | None:
         """Open the channel that `message` names; return it, or None if that was refused."""
-        self._trace(
-            trace_events.VMBUS_OPEN_CHANNEL, message.child_relid, message.ringbuffer_gpadl, message.target_vp
-        )
         channel = self._channels.get(message.child_relid)
+        if channel is not None and channel.is_rescinded:
+            return None
         gpadl = self._gpadls.get(message.ringbuffer_gpadl)
         try:
             opened = open_channel(message, channel, gpadl, self._memory, self._vp_count)
         except RefusedOpenError as error:
-            self._reject(str(error))
+            self._reject(error.cause)
             return None
         self._events.append(ChannelOpened(opened))
         return opened
@@ -395,7 +373,7 @@ class Bus:
         """Open a channel whose replies go to a (VP, SINT) of its own and that never interrupts."""
         target = (message.target_vp, message.target_sint)
         if not self._is_target(target):
-            self._reject("opening a reserved channel for a virtual processor or SINT that does not exist")
+            self._reject(Rejection.RESERVED_OPEN_FOR_ABSENT_TARGET)
             return
         gpadl, page = message.ringbuffer_gpadl, message.downstream_page_offset
         channel = self._open(wire.OpenChannel(message.channel, 0, gpadl, TARGET_VP_NONE, page))
@@ -416,50 +394,61 @@ class Bus:
         """Reply where this message says, which need not be where the channel was opened from."""
         target = (message.target_vp, message.target_sint)
         if not self._is_target(target):
-            self._reject("closing a reserved channel for a virtual processor or SINT that does not exist")
+            self._reject(Rejection.RESERVED_CLOSE_FOR_ABSENT_TARGET)
         elif self._close(message.channel, reserved=True):
             self._post(wire.CloseReservedChannelResponse(message.channel), target)
 
     def _close(self, relid: int, *, reserved: bool) -> bool:
-        self._trace(trace_events.VMBUS_CLOSE_CHANNEL, relid)
+        """Close a channel; return whether it is closed now and was not before."""
         channel = self._channels.get(relid)
-        if channel is None or channel.reserved is not reserved or not channel.can(ChannelEvent.CLOSE):
-            self._reject("closing a channel that is not open, or was opened otherwise")
+        if channel is not None and channel.is_rescinded:
             return False
-        channel.move(ChannelEvent.CLOSE)
-        self._events.append(ChannelClosed(channel))
+        if channel is None or channel.reserved is not reserved or not channel.can(ChannelEvent.CLOSE):
+            self._reject(Rejection.CLOSE_OF_CHANNEL_NOT_OPEN)
+            return False
+        self._move(channel, ChannelEvent.CLOSE)
         return True
 
     def _on_relid_released(self, message: wire.RelidReleased) -> None:
+        """Forget the guest's part of a channel; a device that is here again is offered at once.
+
+        Linux also releases closed channels that were not rescinded, when its driver for the bus goes.
+        """
         channel = self._channels.get(message.child_relid)
         if channel is None or not channel.can(ChannelEvent.RELEASE):
-            self._reject("release of a channel that is not rescinded")
+            self._reject(Rejection.RELEASE_OF_CHANNEL_IN_USE)
             return
-        channel.move(ChannelEvent.RELEASE)
         self._gpadls.remove_of(channel.relid)
-        del self._channels[channel.relid]
+        self._move(channel, ChannelEvent.RELEASE)
+        if channel.state is ChannelState.CLOSED:
+            self._post_offer(channel)
 
     def _on_modify_channel(self, message: wire.ModifyChannel) -> None:
+        """Move a channel's interrupts, which this message can neither begin nor end."""
         channel = self._channels.get(message.child_relid)
         status = STATUS_UNSUCCESSFUL
-        known_vp = message.target_vp < self._vp_count or message.target_vp == TARGET_VP_NONE
-        if channel is not None and channel.is_open and not channel.reserved and known_vp:
+        if channel is None or not channel.has_interrupts:
+            if channel is None or not channel.is_rescinded:
+                self._reject(Rejection.MODIFY_WITHOUT_INTERRUPTS)
+        elif message.target_vp >= self._vp_count:
+            self._reject(Rejection.MODIFY_FOR_ABSENT_PROCESSOR)
+        else:
             channel.target_vp = message.target_vp
             status = STATUS_SUCCESS
-        else:
-            self._reject("modifying a channel that is not open or for an unknown virtual processor")
         if self.version == VERSION_5_3:  # the first that knows the reply
             self._post(wire.ModifyChannelResponse(message.child_relid, status))
 
     def _on_tl_connect(self, message: wire.TlConnectRequest) -> None:
-        """Refuse: no service listens here."""
-        self._post(wire.TlConnectResult(message.endpoint, message.service, STATUS_CONNECTION_REFUSED))
+        """Refuse: no service listens here. Before 4.1 there is no message for that."""
+        if self.version is not None and self.version >= VERSION_4_1:
+            self._post(wire.TlConnectResult(message.endpoint, message.service, STATUS_CONNECTION_REFUSED))
 
     def _on_unload(self, message: wire.Unload) -> None:
-        vp = self._vp
+        """Reply where the guest waits, from 1.1 on; 0.13 does not know the reply."""
+        left = self._connection
         self._disconnect()
-        self._vp = vp  # the reply still goes where the guest waits for it
-        self._post(wire.UnloadResponse())
+        if left is not None and left.version >= VERSION_WIN7:
+            self._mailbox.post(wire.UnloadResponse(), left.vp, VMBUS_SINT, version=left.version)
         self._events.append(GuestUnloaded())
 
 
@@ -482,5 +471,10 @@ RULES: Final[dict[type, tuple[Callable[[Bus, Any], None], frozenset[BusState]]]]
     wire.TlConnectRequest: (Bus._on_tl_connect, _LINKED),
     wire.Unload: (Bus._on_unload, _LINKED),
 }
-# taken even when the queue is full: they empty it
-_EMPTYING: Final = frozenset({Bus._on_initiate_contact, Bus._on_unload})
+
+
+def _empties_the_mailbox(message: wire.Message) -> bool:
+    """Return whether a message is taken even when the mailbox is full, since it ends the connection."""
+    if isinstance(message, wire.InitiateContact):
+        return is_for_this_bus(message)
+    return isinstance(message, wire.Unload)

@@ -35,9 +35,9 @@ class Mailbox:
         self._trace = trace
         self._queue: deque[OutgoingMessage] = deque()
 
-    def post(self, message: wire.Message, vp: int, sint: int) -> None:
-        """Queue a message."""
-        payload = wire.encode(message)
+    def post(self, message: wire.Message, vp: int, sint: int, *, version: int) -> None:
+        """Queue a message for a guest of `version` (0 before any is agreed on), which must know it."""
+        payload = wire.encode(message, version)
         self._trace(trace_events.VMBUS_POST_MSG, wire.TABLE.of(message).number, len(payload))
         self._queue.append(OutgoingMessage(vp, sint, payload))
 

@@ -1,14 +1,21 @@
 """How a host opens a channel over the pages that a guest names: what it checks first."""
 
+from typing import Final
+
 from dynmem.errors import RemoteProtocolError
 from dynmem.vmbus.channel import Channel, ChannelEvent
 from dynmem.vmbus.gpadl import Gpadl
 from dynmem.vmbus.memory import GuestMemory
+from dynmem.vmbus.rejection import Rejection
 from dynmem.wire.vmbus import TARGET_VP_NONE, OpenChannel
 
 
 class RefusedOpenError(RemoteProtocolError):
-    """A channel that the host does not open; the text is one of a few fixed phrases."""
+    """A channel that the host does not open; `cause` says why."""
+
+    def __init__(self, cause: Rejection) -> None:
+        super().__init__(cause.value)
+        self.cause: Final = cause
 
 
 def open_channel(
@@ -19,14 +26,14 @@ def open_channel(
     Raises RefusedOpenError, and then the channel is as it was.
     """
     if channel is None or not channel.can(ChannelEvent.OPEN):
-        raise RefusedOpenError("opening a channel that is not there or not closed")
+        raise RefusedOpenError(Rejection.OPEN_OF_CHANNEL_NOT_CLOSED)
     if gpadl is None or not gpadl.complete or gpadl.relid != channel.relid:
-        raise RefusedOpenError("opening a channel without its GPADL")
+        raise RefusedOpenError(Rejection.OPEN_WITHOUT_GPADL)
     if message.target_vp >= vp_count and message.target_vp != TARGET_VP_NONE:
-        raise RefusedOpenError("opening a channel for a virtual processor that does not exist")
+        raise RefusedOpenError(Rejection.OPEN_FOR_ABSENT_PROCESSOR)
     pages = gpadl.memory(memory)
     try:
         channel.open(pages, gpadl.gpadl_id, message.downstream_page_offset, message.target_vp)
     except RemoteProtocolError as error:
-        raise RefusedOpenError("opening a channel over pages that are not rings") from error
+        raise RefusedOpenError(Rejection.OPEN_WITHOUT_RINGS) from error
     return channel

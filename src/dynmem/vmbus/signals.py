@@ -7,6 +7,7 @@ guests have one page of bits for all channels, the interrupt page, and flag 0 th
 import msgspec
 
 from dynmem.vmbus.channel import Channel
+from dynmem.vmbus.contact import Connection
 from dynmem.vmbus.memory import GuestMemory
 from dynmem.wire.synic import VMBUS_SINT
 from dynmem.wire.versions import VERSION_WIN8
@@ -35,18 +36,18 @@ class Signals:
         self._memory = memory
         self._signals: dict[Signal, None] = {}
 
-    def add(self, channel: Channel, *, version: int, vp: int, interrupt_page: int) -> None:
-        """Signal the guest for a channel; an older guest on `vp`, by its interrupt page.
+    def add(self, channel: Channel, connection: Connection) -> None:
+        """Signal the guest for a channel; an older guest by its interrupt page.
 
         Raises BadAddressError, with the signal added, when the interrupt page is outside memory.
         """
         if channel.target_vp == TARGET_VP_NONE:
             return
-        if version >= VERSION_WIN8:
+        if connection.version >= VERSION_WIN8:
             self._signals[Signal(channel.target_vp, VMBUS_SINT, channel.relid)] = None
             return
-        self._signals[Signal(vp, VMBUS_SINT, 0)] = None
-        word = interrupt_page + channel.relid // 32 * 4
+        self._signals[Signal(connection.vp, VMBUS_SINT, 0)] = None
+        word = connection.interrupt_page + channel.relid // 32 * 4
         # a bit that the guest clears between load and store is set again: it looks once more, nothing is lost
         self._memory.store32(word, self._memory.load32(word) | 1 << channel.relid % 32)
 

@@ -203,6 +203,15 @@ class Layout:
         self.decode: Callable[[bytes, int, int], Any] = self._plain_decoder() if plain else self._decode
         self.encode: Callable[[msgspec.Struct], bytes] = self._plain_encoder() if plain else self._encode
 
+    def known_from(self, message: msgspec.Struct) -> int:
+        """Return the first version that knows the message and all the optional fields that are in it."""
+        groups = (
+            group.since
+            for group in self._groups
+            if any(getattr(message, name) is not None for name in _names(group.fields))
+        )
+        return max((self.since, *groups))
+
     def _plain_decoder(self) -> Callable[[bytes, int, int], Any]:
         """Return the decoder of a message of integers only: one unpack, one constructor call."""
         unpack, offset, size, make = self._struct.unpack_from, self.offset, self.size, self.message

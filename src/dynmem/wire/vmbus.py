@@ -36,13 +36,13 @@ from dynmem.wire.layout import (
 )
 from dynmem.wire.versions import (
     VERSION_4_1,
-    VERSION_5_0,
     VERSION_5_2,
     VERSION_5_3,
     VERSION_6_0,
     VERSION_WIN7,
     VERSION_WIN10,
     VERSION_WS2008,
+    format_version,
 )
 
 HEADER_BYTES: Final = 8
@@ -191,11 +191,15 @@ def contact_target(sint: int, vtl: int = 0, feature_flags: int = 0) -> int:
 
 
 class VersionResponse(msgspec.Struct, frozen=True, gc=False):
-    """The host accepts the version or not, and names the connection id for further messages (5.0 on)."""
+    """The host accepts the version or not. Its last word before 6.0 has two meanings.
+
+    From 5.0 on it is the connection id for further messages; before, it is the version agreed on. It is 0
+    when the version is not supported. QEMU leaves it out.
+    """
 
     version_supported: bool
     connection_state: int
-    message_connection_id: int | None = None
+    version_or_connection_id: int | None = None
     supported_features: int | None = None
     parent_to_child_page: int | None = None
     child_to_parent_page: int | None = None
@@ -395,7 +399,7 @@ TABLE: Final = Table(
         VersionResponse,
         bits(1, Flag("version_supported", 0)),
         u8("connection_state"),
-        optional(Reserved(2), u32("message_connection_id"), since=VERSION_5_0),
+        optional(Reserved(2), u32("version_or_connection_id")),
         optional(u32("supported_features"), since=VERSION_6_0),
         optional(Reserved(4), u64("parent_to_child_page"), u64("child_to_parent_page"), since=VERSION_6_0),
         since=0,
@@ -462,9 +466,16 @@ TABLE: Final = Table(
 _HEAD: Final = struct.Struct("<II")
 
 
-def encode(message: Message) -> bytes:
-    """Return the bytes of `message`, unpadded; LocalProtocolError if a field or the whole does not fit."""
+def encode(message: Message, version: int = NEWEST) -> bytes:
+    """Return the bytes of `message`, unpadded, for a peer of `version` (0 before any contact).
+
+    Raises LocalProtocolError if a field or the whole does not fit, or if `version` does not know it.
+    """
     layout = TABLE.of(message)
+    known_from = layout.known_from(message)
+    if version < known_from:
+        agreed = f"the peer speaks {format_version(version)}" if version else "no version is agreed on yet"
+        raise LocalProtocolError(f"{layout.name} in this form needs {format_version(known_from)}, {agreed}")
     body = layout.encode(message)
     if len(body) > VMBUS_MESSAGE_BYTES_MAX - _HEAD.size:
         raise LocalProtocolError(f"{layout.name} is longer than a message's {VMBUS_MESSAGE_BYTES_MAX} bytes")

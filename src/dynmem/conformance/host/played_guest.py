@@ -124,8 +124,8 @@ class PlayedGuest:
         assert isinstance(answer, wire.VersionResponse)
         if not answer.version_supported or answer.connection_state:
             self.version = None
-        elif modern and answer.message_connection_id:
-            self._connection_id = answer.message_connection_id
+        elif modern and answer.version_or_connection_id:
+            self._connection_id = answer.version_or_connection_id
         return answer
 
     def connect(self, versions: Iterable[int] = LINUX_VERSIONS) -> None:

@@ -64,7 +64,7 @@ def _contact(host: HostUnderTest) -> None:
         answer = guest.contact(version)
         if answer is not None and guest.version is not None:
             if version >= VERSION_5_0:
-                must(answer.message_connection_id, "a contact of 5.0 or later gets no connection id")
+                must(answer.version_or_connection_id, "a contact of 5.0 or later gets no connection id")
             return
     fail("no version that Linux requests is accepted")
 

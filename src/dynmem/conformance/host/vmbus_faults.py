@@ -257,7 +257,6 @@ def _close_closed(host: HostUnderTest) -> None:
     guest = _connected(host)
     guest.post(wire.CloseChannel(guest.relid))
     guest.post(wire.CloseChannel(2000))
-    guest.post(wire.RelidReleased(guest.relid))
     guest.take()
     guest.open()
     must(guest.negotiate(), "the channel cannot be opened any more")

@@ -73,5 +73,6 @@ class _Handlers:
 
     def query_faults(self, _: Arguments) -> object:
         """Return how often the guest did what it should not, by kind."""
-        counts = {**self._machine.faults.counts, **self._machine.bus.rejected}
+        rejected = {reason.value: count for reason, count in self._machine.bus.rejected.items()}
+        counts = {**self._machine.faults.counts, **rejected}
         return [{"kind": kind, "count": count} for kind, count in sorted(counts.items())]
