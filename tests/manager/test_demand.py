@@ -7,11 +7,9 @@ from tests.rigs.scenes import play
 
 from dynmem.manager.journal.journal import Action
 from dynmem.manager.journal.recovery import Unfinished
-from dynmem.manager.step.facts import Demand, Facts, HostFacts, VmFacts
+from dynmem.manager.step.facts import HV_BALLOON, VIRTIO_BALLOON, Demand, Facts, HostFacts, VmFacts
 from dynmem.manager.sweep.demand import (
     DEMAND_SOURCES,
-    HV_BALLOON,
-    VIRTIO_BALLOON,
     DemandTracker,
     Device,
     Report,

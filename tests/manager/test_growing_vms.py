@@ -182,3 +182,13 @@ def test_a_reset_books_the_larger_of_boot_size_and_target() -> None:
     rack.overrides["web"] |= {"resets": 1, "demand": None}
     rack.sweep()
     assert rack.manager.claims.pages("web") << 12 >= grown
+
+
+def test_a_target_that_ended_with_a_reset_is_not_waited_for() -> None:
+    rack = grower(256 * MIB, 2 * GIB, 1 * GIB)
+    rack.sweep(6)
+    rack.sizes["web"] = 256 * MIB
+    rack.overrides["web"] |= {"resets": 1, "demand": None}
+    rack.sweep(2)
+    assert rack.manager.status().vm("web").assigned_bytes == 256 * MIB
+    assert "takes no more" not in rack.manager.status().vm("web").reason

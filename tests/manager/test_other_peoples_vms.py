@@ -1,16 +1,14 @@
 """VMs as other people start and change them: a device is replaced, an answer is long, a query fails once."""
 
-import contextlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from tests.rigs.monitored import MEBIBYTE, FakeVm, listening, look
+from tests.rigs.monitored import MEBIBYTE, FakeVm, look, watched
 from tests.rigs.scenes import play
 
 from dynmem.limits import QMP_MESSAGE_BYTES_MAX
 from dynmem.manager.step.facts import RUNNING, SILENT
-from dynmem.manager.sweep.connection import VmConnection
 
 FOLDER = "/machine/peripheral"
 
@@ -42,16 +40,6 @@ class VirtioVm(FakeVm):
             "stats": {"stat-available-memory": 20 * MEBIBYTE},
             "last-update": 100 + self.reports,
         }
-
-
-@contextlib.asynccontextmanager
-async def watched(vm: FakeVm, folder: Path) -> AsyncIterator[VmConnection]:
-    async with listening(folder / "qmp", vm.serve):
-        connection = VmConnection("web", folder / "qmp", may_write=False, period_s=0.1)
-        try:
-            yield connection
-        finally:
-            await connection.close()
 
 
 def test_a_balloon_that_was_replaced_by_one_of_another_name_is_found_in_the_same_look(tmp_path: Path) -> None:

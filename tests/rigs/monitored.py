@@ -86,10 +86,10 @@ class FakeVm:
             return {"error": {"class": "GenericError", "desc": str(answer)}}
         return {"return": answer}
 
-    def event(self, name: str, data: dict[str, object] | None = None) -> None:
+    def event(self, name: str, data: dict[str, object] | None = None, *, at_s: int = 1_700_000_000) -> None:
         """Send an event to everybody who is connected."""
         for writer in self.writers:
-            stamp = {"seconds": 1_700_000_000, "microseconds": 0}
+            stamp = {"seconds": at_s, "microseconds": 0}
             self._send(writer, {"event": name, "data": data or {}, "timestamp": stamp})
 
     @staticmethod
@@ -153,6 +153,17 @@ async def listening(
             writer.transport.abort()
         doorman.kill()
         await doorman.wait()
+
+
+@contextlib.asynccontextmanager
+async def watched(vm: FakeVm, folder: Path, *, may_write: bool = False) -> AsyncIterator[VmConnection]:
+    """The manager's connection to a VM that this process plays."""
+    async with listening(folder / "qmp", vm.serve):
+        connection = VmConnection("web", folder / "qmp", may_write=may_write, period_s=0.1)
+        try:
+            yield connection
+        finally:
+            await connection.close()
 
 
 async def look(connection: VmConnection, *, patience_s: float = 5.0, now_ns: int | None = None) -> VmFacts:

@@ -50,10 +50,15 @@ class Daemon:
         self._report = report
         self._period_s = config.settings.period_ns / NS_PER_S
         self._manager = Manager(config.settings, config.vms)
+        self._wants_sweep = asyncio.Event()
         enforce = config.settings.is_enforcing
         self._connections = {
             vm.name: VmConnection(
-                vm.name, config.monitors[vm.name], may_write=enforce, period_s=self._period_s
+                vm.name,
+                config.monitors[vm.name],
+                may_write=enforce,
+                period_s=self._period_s,
+                reset=self._wants_sweep.set,
             )
             for vm in config.vms
         }
@@ -77,7 +82,7 @@ class Daemon:
             for number in (signal.SIGINT, signal.SIGTERM):
                 asyncio.get_running_loop().add_signal_handler(number, self._stop_by, number)
             writer = JournalWriter(journal, self._report)
-            service = Service(config, self._manager, writer)
+            service = Service(config, self._manager, writer, self._wants_sweep)
             api = ApiServer(config.socket, service.handle)
             await api.start()
             self._report(self._greeting())
@@ -158,12 +163,15 @@ class Daemon:
                 pause_s = began + self._period_s - time.monotonic()
                 if result.waiting:
                     pause_s = self._period_s / SOON_SHARE
-            asked = asyncio.create_task(service.wants_sweep.wait())
+            asked = asyncio.create_task(self._wants_sweep.wait())
             await asyncio.wait(
                 (stopping, asked), timeout=max(0.0, pause_s), return_when=asyncio.FIRST_COMPLETED
             )
             asked.cancel()
-            service.wants_sweep.clear()
+            # A guest that is reset again and again makes sweeps no more frequent than one that gives.
+            soon_s = began + self._period_s / SOON_SHARE - time.monotonic()
+            await asyncio.wait((stopping,), timeout=max(0.0, soon_s))
+            self._wants_sweep.clear()
         await stopping
 
     async def _sweep(self) -> Facts | None:

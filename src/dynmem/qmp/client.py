@@ -5,7 +5,7 @@ import contextlib
 import itertools
 import socket
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Final, NamedTuple, Self
@@ -37,6 +37,8 @@ class QmpClient:
 
     Several tasks may run commands at once. When the connection ends, every waiting and every later command
     raises UnreachableError (the peer went away) or RemoteProtocolError (it sent garbage).
+
+    `events` keeps what came unasked; what `when` holds for an event's name is called as it arrives.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class QmpClient:
         self.greeting: Mapping[str, object] = {}
         self.events: Final[deque[QmpEvent]] = deque(maxlen=QMP_EVENTS_KEPT)
         self.events_dropped: int = 0
+        self.when: Final[dict[str, Callable[[], None]]] = {}
         self.closed: Final = asyncio.Event()
         self._incoming, self._outgoing = streams
         self._lines = LineReader(message_bytes_max=message_bytes_max)
@@ -193,7 +196,10 @@ class QmpClient:
                 at_us = seconds * 1_000_000 + microseconds
         if len(self.events) == self.events.maxlen:
             self.events_dropped += 1
-        self.events.append(QmpEvent(str(message["event"]), data if isinstance(data, dict) else {}, at_us))
+        name = str(message["event"])
+        self.events.append(QmpEvent(name, data if isinstance(data, dict) else {}, at_us))
+        if name in self.when:
+            self.when[name]()
 
     def _end(self, failure: UnreachableError | RemoteProtocolError) -> None:
         """End the connection; only the first reason counts."""

@@ -5,7 +5,6 @@ import contextlib
 import os
 import time
 from functools import partial
-from typing import Final
 
 import msgspec
 
@@ -34,10 +33,12 @@ from dynmem.units import NS_PER_S, format_size
 
 
 class Service:
-    """Carries out requests between two steps of the loop; `wants_sweep` is set when one should not wait."""
+    """Carries out requests between two steps of the loop; it sets `wants_sweep` when one should not wait."""
 
-    def __init__(self, config: Config, manager: Manager, writer: JournalWriter) -> None:
-        self.wants_sweep: Final = asyncio.Event()
+    def __init__(
+        self, config: Config, manager: Manager, writer: JournalWriter, wants_sweep: asyncio.Event
+    ) -> None:
+        self._wants_sweep = wants_sweep
         self._config = config
         self._manager = manager
         self._writer = writer
@@ -108,7 +109,7 @@ class Service:
         is_kept = False
         try:
             await self._writer.do(partial(self._writer.journal.keep, promise, time.time_ns()))
-            self.wants_sweep.set()
+            self._wants_sweep.set()
             reason = await self._wait_for_room(request.name, request.wait_ns / NS_PER_S)
             is_kept = True
         finally:
@@ -140,7 +141,7 @@ class Service:
             release = Instruction(RELEASED, each)
             await self._writer.do(partial(self._writer.journal.keep, release, time.time_ns()))
             self._manager.release(each)
-        self.wants_sweep.set()
+        self._wants_sweep.set()
         return ReleaseReply(
             released=names,
             sent=self._config.settings.is_enforcing,
@@ -153,7 +154,7 @@ class Service:
         for each in names:
             await self._writer.do(partial(self._writer.journal.drop, Instruction(RELEASED, each)))
             self._manager.take_up(each)
-        self.wants_sweep.set()
+        self._wants_sweep.set()
         return TakeUpReply(names)
 
     def _known(self, name: str | None) -> tuple[str, ...]:

@@ -17,6 +17,9 @@ RUNNING: Final = "running"
 SILENT: Final = "silent"
 ABSENT: Final = "absent"
 
+HV_BALLOON: Final = "hv-balloon"
+VIRTIO_BALLOON: Final = "virtio-balloon"
+
 
 class HostFacts(msgspec.Struct, frozen=True):
     """The host's memory, from /proc/meminfo."""
@@ -55,6 +58,8 @@ class VmFacts(msgspec.Struct, frozen=True):
         device: The kind of its balloon device.
         boot_bytes: What it booted with.
         actual_bytes: Its size as its VMM reports it.
+        is_actual_former: Whether that may be the size of the guest before the last reset: until its balloon
+            driver has written another, its present guest has all that it booted with.
         resident_bytes: What the host measured.
         resident_source: How it was measured.
         demand: What its guest reports.
@@ -80,6 +85,7 @@ class VmFacts(msgspec.Struct, frozen=True):
     resident_overhead_bytes: int = 0
     limit_bytes: int | None = None
     added_bytes: int | None = None
+    is_actual_former: bool = False
 
 
 class Facts(msgspec.Struct, frozen=True):

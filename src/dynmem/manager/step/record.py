@@ -7,7 +7,7 @@ what was concluded from that.
 import msgspec
 
 from dynmem.manager.step.deadlines import Deadlines
-from dynmem.manager.step.facts import VmConfig, VmFacts
+from dynmem.manager.step.facts import HV_BALLOON, VmConfig, VmFacts
 from dynmem.manager.step.safeguards import ARRIVED_PAGES, HOT_ADD_STEP_PAGES, PROGRESS_PAGES
 from dynmem.policy import ANY, Sizes
 from dynmem.units import pages_covering, pages_of
@@ -88,7 +88,9 @@ class Record(msgspec.Struct):
         equal_sweeps: How many sweeps in a row found the same.
         fingerprint: What they found.
         target_pages: The target last set, or the size that was adopted; None until then.
-        restored_pages: The target that a manager before this one set, until adopted.
+        restored_pages: The target that a manager before this one set, or that ended with a reset; it counts
+            until a size is adopted.
+        is_target_over: Whether that target ended with a reset.
         actual_pages: Its size when it was last known.
         highest_pages: The largest size seen since its guest started.
         actual_changed_ns: When its size last changed.
@@ -116,6 +118,7 @@ class Record(msgspec.Struct):
     fingerprint: tuple[object, ...] = ()
     target_pages: int | None = None
     restored_pages: int | None = None
+    is_target_over: bool = False
     actual_pages: int | None = None
     highest_pages: int = 0
     actual_changed_ns: int = -1
@@ -212,6 +215,8 @@ class Record(msgspec.Struct):
         if self.facts.actual_bytes is None:
             return
         actual = pages_of(self.facts.actual_bytes)
+        if self.facts.is_actual_former:
+            actual = max(actual, self.boot_pages)
         if self.actual_pages is not None and actual != self.actual_pages:
             self.actual_changed_ns = now_ns
             self.actual_rose = actual > self.actual_pages
@@ -274,7 +279,10 @@ class Record(msgspec.Struct):
         self.reported = False
         self.reported_after_ns = now_ns
         self.stopped = self.declined = None
-        self.highest_pages = 0
+        self.highest_pages = self.demand_pages = 0
+        if self.facts.device == HV_BALLOON:  # virtio-balloon keeps its target
+            self.adopt_again()
+            self.is_target_over = True
         self.excess.forget()
         self.restart(now_ns)
 

@@ -127,10 +127,9 @@ class Roster:
         if not self._settings.is_enforcing:
             record.target_pages = record.actual_pages
         elif not record.adopted and enough and vm.actual_bytes is not None:
-            record.target_pages = (
-                record.actual_pages if record.restored_pages is None else record.restored_pages
-            )
-            record.restored_pages = None
+            restored = None if record.is_target_over else record.restored_pages
+            record.target_pages = record.actual_pages if restored is None else restored
+            record.restored_pages, record.is_target_over = None, False
 
 
 def _unseen(record: Record) -> VmFacts:

@@ -11,18 +11,17 @@ import asyncio
 import contextlib
 import logging
 import time
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 from dynmem.errors import DeadlineError, DynmemError, RemoteProtocolError, UnreachableError
 from dynmem.limits import RECONNECT_PAUSE_S_MAX
-from dynmem.manager.step.facts import ABSENT, SILENT, VmFacts
+from dynmem.manager.step.facts import ABSENT, HV_BALLOON, SILENT, VIRTIO_BALLOON, VmFacts
 from dynmem.manager.sweep.demand import (
+    BALLOON_EVENT,
     DEMAND_SOURCES,
-    HV_BALLOON,
     STATUS_EVENT,
-    VIRTIO_BALLOON,
     DemandTracker,
     Device,
     Silence,
@@ -32,10 +31,11 @@ from dynmem.manager.sweep.demand import (
     statistics_interval,
     word,
 )
+from dynmem.manager.sweep.life import Life
 from dynmem.manager.sweep.monitor import Monitor
 from dynmem.manager.sweep.process import Process
 from dynmem.manager.sweep.resident import Resident, ResidentMeter
-from dynmem.manager.sweep.sizes import VmMemory, read_base, read_memory
+from dynmem.manager.sweep.sizes import read_base, read_memory
 from dynmem.qmp.client import QmpClient
 from dynmem.qmp.errors import BusyError, QmpCommandError
 from dynmem.sockets import listener
@@ -66,60 +66,8 @@ _MIGRATING: Final = frozenset(
 )
 
 
-@dataclass
-class _Life:
-    """What is known of one life (incarnation) of a VM; a new process starts a new one.
-
-    Attributes:
-        process: Its process; None if it cannot be seen.
-        incarnation: The name of this life.
-        meter: Measures its resident memory.
-        base_bytes: What it was started with, DIMMs excluded.
-        memory: All its memory.
-        next_memory: The look at which its memory is read again.
-        actual_bytes: Its size as its VMM reported it last.
-        resident: What was measured last.
-        device: Its balloon device.
-        tracker: Its demand.
-        resets: RESETs seen.
-        target_bytes: The last target that was sent; 0 before the first.
-        deaf: Events may have been missed: a RESET shows only by a size that rose without a command.
-        reports: Status events seen; distinguishes two reports with the same figures.
-        looks: How often it was looked at.
-        next_search: The look at which a device is searched again.
-        next_interval: The look at which the statistics interval is checked again.
-        interval_problem: Why its guest sends no statistics.
-        device_problem: Why no device is known.
-    """
-
-    process: Process | None
-    incarnation: str
-    meter: ResidentMeter | None
-    base_bytes: int | None = None
-    memory: VmMemory | None = None
-    next_memory: int = 0
-    actual_bytes: int | None = None
-    resident: Resident = field(default_factory=lambda: Resident(None, "not measured yet"))
-    device: Device | None = None
-    tracker: DemandTracker | None = None
-    resets: int = 0
-    target_bytes: int = 0
-    deaf: bool = False
-    reports: int = 0
-    looks: int = 0
-    next_search: int = 0
-    next_interval: int = 0
-    interval_problem: str | None = None
-    device_problem: str = ""
-
-    @property
-    def blocks(self) -> tuple[int, ...] | None:
-        """The sizes of the pieces of its RAM; None: not known yet."""
-        return self.memory.blocks if self.memory is not None else None
-
-
 class VmConnection:
-    """The manager's connection to one VM."""
+    """The manager's connection to one VM; *reset* is called when its guest was reset."""
 
     def __init__(
         self,
@@ -128,13 +76,15 @@ class VmConnection:
         *,
         may_write: bool,
         period_s: float,
+        reset: Callable[[], None] = lambda: None,
     ) -> None:
         self.name: Final = name
         self.path: Final = path
         self._may_write = may_write
         self._period_s = period_s
+        self._reset = reset
         self._monitor: Monitor | None = None
-        self._life: _Life | None = None
+        self._life: Life | None = None
         self._look: asyncio.Task[VmFacts] | None = None
         self._measuring: asyncio.Task[None] | None = None
         self._nobody_listens = False
@@ -217,6 +167,7 @@ class VmConnection:
 
     async def _connect(self) -> Monitor:
         client = await QmpClient.connect(self.path)
+        client.when["RESET"] = self._reset
         self._begin_life(client.peer.pid)
         if self._life is not None and self._life.looks:
             self._life.deaf = True  # events were missed while disconnected, perhaps a RESET
@@ -237,7 +188,7 @@ class VmConnection:
         self._lives += 1
         incarnation = process.incarnation if process is not None else f"connection {self._lives}"
         meter = ResidentMeter(process) if process is not None else None
-        self._life = _Life(process, incarnation, meter)
+        self._life = Life(process, incarnation, meter)
         if meter is None:
             self._life.resident = Resident(None, "unknown (its process is in another pid namespace)")
 
@@ -257,11 +208,14 @@ class VmConnection:
         self._problem = None
         await self._look_at_balloon(monitor, life, now_ns)
         await self._measure(life)
+        self._take_events(
+            monitor, life
+        )  # a reset in the middle of a look makes its figures the former guest's
         self._pause_s = 0.0
         return self._facts(life, run_state, now_ns)
 
     @staticmethod
-    async def _look_at_memory(monitor: Monitor, life: _Life) -> None:
+    async def _look_at_memory(monitor: Monitor, life: Life) -> None:
         """Read its memory: seldom, except where it can grow."""
         if life.base_bytes is None:
             life.base_bytes = await read_base(monitor)
@@ -270,27 +224,23 @@ class VmConnection:
             life.next_memory = life.looks + _LOOK_AT_MEMORY_EVERY
             life.memory = await read_memory(monitor, life.base_bytes)
 
-    def _take_events(self, monitor: Monitor, life: _Life) -> None:
+    def _take_events(self, monitor: Monitor, life: Life) -> None:
         """Count the events since the last look."""
         events = monitor.client.events
         for _ in range(len(events)):
-            name = events.popleft().name
-            if name == "RESET":
-                self._was_reset(life)
-            elif name == STATUS_EVENT:
+            event = events.popleft()
+            if event.name == "RESET":
+                life.was_reset(event.at_us)
+            elif event.name == BALLOON_EVENT:
+                life.balloon_changed(event.at_us)
+            elif event.name == STATUS_EVENT:
                 life.reports += 1
         if monitor.client.events_dropped != self._dropped:
             self._dropped = monitor.client.events_dropped
             life.deaf = True  # a RESET may be among them
 
     @staticmethod
-    def _was_reset(life: _Life) -> None:
-        life.resets += 1
-        if life.tracker is not None:
-            life.tracker.forget()
-
-    @staticmethod
-    async def _run_state(monitor: Monitor, life: _Life) -> str:
+    async def _run_state(monitor: Monitor, life: Life) -> str:
         reply = fields(await monitor.query("query-status"), "query-status")
         status = word(reply.get("status"))
         if status is None:
@@ -303,7 +253,7 @@ class VmConnection:
             return "migrating"
         return status
 
-    async def _look_at_balloon(self, monitor: Monitor, life: _Life, now_ns: int) -> None:
+    async def _look_at_balloon(self, monitor: Monitor, life: Life, now_ns: int) -> None:
         """Read its figures, looking for its balloon device first where none is known.
 
         A device that replies with an error was perhaps replaced by another one, so it is looked for again at
@@ -324,7 +274,7 @@ class VmConnection:
         self._problem = life.device_problem
 
     @staticmethod
-    async def _find_device(monitor: Monitor, life: _Life) -> None:
+    async def _find_device(monitor: Monitor, life: Life) -> None:
         """Look for a balloon device; the figures of another one before it are not its own."""
         life.tracker, life.interval_problem, life.next_interval = None, None, 0
         try:
@@ -338,7 +288,7 @@ class VmConnection:
         life.next_search = life.looks + _FIND_DEVICE_EVERY
         life.device_problem = "it has no balloon device: start it with -device virtio-balloon-pci,id=balloon0"
 
-    async def _read_figures(self, monitor: Monitor, life: _Life, device: Device, now_ns: int) -> None:
+    async def _read_figures(self, monitor: Monitor, life: Life, device: Device, now_ns: int) -> None:
         """Read the VM's size, then its guest's report: in this order, see DemandTracker.
 
         Raises QmpCommandError if the device does not reply.
@@ -346,16 +296,17 @@ class VmConnection:
         assert life.tracker is not None
         assert life.memory is not None
         balloon = fields(await monitor.query("query-balloon"), "query-balloon")
-        before, life.actual_bytes = life.actual_bytes, size(balloon.get("actual"), "actual")
-        if life.deaf and before is not None and life.actual_bytes > max(before, life.target_bytes):
-            self._was_reset(life)  # its balloon is empty again
+        before = life.actual_bytes
+        actual = size(balloon.get("actual"), "actual")
+        if life.deaf and before is not None and actual > max(before, life.target_bytes):
+            life.was_reset()  # its balloon is empty again
+            life.is_actual_former = False
         life.deaf = False
-        is_hv = device.kind == HV_BALLOON
-        if is_hv:
-            actual_bytes = life.memory.without_added(life.actual_bytes)
-            life.tracker.saw_size(actual_bytes, life.memory.limit_bytes)
+        life.saw_actual(actual)
+        if device.kind == HV_BALLOON:
+            life.tracker.saw_size(life.memory.without_added(actual), life.memory.limit_bytes)
         else:
-            life.tracker.saw_size(life.actual_bytes)
+            life.tracker.saw_size(life.size_bytes)
         if device.kind == VIRTIO_BALLOON:
             await self._keep_statistics_on(monitor, life, device)
         report = await DEMAND_SOURCES[device.kind].read(monitor, device, life.memory.boot_bytes)
@@ -366,7 +317,7 @@ class VmConnection:
         if life.tracker.demand(0) is None:
             self._problem = life.interval_problem
 
-    async def _keep_statistics_on(self, monitor: Monitor, life: _Life, device: Device) -> None:
+    async def _keep_statistics_on(self, monitor: Monitor, life: Life, device: Device) -> None:
         """Make QEMU ask the guest for statistics; in observe mode only report that it does not."""
         if life.looks < life.next_interval:
             return
@@ -387,7 +338,7 @@ class VmConnection:
 
     # -- from outside ---------------------------------------------------------------------------------------
 
-    async def _measure(self, life: _Life) -> None:
+    async def _measure(self, life: Life) -> None:
         if life.meter is None:
             return
         if life.meter.is_quick:
@@ -415,11 +366,11 @@ class VmConnection:
             self._measuring = asyncio.create_task(self._measure(life))  # for the next sweep to find
         return self._facts(life, SILENT, now_ns)
 
-    def _is_gone(self, life: _Life) -> bool:
+    def _is_gone(self, life: Life) -> bool:
         """Return whether its process has ended or, if no process is known, its socket is dead."""
         return life.process.gone() if life.process is not None else self._nobody_listens
 
-    def _facts(self, life: _Life, run_state: str, now_ns: int) -> VmFacts:
+    def _facts(self, life: Life, run_state: str, now_ns: int) -> VmFacts:
         return VmFacts(
             name=self.name,
             incarnation=life.incarnation,
@@ -429,6 +380,7 @@ class VmConnection:
             limit_bytes=life.memory.limit_bytes if life.memory is not None else None,
             added_bytes=life.memory.added_bytes if life.memory is not None else None,
             actual_bytes=life.actual_bytes,
+            is_actual_former=life.is_actual_former,
             resident_bytes=life.resident.bytes_held,
             resident_source=life.resident.source,
             resident_overhead_bytes=life.resident.overhead_bytes,

@@ -11,14 +11,14 @@ from typing import Final, NamedTuple
 
 from dynmem.errors import RemoteProtocolError
 from dynmem.limits import MANAGER_FIGURE_BYTES_MAX, QMP_NAME_MAX, QMP_PATH_MAX
-from dynmem.manager.step.facts import Demand
+from dynmem.manager.step.facts import HV_BALLOON, VIRTIO_BALLOON, Demand
 from dynmem.manager.sweep.monitor import STATISTICS_INTERVAL, Monitor
 from dynmem.qmp.errors import COMMAND_NOT_FOUND, DEVICE_NOT_FOUND, QmpCommandError
 from dynmem.units import MIB
 
-HV_BALLOON: Final = "hv-balloon"
-VIRTIO_BALLOON: Final = "virtio-balloon"
 STATUS_EVENT: Final = "HV_BALLOON_STATUS_REPORT"
+# A guest's driver wrote a size that differs from the one before (virtio-balloon only).
+BALLOON_EVENT: Final = "BALLOON_CHANGE"
 # QEMU hw/virtio/virtio-balloon.c: the guest never reported it.
 ABSENT_STATISTIC: Final = (1 << 64) - 1
 # What a Linux guest must keep available to survive its own growth until the manager has seen it. Measured
@@ -238,8 +238,11 @@ class DemandTracker:
         self._lowest = self._highest = self._actual
 
     def forget(self) -> None:
-        """Drop what a guest reported before its reset."""
-        self._demand = None
+        """Drop what a guest reported before its reset, and how large it was.
+
+        A report that is read next may still be the former guest's, so the one after it is the first.
+        """
+        self._demand = self._mark = self._lowest = None
 
     def demand(self, now_ns: int) -> Demand | None:
         """Return what is known now; None if nothing is."""

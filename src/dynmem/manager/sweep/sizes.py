@@ -13,7 +13,8 @@ from typing import Final, NamedTuple
 
 from dynmem.errors import RemoteProtocolError
 from dynmem.limits import MANAGER_DEVICES_MAX
-from dynmem.manager.sweep.demand import BOOT_BYTES_MIN, HV_BALLOON, fields, size
+from dynmem.manager.step.facts import HV_BALLOON
+from dynmem.manager.sweep.demand import BOOT_BYTES_MIN, fields, size
 from dynmem.manager.sweep.monitor import Monitor
 from dynmem.qmp.errors import QmpCommandError
 

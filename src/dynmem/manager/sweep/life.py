@@ -1,0 +1,101 @@
+"""What is known of one life of a VM, and what a reset of its guest makes of that.
+
+QEMU keeps the size of a virtio-balloon over a reset: `query-balloon` returns what the former guest had until
+the next one's driver writes a size of its own, and until then that guest has all of its memory.
+"""
+
+from dataclasses import dataclass, field
+
+from dynmem.manager.step.facts import VIRTIO_BALLOON
+from dynmem.manager.sweep.demand import DemandTracker, Device
+from dynmem.manager.sweep.process import Process
+from dynmem.manager.sweep.resident import Resident, ResidentMeter
+from dynmem.manager.sweep.sizes import VmMemory
+
+
+@dataclass
+class Life:
+    """What is known of one life (incarnation) of a VM; a new process starts a new one.
+
+    Attributes:
+        process: Its process; None if it cannot be seen.
+        incarnation: The name of this life.
+        meter: Measures its resident memory.
+        base_bytes: What it was started with, DIMMs excluded.
+        memory: All its memory.
+        next_memory: The look at which its memory is read again.
+        actual_bytes: Its size as its VMM reported it last.
+        first_actual_bytes: What it reported first since the last reset.
+        is_actual_former: Whether `actual_bytes` may be what the guest before the last reset had.
+        reset_us: When the last reset was, by the VMM's clock; 0: unknown.
+        resident: What was measured last.
+        device: Its balloon device.
+        tracker: Its demand.
+        resets: RESETs seen.
+        target_bytes: The last target that was sent; 0 before the first.
+        deaf: Events may have been missed: a RESET shows only by a size that rose without a command.
+        reports: Status events seen; distinguishes two reports with the same figures.
+        looks: How often it was looked at.
+        next_search: The look at which a device is searched again.
+        next_interval: The look at which the statistics interval is checked again.
+        interval_problem: Why its guest sends no statistics.
+        device_problem: Why no device is known.
+    """
+
+    process: Process | None
+    incarnation: str
+    meter: ResidentMeter | None
+    base_bytes: int | None = None
+    memory: VmMemory | None = None
+    next_memory: int = 0
+    actual_bytes: int | None = None
+    first_actual_bytes: int | None = None
+    is_actual_former: bool = False
+    reset_us: int = 0
+    resident: Resident = field(default_factory=lambda: Resident(None, "not measured yet"))
+    device: Device | None = None
+    tracker: DemandTracker | None = None
+    resets: int = 0
+    target_bytes: int = 0
+    deaf: bool = False
+    reports: int = 0
+    looks: int = 0
+    next_search: int = 0
+    next_interval: int = 0
+    interval_problem: str | None = None
+    device_problem: str = ""
+
+    @property
+    def blocks(self) -> tuple[int, ...] | None:
+        """The sizes of the pieces of its RAM; None: not known yet."""
+        return self.memory.blocks if self.memory is not None else None
+
+    @property
+    def size_bytes(self) -> int:
+        """What its guest has: all its memory until its driver is known to have taken some."""
+        assert self.actual_bytes is not None
+        assert self.memory is not None
+        return max(self.actual_bytes, self.memory.boot_bytes) if self.is_actual_former else self.actual_bytes
+
+    def was_reset(self, at_us: int = 0) -> None:
+        """Forget what the guest before a reset had and said; *at_us* is when the reset was."""
+        self.resets += 1
+        self.reset_us = at_us
+        self.next_memory = 0  # a reset completes what was being unplugged
+        self.is_actual_former = self.device is not None and self.device.kind == VIRTIO_BALLOON
+        self.first_actual_bytes = None
+        if self.tracker is not None:
+            self.tracker.forget()
+
+    def balloon_changed(self, at_us: int) -> None:
+        """Take in that a driver wrote a size; one from before the reset may be reported after it."""
+        if at_us > self.reset_us:
+            self.is_actual_former = False
+
+    def saw_actual(self, actual_bytes: int) -> None:
+        """Take in the size that the VMM reports; one that moves is the present guest's."""
+        if self.first_actual_bytes is None:
+            self.first_actual_bytes = actual_bytes
+        if actual_bytes != self.first_actual_bytes:
+            self.is_actual_former = False
+        self.actual_bytes = actual_bytes
