@@ -3,11 +3,12 @@
 import pickle
 from collections.abc import Callable
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dynmem.gmm import Account, BalloonAction, Gmm, GmmError, OcPolicy, Priority, Status, VmSizes
+from dynmem.gmm import Account, BalloonAction, Gmm, GmmError, MemoryStats, OcPolicy, Priority, Status, VmSizes
 
 
 def books(limit: int = 10_000) -> Gmm:
@@ -90,9 +91,51 @@ def test_a_reservation_that_cannot_be_backed_is_declined_with_its_numbers(vm: st
     with pytest.raises(GmmError, match=f"{vm} reserves {left + 1} pages, {left} can be backed") as declined:
         reserve(gmm, vm, left - 30 + 1)
     assert declined.value.code is Status.MEMORY_RESERVATION_DECLINED
-    assert pickle.dumps(gmm) == before
+    if vm == "c":
+        assert pickle.dumps(gmm) == before
     reserve(gmm, vm, left - 30)
     assert gmm.reserved(vm) == left - 30
+
+
+def test_a_vm_whose_update_was_declined_may_not_allocate_until_one_is_accepted() -> None:
+    gmm = Gmm(10_000)
+    gmm.initial_reservation("a", 5000, 10, 20, OcPolicy.NO_OC, Priority.HIGH)
+    gmm.initial_reservation("b", 8000, 10, 20, OcPolicy.TBD, Priority.LOW)
+    gmm.allocate_pages("a", 1000, Account.BASE)
+    gmm.allocate_pages("b", 3000, Account.BASE)
+    before = gmm.query_statistics("a")
+    with pytest.raises(GmmError):
+        gmm.update_reservation("a", 7001, 10, 20)
+    after = gmm.query_statistics("a")
+    assert before.vm is not None
+    assert after == msgspec.structs.replace(before, vm=msgspec.structs.replace(before.vm, may_allocate=False))
+    gmm.free_pages("a", 1, Account.BASE)  # that is no reason to allow it again
+    with pytest.raises(GmmError, match=r"a may not allocate: .*a reserves 7031 pages") as refused:
+        gmm.allocate_pages("a", 1, Account.BASE)
+    assert refused.value.code is Status.HIT_VM_ACCOUNT_LIMIT
+    gmm.allocate_pages("b", 1, Account.BASE)
+    with pytest.raises(GmmError, match="contains a zero"):
+        gmm.update_reservation("a", 0, 10, 20)  # nor is a call that is wrong in itself
+    gmm.update_reservation("a", 5000, 10, 20)
+    gmm.allocate_pages("a", 1, Account.BASE)
+    with pytest.raises(GmmError, match="contains a zero"):
+        gmm.update_reservation("a", 0, 10, 20)
+    gmm.allocate_pages("a", 1, Account.BASE)
+
+
+@pytest.mark.parametrize("account", [Account.BASE, Account.SHADOW, Account.FIXED])
+def test_a_reservation_below_what_any_account_holds_stops_all_allocation(account: Account) -> None:
+    gmm = Gmm(10_000)
+    gmm.initial_reservation("a", 50, 50, 50, OcPolicy.TBD, Priority.NORMAL)
+    gmm.allocate_pages("a", 40, account)
+    sizes = {each: 39 if each is account else 50 for each in (Account.BASE, Account.SHADOW, Account.FIXED)}
+    gmm.update_reservation("a", *sizes.values())
+    for each in sizes:
+        with pytest.raises(GmmError, match="HIT_VM_ACCOUNT_LIMIT"):
+            gmm.allocate_pages("a", 1, each)
+    gmm.free_pages("a", 2, account)
+    for each in sizes:
+        gmm.allocate_pages("a", 1, each)
 
 
 def reserve(gmm: Gmm, vm: str, base_pages: int) -> None:
@@ -159,8 +202,11 @@ def test_memory_statistics_of_all_and_of_one() -> None:
     # 3000 pages lie in six chunks of 512.
     assert (everything.allocated_pages, everything.free_pages, everything.shared_pages) == (3000, 72, 0)
     assert (everything.ballooned_pages, everything.max_pages) == (1000, 10_000)
-    one = gmm.query_memory_stats("a")
-    assert (one.allocated_pages, one.max_pages, one.ballooned_pages) == (3000, 5030, 1000)
+    gmm.allocate_pages("a", 3, Account.SHADOW)
+    gmm.allocate_pages("a", 4, Account.FIXED)
+    assert gmm.query_memory_stats("a") == MemoryStats(3000, 2000, 5000, 1000)  # the base account alone
+    gmm.update_reservation("a", 2000, 10, 20)
+    assert gmm.query_memory_stats("a") == MemoryStats(3000, 0, 2000, 1000)
 
 
 def test_a_reset_punctures_the_balloon() -> None:

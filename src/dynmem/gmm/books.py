@@ -1,7 +1,8 @@
 """The books of the Global Memory Manager in bound mode: what each VM reserves, holds and has ballooned.
 
 Counts only. A page belongs to one VM (bound mode), so allocated pages are private pages and chunks are whole
-2 MiB pieces of one VM. Each call does all that it says, or raises GmmError and changes nothing.
+2 MiB pieces of one VM. Each call does all that it says, or raises GmmError and changes nothing; but a VM
+whose update of its reservation is declined may not allocate until another one is accepted.
 """
 
 from collections.abc import Iterator
@@ -73,9 +74,10 @@ class HypervisorMemoryStats(msgspec.Struct, frozen=True):
 
 
 class MemoryStats(msgspec.Struct, frozen=True):
-    """The result of GMMR3QueryMemoryStats for one VM. Pages."""
+    """GMMMEMSTATSREQ of one VM. Pages of its base account: what is allocated, free and at most there."""
 
     allocated_pages: int
+    free_pages: int
     max_pages: int
     ballooned_pages: int
 
@@ -83,19 +85,33 @@ class MemoryStats(msgspec.Struct, frozen=True):
 class _Account:
     """The mutable book of one VM."""
 
-    __slots__ = ("allocated", "ballooned", "may_allocate", "policy", "priority", "reserved")
+    __slots__ = ("allocated", "ballooned", "policy", "priority", "refusal", "reserved")
 
     def __init__(self, reserved: dict[Account, int], policy: OcPolicy, priority: Priority) -> None:
         self.reserved = reserved
         self.allocated = dict.fromkeys(ACCOUNTS, 0)
         self.ballooned = 0
-        self.may_allocate = True
+        self.refusal = ""  # why the last update of the reservation was declined
         self.policy = policy
         self.priority = priority
 
     @property
     def total_allocated(self) -> int:
         return sum(self.allocated.values())
+
+    @property
+    def fits(self) -> bool:
+        """Whether no account holds more than is reserved for it."""
+        return all(self.held(account) <= self.reserved[account] for account in ACCOUNTS)
+
+    @property
+    def may_allocate(self) -> bool:
+        """Whether it fits, and its last update was not declined."""
+        return self.fits and not self.refusal
+
+    def held(self, account: Account) -> int:
+        """Return the pages of an account, with those in the balloon."""
+        return self.allocated[account] + (self.ballooned if account is Account.BASE else 0)
 
     @property
     def chunks(self) -> int:
@@ -168,15 +184,19 @@ class Gmm:
     def update_reservation(self, vm: str, base_pages: int, shadow_pages: int, fixed_pages: int) -> None:
         """Replace what a VM reserves (GMMR0UpdateReservation).
 
-        Below what is allocated and ballooned, the VM keeps what it has and may not allocate until it fits
-        again.
+        With less in any account than it holds there, the VM keeps what it has and may not allocate until it
+        fits again. Nor may it after an update that was declined, until one is accepted.
         """
         account = self._account(vm)
         reserved = _checked_reservation(base_pages, shadow_pages, fixed_pages)
-        self._decline_unbacked(vm, account, reserved)
+        try:
+            self._decline_unbacked(vm, account, reserved)
+        except GmmError as error:
+            account.refusal = str(error)
+            raise
+        account.refusal = ""
         self._reserved += sum(reserved.values()) - sum(account.reserved.values())
         account.reserved = reserved
-        _allow_if_it_fits(account)
 
     def allocate_pages(self, vm: str, pages: int, account: Account) -> None:
         """Charge *pages* to an account, all or nothing (GMMR0AllocatePages)."""
@@ -191,7 +211,8 @@ class Gmm:
             )
         self._check_account(vm, book, pages, account)
         if not book.may_allocate:
-            raise GmmError(Status.HIT_VM_ACCOUNT_LIMIT, f"{vm} has more than it reserved")
+            reason = book.refusal or "it has more than it reserved"
+            raise GmmError(Status.HIT_VM_ACCOUNT_LIMIT, f"{vm} may not allocate: {reason}")
         self._change_allocated(book, account, pages)
 
     def adopt_pages(self, vm: str, pages: int, account: Account) -> None:
@@ -229,7 +250,7 @@ class Gmm:
             raise GmmError(Status.INVALID_PARAMETER, f"{pages} ballooned pages are negative")
         match action:
             case BalloonAction.INFLATE:
-                held = book.allocated[Account.BASE] + book.ballooned
+                held = book.held(Account.BASE)
                 if held + pages > book.reserved[Account.BASE]:
                     raise GmmError(
                         Status.ATTEMPT_TO_FREE_TOO_MUCH,
@@ -249,7 +270,6 @@ class Gmm:
                 raise GmmError(Status.INVALID_PARAMETER, f"{action!r} is not a balloon action")
         book.ballooned += change
         self._ballooned += change
-        _allow_if_it_fits(book)
 
     def cleanup_vm(self, vm: str) -> int:
         """Close the book of a VM that is gone; return the pages that it held (GMMR0CleanupVM)."""
@@ -287,9 +307,10 @@ class Gmm:
         return HypervisorMemoryStats(self._allocated, free, self._ballooned, 0, self.max_pages)
 
     def query_memory_stats(self, vm: str) -> MemoryStats:
-        """Return allocated, reserved and ballooned pages of one VM (GMMR3QueryMemoryStats)."""
+        """Return the figures of one VM's base account (GMMR0QueryMemoryStatsReq, GMMR3QueryMemoryStats)."""
         book = self._account(vm)
-        return MemoryStats(book.total_allocated, sum(book.reserved.values()), book.ballooned)
+        allocated, most = book.allocated[Account.BASE], book.reserved[Account.BASE]
+        return MemoryStats(allocated, max(0, most - allocated), most, book.ballooned)
 
     def allocated(self, vm: str, account: Account = Account.BASE) -> int:
         """Return the pages of one account, without building statistics."""
@@ -308,8 +329,6 @@ class Gmm:
         assert self._chunks == sum(book.chunks for book in books)
         for book in books:
             assert min(*book.allocated.values(), book.ballooned) >= 0
-            if book.may_allocate:
-                assert book.allocated[Account.BASE] + book.ballooned <= book.reserved[Account.BASE]
         return self
 
     def _account(self, vm: str) -> _Account:
@@ -328,8 +347,8 @@ class Gmm:
             )
 
     def _check_account(self, vm: str, book: _Account, pages: int, account: Account) -> None:
-        ballooned = book.ballooned if account is Account.BASE else 0
-        if book.allocated[account] + ballooned + pages > book.reserved[account]:
+        ballooned = book.held(account) - book.allocated[account]
+        if book.held(account) + pages > book.reserved[account]:
             raise GmmError(
                 Status.HIT_VM_ACCOUNT_LIMIT,
                 f"{vm} has {book.allocated[account]} pages and {ballooned} ballooned of "
@@ -342,12 +361,6 @@ class Gmm:
         self._allocated += pages
         self._chunks += book.chunks - before
         self._freed_chunks += max(0, before - book.chunks)
-        _allow_if_it_fits(book)
-
-
-def _allow_if_it_fits(book: _Account) -> None:
-    """Allow a VM to allocate exactly if it holds no more than it reserves."""
-    book.may_allocate = book.allocated[Account.BASE] + book.ballooned <= book.reserved[Account.BASE]
 
 
 def _sizes(pages: dict[Account, int]) -> VmSizes:
