@@ -28,6 +28,8 @@ TOO_ALIGNED = (
     " and not all 'maxmem' might be usable for memory devices."
 )
 
+TOO_MANY = "Memory devices use more memory slots than indicated as required."
+
 
 def exactly(text: str) -> str:
     return f"^{re.escape(text)}$"
@@ -332,19 +334,25 @@ def test_a_device_is_plugged_once_and_unplugged_once() -> None:
 
 def test_a_device_that_uses_more_slots_than_it_said_is_warned_of() -> None:
     world, device = World(4 * GIB), SlottedDevice(GIB, claimed=1)
-    device.map_piece(0, 128 * MIB)
-    device.map_piece(1, 128 * MIB)
+    for number in range(3):
+        device.map_piece(number, 128 * MIB)
     world.plug(device)
-    assert world.warnings == ["Memory devices use more memory slots than indicated as required."]
-    assert (world.memory.slot_use, world.memory.reserved_memslots()) == (SlotUse(2, 1), 0)
+    assert world.warnings == [TOO_MANY] * 2  # the second and the third
+    assert (world.memory.slot_use, world.memory.reserved_memslots()) == (SlotUse(3, 1), 0)
+    device.container.unmap(2 * 128 * MIB)
+    assert world.warnings == [TOO_MANY] * 3  # there are still two
+    device.container.unmap(128 * MIB)
+    assert world.warnings == [TOO_MANY] * 3
 
 
-def test_memory_of_nobody_in_device_memory_is_warned_of_and_not_counted() -> None:
+def test_memory_of_no_device_uses_slots_of_device_memory_that_no_device_required() -> None:
     world, device = World(4 * GIB), SlottedDevice(GIB, address=BASE)
     stray = RamRegion("stray", Memory(MIB), 0, MIB)
     world.space.map(RamRegion("boot", Memory(GIB), 0, GIB), 0)
     assert not world.warnings
     world.space.map(stray, BASE)
+    assert world.warnings == [TOO_MANY]
+    assert (world.memory.slot_use, world.memory.reserved_memslots()) == (SlotUse(1, 0), 0)
     world.memory.pre_plug(device)
     before = world.state()
     with pytest.raises(MemoryDeviceError, match="would overlap 'stray'"):
@@ -352,7 +360,7 @@ def test_memory_of_nobody_in_device_memory_is_warned_of_and_not_counted() -> Non
     assert world.state() == before
     assert device.container.slots_max is None
     world.space.unmap(stray)
-    assert world.warnings == ["Unexpected memory region mapped into device memory region."] * 2
+    assert world.warnings == [TOO_MANY]
     assert world.memory.slot_use == SlotUse(0, 0)
     world.plug(device)
 

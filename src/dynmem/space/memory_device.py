@@ -303,22 +303,18 @@ class DeviceMemory:
             )
 
     def section_added(self, section: Section) -> None:
-        if not self._is_inside(section):
-            return
-        if not self._is_of_a_device(section):
-            self._warn("Unexpected memory region mapped into device memory region.")
-            return
-        if self._used == self.slot_use.required:
-            self._warn("Memory devices use more memory slots than indicated as required.")
-        self._used += 1
+        if self._is_inside(section):
+            self._count_used(1)
 
     def section_removed(self, section: Section) -> None:
-        if not self._is_inside(section):
-            return
-        if not self._is_of_a_device(section):
-            self._warn("Unexpected memory region mapped into device memory region.")
-            return
-        self._used -= 1
+        if self._is_inside(section):
+            self._count_used(-1)
+
+    def _count_used(self, change: int) -> None:
+        """Count a slot that memory takes among the addresses for memory devices, of a device or not."""
+        self._used += change
+        if self._used > self.slot_use.required:
+            self._warn("Memory devices use more memory slots than indicated as required.")
 
     def _check_addable(self, device: MemoryDevice, region: Region) -> None:
         """Let the device decide on slots, then raise MemoryDeviceError if slots or bytes are too few."""
@@ -358,6 +354,3 @@ class DeviceMemory:
 
     def _is_inside(self, section: Section) -> bool:
         return section.address < self.base + self.size and self.base < section.address + section.size
-
-    def _is_of_a_device(self, section: Section) -> bool:
-        return any(taken.address <= section.address < taken.address + taken.size for taken in self._taken())
