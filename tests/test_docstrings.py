@@ -7,7 +7,11 @@ from typing import NamedTuple
 
 import click
 
-OUTSIDE: dict[str, type] = {"Group": click.Group, "ParamType": click.ParamType}
+OUTSIDE: dict[str, type] = {
+    "Command": click.Command,
+    "Group": click.Group,
+    "ParamType": click.ParamType,
+}
 SOURCE = Path(__file__).resolve().parent.parent / "src" / "dynmem"
 
 

@@ -63,7 +63,9 @@ def bind_private(path: Path) -> socket.socket:
         path.chmod(0o600)  # in time: a socket that does not listen refuses every client
     except OSError as error:
         made.close()
-        raise ConfigError(f"{path}: cannot listen: {error.strerror}: choose another path") from None
+        folder = path.absolute().parent
+        step = "choose another path" if folder.exists() else f"make the folder {folder}"
+        raise ConfigError(f"{path}: cannot listen: {error.strerror}: {step}") from None
     except ConfigError:
         made.close()
         raise

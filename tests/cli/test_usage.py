@@ -18,7 +18,11 @@ def dynmem(*arguments: str) -> tuple[int, str]:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("nosuch",), "No such command 'nosuch'"),
+        (("nosuch",), "No such command 'nosuch' (see dynmem --help)"),
+        (("staus",), "No such command 'staus': did you mean status?"),
+        (("relase", "web"), "No such command 'relase': did you mean release?"),
+        (("trace", "decoed"), "No such command 'decoed': did you mean decode?"),
+        (("vm", "-m", "64M", "-devise", "x"), "No such option '-devise': did you mean -device?"),
         (("demo", "--nosuch"), "--nosuch"),
         (("demo", "--duration", "nan"), "nan is not a number of seconds from 5 to 86400"),
         (("demo", "--duration", "inf"), "inf is not a number of seconds"),
@@ -56,9 +60,22 @@ def test_a_log_in_a_missing_folder_names_the_folder_to_make(tmp_path: Path) -> N
     assert f"No such file or directory: make the folder {tmp_path}/logs" in complaint
 
 
-def test_a_monitors_mistyped_path_makes_no_tree_of_folders(tmp_path: Path) -> None:
-    path = tmp_path / "one" / "two" / "qmp"
+def test_a_monitors_mistyped_path_makes_no_folder_and_names_it(tmp_path: Path) -> None:
+    path = tmp_path / "one" / "qmp"
     code, complaint = dynmem("vm", "-m", "64M", "--qmp", f"unix:{path},server=on,wait=off")
     assert code == 2
-    assert str(path) in complaint
+    assert f"{path}: cannot listen: No such file or directory: make the folder {tmp_path}/one\n" in complaint
     assert list(tmp_path.iterdir()) == []
+
+
+def test_qemus_options_of_one_dash_are_read_as_those_of_two() -> None:
+    """What is wrong is found behind all of them."""
+    arguments = ("-name", "one", "-m", "64M", "-device", "hv-balloon,id=b", "-object", "nonsense,id=x")
+    code, complaint = dynmem("vm", *arguments)
+    assert code == 2
+    assert "nonsense" in complaint
+
+
+def test_a_pattern_that_turns_trace_events_off_is_no_option() -> None:
+    code, complaint = dynmem("vm", "-m", "64M", "-trace", "*", "-trace", "-vmbus*", "-smp", "2")
+    assert (code, complaint) == (2, "dynmem: No such option '-smp' (see dynmem vm --help)\n")

@@ -24,7 +24,7 @@ GREET = b'{"execute": "qmp_capabilities"}'
 
 def with_server(tmp_path: Path, scene: Callable[[QmpServer], Awaitable[None]]) -> None:
     async def story() -> None:
-        server = QmpServer(tmp_path / "run" / "qmp", commands={"query-name": Command(lambda _: {})})
+        server = QmpServer(tmp_path / "qmp", commands={"query-name": Command(lambda _: {})})
         await server.start()
         await scene(server)
         await server.close()

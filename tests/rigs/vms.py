@@ -28,6 +28,7 @@ class Vm:
         self, folder: Path, *, memory: str, device: str | None, guest: str, options: tuple[str, ...] = ()
     ) -> None:
         self.qmp = folder / "run" / "qmp"
+        self.qmp.parent.mkdir(mode=0o700, exist_ok=True)
         self.serial = folder / "serial"
         self.log = folder / "log"
         command = [sys.executable, "-m", "dynmem", "vm", "--name=one", f"--memory={memory}"]

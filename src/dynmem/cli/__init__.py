@@ -6,6 +6,7 @@
 import importlib
 import sys
 from collections.abc import Sequence
+from difflib import get_close_matches
 from typing import Final
 
 import click
@@ -36,7 +37,21 @@ Exit codes: 0 OK, 1 failure, 2 wrong usage or configuration, 3 unreachable, 4 no
 """
 
 
-class LazyGroup(click.Group):
+class HintingGroup(click.Group):
+    """A group that knows what a mistyped command was meant to be."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            if close := get_close_matches(args[0], self.list_commands(ctx), 1):
+                error.message = f"{error.message.rstrip('.')}: did you mean {close[0]}?"
+            raise
+
+
+class LazyGroup(HintingGroup):
     """A group that imports a command's module only when the command is used."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:

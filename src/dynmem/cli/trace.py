@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
+from dynmem.cli import HintingGroup
 from dynmem.errors import DynmemError, ExitCode
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ not count.
 _FOREIGN_LINES: Final = 10  # malformed from the first on: then the file is not a capture
 
 
-@click.group()
+@click.group(cls=HintingGroup)
 def trace() -> None:
     """Read captures of VMBus and Dynamic Memory traffic, and QEMU's trace logs."""
 

@@ -1,5 +1,6 @@
 """``dynmem vm``: run one virtual machine."""
 
+from difflib import get_close_matches
 from pathlib import Path
 
 import click
@@ -29,6 +30,8 @@ you make and name as memdev. Without memdev, DIMMs and slots, the VM makes one i
 maxmem minus size). A DIMM needs a slot and a backend:
   -m 256M,maxmem=2G,slots=1 --object memory-backend-ram,id=m,size=1G --device pc-dimm,id=d,memdev=m
 
+Long options may have one dash, as in QEMU, or two.
+
 The embedded guest is a process of this package that behaves like a guest. It is meant for trials and tests.
 
 Exit codes: 0 ended by quit on its monitor, by SIGTERM or by Ctrl-C; 1 its guest died; 2 an option is wrong,
@@ -37,7 +40,25 @@ the log says which.
 """
 
 
-@click.command(epilog=EPILOG)
+class QemuStyle(click.Command):
+    """A command whose long options may have one dash, as QEMU's have, or two."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        spellings = (each for parameter in self.params for each in parameter.opts)
+        long = {each[1:]: each for each in spellings if each.startswith("--")}
+        try:
+            return super().parse_args(ctx, [long.get(each, each) for each in args])
+        except click.NoSuchOption as error:
+            # of "-smp" click reads the first letter alone
+            meant = next((each for each in args if each.startswith(error.option_name)), error.option_name)
+            if meant == error.option_name or meant.startswith("--"):
+                raise
+            close = get_close_matches(meant, long, 1, cutoff=0.8)
+            hint = f": did you mean {close[0]}?" if close else ""
+            raise click.UsageError(f"No such option '{meant}'{hint}", ctx) from None
+
+
+@click.command(cls=QemuStyle, epilog=EPILOG)
 @click.option("--name", default="vm", show_default=True, metavar="NAME", help="The VM's name.")
 @click.option(
     "-m",

@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from dynmem.errors import ConfigError
 from dynmem.limits import QMP_CLIENTS_MAX, QMP_READ_BYTES, QMP_UNSENT_BYTES_MAX
 from dynmem.qmp.command import Command, checked_arguments, find_command, parse_request
 from dynmem.qmp.errors import COMMAND_NOT_FOUND, GENERIC_ERROR, QmpCommandError
@@ -235,11 +234,7 @@ async def _read_unless(reader: asyncio.StreamReader, closing: asyncio.Task[bool]
 
 
 def _listening_socket(path: Path) -> socket.socket:
-    """Listen at *path* for this user only; create its folder, but not a whole tree for a mistyped path."""
-    try:
-        path.parent.mkdir(mode=0o700, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot listen: {error.strerror}") from None
+    """Listen at *path* for this user only."""
     listening = bind_private(path)
     listening.listen(QMP_CLIENTS_MAX)
     return listening
