@@ -129,6 +129,20 @@ def test_a_journal_of_another_version_is_left_alone(tmp_path: Path) -> None:
         Journal(tmp_path)
 
 
+def test_a_journal_of_the_version_before_is_taken_over_with_what_it_keeps(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    journal.keep(Instruction("reserved", "web", 5, 100), 2)
+    journal.close()
+    with sqlite3.connect(tmp_path / FILE_NAME) as db:
+        db.execute("ALTER TABLE standing DROP COLUMN incarnation")
+        db.execute("PRAGMA user_version=1")
+    journal = Journal(tmp_path)
+    assert journal.instructions() == [Instruction("reserved", "web", 5, 100)]
+    journal.keep(Instruction("reserved", "db", 5, 100, "7@9"), 2)
+    assert Instruction("reserved", "db", 5, 100, "7@9") in journal.instructions()
+    journal.close()
+
+
 def test_a_file_that_is_no_journal_is_named(tmp_path: Path) -> None:
     (tmp_path / FILE_NAME).write_text("this is not a database, " * 100)
     with pytest.raises(ConfigError, match="not a usable journal"):
@@ -168,7 +182,7 @@ def test_a_caller_that_goes_away_neither_breaks_its_own_call_off_nor_anothers(tm
             with journal._transaction() as db:
                 began.set()
                 assert go_on.wait(100)
-                db.execute("INSERT INTO standing VALUES ('released', 'db', 0, 0)")
+                db.execute("INSERT INTO standing VALUES ('released', 'db', 0, 0, '')")
             return []
 
         gone = asyncio.create_task(writer.do(slow))

@@ -61,7 +61,12 @@ def status(path: Path | None, *, as_json: bool) -> int:
     "--wait", "wait", default="30s", show_default=True, metavar="TIME", help="How long to wait for room."
 )
 @click.option(
-    "--hold", "hold", default="60s", show_default=True, metavar="TIME", help="How long to keep the room."
+    "--hold",
+    "hold",
+    default="60s",
+    show_default=True,
+    metavar="TIME",
+    help="How long to keep the room once it is there.",
 )
 @_socket_option
 @_json_option
@@ -69,7 +74,8 @@ def reserve(size: str, name: str | None, wait: str, hold: str, path: Path | None
     """Make room for a VM that is about to start; shrink others if necessary.
 
     Exit code 0: SIZE is free now, and kept until the VM named by --name has started, or for --hold.
-    Exit code 5: there can never be that much room. Exit code 7: not in time; nothing is kept.
+    Exit code 5: there can never be that much room. Exit code 7: not in time; nothing is kept. With --wait 0s
+    it looks once and does not wait.
 
     \b
     Example:
@@ -83,11 +89,12 @@ def reserve(size: str, name: str | None, wait: str, hold: str, path: Path | None
         "wait_ns": wait_ns,
         "hold_ns": hold_ns,
     }
-    answer = ask(path or default_socket(), request, timeout_s=wait_ns / NS_PER_S + 10)
+    answer = ask(path or default_socket(), request, timeout_s=wait_ns / NS_PER_S + 20)
     if as_json:
         click.echo(json.dumps(answer, indent=2))
     else:
-        click.echo(f"{answer['name']}: room for {format_size(answer['size_bytes'])}: {answer['reason']}")
+        size = format_size(answer["size_bytes"])
+        click.echo(f"{answer['name']}: room for {size}: {answer['reason']} for {hold_ns / NS_PER_S:g} s")
     return ExitCode.OK
 
 
@@ -110,8 +117,8 @@ def release(vm: str | None, path: Path | None, *, everyone: bool, undo: bool, as
       dynmem release --all       before you remove the manager from the host
       dynmem release web --undo  manage it again
 
-    Exit codes: 0 OK, 1 not a manager or one of another version, 2 wrong usage, 3 no manager is running,
-    4 not permitted, 5 no such VM, 7 no reply in time.
+    Exit codes: 0 OK, 1 not a manager or one of another version, 2 wrong usage or no such VM, 3 no manager is
+    running, 4 not permitted, 7 no reply in time.
     """  # noqa: D301 - click reads the backspace as "do not wrap"
     if (vm is None) != everyone:
         raise ConfigError("name one VM, or use --all: `dynmem release web` or `dynmem release --all`")
@@ -122,7 +129,9 @@ def release(vm: str | None, path: Path | None, *, everyone: bool, undo: bool, as
     if as_json:
         click.echo(json.dumps(answer, indent=2))
     elif undo:
-        click.echo(f"managed again: {', '.join(answer['taken_up'])}")
+        taken_up = answer["taken_up"]
+        none = f"{vm} was not released" if vm is not None else "no VM was released"
+        click.echo(f"managed again: {', '.join(taken_up)}" if taken_up else f"{none}: nothing is changed")
     else:
         note = "" if answer["sent"] else " (observe mode: nothing was sent)"
         click.echo(f"released: {', '.join(answer['released'])}{note}")

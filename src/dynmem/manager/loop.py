@@ -97,7 +97,7 @@ class Daemon:
                 await self._serve(writer, service, Unfinished(journal.open_actions()))
             finally:
                 await api.close()
-                await service.forget_withdrawn()
+                await service.forget_ended()
                 await asyncio.gather(*(each.close() for each in self._connections.values()))
                 await writer.finish()
         self._report(self._farewell())

@@ -35,7 +35,7 @@ class ReserveRequest(
         name: The VM; once it has appeared and reported, its own claim replaces the reservation.
         size_bytes: The room.
         wait_ns: How long the reply may take; then the request fails, and nothing is kept.
-        hold_ns: How long the room is kept after that.
+        hold_ns: How long the room is kept once there is room.
 
     """
 
@@ -138,7 +138,7 @@ class TakeUpReply(msgspec.Struct, frozen=True):
     """The VMs are managed again.
 
     Attributes:
-        taken_up: Their names.
+        taken_up: The names of those that were released.
 
     """
 

@@ -4,7 +4,9 @@ import asyncio
 import contextlib
 import os
 import time
+from difflib import get_close_matches
 from functools import partial
+from typing import Final
 
 import msgspec
 
@@ -24,12 +26,16 @@ from dynmem.manager.api.messages import (
     TakeUpReply,
     TakeUpRequest,
 )
+from dynmem.manager.api.promises import Promises
 from dynmem.manager.config import Config
 from dynmem.manager.config_file import is_name
 from dynmem.manager.journal.journal import RELEASED, RESERVED, Instruction, JournalError
 from dynmem.manager.journal.writer import JournalWriter
 from dynmem.manager.step import Manager
 from dynmem.units import NS_PER_S, format_size
+
+# A sweep that is asked for has been and was decided on within this, unless the host is very busy.
+_STEP_NS: Final = 5 * NS_PER_S
 
 
 class Service:
@@ -46,21 +52,19 @@ class Service:
         self._started = time.monotonic()
         self._sweeps = 0
         self._swept_s = 0.0
-        self._withdrawn: list[Instruction] = []
+        self._promises = Promises(manager, writer)
 
     async def stepped(self, swept_s: float) -> None:
         """Take note of a step after a sweep of *swept_s* seconds, and wake every request that waits."""
         self._sweeps += 1
         self._swept_s = swept_s
-        await self.forget_withdrawn()
+        await self.forget_ended()
         async with self._stepped:
             self._stepped.notify_all()
 
-    async def forget_withdrawn(self) -> None:
-        """Drop withdrawn reservations from the journal; after the last step, call it again."""
-        while self._withdrawn:
-            with contextlib.suppress(JournalError):  # it then lapses by itself
-                await self._writer.do(partial(self._writer.journal.drop, self._withdrawn.pop()))
+    async def forget_ended(self) -> None:
+        """Remove reservations that have ended from the journal; after the last step, call it again."""
+        await self._promises.forget_ended()
 
     async def handle(self, request: Request) -> Reply:
         """Carry out one request and return its reply; DynmemError is a refusal."""
@@ -101,30 +105,41 @@ class Service:
         if not 0 < request.size_bytes < MANAGER_FIGURE_BYTES_MAX:
             limit = format_size(MANAGER_FIGURE_BYTES_MAX)
             raise ConfigError(f"{request.name}: a reservation has a size above 0 and below {limit}")
-        now_ns, for_ns = time.monotonic_ns(), request.wait_ns + request.hold_ns
-        made = self._manager.reserve(request.name, request.size_bytes, now_ns, now_ns + for_ns)
+        wait_ns = max(request.wait_ns, _STEP_NS)
+        life, now_ns = self._manager.life(request.name), time.monotonic_ns()
+        deadline_ns = now_ns + wait_ns + request.hold_ns
+        made = self._manager.reserve(request.name, request.size_bytes, now_ns, deadline_ns, life)
         if made.state == "refused":
             raise RefusedError(f"{request.name}: {made.reason}")
-        promise = Instruction(RESERVED, request.name, request.size_bytes, time.time_ns() + for_ns)
         is_kept = False
         try:
-            await self._writer.do(partial(self._writer.journal.keep, promise, time.time_ns()))
+            await self._promises.keep(_promise(request, wait_ns + request.hold_ns, life))
             self._wants_sweep.set()
             reason = await self._wait_for_room(request.name, request.wait_ns / NS_PER_S)
+            self._manager.hold(made, time.monotonic_ns() + request.hold_ns)
             is_kept = True
         finally:
             if not is_kept:
                 self._manager.drop_reservation(made)
-                self._withdrawn.append(promise)
+        with contextlib.suppress(JournalError):  # then a restart keeps it longer, by what was not waited
+            await self._promises.keep(_promise(request, request.hold_ns, life))
         return ReserveReply(request.name, request.size_bytes, reason)
 
     async def _wait_for_room(self, name: str, wait_s: float) -> str:
-        """Wait until a reservation is ready and return why it is; RefusedError or DeadlineError."""
+        """Wait until a reservation is ready and return why it is; RefusedError or DeadlineError.
+
+        Whatever the wait, one step is waited for: only a step measures what is free.
+        """
+        sweeps, deadline_s = self._sweeps, time.monotonic() + wait_s
         state, reason = self._manager.reservation_state(name)
         try:
-            async with asyncio.timeout(wait_s), self._stepped:
+            async with self._stepped:
                 while state == "waiting":
-                    await self._stepped.wait()
+                    left_s = deadline_s - time.monotonic()
+                    if self._sweeps == sweeps:
+                        left_s = max(left_s, _STEP_NS / NS_PER_S)
+                    async with asyncio.timeout(max(0, left_s)):
+                        await self._stepped.wait()
                     state, reason = self._manager.reservation_state(name)
         except TimeoutError as error:
             why = (
@@ -150,7 +165,7 @@ class Service:
         )
 
     async def _take_up(self, name: str | None) -> TakeUpReply:
-        names = self._known(name)
+        names = tuple(each for each in self._known(name) if each in self._manager.released)
         for each in names:
             await self._writer.do(partial(self._writer.journal.drop, Instruction(RELEASED, each)))
             self._manager.take_up(each)
@@ -162,6 +177,12 @@ class Service:
         if name is None:
             return configured
         if name not in configured:
+            close = get_close_matches(name, configured, 1)
             known = ", ".join(configured[:20]) or "none"
-            raise RefusedError(f"{self._config.path} has no VM {name[:80]!r}: it has {known}")
+            hint = f"did you mean {close[0]}?" if close else f"it has {known}"
+            raise ConfigError(f"{self._config.path} has no VM {quoted(name)}: {hint}")
         return (name,)
+
+
+def _promise(request: ReserveRequest, for_ns: int, life: str) -> Instruction:
+    return Instruction(RESERVED, request.name, request.size_bytes, time.time_ns() + for_ns, life)

@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 from dynmem.errors import ConfigError, DynmemError
 from dynmem.limits import JOURNAL_ROWS_MAX, JOURNAL_TEXT_MAX
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 # The outcome of a command that the VM accepted; only the VM's size shows what it did.
 SENT: Final = "sent"
 # The first word of the outcome of a command that the VM refused.
@@ -47,9 +47,12 @@ CREATE TABLE standing (
     name TEXT NOT NULL,              -- the VM
     size_bytes INTEGER NOT NULL,
     until_ns INTEGER NOT NULL,       -- wall clock; 0 for a release, which has no end
+    incarnation TEXT NOT NULL DEFAULT '',
     PRIMARY KEY (kind, name)
 ) STRICT;
 """
+# What brings a file of an earlier version to the next one.
+_UPGRADES: Final = {1: "ALTER TABLE standing ADD COLUMN incarnation TEXT NOT NULL DEFAULT '';"}
 
 
 class JournalError(DynmemError):
@@ -88,12 +91,15 @@ class Instruction(NamedTuple):
         name: The VM.
         size_bytes: The room; 0 for a release.
         until_ns: When it lapses, by the wall clock; 0 for a release, which does not.
+        incarnation: The life of the VM when room was asked for, empty if it was absent: a later life takes
+            the room over.
     """
 
     kind: str
     name: str
     size_bytes: int = 0
     until_ns: int = 0
+    incarnation: str = ""
 
 
 class Journal:
@@ -121,6 +127,8 @@ class Journal:
         version = self._db.execute("PRAGMA user_version").fetchone()[0]
         if version == 0:
             self._db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version={SCHEMA_VERSION}; COMMIT;")
+        elif version in _UPGRADES:
+            self._db.executescript(f"BEGIN; {_UPGRADES[version]} PRAGMA user_version={version + 1}; COMMIT;")
         elif version != SCHEMA_VERSION:
             raise ConfigError(
                 f"{self.path}: schema version {version}, this dynmem writes {SCHEMA_VERSION}: move it away,"
@@ -199,7 +207,7 @@ class Journal:
         """Keep an instruction over restarts, one of a kind per VM, and drop lapsed ones. JournalError."""
         with self._transaction() as db:
             db.execute("DELETE FROM standing WHERE until_ns BETWEEN 1 AND ?", (now_ns,))
-            db.execute("INSERT OR REPLACE INTO standing VALUES (?, ?, ?, ?)", instruction)
+            db.execute("INSERT OR REPLACE INTO standing VALUES (?, ?, ?, ?, ?)", instruction)
 
     def drop(self, instruction: Instruction) -> None:
         """Drop an instruction; nothing changes if it has lapsed or another replaced it. JournalError."""
@@ -211,7 +219,9 @@ class Journal:
 
     def instructions(self) -> list[Instruction]:
         """Return all instructions that are in force."""
-        rows = self._db.execute("SELECT kind, name, size_bytes, until_ns FROM standing ORDER BY kind, name")
+        rows = self._db.execute(
+            "SELECT kind, name, size_bytes, until_ns, incarnation FROM standing ORDER BY kind, name"
+        )
         return [Instruction(*row) for row in rows]
 
     def _prune(self, db: sqlite3.Connection, added: int) -> None:

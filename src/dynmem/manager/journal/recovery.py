@@ -25,7 +25,8 @@ def take_over(journal: Journal, manager: Manager, names: Collection[str]) -> Non
         if each.kind == RELEASED and each.name in names:
             manager.release(each.name)
         elif each.kind == RESERVED and each.until_ns > wall_ns:
-            manager.reserve(each.name, each.size_bytes, now_ns, now_ns + each.until_ns - wall_ns)
+            deadline_ns = now_ns + each.until_ns - wall_ns
+            manager.reserve(each.name, each.size_bytes, now_ns, deadline_ns, each.incarnation)
         else:
             journal.drop(each)
 

@@ -92,21 +92,39 @@ class Manager:
             if record is not None and name in self._targets_before:
                 record.target_pages = self._targets_before[name]
 
-    def reserve(self, name: str, size_bytes: int, now_ns: int, deadline_ns: int) -> Reservation:
-        """Keep room for a VM about to start, until the deadline or until it is there and has reported."""
+    def life(self, name: str) -> str:
+        """Return which life of a VM is there: its incarnation, or "" if it is absent."""
+        record = self._roster.get(name)
+        return record.incarnation if record else ""
+
+    def reserve(
+        self, name: str, size_bytes: int, now_ns: int, deadline_ns: int, life: str | None = None
+    ) -> Reservation:
+        """Keep room for a VM about to start, until the deadline or until it is there and has reported.
+
+        *life* is the one that does not take it over; by default that which is there now.
+        """
         size = pages_covering(size_bytes)
         refusal = self._refusal(name, size, now_ns, deadline_ns)
         if refusal:
             if name not in self._reservations:  # an earlier promise stays in force
                 self._reservations.end(name, "refused", refusal)
             return Reservation(name, size_bytes, deadline_ns, "refused", refusal)
-        record = self._roster.get(name)
-        entry = self._reservations.open(name, size, deadline_ns, record.incarnation if record else "")
+        entry = self._reservations.open(name, size, deadline_ns, self.life(name) if life is None else life)
         return self._reservations.view(entry)
 
     def reservation_state(self, name: str) -> tuple[ReservationState, str]:
         """Return state and reason of a reservation, also for a while after it ended."""
         return self._reservations.state(name)
+
+    def is_reserved(self, name: str) -> bool:
+        """Return whether there is an open reservation of this name."""
+        return name in self._reservations
+
+    def hold(self, made: Reservation, deadline_ns: int) -> None:
+        """Keep a reservation until another deadline; nothing changes if it has ended or was replaced."""
+        if self._reservations.deadline_ns(made.name) == made.deadline_ns:
+            self._reservations.keep_until(made.name, deadline_ns)
 
     def drop_reservation(self, made: Reservation) -> None:
         """Drop a reservation; nothing changes if it has ended, or if another replaced it since."""

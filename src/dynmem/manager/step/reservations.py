@@ -67,6 +67,10 @@ class Reservations:
         entry = self._open.get(name)
         return None if entry is None else entry.deadline_ns
 
+    def keep_until(self, name: str, deadline_ns: int) -> None:
+        """Move the deadline of an open one."""
+        self._open[name].deadline_ns = deadline_ns
+
     def full(self, name: str) -> bool:
         """Return whether the limit of open reservations forbids another one."""
         return name not in self._open and len(self._open) >= API_RESERVATIONS_MAX
