@@ -46,9 +46,10 @@ class HintingGroup(click.Group):
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
-            if close := get_close_matches(args[0], self.list_commands(ctx), 1):
-                error.message = f"{error.message.rstrip('.')}: did you mean {close[0]}?"
-            raise
+            close = get_close_matches(args[0], self.list_commands(ctx), 1)
+            if not close:
+                raise
+            raise click.UsageError(f"{_sentence(error)}: did you mean {close[0]}?", ctx) from None
 
 
 class LazyGroup(HintingGroup):
