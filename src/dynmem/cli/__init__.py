@@ -45,11 +45,11 @@ class HintingGroup(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         try:
             return super().resolve_command(ctx, args)
-        except click.UsageError as error:
+        except click.UsageError:
             close = get_close_matches(args[0], self.list_commands(ctx), 1)
             if not close:
                 raise
-            raise click.UsageError(f"{_sentence(error)}: did you mean {close[0]}?", ctx) from None
+            raise click.UsageError(f"No such command '{args[0]}': did you mean {close[0]}?", ctx) from None
 
 
 class LazyGroup(HintingGroup):
