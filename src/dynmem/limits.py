@@ -115,9 +115,13 @@ VM_LACKING_BLOCKS_MAX: Final = 1024
 VM_FAULT_KINDS_MAX: Final = 64
 # Descriptors that no object may use: a reset and the monitor's clients need some.
 VM_DESCRIPTORS_SPARE: Final = 128
-# Hypercalls served before the monitor and the timers have their turn.
+# Nanoseconds of a turn, after which the monitor and the timers have theirs. What has begun is finished first.
+VM_TURN_NS: Final = 2_000_000
+# The same in bytes of ring packets: half of the longest one.
+VM_BYTES_PER_TURN: Final = 262_144
+# The same in hypercalls.
 VM_HYPERCALLS_PER_TURN: Final = 64
-# The same for ring packets, each of which may cause a discard of milliseconds.
+# The same in ring packets, each of which may cause a discard of milliseconds.
 VM_PACKETS_PER_TURN: Final = 16
 # The embedded guest's socket. Its longest message is 28 bytes.
 HARDWARE_DATAGRAM_BYTES_MAX: Final = 65_536

@@ -62,10 +62,11 @@ CHANNEL_SEEDS = (
         )
     ),
 )
+GPA_RANGES = packet.encode_gpa_ranges([packet.GpaRange(5000, 100, bytes(16))] * 2)
 PACKETS = (
     packet.encode(packet.Packet(6, 1, 5, DM_SEEDS[0]), 0),
-    packet.encode(packet.Packet(7, 0, 5, bytes(16), (), bytes(24)), 64),
-    packet.encode(packet.Packet(9, 0, 5, bytes(8), (packet.GpaRange(5000, 100, bytes(16)),) * 2), 64),
+    packet.encode(packet.Packet(7, 0, 5, bytes(16), bytes(24)), 64),
+    packet.encode(packet.Packet(9, 0, 5, bytes(8), GPA_RANGES), 64),
     packet.encode(packet.Packet(11, 0, 5, b""), 64),
 )
 
@@ -347,6 +348,7 @@ PARSERS = (
     Target("channel", codec(vmbus.decode, vmbus.encode), CHANNEL_SEEDS, REMOTE),
     Target("channel-versions", older_versions, CHANNEL_SEEDS, REMOTE),
     Target("packet", codec(packet.decode, functools.partial(packet.encode, write_index=0)), PACKETS, REMOTE),
+    Target("gpa-ranges", codec(packet.decode_gpa_ranges, packet.encode_gpa_ranges), (GPA_RANGES,), REMOTE),
     Target("packet-length", lambda: packet.peek_length, tuple(item[:16] for item in PACKETS), REMOTE),
     Target("post", codec(synic.decode_post, synic.encode_post), (SLOTS[:256],), REMOTE),
     Target("signal", codec(synic.decode_signal, synic.encode_signal), (bytes(8), bytes(9)), REMOTE),

@@ -8,8 +8,10 @@ from tests.rigs.pages import packed
 from tests.rigs.scenes import plays, until
 
 from dynmem import vmbus
+from dynmem.dm.states import HostState
 from dynmem.space.address_space import Section
 from dynmem.units import GIB, MIB
+from dynmem.vm.budget import Budget
 from dynmem.vm.faults import Faults
 from dynmem.vm.machine import Machine
 from dynmem.vm.options.machine import BalloonOptions, VmOptions
@@ -17,6 +19,7 @@ from dynmem.vm.options.memory import BackendOptions, DimmOptions, MemoryOptions
 from dynmem.vm.platform import GuestCalls, GuestEnding
 from dynmem.vmbus import GuestMemory, OutgoingMessage, Signal
 from dynmem.wire import dm
+from dynmem.wire.packet import Packet, PacketType
 from dynmem.wire.synic import (
     HYPERCALL_POST_MESSAGE,
     VMBUS_MESSAGE_TYPE,
@@ -206,6 +209,49 @@ async def test_a_platform_of_another_kind_announces_dimms_and_answers_for_them()
     await scene.until_actual(BOOT)
     assert "DEVICE_DELETED" in scene.events
     assert dimm.get_addr() not in {section.address for section in guest.slots.sections}
+    await machine.close()
+
+
+class Hurried(Budget):
+    """A budget that is spent after this many packets."""
+
+    def __init__(self, packets: int) -> None:
+        super().__init__()
+        self._packets = packets
+        self._left = 0
+
+    def begin(self) -> None:
+        self._left = self._packets
+
+    def spend(self, size: int) -> None:
+        assert size == 40 or not size  # a descriptor, two words, no data and a footer: or there was no packet
+        self._left -= 1
+
+    @property
+    def is_spent(self) -> bool:
+        return self._left <= 0
+
+
+@plays
+async def test_a_turn_that_has_spent_its_budget_leaves_the_other_packets_to_the_next_one() -> None:
+    scene = Scene()
+    machine, guest = scene.machine, scene.guest
+    machine.start()
+    await until(lambda: scene.balloon.host.state is HostState.IDLE)
+    await machine.stop()
+    assert guest.channel is not None
+    assert guest.channel._writer is not None
+    for _ in range(7):
+        assert guest.channel._writer.write(Packet(PacketType.XFER_PAGES, 0, 0, b"", bytes(16)))
+    machine._turn._budget = Hurried(3)
+    taken = []
+    for _ in range(4):
+        machine._woken.clear()
+        await machine._turn.take()
+        taken.append(machine.faults.counts.get("unexpected packet", 0))
+        assert machine._woken.is_set() == (taken[-1] < 7)  # or what is left would wait for the guest
+    assert taken == [3, 6, 7, 7]
+    machine.resume()
     await machine.close()
 
 

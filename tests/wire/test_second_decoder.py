@@ -176,10 +176,11 @@ def test_ring_packets_of_every_type_are_read_alike(kind: packet.PacketType) -> N
         words = b""
         if kind is packet.PacketType.GPA_DIRECT:
             ranges = tuple(random_range(chance) for _ in range(chance.randrange(1, 5)))
+            words = packet.encode_gpa_ranges(ranges)
         else:
             words = chance.randbytes(8 * chance.randrange(4))
         data = chance.randbytes(8 * chance.randrange(30))
-        sent = packet.Packet(kind, chance.randrange(2), number(chance, 8), data, ranges, words)
+        sent = packet.Packet(kind, chance.randrange(2), number(chance, 8), data, words)
         octets = packet.encode(sent, index := number(chance, 4))
         shape = "gpa_direct" if ranges else "with_words"
         other = getattr(second_decoder.pages, shape)(octets)

@@ -1,15 +1,12 @@
 """Writes captures: one line per VMBus message or ring packet of a machine, in the form that `lines` reads."""
 
 from collections.abc import Callable
-from typing import Final
 
 from dynmem.dates import format_date
 from dynmem.direction import Direction
 from dynmem.trace.lines import CAPTURE_HEAD, CAPTURE_VERSION
 from dynmem.units import NS_PER_S
-from dynmem.wire.packet import DESCRIPTOR_BYTES, FOOTER_BYTES, Packet, encode
-
-_DATA_AT: Final = 2  # offset of the descriptor's field for the start of the body, in units of 8 bytes
+from dynmem.wire.packet import Packet
 
 
 class Capture:
@@ -34,13 +31,7 @@ class Capture:
 
     def packet(self, direction: Direction, channel: int, packet: Packet) -> None:
         """Record a packet that was read from a channel's ring or written to it."""
-        words = packet.descriptor
-        if packet.gpa_ranges:
-            whole = encode(packet, 0)
-            body_at = 8 * int.from_bytes(whole[_DATA_AT : _DATA_AT + 2], "little")
-            words = whole[DESCRIPTOR_BYTES:body_at]
-            assert len(whole) >= body_at + FOOTER_BYTES
-        between = f" words {words.hex()}" if words else ""
+        between = f" words {packet.descriptor.hex()}" if packet.descriptor else ""
         self._write(
             f"{self._time()} {direction.value} pkt type {packet.type} flags {packet.flags}"
             f" channel {channel} id {packet.trans_id}{between} {packet.data.hex()}\n"

@@ -160,7 +160,6 @@ def _hex_line(found: re.Match[str]) -> MessageLine | PacketLine:
         numbers.get("flags", 0),
         numbers.get("id", 0),
         data,
-        (),
         _octets(words),
     )
     return PacketLine(time_ns, direction, numbers.get("channel"), packet)

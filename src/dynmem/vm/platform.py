@@ -40,6 +40,10 @@ class GuestEnding(NamedTuple):
 class GuestCalls(Protocol):
     """What a platform hands up from its guest, while the machine has it `serve`."""
 
+    @property
+    def is_over(self) -> bool:
+        """Whether the turn should end: what the guest has sent besides is for the next one."""
+
     async def hypercall(self, control: int, parameter: int) -> HvStatus:
         """Carry out a hypercall and return its status; what follows from it is done when this returns.
 
@@ -90,7 +94,10 @@ class Platform(Protocol):
         """How the guest ended; None while it runs, and when it powered itself off."""
 
     async def serve(self, calls: GuestCalls) -> None:
-        """Hand up what the guest has done, a bounded number of calls; `wake` if there may be more."""
+        """Hand up what the guest has done, a bounded number of calls and none after `calls.is_over`.
+
+        Calls `wake` if there may be more.
+        """
 
     def deliver(self, message: OutgoingMessage) -> bool:
         """Put a message into the guest's message slot and interrupt the guest; False while it is full."""

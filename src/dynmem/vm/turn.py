@@ -1,6 +1,6 @@
 """One turn of the machine: take what the guest asks, let the device work, bring it messages and signals.
 
-A turn takes a bounded number of calls and packets, so the monitor and the timers run in between.
+A turn is bounded in calls, packets, bytes and time (`budget`), so the monitor and the timers run in between.
 """
 
 import errno
@@ -11,6 +11,7 @@ from dynmem import trace_events
 from dynmem.direction import Direction
 from dynmem.limits import VM_PACKETS_PER_TURN
 from dynmem.vm.balloon.device import HvBalloon
+from dynmem.vm.budget import Budget
 from dynmem.vm.dimms import Dimms
 from dynmem.vm.events import Events
 from dynmem.vm.faults import Faults
@@ -42,6 +43,7 @@ class Turn:
         events: Events,
         faults: Faults,
         recording: Recording,
+        budget: Budget | None = None,
     ) -> None:
         self._platform = platform
         self._hypercalls = Hypercalls(memory, bus, recording.capture)
@@ -52,12 +54,14 @@ class Turn:
         self._events = events
         self._faults = faults
         self._recording = recording
+        self._budget = budget or Budget()
         self._waiting: OutgoingMessage | None = None  # that found its slot full
         self._reported_bytes = 0  # of hv-balloon's memory, as the monitor's clients know it
         self.channel_faults: Final[dict[int, int]] = {}
 
     async def take(self) -> None:
-        """Take calls and packets, a bounded number of each, and bring what they cause to the guest."""
+        """Take calls and packets, as the budget allows, and bring what they cause to the guest."""
+        self._budget.begin()
         await self._platform.serve(self)
         if self._balloon is None:
             self._deliver()
@@ -75,16 +79,23 @@ class Turn:
         balloon.collect_discards()
         balloon.tick()
         for _ in range(VM_PACKETS_PER_TURN):
-            was_received = balloon.receive()
+            received = balloon.receive()
+            self._budget.spend(received)
             balloon.begin_discards()
             balloon.send()
             self._deliver()
             self._report(balloon)
-            if not was_received:
+            if not received:
                 return
-        self._wake()
+            if self._budget.is_spent:
+                break
+        self._wake()  # there may be more, but others first
 
     # what the platform hands up
+
+    @property
+    def is_over(self) -> bool:
+        return self._budget.is_spent
 
     async def hypercall(self, control: int, parameter: int) -> HvStatus:
         was_offered = self._bus.state is BusState.OFFERED

@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 from dynmem.errors import RemoteProtocolError
 from dynmem.limits import GPADL_PAGES_MAX, GPADLS_MAX
 from dynmem.units import PAGE_SHIFT, PAGE_SIZE
-from dynmem.vmbus.memory import GpadlMemory, GuestMemory
+from dynmem.vmbus.memory import GpadlMemory, GuestMemory, PageRuns
 from dynmem.vmbus.rejection import Rejection
 from dynmem.wire.vmbus import GpadlHeader
 
@@ -50,34 +50,36 @@ class Gpadl:
 
     """
 
-    __slots__ = ("_have", "_parts", "gpadl_id", "pages", "relid")
+    __slots__ = ("_runs", "gpadl_id", "pages", "relid")
 
     def __init__(self, relid: int, gpadl_id: int, pages: int) -> None:
         self.relid: Final = relid
         self.gpadl_id: Final = gpadl_id
         self.pages: Final = pages
-        self._parts: list[bytes] = []
-        self._have = 0
+        self._runs = PageRuns()
 
     @property
     def complete(self) -> bool:
         """Whether all page numbers have come."""
-        return self._have == 8 * self.pages
+        return self._runs.pages == self.pages
 
     def add(self, words: bytes) -> None:
-        """Take page numbers (packed u64), as many as are still missing; the rest is a message's padding."""
-        words = words[: min(len(words) & ~7, 8 * self.pages - self._have)]
-        self._parts.append(words)
-        self._have += len(words)
+        """Take page numbers (packed u64), as many as are still missing; the rest is a message's padding.
+
+        They are put in order here, message by message, so that no later one (an open that is refused again
+        and again) has to look at them all.
+        """
+        count = min(len(words) >> 3, self.pages - self._runs.pages)
+        self._runs.extend(struct.unpack_from(f"<{count}Q", words))
 
     def memory(self, memory: GuestMemory) -> GpadlMemory:
         """Return the pages of a complete GPADL as one stretch of `memory`."""
         assert self.complete
-        return GpadlMemory(memory, struct.unpack(f"<{self.pages}Q", b"".join(self._parts)))
+        return GpadlMemory(memory, self._runs)
 
     def snapshot(self) -> GpadlSnapshot:
         """Return it as it stands."""
-        return GpadlSnapshot(self.relid, self.gpadl_id, self.pages, b"".join(self._parts))
+        return GpadlSnapshot(self.relid, self.gpadl_id, self.pages, self._runs.words())
 
 
 class GpadlTable:

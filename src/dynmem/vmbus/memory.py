@@ -8,7 +8,8 @@ a word and reading the peer's. x86-64 only: its stores are seen in order, its lo
 
 import bisect
 import threading
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterable
 from typing import Final, Protocol
 
 from dynmem.errors import RemoteProtocolError
@@ -93,30 +94,65 @@ class FlatMemory:
         self._bytes.release()
 
 
+class PageRuns:
+    """Guest pages in an order of their own, kept as runs of neighbours: two words a run.
+
+    Pages may be added at any time, for work and memory in proportion to their number.
+
+    Attributes:
+        pages: How many there are.
+        starts: The offset at which each run begins.
+        pfns: Its first page.
+
+    """
+
+    __slots__ = ("_expected", "pages", "pfns", "starts")
+
+    def __init__(self, pfns: Iterable[int] = ()) -> None:
+        self.pages: int = 0
+        self.starts: Final = array("Q")
+        self.pfns: Final = array("Q")
+        self._expected = -1
+        self.extend(pfns)
+
+    def extend(self, pfns: Iterable[int]) -> None:
+        """Add pages."""
+        index, expected = self.pages, self._expected
+        for pfn in pfns:
+            if pfn != expected:
+                self.starts.append(index << PAGE_SHIFT)
+                self.pfns.append(pfn)
+            expected = pfn + 1
+            index += 1
+        self.pages, self._expected = index, expected
+
+    def words(self) -> bytes:
+        """Return the page numbers, packed little-endian u64."""
+        ends = (*self.starts[1:], self.pages << PAGE_SHIFT)
+        each = array("Q")
+        for start, end, pfn in zip(self.starts, ends, self.pfns, strict=False):
+            each.extend(range(pfn, pfn + (end - start >> PAGE_SHIFT)))
+        return each.tobytes()
+
+
 class GpadlMemory:
     """The pages of a GPADL as one stretch of bytes; neighbouring pages are read and written as one slice.
 
     Args:
         memory: Where the pages are.
-        pfns: Guest page numbers, in the GPADL's order.
+        pages: Guest page numbers, in the GPADL's order.
 
     """
 
-    __slots__ = ("_gpas", "_memory", "_starts", "pages", "size")
+    __slots__ = ("_memory", "_pfns", "_starts", "pages", "size")
 
-    def __init__(self, memory: GuestMemory, pfns: Sequence[int]) -> None:
+    def __init__(self, memory: GuestMemory, pages: Iterable[int] | PageRuns) -> None:
+        runs = pages if isinstance(pages, PageRuns) else PageRuns(pages)
         self._memory = memory
-        self.pages: Final = len(pfns)
+        self.pages: Final = runs.pages
         self.size: Final = self.pages << PAGE_SHIFT
-        # the offset at which each run of neighbouring pages begins, and its guest physical address
-        self._starts: list[int] = []
-        self._gpas: list[int] = []
-        expected = None
-        for index, pfn in enumerate(pfns):
-            if pfn != expected:
-                self._starts.append(index << PAGE_SHIFT)
-                self._gpas.append(pfn << PAGE_SHIFT)
-            expected = pfn + 1
+        self._starts = runs.starts
+        self._pfns = runs.pfns
 
     def _pieces(self, offset: int, length: int) -> list[tuple[int, int]]:
         """Return where `length` bytes at `offset` lie: pieces of (guest physical address, length).
@@ -127,13 +163,13 @@ class GpadlMemory:
         end = offset + length
         if offset < 0 or length < 0 or end > self.size:
             raise BadAddressError(f"{length} bytes at {offset:#x} pass the {self.pages} pages of a GPADL")
-        starts, gpas = self._starts, self._gpas
+        starts, pfns = self._starts, self._pfns
         run = bisect.bisect_right(starts, offset) - 1
         pieces = []
         while offset < end:
             run_end = starts[run + 1] if run + 1 < len(starts) else self.size
             piece = min(end, run_end) - offset
-            pieces.append((gpas[run] + offset - starts[run], piece))
+            pieces.append(((pfns[run] << PAGE_SHIFT) + offset - starts[run], piece))
             offset += piece
             run += 1
         return pieces
@@ -159,7 +195,7 @@ class GpadlMemory:
         if offset & 3 or not 0 <= offset <= self.size - 4:
             raise BadAddressError(f"no word at {offset:#x} of a GPADL of {self.pages} pages")
         run = bisect.bisect_right(self._starts, offset) - 1
-        return self._gpas[run] + offset - self._starts[run]
+        return (self._pfns[run] << PAGE_SHIFT) + offset - self._starts[run]
 
     def load32(self, offset: int) -> int:
         return self._memory.load32(self._word_address(offset))

@@ -10,6 +10,7 @@ Source: Linux include/linux/hyperv.h (struct vmpacket_descriptor, struct vmdata_
 
 import enum
 import struct
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
@@ -46,7 +47,6 @@ class PacketType(enum.IntEnum):
 
 
 _KNOWN: Final = frozenset(int(kind) for kind in PacketType)
-_GPA_DIRECT: Final = int(PacketType.GPA_DIRECT)
 
 
 class GpaRange(msgspec.Struct, frozen=True, gc=False):
@@ -63,15 +63,15 @@ class GpaRange(msgspec.Struct, frozen=True, gc=False):
 class Packet(msgspec.Struct, frozen=True, gc=False):
     """One ring packet. A decoded packet's `data` is padded to a multiple of 8.
 
-    `descriptor` holds the type's own words between descriptor and body (transfer pages, GPADL packets); for
-    GPA-direct packets it is empty and `gpa_ranges` holds their meaning.
+    `descriptor` holds the type's own words between descriptor and body (transfer pages, GPADL packets, the
+    ranges of GPA-direct packets, which `decode_gpa_ranges` reads). Only who needs them reads them: a packet
+    may hold 65,533 of them, and its sender chooses its type.
     """
 
     type: int
     flags: int
     trans_id: int
     data: bytes
-    gpa_ranges: tuple[GpaRange, ...] = ()
     descriptor: bytes = b""
 
 
@@ -79,7 +79,8 @@ def _pages_touched(byte_offset: int, byte_count: int) -> int:
     return (byte_offset + byte_count + PAGE_SIZE - 1) // PAGE_SIZE
 
 
-def _encode_ranges(ranges: tuple[GpaRange, ...]) -> bytes:
+def encode_gpa_ranges(ranges: Sequence[GpaRange]) -> bytes:
+    """Return the descriptor words of a GPA-direct packet; LocalProtocolError if a range lacks pages."""
     parts = [_TWO_WORDS.pack(0, len(ranges))]
     for item in ranges:
         if len(item.pfns) != 8 * _pages_touched(item.byte_offset, item.byte_count):
@@ -88,8 +89,11 @@ def _encode_ranges(ranges: tuple[GpaRange, ...]) -> bytes:
     return b"".join(parts)
 
 
-def _decode_ranges(words: bytes) -> tuple[GpaRange, ...]:
-    """Return the ranges of a GPA-direct descriptor; the work is bounded by its bytes (at least 8 a range)."""
+def decode_gpa_ranges(words: bytes) -> tuple[GpaRange, ...]:
+    """Return the ranges in the descriptor words of a GPA-direct packet.
+
+    Raises RemoteProtocolError. The work is bounded by the bytes, at least 8 for each range.
+    """
     if len(words) < _TWO_WORDS.size:
         raise RemoteProtocolError("a GPA-direct packet has no range count")
     count = _TWO_WORDS.unpack_from(words)[1]
@@ -113,12 +117,9 @@ def encode(packet: Packet, write_index: int) -> bytes:
 
     Raises LocalProtocolError when a field does not fit or the packet is longer than len8 can say.
     """
-    extra = packet.descriptor
-    if packet.type == _GPA_DIRECT:
-        extra = _encode_ranges(packet.gpa_ranges)
-    elif packet.gpa_ranges or len(extra) % 8:
-        raise LocalProtocolError(f"a packet of type {packet.type} cannot carry these descriptor words")
-    data = packet.data
+    extra, data = packet.descriptor, packet.data
+    if len(extra) % 8:
+        raise LocalProtocolError(f"{len(extra)} bytes of descriptor words are not whole words of 8 bytes")
     offset8 = (DESCRIPTOR_BYTES + len(extra)) // 8
     len8 = offset8 + (len(data) + 7) // 8
     if len8 > _LEN8_MAX:
@@ -151,6 +152,4 @@ def decode(data: bytes) -> Packet:
         raise RemoteProtocolError(f"a packet says {length} bytes, {len(data)} are there")
     kind, offset8, _, flags, trans_id = _DESCRIPTOR.unpack_from(data)
     body = data[offset8 * 8 : length - FOOTER_BYTES]
-    if kind == _GPA_DIRECT:
-        return Packet(kind, flags, trans_id, body, _decode_ranges(data[DESCRIPTOR_BYTES : offset8 * 8]))
-    return Packet(kind, flags, trans_id, body, (), data[DESCRIPTOR_BYTES : offset8 * 8])
+    return Packet(kind, flags, trans_id, body, data[DESCRIPTOR_BYTES : offset8 * 8])

@@ -28,7 +28,7 @@ from dynmem.vm.faults import Faults
 from dynmem.vm.options.machine import BalloonOptions
 from dynmem.vmbus import Channel, Offer
 from dynmem.wire.dm import BALLOON_DEVICE_TYPE
-from dynmem.wire.packet import Packet, PacketType
+from dynmem.wire.packet import DESCRIPTOR_BYTES, FOOTER_BYTES, Packet, PacketType
 
 # The same at every start: it is one device.
 INSTANCE: Final = uuid.UUID("f2a7a1c5-92f1-4a3c-8a3e-0d8b6b8a1f5d")
@@ -234,22 +234,26 @@ class HvBalloon:
             self._lose_removals()
             self.host.channel_closed(self._clock.now_ns())
 
-    def receive(self) -> bool:
-        """Take one packet and return whether there was one. One that is no message is counted and ignored."""
+    def receive(self) -> int:
+        """Take one packet and return how many bytes that took; 0 if there was none.
+
+        One that is no message is counted and ignored.
+        """
         channel = self._channel
         packet = channel.receive() if channel is not None else None
         if channel is None or packet is None:
-            return False
+            return 0
+        size = DESCRIPTOR_BYTES + len(packet.descriptor) + len(packet.data) + FOOTER_BYTES
         if self._capture is not None:
             self._capture.packet(Direction.GUEST_TO_HOST, channel.relid, packet)
         if packet.type != PacketType.INBAND:
             self._faults.note("unexpected packet", f"{self.identity}: a ring packet of type {packet.type}")
-            return True
+            return size
         try:
             self.host.receive(packet.data, self._clock.now_ns())
         except RemoteProtocolError as error:
             self._faults.note("malformed message", f"{self.identity}: {error}")
-        return True
+        return size
 
     def send(self) -> None:
         """Send until there is nothing more to send, or no room: the guest then signals for more."""

@@ -56,6 +56,8 @@ class Calls:
                 self._hardware.await_call()
                 return
             await self._obey(machine, message)
+            if machine.is_over:
+                break
         self._wake()  # there may be more, but others first
 
     async def _obey(self, machine: GuestCalls, message: wire.Message) -> None:
