@@ -122,7 +122,7 @@ class DeviceHost:
         """What the machine does in a turn, to the end of its packets."""
         self.device.collect_discards()
         self.device.tick()
-        received = True
+        received = 1
         while received:
             received = self.device.receive()
             self._follow_bus()
