@@ -43,7 +43,12 @@ class Liars:
         if chance() < 0.3:
             self.sizes[config.name] = self.size()
         state, actual = pick(STATES), self.sizes[config.name]
-        demand = Demand(self.size(), self.size(), "x", pick((0, 1, NS_PER_S, 1000 * NS_PER_S)))
+        demand = Demand(
+            pick((-self.size(), self.size())),
+            pick((-self.size(), self.size())),
+            "x",
+            pick((0, 1, NS_PER_S, 1000 * NS_PER_S)),
+        )
         return VmFacts(
             name=config.name,
             incarnation="" if state == "absent" else f"{config.name}.{pick((1,) * 20 + (2,))}",

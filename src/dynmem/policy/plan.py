@@ -35,14 +35,15 @@ def plan(snapshot: Snapshot) -> Plan:
     return Plan(decisions, snapshot.capacity_pages, shortage, cut.name if cut else "")
 
 
-def least_pages(vms: Sequence[Vm], priority: Priority) -> int:
+def least_pages(vms: Sequence[Vm], priority: Priority, *, keeping: bool = False) -> int:
     """Return what a new VM of *priority* has to leave to those that run, in pages.
 
     That is their floors, and the demand of those whose priority is not lower. What cannot be taken from them
-    at this moment does not count: it changes from sweep to sweep, and this figure has to last.
+    at this moment (*keeping*) changes from sweep to sweep: it does not count where the figure has to last.
     """
     rank = PRIORITIES.index(priority)
-    return sum(Tops.of(vm).demand if PRIORITIES.index(vm.priority) <= rank else vm.floor_pages for vm in vms)
+    least = (Tops.of(vm).demand if PRIORITIES.index(vm.priority) <= rank else vm.floor_pages for vm in vms)
+    return sum(max(each, vm.kept_pages) if keeping else each for each, vm in zip(least, vms, strict=True))
 
 
 def _targets(vms: Sequence[Vm], capacity: int) -> tuple[list[int], Level | None]:

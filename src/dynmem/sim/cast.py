@@ -20,6 +20,7 @@ CAST: Final = (
     Character("understating", report_percent=40),
     Character("overstating", report_percent=300),
     Character("keeping", keeps=True),
+    Character("boasting", boasts=True),
     Character("silent", silent=True),
     Character("pausing", pauses=True),
     Character("mortal", dies=True),

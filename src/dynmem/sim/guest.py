@@ -25,6 +25,7 @@ KERNEL_PAGES: Final = 24 * MIB_PAGES
 WATERMARK_PAGES: Final = 4 * MIB_PAGES
 TAKE_PER_TICK: Final = 400 * MIB_PAGES
 TRICKLE_TICKS: Final = 24
+BOAST_BYTES: Final = 1 << 59
 
 Curve = Callable[[int], int]
 
@@ -40,6 +41,7 @@ class Character(msgspec.Struct, frozen=True):
         dozes: Whether its driver does nothing for some seconds now and then.
         lag_ticks: The time until given memory is free on the host.
         keeps: Whether given memory is never freed on the host.
+        boasts: Whether its monitor says that it is larger than any host.
         report_percent: The part of its true use that it reports.
         grow_per_tick: Pages by which its programs grow in a tick.
         silent: Whether its monitor does not reply now and then.
@@ -55,6 +57,7 @@ class Character(msgspec.Struct, frozen=True):
     own_floor_percent: int = 0
     lag_ticks: int = 2
     keeps: bool = False
+    boasts: bool = False
     report_percent: int = 100
     grow_per_tick: int = 2 * MIB_PAGES
     silent: bool = False
@@ -120,13 +123,14 @@ class Guest:
 
     def facts(self, now: int, *, silent: bool) -> VmFacts:
         """Return what a sweep reads from this VM."""
+        boast = BOAST_BYTES if self.character.boasts else 0
         return VmFacts(
             name=self.config.name,
             incarnation=self.incarnation,
             run_state="silent" if silent else self.run_state,
             device="hv-balloon",
-            boot_bytes=self.boot * PAGE_SIZE,
-            actual_bytes=None if silent else self.size * PAGE_SIZE,
+            boot_bytes=self.boot * PAGE_SIZE + boast,
+            actual_bytes=None if silent else self.size * PAGE_SIZE + boast,
             resident_bytes=self.resident * PAGE_SIZE,
             resident_source="st_blocks",
             demand=None if silent else self._demand(now),

@@ -2,7 +2,8 @@
 
     budget        the VMs hold no more than the budget, while every VM was started by a reservation
     coverage      no VM holds more than was counted for it in the last step
-    bounds        a target is whole pages, from floor to maximum, and goes to a VM that runs
+    bounds        a target is whole pages, from floor to maximum (or on the way there from the size that the
+                  monitor reports), and goes to a VM that runs
     two sweeps    a VM gets no target before two equal sweeps in one life
     measurement   a grant names the measurement that pays for it
     worst case    if every VM takes all that it was offered, that and the slush fit into budget and host
@@ -89,9 +90,9 @@ class Invariants:
             guest = guests.get(command.vm)
             if guest is None or states[command.vm].run_state != RUNNING:
                 raise InvariantError("bounds", f"{command.vm} was sent a target and is not running")
-            self._check_bounds(command, guest)
+            self._check_bounds(command, guest, states[command.vm].actual_bytes or 0)
             self._check_two_sweeps(command)
-            rise = command.target_bytes // PAGE_SIZE - self._worst_before[command.vm]
+            rise = min(command.target_bytes // PAGE_SIZE, guest.boot) - self._worst_before[command.vm]
             if rise > 0:
                 paid += rise
                 if not command.measurement:
@@ -101,9 +102,9 @@ class Invariants:
         self._check_books(guests, manager)
         self._covered = {name: (guest.incarnation, _worst(guest)) for name, guest in guests.items()}
 
-    def _check_bounds(self, command: SetBalloon, guest: Guest) -> None:
+    def _check_bounds(self, command: SetBalloon, guest: Guest, reported: int) -> None:
         floor = min(guest.config.minimum_bytes, guest.boot * PAGE_SIZE)
-        if not floor <= command.target_bytes <= guest.config.maximum_bytes:
+        if not floor <= command.target_bytes <= max(guest.config.maximum_bytes, reported - 1):
             raise InvariantError(
                 "bounds",
                 f"{command.vm} was sent {command.target_bytes}, below its floor or above its maximum",

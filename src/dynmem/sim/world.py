@@ -134,7 +134,7 @@ class World:
         for command in result.commands:
             guest = guests.get(command.vm)
             if guest is not None and not self._silent(command.vm):
-                guest.target = command.target_bytes // PAGE_SIZE
+                guest.target = min(command.target_bytes // PAGE_SIZE, guest.boot)
                 self.commands += 1
         if self._invariants is not None:
             self._invariants.after_step(facts, result, guests, self.manager)

@@ -25,6 +25,7 @@ class Candidate(msgspec.Struct):
         view: What the policy saw of it.
         decision: What the plan gives it.
         held: Its target before this step.
+        counted: What counts of it in the plan.
         claim: What it may take without asking.
         may_shrink: Whether its target may be lowered.
         paced: Whether a target was sent less than a period ago.
@@ -35,10 +36,16 @@ class Candidate(msgspec.Struct):
     view: Vm
     decision: Decision
     held: int
+    counted: int
     claim: int
     may_shrink: bool
     paced: bool
     in_flight: int
+
+    @property
+    def uncounted_pages(self) -> int:
+        """What it may take and is not believed to have: it is above its own maximum."""
+        return max(0, self.held - self.counted)
 
     @property
     def goal(self) -> int:
@@ -117,17 +124,18 @@ def choose_shrinks(
     """Return which VMs shrink and to what: the largest differences first, until *needed* is covered.
 
     What is free, and what is being given already, counts. Memory that no VM waits for stays where it is: that
-    is the dead band of shrinks, and without it every VM goes where the plan says.
+    is the dead band of shrinks, and without it every VM goes where the plan says. A VM above its own maximum
+    shrinks unless what is free covers that, too.
     """
     wanted = [(each, shrink_target(each, cushion=cushion)) for each in candidates]
     wanted = [(each, target) for each, target in wanted if target < each.held]
     chosen: list[tuple[Candidate, int]] = []
     brought = free + sum(each.in_flight for each in candidates)
-    for each, target in sorted(wanted, key=lambda pair: pair[1] - pair[0].held):
-        if dead_band and brought >= needed:
-            break
+    for each, target in sorted(wanted, key=lambda pair: pair[1] - pair[0].counted):
+        if dead_band and brought >= needed + each.uncounted_pages:
+            continue
         chosen.append((each, target))
-        brought += each.held - target
+        brought += max(0, each.counted - target)
     return chosen
 
 

@@ -4,6 +4,13 @@ Four facts move the books. Growth is booked when the target is set. Shrinking is
 the host no longer measures the memory as resident. Start and RESET book the larger of boot size and target. A
 process that has ended is cleaned up. In the books, allocated + ballooned = reserved for every VM at every
 moment.
+
+A claim takes memory from others, so no figure of a VM's own monitor makes one alone:
+
+    the VM's size, as its monitor reports it      counts as
+    up to its maximum and to the host's memory    what it reports, and what the host still measures of more
+    more than that                                its maximum or, if the host measures more, that
+    more than that, and it cannot be measured     its maximum
 """
 
 from typing import Final
@@ -32,9 +39,10 @@ class Claims:
 
     def begin(self, record: Record) -> None:
         """Open the book of a VM that has appeared, at its full size."""
-        size, priority = max(1, record.boot_pages), PRIORITIES[record.config.priority]
+        boot, priority = min(record.boot_pages, record.most_pages), PRIORITIES[record.config.priority]
+        size = max(1, boot)
         self.gmm.initial_reservation(record.name, size, NO_SHADOW, NO_FIXED, OcPolicy.TBD, priority)
-        self._set(record, record.boot_pages)
+        self._set(record, boot)
 
     def end(self, name: str) -> int:
         """Close the book of a VM whose process has ended; return the pages that are free again."""
@@ -42,20 +50,21 @@ class Claims:
 
     def reset(self, record: Record) -> None:
         """Book the larger of boot size and target: the guest starts again, with its balloon empty."""
-        self._set(record, max(record.boot_pages, record.target_pages or 0, self.pages(record.name)))
+        full = max(record.boot_pages, record.target_pages or 0)
+        self._set(record, max(min(full, record.most_pages), self.pages(record.name)))
 
     def observe(self, record: Record) -> None:
         """Book what the sweep saw: more at once, less only where it is measured free."""
         held = self.pages(record.name)
         needed = max(record.assigned_pages, 0 if record.reported else record.boot_pages)
-        resident = record.resident_pages
-        measured = held if resident is None else min(held, resident - record.known_overhead_pages)
-        self._set(record, max(needed, measured))
+        measured = held if record.guest_pages is None else min(held, record.guest_pages)
+        self._set(record, max(0, min(max(needed, measured), record.most_pages)))
 
     def grant(self, record: Record, target_pages: int, *, checked: bool) -> None:
         """Book a larger target that is about to be sent; *checked* holds it to the limit of the books."""
-        if target_pages > self.pages(record.name):
-            self._set(record, target_pages, checked=checked)
+        believed = min(target_pages, record.most_pages)
+        if believed > self.pages(record.name):
+            self._set(record, believed, checked=checked)
 
     def _set(self, record: Record, pages: int, *, checked: bool = False) -> None:
         """Book that this VM now has *pages*, and its balloon the rest of what it reserves.
@@ -65,7 +74,7 @@ class Claims:
         """
         gmm, name = self.gmm, record.name
         growth = pages - self.pages(name)
-        reserved = max(1, record.boot_pages, pages)
+        reserved = max(1, min(record.boot_pages, record.most_pages), pages)
         if growth == 0 and reserved == gmm.reserved(name):
             return
         gmm.ballooned_pages(name, BalloonAction.RESET, 0)

@@ -18,10 +18,11 @@ from dynmem.manager.step.record import Record
 from dynmem.manager.step.releases import Releases
 from dynmem.manager.step.reservations import Reservations
 from dynmem.manager.step.results import Reservation, ReservationState, SetBalloon, StepResult
+from dynmem.manager.step.room import Taken, room_for
 from dynmem.manager.step.roster import Arrivals, Roster
 from dynmem.manager.step.safeguards import ALL_ON, Safeguards, band_pages, margin_pages
 from dynmem.manager.step.stalls import apply, forgive, stall_of
-from dynmem.manager.step.standing import Moment, Standing, standing_of
+from dynmem.manager.step.standing import Moment, Standing, above, standing_of
 from dynmem.manager.step.status import Seen, StatusReader, emergency_lines
 from dynmem.manager.step.survey import Survey
 from dynmem.manager.step.view import StatusView
@@ -62,7 +63,7 @@ class Manager:
         stalls = self._stalls(survey)
         movable = [record for record in self._roster if survey.is_movable(record.name)]
         views = tuple(_view(record, survey.standings[record.name]) for record in movable)
-        room = self._room(movable, survey)
+        room = self._room(views, survey)
         reserved = self._reserved(views, survey, room)
         free = survey.free(reserved)
         result = plan(Snapshot(room - reserved, views))
@@ -251,6 +252,10 @@ class Manager:
             if standing.news != record.standing:
                 lines.append(f"{record.name}: {standing.news or 'managed'}")
                 record.standing = standing.news
+            problem = above(record)
+            if bool(problem) != record.named_above:
+                lines.append(f"{record.name}: {problem or 'no longer above its maximum'}")
+                record.named_above = bool(problem)
         return lines
 
     def _stalls(self, survey: Survey) -> list[Change]:
@@ -266,18 +271,23 @@ class Manager:
                     changes.append(apply(stall, record, now_ns))
         return changes
 
-    def _room(self, movable: Sequence[Record], survey: Survey) -> int:
-        """Return what movable VMs and reservations may divide: all but the other VMs and the slush. Pages."""
-        fixed = sum(
-            max(survey.held(record.name), self._releases.promised(record))
-            for record in self._roster
-            if not survey.is_movable(record.name)
-        )
-        overhead = sum(_overhead(record, emergency=survey.emergency) for record in movable)
-        overhead += sum(self._late(record, survey) for record in movable)
+    def _room(self, views: Sequence[Vm], survey: Survey) -> int:
+        """Return what movable VMs and reservations may divide. Pages."""
         bare = survey.bare
         budget = min(bare.budget_pages, survey.occupied + bare.available_pages) - bare.slush_pages
-        return budget - fixed - overhead
+        taken = (self._taken(record, survey) for record in self._roster)
+        return room_for(views, budget, taken, sparing=self.safeguards.sparing)
+
+    def _taken(self, record: Record, survey: Survey) -> Taken:
+        """Return what a VM takes of the room beside the plan."""
+        if survey.is_movable(record.name):
+            pages = _overhead(record, emergency=survey.emergency) + self._late(record, survey)
+            return Taken(record, pages, above=record.above_pages)
+        held, due = survey.held(record.name), self._releases.promised(record)
+        if due:
+            return Taken(record, max(held, due))
+        untouched = 0 if record.reported else survey.charges[record.name].untouched
+        return Taken(record, held, untouched, record.above_pages)
 
     def _candidates(
         self,
@@ -292,6 +302,7 @@ class Manager:
                 record,
                 view,
                 decision,
+                record.target_pages or 0,
                 view.held_pages,
                 self.claims.pages(record.name),
                 survey.standings[record.name].may_shrink,
@@ -315,7 +326,7 @@ class Manager:
             dead_band=guards.dead_band and not survey.emergency,
         )
         coming = sum(each.in_flight for each in candidates)
-        coming += sum(each.held - target for each, target in chosen)
+        coming += sum(max(0, each.counted - target) for each, target in chosen)
         orders = Orders(
             self.claims,
             free,
@@ -374,7 +385,7 @@ class Manager:
 
 def _view(record: Record, standing: Standing) -> Vm:
     """Return a VM as the policy sees it."""
-    held = record.target_pages or 0
+    held = min(record.target_pages or 0, record.most_pages)
     sizes = record.sizes
     maximum, limit = sizes.down(record.maximum_pages), "maximum"
     if maximum < record.maximum_pages:
@@ -384,8 +395,8 @@ def _view(record: Record, standing: Standing) -> Vm:
         maximum, limit = max(declined.at_pages, held), "offered no more than"
         if maximum == declined.at_pages:
             limit = "takes no more than"
-    kept = stopped.at_pages if stopped is not None and stopped.holds else 0
-    if not standing.may_shrink:
+    kept = min(stopped.at_pages, record.most_pages) if stopped is not None and stopped.holds else 0
+    if not standing.may_shrink or (record.actual_pages or 0) > record.most_pages:
         kept = max(kept, held)
     config = record.config
     return Vm(

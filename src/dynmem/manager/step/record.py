@@ -4,13 +4,17 @@ The books count its memory. This record keeps the target last sent, when its siz
 what was concluded from that.
 """
 
+from typing import Final
+
 import msgspec
 
 from dynmem.manager.step.deadlines import Deadlines
 from dynmem.manager.step.facts import HV_BALLOON, VmConfig, VmFacts
-from dynmem.manager.step.safeguards import ARRIVED_PAGES, HOT_ADD_STEP_PAGES, PROGRESS_PAGES
+from dynmem.manager.step.safeguards import ARRIVED_PAGES, HOT_ADD_STEP_PAGES, PROGRESS_PAGES, tolerance_pages
 from dynmem.policy import ANY, Sizes
 from dynmem.units import pages_covering, pages_of
+
+ANY_SIZE: Final = 1 << 62
 
 
 class Stopped(msgspec.Struct):
@@ -88,6 +92,7 @@ class Record(msgspec.Struct):
         equal_sweeps: How many sweeps in a row found the same.
         fingerprint: What they found.
         target_pages: The target last set, or the size that was adopted; None until then.
+        most_pages: The largest size that it is believed to have.
         restored_pages: The target that a manager before this one set, or that ended with a reset; it counts
             until a size is adopted.
         is_target_over: Whether that target ended with a reset.
@@ -103,6 +108,7 @@ class Record(msgspec.Struct):
         declined: Where it took no more.
         released_ns: When making room for its release began.
         standing: The reason last printed why it is not managed; empty if it is.
+        named_above: Whether it was reported that it is above its own maximum.
     """
 
     config: VmConfig
@@ -117,6 +123,7 @@ class Record(msgspec.Struct):
     equal_sweeps: int = 0
     fingerprint: tuple[object, ...] = ()
     target_pages: int | None = None
+    most_pages: int = 0
     restored_pages: int | None = None
     is_target_over: bool = False
     actual_pages: int | None = None
@@ -131,6 +138,7 @@ class Record(msgspec.Struct):
     declined: Stopped | None = None
     released_ns: int | None = None
     standing: str = ""
+    named_above: bool = False
 
     @property
     def name(self) -> str:
@@ -185,6 +193,30 @@ class Record(msgspec.Struct):
         return pages_of(self.facts.resident_overhead_bytes)
 
     @property
+    def guest_pages(self) -> int | None:
+        """What the host measured that the guest holds."""
+        resident = self.resident_pages
+        return None if resident is None else max(0, resident - self.known_overhead_pages)
+
+    @property
+    def above_pages(self) -> int:
+        """What it holds above its own maximum, beyond what a process holds besides its guest."""
+        maximum = pages_of(self.config.maximum_bytes)
+        return max(0, (self.guest_pages or 0) - maximum - tolerance_pages(maximum))
+
+    def believe(self, host_pages: int | None) -> None:
+        """Decide how large it may say that it is, from what the operator and the host know.
+
+        A monitor's own word counts up to the configured maximum and the memory of the host (None: any word
+        counts). Beyond that, what the host measures counts: a VM may well have booted with more.
+        """
+        if host_pages is None:
+            self.most_pages = ANY_SIZE
+        else:
+            maximum = min(pages_of(self.config.maximum_bytes), host_pages)
+            self.most_pages = max(1, maximum, self.guest_pages or 0)
+
+    @property
     def excess_pages(self) -> int:
         """Resident memory above what is assigned, now."""
         return max(0, (self.resident_pages or 0) - self.assigned_pages)
@@ -199,7 +231,7 @@ class Record(msgspec.Struct):
         """What it was asked to give and has not given; 0 if it has arrived."""
         if self.target_pages is None or self.arrived:
             return 0
-        return max(0, (self.actual_pages or 0) - self.target_pages)
+        return max(0, min(self.actual_pages or 0, self.most_pages) - self.target_pages)
 
     def late_pages(self, now_ns: int) -> int:
         """Return what it owes and should have given by now; 0 if it is in time."""

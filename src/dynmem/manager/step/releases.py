@@ -42,8 +42,8 @@ class Releases:
         return taken
 
     def promised(self, record: Record) -> int:
-        """Return what a VM is due because it is released. Pages."""
-        return record.released_pages if record.name in self._names else 0
+        """Return what is kept for a VM because it is released: its full size, if it is believed. Pages."""
+        return min(record.released_pages, record.most_pages) if record.name in self._names else 0
 
     def missing(self, record: Record, claims: Claims) -> int:
         """Return what a released VM still lacks. Pages."""
@@ -73,7 +73,7 @@ class Releases:
             change = _raise(record, missing, max(0, free_pages), orders, patient=patient)
             if change is not None:
                 orders.book(record, change.target, checked=False)
-                free_pages -= max(0, change.target - held)
+                free_pages -= max(0, min(change.target, record.most_pages) - held)
                 changes.append(change)
         return changes, free_pages
 

@@ -68,7 +68,7 @@ class Roster:
                 continue
             record = self._come_and_go(vm, facts.now_ns, arrivals)
             if record is not None:
-                self._update(record, vm, facts.now_ns, arrivals)
+                self._update(record, vm, facts, arrivals)
         return arrivals
 
     def _come_and_go(self, vm: VmFacts, now_ns: int, arrivals: Arrivals) -> Record | None:
@@ -100,8 +100,10 @@ class Roster:
             restored_pages=restored if incarnation == vm.incarnation else None,
         )
 
-    def _update(self, record: Record, vm: VmFacts, now_ns: int, arrivals: Arrivals) -> None:
+    def _update(self, record: Record, vm: VmFacts, facts: Facts, arrivals: Arrivals) -> None:
+        now_ns = facts.now_ns
         record.facts = vm
+        record.believe(pages_of(facts.host.mem_total_bytes) if self._safeguards.two_sources else None)
         if vm.boot_bytes:
             record.boot_pages = pages_of(vm.boot_bytes)
         if vm.resets != record.resets:

@@ -24,6 +24,8 @@ class Safeguards(msgspec.Struct, frozen=True):
         floor_met: Stop asking a guest that does not go lower.
         dead_band: Leave small differences alone.
         deadlines: Give nobody room that a guest owes and is late with.
+        two_sources: Believe no monitor alone that its VM is larger than its maximum.
+        sparing: Take nothing that running VMs need for a start, or for a VM above its own maximum.
         small_offers: Leave a small offer with a guest in need that took no more.
     """
 
@@ -37,6 +39,8 @@ class Safeguards(msgspec.Struct, frozen=True):
     floor_met: bool = True
     dead_band: bool = True
     deadlines: bool = True
+    two_sources: bool = True
+    sparing: bool = True
     small_offers: bool = True
 
 

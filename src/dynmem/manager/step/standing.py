@@ -56,6 +56,17 @@ def marked(record: Record) -> bool:
     return record.excess.pages > tolerance_pages(record.boot_pages) + record.known_overhead_pages
 
 
+def above(record: Record) -> str:
+    """Return what is wrong with a VM that holds more than its own maximum; "" if it does not."""
+    if not record.above_pages:
+        return ""
+    holds, maximum = format_pages(record.guest_pages or 0), format_size(record.config.maximum_bytes)
+    return (
+        f"holds {holds}, its maximum is {maximum}: no VM gives what it needs for that;"
+        " end this VM, or raise its maximum"
+    )
+
+
 def _fresh(record: Record, moment: Moment) -> bool:
     return fresh_report(record, moment.now_ns, moment.settings.period_ns)
 

@@ -12,6 +12,7 @@ from dynmem.manager.step.record import Record
 from dynmem.manager.step.releases import Releases
 from dynmem.manager.step.reservations import Reservations
 from dynmem.manager.step.roster import Roster
+from dynmem.manager.step.standing import above
 from dynmem.manager.step.survey import Survey
 from dynmem.manager.step.view import (
     BooksView,
@@ -132,7 +133,12 @@ class StatusReader(msgspec.Struct, frozen=True):
         self, record: Record, seen: Seen, decision: Decision | None, change: Change | None
     ) -> VmView:
         facts, demand, standing = record.facts, record.facts.demand, seen.survey.standings.get(record.name)
-        reasons = (standing.reason if standing else "", _stall(record), decision.reason if decision else "")
+        reasons = (
+            standing.reason if standing else "",
+            above(record),
+            _stall(record),
+            decision.reason if decision else "",
+        )
         return VmView(
             **msgspec.structs.asdict(record.config),
             there=True,
