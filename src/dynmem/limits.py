@@ -74,6 +74,8 @@ PREALLOC_MARGIN_BYTES_MAX: Final = 1 << 30
 QMP_MESSAGE_BYTES_MAX: Final = 65_536
 # What a monitor may reply: 256 DIMMs with ids of a thousand characters are 600 KiB.
 QMP_REPLY_BYTES_MAX: Final = 1 << 20
+# Values in what a command returns. Decoding them takes 20 ms.
+QMP_VALUES_MAX: Final = 16_384
 # QEMU's own limit for JSON values inside JSON values.
 QMP_NESTING_MAX: Final = 1024
 # Characters of a monitor's error that are shown. QEMU's errors are one line.
@@ -84,8 +86,12 @@ QMP_NAME_MAX: Final = 128
 QMP_PATH_MAX: Final = 4096
 # Events not yet read: about ten minutes of a busy VM.
 QMP_EVENTS_KEPT: Final = 1024
+# The same in bytes, as they came.
+QMP_EVENTS_BYTES_MAX: Final = 1 << 18
 # Read from a monitor's socket at a time.
 QMP_READ_BYTES: Final = 65_536
+# Lines of one monitor before the others have their turn.
+QMP_LINES_PER_TURN: Final = 64
 # Clients of one monitor at once. Each holds a descriptor and a task.
 QMP_CLIENTS_MAX: Final = 64
 # Replies and events that a client has not read. Then it is dropped.

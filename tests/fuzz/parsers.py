@@ -23,7 +23,7 @@ from dynmem.lab.workload import Report, latest_report
 from dynmem.limits import GUEST_ADDRESS_BYTES_MAX
 from dynmem.manager import config
 from dynmem.manager.api.messages import Request
-from dynmem.qmp.framing import LineReader
+from dynmem.qmp.framing import LineReader, decode_line
 from dynmem.qmp.lexer import Lexer
 from dynmem.qmp.parser import ValueReader
 from dynmem.trace import reader, show
@@ -111,7 +111,7 @@ def lines() -> Callable[[bytes], None]:
         stream, found = LineReader(message_bytes_max=300), []
         try:
             for piece in pieces:
-                found += stream.feed(piece)
+                found += [decode_line(line) for line in stream.feed(piece) if line.strip()]
         except RemoteProtocolError:
             return None
         return found

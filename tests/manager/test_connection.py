@@ -242,7 +242,7 @@ WRONG_ANSWERS: list[tuple[str, object]] = [
     ("query-memory-size-summary", {"base-memory": "much"}),
     ("query-memory-size-summary", {"base-memory": 1}),
     ("query-memory-size-summary", {"base-memory": 1 << 63}),
-    ("query-hv-balloon-status-report", {"committed": True, "available": 1}),
+    ("query-hv-balloon-status-report", []),
 ]
 
 
@@ -256,18 +256,44 @@ def test_an_answer_of_the_wrong_form_or_size_is_never_believed(
         async with listening(tmp_path / "qmp", vm.serve), hold(tmp_path / "qmp") as connection:
             facts = await look(connection)
             assert facts.run_state == SILENT
-            assert "does not speak QMP" in (facts.problem or "")
+            assert "its monitor sent what no monitor sends" in (facts.problem or "")
 
     play(scenario())
 
 
-def test_sizes_that_cannot_be_are_no_demand(tmp_path: Path) -> None:
+IMPOSSIBLE: list[object] = [(1 << 64) - 1, -1, True, 1.5, "much", None, [1], 1 << 200]
+
+
+@pytest.mark.parametrize("name", ["committed", "available"])
+def test_an_impossible_figure_of_a_guest_is_no_demand_and_its_vm_is_kept(name: str, tmp_path: Path) -> None:
     async def scenario() -> None:
-        vm = FakeVm({"query-hv-balloon-status-report": {"committed": (1 << 64) - 1, "available": 5}})
+        vm = FakeVm()
         async with listening(tmp_path / "qmp", vm.serve), hold(tmp_path / "qmp") as connection:
-            facts = await look(connection)
-            assert facts.demand is None
-            assert "impossible sizes" in (facts.problem or "")
+            for figure in IMPOSSIBLE:
+                vm.answers["query-hv-balloon-status-report"] = {"committed": 1, "available": 5, name: figure}
+                facts = await look(connection)
+                assert (facts.run_state, facts.demand) == (RUNNING, None), figure
+                assert f"its guest reports impossible sizes: {name} is " in (facts.problem or "")
+        assert len(vm.writers) == 1
+
+    play(scenario())
+
+
+@pytest.mark.parametrize("name", ["stat-available-memory", "stat-free-memory", "stat-disk-caches"])
+def test_an_impossible_statistic_of_a_guest_is_no_demand_and_its_vm_is_kept(
+    name: str, tmp_path: Path
+) -> None:
+    async def scenario() -> None:
+        vm = virtio_vm(**{"qom-get guest-stats-polling-interval": 1})
+        async with listening(tmp_path / "qmp", vm.serve), hold(tmp_path / "qmp") as connection:
+            for figure in IMPOSSIBLE:
+                if figure != (1 << 64) - 1:  # which says that the guest never reported it
+                    statistics = {"stat-free-memory": 1, name: figure}
+                    vm.answers["qom-get guest-stats"] = {"stats": statistics, "last-update": 1}
+                    facts = await look(connection)
+                    assert (facts.run_state, facts.demand) == (RUNNING, None), figure
+                    assert f"its guest reports impossible sizes: {name} is " in (facts.problem or "")
+        assert len(vm.writers) == 1
 
     play(scenario())
 

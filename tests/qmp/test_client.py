@@ -1,6 +1,7 @@
 """The client: what it makes of a monitor that answers, is busy, is gone, or talks nonsense."""
 
 import asyncio
+import contextlib
 import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -9,7 +10,13 @@ import pytest
 from tests.rigs.scenes import play
 
 from dynmem.errors import DeadlineError, RemoteProtocolError, UnreachableError
-from dynmem.limits import QMP_ERROR_TEXT_MAX, QMP_EVENTS_KEPT
+from dynmem.limits import (
+    QMP_ERROR_TEXT_MAX,
+    QMP_EVENTS_BYTES_MAX,
+    QMP_EVENTS_KEPT,
+    QMP_LINES_PER_TURN,
+)
+from dynmem.qmp.allowance import BURST_NS, MESSAGE_NS, Allowance
 from dynmem.qmp.client import QmpClient
 from dynmem.qmp.command import Arguments, Command
 from dynmem.qmp.errors import BusyError, QmpCommandError
@@ -117,6 +124,104 @@ def test_events_are_kept_up_to_a_bound_and_the_lost_ones_counted(tmp_path: Path)
     with_monitor(tmp_path, scene)
 
 
+def test_events_are_kept_up_to_a_number_of_bytes_and_decoded_by_their_reader(tmp_path: Path) -> None:
+    event = b'{"event": "TICK", "data": {"lists": [' + b"[]," * 3000 + b"[]]}}\r\n"
+    end = b'{"return": {}, "id": 2}\r\n'
+
+    async def scene(path: Path) -> None:
+        async with await QmpClient.connect(path) as client:
+            await client.execute("query-status")
+            kept = sum(len(each.text) for each in client.events)
+            assert QMP_EVENTS_BYTES_MAX - len(event) < kept <= QMP_EVENTS_BYTES_MAX
+            assert len(client.events) + client.events_dropped == 100
+            events = client.take_events()
+            assert events[-1].data == {"lists": [[]] * 3001}
+            assert client.take_events() == []
+
+    with_bytes(tmp_path, scene, GREETING, DONE, event * 100 + end, hang_up=False)
+
+
+def test_of_events_only_those_that_are_wanted_are_kept(tmp_path: Path) -> None:
+    events = b'{"event": "NOISE"}\r\n' * 2000 + b'{"event": "RESET"}\r\n{"return": {}, "id": 2}\r\n'
+
+    async def scene(path: Path) -> None:
+        async with await QmpClient.connect(path, events={"RESET"}) as client:
+            await client.execute("query-status")
+            assert ([event.name for event in client.events], client.events_dropped) == (["RESET"], 0)
+            assert client.unasked.messages == 2001
+
+    with_bytes(tmp_path, scene, GREETING, DONE, events, hang_up=False)
+
+
+def test_replies_to_no_command_are_counted_and_change_nothing(tmp_path: Path) -> None:
+    replies = b'{"return": 1}\r\n{"return": 2, "id": 99}\r\n{"error": {}, "id": "2"}\r\n'
+
+    async def scene(path: Path) -> None:
+        async with await QmpClient.connect(path) as client:
+            assert await client.execute("query-status") == 3
+            assert client.unasked.replies == 3
+
+    with_bytes(tmp_path, scene, GREETING, DONE, replies + b'{"return": 3, "id": 2}\r\n', hang_up=False)
+
+
+def test_a_reply_of_too_many_values_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
+    reply = b'{"return": [' + b"[]," * 20_000 + b'[]], "id": 2}\r\n'
+
+    async def scene(path: Path) -> None:
+        client = await QmpClient.connect(path)
+        with pytest.raises(RemoteProtocolError, match="reply to query-status holds more than 16384 values"):
+            await client.execute("query-status")
+        assert client.closed.is_set()
+        await client.close()
+
+    with_bytes(tmp_path, scene, GREETING, DONE, reply, hang_up=False)
+
+
+def test_a_monitor_that_floods_is_read_at_its_share_and_another_is_answered_meanwhile(
+    tmp_path: Path,
+) -> None:
+    burst = BURST_NS // MESSAGE_NS  # what may be read before the first pause
+
+    async def flood(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(GREETING)
+        await reader.readline()
+        writer.write(DONE)
+        with contextlib.suppress(ConnectionError):
+            while True:
+                writer.write(b'{"event": "X"}\r\n' * 1000)
+                await writer.drain()
+
+    async def scene(_: QmpServer, client: QmpClient) -> None:
+        async with await asyncio.start_unix_server(flood, tmp_path / "flood"):
+            flooding = await QmpClient.connect(tmp_path / "flood", share=1e-6)
+            for number in range(200):
+                assert await client.execute("now", {"value": number}) == number
+            while flooding.unasked.messages < burst // 2:
+                await client.execute("now", {"value": 1})
+            for number in range(50):
+                assert await client.execute("now", {"value": number}) == number
+            assert flooding.unasked.messages <= burst + QMP_LINES_PER_TURN
+            await flooding.close()
+
+    with_monitor(tmp_path, scene)
+
+
+def test_an_allowance_is_saved_up_to_its_burst_and_a_debt_is_waited_for() -> None:
+    now = [0]
+    allowance = Allowance(0.01, lambda: now[0])
+    assert allowance.pause_s() == 0
+    allowance.spend(BURST_NS)
+    assert allowance.pause_s() == 0
+    allowance.spend(1_000_000)
+    assert allowance.pause_s() == pytest.approx(0.1)
+    allowance.spend(-1_000_000)  # it was asked for after all
+    assert allowance.pause_s() == 0
+    now[0] += 10**12
+    assert allowance.pause_s() == 0
+    allowance.spend(BURST_NS + 1_000_000)  # what was not used for long is not saved up
+    assert allowance.pause_s() == pytest.approx(0.1)
+
+
 def test_a_monitor_that_goes_away_ends_what_waits_and_what_comes_later(tmp_path: Path) -> None:
     async def scene(server: QmpServer, client: QmpClient) -> None:
         waiting = asyncio.create_task(client.execute("late", {"value": 1}))
@@ -157,7 +262,7 @@ def test_a_monitor_without_a_greeting_is_busy(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "sent",
-    [b"hello\r\n", b'{"QMP": 1}\n', b'{"event": "X"}\n', b"[]\n", b"\xff\n", b"{" * 70_000, b'{"QMP": {}'],
+    [b"hello\r\n", b'{"QMP": 1}\n', b'{"event": "X"}\n', b"[]\n", b"\xff\n", b"{" * 600_000, b'{"QMP": {}'],
 )
 def test_what_is_no_greeting_is_refused(tmp_path: Path, sent: bytes) -> None:
     async def scene(path: Path) -> None:
@@ -178,7 +283,7 @@ def test_what_is_no_greeting_is_refused(tmp_path: Path, sent: bytes) -> None:
     play(story())
 
 
-@pytest.mark.parametrize("sent", [b"{}\r\n", b"nonsense\r\n", b'{"return": {}, "id": 2', b"x" * 70_000])
+@pytest.mark.parametrize("sent", [b"{}\r\n", b"nonsense\r\n", b'{"return": {}, "id": 2', b"x" * 600_000])
 def test_garbage_instead_of_an_answer_ends_the_connection(tmp_path: Path, sent: bytes) -> None:
     async def scene(path: Path) -> None:
         client = await QmpClient.connect(path)

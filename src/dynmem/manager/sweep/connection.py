@@ -18,6 +18,7 @@ from typing import Final
 from dynmem.errors import DeadlineError, DynmemError, RemoteProtocolError, UnreachableError
 from dynmem.limits import RECONNECT_PAUSE_S_MAX
 from dynmem.manager.step.facts import ABSENT, HV_BALLOON, SILENT, VIRTIO_BALLOON, VmFacts
+from dynmem.manager.sweep.conduct import Conduct
 from dynmem.manager.sweep.demand import (
     BALLOON_EVENT,
     DEMAND_SOURCES,
@@ -43,6 +44,10 @@ from dynmem.sockets import listener
 LOG: Final = logging.getLogger(__name__)
 # A monitor that takes longer for one command is disconnected and tried again later.
 COMMAND_TIMEOUT_S: Final = 3.0
+# A sweep's patience with one VM, in parts.
+_PATIENCE_TICKS: Final = 20
+# The events that are looked at; others are dropped as they come.
+_EVENTS: Final = frozenset({"RESET", BALLOON_EVENT, STATUS_EVENT})
 # Not even the statistics interval is set before a VM has been looked at this many times.
 LOOKS_BEFORE_WRITING: Final = 2
 # Looks between two searches of a VM that has no balloon device: one may be plugged in.
@@ -84,6 +89,7 @@ class VmConnection:
         self._period_s = period_s
         self._reset = reset
         self._monitor: Monitor | None = None
+        self._conduct = Conduct()
         self._life: Life | None = None
         self._look: asyncio.Task[VmFacts] | None = None
         self._measuring: asyncio.Task[None] | None = None
@@ -113,12 +119,23 @@ class VmConnection:
             if self._monitor is None and time.monotonic() < self._not_before:
                 return self._from_outside(now_ns)
             self._look = asyncio.create_task(self._look_at_it(now_ns), name=f"look at {self.name}")
-        await asyncio.wait((self._look,), timeout=0 if self._is_slow else patience_s)
+        await self._wait(0.0 if self._is_slow else patience_s)
         if not self._look.done():
             self._is_slow = True
             return self._from_outside(now_ns)
         look, self._look = self._look, None
         return look.result()
+
+    async def _wait(self, patience_s: float) -> None:
+        """Wait for the look, in ticks: one that comes late counts once.
+
+        The loop serves all VMs, and one that makes it late must not use up the patience with the others.
+        """
+        assert self._look is not None
+        for _ in range(_PATIENCE_TICKS):
+            done, _ = await asyncio.wait((self._look,), timeout=patience_s / _PATIENCE_TICKS)
+            if done or not patience_s:
+                return
 
     async def set_balloon(self, target_bytes: int) -> None:
         """Set the target; DynmemError says why it was refused. Only `actual` shows what the guest does."""
@@ -166,12 +183,13 @@ class VmConnection:
         return self._from_outside(now_ns)
 
     async def _connect(self) -> Monitor:
-        client = await QmpClient.connect(self.path)
+        client = await QmpClient.connect(self.path, events=_EVENTS)
         client.when["RESET"] = self._reset
         self._begin_life(client.peer.pid)
         if self._life is not None and self._life.looks:
             self._life.deaf = True  # events were missed while disconnected, perhaps a RESET
         self._monitor = Monitor(client, may_write=self._may_write, timeout_s=COMMAND_TIMEOUT_S)
+        self._conduct = Conduct()
         self._dropped = 0
         return self._monitor
 
@@ -208,9 +226,9 @@ class VmConnection:
         self._problem = None
         await self._look_at_balloon(monitor, life, now_ns)
         await self._measure(life)
-        self._take_events(
-            monitor, life
-        )  # a reset in the middle of a look makes its figures the former guest's
+        self._problem = self._problem or self._conduct.sentence(monitor.client.unasked) or None
+        # A reset in the middle of a look makes its figures the former guest's.
+        self._take_events(monitor, life)
         self._pause_s = 0.0
         return self._facts(life, run_state, now_ns)
 
@@ -226,9 +244,7 @@ class VmConnection:
 
     def _take_events(self, monitor: Monitor, life: Life) -> None:
         """Count the events since the last look."""
-        events = monitor.client.events
-        for _ in range(len(events)):
-            event = events.popleft()
+        for event in monitor.client.take_events():
             if event.name == "RESET":
                 life.was_reset(event.at_us)
             elif event.name == BALLOON_EVENT:
@@ -394,6 +410,8 @@ class VmConnection:
     async def _lose(self, error: BaseException) -> None:
         """Disconnect after a fault and record it; the next attempt waits longer each time."""
         self._problem = self._sentence(error)
+        if conduct := self._monitor and self._conduct.sentence(self._monitor.client.unasked):
+            self._problem = f"{conduct}; {self._problem}"
         await self._hang_up()
         self._pause_s = min(max(2 * self._pause_s, self._period_s), RECONNECT_PAUSE_S_MAX)
         self._nobody_listens = isinstance(error, UnreachableError) and not isinstance(error, BusyError)
@@ -410,8 +428,10 @@ class VmConnection:
             return f"no VM is listening ({error}): start it, or correct its qmp in the configuration"
         if isinstance(error, DeadlineError | TimeoutError):
             return f"its monitor did not reply, trying again: {error}{self._hint()}"
-        if isinstance(error, RemoteProtocolError):
+        if isinstance(error, RemoteProtocolError) and self._monitor is None:
             return f"the listener does not speak QMP: {error}: correct its qmp in the configuration"
+        if isinstance(error, RemoteProtocolError):
+            return f"its monitor sent what no monitor sends: {error}: disconnected, and tried again later"
         return f"its monitor {self.path} failed: {error}"
 
     def _hint(self) -> str:

@@ -26,6 +26,7 @@ ABSENT_STATISTIC: Final = (1 << 64) - 1
 # and those that grew by 96 MiB/s were OOM-killed. Guests with hv-balloon keep such a reserve themselves and
 # report it as committed; the virtio-balloon driver keeps none.
 VIRTIO_RESERVE_BYTES: Final = 64 * MIB
+_NO_STATISTICS: Final = "its guest has sent no statistics: load the virtio_balloon driver in it"
 # No VM is smaller, and no target may come near zero.
 BOOT_BYTES_MIN: Final = MIB
 
@@ -81,8 +82,15 @@ class DemandSource(NamedTuple):
 def number(value: object, what: str) -> int:
     """Return a size that a monitor sent; RemoteProtocolError if it is not one."""
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= ABSENT_STATISTIC:
-        raise RemoteProtocolError(f"{what} is not a number of bytes")
+        raise RemoteProtocolError(f"{what} is {_shown(value)}, which is not a number of bytes")
     return value
+
+
+def _shown(value: object) -> str:
+    """Return a wrong figure as people can read it, whatever it is."""
+    if isinstance(value, bool | None) or (isinstance(value, int) and abs(value) <= ABSENT_STATISTIC):
+        return str(value)
+    return {int: "a huge number", float: "a fraction", str: "text"}.get(type(value), "no number")
 
 
 def size(value: object, what: str, *, least: int = 0) -> int:
@@ -116,23 +124,36 @@ async def _read_hv_balloon(monitor: Monitor, device: Device, boot_bytes: int) ->
         if "not enabled" in error.desc:
             return Silence("its hv-balloon sends no status: add status-report=on to the device")
         return Silence("its guest has not sent a status report yet")
-    committed = number(reply.get("committed"), "committed")
-    available = number(reply.get("available"), "available")
-    if max(committed, available) > MANAGER_FIGURE_BYTES_MAX:
-        return Silence("its guest reports impossible sizes")
+    committed = _guests("committed", reply.get("committed"))
+    available = _guests("available", reply.get("available"))
+    if isinstance(committed, Silence):
+        return committed
+    if isinstance(available, Silence):
+        return available
     return Report((committed, available), committed - boot_bytes, available)
 
 
-def _available(statistics: Mapping[str, object]) -> int | None:
+def _guests(name: str, value: object) -> int | Silence:
+    """Return a figure that a guest reports. An impossible one is the guest's fault, and not its monitor's."""
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MANAGER_FIGURE_BYTES_MAX:
+        return value
+    return Silence(f"its guest reports impossible sizes: {name} is {_shown(value)}")
+
+
+def _available(statistics: Mapping[str, object]) -> int | Silence:
     """Return what the guest could use at once; free plus caches before Linux 4.6."""
-    available = number(statistics.get("stat-available-memory", ABSENT_STATISTIC), "stat-available-memory")
-    if available != ABSENT_STATISTIC:
-        return available
-    free = number(statistics.get("stat-free-memory", ABSENT_STATISTIC), "stat-free-memory")
-    if free == ABSENT_STATISTIC:
-        return None
-    caches = number(statistics.get("stat-disk-caches", ABSENT_STATISTIC), "stat-disk-caches")
-    return free if caches == ABSENT_STATISTIC else free + caches
+    found: list[int] = []
+    for names in (("stat-available-memory",), ("stat-free-memory", "stat-disk-caches")):
+        for name in names:
+            if statistics.get(name, ABSENT_STATISTIC) == ABSENT_STATISTIC:
+                break
+            figure = _guests(name, statistics[name])
+            if isinstance(figure, Silence):
+                return figure
+            found.append(figure)
+        if found:
+            return sum(found)
+    return Silence(_NO_STATISTICS)
 
 
 async def _read_virtio_balloon(monitor: Monitor, device: Device, boot_bytes: int) -> Report | Silence:
@@ -147,10 +168,10 @@ async def _read_virtio_balloon(monitor: Monitor, device: Device, boot_bytes: int
     )
     updated = number(reply.get("last-update"), "last-update")
     available = _available(fields(reply.get("stats"), "guest-stats"))
-    if updated == 0 or available is None:
-        return Silence("its guest has sent no statistics: load the virtio_balloon driver in it")
-    if available > MANAGER_FIGURE_BYTES_MAX:
-        return Silence("its guest reports impossible sizes")
+    if isinstance(available, Silence):
+        return available
+    if updated == 0:
+        return Silence(_NO_STATISTICS)
     return Report(updated, VIRTIO_RESERVE_BYTES - available, available)
 
 

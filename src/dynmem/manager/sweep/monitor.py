@@ -7,6 +7,7 @@ observe mode writing raises before a byte is sent.
 from typing import Final
 
 from dynmem.errors import LocalProtocolError
+from dynmem.limits import QMP_VALUES_MAX
 from dynmem.qmp.client import QmpClient
 
 QUERIES: Final = frozenset(
@@ -22,6 +23,9 @@ QUERIES: Final = frozenset(
     }
 )
 WRITES: Final = frozenset({"balloon", "qom-set"})
+# Queries whose replies grow with the machine. All others return a few figures.
+_LISTS: Final = frozenset({"query-memory-devices", "qom-list"})
+_FIGURES_MAX: Final = 1024
 # The only property that is ever set (QEMU hw/virtio/virtio-balloon.c, in seconds).
 STATISTICS_INTERVAL: Final = "guest-stats-polling-interval"
 
@@ -38,7 +42,8 @@ class Monitor:
         """Send a command that changes nothing and return its reply. Raises what QmpClient.execute raises."""
         if command not in QUERIES:
             raise LocalProtocolError(f"{command} is not one of the queries that the manager may send")
-        return await self.client.execute(command, arguments, timeout_s=self._timeout_s)
+        values_max = QMP_VALUES_MAX if command in _LISTS else _FIGURES_MAX
+        return await self.client.execute(command, arguments, timeout_s=self._timeout_s, values_max=values_max)
 
     async def set_balloon(self, target_bytes: int) -> None:
         """Set the balloon's target. An empty reply does not mean success; only `actual` shows it."""

@@ -1,0 +1,52 @@
+"""What a monitor does that monitors do not do, in a sentence for the operator.
+
+What does no harm costs only itself: such a monitor is still served, and named.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Final
+
+from dynmem.qmp.client import Unasked
+from dynmem.units import MIB, format_size
+
+# Unasked messages a second above which a monitor floods. QEMU sends its frequent events once a second.
+FLOOD_MESSAGES_PER_S: Final = 500
+FLOOD_BYTES_PER_S: Final = MIB
+# Between two looks at the rates.
+_WINDOW_S: Final = 1.0
+
+
+class Conduct:
+    """The conduct of one connection, from its counts."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._since = clock()
+        self._before = Unasked()
+        self._floods = ""
+
+    def sentence(self, unasked: Unasked) -> str:
+        """Return what is wrong with what it has sent unasked; "" if nothing is."""
+        self._see_rates(unasked)
+        if self._floods:
+            return self._floods
+        if unasked.replies:
+            return f"its monitor sent {unasked.replies} replies that no command requested"
+        return ""
+
+    def _see_rates(self, unasked: Unasked) -> None:
+        elapsed = self._clock() - self._since
+        messages = unasked.messages - self._before.messages
+        length = unasked.bytes - self._before.bytes
+        if messages > FLOOD_MESSAGES_PER_S * max(1.0, elapsed) or length > FLOOD_BYTES_PER_S * max(
+            1.0, elapsed
+        ):
+            self._floods = (
+                f"its monitor floods: {messages} messages of {format_size(length)} that no command requested"
+                f" within {max(1, round(elapsed))} s: it is read slowly"
+            )
+        elif elapsed >= _WINDOW_S:
+            self._floods = ""
+        if elapsed >= _WINDOW_S:
+            self._since, self._before = self._clock(), unasked
