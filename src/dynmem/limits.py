@@ -172,6 +172,8 @@ MANAGER_FIGURE_BYTES_MAX: Final = 1 << 60
 RECONNECT_PAUSE_S_MAX: Final = 30.0
 # Descriptors of a VM process that are searched for its RAM.
 PROC_DESCRIPTORS_MAX: Final = 4096
+# Mappings of a VM process that are searched for its RAM: twice as many as the kernel allows by default.
+PROC_MAPPINGS_MAX: Final = 131_072
 # The range of Hyper-V's weights is 1..10000.
 WEIGHT_MAX: Final = 10_000
 # The longest request names one VM.

@@ -46,6 +46,11 @@ async def monitor_of(path: Path, devices: object) -> AsyncIterator[Monitor]:
     [
         (None, VmMemory(BOOT, BOOT, 0, (BOOT,))),
         ([], VmMemory(BOOT, BOOT, 0, (BOOT,))),
+        # QEMU does not count an NVDIMM in `actual`, and no balloon can have it.
+        (
+            [{"type": "nvdimm", "data": {"size": GIB}}, dimm(GIB)],
+            VmMemory(BOOT + GIB, BOOT + GIB, 0, (BOOT, GIB)),
+        ),
         ([hv_balloon(0, None)], VmMemory(BOOT, BOOT, 0, (BOOT,))),
         ([hv_balloon(GIB, None)], VmMemory(BOOT, BOOT + GIB, None, (BOOT, GIB))),
         (

@@ -238,7 +238,8 @@ def _reasons(status: "StatusReply") -> str:
             lines.append(f"    {vm.problem}")
         if vm.resident_source:
             demand = f"; demand = {vm.demand_source}" if vm.demand_source else ""
-            lines.append(f"    resident by {vm.resident_source}{demand}")
+            own = f" ({format_size(vm.process_bytes)} besides in its process)" if vm.process_bytes else ""
+            lines.append(f"    resident by {vm.resident_source}{own}{demand}")
     return "\n".join(lines)
 
 

@@ -65,7 +65,7 @@ class ResidentSampler:
             meters = dict(self._meters)
         latest = {}
         for name, (meter, ram_bytes) in meters.items():
-            latest[name] = meter.measure((ram_bytes,)).bytes_held or 0
+            latest[name] = meter.measure((ram_bytes,)).guest_bytes or 0
             self._peaks[name] = max(self._peaks.get(name, 0), latest[name])
         self._latest = latest
         self.peak_bytes = max(self.peak_bytes, sum(latest.values()))

@@ -52,7 +52,7 @@ class HostTable(msgspec.Struct, forbid_unknown_fields=True):
     """The host.
 
     Attributes:
-        budget: What all VMs together may hold.
+        budget: What the guests of all VMs together may hold; what VM processes hold besides is not counted.
         slush: The part of the budget that is never granted to any VM; less than the budget.
     """
 

@@ -124,7 +124,7 @@ class ReleaseReply(msgspec.Struct, frozen=True):
         released: Their names.
         sent: Whether commands are sent; not in observe mode.
         promised_bytes: What all released VMs may take.
-        budget_bytes: What all VMs together may hold.
+        budget_bytes: What the guests of all VMs together may hold.
 
     """
 

@@ -66,6 +66,7 @@ class VmFacts(msgspec.Struct, frozen=True):
         resets: RESETs seen in this incarnation.
         problem: What is wrong with it, and what to do.
         resident_overhead_bytes: The part of `resident_bytes` that is known not to be guest RAM.
+        huge_bytes: How much of its RAM is huge pages that the host has set aside, touched or not.
         limit_bytes: The most that the VM can be grown to; None: its boot size.
         added_bytes: What has been hot-added; None: its monitor does not report it.
 
@@ -83,6 +84,7 @@ class VmFacts(msgspec.Struct, frozen=True):
     resets: int = 0
     problem: str | None = None
     resident_overhead_bytes: int = 0
+    huge_bytes: int = 0
     limit_bytes: int | None = None
     added_bytes: int | None = None
     is_actual_former: bool = False
@@ -115,7 +117,7 @@ class ManagerSettings(msgspec.Struct, frozen=True):
     """What the operator configured for the host.
 
     Attributes:
-        budget_bytes: What all VMs together may hold.
+        budget_bytes: What the guests of all VMs together may hold.
         slush_bytes: The part of it that is never granted.
         period_ns: From one sweep to the next.
         mode: In "observe", nothing that changes anything is sent.

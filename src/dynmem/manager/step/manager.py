@@ -194,10 +194,10 @@ class Manager:
 
     def _charge(self, record: Record) -> Charge:
         """Return what a VM takes."""
-        claim, overhead = self.claims.pages(record.name), record.known_overhead_pages
-        if not self.safeguards.claims and record.resident_pages is not None:
-            claim = min(claim, max(0, record.resident_pages - overhead))
-        return charge(claim, record.resident_pages, overhead)
+        claim, guest = self.claims.pages(record.name), record.guest_pages
+        if not self.safeguards.claims and guest is not None:
+            claim = min(claim, guest)
+        return charge(claim, guest, pages_of(record.facts.huge_bytes))
 
     def _names(self, name: str | None) -> tuple[str, ...]:
         return tuple(self._roster.configs) if name is None else (name,)
@@ -417,8 +417,7 @@ def _view(record: Record, standing: Standing) -> Vm:
 
 def _overhead(record: Record, *, emergency: bool) -> int:
     """Return what a VM takes beyond its size: what stays or, in an emergency, what is there now."""
-    seen = record.excess_pages if emergency else record.excess.pages
-    return max(record.known_overhead_pages, seen)
+    return record.excess_pages if emergency else record.excess.pages
 
 
 def _commands(changes: Sequence[Change]) -> tuple[SetBalloon, ...]:

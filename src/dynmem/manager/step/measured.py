@@ -93,15 +93,21 @@ class MeasuredFree(msgspec.Struct, frozen=True):
         )
 
 
-def charge(claim_pages: int, resident_pages: int | None, overhead_pages: int) -> Charge:
-    """Return what a VM takes, by its claim and by what the host measured, known overhead included."""
-    if resident_pages is None:
-        return Charge(held=claim_pages, untouched=claim_pages, occupied=claim_pages)
-    guest = max(0, resident_pages - overhead_pages)
+def charge(claim_pages: int, guest_pages: int | None, huge_pages: int = 0) -> Charge:
+    """Return what a VM takes, by its claim and by what the host measured of its guest's memory.
+
+    *huge_pages* of its RAM are huge pages that the host has set aside: they have come out of MemAvailable
+    already, touched or not. What its process holds besides is in no VM's account, but in the host's: it is
+    not available.
+    """
+    aside = min(claim_pages, huge_pages)
+    if guest_pages is None:
+        return Charge(held=claim_pages, untouched=claim_pages - aside, occupied=claim_pages)
+    occupied = max(guest_pages, aside)
     return Charge(
-        held=max(resident_pages, claim_pages + overhead_pages),
-        untouched=max(0, claim_pages - guest),
-        occupied=resident_pages,
+        held=max(guest_pages, claim_pages),
+        untouched=max(0, claim_pages - occupied),
+        occupied=occupied,
     )
 
 

@@ -218,8 +218,8 @@ class Record(msgspec.Struct):
 
     @property
     def excess_pages(self) -> int:
-        """Resident memory above what is assigned, now."""
-        return max(0, (self.resident_pages or 0) - self.assigned_pages)
+        """Resident guest memory above what is assigned, now."""
+        return max(0, (self.guest_pages or 0) - self.assigned_pages)
 
     @property
     def arrived(self) -> bool:

@@ -53,7 +53,7 @@ def fresh_report(record: Record, now_ns: int, period_ns: int) -> bool:
 
 def marked(record: Record) -> bool:
     """Return whether more stays resident than was assigned, beyond what a process holds besides its guest."""
-    return record.excess.pages > tolerance_pages(record.boot_pages) + record.known_overhead_pages
+    return record.excess.pages > tolerance_pages(record.boot_pages)
 
 
 def above(record: Record) -> str:
@@ -135,6 +135,13 @@ def standing_of(record: Record, moment: Moment) -> Standing:
             may_shrink=False,
             reason=f"late: it owes {format_pages(late_pages)}, and others are asked instead",
             news="late: it does not give what it owes in time; others are asked instead",
+        )
+    if record.facts.huge_bytes:
+        return Standing(
+            "movable",
+            may_shrink=False,
+            reason="not shrunk: its RAM is huge pages of the host's pool, and what it gives in smaller pieces"
+            " stays with it",
         )
     if marked(record):
         more = format_size(record.excess.pages * PAGE_SIZE)

@@ -14,7 +14,7 @@ import msgspec
 from dynmem.manager.step.facts import Mode, VmConfig
 from dynmem.manager.step.results import Reservation
 
-SCHEMA: Final = 1
+SCHEMA: Final = 2
 
 StandingKind = Literal["movable", "frozen", "released"]
 
@@ -104,9 +104,13 @@ class VmView(VmConfig, frozen=True, kw_only=True):
         floor_bytes: The least it may get: its minimum, or the guest's own floor if that is higher.
         boot_bytes: What it booted with.
         actual_bytes: Its size as its VMM reports it (`query-balloon`).
-        resident_bytes: What the host measures that it holds.
-        resident_source: How that was measured: "blocks of its RAM files", "Pss and swap of its process" or
-            "memory of its cgroup"; or why it is not known.
+        resident_bytes: What the host measures that its guest holds. This is what counts against the budget,
+            and it includes the process's own memory only where `process_bytes` is null.
+        resident_source: How that was measured: "blocks of its RAM files" or "Pss and swap of its process",
+            with a note where these are huge pages of the host's pool, or "memory of its cgroup"; or why it
+            is not known.
+        process_bytes: What its process holds besides: QEMU's own memory, an NVDIMM, video memory. The host
+            does not have it available; null if it cannot be told from the guest's. Since schema 2.
         demand_bytes: What its guest needs, without a buffer.
         available_bytes: What its guest could use at once.
         demand_source: The formula of `demand_bytes`: "committed - ballooned" (hv-balloon) or "actual -
@@ -135,6 +139,7 @@ class VmView(VmConfig, frozen=True, kw_only=True):
     actual_bytes: int | None = None
     resident_bytes: int | None = None
     resident_source: str | None = None
+    process_bytes: int | None = None
     demand_bytes: int | None = None
     available_bytes: int | None = None
     demand_source: str | None = None
@@ -158,7 +163,7 @@ class StatusView(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         schema: The version of these tables. It rises when a field is added.
         mode: Whether commands are sent ("enforce") or only planned ("observe").
-        budget_bytes: What all VMs together may hold.
+        budget_bytes: What the guests of all VMs together may hold.
         slush_bytes: The part of it that is never granted.
         period_ns: From one sweep to the next.
         swept_ns: When the last sweep began; null before the first.

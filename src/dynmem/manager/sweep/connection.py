@@ -400,6 +400,7 @@ class VmConnection:
             resident_bytes=life.resident.bytes_held,
             resident_source=life.resident.source,
             resident_overhead_bytes=life.resident.overhead_bytes,
+            huge_bytes=life.resident.huge_bytes,
             demand=life.tracker.demand(now_ns) if life.tracker is not None else None,
             resets=life.resets,
             problem=self._problem,

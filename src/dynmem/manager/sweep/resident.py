@@ -2,35 +2,37 @@
 
 There are three sources; the best one that can be read is used and named:
 
-1. the blocks of the files that are its RAM (memfd, /dev/shm, hugetlbfs), found among the descriptors of its
-   process: exact, the guest's memory and nothing else, swapped pages included;
-2. Pss plus swapped Pss of its process (proc_pid_smaps_rollup(5)): private guest memory and the process's own.
-   The kernel walks the page tables for it, so it is read in a thread and at most 5 % of the time;
+1. the blocks of the files that are its RAM (`ram_files`): exact, swapped pages included. What the process
+   holds besides is its anonymous memory and other shared memory;
+2. Pss, swapped Pss and reserved huge pages of its process (proc_pid_smaps_rollup(5)): guest memory and the
+   process's own, which is measured separately as far as mappings of the size of RAM can be recognized. The
+   kernel walks the page tables for it, so it is read in a thread and at most 5 % of the time;
 3. memory of its cgroup, only if no other process is in it.
+
+Guest memory and what the process holds besides are told apart in the first two, so that a VM is charged the
+same whatever its memory is made of. Reserved huge pages (hugetlbfs) are in neither Rss nor Pss, and have come
+out of MemAvailable when they were set aside, not when they are used.
 
 Configured, actual, guest-reported and resident are four quantities: nothing here is derived from the others.
 """
 
-import os
-import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from dynmem.limits import PROC_DESCRIPTORS_MAX
 from dynmem.manager.sweep.process import Process
-from dynmem.units import KIB, MIB, STAT_BLOCK_BYTES
+from dynmem.manager.sweep.ram_files import RAM_FILE_BYTES_MIN, RamFiles, find_ram_files
+from dynmem.units import KIB, PAGE_SIZE
 
-# Smaller shared files are ROMs, video memory and rings.
-RAM_FILE_BYTES_MIN: Final = 16 * MIB
-_RAM_LINKS: Final = ("/memfd:", "/dev/shm/", "/dev/hugepages", "/anon_hugepage")  # noqa: S108
 # Measurements between two searches of the descriptors: memory may be plugged.
 _LOOK_AGAIN: Final = 30
 # A measurement of Pss is followed by a pause this many times as long.
 _PSS_SHARE: Final = 20
 # Below this, measuring is cheaper than handing it to a thread.
 _PSS_QUICK_S: Final = 0.001
+# What of a mapping is memory of the host: a fair share of shared pages, but reserved huge pages whole.
+_HELD: Final = (b"Pss:", b"SwapPss:", b"Private_Hugetlb:", b"Shared_Hugetlb:")
 
 
 class Resident(NamedTuple):
@@ -40,58 +42,56 @@ class Resident(NamedTuple):
         bytes_held: Bytes; None: not known.
         source: Where the figure comes from, or why it is not known.
         overhead_bytes: The part that is known not to be guest memory.
+        huge_bytes: How much of the guest's RAM is reserved huge pages, touched or not.
     """
 
     bytes_held: int | None
     source: str
     overhead_bytes: int = 0
+    huge_bytes: int = 0
+
+    @property
+    def guest_bytes(self) -> int | None:
+        """Guest memory, with that part of the process's own which cannot be told from it."""
+        return None if self.bytes_held is None else max(0, self.bytes_held - self.overhead_bytes)
 
 
-def _ram_descriptors(pid: int, blocks: tuple[int, ...] | None) -> tuple[str, ...]:
-    """Return the paths under /proc/PID/fd of the files that are guest RAM; empty if RAM is not in files."""
-    folder = f"/proc/{pid}/fd"
-    files: dict[tuple[int, int], tuple[str, int]] = {}
-    for number, name in enumerate(os.listdir(folder)):  # noqa: PTH208 - only names are wanted, fast
-        if number >= PROC_DESCRIPTORS_MAX:
-            break
-        path = f"{folder}/{name}"
-        try:
-            if not os.readlink(path).startswith(_RAM_LINKS):  # noqa: PTH115
-                continue
-            info = os.stat(path)  # noqa: PTH116
-        except OSError:
-            continue  # closed since
-        if stat.S_ISREG(info.st_mode) and info.st_size >= RAM_FILE_BYTES_MIN:
-            files[info.st_dev, info.st_ino] = (path, info.st_size)
-    # Files too small for all RAM are something else (video memory, a vhost-user helper's), or not all of it.
-    if blocks is not None and sum(size for _, size in files.values()) < sum(blocks):
-        return ()
-    return tuple(path for path, _ in files.values())
+def _kib(line: bytes) -> int:
+    """Return the figure of a line of /proc in bytes."""
+    return int(line.split()[1]) * KIB
 
 
-def _pss_and_swap(pid: int) -> int:
-    """Return Pss + SwapPss of one process in bytes."""
+def _own_bytes(pid: int) -> int:
+    """Return the anonymous memory of one process, swapped or not (proc_pid_status(5))."""
+    with Path(f"/proc/{pid}/status").open("rb") as lines:
+        return sum(_kib(line) for line in lines if line.startswith((b"RssAnon:", b"VmSwap:")))
+
+
+def _held_bytes(pid: int) -> int:
+    """Return what all mappings of one process hold."""
     with Path(f"/proc/{pid}/smaps_rollup").open("rb") as lines:
-        return sum(int(line.split()[1]) for line in lines if line.startswith((b"Pss:", b"SwapPss:"))) * KIB
+        return sum(_kib(line) for line in lines if line.startswith(_HELD))
 
 
-def _pss_outside_ram(pid: int, blocks: tuple[int, ...]) -> int:
-    """Return Pss + SwapPss of all mappings but the guest's RAM; 0 if no mapping looks like RAM.
+def _outside_ram(pid: int, blocks: tuple[int, ...]) -> tuple[int, int]:
+    """Return what all mappings but the guest's RAM hold, and how much of that RAM is reserved huge pages.
 
-    QEMU maps each RAM block at once, so RAM is a mapping of a block's size, or a little more when the kernel
-    has merged it with a neighbour.
+    Both are 0 if no mapping looks like RAM. QEMU maps each RAM block at once, so RAM is a mapping of a
+    block's size, or a little more when the kernel has merged it with a neighbour.
     """
-    outside = ram = size = 0
+    outside = ram = huge = size = 0
+    is_ram = False
     with Path(f"/proc/{pid}/smaps").open("rb") as lines:
         for line in lines:
             if line.startswith(b"Size:"):
-                size = int(line.split()[1]) * KIB
-            elif line.startswith((b"Pss:", b"SwapPss:")):
-                if any(block <= size <= block + RAM_FILE_BYTES_MIN for block in blocks):
-                    ram += 1
-                else:
-                    outside += int(line.split()[1]) * KIB
-    return outside if ram else 0
+                size = _kib(line)
+                is_ram = any(block <= size <= block + RAM_FILE_BYTES_MIN for block in blocks)
+                ram += is_ram
+            elif line.startswith(b"KernelPageSize:") and is_ram and _kib(line) > PAGE_SIZE:
+                huge += size
+            elif line.startswith(_HELD) and not is_ram:
+                outside += _kib(line)
+    return (outside, huge) if ram else (0, 0)
 
 
 def _cgroup_files(pid: int) -> Iterator[tuple[Path, str]]:
@@ -111,7 +111,8 @@ def _cgroup_bytes(pid: int) -> int | None:
     for folder, name in _cgroup_files(pid):
         try:
             if (folder / "cgroup.procs").read_text(encoding="ascii").split() == [str(pid)]:
-                return int((folder / name).read_text(encoding="ascii"))
+                figures = [folder / name, *folder.glob("hugetlb.*B.current")]
+                return sum(int(each.read_text(encoding="ascii")) for each in figures)
         except (OSError, ValueError):
             continue
     return None
@@ -122,13 +123,13 @@ class ResidentMeter:
 
     def __init__(self, process: Process) -> None:
         self._process = process
-        self._files: tuple[str, ...] = ()
+        self._files = RamFiles()
         self._uses = 0
         self._blocks: tuple[int, ...] | None = None
         self._pss: Resident | None = None
         self._pss_until = 0.0
         self._pss_cost_s = 1.0
-        self._overhead = 0
+        self._outside = self._huge = 0
 
     @property
     def is_quick(self) -> bool:
@@ -136,7 +137,7 @@ class ResidentMeter:
         if self._uses % _LOOK_AGAIN == 0:
             return False
         now = time.monotonic()
-        return bool(self._files) or now < self._pss_until or self._pss_cost_s < _PSS_QUICK_S
+        return bool(self._files.ram) or now < self._pss_until or self._pss_cost_s < _PSS_QUICK_S
 
     def measure(self, blocks: tuple[int, ...] | None) -> Resident:
         """Return the figure now; it never raises: the source of an unknown figure is the reason.
@@ -150,18 +151,24 @@ class ResidentMeter:
         is_looking = self._uses % _LOOK_AGAIN == 0
         if is_looking:
             try:
-                self._files = _ram_descriptors(pid, blocks)
-            except OSError as error:
-                self._files, refusal = (), f"/proc/{pid}/fd: {error.strerror}"
+                self._files = find_ram_files(pid, blocks)
+            except (OSError, ValueError) as error:
+                self._files, refusal = RamFiles(), f"/proc/{pid}: {error}"
         self._uses += 1
-        try:
-            held = sum(os.stat(path).st_blocks for path in self._files) * STAT_BLOCK_BYTES  # noqa: PTH116
-        except OSError:
-            self._files, self._uses = (), 0  # closed: look again next time
-            held = 0
-        if self._files:
-            return Resident(held, "blocks of its RAM files")
+        if self._files.ram:
+            try:
+                return self._from_files(pid)
+            except (OSError, ValueError):
+                self._files, self._uses = RamFiles(), 0  # closed: look again next time
         return self._from_pss(refusal, is_looking=is_looking)
+
+    def _from_files(self, pid: int) -> Resident:
+        files = self._files
+        ram = sum(each.held_bytes() for each in files.ram)
+        besides = _own_bytes(pid) + sum(each.held_bytes() for each in files.others)
+        huge = files.huge_bytes
+        source = "blocks of its RAM files" + (", huge pages" if huge else "")
+        return Resident(ram + besides, source, besides, huge)
 
     def _from_pss(self, refusal: str, *, is_looking: bool) -> Resident:
         now = time.monotonic()
@@ -170,8 +177,9 @@ class ResidentMeter:
         pid = self._process.pid
         try:
             if is_looking and self._blocks is not None:
-                self._overhead = _pss_outside_ram(pid, self._blocks)
-            self._pss = Resident(_pss_and_swap(pid), "Pss and swap of its process", self._overhead)
+                self._outside, self._huge = _outside_ram(pid, self._blocks)
+            source = "Pss and swap of its process" + (", and its huge pages" if self._huge else "")
+            self._pss = Resident(_held_bytes(pid), source, self._outside, self._huge)
         except (OSError, ValueError) as error:
             self._pss = self._from_cgroup(refusal or f"smaps_rollup: {error}")
         after = time.monotonic()

@@ -1,6 +1,6 @@
 """What memory a VM has and may get, as its monitor reports it: boot memory, DIMMs, what hv-balloon can add.
 
-    boot    base memory and DIMMs: what `actual` is when the balloon is empty and nothing was hot-added
+    boot    base memory and DIMMs (not NVDIMMs): what `actual` is with an empty balloon and nothing hot-added
     limit   the most that `actual` can become: boot, and all that hv-balloon has behind it
     added   what hv-balloon has hot-added now; QEMU does not report it, dynmem vm does
 
@@ -18,7 +18,8 @@ from dynmem.manager.sweep.demand import BOOT_BYTES_MIN, fields, size
 from dynmem.manager.sweep.monitor import Monitor
 from dynmem.qmp.errors import QmpCommandError
 
-DIMMS: Final = frozenset({"dimm", "nvdimm"})
+# An NVDIMM is another kind: it is no RAM, QEMU does not count it in `actual`, and no balloon can have it.
+DIMM: Final = "dimm"
 _DEVICES: Final = "query-memory-devices"
 
 
@@ -61,7 +62,7 @@ async def read_memory(monitor: Monitor, base_bytes: int) -> VmMemory:
     added: int | None = 0
     for device in devices:
         kind, data = _device(device)
-        if kind in DIMMS:
+        if kind == DIMM:
             dimms.append(size(data.get("size"), "the size of a DIMM"))
         elif kind == HV_BALLOON:
             most.append(size(data.get("max-size"), "the max-size of hv-balloon"))

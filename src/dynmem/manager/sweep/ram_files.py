@@ -1,0 +1,179 @@
+"""Find the files that are a process's guest RAM: by how they are mapped and what they lie on, not by a path.
+
+RAM in a file is a regular file of tmpfs or hugetlbfs (that of memfd_create(2) is one, too) which the process
+maps shared. Where the file system is mounted, in which mount namespace, and whether the file still has a name
+makes no difference. A file that is only open (a disk image in /dev/shm) is no RAM. Nor is one that is mapped
+privately: what the guest writes is then memory of the process, and not of the file.
+"""
+
+import ctypes
+import os
+import stat
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from dynmem.limits import PROC_DESCRIPTORS_MAX, PROC_MAPPINGS_MAX
+from dynmem.units import MIB, STAT_BLOCK_BYTES
+
+# Smaller shared files are ROMs, video memory and rings.
+RAM_FILE_BYTES_MIN: Final = 16 * MIB
+# linux/magic.h, and statfs(2): the type comes first.
+_TMPFS: Final = 0x0102_1994
+_HUGETLBFS: Final = 0x9584_58F6
+_STATFS_BYTES: Final = 120
+_LIBC: Final = ctypes.CDLL(None, use_errno=True)
+
+
+class _Mapping(NamedTuple):
+    """All shared mappings of one file.
+
+    Attributes:
+        name: The file as the kernel shows it: a name for people, and the same as its descriptor's.
+        range: The addresses of the first one, as /proc/PID/map_files names them.
+        sizes: Their sizes. Bytes.
+    """
+
+    name: str
+    range: str
+    sizes: list[int]
+
+
+class RamFile(NamedTuple):
+    """A file that is memory, held by way of /proc/PID.
+
+    Attributes:
+        path: The way to it.
+        key: Its device and inode: a descriptor's number may come to stand for another file.
+        size: Its size, or what is mapped of it if that is less. Bytes.
+        sizes: Its size and those of its mappings.
+        is_huge: Whether it is made of huge pages that the host has set aside.
+    """
+
+    path: str
+    key: tuple[int, int]
+    size: int
+    sizes: frozenset[int]
+    is_huge: bool
+
+    def beyond(self, block: int) -> int | None:
+        """Return how much larger it is than a piece of RAM; None if it cannot be that piece."""
+        return min(
+            (size - block for size in self.sizes if 0 <= size - block <= RAM_FILE_BYTES_MIN), default=None
+        )
+
+    def held_bytes(self) -> int:
+        """Return what it takes of the host, swapped pages included; OSError if it is there no more."""
+        info = os.stat(self.path)  # noqa: PTH116 - hot
+        if (info.st_dev, info.st_ino) != self.key:
+            raise FileNotFoundError(f"{self.path} is another file now")
+        return info.st_blocks * STAT_BLOCK_BYTES
+
+
+class RamFiles(NamedTuple):
+    """The shared memory of a process.
+
+    Attributes:
+        ram: The guest's RAM; empty if that is not in files, or not all of it.
+        others: Other memory: an NVDIMM's, that of a virtio-mem, video memory.
+    """
+
+    ram: tuple[RamFile, ...] = ()
+    others: tuple[RamFile, ...] = ()
+
+    @property
+    def huge_bytes(self) -> int:
+        """How much of the RAM is huge pages that the host has set aside, touched or not."""
+        return sum(each.size for each in self.ram if each.is_huge)
+
+
+def find_ram_files(pid: int, blocks: tuple[int, ...] | None) -> RamFiles:
+    """Return the files that are RAM, and the others; *blocks* are the sizes of its pieces where known.
+
+    Raises OSError if the process may not be looked into.
+    """
+    files = _memory_files(pid)
+    if blocks is None:
+        return RamFiles(tuple(files))
+    left = list(files)
+    ram: list[RamFile] = []
+    for block in blocks:
+        fits = [(beyond, each) for each in left if (beyond := each.beyond(block)) is not None]
+        if fits:
+            _, best = min(fits, key=lambda pair: pair[0])
+            ram.append(best)
+            left.remove(best)
+    if len(ram) == len(blocks):
+        return RamFiles(tuple(ram), tuple(left))
+    # Base memory in several pieces, one for each NUMA node: all that there is, if it is enough.
+    return RamFiles(tuple(files) if sum(each.size for each in files) >= sum(blocks) else ())
+
+
+def _memory_files(pid: int) -> list[RamFile]:
+    """Return the files of memory that a process maps shared, each once."""
+    mappings = _shared_mappings(pid)
+    names = {each.name for each in mappings.values()}
+    folder = f"/proc/{pid}/fd"
+    paths: dict[tuple[int, int], str] = {}
+    for number, name in enumerate(os.listdir(folder)):  # noqa: PTH208 - only names are wanted, fast
+        if number >= PROC_DESCRIPTORS_MAX or len(paths) == len(mappings):
+            break
+        path = f"{folder}/{name}"
+        try:
+            # Names first: a stat of a file that lies on a dead server would not return.
+            if os.readlink(path) in names:  # noqa: PTH115
+                info = os.stat(path)  # noqa: PTH116
+                paths.setdefault((info.st_dev, info.st_ino), path)
+        except OSError:
+            continue  # closed since
+    found = []
+    for key, mapping in mappings.items():
+        # Closed after it was mapped: root can still reach it.
+        path = paths.get(key) or f"/proc/{pid}/map_files/{mapping.range}"
+        try:
+            file = _memory_file(path, key, mapping)
+        except OSError:
+            continue
+        if file is not None:
+            found.append(file)
+    return found
+
+
+def _memory_file(path: str, key: tuple[int, int], mapping: _Mapping) -> RamFile | None:
+    """Return a file if it is memory; OSError if it cannot be reached."""
+    kind = _file_system(path)
+    if kind not in (_TMPFS, _HUGETLBFS):
+        return None
+    info = os.stat(path)  # noqa: PTH116
+    if (info.st_dev, info.st_ino) != key or not stat.S_ISREG(info.st_mode):
+        return None
+    size = min(info.st_size, sum(mapping.sizes))
+    if size < RAM_FILE_BYTES_MIN:
+        return None
+    return RamFile(path, key, size, frozenset((info.st_size, *mapping.sizes)), kind == _HUGETLBFS)
+
+
+def _shared_mappings(pid: int) -> dict[tuple[int, int], _Mapping]:
+    """Return the files that a process maps shared, by device and inode (proc_pid_maps(5))."""
+    found: dict[tuple[int, int], _Mapping] = {}
+    with Path(f"/proc/{pid}/maps").open(encoding="utf-8", errors="surrogateescape") as lines:
+        for number, line in enumerate(lines):
+            if number >= PROC_MAPPINGS_MAX:
+                break
+            addresses, flags, _, device, inode, *name = line.rstrip("\n").split(maxsplit=5)
+            if not flags.endswith("s") or inode == "0":
+                continue
+            major, minor = (int(part, 16) for part in device.split(":"))
+            begin, end = (int(part, 16) for part in addresses.split("-"))
+            key = (os.makedev(major, minor), int(inode))
+            mapping = found.setdefault(key, _Mapping("".join(name), addresses, []))
+            mapping.sizes.append(end - begin)
+    return found
+
+
+def _file_system(path: str) -> int:
+    """Return the type of the file system that a file lies on (statfs(2)); OSError."""
+    told = ctypes.create_string_buffer(_STATFS_BYTES)
+    if _LIBC.statfs(os.fsencode(path), told):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), path)
+    return int.from_bytes(told.raw[:8], "little")
