@@ -129,6 +129,15 @@ VM_BYTES_PER_TURN: Final = 262_144
 VM_HYPERCALLS_PER_TURN: Final = 64
 # The same in ring packets, each of which may cause a discard of milliseconds.
 VM_PACKETS_PER_TURN: Final = 16
+# Bytes that a guest's console carries in a second: a hundred times a serial line.
+CONSOLE_BYTES_PER_S: Final = 1 << 20
+# The file of a console, and the one before it. Ours writes 5 MiB in an hour.
+CONSOLE_FILE_BYTES_MAX: Final = 16 << 20
+# Of a guest's standard error that are logged at once, and after that in a minute: 1.5 MiB in a day.
+GUEST_LOG_BYTES_MAX: Final = 1 << 18
+GUEST_LOG_BYTES_PER_MINUTE: Final = 1024
+# Of a line of it. A longer one is broken.
+GUEST_LOG_LINE_MAX: Final = 1024
 # The embedded guest's socket. Its longest message is 28 bytes.
 HARDWARE_DATAGRAM_BYTES_MAX: Final = 65_536
 # Memory slots of an embedded guest, as many as every hypervisor has.

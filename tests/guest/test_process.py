@@ -151,14 +151,14 @@ def test_a_wrong_workload_is_one_sentence_and_exit_code_2() -> None:
     with Board(SIZE, "cosine") as board:
         _, log = board.process.communicate(timeout=100)
     assert board.process.returncode == 2
-    assert log == b"guest: workload 'cosine' is not one of steady, idle, sine, steps, burst, pulse, told\n"
+    assert log == b"workload 'cosine' is not one of steady, idle, sine, steps, burst, pulse, told\n"
 
 
 def test_a_descriptor_that_is_no_socket_is_one_sentence_and_exit_code_2() -> None:
     command = [sys.executable, "-m", "dynmem.guest", "--hardware-fd", "0"]
     done = subprocess.run(command, check=False, stdin=subprocess.DEVNULL, capture_output=True, timeout=100)
     assert done.returncode == 2
-    assert done.stderr.startswith(b"guest: --hardware-fd 0 is not a socket")
+    assert done.stderr.startswith(b"--hardware-fd 0 is not a socket")
 
 
 def test_a_host_that_sends_nonsense_ends_the_guest_with_a_sentence(board: Board) -> None:

@@ -217,7 +217,8 @@ def test_the_guest_has_its_hardware_and_nothing_else_of_the_machines(tmp_path: P
             await until(vm.console)
             (guest,) = vm.guest_pids()
             kinds = [link.partition(":")[0] for link in descriptors(guest)]
-            assert kinds.count("socket") == 3  # its hardware, one interrupt line, one doorbell
+            assert kinds.count("socket") == 5  # hardware, interrupt line, doorbell, console, log
+            assert set(kinds) == {"socket", "/dev/null"}  # and no terminal or file of the machine's
             assert "anon_inode" not in kinds  # such as an eventfd, one open file for both sides
             names = [name for name, _, _ in (entry.partition("=") for entry in environment(guest))]
             assert sorted(names) == ["OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "PYTHONPATH"]

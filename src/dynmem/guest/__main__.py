@@ -28,7 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
     ):  # sent to a whole process group, they are for the VM to handle
         signal.signal(number, signal.SIG_IGN)
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # or numpy would start a thread per core
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="guest: %(message)s")
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
 
     from dynmem.errors import DynmemError
     from dynmem.guest.console import Console

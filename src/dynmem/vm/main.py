@@ -4,7 +4,6 @@ import asyncio
 import faulthandler
 import logging
 import signal
-import sys
 from collections.abc import Mapping
 from typing import Final
 
@@ -15,6 +14,7 @@ from dynmem.procfs import allow_descriptors
 from dynmem.qmp.server import QmpServer
 from dynmem.vm.advice import memory_note, shortages
 from dynmem.vm.last_words import LastWords
+from dynmem.vm.log import HastyStream, LogHandler
 from dynmem.vm.machine import Ending, Machine
 from dynmem.vm.monitor.commands import commands
 from dynmem.vm.monitor.schema import EVENTS
@@ -27,8 +27,9 @@ _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 def run(options: VmOptions) -> int:
     """Run one machine until it ends; return the exit code. Raises DynmemError if it or its guest fails."""
+    handler = LogHandler(HastyStream())
     logging.basicConfig(
-        stream=sys.stderr, level=logging.INFO, format=f"%(asctime)s {options.name}: %(message)s"
+        handlers=[handler], level=logging.INFO, format=f"%(asctime)s {options.name}: %(message)s"
     )
     allow_descriptors(VM_OBJECTS_MAX + VM_DESCRIPTORS_SPARE)
     # memory in a truncated file, or on a full tmpfs, ends this process by SIGBUS: log where

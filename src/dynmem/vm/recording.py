@@ -1,7 +1,6 @@
 """What a machine records while it runs: QEMU's trace events, and a capture of its traffic."""
 
 import os
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,13 +10,15 @@ from dynmem.trace.capture import Capture
 from dynmem.trace.files import LineFile
 from dynmem.trace_events import NO_TRACE, Trace
 from dynmem.units import NS_PER_S
+from dynmem.vm.log import HastyStream
 
 
 class Recording:
     """The machine's trace and capture, as its options say.
 
     Attributes:
-        trace: Where the devices' events go: lines as QEMU writes them, to the log file or standard error.
+        trace: Where the devices' events go: lines as QEMU writes them, to the log file, or to standard error
+            if its reader keeps up.
         capture: Where messages and packets go; times count from its heading's date.
 
     """
@@ -41,7 +42,7 @@ class Recording:
 
     def _line_file(self, path: Path | None) -> Callable[[str], None]:
         if path is None:
-            return _to_standard_error
+            return HastyStream().write
         try:
             self._files.append(LineFile(path))
         except Exception:
@@ -62,7 +63,3 @@ class Recording:
         """Close the files."""
         for file in self._files:
             file.close()
-
-
-def _to_standard_error(line: str) -> None:
-    sys.stderr.write(line)

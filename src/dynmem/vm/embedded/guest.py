@@ -9,6 +9,7 @@ from typing import Final
 
 from dynmem.vm.embedded.calls import Calls
 from dynmem.vm.embedded.hardware import Hardware
+from dynmem.vm.embedded.output import Output
 from dynmem.vm.embedded.process import GuestProcess
 from dynmem.vm.embedded.slots import SlotMap
 from dynmem.vm.faults import Faults
@@ -62,8 +63,8 @@ class EmbeddedGuest:
         self._exited = exited
         self._faults = faults
         self.slots: Final = SlotMap(faults)
+        self._output: Final = Output(options.serial)
         self._life: _Life | None = None
-        self._lives = 0
 
     def power_on(self, doorbells: Iterable[int]) -> None:
         life = self._life = _Life(self._memory, self.slots, wake=self._wake, faults=self._faults)
@@ -73,15 +74,13 @@ class EmbeddedGuest:
         for connection_id in doorbells:
             hardware.bind_doorbell(connection_id)
         life.process = self._start(hardware)
-        self._lives += 1
         hardware.start()
 
     def _start(self, hardware: Hardware) -> GuestProcess | None:
-        """Start the process. Only the first one empties the console's file."""
-        fd = hardware.guest_end.fileno()
-        process = GuestProcess(
-            self._options.guest, fd, self._options.serial, self._exited, append=self._lives > 0
-        )
+        """Start the process."""
+        with self._output.connected() as ends:
+            fd = hardware.guest_end.fileno()
+            process = GuestProcess(self._options.guest, fd, self._exited, ends)
         hardware.guest_end.close()
         return process
 
@@ -91,6 +90,7 @@ class EmbeddedGuest:
         life = self._life
         if life.process is not None:
             await life.process.end()
+        await self._output.disconnect()
         life.hardware.close()
         self.slots.disconnect()
         self._life = None

@@ -7,10 +7,11 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Final
+from typing import Final
 
 import dynmem
 from dynmem.errors import ConfigError
+from dynmem.vm.embedded.output import Ends
 from dynmem.vm.embedded.readiness import Readiness
 from dynmem.vm.options.machine import GuestOptions
 from dynmem.vm.platform import GuestEnding
@@ -33,29 +34,24 @@ class GuestProcess:
         self,
         options: GuestOptions,
         hardware_fd: int,
-        serial: Path | None,
         exited: Callable[[], None],
-        *,
-        append: bool = False,
+        output: Ends,
     ) -> None:
-        """Start it. Raises ConfigError if its program or its console cannot be opened.
-
-        `append` keeps what the console's file has already.
-        """
+        """Start it. Raises ConfigError if that fails."""
         program = [sys.executable, "-P", "-m", "dynmem.guest"]
         if options.program is not None:
             program = [str(options.program)]
         program.append(f"--hardware-fd={hardware_fd}")
         program += [f"--workload={options.workload}", f"--seed={options.seed}"]
         try:
-            with _console(serial, append=append) as console:
-                self._process = subprocess.Popen(
-                    program,
-                    stdin=subprocess.DEVNULL,
-                    stdout=console,
-                    pass_fds=(hardware_fd,),
-                    env=ENVIRONMENT,
-                )
+            self._process = subprocess.Popen(
+                program,
+                stdin=subprocess.DEVNULL,
+                stdout=output.console,
+                stderr=output.log,
+                pass_fds=(hardware_fd,),
+                env=ENVIRONMENT,
+            )
         except OSError as error:
             raise ConfigError(f"the guest cannot be started: {error.filename}: {error.strerror}") from None
         self._pidfd = Readiness(os.pidfd_open(self._process.pid), exited)
@@ -97,8 +93,3 @@ class GuestProcess:
             return GuestEnding(f"exit code {code}")
         by = signal.Signals(-code)
         return GuestEnding(f"killed by {by.name}", by)
-
-
-def _console(serial: Path | None, *, append: bool) -> IO[bytes]:
-    """Open what takes the guest's standard output; each machine empties the file first, as QEMU does."""
-    return Path(os.devnull if serial is None else serial).open("ab" if append else "wb")
