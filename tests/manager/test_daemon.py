@@ -316,11 +316,46 @@ def test_a_journal_that_cannot_be_written_stops_the_commands_and_not_the_manager
                     listening(tmp_path / "db.qmp", db.serve),
                 ):
                     status = await manager.until(lambda status: status.manager.journal_problem)
-                    assert "nothing is sent until it can be" in (status.manager.journal_problem or "")
+                    assert "until it can be, no VM is shrunk" in (status.manager.journal_problem or "")
                     assert web.targets == db.targets == []
+                    assert not [line for line in manager.lines if "shrunk to" in line]
                     other.execute("ROLLBACK")
                     await manager.until(lambda _: web.actual + db.actual <= (300 - 16) * MEBIBYTE)
                     assert [line for line in manager.lines if "can be written again" in line]
+
+    play(scenario())
+
+
+def test_while_the_journal_cannot_be_written_vms_grow_from_what_is_free_and_none_is_shrunk(
+    tmp_path: Path,
+) -> None:
+    async def scenario() -> None:
+        web, db = ObedientVm(100), ObedientVm(64)
+        web.actual = 64 * MEBIBYTE
+        config = configured(tmp_path, "enforce", "400MiB", web="", db="")
+        async with managing(config) as manager:
+            with contextlib.closing(
+                sqlite3.connect(tmp_path / "state" / FILE_NAME, isolation_level=None)
+            ) as other:
+                other.execute("BEGIN IMMEDIATE")
+                async with (
+                    listening(tmp_path / "web.qmp", web.serve),
+                    listening(tmp_path / "db.qmp", db.serve),
+                ):
+                    await manager.until(lambda _: web.actual >= 100 * MEBIBYTE)
+                    web.demand = 200 * MEBIBYTE  # for which db would have to give
+                    await manager.until(lambda status: status.vm("web").short_bytes == 0)
+                    await manager.sweeps(3)
+                    assert web.actual < 200 * MEBIBYTE
+                    assert db.actual == 256 * MEBIBYTE
+                    assert [line for line in manager.lines if "web: grown to" in line]
+                    assert not [line for line in manager.lines if "shrunk to" in line]
+                    other.execute("ROLLBACK")
+                    await manager.until(lambda _: web.actual >= 200 * MEBIBYTE)
+                    grown = web.targets[0] * MEBIBYTE
+        rows = Journal(tmp_path / "state").recent(100)
+        assert [row for row in rows if row.vm == "web" and row.target_bytes >= grown]
+        assert {row.outcome for row in rows} == {"sent"}
 
     play(scenario())
 

@@ -165,7 +165,7 @@ def test_a_journal_that_cannot_be_written_says_that_nothing_is_sent(tmp_path: Pa
     journal = Journal(tmp_path)
     with sqlite3.connect(tmp_path / FILE_NAME, isolation_level=None) as other:
         other.execute("BEGIN EXCLUSIVE")
-        with pytest.raises(JournalError, match="nothing is sent until it can be"):
+        with pytest.raises(JournalError, match="until it can be, no VM is shrunk"):
             journal.intend([intent()], 1)
         other.execute("ROLLBACK")
     assert journal.intend([intent()], 2) == [1]

@@ -227,6 +227,9 @@ def test_a_command_that_never_left_is_decided_again() -> None:
     lost = targets(rack.sweep())
     rack.sizes = before
     rack.manager.not_sent(lost)
+    web = rack.manager.status().vm("web")
+    assert web.change is None
+    assert web.last_change is None or web.last_change.target_bytes != lost["web"] * MIB
     assert targets(rack.sweep()) == lost == {"web": 504}
 
 

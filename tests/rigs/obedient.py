@@ -35,6 +35,7 @@ class ObedientHost:
         demands: What each guest needs; a VM that is not in it is absent.
         sizes: The present size of each.
         overrides: By VM, fields of VmFacts with another value.
+        news: What was reported of commands that were sent.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class ObedientHost:
         self.sizes = {name: self.configs[name].maximum_bytes for name in demands}
         self.available_bytes = available_bytes
         self.overrides: dict[str, dict[str, object]] = {}
+        self.news: list[str] = []
         self.now_ns = 0
         self.manager = Manager(settings, configs, safeguards)
 
@@ -71,6 +73,7 @@ class ObedientHost:
         self.now_ns += self.settings.period_ns
         result = self.manager.step(self.facts())
         for command in result.commands:
+            self.news += [command.news] if command.news else []
             self.sizes[command.vm] = command.target_bytes
         return result
 

@@ -10,27 +10,26 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from typing import Final
 
 from dynmem import __version__
-from dynmem.errors import DynmemError, ExitCode, RemoteProtocolError
+from dynmem.errors import ExitCode, RemoteProtocolError
 from dynmem.limits import MANAGER_DESCRIPTORS, MANAGER_DESCRIPTORS_PER_VM
+from dynmem.manager.acts import Acts
 from dynmem.manager.api.server import ApiServer
 from dynmem.manager.api.service import Service
 from dynmem.manager.config import Config
-from dynmem.manager.journal.journal import FAILED, SENT, UNKNOWN, Intent, Journal, JournalError
+from dynmem.manager.journal.journal import Journal, JournalError
 from dynmem.manager.journal.recovery import Unfinished, take_over
 from dynmem.manager.journal.writer import JournalWriter
 from dynmem.manager.private import lock, private_folder
 from dynmem.manager.step import Manager
 from dynmem.manager.step.facts import ABSENT, Facts, HostFacts, VmFacts
-from dynmem.manager.step.results import SetBalloon
 from dynmem.manager.sweep.connection import VmConnection
 from dynmem.procfs import allow_descriptors, meminfo
-from dynmem.qmp.errors import QmpCommandError
 from dynmem.units import NS_PER_S, format_size
 
 # A sweep waits this part of a period for the slowest VM, so that the others are served within theirs.
@@ -146,6 +145,7 @@ class Daemon:
     async def _serve(self, writer: JournalWriter, service: Service, unfinished: Unfinished) -> None:
         """Sweep and step until the stop signal; a sweep that took too long is not made up for."""
         stopping = asyncio.create_task(self._stop.wait())
+        acts = Acts(self._manager, writer, self._report)
         while not self._stop.is_set():
             began = time.monotonic()
             facts = await self._sweep()
@@ -158,7 +158,7 @@ class Daemon:
                 result = self._manager.step(facts)
                 for line in result.changes:
                     self._report(line)
-                unfinished.add(await self._act(writer, result.commands))
+                unfinished.add(await acts.act(self._connections, result.commands))
                 await service.stepped(swept_s)
                 pause_s = began + self._period_s - time.monotonic()
                 if result.waiting:
@@ -205,49 +205,6 @@ class Daemon:
             self._host_problem = ""
             self._report("the host's memory can be read again")
         return HostFacts(mem_available_bytes=available, mem_total_bytes=total)
-
-    # -- act ------------------------------------------------------------------------------------------------
-
-    async def _act(self, writer: JournalWriter, commands: Sequence[SetBalloon]) -> list[tuple[int, Intent]]:
-        """Record the intents, send the commands, record the outcomes; return what is left open."""
-        if not commands:
-            return []
-        intents = [
-            Intent(
-                vm=each.vm,
-                incarnation=self._connections[each.vm].incarnation,
-                target_bytes=each.target_bytes,
-                reason=each.reason,
-                measurement=each.measurement,
-            )
-            for each in commands
-        ]
-        try:
-            ids = await writer.do(partial(writer.journal.intend, intents, time.time_ns()))
-        except JournalError:
-            # Nothing is sent that is not recorded; the writer has reported why.
-            self._manager.not_sent(each.vm for each in commands)
-            return []
-        # Grants were measured free without the shrinks of this step: there is no order to keep.
-        outcomes = await asyncio.gather(*(self._send(each) for each in commands))
-        try:
-            concluded = list(zip(ids, outcomes, strict=True))
-            await writer.do(partial(writer.journal.conclude, concluded, time.time_ns()))
-        except JournalError:
-            return list(zip(ids, intents, strict=True))
-        return []
-
-    async def _send(self, command: SetBalloon) -> str:
-        """Send one command and return its outcome, for the journal."""
-        try:
-            await self._connections[command.vm].set_balloon(command.target_bytes)
-        except (DynmemError, OSError, TimeoutError) as error:
-            self._report(f"{command.vm}: not done: {error}")
-            if not isinstance(error, QmpCommandError):
-                return f"{UNKNOWN}: {error}"  # it may have arrived, so it counts as sent
-            self._manager.not_sent([command.vm])
-            return f"{FAILED}: {error}"
-        return SENT
 
     async def _close_unfinished(self, writer: JournalWriter, unfinished: Unfinished, facts: Facts) -> None:
         """Record the outcomes of actions that a predecessor, or a full disk, left open."""

@@ -136,6 +136,8 @@ class World:
             if guest is not None and not self._silent(command.vm):
                 guest.target = min(command.target_bytes // PAGE_SIZE, guest.boot)
                 self.commands += 1
+                if command.news:
+                    self._say(command.news)
         if self._invariants is not None:
             self._invariants.after_step(facts, result, guests, self.manager)
         return result

@@ -76,7 +76,7 @@ class DaemonView(msgspec.Struct, frozen=True, kw_only=True):
         sweeps: How often it has looked at the VMs.
         sweep_took_s: How long the last sweep took.
         swept_ago_s: How long ago the last sweep began; null before the first.
-        journal_problem: Why nothing can be written to the journal, and so nothing is sent.
+        journal_problem: Why nothing can be written to the journal, and so no VM is shrunk.
 
     """
 

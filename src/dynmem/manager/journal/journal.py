@@ -56,7 +56,7 @@ _UPGRADES: Final = {1: "ALTER TABLE standing ADD COLUMN incarnation TEXT NOT NUL
 
 
 class JournalError(DynmemError):
-    """The journal cannot be written, and nothing may be done that is not recorded first."""
+    """The journal cannot be written, and what has to be recorded first may not be done."""
 
 
 class Intent(NamedTuple):
@@ -146,7 +146,7 @@ class Journal:
                 yield self._db
         except sqlite3.Error as error:
             raise JournalError(
-                f"{self.path}: cannot be written ({error}): nothing is sent until it can be"
+                f"{self.path}: cannot be written ({error}): until it can be, no VM is shrunk"
             ) from error
 
     def intend(self, intents: Sequence[Intent], now_ns: int) -> list[int]:

@@ -96,12 +96,20 @@ class Change(msgspec.Struct, frozen=True):
         target: Its new target. Pages.
         reason: Why, as a sentence.
         measurement: The term of measured free that pays for it; empty for a shrink.
+        is_found: Whether the reason is what a guest did by itself, true whether the target is sent or not.
     """
 
     record: Record
     target: int
     reason: str
     measurement: str = ""
+    is_found: bool = False
+
+    @property
+    def line(self) -> str:
+        """The line that reports it."""
+        paid = f" [{self.measurement}]" if self.measurement else ""
+        return f"{self.record.name}: {self.reason}{paid}"
 
 
 def shrink_target(candidate: Candidate, *, cushion: bool) -> int:

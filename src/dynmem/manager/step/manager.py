@@ -49,6 +49,7 @@ class Manager:
         self._releases = Releases(settings)
         self._announced: dict[str, int] = {}
         self._last: dict[str, tuple[int, Change]] = {}
+        self._last_before: dict[str, tuple[int, Change]] = {}
         self._shortage = False
         self._seen: Seen | None = None
         self._targets_before: dict[str, int | None] = {}
@@ -71,13 +72,14 @@ class Manager:
         changes = (*stalls, *self._changes(candidates, free, survey))
         waiting = self._waiting(candidates, survey)
         self._shortage = waiting or any(each.decision.short_pages for each in candidates)
+        self._last_before = dict(self._last)
         self._last.update({each.record.name: (survey.now_ns, each) for each in changes})
         seen = Seen(survey, free, result, changes, waiting, dict(self._last))
         lines += [*self._news(changes), *emergency_lines(self._seen, seen)]
         self._seen = seen
         if not self.settings.is_enforcing:
             return StepResult(result, (), tuple(lines), waiting=False)
-        return StepResult(result, _commands(changes), tuple(lines), waiting)
+        return StepResult(result, self._commands(changes), tuple(lines), waiting)
 
     def restore(self, name: str, incarnation: str, target_bytes: int) -> None:
         """Take in the last target that a manager before this one sent, by the journal; before the first step.
@@ -86,12 +88,19 @@ class Manager:
         """
         self._roster.restore(name, incarnation, target_bytes // PAGE_SIZE)
 
-    def not_sent(self, names: Iterable[str]) -> None:
+    def not_sent(self, vms: Iterable[str]) -> None:
         """Take back commands of the last step that were not sent: these VMs keep the target before it."""
+        names = tuple(vms)
         for name in names:
             record = self._roster.get(name)
             if record is not None and name in self._targets_before:
-                record.target_pages = self._targets_before[name]
+                record.take_back(self._targets_before[name])
+            if self._last_before.get(name) is None:
+                self._last.pop(name, None)
+            else:
+                self._last[name] = self._last_before[name]
+        if self._seen is not None:
+            self._seen = self._seen.without(names, self._last)
 
     def life(self, name: str) -> str:
         """Return which life of a VM is there: its incarnation, or "" if it is absent."""
@@ -371,16 +380,35 @@ class Manager:
         return coming and (short or reserved or releasing)
 
     def _news(self, changes: Sequence[Change]) -> list[str]:
-        """Return a line per change; in observe mode, where plans repeat, only for new ones."""
+        """Return a line for each change that is true now: what was found or, in observe mode, what is new.
+
+        What is sent is reported once it was sent.
+        """
         if self.settings.is_enforcing:
-            return [_line(each) for each in changes]
+            return [each.line for each in changes if each.is_found]
         lines = []
         for each in changes:
             before = self._announced.get(each.record.name)
             if before is None or abs(before - each.target) >= band_pages(each.record.maximum_pages):
                 self._announced[each.record.name] = each.target
-                lines.append(f"{_line(each)} (not sent: observe)")
+                lines.append(f"{each.line} (not sent: observe)")
         return lines
+
+    def _commands(self, changes: Sequence[Change]) -> tuple[SetBalloon, ...]:
+        """Return what to send; of two changes of one VM, the last."""
+        last = {each.record.name: each for each in changes}
+        return tuple(
+            SetBalloon(
+                vm=name,
+                target_bytes=each.target * PAGE_SIZE,
+                reason=each.reason,
+                measurement=each.measurement,
+                takes_nothing=each.target
+                >= min(each.record.actual_pages or 0, self._targets_before[name] or 0),
+                news="" if each.is_found else each.line,
+            )
+            for name, each in last.items()
+        )
 
 
 def _view(record: Record, standing: Standing) -> Vm:
@@ -418,19 +446,3 @@ def _view(record: Record, standing: Standing) -> Vm:
 def _overhead(record: Record, *, emergency: bool) -> int:
     """Return what a VM takes beyond its size: what stays or, in an emergency, what is there now."""
     return record.excess_pages if emergency else record.excess.pages
-
-
-def _commands(changes: Sequence[Change]) -> tuple[SetBalloon, ...]:
-    """Return what to send; of two changes of one VM, the last."""
-    last = {each.record.name: each for each in changes}
-    return tuple(
-        SetBalloon(each.record.name, each.target * PAGE_SIZE, each.reason, each.measurement)
-        for each in changes
-        if last[each.record.name] is each
-    )
-
-
-def _line(change: Change) -> str:
-    return f"{change.record.name}: {change.reason}" + (
-        f" [{change.measurement}]" if change.measurement else ""
-    )

@@ -318,6 +318,11 @@ class Record(msgspec.Struct):
         self.excess.forget()
         self.restart(now_ns)
 
+    def take_back(self, pages: int | None) -> None:
+        """Return to the target before the last one, which was not sent."""
+        self.target_pages = pages
+        self.deadlines.forget()
+
     def retarget(self, pages: int, now_ns: int) -> None:
         """Record a target that is about to be sent."""
         self.target_pages = pages

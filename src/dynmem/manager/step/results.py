@@ -17,6 +17,8 @@ class SetBalloon(msgspec.Struct, frozen=True):
         target_bytes: The size that it shall have.
         reason: Why, as a sentence.
         measurement: The term of measured free that pays for it; empty for a shrink.
+        takes_nothing: Whether the guest keeps all that it has, or had been offered.
+        news: The line to print once it is sent; empty if all was said when it was found.
 
     """
 
@@ -24,6 +26,8 @@ class SetBalloon(msgspec.Struct, frozen=True):
     target_bytes: int
     reason: str
     measurement: str = ""
+    takes_nothing: bool = False
+    news: str = ""
 
 
 class Reservation(msgspec.Struct, frozen=True):
@@ -52,7 +56,7 @@ class StepResult(msgspec.Struct, frozen=True):
     Attributes:
         plan: The division of the host.
         commands: What to send, in this order: shrinks first. None in observe mode.
-        changes: The lines to print.
+        changes: The lines to print now: what was found and, in observe mode, what would be sent.
         waiting: Whether a VM or a reservation waits for memory that is being given: sweep again soon.
 
     """

@@ -70,7 +70,7 @@ def apply(stall: Stall, record: Record, now_ns: int) -> Change:
     if stall.declined is not None:
         record.declined = stall.declined
     record.retarget(stall.target, now_ns)
-    return Change(record, stall.target, stall.reason, ALREADY_HELD)
+    return Change(record, stall.target, stall.reason, ALREADY_HELD, is_found=True)
 
 
 def _grown_unasked(record: Record, actual: int, target: int) -> Stall:

@@ -1,6 +1,7 @@
 """Reads the status out of what the manager remembers: each figure from the one place that keeps it."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from typing import Self
 
 import msgspec
 
@@ -46,6 +47,11 @@ class Seen(msgspec.Struct, frozen=True):
     changes: tuple[Change, ...]
     waiting: bool
     last: Mapping[str, tuple[int, Change]]
+
+    def without(self, names: Collection[str], last: Mapping[str, tuple[int, Change]]) -> Self:
+        """Return the same without the changes of these VMs, which were not sent."""
+        changes = tuple(each for each in self.changes if each.record.name not in names)
+        return msgspec.structs.replace(self, changes=changes, last=dict(last))
 
 
 def emergency_lines(before: Seen | None, now: Seen) -> list[str]:
