@@ -38,7 +38,8 @@ def run(path: Path, *, check: bool) -> int:
 
     With mode = "observe" (the default) it changes nothing: `dynmem status` shows what it would do, and why.
     With mode = "enforce" it does it. Ctrl-C and SIGTERM end it and leave every VM at its present target; to
-    undo, run `dynmem release --all` first. It prints one line per change, with the time.
+    undo, run `dynmem release --all` first. SIGHUP makes it read the file again; a wrong one changes nothing.
+    It prints one line per change, with the time.
 
     Exit codes: 0 ended by SIGTERM or the file is OK, 2 the file or an option is wrong, 4 not permitted,
     5 another manager uses this socket or state folder, 130 Ctrl-C.

@@ -184,6 +184,8 @@ def _host(status: "StatusReply") -> str:
         lines.append("EMERGENCY: the VMs occupy more than the budget")
     if manager.journal_problem:
         lines.append(f"JOURNAL: {manager.journal_problem}")
+    if manager.config_problem:
+        lines.append(f"CONFIGURATION: {manager.config_problem}")
     return "\n".join(lines)
 
 

@@ -26,6 +26,7 @@ from dynmem.manager.journal.journal import Journal, JournalError
 from dynmem.manager.journal.recovery import Unfinished, take_over
 from dynmem.manager.journal.writer import JournalWriter
 from dynmem.manager.private import lock, private_folder
+from dynmem.manager.reload import ConfigWatch
 from dynmem.manager.step import Manager
 from dynmem.manager.step.facts import ABSENT, Facts, HostFacts, VmFacts
 from dynmem.manager.sweep.connection import VmConnection
@@ -45,26 +46,33 @@ class Daemon:
     """One running manager; *report* prints a line for the operator."""
 
     def __init__(self, config: Config, report: Callable[[str], None]) -> None:
-        self._config = config
+        self._watch = ConfigWatch(config)
         self._report = report
-        self._period_s = config.settings.period_ns / NS_PER_S
         self._manager = Manager(config.settings, config.vms)
         self._wants_sweep = asyncio.Event()
-        enforce = config.settings.is_enforcing
-        self._connections = {
-            vm.name: VmConnection(
-                vm.name,
-                config.monitors[vm.name],
-                may_write=enforce,
-                period_s=self._period_s,
-                reset=self._wants_sweep.set,
-            )
-            for vm in config.vms
-        }
+        self._wants_reload = False
+        self._connections = {vm.name: self._connection(vm.name) for vm in config.vms}
         self._facts: dict[str, VmFacts] = {}
         self._stop = asyncio.Event()
         self._stopped_by = signal.SIGTERM
         self._host_problem = ""
+
+    @property
+    def _config(self) -> Config:
+        return self._watch.config
+
+    @property
+    def _period_s(self) -> float:
+        return self._config.settings.period_ns / NS_PER_S
+
+    def _connection(self, name: str) -> VmConnection:
+        return VmConnection(
+            name,
+            self._config.monitors[name],
+            may_write=self._config.settings.is_enforcing,
+            period_s=self._period_s,
+            reset=self._wants_sweep.set,
+        )
 
     async def run(self) -> ExitCode:
         """Serve until a signal. Until then the locks, the journal and the socket are this daemon's alone."""
@@ -80,18 +88,15 @@ class Daemon:
             take_over(journal, self._manager, set(self._connections))
             for number in (signal.SIGINT, signal.SIGTERM):
                 asyncio.get_running_loop().add_signal_handler(number, self._stop_by, number)
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload_soon)
             writer = JournalWriter(journal, self._report)
-            service = Service(config, self._manager, writer, self._wants_sweep)
+            service = Service(self._watch, self._manager, writer, self._wants_sweep)
             api = ApiServer(config.socket, service.handle)
             await api.start()
             self._report(self._greeting())
             if self._manager.released:
                 self._report(self._released())
-            if not allow_descriptors(MANAGER_DESCRIPTORS + MANAGER_DESCRIPTORS_PER_VM * len(config.vms)):
-                self._report(
-                    "note: the hard limit of open descriptors (ulimit -Hn) is too low for this number of VMs:"
-                    " raise it"
-                )
+            self._allow_descriptors()
             try:
                 await self._serve(writer, service, Unfinished(journal.open_actions()))
             finally:
@@ -105,6 +110,36 @@ class Daemon:
     def _stop_by(self, number: signal.Signals) -> None:
         self._stopped_by = number
         self._stop.set()
+
+    def _reload_soon(self) -> None:
+        self._wants_reload = True
+        self._wants_sweep.set()
+
+    def _allow_descriptors(self) -> None:
+        if not allow_descriptors(MANAGER_DESCRIPTORS + MANAGER_DESCRIPTORS_PER_VM * len(self._connections)):
+            self._report(
+                "note: the hard limit of open descriptors (ulimit -Hn) is too low for this number of VMs:"
+                " raise it"
+            )
+
+    async def _reload(self) -> None:
+        """Read the configuration again and put it in force, if it is right."""
+        self._wants_reload = False
+        monitors = self._config.monitors
+        for line in await self._watch.read_again():
+            self._report(line)
+        config = self._config
+        self._manager.configure(config.settings, config.vms)
+        dropped = [name for name, path in monitors.items() if config.monitors.get(name) != path]
+        await asyncio.gather(*(self._connections.pop(name).close() for name in dropped))
+        for name in dropped:
+            self._facts.pop(name, None)
+        self._connections = {
+            vm.name: self._connections.get(vm.name) or self._connection(vm.name) for vm in config.vms
+        }
+        for each in self._connections.values():
+            each.configure(may_write=config.settings.is_enforcing, period_s=self._period_s)
+        self._allow_descriptors()
 
     def _greeting(self) -> str:
         settings = self._config.settings
@@ -148,6 +183,10 @@ class Daemon:
         acts = Acts(self._manager, writer, self._report)
         while not self._stop.is_set():
             began = time.monotonic()
+            if self._wants_reload:
+                await self._reload()
+            elif (news := self._watch.look()) is not None:
+                self._report(news)
             facts = await self._sweep()
             swept_s = time.monotonic() - began
             pause_s = self._period_s - swept_s

@@ -77,6 +77,8 @@ class DaemonView(msgspec.Struct, frozen=True, kw_only=True):
         sweep_took_s: How long the last sweep took.
         swept_ago_s: How long ago the last sweep began; null before the first.
         journal_problem: Why nothing can be written to the journal, and so no VM is shrunk.
+        config_problem: Why the configuration in force is not that of the file, and what to do. Since
+            schema 2.
 
     """
 
@@ -89,6 +91,7 @@ class DaemonView(msgspec.Struct, frozen=True, kw_only=True):
     sweep_took_s: float
     swept_ago_s: float | None
     journal_problem: str | None
+    config_problem: str | None = None
 
 
 class StatusReply(StatusView, frozen=True, kw_only=True):

@@ -31,6 +31,7 @@ from dynmem.manager.config import Config
 from dynmem.manager.config_file import is_name
 from dynmem.manager.journal.journal import RELEASED, RESERVED, Instruction, JournalError
 from dynmem.manager.journal.writer import JournalWriter
+from dynmem.manager.reload import ConfigWatch
 from dynmem.manager.step import Manager
 from dynmem.units import NS_PER_S, format_size
 
@@ -42,10 +43,10 @@ class Service:
     """Carries out requests between two steps of the loop; it sets `wants_sweep` when one should not wait."""
 
     def __init__(
-        self, config: Config, manager: Manager, writer: JournalWriter, wants_sweep: asyncio.Event
+        self, watch: ConfigWatch, manager: Manager, writer: JournalWriter, wants_sweep: asyncio.Event
     ) -> None:
         self._wants_sweep = wants_sweep
-        self._config = config
+        self._watch = watch
         self._manager = manager
         self._writer = writer
         self._stepped = asyncio.Condition()
@@ -53,6 +54,10 @@ class Service:
         self._sweeps = 0
         self._swept_s = 0.0
         self._promises = Promises(manager, writer)
+
+    @property
+    def _config(self) -> Config:
+        return self._watch.config
 
     async def stepped(self, swept_s: float) -> None:
         """Take note of a step after a sweep of *swept_s* seconds, and wake every request that waits."""
@@ -93,6 +98,7 @@ class Service:
             sweep_took_s=round(self._swept_s, 6),
             swept_ago_s=ago_s,
             journal_problem=self._writer.problem,
+            config_problem=self._watch.problem,
         )
         return StatusReply(**msgspec.structs.asdict(view), manager=daemon)
 

@@ -44,6 +44,17 @@ class Claims:
         self.gmm.initial_reservation(record.name, size, NO_SHADOW, NO_FIXED, OcPolicy.TBD, priority)
         self._set(record, boot)
 
+    def limit(self, pages: int) -> None:
+        """Change what the books may allocate at most."""
+        self.gmm.max_pages = pages
+
+    def change_priority(self, record: Record) -> None:
+        """Write a VM's book under its present priority."""
+        pages = self.pages(record.name)
+        self.end(record.name)
+        self.begin(record)
+        self._set(record, pages)
+
     def end(self, name: str) -> int:
         """Close the book of a VM whose process has ended; return the pages that are free again."""
         return self.gmm.cleanup_vm(name)

@@ -9,6 +9,8 @@ served by a later one.
 from collections.abc import Iterable, Sequence
 from typing import Final
 
+import msgspec
+
 from dynmem.manager.step.changes import Candidate, Change, choose_grants, choose_shrinks, growing
 from dynmem.manager.step.claims import Claims, limit_pages
 from dynmem.manager.step.facts import Facts, ManagerSettings, VmConfig
@@ -39,9 +41,7 @@ class Manager:
     def __init__(
         self, settings: ManagerSettings, vms: Sequence[VmConfig], safeguards: Safeguards = ALL_ON
     ) -> None:
-        if not safeguards.slush:
-            settings = ManagerSettings(settings.budget_bytes, 0, settings.period_ns, settings.mode)
-        self.settings = settings
+        self.settings = settings = _guarded(settings, safeguards)
         self.safeguards = safeguards
         self.claims: Final = Claims(limit_pages(settings.budget_bytes, settings.slush_bytes))
         self._roster = Roster(settings, vms, safeguards)
@@ -80,6 +80,20 @@ class Manager:
         if not self.settings.is_enforcing:
             return StepResult(result, (), tuple(lines), waiting=False)
         return StepResult(result, self._commands(changes), tuple(lines), waiting)
+
+    def configure(self, settings: ManagerSettings, vms: Sequence[VmConfig]) -> None:
+        """Put another configuration in force between two steps; what is known of the VMs is kept."""
+        priorities = {record.name: record.config.priority for record in self._roster}
+        self.settings = settings = _guarded(settings, self.safeguards)
+        self.claims.limit(limit_pages(settings.budget_bytes, settings.slush_bytes))
+        self._releases.configure(settings)
+        for record in self._roster.configure(settings, vms):
+            self.claims.end(record.name)
+            self._announced.pop(record.name, None)
+            self._last.pop(record.name, None)
+        for record in self._roster:
+            if record.config.priority != priorities[record.name]:
+                self.claims.change_priority(record)
 
     def restore(self, name: str, incarnation: str, target_bytes: int) -> None:
         """Take in the last target that a manager before this one sent, by the journal; before the first step.
@@ -409,6 +423,10 @@ class Manager:
             )
             for name, each in last.items()
         )
+
+
+def _guarded(settings: ManagerSettings, safeguards: Safeguards) -> ManagerSettings:
+    return settings if safeguards.slush else msgspec.structs.replace(settings, slush_bytes=0)
 
 
 def _view(record: Record, standing: Standing) -> Vm:

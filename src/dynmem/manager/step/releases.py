@@ -25,8 +25,12 @@ class Releases:
     """Which VMs are released, by name; also those that are not there yet."""
 
     def __init__(self, settings: ManagerSettings) -> None:
-        self._patience_ns = RELEASE_PERIODS * settings.period_ns
+        self.configure(settings)
         self._names: set[str] = set()
+
+    def configure(self, settings: ManagerSettings) -> None:
+        """Count in periods of these settings."""
+        self._patience_ns = RELEASE_PERIODS * settings.period_ns
 
     def __contains__(self, name: str) -> bool:
         return name in self._names

@@ -51,6 +51,19 @@ class Roster:
         """Every configured VM, there or not."""
         return self._configs
 
+    def configure(self, settings: ManagerSettings, vms: Sequence[VmConfig]) -> list[Record]:
+        """Put another configuration in force; return the records of the VMs that are no longer in it."""
+        is_other_period = settings.period_ns != self._settings.period_ns
+        self._settings = settings
+        self._configs = {vm.name: vm for vm in vms}
+        gone = [self._records.pop(name) for name in tuple(self._records) if name not in self._configs]
+        for record in self:
+            record.config = self._configs[record.name]
+            if is_other_period:
+                record.excess = Excess(stall_ns(settings.period_ns))
+                record.deadlines = Deadlines(stall_ns(settings.period_ns))
+        return gone
+
     def restore(self, name: str, incarnation: str, target_pages: int) -> None:
         """Remember the target that a manager before this one sent to this life of a VM."""
         if name in self._configs:

@@ -106,6 +106,12 @@ class VmConnection:
         """The process at the other end; empty if there is none."""
         return self._life.incarnation if self._life is not None else ""
 
+    def configure(self, *, may_write: bool, period_s: float) -> None:
+        """Put another mode and period in force."""
+        self._may_write, self._period_s = may_write, period_s
+        if self._monitor is not None:
+            self._monitor.may_write = may_write
+
     async def observe(self, now_ns: int, patience_s: float) -> VmFacts:
         """Look at the VM for at most *patience_s* seconds; never raises: the facts say what is wrong.
 

@@ -35,7 +35,7 @@ class Monitor:
 
     def __init__(self, client: QmpClient, *, may_write: bool, timeout_s: float) -> None:
         self.client: Final = client
-        self.may_write: Final = may_write
+        self.may_write = may_write
         self._timeout_s = timeout_s
 
     async def query(self, command: str, arguments: dict[str, object] | None = None) -> object:

@@ -1,0 +1,121 @@
+"""Reading the configuration again while the manager runs, and noticing that it would have to be.
+
+SIGHUP asks for it, as is usual for a daemon. A file with a mistake changes nothing. A reload does what a
+restart with the new file would do, without forgetting what is known of the VMs that stay:
+
+* limits, weights, priorities, the budget, the mode and the period are in force from the next sweep on;
+* a new VM is watched, and managed once two sweeps found it the same;
+* a VM that is no longer in the file is left alone at the size it has, as every VM is when the manager ends;
+* manager.socket and manager.state stay as they are: clients and the journal are there.
+"""
+
+import asyncio
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from dynmem.errors import ConfigError
+from dynmem.manager.config import Config, check_monitors, load
+from dynmem.units import NS_PER_S, format_size
+
+
+class ConfigWatch:
+    """The file in force, and what is known of a newer one.
+
+    Attributes:
+        config: What is in force.
+        problem: Why the file and what is in force differ, with the next step; None if they do not.
+
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.problem: str | None = None
+        self._seen = _signature(config.path)
+
+    def look(self) -> str | None:
+        """Return a line for the operator if the file has changed since it was last read or last reported."""
+        seen = _signature(self.config.path)
+        if seen == self._seen or not seen:
+            return None
+        self._seen = seen
+        again = f"kill -HUP {os.getpid()}"
+        self.problem = f"{self.config.path} has changed since it was read: to read it again, run: {again}"
+        return self.problem
+
+    async def read_again(self) -> list[str]:
+        """Read the file and put it in force; return lines for the operator. A wrong file changes nothing."""
+        before = self.config
+        self._seen = _signature(before.path)
+        try:
+            read = await asyncio.to_thread(_loaded, before.path)
+        except ConfigError as error:
+            self.problem = f"{error}; what was read before stays in force"
+            return [f"configuration not read: {self.problem}"]
+        self.config = msgspec.structs.replace(read, socket=before.socket, state=before.state)
+        kept = [
+            f"manager.{name} stays {old}: restart `dynmem run` to move it to {new}"
+            for name, old, new in (
+                ("socket", before.socket, read.socket),
+                ("state", before.state, read.state),
+            )
+            if old != new
+        ]
+        self.problem = "; ".join(kept) or None
+        return [f"configuration read again: {line}" for line in (*_changes(before, self.config), *kept)] or [
+            "configuration read again: nothing has changed"
+        ]
+
+
+def _loaded(path: Path) -> Config:
+    config = load(path)
+    check_monitors(config)
+    return config
+
+
+def _signature(path: Path) -> tuple[int, ...]:
+    """Return what changes when the file does; empty while there is none."""
+    try:
+        there = path.stat()
+    except OSError:
+        return ()
+    return (there.st_dev, there.st_ino, there.st_size, there.st_mtime_ns)
+
+
+def _changes(before: Config, after: Config) -> Iterator[str]:
+    """Yield what is different, in words."""
+    old, new = before.settings, after.settings
+    yield from _differences(
+        ("budget", format_size(old.budget_bytes), format_size(new.budget_bytes)),
+        ("slush", format_size(old.slush_bytes), format_size(new.slush_bytes)),
+        ("mode", old.mode, new.mode),
+        ("period", f"{old.period_ns / NS_PER_S:g} s", f"{new.period_ns / NS_PER_S:g} s"),
+    )
+    known = {vm.name: vm for vm in before.vms}
+    now = {vm.name: vm for vm in after.vms}
+    for name, vm in now.items():
+        if name not in known:
+            yield f"{name}: added"
+            continue
+        was = known[name]
+        for difference in _differences(
+            ("minimum", format_size(was.minimum_bytes), format_size(vm.minimum_bytes)),
+            ("maximum", format_size(was.maximum_bytes), format_size(vm.maximum_bytes)),
+            ("buffer", f"{was.buffer_percent} %", f"{vm.buffer_percent} %"),
+            ("weight", str(was.weight), str(vm.weight)),
+            ("priority", was.priority, vm.priority),
+            ("monitor", str(before.monitors[name]), str(after.monitors[name])),
+        ):
+            yield f"{name}: {difference}"
+    for name in known:
+        if name not in now:
+            yield (
+                f"{name}: no longer in the file: left alone at the size it has; to give it its full size, put"
+                f" it back and run: dynmem release {name}"
+            )
+
+
+def _differences(*values: tuple[str, str, str]) -> Iterator[str]:
+    return (f"{name} {old} -> {new}" for name, old, new in values if old != new)
