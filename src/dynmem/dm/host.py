@@ -33,6 +33,7 @@ from dynmem.dm.hot_add import HotAdd, Refusals
 from dynmem.dm.journal import OperationJournal
 from dynmem.dm.operations import Balloon, HotRemove, Operation, Then, Unballoon
 from dynmem.dm.options import HostOptions
+from dynmem.dm.outbox import Outbox
 from dynmem.dm.states import (
     HOST_RB_WAITS,
     HOST_SERVES,
@@ -45,7 +46,7 @@ from dynmem.dm.states import (
 from dynmem.dm.stores import HotAddSource, PageStore
 from dynmem.dm.target import Target, difference
 from dynmem.errors import LocalProtocolError, RemoteProtocolError
-from dynmem.limits import DM_EVENTS_PENDING, DM_REPLIES_PENDING, GUEST_PAGE_MAX
+from dynmem.limits import DM_EVENTS_PENDING, GUEST_PAGE_MAX
 from dynmem.trace_events import NO_TRACE, Trace
 from dynmem.units import PAGE_SHIFT
 from dynmem.wire import dm
@@ -99,10 +100,7 @@ class DynamicMemoryHost:
     def _forget_guest(self) -> None:
         """Forget what is known of the guest behind one opened channel."""
         self._deadline: int | None = None
-        self._replies: deque[dm.Message] = deque()
-        self._message: dm.Message | None = None  # the one on offer
-        self._offered: bytes | None = None
-        self._offers_reply = False
+        self._outbox = Outbox()
         self._operation: Operation | None = None
         self._removal: HotRemove | None = None  # requested by the owner, not begun
         self._target.channel_changed()
@@ -227,41 +225,34 @@ class DynamicMemoryHost:
 
         When the ring has no room for it, ask again later: ``*_RB_WAIT`` is the state of waiting for that.
         """
-        if self._offered is None:
-            self._offers_reply = bool(self._replies)
-            if self._replies:
-                self._message = self._replies[0]
-            elif self._operation is not None and self._place.state in HOST_RB_WAITS:
-                self._message = self._operation.build(self._trans_id, is_cut=self._target.is_due)
-            if self._message is not None:
-                self._offered = dm.encode(self._message)
-        return self._offered
+        return self._outbox.offer(self._build_request)
+
+    def _build_request(self) -> dm.Message | None:
+        if self._operation is None or self._place.state not in HOST_RB_WAITS:
+            return None
+        return self._operation.build(self._trans_id, is_cut=self._target.is_due)
 
     @property
     def takes_pages_next(self) -> bool:
         """Whether `next_message` would take pages from the store. An owner who is discarding any waits."""
-        is_open = self._offered is None and not self._replies and self._place.state in HOST_RB_WAITS
+        is_open = self._outbox.is_empty and self._place.state in HOST_RB_WAITS
         return is_open and isinstance(self._operation, Unballoon)
 
     def withdraw_message(self) -> None:
         """Withdraw the message on offer if it names pages: some of them are no longer the guest's."""
-        if self._message is not None and isinstance(self._operation, Unballoon) and not self._offers_reply:
+        if self._outbox.offers_request and isinstance(self._operation, Unballoon):
             self._operation.withdraw()
-            self._message = self._offered = None
+            self._outbox.withdraw()
 
     def message_sent(self, now: int) -> None:
         """Record that the message of `next_message` is in the ring."""
-        message = self._message
-        if message is None:
-            raise LocalProtocolError("no message was offered, so none can have been sent")
-        self._message = self._offered = None
-        if self._offers_reply:
-            self._replies.popleft()
+        request = self._outbox.sent()
+        if request is None:
             return
         self._unstick(now)
         self._move(HostStep.ROOM, now)
         assert self._operation is not None
-        tracing.posted(self._trace, message, self._operation.left)
+        tracing.posted(self._trace, request, self._operation.left)
         pages, more = self._operation.sent()
         self.journal.posted(pages)
         self._move(HostStep.POSTED_PART if more else HostStep.POSTED, now)
@@ -415,16 +406,11 @@ class DynamicMemoryHost:
     def _ignore(self, message: dm.Message, now: int) -> None:
         self._report(Anomaly(f"the guest sent {type(message).__name__} in {self.state.value}: ignored"))
 
-    def _expect_replies_read(self) -> None:
-        """Reject a request of a guest that sends them without end and does not read the answers."""
-        if len(self._replies) >= DM_REPLIES_PENDING:
-            raise RemoteProtocolError("the guest sends requests and does not read the answers")
-
     def _on_version(self, message: dm.VersionRequest, now: int) -> None:
-        self._expect_replies_read()
+        self._outbox.expect_read()
         tracing.received(self._trace, message)
         response = self._handshake.take_version(message)
-        self._replies.append(response)
+        self._outbox.reply(response)
         if response.is_accepted:
             self._move(HostStep.VERSION_ACCEPTED, now)
         elif message.is_last_attempt:
@@ -432,9 +418,9 @@ class DynamicMemoryHost:
             self._report(Anomaly("the guest's last protocol version was refused: it stops the service"))
 
     def _on_capabilities(self, message: dm.CapabilitiesReport, now: int) -> None:
-        self._expect_replies_read()
+        self._outbox.expect_read()
         tracing.received(self._trace, message)
-        self._replies.extend(self._handshake.take_capabilities(message, info_trans_id=self._trans_id))
+        self._outbox.reply(*self._handshake.take_capabilities(message, info_trans_id=self._trans_id))
         self._move(HostStep.CAPS_ACCEPTED, now)
 
     def _on_status(self, message: dm.StatusReport, now: int) -> None:

@@ -40,6 +40,9 @@ _BALLOONING: Final = frozenset(
 class HvBalloon:
     """The device. Everything but `set_target` and `hot_remove` runs in the machine's task.
 
+    A message that is malformed, or makes no sense, costs the guest that message. Its channel ends only with
+    its ring: a ring that is broken, or too small for a message to the guest.
+
     In each turn the machine calls `collect_discards` and `tick`, and then, packet by packet, `receive`,
     `begin_discards` and `send`; `take_events` says what happened.
 
