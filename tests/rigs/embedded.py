@@ -10,7 +10,7 @@ class GuestWithoutProcess(EmbeddedGuest):
 
     hardware: Hardware
 
-    def _start(self, hardware: Hardware) -> GuestProcess | None:
+    async def _start(self, hardware: Hardware) -> GuestProcess | None:
         self.hardware = hardware
         hardware.guest_end.setblocking(False)
         return None

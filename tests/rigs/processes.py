@@ -12,6 +12,31 @@ def is_there(pid: int) -> bool:
         return False
 
 
+def parent(pid: int) -> int:
+    """The parent of a process."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def children(pid: int) -> list[int]:
+    """The processes that a process, one of its threads, has started or adopted."""
+    found: list[int] = []
+    with contextlib.suppress(OSError):  # it has ended
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            found += map(int, (task / "children").read_text().split())
+    return found
+
+
+def descendants(pid: int) -> list[int]:
+    """All processes below a process."""
+    below = children(pid)
+    return below + [each for child in below for each in descendants(child)]
+
+
+def is_keeper(pid: int) -> bool:
+    """Whether a process keeps a guest, and is not one itself."""
+    return b"/keeper.py\0" in Path(f"/proc/{pid}/cmdline").read_bytes()
+
+
 def memory_files(pid: int, name: str = "") -> dict[int, int]:
     """The memory files that a process holds, those whose name has `name` in it: inode, bytes they occupy."""
     files = {}

@@ -3,8 +3,6 @@
 import asyncio
 import contextlib
 import json
-import os
-import signal
 import subprocess
 import sys
 import time
@@ -14,7 +12,7 @@ from typing import Any
 
 from qemu.qmp import QMPClient
 from qemu.qmp.error import QMPError
-from tests.rigs.processes import memory_files
+from tests.rigs.processes import descendants, is_keeper, memory_files, parent
 from tests.rigs.scenes import PATIENCE_S, logged
 
 MIB = 1 << 20
@@ -53,11 +51,13 @@ class Vm:
             await asyncio.sleep(0.02)
 
     def guest_pids(self) -> list[int]:
-        try:
-            children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
-        except (FileNotFoundError, ProcessLookupError):  # it has ended
-            return []
-        return [int(pid) for pid in children.split()]
+        """The first process of its guest; what that has started is not among them."""
+        found = []
+        for pid in descendants(self.process.pid):
+            with contextlib.suppress(OSError):  # it has ended meanwhile
+                if not is_keeper(pid) and is_keeper(parent(pid)):
+                    found.append(pid)
+        return found
 
     def resident_bytes(self) -> int:
         """What the guest's RAM occupies, boot memory and what was added, as the kernel counts it."""
@@ -71,17 +71,9 @@ class Vm:
         return [json.loads(line) for line in lines if line.endswith("\n")]
 
     def kill(self) -> None:
-        """End it, and its guest with it.
-
-        A guest that is stopped before it could ask to end with its machine would outlive it; and so would a
-        guest program that never asks.
-        """
-        guests = self.guest_pids()
+        """End it; its guest ends with it."""
         self.process.kill()
         self.process.wait()
-        for pid in guests:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
 
     async def exit_code(self) -> int:
         return await asyncio.to_thread(self.process.wait, PATIENCE_S)

@@ -67,7 +67,7 @@ async def started(
 ) -> AsyncIterator[Rig]:
     rig = Rig(folder, dimms=dimms, workload=workload)
     try:
-        rig.machine.start()
+        await rig.machine.start()
         await until(rig.report)
         yield rig
     finally:
@@ -95,7 +95,7 @@ def test_a_dimm_may_be_plugged_while_the_guest_boots(tmp_path: Path) -> None:
     async def scene() -> None:
         rig = Rig(tmp_path, dimms=(), workload="idle")
         try:
-            rig.machine.start()
+            await rig.machine.start()
             for identity in ("a", "b"):
                 rig.machine.dimms.plug(DimmOptions(identity))
                 await asyncio.sleep(0.1)

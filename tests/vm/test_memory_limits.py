@@ -138,7 +138,7 @@ def test_a_guest_that_refuses_to_let_go_before_it_has_read_the_request_makes_not
         machine = Machine(OPTIONS, lambda *_: None, make_platform=GuestWithoutProcess)
         guest = machine.platform
         assert isinstance(guest, GuestWithoutProcess)
-        guest.power_on(())
+        await guest.power_on(())
         address = machine.dimms.plug(DimmOptions("a", "d")).get_addr()
         for _ in range(5000):
             machine.dimms.request_unplug("d")

@@ -87,7 +87,7 @@ class FakePlatform:
         self.is_busy = False  # its message slot is
         self.answers: list[tuple[int, bool]] = []
 
-    def power_on(self, doorbells: Iterable[int]) -> None:
+    async def power_on(self, doorbells: Iterable[int]) -> None:
         self.calls.append(f"power on, {len(list(doorbells))} doorbell")
         self.client = vmbus.Client(self.memory)
         self.channel: vmbus.GuestChannel | None = None
@@ -97,7 +97,7 @@ class FakePlatform:
     async def power_off(self) -> None:
         self.calls.append("power off")
 
-    def freeze(self) -> None:
+    async def freeze(self) -> None:
         self.calls.append("freeze")
 
     def thaw(self) -> None:
@@ -175,7 +175,7 @@ async def test_a_platform_of_another_kind_runs_a_guest_that_shrinks_grows_and_is
     scene = Scene()
     machine, guest = scene.machine, scene.guest
     scene.balloon.set_target(BOOT - 8 * MIB)
-    machine.start()
+    await machine.start()
     await scene.until_actual(BOOT - 8 * MIB)
     scene.balloon.set_target(BOOT + 128 * MIB)
     await scene.until_actual(BOOT + 128 * MIB)
@@ -201,7 +201,7 @@ async def test_a_platform_of_another_kind_runs_a_guest_that_shrinks_grows_and_is
 async def test_a_platform_of_another_kind_announces_dimms_and_answers_for_them() -> None:
     scene = Scene()
     machine, guest = scene.machine, scene.guest
-    machine.start()
+    await machine.start()
     dimm = machine.dimms.plug(DimmOptions("a", "x"))
     assert guest.calls[-1] == "plug"
     await scene.until_actual(BOOT + 2 * MIB)
@@ -261,7 +261,7 @@ async def test_a_message_that_finds_no_room_is_delivered_when_the_platform_says_
     machine, guest = scene.machine, scene.guest
     guest.is_busy = True
     scene.balloon.set_target(BOOT - MIB)
-    machine.start()
+    await machine.start()
     for _ in range(20):
         await asyncio.sleep(0)
     assert guest.channel is None
@@ -274,7 +274,7 @@ async def test_a_message_that_finds_no_room_is_delivered_when_the_platform_says_
 @plays
 async def test_a_machine_ends_with_what_its_platform_says_of_its_guest() -> None:
     scene = Scene()
-    scene.machine.start()
+    await scene.machine.start()
     scene.guest.ending = GuestEnding("it lost all its processors")
     scene.guest.exited()
     assert scene.machine.ending is not None

@@ -75,11 +75,21 @@ class QmpServer:
         """The number of connected clients."""
         return len(self._sessions)
 
-    async def start(self) -> None:
-        """Listen. Raises ConfigError if the path is unusable or another process listens on it."""
+    async def listen(self) -> None:
+        """Listen; clients that connect wait until `start`.
+
+        Raises ConfigError if the path is unusable or another process listens on it.
+        """
         self._server = await asyncio.start_unix_server(
-            self._serve, sock=_listening_socket(self.path), limit=QMP_READ_BYTES
+            self._serve, sock=_listening_socket(self.path), limit=QMP_READ_BYTES, start_serving=False
         )
+
+    async def start(self) -> None:
+        """Serve clients. Raises ConfigError as `listen` does, which need not be called before."""
+        if self._server is None:
+            await self.listen()
+        assert self._server is not None
+        await self._server.start_serving()
 
     def emit(self, event: str, data: Mapping[str, object] | None = None) -> None:
         """Send an event to every client that has negotiated, within QEMU's rate limits."""

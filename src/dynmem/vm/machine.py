@@ -5,6 +5,7 @@ machine. The monitor is served all the time.
 """
 
 import asyncio
+import contextlib
 import logging
 import signal
 from collections.abc import Callable
@@ -27,12 +28,13 @@ from dynmem.vm.memory_map import MachineMemory
 from dynmem.vm.objects import Objects
 from dynmem.vm.options.hints import naming
 from dynmem.vm.options.machine import VmOptions
-from dynmem.vm.platform import MakePlatform
+from dynmem.vm.platform import MakePlatform, ShortageError
 from dynmem.vm.recording import Recording
 from dynmem.vm.turn import Turn
 from dynmem.vmbus import Bus
 
 _LOG: Final = logging.getLogger("dynmem.vm")
+_START_DELAYS_S: Final = (0.1, 0.2, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)  # between attempts to start a guest
 
 
 class Ending(NamedTuple):
@@ -172,18 +174,19 @@ class Machine:
 
     # what the monitor asks
 
-    def start(self) -> None:
-        """Power on. Raises ConfigError."""
-        self._power_on()
-        self._task = asyncio.create_task(self._work(), name="machine")
-        self._task.add_done_callback(self._stopped_working)
+    async def start(self) -> None:
+        """Power on. Raises ConfigError, or ShortageError if the host stays short of what a guest needs."""
+        async with self._at_work:
+            await self._power_on()
+            self._task = asyncio.create_task(self._work(), name="machine")
+            self._task.add_done_callback(self._stopped_working)
 
     async def stop(self) -> None:
         """Freeze guest and clock when the current turn is over; does nothing when they are frozen."""
         async with self._at_work:
             if self.run_state != "running" or self._task is None:
                 return
-            self.platform.freeze()
+            await self.platform.freeze()
             self.clock.stop()
         self._events.stopped()
 
@@ -221,7 +224,8 @@ class Machine:
         self._wake()
         if self._task is not None:
             await asyncio.wait((self._task,))
-        await self.platform.power_off()
+        async with self._at_work:  # a request to stop may be waiting for the guest
+            await self.platform.power_off()
         if self._timer is not None:
             self._timer.cancel()
         if self.balloon is not None:
@@ -264,9 +268,23 @@ class Machine:
 
     # power
 
-    def _power_on(self) -> None:
-        """Start a guest. Raises ConfigError."""
-        self.platform.power_on(channel.connection_id for channel in self.bus.channels.values())
+    async def _power_on(self) -> None:
+        """Start a guest, again and again while the host is short of what it needs, or until the machine ends.
+
+        Raises ConfigError, and ShortageError after the last attempt.
+        """
+        for delay_s in (*_START_DELAYS_S, None):
+            try:
+                await self.platform.power_on(channel.connection_id for channel in self.bus.channels.values())
+            except ShortageError as error:
+                if delay_s is None:
+                    raise
+                _LOG.warning("%s; trying again", error)
+            else:
+                return
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.ended.wait(), delay_s)
+                return
 
     async def _power_cycle(self, reason: str) -> None:
         """End the guest, reset the devices, start another guest."""
@@ -279,12 +297,12 @@ class Machine:
         if self.ending is not None:
             return
         try:
-            self._power_on()
+            await self._power_on()
         except DynmemError as error:
             self.end(Ending(guest=False, reason="host-error", problem=str(error)))
             return
         if not self.clock.running:
-            self.platform.freeze()
+            await self.platform.freeze()
             self._is_prelaunch = True
         self._events.was_reset(reason)
         self._wake()

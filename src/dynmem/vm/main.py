@@ -66,9 +66,11 @@ async def _run(options: VmOptions) -> int:
                 version=SPOKEN,
                 package=f"dynmem {__version__}",
             )
-            await server.start()
+            await server.listen()
             monitor.server = server
-        machine.start()
+        await machine.start()
+        if monitor.server is not None:
+            await monitor.server.start()  # whoever is answered finds a guest
         with LastWords(lambda: _last_words(machine)):
             await machine.ended.wait()
     finally:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable
 from signal import Signals
 from typing import NamedTuple, Protocol
 
+from dynmem.errors import DynmemError
 from dynmem.space.address_space import Listener
 from dynmem.space.memslots import SlotConsumer
 from dynmem.vm.faults import Faults
@@ -22,6 +23,10 @@ from dynmem.vm.options.machine import VmOptions
 from dynmem.vmbus import OutgoingMessage, Signal
 from dynmem.vmbus.memory import GuestMemory
 from dynmem.wire.synic import HvStatus
+
+
+class ShortageError(DynmemError):
+    """The host has no descriptors, processes or memory of the kernel to spare just now: try again later."""
 
 
 class GuestEnding(NamedTuple):
@@ -71,10 +76,10 @@ class Platform(Protocol):
     def slots(self) -> MemorySlots:
         """The guest's memory slots. They outlive a guest: the next one starts with what is mapped then."""
 
-    def power_on(self, doorbells: Iterable[int]) -> None:
+    async def power_on(self, doorbells: Iterable[int]) -> None:
         """Start a guest with the memory that is mapped, and a doorbell for each connection id.
 
-        Raises ConfigError.
+        Raises ConfigError, or ShortageError if it may be tried again; then there is no guest.
         """
 
     async def power_off(self) -> None:
@@ -83,7 +88,7 @@ class Platform(Protocol):
         When this returns nothing of the guest can touch memory any more.
         """
 
-    def freeze(self) -> None:
+    async def freeze(self) -> None:
         """Stop the guest where it is."""
 
     def thaw(self) -> None:

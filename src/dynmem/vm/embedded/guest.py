@@ -7,10 +7,13 @@ doing, and a new one gets a new hardware socket. So nothing that a guest did to 
 from collections.abc import Callable, Iterable
 from typing import Final
 
+from dynmem.errors import DynmemError
 from dynmem.vm.embedded.calls import Calls
 from dynmem.vm.embedded.hardware import Hardware
+from dynmem.vm.embedded.keeper import MEANS
 from dynmem.vm.embedded.output import Output
 from dynmem.vm.embedded.process import GuestProcess
+from dynmem.vm.embedded.shortage import cannot_start
 from dynmem.vm.embedded.slots import SlotMap
 from dynmem.vm.faults import Faults
 from dynmem.vm.hyperv.synic import Synic
@@ -65,22 +68,32 @@ class EmbeddedGuest:
         self.slots: Final = SlotMap(faults)
         self._output: Final = Output(options.serial)
         self._life: _Life | None = None
+        self._means: tuple[str, ...] = MEANS
 
-    def power_on(self, doorbells: Iterable[int]) -> None:
-        life = self._life = _Life(self._memory, self.slots, wake=self._wake, faults=self._faults)
-        hardware = life.hardware
-        self.slots.connect(hardware)
-        hardware.bind_sint(VMBUS_SINT)
-        for connection_id in doorbells:
-            hardware.bind_doorbell(connection_id)
-        life.process = self._start(hardware)
-        hardware.start()
+    async def power_on(self, doorbells: Iterable[int]) -> None:
+        try:
+            life = self._life = _Life(self._memory, self.slots, wake=self._wake, faults=self._faults)
+            hardware = life.hardware
+            life.process = await self._start(hardware)
+            # from here on at once: memory that is plugged meanwhile must not come between slots and start
+            self.slots.connect(hardware)
+            hardware.bind_sint(VMBUS_SINT)
+            for connection_id in doorbells:
+                hardware.bind_doorbell(connection_id)
+            hardware.start()
+        except OSError as error:
+            await self.power_off()
+            raise cannot_start(error.errno or 0, "its hardware") from None
+        except DynmemError:
+            await self.power_off()
+            raise
 
-    def _start(self, hardware: Hardware) -> GuestProcess | None:
+    async def _start(self, hardware: Hardware) -> GuestProcess | None:
         """Start the process."""
         with self._output.connected() as ends:
             fd = hardware.guest_end.fileno()
-            process = GuestProcess(self._options.guest, fd, self._exited, ends)
+            process = await GuestProcess.start(self._options.guest, fd, self._exited, ends, means=self._means)
+        self._means = self._means[self._means.index(process.means) :]  # what is not there is not tried again
         hardware.guest_end.close()
         return process
 
@@ -102,9 +115,9 @@ class EmbeddedGuest:
         assert self._life.process is not None
         return self._life.process.pid
 
-    def freeze(self) -> None:
+    async def freeze(self) -> None:
         if self._life is not None and self._life.process is not None:
-            self._life.process.freeze()
+            await self._life.process.freeze()
 
     def thaw(self) -> None:
         if self._life is not None and self._life.process is not None:

@@ -1,95 +1,257 @@
-"""The embedded guest as a process: started by exec with its hardware socket as the only extra descriptor."""
+"""The embedded guest as processes: its keeper, which outlives none of them, and what the guest started.
+
+A guest is started with its hardware socket as the only extra descriptor, by a keeper (`keeper`, which says by
+which means). The machine knows the process whose end is the end of all of them.
+"""
 
 import asyncio
+import contextlib
+import logging
 import os
+import select
 import signal
+import socket
+import struct
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
 import dynmem
-from dynmem.errors import ConfigError
+from dynmem.errors import ConfigError, DynmemError
+from dynmem.vm.embedded import keeper
 from dynmem.vm.embedded.output import Ends
 from dynmem.vm.embedded.readiness import Readiness
+from dynmem.vm.embedded.shortage import cannot_start, is_shortage
 from dynmem.vm.options.machine import GuestOptions
 from dynmem.vm.platform import GuestEnding
 
+_LOG: Final = logging.getLogger("dynmem.vm")
+_SOURCES: Final = str(Path(dynmem.__file__).resolve().parent.parent)
 # numpy's libraries would start a thread per processor, and the guest needs one
 ENVIRONMENT: Final = {
-    "PYTHONPATH": str(Path(dynmem.__file__).resolve().parent.parent),
+    "PYTHONPATH": _SOURCES,
     "OPENBLAS_NUM_THREADS": "1",
     "OMP_NUM_THREADS": "1",
 }
+_CREDENTIALS: Final = struct.Struct("=iII")  # struct ucred: pid, uid, gid
+_ANCILLARY_BYTES: Final = socket.CMSG_SPACE(_CREDENTIALS.size)
+_MESSAGE_BYTES: Final = 4096
+_ENDING_S: Final = 1.0  # for a keeper without a namespace, to kill all processes that it finds
+_NAMESPACES: Final = ("user", "pid")
+
+
+class _RefusedError(DynmemError):
+    """The system does not have the means that a keeper was to use."""
 
 
 class GuestProcess:
-    """One guest: `exited` is called when it has ended, whatever the reason.
+    """One guest: `exited` is called when all its processes have ended, whatever the reason.
 
-    It does not outlive the machine: `end` ends it, and so do the machine's death and the end of its socket.
+    Attributes:
+        means: How its processes are kept from outliving the machine.
+        pid: The first process of the guest's program.
+
     """
 
-    def __init__(
-        self,
+    def __init__(self, means: str, exited: Callable[[], None]) -> None:
+        self.means: Final = means
+        self.pid = -1
+        self._control, self._keepers_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._control.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        self._control.setblocking(False)
+        self._process: subprocess.Popen[bytes] | None = None
+        self._pidfd = -1  # of the process that ends last
+        self._exited = exited
+        self._watch: Readiness | None = None
+        self._status: int | None = None
+
+    @classmethod
+    async def start(
+        cls,
         options: GuestOptions,
         hardware_fd: int,
         exited: Callable[[], None],
         output: Ends,
-    ) -> None:
-        """Start it. Raises ConfigError if that fails."""
-        program = [sys.executable, "-P", "-m", "dynmem.guest"]
-        if options.program is not None:
-            program = [str(options.program)]
-        program.append(f"--hardware-fd={hardware_fd}")
-        program += [f"--workload={options.workload}", f"--seed={options.seed}"]
+        *,
+        means: Sequence[str] = keeper.MEANS,
+    ) -> "GuestProcess":
+        """Start a guest by the first of the `means` that the system has.
+
+        Raises ConfigError if its program cannot be executed, ShortageError if the host is short
+        of what a process needs; then nothing is left.
+        """
+        refusals = []
+        for name in means:
+            try:
+                guest = cls(name, exited)
+            except OSError as error:
+                raise _cannot(error) from None
+            try:
+                await guest._start(options, hardware_fd, output)
+            except BaseException as error:
+                await guest.end()
+                if not isinstance(error, _RefusedError):
+                    raise
+                refusals.append(f"{name}: {error}")
+                continue
+            if name != keeper.MEANS[0] and refusals:
+                _LOG.warning("the guest is kept by the means %r only (%s)", name, "; ".join(refusals))
+            return guest
+        raise ConfigError(f"the guest cannot be started: no means to keep it ({'; '.join(refusals)})")
+
+    async def _start(self, options: GuestOptions, hardware_fd: int, output: Ends) -> None:
         try:
-            self._process = subprocess.Popen(
-                program,
-                stdin=subprocess.DEVNULL,
-                stdout=output.console,
-                stderr=output.log,
-                pass_fds=(hardware_fd,),
-                env=ENVIRONMENT,
-            )
+            self._spawn(options, hardware_fd, output)
+            self._keepers_end.close()
+            pid = await self._expect("kept")
+            self._pidfd = os.pidfd_open(pid)
         except OSError as error:
-            raise ConfigError(f"the guest cannot be started: {error.filename}: {error.strerror}") from None
-        self._pidfd = Readiness(os.pidfd_open(self._process.pid), exited)
-        self._pidfd.arm()
+            raise _cannot(error) from None
+        self._send("go")
+        self.pid = await self._expect("guest")
+        await self._expect("started")
+        # the keeper has answered since the descriptor was made, so that is of this very process
+        self._watch = Readiness(self._pidfd, self._exited)
+        self._watch.arm()
 
-    @property
-    def pid(self) -> int:
-        """The guest's process."""
-        return self._process.pid
+    def _spawn(self, options: GuestOptions, hardware_fd: int, output: Ends) -> None:
+        """Start the keeper, which has the guest's program as its last arguments."""
+        program = [sys.executable, "-P", "-m", "dynmem.guest"]
+        needed = [sys.executable, sys.prefix, _SOURCES]
+        if options.program is not None:
+            program = needed = [str(options.program)]
+        if os.geteuid():
+            needed = []  # an ordinary user loses no right to a file in a user namespace
+        control_fd = self._keepers_end.fileno()
+        self._process = subprocess.Popen(
+            [
+                *(sys.executable, "-I", "-S", keeper.__file__, self.means),
+                *(str(control_fd), str(hardware_fd), str(os.getpid()), os.pathsep.join(needed)),
+                *(*program, f"--hardware-fd={hardware_fd}"),
+                *(f"--workload={options.workload}", f"--seed={options.seed}"),
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=output.console,
+            stderr=output.log,
+            pass_fds=(control_fd, hardware_fd),
+            env=ENVIRONMENT,
+        )
 
-    def freeze(self) -> None:
-        """Stop it where it is."""
-        self._process.send_signal(signal.SIGSTOP)
+    async def freeze(self) -> None:
+        """Stop all its processes where they are."""
+        self._send("freeze")
+        with contextlib.suppress(DynmemError):  # it has ended meanwhile
+            await self._expect("frozen")
 
     def thaw(self) -> None:
-        """Let it run again."""
-        self._process.send_signal(signal.SIGCONT)
+        """Let them run again."""
+        self._send("thaw")
 
     def kill(self) -> None:
-        """End it without waiting; `exited` is called when it is gone."""
-        self._process.kill()
+        """End it without waiting; `exited` is called when all its processes are gone."""
+        self._send("kill")
 
     async def end(self) -> None:
-        """End it and wait until it is gone, with all its mappings of guest memory; `exited` is not called."""
-        self._pidfd.disarm()
-        self._process.kill()
-        await asyncio.to_thread(self._process.wait)  # taking down gigabytes of mappings takes a while
-        if self._pidfd.fd >= 0:
-            os.close(self._pidfd.fd)
-            self._pidfd.fd = -1
+        """End all of them and wait until they are gone, with their mappings; `exited` is not called."""
+        if self._watch is not None:
+            self._watch.disarm()
+        self._keepers_end.close()
+        if self._process is not None:
+            self._end_keeper()
+            await self._gone(self._process)
+        if self._pidfd >= 0:
+            os.close(self._pidfd)
+            self._pidfd = -1
+        self._control.close()
+
+    def _end_keeper(self) -> None:
+        if self.means in _NAMESPACES and self._pidfd >= 0:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+        else:
+            with contextlib.suppress(OSError):
+                self._control.shutdown(socket.SHUT_WR)
+
+    async def _gone(self, process: "subprocess.Popen[bytes]") -> None:
+        """Wait for the last process, and for the keeper, whose last child that is."""
+        deadline = time.monotonic() + _ENDING_S
+        if self._pidfd >= 0 and self.means in _NAMESPACES:
+            await readable(self._pidfd)
+        while process.poll() is None:
+            if self.means not in _NAMESPACES and time.monotonic() > deadline:
+                process.kill()  # the guest may have stopped it
+            await asyncio.sleep(0.001)
 
     @property
     def ending(self) -> GuestEnding | None:
         """How it ended; None while it runs, and after exit code 0."""
-        code = self._process.poll()
+        poll = select.poll()
+        poll.register(self._pidfd, select.POLLIN)
+        if not poll.poll(0):
+            return None
+        with contextlib.suppress(DynmemError):
+            while self._status is None:
+                self._next()
+        # a keeper that was killed sent nothing, and everything was killed with it
+        code = -signal.SIGKILL if self._status is None else os.waitstatus_to_exitcode(self._status)
         if not code:
             return None
         if code > 0:
             return GuestEnding(f"exit code {code}")
         by = signal.Signals(-code)
         return GuestEnding(f"killed by {by.name}", by)
+
+    def _send(self, message: str) -> None:
+        with contextlib.suppress(OSError):  # the keeper is gone, and its end is noticed elsewhere
+            self._control.send(message.encode())
+
+    async def _expect(self, message: str) -> int:
+        """Wait for a message of the keeper; return the process that sent it.
+
+        Raises what a message says that came instead, and ConfigError when the keeper has ended.
+        """
+        while True:
+            await readable(self._control.fileno())
+            with contextlib.suppress(BlockingIOError):
+                found, pid = self._next()
+                if found == message:
+                    return pid
+
+    def _next(self) -> tuple[str, int]:
+        """Return the keeper's next message with its sender's process id."""
+        try:
+            data, ancillary, _, _ = self._control.recvmsg(
+                _MESSAGE_BYTES, socket.CMSG_SPACE(_CREDENTIALS.size)
+            )
+        except ConnectionResetError:
+            data, ancillary = b"", []
+        if not data:
+            raise ConfigError("the guest cannot be started: its keeper has ended")
+        kind, _, rest = data.decode(errors="replace").partition(" ")
+        number, _, what = rest.partition(" ")
+        if kind == "exited":
+            self._status = int(number)
+        elif kind == "failed" or (kind == "refused" and is_shortage(int(number))):
+            raise cannot_start(int(number), what)
+        elif kind == "refused":
+            raise _RefusedError(f"{what}: {os.strerror(int(number))}")
+        pid, _, _ = _CREDENTIALS.unpack(ancillary[0][2])
+        return kind, pid
+
+
+def _cannot(error: OSError) -> DynmemError:
+    return cannot_start(error.errno or 0, error.filename or "its process")
+
+
+async def readable(fd: int) -> None:
+    """Wait until there is something to read, or the end."""
+    ready = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    loop.add_reader(fd, ready.set)
+    try:
+        await ready.wait()
+    finally:
+        loop.remove_reader(fd)
