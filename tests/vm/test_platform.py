@@ -236,7 +236,7 @@ class Hurried(Budget):
 async def test_a_turn_that_has_spent_its_budget_leaves_the_other_packets_to_the_next_one() -> None:
     scene = Scene()
     machine, guest = scene.machine, scene.guest
-    machine.start()
+    await machine.start()
     await until(lambda: scene.balloon.host.state is HostState.IDLE)
     await machine.stop()
     assert guest.channel is not None
