@@ -90,7 +90,7 @@ def mentions(text: str) -> list[int]:
 
 
 def none_left(folder: Path) -> bool:
-    """Whether no process has the folder in its arguments; one look may miss the ring between two processes."""
+    """Whether no process has the folder in its arguments; one look may miss the ring."""
     return not any(mentions(str(folder)) for _ in range(LOOKS))
 
 
@@ -196,8 +196,9 @@ def test_no_process_and_no_memory_of_a_guest_is_left_when_its_machine_has_ended(
     async def scene() -> None:
         async with brooding(tmp_path) as (vm, client):
             _, inode = ram_of(vm.process.pid)
-            guests = lambda: set(descendants(vm.process.pid)).intersection(holders(inode))
-            await until(lambda: len(guests()) >= len(brood.WAYS))
+            await until(
+                lambda: len(set(descendants(vm.process.pid)).intersection(holders(inode))) >= len(brood.WAYS)
+            )
             if paused:
                 await client.execute("stop")
             if how == "quit":
