@@ -3,12 +3,24 @@
 from dynmem.policy.fill import fill
 from dynmem.policy.levels import HUGE_PAGES, LEVELS, Climber, Level, Tops, rise
 from dynmem.policy.plan import least_pages, plan
-from dynmem.policy.types import ANY, PRIORITIES, Decision, MemorySettings, Plan, Priority, Sizes, Snapshot, Vm
+from dynmem.policy.types import (
+    ANY,
+    PRIORITIES,
+    Decision,
+    Holder,
+    MemorySettings,
+    Plan,
+    Priority,
+    Sizes,
+    Snapshot,
+    Vm,
+)
 
 # in the order of importance: the plan, what it is made from, what it says, how it comes about
 __all__ = [
     "plan",
     "Snapshot",
+    "Holder",
     "Vm",
     "MemorySettings",
     "Sizes",

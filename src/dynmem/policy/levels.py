@@ -97,20 +97,20 @@ LEVELS: Final = (
     Level(
         "floors",
         _floor,
-        "not even the floors fit: every VM is at its floor",
+        "not even the floors fit: every VM goes down to its floor",
         is_short=True,
     ),
     Level(
         "demand high",
         _demand,
-        "no buffers are left; low and normal priority are at their floors, high gives by weight",
+        "no buffers are left; low and normal priority go down to their floors, high gives by weight",
         is_short=True,
         priority="high",
     ),
     Level(
         "demand normal",
         _demand,
-        "no buffers are left; low priority is at its floor, normal gives by weight",
+        "no buffers are left; low priority goes down to its floor, normal gives by weight",
         is_short=True,
         priority="normal",
     ),

@@ -19,7 +19,7 @@ def plan(snapshot: Snapshot) -> Plan:
     vms = snapshot.vms
     wanted = [wanted_pages(vm) for vm in vms]
     targets, cut = _targets(vms, snapshot.capacity_pages)
-    division = Division.of(vms, wanted, targets, cut)
+    division = Division.of(snapshot, wanted, targets, cut)
     decisions = tuple(
         Decision(
             vm=vm.name,
@@ -31,7 +31,7 @@ def plan(snapshot: Snapshot) -> Plan:
         )
         for vm, want, target in zip(vms, wanted, targets, strict=True)
     )
-    shortage = max(0, sum(wanted) - snapshot.capacity_pages)
+    shortage = max(0, sum(wanted) - max(0, snapshot.capacity_pages))
     return Plan(decisions, snapshot.capacity_pages, shortage, cut.name if cut else "")
 
 

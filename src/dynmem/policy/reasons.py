@@ -10,7 +10,7 @@ from typing import Final, Self
 import msgspec
 
 from dynmem.policy.levels import Level
-from dynmem.policy.types import Vm
+from dynmem.policy.types import Snapshot, Vm
 from dynmem.units import format_pages
 
 FITS: Final = "everything fits"
@@ -31,21 +31,24 @@ class Division(msgspec.Struct, frozen=True, gc=False):
         cut: The level at which memory ran out; None: it did not.
         neediest: The VM that others give for; None: no VM needs more.
         needs: What it needs, as a phrase.
+        holder: Who holds most of what the VMs cannot have; empty: nobody.
     """
 
     cut: Level | None
     neediest: Vm | None
     needs: str
+    holder: str
 
     @classmethod
-    def of(cls, vms: Sequence[Vm], wanted: Sequence[int], targets: Sequence[int], cut: Level | None) -> Self:
+    def of(cls, snapshot: Snapshot, wanted: Sequence[int], targets: Sequence[int], cut: Level | None) -> Self:
         """Find the VM that lacks most of what it wants, or else the one that grows most."""
+        vms, holder = snapshot.vms, snapshot.holders[0].text if snapshot.holders else ""
         for sizes, of_what in ((wanted, ""), (targets, " of headroom")):
             missing = [pages - vm.held_pages for vm, pages in zip(vms, sizes, strict=True)]
             most = max(missing, default=0)
             if most > 0:
-                return cls(cut, vms[missing.index(most)], f"needs {format_pages(most)} more{of_what}")
-        return cls(cut, None, "")
+                return cls(cut, vms[missing.index(most)], f"needs {format_pages(most)} more{of_what}", holder)
+        return cls(cut, None, "", holder)
 
 
 def reason_for(outcome: Outcome, division: Division) -> str:
@@ -56,6 +59,8 @@ def reason_for(outcome: Outcome, division: Division) -> str:
         taker = division.neediest
         parts.append(f"{taker.name} (priority {taker.priority}) {division.needs}")
     if giving or outcome.target_pages < outcome.wanted_pages:
+        if division.holder:
+            parts.append(division.holder)
         parts.append(division.cut.gives if division.cut else FITS)
     parts.append(_arithmetic(outcome))
     return "; ".join(parts)

@@ -79,17 +79,31 @@ class Vm(MemorySettings, frozen=True, gc=False):
     sizes: Sizes = ANY
 
 
+class Holder(msgspec.Struct, frozen=True, gc=False):
+    """Somebody who holds memory that the VMs of a plan cannot have.
+
+    Attributes:
+        pages: How much.
+        text: Who holds it, and why, as a part of a sentence.
+    """
+
+    pages: int
+    text: str
+
+
 class Snapshot(msgspec.Struct, frozen=True, gc=False):
     """All that the policy looks at.
 
     Attributes:
         capacity_pages: The memory that may be divided.
         vms: The VMs that share it, in the order of the plan.
+        holders: Who holds the rest, the largest first: named where a VM gives or gets less than it wants.
 
     """
 
     capacity_pages: int
     vms: tuple[Vm, ...]
+    holders: tuple[Holder, ...] = ()
 
 
 class Decision(msgspec.Struct, frozen=True, gc=False):
@@ -123,7 +137,7 @@ class Plan(msgspec.Struct, frozen=True, gc=False):
     Attributes:
         decisions: One for each VM of the snapshot, in its order.
         capacity_pages: What was divided.
-        shortage_pages: How far all that is wanted exceeds the capacity; 0 if everything fits.
+        shortage_pages: How much of what is wanted exceeds the capacity; 0 if everything fits.
         cut: The level at which memory ran out; empty if it did not.
     """
 

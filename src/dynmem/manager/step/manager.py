@@ -20,14 +20,15 @@ from dynmem.manager.step.record import Record
 from dynmem.manager.step.releases import Releases
 from dynmem.manager.step.reservations import Reservations
 from dynmem.manager.step.results import Reservation, ReservationState, SetBalloon, StepResult
-from dynmem.manager.step.room import Taken, room_for
+from dynmem.manager.step.room import Taken, holders_of, room_for, taken_by_fixed, taken_by_movable
 from dynmem.manager.step.roster import Arrivals, Roster
-from dynmem.manager.step.safeguards import ALL_ON, Safeguards, band_pages, margin_pages
+from dynmem.manager.step.safeguards import ALL_ON, Safeguards, band_pages
 from dynmem.manager.step.stalls import apply, forgive, stall_of
-from dynmem.manager.step.standing import Moment, Standing, above, standing_of
+from dynmem.manager.step.standing import Moment, above, standing_of
 from dynmem.manager.step.status import Seen, StatusReader, emergency_lines
 from dynmem.manager.step.survey import Survey
 from dynmem.manager.step.view import StatusView
+from dynmem.manager.step.views import view_of
 from dynmem.policy import Plan, Snapshot, Vm, least_pages, plan
 from dynmem.units import PAGE_SIZE, format_pages, pages_covering, pages_of
 
@@ -63,11 +64,13 @@ class Manager:
         self._targets_before = {record.name: record.target_pages for record in self._roster}
         stalls = self._stalls(survey)
         movable = [record for record in self._roster if survey.is_movable(record.name)]
-        views = tuple(_view(record, survey.standings[record.name]) for record in movable)
-        room = self._room(views, survey)
-        reserved = self._reserved(views, survey, room)
+        views = tuple(view_of(record, survey.standings[record.name]) for record in movable)
+        taken = [self._taken(record, survey) for record in self._roster]
+        room = room_for(views, survey.room, taken, sparing=self.safeguards.sparing)
+        reserved, kept = self._reserved(views, survey, room)
         free = survey.free(reserved)
-        result = plan(Snapshot(room - reserved, views))
+        holders = holders_of(taken, kept, survey.lacking)
+        result = plan(Snapshot(room - reserved, views, holders))
         candidates = self._candidates(movable, views, result, survey)
         changes = (*stalls, *self._changes(candidates, free, survey))
         waiting = self._waiting(candidates, survey)
@@ -250,13 +253,13 @@ class Manager:
         config = self._roster.configs.get(name)
         return min(hold, pages_of(config.minimum_bytes)) if config else hold
 
-    def _reserved(self, views: Sequence[Vm], survey: Survey, room: int) -> int:
-        """Return what reservations take from the room: those that are ready, and those that can be.
+    def _reserved(self, views: Sequence[Vm], survey: Survey, room: int) -> tuple[int, dict[str, int]]:
+        """Return what reservations take from the room, and each: those that are ready, and those that can be.
 
         A reservation comes before buffers, headroom and the demand of lower priority, not before what running
         VMs of its own or a higher priority need: one that would starve them gets nothing while it waits.
         """
-        taken = 0
+        taken, each = 0, {}
         for entry in self._reservations:
             hold = self._reservations.hold_pages(entry.name, survey.held(entry.name))
             if entry.state != "ready":
@@ -266,7 +269,8 @@ class Manager:
                     entry.reason = f"{entry.reason}; running VMs of its priority or a higher one need them"
                     continue
             taken += hold
-        return taken
+            each[entry.name] = hold
+        return taken, each
 
     def _announce_standings(self, survey: Survey) -> list[str]:
         lines = []
@@ -294,23 +298,14 @@ class Manager:
                     changes.append(apply(stall, record, now_ns))
         return changes
 
-    def _room(self, views: Sequence[Vm], survey: Survey) -> int:
-        """Return what movable VMs and reservations may divide. Pages."""
-        bare = survey.bare
-        budget = min(bare.budget_pages, survey.occupied + bare.available_pages) - bare.slush_pages
-        taken = (self._taken(record, survey) for record in self._roster)
-        return room_for(views, budget, taken, sparing=self.safeguards.sparing)
-
     def _taken(self, record: Record, survey: Survey) -> Taken:
         """Return what a VM takes of the room beside the plan."""
         if survey.is_movable(record.name):
-            pages = _overhead(record, emergency=survey.emergency) + self._late(record, survey)
-            return Taken(record, pages, above=record.above_pages)
+            return taken_by_movable(record, self._late(record, survey), emergency=survey.emergency)
         held, due = survey.held(record.name), self._releases.promised(record)
         if due:
-            return Taken(record, max(held, due))
-        untouched = 0 if record.reported else survey.charges[record.name].untouched
-        return Taken(record, held, untouched, record.above_pages)
+            return Taken(record, max(held, due), f"{record.name} is released and is due {format_pages(due)}")
+        return taken_by_fixed(record, held, survey.charges[record.name].untouched)
 
     def _candidates(
         self,
@@ -427,40 +422,3 @@ class Manager:
 
 def _guarded(settings: ManagerSettings, safeguards: Safeguards) -> ManagerSettings:
     return settings if safeguards.slush else msgspec.structs.replace(settings, slush_bytes=0)
-
-
-def _view(record: Record, standing: Standing) -> Vm:
-    """Return a VM as the policy sees it."""
-    held = min(record.target_pages or 0, record.most_pages)
-    sizes = record.sizes
-    maximum, limit = sizes.down(record.maximum_pages), "maximum"
-    if maximum < record.maximum_pages:
-        limit = "the last whole step of hot add"
-    declined, stopped = record.declined, record.stopped
-    if declined is not None and declined.holds and max(declined.at_pages, held) < maximum:
-        maximum, limit = max(declined.at_pages, held), "offered no more than"
-        if maximum == declined.at_pages:
-            limit = "takes no more than"
-    kept = min(stopped.at_pages, record.most_pages) if stopped is not None and stopped.holds else 0
-    if not standing.may_shrink or (record.actual_pages or 0) > record.most_pages:
-        kept = max(kept, held)
-    config = record.config
-    return Vm(
-        name=config.name,
-        floor_pages=min(sizes.up(record.floor_pages), maximum),
-        maximum_pages=max(maximum, kept),
-        demand_pages=record.demand_pages,
-        held_pages=held,
-        buffer_percent=config.buffer_percent,
-        weight=config.weight,
-        priority=config.priority,
-        margin_pages=margin_pages(record.maximum_pages),
-        kept_pages=kept,
-        limit=limit,
-        sizes=sizes,
-    )
-
-
-def _overhead(record: Record, *, emergency: bool) -> int:
-    """Return what a VM takes beyond its size: what stays or, in an emergency, what is there now."""
-    return record.excess_pages if emergency else record.excess.pages

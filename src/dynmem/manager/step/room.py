@@ -11,12 +11,17 @@ The last two rows are limits on what the others give, not on what is counted: me
 grant comes, is less by all of it.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
 
 import msgspec
 
 from dynmem.manager.step.record import Record
-from dynmem.policy import Priority, Vm, least_pages
+from dynmem.policy import Holder, Priority, Vm, least_pages
+from dynmem.units import MIB, PAGE_SIZE, format_pages, format_size
+
+# Who holds less is not worth naming.
+HOLDER_PAGES_MIN: Final = 32 * MIB // PAGE_SIZE
 
 
 class Taken(msgspec.Struct, frozen=True):
@@ -25,12 +30,14 @@ class Taken(msgspec.Struct, frozen=True):
     Attributes:
         record: The VM.
         pages: All that it takes.
+        text: Why, in words.
         untouched: The part that it has not touched, if it is starting.
         above: The part that it holds above its own maximum.
     """
 
     record: Record
     pages: int
+    text: str
     untouched: int = 0
     above: int = 0
 
@@ -39,6 +46,44 @@ class Taken(msgspec.Struct, frozen=True):
         """The parts that only some make up for: each with the lowest priority whose demand is spared."""
         above = min(self.above, self.pages)
         return (above, "low"), (min(self.untouched, self.pages - above), self.record.config.priority)
+
+
+def taken_by_movable(record: Record, late_pages: int, *, emergency: bool) -> Taken:
+    """Return what a VM of the plan takes beyond its size.
+
+    That is what stays resident or, in an emergency, what is there now, and what it owes and is late with.
+    """
+    beyond = record.excess_pages if emergency else record.excess.pages
+    pages, name = beyond + late_pages, record.name
+    if record.above_pages:
+        maximum = format_size(record.config.maximum_bytes)
+        text = f"{name} holds {format_pages(record.guest_pages or 0)}, its maximum is {maximum}"
+    elif late_pages > beyond:
+        text = f"{name} is late with {format_pages(late_pages)} that it owes"
+    else:
+        text = f"{name} holds {format_pages(beyond)} beyond what was assigned to it"
+    return Taken(record, pages, text, above=record.above_pages)
+
+
+def taken_by_fixed(record: Record, held_pages: int, untouched_pages: int) -> Taken:
+    """Return what a VM takes that cannot be changed now."""
+    name, held = record.name, format_pages(held_pages)
+    if not record.reported:
+        text = f"{name} has not reported since it started and counts with {held}"
+        return Taken(record, held_pages, text, untouched_pages, record.above_pages)
+    return Taken(record, held_pages, f"{name} is frozen and keeps {held}", above=record.above_pages)
+
+
+def holders_of(taken: Iterable[Taken], reserved: Mapping[str, int], lacking: int) -> tuple[Holder, ...]:
+    """Return who holds memory that the VMs of the plan cannot have, in words; the largest first."""
+    holders = [Holder(each.pages, each.text) for each in taken]
+    holders += [
+        Holder(pages, f"{format_pages(pages)} are reserved for {name}") for name, pages in reserved.items()
+    ]
+    rest = f"the rest of the host leaves {format_pages(lacking)} less than the budget"
+    holders.append(Holder(lacking, rest))
+    holders.sort(key=lambda each: -each.pages)
+    return tuple(each for each in holders if each.pages > HOLDER_PAGES_MIN)
 
 
 def room_for(views: Sequence[Vm], budget: int, taken: Iterable[Taken], *, sparing: bool) -> int:

@@ -53,7 +53,7 @@ def fresh_report(record: Record, now_ns: int, period_ns: int) -> bool:
 
 def marked(record: Record) -> bool:
     """Return whether more stays resident than was assigned, beyond what a process holds besides its guest."""
-    return record.excess.pages > tolerance_pages(record.boot_pages)
+    return record.excess.pages > tolerance_pages(min(record.boot_pages, record.most_pages))
 
 
 def above(record: Record) -> str:
@@ -79,11 +79,17 @@ def _run_state(record: Record) -> str:
     return f"frozen: its state is {record.facts.run_state}"
 
 
+def _not_replying(record: Record) -> str:
+    if record.actual_pages is None:
+        return f"frozen: it has not replied yet, and counts at its full size{_problem(record)}"
+    return f"frozen at its last size: it does not reply{_problem(record)}"
+
+
 FROZEN: Final[tuple[Row, ...]] = (
     (
         lambda record, _: record.facts.run_state in (SILENT, ABSENT),
         "frozen",
-        lambda record: f"frozen at its last size: it does not reply{_problem(record)}",
+        _not_replying,
     ),
     (lambda record, _: record.facts.run_state != RUNNING, "frozen", _run_state),
     (

@@ -14,6 +14,7 @@ from dynmem.manager.step.releases import Releases
 from dynmem.manager.step.reservations import Reservations
 from dynmem.manager.step.roster import Roster
 from dynmem.manager.step.standing import above
+from dynmem.manager.step.state import state_of
 from dynmem.manager.step.survey import Survey
 from dynmem.manager.step.view import (
     BooksView,
@@ -143,6 +144,7 @@ class StatusReader(msgspec.Struct, frozen=True):
             standing.reason if standing else "",
             above(record),
             _stall(record),
+            state_of(record, decision, self.roster, seen.survey.now_ns) if decision else "",
             decision.reason if decision else "",
         )
         return VmView(

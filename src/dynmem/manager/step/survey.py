@@ -39,6 +39,16 @@ class Survey(msgspec.Struct, frozen=True):
         """Whether the VMs occupy more than the budget."""
         return self.occupied > self.bare.budget_pages
 
+    @property
+    def room(self) -> int:
+        """The budget, or what the host can still give of it, less the slush. Pages."""
+        return self.bare.budget_pages - self.lacking - self.bare.slush_pages
+
+    @property
+    def lacking(self) -> int:
+        """What the rest of the host leaves less than the budget. Pages."""
+        return max(0, self.bare.budget_pages - self.occupied - self.bare.available_pages)
+
     def held(self, name: str) -> int:
         """Return what a VM takes of the budget; 0 if it is absent. Pages."""
         each = self.charges.get(name)

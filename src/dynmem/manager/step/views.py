@@ -1,0 +1,38 @@
+"""A movable VM as the policy sees it: between which bounds it can be moved now, and why those."""
+
+from dynmem.manager.step.record import Record
+from dynmem.manager.step.safeguards import margin_pages
+from dynmem.manager.step.standing import Standing
+from dynmem.policy import Vm
+
+
+def view_of(record: Record, standing: Standing) -> Vm:
+    """Return a VM as the policy sees it."""
+    held = min(record.target_pages or 0, record.most_pages)
+    sizes = record.sizes
+    maximum, limit = sizes.down(record.maximum_pages), "maximum"
+    if maximum < record.maximum_pages:
+        limit = "the last whole step of hot add"
+    declined, stopped = record.declined, record.stopped
+    if declined is not None and declined.holds and max(declined.at_pages, held) < maximum:
+        maximum, limit = max(declined.at_pages, held), "offered no more than"
+        if maximum == declined.at_pages:
+            limit = "takes no more than"
+    kept = min(stopped.at_pages, record.most_pages) if stopped is not None and stopped.holds else 0
+    if not standing.may_shrink or (record.actual_pages or 0) > record.most_pages:
+        kept = max(kept, held)
+    config = record.config
+    return Vm(
+        name=config.name,
+        floor_pages=min(sizes.up(record.floor_pages), maximum),
+        maximum_pages=max(maximum, kept),
+        demand_pages=record.demand_pages,
+        held_pages=held,
+        buffer_percent=config.buffer_percent,
+        weight=config.weight,
+        priority=config.priority,
+        margin_pages=margin_pages(record.maximum_pages),
+        kept_pages=kept,
+        limit=limit,
+        sizes=sizes,
+    )
