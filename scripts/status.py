@@ -46,7 +46,8 @@ version of these tables alone, and rises when a field is added; this page descri
 field is renamed, removed or given another meaning. Ignore fields that you do not know. What is not known is
 null.
 
-Times in nanoseconds (`*_ns`) are durations, or points on the host's monotonic clock.
+Times in nanoseconds (`*_ns`) are durations, or points on the host's monotonic clock; beside each such point
+stands its date (ISO 8601, UTC).
 """
 
 

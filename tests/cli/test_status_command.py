@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from tests.rigs.obedient import ObedientHost
 
 from dynmem.cli import main
-from dynmem.cli.status import rendered
+from dynmem.cli.status_text import rendered
 from dynmem.manager.api.client import status_of
 from dynmem.manager.api.messages import DaemonView, StatusReply, encode
 from dynmem.manager.step.facts import ManagerSettings
@@ -178,6 +178,7 @@ def answer(**changes: object) -> dict[str, Any]:
         run_state="running",
         demand_bytes=300 * MIB,
         wanted_bytes=360 * MIB,
+        planned_bytes=400 * MIB,
         assigned_bytes=512 * MIB,
         actual_bytes=512 * MIB,
         resident_bytes=411 * MIB,
@@ -216,9 +217,42 @@ def test_a_status_shows_every_figure_its_source_and_the_reason() -> None:
     ):
         assert word in text
     assert "free: 7.75 GiB measured free by the budget" in text
-    assert "web  running  300 MiB  360 MiB  512 MiB  512 MiB   411 MiB" in text
+    titles, row = (line for line in text.splitlines() if line.startswith(("VM", "web ")))
+    names = [
+        "VM",
+        "STATE",
+        "PRIORITY",
+        "MINIMUM",
+        "MAXIMUM",
+        "DEMAND",
+        "PLAN",
+        "TARGET",
+        "ACTUAL",
+        "RESIDENT",
+    ]
+    assert titles.split() == names
+    assert row.split() == ["web", "running", "normal", "64M", "1G", "300M", "400M", "512M", "512M", "411M"]
     assert "web: demand 300 MiB + 20 %" in text
     assert "resident by blocks of its RAM files; demand = committed - ballooned" in text
+
+
+def test_what_is_known_of_several_vms_is_summed_up() -> None:
+    reply = answer()
+    other = {**reply["vms"][0], "name": "db", "resident_bytes": None, "maximum_bytes": 512 * MIB}
+    reply["vms"].append(other)
+    (row,) = (line for line in rendered(status_of(reply)).splitlines() if line.startswith("sum"))
+    assert row.split() == ["sum", "128M", "1.5G", "600M", "800M", "1G", "1G", "411M"]
+
+
+def test_prose_is_broken_to_the_width_of_a_terminal_and_left_whole_for_a_program() -> None:
+    long = "would shrink to 360 MiB: everything fits; " * 6
+    reply = status_of(answer(reason=long.strip()))
+    assert max(len(line) for line in rendered(reply).splitlines()) > 200
+    lines = rendered(reply, 80).splitlines()
+    assert max(len(line) for line in lines) <= 80
+    begin = next(number for number, line in enumerate(lines) if line.startswith("web: would"))
+    assert lines[begin + 1].startswith("  ")
+    assert "".join(lines).replace(" ", "") == rendered(reply).replace("\n", "").replace(" ", "")
 
 
 def test_a_decision_that_is_not_sent_is_marked() -> None:
@@ -240,7 +274,8 @@ def test_a_reason_that_the_change_repeats_is_shown_once() -> None:
 
 def test_figures_that_are_not_known_are_dashes() -> None:
     text = shown(actual_bytes=None, resident_bytes=None, problem="it has no balloon device")
-    assert "web  running  300 MiB  360 MiB  512 MiB       -         -" in text
+    (row,) = (line for line in text.splitlines() if line.startswith("web "))
+    assert row.split()[-3:] == ["512M", "-", "-"]
     assert "    it has no balloon device" in text
 
 

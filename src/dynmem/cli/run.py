@@ -2,7 +2,7 @@
 
 import os
 import sys
-import time
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,7 +39,7 @@ def run(path: Path, *, check: bool) -> int:
     With mode = "observe" (the default) it changes nothing: `dynmem status` shows what it would do, and why.
     With mode = "enforce" it does it. Ctrl-C and SIGTERM end it and leave every VM at its present target; to
     undo, run `dynmem release --all` first. SIGHUP makes it read the file again; a wrong one changes nothing.
-    It prints one line per change, with the time.
+    It prints one line per change, with the date.
 
     Exit codes: 0 ended by SIGTERM or the file is OK, 2 the file or an option is wrong, 4 not permitted,
     5 another manager uses this socket or state folder, 130 Ctrl-C.
@@ -64,11 +64,17 @@ def _serve(config: "Config") -> int:
 
     from dynmem.manager.loop import Daemon
 
-    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="dynmem: %(message)s")
+    logging.basicConfig(
+        level=logging.WARNING,
+        stream=sys.stderr,
+        format="%(asctime)s dynmem: %(message)s",
+        datefmt="%Y-%m-%dT%H:%M:%S%z",
+    )
 
     def report(line: str) -> None:
+        date = datetime.now().astimezone().isoformat(timespec="milliseconds")
         try:
-            print(time.strftime("%H:%M:%S"), line, flush=True)
+            print(date, line, flush=True)
         except BrokenPipeError:
             # The reader has gone; the VMs are still served.
             os.dup2(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), 1)

@@ -6,21 +6,15 @@ Nothing heavy is imported: `status` takes less than 150 ms from start to finish.
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any
 
 import click
 
+from dynmem.cli.status_text import rendered
 from dynmem.errors import ConfigError, ExitCode
 from dynmem.manager.api.client import ask, status_of
 from dynmem.manager.paths import default_socket
 from dynmem.units import NS_PER_S, format_size, parse_duration, parse_size
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from dynmem.manager.api.messages import StatusReply
-    from dynmem.manager.step.results import Reservation
-    from dynmem.manager.step.view import VmView
 
 _socket_option = click.option(
     "--socket",
@@ -48,7 +42,7 @@ def status(path: Path | None, *, as_json: bool) -> int:
     4 not permitted, 7 no reply in time.
     """  # noqa: D301 - click reads the backspace as "do not wrap"
     answer = ask(path or default_socket(), {"command": "status"})
-    click.echo(json.dumps(answer, indent=2) if as_json else rendered(status_of(answer)))
+    click.echo(json.dumps(answer, indent=2) if as_json else rendered(status_of(answer), _terminal_columns()))
     return ExitCode.OK
 
 
@@ -155,98 +149,9 @@ def _duration(option: str, text: str) -> int:
         raise ConfigError(f"{option}: {error}") from error
 
 
-def rendered(status: "StatusReply") -> str:
-    """Return the reply as text: the host in three lines, a table, a reason per VM."""
-    sections = [_host(status), _table(status.vms), _reasons(status)]
-    if status.reservations:
-        sections.insert(1, _reservations(status.reservations))
-    return "\n\n".join(section for section in sections if section)
-
-
-def _bytes(size: int | None) -> str:
-    return "-" if size is None else format_size(size)
-
-
-def _host(status: "StatusReply") -> str:
-    manager, free = status.manager, status.measured_free
-    period_s = status.period_ns / NS_PER_S
-    note = " (nothing is sent)" if status.mode == "observe" else ""
-    lines = [
-        f"{status.mode}{note}; a sweep every {period_s:g} s, the last {_ago(manager.swept_ago_s)}",
-        f"budget {format_size(status.budget_bytes)}, slush {format_size(status.slush_bytes)}",
-    ]
-    if free is not None:
-        lines[1] += f", MemAvailable {format_size(free.mem_available_bytes)}"
-        lines.append(f"free: {free.text}")
-    if status.shortage_bytes:
-        lines.append(f"SHORTAGE: {format_size(status.shortage_bytes)} more is wanted than is available")
-    if status.emergency:
-        lines.append("EMERGENCY: the VMs occupy more than the budget")
-    if manager.journal_problem:
-        lines.append(f"JOURNAL: {manager.journal_problem}")
-    if manager.config_problem:
-        lines.append(f"CONFIGURATION: {manager.config_problem}")
-    return "\n".join(lines)
-
-
-def _ago(seconds: float | None) -> str:
-    return "still to come" if seconds is None else f"{seconds:.1f} s ago"
-
-
-def _reservations(reservations: "Sequence[Reservation]") -> str:
-    return "\n".join(
-        f"reserved for {each.name}: {format_size(each.size_bytes)}, {each.state}: {each.reason}"
-        for each in reservations
-    )
-
-
-COLUMNS: Final[tuple[tuple[str, "Callable[[VmView], str]"], ...]] = (
-    ("VM", lambda vm: vm.name),
-    ("STATE", lambda vm: vm.run_state),
-    ("DEMAND", lambda vm: _bytes(vm.demand_bytes)),
-    ("WANTED", lambda vm: _bytes(vm.wanted_bytes)),
-    ("TARGET", lambda vm: _bytes(vm.assigned_bytes)),
-    ("ACTUAL", lambda vm: _bytes(vm.actual_bytes)),
-    ("RESIDENT", lambda vm: _bytes(vm.resident_bytes)),
-)
-
-
-def _table(vms: "Sequence[VmView]") -> str:
-    if not vms:
-        return "no VMs are configured"
-    rows = [[title for title, _ in COLUMNS]]
-    rows += [[cell(vm) for _, cell in COLUMNS] for vm in vms]
-    widths = [max(len(row[index]) for row in rows) for index in range(len(COLUMNS))]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if index < 2 else cell.rjust(width)
-            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    )
-
-
-def _reasons(status: "StatusReply") -> str:
-    """Return why each VM has its size, what the last step requested, and where the figures come from."""
-    lines = []
-    for vm in status.vms:
-        said = [_own_reason(vm)]
-        if vm.change is not None:
-            said.append(vm.change.reason + (f" [{vm.change.measurement}]" if vm.change.measurement else ""))
-        first, *more = [sentence for sentence in said if sentence] or ["as wanted"]
-        lines.append(f"{vm.name}: {first}")
-        lines += [f"    {sentence}" for sentence in more]
-        if vm.problem and vm.problem not in vm.reason:
-            lines.append(f"    {vm.problem}")
-        if vm.resident_source:
-            demand = f"; demand = {vm.demand_source}" if vm.demand_source else ""
-            own = f" ({format_size(vm.process_bytes)} besides in its process)" if vm.process_bytes else ""
-            lines.append(f"    resident by {vm.resident_source}{own}{demand}")
-    return "\n".join(lines)
-
-
-def _own_reason(vm: "VmView") -> str:
-    """Return a VM's reason without the part at its end that the last step's change says, too."""
-    parts, changed = vm.reason.split("; "), vm.change.reason if vm.change is not None else ""
-    own = next(n for n in range(len(parts) + 1) if n == len(parts) or "; ".join(parts[n:]) in changed)
-    return "; ".join(parts[:own])
+def _terminal_columns() -> int | None:
+    """Return the width of the terminal; None if the output goes elsewhere: to a program, lines stay whole."""
+    try:
+        return os.get_terminal_size(1).columns or None
+    except OSError:
+        return None

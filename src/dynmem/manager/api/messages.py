@@ -72,6 +72,7 @@ class DaemonView(msgspec.Struct, frozen=True, kw_only=True):
         pid: Its process id.
         config: The path of its configuration.
         state: The folder of its journal.
+        at: The date of this reply. Since schema 2.
         uptime_s: How long it has been running.
         sweeps: How often it has looked at the VMs.
         sweep_took_s: How long the last sweep took.
@@ -92,6 +93,7 @@ class DaemonView(msgspec.Struct, frozen=True, kw_only=True):
     swept_ago_s: float | None
     journal_problem: str | None
     config_problem: str | None = None
+    at: str | None = None
 
 
 class StatusReply(StatusView, frozen=True, kw_only=True):

@@ -11,6 +11,7 @@ from typing import Final
 import msgspec
 
 from dynmem import __version__
+from dynmem.dates import format_date
 from dynmem.errors import ConfigError, DeadlineError, RefusedError, quoted
 from dynmem.limits import API_WAIT_NS_MAX, MANAGER_FIGURE_BYTES_MAX
 from dynmem.manager.api.messages import (
@@ -84,7 +85,8 @@ class Service:
                 return await self._take_up(vm)
 
     def _status(self) -> StatusReply:
-        view = self._manager.status()
+        since_epoch_ns = time.time_ns() - time.monotonic_ns()
+        view = self._manager.status().dated(lambda at_ns: format_date(at_ns + since_epoch_ns))
         ago_s = None
         if view.swept_ns is not None:
             ago_s = round((time.monotonic_ns() - view.swept_ns) / NS_PER_S, 3)
@@ -93,6 +95,7 @@ class Service:
             pid=os.getpid(),
             config=str(self._config.path),
             state=str(self._config.state),
+            at=format_date(time.time_ns()),
             uptime_s=round(time.monotonic() - self._started, 3),
             sweeps=self._sweeps,
             sweep_took_s=round(self._swept_s, 6),

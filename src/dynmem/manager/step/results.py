@@ -40,6 +40,7 @@ class Reservation(msgspec.Struct, frozen=True):
         state: "waiting": room is being made. "ready": it is measured free and held until the deadline.
             "expired": the deadline passed. "refused": the floors of the other VMs leave no such room.
         reason: Why it is in this state, as a sentence.
+        until: The date of the deadline. Since schema 2.
 
     """
 
@@ -48,6 +49,7 @@ class Reservation(msgspec.Struct, frozen=True):
     deadline_ns: int
     state: ReservationState
     reason: str
+    until: str | None = None
 
 
 class StepResult(msgspec.Struct, frozen=True):

@@ -4,9 +4,11 @@
 holds the two equal. Fields are added and never renamed, removed or given another meaning, so a reader ignores
 those that it does not know. A field that came later says so: "Since schema 2."
 
-Sizes are bytes. Times in nanoseconds are on the manager's monotonic clock, which starts when the host does.
+Sizes are bytes. Times in nanoseconds are on the manager's monotonic clock, which starts when the host does;
+beside each stands its date, which whoever has a clock adds (`dated`).
 """
 
+from collections.abc import Callable
 from typing import Final, Literal
 
 import msgspec
@@ -15,6 +17,9 @@ from dynmem.manager.step.facts import Mode, VmConfig
 from dynmem.manager.step.results import Reservation
 
 SCHEMA: Final = 2
+
+#: Returns the date of a point on the monotonic clock.
+Dating = Callable[[int], str]
 
 StandingKind = Literal["movable", "frozen", "released"]
 
@@ -85,10 +90,12 @@ class LastChangeView(ChangeView, frozen=True, kw_only=True):
 
     Attributes:
         at_ns: When it was decided.
+        at: The date of that. Since schema 2.
 
     """
 
     at_ns: int
+    at: str | None = None
 
 
 class VmView(VmConfig, frozen=True, kw_only=True):
@@ -167,6 +174,7 @@ class StatusView(msgspec.Struct, frozen=True, kw_only=True):
         slush_bytes: The part of it that is never granted.
         period_ns: From one sweep to the next.
         swept_ns: When the last sweep began; null before the first.
+        swept_at: The date of that. Since schema 2.
         emergency: Whether what the VMs occupy of the host now exceeds the budget: their resident memory or,
             of a VM that cannot be measured, all that it may take. (`held_bytes` also counts what is not
             touched yet: it may exceed the budget without an emergency.)
@@ -189,6 +197,7 @@ class StatusView(msgspec.Struct, frozen=True, kw_only=True):
     slush_bytes: int
     period_ns: int
     swept_ns: int | None
+    swept_at: str | None = None
     emergency: bool
     waiting: bool
     measured_free: MeasuredView | None
@@ -197,6 +206,24 @@ class StatusView(msgspec.Struct, frozen=True, kw_only=True):
     books: BooksView
     reservations: tuple[Reservation, ...]
     vms: tuple[VmView, ...]
+
+    def dated(self, date: Dating) -> "StatusView":
+        """Return the same with a date beside each point on the monotonic clock."""
+        return msgspec.structs.replace(
+            self,
+            swept_at=None if self.swept_ns is None else date(self.swept_ns),
+            reservations=tuple(
+                msgspec.structs.replace(each, until=date(each.deadline_ns)) for each in self.reservations
+            ),
+            vms=tuple(
+                msgspec.structs.replace(
+                    vm, last_change=msgspec.structs.replace(vm.last_change, at=date(vm.last_change.at_ns))
+                )
+                if vm.last_change is not None
+                else vm
+                for vm in self.vms
+            ),
+        )
 
     def vm(self, name: str) -> VmView:
         """Return one VM; KeyError if none of that name is configured."""
