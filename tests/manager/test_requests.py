@@ -2,11 +2,14 @@
 
 import signal
 import time
+from datetime import datetime
 from pathlib import Path
 
 from tests.rigs.managers import ObedientVm, cli, configured, managing
 from tests.rigs.monitored import MEBIBYTE, listening
 from tests.rigs.scenes import play
+
+from dynmem.dates import parse_date
 
 
 def test_room_that_is_there_is_given_without_a_wait_and_held_for_as_long_as_was_asked(
@@ -20,7 +23,15 @@ def test_room_that_is_there_is_given_without_a_wait_and_held_for_as_long_as_was_
             asked_ns = time.monotonic_ns()
             reply = await manager.ask(**request, wait_ns=0, hold_ns=60 * 10**9)
             assert reply["ok"], reply
-            (held,) = (await manager.status()).reservations
+            status = await manager.status()
+            (held,) = status.reservations
+            now_ns = time.time_ns()
+            assert held.until is not None
+            assert abs(parse_date(held.until) - now_ns - 60 * 10**9) < 30 * 10**9
+            for date in (status.swept_at, status.manager.at):
+                assert date is not None
+                assert abs(parse_date(date) - now_ns) < 30 * 10**9
+            assert all(datetime.fromisoformat(line.split()[0]).tzinfo for line in manager.lines)
             assert held.deadline_ns - asked_ns >= 60 * 10**9
             reply = await manager.ask(**request, wait_ns=3600 * 10**9, hold_ns=60 * 10**9)
             assert reply["ok"], reply
