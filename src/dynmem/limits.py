@@ -49,6 +49,8 @@ VMBUS_EVENTS_MAX: Final = 256
 VMBUS_CHANNELS_MAX: Final = 2047
 # Per bus at a time. A driver needs one or two for each channel.
 GPADLS_MAX: Final = 1024
+# Between two times that one broken channel is rescinded and offered again. A sound driver breaks none.
+REOFFER_PAUSE_NS_MAX: Final = 64 * 1_000_000_000
 # 1280 MiB over all GPADLs of a bus, as Hyper-V since 2019 allows.
 GPADL_PAGES_MAX: Final = 327_680
 

@@ -84,7 +84,7 @@ class Guest:
         )
         self.client = vmbus.Client(self.memory)
 
-    def pump(self, seconds: float, done: Callable[[], bool]) -> bool:
+    def pump(self, seconds: float, done: Callable[[], object]) -> bool:
         """Bring messages and events to and fro until `done`."""
         deadline = time.monotonic() + seconds
         while not done():
@@ -105,10 +105,14 @@ class Guest:
         self.power_on()
         self.events: list[vmbus.ClientEvent] = []
         self.client.connect()
-        assert self.pump(5, lambda: any(isinstance(event, vmbus.Offered) for event in self.events))
-        (channel,) = [event.channel for event in self.events if isinstance(event, vmbus.Offered)]
+        assert self.pump(5, self.offers)
+        (channel,) = self.offers()
         self.reopen(channel)
         return channel
+
+    def offers(self) -> list[vmbus.GuestChannel]:
+        """Every channel that it has been offered, also those that it has released."""
+        return [event.channel for event in self.events if isinstance(event, vmbus.Offered)]
 
     def reopen(self, channel: vmbus.GuestChannel) -> None:
         opened = len([event for event in self.events if isinstance(event, vmbus.Opened)])
@@ -194,17 +198,14 @@ def pages_outside(guest: Guest) -> object:
 
 
 def ring_index(guest: Guest) -> object:
-    """A write index far outside the ring; afterwards the channel is closed, opened again, and used."""
-    channel = guest.open_channel()
+    """A write index far outside the ring; what is offered again afterwards is opened and used."""
+    guest.open_channel()
     ring = PAGES_FROM + 4 << 12
     guest.memory.store32(ring, 0xFFFF_FFF0)
     guest.hardware.signal(17)
-    print(json.dumps({"t": "broken"}), flush=True)
-    time.sleep(1)  # nothing says when the machine has noticed
-    channel.close()
-    guest.pump(0.3, lambda: False)
-    guest.reopen(channel)
-    return True
+    assert guest.pump(5, lambda: len(guest.offers()) == 2)
+    guest.reopen(guest.offers()[1])
+    return guest.offers()[1].relid
 
 
 def ring_garbage(guest: Guest) -> object:

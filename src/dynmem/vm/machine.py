@@ -107,6 +107,7 @@ class Machine:
             platform=self.platform,
             memory=guest_memory,
             bus=self.bus,
+            clock=self.clock,
             balloon=self.balloon,
             dimms=self.dimms,
             wake=self._wake,
@@ -261,7 +262,7 @@ class Machine:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        deadline = self.balloon.deadline_ns() if self.balloon is not None else None
+        deadline = self._turn.deadline_ns()
         if deadline is not None:
             delay_s = max(0, deadline - self.clock.now_ns()) / NS_PER_S
             self._timer = asyncio.get_running_loop().call_later(delay_s, self._wake)

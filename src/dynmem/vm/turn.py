@@ -12,6 +12,7 @@ from dynmem.direction import Direction
 from dynmem.limits import VM_PACKETS_PER_TURN
 from dynmem.vm.balloon.device import HvBalloon
 from dynmem.vm.budget import Budget
+from dynmem.vm.clock import VirtualClock
 from dynmem.vm.dimms import Dimms
 from dynmem.vm.events import Events
 from dynmem.vm.faults import Faults
@@ -20,6 +21,7 @@ from dynmem.vm.platform import Platform
 from dynmem.vm.recording import Recording
 from dynmem.vmbus import Bus, BusState, ChannelClosed, ChannelFaulted, ChannelOpened, OutgoingMessage
 from dynmem.vmbus.memory import GuestMemory
+from dynmem.vmbus.reoffers import Reoffers
 from dynmem.wire.synic import HvStatus
 
 
@@ -37,6 +39,7 @@ class Turn:
         platform: Platform,
         memory: GuestMemory,
         bus: Bus,
+        clock: VirtualClock,
         balloon: HvBalloon | None,
         dimms: Dimms,
         wake: Callable[[], None],
@@ -48,6 +51,8 @@ class Turn:
         self._platform = platform
         self._hypercalls = Hypercalls(memory, bus, recording.capture)
         self._bus = bus
+        self._clock = clock
+        self._reoffers = Reoffers(bus)
         self._balloon = balloon
         self._dimms = dimms
         self._wake = wake
@@ -67,6 +72,13 @@ class Turn:
             self._deliver()
         else:
             self._serve(self._balloon)
+
+    def deadline_ns(self) -> int | None:
+        """Return when a turn is needed though the guest is silent, by the machine's clock."""
+        deadlines = [self._reoffers.deadline_ns()]
+        if self._balloon is not None:
+            deadlines.append(self._balloon.deadline_ns())
+        return min((ns for ns in deadlines if ns is not None), default=None)
 
     def power_off(self) -> None:
         """Reset the bus: the guest that used it is gone."""
@@ -117,7 +129,7 @@ class Turn:
     # the bus
 
     def _follow_bus(self) -> None:
-        """Pass on to the device what became of its channel."""
+        """Pass on to the device what became of its channel, and replace a broken one."""
         for event in self._bus.take_events():
             if isinstance(event, ChannelFaulted):
                 self._note_fault(event)
@@ -127,8 +139,10 @@ class Turn:
                 self._balloon.opened(event.channel)
             elif isinstance(event, ChannelClosed | ChannelFaulted):
                 self._balloon.closed()
+        self._reoffers.tick(self._clock.now_ns())
 
     def _note_fault(self, event: ChannelFaulted) -> None:
+        self._reoffers.faulted(event.channel, self._clock.now_ns())
         relid = event.channel.relid
         self.channel_faults[relid] = self.channel_faults.get(relid, 0) + 1
         text = f"channel {relid} ({event.channel.offer.name}): {event.reason}"
