@@ -16,6 +16,7 @@ from dynmem.vm.faults import Faults
 from dynmem.vm.options.machine import BalloonOptions
 from dynmem.vmbus import Bus, BusState, ChannelClosed, ChannelFaulted, ChannelOpened
 from dynmem.vmbus.memory import FlatMemory
+from dynmem.vmbus.reoffers import Reoffers
 
 BOOT_BYTES = 1 << 32
 ADDED_BYTES = 1 << 33
@@ -49,6 +50,7 @@ class DeviceHost:
             faults=Faults(clock.now_ns),
         )
         self.bus = Bus(self.memory, [self.device.offer])
+        self._reoffers = Reoffers(self.bus)
 
     def __del__(self) -> None:
         self._loop.close()
@@ -113,10 +115,13 @@ class DeviceHost:
 
     def _follow_bus(self) -> None:
         for event in self.bus.take_events():
+            if isinstance(event, ChannelFaulted):
+                self._reoffers.faulted(event.channel, self._now)
             if isinstance(event, ChannelOpened):
                 self.device.opened(event.channel)
             elif isinstance(event, ChannelClosed | ChannelFaulted):
                 self.device.closed()
+        self._reoffers.tick(self._now)
 
     def _turn(self) -> None:
         """What the machine does in a turn, to the end of its packets."""

@@ -10,6 +10,7 @@ from dynmem.errors import RemoteProtocolError
 from dynmem.pages.ranges import page_count
 from dynmem.wire import dm
 from dynmem.wire import vmbus as wire
+from dynmem.wire.versions import VERSION_4_1, VERSION_5_0, VERSION_WIN8_1
 
 BALLOON_RESPONSE, UNBALLOON_REQUEST, UNBALLOON_RESPONSE = 7, 8, 9
 
@@ -427,6 +428,124 @@ class ReadsAPageAtMost(OurHost):
             super().receive(data)
 
 
+class NamesAConnectionInEveryVersion(OurHost):
+    """The last word of the reply to a contact is 1 where it is to be the version."""
+
+    def take_message(self) -> bytes | None:
+        message = super().take_message()
+        if message is not None and message[0] == 15 and (self.bus.version or VERSION_5_0) < VERSION_5_0:
+            return message[:12] + struct.pack("<I", 1)
+        return message
+
+
+class RepliesToWhateverProcessorAnOldContactNames(OurHost):
+    """Before 3.0 that is garbage."""
+
+    def take_message(self) -> bytes | None:
+        message = super().take_message()
+        return None if message is not None and message[0] == 15 and self.goes_elsewhere else message
+
+    def post_message(self, connection_id: int, message_type: int, payload: bytes) -> int:
+        version, target = struct.unpack_from("<II", payload.ljust(16, b"\0"), 8)
+        self.goes_elsewhere = payload[:1] == b"\x0e" and version < VERSION_WIN8_1 and target != 0
+        return super().post_message(connection_id, message_type, payload)
+
+
+class ReadsASintOnConnection1(OurHost):
+    """Whatever is there, it believes."""
+
+    def post_message(self, connection_id: int, message_type: int, payload: bytes) -> int:
+        if payload[:1] == b"\x0e" and connection_id == 1 and payload[16:18] != b"\x02\0":
+            payload = payload[:8] + b"\xff" * 4 + payload[12:]  # which is refused
+        return super().post_message(connection_id, message_type, payload)
+
+
+class EndsTheConnectionForAnotherSint(OurHost):
+    """A contact is a contact."""
+
+    def post_message(self, connection_id: int, message_type: int, payload: bytes) -> int:
+        if payload[:1] == b"\x0e" and connection_id == 4 and payload[16] != 2:
+            self.bus.reset()
+        return super().post_message(connection_id, message_type, payload)
+
+
+class RefusesGpadlsOfARescindedChannel(OurHost):
+    """The guest should have known."""
+
+    def take_message(self) -> bytes | None:
+        message = super().take_message()
+        if message is not None and message[0] == 10 and self.bus.channels[1].is_rescinded:
+            return message[:16] + struct.pack("<I", 0xC000_0001)
+        return message
+
+
+class LeavesCrossedOpensUnanswered(OurHost):
+    """There is no such channel any more."""
+
+    def take_message(self) -> bytes | None:
+        message = super().take_message()
+        if message is not None and message[0] == 6 and self.bus.channels[1].is_rescinded:
+            return self.take_message()
+        return message
+
+
+class ForgetsDevicesThatAreReleased(OurHost):
+    """A guest that lets its channel go never sees it again."""
+
+    def post_message(self, connection_id: int, message_type: int, payload: bytes) -> int:
+        status = super().post_message(connection_id, message_type, payload)
+        if payload[:1] == b"\x0d":
+            self.bus.rescind(self.bus.channels[1])
+        return status
+
+
+class NeverOffersABrokenChannelAgain(OurHost):
+    """Rescinds it, and that is that."""
+
+    def take_message(self) -> bytes | None:
+        message = super().take_message()
+        is_offer = message is not None and message[0] == 1
+        return None if is_offer and self.channel_broke else message
+
+    @property
+    def channel_broke(self) -> bool:
+        return bool(self.reoffers._records)
+
+
+class EndsInterruptsOnRequest(OurHost):
+    """MODIFYCHANNEL to no processor succeeds."""
+
+    def post_message(self, connection_id: int, message_type: int, payload: bytes) -> int:
+        if payload[:1] == b"\x16":
+            payload = payload[:12] + bytes(4)
+        return super().post_message(connection_id, message_type, payload)
+
+
+class BeginsInterruptsOnRequest(OurHost):
+    """MODIFYCHANNEL of a channel that was opened without any succeeds."""
+
+    def post_message(self, connection_id: int, message_type: int, payload: bytes) -> int:
+        if payload[:1] == b"\x16" and self.bus.channels[1].is_open:
+            self.bus.channels[1].target_vp = 0
+        return super().post_message(connection_id, message_type, payload)
+
+
+class AnswersServicesInEveryVersion(OurHost):
+    """TL_CONNECT_RESULT for a guest that does not know it."""
+
+    def take_message(self) -> bytes | None:
+        return self.answer.pop() if self.answer else super().take_message()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.answer: list[bytes] = []
+
+    def post_message(self, connection_id: int, message_type: int, payload: bytes) -> int:
+        if payload[:1] == b"\x15" and (self.bus.version or 0) < VERSION_4_1:
+            self.answer.append(struct.pack("<II", 23, 0) + payload[8:40] + struct.pack("<I", 0xC000_0236))
+        return super().post_message(connection_id, message_type, payload)
+
+
 CAUGHT_BY: dict[type[OurHost], str] = {
     WritesUnballoonFieldsInBalloonOrder: "session-unballoon",
     ReadsBalloonFieldsInUnballoonOrder: "session-balloon",
@@ -459,6 +578,17 @@ CAUGHT_BY: dict[type[OurHost], str] = {
     GivesUpOnASilentGuest: "late-answer",
     InformsEveryVersion: "messages-of-the-version",
     UnplugsInSilence: "rescind",
+    NamesAConnectionInEveryVersion: "contact-reply-names-4.0",
+    RepliesToWhateverProcessorAnOldContactNames: "contact-2.4-names-no-processor",
+    ReadsASintOnConnection1: "contact-on-connection-1-names-no-sint",
+    EndsTheConnectionForAnotherSint: "contact-for-another-sint",
+    RefusesGpadlsOfARescindedChannel: "rescind-crosses-an-open",
+    LeavesCrossedOpensUnanswered: "rescind-crosses-an-open",
+    ForgetsDevicesThatAreReleased: "release-of-closed",
+    NeverOffersABrokenChannelAgain: "ring-write-index-odd",
+    EndsInterruptsOnRequest: "modify-channel-to-no-processor",
+    BeginsInterruptsOnRequest: "modify-channel-without-interrupts",
+    AnswersServicesInEveryVersion: "tl-connect-before-4.1",
     ForgetsTheInterruptPage: "interrupt-by-page",
     HotAddsAfterNoMore: "hot-add-never-again",
     TakesNotNowForNever: "hot-add-not-now",

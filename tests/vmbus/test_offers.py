@@ -65,3 +65,24 @@ def test_an_offer_says_whether_its_channel_is_a_pipe_and_of_what(
 def test_the_mode_of_a_pipe_and_the_bytes_of_its_device_do_not_share_a_place() -> None:
     with pytest.raises(LocalProtocolError, match="first four"):
         Offer(TYPE, FIRST, "one", user_defined=USER_DATA, pipe=PipeMode.BYTES)
+
+
+def test_an_offer_carries_the_flags_and_the_address_space_of_its_device() -> None:
+    first, second = offered(
+        Offer(TYPE, FIRST, "one", flags=0x2001, mmio_megabytes=8),
+        Offer(TYPE, SECOND, "two", pipe=PipeMode.BYTES, flags=1, mmio_megabytes=0xFFFF),
+    )
+    assert struct.unpack_from("<HH", first, 56) == (0x2001, 8)
+    assert struct.unpack_from("<HH", second, 56) == (0x11, 0xFFFF)
+
+
+@pytest.mark.parametrize("name", ["flags", "mmio_megabytes", "sub_channel_index"])
+@pytest.mark.parametrize("value", [-1, 0x1_0000])
+def test_what_does_not_fit_an_offer_is_our_own_error(name: str, value: int) -> None:
+    with pytest.raises(LocalProtocolError, match=f"{name} of an offer is a number of 16 bits"):
+        Offer(TYPE, FIRST, "one", **{name: value})  # type: ignore[arg-type]
+
+
+def test_the_flag_of_a_pipe_goes_with_its_mode() -> None:
+    with pytest.raises(LocalProtocolError, match="0x10"):
+        Offer(TYPE, FIRST, "one", flags=0x10)

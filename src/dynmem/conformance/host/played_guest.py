@@ -6,7 +6,7 @@ request, and that only pages are returned that this guest gave and has not recei
 
 import struct
 from collections.abc import Iterable, Sequence
-from typing import Final
+from typing import Final, TypeVar
 
 from dynmem.conformance import layouts as dm
 from dynmem.conformance.adapter import HostUnderTest
@@ -30,6 +30,8 @@ from dynmem.wire.versions import (
     VERSION_WIN8_1,
     VERSION_WIN10,
 )
+
+_M = TypeVar("_M", bound=wire.Message)
 
 LINUX_VERSIONS: Final = (
     VERSION_5_3,
@@ -103,6 +105,14 @@ class PlayedGuest:
         status = self.post(message)
         must(status == 0, f"the host rejected {_name(message)} with hypercall status {status}")
         return self.take()
+
+    def must_get(self, kind: type[_M], message: wire.Message) -> _M:
+        """Post a message that must be accepted and get one reply, of that kind. Returns it."""
+        answers = self.ask(message)
+        if len(answers) != 1 or not isinstance(answers[0], kind):
+            wanted = wire.TABLE.by_class[kind].name
+            fail(f"the reply to {_name(message)} is one {wanted}, not {_names(answers)}")
+        return answers[0]
 
     def contact(self, version: int, *, target_vcpu: int = 0) -> wire.VersionResponse | None:
         """Request a version. Returns the reply, or None if the host does not know the connection id."""
@@ -183,7 +193,7 @@ class PlayedGuest:
         )
         return gpadl
 
-    def open(self, *, pages: int = 10, downstream: int = 5, first: int = 0) -> None:
+    def open(self, *, pages: int = 10, downstream: int = 5, first: int = 0, target_vp: int = 0) -> None:
         """Make rings over new pages and open the channel."""
         self.pfns = self.host.scratch[first : first + pages]
         memory = GpadlMemory(self.host.memory, self.pfns)
@@ -192,7 +202,7 @@ class PlayedGuest:
         self.gpadl = self.must_make_gpadl(self.pfns)
         self._writer = ring.RingWriter(memory, 0, downstream)
         self._reader = ring.RingReader(memory, downstream, pages - downstream)
-        answers = self.ask(wire.OpenChannel(self.relid, self.relid, self.gpadl, 0, downstream))
+        answers = self.ask(wire.OpenChannel(self.relid, self.relid, self.gpadl, target_vp, downstream))
         must(
             answers == [wire.OpenChannelResult(self.relid, self.relid, 0)],
             f"the reply to an open is OPENCHANNEL_RESULT with its openid and status 0, not {answers}",
@@ -208,6 +218,30 @@ class PlayedGuest:
             answers == [wire.GpadlTorndown(self.gpadl)],
             f"the reply to a teardown is GPADL_TORNDOWN of the same GPADL, not {answers}",
         )
+
+    def mend(self, *, first: int) -> None:
+        """Open a channel again that was broken, over new pages.
+
+        A host may have rescinded it: then it is to offer the device again when the channel is released.
+        """
+        told = self.take()
+        if not told:
+            self.close()
+        else:
+            must(told == [wire.RescindChannelOffer(self.relid)], f"a broken channel is followed by {told}")
+            self.come_back()
+        self.open(first=first)
+
+    def come_back(self) -> None:
+        """Release the rescinded channel, and take the offer that must follow."""
+        self._writer = self._reader = None
+        before = self.offer
+        again = self.must_get(wire.OfferChannel, wire.RelidReleased(self.relid))
+        must(
+            (again.interface, again.instance) == (before.interface, before.instance),
+            f"another device is offered: {again}",
+        )
+        self.offers = [again if offer is before else offer for offer in self.offers]
 
     # packets
 

@@ -14,6 +14,7 @@ from dynmem.wire.versions import (
     VERSION_5_3,
     VERSION_WIN7,
     VERSION_WIN8_1,
+    VERSION_WIN10,
     VERSIONS,
     format_version,
 )
@@ -293,28 +294,6 @@ def _room(host: HostUnderTest) -> None:
 
 
 @TABLE.case(
-    "rescind",
-    VMBUS,
-    "An unplugged device is rescinded; its rings stay untouched, and RELID_RELEASED gets no reply.",
-    "Linux drivers/hv/channel_mgmt.c, vmbus_onoffer_rescind and hv_process_channel_removal",
-)
-def _rescind(host: HostUnderTest) -> None:
-    guest = PlayedGuest(host)
-    guest.start()
-    if not host.unplug():
-        raise NotApplicableError("the host cannot unplug the device")
-    answers = guest.take()
-    must(answers == [wire.RescindChannelOffer(guest.relid)], f"an unplugged device is reported by {answers}")
-    host.set_target(host.boot_pages - 100)
-    host.advance(host.post_init_wait_ns)
-    guest.silent("over a rescinded channel")
-    answers = guest.ask(wire.RelidReleased(guest.relid))
-    must(not answers, f"the reply to RELID_RELEASED is {answers}")
-    status = host.signal_event(guest.offer.connection_id, 0)
-    must(status == 18, f"a signal for a channel that is gone gives status {status}, not 18")
-
-
-@TABLE.case(
     "reset-forgets",
     VMBUS,
     "After a reset nothing of the old connection remains, and a new guest finds everything as at first.",
@@ -346,4 +325,45 @@ def _tl_connect(host: HostUnderTest) -> None:
     must(
         len(answers) == 1 and isinstance(answers[0], wire.TlConnectResult) and answers[0].status,
         f"the reply to TL_CONNECT_REQUEST for an unknown service is {answers}",
+    )
+
+
+@TABLE.case(
+    "tl-connect-before-4.1",
+    VMBUS,
+    "Before 4.1 a connection to a service gets no reply: the guest does not know TL_CONNECT_RESULT.",
+    "OpenVMM vmbus_server channels.rs, send_tl_connect_result",
+)
+def _old_tl_connect(host: HostUnderTest) -> None:
+    guest = PlayedGuest(host)
+    if guest.contact(VERSION_WIN10) is None or guest.version is None:
+        raise NotApplicableError("the host does not speak 4.0")
+    guest.request_offers()
+    endpoint = guest.offer.interface
+    guest.post(wire.TlConnectRequest(endpoint, endpoint))
+    must(not guest.take(), "a guest of 4.0 gets a reply to TL_CONNECT_REQUEST")
+    guest.open()
+
+
+def _unmoved(host: HostUnderTest, opened_for: int, moved_to: int) -> None:
+    guest = PlayedGuest(host)
+    guest.connect()
+    guest.needs_version(VERSION_5_3, "MODIFYCHANNEL_RESPONSE")
+    guest.open(target_vp=opened_for)
+    answer = guest.must_get(wire.ModifyChannelResponse, wire.ModifyChannel(guest.relid, moved_to))
+    must(answer.status, "MODIFYCHANNEL begins or ends interrupts")
+
+
+for _name, (_opened_for, _moved_to) in {
+    "to-no-processor": (0, wire.TARGET_VP_NONE),
+    "without-interrupts": (wire.TARGET_VP_NONE, 0),
+}.items():
+    TABLE.add(
+        Case(
+            f"modify-channel-{_name}",
+            VMBUS,
+            "MODIFYCHANNEL moves interrupts; a channel opened with none keeps none, and none lose them.",
+            "OpenVMM vmbus_server channels.rs, modify_channel",
+            partial(_unmoved, opened_for=_opened_for, moved_to=_moved_to),
+        )
     )

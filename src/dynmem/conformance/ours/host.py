@@ -12,6 +12,7 @@ from dynmem.pages.page_set import PageSet
 from dynmem.units import GIB, MIB, PAGE_SIZE
 from dynmem.vmbus import Bus, BusState, Channel, ChannelClosed, ChannelFaulted, ChannelOpened, Offer
 from dynmem.vmbus.memory import FlatMemory
+from dynmem.vmbus.reoffers import Reoffers
 from dynmem.wire.dm import BALLOON_DEVICE_TYPE
 from dynmem.wire.packet import PacketType
 
@@ -96,6 +97,7 @@ class OurHost:
         self.hot_add: OurHotAdd = OurHotAdd()
         self.store: OurPages = OurPages(_BOOT_PAGES, self.hot_add)
         self.bus: Bus = Bus(self.memory, [Offer(BALLOON_DEVICE_TYPE, BALLOON_DEVICE_TYPE, "hv-balloon")])
+        self.reoffers: Reoffers = Reoffers(self.bus)
         self.dm: DynamicMemoryHost = self.make_machine()
         self.dm.reset(self.now)
 
@@ -162,12 +164,15 @@ class OurHost:
     def _turn(self) -> None:
         """Do what a VMM does after each exit: first events, then packets in, then messages out."""
         for event in self.bus.take_events():
+            if isinstance(event, ChannelFaulted):
+                self.reoffers.faulted(event.channel, self.now)
             if isinstance(event, ChannelOpened):
                 self.channel = event.channel
                 self.dm.channel_opened(self.now)
             elif isinstance(event, ChannelClosed | ChannelFaulted) and self.channel is not None:
                 self.channel = None
                 self.dm.channel_closed(self.now)
+        self.reoffers.tick(self.now)
         while self._receive():
             pass
         self._send()
