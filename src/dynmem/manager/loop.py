@@ -220,6 +220,9 @@ class Daemon:
         """
         now_ns = time.monotonic_ns()
         patience_s = min(self._period_s / PATIENCE_SHARE, PATIENCE_S_MAX)
+        released = set(self._manager.released)
+        for name, connection in self._connections.items():
+            connection.is_released = name in released
         vms = await asyncio.gather(*(each.observe(now_ns, patience_s) for each in self._connections.values()))
         for facts in vms:
             before = self._facts.get(facts.name)

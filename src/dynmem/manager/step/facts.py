@@ -63,6 +63,7 @@ class VmFacts(msgspec.Struct, frozen=True):
         resident_bytes: What the host measured.
         resident_source: How it was measured.
         demand: What its guest reports.
+        report_interval_ns: How often its guest is asked to report; 0: not known, or as often as is needed.
         resets: RESETs seen in this incarnation.
         problem: What is wrong with it, and what to do.
         resident_overhead_bytes: The part of `resident_bytes` that is known not to be guest RAM.
@@ -88,6 +89,7 @@ class VmFacts(msgspec.Struct, frozen=True):
     limit_bytes: int | None = None
     added_bytes: int | None = None
     is_actual_former: bool = False
+    report_interval_ns: int = 0
 
 
 class Facts(msgspec.Struct, frozen=True):

@@ -108,9 +108,9 @@ def tolerance_pages(boot_pages: int) -> int:
     return max(EXCESS_PAGES_MIN, boot_pages // EXCESS_SHARE)
 
 
-def fresh_ns(period_ns: int) -> int:
-    """Return the greatest age of a report that counts as fresh."""
-    return max(REPORT_PERIODS * period_ns, SHORTEST_WINDOW_NS)
+def fresh_ns(period_ns: int, interval_ns: int = 0) -> int:
+    """Return the greatest age of a report that counts as fresh, of a guest that reports once an interval."""
+    return max(REPORT_PERIODS * max(period_ns, interval_ns), SHORTEST_WINDOW_NS)
 
 
 def stall_ns(period_ns: int) -> int:

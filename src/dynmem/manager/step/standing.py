@@ -9,7 +9,7 @@ from dynmem.manager.step.facts import ABSENT, RUNNING, SILENT, ManagerSettings
 from dynmem.manager.step.record import Record
 from dynmem.manager.step.safeguards import EQUAL_SWEEPS, Safeguards, fresh_ns, tolerance_pages
 from dynmem.manager.step.view import StandingKind
-from dynmem.units import PAGE_SIZE, format_pages, format_size
+from dynmem.units import NS_PER_S, PAGE_SIZE, format_pages, format_size
 
 
 class Standing(msgspec.Struct, frozen=True):
@@ -46,7 +46,7 @@ def fresh_report(record: Record, now_ns: int, period_ns: int) -> bool:
     return (
         demand is not None
         and reported is not None
-        and demand.age_ns <= fresh_ns(period_ns)
+        and demand.age_ns <= fresh_ns(period_ns, record.facts.report_interval_ns)
         and reported >= record.reported_after_ns
     )
 
@@ -141,6 +141,13 @@ def standing_of(record: Record, moment: Moment) -> Standing:
             may_shrink=False,
             reason=f"late: it owes {format_pages(late_pages)}, and others are asked instead",
             news="late: it does not give what it owes in time; others are asked instead",
+        )
+    interval_ns = record.facts.report_interval_ns
+    if interval_ns > fresh_ns(moment.settings.period_ns):
+        return Standing(
+            "movable",
+            may_shrink=False,
+            reason=f"not shrunk: it reports every {interval_ns // NS_PER_S} s, too slowly to see it grow",
         )
     if record.facts.huge_bytes:
         return Standing(

@@ -29,7 +29,6 @@ from dynmem.manager.sweep.demand import (
     fields,
     find_device,
     size,
-    statistics_interval,
     word,
 )
 from dynmem.manager.sweep.life import Life
@@ -37,6 +36,7 @@ from dynmem.manager.sweep.monitor import Monitor
 from dynmem.manager.sweep.process import Process
 from dynmem.manager.sweep.resident import Resident, ResidentMeter
 from dynmem.manager.sweep.sizes import read_base, read_memory
+from dynmem.manager.sweep.statistics import Statistics
 from dynmem.qmp.client import QmpClient
 from dynmem.qmp.errors import BusyError, QmpCommandError
 from dynmem.sockets import listener
@@ -48,12 +48,8 @@ COMMAND_TIMEOUT_S: Final = 3.0
 _PATIENCE_TICKS: Final = 20
 # The events that are looked at; others are dropped as they come.
 _EVENTS: Final = frozenset({"RESET", BALLOON_EVENT, STATUS_EVENT})
-# Not even the statistics interval is set before a VM has been looked at this many times.
-LOOKS_BEFORE_WRITING: Final = 2
 # Looks between two searches of a VM that has no balloon device: one may be plugged in.
 _FIND_DEVICE_EVERY: Final = 10
-# Looks between two checks that QEMU still asks the guest for statistics.
-_LOOK_AT_INTERVAL_EVERY: Final = 10
 # Looks between two checks for new DIMMs, of a VM that cannot grow otherwise.
 _LOOK_AT_MEMORY_EVERY: Final = 10
 # States of QEMU's MigrationStatus in which the VM's memory is being moved.
@@ -85,6 +81,8 @@ class VmConnection:
     ) -> None:
         self.name: Final = name
         self.path: Final = path
+        #: Whether the VM is left alone: what was changed of its settings is put back.
+        self.is_released: bool = False
         self._may_write = may_write
         self._period_s = period_s
         self._reset = reset
@@ -295,10 +293,9 @@ class VmConnection:
                 return
         self._problem = life.device_problem
 
-    @staticmethod
-    async def _find_device(monitor: Monitor, life: Life) -> None:
+    async def _find_device(self, monitor: Monitor, life: Life) -> None:
         """Look for a balloon device; the figures of another one before it are not its own."""
-        life.tracker, life.interval_problem, life.next_interval = None, None, 0
+        life.tracker = life.statistics = None
         try:
             life.device = await find_device(monitor)
         except QmpCommandError as error:
@@ -306,6 +303,8 @@ class VmConnection:
             return
         if life.device is not None:
             life.tracker = DemandTracker(DEMAND_SOURCES[life.device.kind])
+            if life.device.kind == VIRTIO_BALLOON:
+                life.statistics = Statistics(life.device, self._period_s)
             return
         life.next_search = life.looks + _FIND_DEVICE_EVERY
         life.device_problem = "it has no balloon device: start it with -device virtio-balloon-pci,id=balloon0"
@@ -329,34 +328,24 @@ class VmConnection:
             life.tracker.saw_size(life.memory.without_added(actual), life.memory.limit_bytes)
         else:
             life.tracker.saw_size(life.size_bytes)
-        if device.kind == VIRTIO_BALLOON:
-            await self._keep_statistics_on(monitor, life, device)
+        await self._look_at_statistics(monitor, life, now_ns)
+        slow = life.statistics.problem if life.statistics is not None else None
         report = await DEMAND_SOURCES[device.kind].read(monitor, device, life.memory.boot_bytes)
         if isinstance(report, Silence):
-            self._problem = life.interval_problem or report.reason
+            self._problem = slow or report.reason
             return
-        life.tracker.saw_report(report._replace(mark=(life.reports, report.mark)), now_ns)
-        if life.tracker.demand(0) is None:
-            self._problem = life.interval_problem
+        self._problem = slow
+        is_new = life.tracker.saw_report(report._replace(mark=(life.reports, report.mark)), now_ns)
+        if is_new and life.statistics is not None:
+            life.statistics.reported()
 
-    async def _keep_statistics_on(self, monitor: Monitor, life: Life, device: Device) -> None:
-        """Make QEMU ask the guest for statistics; in observe mode only report that it does not."""
-        if life.looks < life.next_interval:
+    async def _look_at_statistics(self, monitor: Monitor, life: Life, now_ns: int) -> None:
+        assert life.tracker is not None
+        if life.statistics is None:
             return
-        life.next_interval = max(life.looks + _LOOK_AT_INTERVAL_EVERY, LOOKS_BEFORE_WRITING + 1)
-        life.interval_problem = None
-        if await statistics_interval(monitor, device) > 0:
-            return
-        if not monitor.may_write:
-            life.interval_problem = (
-                "its guest statistics are off, and observe mode does not turn them on: set"
-                f' guest-stats-polling-interval of {device.path} to 1, or use mode = "enforce"'
-            )
-        elif life.looks <= LOOKS_BEFORE_WRITING:
-            life.next_interval = LOOKS_BEFORE_WRITING + 1
-            life.interval_problem = "its guest statistics are being turned on"
-        else:
-            await monitor.set_statistics_interval(device.path, max(1, round(self._period_s)))
+        known = life.tracker.demand(now_ns)
+        late = known is not None and life.statistics.is_late(known.age_ns)
+        await life.statistics.look(monitor, life.looks, late=late, released=self.is_released)
 
     # -- from outside ---------------------------------------------------------------------------------------
 
@@ -408,6 +397,7 @@ class VmConnection:
             resident_overhead_bytes=life.resident.overhead_bytes,
             huge_bytes=life.resident.huge_bytes,
             demand=life.tracker.demand(now_ns) if life.tracker is not None else None,
+            report_interval_ns=life.statistics.interval_ns if life.statistics is not None else 0,
             resets=life.resets,
             problem=self._problem,
         )

@@ -245,10 +245,10 @@ class DemandTracker:
         self._highest = max(self._highest, actual_bytes)
         self._actual = actual_bytes
 
-    def saw_report(self, report: Report, now_ns: int) -> None:
-        """Take in the guest's figures, new or not."""
+    def saw_report(self, report: Report, now_ns: int) -> bool:
+        """Take in the guest's figures; return whether they are new."""
         if report.mark == self._mark:
-            return
+            return False
         is_first = self._mark is None
         self._mark = report.mark
         if not is_first and self._lowest is not None:
@@ -257,6 +257,7 @@ class DemandTracker:
             before = high if self._demand is None else self._demand[0]
             self._demand = (min(max(before, low), high), report.available_bytes, now_ns)
         self._lowest = self._highest = self._actual
+        return True
 
     def forget(self) -> None:
         """Drop what a guest reported before its reset, and how large it was.

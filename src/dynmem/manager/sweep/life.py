@@ -11,6 +11,7 @@ from dynmem.manager.sweep.demand import DemandTracker, Device
 from dynmem.manager.sweep.process import Process
 from dynmem.manager.sweep.resident import Resident, ResidentMeter
 from dynmem.manager.sweep.sizes import VmMemory
+from dynmem.manager.sweep.statistics import Statistics
 
 
 @dataclass
@@ -37,8 +38,7 @@ class Life:
         reports: Status events seen; distinguishes two reports with the same figures.
         looks: How often it was looked at.
         next_search: The look at which a device is searched again.
-        next_interval: The look at which the statistics interval is checked again.
-        interval_problem: Why its guest sends no statistics.
+        statistics: How often its guest is asked to report, where that can be set.
         device_problem: Why no device is known.
     """
 
@@ -61,8 +61,7 @@ class Life:
     reports: int = 0
     looks: int = 0
     next_search: int = 0
-    next_interval: int = 0
-    interval_problem: str | None = None
+    statistics: Statistics | None = None
     device_problem: str = ""
 
     @property

@@ -1,0 +1,115 @@
+"""How often QEMU asks a guest with virtio-balloon for its statistics, and what the manager does about that.
+
+Whoever started the VM, or a tool that watches it, may have set an interval of its own. The manager looks at
+it now and then, and whenever a report is late. In enforce mode it sets an interval as short as its period, a
+few times: where another program insists on its own, that one stays. What was found is put back when the VM is
+released.
+
+    found                        observe         enforce
+    as short as the period       used            used
+    a few periods                used            set
+    longer: too slow to shrink   used, and said  set
+    off                          said            set
+"""
+
+from typing import Final
+
+from dynmem.manager.sweep.demand import Device, statistics_interval
+from dynmem.manager.sweep.monitor import STATISTICS_INTERVAL, Monitor
+from dynmem.qmp.errors import QmpCommandError
+from dynmem.units import NS_PER_S
+
+# Not even the interval is set before a VM has been looked at this many times.
+LOOKS_BEFORE_WRITING: Final = 2
+# Looks between two checks of the interval.
+_CHECK_EVERY: Final = 10
+# A report that is this many intervals old is late.
+_LATE_INTERVALS: Final = 2
+# How often it is set. Then another program wants another one.
+_SETS_MAX: Final = 3
+# A guest that is asked less often than this many periods cannot be followed.
+_SLOW_PERIODS: Final = 3
+
+
+class Statistics:
+    """The statistics interval of one balloon device."""
+
+    def __init__(self, device: Device, period_s: float) -> None:
+        self._device = device
+        self._wanted_s = max(1, round(period_s))
+        self._slow_s = _SLOW_PERIODS * max(1.0, period_s)
+        self._now_s = 0
+        self._awaited_s = 0
+        self._found_s: int | None = None
+        self._sets = 0
+        self._next = 0
+        self.problem: str | None = None
+
+    @property
+    def interval_ns(self) -> int:
+        """How long a report may take to come: of the present interval and the one before, the longer."""
+        return max(self._now_s, self._awaited_s) * NS_PER_S
+
+    def reported(self) -> None:
+        """Take in that a report has come: by now the present interval holds."""
+        self._awaited_s = 0
+
+    def is_late(self, age_ns: int) -> bool:
+        """Return whether the next report should have come, so that the interval may be another one now."""
+        return age_ns > _LATE_INTERVALS * max(self._now_s, self._wanted_s) * NS_PER_S
+
+    async def look(self, monitor: Monitor, number: int, *, late: bool, released: bool) -> None:
+        """Check the interval at look *number*, if it is time to or a report is *late*; set it if need be."""
+        if released:
+            await self._put_back(monitor)
+            return
+        if number < self._next and not late:
+            return
+        self._next = max(number + _CHECK_EVERY, LOOKS_BEFORE_WRITING + 1)
+        now_s = await statistics_interval(monitor, self._device)
+        self._awaited_s = max(self._awaited_s, self._now_s) if now_s != self._now_s else self._awaited_s
+        self._now_s = now_s
+        self.problem = None
+        if 0 < now_s <= self._wanted_s:
+            return
+        if not monitor.may_write:
+            self.problem = self._why("observe mode does not change that", 'or use mode = "enforce"')
+        elif number <= LOOKS_BEFORE_WRITING:
+            self._next = LOOKS_BEFORE_WRITING + 1
+            self.problem = None if now_s else "its guest statistics are being turned on"
+        elif self._sets == _SETS_MAX:
+            self.problem = self._why("another program sets it so again and again", "there")
+        else:
+            await self._set(monitor, now_s)
+
+    async def _set(self, monitor: Monitor, found_s: int) -> None:
+        self._found_s = found_s
+        self._sets += 1
+        try:
+            await monitor.set_statistics_interval(self._device.path, self._wanted_s)
+        except QmpCommandError as error:
+            self.problem = self._why(f"its monitor rejects another interval ({error.desc})", "")
+        else:
+            self._now_s, self._awaited_s = self._wanted_s, max(self._awaited_s, found_s)
+
+    async def _put_back(self, monitor: Monitor) -> None:
+        """Set what was found before the manager set it, unless another program has set another one since."""
+        self.problem, self._next, self._sets = None, 0, 0
+        found_s, self._found_s = self._found_s, None
+        if found_s is None or await statistics_interval(monitor, self._device) != self._wanted_s:
+            return
+        await monitor.set_statistics_interval(self._device.path, found_s)
+        self._awaited_s, self._now_s = self._now_s, found_s
+
+    def _why(self, obstacle: str, otherwise: str) -> str | None:
+        """Return what is wrong with the interval and what to do; None if the manager can live with it."""
+        remedy = f"set {STATISTICS_INTERVAL} of {self._device.path} to {self._wanted_s}"
+        remedy = f"{remedy}, {otherwise}" if otherwise else remedy
+        if not self._now_s:
+            return f"its guest statistics are off, and {obstacle}: {remedy}"
+        if self._now_s <= self._slow_s:
+            return None
+        return (
+            f"its guest statistics come every {self._now_s} s, too slowly to follow its growth, and"
+            f" {obstacle}: {remedy}"
+        )
