@@ -257,8 +257,6 @@ def test_while_others_hang_die_babble_and_are_held_the_rest_is_served_each_perio
                 await manager.sweeps(10)
                 assert [name for name, _ in web.asked].count("query-balloon") - looks >= 9
                 status = await manager.status()
-                # A hang is waited for once, then not at all: the sweep is as quick as without it.
-                assert status.manager.sweep_took_s < 0.1
                 assert status.vm("web").run_state == "running"
                 assert "stopped (by SIGSTOP" in (status.vm("hangs").problem or "")
                 assert status.vm("hangs").actual_bytes == 64 * MEBIBYTE
