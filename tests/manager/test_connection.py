@@ -31,6 +31,8 @@ from dynmem.manager.sweep.demand import VIRTIO_RESERVE_BYTES
 from dynmem.manager.sweep.monitor import Monitor
 from dynmem.qmp.client import QmpClient
 
+README = Path(__file__).resolve().parent.parent.parent / "README.md"
+
 
 @contextlib.asynccontextmanager
 async def hold(path: Path, *, may_write: bool = False) -> AsyncIterator[VmConnection]:
@@ -77,6 +79,27 @@ def test_success_means_nothing_without_a_driver_and_no_demand_is_made_up(tmp_pat
                 assert facts.resident_bytes is not None
                 assert facts.resident_overhead_bytes > 10 * MEBIBYTE
                 assert facts.resident_bytes - facts.resident_overhead_bytes < 32 * MEBIBYTE
+
+    play(scenario())
+
+
+@pytest.mark.qemu
+def test_the_options_of_the_readme_give_observe_mode_the_statistics_that_it_does_not_turn_on(
+    tmp_path: Path,
+) -> None:
+    shown = README.read_text().replace("\\\n", " ").replace("/run/vm/web.qmp", f"{tmp_path}/readme")
+    (line,) = (line for line in shown.splitlines() if line.strip().startswith("-device virtio-balloon"))
+
+    async def scenario() -> None:
+        with qemu(tmp_path / "qmp", *line.split(), paused=False):
+            async with (
+                hold(tmp_path / "readme") as connection,
+                await QmpClient.connect(tmp_path / "qmp") as operator,
+            ):
+                facts = await look(connection)
+                assert "load the virtio_balloon driver" in (facts.problem or "")
+                deflates = {"path": "/machine/peripheral/balloon0", "property": "deflate-on-oom"}
+                assert await operator.execute("qom-get", deflates) is True
 
     play(scenario())
 

@@ -92,7 +92,7 @@ class QemuStyle(click.Command):
 @click.option(
     "--qmp",
     metavar="unix:PATH,server=on,wait=off",
-    help="Serve a monitor on a unix socket, to several clients at once.",
+    help="Serve a monitor on a unix socket, to several clients at once; its folder must exist.",
 )
 @click.option(
     "--guest",
