@@ -7,6 +7,7 @@ from dynmem.conformance.ours.guest import OurGuest
 from dynmem.dm.guest import DynamicMemoryGuest
 from dynmem.dm.options import VERSIONS, GuestOptions
 from dynmem.wire import dm
+from dynmem.wire.synic import CHANNEL_CONNECTION_ID_BASE
 
 BALLOON_RESPONSE, UNBALLOON_REQUEST, UNBALLOON_RESPONSE = 7, 8, 9
 
@@ -207,6 +208,33 @@ class AddsTheSameMemoryTwice(OurGuest):
         return data[:8] + struct.pack("<II", 1 << 15, 1) if kind_of(data) == 11 else data
 
 
+class DrivesEachDeviceOnce(OurGuest):
+    """What was rescinded does not interest it any more."""
+
+    def deliver_message(self, payload: bytes) -> None:
+        if payload[0] == 1:
+            if getattr(self, "was_offered", False):
+                return
+            self.was_offered = True
+        super().deliver_message(payload)
+
+
+class SignalsTheFirstChannel(OurGuest):
+    """Whatever the offer says, it rings the doorbell of relid 1."""
+
+    def start(self, hypercalls: Hypercalls) -> None:
+        class Habit:
+            def post_message(self, connection_id: int, message_type: int, payload: bytes) -> int:
+                return hypercalls.post_message(connection_id, message_type, payload)
+
+            def signal_event(self, connection_id: int, flag: int) -> int:
+                if status := hypercalls.signal_event(CHANNEL_CONNECTION_ID_BASE + 1, flag):
+                    raise OSError(f"signal refused with status {status}")
+                return status
+
+        super().start(Habit())
+
+
 CAUGHT_BY: dict[type[OurGuest], str] = {
     WritesBalloonFieldsInUnballoonOrder: "guest-session-balloon",
     ReadsUnballoonFieldsInBalloonOrder: "guest-session-unballoon",
@@ -224,6 +252,8 @@ CAUGHT_BY: dict[type[OurGuest], str] = {
     SaysThatItAddedMoreThanOffered: "guest-hot-add",
     RemovesWithTheWordsOfABalloonResponse: "guest-hot-remove",
     AddsTheSameMemoryTwice: "guest-hot-add-again",
+    DrivesEachDeviceOnce: "guest-offered-again-under-the-same-relid",
+    SignalsTheFirstChannel: "guest-offered-again-under-another-relid",
     NeverPostsAgain: "guest-post-again",
     NeverSignals: "guest-signals",
     CannotReadPaddedMessages: "guest-padded-messages",

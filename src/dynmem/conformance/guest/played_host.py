@@ -66,6 +66,7 @@ class PlayedHost:
         self.statuses: list[tuple[int, ...]] = []
         self.signals: int = 0
         self.trans_id: int = 1000
+        self.relid: int = RELID
         self.gpadl: int = 0
         self.pfns: list[int] = []
         self.downstream: int = 0
@@ -87,7 +88,7 @@ class PlayedHost:
         return 0
 
     def signal_event(self, connection_id: int, flag: int) -> int:
-        if connection_id != CHANNEL_CONNECTION_ID_BASE + RELID:
+        if connection_id != CHANNEL_CONNECTION_ID_BASE + self.relid:
             return 18
         if flag:
             return 17
@@ -167,7 +168,8 @@ class PlayedHost:
         self.say(wire.AllOffersDelivered(), pad)
 
     def offer(self, pad: int = 0, *, relid: int = RELID) -> None:
-        """Offer the Dynamic Memory device."""
+        """Offer the Dynamic Memory device under that number."""
+        self.relid = relid
         self.say(
             wire.OfferChannel(
                 interface=BALLOON_DEVICE_TYPE,
@@ -186,10 +188,25 @@ class PlayedHost:
             pad,
         )
 
+    def rescind(self) -> None:
+        """Rescind the channel, and wait until the guest has released it."""
+        self.say(wire.RescindChannelOffer(self.relid))
+        self._reader = self._writer = None
+        for _ in range(8):
+            must(self.waited(lambda: self.posts), "RELID_RELEASED does not come")
+            message = self.peek_post()
+            self.posts.popleft()
+            if isinstance(message, wire.RelidReleased):
+                must(message.child_relid == self.relid, f"relid {message.child_relid} is released")
+                return
+            if isinstance(message, wire.GpadlTeardown):
+                self.say(wire.GpadlTorndown(message.gpadl))
+        fail("RELID_RELEASED does not come")
+
     def take_gpadl(self) -> wire.GpadlHeader:
         """Return a GPADL from its header and bodies, checked. It has no reply yet."""
         header = self.next_post(wire.GpadlHeader)
-        must(header.child_relid == RELID, f"a GPADL for relid {header.child_relid}")
+        must(header.child_relid == self.relid, f"a GPADL for relid {header.child_relid}")
         must(header.range_count == 1, f"a GPADL of {header.range_count} ranges")
         byte_count, byte_offset = struct.unpack_from("<II", header.ranges)
         pages = byte_count // PAGE_SIZE
@@ -208,9 +225,9 @@ class PlayedHost:
     def take_open(self) -> wire.OpenChannel:
         """Create the GPADL and accept the open, without a reply yet. The rings must be empty."""
         self.take_gpadl()
-        self.say(wire.GpadlCreated(RELID, self.gpadl, 0))
+        self.say(wire.GpadlCreated(self.relid, self.gpadl, 0))
         request = self.next_post(wire.OpenChannel)
-        must(request.child_relid == RELID, f"relid {request.child_relid} is opened")
+        must(request.child_relid == self.relid, f"relid {request.child_relid} is opened")
         must(request.ringbuffer_gpadl == self.gpadl, "the channel is opened over another GPADL")
         self.downstream = request.downstream_page_offset
         must(
@@ -230,7 +247,7 @@ class PlayedHost:
         memory = GpadlMemory(self.guest.memory, self.pfns)
         self._reader = ring.RingReader(memory, 0, self.downstream)
         self._writer = ring.RingWriter(memory, self.downstream, len(self.pfns) - self.downstream)
-        self.say(wire.OpenChannelResult(RELID, request.openid, 0))
+        self.say(wire.OpenChannelResult(self.relid, request.openid, 0))
 
     # packets
 
@@ -243,7 +260,7 @@ class PlayedHost:
         except RemoteProtocolError as error:
             fail(f"the guest damaged the ring: {error}")
         if self._writer.take_signal():
-            self.guest.deliver_event(RELID)
+            self.guest.deliver_event(self.relid)
 
     def send(self, data: bytes) -> None:
         """Send one message."""
@@ -258,7 +275,7 @@ class PlayedHost:
             except RemoteProtocolError as error:
                 fail(f"the guest wrote a malformed packet: {error}")
             if self._reader.take_signal():
-                self.guest.deliver_event(RELID)
+                self.guest.deliver_event(self.relid)
             if packet is None:
                 break
             must(packet.type == PacketType.INBAND, f"the guest sent a packet of type {packet.type}, not 6")

@@ -6,7 +6,7 @@ from typing import Final
 
 from dynmem.conformance import layouts as dm
 from dynmem.conformance.adapter import VMBUS, VMBUS_FAULTS, GuestUnderTest
-from dynmem.conformance.case import Case, CaseTable, fail, must
+from dynmem.conformance.case import Case, CaseTable, must
 from dynmem.conformance.guest.played_host import RELID, PlayedHost
 from dynmem.units import NS_PER_S, PAGE_SIZE
 from dynmem.vmbus import ring
@@ -142,21 +142,34 @@ def _open_refused(guest: GuestUnderTest) -> None:
 def _rescind(guest: GuestUnderTest) -> None:
     host = PlayedHost(guest).begin()
     pages = GpadlMemory(guest.memory, host.pfns)
-    host.say(wire.RescindChannelOffer(RELID))
-    for _ in range(8):
-        must(host.waited(lambda: host.posts), "RELID_RELEASED does not come")
-        message = host.peek_post()
-        host.posts.popleft()
-        if isinstance(message, wire.RelidReleased):
-            break
-        if isinstance(message, wire.GpadlTeardown):
-            host.say(wire.GpadlTorndown(message.gpadl))
-    else:
-        fail("RELID_RELEASED does not come")
-    must(message.child_relid == RELID, f"relid {message.child_relid} is released")
+    host.rescind()
     before = pages.load32(ring.WRITE_INDEX)
     guest.advance(10 * NS_PER_S)
     must(pages.load32(ring.WRITE_INDEX) == before, "the rings of a rescinded channel are written to")
+
+
+def _come_back(relid: int, guest: GuestUnderTest) -> None:
+    host = PlayedHost(guest).begin()
+    for _ in range(3):
+        host.rescind()
+        host.offer(relid=relid)
+        host.open()
+        must(host.negotiate() == dm.DM_2_0, "the handshake does not begin again")
+        host.capabilities(suppress=True)
+        host.silent("after the handshake")
+        host.alive()
+
+
+for _name, _relid in (("the-same", RELID), ("another", RELID + 1)):
+    TABLE.add(
+        Case(
+            f"guest-offered-again-under-{_name}-relid",
+            VMBUS,
+            "A device that is offered again after a rescind is opened again, and the handshake begins anew.",
+            "Linux drivers/hv/channel_mgmt.c, vmbus_onoffer: the driver probes the new device",
+            partial(_come_back, _relid),
+        )
+    )
 
 
 @TABLE.case(
