@@ -13,7 +13,6 @@ from unittest import mock
 
 from dynmem import vmbus
 from dynmem.vmbus import gpadl, guest, memory, ring
-from dynmem.vmbus.channel import ChannelState
 from dynmem.vmbus.guest_channel import GuestChannel
 from dynmem.vmbus.memory import FlatMemory
 from dynmem.wire.packet import Packet
@@ -87,6 +86,7 @@ class HostState(NamedTuple):
 
     bus: vmbus.BusSnapshot
     rescinds: int
+    reoffers: int
     user: UserState
 
 
@@ -103,10 +103,10 @@ class GuestState(NamedTuple):
 class HostEnd(_User):
     """Bus and device."""
 
-    def __init__(self, shared: FlatMemory, messages: int, rescinds: int) -> None:
+    def __init__(self, shared: FlatMemory, messages: int, rescinds: int, reoffers: int) -> None:
         super().__init__(messages)
         self.bus = vmbus.Bus(shared, [OFFER])
-        self.rescinds = rescinds
+        self.rescinds, self.reoffers = rescinds, reoffers
 
     @property
     def channel(self) -> vmbus.Channel | None:
@@ -121,16 +121,16 @@ class HostEnd(_User):
     @property
     def is_rescinded(self) -> bool:
         """Whether the offer was taken back."""
-        return self.channel is None or self.channel.state is ChannelState.RESCINDED
+        return self.channel is None or self.channel.is_rescinded
 
     def save(self) -> HostState:
         """Everything that can differ."""
-        return HostState(self.bus.snapshot(), self.rescinds, self.save_user())
+        return HostState(self.bus.snapshot(), self.rescinds, self.reoffers, self.save_user())
 
     def load(self, state: HostState) -> None:
         """Be as when `state` was saved."""
         self.bus.restore(state.bus)
-        self.rescinds = state.rescinds
+        self.rescinds, self.reoffers = state.rescinds, state.reoffers
         self.load_user(state.user)
 
     def settle(self) -> bool:
@@ -168,9 +168,13 @@ class HostEnd(_User):
         self.took(self.channel.receive())
 
     def rescind(self) -> None:
-        """Take the offer back."""
+        """Rescind the offer, and offer it again if the bound allows that."""
         assert self.channel is not None
+        self.rescinds -= 1
         self.bus.rescind(self.channel)
+        if self.reoffers:
+            self.reoffers -= 1
+            self.bus.offer(OFFER)
 
 
 class GuestEnd(_User):

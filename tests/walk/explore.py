@@ -32,12 +32,13 @@ from dynmem.vmbus.memory import FlatMemory
 
 
 class Bound(msgspec.Struct, frozen=True):
-    """How much may happen: messages each way, openings, closings, offers taken back, resets."""
+    """How much may happen: messages each way, openings, closings, rescinds, offers again, resets."""
 
     messages: int = 3
     opens: int = 2
     closes: int = 1
     rescinds: int = 1
+    reoffers: int = 0
     resets: int = 1
 
 
@@ -110,7 +111,7 @@ class Walk:
 
     def _make(self) -> None:
         bound, memory = self._bound, FlatMemory(memoryview(self._raw))
-        self._host = HostEnd(memory, bound.messages, bound.rescinds)
+        self._host = HostEnd(memory, bound.messages, bound.rescinds, bound.reoffers)
         self._guest = GuestEnd(memory, bound.messages, bound.opens, bound.closes)
         self._raw[:] = bytes(len(self._raw))
 
@@ -301,6 +302,8 @@ class Walk:
         channel = guest_end.channel
         must((channel is not None) == (1 in host.bus.channels), "only one side knows the channel")
         if channel is None:
+            offered_again = self._bound.reoffers - host.reoffers
+            must(offered_again < self._bound.rescinds - host.rescinds, "the device is not offered again")
             return
         if channel.state is vmbus.GuestChannelState.CLOSED:
             closed = host.channel is not None and host.channel.state is ChannelState.CLOSED

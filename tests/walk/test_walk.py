@@ -10,10 +10,12 @@ from tests.walk.ends import BrokenInvariantError
 from tests.walk.explore import Bound, Walk
 
 from dynmem.vmbus import guest, host
+from dynmem.vmbus.channel import TRANSITIONS, ChannelEvent, ChannelState
 from dynmem.vmbus.ring import RingReader, RingWriter
 from dynmem.wire import vmbus as wire
 
 SMALL = Bound(messages=3, opens=1, closes=1, rescinds=1, resets=0)
+AGAIN = Bound(messages=2, opens=3, closes=1, rescinds=2, reoffers=1, resets=0)
 
 
 def test_every_interleaving_of_three_messages_close_rescind_and_reset_ends_well() -> None:
@@ -21,6 +23,18 @@ def test_every_interleaving_of_three_messages_close_rescind_and_reset_ends_well(
     print(result)
     assert result.transitions > 800_000
     assert result.ends > 1000
+
+
+def test_every_interleaving_of_a_rescind_after_which_the_device_is_offered_again_ends_well() -> None:
+    result = Walk(AGAIN).run()
+    print(result)
+    assert result.transitions > 200_000
+
+
+def test_a_walk_finds_a_host_that_does_not_offer_again() -> None:
+    forgotten = {(ChannelState.REOFFERED, ChannelEvent.RELEASE): ChannelState.GONE}
+    with mock.patch.dict(TRANSITIONS, forgotten), pytest.raises(BrokenInvariantError, match="not offered"):
+        Walk(AGAIN).run()
 
 
 def test_a_walk_finds_the_same_every_time() -> None:
