@@ -22,6 +22,8 @@ ROOT = Path(__file__).resolve().parent.parent
 LOOPS_PER_CPU = 2
 INTERRUPTS_MAX = 4
 PATIENCE_S = 30  # for what the tests have to put away
+LOOK_S = 0.5  # how often to look whether somebody interrupts
+INTERRUPTS: list[int] = []  # the signals that ask for the end
 # It ends with its starter, however that ends.
 BUSY_LOOP = """
 import os, sys
@@ -72,11 +74,13 @@ def run_suite(number: int, seed: int, more: list[str], *, is_busy: bool) -> tupl
     command += [f"--randomly-seed={seed}", f"--hypothesis-seed={seed}", *more]
     begin = time.monotonic()
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    try:
-        output, _ = process.communicate()
-    except BaseException:
-        stop(process)
-        raise
+    output = None
+    while output is None:
+        with suppress(subprocess.TimeoutExpired):
+            output, _ = process.communicate(timeout=LOOK_S)
+        if INTERRUPTS:
+            stop(process)
+            raise KeyboardInterrupt
     totals = re.findall(r"^=* ?(\d.*) in [\d.]+s", output, re.MULTILINE)
     summary = totals[-1] if totals else "no test ran"
     if process.returncode and "failed" not in summary:
@@ -95,9 +99,9 @@ def stop(suite: "subprocess.Popen[str]") -> None:
     suite.communicate()
 
 
-def end(number: int, _: FrameType | None) -> None:
-    """End as after Ctrl-C: nothing that was started stays."""
-    raise KeyboardInterrupt(signal.Signals(number).name)
+def note_interrupt(number: int, _: FrameType | None) -> None:
+    """Remember that the end is asked for; an exception raised here could meet a finalizer and be lost."""
+    INTERRUPTS.append(number)
 
 
 def main() -> int:
@@ -108,7 +112,7 @@ def main() -> int:
     parser.add_argument("--load", choices=("half", "all", "none"), default="half", help="which runs are busy")
     options, more = parser.parse_known_args()
     for caught in (signal.SIGTERM, signal.SIGINT):  # in the background of a shell it would ignore the latter
-        signal.signal(caught, end)
+        signal.signal(caught, note_interrupt)
     runs: list[Run] = []
     try:
         for number in range(1, options.runs + 1):

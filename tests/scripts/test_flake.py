@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.rigs.scenes import wait_until
 
 FLAKE = Path(__file__).resolve().parents[2] / "scripts" / "flake.py"
 
@@ -44,14 +45,16 @@ def test_the_first_failure_ends_it_and_is_shown_with_how_to_repeat_it(tmp_path: 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interruption_ends_the_busy_loops_and_the_suite(tmp_path: Path, number: signal.Signals) -> None:
-    fifo = tmp_path / "begun"
-    os.mkfifo(fifo)
-    path = suite(tmp_path, f"pathlib.Path({str(fifo)!r}).write_text(str(os.getpid())); time.sleep(600)")
+    begun = tmp_path / "begun"
+    path = suite(tmp_path, f"pathlib.Path({str(begun)!r}).write_text(f'{{os.getpid()}}.'); time.sleep(600)")
     command: list[str | Path] = [sys.executable, FLAKE, "-n0", "--runs", "1", "--load", "all", path]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
-        worker = int(fifo.read_text())
-        assert len(busy_loops(process.pid)) == 2 * len(os.sched_getaffinity(0))
-        process.send_signal(number)
+        try:
+            wait_until(lambda: begun.exists() and begun.read_text().endswith("."), otherwise=process.poll)
+            worker = int(begun.read_text().removesuffix("."))
+            assert len(busy_loops(process.pid)) == 2 * len(os.sched_getaffinity(0))
+        finally:
+            process.send_signal(number)
         out, _ = process.communicate()
     assert process.returncode == 1
     assert "interrupted" in out
