@@ -163,6 +163,23 @@ def test_a_start_takes_from_nobody_what_a_vm_of_its_own_priority_needs() -> None
     assert started(Safeguards(sparing=False), "low").sizes["batch"] < 350 * MIB
 
 
+def beginning(safeguards: Safeguards) -> ObedientHost:
+    """A manager begins beside VMs that fill its budget; web reports first, the others a little later."""
+    host = rack([config(name, 450) for name in ("web", "db", "batch")], {"web": 80}, safeguards)
+    host.sizes["web"] = 160 * MIB
+    for name in ("db", "batch"):
+        host.demands[name] = 80 * MIB
+        host.sizes[name] = 380 * MIB
+        host.overrides[name] = {"demand": None}
+    host.sweep(3)
+    return host
+
+
+def test_a_manager_that_begins_shrinks_nobody_for_vms_that_have_not_reported_yet() -> None:
+    assert beginning(Safeguards()).sizes["web"] == 160 * MIB
+    assert beginning(Safeguards(sparing=False)).sizes["web"] < 160 * MIB
+
+
 def test_nothing_is_granted_that_a_start_may_still_take() -> None:
     host = started(Safeguards())
     free = host.manager.status().measured_free

@@ -72,7 +72,8 @@ class Manager:
         holders = holders_of(taken, kept, survey.lacking)
         result = plan(Snapshot(room - reserved, views, holders))
         candidates = self._candidates(movable, views, result, survey)
-        changes = (*stalls, *self._changes(candidates, free, survey))
+        spared = sum(each.spared for each in taken) if self.safeguards.sparing else 0
+        changes = (*stalls, *self._changes(candidates, free, survey, spared))
         waiting = self._waiting(candidates, survey)
         self._shortage = waiting or any(each.decision.short_pages for each in candidates)
         self._last_before = dict(self._last)
@@ -305,7 +306,7 @@ class Manager:
         held, due = survey.held(record.name), self._releases.promised(record)
         if due:
             return Taken(record, max(held, due), f"{record.name} is released and is due {format_pages(due)}")
-        return taken_by_fixed(record, held, survey.charges[record.name].untouched)
+        return taken_by_fixed(record, held, survey.charges[record.name].untouched, survey.now_ns)
 
     def _candidates(
         self,
@@ -330,11 +331,16 @@ class Manager:
             for record, view, decision in zip(movable, views, result.decisions, strict=True)
         ]
 
-    def _changes(self, candidates: list[Candidate], free: MeasuredFree, survey: Survey) -> list[Change]:
-        """Return the shrinks, releases and grants of this step; each is booked as it is chosen."""
+    def _changes(
+        self, candidates: list[Candidate], free: MeasuredFree, survey: Survey, spared: int
+    ) -> list[Change]:
+        """Return the shrinks, releases and grants of this step; each is booked as it is chosen.
+
+        *spared* pages that are missing are nobody's to give yet.
+        """
         guards = self.safeguards
         takers = [each for each in candidates if growing(each, dead_band=guards.dead_band)]
-        needed = sum(each.unpaid_pages for each in takers) + max(0, -free.pages)
+        needed = sum(each.unpaid_pages for each in takers) + max(0, -free.pages - spared)
         needed += sum(self._releases.missing(record, self.claims) for record in self._roster)
         chosen = choose_shrinks(
             candidates,

@@ -87,6 +87,7 @@ class Record(msgspec.Struct):
         excess: Resident memory above what was assigned.
         deadlines: Until when it has to carry out what it was asked.
         facts: What the last sweep found.
+        began_ns: When it was found, or reset last.
         reported_after_ns: The first report that counts is younger than this.
         reported: Whether a fresh report was seen since start or RESET.
         equal_sweeps: How many sweeps in a row found the same.
@@ -119,6 +120,7 @@ class Record(msgspec.Struct):
     deadlines: Deadlines
     facts: VmFacts
     reported_after_ns: int
+    began_ns: int = 0
     reported: bool = False
     equal_sweeps: int = 0
     fingerprint: tuple[object, ...] = ()
@@ -309,7 +311,7 @@ class Record(msgspec.Struct):
         """Forget what was known of the guest before its reset."""
         self.resets = resets
         self.reported = False
-        self.reported_after_ns = now_ns
+        self.reported_after_ns = self.began_ns = now_ns
         self.stopped = self.declined = None
         self.highest_pages = self.demand_pages = 0
         if self.facts.device == HV_BALLOON:  # virtio-balloon keeps its target

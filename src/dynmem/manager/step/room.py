@@ -4,10 +4,11 @@
     what it holds or was granted              every other VM
     what it owes and is late with             every other VM
     what it is due because it was released    every other VM: it is the operator's order
-    at a start, what it has not touched       buffers and the demand of lower priorities, as for a reservation
+    at a start, what it has not touched       nobody at first; then, while it does not report, buffers and the
+                                              demand of lower priorities, as for a reservation
     what it holds above its own maximum       buffers and headroom: no VM gives what it needs for that
 
-The last two rows are limits on what the others give, not on what is counted: measured free, from which every
+The last rows are limits on what the others give, not on what is counted: measured free, from which every
 grant comes, is less by all of it.
 """
 
@@ -17,6 +18,7 @@ from typing import Final
 import msgspec
 
 from dynmem.manager.step.record import Record
+from dynmem.manager.step.safeguards import REPORT_PATIENCE_NS
 from dynmem.policy import Holder, Priority, Vm, least_pages
 from dynmem.units import MIB, PAGE_SIZE, format_pages, format_size
 
@@ -33,6 +35,7 @@ class Taken(msgspec.Struct, frozen=True):
         text: Why, in words.
         untouched: The part that it has not touched, if it is starting.
         above: The part that it holds above its own maximum.
+        is_new: Whether it still has time to report.
     """
 
     record: Record
@@ -40,12 +43,22 @@ class Taken(msgspec.Struct, frozen=True):
     text: str
     untouched: int = 0
     above: int = 0
+    is_new: bool = False
 
     @property
-    def limits(self) -> tuple[tuple[int, Priority], ...]:
-        """The parts that only some make up for: each with the lowest priority whose demand is spared."""
+    def spared(self) -> int:
+        """The part that nobody makes up for yet."""
+        return self.untouched if self.is_new else 0
+
+    @property
+    def limits(self) -> tuple[tuple[int, Priority | None], ...]:
+        """The parts that only some make up for, each with the lowest priority whose demand is spared.
+
+        None: nobody makes up for it.
+        """
         above = min(self.above, self.pages)
-        return (above, "low"), (min(self.untouched, self.pages - above), self.record.config.priority)
+        start = None if self.is_new else self.record.config.priority
+        return (above, "low"), (min(self.untouched, self.pages - above), start)
 
 
 def taken_by_movable(record: Record, late_pages: int, *, emergency: bool) -> Taken:
@@ -65,12 +78,13 @@ def taken_by_movable(record: Record, late_pages: int, *, emergency: bool) -> Tak
     return Taken(record, pages, text, above=record.above_pages)
 
 
-def taken_by_fixed(record: Record, held_pages: int, untouched_pages: int) -> Taken:
+def taken_by_fixed(record: Record, held_pages: int, untouched_pages: int, now_ns: int) -> Taken:
     """Return what a VM takes that cannot be changed now."""
     name, held = record.name, format_pages(held_pages)
     if not record.reported:
         text = f"{name} has not reported since it started and counts with {held}"
-        return Taken(record, held_pages, text, untouched_pages, record.above_pages)
+        is_new = now_ns - record.began_ns < REPORT_PATIENCE_NS
+        return Taken(record, held_pages, text, untouched_pages, record.above_pages, is_new)
     return Taken(record, held_pages, f"{name} is frozen and keeps {held}", above=record.above_pages)
 
 
@@ -95,5 +109,7 @@ def room_for(views: Sequence[Vm], budget: int, taken: Iterable[Taken], *, sparin
     limited = [limit for each in everything for limit in each.limits if limit[0]]
     room += sum(pages for pages, _ in limited)
     for pages, priority in limited:
+        if priority is None:
+            continue
         room -= min(pages, max(0, room - least_pages(views, priority, keeping=True)))
     return room

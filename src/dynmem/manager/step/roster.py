@@ -109,6 +109,7 @@ class Roster:
             deadlines=Deadlines(stall_ns(self._settings.period_ns)),
             facts=vm,
             reported_after_ns=0,
+            began_ns=now_ns,
             mark_ns=now_ns,
             restored_pages=restored if incarnation == vm.incarnation else None,
         )

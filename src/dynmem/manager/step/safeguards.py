@@ -50,6 +50,8 @@ ALL_ON: Final = Safeguards()
 REPORT_PERIODS: Final = 3
 # A guest without progress for this many periods has stopped.
 STALL_PERIODS: Final = 3
+# A guest that runs has reported by then, also if its statistics had to be turned on first.
+REPORT_PATIENCE_NS: Final = 5 * NS_PER_S
 # Guests report once a second; a shorter period must not outrun them.
 SHORTEST_WINDOW_NS: Final = 3 * NS_PER_S
 # A guest that stopped is asked again after this pause, then after twice that, up to the longest.
