@@ -171,8 +171,8 @@ MANAGER_VMS_MAX: Final = 1000
 MANAGER_CONFIG_BYTES_MAX: Final = 1 << 20
 # A VM's name is a key, a file name and a column.
 MANAGER_NAME_MAX: Final = 64
-# Per VM: its monitor, its pidfd, and one to read /proc with.
-MANAGER_DESCRIPTORS_PER_VM: Final = 3
+# Per VM: its monitor, its pidfd, one to read /proc with, and two for its lock.
+MANAGER_DESCRIPTORS_PER_VM: Final = 5
 # Besides: API clients, journal, epoll, the threads that read /proc.
 MANAGER_DESCRIPTORS: Final = 256
 # Memory devices in a monitor's reply: more than a machine has slots.

@@ -460,7 +460,13 @@ def test_in_observe_mode_nothing_is_set_and_missing_statistics_are_explained(tmp
             assert "are off, and observe mode does not change that" in (facts.problem or "")
             with pytest.raises(LocalProtocolError):
                 await connection.set_balloon(32 * MEBIBYTE)
-            allowed = {"query-status", "query-balloon", "query-memory-size-summary", "query-migrate"}
+            allowed = {
+                "query-status",
+                "query-uuid",
+                "query-balloon",
+                "query-memory-size-summary",
+                "query-migrate",
+            }
             allowed |= {"query-hv-balloon-status-report", "query-memory-devices", "qom-list", "qom-get"}
             assert {name for name, _ in vm.asked} <= allowed
 

@@ -30,6 +30,8 @@ from dynmem.manager.reload import ConfigWatch
 from dynmem.manager.step import Manager
 from dynmem.manager.step.facts import ABSENT, Facts, HostFacts, VmFacts
 from dynmem.manager.sweep.connection import VmConnection
+from dynmem.manager.sweep.identity import Identities
+from dynmem.manager.sweep.measuring import Measuring
 from dynmem.procfs import allow_descriptors, meminfo
 from dynmem.units import NS_PER_S, format_size
 
@@ -51,6 +53,8 @@ class Daemon:
         self._manager = Manager(config.settings, config.vms)
         self._wants_sweep = asyncio.Event()
         self._wants_reload = False
+        self._identities = Identities()
+        self._measuring = Measuring()
         self._connections = {vm.name: self._connection(vm.name) for vm in config.vms}
         self._facts: dict[str, VmFacts] = {}
         self._stop = asyncio.Event()
@@ -72,6 +76,8 @@ class Daemon:
             may_write=self._config.settings.is_enforcing,
             period_s=self._period_s,
             reset=self._wants_sweep.set,
+            identities=self._identities,
+            measuring=self._measuring,
         )
 
     async def run(self) -> ExitCode:

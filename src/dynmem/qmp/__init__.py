@@ -14,6 +14,7 @@ from dynmem.qmp.errors import (
     DEVICE_NOT_FOUND,
     GENERIC_ERROR,
     BusyError,
+    NotListeningError,
     QmpCommandError,
 )
 from dynmem.qmp.framing import LineReader, decode_line, encode_line
@@ -43,6 +44,7 @@ __all__ = [
     "QmpEvent",
     "Peer",
     "QmpCommandError",
+    "NotListeningError",
     "BusyError",
     "QmpServer",
     "Command",

@@ -24,7 +24,7 @@ from dynmem.limits import (
     QMP_VALUES_MAX,
 )
 from dynmem.qmp.allowance import BYTE_NS, MESSAGE_NS, READ_NS, SHARE, Allowance
-from dynmem.qmp.errors import GENERIC_ERROR, BusyError, QmpCommandError
+from dynmem.qmp.errors import GENERIC_ERROR, BusyError, NotListeningError, QmpCommandError
 from dynmem.qmp.framing import LineReader, Message, decode_value, encode_line, split_line
 from dynmem.sockets import peer_of
 
@@ -341,9 +341,9 @@ def _connect(path: str | Path) -> socket.socket:
         raise NotPermittedError(f"{path}: this user may not connect to the monitor") from None
     except FileNotFoundError:
         connection.close()
-        raise UnreachableError(f"{path}: no such socket") from None
+        raise NotListeningError(f"{path}: no such socket") from None
     except OSError as error:
         connection.close()
         reason = error.strerror or str(error)
-        raise UnreachableError(f"{path}: nothing is listening ({reason})") from None
+        raise NotListeningError(f"{path}: nothing is listening ({reason})") from None
     return connection

@@ -25,3 +25,7 @@ class QmpCommandError(RefusedError):
 
 class BusyError(UnreachableError):
     """The monitor accepted the connection and stayed silent: it serves another client (QEMU serves one)."""
+
+
+class NotListeningError(UnreachableError):
+    """No process listens at the monitor's socket, or there is no socket."""

@@ -6,6 +6,7 @@ other call begins before that.
 
 import asyncio
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, TypeVar
 
 from dynmem.manager.journal.journal import Journal, JournalError
@@ -21,6 +22,8 @@ class JournalWriter:
         self.problem: str | None = None
         self._report = report
         self._one_at_a_time = asyncio.Lock()
+        # Its own: the threads that others share may all be waiting for something.
+        self._thread = ThreadPoolExecutor(1, "journal")
         self._running: set[asyncio.Task[Any]] = set()
 
     async def do(self, call: Callable[[], T]) -> T:
@@ -34,11 +37,12 @@ class JournalWriter:
         """Wait for calls whose callers were cancelled; then the journal may be closed."""
         if self._running:
             await asyncio.wait(self._running)
+        self._thread.shutdown(wait=False)
 
     async def _run(self, call: Callable[[], T]) -> T:
         try:
             async with self._one_at_a_time:
-                result = await asyncio.to_thread(call)
+                result = await asyncio.get_running_loop().run_in_executor(self._thread, call)
         except JournalError as error:
             if self.problem is None:
                 self._report(str(error))

@@ -1,13 +1,16 @@
-"""What a monitor does that monitors do not do, in a sentence for the operator.
+"""Why a VM is not served, and what its monitor does that monitors do not do: in sentences for the operator.
 
 What does no harm costs only itself: such a monitor is still served, and named.
 """
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final
 
+from dynmem.errors import DeadlineError, RefusedError, RemoteProtocolError, UnreachableError
 from dynmem.qmp.client import Unasked
+from dynmem.qmp.errors import BusyError, NotListeningError, QmpCommandError
 from dynmem.units import MIB, format_size
 
 # Unasked messages a second above which a monitor floods. QEMU sends its frequent events once a second.
@@ -50,3 +53,26 @@ class Conduct:
             self._floods = ""
         if elapsed >= _WINDOW_S:
             self._since, self._before = self._clock(), unasked
+
+
+def trouble(error: BaseException, path: Path, *, has_replied: bool) -> str:
+    """Return why a VM was disconnected; *has_replied*: its monitor at *path* was connected before."""
+    match error:
+        case BusyError():
+            return (
+                f"no greeting from {path}: another client holds this monitor, or the VM hangs:"
+                " give dynmem a monitor of its own (a second -chardev and -mon pair)"
+            )
+        case NotListeningError():
+            return f"no VM is listening ({error}): start it, or correct its qmp in the configuration"
+        case UnreachableError():
+            return f"its monitor ended the connection, trying again: {error}"
+        case DeadlineError() | TimeoutError():
+            return f"its monitor did not reply, trying again: {error}"
+        case RemoteProtocolError() if has_replied:
+            return f"its monitor sent what no monitor sends: {error}: disconnected, and tried again later"
+        case RemoteProtocolError():
+            return f"the listener does not speak QMP: {error}: correct its qmp in the configuration"
+        case RefusedError() if not isinstance(error, QmpCommandError):
+            return f"it {error}"
+    return f"its monitor {path} failed: {error}"

@@ -12,13 +12,14 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Final
 
-from dynmem.errors import DeadlineError, DynmemError, RemoteProtocolError, UnreachableError
+from dynmem.errors import DynmemError, RefusedError, RemoteProtocolError, UnreachableError
 from dynmem.limits import RECONNECT_PAUSE_S_MAX
 from dynmem.manager.step.facts import ABSENT, HV_BALLOON, SILENT, VIRTIO_BALLOON, VmFacts
-from dynmem.manager.sweep.conduct import Conduct
+from dynmem.manager.sweep.conduct import Conduct, trouble
 from dynmem.manager.sweep.demand import (
     BALLOON_EVENT,
     DEMAND_SOURCES,
@@ -31,14 +32,17 @@ from dynmem.manager.sweep.demand import (
     size,
     word,
 )
+from dynmem.manager.sweep.hold import Hold
+from dynmem.manager.sweep.identity import Identities
 from dynmem.manager.sweep.life import Life
+from dynmem.manager.sweep.measuring import Measuring
 from dynmem.manager.sweep.monitor import Monitor
 from dynmem.manager.sweep.process import Process
 from dynmem.manager.sweep.resident import Resident, ResidentMeter
 from dynmem.manager.sweep.sizes import read_base, read_memory
 from dynmem.manager.sweep.statistics import Statistics
 from dynmem.qmp.client import QmpClient
-from dynmem.qmp.errors import BusyError, QmpCommandError
+from dynmem.qmp.errors import NotListeningError, QmpCommandError
 from dynmem.sockets import listener
 
 LOG: Final = logging.getLogger(__name__)
@@ -78,11 +82,15 @@ class VmConnection:
         may_write: bool,
         period_s: float,
         reset: Callable[[], None] = lambda: None,
+        identities: Identities | None = None,
+        measuring: Measuring | None = None,
     ) -> None:
         self.name: Final = name
         self.path: Final = path
         #: Whether the VM is left alone: what was changed of its settings is put back.
         self.is_released: bool = False
+        self._hold = Hold(name, path, Identities() if identities is None else identities)
+        self._threads = Measuring() if measuring is None else measuring
         self._may_write = may_write
         self._period_s = period_s
         self._reset = reset
@@ -109,6 +117,8 @@ class VmConnection:
         self._may_write, self._period_s = may_write, period_s
         if self._monitor is not None:
             self._monitor.may_write = may_write
+        if not may_write:
+            self._hold.unlock()
 
     async def observe(self, now_ns: int, patience_s: float) -> VmFacts:
         """Look at the VM for at most *patience_s* seconds; never raises: the facts say what is wrong.
@@ -164,6 +174,7 @@ class VmConnection:
         self._look = self._measuring = None
         await self._hang_up()
         self._end_life()
+        self._hold.close()
 
     # -- one look -------------------------------------------------------------------------------------------
 
@@ -171,6 +182,8 @@ class VmConnection:
         """Connect if need be and send all queries once."""
         try:
             monitor = self._monitor or await self._connect()
+            if self._may_write:
+                self._hold.lock()
             return await self._ask(monitor, now_ns)
         except QmpCommandError as error:
             if (
@@ -187,15 +200,22 @@ class VmConnection:
         return self._from_outside(now_ns)
 
     async def _connect(self) -> Monitor:
+        self._hold.look()
         client = await QmpClient.connect(self.path, events=_EVENTS)
         client.when["RESET"] = self._reset
-        self._begin_life(client.peer.pid)
+        monitor = Monitor(client, may_write=self._may_write, timeout_s=COMMAND_TIMEOUT_S)
+        try:
+            self._begin_life(client.peer.pid)
+            self._hold.saw_uuid(await _uuid(monitor))
+        except BaseException:
+            await client.close()
+            raise
         if self._life is not None and self._life.looks:
             self._life.deaf = True  # events were missed while disconnected, perhaps a RESET
-        self._monitor = Monitor(client, may_write=self._may_write, timeout_s=COMMAND_TIMEOUT_S)
         self._conduct = Conduct()
         self._dropped = 0
-        return self._monitor
+        self._monitor = monitor
+        return monitor
 
     def _begin_life(self, pid: int) -> None:
         """Recognize the process, or begin a life with a new one (0: it cannot be seen)."""
@@ -207,6 +227,12 @@ class VmConnection:
                 process.close()
                 return
             self._end_life()
+        try:
+            self._hold.saw_process(process.incarnation if process is not None else "")
+        except RefusedError:
+            if process is not None:
+                process.close()
+            raise
         self._lives += 1
         incarnation = process.incarnation if process is not None else f"connection {self._lives}"
         meter = ResidentMeter(process) if process is not None else None
@@ -218,6 +244,7 @@ class VmConnection:
         if self._life is not None and self._life.process is not None:
             self._life.process.close()
         self._life = None
+        self._hold.release()
 
     async def _ask(self, monitor: Monitor, now_ns: int) -> VmFacts:
         """Send all queries of one look and return the facts."""
@@ -355,7 +382,7 @@ class VmConnection:
         if life.meter.is_quick:
             life.resident = life.meter.measure(life.blocks)
         else:
-            life.resident = await asyncio.to_thread(life.meter.measure, life.blocks)
+            life.resident = await self._threads.run(partial(life.meter.measure, life.blocks))
 
     def _from_outside(self, now_ns: int) -> VmFacts:
         """Find out from outside whether a VM that does not reply is there, and what it holds."""
@@ -365,17 +392,36 @@ class VmConnection:
             self._problem = f"its process has ended (its monitor was {self.path})"
         elif self._life is None and not self._nobody_listens:
             with contextlib.suppress(OSError):  # no descriptor left: try again at the next look
-                self._begin_life(listener(self.path))  # it does not reply, but its memory counts
+                self._begin_from_outside()
         life = self._life
         if life is None:
             return VmFacts(name=self.name, incarnation="", run_state=ABSENT, problem=self._problem)
-        if self._problem is None or self._monitor is not None:  # else the reason is known already
-            self._problem = f"its monitor {self.path} does not reply{self._hint()}"
+        self._problem = self._why_silent()
         if life.meter is not None and life.meter.is_quick:
             life.resident = life.meter.measure(life.blocks)
         elif self._measuring is None or self._measuring.done():
             self._measuring = asyncio.create_task(self._measure(life))  # for the next sweep to find
         return self._facts(life, SILENT, now_ns)
+
+    def _begin_from_outside(self) -> None:
+        """Begin the life of a VM that does not reply: its memory counts."""
+        try:
+            self._hold.look()
+            self._begin_life(listener(self.path))
+        except RefusedError as error:
+            self._problem = f"it {error}"
+
+    def _why_silent(self) -> str:
+        """Return why a VM that is there does not reply."""
+        if self._monitor is not None:
+            conduct = self._conduct.sentence(self._monitor.client.unasked)
+            return f"{conduct or f'its monitor {self.path} does not reply'}{self._hint()}"
+        if self._may_write:
+            try:
+                self._hold.lock()
+            except RefusedError as error:
+                return f"it {error}"
+        return self._problem or f"its monitor {self.path} does not reply{self._hint()}"
 
     def _is_gone(self, life: Life) -> bool:
         """Return whether its process has ended or, if no process is known, its socket is dead."""
@@ -411,25 +457,12 @@ class VmConnection:
             self._problem = f"{conduct}; {self._problem}"
         await self._hang_up()
         self._pause_s = min(max(2 * self._pause_s, self._period_s), RECONNECT_PAUSE_S_MAX)
-        self._nobody_listens = isinstance(error, UnreachableError) and not isinstance(error, BusyError)
+        self._nobody_listens = isinstance(error, NotListeningError)
         # A dead socket costs one failed connect: try each period, so that a new VM is seen at once.
         self._not_before = time.monotonic() + (0.0 if self._nobody_listens else self._pause_s)
 
     def _sentence(self, error: BaseException) -> str:
-        if isinstance(error, BusyError):
-            return (
-                f"no greeting from {self.path}: another client holds this monitor, or the VM hangs:"
-                f" give dynmem a monitor of its own (a second -chardev and -mon pair){self._hint()}"
-            )
-        if isinstance(error, UnreachableError):
-            return f"no VM is listening ({error}): start it, or correct its qmp in the configuration"
-        if isinstance(error, DeadlineError | TimeoutError):
-            return f"its monitor did not reply, trying again: {error}{self._hint()}"
-        if isinstance(error, RemoteProtocolError) and self._monitor is None:
-            return f"the listener does not speak QMP: {error}: correct its qmp in the configuration"
-        if isinstance(error, RemoteProtocolError):
-            return f"its monitor sent what no monitor sends: {error}: disconnected, and tried again later"
-        return f"its monitor {self.path} failed: {error}"
+        return trouble(error, self.path, has_replied=self._monitor is not None) + self._hint()
 
     def _hint(self) -> str:
         """Return what the state of the process says about its silence."""
@@ -441,3 +474,12 @@ class VmConnection:
         if self._monitor is not None:
             monitor, self._monitor = self._monitor, None
             await monitor.client.close()
+
+
+async def _uuid(monitor: Monitor) -> object:
+    """Return what a monitor reports as its VM's UUID; None if it reports none."""
+    try:
+        reply = await monitor.query("query-uuid")
+    except QmpCommandError:
+        return None
+    return reply.get("UUID") if isinstance(reply, dict) else None

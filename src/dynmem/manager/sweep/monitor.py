@@ -18,6 +18,7 @@ QUERIES: Final = frozenset(
         "query-memory-size-summary",
         "query-migrate",
         "query-status",
+        "query-uuid",
         "qom-get",
         "qom-list",
     }
