@@ -8,6 +8,7 @@ import pytest
 
 from dynmem.demo import plot, scenario
 from dynmem.demo.guests import last_report
+from dynmem.demo.picture import RunRecord, squeezes
 from dynmem.demo.record import Sample, Summary, UnmetDemand, VmSample, VmSummary
 from dynmem.demo.verdict import verdict
 from dynmem.errors import ExitCode
@@ -73,12 +74,46 @@ def test_the_same_seed_moves_the_peaks_the_same_way() -> None:
 def test_the_page_holds_every_vm_and_reaches_for_nothing_outside(tmp_path: Path) -> None:
     vms = {"web": VmSample(90 * MIB, 80 * MIB, 85 * MIB, 128 * MIB, 128 * MIB, 70 * MIB, "because")}
     samples = [Sample(index * NS_PER_S, 1 << 30, vms) for index in range(2000)]
-    plot.write(tmp_path / "page.html", samples, summary(), "processes <only>")
+    plot.write(tmp_path / "page.html", [RunRecord(samples, summary())], "processes <only>")
     page = (tmp_path / "page.html").read_text()
     assert "web" in page
     assert "processes &lt;only&gt;" in page
     assert not re.search(r"(src|href)=|https?://|url\(", page)
     assert len(page) < 200_000  # two thousand samples are thinned
+
+
+def two_runs() -> list[RunRecord]:
+    """A managed run in which `web` lacks half of what it wants from 20 s to 40 s, and a static one."""
+
+    def sample(second: int) -> Sample:
+        held = 200 if 20 <= second < 40 else 400
+        vm = VmSample(400 * MIB, held * MIB, 0, 0, 0, 0, "")
+        return Sample(second * NS_PER_S, 1 << 30, {"web": vm})
+
+    samples = [sample(second) for second in range(60)]
+    return [
+        RunRecord(samples, summary()),
+        RunRecord(samples, msgspec.structs.replace(summary(), mode="static")),
+    ]
+
+
+def test_the_picture_has_a_panel_per_run_a_legend_round_axes_and_the_squeeze(tmp_path: Path) -> None:
+    plot.write(tmp_path / "demo.svg", two_runs(), "")
+    picture = (tmp_path / "demo.svg").read_text()
+    words = re.findall(r">([^<>]+)</text>", picture)
+    assert "with dynmem: 1.5 VM-seconds of demand unmet" in words
+    assert "without a manager: each VM fixed at 768 MiB: 1.5 VM-seconds of demand unmet" in words
+    assert {"web", "wanted by all loads", "not served", "budget"} <= set(words)
+    assert {"0", "256 MiB", "512 MiB", "768 MiB", "0 s", "10 s", "60 s"} <= set(words)
+    assert words.count("web is squeezed") == 2
+    assert picture.startswith('<svg xmlns="http://www.w3.org/2000/svg"')
+    assert len(picture) < 60_000
+
+
+def test_a_squeeze_is_the_longest_time_of_a_vm_without_a_good_part_of_what_it_wants() -> None:
+    (squeeze,) = squeezes(two_runs()[0].samples, ["web", "absent"])
+    assert squeeze == ("web", 20 * NS_PER_S, 39 * NS_PER_S)
+    assert squeezes(two_runs()[0].samples[:20], ["web"]) == []
 
 
 def test_a_serial_line_that_is_cut_or_not_a_report_is_passed_over(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import math
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
@@ -11,10 +12,11 @@ import msgspec
 from rich.live import Live
 
 from dynmem.demo import plot, scenario, table
-from dynmem.demo.record import Sample, Summary
+from dynmem.demo.picture import RunRecord
+from dynmem.demo.record import Sample
 from dynmem.demo.runner import Run
 from dynmem.demo.verdict import report, verdict
-from dynmem.errors import DynmemError
+from dynmem.errors import ConfigError, DynmemError
 from dynmem.lab.qemu import Accelerator
 from dynmem.units import NS_PER_S
 
@@ -23,6 +25,7 @@ Examples:
   dynmem demo                              one minute, three embedded guests
   dynmem demo --static --duration 30       the same loads, each VM fixed at a third of the budget
   dynmem demo --plot demo.html             also write a page that plots every VM's memory
+  dynmem demo --beside --plot demo.svg     run the loads again without a manager, and draw both
   dynmem demo --qemu                       two of the guests are real Linux under QEMU
 
 \b
@@ -125,13 +128,23 @@ class _Screen:
 @click.option(
     "--static", is_flag=True, help="Run without a manager: each VM is fixed at its share of the budget."
 )
+@click.option("--beside", is_flag=True, help="Then run the same loads again with --static, to compare.")
 @click.option("--qemu", is_flag=True, help="Use real Linux under QEMU for two of the guests.")
 @click.option("--json", "as_json", is_flag=True, help="Print only the summary, as JSON.")
 @click.option(
-    "--plot", "plot_path", type=NewFile(), help="Write a page that plots every VM's memory over time."
+    "--plot",
+    "plot_path",
+    type=NewFile(),
+    help="Write a page that plots every VM's memory over time, or, as FILE.svg, its first picture alone.",
 )
 def demo(
-    duration: float | None, seed: int, static: bool, qemu: bool, as_json: bool, plot_path: Path | None
+    duration: float | None,
+    seed: int,
+    static: bool,
+    beside: bool,
+    qemu: bool,
+    as_json: bool,
+    plot_path: Path | None,
 ) -> int:
     """Watch virtual machines share a budget of half the sum of their maximums.
 
@@ -140,27 +153,34 @@ def demo(
     """
     note = QEMU_NOTE if qemu else EMBEDDED_NOTE
     cast = scenario.vary(scenario.QEMU if qemu else scenario.EMBEDDED, seed)
-    run = Run(
-        cast,
-        seed=seed,
-        duration_s=duration or (QEMU_DURATION_S if qemu else 60.0),
-        static=static,
-        accel=_accelerator(as_json) if qemu else "tcg",
-    )
-    with _Screen(note, quiet=as_json) as screen:
-        summary = run.execute(screen.show)
-    code, complaints = verdict(summary)
-    click.echo(msgspec.json.encode(summary) if as_json else report(summary))
+    if static and beside:
+        raise ConfigError("--static is what --beside compares with: use one of the two")
+    accel = _accelerator(as_json) if qemu else "tcg"
+    runs, codes = [], []
+    for is_static in (False, True) if beside else (static,):
+        run = Run(
+            cast,
+            seed=seed,
+            duration_s=duration or (QEMU_DURATION_S if qemu else 60.0),
+            static=is_static,
+            accel=accel,
+        )
+        with _Screen(note, quiet=as_json) as screen:
+            summary = run.execute(screen.show)
+        runs.append(RunRecord(run.samples, summary))
+        code, complaints = verdict(summary)
+        codes.append(code)
+        click.echo(msgspec.json.encode(summary) if as_json else report(summary))
+        for complaint in complaints:
+            click.echo(f"dynmem: {complaint}", err=True)
     if plot_path is not None:
-        _write_plot(plot_path, run, summary, note, quiet=as_json)
-    for complaint in complaints:
-        click.echo(f"dynmem: {complaint}", err=True)
-    return code
+        _write_plot(plot_path, runs, note, quiet=as_json)
+    return codes[0]  # without a manager, guests are expected to fare worse
 
 
-def _write_plot(path: Path, run: Run, summary: Summary, note: str, *, quiet: bool) -> None:
+def _write_plot(path: Path, runs: Sequence[RunRecord], note: str, *, quiet: bool) -> None:
     try:
-        plot.write(path, run.samples, summary, note)
+        plot.write(path, runs, note)
     except OSError as error:
         raise DynmemError(f"--plot {path}: cannot be written: {error.strerror}") from None
     if not quiet:
