@@ -72,8 +72,12 @@ PREALLOC_MARGIN_BYTES_MAX: Final = 1 << 30
 
 # -- qmp: monitors, both ends --
 
-# What a client may send to our monitor at a time: no command is nearly as long.
-QMP_MESSAGE_BYTES_MAX: Final = 65_536
+# A request to our monitor: a path, the longest argument, has 4096. Unfinished it takes 25 times as much.
+QMP_MESSAGE_BYTES_MAX: Final = 8192
+# Read from a client of our monitor ahead of what is served.
+QMP_READ_AHEAD_BYTES: Final = 4096
+# Of that, what is read before another client has its turn: a quarter of a millisecond.
+QMP_PIECE_BYTES: Final = 512
 # What a monitor may reply: 256 DIMMs with ids of a thousand characters are 600 KiB.
 QMP_REPLY_BYTES_MAX: Final = 1 << 20
 # Values in what a command returns. Decoding them takes 20 ms.
@@ -94,10 +98,12 @@ QMP_EVENTS_BYTES_MAX: Final = 1 << 18
 QMP_READ_BYTES: Final = 65_536
 # Lines of one monitor before the others have their turn.
 QMP_LINES_PER_TURN: Final = 64
-# Clients of one monitor at once. Each holds a descriptor and a task.
+# What a client may have sent and be sent before it waits like those who always do: a hundred short questions.
+QMP_SAVED_BYTES_MAX: Final = 16_384
+# Clients of one monitor at once. Each holds a descriptor and a task. One more takes another one's place.
 QMP_CLIENTS_MAX: Final = 64
-# Replies and events that a client has not read. Then it is dropped.
-QMP_UNSENT_BYTES_MAX: Final = 1 << 20
+# Events, and a reply, that a client has not read: a thousand. Then it is dropped.
+QMP_UNSENT_BYTES_MAX: Final = 1 << 18
 # sun_path of unix(7) without its closing zero.
 UNIX_PATH_BYTES_MAX: Final = 107
 

@@ -229,7 +229,7 @@ def test_a_monitor_that_goes_away_ends_what_waits_and_what_comes_later(tmp_path:
             await asyncio.sleep(0)
         client_end = asyncio.create_task(client.closed.wait())
         for session in list(server._sessions):
-            session._writer.transport.abort()
+            session.drop()
         with pytest.raises(UnreachableError):
             await waiting
         with pytest.raises(UnreachableError):

@@ -39,10 +39,10 @@ class _Expect(enum.Enum):
 
 
 class ValueReader:
-    """Collects tokens until brackets and braces balance, and builds a value from them.
+    """Builds values from tokens as they come, and reports each when its brackets and braces balance.
 
-    Bounded by `message_bytes_max` and by QEMU's nesting limit. Beyond them it drops what it collected,
-    reports that, and continues reading.
+    Bounded by `message_bytes_max` and by QEMU's nesting limit. Beyond them it drops what it has, reports
+    that, and continues reading. Of an unfinished value it keeps what is built, and no tokens.
     """
 
     def __init__(self, *, message_bytes_max: int = QMP_MESSAGE_BYTES_MAX) -> None:
@@ -51,7 +51,7 @@ class ValueReader:
         self._reset()
 
     def _reset(self) -> None:
-        self._tokens: list[Token] = []
+        self._builder = _Builder()
         self._bytes = 0
         self._braces = 0
         self._brackets = 0
@@ -71,7 +71,6 @@ class ValueReader:
         if token.kind is Kind.ERROR:
             self._reset()
             return [Malformed(f"JSON parse error, stray '{_shown(token.text)}'")]
-        self._tokens.append(token)
         self._bytes += len(token.text)
         if token.kind is Kind.STRUCTURAL:
             self._braces += (token.text == b"{") - (token.text == b"}")
@@ -82,19 +81,23 @@ class ValueReader:
         if self._bytes > self._limit:
             self._reset()
             return [Malformed("JSON token size limit exceeded")]
+        self._builder.take(token)
         unfinished = self._braces > 0 or self._brackets > 0
         if unfinished and self._braces >= 0 and self._brackets >= 0:
             return []
-        tokens = self._tokens
+        builder = self._builder
         self._reset()
         try:
-            return [_Builder().build(tokens)]
+            return [builder.value()]
         except _ParseError as error:
             return [Malformed(f"JSON parse error, {error}")]
 
 
 class _Builder:
-    """Builds one value from its tokens, without recursion: open containers are kept in a list."""
+    """Builds one value from its tokens, without recursion: open containers are kept in a list.
+
+    After the first mistake it takes the other tokens of the value and drops them.
+    """
 
     def __init__(self) -> None:
         self._open: list[tuple[list[object] | dict[str, object], str]] = []
@@ -102,12 +105,23 @@ class _Builder:
         self._key = ""
         self._expect = _Expect.VALUE
         self._value: object = None
+        self._mistake: _ParseError | None = None
 
-    def build(self, tokens: list[Token]) -> object:
-        for token in tokens:
-            if self._expect is _Expect.NOTHING:
-                raise _ParseError("expecting value")
+    def take(self, token: Token) -> None:
+        """Take the next token."""
+        if self._mistake is not None:
+            return
+        try:
             self._take(token)
+        except _ParseError as error:
+            self._mistake = error
+            self._open.clear()
+            self._inside = None
+
+    def value(self) -> object:
+        """Return the value; raises what was wrong with it."""
+        if self._mistake is not None:
+            raise self._mistake
         if self._expect is not _Expect.NOTHING:
             raise _ParseError("expecting value")
         return self._value
@@ -115,6 +129,8 @@ class _Builder:
     def _take(self, token: Token) -> None:
         expect, text = self._expect, token.text
         structural = token.kind is Kind.STRUCTURAL
+        if expect is _Expect.NOTHING:
+            raise _ParseError("expecting value")
         if expect is _Expect.COLON:
             if text != b":":
                 raise _ParseError("missing : in object pair")

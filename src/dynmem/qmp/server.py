@@ -5,29 +5,27 @@ QEMU serves one client per monitor; this one serves many, each with its own nego
 
 import asyncio
 import contextlib
-import inspect
 import logging
 import socket
 import time
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from dynmem.limits import QMP_CLIENTS_MAX, QMP_READ_BYTES, QMP_UNSENT_BYTES_MAX
-from dynmem.qmp.command import Command, checked_arguments, find_command, parse_request
-from dynmem.qmp.errors import COMMAND_NOT_FOUND, GENERIC_ERROR, QmpCommandError
+from dynmem.limits import QMP_CLIENTS_MAX
+from dynmem.qmp.command import Command
 from dynmem.qmp.framing import encode_line
 from dynmem.qmp.introspection import SCHEMA_INFO, schema
-from dynmem.qmp.parser import NESTED_TOO_DEEPLY, Malformed, ValueReader
+from dynmem.qmp.session import NEGOTIATION, NEGOTIATION_ARGUMENTS, Session
 from dynmem.qmp.throttle import Throttle
-from dynmem.qmp.types import INT, STR, Array, Enum, Member, Object, read_members
+from dynmem.qmp.turns import Turns
+from dynmem.qmp.types import INT, STR, Array, Member, Object
 from dynmem.sockets import bind_private
 
 FLUSH_S: Final = 0.5  # for the last replies when the monitor closes
+_ACCEPTED_AT_ONCE: Final = 8
 _LOG: Final = logging.getLogger(__name__)
-_NEGOTIATION: Final = "qmp_capabilities"
-_CAPABILITIES: Final = Array(Enum(("oob",)))
-_NEGOTIATION_ARGUMENTS: Final = Object((Member("enable", _CAPABILITIES, is_optional=True),))
 _TRIPLE: Final = Object((Member("major", INT), Member("minor", INT), Member("micro", INT)))
 _VERSION: Final = Object((Member("qemu", _TRIPLE), Member("package", STR)))
 _NAMES: Final = Array(Object((Member("name", STR),)))
@@ -63,12 +61,13 @@ class QmpServer:
             "query-commands": Command(lambda _: self._names(), returns=_NAMES),
             "query-qmp-schema": Command(lambda _: self._schema, returns=Array(SCHEMA_INFO)),
         }
-        negotiation = Command(lambda _: {}, _NEGOTIATION_ARGUMENTS)  # carried out by each session
-        self._schema: Final = schema({**self._commands, _NEGOTIATION: negotiation}, events or {})
-        self._sessions: set[_Session] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
+        negotiation = Command(lambda _: {}, NEGOTIATION_ARGUMENTS)  # carried out by each session
+        self._schema: Final = schema({**self._commands, NEGOTIATION: negotiation}, events or {})
+        self._sessions: set[Session] = set()
+        self._turns: Final = Turns()
         self._throttle = Throttle(self._broadcast)
         self._server: asyncio.Server | None = None
+        self._listening: socket.socket
 
     @property
     def clients(self) -> int:
@@ -80,8 +79,10 @@ class QmpServer:
 
         Raises ConfigError if the path is unusable or another process listens on it.
         """
-        self._server = await asyncio.start_unix_server(
-            self._serve, sock=_listening_socket(self.path), limit=QMP_READ_BYTES, start_serving=False
+        self._listening = _listening_socket(self.path)
+        # the backlog is also how many connections asyncio accepts before anything else has its turn
+        self._server = await asyncio.get_running_loop().create_unix_server(
+            self._session, sock=self._listening, backlog=_ACCEPTED_AT_ONCE, start_serving=False
         )
 
     async def start(self) -> None:
@@ -90,6 +91,7 @@ class QmpServer:
             await self.listen()
         assert self._server is not None
         await self._server.start_serving()
+        self._listening.listen(QMP_CLIENTS_MAX)
 
     def emit(self, event: str, data: Mapping[str, object] | None = None) -> None:
         """Send an event to every client that has negotiated, within QEMU's rate limits."""
@@ -109,138 +111,50 @@ class QmpServer:
             self._server.close()
             self._server = None
             self.path.unlink(missing_ok=True)
-        for session in list(self._sessions):
+        sessions = list(self._sessions)
+        for session in sessions:
             session.hang_up()
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=FLUSH_S)
-        for task in self._tasks:
-            task.cancel()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FLUSH_S):
+                for session in sessions:
+                    await session.gone.wait()
+        for session in sessions:
+            session.end()
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
+    def _session(self) -> Session:
+        return Session(
+            commands=self._commands,
+            version=self.version,
+            turns=self._turns,
+            joined=self._joined,
+            left=self._sessions.discard,
+        )
+
+    def _joined(self, session: Session) -> None:
+        """Add a client. If there is no room, one of the process that has most of them leaves.
+
+        That is the one that was silent for longest: who holds many does not lock out who needs one.
+        """
         if len(self._sessions) >= QMP_CLIENTS_MAX:
+            held = Counter(other.peer for other in self._sessions)
+            leaving = max(self._sessions, key=lambda other: (held[other.peer], -other.active_at))
             _LOG.warning(
-                "%s: a client was rejected: %d are already connected, the limit", self.path, QMP_CLIENTS_MAX
+                "%s: a client of process %d was disconnected: it had %d of %d, and another one came",
+                self.path,
+                leaving.peer,
+                held[leaving.peer],
+                QMP_CLIENTS_MAX,
             )
-            writer.transport.abort()
-            return
-        session = _Session(writer, self._commands)
+            self._sessions.discard(leaving)
+            leaving.drop()
         self._sessions.add(session)
-        self._tasks.add(task)
-        try:
-            await session.run(reader, self.version)
-        except (ConnectionError, asyncio.CancelledError):
-            pass  # the client went away, or stopped reading while the monitor closes
-        finally:
-            self._sessions.discard(session)
-            self._tasks.discard(task)
-            writer.transport.abort()
 
     def _broadcast(self, line: bytes) -> None:
         for session in list(self._sessions):
             session.event(line)
 
     def _names(self) -> list[dict[str, str]]:
-        return [{"name": name} for name in (_NEGOTIATION, *sorted(self._commands))]
-
-
-class _Session:
-    """One client."""
-
-    def __init__(self, writer: asyncio.StreamWriter, commands: Mapping[str, Command]) -> None:
-        self._writer = writer
-        self._commands = commands
-        self._negotiated = False
-        self._closing = asyncio.Event()
-
-    async def run(self, reader: asyncio.StreamReader, version: Mapping[str, object]) -> None:
-        """Greet, then serve one request after another until the client or the monitor disconnects."""
-        self._write({"QMP": {"version": version, "capabilities": []}})
-        values = ValueReader()
-        closing = asyncio.create_task(self._closing.wait())
-        try:
-            while data := await _read_unless(reader, closing):
-                for value in values.feed(data):
-                    self._write(await self._answer(value))
-                    await self._writer.drain()
-            self._writer.close()
-            await self._writer.wait_closed()
-        finally:
-            closing.cancel()
-
-    def event(self, line: bytes) -> None:
-        """Send an event; drop a client that does not read when too much is queued for it."""
-        transport = self._writer.transport
-        if not self._negotiated or transport.is_closing():
-            return
-        if transport.get_write_buffer_size() + len(line) > QMP_UNSENT_BYTES_MAX:
-            _LOG.warning(
-                "a monitor's client was dropped: %d bytes were queued that it did not read",
-                QMP_UNSENT_BYTES_MAX,
-            )
-            transport.abort()
-            return
-        self._writer.write(line)
-
-    def hang_up(self) -> None:
-        """End `run` after the current request."""
-        self._closing.set()
-
-    async def _answer(self, value: object) -> Mapping[str, object]:
-        identity: dict[str, object] = {}
-        if isinstance(value, dict) and "id" in value:
-            identity["id"] = value["id"]
-        try:
-            return {"return": await self._execute(value), **identity}
-        except QmpCommandError as error:
-            return {**identity, "error": {"class": error.error_class, "desc": error.desc}}
-
-    async def _execute(self, value: object) -> object:
-        if isinstance(value, Malformed):
-            raise QmpCommandError(GENERIC_ERROR, value.desc)
-        request = parse_request(value)
-        if request.command == _NEGOTIATION:
-            return self._negotiate(request.arguments)
-        if not self._negotiated:
-            desc = f"Expecting capabilities negotiation with '{_NEGOTIATION}'"
-            raise QmpCommandError(COMMAND_NOT_FOUND, desc)
-        command = find_command(self._commands, request.command)
-        result = command.run(checked_arguments(command, request.arguments))
-        return await result if inspect.isawaitable(result) else result
-
-    def _negotiate(self, arguments: Mapping[str, object]) -> object:
-        if self._negotiated:
-            desc = "Capabilities negotiation is already complete, command ignored"
-            raise QmpCommandError(COMMAND_NOT_FOUND, desc)
-        wanted = read_members(_NEGOTIATION_ARGUMENTS, arguments).get("enable", [])
-        assert isinstance(wanted, list)
-        if wanted:
-            raise QmpCommandError(GENERIC_ERROR, f"Capability {', '.join(wanted)} not available")
-        self._negotiated = True
-        return {}
-
-    def _write(self, message: Mapping[str, object]) -> None:
-        if self._writer.transport.is_closing():
-            return
-        try:
-            line = encode_line(message)
-        except RecursionError:  # its id was read without recursion, but cannot be written that way
-            line = encode_line({"error": {"class": GENERIC_ERROR, "desc": NESTED_TOO_DEEPLY}})
-        self._writer.write(line)
-
-
-async def _read_unless(reader: asyncio.StreamReader, closing: asyncio.Task[bool]) -> bytes:
-    """Return bytes from the client; none if it disconnected or `closing` is done first."""
-    reading = asyncio.create_task(reader.read(QMP_READ_BYTES))
-    try:
-        await asyncio.wait((reading, closing), return_when=asyncio.FIRST_COMPLETED)
-        return b"" if closing.done() else reading.result()
-    finally:
-        if not reading.done():
-            reading.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await reading
+        return [{"name": name} for name in (NEGOTIATION, *sorted(self._commands))]
 
 
 def _listening_socket(path: Path) -> socket.socket:
