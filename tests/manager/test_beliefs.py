@@ -84,6 +84,17 @@ def test_a_monitor_that_says_that_its_vm_is_larger_than_any_host_starves_nobody(
     assert host.manager.status().books.ballooned_bytes < GIB
 
 
+def test_a_vm_whose_size_is_not_believed_is_named_once_and_by_those_who_are_short() -> None:
+    host = rack([config("web"), config("liar", 256)], {"web": 100, "liar": 100}, budget_bytes=600 * MIB)
+    host.overrides["liar"] = {"boot_bytes": HUGE, "actual_bytes": HUGE}
+    lines = [line for _ in range(8) for line in host.sweep().changes]
+    host.demands["web"] = 400 * MIB
+    lines += [line for _ in range(8) for line in host.sweep().changes]
+    assert len([line for line in lines if line.startswith("liar: its VMM reports a size beyond")]) == 1
+    assert "liar keeps 256 MiB that cannot be taken from it now" in host.manager.status().vm("web").reason
+    assert "it counts with 256 MiB" in host.manager.status().vm("liar").reason
+
+
 def test_without_two_sources_that_monitor_starves_the_others() -> None:
     assert boaster(Safeguards(two_sources=False)).sizes["web"] < 400 * MIB
 

@@ -10,7 +10,7 @@ from typing import Final, Self
 import msgspec
 
 from dynmem.policy.levels import Level
-from dynmem.policy.types import Snapshot, Vm
+from dynmem.policy.types import Holder, Snapshot, Vm
 from dynmem.units import format_pages
 
 FITS: Final = "everything fits"
@@ -31,24 +31,36 @@ class Division(msgspec.Struct, frozen=True, gc=False):
         cut: The level at which memory ran out; None: it did not.
         neediest: The VM that others give for; None: no VM needs more.
         needs: What it needs, as a phrase.
-        holder: Who holds most of what the VMs cannot have; empty: nobody.
+        holders: Who holds what the others cannot have, the largest first, and which VM of the plan that is.
     """
 
     cut: Level | None
     neediest: Vm | None
     needs: str
-    holder: str
+    holders: tuple[tuple[Holder, str], ...]
 
     @classmethod
     def of(cls, snapshot: Snapshot, wanted: Sequence[int], targets: Sequence[int], cut: Level | None) -> Self:
         """Find the VM that lacks most of what it wants, or else the one that grows most."""
-        vms, holder = snapshot.vms, snapshot.holders[0].text if snapshot.holders else ""
+        vms, holders = snapshot.vms, _holders(snapshot, wanted)
         for sizes, of_what in ((wanted, ""), (targets, " of headroom")):
             missing = [pages - vm.held_pages for vm, pages in zip(vms, sizes, strict=True)]
             most = max(missing, default=0)
             if most > 0:
-                return cls(cut, vms[missing.index(most)], f"needs {format_pages(most)} more{of_what}", holder)
-        return cls(cut, None, "", holder)
+                return cls(
+                    cut, vms[missing.index(most)], f"needs {format_pages(most)} more{of_what}", holders
+                )
+        return cls(cut, None, "", holders)
+
+
+def _holders(snapshot: Snapshot, wanted: Sequence[int]) -> tuple[tuple[Holder, str], ...]:
+    """Return the largest holder outside the plan, and the VMs that keep more than they want."""
+    holders = [(each, "") for each in snapshot.holders[:1]]
+    for vm, pages in zip(snapshot.vms, wanted, strict=True):
+        if vm.kept_pages > pages:
+            text = f"{vm.name} keeps {format_pages(vm.kept_pages)} that cannot be taken from it now"
+            holders.append((Holder(vm.kept_pages - pages, text), vm.name))
+    return tuple(sorted(holders, key=lambda pair: -pair[0].pages))
 
 
 def reason_for(outcome: Outcome, division: Division) -> str:
@@ -59,8 +71,8 @@ def reason_for(outcome: Outcome, division: Division) -> str:
         taker = division.neediest
         parts.append(f"{taker.name} (priority {taker.priority}) {division.needs}")
     if giving or outcome.target_pages < outcome.wanted_pages:
-        if division.holder:
-            parts.append(division.holder)
+        holders = (holder.text for holder, name in division.holders if name != outcome.vm.name)
+        parts += list(holders)[:1]
         parts.append(division.cut.gives if division.cut else FITS)
     parts.append(_arithmetic(outcome))
     return "; ".join(parts)

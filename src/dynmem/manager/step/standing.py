@@ -167,6 +167,14 @@ def standing_of(record: Record, moment: Moment) -> Standing:
             may_shrink=False,
             reason="not shrunk: it has not reported since its size changed",
         )
+    if (record.actual_pages or 0) > record.most_pages:
+        return Standing(
+            "movable",
+            may_shrink=True,
+            reason=f"its VMM reports a size of {format_pages(record.actual_pages or 0)}: it counts with"
+            f" {format_pages(record.most_pages)}",
+            news="its VMM reports a size beyond its maximum: it counts with its maximum, or what it holds",
+        )
     return Standing("movable", may_shrink=True, reason="")
 
 
