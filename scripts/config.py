@@ -1,18 +1,16 @@
 """Write docs/config.md, every key of the manager's configuration: ``python -m scripts.config [--print]``."""
 
 import inspect
-import sys
 import textwrap
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Literal, get_args, get_origin, get_type_hints
 
 import msgspec
+from scripts.page import finish
 from scripts.status import meanings
 
 from dynmem.manager import config_file
 
-TARGET = Path(__file__).resolve().parent.parent / "docs" / "config.md"
 WORDS = {str: "text", int: "whole number", config_file.Size: "size", str | int | float: "duration"}
 
 INTRO = """# The configuration of the manager
@@ -81,7 +79,4 @@ def render() -> str:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] == ["--print"]:
-        print(render(), end="")
-    else:
-        TARGET.write_text(render())
+    finish("config.md", render)

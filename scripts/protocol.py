@@ -1,9 +1,9 @@
-"""Write docs/protocol.md, the message tables of dynmem.wire as people read them; ``--print`` only prints."""
+"""Write docs/protocol.md, the message tables of dynmem.wire: ``python -m scripts.protocol [--print]``."""
 
 import inspect
-import sys
 from collections.abc import Iterator
-from pathlib import Path
+
+from scripts.page import finish
 
 from dynmem.direction import Direction
 from dynmem.wire import dm, hardware, packet, vmbus
@@ -20,8 +20,6 @@ from dynmem.wire.layout import (
     Tail,
 )
 from dynmem.wire.versions import VERSION_6_0, VERSIONS, Feature, format_version
-
-TARGET = Path(__file__).resolve().parent.parent / "docs" / "protocol.md"
 
 INTRO = """# Messages on the wire
 
@@ -183,7 +181,4 @@ def render() -> str:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] == ["--print"]:
-        print(render(), end="")
-    else:
-        TARGET.write_text(render())
+    finish("protocol.md", render)

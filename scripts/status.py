@@ -1,14 +1,13 @@
-"""Write docs/status.md, the fields of `dynmem status --json` as people read them; ``--print`` only prints."""
+"""Write docs/status.md, the fields of `dynmem status --json`: ``python -m scripts.status [--print]``."""
 
 import inspect
 import re
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from types import NoneType, UnionType
 from typing import Literal, Union, get_args, get_origin, get_type_hints
 
 import msgspec
+from scripts.page import finish
 
 from dynmem.manager.api.messages import DaemonView, StatusReply
 from dynmem.manager.step.results import Reservation
@@ -21,7 +20,6 @@ from dynmem.manager.step.view import (
     VmView,
 )
 
-TARGET = Path(__file__).resolve().parent.parent / "docs" / "status.md"
 STRUCTS: tuple[type[msgspec.Struct], ...] = (
     StatusReply,
     MeasuredView,
@@ -108,7 +106,4 @@ def render() -> str:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] == ["--print"]:
-        print(render(), end="")
-    else:
-        TARGET.write_text(render())
+    finish("status.md", render)

@@ -24,9 +24,9 @@ def rack() -> ObedientHost:
 
 
 def test_the_status_document_is_what_the_classes_say() -> None:
-    command = [sys.executable, str(ROOT / "scripts" / "status.py"), "--print"]
-    made = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    assert made == (ROOT / "docs" / "status.md").read_text(), "run scripts/status.py"
+    command = [sys.executable, "-m", "scripts.status", "--print"]
+    made = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    assert made == (ROOT / "docs" / "status.md").read_text(), "run python -m scripts.status"
 
 
 def test_the_status_document_lists_the_values_of_closed_sets() -> None:

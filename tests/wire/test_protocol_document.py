@@ -8,6 +8,6 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 def test_the_protocol_document_is_what_the_tables_say() -> None:
-    command = [sys.executable, str(ROOT / "scripts" / "protocol.py"), "--print"]
-    made = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    assert made == (ROOT / "docs" / "protocol.md").read_text(), "run scripts/protocol.py"
+    command = [sys.executable, "-m", "scripts.protocol", "--print"]
+    made = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    assert made == (ROOT / "docs" / "protocol.md").read_text(), "run python -m scripts.protocol"
