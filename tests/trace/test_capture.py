@@ -1,6 +1,7 @@
 """What a capture writes is what the reader reads, and a file of lines never grows without end."""
 
 import io
+import os
 import uuid
 from pathlib import Path
 
@@ -127,6 +128,23 @@ def test_a_full_disk_ends_the_file_and_not_the_machine(caplog: pytest.LogCapture
     assert [record.message for record in caplog.records] == [
         "/dev/full takes no more lines: No space left on device"
     ]
+
+
+def test_a_pipe_is_neither_waited_for_when_opened_nor_when_it_is_full(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    with pytest.raises(ConfigError, match="nobody reads this pipe: name another file"):
+        LineFile(path)
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    file = LineFile(path)
+    for _ in range(100):
+        file.write("x" * 4095 + "\n")
+    assert [record.message for record in caplog.records] == [
+        f"{path} takes no more lines: its reader is too slow"
+    ]
+    os.close(reader)
 
 
 def test_a_file_that_cannot_be_opened_is_a_wrong_option(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Files that a running machine appends to: whole lines, written at once, up to a limit."""
 
+import errno
 import logging
 import os
 from pathlib import Path
@@ -9,7 +10,8 @@ from dynmem.errors import ConfigError
 from dynmem.limits import TRACE_FILE_BYTES_MAX
 
 _LOG: Final = logging.getLogger("dynmem.trace")
-_FLAGS: Final = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC
+# Not to wait for the reader of a pipe, neither here nor at a line: a machine waits for nobody.
+_FLAGS: Final = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK
 _MODE: Final = 0o600  # only for its owner: it holds what guests say
 
 
@@ -25,7 +27,8 @@ class LineFile:
         except OSError as error:
             folder = path.absolute().parent
             step = f"make the folder {folder}" if not folder.exists() else "name another file"
-            raise ConfigError(f"{path} cannot be written: {error.strerror}: {step}") from None
+            what = "nobody reads this pipe" if error.errno == errno.ENXIO else error.strerror
+            raise ConfigError(f"{path} cannot be written: {what}: {step}") from None
 
     def write(self, line: str) -> None:
         """Append a line, which includes its newline."""
@@ -39,6 +42,8 @@ class LineFile:
         try:
             if os.write(self._descriptor, data) != len(data):
                 self._give_up("its last line is cut off: no space left")
+        except BlockingIOError:
+            self._give_up("its reader is too slow")
         except OSError as error:
             self._give_up(error.strerror or str(error))
 
