@@ -20,12 +20,14 @@ from dynmem.errors import RemoteProtocolError
 from dynmem.limits import DM_RANGES_PER_MESSAGE, VMBUS_QUEUE_MAX
 from dynmem.pages import ranges
 from dynmem.pages.page_set import PageSet
-from dynmem.units import PAGE_SIZE
+from dynmem.units import NS_PER_S, PAGE_SIZE
 from dynmem.vm.faults import Faults
 from dynmem.vm.hyperv.hypercalls import Hypercalls
 from dynmem.vm.hyperv.synic import Synic
 from dynmem.vmbus import ring
+from dynmem.vmbus.channel import ChannelEvent
 from dynmem.vmbus.memory import FlatMemory, GpadlMemory
+from dynmem.vmbus.reoffers import Reoffers
 from dynmem.wire import dm, hardware, synic
 from dynmem.wire import vmbus as wire
 from dynmem.wire.packet import Packet
@@ -40,6 +42,7 @@ BLOCK_PAGES = 256
 INPUT_AT = 3 * PAGE_SIZE  # of hypercalls
 DATAGRAM_BYTES = 32  # of a hypercall; other messages are shorter
 REMOTE = (RemoteProtocolError,)
+OWN_POSTS_MAX = 8  # of a host between two drains: rescinds and offers
 
 
 def ring_pages(first: int = 16, count: int = 10) -> bytes:
@@ -77,21 +80,40 @@ class BusRig:
 
     def __init__(self) -> None:
         self.memory = FlatMemory(memoryview(bytearray(MEMORY_PAGES * PAGE_SIZE)))
-        offers = [
+        self.offers = [
             vmbus.Offer(dm.BALLOON_DEVICE_TYPE, uuid.UUID(int=number), f"dev{number}") for number in (1, 2)
         ]
-        self.bus = vmbus.Bus(self.memory, offers)
+        self.bus = vmbus.Bus(self.memory, self.offers)
+        self.reoffers = Reoffers(self.bus)
         self.count = 0
 
     def drain(self) -> None:
         while self.bus.next_message() is not None:
             self.bus.message_delivered()
         self.bus.take_signals()
+        self.take_events()
+
+    def take_events(self) -> None:
+        """Replace broken channels, as a machine does; a second passes with each input."""
+        for event in self.bus.take_events():
+            if isinstance(event, vmbus.ChannelFaulted):
+                self.reoffers.faulted(event.channel, self.count * NS_PER_S)
+        self.reoffers.tick(self.count * NS_PER_S)
         self.bus.take_events()
 
+    def plug_or_unplug(self) -> None:
+        """Have the second device come or go, whatever its channel is in the middle of."""
+        channel = self.bus.channels.get(2)
+        if channel is not None and not channel.can(ChannelEvent.OFFER_AGAIN):
+            self.bus.rescind(channel)
+        else:
+            self.bus.offer(self.offers[1])
+
     def restart(self) -> None:
-        """Whatever was, a guest that starts anew is served; relid 1 is new after a rescind or release."""
+        """Whatever was, a guest that starts anew is served."""
         self.bus.reset()
+        if 2 not in self.bus.channels:
+            self.bus.offer(self.offers[1])
         for page in (16, 21):  # the control pages, as a driver makes them
             ring.initialize(GpadlMemory(self.memory, range(page, page + 2)), 0)
         for message in SESSION:
@@ -106,8 +128,11 @@ class BusRig:
         connection, kind = (1, 4, 4, 4)[len(data) % 4], VMBUS_MESSAGE_TYPE
         self.bus.post_message(connection, kind, data)
         self.bus.signal_event(sum(data[-3:]), data[0] & 1 if data else 0)
-        assert len(self.bus.rejected) < 128
+        if self.count % 7 == 0:
+            self.plug_or_unplug()
         if self.count % 5 == 0:
+            self.take_events()
+            assert len(self.bus.snapshot().queue) <= VMBUS_QUEUE_MAX + OWN_POSTS_MAX
             self.drain()
         for channel in self.bus.channels.values():
             channel.receive()

@@ -154,7 +154,7 @@ class GpadlTorndown(msgspec.Struct, frozen=True, gc=False):
 
 
 class RelidReleased(msgspec.Struct, frozen=True, gc=False):
-    """The guest has forgotten a rescinded channel."""
+    """The guest has forgotten a channel that was rescinded, or any that is closed."""
 
     child_relid: int
 
