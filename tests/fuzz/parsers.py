@@ -259,6 +259,8 @@ CAPTURE_WORDS = (
     b" type 9",
     b" id 99999999999999999999",
     b"hv_balloon_",
+    b"2026-03-02T11:20:41.007512Z ",
+    b"[web] qemu-kvm(1:main): ",
     b"\xe4",
 )
 REPORT = {"t": 1.5, **dict.fromkeys(Report.__struct_fields__[1:], 7)}

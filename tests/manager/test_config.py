@@ -175,6 +175,11 @@ WRONG = {
     ),
     "a name with a slash": ('name = "db"', 'name = "../db"', ["vm number 2.name", "'../db' is not a name"]),
     "a relative socket": ('"/run/vm/db.qmp"', '"db.qmp"', ["vm 'db'.qmp", "not an absolute path"]),
+    "control characters in a path": (
+        '"/run/vm/db.qmp"',
+        '"/run/\\u001b[2J"',
+        ["'db'.qmp: '/run/\\x1b[2J' has control"],
+    ),
     "a socket too long": ("/run/vm/db.qmp", "/" + "x" * 120, ["vm 'db'.qmp", "107 bytes"]),
     "broken TOML": ("[host]", "[host", ["not TOML", "line 2"]),
 }
@@ -277,6 +282,10 @@ def test_a_monitor_that_cannot_be_one_is_named(tmp_path: Path) -> None:
     for spelled in (f"{tmp_path}//absent", f"{folder}/../absent", link / "absent"):
         with pytest.raises(ConfigError, match=r"vm 'db'\.qmp: .* is the same socket as that of vm 'web'"):
             checked(tmp_path / "absent", spelled)
+    managers = GOOD.replace("/tmp/dynmem-test/api.sock", f"{link}/absent")
+    managers = managers.replace("/run/vm/web.qmp", f"{tmp_path}/absent")
+    with pytest.raises(ConfigError, match=r"vm 'web'\.qmp: .* is the same socket as manager\.socket"):
+        config.check_monitors(config.load(written(tmp_path, managers)))
     with socket.socket(socket.AF_UNIX) as monitor:
         monitor.bind(str(tmp_path / "monitor"))
         os.link(tmp_path / "monitor", tmp_path / "twin")

@@ -87,25 +87,29 @@ def warnings(config: Config, host_total_bytes: int) -> list[str]:
 
 
 def check_monitors(config: Config) -> None:
-    """Compare the monitors' paths with what is there now; ConfigError if one can be no VM's own monitor.
+    """Compare the sockets' paths with what is there now; ConfigError if a monitor can be no VM's own.
 
     A path where nothing is yet is right: the VM has not started.
     """
-    seen: dict[tuple[int, int] | str, str] = {}
+    owners = {_socket_there(config.socket)[0]: "manager.socket"}
     for name, path in config.monitors.items():
         place = f"{config.path}: vm {name!r}.qmp: {path}"
-        try:
-            there = path.stat()
-        except OSError:
-            key: tuple[int, int] | str = os.path.realpath(path)
-        else:
-            if not stat.S_ISSOCK(there.st_mode):
-                what = "a folder" if stat.S_ISDIR(there.st_mode) else "not a socket"
-                raise ConfigError(f"{place} is {what}: name the socket of the VM's -chardev")
-            key = (there.st_dev, there.st_ino)
-        if key in seen:
-            raise ConfigError(f"{place} is the same socket as that of vm {seen[key]!r}: give it its own")
-        seen[key] = name
+        which, is_other_thing = _socket_there(path)
+        if is_other_thing:
+            raise ConfigError(f"{place} is {is_other_thing}: name the socket of the VM's -chardev")
+        if which in owners:
+            raise ConfigError(f"{place} is the same socket as {owners[which]}: give the VM one of its own")
+        owners[which] = f"that of vm {name!r}"
+
+
+def _socket_there(path: Path) -> tuple[tuple[int, int] | str, str]:
+    """Return which socket a path leads to, however it is spelled, and what is there if that is none."""
+    try:
+        there = path.stat()
+    except OSError:
+        return os.path.realpath(path), ""
+    what = "" if stat.S_ISSOCK(there.st_mode) else "not a socket"
+    return (there.st_dev, there.st_ino), "a folder" if stat.S_ISDIR(there.st_mode) else what
 
 
 def _checked(path: Path, file: File) -> Config:
@@ -176,7 +180,9 @@ def _period(fail: _Fail, value: str | float) -> int:
 
 
 def _absolute(fail: _Fail, key: str, text: str) -> Path:
-    if not text.startswith("/") or "\0" in text:
+    if not text.isprintable():
+        raise fail(key, f"{quoted(text)} has control characters: write a plain path")
+    if not text.startswith("/"):
         raise fail(
             key, f"{quoted(text)} is not an absolute path: write it from the root, like /run/vm/web.qmp"
         )
