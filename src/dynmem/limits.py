@@ -187,8 +187,8 @@ MANAGER_DEVICES_MAX: Final = 1024
 MANAGER_FIGURE_BYTES_MAX: Final = 1 << 60
 # A monitor that another client holds is tried twice a minute.
 RECONNECT_PAUSE_S_MAX: Final = 30.0
-# Descriptors of a VM process that are searched for its RAM.
-PROC_DESCRIPTORS_MAX: Final = 4096
+# Descriptors of a VM process that are searched for its RAM: a QEMU with many queues has thousands.
+PROC_DESCRIPTORS_MAX: Final = 65_536
 # Mappings of a VM process that are searched for its RAM: twice as many as the kernel allows by default.
 PROC_MAPPINGS_MAX: Final = 131_072
 # The range of Hyper-V's weights is 1..10000.

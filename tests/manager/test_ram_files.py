@@ -15,7 +15,7 @@ from tests.rigs import machine_wide
 
 from dynmem.manager.sweep.process import Process
 from dynmem.manager.sweep.ram_files import find_ram_files
-from dynmem.manager.sweep.resident import Resident, ResidentMeter
+from dynmem.manager.sweep.resident import Resident, ResidentMeter, cgroup_figures
 from dynmem.units import MIB
 
 FILES = "blocks of its RAM files"
@@ -173,3 +173,26 @@ def test_huge_pages_are_counted_although_they_are_in_neither_rss_nor_pss(
     assert resident.guest_bytes is not None
     assert (resident.guest_bytes // MIB, resident.source) == (8, source)
     assert resident.huge_bytes == 32 * MIB
+
+
+V1 = "30 29 0:27 {root} /sys/fs/cgroup/memory rw - cgroup none rw,memory"
+V2 = "31 29 0:28 {root} {point} rw shared:5 - cgroup2 none rw"
+
+
+@pytest.mark.parametrize(
+    ("groups", "mounts", "expected"),
+    [
+        ("0::/vm/web", V2.format(root="/", point="/sys/fs/cgroup"), "/sys/fs/cgroup/vm/web/memory.current"),
+        # a host with both: version 2 is where systemd puts it, without a memory controller
+        ("5:memory:/web\n0::/", V1.format(root="/"), "/sys/fs/cgroup/memory/web/memory.usage_in_bytes"),
+        ("0::/pod/a/vm", V2.format(root="/pod/a", point="/groups"), "/groups/vm/memory.current"),
+        ("0::/elsewhere", V2.format(root="/pod/a", point="/groups"), None),
+        ("0::/", V2.format(root="/", point="/sys/fs/cgroup"), None),
+        ("0::/vm/web", "22 1 0:5 / /proc rw - proc proc rw", None),
+    ],
+)
+def test_the_cgroups_of_a_process_are_where_their_hierarchy_is_mounted(
+    groups: str, mounts: str, expected: str | None
+) -> None:
+    found = [f"{folder}/{memory}" for folder, memory, _ in cgroup_figures(groups, mounts)]
+    assert found == ([] if expected is None else [expected])

@@ -94,24 +94,41 @@ def _outside_ram(pid: int, blocks: tuple[int, ...]) -> tuple[int, int]:
     return (outside, huge) if ram else (0, 0)
 
 
-def _cgroup_files(pid: int) -> Iterator[tuple[Path, str]]:
-    """Yield (folder, name of the usage file) of the process's memory cgroups, version 2 first."""
-    for line in sorted(Path(f"/proc/{pid}/cgroup").read_text(encoding="utf-8").splitlines()):
+def cgroup_figures(groups: str, mounts: str) -> Iterator[tuple[Path, str, str]]:
+    """Yield the folders of a process's memory cgroups and the files there that say what it uses.
+
+    *groups* is its /proc/PID/cgroup, *mounts* is our /proc/self/mountinfo: where a hierarchy is mounted, and
+    what part of it, differs from host to host. A folder comes with the patterns of its memory and its huge
+    pages. Raises ValueError for what the kernel does not write.
+    """
+    points: dict[str, tuple[str, str]] = {}
+    for line in mounts.splitlines():
+        own, _, rest = line.partition(" - ")
+        kind, _, options = rest.split(maxsplit=2)
+        root, point = own.split()[3:5]
+        if kind == "cgroup2":
+            points[""] = (root, point)
+        elif kind == "cgroup" and "memory" in options.split(","):
+            points["memory"] = (root, point)
+    for line in sorted(groups.splitlines()):
         _, controllers, path = line.split(":", 2)
-        if path == "/":
+        controller = "memory" if "memory" in controllers.split(",") else controllers
+        if path == "/" or controller not in points:
             continue  # the root group is the whole host
-        if controllers == "":
-            yield Path("/sys/fs/cgroup" + path), "memory.current"
-        elif "memory" in controllers.split(","):
-            yield Path("/sys/fs/cgroup/memory" + path), "memory.usage_in_bytes"
+        root, point = points[controller]
+        if Path(path).is_relative_to(root):
+            names = ("memory.usage_in_bytes", "") if controller else ("memory.current", "hugetlb.*B.current")
+            yield Path(point, Path(path).relative_to(root)), *names
 
 
 def _cgroup_bytes(pid: int) -> int | None:
     """Return the memory of the process's cgroup if no other process is in it, else None."""
-    for folder, name in _cgroup_files(pid):
+    groups = Path(f"/proc/{pid}/cgroup").read_text(encoding="utf-8")
+    mounts = Path("/proc/self/mountinfo").read_text(encoding="utf-8")
+    for folder, memory, huge in cgroup_figures(groups, mounts):
         try:
             if (folder / "cgroup.procs").read_text(encoding="ascii").split() == [str(pid)]:
-                figures = [folder / name, *folder.glob("hugetlb.*B.current")]
+                figures = [folder / memory, *(folder.glob(huge) if huge else ())]
                 return sum(int(each.read_text(encoding="ascii")) for each in figures)
         except (OSError, ValueError):
             continue
