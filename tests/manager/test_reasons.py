@@ -88,6 +88,20 @@ def test_a_vm_that_waits_says_what_it_has_and_who_still_gives() -> None:
     assert giver in reason
 
 
+def test_in_observe_mode_no_vm_waits_for_anything() -> None:
+    host = rack(web=300, db=100, new=100)
+    again = ObedientHost(
+        msgspec.structs.replace(HOST, mode="observe"), list(host.configs.values()), host.demands
+    )
+    again.sizes = dict(host.sizes)
+    again.demands["web"] = 420 * MIB
+    again.sweep(3)
+    assert "waits for" not in reason_of(again, "web")
+    changes = [vm.change.reason for vm in again.manager.status().vms if vm.change is not None]
+    assert changes
+    assert all(reason.startswith("would shrink to ") for reason in changes)
+
+
 def test_a_vm_that_was_granted_more_says_how_much_it_has_taken() -> None:
     host = rack(web=100, db=100)
     host.demands["web"] = 420 * MIB

@@ -64,7 +64,8 @@ def emergency_lines(before: Seen | None, now: Seen) -> list[str]:
         return ["emergency over: the VMs occupy no more than the budget"]
     occupied = format_pages(now.survey.occupied)
     budget = format_pages(now.free.budget_pages)
-    return [f"emergency: the VMs occupy {occupied}, the budget is {budget}: no grants, every VM shrinks"]
+    rule = "no VM grows, and every VM gives what it does not need"
+    return [f"emergency: the VMs occupy {occupied}, the budget is {budget}: {rule}"]
 
 
 class StatusReader(msgspec.Struct, frozen=True):
@@ -144,7 +145,7 @@ class StatusReader(msgspec.Struct, frozen=True):
             standing.reason if standing else "",
             above(record),
             _stall(record),
-            state_of(record, decision, self.roster, seen.survey.now_ns) if decision else "",
+            self._state(record, seen, decision) if decision else "",
             decision.reason if decision else "",
         )
         return VmView(
@@ -175,6 +176,12 @@ class StatusReader(msgspec.Struct, frozen=True):
             change=self._change(change) if change else None,
             last_change=self._last_change(seen.last.get(record.name)),
         )
+
+    def _state(self, record: Record, seen: Seen, decision: Decision) -> str:
+        """Return what a VM has of what the plan gives it; "" in observe mode, where it gets nothing."""
+        if not self.settings.is_enforcing:
+            return ""
+        return state_of(record, decision, self.roster, seen.survey.now_ns, is_any_free=seen.free.pages > 0)
 
     def _change(self, change: Change) -> ChangeView:
         sent = self.settings.is_enforcing
