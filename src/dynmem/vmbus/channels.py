@@ -9,6 +9,7 @@ from types import MappingProxyType
 
 from dynmem.errors import LocalProtocolError
 from dynmem.limits import VMBUS_CHANNELS_MAX
+from dynmem.vmbus.bus_events import BusEvent, ChannelClosed, ChannelFaulted
 from dynmem.vmbus.channel import Channel, ChannelEvent, ChannelSnapshot, ChannelState, Offer
 from dynmem.vmbus.gpadl import GpadlTable
 from dynmem.vmbus.memory import GuestMemory
@@ -22,15 +23,17 @@ class Channels:
 
     """
 
-    def __init__(
-        self, *, notify: Callable[[Channel], None], on_fault: Callable[[Channel, str], None]
-    ) -> None:
-        self._notify, self._on_fault = notify, on_fault
+    def __init__(self, *, notify: Callable[[Channel], None], report: Callable[[BusEvent], None]) -> None:
+        """Make it, with no channel; `notify` signals the guest, `report` takes what the owner is to know."""
+        self._notify, self._report = notify, report
         self._by_relid: dict[int, Channel] = {}
         self.by_relid: Mapping[int, Channel] = MappingProxyType(self._by_relid)
 
     def _make(self, offer: Offer, relid: int) -> Channel:
-        return Channel(offer, relid, notify=self._notify, on_fault=self._on_fault)
+        return Channel(offer, relid, notify=self._notify, on_fault=self._faulted)
+
+    def _faulted(self, channel: Channel, reason: str) -> None:
+        self._report(ChannelFaulted(channel, reason))
 
     def add(self, offer: Offer) -> Channel:
         """Return a new channel under the lowest free relid; LocalProtocolError if there is no room for it.
@@ -59,13 +62,14 @@ class Channels:
         channel = self._by_relid.get(relid)
         return None if channel is None or channel.state is ChannelState.UNOFFERED else channel
 
-    def move(self, channel: Channel, event: ChannelEvent) -> bool:
-        """Move a channel, and drop it if it is gone. Returns whether it was in use (open or faulted)."""
+    def move(self, channel: Channel, event: ChannelEvent) -> None:
+        """Move a channel out of use, and report it if it was in use; drop it if it is gone."""
         was_in_use = channel.state in (ChannelState.OPEN, ChannelState.FAULTED)
         channel.move(event)
         if channel.state is ChannelState.GONE:
             del self._by_relid[channel.relid]
-        return was_in_use
+        if was_in_use:
+            self._report(ChannelClosed(channel))
 
     def snapshot(self) -> tuple[ChannelSnapshot, ...]:
         """Return all channels as they stand."""

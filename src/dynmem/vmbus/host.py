@@ -19,37 +19,30 @@ from typing import Any, Final, NamedTuple
 from dynmem import trace_events
 from dynmem.errors import LocalProtocolError, RemoteProtocolError
 from dynmem.limits import VMBUS_EVENTS_MAX
-from dynmem.trace_events import NO_TRACE, Trace, stable_pointer
+from dynmem.trace_events import NO_TRACE, Trace
 from dynmem.vmbus import tracing
-from dynmem.vmbus.bus_events import (
-    BusEvent,
-    ChannelClosed,
-    ChannelFaulted,
-    ChannelOpened,
-    GuestUnloaded,
-)
+from dynmem.vmbus.bus_events import BusEvent, GuestUnloaded
 from dynmem.vmbus.channel import Channel, ChannelEvent, ChannelSnapshot, ChannelState, Offer
+from dynmem.vmbus.channel_requests import ChannelRequests
 from dynmem.vmbus.channels import Channels
 from dynmem.vmbus.contact import Connection, as_meant, is_for_this_bus, reply_to
-from dynmem.vmbus.gpadl import GpadlSnapshot, GpadlTable, RefusedGpadlError
+from dynmem.vmbus.gpadl import GpadlSnapshot, GpadlTable
+from dynmem.vmbus.gpadl_requests import GpadlRequests
 from dynmem.vmbus.mailbox import Mailbox, OutgoingMessage
 from dynmem.vmbus.memory import BadAddressError, GuestMemory
-from dynmem.vmbus.opening import RefusedOpenError, open_channel
-from dynmem.vmbus.rejection import Rejection
+from dynmem.vmbus.rejection import Rejection, Rejections
 from dynmem.vmbus.signals import Signal, Signals
 from dynmem.wire import vmbus as wire
-from dynmem.wire.status import STATUS_CONNECTION_REFUSED, STATUS_SUCCESS, STATUS_UNSUCCESSFUL
+from dynmem.wire.status import STATUS_CONNECTION_REFUSED
 from dynmem.wire.synic import (
     EVENT_CONNECTION_ID,
     MESSAGE_CONNECTION_ID,
     MESSAGE_CONNECTION_ID_4,
-    SINT_COUNT,
     VMBUS_MESSAGE_TYPE,
     VMBUS_SINT,
     HvStatus,
 )
 from dynmem.wire.versions import VERSION_4_1, VERSION_5_0, VERSION_5_3, VERSION_WIN7
-from dynmem.wire.vmbus import TARGET_VP_NONE
 
 
 class BusState(enum.Enum):
@@ -100,22 +93,27 @@ class Bus:
         self._vp_count = vp_count
         self._max_version = max_version
         self._trace = trace
-        self._channels = Channels(notify=self._notify, on_fault=self._fault)
+        self._channels = Channels(notify=self._notify, report=self._report)
         self.channels: Mapping[int, Channel] = self._channels.by_relid
-        self.rejected: dict[Rejection, int] = {}
+        self._rejections = Rejections()
+        self.rejected: Mapping[Rejection, int] = self._rejections.counts
         self.state: BusState = BusState.DISCONNECTED
-        self._connection: Connection | None = None
         self._gpadls = GpadlTable()
         self._mailbox = Mailbox(trace)
         self._signals = Signals(memory)
         self._events: list[BusEvent] = []
+        shared = (self._channels, self._mailbox, self._rejections)
+        self._of_gpadls = GpadlRequests(self._gpadls, *shared, trace=trace)
+        self._of_channels = ChannelRequests(
+            self._gpadls, *shared, memory=memory, vp_count=vp_count, trace=trace, report=self._report
+        )
         for offer in offers:
             self._channels.add(offer)
 
     @property
     def version(self) -> int | None:
         """The version that was agreed on; None before."""
-        return None if self._connection is None else self._connection.version
+        return None if self._mailbox.connection is None else self._mailbox.connection.version
 
     @property
     def monitor_pages(self) -> tuple[int, int]:
@@ -123,7 +121,7 @@ class Bus:
 
         No offer allocates a monitor, so the host never reads them.
         """
-        return (0, 0) if self._connection is None else self._connection.monitor_pages
+        return (0, 0) if self._mailbox.connection is None else self._mailbox.connection.monitor_pages
 
     # what comes in
 
@@ -134,7 +132,7 @@ class Bus:
         ):
             return HvStatus.INVALID_CONNECTION_ID
         if message_type != VMBUS_MESSAGE_TYPE or len(payload) < wire.HEADER_BYTES:
-            self._reject(Rejection.MALFORMED)
+            self._rejections.add(Rejection.MALFORMED)
             return HvStatus.INVALID_HYPERCALL_INPUT
         tracing.received(self._trace, payload)
         if len(self._events) >= VMBUS_EVENTS_MAX:
@@ -144,7 +142,7 @@ class Bus:
             message = wire.decode(payload, self.version or 0)
         except RemoteProtocolError:  # an error status, so that the guest does not wait for a reply
             tracing.processed(self._trace, payload, None, is_connected=is_connected)
-            self._reject(Rejection.MALFORMED)
+            self._rejections.add(Rejection.MALFORMED)
             return HvStatus.INVALID_HYPERCALL_INPUT
         meant = as_meant(message, connection_id) if isinstance(message, wire.InitiateContact) else message
         handler, states = RULES.get(type(message), (None, frozenset()))
@@ -155,7 +153,7 @@ class Bus:
         if handler is not None and is_expected:
             handler(self, meant)
         else:
-            self._reject(Rejection.UNEXPECTED)
+            self._rejections.add(Rejection.UNEXPECTED)
         return HvStatus.SUCCESS
 
     def signal_event(self, connection_id: int, flag: int) -> HvStatus:
@@ -185,7 +183,7 @@ class Bus:
         """
         channel = self._channels.add(offer)
         if self.state is BusState.OFFERED and channel.can(ChannelEvent.OFFER):
-            self._send_offer(channel)
+            self._of_channels.offer(channel)
         return channel
 
     def rescind(self, channel: Channel) -> None:
@@ -193,9 +191,9 @@ class Bus:
         if not channel.can(ChannelEvent.RESCIND):
             raise LocalProtocolError(f"{channel} cannot be rescinded")
         is_told = channel.is_rescinded or channel.state is ChannelState.UNOFFERED
-        self._move(channel, ChannelEvent.RESCIND)
+        self._channels.move(channel, ChannelEvent.RESCIND)
         if not is_told:
-            self._post(wire.RescindChannelOffer(channel.relid))
+            self._mailbox.post(wire.RescindChannelOffer(channel.relid))
 
     # what goes out
 
@@ -224,7 +222,7 @@ class Bus:
             raise LocalProtocolError("take the events of the bus before its snapshot: they are not in it")
         return BusSnapshot(
             self.state,
-            self._connection,
+            self._mailbox.connection,
             self._gpadls.snapshot(),
             self._mailbox.snapshot(),
             self._signals.snapshot(),
@@ -237,219 +235,68 @@ class Bus:
         Guest memory is not part of it: the caller puts that back.
         """
         self.state = snapshot.state
-        self._connection = snapshot.connection
         self._gpadls.restore(snapshot.gpadls)
-        self._mailbox.restore(snapshot.queue)
+        self._mailbox.restore(snapshot.connection, snapshot.queue)
         self._signals.restore(snapshot.signals)
         self._events = []
         self._channels.restore(snapshot.channels, self._gpadls, self._memory)
 
     # inside
 
-    def _reject(self, reason: Rejection) -> None:
-        self.rejected[reason] = self.rejected.get(reason, 0) + 1
-
-    def _post(self, message: wire.Message, target: tuple[int, int] | None = None) -> None:
-        """Queue a message for the VP that made contact, or for a reserved channel's own (VP, SINT)."""
-        assert self._connection is not None
-        vp, sint = target or (self._connection.vp, VMBUS_SINT)
-        self._mailbox.post(message, vp, sint, version=self._connection.version)
-
-    def _gpadl_created(self, relid: int, gpadl_id: int, status: int) -> None:
-        if status == STATUS_SUCCESS:
-            self._trace(trace_events.VMBUS_GPADL_CREATED, gpadl_id)
-        self._post(wire.GpadlCreated(relid, gpadl_id, status))
+    def _report(self, event: BusEvent) -> None:
+        self._events.append(event)
 
     def _notify(self, channel: Channel) -> None:
         self._trace(trace_events.VMBUS_CHANNEL_NOTIFY_GUEST, channel.relid)
-        if self._connection is None:
+        if self._mailbox.connection is None:
             return
         try:
-            self._signals.add(channel, self._connection)
+            self._signals.add(channel, self._mailbox.connection)
         except BadAddressError:
-            self._reject(Rejection.INTERRUPT_PAGE_OUTSIDE_MEMORY)
-
-    def _fault(self, channel: Channel, reason: str) -> None:
-        self._events.append(ChannelFaulted(channel, reason))
-
-    def _move(self, channel: Channel, event: ChannelEvent) -> None:
-        """Move a channel out of use, and report that."""
-        if self._channels.move(channel, event):
-            self._events.append(ChannelClosed(channel))
-
-    def _send_offer(self, channel: Channel) -> None:
-        channel.move(ChannelEvent.OFFER)
-        self._post_offer(channel)
-
-    def _post_offer(self, channel: Channel) -> None:
-        self._trace(trace_events.VMBUS_SEND_OFFER, channel.relid, stable_pointer(channel.offer.instance))
-        self._post(channel.offer_message())
+            self._rejections.add(Rejection.INTERRUPT_PAGE_OUTSIDE_MEMORY)
 
     def _disconnect(self) -> None:
         """Return to the state before any contact."""
         for channel in list(self.channels.values()):
-            self._move(channel, ChannelEvent.FORGET)
+            self._channels.move(channel, ChannelEvent.FORGET)
         self._gpadls.clear()
-        self._mailbox.clear()
+        self._mailbox.disconnect()
         self._signals.clear()
         self.state = BusState.DISCONNECTED
-        self._connection = None
 
     def _on_initiate_contact(self, contact: wire.InitiateContact) -> None:
         """Start again, whatever the state, if the contact is for this bus."""
         reply = reply_to(contact, max_version=self._max_version, vp_count=self._vp_count)
         if reply.complaint is not None:
-            self._reject(reply.complaint)
+            self._rejections.add(reply.complaint)
         if is_for_this_bus(contact):
             self._disconnect()
         if reply.connection is not None:
             self.state = BusState.CONNECTED
-            self._connection = reply.connection
-        self._mailbox.post(reply.response, reply.vp, reply.sint, version=self.version or 0)
+            self._mailbox.connection = reply.connection
+        self._mailbox.post_to(reply.response, reply.vp, reply.sint, version=self.version or 0)
 
     def _on_request_offers(self, message: wire.RequestOffers) -> None:
         self.state = BusState.OFFERED
         for channel in self.channels.values():
-            self._send_offer(channel)
+            self._of_channels.offer(channel)
         self._trace(trace_events.VMBUS_TERMINATE_OFFERS)
-        self._post(wire.AllOffersDelivered())
-
-    def _on_gpadl_header(self, message: wire.GpadlHeader) -> None:
-        known = self._channels.get(message.child_relid) is not None
-        try:
-            gpadl = self._gpadls.begin(message, channel_is_known=known)
-        except RefusedGpadlError as error:
-            self._reject(error.cause)
-            self._gpadl_created(message.child_relid, message.gpadl, STATUS_UNSUCCESSFUL)
-            return
-        if gpadl.complete:
-            self._gpadl_created(gpadl.relid, gpadl.gpadl_id, STATUS_SUCCESS)
-
-    def _on_gpadl_body(self, message: wire.GpadlBody) -> None:
-        gpadl = self._gpadls.get(message.gpadl)
-        if gpadl is None or gpadl.complete:
-            self._reject(Rejection.STRAY_GPADL_BODY)
-            return
-        gpadl.add(message.pfns)
-        if gpadl.complete:
-            self._gpadl_created(gpadl.relid, gpadl.gpadl_id, STATUS_SUCCESS)
-
-    def _on_gpadl_teardown(self, message: wire.GpadlTeardown) -> None:
-        """Reply even when there is no such GPADL: the host certainly does not use its pages."""
-        gpadl = self._gpadls.get(message.gpadl)
-        if gpadl is None:
-            self._reject(Rejection.TEARDOWN_OF_UNKNOWN_GPADL)
-        elif gpadl.relid != message.child_relid:
-            self._reject(Rejection.TEARDOWN_OF_OTHERS_GPADL)
-            return
-        else:
-            channel = self._channels.get(gpadl.relid)
-            if channel is not None and channel.is_open and channel.gpadl_id == gpadl.gpadl_id:
-                channel.break_off("the guest tore down the rings of an open channel")
-            self._gpadls.remove(gpadl)
-        self._trace(trace_events.VMBUS_GPADL_TORNDOWN, message.gpadl)
-        self._post(wire.GpadlTorndown(message.gpadl))
-
-    def _open(self, message: wire.OpenChannel) -> Channel | None:
-        """Open the channel that `message` names; return it, or None if that was refused."""
-        channel = self._channels.get(message.child_relid)
-        if channel is not None and channel.is_rescinded:
-            return None
-        gpadl = self._gpadls.get(message.ringbuffer_gpadl)
-        try:
-            opened = open_channel(message, channel, gpadl, self._memory, self._vp_count)
-        except RefusedOpenError as error:
-            self._reject(error.cause)
-            return None
-        self._events.append(ChannelOpened(opened))
-        return opened
-
-    def _on_open_channel(self, message: wire.OpenChannel) -> None:
-        status = STATUS_UNSUCCESSFUL if self._open(message) is None else STATUS_SUCCESS
-        self._trace(trace_events.VMBUS_CHANNEL_OPEN, message.child_relid, status)
-        self._post(wire.OpenChannelResult(message.child_relid, message.openid, status))
-
-    def _on_open_reserved_channel(self, message: wire.OpenReservedChannel) -> None:
-        """Open a channel whose replies go to a (VP, SINT) of its own and that never interrupts."""
-        target = (message.target_vp, message.target_sint)
-        if not self._is_target(target):
-            self._reject(Rejection.RESERVED_OPEN_FOR_ABSENT_TARGET)
-            return
-        gpadl, page = message.ringbuffer_gpadl, message.downstream_page_offset
-        channel = self._open(wire.OpenChannel(message.channel, 0, gpadl, TARGET_VP_NONE, page))
-        if channel is not None:
-            channel.reserved = True
-        status = STATUS_UNSUCCESSFUL if channel is None else STATUS_SUCCESS
-        self._trace(trace_events.VMBUS_CHANNEL_OPEN, message.channel, status)
-        self._post(wire.OpenChannelResult(message.channel, 0, status), target)
-
-    def _is_target(self, target: tuple[int, int]) -> bool:
-        """Return whether messages can be delivered to that (VP, SINT)."""
-        return target[0] < self._vp_count and target[1] < SINT_COUNT
-
-    def _on_close_channel(self, message: wire.CloseChannel) -> None:
-        self._close(message.child_relid, reserved=False)
-
-    def _on_close_reserved_channel(self, message: wire.CloseReservedChannel) -> None:
-        """Reply where this message says, which need not be where the channel was opened from."""
-        target = (message.target_vp, message.target_sint)
-        if not self._is_target(target):
-            self._reject(Rejection.RESERVED_CLOSE_FOR_ABSENT_TARGET)
-        elif self._close(message.channel, reserved=True):
-            self._post(wire.CloseReservedChannelResponse(message.channel), target)
-
-    def _close(self, relid: int, *, reserved: bool) -> bool:
-        """Close a channel; return whether it is closed now and was not before."""
-        channel = self._channels.get(relid)
-        if channel is not None and channel.is_rescinded:
-            return False
-        if channel is None or channel.reserved is not reserved or not channel.can(ChannelEvent.CLOSE):
-            self._reject(Rejection.CLOSE_OF_CHANNEL_NOT_OPEN)
-            return False
-        self._move(channel, ChannelEvent.CLOSE)
-        return True
-
-    def _on_relid_released(self, message: wire.RelidReleased) -> None:
-        """Forget the guest's part of a channel; a device that is here again is offered at once.
-
-        Linux also releases closed channels that were not rescinded, when its driver for the bus goes.
-        """
-        channel = self._channels.get(message.child_relid)
-        if channel is None or not channel.can(ChannelEvent.RELEASE):
-            self._reject(Rejection.RELEASE_OF_CHANNEL_IN_USE)
-            return
-        self._gpadls.remove_of(channel.relid)
-        self._move(channel, ChannelEvent.RELEASE)
-        if channel.state is ChannelState.CLOSED:
-            self._post_offer(channel)
-
-    def _on_modify_channel(self, message: wire.ModifyChannel) -> None:
-        """Move a channel's interrupts, which this message can neither begin nor end."""
-        channel = self._channels.get(message.child_relid)
-        status = STATUS_UNSUCCESSFUL
-        if channel is None or not channel.has_interrupts:
-            if channel is None or not channel.is_rescinded:
-                self._reject(Rejection.MODIFY_WITHOUT_INTERRUPTS)
-        elif message.target_vp >= self._vp_count:
-            self._reject(Rejection.MODIFY_FOR_ABSENT_PROCESSOR)
-        else:
-            channel.target_vp = message.target_vp
-            status = STATUS_SUCCESS
-        if self.version == VERSION_5_3:  # the first that knows the reply
-            self._post(wire.ModifyChannelResponse(message.child_relid, status))
+        self._mailbox.post(wire.AllOffersDelivered())
 
     def _on_tl_connect(self, message: wire.TlConnectRequest) -> None:
         """Refuse: no service listens here. Before 4.1 there is no message for that."""
         if self.version is not None and self.version >= VERSION_4_1:
-            self._post(wire.TlConnectResult(message.endpoint, message.service, STATUS_CONNECTION_REFUSED))
+            self._mailbox.post(
+                wire.TlConnectResult(message.endpoint, message.service, STATUS_CONNECTION_REFUSED)
+            )
 
     def _on_unload(self, message: wire.Unload) -> None:
         """Reply where the guest waits, from 1.1 on; 0.13 does not know the reply."""
-        left = self._connection
+        left = self._mailbox.connection
         self._disconnect()
         if left is not None and left.version >= VERSION_WIN7:
-            self._mailbox.post(wire.UnloadResponse(), left.vp, VMBUS_SINT, version=left.version)
-        self._events.append(GuestUnloaded())
+            self._mailbox.post_to(wire.UnloadResponse(), left.vp, VMBUS_SINT, version=left.version)
+        self._report(GuestUnloaded())
 
 
 _ANY: Final = frozenset(BusState)
@@ -459,15 +306,15 @@ _OFFERED: Final = frozenset({BusState.OFFERED})
 RULES: Final[dict[type, tuple[Callable[[Bus, Any], None], frozenset[BusState]]]] = {
     wire.InitiateContact: (Bus._on_initiate_contact, _ANY),
     wire.RequestOffers: (Bus._on_request_offers, frozenset({BusState.CONNECTED})),
-    wire.GpadlHeader: (Bus._on_gpadl_header, _OFFERED),
-    wire.GpadlBody: (Bus._on_gpadl_body, _OFFERED),
-    wire.GpadlTeardown: (Bus._on_gpadl_teardown, _OFFERED),
-    wire.OpenChannel: (Bus._on_open_channel, _OFFERED),
-    wire.CloseChannel: (Bus._on_close_channel, _OFFERED),
-    wire.OpenReservedChannel: (Bus._on_open_reserved_channel, _OFFERED),
-    wire.CloseReservedChannel: (Bus._on_close_reserved_channel, _OFFERED),
-    wire.RelidReleased: (Bus._on_relid_released, _OFFERED),
-    wire.ModifyChannel: (Bus._on_modify_channel, _OFFERED),
+    wire.GpadlHeader: (lambda bus, message: bus._of_gpadls.header(message), _OFFERED),
+    wire.GpadlBody: (lambda bus, message: bus._of_gpadls.body(message), _OFFERED),
+    wire.GpadlTeardown: (lambda bus, message: bus._of_gpadls.teardown(message), _OFFERED),
+    wire.OpenChannel: (lambda bus, message: bus._of_channels.open(message), _OFFERED),
+    wire.CloseChannel: (lambda bus, message: bus._of_channels.close(message), _OFFERED),
+    wire.OpenReservedChannel: (lambda bus, message: bus._of_channels.open_reserved(message), _OFFERED),
+    wire.CloseReservedChannel: (lambda bus, message: bus._of_channels.close_reserved(message), _OFFERED),
+    wire.RelidReleased: (lambda bus, message: bus._of_channels.release(message), _OFFERED),
+    wire.ModifyChannel: (lambda bus, message: bus._of_channels.modify(message), _OFFERED),
     wire.TlConnectRequest: (Bus._on_tl_connect, _LINKED),
     wire.Unload: (Bus._on_unload, _LINKED),
 }

@@ -10,7 +10,9 @@ import msgspec
 from dynmem import trace_events
 from dynmem.limits import VMBUS_QUEUE_MAX
 from dynmem.trace_events import Trace
+from dynmem.vmbus.contact import Connection
 from dynmem.wire import vmbus as wire
+from dynmem.wire.synic import VMBUS_SINT
 
 
 class OutgoingMessage(msgspec.Struct, frozen=True):
@@ -29,13 +31,25 @@ class OutgoingMessage(msgspec.Struct, frozen=True):
 
 
 class Mailbox:
-    """The messages of one bus that are not in a slot yet."""
+    """The messages of one bus that are not in a slot yet.
+
+    Attributes:
+        connection: What the two ends have agreed on; None before any contact.
+
+    """
 
     def __init__(self, trace: Trace) -> None:
         self._trace = trace
         self._queue: deque[OutgoingMessage] = deque()
+        self.connection: Connection | None = None
 
-    def post(self, message: wire.Message, vp: int, sint: int, *, version: int) -> None:
+    def post(self, message: wire.Message, target: tuple[int, int] | None = None) -> None:
+        """Queue a message for the VP that made contact, or for a reserved channel's own (VP, SINT)."""
+        assert self.connection is not None
+        vp, sint = target or (self.connection.vp, VMBUS_SINT)
+        self.post_to(message, vp, sint, version=self.connection.version)
+
+    def post_to(self, message: wire.Message, vp: int, sint: int, *, version: int) -> None:
         """Queue a message for a guest of `version` (0 before any is agreed on), which must know it."""
         payload = wire.encode(message, version)
         self._trace(trace_events.VMBUS_POST_MSG, wire.TABLE.of(message).number, len(payload))
@@ -56,14 +70,16 @@ class Mailbox:
         self._queue.popleft()
         self._trace(trace_events.VMBUS_MSG_CB, 0)
 
-    def clear(self) -> None:
-        """Drop all messages."""
+    def disconnect(self) -> None:
+        """Drop the connection and all messages."""
         self._queue.clear()
+        self.connection = None
 
     def snapshot(self) -> tuple[OutgoingMessage, ...]:
         """Return the messages, in order."""
         return tuple(self._queue)
 
-    def restore(self, snapshot: tuple[OutgoingMessage, ...]) -> None:
-        """Make the mailbox what it was when the snapshot was taken."""
-        self._queue = deque(snapshot)
+    def restore(self, connection: Connection | None, queue: tuple[OutgoingMessage, ...]) -> None:
+        """Make the mailbox what it was when the snapshot was taken, on the connection of that time."""
+        self.connection = connection
+        self._queue = deque(queue)

@@ -35,3 +35,19 @@ class Rejection(enum.Enum):
     RELEASE_OF_CHANNEL_IN_USE = "release of a channel that is not there or still open"
     MODIFY_WITHOUT_INTERRUPTS = "modifying a channel that is not open or has no interrupts"
     MODIFY_FOR_ABSENT_PROCESSOR = "modifying a channel for a virtual processor that does not exist"
+
+
+class Rejections:
+    """What was rejected of one guest.
+
+    Attributes:
+        counts: How often, by reason.
+
+    """
+
+    def __init__(self) -> None:
+        self.counts: dict[Rejection, int] = {}
+
+    def add(self, reason: Rejection) -> None:
+        """Count one more."""
+        self.counts[reason] = self.counts.get(reason, 0) + 1
