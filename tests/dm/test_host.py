@@ -163,6 +163,24 @@ def test_a_guest_commits_no_more_than_it_can_be_given_and_its_balloon(
     assert played.events(StatusReported) == [StatusReported(counted * 4096, 1000 * 4096)]
 
 
+def test_a_driver_that_is_loaded_again_and_counts_nothing_is_not_said_to_need_nothing(
+    played: DrivenHost,
+) -> None:
+    played.host.set_target(600, played.now)
+    played.sent()
+    played.gives((0, 400))
+    played.says(dm.StatusReport(3, 10, 550 + 400, 0, 0, 0, 0))
+    played.host.channel_closed(played.now)
+    played.start()
+    played.says(dm.StatusReport(3, 10, 560, 0, 0, 0, 0))
+    assert played.host.status == ((560 + 400) * 4096, 10 * 4096, played.now)
+    played.store.pages.clear()
+    played.host.reset(played.now)
+    played.start()
+    played.says(dm.StatusReport(3, 10, 560, 0, 0, 0, 0))  # of another guest
+    assert played.host.status == (560 * 4096, 10 * 4096, played.now)
+
+
 def test_what_can_be_added_counts_among_what_a_guest_may_commit() -> None:
     played = DrivenHost(source=PlainSource(4096, 512))
     played.start()

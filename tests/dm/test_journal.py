@@ -78,7 +78,7 @@ def test_how_an_operation_ended_is_a_sentence() -> None:
     host.sent()
     host.store.pages.clear()
     host.host.reset(host.now)
-    assert last(host).outcome == "the machine was reset"
+    assert last(host).outcome == "another guest came"
 
 
 def test_a_guest_that_is_stuck_shows_as_an_operation_without_an_end() -> None:

@@ -49,19 +49,3 @@ def balloon_floor(total_pages: int) -> int:
             return base * _MIB_PAGES + (total_pages >> shift)
     base, shift = _LARGE
     return base * _MIB_PAGES + (total_pages >> shift)
-
-
-# Linux counts the pages that it has given up in this many bits, and adds that to what it has committed
-_LINUX_COUNTER: Final = 1 << 32
-
-
-def believable_commitment(pages: int, most_pages: int) -> int:
-    """Return what a guest has committed by its own report, at most `most_pages`.
-
-    A guest may promise its programs more memory than it has. But a Linux driver that is loaded again counts
-    what it has given up from 0, and below 0 when pages come back that the driver before it gave: its number
-    wraps, and the guest reports 16 TiB too much.
-
-    Source: num_pages_ballooned in Linux drivers/hv/hv_balloon.c.
-    """
-    return min(pages if pages <= most_pages else pages % _LINUX_COUNTER, most_pages)

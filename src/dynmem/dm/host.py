@@ -19,6 +19,7 @@ from typing import Any, Final
 
 from dynmem import trace_events
 from dynmem.dm import tracing
+from dynmem.dm.commitment import Commitment
 from dynmem.dm.events import (
     ActualChanged,
     Anomaly,
@@ -27,7 +28,6 @@ from dynmem.dm.events import (
     StateChanged,
     StatusReported,
 )
-from dynmem.dm.habits import believable_commitment
 from dynmem.dm.handshake import HostHandshake
 from dynmem.dm.hot_add import HotAdd, Refusals
 from dynmem.dm.journal import OperationJournal
@@ -93,6 +93,7 @@ class DynamicMemoryHost:
         self._place = HostPlace(HostState.WAIT_RESET)
         self._events: deque[HostEvent] = deque()
         self._target = Target()
+        self._commitment = Commitment()
         self._trans_id = 0
         self._forget_guest()
         self._last_actual = self.actual_pages
@@ -161,7 +162,7 @@ class DynamicMemoryHost:
         """Start again with another guest. The owner has emptied store and, at a power cycle, source."""
         self._refusals = Refusals()
         self._target.guest_gone()
-        self.journal.end("the machine was reset", now)
+        self.journal.end("another guest came", now)
         self._forget_guest()
         self._trans_id = 0
         self._move(HostStep.RESET, now)
@@ -171,6 +172,7 @@ class DynamicMemoryHost:
         """Wait for the guest's version: its driver opened the channel."""
         self._move(HostStep.OPEN, now)
         self._forget_guest()
+        self._commitment.driver_came(self._store.removed_pages)
 
     def channel_closed(self, now: int) -> None:
         """End what is under way: the channel is gone. What the guest has given up stays given up."""
@@ -427,9 +429,9 @@ class DynamicMemoryHost:
         if max(message.num_avail, message.num_committed) > GUEST_PAGE_MAX:
             raise RemoteProtocolError("a status report names more pages than any guest can have")
         if self._options.status_report:
-            most = self._most_pages + self._store.removed_pages
-            committed = believable_commitment(message.num_committed, most) << PAGE_SHIFT
-            available = min(message.num_avail, self._most_pages) << PAGE_SHIFT
+            removed, most = self._store.removed_pages, self._most_pages
+            committed = self._commitment.reported(message.num_committed, removed, most) << PAGE_SHIFT
+            available = min(message.num_avail, most) << PAGE_SHIFT
             self.status = GuestStatus(committed, available, now)
             self._report(StatusReported(committed, available))
 
