@@ -90,45 +90,64 @@ def test_constant_loads_of_obedient_guests_end_in_silence() -> None:
         assert world.commands == commands
 
 
-def beside(name: str, curve: Curve, budget: int, safeguards: Safeguards) -> World:
-    """One of the cast with this load beside two obedient guests; the second needs little."""
-    late = constant(60 * MIB_PAGES)
-    loads = {"web": curve, name: late, "db": late} if name == "trickling" else {name: curve, "db": late}
+def hosting(budget: int, safeguards: Safeguards, guests: dict[str, Curve]) -> World:
+    """Guests of the cast with these loads, started without reservations."""
     parts = [
-        Part(
-            VmConfig(each, 64 * MIB, 768 * MIB),
-            character(each if each == name else "normal"),
-            load,
-            Random(index),
-        )
-        for index, (each, load) in enumerate(loads.items())
+        Part(VmConfig(f"vm{index}", 64 * MIB, 768 * MIB), character(name.rstrip("123")), load, Random(index))
+        for index, (name, load) in enumerate(guests.items())
     ]
     settings = ManagerSettings(budget * MIB, 64 * MIB, NS_PER_S, "enforce")
     return World(parts, settings, random=Random(1), safeguards=safeguards, admit=False)
 
 
-def test_without_deadlines_a_guest_waits_for_ever_beside_one_that_gives_next_to_nothing() -> None:
-    def unmet(safeguards: Safeguards) -> int:
-        world = beside("trickling", lambda now: (60 if now < 300 else 580) * MIB_PAGES, 1800, safeguards)
-        world.run(60)
-        before = world.unmet_page_ticks
-        world.run(30)
-        return world.unmet_page_ticks - before
+IDLE = constant(60 * MIB_PAGES)
 
-    assert unmet(Safeguards()) == 0
-    assert unmet(Safeguards(deadlines=False)) > 0
+
+def unmet(world: World, first: int, then: int) -> int:
+    """Return the demand that is not met in the second part of a run."""
+    world.run(first)
+    before = world.unmet_page_ticks
+    world.run(then)
+    return world.unmet_page_ticks - before
+
+
+def test_without_deadlines_a_guest_waits_for_ever_beside_one_that_gives_next_to_nothing() -> None:
+    def waited(safeguards: Safeguards) -> int:
+        def growing(now: int) -> int:
+            return (60 if now < 300 else 580) * MIB_PAGES
+
+        guests = {"normal1": growing, "trickling": IDLE, "normal2": IDLE}
+        return unmet(hosting(1800, safeguards, guests), 60, 30)
+
+    assert waited(Safeguards()) == 0
+    assert waited(Safeguards(deadlines=False)) > 0
+
+
+def test_without_sparing_a_vm_that_starts_takes_what_running_vms_need() -> None:
+    def lacked(safeguards: Safeguards) -> int:
+        def swaying(now: int) -> int:
+            return (150 + now // 100 % 2 * 60) * MIB_PAGES
+
+        world = hosting(900, safeguards, {"normal1": swaying, "normal2": swaying, "waking": IDLE})
+        world.parts[2].away_until = 30 * TICKS_PER_S  # then it counts with 768 MiB until it reports
+        return unmet(world, 30, 15)
+
+    assert 2 * lacked(Safeguards()) < lacked(Safeguards(sparing=False))
 
 
 def test_without_small_offers_a_guest_that_was_slow_waits_for_the_end_of_its_pause() -> None:
     def waited(safeguards: Safeguards) -> int:
         """Ticks until a guest whose driver slept grows again."""
-        world = beside("dozing", lambda now: (60 if now < 200 else 500) * MIB_PAGES, 1000, safeguards)
-        dozing = world.parts[0]
-        dozing.character = character("normal")
+
+        def growing(now: int) -> int:
+            return (60 if now < 200 else 500) * MIB_PAGES
+
+        world = hosting(1000, safeguards, {"normal1": growing, "normal2": IDLE})
         world.run(18)
-        guest = dozing.guest
+        sleeper = world.parts[0]
+        guest = sleeper.guest
         assert guest is not None
-        guest.dozing, dozing.away_until = True, 30 * TICKS_PER_S
+        guest.dozing, sleeper.away_until = True, 30 * TICKS_PER_S
         size = guest.size
         world.run(12)
         ticks = 0

@@ -17,6 +17,7 @@ CAST: Final = (
     Character("dozing", dozes=True),
     Character("partly", own_floor_percent=60),
     Character("stubborn", own_floor_percent=100),
+    Character("waking", first_report_ticks=150),
     Character("understating", report_percent=40),
     Character("overstating", report_percent=300),
     Character("keeping", keeps=True),

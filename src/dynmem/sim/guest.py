@@ -42,6 +42,7 @@ class Character(msgspec.Struct, frozen=True):
         lag_ticks: The time until given memory is free on the host.
         keeps: Whether given memory is never freed on the host.
         boasts: Whether its monitor says that it is larger than any host.
+        first_report_ticks: The time from its start, or a reset, until it reports.
         report_percent: The part of its true use that it reports.
         grow_per_tick: Pages by which its programs grow in a tick.
         silent: Whether its monitor does not reply now and then.
@@ -58,6 +59,7 @@ class Character(msgspec.Struct, frozen=True):
     lag_ticks: int = 2
     keeps: bool = False
     boasts: bool = False
+    first_report_ticks: int = 0
     report_percent: int = 100
     grow_per_tick: int = 2 * MIB_PAGES
     silent: bool = False
@@ -84,6 +86,7 @@ class Guest:
         self.run_state = "running"
         self.dozing = False
         self.pressed: int = 0
+        self._up: int = 0
         self._curve = curve
         self._phase = random.randrange(REPORT_TICKS)
         self._freeing: deque[tuple[int, int]] = deque()
@@ -107,7 +110,8 @@ class Guest:
             return
         self._balloon(now)
         self._work(now)
-        if (now + self._phase) % REPORT_TICKS == 0:
+        self._up += 1
+        if self._up > self.character.first_report_ticks and (now + self._phase) % REPORT_TICKS == 0:
             demand = (self.used + KERNEL_PAGES) * self.character.report_percent // 100
             # Programs commit memory that is not there, as Linux counts it.
             asked = max(demand, (self._wanted + KERNEL_PAGES) * self.character.report_percent // 100)
@@ -117,7 +121,7 @@ class Guest:
     def reset(self) -> None:
         """Restart the guest: its balloon is empty, and what it touched is still lost to the host."""
         self.size = self.boot
-        self.used = 0
+        self.used = self._up = 0
         self.resets += 1
         self._report = None
 
