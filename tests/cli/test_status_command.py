@@ -114,6 +114,11 @@ def test_something_else_on_the_socket_is_recognised(noise: bytes, words: str, tm
 WRONG_USE: dict[str, tuple[list[str], str]] = {
     "no size": (["reserve", "much"], "SIZE: 'much' is not a size"),
     "no duration": (["reserve", "1G", "--wait", "soon"], "--wait: 'soon' is not a duration"),
+    "a wait without end": (
+        ["reserve", "1G", "--wait", "999999999999h"],
+        "--wait: '999999999999h' is above 24h",
+    ),
+    "a hold without end": (["reserve", "1G", "--hold", "25h"], "--hold: '25h' is above 24h, the limit"),
     "neither one nor all": (["release"], "name one VM, or use --all"),
     "both one and all": (["release", "web", "--all"], "name one VM, or use --all"),
     "an unknown option": (["status", "--jsn"], "No such option"),

@@ -11,7 +11,8 @@ from typing import Any
 import click
 
 from dynmem.cli.status_text import rendered
-from dynmem.errors import ConfigError, ExitCode
+from dynmem.errors import ConfigError, ExitCode, quoted
+from dynmem.limits import API_WAIT_NS_MAX
 from dynmem.manager.api.client import ask, status_of
 from dynmem.manager.paths import default_socket
 from dynmem.units import NS_PER_S, format_size, parse_duration, parse_size
@@ -144,9 +145,12 @@ def _size(text: str) -> int:
 
 def _duration(option: str, text: str) -> int:
     try:
-        return parse_duration(text)
+        duration_ns = parse_duration(text)
     except ValueError as error:
         raise ConfigError(f"{option}: {error}") from error
+    if duration_ns > API_WAIT_NS_MAX:
+        raise ConfigError(f"{option}: {quoted(text)} is above 24h, the limit: shorten it")
+    return duration_ns
 
 
 def _terminal_columns() -> int | None:

@@ -125,6 +125,8 @@ def test_keys_of_a_guest_that_are_not_the_machines_go_to_its_workload() -> None:
     ("parse", "text", "said"),
     [
         (memory_options.parse_memory, "12X", "'12X' is not a size"),
+        (memory_options.parse_memory, "64M,maxmem", "maxmem has no value: write maxmem=512M"),
+        (memory_options.parse_memory, "64M,maxmem=1G,slots", "slots has no value: write slots=1"),
         (memory_options.parse_memory, "1M", "between 32 MiB and 1 TiB"),
         (
             memory_options.parse_memory,

@@ -78,10 +78,16 @@ class Keys:
             if default is None:
                 raise self.wrong(f"{key} is missing: add {key}=512M, for example")
             return default
+        self._need_value(key, "512M")
         try:
             return parse_size(self._found[key], default_unit=unit)
         except ValueError as error:
             raise self.wrong(str(error)) from None
+
+    def _need_value(self, key: str, example: str) -> None:
+        """Raise ConfigError for a bare word: that it means on is no answer to somebody who forgot a value."""
+        if self._found[key] == "on" and key in self._text.split(","):
+            raise self.wrong(f"{key} has no value: write {key}={example}, for example")
 
     def how_read(self, *keys: str) -> str:
         """Return how bare numbers of MiB among these keys were read, for the end of a message; "" if none."""
@@ -97,6 +103,7 @@ class Keys:
         value = self._found.get(key)
         if value is None:
             return default
+        self._need_value(key, "1")
         number = int(value, 0) if _NUMBER.fullmatch(value) else -1
         if not 0 <= number <= most:
             raise self.wrong(f"{key} must be a whole number from 0 to {most}, not {value!r}")
