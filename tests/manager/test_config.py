@@ -298,7 +298,7 @@ def test_floors_that_cannot_all_run_are_warned_about(tmp_path: Path) -> None:
     first, second, third, fourth = config.warnings(found, 512 * MIB)
     assert "host.budget is 1 GiB, but this host has 512 MiB" in first
     assert "add up to 1 GiB" in second
-    assert third == "vm 'web'.maximum is 4 GiB, above what this host has (512 MiB): it is never reached"
+    assert third == "vm 'web'.maximum is 4 GiB, above what this host has (512 MiB): no plan reaches it"
     assert fourth.startswith("vm 'db'.maximum is 2 GiB")
     (note,) = config.warnings(config.load(written(tmp_path, GOOD.replace('"4GiB"', '"64GiB"'))), 64 * GIB)
     assert note.startswith("vm 'web'.maximum is 64 GiB, above the budget less slush (7.75 GiB)")

@@ -70,11 +70,14 @@ def test_a_wrong_file_changes_nothing_and_a_changed_one_is_said_once(tmp_path: P
             assert status.budget_bytes == 4 * GIB
             _, shown, _ = await cli("status", "--socket", manager.socket)
             assert "CONFIGURATION: " in shown
+            assert not any("note: " in line for line in manager.lines)
             right = config.read_text().replace("5Gibs", "6GiB").replace(f"{tmp_path}/state", "/elsewhere")
+            right = right.replace('"256MiB"', '"7GiB"')
             config.write_text(right)
             hang_up(manager)
             status = await manager.until(lambda status: status.budget_bytes == 6 * GIB)
             assert status.manager.state == f"{tmp_path}/state"
+            assert "maximum is 7 GiB, above the budget less slush" in " ".join(manager.lines)
             assert "manager.state stays" in str(status.manager.config_problem)
             hang_up(manager)
             await until(lambda: sum("manager.state stays" in line for line in manager.lines) == 2)

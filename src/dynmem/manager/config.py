@@ -77,7 +77,7 @@ def warnings(config: Config, host_total_bytes: int) -> list[str]:
     limit, whose = min((room, "the budget less slush"), (host_total_bytes, "what this host has"))
     found += [
         f"vm {vm.name!r}.maximum is {format_size(vm.maximum_bytes)}, above {whose} ({format_size(limit)}):"
-        " it is never reached"
+        " no plan reaches it"
         for vm in config.vms
         if vm.maximum_bytes > limit
     ]

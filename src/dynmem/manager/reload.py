@@ -16,8 +16,9 @@ from pathlib import Path
 
 import msgspec
 
-from dynmem.errors import ConfigError
-from dynmem.manager.config import Config, check_monitors, load
+from dynmem.errors import ConfigError, RemoteProtocolError
+from dynmem.manager.config import Config, check_monitors, load, warnings
+from dynmem.procfs import meminfo
 from dynmem.units import NS_PER_S, format_size
 
 
@@ -64,15 +65,22 @@ class ConfigWatch:
             if old != new
         ]
         self.problem = "; ".join(kept) or None
-        return [f"configuration read again: {line}" for line in (*_changes(before, self.config), *kept)] or [
-            "configuration read again: nothing has changed"
-        ]
+        changes = list(_changes(before, self.config)) or ["nothing has changed"]
+        return [f"configuration read again: {line}" for line in (*changes, *kept, *_notes(self.config))]
 
 
 def _loaded(path: Path) -> Config:
     config = load(path)
     check_monitors(config)
     return config
+
+
+def _notes(config: Config) -> list[str]:
+    try:
+        (total_bytes,) = meminfo("MemTotal")
+    except (OSError, RemoteProtocolError):
+        return []  # the sweep that follows reports it
+    return [f"note: {each}" for each in warnings(config, total_bytes)]
 
 
 def _signature(path: Path) -> tuple[int, ...]:
