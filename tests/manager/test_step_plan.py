@@ -233,6 +233,19 @@ def test_a_command_that_never_left_is_decided_again() -> None:
     assert targets(rack.sweep()) == lost == {"web": 504}
 
 
+def test_what_observe_mode_planned_is_not_called_sent_when_the_mode_changes() -> None:
+    rack = host({"web": 300, "db": 300, "batch": 300}, mode="observe")
+    rack.sweep(3)
+    rack.manager.configure(
+        msgspec.structs.replace(rack.settings, mode="enforce"), list(rack.configs.values())
+    )
+    before = rack.manager.status()
+    assert {vm.last_change.sent for vm in before.vms if vm.last_change} == {False}
+    rack.sweep(3)
+    after = rack.manager.status()
+    assert {vm.last_change.sent for vm in after.vms if vm.last_change} == {True}
+
+
 def test_a_vm_that_somebody_else_has_grown_is_shrunk_again_and_called_no_floor() -> None:
     rack = host({"web": 300, "db": 60, "batch": 300})
     rack.sweep(20)

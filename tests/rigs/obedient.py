@@ -73,6 +73,7 @@ class ObedientHost:
         self.now_ns += self.settings.period_ns
         result = self.manager.step(self.facts())
         for command in result.commands:
+            self.manager.was_sent(command.vm)
             self.news += [command.news] if command.news else []
             self.sizes[command.vm] = command.target_bytes
         return result

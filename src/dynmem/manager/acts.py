@@ -80,9 +80,11 @@ class Acts:
         except (DynmemError, OSError, TimeoutError) as error:
             self._report(f"{command.vm}: not done: {error}")
             if not isinstance(error, QmpCommandError):
+                self._manager.was_sent(command.vm)
                 return f"{UNKNOWN}: {error}"  # it may have arrived, so it counts as sent
             self._manager.not_sent([command.vm])
             return f"{FAILED}: {error}"
+        self._manager.was_sent(command.vm)
         if command.news:
             self._report(command.news)
         return SENT

@@ -136,6 +136,7 @@ class World:
             if guest is not None and not self._silent(command.vm):
                 guest.target = min(command.target_bytes // PAGE_SIZE, guest.boot)
                 self.commands += 1
+                self.manager.was_sent(command.vm)
                 if command.news:
                     self._say(command.news)
         if self._invariants is not None:

@@ -51,6 +51,8 @@ class Manager:
         self._announced: dict[str, int] = {}
         self._last: dict[str, tuple[int, Change]] = {}
         self._last_before: dict[str, tuple[int, Change]] = {}
+        self._sent: set[str] = set()
+        self._sent_before: set[str] = set()
         self._shortage = False
         self._seen: Seen | None = None
         self._targets_before: dict[str, int | None] = {}
@@ -76,8 +78,9 @@ class Manager:
         changes = (*stalls, *self._changes(candidates, free, survey, spared))
         waiting = self._waiting(candidates, survey)
         self._shortage = waiting or any(each.decision.short_pages for each in candidates)
-        self._last_before = dict(self._last)
+        self._last_before, self._sent_before = dict(self._last), set(self._sent)
         self._last.update({each.record.name: (survey.now_ns, each) for each in changes})
+        self._sent.difference_update(each.record.name for each in changes)
         seen = Seen(survey, free, result, changes, waiting, dict(self._last))
         lines += [*self._news(changes), *emergency_lines(self._seen, seen)]
         self._seen = seen
@@ -106,6 +109,10 @@ class Manager:
         """
         self._roster.restore(name, incarnation, target_bytes // PAGE_SIZE)
 
+    def was_sent(self, name: str) -> None:
+        """Take in that the command of the last step to a VM was sent."""
+        self._sent.add(name)
+
     def not_sent(self, vms: Iterable[str]) -> None:
         """Take back commands of the last step that were not sent: these VMs keep the target before it."""
         names = tuple(vms)
@@ -117,6 +124,8 @@ class Manager:
                 self._last.pop(name, None)
             else:
                 self._last[name] = self._last_before[name]
+            if name in self._sent_before:
+                self._sent.add(name)
         if self._seen is not None:
             self._seen = self._seen.without(names, self._last)
 
@@ -182,7 +191,13 @@ class Manager:
     def status(self) -> StatusView:
         """Return everything that can be asked about the last step."""
         return StatusReader(
-            self.settings, self._roster, self.claims, self._reservations, self._releases, self._seen
+            self.settings,
+            self._roster,
+            self.claims,
+            self._reservations,
+            self._releases,
+            self._seen,
+            self._sent,
         ).read()
 
     def _take_in(self, facts: Facts) -> list[str]:

@@ -73,6 +73,7 @@ class StatusReader(msgspec.Struct, frozen=True):
 
     Attributes:
         seen: The last step; None before the first.
+        sent: The VMs whose last change was sent.
 
     """
 
@@ -82,6 +83,7 @@ class StatusReader(msgspec.Struct, frozen=True):
     reservations: Reservations
     releases: Releases
     seen: Seen | None
+    sent: Collection[str]
 
     def read(self) -> StatusView:
         """Return the status after the last step."""
@@ -184,10 +186,11 @@ class StatusReader(msgspec.Struct, frozen=True):
         return state_of(record, decision, self.roster, seen.survey.now_ns, is_any_free=seen.free.pages > 0)
 
     def _change(self, change: Change) -> ChangeView:
-        sent = self.settings.is_enforcing
+        sent = change.record.name in self.sent
+        why_not = "yet" if self.settings.is_enforcing else "observe"
         return ChangeView(
             target_bytes=change.target * PAGE_SIZE,
-            reason=change.reason if sent else f"{change.reason} (not sent: observe)",
+            reason=change.reason if sent else f"{change.reason} (not sent: {why_not})",
             measurement=change.measurement,
             sent=sent,
         )
