@@ -81,3 +81,31 @@ async def test_a_broken_channel_is_replaced_and_soon_not_so_soon() -> None:
     machine._wake()
     await scene.until_actual(BOOT - MIB)
     await machine.close()
+
+
+@plays
+async def test_the_guest_after_a_power_cycle_does_not_wait_for_what_the_former_one_broke() -> None:
+    scene = Scene()
+    machine, guest = scene.machine, scene.guest
+
+    machine.clock._source = lambda: machine.clock._origin  # it stands still
+
+    def is_open() -> bool:
+        return guest.channel is not None and guest.channel.state is vmbus.GuestChannelState.OPEN
+
+    await machine.start()
+    for life in range(2):
+        await until(is_open)
+        (channel,) = machine.bus.channels.values()
+        broken = guest.channel
+        channel.break_off("a packet that is not one")
+        machine._wake()
+        await until(lambda broken=broken: guest.channel is not broken and is_open())  # type: ignore[misc]
+        channel.break_off("a packet that is not one")
+        machine._wake()
+        await pause()
+        assert channel.state is ChannelState.FAULTED
+        if life == 0:
+            machine.reset()
+            await until(lambda: "RESET" in scene.events)
+    await machine.close()

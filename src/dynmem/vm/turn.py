@@ -85,6 +85,7 @@ class Turn:
         self._bus.reset()
         self._waiting = None
         self._follow_bus()
+        self._reoffers.forget()
 
     def _serve(self, balloon: HvBalloon) -> None:
         """Take the device's packets one by one; guest and monitor learn of each step at once."""

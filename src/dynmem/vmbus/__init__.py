@@ -33,6 +33,8 @@ from dynmem.vmbus.guest_channel import (
 from dynmem.vmbus.host import Bus, BusSnapshot, BusState
 from dynmem.vmbus.mailbox import OutgoingMessage
 from dynmem.vmbus.memory import BadAddressError, FlatMemory, GpadlMemory, GuestMemory
+from dynmem.vmbus.rejection import Rejection
+from dynmem.vmbus.reoffers import Reoffers
 from dynmem.vmbus.signals import Signal
 
 # in the order of importance: the host's end, the guest's end, memory
@@ -48,6 +50,8 @@ __all__ = [
     "GuestUnloaded",
     "OutgoingMessage",
     "Signal",
+    "Reoffers",
+    "Rejection",
     "BusState",
     "BusSnapshot",
     "ChannelState",

@@ -56,6 +56,10 @@ class Reoffers:
             self._bus.rescind(channel)
             self._bus.offer(channel.offer)
 
+    def forget(self) -> None:
+        """Begin again with another guest, after a power cycle: it broke nothing."""
+        self._records.clear()
+
     def deadline_ns(self) -> int | None:
         """Return when `tick` has something to do next; None if no channel waits."""
         return min(

@@ -56,7 +56,12 @@ TARGET_VP_NONE: Final = 0xFFFF_FFFF
 
 
 class OfferChannel(msgspec.Struct, frozen=True, gc=False):
-    """The host offers a channel of a device."""
+    """The host offers a channel of a device, also at any time after ALLOFFERS_DELIVERED.
+
+    Bit 4 of the flags says that the channel is a pipe; then the first u32 of `user_defined` is its mode: 0
+    for bytes, 4 for messages. A device that was rescinded is offered again only when the guest has released
+    the channel.
+    """
 
     interface: uuid.UUID
     instance: uuid.UUID
@@ -73,7 +78,10 @@ class OfferChannel(msgspec.Struct, frozen=True, gc=False):
 
 
 class RescindChannelOffer(msgspec.Struct, frozen=True, gc=False):
-    """The host rescinds an offer: the device is unplugged."""
+    """The host rescinds an offer: the device is unplugged, or its channel broke.
+
+    What the guest posts before it reads this gets its reply: GPADLs are created, opens fail.
+    """
 
     child_relid: int
 
@@ -160,7 +168,13 @@ class RelidReleased(msgspec.Struct, frozen=True, gc=False):
 
 
 class InitiateContact(msgspec.Struct, frozen=True, gc=False):
-    """The guest asks for a version; from 5.0 on `interrupt_page` holds SINT, VTL and feature flags."""
+    """The guest asks for a version; from 5.0 on `interrupt_page` holds SINT, VTL and feature flags.
+
+    Before 3.0 `target_vcpu` may be garbage: all messages go to processor 0. The interrupt page is used before
+    2.4 only, though guests name one up to 4.1. The SINT (in bits 0..7) has a meaning only in contacts on
+    connection 4, and so has the VTL (bits 8..15), from 5.1 on; on connection 1 the SINT is 2. The features
+    (bits 32..63) have one from 6.0 on.
+    """
 
     version: int
     target_vcpu: int
@@ -246,7 +260,7 @@ class TlConnectRequest(msgspec.Struct, frozen=True, gc=False):
 
 
 class ModifyChannel(msgspec.Struct, frozen=True, gc=False):
-    """The guest moves a channel's interrupts to another virtual processor."""
+    """The guest moves a channel's interrupts to another processor; it can neither begin nor end them."""
 
     child_relid: int
     target_vp: int
