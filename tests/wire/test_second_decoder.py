@@ -11,11 +11,14 @@ import msgspec
 import pytest
 from tests.wire import second_decoder
 
+from dynmem.direction import Direction
 from dynmem.wire import dm, monitor_page, packet, synic, vmbus
 from dynmem.wire.layout import Bits, Count, Field, Flag, Guid, Int, Layout, Octets, Optional, Reserved, Tail
 
 ROUNDS = 40
 LAYOUTS = [("dm", item) for item in dm.TABLE.layouts] + [("channel", item) for item in vmbus.TABLE.layouts]
+# what a guest sends may be as long as a packet
+LONG = [item for item in dm.TABLE.layouts if item.direction is Direction.GUEST_TO_HOST]
 IDS = [f"{room}-{item.name}" for room, item in LAYOUTS]
 
 
@@ -49,6 +52,8 @@ def random_values(layout: Layout, chance: random.Random) -> dict[str, Any]:
             values.update(
                 {part.name: chance.random() < 0.5 for part in field.parts if isinstance(part, Flag)}
             )
+        elif isinstance(field, Tail) and layout in LONG:
+            values[field.name] = chance.randbytes(8 * chance.choice([0, 1, 19, 511, 1144, 8188]))
         elif not isinstance(field, Reserved):
             values[field.name] = one(chance, field)
     if "range_buflen" in values:
