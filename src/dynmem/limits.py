@@ -121,8 +121,9 @@ VM_DIMM_SLOTS_MAX: Final = 256
 VM_OBJECTS_MAX: Final = 1024
 # Pieces that a guest can cut hot-added memory into: with this many a message still takes a millisecond.
 VM_ADDED_PIECES_MAX: Final = 4096
-# Runs of one message of pages that are traced: a guest that cut its memory into pieces could make 2 million.
-VM_REMOVED_RUNS_TRACED_MAX: Final = 8192
+# Runs of one message of pages that are traced, 50 us each: real guests' messages have at most 1144, a hostile
+# guest's could have 2 million.
+VM_REMOVED_RUNS_TRACED_MAX: Final = 2048
 # Huge pages of the reserved pool that one message may find missing before it goes without.
 VM_LACKING_BLOCKS_MAX: Final = 1024
 # Kinds of wrong behaviour of a guest that are counted separately.

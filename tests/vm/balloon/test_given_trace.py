@@ -200,6 +200,24 @@ async def test_what_is_not_added_counts_once_for_the_trace_whether_it_is_mapped_
 
 
 @plays
+async def test_a_page_that_was_to_go_back_and_did_not_counts_no_more() -> None:
+    traced = Traced("hv_balloon_remove*", added=MIB)
+    traced.asked()
+    traced.rig.give((FIRST, 2))
+    traced.rig.give()
+    traced.rig.device.set_target(SIZE + MIB)
+    assert traced.rig.device.host.next_message() is not None
+    traced.rig.device.closed()
+    assert traced.rig.device.pages.removed_pages == 2
+    traced.rig.channel.close()
+    traced.rig.pump()
+    traced.rig.device.set_target(SIZE - 16 * MIB)
+    traced.rig.open()
+    traced.lines.clear()
+    assert traced.gives((FIRST, 3)) == [processing(3, FIRST), common(3, FIRST, 1)]
+
+
+@plays
 async def test_a_page_that_went_back_to_the_guest_counts_again_for_the_trace() -> None:
     traced = Traced("hv_balloon_remove*", added=MIB)
     for _ in range(2):

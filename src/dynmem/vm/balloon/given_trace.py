@@ -7,18 +7,19 @@ lies before our range, what lies in it, what remains behind. Any other run is al
 
 QEMU calls what the guest gives up "removed". To QEMU all of our range that is mapped is memory, added yet or
 not, and it also counts as removed what is no memory at all. Our accounts reject both, so the trace remembers
-apart from them what QEMU would have counted since the last reset. (QEMU also returns that to the guest, and
-ours does not; and of a range that begins outside memory and ends inside, QEMU counts other pages.)
+apart from them what QEMU would count in our range. (QEMU also returns that to the guest, and ours does not;
+and of a range that begins outside memory and ends inside, QEMU counts other pages.)
 """
 
-from collections.abc import Callable
+import bisect
+from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
 from dynmem import trace_events
 from dynmem.dm.stores import GivenUp
 from dynmem.limits import VM_REMOVED_RUNS_TRACED_MAX
 from dynmem.pages import ranges as page_ranges
-from dynmem.pages.algebra import Ranges, joined, moved, within, without
+from dynmem.pages.algebra import Ranges, joined, within, without
 from dynmem.pages.page_set import PageSet
 from dynmem.trace_events import Trace
 from dynmem.vm.balloon.accounts import GuestPages
@@ -59,71 +60,83 @@ class TracedPages(GuestPages):
         super().__init__(now_ns)
         self._trace = trace
         self._our_range = our_range
-        self._rejected: dict[int, PageSet] = {}  # of our range, by `both`: what only QEMU counts
+        self._counted: dict[int, PageSet] = {}  # what QEMU counts of our range, by `both`
 
     def add_given(self, ranges: bytes) -> GivenUp:
-        if not any(self._trace.on(event) for event in (_RESPONSE, _REMAINDER, _HOLE, _COMMON)):
-            return super().add_given(ranges)
+        if any(self._trace.on(event) for event in (_RESPONSE, _REMAINDER, _HOLE, _COMMON)):
+            ours = self._our_range()
+            if ours is not None and not self._counted:
+                self._counted = {both: PageSet(ours.pages) for both in (0, 1)}
+            _Message(self._trace, self._borders(ours), ours, self._counted).follow(ranges)
+        return super().add_given(ranges)
+
+    def remove_for_guest(self, max_pages: int, max_ranges: int) -> bytes:
+        ranges = super().remove_for_guest(max_pages, max_ranges)
+        if self._counted:
+            self._counted[1].drop(self._ours_of(ranges))
+        return ranges
+
+    def undo(self, ranges: bytes) -> None:
+        super().undo(ranges)
+        if self._counted:
+            self._counted[1].add(self._ours_of(ranges))
+
+    def _ours_of(self, ranges: bytes) -> bytes:
+        """Return what of the ranges lies in our range, counted from its first page."""
         ours = self._our_range()
-        if ours is not None and not self._rejected:
-            self._rejected = {both: PageSet(ours.pages) for both in (0, 1)}
-        _Message(self._trace, self, ours, self._rejected).follow(ranges)
-        given = super().add_given(ranges)
-        if ours is not None:
-            named = (ours.within(start, start + count) for start, count in _spans(ranges))
-            self._rejected[1].drop(ours.given.intersect(b"".join(named)))
-        return given
+        assert ours is not None
+        mine = within(joined(ranges), Ranges.span(ours.start, ours.start + ours.pages))
+        return mine.relative_to(ours.start).packed()
 
     def clear(self) -> None:
-        self._rejected = {}
+        self._counted = {}
         super().clear()
 
-    def other_memory(self, named: Ranges, ours: OurRange | None) -> Ranges:
-        """Return what of the ranges lies in memory other than our range."""
-        parts = (part for part in self.parts(named) if ours is None or part.memory.first_page != ours.start)
-        return joined(b"".join(moved(part.ranges.packed(), part.memory.first_page) for part in parts))
-
-
-def _spans(ranges: bytes) -> list[tuple[int, int]]:
-    """Return start and count of each range, in order of arrival."""
-    starts, counts = page_ranges.unpack(ranges)
-    return list(zip(starts.tolist(), counts.tolist(), strict=True))
+    def _borders(self, ours: OurRange | None) -> list[int]:
+        """Return where memory begins and ends, in turn. Of our range it is what is mapped."""
+        memory = joined(b"".join(page_ranges.span(each.first_page, each.pages) for each in self._memories))
+        if ours is not None:
+            rest = without(memory, Ranges.span(ours.start, ours.start + ours.pages))
+            memory = joined(rest.packed() + ours.mapped.packed())
+        return [
+            page for pair in zip(memory.starts.tolist(), memory.ends.tolist(), strict=True) for page in pair
+        ]
 
 
 class _Message:
     """One message: the run of each kind that the next piece may join."""
 
     def __init__(
-        self, trace: Trace, pages: TracedPages, ours: OurRange | None, rejected: dict[int, PageSet]
+        self, trace: Trace, borders: list[int], ours: OurRange | None, counted: dict[int, PageSet]
     ) -> None:
         self._trace = trace
-        self._pages = pages
+        self._borders = borders
         self._ours = ours
-        self._rejected = rejected
+        self._counted = counted
         self._runs: dict[int, tuple[int, int]] = {}  # start and end, by `both`
         self._left = VM_REMOVED_RUNS_TRACED_MAX
 
     def follow(self, ranges: bytes) -> None:
         """Trace each run once nothing can join it any more."""
-        for start, count in _spans(ranges):
-            if not self._left:
-                return
-            for piece_start, piece_end, both in self._pieces(start, count):
+        for start, count in zip(*(part.tolist() for part in page_ranges.unpack(ranges)), strict=True):
+            for piece_start, piece_end, both in self._pieces(start, start + count):
+                if not self._left:
+                    return
                 self._add(piece_start, piece_end, both)
         for both in (1, 0):
             self._end(both)
 
-    def _pieces(self, start: int, count: int) -> list[tuple[int, int, int]]:
-        """Cut a range at the borders of guest memory: start, end and `both` of each piece, ascending."""
-        named = joined(page_ranges.span(start, count))
-        inside = self._pages.other_memory(named, self._ours)
-        if self._ours is not None:
-            inside = joined(inside.packed() + within(named, self._ours.mapped).packed())
-        return sorted(
-            (first, last, both)
-            for both, found in ((1, inside), (0, without(named, inside)))
-            for first, last in zip(found.starts.tolist(), found.ends.tolist(), strict=True)
-        )
+    def _pieces(self, start: int, end: int) -> Iterator[tuple[int, int, int]]:
+        """Cut a range at the borders of guest memory: start, end and `both` of each piece, ascending.
+
+        borders 0 8 12 16, [6,20)   ->  6 lies behind one border, so in memory until the next, 8
+        [6,8) both 1, [8,12) both 0, [12,16) both 1, [16,20) both 0
+        """
+        at = bisect.bisect_right(self._borders, start)
+        while start < end:
+            stop = min([end, *self._borders[at : at + 1]])
+            yield start, stop, at & 1
+            start, at = stop, at + 1
 
     def _add(self, start: int, end: int, both: int) -> None:
         run = self._runs.get(both)
@@ -157,6 +170,4 @@ class _Message:
 
     def _new(self, ours: OurRange, start: int, end: int, both: int) -> int:
         """Count the pages of our range that were not named before, in this message or earlier."""
-        named = ours.within(start, end)
-        known = ours.given.intersect(named) if both else b""
-        return self._rejected[both].add(without(joined(named), joined(known)).packed()).new
+        return self._counted[both].add(ours.within(start, end)).new
