@@ -204,9 +204,11 @@ async def test_a_page_that_was_to_go_back_and_did_not_counts_no_more() -> None:
     traced = Traced("hv_balloon_remove*", added=MIB)
     traced.asked()
     traced.rig.give((FIRST, 2))
+    traced.rig.turn()
     traced.rig.give()
     traced.rig.device.set_target(SIZE + MIB)
     assert traced.rig.device.host.next_message() is not None
+    assert traced.rig.device.pages.removed_pages == 0
     traced.rig.device.closed()
     assert traced.rig.device.pages.removed_pages == 2
     traced.rig.channel.close()
