@@ -128,6 +128,8 @@ VM_REMOVED_RUNS_TRACED_MAX: Final = 2048
 VM_LACKING_BLOCKS_MAX: Final = 1024
 # Kinds of wrong behaviour of a guest that are counted separately.
 VM_FAULT_KINDS_MAX: Final = 64
+# Files that the memory of hv-balloon is cut into: one for each slot, of which memory devices use 256 in all.
+VM_SLOT_FILES_MAX: Final = 256
 # Descriptors that no object may use: a reset and the monitor's clients need some.
 VM_DESCRIPTORS_SPARE: Final = 128
 # Nanoseconds of a turn, after which the monitor and the timers have theirs. What has begun is finished first.

@@ -5,12 +5,14 @@ Each is one of QEMU's `memory-backend-*` objects, with QEMU's properties and, wh
 descriptor, no mapping, no file.
 """
 
+import bisect
 import contextlib
 import errno
 import fcntl
 import mmap
 import os
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import ClassVar, Final, Self
@@ -72,6 +74,8 @@ class Backend:
         self.prealloc: Final = prealloc
         self.is_shared: Final = fd >= 0 and (share or self.shared_underneath)
         self._fd = fd
+        self._starts = [0]  # of its files, ascending, with a descriptor each
+        self._files = [fd]
         self._closed = False
         self._huge_pages = self._huge_pages_given()
         try:
@@ -103,7 +107,7 @@ class Backend:
 
     @property
     def fd(self) -> int:
-        """The memory file's descriptor, close-on-exec, the backend's own; -1 for private anonymous memory."""
+        """The (first) memory file's descriptor, the backend's own; -1 for private anonymous memory."""
         return self._fd
 
     @property
@@ -123,7 +127,7 @@ class Backend:
         are this process's own pages, counted one by one: half a second for a terabyte.
         """
         if self.is_shared:
-            return os.fstat(self._fd).st_blocks * STAT_BLOCK_BYTES
+            return sum(os.fstat(fd).st_blocks for fd in self._files) * STAT_BLOCK_BYTES
         return _private_bytes(self._address, self.size)
 
     def reserve(self, ranges: bytes, *, in_parts: bool = True) -> bytes:
@@ -145,9 +149,8 @@ class Backend:
         while blocks:
             start, end = blocks.pop()
             known = refusals >= HUGE_PAGE_REFUSALS_MAX
-            if not known and not system_calls.reserve_huge(
-                self._fd, start * self.page_size, (end - start) * self.page_size
-            ):
+            parts = self.files(start * self.page_size, (end - start) * self.page_size)
+            if not known and not any(system_calls.reserve_huge(*part) for part in parts):
                 continue
             if known or end - start == 1 or not in_parts:
                 refusals += 1
@@ -156,6 +159,42 @@ class Backend:
             middle = (start + end) // 2
             blocks += [(middle, end), (start, middle)]
         return page_ranges.merge(b"".join(page_ranges.span(start, pages) for start, pages in refused))
+
+    def files(self, offset: int, length: int) -> Iterator[tuple[int, int, int]]:
+        """Yield the parts of a range as (descriptor, offset in that file, length)."""
+        end = offset + length
+        while offset < end:
+            at = bisect.bisect_right(self._starts, offset)
+            stop = min(end, self._starts[at] if at < len(self._starts) else end)
+            yield self._files[at - 1], offset - self._starts[at - 1], stop - offset
+            offset = stop
+
+    def cut(self, size: int) -> None:
+        """Put every `size` bytes into a file of their own; what was in the memory is lost.
+
+        A process that has the descriptor of one can then use nothing of the others. Nothing is done for
+        memory that is not shared by its descriptor, or is in a file with a name; nor for reserved huge pages:
+        those of the whole memory were set aside for it when it was mapped. Raises BackendError; then the
+        backend can only be closed.
+        """
+        starts = list(range(0, self.size, size))
+        sizes = [min(size, self.size - start) for start in starts]
+        if not self.is_shared or self.hugetlb or len(starts) == 1 or size % PAGE_SIZE:
+            return
+        if (first := self._another_file(sizes[0])) < 0:
+            return
+        for part in self.files(0, self.size):
+            system_calls.punch(*part)  # the new files need its pages
+        self._close_descriptor()
+        self._fd = first
+        for start, length in zip(starts, sizes, strict=True):
+            self._files.append(self._another_file(length) if start else first)
+            number = system_calls.map_file(self._address + start, length, self._files[-1])
+            if not number and self.prealloc:
+                number = system_calls.allocate(self._files[-1], 0, length)
+            if number:
+                raise BackendError(f"{self._cannot_map()}: {os.strerror(number)}", number)
+        self._starts = starts
 
     def preallocate(self) -> None:
         """Make all of the memory resident; its content stays.
@@ -226,15 +265,27 @@ class Backend:
         for at in range(0, self.size, _ALLOCATE_BYTES):
             step = min(_ALLOCATE_BYTES, self.size - at)
             self._check_host(step)  # others take memory, too
-            number = system_calls.allocate(self._fd, at, step)
+            number = self._allocated(at, step)
             if number:
                 return number
         return 0
 
+    def _allocated(self, offset: int, length: int) -> int:
+        """Allocate the pages of a part; return 0 or an errno."""
+        numbers = (system_calls.allocate(*part) for part in self.files(offset, length))
+        return next((number for number in numbers if number), 0)
+
     def _close_descriptor(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        for fd in self._files:
+            if fd >= 0:
+                os.close(fd)
+        self._files = []
+        self._fd = -1
+
+    def _another_file(self, size: int) -> int:
+        """Make a file like the present one; -1 if it must stay this one. Raises BackendError."""
+        del size
+        return -1
 
 
 class MemfdBackend(Backend):
@@ -267,6 +318,9 @@ class MemfdBackend(Backend):
         self.hugetlb_size: Final = hugetlb_size
         fd = memory_file(name, size, hugetlb=hugetlb, hugetlb_size=hugetlb_size)
         super().__init__(size, name, fd=fd, page_size=page_size_of(fd), share=share, prealloc=prealloc)
+
+    def _another_file(self, size: int) -> int:
+        return memory_file(self.name, size, hugetlb=self.hugetlb, hugetlb_size=self.hugetlb_size)
 
 
 class RamBackend(Backend):
@@ -301,6 +355,9 @@ class RamBackend(Backend):
 
     def _cannot_map(self) -> str:
         return f"cannot set up guest memory '{self.name}'"
+
+    def _another_file(self, size: int) -> int:
+        return memory_file(self.name, size)
 
 
 def check_size(kind: str, size: int, page_size: int) -> None:

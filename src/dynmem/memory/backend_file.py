@@ -69,6 +69,18 @@ class FileBackend(Backend):
             system_calls.punch(self.fd, 0, self.size)
         super().close()
 
+    def _another_file(self, size: int) -> int:
+        # Of an unnamed file in a folder.
+        if not self.owns_file:
+            return -1
+        fd = _unnamed(self.path, self.name)
+        try:
+            _give_size(fd, size)
+        except OSError as error:
+            os.close(fd)
+            raise refusal(self._cannot_map(), error) from error
+        return fd
+
     def _huge_pages_given(self) -> str:
         """Return "always" on tmpfs: the mount decides, and it may be remounted at any time."""
         is_tmpfs = system_calls.file_system(self._fd)[0] == system_calls.TMPFS_MAGIC

@@ -130,9 +130,9 @@ class _Work:
         if self._abilities.batched_remove and len(spans) > 1:
             removed, spans = self._in_batches(spans, MADV_REMOVE)
             self._done += removed
-        fd = self._backend.fd
         for offset, length in spans.tolist():
-            self._record(system_calls.punch(fd, offset, length), offset, length)
+            for fd, at, part in self._backend.files(offset, length):
+                self._record(system_calls.punch(fd, at, part), offset, part)
 
     def _has_mapped(self, spans: U64Array) -> bool:
         """Return whether this process has touched any of a sample of the ranges, or only the guest has."""

@@ -26,6 +26,7 @@ CALL_BYTES_MAX: Final = 0x7FFF_F000  # MAX_RW_COUNT: what is beyond in one call 
 
 _PROCESS_MADVISE: Final = 440  # the same number on every architecture since Linux 5.10
 _PUNCH: Final = FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE
+_MAP_FIXED: Final = 0x10  # of mmap(2), on x86-64
 _MAP_FAILED: Final = ctypes.c_void_p(-1).value
 _STATFS_BYTES: Final = 120  # struct statfs of x86-64: its type and its block size come first
 
@@ -72,6 +73,14 @@ def reserve_huge(fd: int, offset: int, length: int) -> int:
     if address == _MAP_FAILED:
         return ctypes.get_errno()
     _munmap(address, length)
+    return 0
+
+
+def map_file(address: int, length: int, fd: int) -> int:
+    """Map a file, shared, in the place of what this process has mapped there."""
+    flags = mmap.MAP_SHARED | _MAP_FIXED
+    if _mmap(address, length, mmap.PROT_READ | mmap.PROT_WRITE, flags, fd, 0) == _MAP_FAILED:
+        return ctypes.get_errno()
     return 0
 
 

@@ -9,7 +9,7 @@ from typing import Final
 
 from dynmem import __version__
 from dynmem.errors import DynmemError, ExitCode
-from dynmem.limits import VM_DESCRIPTORS_SPARE, VM_OBJECTS_MAX
+from dynmem.limits import VM_DESCRIPTORS_SPARE, VM_OBJECTS_MAX, VM_SLOT_FILES_MAX
 from dynmem.procfs import allow_descriptors
 from dynmem.qmp.server import QmpServer
 from dynmem.vm.advice import memory_note, shortages
@@ -31,7 +31,7 @@ def run(options: VmOptions) -> int:
     logging.basicConfig(
         handlers=[handler], level=logging.INFO, format=f"%(asctime)s {options.name}: %(message)s"
     )
-    allow_descriptors(VM_OBJECTS_MAX + VM_DESCRIPTORS_SPARE)
+    allow_descriptors(VM_OBJECTS_MAX + VM_SLOT_FILES_MAX + VM_DESCRIPTORS_SPARE)
     # memory in a truncated file, or on a full tmpfs, ends this process by SIGBUS: log where
     faulthandler.enable(2)
     return asyncio.run(_run(options))

@@ -71,11 +71,15 @@ class AddedMemory:
         self._is_our_range = False  # something was to be added since the last reset
 
     def cut_into(self, limit: int) -> None:
-        """Use at most `limit` slots, of equal size except the last; nothing is mapped yet."""
+        """Use at most `limit` slots, of equal size except the last; nothing is mapped yet.
+
+        Each has a file of its own, if that can be. Raises BackendError.
+        """
         size = -(-self.backend.size // limit)
         size += -size % SLOT_ALIGNMENT
         self.slots = -(-self.backend.size // size)
         self._slot_pages = min(size, self.backend.size) >> PAGE_SHIFT
+        self.backend.cut(self._slot_pages << PAGE_SHIFT)
 
     @property
     def added_bytes(self) -> int:

@@ -121,8 +121,9 @@ class SlotMap:
         slot.state = _State.SENT
         section = slot.section
         assert isinstance(section.backend, Backend)
-        message = wire.MapSlot(slot.number, section.address, section.size, section.offset)
-        self._hardware.map_slot(message, section.backend.fd)
+        # a file of its own where that can be: with its descriptor the guest can use all of the file
+        ((fd, offset, size),) = section.backend.files(section.offset, section.size)
+        self._hardware.map_slot(wire.MapSlot(slot.number, section.address, size, offset), fd)
 
     def _free(self, slot: _Slot) -> None:
         """Free its number, and send a section that waits for one."""
