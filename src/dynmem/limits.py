@@ -151,6 +151,8 @@ GUEST_LOG_BYTES_PER_MINUTE: Final = 1024
 GUEST_LOG_LINE_MAX: Final = 1024
 # The embedded guest's socket. Its longest message is 28 bytes.
 HARDWARE_DATAGRAM_BYTES_MAX: Final = 65_536
+# What may wait unread in it: some 20 messages as the kernel counts them, each with a descriptor in flight.
+HARDWARE_UNREAD_BYTES: Final = 8192
 # Memory slots of an embedded guest, as many as every hypervisor has.
 HARDWARE_SLOTS_MAX: Final = 509
 # Requests of the host that a guest has not looked at: two per slot.

@@ -89,7 +89,7 @@ class Rig:
     async def heard(self) -> list[tuple[wire.Message, int]]:
         """All that arrives, as the machine gets to send it."""
         found = []
-        for _ in range(20):
+        for _ in range(200):
             with contextlib.suppress(BlockingIOError):
                 while True:
                     data, descriptors, _, _ = socket.recv_fds(self.guest, 100, 4)

@@ -17,6 +17,8 @@ from typing import Final
 
 from dynmem.errors import ConfigError
 from dynmem.limits import CONSOLE_BYTES_PER_S, CONSOLE_FILE_BYTES_MAX
+from dynmem.vm.embedded.shortage import is_shortage
+from dynmem.vm.platform import ShortageError
 
 _BYTES_AT_ONCE: Final = 65_536
 _CLOSING_S: Final = 1.0  # for what is still on its way when a guest has ended
@@ -35,11 +37,16 @@ class Console:
     def connect(self) -> socket.socket:
         """Return a guest's end, for the caller to close. The first time, empty the file, as QEMU does.
 
-        Raises ConfigError if it cannot be opened.
+        Raises ConfigError if it cannot be opened, ShortageError if it cannot be opened now.
         """
         assert self._line is None
         path = Path(os.devnull) if self._path is None else self._path
-        self._line = _Line(_BoundedFile(path, empty=not self._was_opened))
+        file = _BoundedFile(path, empty=not self._was_opened)
+        try:
+            self._line = _Line(file)
+        except (OSError, RuntimeError) as error:  # no descriptor is left, or no thread
+            file.close()
+            raise ShortageError(f"the console cannot be opened: {error}") from None
         self._was_opened = True
         return self._line.guest_end
 
@@ -83,7 +90,8 @@ class _BoundedFile:
         try:
             self._fd = self._open(os.O_TRUNC if empty else 0)
         except OSError as error:
-            raise ConfigError(f"the console cannot be opened: {path}: {error.strerror}") from None
+            kind = ShortageError if is_shortage(error.errno or 0) else ConfigError
+            raise kind(f"the console cannot be opened: {path}: {error.strerror}") from None
         status = os.fstat(self._fd)
         self._size = status.st_size
         self._is_regular = stat.S_ISREG(status.st_mode)

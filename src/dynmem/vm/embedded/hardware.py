@@ -5,17 +5,22 @@ than it is served, or reads no replies, waits.
 """
 
 import asyncio
+import logging
 import socket
 from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-from dynmem.limits import HARDWARE_DATAGRAM_BYTES_MAX
+from dynmem.limits import HARDWARE_DATAGRAM_BYTES_MAX, HARDWARE_UNREAD_BYTES
 from dynmem.vm.embedded.lines import Doorbell, InterruptLine
 from dynmem.vm.embedded.readiness import Readiness
+from dynmem.vm.embedded.shortage import is_shortage
 from dynmem.wire import hardware as wire
 from dynmem.wire.synic import HvStatus
 
+_LOG: Final = logging.getLogger("dynmem.vm")
+_DELAY_S: Final = 0.01  # until the next attempt after a shortage of the host; it doubles
+_DELAY_S_MAX: Final = 1.0
 _CALLS: Final = (wire.Hypercall, wire.WriteMsr)
 
 
@@ -35,6 +40,8 @@ class Hardware:
         self.guest_end: socket.socket
         self._socket, self.guest_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._socket.setblocking(False)
+        # what a guest does not read holds descriptors of a quota that all of the user's machines share
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, HARDWARE_UNREAD_BYTES)
         self._wake = wake
         self._sints: dict[int, InterruptLine] = {}
         self.calls: Final = Readiness(self._socket.fileno(), wake)
@@ -43,6 +50,8 @@ class Hardware:
         self._held: wire.Message | None = None  # a call that came before the last one's reply had left
         self._is_blocked = False  # the guest has no room now
         self._is_gone = False
+        self._again: asyncio.TimerHandle | None = None  # the next attempt after a shortage of the host
+        self._delay_s = _DELAY_S
 
     def map_slot(self, slot: wire.MapSlot, fd: int) -> None:
         """Map memory in the guest; `fd` must stay open until `unmap_slot` or `close`."""
@@ -121,6 +130,9 @@ class Hardware:
         if self._is_blocked:
             asyncio.get_running_loop().remove_writer(self._socket.fileno())
             self._is_blocked = False
+        if self._again is not None:
+            self._again.cancel()
+            self._again = None
         self._unsent.clear()
         for line in (*self.doorbells.values(), *self._sints.values()):
             line.close()
@@ -161,12 +173,24 @@ class Hardware:
                 self._is_blocked = True
                 asyncio.get_running_loop().add_writer(self._socket.fileno(), self._room)
                 return
-            except OSError:  # the guest is gone, or lets descriptors pile up in its socket
-                self._unsent.clear()
+            except OSError as error:
+                if is_shortage(error.errno or 0):
+                    self._wait_for_host(error)
+                    return
+                self._unsent.clear()  # the guest is gone
                 self._is_gone = True
                 self._say_ready()
                 return
             self._unsent.popleft()
+            self._delay_s = _DELAY_S
+
+    def _wait_for_host(self, error: OSError) -> None:
+        """Try again later: the host is short of something, of which this guest need not have a part."""
+        if self._delay_s == _DELAY_S:
+            _LOG.warning("the guest waits for its hardware: %s; trying again", error.strerror)
+        self._is_blocked = True
+        self._again = asyncio.get_running_loop().call_later(self._delay_s, self._room)
+        self._delay_s = min(2 * self._delay_s, _DELAY_S_MAX)
 
     def _room(self) -> None:
         asyncio.get_running_loop().remove_writer(self._socket.fileno())

@@ -1,0 +1,238 @@
+"""A quota of the host that is used up is waited for, and no guest is blamed for it."""
+
+import asyncio
+import contextlib
+import itertools
+import json
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+from tests.rigs.fake_platform import Scene
+from tests.rigs.scenes import play, until
+from tests.rigs.vms import running
+
+from dynmem.units import MIB
+from dynmem.vm import machine as machine_module
+from dynmem.vm.embedded.guest import EmbeddedGuest
+from dynmem.vm.embedded.keeper import GUEST_DESCRIPTORS_MAX
+from dynmem.vm.faults import Faults
+from dynmem.vm.guest_memory import MappedMemory
+from dynmem.vm.machine import Ending
+from dynmem.vm.options.machine import GuestOptions, VmOptions
+from dynmem.vm.options.memory import MemoryOptions
+from dynmem.vm.platform import ShortageError
+
+UNPRIVILEGED: Final = ("setpriv", "--bounding-set=-all", "--inh-caps=-all") if os.geteuid() == 0 else ()
+# more descriptors are in flight than its user may have; then there is room again
+CROWDED: Final = """
+import asyncio, os, resource, socket
+from dynmem.vm.embedded.hardware import Hardware
+from dynmem.wire.hardware import MapSlot
+
+async def main():
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1000, hard))
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        for _ in range(8):
+            socket.send_fds(ours, [b"x"], [0] * 200)
+        print("there is no such quota", flush=True)
+        return
+    except OSError as error:
+        print(error.strerror, flush=True)
+    hardware = Hardware(lambda: None)
+    hardware.guest_end.setblocking(False)
+    hardware.map_slot(MapSlot(0, 0, 4096, 0), os.memfd_create("ram"))
+    await asyncio.sleep(0.1)
+    try:
+        hardware.guest_end.recv(100)
+        print("it was sent")
+    except BlockingIOError:
+        print("it waits")
+    try:
+        hardware.receive()
+        print("the guest is there")
+    except EOFError:
+        print("the guest is gone")
+    theirs.close()
+    loop = asyncio.get_running_loop()
+    _, descriptors, _, _ = await asyncio.to_thread(_received, hardware.guest_end)
+    print(len(descriptors), "descriptor")
+    hardware.close()
+
+def _received(end):
+    end.setblocking(True)
+    return socket.recv_fds(end, 100, 1)
+
+asyncio.run(main())
+"""
+# a guest that sends itself descriptors and receives none
+HOARDS: Final = """
+import json, os, socket, time
+pairs, sent = [], 0
+try:
+    while True:
+        pairs.append(socket.socketpair())
+        for _ in range(100):
+            socket.send_fds(pairs[-1][0], [b"x"], [0])
+            sent += 1
+except OSError as error:
+    print(json.dumps({"sent": sent, "stopped by": error.strerror}), flush=True)
+time.sleep(1000)
+"""
+
+
+def descriptors() -> set[str]:
+    return {entry.name for entry in Path("/proc/self/fd").iterdir()}
+
+
+@contextlib.contextmanager
+def few_more(descriptors_more: int) -> Iterator[None]:
+    """Allow this process so many more descriptors."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = (number for number in itertools.count() if str(number) not in descriptors())
+    limit = next(itertools.islice(free, descriptors_more, None))  # numbers below it may be given out
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+def test_a_descriptor_for_which_its_user_has_too_many_in_flight_is_sent_when_there_is_room() -> None:
+    done = subprocess.run(
+        [*UNPRIVILEGED, sys.executable, "-c", CROWDED], capture_output=True, text=True, check=False
+    )
+    assert done.stderr.splitlines() == [
+        "the guest waits for its hardware: Too many references: cannot splice; trying again"
+    ]
+    assert done.stdout.splitlines() == [
+        "Too many references: cannot splice",
+        "it waits",
+        "the guest is there",
+        "1 descriptor",
+    ]
+
+
+def test_a_guest_cannot_use_up_its_users_quota_of_descriptors_in_flight(tmp_path: Path) -> None:
+    (tmp_path / "hoards.py").write_text(HOARDS)
+    program = tmp_path / "guest"
+    program.write_text(f"#!/bin/sh\nexec {sys.executable} {tmp_path}/hoards.py\n")
+    program.chmod(0o755)
+
+    async def scene() -> None:
+        async with running(tmp_path, memory="64M", guest=f"embedded,program={program}") as (vm, _):
+            await until(vm.serial.read_text)
+            found = json.loads(vm.serial.read_text())
+            assert found["stopped by"] in ("Too many references: cannot splice", "Too many open files")
+            assert 0 < found["sent"] <= GUEST_DESCRIPTORS_MAX + 1
+            limits = resource.prlimit(vm.process.pid, resource.RLIMIT_NOFILE)
+            assert limits[0] > 2 * GUEST_DESCRIPTORS_MAX
+
+    play(scene())
+
+
+def test_a_start_that_lacks_descriptors_leaves_none_behind_wherever_it_stopped(tmp_path: Path) -> None:
+    program = tmp_path / "guest"
+    program.write_text("#!/bin/sh\nexec sleep 1000\n")
+    program.chmod(0o755)
+    options = VmOptions("one", MemoryOptions(64 * MIB, 64 * MIB, 0), guest=GuestOptions(program=program))
+
+    async def scene() -> None:
+        faults = Faults(lambda: 0)
+        guest = EmbeddedGuest(options, MappedMemory(), wake=lambda: None, exited=lambda: None, faults=faults)
+        before = descriptors()
+        refused = 0
+        for more in range(100):
+            with few_more(more):
+                try:
+                    await guest.power_on((17,))
+                except ShortageError:
+                    refused += 1
+                    assert descriptors() == before
+                    continue
+            break
+        assert refused > 10
+        assert guest.pid > 0
+        await guest.power_off()
+        assert descriptors() == before
+
+    play(scene())
+
+
+def short_for(scene: Scene, attempts: int) -> list[int]:
+    """Let the next attempts to start a guest fail for want of something; the list grows by each attempt."""
+    made: list[int] = []
+    power_on = scene.guest.power_on
+
+    async def short(doorbells: Iterable[int]) -> None:
+        made.append(len(made))
+        if len(made) <= attempts:
+            raise ShortageError("the guest cannot be started: no descriptors")
+        await power_on(doorbells)
+
+    scene.guest.power_on = short  # type: ignore[method-assign]
+    return made
+
+
+def test_a_machine_waits_for_what_the_host_lacks_at_its_start_and_at_a_reset(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(machine_module, "_START_DELAYS_S", (0.0, 0.0))
+
+    async def scene() -> None:
+        scene = Scene()
+        made = short_for(scene, 2)
+        await scene.machine.start()
+        assert len(made) == 3
+        made.clear()
+        scene.machine.reset()
+        await until(lambda: "RESET" in scene.events)
+        assert len(made) == 3
+        assert scene.machine.ending is None
+        await scene.machine.close()
+
+    play(scene())
+
+
+def test_a_machine_that_waits_in_vain_ends_by_the_hosts_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine_module, "_START_DELAYS_S", (0.0,))
+
+    async def scene() -> None:
+        scene = Scene()
+        await scene.machine.start()
+        made = short_for(scene, 3)
+        scene.machine.reset()
+        await scene.machine.ended.wait()
+        assert len(made) == 2
+        assert scene.machine.ending == (
+            False,
+            "host-error",
+            "the guest cannot be started: no descriptors",
+            None,
+        )
+        await scene.machine.close()
+
+    play(scene())
+
+
+def test_a_machine_that_is_to_end_does_not_wait_for_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine_module, "_START_DELAYS_S", (1000.0,))
+
+    async def scene() -> None:
+        scene = Scene()
+        made = short_for(scene, 3)
+        starting = asyncio.create_task(scene.machine.start())
+        await until(lambda: made)
+        scene.machine.end(Ending(guest=False, reason="host-signal"))
+        await starting
+        await scene.machine.close()
+        assert len(made) == 1
+
+    play(scene())
