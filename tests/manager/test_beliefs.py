@@ -92,7 +92,7 @@ def test_a_vm_whose_size_is_not_believed_is_named_once_and_by_those_who_are_shor
     lines += [line for _ in range(8) for line in host.sweep().changes]
     assert len([line for line in lines if line.startswith("liar: its VMM reports a size beyond")]) == 1
     assert "liar keeps 256 MiB that cannot be taken from it now" in host.manager.status().vm("web").reason
-    assert "it counts with 256 MiB" in host.manager.status().vm("liar").reason
+    assert "it counts as 256 MiB" in host.manager.status().vm("liar").reason
 
 
 def test_without_two_sources_that_monitor_starves_the_others() -> None:

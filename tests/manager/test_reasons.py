@@ -49,10 +49,10 @@ def above(host: ObedientHost) -> None:
 @pytest.mark.parametrize(
     ("happens", "holder"),
     [
-        (starting, "new has not reported since it started and counts with 700 MiB"),
+        (starting, "new has not reported since it started and counts as 700 MiB"),
         (frozen, "db is frozen and keeps "),
         (released, "db is released and is due 700 MiB"),
-        (reserved, "400 MiB are reserved for new"),
+        (reserved, "400 MiB is reserved for new"),
         (pressed, "the rest of the host leaves "),
         (above, "db holds 800 MiB, its maximum is 700 MiB"),
     ],

@@ -129,7 +129,7 @@ def test_without_sparing_a_vm_that_starts_takes_what_running_vms_need() -> None:
             return (150 + now // 100 % 2 * 60) * MIB_PAGES
 
         world = hosting(900, safeguards, {"normal1": swaying, "normal2": swaying, "waking": IDLE})
-        world.parts[2].away_until = 30 * TICKS_PER_S  # then it counts with 768 MiB until it reports
+        world.parts[2].away_until = 30 * TICKS_PER_S  # then it counts as 768 MiB until it reports
         return unmet(world, 30, 15)
 
     assert 2 * lacked(Safeguards()) < lacked(Safeguards(sparing=False))

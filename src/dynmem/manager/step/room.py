@@ -82,7 +82,7 @@ def taken_by_fixed(record: Record, held_pages: int, untouched_pages: int, now_ns
     """Return what a VM takes that cannot be changed now."""
     name, held = record.name, format_pages(held_pages)
     if not record.reported:
-        text = f"{name} has not reported since it started and counts with {held}"
+        text = f"{name} has not reported since it started and counts as {held}"
         is_new = now_ns - record.began_ns < REPORT_PATIENCE_NS
         return Taken(record, held_pages, text, untouched_pages, record.above_pages, is_new)
     return Taken(record, held_pages, f"{name} is frozen and keeps {held}", above=record.above_pages)
@@ -92,7 +92,7 @@ def holders_of(taken: Iterable[Taken], reserved: Mapping[str, int], lacking: int
     """Return who holds memory that the VMs of the plan cannot have, in words; the largest first."""
     holders = [Holder(each.pages, each.text) for each in taken]
     holders += [
-        Holder(pages, f"{format_pages(pages)} are reserved for {name}") for name, pages in reserved.items()
+        Holder(pages, f"{format_pages(pages)} is reserved for {name}") for name, pages in reserved.items()
     ]
     rest = f"the rest of the host leaves {format_pages(lacking)} less than the budget"
     holders.append(Holder(lacking, rest))

@@ -171,9 +171,9 @@ def standing_of(record: Record, moment: Moment) -> Standing:
         return Standing(
             "movable",
             may_shrink=True,
-            reason=f"its VMM reports a size of {format_pages(record.actual_pages or 0)}: it counts with"
+            reason=f"its VMM reports a size of {format_pages(record.actual_pages or 0)}: it counts as"
             f" {format_pages(record.most_pages)}",
-            news="its VMM reports a size beyond its maximum: it counts with its maximum, or what it holds",
+            news="its VMM reports a size beyond its maximum: it counts as its maximum, or as what it holds",
         )
     return Standing("movable", may_shrink=True, reason="")
 
