@@ -123,6 +123,19 @@ def test_after_a_reset_nothing_is_known_until_the_guest_speaks_again() -> None:
     assert committed(watched.demand(4)) == 100 * MIB
 
 
+def test_a_report_that_was_not_read_before_a_reset_is_not_the_first_one_after_it() -> None:
+    watched = tracker()
+    for turn in range(2):
+        watched.saw_size(GIB)
+        watched.saw_report(Report(turn, -300 * MIB, 300 * MIB), turn)
+    watched.forget()
+    watched.saw_size(GIB)
+    watched.saw_report(Report(2, -900 * MIB, 900 * MIB), 2)  # made by the former guest, perhaps
+    assert watched.demand(2) is None
+    watched.saw_report(Report(3, -200 * MIB, 200 * MIB), 3)
+    assert committed(watched.demand(3)) == 824 * MIB
+
+
 @given(
     use=st.lists(st.integers(0, 1024), min_size=3, max_size=12),
     sizes=st.lists(st.tuples(st.integers(0, 1024), st.integers(0, 1024)), min_size=12, max_size=12),

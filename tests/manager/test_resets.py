@@ -4,12 +4,15 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from tests.rigs.monitored import MEBIBYTE, FakeVm, look, look_until, watched
+from tests.rigs.managers import configured, managing
+from tests.rigs.monitored import MEBIBYTE, FakeVm, listening, look, look_until, watched
+from tests.rigs.obedient import ObedientHost
 from tests.rigs.scenes import play
 
-from dynmem.manager.step.facts import VmFacts
+from dynmem.manager.step.facts import Demand, ManagerSettings, VmConfig, VmFacts
 from dynmem.manager.sweep.connection import VmConnection
 from dynmem.manager.sweep.demand import VIRTIO_RESERVE_BYTES
+from dynmem.units import GIB, MIB, NS_PER_S
 
 FULL, FORMER = 512, 300
 
@@ -94,5 +97,56 @@ def test_a_driver_that_reached_the_former_size_between_two_looks_is_known_by_its
             for _ in range(3):
                 facts = await look(connection)
             assert (facts.actual_bytes, facts.is_actual_former) == (FORMER * MEBIBYTE, former)
+
+    play(scenario())
+
+
+def rack() -> ObedientHost:
+    """Two VMs of 512 MiB that share 768, one of them shrunk."""
+    settings = ManagerSettings(768 * MIB, 64 * MIB, NS_PER_S, "enforce")
+    configs = [VmConfig(name, 64 * MIB, 512 * MIB) for name in ("web", "db")]
+    host = ObedientHost(settings, configs, {"web": 100 * MIB, "db": 400 * MIB}, available_bytes=8 * GIB)
+    for name in host.sizes:
+        host.overrides[name] = {"boot_bytes": 512 * MIB, "device": "virtio-balloon"}
+    host.sweep(8)
+    assert host.sizes["web"] < 300 * MIB
+    return host
+
+
+def test_a_guest_counts_with_all_its_memory_until_its_driver_has_written_a_size() -> None:
+    host = rack()
+    host.overrides["web"] |= {"resets": 1, "is_actual_former": True, "demand": None}
+    host.sweep()
+    del host.overrides["web"]["demand"]  # it reports before its driver has written anything
+    host.sweep(2)
+    assert host.manager.claims.pages("web") << 12 == 512 * MIB
+    del host.overrides["web"]["is_actual_former"]
+    host.sweep(2)
+    assert host.manager.claims.pages("web") << 12 < 512 * MIB
+
+
+def test_what_the_former_guest_needed_is_not_the_present_ones_demand() -> None:
+    """Its first report is from before a change of its size, so that it counts only if it says more."""
+    host = rack()
+    host.overrides["db"] |= {"resets": 1, "demand": None}
+    host.sweep(2)
+    host.sizes["db"] -= 8 * MIB
+    host.overrides["db"]["demand"] = Demand(80 * MIB, 300 * MIB, "a test", NS_PER_S // 2)
+    host.sweep()
+    wanted = host.manager.status().vm("db").wanted_bytes
+    assert wanted is not None
+    assert wanted < 200 * MIB
+
+
+def test_a_reset_is_looked_at_at_once_and_not_at_the_next_period(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        vm = BootingVm()
+        config = configured(tmp_path, "observe", web='minimum = "32MiB"\nmaximum = "512MiB"')
+        config.write_text(config.read_text().replace('period = "0.1s"', 'period = "1h"'))
+        async with listening(tmp_path / "web.qmp", vm.serve), managing(config) as manager:
+            await manager.until(lambda status: status.vm("web").there)
+            vm.event("RESET")
+            await manager.until(lambda status: status.manager.sweeps == 2)
+            assert any("web: reset" in line for line in manager.lines)
 
     play(scenario())

@@ -40,6 +40,8 @@ PATIENCE_SHARE: Final = 4
 PATIENCE_S_MAX: Final = 1.0
 # While a VM or a reservation waits for memory that is being given, sweeps follow after this part of a period.
 SOON_SHARE: Final = 5
+# A sweep that a client or a reset asks for follows the last one no later than this.
+SOON_S_MAX: Final = 0.2
 # The most names in one line.
 NAMES_MAX: Final = 20
 
@@ -214,7 +216,7 @@ class Daemon:
             )
             asked.cancel()
             # A guest that is reset again and again makes sweeps no more frequent than one that gives.
-            soon_s = began + self._period_s / SOON_SHARE - time.monotonic()
+            soon_s = began + min(self._period_s / SOON_SHARE, SOON_S_MAX) - time.monotonic()
             await asyncio.wait((stopping,), timeout=max(0.0, soon_s))
             self._wants_sweep.clear()
         await stopping
