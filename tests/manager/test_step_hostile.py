@@ -2,10 +2,12 @@
 
 from random import Random
 
+import msgspec
 import pytest
 
 from dynmem.manager.step import Manager
 from dynmem.manager.step.facts import Demand, Facts, HostFacts, ManagerSettings, VmConfig, VmFacts
+from dynmem.manager.step.safeguards import ALL_ON, Safeguards
 from dynmem.units import GIB, MIB, NS_PER_S, PAGE_SIZE, pages_of
 
 STATES = ("running",) * 8 + ("paused", "silent", "absent", "migrating")
@@ -98,3 +100,72 @@ def test_lies_of_vms_end_no_step_and_move_no_target_out_of_its_bounds(seed: int)
     for _ in range(60):
         liars.ask()
         liars.sweep()
+
+
+WANTED, OTHER = 480 * MIB, 120 * MIB  # what two honest VMs want, with a buffer of a fifth
+
+
+class BesideLiars(Liars):
+    """Two honest VMs whose wants fit beside the maximums of two VMs whose monitors say anything."""
+
+    def __init__(self, seed: int, safeguards: Safeguards) -> None:
+        super().__init__(seed)
+        self.configs = [msgspec.structs.replace(each, priority="normal") for each in self.configs[:2]]
+        self.honest = [VmConfig("web", 64 * MIB, GIB), VmConfig("db", 64 * MIB, 512 * MIB)]
+        budget = sum(each.maximum_bytes for each in self.configs) + WANTED + OTHER + 64 * MIB
+        settings = ManagerSettings(budget, 64 * MIB, NS_PER_S, "enforce")
+        self.manager = Manager(settings, [*self.configs, *self.honest], safeguards)
+        self.sizes |= {"web": 300 * MIB, "db": 300 * MIB}
+        self.demands = {"web": 100 * MIB, "db": OTHER * 5 // 6}
+        self.resident = dict.fromkeys(NAMES, 0)
+
+    def lying(self, config: VmConfig) -> VmFacts:
+        """Return anything, but for what the host measures."""
+        if self.random.random() < 0.5:
+            self.resident[config.name] = self.random.randrange(config.maximum_bytes)
+        resident = self.resident[config.name] if self.random.random() < 0.9 else None
+        return msgspec.structs.replace(self.vm(config), resident_bytes=resident, resident_overhead_bytes=0)
+
+    def telling(self, config: VmConfig) -> VmFacts:
+        size, demand = self.sizes[config.name], self.demands[config.name]
+        return VmFacts(
+            name=config.name,
+            incarnation="1",
+            run_state="running",
+            device="hv-balloon",
+            boot_bytes=config.maximum_bytes,
+            actual_bytes=size,
+            resident_bytes=min(size, demand),
+            demand=Demand(demand, max(0, size - demand), "x", 1),
+        )
+
+    def sweep(self) -> None:
+        self.now += NS_PER_S
+        vms = (*map(self.lying, self.configs), *map(self.telling, self.honest))
+        result = self.manager.step(Facts(self.now, HostFacts(64 * GIB, 64 * GIB), vms))
+        for command in result.commands:
+            if command.vm in self.demands or self.random.random() < 0.5:
+                self.sizes[command.vm] = command.target_bytes
+
+
+def sweeps_until_served(seed: int, safeguards: Safeguards = ALL_ON) -> int:
+    """Return how long an honest VM waits for what it needs."""
+    host = BesideLiars(seed, safeguards)
+    for _ in range(12):
+        host.sweep()
+    host.demands["web"] = WANTED * 5 // 6
+    sweeps = 0
+    while host.sizes["web"] < host.demands["web"] and sweeps < 30:
+        host.sweep()
+        sweeps += 1
+    return sweeps
+
+
+def test_whatever_other_monitors_say_an_honest_vm_gets_what_fits_beside_their_maximums() -> None:
+    waits = [sweeps_until_served(seed) for seed in range(60)]
+    assert max(waits) <= 5
+    assert sum(waits) <= 2 * len(waits)
+
+
+def test_without_two_sources_what_other_monitors_say_makes_an_honest_vm_wait() -> None:
+    assert max(sweeps_until_served(seed, Safeguards(two_sources=False)) for seed in range(60)) > 10
