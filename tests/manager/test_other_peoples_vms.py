@@ -7,7 +7,7 @@ import pytest
 from tests.rigs.monitored import MEBIBYTE, FakeVm, look, watched
 from tests.rigs.scenes import play
 
-from dynmem.limits import QMP_MESSAGE_BYTES_MAX
+from dynmem.limits import QMP_MESSAGE_BYTES_MAX, QMP_REPLY_BYTES_MAX, QMP_VALUES_MAX
 from dynmem.manager.step.facts import RUNNING, SILENT
 
 FOLDER = "/machine/peripheral"
@@ -142,5 +142,19 @@ def test_an_answer_about_many_devices_with_long_names_may_be_longer_than_a_comma
             facts = await look(connection)
             assert (facts.run_state, facts.device) == (RUNNING, "virtio-balloon")
             assert facts.boot_bytes == (64 + 256) * MEBIBYTE
+
+    play(scenario())
+
+
+@pytest.mark.parametrize("size", [QMP_REPLY_BYTES_MAX, QMP_VALUES_MAX])
+def test_an_answer_beyond_our_own_limit_is_said_to_be_that(size: int, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        vm = VirtioVm()
+        vm.answers["query-memory-devices"] = (
+            ["x" * size] if size == QMP_REPLY_BYTES_MAX else [{"type": "dimm"}] * size
+        )
+        async with watched(vm, tmp_path) as connection:
+            facts = await look(connection)
+            assert "its monitor sent more than dynmem reads" in (facts.problem or "")
 
     play(scenario())

@@ -227,7 +227,7 @@ class QmpClient:
                 await asyncio.sleep(self._allowance.pause_s())
             self._end(UnreachableError(f"{self.path}: the monitor closed the connection"))
         except RemoteProtocolError as error:
-            self._end(RemoteProtocolError(f"{self.path}: {error}"))
+            self._end(type(error)(f"{self.path}: {error}"))
         except OSError as error:
             self._end(UnreachableError(f"{self.path}: the monitor is gone ({error.strerror})"))
 
@@ -267,7 +267,7 @@ class QmpClient:
                 return decode_value(text, f"the reply to {command}", values_max=values_max)
             error = _decoded(message.error, f"the error of {command}")
         except RemoteProtocolError as wrong:
-            failure = RemoteProtocolError(f"{self.path}: {wrong}")
+            failure = type(wrong)(f"{self.path}: {wrong}")
             self._end(failure)
             raise failure from None
         details = error if isinstance(error, dict) else {}

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from dynmem.errors import RefusedError, UnreachableError
+from dynmem.errors import RefusedError, RemoteProtocolError, UnreachableError
 
 #: The class of nearly all of QEMU's errors.
 GENERIC_ERROR: Final = "GenericError"
@@ -21,6 +21,10 @@ class QmpCommandError(RefusedError):
         super().__init__(desc)
         self.error_class = error_class
         self.desc = desc
+
+
+class TooMuchError(RemoteProtocolError):
+    """A message is larger than this end reads; the peer may be within its rights."""
 
 
 class BusyError(UnreachableError):

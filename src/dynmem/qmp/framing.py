@@ -12,6 +12,7 @@ import msgspec
 
 from dynmem.errors import RemoteProtocolError
 from dynmem.limits import QMP_NAME_MAX, QMP_REPLY_BYTES_MAX, QMP_VALUES_MAX
+from dynmem.qmp.errors import TooMuchError
 
 _NOTHING: Final = msgspec.Raw()
 _LINE_BYTES_SHOWN: Final = 60
@@ -75,7 +76,7 @@ def decode_value(text: bytes, what: str, *, values_max: int = QMP_VALUES_MAX) ->
     """Return the value of a member. RemoteProtocolError if it is none, or holds more than *values_max*."""
     # Each value but the first comes after one of these, so a list of lists is refused before it is built.
     if text.count(b",") + text.count(b"[") + text.count(b"{") > values_max:
-        raise RemoteProtocolError(f"{what} holds more than {values_max} values ({len(text)} bytes)")
+        raise TooMuchError(f"{what} holds more than {values_max} values ({len(text)} bytes)")
     try:
         return _VALUES.decode(text)
     except _ERRORS as error:
@@ -109,7 +110,7 @@ class LineReader:
             raise self._too_long()
 
     def _too_long(self) -> RemoteProtocolError:
-        return RemoteProtocolError(f"a line of QMP is longer than {self._limit} bytes")
+        return TooMuchError(f"a line of QMP is longer than {self._limit} bytes")
 
 
 def _not_a_line(line: bytes, error: Exception) -> RemoteProtocolError:

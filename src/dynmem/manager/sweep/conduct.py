@@ -10,7 +10,7 @@ from typing import Final
 
 from dynmem.errors import DeadlineError, RefusedError, RemoteProtocolError, UnreachableError
 from dynmem.qmp.client import Unasked
-from dynmem.qmp.errors import BusyError, NotListeningError, QmpCommandError
+from dynmem.qmp.errors import BusyError, NotListeningError, QmpCommandError, TooMuchError
 from dynmem.units import MIB, format_size
 
 # Unasked messages a second above which a monitor floods. QEMU sends its frequent events once a second.
@@ -70,7 +70,8 @@ def trouble(error: BaseException, path: Path, *, has_replied: bool) -> str:
         case DeadlineError() | TimeoutError():
             return f"its monitor did not reply, trying again: {error}"
         case RemoteProtocolError() if has_replied:
-            return f"its monitor sent what no monitor sends: {error}: disconnected, and tried again later"
+            what = "more than dynmem reads" if isinstance(error, TooMuchError) else "what no monitor sends"
+            return f"its monitor sent {what}: {error}: disconnected, and tried again later"
         case RemoteProtocolError():
             return f"the listener does not speak QMP: {error}: correct its qmp in the configuration"
         case RefusedError() if not isinstance(error, QmpCommandError):
