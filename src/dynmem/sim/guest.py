@@ -119,8 +119,8 @@ class Guest:
             self._report = (now, asked + self.boot - self.size, max(0, self.free))
 
     def reset(self) -> None:
-        """Restart the guest: its balloon is empty, and what it touched is still lost to the host."""
-        self.size = self.boot
+        """Restart the guest at its boot size, without a target; what it touched is still lost to the host."""
+        self.size = self.target = self.boot
         self.used = self._up = 0
         self.resets += 1
         self._report = None
