@@ -164,6 +164,17 @@ def test_there_are_only_so_many_reservations() -> None:
     assert states.count("refused") == 100 - 64
 
 
+def test_guests_that_stop_a_few_pages_short_do_not_keep_a_reservation_waiting() -> None:
+    rack = running(web=100, db=100)
+    assert reserve(rack, "new", 500) == "waiting"
+    for _ in range(8):
+        rack.sweep()
+        for name in ("web", "db"):
+            kept = rack.sizes[name] + 3 * PAGE_SIZE
+            rack.overrides[name] = {"actual_bytes": kept, "resident_bytes": kept}
+    assert rack.manager.reservation_state("new")[0] == "ready"
+
+
 def test_a_released_vm_gets_everything_back_from_what_others_give_and_is_left_alone() -> None:
     rack = running(web=100, db=100, new=100)
     assert rack.sizes["web"] < 512 * MIB

@@ -235,6 +235,13 @@ class Record(msgspec.Struct):
             return 0
         return max(0, min(self.actual_pages or 0, self.most_pages) - self.target_pages)
 
+    @property
+    def left_over_pages(self) -> int:
+        """The few pages that it keeps beyond its target although it has arrived."""
+        if self.target_pages is None or not self.arrived:
+            return 0
+        return max(0, min(self.actual_pages or 0, self.most_pages) - self.target_pages)
+
     def late_pages(self, now_ns: int) -> int:
         """Return what it owes and should have given by now; 0 if it is in time."""
         return self.owed_pages if self.deadlines.passed(now_ns) else 0

@@ -3,6 +3,7 @@
     what a VM takes beside the plan           who makes up for it
     what it holds or was granted              every other VM
     what it owes and is late with             every other VM
+    a few pages by which it missed a target   every other VM
     what it is due because it was released    every other VM: it is the operator's order
     at a start, what it has not touched       nobody at first; then, while it does not report, buffers and the
                                               demand of lower priorities, as for a reservation
@@ -64,10 +65,11 @@ class Taken(msgspec.Struct, frozen=True):
 def taken_by_movable(record: Record, late_pages: int, *, emergency: bool) -> Taken:
     """Return what a VM of the plan takes beyond its size.
 
-    That is what stays resident or, in an emergency, what is there now, and what it owes and is late with.
+    That is what stays resident or, in an emergency, what is there now; what it owes and is late with; and the
+    few pages by which it missed its target.
     """
     beyond = record.excess_pages if emergency else record.excess.pages
-    pages, name = beyond + late_pages, record.name
+    pages, name = beyond + late_pages + record.left_over_pages, record.name
     if record.above_pages:
         maximum = format_size(record.config.maximum_bytes)
         text = f"{name} holds {format_pages(record.guest_pages or 0)}, its maximum is {maximum}"
