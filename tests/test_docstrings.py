@@ -1,6 +1,8 @@
 """What docs/style.md asks of docstrings, where ruff's D102 cannot: it would want one on every override."""
 
 import ast
+import asyncio
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -8,8 +10,10 @@ from typing import NamedTuple
 import click
 
 OUTSIDE: dict[str, type] = {
+    "BufferedProtocol": asyncio.BufferedProtocol,
     "Command": click.Command,
     "Group": click.Group,
+    "Handler": logging.Handler,
     "ParamType": click.ParamType,
 }
 SOURCE = Path(__file__).resolve().parent.parent / "src" / "dynmem"

@@ -66,5 +66,6 @@ class Doorbell(_Line):
             self._readiness.arm()
 
     def close(self) -> None:
+        """Stop waiting for the guest, and close both ends."""
         self._readiness.disarm()
         super().close()
