@@ -21,7 +21,7 @@ class BootingVm(FakeVm):
     """A VM of 512 MiB; QEMU goes on reporting the 300 MiB of its former guest after a reset."""
 
     def __init__(self) -> None:
-        self.actual, self.available, self.updated = FORMER, 180, 1
+        self.actual, self.available, self.updated, self.faults = FORMER, 180, 1, 5000
         super().__init__(
             {
                 "query-memory-size-summary": {"base-memory": FULL * MEBIBYTE},
@@ -33,7 +33,7 @@ class BootingVm(FakeVm):
         )
 
     def _statistics(self, _: Mapping[str, object]) -> object:
-        stats = {"stat-available-memory": self.available * MEBIBYTE}
+        stats = {"stat-available-memory": self.available * MEBIBYTE, "stat-minor-faults": self.faults}
         return {"stats": stats, "last-update": self.updated}
 
     def report(self, available_mib: int) -> None:
@@ -75,6 +75,7 @@ def test_until_the_new_driver_writes_a_size_the_guest_has_all_its_memory(tmp_pat
         async with watched(vm, tmp_path) as connection:
             facts = await after_a_reset(vm, connection)
             assert (facts.actual_bytes, facts.is_actual_former) == (FORMER * MEBIBYTE, True)
+            vm.faults = 900  # it has booted: one reset, and not two
             assert await needing(vm, connection, 212) == 300 + 64  # it uses 300 of 512 MiB, and not 88 of 300
             vm.actual = 400  # its balloon fills
             assert not (await look(connection)).is_actual_former
@@ -97,6 +98,24 @@ def test_a_driver_that_reached_the_former_size_between_two_looks_is_known_by_its
             for _ in range(3):
                 facts = await look(connection)
             assert (facts.actual_bytes, facts.is_actual_former) == (FORMER * MEBIBYTE, former)
+
+    play(scenario())
+
+
+def test_a_guest_that_booted_unseen_is_known_by_its_page_faults(tmp_path: Path) -> None:
+    """Its RESET was missed or, with kexec, there was none: QEMU reports what the former guest had."""
+
+    async def scenario() -> None:
+        vm = BootingVm()
+        async with watched(vm, tmp_path) as connection:
+            await look(connection)
+            vm.faults += 1
+            assert await needing(vm, connection, 180) is not None
+            vm.faults = 900
+            assert await needing(vm, connection, 212) is None
+            facts = await look(connection)
+            assert (facts.resets, facts.is_actual_former) == (1, True)
+            assert await needing(vm, connection, 212) == 300 + 64
 
     play(scenario())
 

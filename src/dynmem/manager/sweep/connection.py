@@ -362,8 +362,7 @@ class VmConnection:
             self._problem = slow or report.reason
             return
         self._problem = slow
-        is_new = life.tracker.saw_report(report._replace(mark=(life.reports, report.mark)), now_ns)
-        if is_new and life.statistics is not None:
+        if life.saw_report(report, now_ns) and life.statistics is not None:
             life.statistics.reported()
 
     async def _look_at_statistics(self, monitor: Monitor, life: Life, now_ns: int) -> None:

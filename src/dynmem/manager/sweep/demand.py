@@ -38,11 +38,13 @@ class Report(NamedTuple):
         mark: Differs whenever the guest has reported again.
         offset_bytes: Demand less the size of the VM.
         available_bytes: What the guest could use at once.
+        faults: How many page faults it has had since it booted; None: not reported.
     """
 
     mark: Hashable
     offset_bytes: int
     available_bytes: int
+    faults: int | None = None
 
 
 class Silence(NamedTuple):
@@ -167,12 +169,16 @@ async def _read_virtio_balloon(monitor: Monitor, device: Device, boot_bytes: int
         await monitor.query("qom-get", {"path": device.path, "property": "guest-stats"}), "guest-stats"
     )
     updated = number(reply.get("last-update"), "last-update")
-    available = _available(fields(reply.get("stats"), "guest-stats"))
+    statistics = fields(reply.get("stats"), "guest-stats")
+    available = _available(statistics)
     if isinstance(available, Silence):
         return available
     if updated == 0:
         return Silence(_NO_STATISTICS)
-    return Report(updated, VIRTIO_RESERVE_BYTES - available, available)
+    faults = _guests("stat-minor-faults", statistics.get("stat-minor-faults"))
+    return Report(
+        updated, VIRTIO_RESERVE_BYTES - available, available, faults if isinstance(faults, int) else None
+    )
 
 
 DEMAND_SOURCES: Final[Mapping[str, DemandSource]] = {

@@ -7,7 +7,7 @@ the next one's driver writes a size of its own, and until then that guest has al
 from dataclasses import dataclass, field
 
 from dynmem.manager.step.facts import VIRTIO_BALLOON
-from dynmem.manager.sweep.demand import DemandTracker, Device
+from dynmem.manager.sweep.demand import DemandTracker, Device, Report
 from dynmem.manager.sweep.process import Process
 from dynmem.manager.sweep.resident import Resident, ResidentMeter
 from dynmem.manager.sweep.sizes import VmMemory
@@ -35,6 +35,7 @@ class Life:
         resets: RESETs seen.
         target_bytes: The last target that was sent; 0 before the first.
         deaf: Events may have been missed: a RESET shows only by a size that rose without a command.
+        faults: Page faults that its guest reported last.
         reports: Status events seen; distinguishes two reports with the same figures.
         looks: How often it was looked at.
         next_search: The look at which a device is searched again.
@@ -58,6 +59,7 @@ class Life:
     resets: int = 0
     target_bytes: int = 0
     deaf: bool = False
+    faults: int | None = None
     reports: int = 0
     looks: int = 0
     next_search: int = 0
@@ -82,9 +84,23 @@ class Life:
         self.reset_us = at_us
         self.next_memory = 0  # a reset completes what was being unplugged
         self.is_actual_former = self.device is not None and self.device.kind == VIRTIO_BALLOON
-        self.first_actual_bytes = None
+        self.first_actual_bytes = self.faults = None
         if self.tracker is not None:
             self.tracker.forget()
+
+    def saw_report(self, report: Report, now_ns: int) -> bool:
+        """Take in its guest's figures; return whether they are new.
+
+        A guest with fewer page faults than before has booted since: so a reset shows that was missed, or that
+        the VMM had no part in (kexec).
+        """
+        assert self.tracker is not None
+        if self.faults is not None and report.faults is not None and report.faults < self.faults:
+            self.was_reset()
+        is_new = self.tracker.saw_report(report._replace(mark=(self.reports, report.mark)), now_ns)
+        if self.tracker.demand(now_ns) is not None:  # before that, the report may be a former guest's
+            self.faults = report.faults
+        return is_new
 
     def balloon_changed(self, at_us: int) -> None:
         """Take in that a driver wrote a size; one from before the reset may be reported after it."""
