@@ -40,6 +40,8 @@ class NothingLeft:
         self._open: leftovers.Opened = {}
         self._tests: dict[tuple[str, int], str] = {}  # after which test it was there first
         self._mounts = leftovers.mounts()
+        self._cgroups = leftovers.cgroups()
+        self._sockets = set() if self._is_worker else leftovers.socket_files(config.rootpath)
         self._reserved = machine_wide.huge_pages_of_the_machine()
         self._lines: list[str] = []
 
@@ -70,6 +72,9 @@ class NothingLeft:
             return
         self._lines += lines + leftovers.left_processes(self._children)
         self._lines += [f"mounted: {place}" for place in sorted(leftovers.mounts() - self._mounts)]
+        self._lines += [f"cgroup: {each}" for each in sorted(leftovers.cgroups() - self._cgroups)]
+        sockets = leftovers.socket_files(self._config.rootpath) - self._sockets
+        self._lines += [f"a socket's file: {each}" for each in sorted(sockets)]
         if (reserved := machine_wide.huge_pages_of_the_machine()) != self._reserved:
             self._lines.append(f"{reserved} huge pages are reserved, {self._reserved} were at the beginning")
         if self._lines and session.exitstatus == pytest.ExitCode.OK:

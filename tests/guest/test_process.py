@@ -11,8 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tests.rigs.board import Board
-from tests.rigs.processes import is_there
-from tests.rigs.scenes import wait_until
 
 from dynmem.dm.states import HostState
 from dynmem.guest.console import Report
@@ -121,30 +119,6 @@ def test_a_console_that_nobody_reads_does_not_stop_the_guest() -> None:
 def test_a_guest_ends_when_its_host_closes_the_socket(board: Board) -> None:
     board.socket.shutdown(2)
     assert board.process.wait(100) == 0
-
-
-def test_a_guest_dies_with_its_vm_even_when_somebody_else_keeps_the_socket_open(tmp_path: Path) -> None:
-    script = tmp_path / "vm.py"
-    script.write_text(
-        "import os, socket, subprocess, sys, time\n"
-        "ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)\n"
-        "quiet = dict(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)\n"
-        "keeper = subprocess.Popen(['sleep', '300'], pass_fds=(ours.fileno(),), **quiet)\n"
-        "guest = subprocess.Popen([sys.executable, '-m', 'dynmem.guest', '--hardware-fd',"
-        " str(theirs.fileno())], pass_fds=(theirs.fileno(),), **quiet)\n"
-        "ignored = lambda: int(open(f'/proc/{guest.pid}/status').read().split('SigIgn:')[1].split()[0], 16)\n"
-        "while not ignored() >> (15 - 1) & 1:  # SIGTERM: it has asked to end with us before that\n"
-        "    time.sleep(0.01)\n"
-        "print(guest.pid, keeper.pid, flush=True)\n"
-        "os._exit(0)\n"
-    )
-    vm = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True, timeout=100)
-    guest, keeper = map(int, vm.stdout.split())
-    try:
-        wait_until(lambda: not is_there(guest), otherwise=lambda: "the guest outlived its VM")
-        assert is_there(keeper)
-    finally:
-        os.kill(keeper, signal.SIGKILL)
 
 
 def test_a_wrong_workload_is_one_sentence_and_exit_code_2() -> None:

@@ -1,8 +1,11 @@
-"""What a run of the tests may not leave: processes, memory files, sockets, mounts, huge pages.
+"""What a run of the tests may not leave: processes, memory files, sockets, cgroups, mounts, huge pages.
 
 The process that started the run adopts every descendant whose parent has ended (PR_SET_CHILD_SUBREAPER), so
 whatever a test leaves running is its child at the end, and other runs on the machine are not looked at. Each
-process of the tests looks at its own descriptors.
+process of the tests looks at its own descriptors; what other programs had open is gone with them.
+
+A socket's file stays where a program was killed that listened on it. In the folder of a test it goes with the
+folder; in the checkout it is left behind.
 """
 
 import contextlib
@@ -10,6 +13,7 @@ import ctypes
 import gc
 import os
 import signal
+import stat
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -42,9 +46,9 @@ def left_processes(before: set[int], *, within_s: float = _ENDING_S) -> list[str
         if time.monotonic() > deadline:
             break
         time.sleep(0.05)
-    lines = []
-    for pid in _with_descendants(running):
-        lines.append(_described(pid))
+    left = list(_with_descendants(running))  # before any of them is killed, and others with it
+    lines = [_described(pid) for pid in left]
+    for pid in left:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     return lines
@@ -103,3 +107,25 @@ def left_open(before: Opened) -> Opened:
 def mounts() -> set[str]:
     """Every place where something is mounted."""
     return {line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()}
+
+
+def cgroups() -> set[str]:
+    """The cgroups of guests below this process's own whose keeper has ended."""
+    try:
+        mounts = Path("/proc/self/mountinfo").read_text().splitlines()
+        points = [line.split()[4] for line in mounts if " - cgroup2 " in line]
+        groups = Path("/proc/self/cgroup").read_text().splitlines()
+        (own,) = [line.removeprefix("0::") for line in groups if line.startswith("0::")]
+    except ValueError:
+        return set()
+    found = (each for point in points for each in Path(point + own).glob("dynmem-guest-*"))
+    return {str(each) for each in found if not Path("/proc", each.name.rpartition("-")[2]).exists()}
+
+
+def socket_files(folder: Path) -> set[str]:
+    """The files of sockets in a folder, those of hidden folders aside."""
+    found: set[str] = set()
+    for where, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found.update(path for name in files if stat.S_ISSOCK(os.lstat(path := f"{where}/{name}").st_mode))
+    return found

@@ -1,12 +1,11 @@
 """``python -m dynmem.guest``: the process that a VM starts as its embedded guest.
 
 Besides the standard three it inherits one descriptor, the hardware's socket. Standard output is the serial
-console, standard error the log. It ends with the VM: when the socket closes, or at the latest when the VM's
-process ends.
+console, standard error the log. It ends when the socket closes; that nothing of it outlives its VM is not its
+own affair (`dynmem.vm.embedded.keeper`).
 """
 
 import argparse
-import ctypes
 import logging
 import os
 import signal
@@ -14,14 +13,12 @@ import socket
 import sys
 from typing import Final
 
-_PR_SET_PDEATHSIG: Final = 1
 _STANDARD_OUTPUT: Final = 1
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the guest until its VM is gone. Returns the exit code."""
     options = _parser().parse_args(arguments)
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     for number in (
         signal.SIGINT,
         signal.SIGTERM,

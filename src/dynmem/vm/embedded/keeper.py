@@ -47,7 +47,7 @@ _ORDERS = {"freeze": signal.SIGSTOP, "thaw": signal.SIGCONT, "kill": signal.SIGK
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
-class _RefusedError(Exception):
+class RefusedError(Exception):
     """These means are not to be had."""
 
 
@@ -62,7 +62,7 @@ def main(arguments: list[str]) -> int:
         if means in ("user", "pid"):
             return _in_namespace(means, control, hardware, vm, needed, program)
         return _in_sight(means, control, hardware, program)
-    except _RefusedError as error:
+    except RefusedError as error:
         _say(control, f"refused {error}")
     except OSError as error:
         _say(control, f"failed {error.errno} {error.filename or 'its keeper'}")
@@ -91,7 +91,7 @@ def _in_namespace(
     if means == "user":
         for path in needed:
             if not os.access(path, os.X_OK):
-                raise _RefusedError(f"{errno.EACCES} {path}")
+                raise RefusedError(f"{errno.EACCES} {path}")
     guest = _start(control, hardware, program, unprivileged=means == "user")
     if guest:
         _watch(control, guest, _signal_namespace)
@@ -100,7 +100,7 @@ def _in_namespace(
 
 def _in_sight(means: str, control: int, hardware: int, program: list[str]) -> int:
     """Keep the guest as one that adopts its orphans, and kill its children until none is left."""
-    cgroup = _make_cgroup() if means == "cgroup" else None
+    cgroup = make_cgroup() if means == "cgroup" else None
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
     try:
         guest = _start(control, hardware, program, cgroup=cgroup)
@@ -237,8 +237,8 @@ def _children(pid: int) -> list[int]:
     return found
 
 
-def _make_cgroup() -> str:
-    """Make a cgroup below this process's own. Raises _RefusedError."""
+def make_cgroup() -> str:
+    """Make a cgroup below this process's own. Raises RefusedError."""
     try:
         with open("/proc/self/mountinfo") as mounts:
             points = [line.split()[4] for line in mounts if " - cgroup2 " in line]
@@ -247,27 +247,27 @@ def _make_cgroup() -> str:
         cgroup = f"{points[0]}{own[0].rstrip('/')}/dynmem-guest-{os.getpid()}"
         os.mkdir(cgroup)
     except IndexError:
-        raise _RefusedError(f"{errno.ENOENT} a cgroup v2") from None
+        raise RefusedError(f"{errno.ENOENT} a cgroup v2") from None
     except OSError as error:
-        raise _RefusedError(f"{error.errno} {error.filename}") from None
+        raise RefusedError(f"{error.errno} {error.filename}") from None
     if not os.path.exists(f"{cgroup}/cgroup.kill"):
         os.rmdir(cgroup)
-        raise _RefusedError(f"{errno.ENOENT} cgroup.kill")
+        raise RefusedError(f"{errno.ENOENT} cgroup.kill")
     return cgroup
 
 
 def _unshare(flags: int) -> None:
-    """Make namespaces for the children of this process. Raises _RefusedError."""
+    """Make namespaces for the children of this process. Raises RefusedError."""
     user, group = os.geteuid(), os.getegid()
     if _LIBC.unshare(flags):
-        raise _RefusedError(f"{ctypes.get_errno()} unshare")
+        raise RefusedError(f"{ctypes.get_errno()} unshare")
     if flags & _CLONE_NEWUSER:
         try:
             _write("/proc/self/setgroups", "deny")
             _write("/proc/self/uid_map", f"{user} {user} 1")
             _write("/proc/self/gid_map", f"{group} {group} 1")
         except OSError as error:
-            raise _RefusedError(f"{error.errno} {error.filename}") from None
+            raise RefusedError(f"{error.errno} {error.filename}") from None
 
 
 def _die_with_parent() -> None:
