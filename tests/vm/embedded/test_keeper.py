@@ -81,10 +81,10 @@ def wait_until(check: Any, otherwise: str) -> None:
 def mentions(text: str) -> list[int]:
     """The processes whose arguments contain this text: a keeper, a guest, and all that it forked."""
     found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
+    # the newest first: those of the ring do not live long
+    for pid in sorted((int(path.name) for path in Path("/proc").glob("[0-9]*")), reverse=True):
         with contextlib.suppress(OSError):  # it has ended
-            pid = int(path.parent.name)
-            if text.encode() in path.read_bytes() and is_there(pid):
+            if text.encode() in Path(f"/proc/{pid}/cmdline").read_bytes() and is_there(pid):
                 found.append(pid)
     return found
 
