@@ -56,7 +56,7 @@ def daemon(live: Callable[[], None]) -> None:
 
 
 def ring(live: Callable[[], None]) -> None:
-    """One that is replaced by its own child again and again, faster than a list of processes is read twice."""
+    """One that is replaced by its own child again and again."""
     del live
     if not os.fork():
         os.setpgid(0, 0)
