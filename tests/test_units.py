@@ -1,5 +1,7 @@
 """Sizes and durations as people write them."""
 
+from collections.abc import Callable
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -44,6 +46,14 @@ def test_what_is_quoted_is_short_and_without_control_characters() -> None:
         parse_size("\x1b[2J" + "9" * 400)
     assert len(str(caught.value)) < 120
     assert "\x1b" not in str(caught.value)
+
+
+@pytest.mark.parametrize("parse", [parse_size, parse_duration])
+def test_a_number_with_a_million_spaces_is_refused_before_the_square_of_its_length(
+    parse: Callable[[str], int],
+) -> None:
+    with pytest.raises(ValueError, match=r"is not a (size|duration)"):
+        parse("1" + " " * 1_000_000 + "x")
 
 
 def test_a_size_of_hundreds_of_digits_is_written_and_not_computed_in_floats() -> None:

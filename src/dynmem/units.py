@@ -20,6 +20,7 @@ _FACTORS: Final = {"B": 1, "K": KIB, "M": MIB, "G": GIB, "T": TIB}
 _SIZE: Final = re.compile(
     r"\s*(\d{1,18})(?:\.(\d{1,18}))?\s*(?:(B)|([KMGT])(?:i?B)?)?\s*", re.IGNORECASE | re.ASCII
 )
+_LONGEST: Final = 64  # characters of a size or duration
 _WHOLE_BELOW: Final = 10_000  # a whole number below this is readable as it is
 _UNITS: Final = (("TiB", TIB), ("GiB", GIB), ("MiB", MIB), ("KiB", KIB), ("B", 1))
 _DURATION: Final = re.compile(r"\s*(\d{1,12})(?:\.(\d{1,9}))?\s*(ms|s|min|h)?\s*", re.ASCII)
@@ -32,7 +33,7 @@ def parse_size(text: str, *, default_unit: str = "B") -> int:
     Units are binary however they are spelled. `default_unit` (one of B K M G T) is the unit of a bare number:
     QEMU's ``-m 512`` is in MiB. Raises ValueError with a sentence that quotes the text.
     """
-    match = _SIZE.fullmatch(text)
+    match = _SIZE.fullmatch(text) if len(text) <= _LONGEST else None
     if match is None:
         raise ValueError(f"{quoted(text)} is not a size: write it like 512MiB, 2G or 4096")
     whole, fraction, as_bytes, letter = match.groups()
@@ -64,7 +65,7 @@ def format_size(size: int) -> str:
 
 def parse_duration(text: str) -> int:
     """Return the nanoseconds of a duration: ``1s``, ``250ms``, ``2min``; a bare number is in seconds."""
-    match = _DURATION.fullmatch(text)
+    match = _DURATION.fullmatch(text) if len(text) <= _LONGEST else None
     if match is None:
         raise ValueError(f"{quoted(text)} is not a duration: write it like 1s, 250ms or 2min")
     whole, fraction, unit = match.groups()

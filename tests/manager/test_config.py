@@ -12,7 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dynmem.errors import ConfigError, ExitCode
-from dynmem.limits import MANAGER_NAME_MAX, MANAGER_VMS_MAX, UNIX_PATH_BYTES_MAX, WEIGHT_MAX
+from dynmem.limits import (
+    MANAGER_CONFIG_BYTES_MAX,
+    MANAGER_NAME_MAX,
+    MANAGER_VMS_MAX,
+    UNIX_PATH_BYTES_MAX,
+    WEIGHT_MAX,
+)
 from dynmem.manager import config
 from dynmem.units import GIB, MIB, NS_PER_S, format_size, parse_duration
 
@@ -128,7 +134,7 @@ WRONG = {
     "minimum above maximum": ('"512MiB"', '"5GiB"', ["vm 'web'.minimum", "5 GiB", "maximum of 4 GiB"]),
     "a minimum that never fits": ('budget = "8GiB"', 'budget = "600MiB"', ["'web'.minimum", "never start"]),
     "a size that is none": ('"4GiB"', '"4 gigs"', ["vm 'web'.maximum", "'4 gigs' is not a size"]),
-    "a number without end": ("536870912", "1" * 5000, ["not TOML", "5000 digits"]),
+    "a number without end": ("536870912", "1" * 5000, ["it has a number of thousands of digits"]),
     "a number of thousands of bits": (
         "536870912",
         "0x" + "f" * 5000,
@@ -264,6 +270,18 @@ def test_dots_in_strings_and_remarks_are_no_parts_of_a_key(tmp_path: Path) -> No
     remarked = GOOD.replace("/run/vm/db.qmp", f"/{dots}").replace("weight = 7000", f"# {dots}\nweight = 7000")
     found = config.load(written(tmp_path, remarked.replace('"web"', f'"{dots}"')))
     assert found.monitors == {dots: Path("/run/vm/web.qmp"), "db": Path(f"/{dots}")}
+
+
+@pytest.mark.parametrize(
+    "piece", ["a", "'", '"', "a.", "a ", "'''", '"""', '\\"""x', "#", "[", "a.a\n", "\\"]
+)
+def test_a_text_without_sense_is_refused_in_time_that_grows_with_its_length(
+    piece: str, tmp_path: Path
+) -> None:
+    """Time that grew with its square would be minutes."""
+    text = piece * (MANAGER_CONFIG_BYTES_MAX // len(piece))
+    with pytest.raises(ConfigError):
+        config.load(written(tmp_path, text))
 
 
 def test_a_monitor_that_cannot_be_one_is_named(tmp_path: Path) -> None:

@@ -164,8 +164,10 @@ def _parsed(path: Path, octets: bytes) -> dict[str, object]:
         )
     try:
         return tomllib.loads(text)
-    except ValueError as error:  # TOMLDecodeError, or a number of thousands of digits
+    except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: not TOML: {error}: correct it and run --check again") from error
+    except ValueError as error:
+        raise ConfigError(f"{path}: it has a number of thousands of digits: shorten it") from error
     except RecursionError as error:
         raise ConfigError(f"{path}: not TOML: nested too deeply") from error
 
@@ -178,9 +180,15 @@ def _deep_key(text: str) -> int | None:
 
 
 _KEY_PARTS_MAX: Final = 8
-_DEEP_KEY: Final = re.compile(rf"(?:[\w-]+[ \t]*\.[ \t]*){{{_KEY_PARTS_MAX}}}")
+# Both patterns pass over each character a bounded number of times, whatever the text: no key begins within a
+# word, and a string that is not closed goes on to the end of its line or of the file.
+_DEEP_KEY: Final = re.compile(rf"(?<![\w-])(?:[\w-]++[ \t]*+\.[ \t]*+){{{_KEY_PARTS_MAX}}}")
 _STRING_OR_REMARK: Final = re.compile(
-    r'"{3}(?:[^\\]|\\.)*?"{3}' + r"|'{3}.*?'{3}" + r'|"(?:[^"\\\n]|\\.)*"' + r"|'[^'\n]*'|#[^\n]*",
+    r'"{3}(?:[^\\]|\\.)*?(?:"{3}|\Z)'
+    r"|'{3}.*?(?:'{3}|\Z)"
+    r'|"(?:[^"\\\n]|\\.)*+"?'
+    r"|'[^'\n]*+'?"
+    r"|#[^\n]*+",
     re.DOTALL,
 )
 
