@@ -31,7 +31,15 @@ from dynmem.vmbus.reoffers import Reoffers
 from dynmem.wire import dm, hardware, synic
 from dynmem.wire import vmbus as wire
 from dynmem.wire.packet import Packet
-from dynmem.wire.synic import MSR_SCONTROL, MSR_SIEFP, MSR_SIMP, MSR_SINT0, VMBUS_MESSAGE_TYPE, MessageSlot
+from dynmem.wire.synic import (
+    MSR_SCONTROL,
+    MSR_SIEFP,
+    MSR_SIMP,
+    MSR_SINT0,
+    VMBUS_MESSAGE_TYPE,
+    VMBUS_SINT,
+    MessageSlot,
+)
 from dynmem.wire.versions import VERSION_5_3
 
 BURST = 24
@@ -154,6 +162,7 @@ class HardwareRig(BusRig):
         super().__init__()
         self.calls = Hypercalls(self.memory, self.bus)
         self.interrupts: list[int] = []
+        self.refused: set[int] = set()  # the interrupt sources on which contacts were refused
         self.synic = Synic(self.memory, self.interrupts.append, Faults(lambda: 0))
 
     def feed(self, data: bytes) -> None:
@@ -177,12 +186,18 @@ class HardwareRig(BusRig):
         elif isinstance(message, hardware.WriteMsr):
             self.synic.write_msr(message.msr, message.value)
         out = self.bus.next_message()
-        if out is not None and self.synic.deliver(out.sint, MessageSlot(1, out.payload)):
-            self.bus.message_delivered()
+        if out is not None:
+            if out.sint != VMBUS_SINT:  # a contact for another interrupt source is refused on that one
+                response = wire.decode(out.payload)
+                assert isinstance(response, wire.VersionResponse), response
+                assert not response.version_supported
+                self.refused.add(out.sint)
+            if self.synic.deliver(out.sint, MessageSlot(1, out.payload)):
+                self.bus.message_delivered()
         for signal in self.bus.take_signals():
             self.synic.signal(signal.sint, signal.flag)
         self.bus.take_events()
-        assert set(self.interrupts) <= {2}
+        assert set(self.interrupts) <= {VMBUS_SINT} | self.refused
         self.interrupts.clear()
 
 
