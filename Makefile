@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: demo demo-qemu test accept-memory lint docs conformance bench bench-check rows flake soak walk fuzz fuzz-coverage clean
+.PHONY: demo demo-qemu test accept-memory lint docs conformance bench bench-check rows flake soak hostile walk fuzz fuzz-coverage clean
 .DEFAULT_GOAL := demo
 
 .venv/run.stamp: pyproject.toml scripts/setup-venv
@@ -28,7 +28,7 @@ demo-qemu: .venv/run.stamp  ## one embedded VM beside two real Linux guests unde
 test: .venv/dev.stamp  ## everything that is checked at every change; real QEMU guests included
 	scripts/setup-qemu
 	scripts/setup-qemu10
-	$(PYTEST) -n 2 --dist worksteal -m "not soak" $(ARGS)
+	$(PYTEST) -n 2 --dist worksteal -m "not soak and not hostile" $(ARGS)
 
 accept-memory: .venv/dev.stamp  ## ten rounds of a 256 MiB guest between 128 MiB and 4 GiB, everybody's figures side by side
 	$(BIN)/python -m tests.accept $(ARGS)
@@ -65,6 +65,9 @@ flake: .venv/dev.stamp  ## the tests N times (10) in random order, half of them 
 soak: .venv/dev.stamp  ## the long ones
 	scripts/setup-qemu
 	$(PYTEST) -m soak $(ARGS)
+
+hostile: .venv/dev.stamp  ## the whole cast of hostile guests and monitors, beside honest ones
+	$(PYTEST) -m hostile tests/hostile $(ARGS)
 
 walk: .venv/dev.stamp  ## ten million steps of every interleaving of host, guest and rings; ARGS="--messages N --opens N ..."
 	$(BIN)/python -m tests.walk $(or $(ARGS),--opens 3 --closes 2 --resets 2)

@@ -188,8 +188,8 @@ MANAGER_DESCRIPTORS_PER_VM: Final = 5
 MANAGER_DESCRIPTORS: Final = 256
 # Memory devices in a monitor's reply: more than a machine has slots.
 MANAGER_DEVICES_MAX: Final = 1024
-# A figure above this is not a memory size: guests and monitors may lie.
-MANAGER_FIGURE_BYTES_MAX: Final = 1 << 60
+# No VM has more, since physical addresses have 52 bits (AMD64): guests and monitors may lie.
+MANAGER_FIGURE_BYTES_MAX: Final = 1 << 52
 # A monitor that another client holds is tried twice a minute.
 RECONNECT_PAUSE_S_MAX: Final = 30.0
 # Descriptors of a VM process that are searched for its RAM: a QEMU with many queues has thousands.

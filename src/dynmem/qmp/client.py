@@ -301,6 +301,7 @@ class QmpClient:
         for waiting in self._waiting.values():
             if not waiting.done():
                 waiting.set_exception(type(failure)(str(failure)))
+                waiting.exception()  # likewise: its command may have failed while it was sent
 
 
 def _decoded(member: msgspec.Raw, what: str) -> object:

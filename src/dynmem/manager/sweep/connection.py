@@ -203,18 +203,13 @@ class VmConnection:
         self._hold.look()
         client = await QmpClient.connect(self.path, events=_EVENTS)
         client.when["RESET"] = self._reset
-        monitor = Monitor(client, may_write=self._may_write, timeout_s=COMMAND_TIMEOUT_S)
-        try:
-            self._begin_life(client.peer.pid)
-            self._hold.saw_uuid(await _uuid(monitor))
-        except BaseException:
-            await client.close()
-            raise
-        if self._life is not None and self._life.looks:
-            self._life.deaf = True  # events were missed while disconnected, perhaps a RESET
+        monitor = self._monitor = Monitor(client, may_write=self._may_write, timeout_s=COMMAND_TIMEOUT_S)
         self._conduct = Conduct()
         self._dropped = 0
-        self._monitor = monitor
+        self._begin_life(client.peer.pid)
+        self._hold.saw_uuid(await _uuid(monitor))
+        if self._life is not None and self._life.looks:
+            self._life.deaf = True  # events were missed while disconnected, perhaps a RESET
         return monitor
 
     def _begin_life(self, pid: int) -> None:

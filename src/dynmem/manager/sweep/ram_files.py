@@ -157,7 +157,7 @@ def _shared_mappings(pid: int) -> dict[tuple[int, int], _Mapping]:
     found: dict[tuple[int, int], _Mapping] = {}
     with Path(f"/proc/{pid}/maps").open(encoding="utf-8", errors="surrogateescape") as lines:
         for number, line in enumerate(lines):
-            if number >= PROC_MAPPINGS_MAX:
+            if number >= PROC_MAPPINGS_MAX or len(found) >= PROC_DESCRIPTORS_MAX:
                 break
             addresses, flags, _, device, inode, *name = line.rstrip("\n").split(maxsplit=5)
             if not flags.endswith("s") or inode == "0":
