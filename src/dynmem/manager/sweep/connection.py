@@ -18,18 +18,13 @@ from typing import Final
 
 from dynmem.errors import DynmemError, RefusedError, RemoteProtocolError, UnreachableError
 from dynmem.limits import RECONNECT_PAUSE_S_MAX
-from dynmem.manager.step.facts import ABSENT, HV_BALLOON, SILENT, VIRTIO_BALLOON, VmFacts
+from dynmem.manager.step.facts import ABSENT, SILENT, VmFacts
+from dynmem.manager.sweep.balloon import look_at_balloon
 from dynmem.manager.sweep.conduct import Conduct, trouble
 from dynmem.manager.sweep.demand import (
     BALLOON_EVENT,
-    DEMAND_SOURCES,
     STATUS_EVENT,
-    DemandTracker,
-    Device,
-    Silence,
     fields,
-    find_device,
-    size,
     word,
 )
 from dynmem.manager.sweep.hold import Hold
@@ -40,7 +35,6 @@ from dynmem.manager.sweep.monitor import Monitor
 from dynmem.manager.sweep.process import Process
 from dynmem.manager.sweep.resident import Resident, ResidentMeter
 from dynmem.manager.sweep.sizes import read_base, read_memory
-from dynmem.manager.sweep.statistics import Statistics
 from dynmem.qmp.client import QmpClient
 from dynmem.qmp.errors import NotListeningError, QmpCommandError
 from dynmem.sockets import listener
@@ -52,8 +46,6 @@ COMMAND_TIMEOUT_S: Final = 3.0
 _PATIENCE_TICKS: Final = 20
 # The events that are looked at; others are dropped as they come.
 _EVENTS: Final = frozenset({"RESET", BALLOON_EVENT, STATUS_EVENT})
-# Looks between two searches of a VM that has no balloon device: one may be plugged in.
-_FIND_DEVICE_EVERY: Final = 10
 # Looks between two checks for new DIMMs, of a VM that cannot grow otherwise.
 _LOOK_AT_MEMORY_EVERY: Final = 10
 # States of QEMU's MigrationStatus in which the VM's memory is being moved.
@@ -249,8 +241,9 @@ class VmConnection:
         run_state = await self._run_state(monitor, life)
         await self._look_at_memory(monitor, life)
         life.looks += 1
-        self._problem = None
-        await self._look_at_balloon(monitor, life, now_ns)
+        self._problem = await look_at_balloon(
+            monitor, life, now_ns, period_s=self._period_s, released=self.is_released
+        )
         await self._measure(life)
         self._problem = self._problem or self._conduct.sentence(monitor.client.unasked) or None
         # A reset in the middle of a look makes its figures the former guest's.
@@ -294,79 +287,6 @@ class VmConnection:
         if migration.get("status") in _MIGRATING:
             return "migrating"
         return status
-
-    async def _look_at_balloon(self, monitor: Monitor, life: Life, now_ns: int) -> None:
-        """Read its figures, looking for its balloon device first where none is known.
-
-        A device that replies with an error was perhaps replaced by another one, so it is looked for again at
-        once, and at each look until one replies.
-        """
-        for _ in range(2):
-            if life.device is None and life.looks >= life.next_search:
-                await self._find_device(monitor, life)
-            if life.device is None:
-                break
-            try:
-                await self._read_figures(monitor, life, life.device, now_ns)
-            except QmpCommandError as error:
-                life.device, life.next_search = None, life.looks
-                life.device_problem = f"its balloon device does not reply: {error.desc}"
-            else:
-                return
-        self._problem = life.device_problem
-
-    async def _find_device(self, monitor: Monitor, life: Life) -> None:
-        """Look for a balloon device; the figures of another one before it are not its own."""
-        life.tracker = life.statistics = None
-        try:
-            life.device = await find_device(monitor)
-        except QmpCommandError as error:
-            life.device_problem = f"its monitor does not list its devices: {error.desc}"
-            return
-        if life.device is not None:
-            life.tracker = DemandTracker(DEMAND_SOURCES[life.device.kind])
-            if life.device.kind == VIRTIO_BALLOON:
-                life.statistics = Statistics(life.device, self._period_s)
-            return
-        life.next_search = life.looks + _FIND_DEVICE_EVERY
-        life.device_problem = "it has no balloon device: start it with -device virtio-balloon-pci,id=balloon0"
-
-    async def _read_figures(self, monitor: Monitor, life: Life, device: Device, now_ns: int) -> None:
-        """Read the VM's size, then its guest's report: in this order, see DemandTracker.
-
-        Raises QmpCommandError if the device does not reply.
-        """
-        assert life.tracker is not None
-        assert life.memory is not None
-        balloon = fields(await monitor.query("query-balloon"), "query-balloon")
-        before = life.actual_bytes
-        actual = size(balloon.get("actual"), "actual")
-        if life.deaf and before is not None and actual > max(before, life.target_bytes):
-            life.was_reset()  # its balloon is empty again
-            life.is_actual_former = False
-        life.deaf = False
-        life.saw_actual(actual)
-        if device.kind == HV_BALLOON:
-            life.tracker.saw_size(life.memory.without_added(actual), life.memory.limit_bytes)
-        else:
-            life.tracker.saw_size(life.size_bytes)
-        await self._look_at_statistics(monitor, life, now_ns)
-        slow = life.statistics.problem if life.statistics is not None else None
-        report = await DEMAND_SOURCES[device.kind].read(monitor, device, life.memory.boot_bytes)
-        if isinstance(report, Silence):
-            self._problem = slow or report.reason
-            return
-        self._problem = slow
-        if life.saw_report(report, now_ns) and life.statistics is not None:
-            life.statistics.reported()
-
-    async def _look_at_statistics(self, monitor: Monitor, life: Life, now_ns: int) -> None:
-        assert life.tracker is not None
-        if life.statistics is None:
-            return
-        known = life.tracker.demand(now_ns)
-        late = known is not None and life.statistics.is_late(known.age_ns)
-        await life.statistics.look(monitor, life.looks, late=late, released=self.is_released)
 
     # -- from outside ---------------------------------------------------------------------------------------
 

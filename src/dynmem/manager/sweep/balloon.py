@@ -1,0 +1,103 @@
+"""Read a VM's balloon: find the device, then its size and its guest's report.
+
+    search --> size, statistics interval, report --> the same at each look
+      ^                                          |
+      +------------ an error reply <-------------+
+
+Devices come and go with other people's tools. A device that replies with an error was perhaps replaced by
+another one, so it is looked for again at once, and at each look until one replies.
+"""
+
+from typing import Final
+
+from dynmem.manager.step.facts import HV_BALLOON, VIRTIO_BALLOON
+from dynmem.manager.sweep.demand import (
+    DEMAND_SOURCES,
+    DemandTracker,
+    Device,
+    Silence,
+    fields,
+    find_device,
+    size,
+)
+from dynmem.manager.sweep.life import Life
+from dynmem.manager.sweep.monitor import Monitor
+from dynmem.manager.sweep.statistics import Statistics
+from dynmem.qmp.errors import QmpCommandError
+
+# Looks between two searches of a VM that has no balloon device: one may be plugged in.
+_FIND_DEVICE_EVERY: Final = 10
+
+
+async def look_at_balloon(
+    monitor: Monitor, life: Life, now_ns: int, *, period_s: float, released: bool
+) -> str | None:
+    """Read the figures of one look into *life*; return what is wrong with them, and what to do."""
+    for _ in range(2):
+        if life.device is None and life.looks >= life.next_search:
+            await _find(monitor, life, period_s)
+        if life.device is None:
+            break
+        try:
+            await _read_size(monitor, life, life.device)
+            await _look_at_statistics(monitor, life, now_ns, released=released)
+            return await _read_report(monitor, life, life.device, now_ns)
+        except QmpCommandError as error:
+            life.device, life.next_search = None, life.looks
+            life.device_problem = f"its balloon device does not reply: {error.desc}"
+    return life.device_problem
+
+
+async def _find(monitor: Monitor, life: Life, period_s: float) -> None:
+    """Look for a balloon device; the figures of another one before it are not its own."""
+    life.tracker = life.statistics = None
+    try:
+        life.device = await find_device(monitor)
+    except QmpCommandError as error:
+        life.device_problem = f"its monitor does not list its devices: {error.desc}"
+        return
+    if life.device is None:
+        life.next_search = life.looks + _FIND_DEVICE_EVERY
+        life.device_problem = "it has no balloon device: start it with -device virtio-balloon-pci,id=balloon0"
+        return
+    life.tracker = DemandTracker(DEMAND_SOURCES[life.device.kind])
+    if life.device.kind == VIRTIO_BALLOON:
+        life.statistics = Statistics(life.device, period_s)
+
+
+async def _read_size(monitor: Monitor, life: Life, device: Device) -> None:
+    """Read the VM's size, before its guest's report: see DemandTracker."""
+    assert life.tracker is not None
+    assert life.memory is not None
+    balloon = fields(await monitor.query("query-balloon"), "query-balloon")
+    before, actual = life.actual_bytes, size(balloon.get("actual"), "actual")
+    if life.deaf and before is not None and actual > max(before, life.target_bytes):
+        life.was_reset()  # its balloon is empty again
+        life.is_actual_former = False
+    life.deaf = False
+    life.saw_actual(actual)
+    if device.kind == HV_BALLOON:
+        life.tracker.saw_size(life.memory.without_added(actual), life.memory.limit_bytes)
+    else:
+        life.tracker.saw_size(life.size_bytes)
+
+
+async def _look_at_statistics(monitor: Monitor, life: Life, now_ns: int, *, released: bool) -> None:
+    assert life.tracker is not None
+    if life.statistics is None:
+        return
+    known = life.tracker.demand(now_ns)
+    late = known is not None and life.statistics.is_late(known.age_ns)
+    await life.statistics.look(monitor, life.looks, late=late, released=released)
+
+
+async def _read_report(monitor: Monitor, life: Life, device: Device, now_ns: int) -> str | None:
+    """Read the guest's report; return what is wrong with it or with how often it comes."""
+    assert life.memory is not None
+    slow = life.statistics.problem if life.statistics is not None else None
+    report = await DEMAND_SOURCES[device.kind].read(monitor, device, life.memory.boot_bytes)
+    if isinstance(report, Silence):
+        return slow or report.reason
+    if life.saw_report(report, now_ns) and life.statistics is not None:
+        life.statistics.reported()
+    return slow
