@@ -6,6 +6,7 @@ turn, and without any the same guest is seen to survive.
 
 import asyncio
 import contextlib
+import errno
 import mmap
 import os
 import signal
@@ -22,7 +23,7 @@ from tests.rigs.processes import descendants, is_there
 from tests.rigs.scenes import PATIENCE_S, play, until
 from tests.rigs.vms import running
 
-from dynmem.vm.embedded.keeper import MEANS
+from dynmem.vm.embedded.keeper import GUEST_PROCESSES_MAX, MEANS, OWN_PID_MAX_SINCE
 
 LOOKS: Final = 10
 # a machine that consists of a guest's process only, of which it says that it has started
@@ -228,6 +229,46 @@ def test_after_a_reset_nothing_of_the_former_guest_touches_the_memory_of_the_nex
                 assert ram[page] == bytes(len(brood.MARK))
 
     play(scene())
+
+
+# a guest that forks as long as it can
+BOMB: Final = """
+import json, os, time
+forked = 0
+try:
+    while os.fork():
+        forked += 1
+    time.sleep(1000)
+except OSError as error:
+    print(json.dumps({"forked": forked, "stopped by": error.strerror}), flush=True)
+time.sleep(1000)
+"""
+
+
+def test_a_guest_that_forks_without_end_has_an_end_and_leaves_the_hosts_own_bound_alone(
+    tmp_path: Path,
+) -> None:
+    if tuple(map(int, os.uname().release.replace("-", ".").split(".")[:2])) < OWN_PID_MAX_SINCE:
+        pytest.skip("kernel.pid_max is the whole host's before Linux 6.14")
+    bound = Path("/proc/sys/kernel/pid_max")
+    before = bound.read_text()
+    program = tmp_path / "guest"
+    (tmp_path / "bomb.py").write_text(BOMB)
+    program.write_text(f"#!/bin/sh\nexec {sys.executable} -S {tmp_path}/bomb.py\n")
+    program.chmod(0o755)
+
+    async def scene() -> None:
+        async with running(tmp_path, memory="64M", guest=f"embedded,program={program}") as (vm, client):
+            (found,) = await until(vm.console)
+            assert found["stopped by"] == os.strerror(errno.EAGAIN)
+            assert 0 < found["forked"] <= GUEST_PROCESSES_MAX
+            await client.execute("stop")
+            await client.execute("quit")
+            assert await vm.exit_code() == 0
+            assert none_left(tmp_path)
+
+    play(scene())
+    assert bound.read_text() == before
 
 
 # what a guest finds that turns against its keepers and its machine, which /proc shows it

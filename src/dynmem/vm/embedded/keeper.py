@@ -33,6 +33,8 @@ from collections.abc import Callable
 
 MEANS = ("user", "pid", "cgroup", "reaper")
 GUEST_DESCRIPTORS_MAX = 256  # open ones, and those that it may have in flight
+GUEST_PROCESSES_MAX = 1024  # with their threads; the kernel takes 301 or more
+OWN_PID_MAX_SINCE = (6, 14)  # the Linux whose kernel.pid_max is a namespace's and not the host's
 
 _CLONE_NEWPID = 0x2000_0000
 _CLONE_NEWUSER = 0x1000_0000
@@ -92,10 +94,19 @@ def _in_namespace(
         for path in needed:
             if not os.access(path, os.X_OK):
                 raise RefusedError(f"{errno.EACCES} {path}")
+    _bound_processes()
     guest = _start(control, hardware, program, unprivileged=means == "user")
     if guest:
         _watch(control, guest, _signal_namespace)
     os._exit(0)  # and with it, every process of the namespace
+
+
+def _bound_processes() -> None:
+    """Bound the number of processes in this namespace, where that changes no other namespace."""
+    with contextlib.suppress(ValueError, OSError):  # a release in words, or settings that may not be changed
+        major, minor = os.uname().release.replace("-", ".").split(".")[:2]
+        if (int(major), int(minor)) >= OWN_PID_MAX_SINCE:
+            _write("/proc/sys/kernel/pid_max", str(GUEST_PROCESSES_MAX))
 
 
 def _in_sight(means: str, control: int, hardware: int, program: list[str]) -> int:
