@@ -9,7 +9,7 @@ from tests.rigs.monitored import MEBIBYTE, FakeVm, listening, look, watched
 from tests.rigs.obedient import ObedientHost
 from tests.rigs.scenes import play
 
-from dynmem.manager.step.facts import Demand, ManagerSettings, VmConfig
+from dynmem.manager.step.facts import RUNNING, Demand, ManagerSettings, VmConfig
 from dynmem.units import GIB, MIB, NS_PER_S
 
 
@@ -142,6 +142,45 @@ def test_what_was_found_is_put_back_when_the_vm_is_released(since: int, left: in
             connection.is_released = False
             await look(connection)
             assert vm.interval == 1
+
+    play(scenario())
+
+
+def test_in_observe_mode_nothing_is_put_back_and_in_enforce_mode_again_it_is(tmp_path: Path) -> None:
+    """The mode may change while the manager runs."""
+
+    async def scenario() -> None:
+        vm = AskedVm(10)
+        async with watched(vm, tmp_path, may_write=True) as connection:
+            for _ in range(4):
+                await look(connection)
+            connection.configure(may_write=False, period_s=0.1)
+            connection.is_released = True
+            for _ in range(3):
+                facts = await look(connection)
+            assert (vm.interval, facts.run_state) == (1, RUNNING)
+            connection.configure(may_write=True, period_s=0.1)
+            await look(connection)
+            assert vm.interval == 10
+
+    play(scenario())
+
+
+def test_a_longer_period_asks_for_a_longer_interval(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        vm = AskedVm(60)
+        async with watched(vm, tmp_path, may_write=True) as connection:
+            connection.configure(may_write=True, period_s=30.0)
+            for _ in range(4):
+                await look(connection)
+            assert vm.interval == 30
+            connection.configure(may_write=True, period_s=5.0)
+            for _ in range(12):
+                await look(connection)
+            assert vm.interval == 5
+            connection.is_released = True
+            await look(connection)
+            assert vm.interval == 60
 
     play(scenario())
 

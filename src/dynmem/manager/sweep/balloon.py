@@ -35,12 +35,12 @@ async def look_at_balloon(
     """Read the figures of one look into *life*; return what is wrong with them, and what to do."""
     for _ in range(2):
         if life.device is None and life.looks >= life.next_search:
-            await _find(monitor, life, period_s)
+            await _find(monitor, life)
         if life.device is None:
             break
         try:
             await _read_size(monitor, life, life.device)
-            await _look_at_statistics(monitor, life, now_ns, released=released)
+            await _look_at_statistics(monitor, life, now_ns, period_s=period_s, released=released)
             return await _read_report(monitor, life, life.device, now_ns)
         except QmpCommandError as error:
             life.device, life.next_search = None, life.looks
@@ -48,7 +48,7 @@ async def look_at_balloon(
     return life.device_problem
 
 
-async def _find(monitor: Monitor, life: Life, period_s: float) -> None:
+async def _find(monitor: Monitor, life: Life) -> None:
     """Look for a balloon device; the figures of another one before it are not its own."""
     life.tracker = life.statistics = None
     try:
@@ -62,7 +62,7 @@ async def _find(monitor: Monitor, life: Life, period_s: float) -> None:
         return
     life.tracker = DemandTracker(DEMAND_SOURCES[life.device.kind])
     if life.device.kind == VIRTIO_BALLOON:
-        life.statistics = Statistics(life.device, period_s)
+        life.statistics = Statistics(life.device)
 
 
 async def _read_size(monitor: Monitor, life: Life, device: Device) -> None:
@@ -82,13 +82,15 @@ async def _read_size(monitor: Monitor, life: Life, device: Device) -> None:
         life.tracker.saw_size(life.size_bytes)
 
 
-async def _look_at_statistics(monitor: Monitor, life: Life, now_ns: int, *, released: bool) -> None:
+async def _look_at_statistics(
+    monitor: Monitor, life: Life, now_ns: int, *, period_s: float, released: bool
+) -> None:
     assert life.tracker is not None
     if life.statistics is None:
         return
     known = life.tracker.demand(now_ns)
     late = known is not None and life.statistics.is_late(known.age_ns)
-    await life.statistics.look(monitor, life.looks, late=late, released=released)
+    await life.statistics.look(monitor, life.looks, period_s=period_s, late=late, released=released)
 
 
 async def _read_report(monitor: Monitor, life: Life, device: Device, now_ns: int) -> str | None:

@@ -34,16 +34,21 @@ _SLOW_PERIODS: Final = 3
 class Statistics:
     """The statistics interval of one balloon device."""
 
-    def __init__(self, device: Device, period_s: float) -> None:
+    def __init__(self, device: Device) -> None:
         self._device = device
-        self._wanted_s = max(1, round(period_s))
-        self._slow_s = _SLOW_PERIODS * max(1.0, period_s)
+        self._period_s = 1.0
         self._now_s = 0
         self._awaited_s = 0
         self._found_s: int | None = None
+        self._set_s = 0
         self._sets = 0
         self._next = 0
         self.problem: str | None = None
+
+    @property
+    def _wanted_s(self) -> int:
+        """The interval that the manager sets: as short as its period."""
+        return max(1, round(self._period_s))
 
     @property
     def interval_ns(self) -> int:
@@ -58,8 +63,11 @@ class Statistics:
         """Return whether the next report should have come, so that the interval may be another one now."""
         return age_ns > _LATE_INTERVALS * max(self._now_s, self._wanted_s) * NS_PER_S
 
-    async def look(self, monitor: Monitor, number: int, *, late: bool, released: bool) -> None:
+    async def look(
+        self, monitor: Monitor, number: int, *, period_s: float, late: bool, released: bool
+    ) -> None:
         """Check the interval at look *number*, if it is time to or a report is *late*; set it if need be."""
+        self._period_s = period_s
         if released:
             await self._put_back(monitor)
             return
@@ -83,7 +91,9 @@ class Statistics:
             await self._set(monitor, now_s)
 
     async def _set(self, monitor: Monitor, found_s: int) -> None:
-        self._found_s = found_s
+        if found_s != self._set_s or self._found_s is None:  # not the manager's own, of another period
+            self._found_s = found_s
+        self._set_s = self._wanted_s
         self._sets += 1
         try:
             await monitor.set_statistics_interval(self._device.path, self._wanted_s)
@@ -95,8 +105,10 @@ class Statistics:
     async def _put_back(self, monitor: Monitor) -> None:
         """Set what was found before the manager set it, unless another program has set another one since."""
         self.problem, self._next, self._sets = None, 0, 0
+        if self._found_s is None or not monitor.may_write:
+            return
         found_s, self._found_s = self._found_s, None
-        if found_s is None or await statistics_interval(monitor, self._device) != self._wanted_s:
+        if await statistics_interval(monitor, self._device) != self._set_s:
             return
         await monitor.set_statistics_interval(self._device.path, found_s)
         self._awaited_s, self._now_s = self._now_s, found_s
@@ -107,7 +119,7 @@ class Statistics:
         remedy = f"{remedy}, {otherwise}" if otherwise else remedy
         if not self._now_s:
             return f"its guest statistics are off, and {obstacle}: {remedy}"
-        if self._now_s <= self._slow_s:
+        if self._now_s <= _SLOW_PERIODS * max(1.0, self._period_s):
             return None
         return (
             f"its guest statistics come every {self._now_s} s, too slowly to follow its growth, and"
