@@ -65,10 +65,12 @@ class TwoPieces:
 class Guest:
     """Just enough of a kernel to reach the balloon's channel."""
 
+    board: type[Board] = Board
+
     def __init__(self, channel: socket.socket, seed: int) -> None:
         self.socket = channel
         self.random = random.Random(seed)
-        self.hardware = Board(channel)
+        self.hardware = self.board(channel)
         self.hardware.wait_for_start()
         self.memory: GuestMemory = FlatMemory(self.hardware.ram.view(0))
         self.input = PAGES_FROM + 2 << 12

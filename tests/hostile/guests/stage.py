@@ -1,0 +1,370 @@
+"""The stage: a machine with a hostile guest, an honest machine and a manager, and what must hold of them.
+
+Times are compared with those of a process that does nothing but answer, asked in turn with the machines: what
+a busy computer does to it, it does to them.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from tests.hostile.guests.cast import CAST
+from tests.rigs.processes import descendants, is_there, memory_files
+
+ROOT: Final = Path(__file__).parents[3]
+ANSWER_S: Final = 0.050  # of 99 answers in 100
+ANSWER_S_MAX: Final = 0.250
+END_S: Final = 2.0
+GROWTH_BYTES_MAX: Final = 16 << 20
+DISK_BYTES_MAX: Final = 40 << 20  # a console's two files, and a log
+SILENCE_S: Final = 10.0
+LEFT_S: Final = 1.0
+MIB: Final = 1 << 20
+SIZES: Final = (32 * MIB, 64 * MIB, 192 * MIB, 48 * MIB)
+_ECHO: Final = """
+import socket, sys
+listening = socket.socket(socket.AF_UNIX)
+listening.bind(sys.argv[1])
+listening.listen(1)
+asking, _ = listening.accept()
+while data := asking.recv(100):
+    asking.sendall(data)
+"""
+
+
+class Answers:
+    """How long answers took."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+
+    def __len__(self) -> int:
+        return len(self.times)
+
+    @property
+    def most(self) -> float:
+        return max(self.times, default=0.0)
+
+    @property
+    def nearly_all(self) -> float:
+        """What 99 in 100 were below."""
+        return sorted(self.times)[len(self.times) * 99 // 100] if self.times else 0.0
+
+
+class Line:
+    """A connection that is asked one thing after another, and how long the answers took."""
+
+    def __init__(self, path: Path, answers: Answers) -> None:
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.settimeout(SILENCE_S)
+        self._answers = answers
+        deadline = time.monotonic() + SILENCE_S
+        while True:
+            try:
+                self._socket.connect(str(path))
+                break
+            except OSError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.01)
+        self._data = b""
+
+    def read_line(self) -> bytes:
+        while b"\n" not in self._data:
+            data = self._socket.recv(1 << 16)
+            if not data:
+                raise ConnectionResetError
+            self._data += data
+        line, _, self._data = self._data.partition(b"\n")
+        return line
+
+    def ask(self, text: bytes) -> bytes:
+        begin = time.perf_counter()
+        self._socket.sendall(text)
+        line = self.read_line()
+        self._answers.times.append(time.perf_counter() - begin)
+        return line
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+class Monitor(Line):
+    """A machine's monitor."""
+
+    def __init__(self, path: Path, answers: Answers) -> None:
+        super().__init__(path, answers)
+        self.read_line()
+        self.command("qmp_capabilities")
+        answers.times.clear()
+
+    def command(self, name: str, **arguments: object) -> Any:
+        line = self.ask(json.dumps({"execute": name, "arguments": arguments}).encode())
+        while b'"event"' in line:
+            line = self.read_line()
+        return json.loads(line)
+
+
+class Machine:
+    """A ``dynmem vm``."""
+
+    def __init__(self, folder: Path, name: str, guest: str, *, memory: str) -> None:
+        folder.mkdir()
+        self.folder, self.name = folder, name
+        self.qmp, self.serial, self.log = folder / "qmp", folder / "serial", folder / "log"
+        command = [sys.executable, "-m", "dynmem", "vm", f"--name={name}", f"--memory={memory}"]
+        command += [f"--guest={guest}", f"--serial=file:{self.serial}"]
+        command += [
+            f"--qmp=unix:{self.qmp},server=on,wait=off",
+            "--device=hv-balloon,id=hvb,status-report=on",
+        ]
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(command, stderr=log)
+        self.answers = Answers()
+        try:
+            self.monitor = Monitor(self.qmp, self.answers)
+        except OSError:
+            self.process.kill()
+            raise AssertionError(self.log.read_text()) from None
+        self.first_bytes = self.most_bytes = private_bytes(self.process.pid)
+        self.faults = 0  # of its guest, as it counted them
+        self.cpu_s = 0.0
+
+    def look(self) -> None:
+        """Ask, and see how much it has of its own."""
+        self.monitor.command("query-status")
+        self.most_bytes = max(self.most_bytes, private_bytes(self.process.pid))
+
+    def end(self) -> float:
+        """End it by SIGTERM; return how long that took."""
+        begin = time.perf_counter()
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            self.process.wait(SILENCE_S)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self.monitor.close()
+        return time.perf_counter() - begin
+
+
+class Verdict(NamedTuple):
+    """What did not hold, and some figures."""
+
+    faults: list[str]
+    figures: str
+
+
+class Stage:
+    """An honest machine and a manager, before whom one hostile guest after another appears."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._program = folder / "guest"
+        self._tag = f"hostile-{os.getpid()}"
+        self._program.write_text(
+            f"#!/bin/sh\nHOSTILE=--name={self._tag} PYTHONPATH={ROOT}/src:{ROOT}"
+            f' exec {sys.executable} -m tests.hostile.guests.guest "$@"\n'
+        )
+        self._program.chmod(0o755)
+        self._acts = 0
+        self._control = Answers()
+        self._ending = contextlib.ExitStack()
+        try:
+            self._echo = subprocess.Popen([sys.executable, "-c", _ECHO, str(folder / "echo")])
+            self._ending.callback(self._echo.wait)
+            self._ending.callback(self._echo.terminate)
+            self._control_line = Line(folder / "echo", self._control)
+            self._ending.callback(self._control_line.close)
+            honest = "embedded,workload=sine,period=5s"
+            self.neighbour = Machine(folder / "honest", "honest", honest, memory="128M")
+            self._ending.callback(self.neighbour.end)
+            self._start_manager()
+        except BaseException:
+            self.close()
+            raise
+
+    def _start_manager(self) -> None:
+        """Watch both machines; the hostile one is found at a path that each of them has for its life."""
+        text = f"""
+            [host]
+            budget = "2GiB"
+            slush = "16MiB"
+            [manager]
+            mode = "observe"
+            period = "200ms"
+            socket = "{self._folder}/api/sock"
+            state = "{self._folder}/state"
+            [[vm]]
+            name = "honest"
+            qmp = "{self.neighbour.qmp}"
+            minimum = "64MiB"
+            maximum = "128MiB"
+            [[vm]]
+            name = "hostile"
+            qmp = "{self._folder}/hostile/qmp"
+            minimum = "32MiB"
+            maximum = "512MiB"
+        """
+        config = self._folder / "hosts.toml"
+        config.write_text(text)
+        self.manager_log = self._folder / "manager.log"
+        with self.manager_log.open("wb") as log:
+            self.manager = subprocess.Popen(
+                [sys.executable, "-m", "dynmem", "run", "--config", str(config)], stdout=log, stderr=log
+            )
+        self._ending.callback(self.manager.wait)
+        self._ending.callback(self.manager.terminate)
+        self._until_watched()
+        self._manager_bytes = private_bytes(self.manager.pid)
+
+    def _status(self) -> Any:
+        done = subprocess.run(
+            [sys.executable, "-m", "dynmem", "status", "--json", "--socket", f"{self._folder}/api/sock"],
+            capture_output=True,
+            check=False,
+        )
+        return json.loads(done.stdout) if done.returncode == 0 else None
+
+    def _honest(self) -> Any:
+        status = self._status()
+        return status and next(vm for vm in status["vms"] if vm["name"] == "honest")
+
+    def _until_watched(self) -> None:
+        deadline = time.monotonic() + SILENCE_S
+        while not (honest := self._honest()) or honest["standing"] != "movable":
+            assert time.monotonic() < deadline, (honest, self.manager_log.read_text())
+            time.sleep(0.1)
+
+    def close(self) -> None:
+        """End everything."""
+        self._ending.close()
+
+    # one act
+
+    def play(self, sentence: str, *, seconds: float, measured: bool = True) -> Verdict:
+        """Let a member do what it does for this long, and say what did not hold; of times if `measured`."""
+        number = list(CAST).index(sentence)
+        self._control.times.clear()
+        self.neighbour.answers.times.clear()
+        self.neighbour.first_bytes = self.neighbour.most_bytes = private_bytes(self.neighbour.process.pid)
+        folder = self._folder / "hostile"
+        guest = f"embedded,program={self._program},workload={number}"
+        machine = Machine(folder, self._tag, guest, memory="64M,maxmem=512M")
+        faults: list[str] = []
+        below: set[int] = set()
+        files: set[int] = set()
+        try:
+            self._watch(machine, seconds, below, files)
+        except ConnectionError:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                machine.process.wait(SILENCE_S)
+            if machine.process.returncode not in (0, 1) or "is gone" not in machine.log.read_text():
+                faults.append(f"it has ended with {machine.process.returncode}")
+        except TimeoutError:
+            faults.append(f"no answer for {SILENCE_S:g} s")
+        honest = self._honest()
+        ended_s = machine.end()
+        faults += self._judged(machine, honest)
+        faults += self._late(machine, ended_s) if measured else ()
+        faults += left(below, files)
+        disk = sum(entry.stat().st_size for entry in folder.rglob("*") if entry.is_file())
+        if disk > DISK_BYTES_MAX:
+            faults.append(f"{disk >> 20} MiB of the disk are used")
+        answers, control = machine.answers, self._control
+        grown = machine.most_bytes - machine.first_bytes
+        figures = (
+            f"{len(answers)} answers, {answers.nearly_all * 1e3:.0f}/{answers.most * 1e3:.0f} ms (control"
+            f" {control.nearly_all * 1e3:.0f}/{control.most * 1e3:.0f}), end {ended_s:.1f} s,"
+            f" +{grown >> 20} MiB, disk {disk >> 20} MiB, {machine.faults} faults, CPU {machine.cpu_s:.1f} s"
+        )
+        self._acts += 1
+        folder.rename(self._folder / f"act{self._acts}")
+        return Verdict(faults, figures)
+
+    def _watch(self, machine: Machine, seconds: float, below: set[int], files: set[int]) -> None:
+        begin = time.monotonic()
+        asked = was_reset = 0
+        while (now := time.monotonic() - begin) < seconds:
+            for _ in range(4):
+                machine.look()
+                self.neighbour.look()
+                self._control_line.ask(b"x\n")
+            if now > asked * 0.25:
+                machine.monitor.command("balloon", value=SIZES[asked % len(SIZES)])
+                asked += 1
+                below.update(descendants(machine.process.pid))
+                files.update(memory_files(machine.process.pid))
+            if now > seconds * 0.7 and not was_reset:
+                machine.monitor.command("system_reset")
+                was_reset = 1
+            time.sleep(0.005)
+        found = machine.monitor.command("x-query-faults")["return"]
+        machine.faults = sum(fault["count"] for fault in found)
+        machine.cpu_s = processor_seconds(machine.process.pid)
+
+    def _late(self, machine: Machine, ended_s: float) -> Iterator[str]:
+        late, latest = self._control.nearly_all, self._control.most
+        for each in (machine, self.neighbour):
+            if each.answers.nearly_all > ANSWER_S + late:
+                yield f"99 of 100 answers of {each.name} within {each.answers.nearly_all * 1e3:.0f} ms"
+            if each.answers.most > ANSWER_S_MAX + latest:
+                yield f"an answer of {each.name} took {each.answers.most * 1e3:.0f} ms"
+        if ended_s > END_S + latest:
+            yield f"it ended {ended_s:.1f} s after SIGTERM"
+
+    def _judged(self, machine: Machine, honest: Any) -> Iterator[str]:
+        for each in (machine, self.neighbour):
+            if each.most_bytes - each.first_bytes > GROWTH_BYTES_MAX:
+                yield f"{each.name} grew by {each.most_bytes - each.first_bytes >> 20} MiB"
+            log = each.log.read_text(errors="replace")
+            if "Traceback" in log or "internal error" in log:
+                yield f"the log of {each.name}: {log[-2000:]}"
+        if not honest or honest["standing"] != "movable":
+            yield f"the manager says of the neighbour: {honest}"
+        if self.neighbour.process.poll() is not None or self.manager.poll() is not None:
+            yield "the neighbour or the manager has ended"
+        if private_bytes(self.manager.pid) - self._manager_bytes > GROWTH_BYTES_MAX:
+            yield "the manager grew"
+        reports = self.neighbour.serial.read_text().splitlines()[-3:-1]
+        if not reports or any(json.loads(report)["wrong_bytes"] for report in reports):
+            yield f"the neighbour's guest says {reports}"
+
+
+def private_bytes(pid: int) -> int:
+    """What a process has of its own, without files and guest memory."""
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("RssAnon:"):
+                return int(line.split()[1]) << 10
+    return 0
+
+
+def processor_seconds(pid: int) -> float:
+    """How long a process has computed."""
+    figures = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(figures[11]) + int(figures[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def left(below: set[int], files: set[int]) -> Iterator[str]:
+    """Say what there still is of a machine that has ended: its processes, and who has its memory."""
+    deadline = time.monotonic() + LEFT_S
+    while any(map(is_there, below)) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    for pid in filter(is_there, below):
+        yield f"process {pid} is left"
+        with contextlib.suppress(OSError):
+            os.kill(pid, signal.SIGKILL)
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                if files & memory_files(int(entry.name)).keys():
+                    yield f"process {entry.name} has its memory"
