@@ -25,6 +25,7 @@ import contextlib
 import ctypes
 import errno
 import os
+import resource
 import select
 import signal
 import sys
@@ -144,6 +145,8 @@ def _start(
             os.execvp(program[0], program)  # noqa: S606 - a program of the operator's
         except OSError as error:
             os.write(child_problem, f"{error.errno} {error.filename or program[0]}".encode())
+        except MemoryError:
+            os.write(child_problem, f"{errno.ENOMEM} {program[0]}".encode())
         finally:
             os._exit(1)
     os.close(child_problem)
@@ -156,8 +159,6 @@ def _start(
 
 def _become_guest(control: int, keeper: int, *, unprivileged: bool, cgroup: str | None) -> None:
     """Take from this process what a guest does not have, before its program begins."""
-    import resource
-
     os.setsid()  # kill(0) would reach the VM and all that was started with it
     _die_with_parent()
     if os.getppid() != keeper:

@@ -26,7 +26,7 @@ from dynmem.vm.embedded.output import Ends
 from dynmem.vm.embedded.readiness import Readiness
 from dynmem.vm.embedded.shortage import cannot_start, is_shortage
 from dynmem.vm.options.machine import GuestOptions
-from dynmem.vm.platform import GuestEnding
+from dynmem.vm.platform import GuestEnding, ShortageError
 
 _LOG: Final = logging.getLogger("dynmem.vm")
 _SOURCES: Final = str(Path(dynmem.__file__).resolve().parent.parent)
@@ -80,6 +80,8 @@ class GuestProcess:
     ) -> "GuestProcess":
         """Start a guest by the first of the `means` that the system has.
 
+        It ends with the thread that calls this, so that must be the one that lives as long as the machine.
+
         Raises ConfigError if its program cannot be executed, ShortageError if the host is short
         of what a process needs; then nothing is left.
         """
@@ -97,8 +99,11 @@ class GuestProcess:
                     raise
                 refusals.append(f"{name}: {error}")
                 continue
-            if name != keeper.MEANS[0] and refusals:
-                _LOG.warning("the guest is kept by the means %r only (%s)", name, "; ".join(refusals))
+            if name not in _NAMESPACES:
+                _LOG.warning(
+                    "the guest has no namespace: a hostile one could outlive its machine (%s)",
+                    "; ".join(refusals) or name,
+                )
             return guest
         raise ConfigError(f"the guest cannot be started: no means to keep it ({'; '.join(refusals)})")
 
@@ -211,7 +216,7 @@ class GuestProcess:
     async def _expect(self, message: str) -> int:
         """Wait for a message of the keeper; return the process that sent it.
 
-        Raises what a message says that came instead, and ConfigError when the keeper has ended.
+        Raises what a message says that came instead, and ShortageError when the keeper has ended.
         """
         while True:
             await readable(self._control.fileno())
@@ -229,7 +234,8 @@ class GuestProcess:
         except ConnectionResetError:
             data, ancillary = b"", []
         if not data:
-            raise ConfigError("the guest cannot be started: its keeper has ended")
+            # by the system's hand: this interpreter runs here, too
+            raise ShortageError("the guest cannot be started: its keeper has ended")
         kind, _, rest = data.decode(errors="replace").partition(" ")
         number, _, what = rest.partition(" ")
         if kind == "exited":
