@@ -132,9 +132,12 @@ def test_no_process_of_a_guest_outlives_its_machine_by_any_means(
     wait_until(lambda: none_left(tmp_path), "something is left")
 
 
-def test_means_that_a_user_does_not_have_are_passed_over(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("means", "last"), [("user", "user"), ("pid,reaper", "reaper")])
+def test_without_any_privilege_there_is_a_user_namespace_or_a_reaper(
+    tmp_path: Path, means: str, last: str
+) -> None:
     no_privilege = ("setpriv", "--bounding-set=-all", "--inh-caps=-all") if os.geteuid() == 0 else ()
-    with small(tmp_path, "pid,reaper", before=no_privilege, last="reaper") as machine:
+    with small(tmp_path, means, before=no_privilege, last=last) as machine:
         machine.kill()
     wait_until(lambda: none_left(tmp_path), "something is left")
 

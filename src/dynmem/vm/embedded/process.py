@@ -39,6 +39,7 @@ ENVIRONMENT: Final = {
 _CREDENTIALS: Final = struct.Struct("=iII")  # struct ucred: pid, uid, gid
 _ANCILLARY_BYTES: Final = socket.CMSG_SPACE(_CREDENTIALS.size)
 _MESSAGE_BYTES: Final = 4096
+_FREEZING_S: Final = 1.0
 _ENDING_S: Final = 1.0  # for a keeper without a namespace, to kill all processes that it finds
 _NAMESPACES: Final = ("user", "pid")
 
@@ -148,8 +149,9 @@ class GuestProcess:
     async def freeze(self) -> None:
         """Stop all its processes where they are."""
         self._send("freeze")
-        with contextlib.suppress(DynmemError):  # it has ended meanwhile
-            await self._expect("frozen")
+        # it has ended meanwhile, or the guest keeps its keeper from the processor: it is stopped later
+        with contextlib.suppress(DynmemError, TimeoutError):
+            await asyncio.wait_for(self._expect("frozen"), _FREEZING_S)
 
     def thaw(self) -> None:
         """Let them run again."""
