@@ -77,7 +77,8 @@ def test_a_wrong_file_changes_nothing_and_a_changed_one_is_said_once(tmp_path: P
             hang_up(manager)
             status = await manager.until(lambda status: status.budget_bytes == 6 * GIB)
             assert status.manager.state == f"{tmp_path}/state"
-            assert "maximum is 7 GiB, above the budget less slush" in " ".join(manager.lines)
+            said = "maximum is 7 GiB, above the budget less slush"
+            await until(lambda: said in " ".join(manager.lines))
             assert "manager.state stays" in str(status.manager.config_problem)
             hang_up(manager)
             await until(lambda: sum("manager.state stays" in line for line in manager.lines) == 2)
