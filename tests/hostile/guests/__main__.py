@@ -31,7 +31,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="hostile-") as folder:
         stage = Stage(Path(folder))
         for name in chosen:
-            verdict = stage.play(name, seconds=arguments.seconds)
+            verdict = stage.hold(name, seconds=arguments.seconds)
             failed += bool(verdict.faults)
             print(f"{'FAILED' if verdict.faults else 'ok    '} {name}: {verdict.figures}", flush=True)
             for fault in verdict.faults:

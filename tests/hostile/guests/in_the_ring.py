@@ -24,10 +24,8 @@ def wild_index(guest: Kernel) -> None:
     while True:
         guest.memory.store32(WRITE_INDEX, guest.random.getrandbits(32))
         guest.hardware.signal(17)
-        guest.say(bus.CloseChannel(1))
-        guest.memory.store32(WRITE_INDEX, 0)
-        guest.memory.store32(READ_INDEX, 0)
-        guest.say(bus.OpenChannel(1, 1, GPADL, 0, RING_PAGES))
+        guest.settle()
+        guest.open_again()
 
 
 @member("it moves its write index to and fro while the host reads")
@@ -41,9 +39,10 @@ def flipping_index(guest: Kernel) -> None:
 
     guest.fork(flip)
     while True:
-        guest.memory.write(DATA, status_packet(guest))
-        guest.hardware.signal(17)
-        guest.drain()
+        for _ in range(20):
+            guest.memory.write(DATA, status_packet(guest))
+            guest.hardware.signal(17)
+        guest.open_again()
 
 
 def status_packet(guest: Kernel) -> bytes:
@@ -57,7 +56,7 @@ def full_of_nothing(guest: Kernel) -> None:
         read = guest.memory.load32(READ_INDEX)
         guest.memory.store32(WRITE_INDEX, (read - 8) % (RING_PAGES - 1 << 12))
         guest.hardware.signal(17)
-        guest.drain()
+        guest.open_again()
 
 
 @member("it sends packets of 65,532 ranges of no bytes")
@@ -116,7 +115,7 @@ def reads_ahead(guest: Kernel) -> None:
         for index in (8, 4088, 0, 8184, 4, 1 << 31):
             guest.memory.store32(TO_GUEST + 4, index)
             guest.hardware.signal(17)
-        guest.drain()
+        guest.open_again()
 
 
 @member("it makes its rings of 8190 pages in no order, and writes packets over all of them")
@@ -144,12 +143,17 @@ def two_writers(guest: Kernel) -> None:
     writer = guest.writer()
 
     def write(packet: Packet) -> None:
-        while True:
-            with contextlib.suppress(RemoteProtocolError):  # the other one has moved its index
-                while writer.write(packet):
-                    pass
-            guest.hardware.signal(17)
-            guest.drain()
+        with contextlib.suppress(RemoteProtocolError):  # the other one has moved its index
+            while writer.write(packet):
+                pass
+        guest.hardware.signal(17)
 
-    guest.fork(lambda: write(Packet(PacketType.INBAND, 0, 1, STATUS)))
-    write(Packet(PacketType.INBAND, 0, 1, STATUS * 10))
+    def other() -> None:
+        while True:
+            write(Packet(PacketType.INBAND, 0, 1, STATUS))
+
+    guest.fork(other)
+    while True:
+        for _ in range(20):
+            write(Packet(PacketType.INBAND, 0, 1, STATUS * 10))
+        writer = guest.open_again()

@@ -23,6 +23,7 @@ RING_PAGES: Final = 160  # to the host: more than the longest packet has
 GPADL: Final = 0xE1E10
 PAGES_MAX: Final = 8190  # as many as the header of a GPADL can say
 DOORBELL: Final = 17
+RELIDS: Final = (1, 2, 3)  # of the balloon, first and after it was offered again
 _CALL: Final = struct.Struct("<IIQQQ")
 _REPLY: Final = 6
 _UNDER_WAY_MAX: Final = 16  # calls, each with an input of its own
@@ -107,6 +108,10 @@ class Kernel(Guest):
         """Come as far as the offers, without a look at them."""
         self.power_on()
         self.socket.setblocking(True)
+        self.connect()
+
+    def connect(self) -> None:
+        """Make contact, or make it again: then channels that were broken are offered anew."""
         self.post(CONTACT)
         self.settle()
         self.say(bus.RequestOffers())
@@ -123,27 +128,37 @@ class Kernel(Guest):
 
     # its rings
 
-    def make_gpadl(self, gpadl: int, pfns: Iterable[int]) -> None:
+    def make_gpadl(self, gpadl: int, pfns: Iterable[int], relid: int = 1) -> None:
         """Make a GPADL of these pages."""
         pages = list(pfns)
         words = struct.pack(f"<{len(pages)}Q", *pages)
         head, rest = words[: 26 * 8], words[26 * 8 :]
         ranges = struct.pack("<II", len(pages) * PAGE_SIZE, 0) + head
-        self.say(bus.GpadlHeader(1, gpadl, 8 + len(words), 1, ranges))
+        self.say(bus.GpadlHeader(relid, gpadl, 8 + len(words), 1, ranges))
         for number, start in enumerate(range(0, len(rest), 28 * 8)):
             self.say(bus.GpadlBody(number, gpadl, rest[start : start + 28 * 8]))
 
     def writer(self) -> RingWriter:
         """Open a channel over a ring that holds the longest packet; return what writes into it."""
         self.offered()
+        return self.open()
+
+    def open_again(self) -> RingWriter:
+        """Open the channel after it was broken: a new contact, new rings."""
+        self.connect()
+        return self.open()
+
+    def open(self) -> RingWriter:
+        """Open the channel that is offered, whatever its number is."""
         pfns = range(RINGS_FROM, RINGS_FROM + RING_PAGES + 4)
         pages = vmbus.GpadlMemory(self.memory, pfns)
         for first in (0, RING_PAGES):
             vmbus.ring.initialize(pages, first)
-        self.make_gpadl(GPADL, pfns)
-        self.settle()
-        self.say(bus.OpenChannel(1, 1, GPADL, 0, RING_PAGES))
-        self.settle()
+        for relid in RELIDS:
+            self.make_gpadl(GPADL + relid, pfns, relid)
+            self.settle()
+            self.say(bus.OpenChannel(relid, 1, GPADL + relid, 0, RING_PAGES))
+            self.settle()
         return RingWriter(pages, 0, RING_PAGES)
 
     def ring_out(self, make: Callable[[], Packet]) -> NoReturn:

@@ -4,13 +4,15 @@ import struct
 import uuid
 
 from tests.hostile.guests.cast import member
-from tests.hostile.guests.kernel import GPADL, PAGES_MAX, RING_PAGES, RINGS_FROM, Kernel
+from tests.hostile.guests.kernel import GPADL, PAGES_MAX, RELIDS, RING_PAGES, Kernel
 from tests.rigs.hostile_guest import CONTACT
 
 from dynmem.units import PAGE_SIZE
 from dynmem.wire import hardware as wire
 from dynmem.wire import synic
 from dynmem.wire import vmbus as bus
+
+RINGS = GPADL + 1  # of the first channel
 
 
 @member("it opens a channel over 8190 pages where no ring fits, again and again")
@@ -26,7 +28,7 @@ def open_and_close(guest: Kernel) -> None:
     guest.writer()
     while True:
         guest.say(bus.CloseChannel(1))
-        guest.say(bus.OpenChannel(1, 1, GPADL, 0, 160))
+        guest.say(bus.OpenChannel(1, 1, RINGS, 0, RING_PAGES))
 
 
 @member("it begins GPADLs and ends none")
@@ -77,10 +79,9 @@ def as_many_gpadls_as_there_may_be(guest: Kernel) -> None:
 def torn_from_under(guest: Kernel) -> None:
     guest.writer()
     while True:
-        guest.say(bus.GpadlTeardown(1, GPADL))
-        guest.say(bus.CloseChannel(1))
-        guest.make_gpadl(GPADL, range(RINGS_FROM, RINGS_FROM + RING_PAGES + 4))
-        guest.say(bus.OpenChannel(1, 1, GPADL, 0, RING_PAGES))
+        for relid in RELIDS:
+            guest.say(bus.GpadlTeardown(relid, GPADL + relid))
+        guest.open_again()
 
 
 @member("it makes contact again and again, and asks for the offers each time")

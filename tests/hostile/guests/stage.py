@@ -200,7 +200,7 @@ class Stage:
             slush = "16MiB"
             [manager]
             mode = "observe"
-            period = "200ms"
+            period = "1s"
             socket = "{self._folder}/api/sock"
             state = "{self._folder}/state"
             [[vm]]
@@ -250,6 +250,11 @@ class Stage:
 
     # one act
 
+    def hold(self, sentence: str, *, seconds: float) -> Verdict:
+        """Let a member play, and once more if something did not hold: once may be the computer's doing."""
+        verdict = self.play(sentence, seconds=seconds)
+        return self.play(sentence, seconds=seconds) if verdict.faults else verdict
+
     def play(self, sentence: str, *, seconds: float, measured: bool = True) -> Verdict:
         """Let a member do what it does for this long, and say what did not hold; of times if `measured`."""
         number = list(CAST).index(sentence)
@@ -292,7 +297,7 @@ class Stage:
 
     def _watch(self, machine: Machine, seconds: float, below: set[int], files: set[int]) -> None:
         begin = time.monotonic()
-        asked = was_reset = 0
+        asked, was_stopped, was_reset = 0, False, False
         while (now := time.monotonic() - begin) < seconds:
             for _ in range(4):
                 machine.look()
@@ -303,9 +308,13 @@ class Stage:
                 asked += 1
                 below.update(descendants(machine.process.pid))
                 files.update(memory_files(machine.process.pid))
+            if now > seconds * 0.4 and not was_stopped:
+                machine.monitor.command("stop")
+                machine.monitor.command("cont")
+                was_stopped = True
             if now > seconds * 0.7 and not was_reset:
                 machine.monitor.command("system_reset")
-                was_reset = 1
+                was_reset = True
             time.sleep(0.005)
         found = machine.monitor.command("x-query-faults")["return"]
         machine.faults = sum(fault["count"] for fault in found)
