@@ -95,6 +95,9 @@ class FakePlatform:
     async def power_off(self) -> None:
         self.calls.append("power off")
 
+    def kill(self) -> None:
+        self.calls.append("kill")
+
     async def freeze(self) -> None:
         self.calls.append("freeze")
 

@@ -8,6 +8,7 @@ from tests.rigs.scenes import plays, until
 from dynmem.dm.states import HostState
 from dynmem.units import MIB
 from dynmem.vm.budget import Budget
+from dynmem.vm.machine import Ending
 from dynmem.vm.options.memory import DimmOptions
 from dynmem.vm.platform import GuestEnding
 from dynmem.wire.packet import Packet, PacketType
@@ -112,6 +113,18 @@ async def test_a_message_that_finds_no_room_is_delivered_when_the_platform_says_
     machine._turn.retry_messages()
     await scene.until_actual(BOOT - MIB)
     await machine.close()
+
+
+@plays
+async def test_a_guest_is_killed_at_once_when_its_machine_ends_whatever_the_turn_waits_for() -> None:
+    scene = Scene()
+    machine, guest = scene.machine, scene.guest
+    await machine.start()
+    async with machine._at_work:  # as a turn does while a discard is in flight
+        machine.end(Ending(guest=False, reason="host-signal"))
+        assert guest.calls[-1] == "kill"
+    await machine.close()
+    assert guest.calls[-2:] == ["kill", "power off"]
 
 
 @plays

@@ -215,6 +215,7 @@ class Machine:
             return
         self.ending = ending
         self._events.shut_down(ending.reason, by_guest=ending.guest)
+        self.platform.kill()  # a turn may wait for a discard, and that for what the guest does to its file
         self.ended.set()
         self._wake()
 

@@ -88,6 +88,12 @@ class Platform(Protocol):
         When this returns nothing of the guest can touch memory any more.
         """
 
+    def kill(self) -> None:
+        """End the guest's work at once, without waiting: no call of it that the kernel carries out goes on.
+
+        `power_off` follows, and `exited` may be called before.
+        """
+
     async def freeze(self) -> None:
         """Stop the guest where it is."""
 

@@ -115,6 +115,10 @@ class EmbeddedGuest:
         assert self._life.process is not None
         return self._life.process.pid
 
+    def kill(self) -> None:
+        if self._life is not None and self._life.process is not None:
+            self._life.process.kill()
+
     async def freeze(self) -> None:
         if self._life is not None and self._life.process is not None:
             await self._life.process.freeze()
