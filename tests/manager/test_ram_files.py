@@ -123,6 +123,14 @@ def test_a_file_that_is_open_and_not_mapped_is_no_ram(tmp_path: object) -> None:
     assert 24 * MIB <= resident.guest_bytes < 28 * MIB
 
 
+def test_shared_memory_larger_than_the_ram_is_not_taken_for_it(tmp_path: object) -> None:
+    """An ivshmem, say, beside RAM that is anonymous."""
+    resident = measured(tmp_path, (64,), "memfd,100,shared,40", "anonymous,64,private,24")
+    assert resident.source == "Pss and swap of its process"
+    assert resident.guest_bytes is not None
+    assert 24 * MIB <= resident.guest_bytes < 28 * MIB
+
+
 def test_a_file_that_is_mapped_privately_holds_nothing_of_what_the_guest_wrote(tmp_path: object) -> None:
     """As QEMU maps a memory-backend-file unless it is told share=on."""
     resident = measured(tmp_path, (64,), "memfd,64,private,24")

@@ -96,16 +96,20 @@ def find_ram_files(pid: int, blocks: tuple[int, ...] | None) -> RamFiles:
         return RamFiles(tuple(files))
     left = list(files)
     ram: list[RamFile] = []
+    missing: list[int] = []
     for block in blocks:
         fits = [(beyond, each) for each in left if (beyond := each.beyond(block)) is not None]
-        if fits:
-            _, best = min(fits, key=lambda pair: pair[0])
-            ram.append(best)
-            left.remove(best)
-    if len(ram) == len(blocks):
-        return RamFiles(tuple(ram), tuple(left))
-    # Base memory in several pieces, one for each NUMA node: all that there is, if it is enough.
-    return RamFiles(tuple(files) if sum(each.size for each in files) >= sum(blocks) else ())
+        if not fits:
+            missing.append(block)
+            continue
+        _, best = min(fits, key=lambda pair: pair[0])
+        ram.append(best)
+        left.remove(best)
+    # A piece may be in several files, one for each NUMA node or slot: in none that is larger than itself.
+    parts = [each for each in left if each.size <= max(missing, default=0)]
+    if sum(each.size for each in parts) < sum(missing):
+        return RamFiles()
+    return RamFiles((*ram, *parts), tuple(each for each in left if each not in parts))
 
 
 def _memory_files(pid: int) -> list[RamFile]:
