@@ -9,12 +9,14 @@ from pathlib import Path
 
 import pytest
 from tests.rigs import leftovers
+from tests.rigs.backings import mounted
 
 from dynmem.vm.embedded.keeper import RefusedError, make_cgroup
 
 _LEAVES = """
 import os, subprocess
 from tests.rigs import leftovers
+from tests.rigs.backings import mounted
 leftovers.adopt_orphans()
 before = leftovers.children()
 os.environ["PYTEST_CURRENT_TEST"] = "a_test"
@@ -78,3 +80,10 @@ def test_a_cgroup_whose_keeper_has_ended_is_found() -> None:
     finally:
         left.rmdir()
     assert str(left) not in leftovers.cgroups()
+
+
+def test_what_is_mounted_in_a_tests_folder_is_found(tmp_path: Path) -> None:
+    before = leftovers.mounts()
+    with mounted(tmp_path / "left", "tmpfs", "size=4k") as place:
+        assert leftovers.mounts() - before == {str(place)}
+    assert leftovers.mounts() == before
