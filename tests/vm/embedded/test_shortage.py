@@ -2,12 +2,16 @@
 
 import asyncio
 import contextlib
+import errno
+import gc
 import itertools
 import json
 import os
 import resource
+import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
@@ -19,8 +23,10 @@ from tests.rigs.vms import running
 
 from dynmem.units import MIB
 from dynmem.vm import machine as machine_module
+from dynmem.vm.embedded.console import Console
 from dynmem.vm.embedded.guest import EmbeddedGuest
 from dynmem.vm.embedded.keeper import GUEST_DESCRIPTORS_MAX
+from dynmem.vm.embedded.lines import InterruptLine
 from dynmem.vm.faults import Faults
 from dynmem.vm.guest_memory import MappedMemory
 from dynmem.vm.machine import Ending
@@ -236,3 +242,53 @@ def test_a_machine_that_is_to_end_does_not_wait_for_the_host(monkeypatch: pytest
         assert len(made) == 1
 
     play(scene())
+
+
+class Scarce:
+    """A socket of a host that has no memory for the first messages."""
+
+    def __init__(self, end: socket.socket, failures: int) -> None:
+        self.end = end
+        self.failures = failures
+
+    def send(self, data: bytes, flags: int) -> int:
+        self.failures -= 1
+        if self.failures >= 0:
+            raise OSError(errno.ENOBUFS, os.strerror(errno.ENOBUFS))
+        return self.end.send(data, flags)
+
+    def close(self) -> None:
+        self.end.close()
+
+
+def test_an_interrupt_that_the_host_has_no_memory_for_is_raised_later_and_once() -> None:
+    async def scene() -> None:
+        line = InterruptLine()
+        line._end = Scarce(line._end, 3)  # type: ignore[assignment]
+        for _ in range(2):
+            line.interrupt()
+        line.guest_end.setblocking(False)
+        loop = asyncio.get_running_loop()
+        assert await loop.sock_recv(line.guest_end, 100) == b"\1"
+        await asyncio.sleep(0.03)
+        with pytest.raises(BlockingIOError):
+            line.guest_end.recv(100)
+        line.close()
+
+    play(scene())
+
+
+def test_a_console_for_which_there_is_no_thread_is_a_shortage_and_is_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_thread(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    before = descriptors()
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", no_thread)
+        console = Console(tmp_path / "serial")
+        with pytest.raises(ShortageError, match="can't start new thread"):
+            console.connect()
+    gc.collect()
+    assert descriptors() == before

@@ -53,8 +53,12 @@ class Console:
     async def disconnect(self) -> None:
         """Write what a guest that has ended has left, unless that takes too long."""
         line, self._line = self._line, None
-        if line is not None:
+        if line is None:
+            return
+        try:
             await asyncio.to_thread(line.close)
+        except RuntimeError:  # the host has no thread for it
+            line.close()
 
 
 class _Line:

@@ -5,13 +5,15 @@ can change nothing about how the machine's end behaves; and no operation here ev
 one open file for both: a guest that makes it blocking and fills or empties its counter stops its machine.)
 """
 
-import contextlib
+import asyncio
 import socket
 from collections.abc import Callable
 from typing import Final
 
 from dynmem.vm.embedded.readiness import Readiness
+from dynmem.vm.embedded.shortage import is_shortage
 
+_AGAIN_S: Final = 0.01
 _RAISED: Final = b"\1"
 _BYTES_AT_ONCE: Final = 4096  # what is left of a storm is taken later: the line is still raised
 
@@ -31,10 +33,20 @@ class _Line:
 class InterruptLine(_Line):
     """A line that the machine raises."""
 
+    _again: asyncio.TimerHandle | None = None
+
     def interrupt(self) -> None:
         """Raise it. If it is full it is raised already, and if the guest has closed it nobody listens."""
-        with contextlib.suppress(OSError):
+        if self._again is not None:
+            self._again.cancel()
+            self._again = None
+        try:
             self._end.send(_RAISED, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            if is_shortage(error.errno or 0):  # of the host: the guest must not miss it for that
+                self._again = asyncio.get_running_loop().call_later(_AGAIN_S, self.interrupt)
 
 
 class Doorbell(_Line):
