@@ -72,12 +72,14 @@ PREALLOC_MARGIN_BYTES_MAX: Final = 1 << 30
 
 # -- qmp: monitors, both ends --
 
-# A request to our monitor: a path, the longest argument, has 4096. Unfinished it takes 25 times as much.
+# A request to our monitor: a path, the longest argument, has 4096.
 QMP_MESSAGE_BYTES_MAX: Final = 8192
+# Its tokens: QEMU's nesting limit there and back, and a few. Unfinished they take 80 KiB.
+QMP_TOKENS_MAX: Final = 2304
 # Read from a client of our monitor ahead of what is served.
 QMP_READ_AHEAD_BYTES: Final = 4096
-# Of that, what is read before another client has its turn: a quarter of a millisecond.
-QMP_PIECE_BYTES: Final = 512
+# Of that, what is read before another client has its turn: a tenth of a millisecond, or two of mistakes.
+QMP_PIECE_BYTES: Final = 128
 # What a monitor may reply: 256 DIMMs with ids of a thousand characters are 600 KiB.
 QMP_REPLY_BYTES_MAX: Final = 1 << 20
 # Values in what a command returns. Decoding them takes 20 ms.

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from tests.rigs.scenes import play, until
 
-from dynmem.limits import QMP_CLIENTS_MAX, QMP_MESSAGE_BYTES_MAX, QMP_SAVED_BYTES_MAX
+from dynmem.limits import QMP_CLIENTS_MAX, QMP_SAVED_BYTES_MAX
 from dynmem.qmp.client import QmpClient
 from dynmem.qmp.command import Command
-from dynmem.qmp.parser import ValueReader
+from dynmem.qmp.parser import Malformed, ValueReader
 from dynmem.qmp.server import QmpServer
 from dynmem.qmp.session import Session
 from dynmem.qmp.turns import Share, Turns
@@ -89,14 +89,19 @@ def test_a_question_waits_for_a_few_pieces_of_others_however_much_they_send(
     with_server(tmp_path, scene)
 
 
-@pytest.mark.parametrize("text", [b"1,", b"{},", b'"ab",', b"300,"])
+@pytest.mark.parametrize("text", [b"1,", b"{},", b'"ab",', b"300,", b'"' + b"x" * 4000 + b'",'])
 def test_an_unfinished_list_takes_little_memory(text: bytes) -> None:
     tracemalloc.start()
     reader = ValueReader()
-    reader.feed(b"[" + text * ((QMP_MESSAGE_BYTES_MAX - 2) // len(text)))
-    size, _ = tracemalloc.get_traced_memory()
+    reader.feed(b"[")
+    while not (mistakes := reader.feed(text)):
+        size, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert size < 30 * QMP_MESSAGE_BYTES_MAX
+    assert size < 120_000
+    assert mistakes[0] in (
+        Malformed("JSON token count limit exceeded"),
+        Malformed("JSON token size limit exceeded"),
+    )
 
 
 def test_idle_clients_of_one_process_give_way_to_a_new_one_and_leave_others_alone(tmp_path: Path) -> None:

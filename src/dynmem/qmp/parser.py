@@ -5,7 +5,7 @@ import math
 import re
 from typing import Final, NamedTuple
 
-from dynmem.limits import QMP_MESSAGE_BYTES_MAX, QMP_NESTING_MAX
+from dynmem.limits import QMP_MESSAGE_BYTES_MAX, QMP_NESTING_MAX, QMP_TOKENS_MAX
 from dynmem.qmp.lexer import Kind, Lexer, Token
 
 INT64_MIN: Final = -(1 << 63)
@@ -41,8 +41,8 @@ class _Expect(enum.Enum):
 class ValueReader:
     """Builds values from tokens as they come, and reports each when its brackets and braces balance.
 
-    Bounded by `message_bytes_max` and by QEMU's nesting limit. Beyond them it drops what it has, reports
-    that, and continues reading. Of an unfinished value it keeps what is built, and no tokens.
+    Bounded by `message_bytes_max`, a number of tokens and QEMU's nesting limit. Beyond them it drops what it
+    has, reports that, and continues reading. Of an unfinished value it keeps what is built, and no tokens.
     """
 
     def __init__(self, *, message_bytes_max: int = QMP_MESSAGE_BYTES_MAX) -> None:
@@ -53,6 +53,7 @@ class ValueReader:
     def _reset(self) -> None:
         self._builder = _Builder()
         self._bytes = 0
+        self._tokens = 0
         self._braces = 0
         self._brackets = 0
 
@@ -72,6 +73,7 @@ class ValueReader:
             self._reset()
             return [Malformed(f"JSON parse error, stray '{_shown(token.text)}'")]
         self._bytes += len(token.text)
+        self._tokens += 1
         if token.kind is Kind.STRUCTURAL:
             self._braces += (token.text == b"{") - (token.text == b"}")
             self._brackets += (token.text == b"[") - (token.text == b"]")
@@ -81,6 +83,9 @@ class ValueReader:
         if self._bytes > self._limit:
             self._reset()
             return [Malformed("JSON token size limit exceeded")]
+        if self._tokens > QMP_TOKENS_MAX:
+            self._reset()
+            return [Malformed("JSON token count limit exceeded")]
         self._builder.take(token)
         unfinished = self._braces > 0 or self._brackets > 0
         if unfinished and self._braces >= 0 and self._brackets >= 0:
