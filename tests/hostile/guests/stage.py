@@ -18,6 +18,7 @@ from typing import Any, Final, NamedTuple
 
 from tests.hostile.guests.cast import CAST
 from tests.rigs.processes import descendants, is_there, memory_files
+from tests.rigs.scenes import PATIENCE_S
 
 ROOT: Final = Path(__file__).parents[3]
 ANSWER_S: Final = 0.050  # of 99 answers in 100
@@ -25,7 +26,6 @@ ANSWER_S_MAX: Final = 0.250
 END_S: Final = 2.0
 GROWTH_BYTES_MAX: Final = 16 << 20
 DISK_BYTES_MAX: Final = 40 << 20  # a console's two files, and a log
-SILENCE_S: Final = 10.0
 LEFT_S: Final = 1.0
 MIB: Final = 1 << 20
 SIZES: Final = (32 * MIB, 64 * MIB, 192 * MIB, 48 * MIB)
@@ -64,9 +64,9 @@ class Line:
 
     def __init__(self, path: Path, answers: Answers) -> None:
         self._socket = socket.socket(socket.AF_UNIX)
-        self._socket.settimeout(SILENCE_S)
+        self._socket.settimeout(PATIENCE_S)
         self._answers = answers
-        deadline = time.monotonic() + SILENCE_S
+        deadline = time.monotonic() + PATIENCE_S
         while True:
             try:
                 self._socket.connect(str(path))
@@ -148,12 +148,25 @@ class Machine:
         begin = time.perf_counter()
         self.process.send_signal(signal.SIGTERM)
         try:
-            self.process.wait(SILENCE_S)
+            self.process.wait(PATIENCE_S)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
         self.monitor.close()
         return time.perf_counter() - begin
+
+
+class Life(NamedTuple):
+    """A process; its number may be another one's later."""
+
+    pid: int
+    begun: int
+
+
+def life(pid: int) -> Life:
+    with contextlib.suppress(OSError):
+        return Life(pid, int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]))
+    return Life(pid, 0)
 
 
 class Verdict(NamedTuple):
@@ -239,8 +252,8 @@ class Stage:
         return status and next(vm for vm in status["vms"] if vm["name"] == "honest")
 
     def _until_watched(self) -> None:
-        deadline = time.monotonic() + SILENCE_S
-        while not (honest := self._honest()) or honest["standing"] != "movable":
+        deadline = time.monotonic() + PATIENCE_S
+        while not is_served(honest := self._honest()):
             assert time.monotonic() < deadline, (honest, self.manager_log.read_text())
             time.sleep(0.1)
 
@@ -265,22 +278,24 @@ class Stage:
         guest = f"embedded,program={self._program},workload={number}"
         machine = Machine(folder, self._tag, guest, memory="64M,maxmem=512M")
         faults: list[str] = []
-        below: set[int] = set()
+        below: set[Life] = set()
         files: set[int] = set()
         try:
             self._watch(machine, seconds, below, files)
         except ConnectionError:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                machine.process.wait(SILENCE_S)
+                machine.process.wait(PATIENCE_S)
             if machine.process.returncode not in (0, 1) or "is gone" not in machine.log.read_text():
                 faults.append(f"it has ended with {machine.process.returncode}")
         except TimeoutError:
-            faults.append(f"no answer for {SILENCE_S:g} s")
+            faults.append(f"no answer for {PATIENCE_S:g} s")
+        if not measured:  # a busy manager may be late, too
+            self._until_watched()
         honest = self._honest()
         ended_s = machine.end()
         faults += self._judged(machine, honest)
         faults += self._late(machine, ended_s) if measured else ()
-        faults += left(below, files)
+        faults += left(below, files, within_s=LEFT_S if measured else PATIENCE_S)
         disk = sum(entry.stat().st_size for entry in folder.rglob("*") if entry.is_file())
         if disk > DISK_BYTES_MAX:
             faults.append(f"{disk >> 20} MiB of the disk are used")
@@ -295,7 +310,7 @@ class Stage:
         folder.rename(self._folder / f"act{self._acts}")
         return Verdict(faults, figures)
 
-    def _watch(self, machine: Machine, seconds: float, below: set[int], files: set[int]) -> None:
+    def _watch(self, machine: Machine, seconds: float, below: set[Life], files: set[int]) -> None:
         begin = time.monotonic()
         asked, was_stopped, was_reset = 0, False, False
         while (now := time.monotonic() - begin) < seconds:
@@ -306,7 +321,7 @@ class Stage:
             if now > asked * 0.25:
                 machine.monitor.command("balloon", value=SIZES[asked % len(SIZES)])
                 asked += 1
-                below.update(descendants(machine.process.pid))
+                below.update(map(life, descendants(machine.process.pid)))
                 files.update(memory_files(machine.process.pid))
             if now > seconds * 0.4 and not was_stopped:
                 machine.monitor.command("stop")
@@ -337,7 +352,7 @@ class Stage:
             log = each.log.read_text(errors="replace")
             if "Traceback" in log or "internal error" in log:
                 yield f"the log of {each.name}: {log[-2000:]}"
-        if not honest or honest["standing"] != "movable":
+        if not is_served(honest):
             yield f"the manager says of the neighbour: {honest}"
         if self.neighbour.process.poll() is not None or self.manager.poll() is not None:
             yield "the neighbour or the manager has ended"
@@ -363,15 +378,22 @@ def processor_seconds(pid: int) -> float:
     return (int(figures[11]) + int(figures[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def left(below: set[int], files: set[int]) -> Iterator[str]:
+def is_served(vm: Any) -> bool:
+    """Whether the manager sees nothing wrong with a VM."""
+    return bool(vm) and vm["standing"] == "movable"
+
+
+def left(below: set[Life], files: set[int], *, within_s: float) -> Iterator[str]:
     """Say what there still is of a machine that has ended: its processes, and who has its memory."""
-    deadline = time.monotonic() + LEFT_S
-    while any(map(is_there, below)) and time.monotonic() < deadline:
+    deadline = time.monotonic() + within_s
+    while (still := {each for each in below if is_there(each.pid) and life(each.pid) == each}) and (
+        time.monotonic() < deadline
+    ):
         time.sleep(0.01)
-    for pid in filter(is_there, below):
-        yield f"process {pid} is left"
+    for each in still:
+        yield f"process {each.pid} is left"
         with contextlib.suppress(OSError):
-            os.kill(pid, signal.SIGKILL)
+            os.kill(each.pid, signal.SIGKILL)
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             with contextlib.suppress(OSError):
