@@ -125,3 +125,22 @@ def test_a_guest_that_takes_too_slowly_is_offered_less_however_steadily_it_takes
     assert second == 8  # 3 s, and 4 s for 512 MiB
     assert stall is not None
     assert stall.target == web.actual_pages
+
+
+def test_a_guest_that_another_program_shrank_is_taken_as_it_is_and_not_offered_more_for_a_while() -> None:
+    web = record(500, 500)
+    web.actual_pages = pages(400)
+    stall = stall_of(web, NS_PER_S, SETTINGS)
+    assert stall is not None
+    assert stall.target == pages(400)
+    assert "another program changed its balloon" in stall.reason
+    apply(stall, web, NS_PER_S)
+    assert web.declined is not None
+    assert (web.declined.at_pages, web.declined.holds) == (pages(400), True)
+    assert stall_of(web, 2 * NS_PER_S, SETTINGS) is None
+
+
+def test_a_guest_that_still_shrinks_when_it_is_offered_more_was_not_shrunk_by_others() -> None:
+    web = record(400, 500)  # on its way down to 300 when the target was raised
+    web.actual_pages = pages(350)
+    assert stall_of(web, NS_PER_S, SETTINGS) is None

@@ -7,6 +7,9 @@ that doubles each time, if a VM is short; it is offered more again after such a 
 risen beyond its size. A guest that stopped because the next step of hot add would lead beyond the target has
 arrived.
 
+A guest that had its target and moved by itself was moved by another program, or emptied its balloon: its size
+is taken over. One that was shrunk so is not offered more for a while.
+
 A guest in need that takes no more is left a small offer, which stands: as soon as it takes that, it is
 offered all of it again. Likewise a guest that is asked again and gives what it is asked starts with the short
 pause the next time. Either has shown that it only was slow.
@@ -56,6 +59,8 @@ def stall_of(
         stall = _grown_unasked(record, actual, target)
     elif actual > target and has_stopped:
         stall = _gives_no_more(record, actual, target, now_ns, settings)
+    elif actual < target - band_pages(record.maximum_pages) and _had_arrived(record, target):
+        stall = _shrunk_unasked(record, actual, target, now_ns, settings)
     elif actual < target and (has_stopped or record.deadlines.passed(now_ns)):
         stall = _takes_no_more(record, actual, target, now_ns, settings, small_offers=small_offers)
     else:
@@ -85,6 +90,29 @@ def _grown_unasked(record: Record, actual: int, target: int) -> Stall:
             f"grew to {format_pages(actual)} although the target was {format_pages(target)}: another program"
             " or the guest itself changed its balloon"
         ),
+    )
+
+
+def _had_arrived(record: Record, target: int) -> bool:
+    """Return whether it was at this target when it last made progress."""
+    return abs(record.mark_pages - target) <= ARRIVED_PAGES
+
+
+def _shrunk_unasked(
+    record: Record, actual: int, target: int, now_ns: int, settings: ManagerSettings
+) -> Stall:
+    """Take over the size of a guest that had its target and went below it.
+
+    Another program set its balloon, for a reason of its own: for a while the guest is not offered more.
+    """
+    stop = _stop(record, record.declined, now_ns, settings)
+    return Stall(
+        target=max(actual, min(target, record.floor_pages)),
+        reason=(
+            f"shrank to {format_pages(actual)} although the target was {format_pages(target)}: another"
+            f" program changed its balloon; not offered more for {stop.pause_ns / NS_PER_S:g} s"
+        ),
+        declined=stop,
     )
 
 
