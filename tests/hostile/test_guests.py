@@ -11,7 +11,7 @@ from tests.hostile.guests.guest import CAST
 from tests.hostile.guests.stage import Stage
 
 FEW = (
-    "it makes its lines blocking, fills them and takes what is in them",
+    "it reads no interrupt, whatever is sent to it",
     "it sends packets of 65,532 ranges of no bytes",
     "it opens a channel over 8190 pages where no ring fits, again and again",
     "it writes to its console as fast as it can",

@@ -26,7 +26,8 @@ DOORBELL: Final = 17
 RELIDS: Final = (1, 2, 3)  # of the balloon, first and after it was offered again
 _CALL: Final = struct.Struct("<IIQQQ")
 _REPLY: Final = 6
-_UNDER_WAY_MAX: Final = 16  # calls, each with an input of its own
+_UNDER_WAY_MAX: Final = 64  # calls, each with an input of its own
+_EMPTIED_EVERY: Final = 8  # posts, so that the host has room for its replies
 
 
 class KeepingBoard(Board):
@@ -82,7 +83,7 @@ class Kernel(Guest):
         place = INPUTS_FROM + self._calls % (2 * _UNDER_WAY_MAX) << 12
         self.memory.write(place, synic.encode_post(message))
         self.call(synic.HYPERCALL_POST_MESSAGE, place)
-        if self._calls % _UNDER_WAY_MAX == 0:
+        if self._calls % _EMPTIED_EVERY == 0:
             self.empty_slot()
 
     def say(self, message: bus.Message) -> None:
