@@ -47,6 +47,7 @@ class Hardware:
         self.calls: Final = Readiness(self._socket.fileno(), wake)
         self.doorbells: dict[int, Doorbell] = {}
         self._unsent: deque[tuple[wire.Message, int | None]] = deque()  # with its descriptor
+        self._owes_reply = False  # one waits for room
         self._held: wire.Message | None = None  # a call that came before the last one's reply had left
         self._is_blocked = False  # the guest has no room now
         self._is_gone = False
@@ -141,10 +142,6 @@ class Hardware:
         self._socket.close()
         self.guest_end.close()
 
-    @property
-    def _owes_reply(self) -> bool:
-        return any(isinstance(message, wire.Reply) for message, _ in self._unsent)
-
     def _take(self) -> wire.Message | None:
         if self._is_gone:
             raise EOFError
@@ -160,6 +157,7 @@ class Hardware:
 
     def _send(self, message: wire.Message, fd: int | None = None) -> None:
         self._unsent.append((message, fd))
+        self._owes_reply = self._owes_reply or isinstance(message, wire.Reply)
         if not self._is_blocked:
             self._flush()
 
@@ -182,6 +180,7 @@ class Hardware:
                 self._say_ready()
                 return
             self._unsent.popleft()
+            self._owes_reply = self._owes_reply and not isinstance(message, wire.Reply)
             self._delay_s = _DELAY_S
 
     def _wait_for_host(self, error: OSError) -> None:
