@@ -214,6 +214,10 @@ API_WAIT_NS_MAX: Final = 24 * 3600 * 1_000_000_000
 JOURNAL_ROWS_MAX: Final = 20_000
 # Characters kept of a reason or an outcome.
 JOURNAL_TEXT_MAX: Final = 500
+# All rows at their longest are 40 MiB.
+JOURNAL_BYTES_MAX: Final = 1 << 28
+# Kept on the disk for it: some thousand actions.
+JOURNAL_ROOM_BYTES: Final = 1 << 20
 
 # -- lab: real Linux guests under QEMU --
 

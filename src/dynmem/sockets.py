@@ -2,6 +2,7 @@
 
 import errno
 import os
+import pwd
 import socket
 import struct
 from pathlib import Path
@@ -30,6 +31,14 @@ class Peer(NamedTuple):
 def peer_of(connection: socket.socket) -> Peer:
     """Return the process at the other end. Raises OSError."""
     return Peer(*_UCRED.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)))
+
+
+def user_name(uid: int) -> str:
+    """Return a user's name; its number if it has none here."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
 
 
 def listener(path: Path) -> int:

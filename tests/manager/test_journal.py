@@ -1,6 +1,7 @@
 """The journal survives its writer, is bounded, and says what it cannot do."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import sqlite3
@@ -11,10 +12,12 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from tests.rigs.backings import mounted
 from tests.rigs.scenes import play
 
 from dynmem.errors import ConfigError, NotPermittedError, RefusedError
-from dynmem.manager.journal.journal import FILE_NAME, Instruction, Intent, Journal, JournalError
+from dynmem.limits import JOURNAL_BYTES_MAX, JOURNAL_TEXT_MAX
+from dynmem.manager.journal.journal import FILE_NAME, SENT, Instruction, Intent, Journal, JournalError
 from dynmem.manager.journal.writer import JournalWriter
 from dynmem.manager.private import lock, private_folder
 
@@ -123,10 +126,91 @@ def test_a_wish_stands_once_per_vm_until_it_is_dropped(tmp_path: Path) -> None:
 
 
 def test_a_journal_of_another_version_is_left_alone(tmp_path: Path) -> None:
-    with sqlite3.connect(tmp_path / FILE_NAME) as db:
+    Journal(tmp_path).close()
+    with contextlib.closing(sqlite3.connect(tmp_path / FILE_NAME)) as db:
         db.execute("PRAGMA user_version=99")
+    before = (tmp_path / FILE_NAME).read_bytes()
     with pytest.raises(ConfigError, match="schema version 99"):
         Journal(tmp_path)
+    assert (tmp_path / FILE_NAME).read_bytes() == before
+
+
+FOREIGN = [
+    "CREATE TABLE mail (id)",
+    "CREATE TABLE action (id); CREATE TABLE standing (kind)",
+    "CREATE TABLE mail (id); PRAGMA user_version=1",
+    "CREATE TABLE mail (id); PRAGMA user_version=2",
+    "CREATE TABLE mail (id); PRAGMA application_id=1685678189; PRAGMA user_version=2",
+    "CREATE TABLE mail (id); PRAGMA application_id=5; PRAGMA user_version=99",
+    "PRAGMA journal_mode=WAL; CREATE TABLE mail (id); PRAGMA user_version=1; PRAGMA wal_checkpoint",
+]
+
+
+@pytest.mark.parametrize("statements", FOREIGN)
+def test_a_database_of_another_program_is_named_and_never_changed(statements: str, tmp_path: Path) -> None:
+    with contextlib.closing(sqlite3.connect(tmp_path / FILE_NAME)) as db:
+        db.executescript(statements)
+    before = (tmp_path / FILE_NAME).read_bytes()
+    with pytest.raises(ConfigError, match=r"journal\.sqlite: a database of another program: it has not been"):
+        Journal(tmp_path)
+    assert (tmp_path / FILE_NAME).read_bytes() == before
+    assert [each.name for each in tmp_path.iterdir()] == [FILE_NAME]
+
+
+def test_our_journal_with_a_table_that_is_not_ours_is_not_one(tmp_path: Path) -> None:
+    Journal(tmp_path).close()
+    with contextlib.closing(sqlite3.connect(tmp_path / FILE_NAME)) as db:
+        db.execute("ALTER TABLE action RENAME COLUMN vm TO name")
+    with pytest.raises(ConfigError, match="a database of another program"):
+        Journal(tmp_path)
+
+
+def test_a_journal_whose_making_was_broken_off_is_made(tmp_path: Path) -> None:
+    (tmp_path / FILE_NAME).touch()
+    (tmp_path / f"{FILE_NAME}.new").write_text("half of it")
+    (tmp_path / f"{FILE_NAME}.new-journal").write_text("the other half")
+    journal = Journal(tmp_path)
+    assert journal.intend([intent()], 1) == [1]
+    journal.close()
+    assert [each.name for each in tmp_path.iterdir()] == [FILE_NAME]
+
+
+@pytest.mark.parametrize("kind", ["link", "folder", "fifo"])
+def test_what_is_no_plain_file_is_no_journal(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / FILE_NAME
+    match kind:
+        case "link":
+            path.symlink_to(tmp_path / "elsewhere")
+        case "folder":
+            path.mkdir()
+        case "fifo":
+            os.mkfifo(path)
+    with pytest.raises(ConfigError, match="not a plain file of this user"):
+        Journal(tmp_path)
+
+
+def test_a_file_larger_than_any_journal_is_not_read(tmp_path: Path) -> None:
+    with (tmp_path / FILE_NAME).open("wb") as file:
+        file.truncate(JOURNAL_BYTES_MAX + 1)
+    with pytest.raises(ConfigError, match="it has at most"):
+        Journal(tmp_path)
+
+
+def test_on_a_full_disk_the_journal_is_written_in_the_room_that_it_keeps(tmp_path: Path) -> None:
+    with mounted(tmp_path / "disk", "tmpfs", "size=16m") as disk:
+        journal = Journal(disk)
+        with (disk / "filler").open("wb", buffering=0) as filler, contextlib.suppress(OSError):
+            while filler.write(b"x" * 4096):
+                pass
+        assert os.statvfs(disk).f_bavail == 0
+        reason = "r" * JOURNAL_TEXT_MAX
+        wanted = intent()._replace(reason=reason, measurement=reason)
+        for turn in range(5000):  # several times what there is room for: the oldest ones go
+            journal.conclude([(number, SENT) for number in journal.intend([wanted], turn)], turn)
+        assert journal.recent(1)[0].id == 5000
+        assert len(journal.recent(10_000)) > 500
+        journal.keep(Instruction("released", "web"), 1)
+        journal.close()
 
 
 def test_a_journal_of_the_version_before_is_taken_over_with_what_it_keeps(tmp_path: Path) -> None:
@@ -230,3 +314,34 @@ def test_a_private_folder_is_made_private_and_a_public_one_is_refused(tmp_path: 
     (tmp_path / "file").touch()
     with pytest.raises(NotPermittedError, match="cannot be created"):
         private_folder(tmp_path / "file")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make what belongs to others")
+def test_a_folder_that_another_user_could_replace_is_refused_wherever_it_leads(tmp_path: Path) -> None:
+    (tmp_path / "theirs").mkdir()
+    os.chown(tmp_path / "theirs", 4321, 4321)
+    (tmp_path / "ours").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "ours")
+    private_folder(tmp_path / "link")  # our own link is our own business
+    for path in (tmp_path / "theirs", tmp_path / "theirs" / "state", tmp_path / "ours" / ".." / "theirs"):
+        with pytest.raises(NotPermittedError, match=r"theirs is a folder of another user \(4321\), who can"):
+            private_folder(path)
+    assert list((tmp_path / "theirs").iterdir()) == []
+    os.chown(tmp_path / "link", 4321, 4321, follow_symlinks=False)
+    for path in (tmp_path / "link", tmp_path / "link" / "state"):
+        with pytest.raises(NotPermittedError, match="link is a link of another user"):
+            private_folder(path)
+    assert list((tmp_path / "ours").iterdir()) == []
+
+
+def test_links_that_lead_in_a_circle_are_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to(tmp_path / "b")
+    (tmp_path / "b").symlink_to("a")
+    with pytest.raises(NotPermittedError, match="lead in a circle"):
+        private_folder(tmp_path / "a" / "state")
+
+
+def test_a_lock_is_a_plain_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "lock")
+    with pytest.raises(NotPermittedError, match="not a plain file"):
+        lock(tmp_path / "lock", "it")

@@ -7,15 +7,18 @@ rows.
 """
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 from dynmem.errors import ConfigError, DynmemError
 from dynmem.limits import JOURNAL_ROWS_MAX, JOURNAL_TEXT_MAX
+from dynmem.manager.journal.file import JournalFile
 
-SCHEMA_VERSION: Final = 2
+T = TypeVar("T")
+
 # The outcome of a command that the VM accepted; only the VM's size shows what it did.
 SENT: Final = "sent"
 # The first word of the outcome of a command that the VM refused.
@@ -28,31 +31,8 @@ FILE_NAME: Final = "journal.sqlite"
 RELEASED: Final = "released"
 RESERVED: Final = "reserved"
 _PRUNE_EVERY: Final = 256  # rows between two looks at the bound
-
-_SCHEMA: Final = """
-CREATE TABLE action (
-    id INTEGER PRIMARY KEY,
-    at_ns INTEGER NOT NULL,          -- wall clock, when it was intended
-    vm TEXT NOT NULL,
-    incarnation TEXT NOT NULL,       -- the process it was meant for: pid@start
-    target_bytes INTEGER NOT NULL,
-    reason TEXT NOT NULL,
-    measurement TEXT NOT NULL,       -- the term of measured free that pays, '' for a shrink
-    outcome TEXT,                    -- NULL: not known yet
-    outcome_at_ns INTEGER
-) STRICT;
-CREATE INDEX action_open ON action (id) WHERE outcome IS NULL;
-CREATE TABLE standing (
-    kind TEXT NOT NULL,              -- 'released' or 'reserved'
-    name TEXT NOT NULL,              -- the VM
-    size_bytes INTEGER NOT NULL,
-    until_ns INTEGER NOT NULL,       -- wall clock; 0 for a release, which has no end
-    incarnation TEXT NOT NULL DEFAULT '',
-    PRIMARY KEY (kind, name)
-) STRICT;
-"""
-# What brings a file of an earlier version to the next one.
-_UPGRADES: Final = {1: "ALTER TABLE standing ADD COLUMN incarnation TEXT NOT NULL DEFAULT '';"}
+# Concluded actions that are dropped when the disk is full and the room that was kept is used up.
+_DROPPED_WHEN_FULL: Final = 100
 
 
 class JournalError(DynmemError):
@@ -111,72 +91,63 @@ class Journal:
         self._rows_max = rows_max
         self._since_prune = 0
         try:
-            # Calls come from one worker thread after this one has opened it, never from two at once.
-            self._db = sqlite3.connect(self.path, isolation_level=None, timeout=1.0, check_same_thread=False)
-            self.path.chmod(0o600)
-            self._open()
-        except sqlite3.Error as error:
+            self._file = JournalFile(self.path)
+        except (sqlite3.Error, OSError) as error:
             raise ConfigError(
                 f"{self.path}: not a usable journal ({error}): move it away and start again;"
                 " nothing in it is required"
             ) from error
 
-    def _open(self) -> None:
-        self._db.execute("PRAGMA journal_mode=WAL")
-        self._db.execute("PRAGMA synchronous=FULL")
-        version = self._db.execute("PRAGMA user_version").fetchone()[0]
-        if version == 0:
-            self._db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version={SCHEMA_VERSION}; COMMIT;")
-        elif version in _UPGRADES:
-            self._db.executescript(f"BEGIN; {_UPGRADES[version]} PRAGMA user_version={version + 1}; COMMIT;")
-        elif version != SCHEMA_VERSION:
-            raise ConfigError(
-                f"{self.path}: schema version {version}, this dynmem writes {SCHEMA_VERSION}: move it away,"
-                " or run the version of dynmem that wrote it"
-            )
-        (found,) = self._db.execute("PRAGMA quick_check(1)").fetchone()
-        if found != "ok":
-            raise sqlite3.DatabaseError(found)
-
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         try:
-            with self._db:
-                self._db.execute("BEGIN IMMEDIATE")
-                yield self._db
+            with self._file.db:
+                self._file.db.execute("BEGIN IMMEDIATE")
+                yield self._file.db
         except sqlite3.Error as error:
             raise JournalError(
                 f"{self.path}: cannot be written ({error}): until it can be, no VM is shrunk"
             ) from error
 
+    def _write(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Do something in a transaction, and again if room could be made for it."""
+        try:
+            with self._transaction() as db:
+                return work(db)
+        except JournalError as error:
+            if not _is_full(error) or not self._make_room():
+                raise
+        with self._transaction() as db:
+            return work(db)
+
     def intend(self, intents: Sequence[Intent], now_ns: int) -> list[int]:
         """Record the intents and return their ids; they are on disk when this returns. JournalError."""
-        with self._transaction() as db:
-            ids = [
-                db.execute(
-                    "INSERT INTO action (at_ns, vm, incarnation, target_bytes, reason, measurement)"
-                    " VALUES (?, ?, ?, ?, ?, ?)",
-                    (
-                        now_ns,
-                        intent.vm,
-                        intent.incarnation,
-                        intent.target_bytes,
-                        intent.reason[:JOURNAL_TEXT_MAX],
-                        intent.measurement[:JOURNAL_TEXT_MAX],
-                    ),
-                ).lastrowid
-                for intent in intents
-            ]
-            self._prune(db, len(intents))
+        return self._write(partial(self._intend, intents, now_ns))
+
+    def _intend(self, intents: Sequence[Intent], now_ns: int, db: sqlite3.Connection) -> list[int]:
+        ids = [
+            db.execute(
+                "INSERT INTO action (at_ns, vm, incarnation, target_bytes, reason, measurement)"
+                " VALUES (?, ?, ?, ?, ?, ?)",
+                (
+                    now_ns,
+                    intent.vm,
+                    intent.incarnation,
+                    intent.target_bytes,
+                    intent.reason[:JOURNAL_TEXT_MAX],
+                    intent.measurement[:JOURNAL_TEXT_MAX],
+                ),
+            ).lastrowid
+            for intent in intents
+        ]
+        self._prune(db, len(intents))
         return [number for number in ids if number is not None]
 
     def conclude(self, outcomes: Sequence[tuple[int, str]], now_ns: int) -> None:
         """Record the outcomes of the actions with these ids. JournalError."""
-        with self._transaction() as db:
-            db.executemany(
-                "UPDATE action SET outcome = ?, outcome_at_ns = ? WHERE id = ? AND outcome IS NULL",
-                [(outcome[:JOURNAL_TEXT_MAX], now_ns, number) for number, outcome in outcomes],
-            )
+        query = "UPDATE action SET outcome = ?, outcome_at_ns = ? WHERE id = ? AND outcome IS NULL"
+        rows = [(outcome[:JOURNAL_TEXT_MAX], now_ns, number) for number, outcome in outcomes]
+        self._write(lambda db: db.executemany(query, rows))
 
     def open_actions(self) -> list[Action]:
         """Return the actions without an outcome, oldest first: the manager died before it was known."""
@@ -201,25 +172,35 @@ class Journal:
 
     def _actions(self, clause: str, *values: int | str) -> list[Action]:
         query = f"SELECT {', '.join(Action._fields)} FROM action {clause}"  # noqa: S608 - our own words
-        return [Action(*row) for row in self._db.execute(query, values)]
+        return [Action(*row) for row in self._read(query, values)]
+
+    def _read(self, query: str, values: Sequence[int | str] = ()) -> list[tuple[Any, ...]]:
+        try:
+            return self._file.db.execute(query, values).fetchall()
+        except sqlite3.Error as error:
+            raise JournalError(
+                f"{self.path}: cannot be read ({error}): move it away and start again; nothing in it is"
+                " required"
+            ) from error
 
     def keep(self, instruction: Instruction, now_ns: int) -> None:
         """Keep an instruction over restarts, one of a kind per VM, and drop lapsed ones. JournalError."""
-        with self._transaction() as db:
+
+        def work(db: sqlite3.Connection) -> None:
             db.execute("DELETE FROM standing WHERE until_ns BETWEEN 1 AND ?", (now_ns,))
             db.execute("INSERT OR REPLACE INTO standing VALUES (?, ?, ?, ?, ?)", instruction)
 
+        self._write(work)
+
     def drop(self, instruction: Instruction) -> None:
         """Drop an instruction; nothing changes if it has lapsed or another replaced it. JournalError."""
-        with self._transaction() as db:
-            db.execute(
-                "DELETE FROM standing WHERE kind = ? AND name = ? AND until_ns = ?",
-                (instruction.kind, instruction.name, instruction.until_ns),
-            )
+        query = "DELETE FROM standing WHERE kind = ? AND name = ? AND until_ns = ?"
+        row = (instruction.kind, instruction.name, instruction.until_ns)
+        self._write(lambda db: db.execute(query, row))
 
     def instructions(self) -> list[Instruction]:
         """Return all instructions that are in force."""
-        rows = self._db.execute(
+        rows = self._read(
             "SELECT kind, name, size_bytes, until_ns, incarnation FROM standing ORDER BY kind, name"
         )
         return [Instruction(*row) for row in rows]
@@ -233,6 +214,26 @@ class Journal:
                 (self._rows_max,),
             )
 
+    def _make_room(self) -> bool:
+        """Make room on the disk or, where that is full, inside the file; return whether there is some now."""
+        if self._file.grow():
+            return True
+        try:
+            with self._transaction() as db:
+                dropped = db.execute(
+                    "DELETE FROM action WHERE outcome IS NOT NULL AND id IN"
+                    " (SELECT id FROM action ORDER BY id LIMIT ?)",
+                    (_DROPPED_WHEN_FULL,),
+                ).rowcount
+        except JournalError:
+            return False
+        return dropped > 0
+
     def close(self) -> None:
         """Close the file."""
-        self._db.close()
+        self._file.close()
+
+
+def _is_full(error: JournalError) -> bool:
+    cause = error.__cause__
+    return isinstance(cause, sqlite3.Error) and getattr(cause, "sqlite_errorcode", 0) == sqlite3.SQLITE_FULL

@@ -9,7 +9,6 @@ namespaces do not see each other's.
 import contextlib
 import errno
 import os
-import pwd
 import socket
 import stat
 from collections.abc import Sequence
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from dynmem.errors import RefusedError
-from dynmem.sockets import Peer, peer_of
+from dynmem.sockets import Peer, peer_of, user_name
 
 _PREFIX: Final = "\0dynmem managed vm: "
 # Managers that ask at the same time who holds a lock.
@@ -55,8 +54,8 @@ class VmLock:
             if holder is None or not may_open(holder, monitor):
                 return  # released since, or a stranger's: it says nothing about this VM
             raise RefusedError(
-                f"is managed by another `dynmem run` (process {holder.pid} of {_user(holder.uid)}): stop that"
-                " one, or remove this VM from one of the two configurations"
+                f"is managed by another `dynmem run` (process {holder.pid} of user {user_name(holder.uid)}):"
+                " stop that one, or remove this VM from one of the two configurations"
             ) from None
         self._held[key] = made
 
@@ -99,10 +98,3 @@ def may_open(holder: Peer, monitor: Path) -> bool:
     if info.st_gid in groups:
         return bool(info.st_mode & stat.S_IWGRP)
     return bool(info.st_mode & stat.S_IWOTH)
-
-
-def _user(uid: int) -> str:
-    try:
-        return f"user {pwd.getpwuid(uid).pw_name}"
-    except KeyError:
-        return f"user {uid}"
