@@ -1,12 +1,13 @@
 """What is read from /proc and set for this process."""
 
+import errno
 import resource
 from pathlib import Path
 
 import pytest
 
 from dynmem.errors import RemoteProtocolError
-from dynmem.procfs import allow_descriptors, meminfo
+from dynmem.procfs import allow_descriptors, is_shortage, meminfo
 from dynmem.units import KIB
 
 
@@ -48,3 +49,19 @@ def test_a_meminfo_without_the_figures_is_refused(text: str, words: str, tmp_pat
     path.write_text(text)
     with pytest.raises(RemoteProtocolError, match=words):
         meminfo("MemTotal", "MemAvailable", path=path)
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (OSError(errno.EMFILE, ""), True),
+        (OSError(errno.ENFILE, ""), True),
+        (OSError(errno.ENOENT, ""), False),
+        (OSError("no number"), False),
+        (ValueError(), False),
+    ],
+)
+def test_a_shortage_is_told_from_what_is_wrong_with_what_was_looked_at(
+    error: Exception, *, expected: bool
+) -> None:
+    assert is_shortage(error) is expected

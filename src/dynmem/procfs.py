@@ -1,5 +1,6 @@
-"""What the kernel says of the host and of this process: memory figures, and the limit of descriptors."""
+"""What the kernel says of the host and of this process: memory figures, limits, and what it is short of."""
 
+import errno
 import resource
 from pathlib import Path
 from typing import Final
@@ -8,6 +9,7 @@ from dynmem.errors import RemoteProtocolError
 from dynmem.units import KIB
 
 MEMINFO: Final = Path("/proc/meminfo")
+_SHORTAGES: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 
 
 def meminfo(*names: str, path: Path = MEMINFO) -> tuple[int, ...]:
@@ -28,6 +30,11 @@ def meminfo(*names: str, path: Path = MEMINFO) -> tuple[int, ...]:
     if missing:
         raise RemoteProtocolError(f"{path} has no {missing[0]}: Linux 3.14 or later is needed")
     return tuple(found[name] for name in names)
+
+
+def is_shortage(error: BaseException) -> bool:
+    """Return whether an error says what this process or the host lacks, and nothing of what was looked at."""
+    return isinstance(error, OSError) and error.errno in _SHORTAGES
 
 
 def allow_descriptors(count: int) -> bool:

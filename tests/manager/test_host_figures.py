@@ -1,13 +1,21 @@
 """What is read from /proc: a process's identity, a VM's resident memory."""
 
+import contextlib
+import errno
 import os
+import resource
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from tests.rigs.monitored import FakeVm, listening, look, look_until
+from tests.rigs.scenes import play
 
+from dynmem.manager.step.facts import SILENT
+from dynmem.manager.sweep.connection import VmConnection
 from dynmem.manager.sweep.process import Process
 from dynmem.manager.sweep.resident import ResidentMeter
 from dynmem.units import MIB
@@ -112,3 +120,49 @@ def test_a_stopped_process_is_seen_to_be_stopped() -> None:
 @pytest.mark.parametrize("pid", [0, -1])
 def test_a_peer_from_another_pid_namespace_is_nobody_we_know(pid: int) -> None:
     assert Process.of(pid) is None
+
+
+@contextlib.contextmanager
+def no_descriptor_left() -> Iterator[None]:
+    """This process can open nothing."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_lack_of_descriptors_here_says_nothing_about_another_process() -> None:
+    with no_descriptor_left(), pytest.raises(OSError, match="Too many open files"):
+        Process.of(os.getpid())
+    process = Process.of(os.getpid())
+    assert process is not None
+    with no_descriptor_left():
+        resident = ResidentMeter(process).measure(None)
+        assert not process.stopped()
+    assert resident.bytes_held is None
+    assert "Too many open files" in resident.source
+    assert resident.source.endswith(": raise the limit of open files for dynmem")
+    process.close()
+
+
+def test_a_lack_of_descriptors_here_ends_no_vms_life_and_is_not_blamed_on_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(pid: int) -> Process:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    async def scenario() -> None:
+        vm = FakeVm()
+        connection = VmConnection("web", tmp_path / "qmp", may_write=False, period_s=0.1)
+        async with listening(tmp_path / "qmp", vm.serve):
+            before = await look(connection)
+            monkeypatch.setattr(Process, "of", fail)
+            vm.writers[-1].close()
+            facts = await look_until(connection, lambda facts: "cannot look" in (facts.problem or ""))
+            await connection.close()
+        assert (facts.run_state, facts.incarnation) == (SILENT, before.incarnation)
+        assert "dynmem cannot look at it now (Too many open files)" in (facts.problem or "")
+
+    play(scenario())

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from dynmem.errors import DeadlineError, RefusedError, RemoteProtocolError, UnreachableError
+from dynmem.procfs import is_shortage
 from dynmem.qmp.client import Unasked
 from dynmem.qmp.errors import BusyError, NotListeningError, QmpCommandError, TooMuchError
 from dynmem.units import MIB, format_size
@@ -69,11 +70,20 @@ def trouble(error: BaseException, path: Path, *, has_replied: bool) -> str:
             return f"its monitor ended the connection, trying again: {error}"
         case DeadlineError() | TimeoutError():
             return f"its monitor did not reply, trying again: {error}"
-        case RemoteProtocolError() if has_replied:
-            what = "more than dynmem reads" if isinstance(error, TooMuchError) else "what no monitor sends"
-            return f"its monitor sent {what}: {error}: disconnected, and tried again later"
         case RemoteProtocolError():
-            return f"the listener does not speak QMP: {error}: correct its qmp in the configuration"
+            return _sent_wrong(error, has_replied=has_replied)
         case RefusedError() if not isinstance(error, QmpCommandError):
             return f"it {error}"
+        case OSError() if is_shortage(error):
+            return (
+                f"dynmem cannot look at it now ({error.strerror}): raise the limit of open files for dynmem"
+                " (LimitNOFILE= in a unit of systemd), or see what uses up the host's"
+            )
     return f"its monitor {path} failed: {error}"
+
+
+def _sent_wrong(error: RemoteProtocolError, *, has_replied: bool) -> str:
+    if not has_replied:
+        return f"the listener does not speak QMP: {error}: correct its qmp in the configuration"
+    what = "more than dynmem reads" if isinstance(error, TooMuchError) else "what no monitor sends"
+    return f"its monitor sent {what}: {error}: disconnected, and tried again later"

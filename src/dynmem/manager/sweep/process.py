@@ -10,16 +10,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from dynmem.procfs import is_shortage
+
 _AFTER_NAME_STATE: Final = 0  # proc_pid_stat(5): fields are counted after the name in parentheses
 _AFTER_NAME_START: Final = 19
 
 
-def _stat_fields(pid: int) -> list[str] | None:
-    """Return the fields of /proc/PID/stat after the process name; None if there is no such process."""
-    try:
-        text = Path(f"/proc/{pid}/stat").read_bytes()
-    except OSError:
-        return None
+def _stat_fields(pid: int) -> list[str]:
+    """Return the fields of /proc/PID/stat after the process name. Raises OSError."""
+    text = Path(f"/proc/{pid}/stat").read_bytes()
     # The name may hold spaces and parentheses: everything up to the last parenthesis is skipped.
     return text[text.rindex(b")") + 2 :].decode("ascii").split()
 
@@ -38,16 +37,21 @@ class Process:
 
     @classmethod
     def of(cls, pid: int) -> "Process | None":
-        """Open the process *pid*; None if it does not exist, or only in another pid namespace."""
+        """Open the process *pid*; None if it does not exist, or only in another pid namespace.
+
+        Raises OSError if this process is short of what that takes, which says nothing about the other one.
+        """
         if pid <= 0:
             return None
+        pidfd = -1
         try:
             pidfd = os.pidfd_open(pid)
-        except OSError:
-            return None
-        fields = _stat_fields(pid)  # read after the pidfd is held: the id cannot be reused in between
-        if fields is None:
-            os.close(pidfd)
+            fields = _stat_fields(pid)  # read after the pidfd is held: the id cannot be reused in between
+        except OSError as error:
+            if pidfd >= 0:
+                os.close(pidfd)
+            if is_shortage(error):
+                raise
             return None
         return cls(pid, int(fields[_AFTER_NAME_START]), pidfd)
 
@@ -59,8 +63,9 @@ class Process:
 
     def stopped(self) -> bool:
         """Return whether a signal or a debugger has stopped it (state T or t of proc_pid_stat(5))."""
-        fields = None if self.gone() else _stat_fields(self.pid)
-        return fields is not None and fields[_AFTER_NAME_STATE] in {"T", "t"}
+        with suppress(OSError):
+            return not self.gone() and _stat_fields(self.pid)[_AFTER_NAME_STATE] in {"T", "t"}
+        return False
 
     def close(self) -> None:
         """Close the pidfd."""

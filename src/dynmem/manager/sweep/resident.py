@@ -23,6 +23,7 @@ from typing import Final, NamedTuple
 
 from dynmem.manager.sweep.process import Process
 from dynmem.manager.sweep.ram_files import RAM_FILE_BYTES_MIN, RamFiles, find_ram_files
+from dynmem.procfs import is_shortage
 from dynmem.units import KIB, PAGE_SIZE
 
 # Measurements between two searches of the descriptors: memory may be plugged.
@@ -170,7 +171,7 @@ class ResidentMeter:
             try:
                 self._files = find_ram_files(pid, blocks)
             except (OSError, ValueError) as error:
-                self._files, refusal = RamFiles(), f"/proc/{pid}: {error}"
+                self._files, refusal = RamFiles(), _refusal(f"/proc/{pid}", error)
         self._uses += 1
         if self._files.ram:
             try:
@@ -198,7 +199,7 @@ class ResidentMeter:
             source = "Pss and swap of its process" + (", and its huge pages" if self._huge else "")
             self._pss = Resident(_held_bytes(pid), source, self._outside, self._huge)
         except (OSError, ValueError) as error:
-            self._pss = self._from_cgroup(refusal or f"smaps_rollup: {error}")
+            self._pss = self._from_cgroup(refusal or _refusal("smaps_rollup", error))
         after = time.monotonic()
         self._pss_cost_s = after - now
         self._pss_until = after + _PSS_SHARE * self._pss_cost_s
@@ -211,4 +212,14 @@ class ResidentMeter:
             held = None
         if held is not None:
             return Resident(held, "memory of its cgroup")
-        return Resident(None, f"unknown ({refusal}): run dynmem as root or as the VM's user")
+        return Resident(None, f"unknown {refusal}")
+
+
+def _refusal(what: str, error: Exception) -> str:
+    """Return why something cannot be read, and what to do about it."""
+    step = (
+        "raise the limit of open files for dynmem"
+        if is_shortage(error)
+        else "run dynmem as root or as the VM's user"
+    )
+    return f"({what}: {error}): {step}"
