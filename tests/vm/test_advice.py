@@ -50,6 +50,19 @@ def test_files_that_a_file_system_has_no_room_for_are_told_of_with_both_numbers(
         objects.close()
 
 
+def test_memory_that_was_cut_into_files_is_neither_short_nor_missing(
+    tmp_path: Path, objects: Objects, caplog: pytest.LogCaptureFixture
+) -> None:
+    with mounted(tmp_path / "small", "tmpfs", "size=64m") as place:
+        backend = objects.make(BackendOptions("memory-backend-file", "a", 40 * MIB, True, mem_path=place))
+        backend.cut(10 * MIB)
+        backend.preallocate()
+        objects.make(BackendOptions("memory-backend-file", "b", 20 * MIB, True, mem_path=place))
+        assert caplog.messages == []
+        assert shortages(objects) == []
+        objects.close()
+
+
 def test_a_file_that_is_the_memory_of_two_machines_is_told_of(
     tmp_path: Path, objects: Objects, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -12,7 +12,7 @@ from typing import Final
 from dynmem.memory.backend import Backend
 from dynmem.memory.backend_file import FileBackend
 from dynmem.memory.host_memory import free_bytes, host_memory
-from dynmem.units import STAT_BLOCK_BYTES, format_size
+from dynmem.units import format_size
 from dynmem.vm.options.memory import BackendOptions
 
 _NO_HUGE_PAGES: Final = "hugetlbsize does nothing without hugetlb=on"
@@ -48,7 +48,7 @@ def shortages(backends: Mapping[str, Backend]) -> list[str]:
     for identity, backend in backends.items():
         if not isinstance(backend, FileBackend) or backend.is_closed:
             continue
-        has = os.fstat(backend.fd).st_size
+        has = sum(os.fstat(fd).st_size for fd, _, _ in backend.files(0, backend.size))
         if has < backend.size:
             text = f"{backend.path} was cut short to {format_size(has)} of {format_size(backend.size)}"
         elif (text := _shortage(backend, backends.values())) == "":
@@ -91,4 +91,4 @@ def _shortage(backend: FileBackend, all_of_them: Iterable[Backend]) -> str:
 
 
 def _missing(backend: FileBackend) -> int:
-    return max(0, backend.size - os.fstat(backend.fd).st_blocks * STAT_BLOCK_BYTES)
+    return max(0, backend.size - backend.resident_bytes())
