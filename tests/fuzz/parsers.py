@@ -8,6 +8,7 @@ import os
 import uuid
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from dynmem.lab.workload import Report, latest_report
 from dynmem.limits import GUEST_ADDRESS_BYTES_MAX
 from dynmem.manager import config
 from dynmem.manager.api.messages import Request
-from dynmem.qmp.framing import LineReader, decode_line
+from dynmem.qmp.framing import LineReader, decode_line, decode_value, split_line
 from dynmem.qmp.lexer import Lexer
 from dynmem.qmp.parser import ValueReader
 from dynmem.trace import reader, show
@@ -117,7 +118,14 @@ def lines() -> Callable[[bytes], None]:
         return found
 
     def feed(data: bytes) -> None:
-        assert outcome(in_pieces(data)) == outcome([data])
+        found = outcome(in_pieces(data))
+        assert found == outcome([data])
+        for line in data.split(b"\n"):
+            with suppress(*REMOTE):
+                message = split_line(line)
+                number = message.number()
+                assert number is None or number >= 0
+                decode_value(bytes(message.reply), "a reply", values_max=50)
 
     return feed
 

@@ -1,5 +1,6 @@
 """One VM is driven once: under one of the names that lead to it, and by one manager of the host."""
 
+import errno
 import os
 import signal
 from pathlib import Path
@@ -160,4 +161,21 @@ def test_a_lock_is_free_as_soon_as_it_is_released(tmp_path: Path) -> None:
         first.take(keys, monitor)
     first.close()
     second.take(keys, monitor)
+    second.close()
+
+
+def test_without_a_descriptor_for_it_a_lock_is_not_held_and_nothing_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none_left(*_: object) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    keys, monitor = (f"test {os.getpid()} {tmp_path.name}",), tmp_path / "qmp"
+    first, second = VmLock(), VmLock()
+    with monkeypatch.context() as patched:
+        patched.setattr("dynmem.manager.sweep.vm_lock.socket.socket", none_left)
+        first.take(keys, monitor)
+    second.take(keys, monitor)
+    with pytest.raises(RefusedError):
+        first.take(keys, monitor)
     second.close()

@@ -71,10 +71,10 @@ class Identities:
         """Return what the file system says of a name's socket. RefusedError if it is another VM's."""
         path = self._paths[name]
         socket = _socket_of(path)
-        if path.is_symlink():
+        if _is_link(path):
             # The socket belongs to whoever names it directly: a link to a neighbour takes nothing from it.
             for other, direct in self._paths.items():
-                if other != name and not direct.is_symlink() and socket and _socket_of(direct) == socket:
+                if other != name and not _is_link(direct) and socket and _socket_of(direct) == socket:
                     raise self._same(name, other)
         return Identity(socket)
 
@@ -99,3 +99,11 @@ def _socket_of(path: Path) -> str:
     except OSError:
         return ""
     return f"{info.st_dev:x}:{info.st_ino}"
+
+
+def _is_link(path: Path) -> bool:
+    """Return whether the file at a path is known to be a symbolic link."""
+    try:
+        return path.is_symlink()
+    except OSError:
+        return False

@@ -43,21 +43,17 @@ class VmLock:
         self._held.clear()
 
     def _take(self, key: str, monitor: Path) -> None:
-        made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            made.bind(_PREFIX + key)
-            made.listen(_ASKING)
-            made.setblocking(False)
+            self._held[key] = _listening(_PREFIX + key)
         except OSError as error:
-            made.close()
             holder = _holder(key) if error.errno == errno.EADDRINUSE else None
             if holder is None or not may_open(holder, monitor):
-                return  # released since, or a stranger's: it says nothing about this VM
+                # Released since; or a stranger's, which says nothing about this VM; or no descriptor is left.
+                return
             raise RefusedError(
                 f"is managed by another `dynmem run` (process {holder.pid} of user {user_name(holder.uid)}):"
                 " stop that one, or remove this VM from one of the two configurations"
             ) from None
-        self._held[key] = made
 
     def _answer(self) -> None:
         """Let go those who asked who holds the lock: connecting told them."""
@@ -67,17 +63,29 @@ class VmLock:
                     each.accept()[0].close()
 
 
+def _listening(name: str) -> socket.socket:
+    made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        made.bind(name)
+        made.listen(_ASKING)
+    except OSError:
+        made.close()
+        raise
+    made.setblocking(False)
+    return made
+
+
 def _holder(key: str) -> Peer | None:
-    """Return the process that holds a lock; None if it was released."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as asking:
-        asking.setblocking(False)
-        try:
+    """Return the process that holds a lock; None if it was released, or cannot be asked."""
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as asking:
+            asking.setblocking(False)
             asking.connect(_PREFIX + key)
             return peer_of(asking)
-        except BlockingIOError:
-            return Peer(0, os.geteuid(), os.getegid())  # many ask just now
-        except OSError:
-            return None
+    except BlockingIOError:
+        return Peer(0, os.geteuid(), os.getegid())  # many ask just now
+    except OSError:
+        return None
 
 
 def may_open(holder: Peer, monitor: Path) -> bool:
