@@ -7,7 +7,7 @@ import pytest
 from tests.rigs.monitored import MEBIBYTE, FakeVm, look, watched
 from tests.rigs.scenes import play
 
-from dynmem.limits import QMP_MESSAGE_BYTES_MAX, QMP_REPLY_BYTES_MAX, QMP_VALUES_MAX
+from dynmem.limits import MANAGER_DEVICES_MAX, QMP_MESSAGE_BYTES_MAX, QMP_REPLY_BYTES_MAX, QMP_VALUES_MAX
 from dynmem.manager.step.facts import RUNNING, SILENT
 
 FOLDER = "/machine/peripheral"
@@ -146,7 +146,7 @@ def test_an_answer_about_many_devices_with_long_names_may_be_longer_than_a_comma
     play(scenario())
 
 
-@pytest.mark.parametrize("size", [QMP_REPLY_BYTES_MAX, QMP_VALUES_MAX])
+@pytest.mark.parametrize("size", [QMP_REPLY_BYTES_MAX, QMP_VALUES_MAX, MANAGER_DEVICES_MAX + 1])
 def test_an_answer_beyond_our_own_limit_is_said_to_be_that(size: int, tmp_path: Path) -> None:
     async def scenario() -> None:
         vm = VirtioVm()

@@ -16,7 +16,7 @@ from dynmem.limits import (
     QMP_EVENTS_KEPT,
     QMP_LINES_PER_TURN,
 )
-from dynmem.qmp.allowance import BURST_NS, MESSAGE_NS, Allowance
+from dynmem.qmp.allowance import BURST_NS, BYTE_NS, MESSAGE_NS, Allowance
 from dynmem.qmp.client import QmpClient
 from dynmem.qmp.command import Arguments, Command
 from dynmem.qmp.errors import BusyError, QmpCommandError
@@ -25,6 +25,8 @@ from dynmem.qmp.types import INT, Member, Object
 
 GREETING = b'{"QMP": {"version": {"qemu": {"micro": 0, "minor": 0, "major": 9}}, "capabilities": []}}\r\n'
 DONE = b'{"return": {}, "id": 1}\r\n'
+EVENT = b'{"event": "X"}\r\n'
+LARGE_EVENT = b'{"event": "X", "data": "%s"}\r\n' % (b"x" * 65_000)
 
 
 async def late(arguments: Arguments) -> object:
@@ -177,10 +179,12 @@ def test_a_reply_of_too_many_values_is_refused_before_it_is_decoded(tmp_path: Pa
     with_bytes(tmp_path, scene, GREETING, DONE, reply, hang_up=False)
 
 
+@pytest.mark.parametrize("events", [EVENT * 1000, LARGE_EVENT], ids=["many", "large"])
 def test_a_monitor_that_floods_is_read_at_its_share_and_another_is_answered_meanwhile(
-    tmp_path: Path,
+    events: bytes, tmp_path: Path
 ) -> None:
-    burst = BURST_NS // MESSAGE_NS  # what may be read before the first pause
+    def cost_ns(client: QmpClient) -> int:
+        return client.unasked.messages * MESSAGE_NS + client.unasked.bytes * BYTE_NS
 
     async def flood(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(GREETING)
@@ -188,7 +192,7 @@ def test_a_monitor_that_floods_is_read_at_its_share_and_another_is_answered_mean
         writer.write(DONE)
         with contextlib.suppress(ConnectionError):
             while True:
-                writer.write(b'{"event": "X"}\r\n' * 1000)
+                writer.write(events)
                 await writer.drain()
 
     async def scene(_: QmpServer, client: QmpClient) -> None:
@@ -196,11 +200,11 @@ def test_a_monitor_that_floods_is_read_at_its_share_and_another_is_answered_mean
             flooding = await QmpClient.connect(tmp_path / "flood", share=1e-6)
             for number in range(200):
                 assert await client.execute("now", {"value": number}) == number
-            while flooding.unasked.messages < burst // 2:
+            while cost_ns(flooding) < BURST_NS // 4:
                 await client.execute("now", {"value": 1})
             for number in range(50):
                 assert await client.execute("now", {"value": number}) == number
-            assert flooding.unasked.messages <= burst + QMP_LINES_PER_TURN
+            assert cost_ns(flooding) <= BURST_NS + QMP_LINES_PER_TURN * MESSAGE_NS + 2 * len(LARGE_EVENT)
             await flooding.close()
 
     with_monitor(tmp_path, scene)

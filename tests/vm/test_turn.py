@@ -47,6 +47,27 @@ def test_a_message_that_finds_its_slot_full_is_traced_once_as_qemu_says_it(tmp_p
 
 
 @plays
+async def test_a_turn_spends_the_bytes_of_every_packet_that_it_takes() -> None:
+    scene = Scene()
+    machine, guest = scene.machine, scene.guest
+    await machine.start()
+    await until(lambda: guest.channel is not None and guest.channel.state is vmbus.GuestChannelState.OPEN)
+    await pause()
+    spent: list[int] = []
+
+    def spend(size: int) -> None:
+        spent.append(size)
+
+    machine._turn._budget.spend = spend  # type: ignore[method-assign]
+    assert guest.channel is not None
+    assert guest.channel.send(bytes(10_000))
+    machine._wake()
+    await until(lambda: sum(spent) >= 10_000)
+    assert sum(spent) < 10_100
+    await machine.close()
+
+
+@plays
 async def test_a_broken_channel_is_replaced_and_soon_not_so_soon() -> None:
     scene = Scene()
     machine, guest = scene.machine, scene.guest

@@ -165,6 +165,21 @@ def test_acknowledgements_are_heard_while_a_reply_waits_for_room() -> None:
     in_rig(scene)
 
 
+def test_a_guest_that_reads_nothing_holds_few_of_the_descriptors_that_its_user_may_have_in_flight() -> None:
+    async def scene(rig: Rig) -> None:
+        for number in range(HARDWARE_SLOTS_MAX):
+            rig.hardware.map_slot(slot(number), rig.fd)
+        in_flight = 0
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                _, descriptors, _, _ = socket.recv_fds(rig.guest, 100, 1, socket.MSG_DONTWAIT)
+                in_flight += len(descriptors)
+                os.close(*descriptors)
+        assert 0 < in_flight <= 32 < HARDWARE_SLOTS_MAX
+
+    in_rig(scene)
+
+
 def test_what_is_sent_to_a_guest_that_is_gone_is_no_error_of_the_machine() -> None:
     async def scene(rig: Rig) -> None:
         rig.guest.close()

@@ -16,7 +16,7 @@ from dynmem.limits import MANAGER_DEVICES_MAX
 from dynmem.manager.step.facts import HV_BALLOON
 from dynmem.manager.sweep.demand import BOOT_BYTES_MIN, fields, size
 from dynmem.manager.sweep.monitor import Monitor
-from dynmem.qmp.errors import QmpCommandError
+from dynmem.qmp.errors import QmpCommandError, TooMuchError
 
 # An NVDIMM is another kind: it is no RAM, QEMU does not count it in `actual`, and no balloon can have it.
 DIMM: Final = "dimm"
@@ -55,8 +55,10 @@ async def read_memory(monitor: Monitor, base_bytes: int) -> VmMemory:
         devices = await monitor.query(_DEVICES)
     except QmpCommandError:
         devices = []  # a monitor without the command has no such devices
-    if not isinstance(devices, list) or len(devices) > MANAGER_DEVICES_MAX:
+    if not isinstance(devices, list):
         raise RemoteProtocolError(f"the reply to {_DEVICES} is not a list of devices")
+    if len(devices) > MANAGER_DEVICES_MAX:
+        raise TooMuchError(f"{len(devices)} memory devices, at most {MANAGER_DEVICES_MAX} are read")
     dimms: list[int] = []
     most: list[int] = []
     added: int | None = 0
