@@ -170,6 +170,26 @@ def test_clients_beyond_the_limit_are_refused_and_the_others_keep_waiting(tmp_pa
     play(scenario())
 
 
+@pytest.mark.parametrize("sent", [b"", b'{"command"'])
+def test_clients_that_send_no_request_lock_nobody_out(sent: bytes, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        server = serving(tmp_path)
+        await server.start()
+        path = tmp_path / "api.sock"
+        idle = [await asyncio.open_unix_connection(path) for _ in range(API_CLIENTS_MAX)]
+        for _, writer in idle:
+            writer.write(sent)
+        assert (await exchange(path, b'{"command": "status"}\n'))["ok"]
+        (first, _), *others = idle
+        assert await first.read() == b""  # it was waited for longest
+        assert not any(other.at_eof() for other, _ in others)
+        for _, writer in idle:
+            writer.close()
+        await server.close()
+
+    play(scenario())
+
+
 def test_a_socket_path_that_cannot_be_used_is_named(tmp_path: Path) -> None:
     async def scenario() -> None:
         with pytest.raises(NotPermittedError, match=r"manager\.socket: .*cannot listen"):

@@ -62,7 +62,7 @@ class Status(enum.IntEnum):
 
 
 class GmmError(DynmemError):
-    """The books refuse a call, and nothing has changed; `code` is its status."""
+    """The books refuse a call, which moved no page; `code` is its status."""
 
     def __init__(self, code: Status, sentence: str) -> None:
         super().__init__(f"{sentence} ({code.name} {code.value})")

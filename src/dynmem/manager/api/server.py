@@ -1,7 +1,8 @@
 """The manager's own socket: one request a connection, one JSON line each way, for its user only.
 
 A client that hangs up while its reservation waits withdraws it; any other request is carried out once it has
-arrived. `messages` says what can be asked.
+arrived. `messages` says what can be asked. When there are too many clients, the one that has kept the server
+waiting longest leaves.
 """
 
 import asyncio
@@ -36,6 +37,7 @@ class ApiServer:
         self._handler = handler
         self._server: asyncio.Server | None = None
         self._clients: set[asyncio.Task[None]] = set()
+        self._waited_for: dict[asyncio.Task[None], None] = {}  # the longest first
 
     async def start(self) -> None:
         """Listen; NotPermittedError if the path is not this manager's to use.
@@ -65,13 +67,15 @@ class ApiServer:
         assert client is not None
         self._clients.add(client)
         try:
-            if len(self._clients) > API_CLIENTS_MAX:
+            if self._has_room():
+                self._waited_for[client] = None
+                reply = await self._reply(reader, client)
+            else:
                 reply = _refusal(
                     f"{API_CLIENTS_MAX} clients are waiting already, the limit: try again later",
                     ExitCode.REFUSED,
                 )
-            else:
-                reply = await self._reply(reader)
+            self._waited_for[client] = None
             if reply:
                 writer.write(reply)
                 async with asyncio.timeout(_REPLY_TIMEOUT_S):
@@ -80,11 +84,24 @@ class ApiServer:
             writer.transport.abort()
         finally:
             self._clients.discard(client)
+            self._waited_for.pop(client, None)
             writer.close()
             with contextlib.suppress(OSError, asyncio.CancelledError):
                 await writer.wait_closed()
 
-    async def _reply(self, reader: asyncio.StreamReader) -> bytes:
+    def _has_room(self) -> bool:
+        """Return whether a client that has just come can be served; one that is waited for makes room."""
+        if len(self._clients) <= API_CLIENTS_MAX:
+            return True
+        if not self._waited_for:
+            return False
+        leaving = next(iter(self._waited_for))
+        del self._waited_for[leaving]
+        self._clients.discard(leaving)
+        leaving.cancel()
+        return True
+
+    async def _reply(self, reader: asyncio.StreamReader, client: asyncio.Task[None]) -> bytes:
         """Read the request and return the line that replies to it; empty if the client has gone."""
         try:
             async with asyncio.timeout(_REQUEST_TIMEOUT_S):
@@ -96,6 +113,7 @@ class ApiServer:
             return _refusal(f"a request is at most {API_REQUEST_BYTES_MAX} bytes long", ExitCode.USAGE)
         except (msgspec.DecodeError, RecursionError) as error:
             return _refusal(f"not a request: {error}", ExitCode.USAGE)
+        self._waited_for.pop(client, None)
         handling = asyncio.ensure_future(self._handler(request))
         hang_up = asyncio.create_task(reader.read(1))
         awaited = (handling, hang_up) if isinstance(request, ReserveRequest) else (handling,)
