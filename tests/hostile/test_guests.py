@@ -13,7 +13,6 @@ from tests.hostile.guests.stage import Stage
 FEW = (
     "it reads no interrupt, whatever is sent to it",
     "it sends packets of 65,532 ranges of no bytes",
-    "it opens a channel over 8190 pages where no ring fits, again and again",
     "it writes to its console as fast as it can",
 )
 
