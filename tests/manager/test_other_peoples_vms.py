@@ -158,3 +158,20 @@ def test_an_answer_beyond_our_own_limit_is_said_to_be_that(size: int, tmp_path: 
             assert "its monitor sent more than dynmem reads" in (facts.problem or "")
 
     play(scenario())
+
+
+def test_a_balloon_that_a_guest_calls_larger_than_its_memory_is_not_blamed_on_the_monitor(
+    tmp_path: Path,
+) -> None:
+    async def scenario() -> None:
+        vm = VirtioVm()
+        async with watched(vm, tmp_path) as connection:
+            before = await look(connection)
+            pages = (1 << 32) - 1  # what the guest writes for the size of its balloon
+            vm.answers["query-balloon"] = {"actual": 64 * MEBIBYTE - (pages << 12)}
+            facts = await look(connection)
+            assert (facts.run_state, facts.actual_bytes) == (RUNNING, before.actual_bytes)
+            assert "its guest reports an impossible balloon" in (facts.problem or "")
+            assert len(vm.writers) == 1  # it stays connected
+
+    play(scenario())

@@ -19,6 +19,7 @@ from dynmem.manager.sweep.demand import (
     fields,
     find_device,
     size,
+    virtio_size,
 )
 from dynmem.manager.sweep.life import Life
 from dynmem.manager.sweep.monitor import Monitor
@@ -39,7 +40,9 @@ async def look_at_balloon(
         if life.device is None:
             break
         try:
-            await _read_size(monitor, life, life.device)
+            problem = await _read_size(monitor, life, life.device)
+            if problem is not None:
+                return problem
             await _look_at_statistics(monitor, life, now_ns, period_s=period_s, released=released)
             return await _read_report(monitor, life, life.device, now_ns)
         except QmpCommandError as error:
@@ -65,12 +68,16 @@ async def _find(monitor: Monitor, life: Life) -> None:
         life.statistics = Statistics(life.device)
 
 
-async def _read_size(monitor: Monitor, life: Life, device: Device) -> None:
-    """Read the VM's size, before its guest's report: see DemandTracker."""
+async def _read_size(monitor: Monitor, life: Life, device: Device) -> str | None:
+    """Read the VM's size, before its guest's report: see DemandTracker. Return what is wrong with it."""
     assert life.tracker is not None
     assert life.memory is not None
     balloon = fields(await monitor.query("query-balloon"), "query-balloon")
-    before, actual = life.actual_bytes, size(balloon.get("actual"), "actual")
+    reported = balloon.get("actual")
+    actual = virtio_size(reported) if device.kind == VIRTIO_BALLOON else size(reported, "actual")
+    if isinstance(actual, Silence):
+        return actual.reason
+    before = life.actual_bytes
     if life.deaf and before is not None and actual > max(before, life.target_bytes):
         life.was_reset()  # its balloon is empty again
         life.is_actual_former = False
@@ -80,6 +87,7 @@ async def _read_size(monitor: Monitor, life: Life, device: Device) -> None:
         life.tracker.saw_size(life.memory.without_added(actual), life.memory.limit_bytes)
     else:
         life.tracker.saw_size(life.size_bytes)
+    return None
 
 
 async def _look_at_statistics(

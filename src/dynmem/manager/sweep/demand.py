@@ -103,6 +103,17 @@ def size(value: object, what: str, *, least: int = 0) -> int:
     return reported
 
 
+def virtio_size(value: object) -> int | Silence:
+    """Return the size of a VM with virtio-balloon as `query-balloon` reported it.
+
+    What its balloon holds is a word of 32 bits that the guest writes (QEMU hw/virtio/virtio-balloon.c). QEMU
+    takes it off the VM's memory unseen, so a size below nothing is the guest's fault.
+    """
+    if isinstance(value, int) and not isinstance(value, bool) and value < 0:
+        return Silence(f"its guest reports an impossible balloon: actual is {_shown(value)}")
+    return size(value, "actual")
+
+
 def word(value: object, *, longest: int = QMP_NAME_MAX) -> str | None:
     """Return a name or a state that a monitor sent, if it can be shown; else None."""
     is_one = isinstance(value, str) and 0 < len(value) <= longest and value.isprintable()
