@@ -4,6 +4,7 @@ Words choose the members in whose sentence one of them is; all of them play with
 """
 
 import argparse
+import contextlib
 import sys
 import tempfile
 import time
@@ -28,15 +29,16 @@ def main() -> int:
     before = children()
     failed = 0
     begin = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="hostile-") as folder:
-        stage = Stage(Path(folder))
+    with (
+        tempfile.TemporaryDirectory(prefix="hostile-") as folder,
+        contextlib.closing(Stage(Path(folder))) as stage,
+    ):
         for name in chosen:
             verdict = stage.hold(name, seconds=arguments.seconds)
             failed += bool(verdict.faults)
             print(f"{'FAILED' if verdict.faults else 'ok    '} {name}: {verdict.figures}", flush=True)
             for fault in verdict.faults:
                 print(f"       {fault}", flush=True)
-        stage.close()
     left = left_processes(before)
     print("\n".join(["left behind:", *left]) if left else "nothing is left")
     print(f"{len(chosen)} hostile guests in {time.monotonic() - begin:.0f} s, {failed} failed")
