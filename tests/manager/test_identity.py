@@ -1,5 +1,6 @@
 """One VM is driven once: under one of the names that lead to it, and by one manager of the host."""
 
+import contextlib
 import errno
 import os
 import signal
@@ -179,3 +180,32 @@ def test_without_a_descriptor_for_it_a_lock_is_not_held_and_nothing_is_refused(
     with pytest.raises(RefusedError):
         first.take(keys, monitor)
     second.close()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
+def test_a_lock_that_a_stranger_took_keeps_nobody_away(tmp_path: Path) -> None:
+    keys, monitor = (f"test {os.getpid()} {tmp_path.name}",), tmp_path / "qmp"
+    monitor.touch(0o755)
+    ready, over = os.pipe(), os.pipe()
+    stranger = os.fork()
+    if stranger == 0:
+        with contextlib.suppress(BaseException):
+            os.close(over[1])
+            os.setgid(4321)
+            os.setuid(4321)
+            theirs = VmLock()
+            theirs.take(keys, monitor)
+            os.write(ready[1], b"1")
+            os.read(over[0], 1)
+        os._exit(0)
+    try:
+        assert os.read(ready[0], 1) == b"1"
+        ours = VmLock()
+        ours.take(keys, monitor)
+        monitor.chmod(0o777)
+        with pytest.raises(RefusedError, match=rf"process {stranger} of user 4321"):
+            ours.take(keys, monitor)
+    finally:
+        for end in (*ready, *over):
+            os.close(end)
+        os.waitpid(stranger, 0)
