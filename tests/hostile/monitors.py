@@ -120,7 +120,7 @@ class Monitor:
 
 
 class SizeOfAPebibyte(Monitor):
-    said = r"reports a size of 1024 TiB: it counts with 64 MiB"
+    said = r"reports a size of 1024 TiB"
 
     def size(self) -> object:
         return 1 << 50

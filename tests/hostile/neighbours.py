@@ -7,6 +7,7 @@ A round is measured in periods, from the need to the memory.
 
 import asyncio
 import contextlib
+import re
 import sys
 import time
 from collections.abc import AsyncIterator, Iterable, Mapping
@@ -86,6 +87,11 @@ class Neighbours:
             if status.vm(name).run_state != "running":
                 self.silent.append(f"{name} is {status.vm(name).run_state}: {status.vm(name).reason}")
         return status
+
+    def said_of_the_honest(self) -> list[str]:
+        """What the manager said of an honest VM that it says of one in trouble."""
+        said = re.compile(r" (?:web|db): (?:frozen|absent|gone|reset|counted|adopting|its )")
+        return [line for line in self.manager.lines[self._lines_before :] if said.search(line)]
 
     @property
     def slowest_status_s(self) -> float:

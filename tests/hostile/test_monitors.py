@@ -72,6 +72,7 @@ async def scene(folder: Path, names: Sequence[str], period_s: float = PERIOD_S, 
             missing = await until_named(beside, names)
         assert missing == {}
         assert beside.silent == []
+        assert beside.said_of_the_honest() == []
         assert hostile <= calm + LATER_PERIODS_MAX
         assert beside.resident_bytes("VmHWM") - before <= GROWTH_MAX_BYTES
         assert beside.slowest_status_s <= STATUS_S_MAX
