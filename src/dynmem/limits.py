@@ -198,6 +198,8 @@ RECONNECT_PAUSE_S_MAX: Final = 30.0
 PROC_DESCRIPTORS_MAX: Final = 65_536
 # Mappings of a VM process that are searched for its RAM: twice as many as the kernel allows by default.
 PROC_MAPPINGS_MAX: Final = 131_072
+# Large files among them, each of which is looked at: a machine has at most 256 DIMMs.
+PROC_RAM_FILES_MAX: Final = 1024
 # The range of Hyper-V's weights is 1..10000.
 WEIGHT_MAX: Final = 10_000
 # The longest request names one VM.

@@ -659,7 +659,7 @@ class AnotherEachTime(Monitor):
 class ReplacesItsSocket(Monitor):
     """Its path is a socket, a folder, a FIFO, a file and a link to a neighbour in turn."""
 
-    said = r"no VM is listening|is the same VM as web"
+    said = ""  # a connection that is there outlives its path
 
     def run(self) -> None:
         for turn in itertools.count():

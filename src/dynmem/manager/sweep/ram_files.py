@@ -9,10 +9,12 @@ privately: what the guest writes is then memory of the process, and not of the f
 import ctypes
 import os
 import stat
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from dynmem.limits import PROC_DESCRIPTORS_MAX, PROC_MAPPINGS_MAX
+from dynmem.limits import PROC_DESCRIPTORS_MAX, PROC_MAPPINGS_MAX, PROC_RAM_FILES_MAX
 from dynmem.units import MIB, STAT_BLOCK_BYTES
 
 # Smaller shared files are ROMs, video memory and rings.
@@ -157,21 +159,30 @@ def _memory_file(path: str, key: tuple[int, int], mapping: _Mapping) -> RamFile 
 
 
 def _shared_mappings(pid: int) -> dict[tuple[int, int], _Mapping]:
-    """Return the files that a process maps shared, by device and inode (proc_pid_maps(5))."""
-    found: dict[tuple[int, int], _Mapping] = {}
+    """Return the large files that a process maps shared, by device and inode (proc_pid_maps(5))."""
+    sizes: dict[tuple[int, int], int] = {}
+    for key, _, begin, end in _shared_lines(pid):
+        sizes[key] = sizes.get(key, 0) + end - begin
+    large = (key for key, size in sizes.items() if size >= RAM_FILE_BYTES_MIN)
+    found = {key: _Mapping("", "", []) for key in islice(large, PROC_RAM_FILES_MAX)}
+    del sizes
+    for key, name, begin, end in _shared_lines(pid):
+        if key in found:
+            if not found[key].sizes:
+                found[key] = _Mapping(name, f"{begin:x}-{end:x}", [])
+            found[key].sizes.append(end - begin)
+    return {key: mapping for key, mapping in found.items() if mapping.sizes}
+
+
+def _shared_lines(pid: int) -> Iterator[tuple[tuple[int, int], str, int, int]]:
+    """Yield device and inode, name, begin and end of each shared mapping of a process."""
     with Path(f"/proc/{pid}/maps").open(encoding="utf-8", errors="surrogateescape") as lines:
-        for number, line in enumerate(lines):
-            if number >= PROC_MAPPINGS_MAX or len(found) >= PROC_DESCRIPTORS_MAX:
-                break
+        for line in islice(lines, PROC_MAPPINGS_MAX):
             addresses, flags, _, device, inode, *name = line.rstrip("\n").split(maxsplit=5)
-            if not flags.endswith("s") or inode == "0":
-                continue
-            major, minor = (int(part, 16) for part in device.split(":"))
-            begin, end = (int(part, 16) for part in addresses.split("-"))
-            key = (os.makedev(major, minor), int(inode))
-            mapping = found.setdefault(key, _Mapping("".join(name), addresses, []))
-            mapping.sizes.append(end - begin)
-    return found
+            if flags.endswith("s") and inode != "0":
+                major, minor = (int(part, 16) for part in device.split(":"))
+                begin, end = (int(part, 16) for part in addresses.split("-"))
+                yield (os.makedev(major, minor), int(inode)), "".join(name), begin, end
 
 
 def _file_system(path: str) -> int:
