@@ -12,6 +12,7 @@ from typing import Final
 import msgspec
 
 from dynmem.manager.step.changes import Candidate, Change, choose_grants, choose_shrinks, growing
+from dynmem.manager.step.chatter import Chatter
 from dynmem.manager.step.claims import Claims, limit_pages
 from dynmem.manager.step.facts import Facts, ManagerSettings, VmConfig
 from dynmem.manager.step.measured import Charge, MeasuredFree, charge, measure
@@ -48,6 +49,7 @@ class Manager:
         self._roster = Roster(settings, vms, safeguards)
         self._reservations = Reservations(self.claims)
         self._releases = Releases(settings)
+        self._chatter = Chatter()
         self._announced: dict[str, int] = {}
         self._last: dict[str, tuple[int, Change]] = {}
         self._last_before: dict[str, tuple[int, Change]] = {}
@@ -202,21 +204,24 @@ class Manager:
 
     def _take_in(self, facts: Facts) -> list[str]:
         """Take in one sweep: roster, books, reservations that ended; return a line for each event."""
-        lines = self._move_books(self._roster.see(facts))
+        lines = self._move_books(self._roster.see(facts), facts.now_ns)
         lines += self._reservations.expire(facts.now_ns)
         for record in self._roster:
             lines += self._reservations.take_over(record.name, record.incarnation, reported=record.reported)
         return lines
 
-    def _move_books(self, arrivals: Arrivals) -> list[str]:
+    def _move_books(self, arrivals: Arrivals, now_ns: int) -> list[str]:
         """Book what one sweep found; return a line for each VM that went or was reset."""
-        lines = [f"{name}: gone, {format_pages(self.claims.end(name))} freed" for name in arrivals.gone]
+        lines: list[str] = []
+        for name in arrivals.gone:
+            freed = format_pages(self.claims.end(name))
+            lines += self._chatter.line(name, f"gone, {freed} freed", now_ns)
         for record in arrivals.begun:
             self.claims.begin(record)
         for record in arrivals.reset:
             self.claims.reset(record)
             counted = format_pages(self.claims.pages(record.name))
-            lines.append(f"{record.name}: reset, counts {counted} until it reports")
+            lines += self._chatter.line(record.name, f"reset, counts {counted} until it reports", now_ns)
         for record in self._roster:
             self.claims.observe(record)
         return lines
@@ -289,12 +294,13 @@ class Manager:
         return taken, each
 
     def _announce_standings(self, survey: Survey) -> list[str]:
-        lines = []
+        lines: list[str] = []
         for record in self._roster:
             standing = survey.standings[record.name]
             if standing.news != record.standing:
-                lines.append(f"{record.name}: {standing.news or 'managed'}")
-                record.standing = standing.news
+                line = self._chatter.line(record.name, standing.news or "managed", survey.now_ns)
+                lines += line
+                record.standing = standing.news if line else record.standing  # else it is still to be printed
             problem = above(record)
             if bool(problem) != record.named_above:
                 lines.append(f"{record.name}: {problem or 'no longer above its maximum'}")
