@@ -144,3 +144,11 @@ def test_a_guest_that_still_shrinks_when_it_is_offered_more_was_not_shrunk_by_ot
     web = record(400, 500)  # on its way down to 300 when the target was raised
     web.actual_pages = pages(350)
     assert stall_of(web, NS_PER_S, SETTINGS) is None
+
+
+def test_a_guest_in_need_is_offered_what_it_was_whatever_made_it_smaller() -> None:
+    web = record(500, 500)
+    web.actual_pages = pages(400)
+    web.demand_pages = pages(450)
+    assert stall_of(web, NS_PER_S, SETTINGS) is None
+    assert web.declined is None

@@ -8,7 +8,7 @@ risen beyond its size. A guest that stopped because the next step of hot add wou
 arrived.
 
 A guest that had its target and moved by itself was moved by another program, or emptied its balloon: its size
-is taken over. One that was shrunk so is not offered more for a while.
+is taken over. One that was shrunk so, and needs no more, is not offered more for a while.
 
 A guest in need that takes no more is left a small offer, which stands: as soon as it takes that, it is
 offered all of it again. Likewise a guest that is asked again and gives what it is asked starts with the short
@@ -59,7 +59,7 @@ def stall_of(
         stall = _grown_unasked(record, actual, target)
     elif actual > target and has_stopped:
         stall = _gives_no_more(record, actual, target, now_ns, settings)
-    elif actual < target - band_pages(record.maximum_pages) and _had_arrived(record, target):
+    elif actual < target - band_pages(record.maximum_pages) and _may_stay_there(record, actual, target):
         stall = _shrunk_unasked(record, actual, target, now_ns, settings)
     elif actual < target and (has_stopped or record.deadlines.passed(now_ns)):
         stall = _takes_no_more(record, actual, target, now_ns, settings, small_offers=small_offers)
@@ -93,9 +93,12 @@ def _grown_unasked(record: Record, actual: int, target: int) -> Stall:
     )
 
 
-def _had_arrived(record: Record, target: int) -> bool:
-    """Return whether it was at this target when it last made progress."""
-    return abs(record.mark_pages - target) <= ARRIVED_PAGES
+def _may_stay_there(record: Record, actual: int, target: int) -> bool:
+    """Return whether it had its target before and needs no more than it has now.
+
+    A guest in need is given what it was offered, whatever made it smaller.
+    """
+    return abs(record.mark_pages - target) <= ARRIVED_PAGES and record.demand_pages <= actual
 
 
 def _shrunk_unasked(
