@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tests.rigs.managers import ObedientVm, configured, managing
 from tests.rigs.monitored import BALLOON, FakeVm, listening, look, look_until, qemu
-from tests.rigs.scenes import play, plays
+from tests.rigs.scenes import play, plays, until
 
 from dynmem.errors import RefusedError
 from dynmem.manager.step.facts import ABSENT, RUNNING, SILENT
@@ -125,7 +125,7 @@ def test_a_second_manager_of_a_vm_is_refused_by_name_and_takes_over_when_the_fir
                 assert status.vm("web").standing == "frozen"
                 told = f"it is managed by another `dynmem run` (process {first.process.pid} of user "
                 assert told in (status.vm("web").problem or "")
-                assert any(told in line for line in second.lines)
+                await until(lambda: any(told in line for line in second.lines))
                 assert (await first.status()).vm("web").standing == "movable"
                 await first.end(signal.SIGKILL)
                 await second.until(lambda status: status.vm("web").standing == "movable")
