@@ -36,11 +36,11 @@ class Scale:
     """Maps time and bytes to the pixels of one chart; the top is a round figure."""
 
     def __init__(self, seconds: float, most_bytes: int, top: float = TOP) -> None:
-        self.seconds = max(seconds, 1e-9)
-        self.step_bytes = MIB
+        self.seconds: float = max(seconds, 1e-9)
+        self.step_bytes: int = MIB
         while self.step_bytes * _LINES_MAX < most_bytes:
             self.step_bytes *= 2
-        self.top_bytes = max(1, -(-most_bytes // self.step_bytes)) * self.step_bytes
+        self.top_bytes: int = max(1, -(-most_bytes // self.step_bytes)) * self.step_bytes
         self._top = top
 
     def x(self, at_ns: float) -> float:

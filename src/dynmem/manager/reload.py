@@ -32,7 +32,7 @@ class ConfigWatch:
     """
 
     def __init__(self, config: Config) -> None:
-        self.config = config
+        self.config: Config = config
         self.problem: str | None = None
         self._seen = _signature(config.path)
 

@@ -43,7 +43,8 @@ class Manager:
     def __init__(
         self, settings: ManagerSettings, vms: Sequence[VmConfig], safeguards: Safeguards = ALL_ON
     ) -> None:
-        self.settings = settings = _guarded(settings, safeguards)
+        settings = _guarded(settings, safeguards)
+        self.settings: ManagerSettings = settings
         self.safeguards = safeguards
         self.claims: Final = Claims(limit_pages(settings.budget_bytes, settings.slush_bytes))
         self._roster = Roster(settings, vms, safeguards)

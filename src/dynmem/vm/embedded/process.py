@@ -59,7 +59,7 @@ class GuestProcess:
 
     def __init__(self, means: str, exited: Callable[[], None]) -> None:
         self.means: Final = means
-        self.pid = -1
+        self.pid: int = -1
         self._control, self._keepers_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._control.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         self._control.setblocking(False)
