@@ -35,10 +35,10 @@ default_role = "py:obj"  # a name in single backquotes is a link where it is pub
 
 nitpicky = True  # a signature of a public name may mention only public names
 nitpick_ignore_regex = [
-    ("py:class", r"(asyncio|collections|msgspec|numpy|pathlib|uuid)\..*"),
+    ("py:class", r"(asyncio|collections|msgspec|numpy|pathlib|socket|uuid)\..*"),
     (
         "py:class",
-        r"dynmem\.vmbus\..*\.(\w+Snapshot|ChannelEvent|Driver)",
+        r"dynmem\.vmbus\..*\.(\w+Snapshot|ChannelEvent|Connection|Driver|PageRuns)",
     ),  # made and read by the ends themselves
     ("py:class", r"tuple\[.*"),  # Sphinx cuts a tuple of any length at its dots
     ("py:obj", r"(\w+\.)?[a-z_0-9-]+|[A-Z_0-9]+"),  # a parameter, a field, a QMP command, a constant

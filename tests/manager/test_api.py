@@ -74,6 +74,7 @@ NONSENSE = {
     "an unknown key": b'{"command": "status", "loud": true}\n',
     "a wrong type": b'{"command": "reserve", "name": "web", "size_bytes": "1G"}\n',
     "a number beyond all": b'{"command": "reserve", "name": "web", "size_bytes": 1e999}\n',
+    "a name that is no UTF-8": b'{"command": "reserve", "na\xfeme": "web"}\n',
     "too long": b'{"command": "' + b"x" * (2 * API_REQUEST_BYTES_MAX) + b'"}\n',
     "too deep": b'{"command": ' + b"[" * 3000 + b"\n",
 }

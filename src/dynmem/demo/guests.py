@@ -66,7 +66,7 @@ def last_report(serial: Path) -> LoadReport | None:
     for line in reversed(lines[:-1]):
         try:
             return _decoder.decode(line)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, UnicodeDecodeError):
             continue
     return None
 

@@ -119,6 +119,6 @@ def latest_report(serial: bytes) -> Report | None:
             continue
         try:
             return _decoder.decode(line[start:])
-        except msgspec.DecodeError:  # split by a line of the kernel
+        except (msgspec.DecodeError, UnicodeDecodeError):  # split by a line of the kernel
             continue
     return None

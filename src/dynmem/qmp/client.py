@@ -78,7 +78,7 @@ class QmpClient:
 
     `events` keeps what came unasked; what `when` holds for an event's name is called as it arrives.
 
-    A monitor that floods is read slowly: what it sends unasked has an `Allowance`, and the event loop serves
+    A monitor that floods is read slowly: what it sends unasked has an allowance, and the event loop serves
     others in between. Then its replies come late, and no other's.
     """
 

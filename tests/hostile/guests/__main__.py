@@ -35,9 +35,10 @@ def main() -> int:
     ):
         for name in chosen:
             verdict = stage.hold(name, seconds=arguments.seconds)
-            failed += bool(verdict.faults)
-            print(f"{'FAILED' if verdict.faults else 'ok    '} {name}: {verdict.figures}", flush=True)
-            for fault in verdict.faults:
+            faults = verdict.faults + verdict.late
+            failed += bool(faults)
+            print(f"{'FAILED' if faults else 'ok    '} {name}: {verdict.figures}", flush=True)
+            for fault in faults:
                 print(f"       {fault}", flush=True)
     left = left_processes(before)
     print("\n".join(["left behind:", *left]) if left else "nothing is left")

@@ -170,9 +170,10 @@ def life(pid: int) -> Life:
 
 
 class Verdict(NamedTuple):
-    """What did not hold, and some figures."""
+    """What did not hold, which times were too long, and some figures."""
 
     faults: list[str]
+    late: list[str]
     figures: str
 
 
@@ -264,9 +265,9 @@ class Stage:
     # one act
 
     def hold(self, sentence: str, *, seconds: float) -> Verdict:
-        """Let a member play, and once more if something did not hold: once may be the computer's doing."""
+        """Let a member play, and once more if only times did not hold: once may be the computer's doing."""
         verdict = self.play(sentence, seconds=seconds)
-        return self.play(sentence, seconds=seconds) if verdict.faults else verdict
+        return self.play(sentence, seconds=seconds) if verdict.late and not verdict.faults else verdict
 
     def play(self, sentence: str, *, seconds: float, measured: bool = True) -> Verdict:
         """Let a member do what it does for this long, and say what did not hold; of times if `measured`."""
@@ -294,7 +295,7 @@ class Stage:
         honest = self._honest()
         ended_s = machine.end()
         faults += self._judged(machine, honest)
-        faults += self._late(machine, ended_s) if measured else ()
+        late = list(self._late(machine, ended_s)) if measured else []
         faults += left(below, files, within_s=LEFT_S if measured else PATIENCE_S)
         disk = sum(entry.stat().st_size for entry in folder.rglob("*") if entry.is_file())
         if disk > DISK_BYTES_MAX:
@@ -308,7 +309,7 @@ class Stage:
         )
         self._acts += 1
         folder.rename(self._folder / f"act{self._acts}")
-        return Verdict(faults, figures)
+        return Verdict(faults, late, figures)
 
     def _watch(self, machine: Machine, seconds: float, below: set[Life], files: set[int]) -> None:
         begin = time.monotonic()

@@ -111,7 +111,7 @@ class ApiServer:
             return b""
         except asyncio.LimitOverrunError:
             return _refusal(f"a request is at most {API_REQUEST_BYTES_MAX} bytes long", ExitCode.USAGE)
-        except (msgspec.DecodeError, RecursionError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             return _refusal(f"not a request: {error}", ExitCode.USAGE)
         self._waited_for.pop(client, None)
         handling = asyncio.ensure_future(self._handler(request))
