@@ -284,6 +284,7 @@ def test_a_console_for_which_there_is_no_thread_is_a_shortage_and_is_closed(
     def no_thread(_thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
+    gc.collect()  # what other tests left
     before = descriptors()
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", no_thread)
