@@ -45,7 +45,7 @@ def listener(path: Path) -> int:
     """Return the process id of the listener at *path*; 0 if that cannot be found out.
 
     The kernel keeps it since listen(2), so it is known even if the listener accepts no connection (unix(7)).
-    OSError if this process may open no more descriptors.
+    Whose queue of clients is full is not known. OSError if this process may open no more descriptors.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.setblocking(False)

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 from tests.rigs.managers import ObedientVm, RunningManager, cli, configured, managing
@@ -84,6 +86,22 @@ def test_a_wrong_file_changes_nothing_and_a_changed_one_is_said_once(tmp_path: P
             await until(lambda: sum("manager.state stays" in line for line in manager.lines) == 2)
 
     play(scenario())
+
+
+def test_a_hangup_while_the_manager_starts_is_a_reload_and_not_its_end(tmp_path: Path) -> None:
+    early = (
+        "import os, signal; from dynmem.manager import config; load = config.load;"
+        "config.load = lambda path: (load(path), os.kill(os.getpid(), signal.SIGHUP))[0];"
+        "from dynmem.cli import main; main()"
+    )
+    config = configured(tmp_path, "observe", web="")
+    command = [sys.executable, "-c", early, "run", "--config", str(config)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as manager:
+        assert manager.stdout is not None
+        said = next((line for line in manager.stdout if "read again" in line), "")
+        manager.terminate()
+    assert "configuration read again: nothing has changed" in said
+    assert manager.returncode == 0
 
 
 def test_a_reload_keeps_what_is_known_of_the_vms_and_the_sums_of_the_books() -> None:

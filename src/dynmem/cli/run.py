@@ -1,6 +1,7 @@
 """``dynmem run``: the memory manager of a host."""
 
 import os
+import signal
 import sys
 from datetime import datetime
 from pathlib import Path
@@ -44,6 +45,8 @@ def run(path: Path, *, check: bool) -> int:
     Exit codes: 0 ended by SIGTERM or the file is OK, 2 the file or an option is wrong, 4 not permitted,
     5 another manager uses this socket or state folder, 130 Ctrl-C.
     """  # noqa: D301 - click reads the backspace as "do not wrap"
+    hangups: list[int] = []  # none may end a manager that is just starting
+    signal.signal(signal.SIGHUP, lambda number, _: hangups.append(number))
     from dynmem.manager.config import check_monitors, load, warnings
     from dynmem.procfs import meminfo
 
@@ -55,10 +58,10 @@ def run(path: Path, *, check: bool) -> int:
     if check:
         click.echo(_summary(config))
         return ExitCode.OK
-    return _serve(config)
+    return _serve(config, hangups)
 
 
-def _serve(config: "Config") -> int:
+def _serve(config: "Config", hangups: list[int]) -> int:
     import asyncio
     import logging
 
@@ -81,7 +84,7 @@ def _serve(config: "Config") -> int:
         except OSError as error:
             logging.getLogger("dynmem").warning("a line could not be printed (%s): %s", error.strerror, line)
 
-    return asyncio.run(Daemon(config, report).run())
+    return asyncio.run(Daemon(config, report, hangups).run())
 
 
 def _summary(config: "Config") -> str:

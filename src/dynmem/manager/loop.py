@@ -10,7 +10,7 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from typing import Final
@@ -47,9 +47,13 @@ NAMES_MAX: Final = 20
 
 
 class Daemon:
-    """One running manager; *report* prints a line for the operator."""
+    """One running manager; *report* prints a line for the operator.
 
-    def __init__(self, config: Config, report: Callable[[str], None]) -> None:
+    *hangups* are the SIGHUPs that came before this could handle them.
+    """
+
+    def __init__(self, config: Config, report: Callable[[str], None], hangups: Sequence[int] = ()) -> None:
+        self._hangups = hangups
         self._watch = ConfigWatch(config)
         self._report = report
         self._manager = Manager(config.settings, config.vms)
@@ -97,6 +101,8 @@ class Daemon:
             for number in (signal.SIGINT, signal.SIGTERM):
                 asyncio.get_running_loop().add_signal_handler(number, self._stop_by, number)
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload_soon)
+            if self._hangups:
+                self._reload_soon()
             writer = JournalWriter(journal, self._report)
             service = Service(self._watch, self._manager, writer, self._wants_sweep)
             api = ApiServer(config.socket, service.handle)

@@ -225,7 +225,9 @@ class VmConnection:
         meter = ResidentMeter(process) if process is not None else None
         self._life = Life(process, incarnation, meter)
         if meter is None:
-            self._life.resident = Resident(None, "unknown (its process is in another pid namespace)")
+            self._life.resident = Resident(
+                None, "unknown (its process cannot be found yet, or is in another pid namespace)"
+            )
 
     def _end_life(self) -> None:
         if self._life is not None and self._life.process is not None:
