@@ -10,6 +10,7 @@ import errno
 import mmap
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -24,6 +25,9 @@ from tests.rigs.scenes import PATIENCE_S, play, until
 from tests.rigs.vms import running
 
 from dynmem.vm.embedded.keeper import GUEST_PROCESSES_MAX, MEANS, OWN_PID_MAX_SINCE
+from dynmem.vm.embedded.output import Ends
+from dynmem.vm.embedded.process import GuestProcess
+from dynmem.vm.options.machine import GuestOptions
 
 LOOKS: Final = 10
 # a machine that consists of a guest's process only, of which it says that it has started
@@ -320,6 +324,38 @@ def test_a_guest_has_no_power_over_its_keepers_and_its_machine(tmp_path: Path) -
                 "privileges": 0,
             }
             assert await client.execute("query-status") == {"status": "running", "running": True}
+
+    play(scene())
+
+
+def state_and_parent(pid: int) -> list[str]:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:2]
+
+
+def test_how_a_guest_ended_is_known_although_an_order_to_its_keeper_was_not_read(tmp_path: Path) -> None:
+    program = tmp_path / "guest"
+    program.write_text("#!/bin/sh\nexec sleep 600\n")
+    program.chmod(0o755)
+
+    async def scene() -> None:
+        ended = asyncio.Event()
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with ours, theirs, (tmp_path / "output").open("w") as file:
+            ends = Ends(file.fileno(), file.fileno())
+            options = GuestOptions(program=program, workload="idle")
+            guest = await GuestProcess.start(options, theirs.fileno(), ended.set, ends)
+            keeper = int(state_and_parent(guest.pid)[1])
+            os.kill(keeper, signal.SIGSTOP)
+            os.kill(guest.pid, signal.SIGBUS)
+            await until(lambda: state_and_parent(guest.pid)[0] == "Z")
+            guest.kill()  # this order it reads, and then it sees that the guest has ended
+            guest.kill()
+            os.kill(keeper, signal.SIGCONT)
+            await ended.wait()
+            ending = guest.ending
+            await guest.end()
+        assert ending is not None
+        assert ending.signal is signal.SIGBUS
 
     play(scene())
 

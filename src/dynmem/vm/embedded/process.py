@@ -229,12 +229,11 @@ class GuestProcess:
 
     def _next(self) -> tuple[str, int]:
         """Return the keeper's next message with its sender's process id."""
+        credentials_bytes = socket.CMSG_SPACE(_CREDENTIALS.size)
         try:
-            data, ancillary, _, _ = self._control.recvmsg(
-                _MESSAGE_BYTES, socket.CMSG_SPACE(_CREDENTIALS.size)
-            )
-        except ConnectionResetError:
-            data, ancillary = b"", []
+            data, ancillary, _, _ = self._control.recvmsg(_MESSAGE_BYTES, credentials_bytes)
+        except ConnectionResetError:  # it has ended with an order unread; what it said before that is there
+            data, ancillary, _, _ = self._control.recvmsg(_MESSAGE_BYTES, credentials_bytes)
         if not data:
             # by the system's hand: this interpreter runs here, too
             raise ShortageError("the guest cannot be started: its keeper has ended")
