@@ -95,6 +95,64 @@ def test_a_vm_whose_size_is_not_believed_is_named_once_and_by_those_who_are_shor
     assert "it counts as 256 MiB" in host.manager.status().vm("liar").reason
 
 
+def orders_to_a_boaster(release: bool) -> tuple[list[int], list[str], str]:
+    """Targets of a VM whose monitor says 2^51 bytes on a host of 16 GiB, what was reported, and why."""
+    host = rack([config("web"), config("liar", 256)], {"web": 100, "liar": 100})
+    host.available_bytes = 16 * GIB
+    host.overrides["liar"] = {"boot_bytes": 1 << 51, "actual_bytes": 1 << 51}
+    targets: list[int] = []
+    for sweep in range(12):
+        if release and sweep == 6:
+            host.manager.release("liar")
+        targets += [each.target_bytes for each in host.sweep().commands if each.vm == "liar"]
+    return targets, host.news, host.manager.status().vm("liar").reason
+
+
+@pytest.mark.parametrize("release", [False, True])
+def test_no_target_is_larger_than_what_the_host_could_give_and_who_says_more_is_named(release: bool) -> None:
+    targets, news, reason = orders_to_a_boaster(release)
+    assert targets
+    assert max(targets) <= 16 * GIB
+    of_it = [line for line in news if line.startswith("liar: ")]
+    assert len(of_it) == len(targets)
+    assert all(
+        "(its VMM reports 2048 TiB, more than this host has: that is not believed)" in x for x in of_it
+    )
+    assert not [line for line in of_it if "to 2048 TiB" in line or "full size, 2048 TiB" in line]
+    assert "its VMM reports" in reason
+
+
+@pytest.mark.parametrize(
+    ("host_mib", "resident", "due"),
+    [
+        (16384, 100, 2048),  # no more than the host has: all that it booted with, whatever its maximum is
+        (2000, 100, 2000),  # a little more than the host has: as much as that
+        (512, 700, 700),  # the host measures more: that
+        (512, 100, 512),
+    ],
+)
+def test_a_released_vm_gets_what_it_booted_with_as_far_as_the_host_has_it(
+    host_mib: int, resident: int, due: int
+) -> None:
+    host = rack([config("big", 256)], {"big": 100})
+    host.available_bytes = host_mib * MIB
+    host.sizes["big"] = 200 * MIB
+    host.overrides["big"] = {"boot_bytes": 2 * GIB, "resident_bytes": resident * MIB}
+    host.manager.release("big")
+    host.sweep(12)
+    assert host.sizes["big"] == due * MIB
+
+
+def test_a_target_of_a_manager_before_counts_no_further_than_the_host_could_give() -> None:
+    host = rack([config("web", 256)], {"web": 100})
+    host.available_bytes = 16 * GIB
+    host.manager.restore("web", "web.1", 1 << 51)
+    host.manager.release("web")
+    targets = [each.target_bytes for _ in range(6) for each in host.sweep().commands]
+    assert max(targets, default=0) <= 16 * GIB
+    assert "2048 TiB" not in host.manager.status().vm("web").reason
+
+
 def test_without_two_sources_that_monitor_starves_the_others() -> None:
     assert boaster(Safeguards(two_sources=False)).sizes["web"] < 400 * MIB
 

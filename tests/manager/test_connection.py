@@ -24,7 +24,7 @@ from tests.rigs.monitored import (
 from tests.rigs.scenes import play
 
 from dynmem.errors import LocalProtocolError, UnreachableError
-from dynmem.manager.step.facts import ABSENT, RUNNING, SILENT
+from dynmem.manager.step.facts import ABSENT, RUNNING, SILENT, VmFacts
 from dynmem.manager.sweep import connection as connection_module
 from dynmem.manager.sweep.connection import VmConnection
 from dynmem.manager.sweep.demand import VIRTIO_RESERVE_BYTES
@@ -197,6 +197,32 @@ def test_a_stopped_vm_keeps_its_last_size_says_so_and_delays_one_look_only(tmp_p
                 os.kill(process.pid, signal.SIGCONT)
                 again = await look_until(connection, lambda facts: facts.run_state == "prelaunch")
                 assert again.incarnation == first.incarnation
+
+    play(scenario())
+
+
+@pytest.mark.parametrize(("turns", "heard"), [(12, True), (10_000, False)])
+def test_a_loop_that_is_late_makes_no_vm_silent_and_one_that_does_not_reply_is_waited_for_no_longer(
+    turns: int, heard: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each turn of the loop takes longer than the whole patience: only turns can be counted."""
+
+    async def scenario() -> None:
+        connection = VmConnection("web", tmp_path / "qmp", may_write=False, period_s=0.1)
+        taken = 0
+
+        async def replies(_: int) -> VmFacts:
+            nonlocal taken
+            for _turn in range(turns):
+                taken += 1
+                await asyncio.sleep(0)
+            return VmFacts("web", "web.1", RUNNING)
+
+        monkeypatch.setattr(connection, "_look_at_it", replies)
+        facts = await look(connection, patience_s=1e-6)
+        assert (facts.run_state == RUNNING) is heard
+        assert taken < 200
+        await connection.close()
 
     play(scenario())
 

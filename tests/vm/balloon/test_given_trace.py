@@ -200,6 +200,20 @@ async def test_what_is_not_added_counts_once_for_the_trace_whether_it_is_mapped_
 
 
 @plays
+async def test_a_page_counts_once_while_it_is_not_mapped_and_once_more_when_it_is() -> None:
+    traced = Traced("hv_balloon_remove*", added=MIB)
+    traced.asked()
+    first = FIRST + SLOT
+    for removed in (4, 0):
+        assert traced.gives((first, 4)) == [processing(4, first, 0), common(4, first, removed, both=0)]
+    traced.rig.give()
+    assert traced.rig.grow(SIZE + (SLOT << PAGE_SHIFT) + MIB)  # the slot behind is mapped now
+    traced.asked()
+    for removed in (4, 0):
+        assert traced.gives((first, 4)) == [processing(4, first), common(4, first, removed)]
+
+
+@plays
 async def test_a_page_that_was_to_go_back_and_did_not_counts_no_more() -> None:
     traced = Traced("hv_balloon_remove*", added=MIB)
     traced.asked()

@@ -9,6 +9,7 @@ from dynmem.manager.step.changes import ALREADY_HELD, Candidate, Change
 from dynmem.manager.step.claims import Claims
 from dynmem.manager.step.measured import MeasuredFree
 from dynmem.manager.step.record import Record
+from dynmem.manager.step.standing import boast
 from dynmem.units import format_pages, format_size
 
 
@@ -50,7 +51,7 @@ class Orders(msgspec.Struct, frozen=True):
             limit = f"; {planned} was planned, but the guest has only {spare} available"
         if self.enforced:
             candidate.record.retarget(target, self.now_ns)
-        reason = f"{self.shrunk} to {format_pages(target)}: {decision.reason}{limit}"
+        reason = f"{self.shrunk} to {format_pages(target)}{boast(candidate.record)}: {decision.reason}{limit}"
         return Change(candidate.record, target, reason)
 
     def grant(self, candidate: Candidate, target: int) -> Change:

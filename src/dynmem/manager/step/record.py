@@ -93,7 +93,9 @@ class Record(msgspec.Struct):
         equal_sweeps: How many sweeps in a row found the same.
         fingerprint: What they found.
         target_pages: The target last set, or the size that was adopted; None until then.
-        most_pages: The largest size that it is believed to have.
+        most_pages: The largest size that counts against others.
+        credible_pages: The largest size that it could have: its maximum, the host's memory, or what is
+            measured, whichever is largest.
         restored_pages: The target that a manager before this one set, or that ended with a reset; it counts
             until a size is adopted.
         is_target_over: Whether that target ended with a reset.
@@ -126,6 +128,7 @@ class Record(msgspec.Struct):
     fingerprint: tuple[object, ...] = ()
     target_pages: int | None = None
     most_pages: int = 0
+    credible_pages: int = ANY_SIZE
     restored_pages: int | None = None
     is_target_over: bool = False
     actual_pages: int | None = None
@@ -169,7 +172,19 @@ class Record(msgspec.Struct):
     @property
     def released_pages(self) -> int:
         """What it is due when it is released: its boot size, or its maximum if it can grow beyond that."""
-        return max(self.boot_pages, self.sizes.down(self.maximum_pages), self.target_pages or 0)
+        full = max(self.boot_pages, self.sizes.down(self.maximum_pages), self.target_pages or 0)
+        return min(full, self.credible_pages)
+
+    @property
+    def reported_pages(self) -> int:
+        """The size that its monitor reports, believed or not."""
+        return max(pages_of(self.facts.actual_bytes or 0), self.actual_pages or 0)
+
+    @property
+    def boasted_pages(self) -> int:
+        """What its monitor reports beyond what this host could give it; 0 if it does not."""
+        reported = max(self.reported_pages, pages_of(self.facts.boot_bytes or 0))
+        return reported if reported > self.credible_pages else 0
 
     @property
     def floor_pages(self) -> int:
@@ -206,17 +221,26 @@ class Record(msgspec.Struct):
         maximum = pages_of(self.config.maximum_bytes)
         return max(0, (self.guest_pages or 0) - maximum - tolerance_pages(maximum))
 
-    def believe(self, host_pages: int | None) -> None:
+    def believe(self, memory_pages: int | None) -> None:
         """Decide how large it may say that it is, from what the operator and the host know.
 
-        A monitor's own word counts up to the configured maximum and the memory of the host (None: any word
-        counts). Beyond that, what the host measures counts: a VM may well have booted with more.
+        Against others, a monitor's own word counts up to the configured maximum and the memory of the host
+        (None: any word counts). Beyond that, what the host measures counts: a VM may well have booted with
+        more. It is that VM's own affair up to the memory of the host, and no further: no target is larger.
         """
-        if host_pages is None:
-            self.most_pages = ANY_SIZE
-        else:
-            maximum = min(pages_of(self.config.maximum_bytes), host_pages)
-            self.most_pages = max(1, maximum, self.guest_pages or 0)
+        if memory_pages is None:
+            self.most_pages = self.credible_pages = ANY_SIZE
+            return
+        maximum, guest = pages_of(self.config.maximum_bytes), self.guest_pages or 0
+        self.most_pages = max(1, min(maximum, memory_pages), guest)
+        self.credible_pages = max(1, maximum, memory_pages, guest)
+        if self.restored_pages is not None:
+            self.restored_pages = min(self.restored_pages, self.credible_pages)
+
+    def see_boot(self) -> None:
+        """Take in what it booted with, as far as that is believed."""
+        boot = self.facts.boot_bytes
+        self.boot_pages = min(pages_of(boot) if boot else self.boot_pages, self.credible_pages)
 
     @property
     def excess_pages(self) -> int:
@@ -255,7 +279,7 @@ class Record(msgspec.Struct):
         """Take in the size that the VMM reports, and note whether it moved."""
         if self.facts.actual_bytes is None:
             return
-        actual = pages_of(self.facts.actual_bytes)
+        actual = min(pages_of(self.facts.actual_bytes), self.credible_pages)
         if self.facts.is_actual_former:
             actual = max(actual, self.boot_pages)
         if self.actual_pages is not None and actual != self.actual_pages:

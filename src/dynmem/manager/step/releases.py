@@ -1,7 +1,8 @@
 """Released VMs: they are grown to their full size, and then left alone.
 
 That is what they booted with or, where memory can be added to them, their configured maximum: without a
-manager they would not get more when they need it. What they have beyond that they keep.
+manager they would not get more when they need it. What they have beyond that they keep. None of it counts
+beyond what this host could give them: more than that is only a monitor's word.
 
 Other VMs make room first, and the memory is measured free as for every grant. If they cannot make room in
 time, the rest is granted nevertheless: it is the operator's order, and the reason says that the budget does
@@ -16,7 +17,7 @@ from dynmem.manager.step.facts import ManagerSettings
 from dynmem.manager.step.orders import Orders
 from dynmem.manager.step.record import Record
 from dynmem.manager.step.safeguards import RELEASE_PERIODS
-from dynmem.manager.step.standing import Standing
+from dynmem.manager.step.standing import Standing, boast
 from dynmem.policy import HUGE_PAGES
 from dynmem.units import format_pages
 
@@ -84,7 +85,7 @@ class Releases:
 
 def _raise(record: Record, missing: int, free: int, orders: Orders, *, patient: bool) -> Change | None:
     due, measurement = record.released_pages, orders.free.text
-    given = f"released: {orders.grown} to its full size, {format_pages(due)}"
+    given = f"released: {orders.grown} to its full size, {format_pages(due)}{boast(record)}"
     if missing == 0:
         return Change(record, due, given, ALREADY_HELD)
     if missing <= free:

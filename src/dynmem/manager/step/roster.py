@@ -118,8 +118,7 @@ class Roster:
         now_ns = facts.now_ns
         record.facts = vm
         record.believe(pages_of(facts.host.mem_total_bytes) if self._safeguards.two_sources else None)
-        if vm.boot_bytes:
-            record.boot_pages = pages_of(vm.boot_bytes)
+        record.see_boot()
         if vm.resets != record.resets:
             record.start_again(vm.resets, now_ns)
             arrivals.reset.append(record)

@@ -67,6 +67,14 @@ def above(record: Record) -> str:
     )
 
 
+def boast(record: Record) -> str:
+    """Return what its VMM reports beyond what the host could give it, in brackets; "" if it does not."""
+    if not record.boasted_pages:
+        return ""
+    reported = format_pages(record.boasted_pages)
+    return f" (its VMM reports {reported}, more than this host has: that is not believed)"
+
+
 def _fresh(record: Record, moment: Moment) -> bool:
     return fresh_report(record, moment.now_ns, moment.settings.period_ns)
 
@@ -106,8 +114,8 @@ FROZEN: Final[tuple[Row, ...]] = (
         lambda _, moment: moment.released,
         "released",
         lambda record: (
-            f"released: gets its full size, {format_pages(record.released_pages)}, and is left alone"
-            f" until `dynmem release {record.name} --undo`"
+            f"released: gets its full size, {format_pages(record.released_pages)}{boast(record)},"
+            f" and is left alone until `dynmem release {record.name} --undo`"
         ),
     ),
     (
@@ -167,11 +175,11 @@ def standing_of(record: Record, moment: Moment) -> Standing:
             may_shrink=False,
             reason="not shrunk: it has not reported since its size changed",
         )
-    if (record.actual_pages or 0) > record.most_pages:
+    if record.reported_pages > record.most_pages:
         return Standing(
             "movable",
             may_shrink=True,
-            reason=f"its VMM reports a size of {format_pages(record.actual_pages or 0)}: it counts as"
+            reason=f"its VMM reports a size of {format_pages(record.reported_pages)}: it counts as"
             f" {format_pages(record.most_pages)}",
             news="its VMM reports a size beyond its maximum: it counts as its maximum, or as what it holds",
         )

@@ -19,7 +19,7 @@ def view_of(record: Record, standing: Standing) -> Vm:
         if maximum == declined.at_pages:
             limit = "takes no more than"
     kept = min(stopped.at_pages, record.most_pages) if stopped is not None and stopped.holds else 0
-    if not standing.may_shrink or (record.actual_pages or 0) > record.most_pages:
+    if not standing.may_shrink or record.reported_pages > record.most_pages:
         kept = max(kept, held)
     config = record.config
     return Vm(
