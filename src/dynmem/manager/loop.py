@@ -195,6 +195,8 @@ class Daemon:
         """Sweep and step until the stop signal; a sweep that took too long is not made up for."""
         stopping = asyncio.create_task(self._stop.wait())
         acts = Acts(self._manager, writer, self._report)
+        for line in unfinished.damaged:
+            self._report(line)
         while not self._stop.is_set():
             began = time.monotonic()
             if self._wants_reload:

@@ -3,6 +3,7 @@
 import asyncio
 import fcntl
 import os
+import re
 import stat
 import threading
 from collections.abc import Iterator
@@ -105,5 +106,13 @@ async def test_without_a_file_what_the_guest_writes_is_dropped() -> None:
 @pytest.mark.parametrize("kind", ["a folder", "a pipe that nobody reads"])
 def test_a_console_that_cannot_be_opened_is_an_error_of_the_configuration(path: Path, kind: str) -> None:
     path.mkdir() if kind == "a folder" else os.mkfifo(path)
-    with pytest.raises(ConfigError, match=r"the console cannot be opened: .*/console: "):
+    with pytest.raises(
+        ConfigError, match=r"the console cannot be opened: .*/console: .*: name another file$"
+    ):
         Console(path).connect()
+
+
+def test_a_console_in_a_folder_that_is_missing_says_to_make_the_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "missing"
+    with pytest.raises(ConfigError, match=f": make the folder {re.escape(str(folder))}$"):
+        Console(folder / "console").connect()

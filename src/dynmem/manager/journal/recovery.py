@@ -6,6 +6,7 @@ Sizes are never taken from the journal. An open action is closed by looking at t
 import time
 from collections.abc import Collection, Iterable
 
+from dynmem.limits import MANAGER_FIGURE_BYTES_MAX
 from dynmem.manager.journal.journal import REACHED, RELEASED, RESERVED, Action, Intent, Journal
 from dynmem.manager.step import Manager
 from dynmem.manager.step.facts import ABSENT, SILENT, Facts, VmFacts
@@ -19,7 +20,8 @@ def take_over(journal: Journal, manager: Manager, names: Collection[str]) -> Non
     promised reservations stay promised.
     """
     for action in journal.last_targets():
-        manager.restore(action.vm, action.incarnation, action.target_bytes)
+        if _is_size(action.target_bytes):
+            manager.restore(action.vm, action.incarnation, action.target_bytes)
     now_ns, wall_ns = time.monotonic_ns(), time.time_ns()
     for each in journal.instructions():
         if each.kind == RELEASED and each.name in names:
@@ -35,10 +37,18 @@ class Unfinished:
     """Actions without an outcome: it could not be recorded, or the manager died before it was known."""
 
     def __init__(self, actions: Iterable[Action]) -> None:
-        self._open: dict[int, Intent] = {
-            each.id: Intent(each.vm, each.incarnation, each.target_bytes, each.reason, each.measurement)
-            for each in actions
-        }
+        self._open: dict[int, Intent] = {}
+        #: A line for each that no manager wrote: its target is not a size.
+        self.damaged: list[str] = []
+        for each in actions:
+            if _is_size(each.target_bytes):
+                intent = Intent(each.vm, each.incarnation, each.target_bytes, each.reason, each.measurement)
+                self._open[each.id] = intent
+            else:
+                self.damaged.append(
+                    f"{each.vm}: row {each.id} of the journal is left as it is: its target,"
+                    f" {each.target_bytes}, is not the size of a VM"
+                )
 
     def __len__(self) -> int:
         return len(self._open)
@@ -58,6 +68,10 @@ class Unfinished:
     def close(self, number: int) -> None:
         """Drop an action whose outcome is recorded."""
         del self._open[number]
+
+
+def _is_size(target_bytes: int) -> bool:
+    return 0 <= target_bytes <= MANAGER_FIGURE_BYTES_MAX
 
 
 def _found(intent: Intent, vm: VmFacts | None) -> str:

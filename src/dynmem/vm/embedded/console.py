@@ -94,8 +94,11 @@ class _BoundedFile:
         try:
             self._fd = self._open(os.O_TRUNC if empty else 0)
         except OSError as error:
-            kind = ShortageError if is_shortage(error.errno or 0) else ConfigError
-            raise kind(f"the console cannot be opened: {path}: {error.strerror}") from None
+            what, folder = f"the console cannot be opened: {path}: {error.strerror}", path.absolute().parent
+            if is_shortage(error.errno or 0):
+                raise ShortageError(what) from None
+            step = "name another file" if folder.exists() else f"make the folder {folder}"
+            raise ConfigError(f"{what}: {step}") from None
         status = os.fstat(self._fd)
         self._size = status.st_size
         self._is_regular = stat.S_ISREG(status.st_mode)
