@@ -18,7 +18,7 @@ INTRO = """# The configuration of the manager
 Written by `scripts/config.py` from the classes in `src/dynmem/manager/config_file.py`; a test holds the two
 equal. `dynmem run --config FILE` reads one TOML file; without the option, `/etc/dynmem/config.toml`. The
 whole file is checked before anything is touched; with `--check`, `dynmem run` checks it, shows what it means
-and ends. SIGHUP makes a running manager read it again: in a unit of systemd, `ExecReload=kill -HUP $MAINPID`.
+and ends. SIGHUP makes a running manager read it again: in a systemd unit, `ExecReload=kill -HUP $MAINPID`.
 A file with a mistake changes nothing; `socket` and `state` change only with a restart; a VM that is no longer
 in the file is left alone at the size it has. `dynmem status` says when the file has changed and was not read
 again.

@@ -1,7 +1,7 @@
 """Broken channels are replaced: rescinded, and offered again when the guest has released them.
 
-A guest's driver does not learn that its host reads a channel no more. A rescind tells it: it lets the channel
-go, and drives the device again when that is offered. The first time this happens at once. A channel that
+A guest's driver does not notice that its host no longer reads a channel. A rescind tells it: it releases the
+channel, and drives the device again when that is offered. The first time this happens at once. A channel that
 breaks again and again waits between the times, twice as long each time up to a minute, so that a guest which
 breaks what it gets costs its host no more than that.
 """

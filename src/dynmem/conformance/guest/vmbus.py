@@ -165,7 +165,7 @@ for _name, _relid in (("the-same", RELID), ("another", RELID + 1)):
         Case(
             f"guest-offered-again-under-{_name}-relid",
             VMBUS,
-            "A device that is offered again after a rescind is opened again, and the handshake begins anew.",
+            "A device that is offered again after a rescind is opened again, and the handshake begins again.",
             "Linux drivers/hv/channel_mgmt.c, vmbus_onoffer: the driver probes the new device",
             partial(_come_back, _relid),
         )

@@ -77,7 +77,7 @@ def trouble(error: BaseException, path: Path, *, has_replied: bool) -> str:
         case OSError() if is_shortage(error):
             return (
                 f"dynmem cannot look at it now ({error.strerror}): raise the limit of open files for dynmem"
-                " (LimitNOFILE= in a unit of systemd), or see what uses up the host's"
+                " (LimitNOFILE= in a systemd unit), or see what uses up the host's"
             )
     return f"its monitor {path} failed: {error}"
 

@@ -56,7 +56,7 @@ class VmLock:
             ) from None
 
     def _answer(self) -> None:
-        """Let go those who asked who holds the lock: connecting told them."""
+        """Close the connections of those who asked who holds the lock: connecting told them."""
         for each in self._held.values():
             with contextlib.suppress(OSError):
                 while True:
