@@ -1,5 +1,6 @@
 """A guest is reset while its balloon is filled: what the former guest had and said ends with it."""
 
+import asyncio
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -7,8 +8,16 @@ import pytest
 from tests.rigs.managers import configured, managing
 from tests.rigs.monitored import MEBIBYTE, FakeVm, listening, look, look_until, watched
 from tests.rigs.obedient import ObedientHost
-from tests.rigs.scenes import play
+from tests.rigs.scenes import play, until
 
+from dynmem.manager.api.messages import StatusReply, StatusRequest
+from dynmem.manager.api.service import Service
+from dynmem.manager.config import load
+from dynmem.manager.journal.journal import Journal
+from dynmem.manager.journal.writer import JournalWriter
+from dynmem.manager.private import private_folder
+from dynmem.manager.reload import ConfigWatch
+from dynmem.manager.step import Manager
 from dynmem.manager.step.facts import Demand, ManagerSettings, VmConfig, VmFacts
 from dynmem.manager.sweep.connection import VmConnection
 from dynmem.manager.sweep.demand import VIRTIO_RESERVE_BYTES
@@ -166,6 +175,29 @@ def test_a_reset_is_looked_at_at_once_and_not_at_the_next_period(tmp_path: Path)
             await manager.until(lambda status: status.vm("web").there)
             vm.event("RESET")
             await manager.until(lambda status: status.manager.sweeps == 2)
-            assert any("web: reset" in line for line in manager.lines)
+            await until(lambda: any("web: reset" in line for line in manager.lines))
+
+    play(scenario())
+
+
+def test_a_status_does_not_show_a_former_life_while_a_reset_is_being_looked_at(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        config = load(configured(tmp_path, "observe", web=""))
+        private_folder(config.state)
+        journal = Journal(config.state)
+        writer = JournalWriter(journal, print)
+        service = Service(ConfigWatch(config), Manager(config.settings, config.vms), writer, asyncio.Event())
+        await service.handle(StatusRequest())
+        service.resets += 1
+        asked = asyncio.create_task(service.handle(StatusRequest()))
+        await service.stepped(0.0, resets=0)  # its sweep began before the reset
+        await asyncio.sleep(0)
+        assert not asked.done()
+        await service.stepped(0.0, resets=1)
+        status = await asked
+        assert isinstance(status, StatusReply)
+        assert status.manager.sweeps == 2
+        await writer.finish()
+        journal.close()
 
     play(scenario())

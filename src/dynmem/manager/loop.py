@@ -59,6 +59,7 @@ class Daemon:
         self._manager = Manager(config.settings, config.vms)
         self._wants_sweep = asyncio.Event()
         self._wants_reload = False
+        self._service: Service | None = None
         self._identities = Identities()
         self._measuring = Measuring()
         self._connections = {vm.name: self._connection(vm.name) for vm in config.vms}
@@ -81,7 +82,7 @@ class Daemon:
             self._config.monitors[name],
             may_write=self._config.settings.is_enforcing,
             period_s=self._period_s,
-            reset=self._wants_sweep.set,
+            reset=self._saw_reset,
             identities=self._identities,
             measuring=self._measuring,
         )
@@ -104,7 +105,7 @@ class Daemon:
             if self._hangups:
                 self._reload_soon()
             writer = JournalWriter(journal, self._report)
-            service = Service(self._watch, self._manager, writer, self._wants_sweep)
+            service = self._service = Service(self._watch, self._manager, writer, self._wants_sweep)
             api = ApiServer(config.socket, service.handle)
             await api.start()
             self._report(self._greeting())
@@ -124,6 +125,11 @@ class Daemon:
     def _stop_by(self, number: signal.Signals) -> None:
         self._stopped_by = number
         self._stop.set()
+
+    def _saw_reset(self) -> None:
+        if self._service is not None:
+            self._service.resets += 1
+        self._wants_sweep.set()
 
     def _reload_soon(self) -> None:
         self._wants_reload = True
@@ -203,6 +209,7 @@ class Daemon:
                 await self._reload()
             elif (news := self._watch.look()) is not None:
                 self._report(news)
+            resets = service.resets
             facts = await self._sweep()
             swept_s = time.monotonic() - began
             pause_s = self._period_s - swept_s
@@ -214,7 +221,7 @@ class Daemon:
                 for line in result.changes:
                     self._report(line)
                 unfinished.add(await acts.act(self._connections, result.commands))
-                await service.stepped(swept_s)
+                await service.stepped(swept_s, resets)
                 pause_s = began + self._period_s - time.monotonic()
                 if result.waiting:
                     pause_s = self._period_s / SOON_SHARE

@@ -38,15 +38,24 @@ from dynmem.units import NS_PER_S, format_size
 
 # A sweep that is asked for has been and was decided on within this, unless the host is very busy.
 _STEP_NS: Final = 5 * NS_PER_S
+# A status waits no longer for the sweep that a reset has caused.
+_FRESH_S: Final = 1.0
 
 
 class Service:
-    """Carries out requests between two steps of the loop; it sets `wants_sweep` when one should not wait."""
+    """Carries out requests between two steps of the loop; it sets `wants_sweep` when one should not wait.
+
+    Attributes:
+        resets: How many resets of guests were seen.
+
+    """
 
     def __init__(
         self, watch: ConfigWatch, manager: Manager, writer: JournalWriter, wants_sweep: asyncio.Event
     ) -> None:
         self._wants_sweep = wants_sweep
+        self.resets = 0
+        self._resets_stepped = 0
         self._watch = watch
         self._manager = manager
         self._writer = writer
@@ -60,9 +69,13 @@ class Service:
     def _config(self) -> Config:
         return self._watch.config
 
-    async def stepped(self, swept_s: float) -> None:
-        """Take note of a step after a sweep of *swept_s* seconds, and wake every request that waits."""
+    async def stepped(self, swept_s: float, resets: int) -> None:
+        """Take note of a step after a sweep of *swept_s* seconds, and wake every request that waits.
+
+        *resets* is how many resets had been seen when the sweep began.
+        """
         self._sweeps += 1
+        self._resets_stepped = resets
         self._swept_s = swept_s
         await self.forget_ended()
         async with self._stepped:
@@ -76,6 +89,7 @@ class Service:
         """Carry out one request and return its reply; DynmemError is a refusal."""
         match request:
             case StatusRequest():
+                await self._resets_taken_in()
                 return self._status()
             case ReserveRequest():
                 return await self._reserve(request)
@@ -83,6 +97,13 @@ class Service:
                 return await self._release(vm)
             case TakeUpRequest(vm):
                 return await self._take_up(vm)
+
+    async def _resets_taken_in(self) -> None:
+        """Wait until the figures of guests that were reset by now are not those of their former lives."""
+        seen = self.resets
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_FRESH_S), self._stepped:
+                await self._stepped.wait_for(lambda: self._resets_stepped >= seen)
 
     def _status(self) -> StatusReply:
         since_epoch_ns = time.time_ns() - time.monotonic_ns()
