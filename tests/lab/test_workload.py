@@ -104,5 +104,9 @@ def test_a_report_with_a_word_that_is_no_utf_8_is_no_report() -> None:
     assert latest_report(line(load="?").replace(b"?", b"\xfe")) is None
 
 
+def test_a_report_with_something_nested_deeply_is_no_report() -> None:
+    assert latest_report(line().replace(b"}", b',"more":' + b"[" * 3000 + b"}")) is None
+
+
 def test_a_number_as_text_is_no_report() -> None:
     assert latest_report(line(held_pages="256")) is None

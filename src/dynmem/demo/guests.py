@@ -7,6 +7,7 @@ import msgspec
 
 from dynmem.demo.processes import Program
 from dynmem.demo.scenario import Member
+from dynmem.json_errors import NOT_JSON
 from dynmem.units import MIB, PAGE_SIZE
 
 TAIL_BYTES: Final = 16384
@@ -66,7 +67,7 @@ def last_report(serial: Path) -> LoadReport | None:
     for line in reversed(lines[:-1]):
         try:
             return _decoder.decode(line)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except NOT_JSON:
             continue
     return None
 

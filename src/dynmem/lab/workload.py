@@ -11,6 +11,7 @@ from typing import Final, Literal
 import msgspec
 
 from dynmem.errors import ConfigError
+from dynmem.json_errors import NOT_JSON
 from dynmem.limits import LAB_REPORT_LINE_BYTES_MAX
 from dynmem.units import MIB, NS_PER_S, format_size
 
@@ -119,6 +120,6 @@ def latest_report(serial: bytes) -> Report | None:
             continue
         try:
             return _decoder.decode(line[start:])
-        except (msgspec.DecodeError, UnicodeDecodeError):  # split by a line of the kernel
+        except NOT_JSON:  # split by a line of the kernel
             continue
     return None

@@ -11,6 +11,7 @@ from typing import Final
 import msgspec
 
 from dynmem.errors import RemoteProtocolError
+from dynmem.json_errors import NOT_JSON
 from dynmem.limits import QMP_NAME_MAX, QMP_REPLY_BYTES_MAX, QMP_VALUES_MAX
 from dynmem.qmp.errors import TooMuchError
 
@@ -48,7 +49,6 @@ class Message(msgspec.Struct, frozen=True, gc=False, rename={"greeting": "QMP", 
 _MESSAGES: Final = msgspec.json.Decoder(Message)
 _OBJECTS: Final = msgspec.json.Decoder(dict[str, object])
 _VALUES: Final = msgspec.json.Decoder()
-_ERRORS: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 def encode_line(message: Mapping[str, object]) -> bytes:
@@ -60,7 +60,7 @@ def decode_line(line: bytes) -> dict[str, object]:
     """Return the object in a received line. Raises RemoteProtocolError for anything else."""
     try:
         return _OBJECTS.decode(line)
-    except _ERRORS as error:
+    except NOT_JSON as error:
         raise _not_a_line(line, error) from None
 
 
@@ -68,7 +68,7 @@ def split_line(line: bytes) -> Message:
     """Return the members of the message in a received line. Raises RemoteProtocolError for anything else."""
     try:
         return _MESSAGES.decode(line)
-    except _ERRORS as error:
+    except NOT_JSON as error:
         raise _not_a_line(line, error) from None
 
 
@@ -79,7 +79,7 @@ def decode_value(text: bytes, what: str, *, values_max: int = QMP_VALUES_MAX) ->
         raise TooMuchError(f"{what} holds more than {values_max} values ({len(text)} bytes)")
     try:
         return _VALUES.decode(text)
-    except _ERRORS as error:
+    except NOT_JSON as error:
         raise RemoteProtocolError(f"{what} is not JSON ({error})") from None
 
 

@@ -15,6 +15,7 @@ from typing import Final
 import msgspec
 
 from dynmem.errors import ConfigError, DynmemError, ExitCode, NotPermittedError
+from dynmem.json_errors import NOT_JSON
 from dynmem.limits import API_CLIENTS_MAX, API_REQUEST_BYTES_MAX
 from dynmem.manager.api.messages import Refusal, Reply, Request, ReserveRequest, encode
 from dynmem.sockets import bind_private
@@ -111,7 +112,7 @@ class ApiServer:
             return b""
         except asyncio.LimitOverrunError:
             return _refusal(f"a request is at most {API_REQUEST_BYTES_MAX} bytes long", ExitCode.USAGE)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        except NOT_JSON as error:
             return _refusal(f"not a request: {error}", ExitCode.USAGE)
         self._waited_for.pop(client, None)
         handling = asyncio.ensure_future(self._handler(request))
