@@ -9,7 +9,8 @@ from dynmem.errors import RemoteProtocolError
 from dynmem.units import KIB
 
 MEMINFO: Final = Path("/proc/meminfo")
-_SHORTAGES: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
+#: Errors of a process, or of the whole host, that is short of something.
+SHORTAGES: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 
 
 def meminfo(*names: str, path: Path = MEMINFO) -> tuple[int, ...]:
@@ -34,7 +35,7 @@ def meminfo(*names: str, path: Path = MEMINFO) -> tuple[int, ...]:
 
 def is_shortage(error: BaseException) -> bool:
     """Return whether an error says what this process or the host lacks, and nothing of what was looked at."""
-    return isinstance(error, OSError) and error.errno in _SHORTAGES
+    return isinstance(error, OSError) and error.errno in SHORTAGES
 
 
 def allow_descriptors(count: int) -> bool:

@@ -11,7 +11,8 @@ from typing import Final, NamedTuple
 from dynmem.errors import ConfigError
 from dynmem.limits import UNIX_PATH_BYTES_MAX
 
-_UCRED: Final = struct.Struct("=iII")
+#: struct ucred of unix(7): process, user, group.
+UCRED: Final = struct.Struct("=iII")
 
 
 class Peer(NamedTuple):
@@ -30,7 +31,7 @@ class Peer(NamedTuple):
 
 def peer_of(connection: socket.socket) -> Peer:
     """Return the process at the other end. Raises OSError."""
-    return Peer(*_UCRED.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)))
+    return Peer(*UCRED.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, UCRED.size)))
 
 
 def user_name(uid: int) -> str:

@@ -7,8 +7,6 @@ it does not read itself.
 import asyncio
 import inspect
 import logging
-import socket
-import struct
 from collections.abc import Callable, Mapping
 from typing import Final, cast
 
@@ -19,11 +17,11 @@ from dynmem.qmp.framing import encode_line
 from dynmem.qmp.parser import NESTED_TOO_DEEPLY, Malformed, ValueReader
 from dynmem.qmp.turns import Share, Turns
 from dynmem.qmp.types import Array, Enum, Member, Object, read_members
+from dynmem.sockets import peer_of
 
 NEGOTIATION: Final = "qmp_capabilities"
 NEGOTIATION_ARGUMENTS: Final = Object((Member("enable", Array(Enum(("oob",))), is_optional=True),))
 _LOG: Final = logging.getLogger(__name__)
-_CREDENTIALS: Final = struct.Struct("=iII")  # struct ucred: process, user, group
 _UNSENT_BYTES_HIGH: Final = 16_384  # of replies: then the client is not read until it reads
 
 
@@ -70,9 +68,7 @@ class Session(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
         self._transport.set_write_buffer_limits(high=_UNSENT_BYTES_HIGH)
-        connection: socket.socket = transport.get_extra_info("socket")
-        credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-        self.peer = _CREDENTIALS.unpack(credentials)[0]
+        self.peer = peer_of(transport.get_extra_info("socket")).pid
         self.active_at = asyncio.get_running_loop().time()
         self._task = asyncio.create_task(self._serve())
         self._joined(self)

@@ -11,7 +11,6 @@ import os
 import select
 import signal
 import socket
-import struct
 import subprocess
 import sys
 import time
@@ -21,6 +20,7 @@ from typing import Final
 
 import dynmem
 from dynmem.errors import ConfigError, DynmemError
+from dynmem.sockets import UCRED
 from dynmem.vm.embedded import keeper
 from dynmem.vm.embedded.output import Ends
 from dynmem.vm.embedded.readiness import Readiness
@@ -36,8 +36,7 @@ ENVIRONMENT: Final = {
     "OPENBLAS_NUM_THREADS": "1",
     "OMP_NUM_THREADS": "1",
 }
-_CREDENTIALS: Final = struct.Struct("=iII")  # struct ucred: pid, uid, gid
-_ANCILLARY_BYTES: Final = socket.CMSG_SPACE(_CREDENTIALS.size)
+_ANCILLARY_BYTES: Final = socket.CMSG_SPACE(UCRED.size)
 _MESSAGE_BYTES: Final = 4096
 _FREEZING_S: Final = 1.0
 _ENDING_S: Final = 1.0  # for a keeper without a namespace, to kill all processes that it finds
@@ -229,11 +228,10 @@ class GuestProcess:
 
     def _next(self) -> tuple[str, int]:
         """Return the keeper's next message with its sender's process id."""
-        credentials_bytes = socket.CMSG_SPACE(_CREDENTIALS.size)
         try:
-            data, ancillary, _, _ = self._control.recvmsg(_MESSAGE_BYTES, credentials_bytes)
+            data, ancillary, _, _ = self._control.recvmsg(_MESSAGE_BYTES, _ANCILLARY_BYTES)
         except ConnectionResetError:  # it has ended with an order unread; what it said before that is there
-            data, ancillary, _, _ = self._control.recvmsg(_MESSAGE_BYTES, credentials_bytes)
+            data, ancillary, _, _ = self._control.recvmsg(_MESSAGE_BYTES, _ANCILLARY_BYTES)
         if not data:
             # by the system's hand: this interpreter runs here, too
             raise ShortageError("the guest cannot be started: its keeper has ended")
@@ -245,7 +243,7 @@ class GuestProcess:
             raise cannot_start(int(number), what)
         elif kind == "refused":
             raise _RefusedError(f"{what}: {os.strerror(int(number))}")
-        pid, _, _ = _CREDENTIALS.unpack(ancillary[0][2])
+        pid, _, _ = UCRED.unpack(ancillary[0][2])
         return kind, pid
 
 

@@ -9,18 +9,13 @@ import os
 from typing import Final
 
 from dynmem.errors import ConfigError, DynmemError
+from dynmem.procfs import SHORTAGES
 from dynmem.vm.platform import ShortageError
 
-_NUMBERS: Final = frozenset(
-    (
-        errno.EAGAIN,  # processes of the user (RLIMIT_NPROC) or of the cgroup
-        errno.EMFILE,
-        errno.ENFILE,
-        errno.ENOBUFS,
-        errno.ENOMEM,
-        errno.ETOOMANYREFS,  # descriptors of the user that were sent and not yet received
-    )
-)
+_NUMBERS: Final = SHORTAGES | {
+    errno.EAGAIN,  # processes of the user (RLIMIT_NPROC) or of the cgroup
+    errno.ETOOMANYREFS,  # descriptors of the user that were sent and not yet received
+}
 
 
 def is_shortage(number: int) -> bool:
