@@ -15,6 +15,7 @@ from dynmem.manager.api.service import Service
 from dynmem.manager.config import load
 from dynmem.manager.journal.journal import Journal
 from dynmem.manager.journal.writer import JournalWriter
+from dynmem.manager.next_sweep import NextSweep
 from dynmem.manager.private import private_folder
 from dynmem.manager.reload import ConfigWatch
 from dynmem.manager.step import Manager
@@ -186,14 +187,19 @@ def test_a_status_does_not_show_a_former_life_while_a_reset_is_being_looked_at(t
         private_folder(config.state)
         journal = Journal(config.state)
         writer = JournalWriter(journal, print)
-        service = Service(ConfigWatch(config), Manager(config.settings, config.vms), writer, asyncio.Event())
+        sweep = NextSweep()
+        service = Service(ConfigWatch(config), Manager(config.settings, config.vms), writer, sweep)
         await service.handle(StatusRequest())
-        service.resets += 1
+        sweep.begin()
+        sweep.saw_reset()
         asked = asyncio.create_task(service.handle(StatusRequest()))
-        await service.stepped(0.0, resets=0)  # its sweep began before the reset
+        sweep.stepped()  # it began before the reset
+        await service.stepped(0.0)
         await asyncio.sleep(0)
         assert not asked.done()
-        await service.stepped(0.0, resets=1)
+        sweep.begin()
+        sweep.stepped()
+        await service.stepped(0.0)
         status = await asked
         assert isinstance(status, StatusReply)
         assert status.manager.sweeps == 2

@@ -25,6 +25,7 @@ from dynmem.manager.config import Config
 from dynmem.manager.journal.journal import Journal, JournalError
 from dynmem.manager.journal.recovery import Unfinished, take_over
 from dynmem.manager.journal.writer import JournalWriter
+from dynmem.manager.next_sweep import NextSweep
 from dynmem.manager.private import lock, private_folder
 from dynmem.manager.reload import ConfigWatch
 from dynmem.manager.step import Manager
@@ -57,9 +58,8 @@ class Daemon:
         self._watch = ConfigWatch(config)
         self._report = report
         self._manager = Manager(config.settings, config.vms)
-        self._wants_sweep = asyncio.Event()
+        self._next_sweep = NextSweep()
         self._wants_reload = False
-        self._service: Service | None = None
         self._identities = Identities()
         self._measuring = Measuring()
         self._connections = {vm.name: self._connection(vm.name) for vm in config.vms}
@@ -82,7 +82,7 @@ class Daemon:
             self._config.monitors[name],
             may_write=self._config.settings.is_enforcing,
             period_s=self._period_s,
-            reset=self._saw_reset,
+            reset=self._next_sweep.saw_reset,
             identities=self._identities,
             measuring=self._measuring,
         )
@@ -105,7 +105,7 @@ class Daemon:
             if self._hangups:
                 self._reload_soon()
             writer = JournalWriter(journal, self._report)
-            service = self._service = Service(self._watch, self._manager, writer, self._wants_sweep)
+            service = Service(self._watch, self._manager, writer, self._next_sweep)
             api = ApiServer(config.socket, service.handle)
             await api.start()
             self._report(self._greeting())
@@ -126,14 +126,9 @@ class Daemon:
         self._stopped_by = number
         self._stop.set()
 
-    def _saw_reset(self) -> None:
-        if self._service is not None:
-            self._service.resets += 1
-        self._wants_sweep.set()
-
     def _reload_soon(self) -> None:
         self._wants_reload = True
-        self._wants_sweep.set()
+        self._next_sweep.wanted.set()
 
     def _allow_descriptors(self) -> None:
         if not allow_descriptors(MANAGER_DESCRIPTORS + MANAGER_DESCRIPTORS_PER_VM * len(self._connections)):
@@ -209,7 +204,7 @@ class Daemon:
                 await self._reload()
             elif (news := self._watch.look()) is not None:
                 self._report(news)
-            resets = service.resets
+            self._next_sweep.begin()
             facts = await self._sweep()
             swept_s = time.monotonic() - began
             pause_s = self._period_s - swept_s
@@ -221,11 +216,12 @@ class Daemon:
                 for line in result.changes:
                     self._report(line)
                 unfinished.add(await acts.act(self._connections, result.commands))
-                await service.stepped(swept_s, resets)
+                self._next_sweep.stepped()
+                await service.stepped(swept_s)
                 pause_s = began + self._period_s - time.monotonic()
                 if result.waiting:
                     pause_s = self._period_s / SOON_SHARE
-            asked = asyncio.create_task(self._wants_sweep.wait())
+            asked = asyncio.create_task(self._next_sweep.wanted.wait())
             await asyncio.wait(
                 (stopping, asked), timeout=max(0.0, pause_s), return_when=asyncio.FIRST_COMPLETED
             )
@@ -233,7 +229,7 @@ class Daemon:
             # A guest that is reset again and again makes sweeps no more frequent than one that gives.
             soon_s = began + min(self._period_s / SOON_SHARE, SOON_S_MAX) - time.monotonic()
             await asyncio.wait((stopping,), timeout=max(0.0, soon_s))
-            self._wants_sweep.clear()
+            self._next_sweep.wanted.clear()
         await stopping
 
     async def _sweep(self) -> Facts | None:

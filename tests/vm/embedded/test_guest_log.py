@@ -7,7 +7,7 @@ from tests.rigs.scenes import plays, until
 
 from dynmem.limits import GUEST_LOG_BYTES_MAX, GUEST_LOG_BYTES_PER_MINUTE, GUEST_LOG_LINE_MAX
 from dynmem.units import NS_PER_S
-from dynmem.vm.embedded.guest_log import Allowance, GuestLog
+from dynmem.vm.embedded.guest_log import GuestLog, LogAllowance
 
 
 @pytest.fixture(autouse=True)
@@ -20,7 +20,7 @@ def heard(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
 async def test_lines_are_logged_whole_and_what_is_left_at_the_end_too(
     heard: pytest.LogCaptureFixture,
 ) -> None:
-    log = GuestLog(Allowance())
+    log = GuestLog(LogAllowance())
     log.guest_end.sendall(b"one\ntw")
     await until(lambda: heard.messages)
     log.guest_end.sendall(b"o\n\n\x1b[2J\xff\tthe rest")
@@ -33,7 +33,7 @@ async def test_lines_are_logged_whole_and_what_is_left_at_the_end_too(
 async def test_a_guest_that_closes_its_log_or_never_ends_a_line_costs_nothing_more(
     heard: pytest.LogCaptureFixture,
 ) -> None:
-    log = GuestLog(Allowance())
+    log = GuestLog(LogAllowance())
     log.guest_end.sendall(bytes(b"x" * (3 * GUEST_LOG_LINE_MAX)))
     log.guest_end.close()
     await until(lambda: len(heard.messages) == 2)
@@ -47,7 +47,7 @@ async def test_a_flood_is_logged_up_to_the_allowance_and_the_rest_is_counted(
     heard: pytest.LogCaptureFixture,
 ) -> None:
     now = 0
-    allowance = Allowance(lambda: now)
+    allowance = LogAllowance(lambda: now)
     for _ in range(GUEST_LOG_BYTES_MAX):
         allowance.log("x" * 36)  # and what a line costs besides: 100 bytes
     logged = GUEST_LOG_BYTES_MAX // 100

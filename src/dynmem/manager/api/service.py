@@ -32,6 +32,7 @@ from dynmem.manager.config import Config
 from dynmem.manager.config_file import is_name
 from dynmem.manager.journal.journal import RELEASED, RESERVED, Instruction, JournalError
 from dynmem.manager.journal.writer import JournalWriter
+from dynmem.manager.next_sweep import NextSweep
 from dynmem.manager.reload import ConfigWatch
 from dynmem.manager.step import Manager
 from dynmem.units import NS_PER_S, format_size
@@ -43,19 +44,12 @@ _FRESH_S: Final = 1.0
 
 
 class Service:
-    """Carries out requests between two steps of the loop; it sets `wants_sweep` when one should not wait.
-
-    Attributes:
-        resets: How many resets of guests were seen.
-
-    """
+    """Carries out requests between two steps of the loop; one that cannot wait has the next sweep soon."""
 
     def __init__(
-        self, watch: ConfigWatch, manager: Manager, writer: JournalWriter, wants_sweep: asyncio.Event
+        self, watch: ConfigWatch, manager: Manager, writer: JournalWriter, next_sweep: NextSweep
     ) -> None:
-        self._wants_sweep = wants_sweep
-        self.resets = 0
-        self._resets_stepped = 0
+        self._next_sweep = next_sweep
         self._watch = watch
         self._manager = manager
         self._writer = writer
@@ -69,13 +63,9 @@ class Service:
     def _config(self) -> Config:
         return self._watch.config
 
-    async def stepped(self, swept_s: float, resets: int) -> None:
-        """Take note of a step after a sweep of *swept_s* seconds, and wake every request that waits.
-
-        *resets* is how many resets had been seen when the sweep began.
-        """
+    async def stepped(self, swept_s: float) -> None:
+        """Take note of a step after a sweep of *swept_s* seconds, and wake every request that waits."""
         self._sweeps += 1
-        self._resets_stepped = resets
         self._swept_s = swept_s
         await self.forget_ended()
         async with self._stepped:
@@ -100,10 +90,10 @@ class Service:
 
     async def _resets_taken_in(self) -> None:
         """Wait until the figures of guests that were reset by now are not those of their former lives."""
-        seen = self.resets
+        seen = self._next_sweep.resets
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_FRESH_S), self._stepped:
-                await self._stepped.wait_for(lambda: self._resets_stepped >= seen)
+                await self._stepped.wait_for(lambda: self._next_sweep.resets_known >= seen)
 
     def _status(self) -> StatusReply:
         since_epoch_ns = time.time_ns() - time.monotonic_ns()
@@ -144,7 +134,7 @@ class Service:
         is_kept = False
         try:
             await self._promises.keep(_promise(request, wait_ns + request.hold_ns, life))
-            self._wants_sweep.set()
+            self._next_sweep.wanted.set()
             reason = await self._wait_for_room(request.name, request.wait_ns / NS_PER_S)
             self._manager.hold(made, time.monotonic_ns() + request.hold_ns)
             is_kept = True
@@ -186,7 +176,7 @@ class Service:
             release = Instruction(RELEASED, each)
             await self._writer.do(partial(self._writer.journal.keep, release, time.time_ns()))
             self._manager.release(each)
-        self._wants_sweep.set()
+        self._next_sweep.wanted.set()
         return ReleaseReply(
             released=names,
             sent=self._config.settings.is_enforcing,
@@ -199,7 +189,7 @@ class Service:
         for each in names:
             await self._writer.do(partial(self._writer.journal.drop, Instruction(RELEASED, each)))
             self._manager.take_up(each)
-        self._wants_sweep.set()
+        self._next_sweep.wanted.set()
         return TakeUpReply(names)
 
     def _known(self, name: str | None) -> tuple[str, ...]:

@@ -24,7 +24,7 @@ _OVERHEAD_BYTES: Final = 64  # of a line: its date and whose it is
 _NS_PER_MINUTE: Final = 60 * NS_PER_S
 
 
-class Allowance:
+class LogAllowance:
     """How many bytes of guests' lines may be logged: so many at once, and then few a minute."""
 
     def __init__(self, now_ns: Callable[[], int] = time.monotonic_ns) -> None:
@@ -56,7 +56,7 @@ class Allowance:
 class GuestLog:
     """One guest's standard error; `guest_end` is for the guest."""
 
-    def __init__(self, allowance: Allowance) -> None:
+    def __init__(self, allowance: LogAllowance) -> None:
         self.guest_end: socket.socket
         self._end, self.guest_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         self._allowance = allowance

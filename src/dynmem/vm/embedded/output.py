@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from dynmem.vm.embedded.console import Console
-from dynmem.vm.embedded.guest_log import Allowance, GuestLog
+from dynmem.vm.embedded.guest_log import GuestLog, LogAllowance
 
 
 class Ends(NamedTuple):
@@ -21,7 +21,7 @@ class Output:
 
     def __init__(self, serial: Path | None) -> None:
         self._console: Final = Console(serial)
-        self._allowance: Final = Allowance()
+        self._allowance: Final = LogAllowance()
         self._log: GuestLog | None = None
 
     @contextlib.contextmanager
