@@ -7,6 +7,7 @@ import re
 import resource
 import signal
 import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -303,15 +304,20 @@ def test_a_released_vm_gets_everything_back_and_stays_alone_over_a_restart(tmp_p
     play(scenario())
 
 
+@contextlib.contextmanager
+def locked_journal(state: Path) -> Iterator[sqlite3.Connection]:
+    """Keep a manager's journal from being written, until ROLLBACK."""
+    with contextlib.closing(sqlite3.connect(state / FILE_NAME, isolation_level=None)) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        yield connection
+
+
 def test_a_journal_that_cannot_be_written_stops_the_commands_and_not_the_manager(tmp_path: Path) -> None:
     async def scenario() -> None:
         web, db = ObedientVm(), ObedientVm()
         config = configured(tmp_path, "enforce", TIGHT, web="", db="")
         async with managing(config) as manager:
-            with contextlib.closing(
-                sqlite3.connect(tmp_path / "state" / FILE_NAME, isolation_level=None)
-            ) as other:
-                other.execute("BEGIN IMMEDIATE")
+            with locked_journal(tmp_path / "state") as journal:
                 async with (
                     listening(tmp_path / "web.qmp", web.serve),
                     listening(tmp_path / "db.qmp", db.serve),
@@ -320,7 +326,7 @@ def test_a_journal_that_cannot_be_written_stops_the_commands_and_not_the_manager
                     assert "until it can be, no VM is shrunk" in (status.manager.journal_problem or "")
                     assert web.targets == db.targets == []
                     assert not [line for line in manager.lines if "shrunk to" in line]
-                    other.execute("ROLLBACK")
+                    journal.execute("ROLLBACK")
                     await manager.until(lambda _: web.actual + db.actual <= (300 - 16) * MEBIBYTE)
                     await manager.until(
                         lambda _: any("can be written again" in line for line in manager.lines)
@@ -337,10 +343,7 @@ def test_while_the_journal_cannot_be_written_vms_grow_from_what_is_free_and_none
         web.actual = 64 * MEBIBYTE
         config = configured(tmp_path, "enforce", "400MiB", web="", db="")
         async with managing(config) as manager:
-            with contextlib.closing(
-                sqlite3.connect(tmp_path / "state" / FILE_NAME, isolation_level=None)
-            ) as other:
-                other.execute("BEGIN IMMEDIATE")
+            with locked_journal(tmp_path / "state") as journal:
                 async with (
                     listening(tmp_path / "web.qmp", web.serve),
                     listening(tmp_path / "db.qmp", db.serve),
@@ -353,7 +356,7 @@ def test_while_the_journal_cannot_be_written_vms_grow_from_what_is_free_and_none
                     assert db.actual == 256 * MEBIBYTE
                     assert [line for line in manager.lines if "web: grown to" in line]
                     assert not [line for line in manager.lines if "shrunk to" in line]
-                    other.execute("ROLLBACK")
+                    journal.execute("ROLLBACK")
                     await manager.until(lambda _: web.actual >= 200 * MEBIBYTE)
                     grown = web.targets[0] * MEBIBYTE
         rows = Journal(tmp_path / "state").recent(100)

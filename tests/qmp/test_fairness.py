@@ -3,31 +3,20 @@
 import asyncio
 import contextlib
 import tracemalloc
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
+from tests.rigs.qmp_server import with_server
 from tests.rigs.scenes import play, until
 
 from dynmem.limits import QMP_CLIENTS_MAX, QMP_SAVED_BYTES_MAX
 from dynmem.qmp.client import QmpClient
-from dynmem.qmp.command import Command
 from dynmem.qmp.parser import Malformed, ValueReader
 from dynmem.qmp.server import QmpServer
 from dynmem.qmp.session import Session
 from dynmem.qmp.turns import Share, Turns
 
 ASKED = 10
-
-
-def with_server(tmp_path: Path, scene: Callable[[QmpServer], Awaitable[None]]) -> None:
-    async def story() -> None:
-        server = QmpServer(tmp_path / "qmp", commands={"query-name": Command(lambda _: {})})
-        await server.start()
-        await scene(server)
-        await server.close()
-
-    play(story())
 
 
 async def floods(path: Path, data: bytes) -> None:

@@ -4,12 +4,12 @@ import asyncio
 import contextlib
 import json
 import socket
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from qemu.qmp import QMPClient
+from tests.rigs.qmp_server import with_server
 from tests.rigs.scenes import play
 
 from dynmem.errors import ConfigError
@@ -19,16 +19,6 @@ from dynmem.qmp.server import QmpServer
 from dynmem.qmp.throttle import Throttle
 
 GREET = b'{"execute": "qmp_capabilities"}'
-
-
-def with_server(tmp_path: Path, scene: Callable[[QmpServer], Awaitable[None]]) -> None:
-    async def story() -> None:
-        server = QmpServer(tmp_path / "qmp", commands={"query-name": Command(lambda _: {})})
-        await server.start()
-        await scene(server)
-        await server.close()
-
-    play(story())
 
 
 def test_qemus_own_client_library_is_served(tmp_path: Path) -> None:
