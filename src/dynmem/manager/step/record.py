@@ -253,18 +253,21 @@ class Record(msgspec.Struct):
         return abs((self.actual_pages or 0) - (self.target_pages or 0)) <= ARRIVED_PAGES
 
     @property
-    def owed_pages(self) -> int:
-        """What it was asked to give and has not given; 0 if it has arrived."""
-        if self.target_pages is None or self.arrived:
+    def _beyond_target_pages(self) -> int:
+        """What it has more than its target, as far as its size is believed."""
+        if self.target_pages is None:
             return 0
         return max(0, min(self.actual_pages or 0, self.most_pages) - self.target_pages)
 
     @property
+    def owed_pages(self) -> int:
+        """What it was asked to give and has not given; 0 if it has arrived."""
+        return 0 if self.arrived else self._beyond_target_pages
+
+    @property
     def left_over_pages(self) -> int:
         """The few pages that it keeps beyond its target although it has arrived."""
-        if self.target_pages is None or not self.arrived:
-            return 0
-        return max(0, min(self.actual_pages or 0, self.most_pages) - self.target_pages)
+        return self._beyond_target_pages if self.arrived else 0
 
     def late_pages(self, now_ns: int) -> int:
         """Return what it owes and should have given by now; 0 if it is in time."""
