@@ -74,13 +74,30 @@ def _held_bytes(pid: int) -> int:
         return sum(_kib(line) for line in lines if line.startswith(_HELD))
 
 
-def _outside_ram(pid: int, blocks: tuple[int, ...]) -> tuple[int, int]:
-    """Return what all mappings but the guest's RAM hold, and how much of that RAM is reserved huge pages.
+class _Mappings(NamedTuple):
+    """What all mappings of a process hold, from one walk.
 
-    Both are 0 if no mapping looks like RAM. QEMU maps each RAM block at once, so RAM is a mapping of a
-    block's size, or a little more when the kernel has merged it with a neighbour.
+    Attributes:
+        held: Bytes.
+        outside: What those hold that are not the guest's RAM; 0 if none looks like RAM.
+        huge: How much of that RAM is reserved huge pages. Bytes.
     """
-    outside = ram = huge = size = 0
+
+    held: int
+    outside: int
+    huge: int
+
+
+def _mappings(pid: int, blocks: tuple[int, ...]) -> _Mappings:
+    """Return what the mappings of a process hold, the guest's RAM told from the others.
+
+    QEMU maps each RAM block at once, so RAM is a mapping of a block's size, or a little more when the kernel
+    has merged it with a neighbour.
+
+    Both sums come from the same walk: the share of a library that counts as this process's changes whenever
+    another program that uses it starts or ends.
+    """
+    outside = ram = huge = size = held = 0
     is_ram = False
     with Path(f"/proc/{pid}/smaps").open("rb") as lines:
         for line in lines:
@@ -90,9 +107,10 @@ def _outside_ram(pid: int, blocks: tuple[int, ...]) -> tuple[int, int]:
                 ram += is_ram
             elif line.startswith(b"KernelPageSize:") and is_ram and _kib(line) > PAGE_SIZE:
                 huge += size
-            elif line.startswith(_HELD) and not is_ram:
-                outside += _kib(line)
-    return (outside, huge) if ram else (0, 0)
+            elif line.startswith(_HELD):
+                held += _kib(line)
+                outside += 0 if is_ram else _kib(line)
+    return _Mappings(held, outside, huge) if ram else _Mappings(held, 0, 0)
 
 
 def cgroup_figures(groups: str, mounts: str) -> Iterator[tuple[Path, str, str]]:
@@ -195,9 +213,11 @@ class ResidentMeter:
         pid = self._process.pid
         try:
             if is_looking and self._blocks is not None:
-                self._outside, self._huge = _outside_ram(pid, self._blocks)
+                held, self._outside, self._huge = _mappings(pid, self._blocks)
+            else:
+                held = _held_bytes(pid)
             source = "Pss and swap of its process" + (", and its huge pages" if self._huge else "")
-            self._pss = Resident(_held_bytes(pid), source, self._outside, self._huge)
+            self._pss = Resident(held, source, self._outside, self._huge)
         except (OSError, ValueError) as error:
             self._pss = self._from_cgroup(refusal or _refusal("smaps_rollup", error))
         after = time.monotonic()
