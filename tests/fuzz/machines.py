@@ -38,6 +38,7 @@ from dynmem.wire.synic import (
     MSR_SINT0,
     VMBUS_MESSAGE_TYPE,
     VMBUS_SINT,
+    HypercallInput,
     MessageSlot,
 )
 from dynmem.wire.versions import VERSION_5_3
@@ -182,7 +183,7 @@ class HardwareRig(BusRig):
         self.memory.write(INPUT_AT, data[DATAGRAM_BYTES : DATAGRAM_BYTES + 256])
         message = hardware.decode(data[:DATAGRAM_BYTES])
         if isinstance(message, hardware.Hypercall):
-            self.calls.call(message.control, message.input_gpa)
+            self.calls.call(HypercallInput(message.control, message.input_gpa))
         elif isinstance(message, hardware.WriteMsr):
             self.synic.write_msr(message.msr, message.value)
         out = self.bus.next_message()

@@ -1,7 +1,7 @@
 """A platform of a test's own under a real machine: its guest is a client of the bus in this process."""
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 from tests.rigs.balloon_device import CAPS
@@ -15,13 +15,14 @@ from dynmem.vm.faults import Faults
 from dynmem.vm.machine import Machine
 from dynmem.vm.options.machine import BalloonOptions, VmOptions
 from dynmem.vm.options.memory import BackendOptions, MemoryOptions
-from dynmem.vm.platform import GuestCalls, GuestEnding
+from dynmem.vm.platform import GuestCalls, GuestEnding, Owner
 from dynmem.vmbus import GuestMemory, OutgoingMessage, Signal
 from dynmem.wire import dm
 from dynmem.wire.synic import (
     HYPERCALL_POST_MESSAGE,
     VMBUS_MESSAGE_TYPE,
     HvStatus,
+    HypercallInput,
     PostMessageInput,
     encode_post,
 )
@@ -67,18 +68,18 @@ class Slots:
 class FakePlatform:
     """A `Platform` whose guest does what it is asked, and drives again what it is offered again."""
 
+    vp_count = 1
+
     def __init__(
         self,
         options: VmOptions,
         memory: GuestMemory,
-        *,
-        wake: Callable[[], None],
-        exited: Callable[[], None],
+        owner: Owner,
         faults: Faults,
     ) -> None:
         self.memory = memory
-        self.wake = wake
-        self.exited = exited
+        self.wake = owner.wake
+        self.exited = owner.exited
         self.slots = Slots()
         self.calls: list[str] = []  # power and DIMMs, in order
         self.ending: GuestEnding | None = None
@@ -133,7 +134,7 @@ class FakePlatform:
         for post in self.client.take_posts():
             message = PostMessageInput(post.connection_id, VMBUS_MESSAGE_TYPE, post.payload)
             self.memory.write(INPUT, encode_post(message))
-            assert await calls.hypercall(HYPERCALL_POST_MESSAGE, INPUT) is HvStatus.SUCCESS
+            assert await calls.hypercall(HypercallInput(HYPERCALL_POST_MESSAGE, INPUT)) == HvStatus.SUCCESS
         while self.channel is not None and (packet := self.channel.receive()) is not None:
             self.obey(dm.decode(packet.data))
         for address, is_done in self.answers:

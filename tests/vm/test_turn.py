@@ -61,7 +61,7 @@ async def test_a_turn_spends_the_bytes_of_every_packet_that_it_takes() -> None:
     machine._turn._budget.spend = spend  # type: ignore[method-assign]
     assert guest.channel is not None
     assert guest.channel.send(bytes(10_000))
-    machine._wake()
+    machine.wake()
     await until(lambda: sum(spent) >= 10_000)
     assert sum(spent) < 10_100
     await machine.close()
@@ -83,23 +83,23 @@ async def test_a_broken_channel_is_replaced_and_soon_not_so_soon() -> None:
     (channel,) = machine.bus.channels.values()
     channel.break_off("a packet that is not one")
     first = guest.channel
-    machine._wake()
+    machine.wake()
     await until(lambda: guest.channel is not first and is_open())
     assert channel.is_open
     channel.break_off("a packet that is not one")
-    machine._wake()
+    machine.wake()
     await pause()
     assert channel.state is ChannelState.FAULTED
     assert machine._turn.deadline_ns() == FIRST_PAUSE_NS
     assert machine._timer is not None  # by itself, since the device waits for nothing
     second = guest.channel
     clock[0] = FIRST_PAUSE_NS
-    machine._wake()
+    machine.wake()
     await until(lambda: guest.channel is not second and is_open())
     assert machine.channel_faults == {1: 2}
     scene.balloon.set_target(BOOT - MIB)
     clock[0] += 100 * FIRST_PAUSE_NS  # past the wait after a handshake
-    machine._wake()
+    machine.wake()
     await scene.until_actual(BOOT - MIB)
     await machine.close()
 
@@ -120,10 +120,10 @@ async def test_the_guest_after_a_power_cycle_does_not_wait_for_what_the_former_o
         (channel,) = machine.bus.channels.values()
         broken = guest.channel
         channel.break_off("a packet that is not one")
-        machine._wake()
+        machine.wake()
         await until(lambda broken=broken: guest.channel is not broken and is_open())  # type: ignore[misc]
         channel.break_off("a packet that is not one")
-        machine._wake()
+        machine.wake()
         await pause()
         assert channel.state is ChannelState.FAULTED
         if life == 0:

@@ -1,10 +1,13 @@
 """The events of a machine's monitor, their names and members: QEMU's (qapi/*.json), and ours, with ``X_``."""
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Final, Protocol
 
 from dynmem.dm.events import ActualChanged, HostEvent, HotRemoveFinished, StatusReported
 from dynmem.units import PAGE_SHIFT
+from dynmem.vm.platform import GuestCrash
+
+GUEST_RESET: Final = "guest-reset"  # why a machine was reset, in the words of the monitor
 
 
 class Emit(Protocol):
@@ -32,7 +35,12 @@ class Events:
 
     def was_reset(self, reason: str) -> None:
         """Report that another guest has started, or waits to run."""
-        self._emit("RESET", {"guest": False, "reason": reason})
+        self._emit("RESET", {"guest": reason == GUEST_RESET, "reason": reason})
+
+    def panicked(self, crash: GuestCrash) -> None:
+        """Report the crash of a guest, with what it says of it (QEMU qapi/run-state.json)."""
+        arguments = {f"arg{number}": value for number, value in enumerate(crash.parameters, 1)}
+        self._emit("GUEST_PANICKED", {"action": "run", "info": {"type": "hyper-v", **arguments}})
 
     def shut_down(self, reason: str, *, by_guest: bool) -> None:
         """Report that the machine ends."""

@@ -21,14 +21,14 @@ from dynmem.vm.balloon.discards import DiscardThread
 from dynmem.vm.clock import VirtualClock
 from dynmem.vm.dimms import Dimms
 from dynmem.vm.embedded.guest import EmbeddedGuest
-from dynmem.vm.events import Emit, Events
+from dynmem.vm.events import GUEST_RESET, Emit, Events
 from dynmem.vm.faults import Faults
 from dynmem.vm.guest_memory import MappedMemory
 from dynmem.vm.memory_map import MachineMemory
 from dynmem.vm.objects import Objects
 from dynmem.vm.options.hints import naming
 from dynmem.vm.options.machine import VmOptions
-from dynmem.vm.platform import MakePlatform, ShortageError
+from dynmem.vm.platform import GuestCrash, MakePlatform, ShortageError
 from dynmem.vm.recording import Recording
 from dynmem.vm.turn import Turn
 from dynmem.vmbus import Bus
@@ -88,9 +88,7 @@ class Machine:
         self.ending: Ending | None = None
         self._events = Events(emit)
         guest_memory = MappedMemory()
-        self.platform: Final = make_platform(
-            options, guest_memory, wake=self._wake, exited=self._guest_exited, faults=self.faults
-        )
+        self.platform: Final = make_platform(options, guest_memory, self, self.faults)
         self.memory: Final = MachineMemory(options, guest_memory, self.platform.slots)
         self._discard_thread = make_discard_thread()
         try:
@@ -101,7 +99,10 @@ class Machine:
             self.memory.close()
             raise
         self.bus: Final = Bus(
-            guest_memory, [self.balloon.offer] if self.balloon else [], trace=self._recording.trace
+            guest_memory,
+            [self.balloon.offer] if self.balloon else [],
+            vp_count=self.platform.vp_count,
+            trace=self._recording.trace,
         )
         self._turn: Final = Turn(
             platform=self.platform,
@@ -110,7 +111,7 @@ class Machine:
             clock=self.clock,
             balloon=self.balloon,
             dimms=self.dimms,
-            wake=self._wake,
+            wake=self.wake,
             events=self._events,
             faults=self.faults,
             recording=self._recording,
@@ -141,7 +142,7 @@ class Machine:
             options,
             self.memory.boot,
             starter=self._discard_thread.starter,
-            wake=self._wake,
+            wake=self.wake,
             clock=self.clock,
             faults=self.faults,
             hot_added=self.hot_added,
@@ -199,7 +200,7 @@ class Machine:
         self.clock.start()
         self.platform.thaw()
         self._events.resumed()
-        self._wake()
+        self.wake()
 
     def reset(self, reason: str = "host-qmp-system-reset") -> None:
         """Ask for a reset, which begins when the current turn is over; RESET is emitted when it is done.
@@ -207,7 +208,7 @@ class Machine:
         A machine that is paused stays so.
         """
         self._reset_reason = reason
-        self._wake()
+        self.wake()
 
     def end(self, ending: Ending) -> None:
         """Begin to end: emit SHUTDOWN and set `ended`. Only the first call counts."""
@@ -217,13 +218,13 @@ class Machine:
         self._events.shut_down(ending.reason, by_guest=ending.guest)
         self.platform.kill()  # a turn may wait for a discard, and that for what the guest does to its file
         self.ended.set()
-        self._wake()
+        self.wake()
 
     async def close(self) -> None:
         """End the guest and release everything, after a discard that is still in flight."""
         if self.ending is None:
             self.ending = Ending(guest=False, reason="host-error")
-        self._wake()
+        self.wake()
         if self._task is not None:
             await asyncio.wait((self._task,))
         async with self._at_work:  # a request to stop may be waiting for the guest
@@ -236,10 +237,32 @@ class Machine:
         self.memory.close()
         self._recording.close()
 
-    # the one task
+    # what its platform reports: it is the platform's `Owner`
 
-    def _wake(self) -> None:
+    def wake(self) -> None:
+        """Have the machine's task take a turn."""
         self._woken.set()
+
+    def exited(self) -> None:
+        """End the machine as its guest ended."""
+        ending = self.platform.ending
+        if ending is None:
+            self.end(Ending(guest=True, reason="guest-shutdown"))
+            return
+        causes = shortages(self.objects) if ending.signal is signal.SIGBUS else []
+        why = "".join(f"; {cause}" for cause in causes)
+        problem = f"the guest of {self.options.name} is gone ({ending.how}){why}; its log is above"
+        self.end(Ending(guest=True, reason="guest-panic", problem=problem))
+
+    def wants_reset(self) -> None:
+        """Reset the machine: the guest asks for it."""
+        self.reset(GUEST_RESET)
+
+    def crashed(self, crash: GuestCrash) -> None:
+        """Report that the guest crashed."""
+        self._events.panicked(crash)
+
+    # the one task
 
     async def _work(self) -> None:
         while self.ending is None:
@@ -266,7 +289,7 @@ class Machine:
         deadline = self._turn.deadline_ns()
         if deadline is not None:
             delay_s = max(0, deadline - self.clock.now_ns()) / NS_PER_S
-            self._timer = asyncio.get_running_loop().call_later(delay_s, self._wake)
+            self._timer = asyncio.get_running_loop().call_later(delay_s, self.wake)
 
     # power
 
@@ -307,14 +330,4 @@ class Machine:
             await self.platform.freeze()
             self._is_prelaunch = True
         self._events.was_reset(reason)
-        self._wake()
-
-    def _guest_exited(self) -> None:
-        ending = self.platform.ending
-        if ending is None:
-            self.end(Ending(guest=True, reason="guest-shutdown"))
-            return
-        causes = shortages(self.objects) if ending.signal is signal.SIGBUS else []
-        why = "".join(f"; {cause}" for cause in causes)
-        problem = f"the guest of {self.options.name} is gone ({ending.how}){why}; its log is above"
-        self.end(Ending(guest=True, reason="guest-panic", problem=problem))
+        self.wake()

@@ -5,13 +5,14 @@ a hypervisor are another. The machine knows its platform by these protocols only
 
     machine --> Platform     power, freezing, DIMMs, messages and signals for the guest
     machine --> MemorySlots  the guest's address space, section by section, and what the guest acknowledged
+    platform --> Owner       there is work, the guest has ended, wants a reset, has crashed
     platform --> GuestCalls  hypercalls, room for messages, answers about DIMMs
 
 Everything here is called on the machine's event loop. A platform with threads of its own queues what they
 meet, bounded, and serves it when the machine next calls `serve`.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from signal import Signals
 from typing import NamedTuple, Protocol
 
@@ -22,7 +23,7 @@ from dynmem.vm.faults import Faults
 from dynmem.vm.options.machine import VmOptions
 from dynmem.vmbus import OutgoingMessage, Signal
 from dynmem.vmbus.memory import GuestMemory
-from dynmem.wire.synic import HvStatus
+from dynmem.wire.synic import HypercallInput
 
 
 class ShortageError(DynmemError):
@@ -42,6 +43,35 @@ class GuestEnding(NamedTuple):
     signal: Signals | None = None
 
 
+class GuestCrash(NamedTuple):
+    """What a guest reports of its crash (the crash MSRs of Hyper-V).
+
+    Attributes:
+        parameters: Five numbers of the guest's own; with Linux the last two are where its text is.
+        text: The end of the guest's log, if it gave any.
+
+    """
+
+    parameters: tuple[int, int, int, int, int]
+    text: str = ""
+
+
+class Owner(Protocol):
+    """The machine, as its platform calls it when something happens by itself."""
+
+    def wake(self) -> None:
+        """Take a turn soon: `serve` has something to hand up."""
+
+    def exited(self) -> None:
+        """End the machine: the guest's life is over without `power_off`; `ending` says how."""
+
+    def wants_reset(self) -> None:
+        """Reset the machine, as the guest asks in one of its ways; it does not run any more."""
+
+    def crashed(self, crash: GuestCrash) -> None:
+        """Report a guest's crash. What comes of it is the guest's business, or the operator's."""
+
+
 class GuestCalls(Protocol):
     """What a platform hands up from its guest, while the machine has it `serve`."""
 
@@ -49,11 +79,8 @@ class GuestCalls(Protocol):
     def is_over(self) -> bool:
         """Whether the turn should end: what the guest has sent besides is for the next one."""
 
-    async def hypercall(self, control: int, parameter: int) -> HvStatus:
-        """Carry out a hypercall and return its status; what follows from it is done when this returns.
-
-        `parameter` is the address of the input, or the input itself of a fast call.
-        """
+    async def hypercall(self, call: HypercallInput) -> int:
+        """Carry out a hypercall and return its result; what follows from it is done when this returns."""
 
     def retry_messages(self) -> None:
         """Deliver what waits for a message slot: the guest has written an MSR of its SynIC, perhaps EOM."""
@@ -73,6 +100,10 @@ class Platform(Protocol):
     """Runs the guest of one machine, one life after another: `power_on`, later `power_off`, and again."""
 
     @property
+    def vp_count(self) -> int:
+        """How many virtual processors the guest has: messages and signals name one of them."""
+
+    @property
     def slots(self) -> MemorySlots:
         """The guest's memory slots. They outlive a guest: the next one starts with what is mapped then."""
 
@@ -83,7 +114,7 @@ class Platform(Protocol):
         """
 
     async def power_off(self) -> None:
-        """End the guest, if there is one, and release its hardware; `exited` is not called.
+        """End the guest, if there is one, and release its hardware; the owner is not called.
 
         When this returns nothing of the guest can touch memory any more.
         """
@@ -126,22 +157,13 @@ class Platform(Protocol):
 class MakePlatform(Protocol):
     """Makes the platform of a machine."""
 
-    def __call__(
-        self,
-        options: VmOptions,
-        memory: GuestMemory,
-        *,
-        wake: Callable[[], None],
-        exited: Callable[[], None],
-        faults: Faults,
-    ) -> Platform:
+    def __call__(self, options: VmOptions, memory: GuestMemory, owner: Owner, faults: Faults) -> Platform:
         """Make it, with no guest yet.
 
         Args:
             options: Those of the machine.
             memory: Guest memory, for message and event pages.
-            wake: Called when the guest has done something that `serve` will take.
-            exited: Called when the guest's life has ended without `power_off`.
+            owner: The machine.
             faults: Where wrong behaviour of the guest is counted.
 
         """

@@ -22,7 +22,7 @@ from dynmem.vm.recording import Recording
 from dynmem.vmbus import Bus, BusState, ChannelClosed, ChannelFaulted, ChannelOpened, OutgoingMessage
 from dynmem.vmbus.memory import GuestMemory
 from dynmem.vmbus.reoffers import Reoffers
-from dynmem.wire.synic import HvStatus
+from dynmem.wire.synic import HvStatus, HypercallInput, hypercall_result
 
 
 class Turn:
@@ -110,16 +110,16 @@ class Turn:
     def is_over(self) -> bool:
         return self._budget.is_spent
 
-    async def hypercall(self, control: int, parameter: int) -> HvStatus:
+    async def hypercall(self, call: HypercallInput) -> int:
         was_offered = self._bus.state is BusState.OFFERED
-        status = self._hypercalls.call(control, parameter)
+        status = self._hypercalls.call(call)
         self._follow_bus()
         if was_offered and self._bus.state is not BusState.OFFERED and self._balloon is not None:
             await self._balloon.restarted()
         self._deliver()
         if status is not HvStatus.SUCCESS:
-            self._faults.note("call refused", f"a hypercall ({control:#x}): {status.name}")
-        return status
+            self._faults.note("call refused", f"a hypercall ({call.control:#x}): {status.name}")
+        return hypercall_result(status)
 
     def retry_messages(self) -> None:
         self._deliver()

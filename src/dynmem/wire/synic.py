@@ -10,7 +10,7 @@ communication; Linux include/asm-generic/hyperv-tlfs.h.
 import enum
 import struct
 from collections.abc import Collection
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -21,6 +21,8 @@ HYPERCALL_POST_MESSAGE: Final = 0x5C
 HYPERCALL_SIGNAL_EVENT: Final = 0x5D
 HYPERCALL_CODE_MASK: Final = 0xFFFF
 HYPERCALL_FAST: Final = 1 << 16
+_REPS_SHIFT: Final = 32  # of a call that repeats: how often, in its control word and in its result
+_REPS_MASK: Final = 0xFFF
 
 MSR_SCONTROL: Final = 0x4000_0080
 MSR_SVERSION: Final = 0x4000_0081
@@ -65,6 +67,45 @@ class HvStatus(enum.IntEnum):
     INVALID_CONNECTION_ID = 18
     INSUFFICIENT_BUFFERS = 19
     NOT_ACKNOWLEDGED = 20
+
+
+class HypercallInput(NamedTuple):
+    """A hypercall as the guest makes it.
+
+    Attributes:
+        control: The code in its low 16 bits, then flags; how often it repeats in bits 32 to 43.
+        input: The address of its input, or the input itself of a fast call.
+        output: The address of its output, or more input of a fast call.
+    """
+
+    control: int
+    input: int
+    output: int = 0
+
+    @property
+    def code(self) -> int:
+        """Which call it is."""
+        return self.control & HYPERCALL_CODE_MASK
+
+    @property
+    def is_fast(self) -> bool:
+        """Whether its input is in registers and not in memory."""
+        return bool(self.control & HYPERCALL_FAST)
+
+    @property
+    def reps(self) -> int:
+        """How many elements a call that repeats has; 0 of another one."""
+        return self.control >> _REPS_SHIFT & _REPS_MASK
+
+
+def hypercall_result(status: HvStatus, reps: int = 0) -> int:
+    """Return the 64-bit result of a hypercall, of which `reps` elements are done."""
+    return reps << _REPS_SHIFT | status
+
+
+def hypercall_status(result: int) -> HvStatus:
+    """Return the status in a result."""
+    return HvStatus(result & HYPERCALL_CODE_MASK)
 
 
 class PostMessageInput(msgspec.Struct, frozen=True, gc=False):

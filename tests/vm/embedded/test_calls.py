@@ -9,7 +9,7 @@ from dynmem.vm.faults import Faults
 from dynmem.vm.hyperv.synic import Synic
 from dynmem.vmbus.memory import FlatMemory
 from dynmem.wire import hardware as wire
-from dynmem.wire.synic import HvStatus
+from dynmem.wire.synic import HvStatus, HypercallInput
 
 
 class Hurried:
@@ -23,7 +23,7 @@ class Hurried:
     def is_over(self) -> bool:
         return self.in_turn >= 3
 
-    async def hypercall(self, control: int, parameter: int) -> HvStatus:
+    async def hypercall(self, call: HypercallInput) -> int:
         self.taken += 1
         self.in_turn += 1
         return HvStatus.SUCCESS

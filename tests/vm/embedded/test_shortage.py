@@ -32,7 +32,7 @@ from dynmem.vm.guest_memory import MappedMemory
 from dynmem.vm.machine import Ending
 from dynmem.vm.options.machine import GuestOptions, VmOptions
 from dynmem.vm.options.memory import MemoryOptions
-from dynmem.vm.platform import ShortageError
+from dynmem.vm.platform import GuestCrash, ShortageError
 
 UNPRIVILEGED: Final = ("setpriv", "--bounding-set=-all", "--inh-caps=-all") if os.geteuid() == 0 else ()
 # more descriptors are in flight than its user may have; then there is room again
@@ -144,6 +144,15 @@ def test_a_guest_cannot_use_up_its_users_quota_of_descriptors_in_flight(tmp_path
     play(scene())
 
 
+class Idle:
+    """An owner that does nothing."""
+
+    def wake(self) -> None: ...
+    def exited(self) -> None: ...
+    def wants_reset(self) -> None: ...
+    def crashed(self, crash: GuestCrash) -> None: ...
+
+
 def test_a_start_that_lacks_descriptors_leaves_none_behind_wherever_it_stopped(tmp_path: Path) -> None:
     program = tmp_path / "guest"
     program.write_text("#!/bin/sh\nexec sleep 1000\n")
@@ -151,8 +160,7 @@ def test_a_start_that_lacks_descriptors_leaves_none_behind_wherever_it_stopped(t
     options = VmOptions("one", MemoryOptions(64 * MIB, 64 * MIB, 0), guest=GuestOptions(program=program))
 
     async def scene() -> None:
-        faults = Faults(lambda: 0)
-        guest = EmbeddedGuest(options, MappedMemory(), wake=lambda: None, exited=lambda: None, faults=faults)
+        guest = EmbeddedGuest(options, MappedMemory(), Idle(), Faults(lambda: 0))
         before = descriptors()
         refused = 0
         for more in range(100):

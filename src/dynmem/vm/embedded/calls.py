@@ -10,7 +10,7 @@ from dynmem.vm.faults import Faults
 from dynmem.vm.hyperv.synic import Synic
 from dynmem.vm.platform import GuestCalls
 from dynmem.wire import hardware as wire
-from dynmem.wire.synic import HvStatus
+from dynmem.wire.synic import HvStatus, HypercallInput, hypercall_status
 
 
 class Calls:
@@ -63,8 +63,8 @@ class Calls:
     async def _obey(self, machine: GuestCalls, message: wire.Message) -> None:
         """Take one message: a call, or what the guest says of its slots."""
         if isinstance(message, wire.Hypercall):
-            status = await machine.hypercall(message.control, message.input_gpa)
-            self._hardware.reply(message.sequence, status)
+            result = await machine.hypercall(HypercallInput(message.control, message.input_gpa))
+            self._hardware.reply(message.sequence, hypercall_status(result))
         elif isinstance(message, wire.WriteMsr):
             self._write_msr(machine, message)
         elif isinstance(message, wire.SlotMapped | wire.SlotUnmapped):

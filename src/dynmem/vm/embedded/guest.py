@@ -18,7 +18,7 @@ from dynmem.vm.embedded.slots import SlotMap
 from dynmem.vm.faults import Faults
 from dynmem.vm.hyperv.synic import Synic
 from dynmem.vm.options.machine import VmOptions
-from dynmem.vm.platform import GuestCalls, GuestEnding
+from dynmem.vm.platform import GuestCalls, GuestEnding, Owner
 from dynmem.vmbus import OutgoingMessage, Signal
 from dynmem.vmbus.memory import GuestMemory
 from dynmem.wire.synic import VMBUS_MESSAGE_TYPE, VMBUS_SINT, MessageSlot
@@ -51,19 +51,18 @@ class EmbeddedGuest:
 
     """
 
+    vp_count: Final = 1
+
     def __init__(
         self,
         options: VmOptions,
         memory: GuestMemory,
-        *,
-        wake: Callable[[], None],
-        exited: Callable[[], None],
+        owner: Owner,
         faults: Faults,
     ) -> None:
         self._options: Final = options
         self._memory = memory
-        self._wake = wake
-        self._exited = exited
+        self._owner = owner
         self._faults = faults
         self.slots: Final = SlotMap(faults)
         self._output: Final = Output(options.serial)
@@ -72,7 +71,7 @@ class EmbeddedGuest:
 
     async def power_on(self, doorbells: Iterable[int]) -> None:
         try:
-            life = self._life = _Life(self._memory, self.slots, wake=self._wake, faults=self._faults)
+            life = self._life = _Life(self._memory, self.slots, wake=self._owner.wake, faults=self._faults)
             hardware = life.hardware
             life.process = await self._start(hardware)
             # from here on at once: memory that is plugged meanwhile must not come between slots and start
@@ -92,7 +91,9 @@ class EmbeddedGuest:
         """Start the process."""
         with self._output.connected() as ends:
             fd = hardware.guest_end.fileno()
-            process = await GuestProcess.start(self._options.guest, fd, self._exited, ends, means=self._means)
+            process = await GuestProcess.start(
+                self._options.guest, fd, self._owner.exited, ends, means=self._means
+            )
         self._means = self._means[self._means.index(process.means) :]  # what is not there is not tried again
         hardware.guest_end.close()
         return process

@@ -11,12 +11,11 @@ from dynmem.trace.capture import Capture
 from dynmem.vmbus import Bus
 from dynmem.vmbus.memory import BadAddressError, GuestMemory
 from dynmem.wire.synic import (
-    HYPERCALL_CODE_MASK,
-    HYPERCALL_FAST,
     HYPERCALL_POST_MESSAGE,
     HYPERCALL_SIGNAL_EVENT,
     MESSAGE_SLOT_BYTES,
     HvStatus,
+    HypercallInput,
     decode_post,
     decode_signal,
 )
@@ -33,15 +32,13 @@ class Hypercalls:
         self._bus = bus
         self._capture = capture
 
-    def call(self, control: int, input_gpa: int) -> HvStatus:
-        """Carry out one call; `input_gpa` is the address of its input, or the input itself of a fast one."""
-        code = control & HYPERCALL_CODE_MASK
-        fast = bool(control & HYPERCALL_FAST)
+    def call(self, call: HypercallInput) -> HvStatus:
+        """Carry out one call."""
         try:
-            if code == HYPERCALL_POST_MESSAGE:
-                return HvStatus.INVALID_HYPERCALL_CODE if fast else self._post(input_gpa)
-            if code == HYPERCALL_SIGNAL_EVENT:
-                return self._signal(input_gpa, fast=fast)
+            if call.code == HYPERCALL_POST_MESSAGE:
+                return HvStatus.INVALID_HYPERCALL_CODE if call.is_fast else self._post(call.input)
+            if call.code == HYPERCALL_SIGNAL_EVENT:
+                return self._signal(call.input, fast=call.is_fast)
         except BadAddressError:
             return HvStatus.INSUFFICIENT_MEMORY
         except RemoteProtocolError:

@@ -158,10 +158,16 @@ _REASONS: Final = Enum(
 )
 _ENDING: Final = Object((Member("guest", BOOL), Member("reason", _REASONS)))
 _UNPLUGGED: Final = Object((Member("device", STR, is_optional=True), Member("path", STR)))
+_CRASH: Final = Object(
+    (Member("type", Enum(("hyper-v",))), *(Member(f"arg{number}", SIZE) for number in range(1, 6)))
+)
 EVENTS: Final = {
     "BALLOON_CHANGE": BALLOON_INFO,
     "DEVICE_DELETED": _UNPLUGGED,
     "DEVICE_UNPLUG_GUEST_ERROR": _UNPLUGGED,
+    "GUEST_PANICKED": Object(
+        (Member("action", Enum(("pause", "poweroff", "run"))), Member("info", _CRASH, is_optional=True))
+    ),
     "HV_BALLOON_STATUS_REPORT": STATUS_REPORT,
     "MEMORY_DEVICE_SIZE_CHANGE": Object(
         (Member("id", STR, is_optional=True), Member("size", SIZE), Member("qom-path", STR))
