@@ -117,6 +117,8 @@ VM_NAME_MAX: Final = 64
 VM_MEMORY_BYTES_MIN: Final = 32 << 20
 # A terabyte: its page set takes 32 MiB.
 VM_MEMORY_BYTES_MAX: Final = 1 << 40
+# As many as the guest is told that there can be; each is a thread.
+VM_PROCESSORS_MAX: Final = 64
 # Slots for DIMMs, as many as ACPI's memory hotplug has.
 VM_DIMM_SLOTS_MAX: Final = 256
 # Memory backends of one VM. Each holds a descriptor and a mapping.

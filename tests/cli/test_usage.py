@@ -32,6 +32,8 @@ def dynmem(*arguments: str) -> tuple[int, str]:
         (("vm", "-m", "512M", "--guest", "embedded,workload=nosuch"), "workload 'nosuch' is not one of"),
         (("vm", "-m", "512M", "--guest", "embedded,foo=1"), "'foo=1' is not KEY=VALUE"),
         (("vm", "-m", "2G,maxmem=1G"), "maxmem"),
+        (("vm", "-m", "64M", "-append", "quiet"), "--append 'quiet': there is no kernel that it is for"),
+        (("vm", "-m", "64M", "-kernel", "k", "-guest", "embedded"), "the guest is the one of --kernel"),
         (
             ("run", "--config", "/nonexistent/hosts.toml", "--check"),
             "/nonexistent/hosts.toml: cannot be read",
@@ -77,5 +79,5 @@ def test_qemus_options_of_one_dash_are_read_as_those_of_two() -> None:
 
 
 def test_a_pattern_that_turns_trace_events_off_is_no_option() -> None:
-    code, complaint = dynmem("vm", "-m", "64M", "-trace", "*", "-trace", "-vmbus*", "-smp", "2")
-    assert (code, complaint) == (2, "dynmem: No such option '-smp' (see dynmem vm --help)\n")
+    code, complaint = dynmem("vm", "-m", "64M", "-trace", "*", "-trace", "-vmbus*", "-cpu", "max")
+    assert (code, complaint) == (2, "dynmem: No such option '-cpu' (see dynmem vm --help)\n")

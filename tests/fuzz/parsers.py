@@ -31,6 +31,9 @@ from dynmem.trace import reader, show
 from dynmem.units import parse_duration, parse_size
 from dynmem.vm.options import machine as options
 from dynmem.vm.options import memory as memory_options
+from dynmem.vm.options.actions import parse_actions
+from dynmem.vm.options.boot import parse_processors, parse_vmbus_version
+from dynmem.vm.options.console import parse_serial
 from dynmem.vm.options.text import is_identifier
 from dynmem.wire import dm, hardware, monitor_page, packet, synic, vmbus
 from dynmem.wire.versions import VERSION_5_3, VERSION_WIN8
@@ -398,7 +401,10 @@ PARSERS = (
             options.parse_machine,
             options.parse_qmp,
             options.parse_guest,
-            options.parse_serial,
+            parse_serial,
+            parse_processors,
+            parse_vmbus_version,
+            lambda text: parse_actions((text,), no_reboot=False),
         ),
         OPTIONS,
         (ConfigError,),

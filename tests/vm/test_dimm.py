@@ -16,6 +16,7 @@ from dynmem.vm.dimms import DeviceError, NoSuchDeviceError
 from dynmem.vm.embedded.guest import EmbeddedGuest
 from dynmem.vm.machine import Machine
 from dynmem.vm.objects import ObjectError
+from dynmem.vm.options.console import ConsoleKind, ConsoleOptions
 from dynmem.vm.options.machine import BalloonOptions, GuestOptions, VmOptions
 from dynmem.vm.options.memory import BackendOptions, DimmOptions, MemoryOptions
 
@@ -41,7 +42,7 @@ class Rig:
             balloon=BalloonOptions(),
             dimms=dimms,
             guest=GuestOptions(workload),
-            serial=self.console,
+            console=ConsoleOptions(ConsoleKind.FILE, self.console),
         )
         self.machine = Machine(options, self._emit)
 

@@ -1,14 +1,21 @@
 """The seam below a machine, with a platform of a test's own: nothing of the embedded guest runs."""
 
 import asyncio
+import dataclasses
+import sys
+from pathlib import Path
+from types import SimpleNamespace
 
-from tests.rigs.fake_platform import BOOT, Scene
+import pytest
+from tests.rigs.fake_platform import BOOT, OPTIONS, FakePlatform, Scene
 from tests.rigs.scenes import plays, until
 
 from dynmem.dm.states import HostState
 from dynmem.units import MIB
 from dynmem.vm.budget import Budget
-from dynmem.vm.machine import Ending
+from dynmem.vm.embedded.guest import EmbeddedGuest
+from dynmem.vm.machine import Ending, Machine
+from dynmem.vm.options.boot import BootOptions
 from dynmem.vm.options.memory import DimmOptions
 from dynmem.vm.platform import GuestEnding
 from dynmem.wire.packet import Packet, PacketType
@@ -137,3 +144,17 @@ async def test_a_machine_ends_with_what_its_platform_says_of_its_guest() -> None
     assert "it lost all its processors" in (scene.machine.ending.problem or "")
     assert scene.events == ["SHUTDOWN"]
     await scene.machine.close()
+
+
+def test_a_machine_with_a_kernel_runs_it_on_kvm(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Kvm(FakePlatform):
+        """Stands in for KVM."""
+
+    monkeypatch.setitem(sys.modules, "dynmem.vm.kvm.guest", SimpleNamespace(KvmGuest=Kvm))
+    machines = [
+        Machine(dataclasses.replace(OPTIONS, boot=boot), lambda *_: None)
+        for boot in (None, BootOptions(Path("vmlinuz")))
+    ]
+    assert [type(machine.platform) for machine in machines] == [EmbeddedGuest, Kvm]
+    for machine in machines:
+        machine.memory.close()

@@ -15,6 +15,8 @@ Examples:
   dynmem vm --name grows -m 256M,maxmem=8G --device hv-balloon,status-report=on \\
       --qmp unix:/tmp/grows/qmp.sock,server=on,wait=off
   dynmem vm --name seen -m 512M --device hv-balloon --trace 'hv_balloon*' -D seen.log --capture seen.capture
+  dynmem vm --name linux -m 1G,maxmem=8G -smp 2 --device hv-balloon,status-report=on \\
+      --kernel vmlinuz --initrd initrd.img --append 'console=ttyS0 quiet' --serial stdio
 
 \b
 Talk to it with any QMP client; balloon takes bytes:
@@ -33,10 +35,11 @@ maxmem minus size). A DIMM needs a slot and a backend:
 Long options may have one dash, as in QEMU, or two.
 
 The embedded guest is a process of this package that behaves like a guest. It is meant for trials and tests.
+With --kernel the guest is that kernel, on KVM.
 
-Exit codes: 0 ended by quit on its monitor, by SIGTERM or by Ctrl-C; 1 its guest died; 2 an option is wrong,
-or needs more than the host can give. Ended by SIGBUS (135 in a shell): a memory file ran out of space, and
-the log says which.
+Exit codes: 0 ended by quit on its monitor, by SIGTERM, by Ctrl-C or by its guest; 1 its guest died, or
+crashed with --action panic=exit-failure; 2 an option is wrong, or needs more than the host can give. Ended by
+SIGBUS (135 in a shell): a memory file ran out of space, and the log says which.
 """
 
 
@@ -78,16 +81,18 @@ class QemuStyle(click.Command):
 @click.option(
     "--machine",
     default="",
-    metavar="[embedded,]memory-backend=ID",
-    help="Use this --object as boot memory instead of the VM's own. The only machine type is embedded.",
+    metavar="[embedded|kvm,]memory-backend=ID",
+    help="Use this --object as boot memory instead of the VM's own. The type is kvm with --kernel, and"
+    " embedded otherwise.",
 )
 @click.option(
     "--device",
     "devices",
     multiple=True,
     metavar="hv-balloon|pc-dimm[,KEY=VALUE...]",
-    help="Add a device. hv-balloon: id, status-report=on|off, memdev=ID, addr=ADDRESS, x-post-init-wait=MS,"
-    " x-startup=boot|last (the size after a reset). pc-dimm: id, memdev=ID, addr=ADDRESS, slot=N, node=N.",
+    help="Add a device. hv-balloon: id, status-report=on|off, free-page-reporting=on|off (on), memdev=ID,"
+    " addr=ADDRESS, x-post-init-wait=MS, x-startup=boot|last (the size after a reset)."
+    " pc-dimm: id, memdev=ID, addr=ADDRESS, slot=N, node=N.",
 )
 @click.option(
     "--qmp",
@@ -95,18 +100,47 @@ class QemuStyle(click.Command):
     help="Serve a monitor on a unix socket, to several clients at once; its folder must exist.",
 )
 @click.option(
+    "--kernel",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Boot this Linux kernel (bzImage, or ELF with a PVH entry) on KVM.",
+)
+@click.option(
+    "--initrd", type=click.Path(path_type=Path), metavar="FILE", help="The kernel's initial file system."
+)
+@click.option("--append", metavar="TEXT", help="The end of the kernel's command line.")
+@click.option(
+    "--smp", default="1", show_default=True, metavar="N", help="Virtual processors of a guest with --kernel."
+)
+@click.option(
     "--guest",
-    default="embedded",
-    show_default=True,
     metavar="embedded[,workload=NAME][,seed=N][,KEY=VALUE...]",
-    help="The guest and its workload; further keys belong to the workload.",
+    help="The guest without --kernel, and its workload; further keys belong to the workload.  [default:"
+    " embedded]",
 )
 @click.option(
     "--serial",
     default="none",
     show_default=True,
-    metavar="file:PATH|none",
-    help="Where to write the guest's console: a JSON line about every 200 ms.",
+    metavar="stdio|file:PATH|unix:PATH,server=on,wait=off|none",
+    help="Where the guest's serial console is. The embedded guest writes a JSON line about every 200 ms to a"
+    " file.",
+)
+@click.option(
+    "--vmbus-version",
+    default="5.3",
+    show_default=True,
+    metavar="MAJOR.MINOR",
+    help="The newest VMBus version that the guest may use.",
+)
+@click.option("--no-reboot", is_flag=True, help="End instead of a reset: --action reboot=shutdown.")
+@click.option(
+    "--action",
+    "actions",
+    multiple=True,
+    metavar="[panic=shutdown|exit-failure|pause|none][,reboot=reset|shutdown]",
+    help="What a crash of the guest (panic) and a reset lead to; the first word is the default. none only"
+    " reports a crash: a guest with kdump needs that.",
 )
 @click.option(
     "--trace",
@@ -135,33 +169,52 @@ def vm(
     machine: str,
     devices: tuple[str, ...],
     qmp: str | None,
-    guest: str,
+    kernel: Path | None,
+    initrd: Path | None,
+    append: str | None,
+    smp: str,
+    guest: str | None,
     serial: str,
+    vmbus_version: str,
+    no_reboot: bool,
+    actions: tuple[str, ...],
     trace: tuple[str, ...],
     log: Path | None,
     capture: Path | None,
 ) -> int:
     """Run one virtual machine with dynamic memory until it ends."""
+    from dynmem.errors import ConfigError
+    from dynmem.vm.options import actions as action_options
+    from dynmem.vm.options import boot as boot_options
+    from dynmem.vm.options import combinations, console
     from dynmem.vm.options import machine as options
     from dynmem.vm.options import memory as memory_options
 
     balloon, dimms = options.parse_devices(devices)
+    boot = boot_options.parse_boot(kernel, initrd, append)
+    if boot is not None and guest is not None:
+        raise ConfigError(f"--guest {guest!r}: the guest is the one of --kernel: leave one of them out")
     parsed = options.VmOptions(
         name=options.parse_name(name),
         memory=memory_options.parse_memory(memory),
         objects=memory_options.parse_objects(objects),
-        memory_backend=options.parse_machine(machine) if machine else None,
+        memory_backend=options.parse_machine(machine, options.machine_type(boot)) if machine else None,
         balloon=balloon,
         dimms=dimms,
         qmp=options.parse_qmp(qmp) if qmp is not None else None,
-        guest=options.parse_guest(guest),
-        serial=options.parse_serial(serial),
+        boot=boot,
+        guest=options.parse_guest(guest or options.EMBEDDED),
+        vp_count=boot_options.parse_processors(smp),
+        vmbus_version=boot_options.parse_vmbus_version(vmbus_version),
+        console=console.parse_serial(serial),
+        actions=action_options.parse_actions(actions, no_reboot=no_reboot),
         trace=options.parse_trace(trace),
         log=log,
         capture=capture,
     )
-    if parsed.guest.program is None:
-        _check_workload(guest, parsed.guest.workload)
+    combinations.check(parsed)
+    if boot is None and parsed.guest.program is None:
+        _check_workload(guest or options.EMBEDDED, parsed.guest.workload)
     from dynmem.vm.main import run
 
     return run(parsed)

@@ -54,6 +54,16 @@ class Ending(NamedTuple):
     detail: str | None = None
 
 
+def _platform_for(options: VmOptions) -> MakePlatform:
+    """Return what makes the platform that runs this guest."""
+    platform: MakePlatform = EmbeddedGuest
+    if options.boot is not None:
+        from dynmem.vm.kvm.guest import KvmGuest
+
+        platform = KvmGuest
+    return platform
+
+
 class Machine:
     """A virtual machine. `start`, then wait for `ended`, then `close`.
 
@@ -74,7 +84,7 @@ class Machine:
         options: VmOptions,
         emit: Emit,
         *,
-        make_platform: MakePlatform = EmbeddedGuest,
+        make_platform: MakePlatform | None = None,
         make_discard_thread: Callable[[], DiscardThread] = DiscardThread,
     ) -> None:
         """Make memory and devices. Raises ConfigError."""
@@ -88,6 +98,7 @@ class Machine:
         self.ending: Ending | None = None
         self._events = Events(emit)
         guest_memory = MappedMemory()
+        make_platform = make_platform or _platform_for(options)
         self.platform: Final = make_platform(options, guest_memory, self, self.faults)
         self.memory: Final = MachineMemory(options, guest_memory, self.platform.slots)
         self._discard_thread = make_discard_thread()
@@ -102,6 +113,7 @@ class Machine:
             guest_memory,
             [self.balloon.offer] if self.balloon else [],
             vp_count=self.platform.vp_count,
+            max_version=options.vmbus_version,
             trace=self._recording.trace,
         )
         self._turn: Final = Turn(

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -10,11 +11,16 @@ from hypothesis import strategies as st
 
 from dynmem.errors import ConfigError
 from dynmem.units import GIB, MIB, NS_PER_MS
+from dynmem.vm.options import actions, boot, combinations, console
 from dynmem.vm.options import machine as options
 from dynmem.vm.options import memory as memory_options
-from dynmem.vm.options.machine import BalloonOptions, GuestOptions
+from dynmem.vm.options.actions import ActionOptions, PanicAction, RebootAction
+from dynmem.vm.options.boot import BootOptions
+from dynmem.vm.options.console import ConsoleKind, ConsoleOptions
+from dynmem.vm.options.machine import BalloonOptions, GuestOptions, VmOptions
 from dynmem.vm.options.memory import BackendOptions, DimmOptions, MemoryOptions
 from dynmem.vm.options.text import split_options
+from dynmem.wire.versions import VERSION_WIN10
 
 
 def test_a_doubled_comma_is_a_comma() -> None:
@@ -84,6 +90,11 @@ def test_a_guest_may_start_with_the_size_it_had() -> None:
     assert [start is not None and start.startup_last for start in starts] == [False, True]
 
 
+def test_a_guest_may_report_free_pages_unless_it_is_off() -> None:
+    balloons = [options.parse_devices((f"hv-balloon{how}",))[0] for how in ("", ",free-page-reporting=off")]
+    assert [balloon is not None and balloon.free_page_reporting for balloon in balloons] == [True, False]
+
+
 def test_an_object_is_a_backend_with_qemus_properties() -> None:
     texts = (
         "memory-backend-ram,id=a,size=1G",
@@ -115,6 +126,78 @@ def one_device(text: str) -> object:
     return options.parse_devices((text,))
 
 
+def one_action(text: str) -> object:
+    return actions.parse_actions((text,), no_reboot=False)
+
+
+def test_a_kernel_is_booted_with_its_initrd_and_command_line_on_a_machine_of_its_own_type() -> None:
+    kernel, initrd = Path("vmlinuz"), Path("initrd")
+    assert boot.parse_boot(kernel, None, None) == BootOptions(kernel)
+    assert boot.parse_boot(kernel, initrd, "quiet") == BootOptions(kernel, initrd, "quiet")
+    assert boot.parse_boot(None, None, None) is None
+    machine = VmOptions("one", MemoryOptions(64 * MIB, 64 * MIB), boot=BootOptions(kernel)).machine
+    assert machine == "kvm"
+    assert options.parse_machine("kvm,memory-backend=m", machine) == "m"
+    with pytest.raises(ConfigError, match="embedded is not the type of this machine: remove --kernel"):
+        options.parse_machine("embedded", machine)
+
+
+@pytest.mark.parametrize(("initrd", "append", "named"), [(Path("i"), None, "initrd"), (None, "", "append")])
+def test_what_belongs_to_a_kernel_is_refused_without_one(
+    initrd: Path | None, append: str | None, named: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"--{named} .*: add --kernel FILE"):
+        boot.parse_boot(None, initrd, append)
+
+
+def test_processors_and_the_vmbus_version_are_written_as_people_write_them() -> None:
+    assert [boot.parse_processors(text) for text in ("1", "cpus=8", "64")] == [1, 8, 64]
+    assert boot.parse_vmbus_version("4.0") == VERSION_WIN10
+
+
+def test_a_console_is_a_terminal_a_file_a_socket_or_nothing() -> None:
+    assert console.parse_serial("none") == ConsoleOptions() == ConsoleOptions(ConsoleKind.NONE)
+    assert console.parse_serial("stdio") == ConsoleOptions(ConsoleKind.STDIO)
+    assert console.parse_serial("file:a,b") == ConsoleOptions(ConsoleKind.FILE, Path("a,b"))
+    socket = ConsoleOptions(ConsoleKind.SOCKET, Path("a,b"))
+    assert console.parse_serial("unix:a,,b,server=on,wait=off") == socket
+
+
+def test_resets_and_crashes_lead_to_what_qemu_leads_them_to() -> None:
+    shutdown, reset = RebootAction.SHUTDOWN, RebootAction.RESET
+    assert actions.parse_actions((), no_reboot=False) == ActionOptions(reset, PanicAction.SHUTDOWN)
+    assert actions.parse_actions((), no_reboot=True) == ActionOptions(shutdown, PanicAction.SHUTDOWN)
+    both = ("panic=pause", "reboot=shutdown,panic=exit-failure")
+    assert actions.parse_actions(both, no_reboot=False) == ActionOptions(shutdown, PanicAction.EXIT_FAILURE)
+    assert actions.parse_actions(("reboot=reset",), no_reboot=True).reboot is reset  # the last word counts
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"vp_count": 2}, "--smp 2: the embedded guest has one virtual processor"),
+        (
+            {"console": ConsoleOptions(ConsoleKind.STDIO)},
+            "--serial stdio: .* name a file, like file:/dev/stdout",
+        ),
+        ({"console": ConsoleOptions(ConsoleKind.SOCKET, Path("s"))}, "--serial unix: the embedded guest"),
+        ({"boot": BootOptions(Path("k")), "dimms": (DimmOptions("m", "d"),)}, "--device 'd': .*by ACPI"),
+        ({"boot": BootOptions(Path("k")), "dimms": (DimmOptions("m"),)}, "--device pc-dimm,memdev=m"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(wrong: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        combinations.check(VmOptions("one", MemoryOptions(64 * MIB, 128 * MIB, 1), **wrong))
+
+
+def test_a_kernel_may_have_processors_a_terminal_and_no_dimms() -> None:
+    terminal = ConsoleOptions(ConsoleKind.STDIO)
+    kernel = BootOptions(Path("vmlinuz"))
+    combinations.check(
+        VmOptions("one", MemoryOptions(64 * MIB, 64 * MIB), boot=kernel, vp_count=8, console=terminal)
+    )
+
+
 def test_keys_of_a_guest_that_are_not_the_machines_go_to_its_workload() -> None:
     text = "embedded,workload=sine,seed=7,low=5%,program=/bin/x"
     assert options.parse_guest(text) == GuestOptions("sine,low=5%", 7, Path("/bin/x"))
@@ -140,7 +223,7 @@ def test_keys_of_a_guest_that_are_not_the_machines_go_to_its_workload() -> None:
         ),
         (memory_options.parse_memory, "2G,maxmem=64", "(a bare number is in MiB: maxmem=64 is 64 MiB)"),
         (memory_options.parse_memory, "67108864", "(a bare number is in MiB: size=67108864 is 64 TiB)"),
-        (options.parse_machine, "q35", "unknown machine type 'q35'; the only type is embedded"),
+        (options.parse_machine, "q35", "unknown machine type 'q35'; the types are embedded and kvm"),
         (options.parse_machine, "foo,memory-backend=m", "unknown machine type 'foo'"),
         (memory_options.parse_memory, "64M,slots=3", "set maxmem above the size"),
         (
@@ -155,7 +238,7 @@ def test_keys_of_a_guest_that_are_not_the_machines_go_to_its_workload() -> None:
         (one_device, "virtio-balloon", "the devices are hv-balloon and pc-dimm"),
         (one_device, "hv-balloon,status-report=maybe", "status-report must be on or off, not 'maybe'"),
         (one_device, "hv-balloon,addr=x", "addr must be a whole number"),
-        (one_device, "hv-balloon,x-startup=never", "x-startup is boot or last, not 'never'"),
+        (one_device, "hv-balloon,x-startup=never", "x-startup is one of boot, last, not 'never'"),
         (one_device, "hv-balloon,id=1b", "id must be a letter and then letters"),
         (one_device, "pc-dimm,id=a", "memdev is missing"),
         (one_device, "pc-dimm,memdev=m,slot=-1", "slot must be a whole number from 0 to 256"),
@@ -175,7 +258,21 @@ def test_keys_of_a_guest_that_are_not_the_machines_go_to_its_workload() -> None:
         (options.parse_qmp, "unix:" + "x" * 108 + ",server=on,wait=off", "at most 107 bytes"),
         (options.parse_guest, "linux", "unknown kind of guest 'linux'"),
         (options.parse_guest, "embedded,seed=x", "seed must be a whole number"),
-        (options.parse_serial, "stdio", "write file:PATH or none"),
+        (console.parse_serial, "pty", "write none, stdio, file:PATH or unix:PATH,server=on,wait=off"),
+        (console.parse_serial, "file:", "write none, stdio, file:PATH"),
+        (console.parse_serial, "unix:/run/vm/con", "the console only listens: add server=on"),
+        (boot.parse_processors, "0", "1 to 64 virtual processors"),
+        (boot.parse_processors, "65", "cpus must be a whole number from 0 to 64"),
+        (boot.parse_processors, "2,sockets=2", "unknown key 'sockets'"),
+        (
+            boot.parse_vmbus_version,
+            "6.0",
+            "the versions are 0.13, 1.1, 2.4, 3.0, 4.0, 4.1, 5.0, 5.1, 5.2, 5.3",
+        ),
+        (one_action, "panic=run", "panic is one of pause, shutdown, exit-failure, none, not 'run'"),
+        (one_action, "watchdog=none", "unknown key 'watchdog'; the keys are panic, reboot"),
+        (one_device, "hv-balloon,free-page-reporting=1", "free-page-reporting must be on or off"),
+        (options.parse_machine, "kvm", "kvm is not the type of this machine: add --kernel FILE"),
         (options.parse_name, "", "1 to 64 printable characters"),
         (options.parse_name, "a\nb", "printable"),
     ],

@@ -65,7 +65,7 @@ class EmbeddedGuest:
         self._owner = owner
         self._faults = faults
         self.slots: Final = SlotMap(faults)
-        self._output: Final = Output(options.serial)
+        self._output: Final = Output(options.console.path)
         self._life: _Life | None = None
         self._means: tuple[str, ...] = MEANS
 

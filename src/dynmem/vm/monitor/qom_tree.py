@@ -13,8 +13,6 @@ from dynmem.vm.monitor.qom_backends import RAM, BackendObjects
 from dynmem.vm.monitor.qom_devices import balloon_node, dimm_node
 from dynmem.vm.options.memory import BackendOptions
 
-MACHINE: Final = "embedded-machine"
-
 
 class Tree:
     """The objects of one machine."""
@@ -47,7 +45,7 @@ class Tree:
         }
         machine = Node(
             "/machine",
-            MACHINE,
+            f"{self._machine.options.machine}-machine",
             "machine",
             properties=lambda _: [child(name, folder) for name, folder in folders.items()],
         )

@@ -1,19 +1,27 @@
-"""The options of ``dynmem vm``, written as QEMU writes them. Those about memory are in `memory`."""
+"""The options of ``dynmem vm``, written as QEMU writes them; some subjects have a file of their own."""
 
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from dynmem.errors import ConfigError
-from dynmem.limits import UNIX_PATH_BYTES_MAX, VM_NAME_MAX
+from dynmem.limits import VM_NAME_MAX
 from dynmem.trace_events import matching
 from dynmem.units import NS_PER_MS
+from dynmem.vm.options.actions import ActionOptions
+from dynmem.vm.options.boot import BootOptions
+from dynmem.vm.options.console import ConsoleOptions
 from dynmem.vm.options.memory import BackendOptions, DimmOptions, MemoryOptions, dimm_of
 from dynmem.vm.options.text import Keys
+from dynmem.wire.versions import VERSION_5_3
 
-_DEVICE_KEYS: Final = ("id", "status-report", "x-post-init-wait", "memdev", "addr", "x-startup")
-MACHINE: Final = "embedded"
+_DEVICE_KEYS: Final = (
+    *("id", "status-report", "free-page-reporting"),
+    *("x-post-init-wait", "memdev", "addr", "x-startup"),
+)
+EMBEDDED: Final = "embedded"
+KVM: Final = "kvm"
+MACHINES: Final = (EMBEDDED, KVM)
 STARTUP_BOOT: Final = "boot"
 STARTUP_LAST: Final = "last"
 _STARTUPS: Final = (STARTUP_BOOT, STARTUP_LAST)
@@ -31,6 +39,7 @@ class BalloonOptions:
         memdev: The backend of the memory that it adds.
         address: Where that lies in guest memory; 0: anywhere.
         startup_last: Whether after a reset the guest starts with its last size instead of its boot size.
+        free_page_reporting: Whether the guest may report pages that it has free, to be discarded.
     """
 
     identity: str = "hv-balloon"
@@ -39,6 +48,7 @@ class BalloonOptions:
     memdev: str | None = None
     address: int = 0
     startup_last: bool = False
+    free_page_reporting: bool = True
 
 
 @dataclass(frozen=True)
@@ -62,8 +72,12 @@ class VmOptions:
         balloon: The balloon, if there is one.
         dimms: DIMMs that are there at the start.
         qmp: The monitor's socket.
-        guest: What the guest is.
-        serial: The file of the guest's console.
+        boot: The kernel that the guest boots; None: it is the embedded one.
+        guest: What the embedded guest is.
+        vp_count: The number of virtual processors.
+        vmbus_version: The newest VMBus version that the guest may use.
+        console: The other end of the guest's serial line.
+        actions: What a reset and a crash of the guest lead to.
         trace: The trace events that are on.
         log: Their file.
         capture: The file of the captured traffic.
@@ -76,8 +90,12 @@ class VmOptions:
     balloon: BalloonOptions | None = None
     dimms: tuple[DimmOptions, ...] = ()
     qmp: Path | None = None
+    boot: BootOptions | None = None
     guest: GuestOptions = field(default_factory=GuestOptions)
-    serial: Path | None = None
+    vp_count: int = 1
+    vmbus_version: int = VERSION_5_3
+    console: ConsoleOptions = field(default_factory=ConsoleOptions)
+    actions: ActionOptions = field(default_factory=ActionOptions)
     trace: frozenset[str] = frozenset()
     log: Path | None = None
     capture: Path | None = None
@@ -86,6 +104,16 @@ class VmOptions:
     def memory_bytes(self) -> int:
         """Memory at boot."""
         return self.memory.size
+
+    @property
+    def machine(self) -> str:
+        """The machine's type, one of `MACHINES`."""
+        return machine_type(self.boot)
+
+
+def machine_type(boot: BootOptions | None) -> str:
+    """Return the type of a machine that boots `boot`, one of `MACHINES`."""
+    return EMBEDDED if boot is None else KVM
 
 
 def parse_name(text: str) -> str:
@@ -122,9 +150,7 @@ def _balloon_of(keys: Keys) -> BalloonOptions:
     """Parse the rest of ``--device hv-balloon,...``."""
     keys.only(_DEVICE_KEYS)
     memdev = keys.text("memdev") or None
-    startup = keys.text("x-startup", STARTUP_BOOT)
-    if startup not in _STARTUPS:
-        raise keys.wrong(f"x-startup is {' or '.join(_STARTUPS)}, not {startup!r}")
+    startup = keys.one_of("x-startup", _STARTUPS, STARTUP_BOOT)
     return BalloonOptions(
         identity=keys.identity() or "hv-balloon",
         status_report=keys.flag("status-report", default=False),
@@ -132,16 +158,23 @@ def _balloon_of(keys: Keys) -> BalloonOptions:
         memdev=memdev,
         address=keys.integer("addr", 0, (1 << 64) - 1),
         startup_last=startup == STARTUP_LAST,
+        free_page_reporting=keys.flag("free-page-reporting", default=True),
     )
 
 
-def parse_machine(text: str) -> str | None:
-    """Parse ``[embedded,]memory-backend=ID``; return the backend to boot from, if one is named."""
+def parse_machine(text: str, own: str = EMBEDDED) -> str | None:
+    """Parse ``[TYPE,]memory-backend=ID``; return the backend to boot from, if one is named.
+
+    `own` is the type that the machine has by its other options.
+    """
     keys = Keys("machine", text, implied="type")
     keys.only(("type", "memory-backend"))
-    kind = keys.text("type", MACHINE)
-    if kind != MACHINE:
-        raise keys.wrong(f"unknown machine type {kind!r}; the only type is {MACHINE} (the default)")
+    kind = keys.text("type", own)
+    if kind not in MACHINES:
+        raise keys.wrong(f"unknown machine type {kind!r}; the types are {' and '.join(MACHINES)}")
+    if kind != own:
+        step = "remove --kernel" if kind == EMBEDDED else "add --kernel FILE"
+        raise keys.wrong(f"{kind} is not the type of this machine: {step}, or leave the type out")
     if "memory-backend" in keys and not keys.text("memory-backend"):
         raise keys.wrong("memory-backend must be the id of an --object memory-backend-*")
     return keys.text("memory-backend") or None
@@ -149,18 +182,7 @@ def parse_machine(text: str) -> str | None:
 
 def parse_qmp(text: str) -> Path:
     """Parse ``unix:PATH,server=on,wait=off``; return the monitor's socket."""
-    keys = Keys("qmp", text, implied="path")
-    keys.only(("path", "server", "wait"))
-    kind, colon, path = keys.text("path").partition(":")
-    if kind != "unix" or not colon or not path:
-        raise keys.wrong("write it like unix:/run/vm/web.qmp,server=on,wait=off")
-    if not keys.flag("server", default=False):
-        raise keys.wrong("the monitor only listens: add server=on")
-    if keys.flag("wait", default=True):
-        raise keys.wrong("the machine does not wait for a client: add wait=off")
-    if len(os.fsencode(path)) > UNIX_PATH_BYTES_MAX:
-        raise keys.wrong(f"a socket's path has at most {UNIX_PATH_BYTES_MAX} bytes")
-    return Path(path)
+    return Keys("qmp", text, implied="path").listening_socket("the monitor")
 
 
 def parse_guest(text: str) -> GuestOptions:
@@ -175,16 +197,6 @@ def parse_guest(text: str) -> GuestOptions:
     name = keys.take("workload") or "idle"
     workload = ",".join([name, *(f"{key}={value}" for key, value in keys.rest().items())])
     return GuestOptions(workload, seed, Path(program) if program is not None else None)
-
-
-def parse_serial(text: str) -> Path | None:
-    """Parse ``file:PATH`` or ``none``; return where the guest's console goes."""
-    if text == "none":
-        return None
-    kind, colon, path = text.partition(":")
-    if kind != "file" or not colon or not path:
-        raise ConfigError(f"--serial {text!r}: write file:PATH or none")
-    return Path(path)
 
 
 def parse_trace(texts: tuple[str, ...]) -> frozenset[str]:

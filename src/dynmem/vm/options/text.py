@@ -3,11 +3,14 @@
 Every error is a ConfigError that names the option and shows its text.
 """
 
+import os
 import re
 from collections.abc import Collection
+from pathlib import Path
 from typing import Final
 
 from dynmem.errors import ConfigError
+from dynmem.limits import UNIX_PATH_BYTES_MAX
 from dynmem.units import format_size, parse_size
 
 _SWITCH: Final = {"on": True, "yes": True, "true": True, "off": False, "no": False, "false": False}
@@ -129,3 +132,24 @@ class Keys:
         """Return a switch, on or off."""
         value = self.switch(key)
         return default if value is None else value
+
+    def one_of(self, key: str, words: Collection[str], default: str) -> str:
+        """Return one of several words."""
+        value = self._found.get(key, default)
+        if value not in words:
+            raise self.wrong(f"{key} is one of {', '.join(words)}, not {value!r}")
+        return value
+
+    def listening_socket(self, what: str) -> Path:
+        """Return the path in ``unix:PATH,server=on,wait=off``, where `what` is to listen."""
+        self.only(("path", "server", "wait"))
+        kind, colon, path = self.text("path").partition(":")
+        if kind != "unix" or not colon or not path:
+            raise self.wrong("write it like unix:/run/vm/web.sock,server=on,wait=off")
+        if not self.flag("server", default=False):
+            raise self.wrong(f"{what} only listens: add server=on")
+        if self.flag("wait", default=True):
+            raise self.wrong("the machine does not wait for a client: add wait=off")
+        if len(os.fsencode(path)) > UNIX_PATH_BYTES_MAX:
+            raise self.wrong(f"a socket's path has at most {UNIX_PATH_BYTES_MAX} bytes")
+        return Path(path)
