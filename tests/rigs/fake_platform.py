@@ -96,6 +96,9 @@ class FakePlatform:
     async def power_off(self) -> None:
         self.calls.append("power off")
 
+    def close(self) -> None:
+        pass
+
     def kill(self) -> None:
         self.calls.append("kill")
 

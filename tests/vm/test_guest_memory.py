@@ -1,5 +1,9 @@
 """Guest memory that is made of several pieces, which come and go."""
 
+import contextlib
+import sys
+import threading
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -63,3 +67,33 @@ def test_a_piece_that_is_gone_is_no_memory_and_can_be_closed() -> None:
     with pytest.raises(BadAddressError):
         memory.load32(PAGE)
     assert memory.load32(0) == 0
+
+
+def test_another_thread_finds_memory_or_a_wrong_address_while_it_comes_and_goes() -> None:
+    memory, sections = mapped((0, 1), (2, 1), (4, 1))
+    surprises: list[BaseException] = []
+    is_over = threading.Event()
+
+    def look() -> None:
+        while not is_over.is_set():
+            try:
+                assert memory.shared.read(4 * PAGE, 8) == bytes(8)  # it stays
+                with contextlib.suppress(BadAddressError):
+                    memory.shared.read(2 * PAGE, PAGE)
+            except BaseException as error:
+                surprises.append(error)
+                return
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        for _ in range(10_000):
+            memory.section_removed(sections[1])
+            memory.section_added(sections[1])
+    finally:
+        sys.setswitchinterval(before)
+        is_over.set()
+        thread.join()
+    assert surprises == []

@@ -2,14 +2,18 @@
 
 A guest may put its rings and pages anywhere in its memory, even across the border of two regions, and may
 lose memory that they are in: then their addresses are wrong ones like any other.
+
+Memory comes and goes on the machine's loop. Other threads, such as a processor's, use `shared`: it waits
+while memory goes, and memory that goes waits for it.
 """
 
 import bisect
-from typing import NamedTuple
+import threading
+from typing import Final, NamedTuple
 
 from dynmem.memory.backend import Backend
 from dynmem.space.address_space import Section
-from dynmem.vmbus.memory import BadAddressError, FlatMemory
+from dynmem.vmbus.memory import BadAddressError, FlatMemory, GuestMemory
 
 
 class _Part(NamedTuple):
@@ -20,27 +24,36 @@ class _Part(NamedTuple):
 
 
 class MappedMemory:
-    """Listens to an address space: a `vmbus.memory.GuestMemory` of all that is mapped in it."""
+    """Listens to an address space: a `vmbus.memory.GuestMemory` of all that is mapped in it.
+
+    Attributes:
+        shared: The same memory, for any thread.
+
+    """
 
     def __init__(self) -> None:
         self._starts: list[int] = []  # ascending, of the parts
         self._parts: list[_Part] = []
         self._fence = FlatMemory(memoryview(bytearray(0)))
+        self._lock = threading.Lock()
+        self.shared: Final[GuestMemory] = _Shared(self, self._lock)
 
     def section_added(self, section: Section) -> None:
         assert isinstance(section.backend, Backend)
         view = section.backend.view[section.offset : section.offset + section.size]
         part = _Part(section.address, section.address + section.size, FlatMemory(view, section.address), view)
-        at = bisect.bisect_right(self._starts, part.start)
-        self._starts.insert(at, part.start)
-        self._parts.insert(at, part)
+        with self._lock:
+            at = bisect.bisect_right(self._starts, part.start)
+            self._starts.insert(at, part.start)
+            self._parts.insert(at, part)
 
     def section_removed(self, section: Section) -> None:
-        at = self._starts.index(section.address)
-        del self._starts[at]
-        part = self._parts.pop(at)
-        part.memory.release()
-        part.view.release()
+        with self._lock:
+            at = self._starts.index(section.address)
+            del self._starts[at]
+            part = self._parts.pop(at)
+            part.memory.release()
+            part.view.release()
 
     def read(self, gpa: int, length: int) -> bytes:
         part = self._part(gpa)
@@ -76,8 +89,36 @@ class MappedMemory:
 
     def release(self) -> None:
         """Release all of it, so that it can be unmapped here."""
-        for part in self._parts:
-            part.memory.release()
-            part.view.release()
-        self._parts.clear()
-        self._starts.clear()
+        with self._lock:
+            for part in self._parts:
+                part.memory.release()
+                part.view.release()
+            self._parts.clear()
+            self._starts.clear()
+
+
+class _Shared:
+    """Guest memory that stays where it is during each access."""
+
+    def __init__(self, memory: MappedMemory, lock: threading.Lock) -> None:
+        self._memory = memory
+        self._lock = lock
+
+    def read(self, gpa: int, length: int) -> bytes:
+        with self._lock:
+            return self._memory.read(gpa, length)
+
+    def write(self, gpa: int, data: bytes) -> None:
+        with self._lock:
+            self._memory.write(gpa, data)
+
+    def load32(self, gpa: int) -> int:
+        with self._lock:
+            return self._memory.load32(gpa)
+
+    def store32(self, gpa: int, value: int) -> None:
+        with self._lock:
+            self._memory.store32(gpa, value)
+
+    def fence(self) -> None:
+        self._memory.fence()

@@ -107,6 +107,7 @@ class Machine:
             self.balloon: Final = self._make_balloon()
             self.dimms: Final = self._plug_dimms()
         except DynmemError:
+            self.platform.close()
             self.memory.close()
             raise
         self.bus: Final = Bus(
@@ -246,6 +247,7 @@ class Machine:
         if self.balloon is not None:
             await self.balloon.settled()
         self._discard_thread.close()
+        self.platform.close()
         self.memory.close()
         self._recording.close()
 

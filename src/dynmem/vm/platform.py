@@ -20,9 +20,9 @@ from dynmem.errors import DynmemError
 from dynmem.space.address_space import Listener
 from dynmem.space.memslots import SlotConsumer
 from dynmem.vm.faults import Faults
+from dynmem.vm.guest_memory import MappedMemory
 from dynmem.vm.options.machine import VmOptions
 from dynmem.vmbus import OutgoingMessage, Signal
-from dynmem.vmbus.memory import GuestMemory
 from dynmem.wire.synic import HypercallInput
 
 
@@ -125,6 +125,9 @@ class Platform(Protocol):
         `power_off` follows, and `exited` may be called before.
         """
 
+    def close(self) -> None:
+        """Release what outlives a guest, after the last `power_off`."""
+
     async def freeze(self) -> None:
         """Stop the guest where it is."""
 
@@ -157,7 +160,7 @@ class Platform(Protocol):
 class MakePlatform(Protocol):
     """Makes the platform of a machine."""
 
-    def __call__(self, options: VmOptions, memory: GuestMemory, owner: Owner, faults: Faults) -> Platform:
+    def __call__(self, options: VmOptions, memory: MappedMemory, owner: Owner, faults: Faults) -> Platform:
         """Make it, with no guest yet.
 
         Args:

@@ -17,8 +17,8 @@ from typing import Final
 
 from dynmem.errors import ConfigError
 from dynmem.limits import CONSOLE_BYTES_PER_S, CONSOLE_FILE_BYTES_MAX
-from dynmem.vm.embedded.shortage import is_shortage
 from dynmem.vm.platform import ShortageError
+from dynmem.vm.shortage import is_shortage
 
 _BYTES_AT_ONCE: Final = 65_536
 _CLOSING_S: Final = 1.0  # for what is still on its way when a guest has ended

@@ -13,12 +13,12 @@ from dynmem.vm.embedded.hardware import Hardware
 from dynmem.vm.embedded.keeper import MEANS
 from dynmem.vm.embedded.output import Output
 from dynmem.vm.embedded.process import GuestProcess
-from dynmem.vm.embedded.shortage import cannot_start
 from dynmem.vm.embedded.slots import SlotMap
 from dynmem.vm.faults import Faults
 from dynmem.vm.hyperv.synic import Synic
 from dynmem.vm.options.machine import VmOptions
 from dynmem.vm.platform import GuestCalls, GuestEnding, Owner
+from dynmem.vm.shortage import cannot_start
 from dynmem.vmbus import OutgoingMessage, Signal
 from dynmem.vmbus.memory import GuestMemory
 from dynmem.wire.synic import VMBUS_MESSAGE_TYPE, VMBUS_SINT, MessageSlot
@@ -119,6 +119,9 @@ class EmbeddedGuest:
     def kill(self) -> None:
         if self._life is not None and self._life.process is not None:
             self._life.process.kill()
+
+    def close(self) -> None:
+        pass  # nothing outlives a guest
 
     async def freeze(self) -> None:
         if self._life is not None and self._life.process is not None:

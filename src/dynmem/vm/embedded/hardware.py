@@ -14,7 +14,7 @@ from typing import Final
 from dynmem.limits import HARDWARE_DATAGRAM_BYTES_MAX, HARDWARE_UNREAD_BYTES
 from dynmem.vm.embedded.lines import Doorbell, InterruptLine
 from dynmem.vm.embedded.readiness import Readiness
-from dynmem.vm.embedded.shortage import is_shortage
+from dynmem.vm.shortage import is_shortage
 from dynmem.wire import hardware as wire
 from dynmem.wire.synic import HvStatus
 

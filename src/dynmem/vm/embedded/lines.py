@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Final
 
 from dynmem.vm.embedded.readiness import Readiness
-from dynmem.vm.embedded.shortage import is_shortage
+from dynmem.vm.shortage import is_shortage
 
 _AGAIN_S: Final = 0.01
 _RAISED: Final = b"\1"

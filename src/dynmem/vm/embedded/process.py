@@ -24,9 +24,9 @@ from dynmem.sockets import UCRED
 from dynmem.vm.embedded import keeper
 from dynmem.vm.embedded.output import Ends
 from dynmem.vm.embedded.readiness import Readiness
-from dynmem.vm.embedded.shortage import cannot_start, is_shortage
 from dynmem.vm.options.machine import GuestOptions
 from dynmem.vm.platform import GuestEnding, ShortageError
+from dynmem.vm.shortage import cannot_start, is_shortage
 
 _LOG: Final = logging.getLogger("dynmem.vm")
 _SOURCES: Final = str(Path(dynmem.__file__).resolve().parent.parent)
