@@ -43,6 +43,7 @@ class DeviceHost:
         self.device = HvBalloon(
             BalloonOptions("balloon0", status_report=True, post_init_wait_ns=POST_INIT_WAIT_NS),
             self.boot,
+            [(0, BOOT_BYTES)],
             starter=self._starter,
             hot_added=self._added,
             wake=lambda: None,

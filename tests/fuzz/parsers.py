@@ -192,10 +192,11 @@ def memory_texts() -> Callable[[bytes], None]:
         else:
             memory = memory_options.parse_memory(text)
             assert memory.size <= memory.maximum
-            assert memory.size <= memory.device_memory_base
             if memory.can_grow:
-                assert memory.maximum - memory.size <= memory.device_memory_bytes
-                assert memory.device_memory_base + memory.device_memory_bytes <= GUEST_ADDRESS_BYTES_MAX
+                addresses = memory.device_memory(memory.size)
+                assert memory.size <= addresses.start
+                assert memory.maximum - memory.size <= len(addresses)
+                assert addresses.stop <= GUEST_ADDRESS_BYTES_MAX
 
     return feed
 

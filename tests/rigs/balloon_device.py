@@ -49,6 +49,7 @@ class Rig:
         self.device = HvBalloon(
             BalloonOptions("b", status_report=True),
             self.boot,
+            [(0, self.boot.size)],
             starter=starter,
             wake=self._wake,
             clock=clock,

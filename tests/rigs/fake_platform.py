@@ -69,6 +69,7 @@ class FakePlatform:
     """A `Platform` whose guest does what it is asked, and drives again what it is offered again."""
 
     vp_count = 1
+    ram_hole = range(0)
 
     def __init__(
         self,

@@ -23,7 +23,7 @@ class TracedHost:
         plugged = Plugged(ADDED, trace=trace)
         plugged.memory.cut_into(2)
         pages = TracedPages(lambda: self.now, trace, lambda: plugged.memory.our_range)
-        pages.plug(Memory(0, BOOT))
+        pages.plug(Memory([(0, BOOT)]))
         pages.plug(plugged.memory.memory, is_added=True)
         self.dm = DynamicMemoryHost(
             store=pages,

@@ -61,7 +61,7 @@ def test_a_file_larger_than_any_is_refused_and_not_left_behind(tmp_path: Path) -
 
 
 def test_what_a_guest_gives_for_good_faster_than_it_is_discarded_is_discarded_in_bounded_batches() -> None:
-    memory = Memory(0, PAGES)
+    memory = Memory([(0, PAGES)])
     first = memory_due(memory, page_ranges.span(1, 1))
     for start in range(0, PAGES, 1024):  # every other page, in messages of 512 ranges
         memory.free(page_ranges.from_pages(np.arange(start, start + 1024, 2)))

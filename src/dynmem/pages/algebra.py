@@ -93,12 +93,3 @@ def without(ranges: Ranges, taken: Ranges) -> Ranges:
     ends = np.concatenate((taken.starts, np.full(1, np.iinfo(np.uint64).max, np.uint64)))
     some = starts < ends  # nothing lies before a first one that begins at 0, nor between two that touch
     return within(ranges, Ranges(starts[some], ends[some]))
-
-
-def moved(batch: bytes, pages: int) -> bytes:
-    """Return a batch of packed ranges, in its order, each `pages` further on.
-
-    start+count 6+4 0+4, moved by 100   ->  106+4 100+4
-    the start is the low bits of a word: adding to the word moves it and leaves the count
-    """
-    return (page_ranges.words(batch) + np.uint64(pages)).astype("<u8", copy=False).tobytes()

@@ -100,7 +100,9 @@ class Machine:
         guest_memory = MappedMemory()
         make_platform = make_platform or _platform_for(options)
         self.platform: Final = make_platform(options, guest_memory, self, self.faults)
-        self.memory: Final = MachineMemory(options, guest_memory, self.platform.slots)
+        self.memory: Final = MachineMemory(
+            options, guest_memory, self.platform.slots, ram_hole=self.platform.ram_hole
+        )
         self._discard_thread = make_discard_thread()
         try:
             self.hot_added: Final = self.memory.plug_hot_added(options, self._recording.trace)
@@ -154,6 +156,7 @@ class Machine:
         return HvBalloon(
             options,
             self.memory.boot,
+            self.memory.boot_ram,
             starter=self._discard_thread.starter,
             wake=self.wake,
             clock=self.clock,

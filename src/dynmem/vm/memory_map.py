@@ -2,6 +2,7 @@
 
     0 ............ boot memory ... next 32 GiB boundary ......... device memory: hv-balloon's, DIMMs
 
+Boot memory is one backend. Where the platform has a hole in the addresses, the guest has it in two pieces.
 Everything that is mapped in the address space is guest memory for the bus and a memory slot of the platform.
 """
 
@@ -33,19 +34,32 @@ OWN_MEMORY: Final = "pc.ram"  # what QEMU calls boot memory that the machine mak
 _LOG: Final = logging.getLogger("dynmem.vm")
 
 
+def round_hole(size: int, hole: range) -> tuple[tuple[int, int], ...]:
+    """Return where boot memory of `size` bytes lies, from address 0 on: address and size of each piece.
+
+    5 GiB, a hole from 3.5 to 4 GiB  ->  3.5 GiB at 0, 1.5 GiB at 4 GiB
+    """
+    below = min(size, hole.start) if hole else size
+    pieces = ((0, below), (hole.stop, size - below))
+    return tuple((address, length) for address, length in pieces if length)
+
+
 class MachineMemory:
     """The memory of one machine.
 
     Attributes:
         objects: Memory backends by id.
-        boot: Boot memory, at address 0.
+        boot: Boot memory.
         boot_identity: Its id.
+        boot_ram: Where the guest has it: address and bytes of each piece, ascending.
         space: Guest physical addresses.
         devices: Device memory, and what is plugged there.
 
     """
 
-    def __init__(self, options: VmOptions, guest: MappedMemory, slots: MemorySlots) -> None:
+    def __init__(
+        self, options: VmOptions, guest: MappedMemory, slots: MemorySlots, *, ram_hole: range = range(0)
+    ) -> None:
         """Make objects and boot memory, and map it for the bus (`guest`) and the platform (`slots`).
 
         Raises ConfigError.
@@ -56,6 +70,9 @@ class MachineMemory:
         self.boot_identity: Final = options.memory_backend or OWN_MEMORY
         self._own: Backend | None = None
         try:
+            self.boot_ram: Final = round_hole(options.memory_bytes, ram_hole)
+            with naming("-m"):
+                addresses = options.memory.device_memory(sum(self.boot_ram[-1]))
             for each in options.objects:
                 with naming(f"--object '{each.identity}'", partial(backend_hint, each)):
                     self.objects.make(each)
@@ -68,13 +85,15 @@ class MachineMemory:
         self.space.listen(slots)
         memslots = Memslots()
         memslots.add(slots)
-        self.space.map(RamRegion("guest-ram", self.boot, 0, self.boot.size), 0)
+        offset = 0
+        for address, size in self.boot_ram:
+            self.space.map(RamRegion("guest-ram", self.boot, offset, size), address)
+            offset += size
         memory = options.memory
-        size = memory.device_memory_bytes if memory.can_grow else 0
         self.devices: Final = DeviceMemory(
             self.space,
-            memory.device_memory_base,
-            size,
+            addresses.start,
+            len(addresses),
             memslots,
             _LOG.warning,
             capacity=memory.maximum - memory.size,

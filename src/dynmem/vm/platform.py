@@ -104,6 +104,10 @@ class Platform(Protocol):
         """How many virtual processors the guest has: messages and signals name one of them."""
 
     @property
+    def ram_hole(self) -> range:
+        """The addresses, in bytes, that boot memory goes round: other things are there. Empty if none are."""
+
+    @property
     def slots(self) -> MemorySlots:
         """The guest's memory slots. They outlive a guest: the next one starts with what is mapped then."""
 

@@ -13,6 +13,11 @@ from dynmem.units import MIB, PAGE_SIZE
 from dynmem.vm.balloon.accounts import GuestPages, Memory
 
 BOOT, DIMM_AT, DIMM, ADDED_AT, ADDED = 100, 160, 30, 200, 80
+WHOLE = ((0, BOOT),)
+LAYOUTS = (WHOLE, ((0, 60), (110, 40)), ((0, 1), (2, 98), (120, 1)))  # of boot memory
+
+
+Layout = tuple[tuple[int, int], ...]
 
 
 def second_half(ranges: Ranges) -> Ranges:
@@ -20,18 +25,25 @@ def second_half(ranges: Ranges) -> Ranges:
     return within(ranges, Ranges.span(ADDED // 2, ADDED))
 
 
+def guest_pages_of(memory: Memory) -> list[int]:
+    """What the guest calls each page of a memory."""
+    return [
+        page for piece in memory.pieces for page in range(piece.first_page, piece.first_page + piece.pages)
+    ]
+
+
 class Accounts:
     """The accounts under test, and the plain sets beside them."""
 
-    def __init__(self) -> None:
+    def __init__(self, boot: Layout = WHOLE) -> None:
         self.pages = GuestPages(lambda: 0)
-        self.boot, self.dimm = Memory(0, BOOT), Memory(DIMM_AT, DIMM)
-        self.added = Memory(ADDED_AT, ADDED, present=second_half)
+        self.boot, self.dimm = Memory(boot), Memory([(DIMM_AT, DIMM)])
+        self.added = Memory([(ADDED_AT, ADDED)], present=second_half)
         self.pages.plug(self.added, is_added=True)
         self.pages.plug(self.dimm)
         self.pages.plug(self.boot)
         self.owned = {
-            *range(BOOT),
+            *guest_pages_of(self.boot),
             *range(DIMM_AT, DIMM_AT + DIMM),
             *range(ADDED_AT + ADDED // 2, ADDED_AT + ADDED),
         }
@@ -59,6 +71,7 @@ class Accounts:
         assert len(back) <= pages
         assert bool(back) == bool(self.given and pages and ranges)
         assert len(set(back)) == len(back)
+        assert set(back) <= self.owned
         assert set(back) <= self.given
         is_later = [(page >= ADDED_AT, page not in self.guest_only) for page in back]
         assert is_later == sorted(is_later)
@@ -67,7 +80,8 @@ class Accounts:
 
     def discard(self, *, flush: bool, failed: bool) -> None:
         for discard in self.pages.due(flush=flush):
-            hit = {page + discard.memory.first_page for page in pages_of(discard.ranges)}
+            known_as = guest_pages_of(discard.memory)
+            hit = {known_as[page] for page in pages_of(discard.ranges)}
             assert hit <= self.given
             assert self.pages.is_discarding
             discard.memory.done(discard, failed=failed)
@@ -88,11 +102,11 @@ steps = st.one_of(
 
 
 @settings(max_examples=120, deadline=None)
-@given(st.lists(steps, max_size=12))
-def test_accounts_of_several_memories_do_what_plain_sets_of_pages_do(
-    done: list[tuple[str, list[int]]],
+@given(st.sampled_from(LAYOUTS), st.lists(steps, max_size=12))
+def test_accounts_of_several_memories_in_one_piece_or_more_do_what_plain_sets_of_pages_do(
+    boot: Layout, done: list[tuple[str, list[int]]]
 ) -> None:
-    accounts = Accounts()
+    accounts = Accounts(boot)
     for step, arguments in done:
         if step == "give":
             accounts.add_given(packed(*arguments))  # type: ignore[arg-type]
@@ -107,6 +121,36 @@ def test_a_range_that_runs_over_several_memories_and_the_gaps_between_them_count
     accounts = Accounts()
     given = accounts.pages.add_given(packed((90, 200)))
     assert given == GivenUp(10 + DIMM + ADDED // 2, 0, 200 - 10 - DIMM - ADDED // 2)
+
+
+def test_no_range_that_goes_back_covers_the_hole_between_two_pieces_nor_is_one_too_many() -> None:
+    accounts = Accounts(((0, 60), (110, 40)))
+    accounts.add_given(packed((50, 70)))
+    assert accounts.pages.remove_for_guest(100, 1) == packed((50, 10))
+    assert accounts.pages.remove_for_guest(100, 1) == packed((110, 10))
+    assert accounts.pages.removed_pages == 0
+
+
+def test_pages_of_both_pieces_are_discarded_where_they_are_in_the_backend() -> None:
+    accounts = Accounts(((0, 60), (110, 40)))
+    accounts.add_given(packed((110, 3), (58, 1)))
+    (discard,) = accounts.pages.due(flush=True)
+    assert discard.ranges == packed((58, 1), (60, 3))
+
+
+def test_a_huge_page_that_lies_in_two_pieces_is_discarded_when_the_guest_has_given_all_of_it() -> None:
+    pages = GuestPages(lambda: 0)
+    memory = Memory([(0, 768), (1024, 768)], 2 * MIB)  # its second huge page lies on both sides of the hole
+    pages.plug(memory)
+    pages.add_given(packed((512, 256), (1280, 512)))
+    (discard,) = pages.due(flush=True)
+    assert discard.ranges == packed((1024, 512))
+    memory.done(discard, failed=False)
+    pages.add_given(packed((1024, 256)))
+    (discard,) = pages.due(flush=False)
+    assert discard.ranges == packed((512, 512))
+    memory.done(discard, failed=False)
+    assert pages.remove_for_guest(4096, 9) == packed((512, 256), (1024, 768))
 
 
 def test_a_dimm_takes_what_was_given_up_of_it_along() -> None:
@@ -141,7 +185,7 @@ def test_a_page_whose_discard_failed_is_the_hosts_when_a_later_one_succeeds() ->
 
 def test_pages_of_huge_backing_are_discarded_only_as_whole_huge_pages() -> None:
     pages = GuestPages(lambda: 0)
-    memory = Memory(0, 2048, 2 * MIB)
+    memory = Memory([(0, 2048)], 2 * MIB)
     pages.plug(memory)
     pages.add_given(packed((0, 511), (600, 5)))
     assert pages.due(flush=True) == []
@@ -153,7 +197,7 @@ def test_pages_of_huge_backing_are_discarded_only_as_whole_huge_pages() -> None:
 
 def test_pages_that_only_wait_to_be_discarded_may_go_back_and_are_not_discarded_then() -> None:
     pages = GuestPages(lambda: 0)
-    pages.plug(Memory(0, 2048))
+    pages.plug(Memory([(0, 2048)]))
     pages.add_given(packed((0, 3), (600, 5)))
     assert pages.remove_for_guest(3, 9) == packed((0, 3))
     (discard,) = pages.due(flush=True)
@@ -168,7 +212,7 @@ def test_half_a_range_is_the_peers_fault() -> None:
 def test_a_long_range_over_many_dimms_costs_a_piece_a_dimm_however_often_it_is_named() -> None:
     pages = GuestPages(lambda: 0)
     for number in range(256):
-        pages.plug(Memory(number << 16, 1 << 15))
+        pages.plug(Memory([(number << 16, 1 << 15)]))
     whole = (0, (1 << 24) - 1)
     named = 500 * whole[1]
     given = pages.add_given(packed(*[whole] * 500))
@@ -198,7 +242,7 @@ def in_a_pool(left: int, blocks: int = 8) -> tuple[GuestPages, Pool]:
     """A memory whose guest has given all but the end of the last block, the whole blocks discarded."""
     pool = Pool(left)
     pages = GuestPages(lambda: 0)
-    memory = Memory(1000, blocks * 512, 512 * PAGE_SIZE, reserve=pool.reserve)
+    memory = Memory([(1000, blocks * 512)], 512 * PAGE_SIZE, reserve=pool.reserve)
     pages.plug(memory)
     pages.add_given(packed((1000, blocks * 512 - 12)))
     (discard,) = pages.due(flush=True)
@@ -229,6 +273,22 @@ def test_no_more_ranges_go_back_than_a_message_has_room_for_though_refusals_cut_
     assert first == packed((1000, 512), (1000 + 1024, 512))
     assert pages.remove_for_guest(8 * 512, 2) == packed((1000 + 2048, 512), (1000 + 3072, 1012))
     assert pages.removed_pages == 3 * 512
+
+
+def test_what_the_host_lacks_on_either_side_of_a_hole_stays_and_each_range_lies_in_one_piece() -> None:
+    pool = Pool(left=2)
+    pages = GuestPages(lambda: 0)
+    memory = Memory([(0, 768), (1024, 768)], 512 * PAGE_SIZE, reserve=pool.reserve)
+    pages.plug(memory)
+    pages.add_given(packed((0, 768), (1024, 768)))
+    (discard,) = pages.due(flush=True)
+    memory.done(discard, failed=False)
+    pool.bare = {0, 1, 2}
+    assert pages.remove_for_guest(4096, 1) == packed((0, 768))
+    assert pages.remove_for_guest(4096, 9) == packed((1024, 256))  # the rest of the second huge page
+    assert pages.removed_pages == 512
+    pool.left = 1
+    assert pages.remove_for_guest(4096, 9) == packed((1280, 512))
 
 
 def test_what_is_refused_of_pages_whose_discard_failed_stays_in_both_accounts() -> None:

@@ -60,11 +60,11 @@ def test_memory_is_in_mebibytes_unless_said_otherwise(text: str, size: int) -> N
 def test_memory_may_grow_to_its_maximum_from_the_next_boundary_of_32_gib_on() -> None:
     options = memory_options.parse_memory("256M,maxmem=8G,slots=2")
     assert options == MemoryOptions(256 * MIB, 8 * GIB, 2)
-    assert options.device_memory_base == 32 * GIB
-    assert options.device_memory_bytes >= 8 * GIB - 256 * MIB
+    assert options.device_memory(options.size).start == 32 * GIB
+    assert len(options.device_memory(options.size)) >= 8 * GIB - 256 * MIB
     large = memory_options.parse_memory("32G,maxmem=1000G")
-    assert large.device_memory_base == 32 * GIB
-    assert large.device_memory_base + large.device_memory_bytes <= 1024 * GIB
+    assert large.device_memory(large.size).start == 32 * GIB
+    assert large.device_memory(large.size).stop <= 1024 * GIB
 
 
 def test_a_device_has_qemus_defaults() -> None:

@@ -1,9 +1,10 @@
 """The pages that the guest has given up, memory by memory: boot RAM, DIMMs, and what hv-balloon adds.
 
 A guest names pages by their number in its physical memory. A message is cut at the borders of the memories,
-and each memory keeps its own account in pages of its own, from 0, which are also those of its backend. What
-lies in none of them, or in a part that the guest does not have, is rejected and leaves no trace: all of the
-memory that is added there later is the guest's at first.
+and each memory keeps its own account in pages of its own, from 0, which are also those of its backend. The
+guest may have a memory in several pieces, as boot memory beside the hole below 4 GiB; its own pages know
+nothing of that. What lies in no memory, or in a part that the guest does not have, is rejected and leaves no
+trace: all of the memory that is added there later is the guest's at first.
 
 Each has two accounts, by QEMU's names: removed_both, pages that the guest gave up and the host has reclaimed,
 or is about to; and removed_guest, pages that only the guest gave up, as the discard failed. Pages go back to
@@ -15,7 +16,7 @@ are only held back, to be discarded in larger blocks, are withdrawn when they go
 """
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final, NamedTuple, Self
 
 import numpy as np
@@ -25,9 +26,10 @@ from dynmem.limits import DISCARD_BATCH_BLOCKS, DISCARD_BATCH_RANGES, VM_LACKING
 from dynmem.memory.backend import Backend
 from dynmem.memory.pending import LONG_PAGES, PendingDiscards
 from dynmem.pages import ranges as page_ranges
-from dynmem.pages.algebra import Ranges, cut, joined, moved, within, without
+from dynmem.pages.algebra import Ranges, cut, joined, within, without
 from dynmem.pages.page_set import PageSet
 from dynmem.units import PAGE_SHIFT, PAGE_SIZE
+from dynmem.vm.balloon.pieces import Pieces
 
 _BLOCK_PAGES: Final = 512  # 2 MiB: a host gives these back several times as fast as their pages one by one
 
@@ -61,12 +63,20 @@ def _all(ranges: Ranges) -> Ranges:
 
 
 class Memory:
-    """One memory of the guest: `pages` of it from guest page `first_page` on."""
+    """One memory of the guest.
+
+    Attributes:
+        pages: Its size.
+        pieces: Where the guest has it.
+        given: Its pages in the balloon.
+        guest_only: Those of them whose discard failed.
+        pending: Those of them that wait to be discarded, or are in flight.
+        present: Returns the parts of ranges that the guest has, given up or not.
+    """
 
     def __init__(
         self,
-        first_page: int,
-        pages: int,
+        pieces: Iterable[tuple[int, int]],
         page_bytes: int = PAGE_SIZE,
         *,
         may_have_huge_pages: bool = True,
@@ -76,8 +86,7 @@ class Memory:
         """Begin with nothing given up.
 
         Args:
-            first_page: Where it begins, in guest pages.
-            pages: Its size.
+            pieces: Where the guest has it: the first guest page of each piece and its size, ascending.
             page_bytes: The size of the backend's own pages, which return to the host only whole.
             may_have_huge_pages: Whether the host may use transparent huge pages, so that blocks are worth
                 waiting for.
@@ -85,33 +94,41 @@ class Memory:
                 in, before they go back to the guest, and returns the ranges that it lacks.
             present: Returns the parts of ranges that the guest has, given up or not; by default all.
         """
-        self.first_page = first_page
-        self.pages: Final = pages
+        self.pieces: Pieces = Pieces(pieces)
+        self.pages: Final = self.pieces.pages
         self._page_pages: Final = page_bytes >> PAGE_SHIFT
         self._reserve: Final = reserve
-        self.given: Final = PageSet(pages)  # up, in the balloon
-        self.guest_only: Final = PageSet(pages)  # of them, those whose discard failed
+        self.given: Final = PageSet(self.pages)
+        self.guest_only: Final = PageSet(self.pages)
         self.pending: Final = PendingDiscards(
             self.given,
             long_pages=0 if may_have_huge_pages else LONG_PAGES,
             block_pages=max(_BLOCK_PAGES, self._page_pages),
             whole_only=page_bytes > PAGE_SIZE,
         )
-        self._freed: Final = PageSet(pages)  # removed permanently, not discarded yet
+        self._freed: Final = PageSet(self.pages)  # removed permanently, not discarded yet
         self._is_freeing = False
         self.present: Final = present or _all
 
     @classmethod
-    def of(cls, first_page: int, backend: Backend, *, present: _Present | None = None) -> Self:
-        """Make the account of all of a backend, which the guest has from a page on."""
+    def of(cls, ram: Iterable[tuple[int, int]], backend: Backend, *, present: _Present | None = None) -> Self:
+        """Make the account of all of a backend; `ram` is where the guest has it, address and bytes."""
         return cls(
-            first_page,
-            backend.size >> PAGE_SHIFT,
+            [(address >> PAGE_SHIFT, size >> PAGE_SHIFT) for address, size in ram],
             backend.page_size,
             may_have_huge_pages=backend.may_have_huge_pages,
             reserve=backend.reserve if backend.hugetlb else None,
             present=present,
         )
+
+    @property
+    def first_page(self) -> int:
+        """The first guest page of it."""
+        return self.pieces.first_page
+
+    def move(self, first_page: int) -> None:
+        """Record that the guest has it in one piece from a page on; nothing of it is given up yet."""
+        self.pieces = Pieces([(first_page, self.pages)])
 
     @property
     def is_discarding(self) -> bool:
@@ -145,8 +162,7 @@ class Memory:
             if not ranges:
                 break
             backed, lacking, blocks = self._backed(ranges)
-            end = max_ranges * page_ranges.RANGE_BYTES  # parting made more ranges of them
-            backed, cut_off = backed[:end], backed[end:]
+            backed, cut_off = self.pieces.part(backed, max_ranges)  # refusals made more ranges of them
             taken.append(backed)
             kept += [lacking, cut_off]
             blocks_left -= blocks
@@ -183,12 +199,13 @@ class Memory:
 
     def _take(self, max_pages: int, max_ranges: int, *, guest_only: bool) -> bytes:
         """Take pages out of one account."""
+        account = self.guest_only if guest_only else self.given
+        ranges, rest = self.pieces.part(account.take(max_pages, max_ranges), max_ranges)
+        if rest:
+            account.add(rest)
         if guest_only:
-            ranges = self.guest_only.take(max_pages, max_ranges)
             was_there = self.given.remove(ranges)
             assert was_there  # one is a part of the other
-        else:
-            ranges = self.given.take(max_pages, max_ranges)
         if ranges:
             self.pending.withdraw(ranges)
         return ranges
@@ -262,9 +279,13 @@ class GuestPages:
 
     def _find(self) -> None:
         """Note where the memories are."""
-        starts = np.array([memory.first_page for memory in self._memories], np.uint64)
-        ends = np.array([memory.first_page + memory.pages for memory in self._memories], np.uint64)
-        self._regions = Ranges(starts, ends)
+        self._pieces = sorted(
+            ((piece, memory) for memory in self._memories for piece in memory.pieces),
+            key=lambda item: item[0].first_page,
+        )
+        starts = np.array([piece.first_page for piece, _ in self._pieces], np.uint64)
+        sizes = np.array([piece.pages for piece, _ in self._pieces], np.uint64)
+        self._regions = Ranges(starts, starts + sizes)
         # in which pages go back
         self._order = [memory for memory in self._memories if memory is not self._added]
 
@@ -307,10 +328,10 @@ class GuestPages:
         return GivenUp(new, duplicates + named - pages, pages - new - duplicates)
 
     def parts(self, ranges: Ranges) -> list[Part]:
-        """Return what of the ranges lies in memory that the guest has, by memory.
+        """Return what of the ranges lies in memory that the guest has, by piece of a memory.
 
         Memories [0,8) [100,104), ranges [4,6) [7,101):  pieces [4,6) [7,8) | [100,101), indices 0 0 1
-        parted where the index changes, at 2, and counted from each memory's first page
+        parted where the index changes, at 2, and counted in each memory's own pages
         ->  the first memory's [4,6) [7,8), the second one's [0,1)
         """
         index, pieces = cut(ranges, self._regions)
@@ -319,9 +340,9 @@ class GuestPages:
         for low, high in itertools.pairwise(borders):
             if low == high:
                 continue
-            memory = self._memories[int(index[low])]
-            piece = Ranges(pieces.starts[low:high], pieces.ends[low:high])
-            present = memory.present(piece.relative_to(memory.first_page))
+            piece, memory = self._pieces[int(index[low])]
+            here = Ranges(pieces.starts[low:high], pieces.ends[low:high])
+            present = memory.present(here.relative_to(piece.first_page - piece.own_page))
             if not present.is_empty:
                 found.append(Part(memory, present))
         return found
@@ -337,7 +358,7 @@ class GuestPages:
                     ranges = memory.take(max_pages, max_ranges, guest_only=guest_only)
                     if not ranges:
                         continue
-                    taken.append(moved(ranges, memory.first_page))
+                    taken.append(memory.pieces.guest_pages(ranges))
                     max_pages -= page_ranges.page_count(ranges)
                     max_ranges -= len(ranges) // page_ranges.RANGE_BYTES
         return b"".join(taken)

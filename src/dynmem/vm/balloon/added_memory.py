@@ -62,7 +62,7 @@ class AddedMemory:
         self._trace = trace
         pages = backend.size >> PAGE_SHIFT
         self._added = AddedPages(pages)
-        self.memory: Final = Memory.of(0, backend, present=self._added.present)
+        self.memory: Final = Memory.of([(0, backend.size)], backend, present=self._added.present)
         self._slot_pages = pages
         self.slots: int = 1
         self._mapped: set[int] = set()

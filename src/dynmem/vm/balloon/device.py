@@ -5,7 +5,7 @@ With a memory backend of its own (`memory_device`) the device also adds memory b
 """
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from dynmem.direction import Direction
@@ -60,6 +60,7 @@ class HvBalloon:
         self,
         options: BalloonOptions,
         boot: Backend,
+        boot_ram: Sequence[tuple[int, int]],
         *,
         starter: Callable[[Backend], StartDiscard],
         wake: Callable[[], None],
@@ -73,7 +74,8 @@ class HvBalloon:
 
         Args:
             options: Its id, whether the guest is to report its memory, how long to wait after the handshake.
-            boot: The memory that the guest has from page 0 on.
+            boot: The memory that the guest boots with.
+            boot_ram: Where the guest has it: address and bytes of each piece, ascending.
             starter: Returns what starts the discards of a backend.
             wake: Called when another turn is due: something is to be sent, or a discard has ended.
             clock: The virtual machine's.
@@ -96,7 +98,7 @@ class HvBalloon:
         self._channel: Channel | None = None
         self._removals = Removals()
         self._events: list[HostEvent] = []  # taken from the protocol machine already
-        self._plug(Memory.of(0, boot), boot)
+        self._plug(Memory.of(boot_ram, boot), boot)
         most = boot.size
         if hot_added is not None:
             self._plug(hot_added.memory, hot_added.backend)
@@ -151,7 +153,7 @@ class HvBalloon:
 
     def memory_plugged(self, first_page: int, backend: Backend) -> None:
         """Keep an account of a DIMM, which the guest has from this page on."""
-        self._plug(Memory.of(first_page, backend), backend)
+        self._plug(Memory.of([(first_page << PAGE_SHIFT, backend.size)], backend), backend)
         self.host.boot_pages += backend.size >> PAGE_SHIFT
         self.host.tick(self._clock.now_ns())
 

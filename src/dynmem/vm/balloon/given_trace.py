@@ -94,7 +94,8 @@ class TracedPages(GuestPages):
 
     def _borders(self, ours: OurRange | None) -> list[int]:
         """Return where memory begins and ends, in turn. Of our range it is what is mapped."""
-        memory = joined(b"".join(page_ranges.span(each.first_page, each.pages) for each in self._memories))
+        spans = (page_ranges.span(piece.first_page, piece.pages) for piece, _ in self._pieces)
+        memory = joined(b"".join(spans))
         if ours is not None:
             rest = without(memory, Ranges.span(ours.start, ours.start + ours.pages))
             memory = joined(rest.packed() + ours.mapped.packed())

@@ -65,7 +65,7 @@ class HotAddedMemory(AddedMemory, PlacedDevice):
 
     def set_addr(self, address: int) -> None:
         super().set_addr(address)
-        self.memory.first_page = address >> PAGE_SHIFT
+        self.memory.move(address >> PAGE_SHIFT)
 
     def get_plugged_size(self) -> int:
         return self.added_bytes

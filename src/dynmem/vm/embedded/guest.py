@@ -52,6 +52,7 @@ class EmbeddedGuest:
     """
 
     vp_count: Final = 1
+    ram_hole: Final = range(0)
 
     def __init__(
         self,

@@ -49,20 +49,22 @@ class MemoryOptions:
         """Whether there is room for memory devices."""
         return self.maximum > self.size
 
-    @property
-    def device_memory_base(self) -> int:
-        """Where memory devices begin, in bytes."""
-        return -(-self.size // DEVICE_MEMORY_ALIGNMENT) * DEVICE_MEMORY_ALIGNMENT
+    def device_memory(self, boot_end: int) -> range:
+        """Return the addresses for memory devices, in bytes, above boot memory that ends at `boot_end`.
 
-    @property
-    def device_memory_bytes(self) -> int:
-        """Addresses for memory devices, in bytes: all their sizes, and the gaps that alignment may need.
-
-        A DIMM may be aligned to a huge page of 1 GiB, and hv-balloon's memory to 32 GiB.
+        They are all their sizes, and the gaps that alignment may need: a DIMM may be aligned to a huge page
+        of 1 GiB, and hv-balloon's memory to 32 GiB. Raises ConfigError if the guest has too few.
         """
-        room = GUEST_ADDRESS_BYTES_MAX - self.device_memory_base
-        gaps = self.slots * GIB + DEVICE_MEMORY_ALIGNMENT
-        return min(self.maximum - self.size + gaps, room)
+        if not self.can_grow:
+            return range(0)
+        base = -(-boot_end // DEVICE_MEMORY_ALIGNMENT) * DEVICE_MEMORY_ALIGNMENT
+        room, sizes = GUEST_ADDRESS_BYTES_MAX - base, self.maximum - self.size
+        if room < sizes:
+            raise ConfigError(
+                f"too few addresses above {format_size(base)}, where added memory begins:"
+                f" maxmem can be at most {format_size(max(0, room) + self.size)} with this size"
+            )
+        return range(base, base + min(sizes + self.slots * GIB + DEVICE_MEMORY_ALIGNMENT, room))
 
 
 @dataclass(frozen=True)
@@ -129,12 +131,10 @@ def parse_memory(text: str) -> MemoryOptions:
         raise keys.wrong("maxmem must be whole pages of 4 KiB")
     if options.slots and not options.can_grow:
         raise keys.wrong("slots are for memory up to maxmem: set maxmem above the size")
-    if options.can_grow and options.device_memory_bytes < options.maximum - size:
-        most = format_size(GUEST_ADDRESS_BYTES_MAX - options.device_memory_base + size)
-        raise keys.wrong(
-            f"too few addresses above {format_size(options.device_memory_base)}, where added memory begins:"
-            f" maxmem can be at most {most} with this size{keys.how_read('maxmem')}"
-        )
+    try:
+        options.device_memory(size)
+    except ConfigError as error:
+        raise keys.wrong(f"{error}{keys.how_read('maxmem')}") from error
     return options
 
 
