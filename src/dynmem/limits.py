@@ -144,6 +144,10 @@ VM_BYTES_PER_TURN: Final = 262_144
 VM_HYPERCALLS_PER_TURN: Final = 64
 # The same in ring packets, each of which may cause a discard of milliseconds.
 VM_PACKETS_PER_TURN: Final = 16
+# Crashes that a guest reports between two resets: its own, and those of the kernel that saves its memory.
+VM_CRASHES_REPORTED_MAX: Final = 8
+# Of the log that a guest reports with a crash: a page, as in the specification.
+VM_CRASH_TEXT_BYTES_MAX: Final = 4096
 # Bytes that a guest's console carries in a second: a hundred times a serial line.
 CONSOLE_BYTES_PER_S: Final = 1 << 20
 # The file of a console, and the one before it. Ours writes 5 MiB in an hour.

@@ -5,6 +5,7 @@ Each burst of wrong messages begins in a state that right messages have led to, 
 ever get past the first step. After a burst a machine that is reset does its work as if nothing had been.
 """
 
+import contextlib
 import uuid
 from collections.abc import Callable
 
@@ -22,6 +23,7 @@ from dynmem.pages import ranges
 from dynmem.pages.page_set import PageSet
 from dynmem.units import NS_PER_S, PAGE_SIZE
 from dynmem.vm.faults import Faults
+from dynmem.vm.hyperv.general_protection import GeneralProtectionError
 from dynmem.vm.hyperv.hypercalls import Hypercalls
 from dynmem.vm.hyperv.synic import Synic
 from dynmem.vmbus import ring
@@ -173,7 +175,7 @@ class HardwareRig(BusRig):
                 (MSR_SCONTROL, 1),
                 (MSR_SIMP, 0x1001),
                 (MSR_SIEFP, 0x2001),
-                (MSR_SINT0 + 2, 0),
+                (MSR_SINT0 + 2, 0xF3),
             ):
                 self.synic.write_msr(msr, value)
             self.memory.write(PAGE_SIZE, bytes(2 * PAGE_SIZE))
@@ -185,7 +187,8 @@ class HardwareRig(BusRig):
         if isinstance(message, hardware.Hypercall):
             self.calls.call(HypercallInput(message.control, message.input_gpa))
         elif isinstance(message, hardware.WriteMsr):
-            self.synic.write_msr(message.msr, message.value)
+            with contextlib.suppress(GeneralProtectionError):
+                self.synic.write_msr(message.msr, message.value)
         out = self.bus.next_message()
         if out is not None:
             if out.sint != VMBUS_SINT:  # a contact for another interrupt source is refused on that one

@@ -5,7 +5,7 @@ from typing import Final, Protocol
 
 from dynmem.dm.events import ActualChanged, HostEvent, HotRemoveFinished, StatusReported
 from dynmem.units import PAGE_SHIFT
-from dynmem.vm.platform import GuestCrash
+from dynmem.vm.guest_crash import GuestCrash
 
 GUEST_RESET: Final = "guest-reset"  # why a machine was reset, in the words of the monitor
 

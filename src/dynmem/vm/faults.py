@@ -1,6 +1,7 @@
 """What a guest did wrong: counted for QMP, and logged at a bounded rate."""
 
 import logging
+import threading
 from collections.abc import Callable
 from typing import Final
 
@@ -12,15 +13,23 @@ _LOG: Final = logging.getLogger("dynmem.vm")
 
 
 class Faults:
-    """Counts of what went wrong, by kind. A kind is a phrase of ours, never text from the guest."""
+    """Counts of what went wrong, by kind. A kind is a phrase of ours, never text from the guest.
+
+    Any thread may note one: the guest's processors do.
+    """
 
     def __init__(self, now_ns: Callable[[], int]) -> None:
         self._now_ns = now_ns
         self.counts: dict[str, int] = {}
         self._logged: dict[str, tuple[int, int]] = {}
+        self._lock: Final = threading.Lock()
 
     def note(self, kind: str, detail: str) -> None:
         """Count one; log it with `detail` unless one of its kind was logged recently."""
+        with self._lock:
+            self._note(kind, detail)
+
+    def _note(self, kind: str, detail: str) -> None:
         if kind not in self.counts and len(self.counts) >= VM_FAULT_KINDS_MAX:
             kind = "other"
         count = self.counts[kind] = self.counts.get(kind, 0) + 1

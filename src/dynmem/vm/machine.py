@@ -23,12 +23,13 @@ from dynmem.vm.dimms import Dimms
 from dynmem.vm.embedded.guest import EmbeddedGuest
 from dynmem.vm.events import GUEST_RESET, Emit, Events
 from dynmem.vm.faults import Faults
+from dynmem.vm.guest_crash import GuestCrash
 from dynmem.vm.guest_memory import MappedMemory
 from dynmem.vm.memory_map import MachineMemory
 from dynmem.vm.objects import Objects
 from dynmem.vm.options.hints import naming
 from dynmem.vm.options.machine import VmOptions
-from dynmem.vm.platform import GuestCrash, MakePlatform, ShortageError
+from dynmem.vm.platform import MakePlatform, ShortageError
 from dynmem.vm.recording import Recording
 from dynmem.vm.turn import Turn
 from dynmem.vmbus import Bus

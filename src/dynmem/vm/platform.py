@@ -20,6 +20,7 @@ from dynmem.errors import DynmemError
 from dynmem.space.address_space import Listener
 from dynmem.space.memslots import SlotConsumer
 from dynmem.vm.faults import Faults
+from dynmem.vm.guest_crash import GuestCrash
 from dynmem.vm.guest_memory import MappedMemory
 from dynmem.vm.options.machine import VmOptions
 from dynmem.vmbus import OutgoingMessage, Signal
@@ -41,19 +42,6 @@ class GuestEnding(NamedTuple):
 
     how: str
     signal: Signals | None = None
-
-
-class GuestCrash(NamedTuple):
-    """What a guest reports of its crash (the crash MSRs of Hyper-V).
-
-    Attributes:
-        parameters: Five numbers of the guest's own; with Linux the last two are where its text is.
-        text: The end of the guest's log, if it gave any.
-
-    """
-
-    parameters: tuple[int, int, int, int, int]
-    text: str = ""
 
 
 class Owner(Protocol):

@@ -8,7 +8,18 @@ modules are the interface, because each has an `encode`, a `decode` and a ``Mess
     dm.decode(dm.encode(dm.BalloonRequest(trans_id=7, num_pages=512)))
 """
 
-from dynmem.wire import dm, hardware, layout, monitor_page, packet, status, synic, versions, vmbus
+from dynmem.wire import dm, hardware, hyperv, layout, monitor_page, packet, status, synic, versions, vmbus
 
 # in the order of importance: the two protocols, what carries them, and how tables become codecs
-__all__ = ["dm", "vmbus", "packet", "versions", "status", "synic", "monitor_page", "hardware", "layout"]
+__all__ = [
+    "dm",
+    "vmbus",
+    "packet",
+    "versions",
+    "status",
+    "synic",
+    "hyperv",
+    "monitor_page",
+    "hardware",
+    "layout",
+]

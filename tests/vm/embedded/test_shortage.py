@@ -28,11 +28,12 @@ from dynmem.vm.embedded.guest import EmbeddedGuest
 from dynmem.vm.embedded.keeper import GUEST_DESCRIPTORS_MAX
 from dynmem.vm.embedded.lines import InterruptLine
 from dynmem.vm.faults import Faults
+from dynmem.vm.guest_crash import GuestCrash
 from dynmem.vm.guest_memory import MappedMemory
 from dynmem.vm.machine import Ending
 from dynmem.vm.options.machine import GuestOptions, VmOptions
 from dynmem.vm.options.memory import MemoryOptions
-from dynmem.vm.platform import GuestCrash, ShortageError
+from dynmem.vm.platform import ShortageError
 
 UNPRIVILEGED: Final = ("setpriv", "--bounding-set=-all", "--inh-caps=-all") if os.geteuid() == 0 else ()
 # more descriptors are in flight than its user may have; then there is room again

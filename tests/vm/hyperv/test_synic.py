@@ -3,10 +3,11 @@
 import pytest
 
 from dynmem.vm.faults import Faults
+from dynmem.vm.hyperv.general_protection import GeneralProtectionError
 from dynmem.vm.hyperv.synic import BAD_PAGE, SINT_MASKED, Synic
 from dynmem.vmbus.memory import FlatMemory
 from dynmem.wire import synic as wire
-from dynmem.wire.synic import HvStatus, MessageSlot
+from dynmem.wire.synic import MessageSlot
 
 PAGE = 4096
 MESSAGES, EVENTS = 2 * PAGE, 3 * PAGE
@@ -28,7 +29,7 @@ class Rig:
             (wire.MSR_SINT0 + 2, 0xF3),
             (wire.MSR_SCONTROL, 1),
         ):
-            assert self.synic.write_msr(msr, value) is HvStatus.SUCCESS
+            self.synic.write_msr(msr, value)
 
     def slot(self) -> MessageSlot:
         return wire.decode_slot(self.memory.read(SLOT, 256))
@@ -57,7 +58,7 @@ def test_a_second_message_waits_and_the_guest_is_asked_for_an_eom(rig: Rig) -> N
     assert not rig.synic.deliver(2, SECOND)
     assert rig.slot() == MessageSlot(1, b"first", pending=True)
     rig.memory.store32(SLOT, 0)
-    assert rig.synic.write_msr(wire.MSR_EOM, 0) is HvStatus.SUCCESS
+    assert rig.synic.write_msr(wire.MSR_EOM, 0)
     assert rig.synic.deliver(2, SECOND)
     assert rig.slot() == SECOND
     assert rig.interrupts == [2, 2]
@@ -106,6 +107,9 @@ def test_pages_outside_memory_are_counted_and_written_nowhere(rig: Rig) -> None:
     assert rig.faults.counts == {BAD_PAGE: 2}
 
 
-def test_unknown_registers_are_refused(rig: Rig) -> None:
-    assert rig.synic.write_msr(wire.MSR_SVERSION, 1) is HvStatus.INVALID_PARAMETER
-    assert rig.synic.write_msr(wire.MSR_SINT0 + 16, 1) is HvStatus.INVALID_PARAMETER
+@pytest.mark.parametrize("msr", [wire.MSR_SCONTROL - 1, wire.MSR_EOM + 1, wire.MSR_SINT0 + 16])
+def test_unknown_registers_are_refused(rig: Rig, msr: int) -> None:
+    with pytest.raises(GeneralProtectionError):
+        rig.synic.read_msr(msr)
+    with pytest.raises(GeneralProtectionError):
+        rig.synic.write_msr(msr, 1)

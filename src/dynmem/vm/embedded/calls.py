@@ -7,6 +7,7 @@ from dynmem.limits import VM_HYPERCALLS_PER_TURN
 from dynmem.vm.embedded.hardware import Hardware
 from dynmem.vm.embedded.slots import SlotMap
 from dynmem.vm.faults import Faults
+from dynmem.vm.hyperv.general_protection import GeneralProtectionError
 from dynmem.vm.hyperv.synic import Synic
 from dynmem.vm.platform import GuestCalls
 from dynmem.wire import hardware as wire
@@ -75,10 +76,13 @@ class Calls:
             self._faults.note("hardware", f"the guest sent {type(message).__name__}, which only a host sends")
 
     def _write_msr(self, machine: GuestCalls, message: wire.WriteMsr) -> None:
-        status = self._synic.write_msr(message.msr, message.value)
-        machine.retry_messages()
-        if status is not HvStatus.SUCCESS:
-            self._faults.note("call refused", f"a write to MSR {message.msr:#x}: {status.name}")
+        status = HvStatus.SUCCESS
+        try:
+            if self._synic.write_msr(message.msr, message.value):
+                machine.retry_messages()
+        except GeneralProtectionError as error:  # this guest has no exceptions: it gets a status
+            status = HvStatus.INVALID_PARAMETER
+            self._faults.note("call refused", f"a write to MSR {message.msr:#x}: {error}")
         self._hardware.reply(message.sequence, status)
 
     async def _unplug_answered(self, machine: GuestCalls, message: wire.UnplugAnswered) -> None:

@@ -1,1 +1,1 @@
-"""What a guest sees of Hyper-V, whatever runs it: the SynIC and the hypercalls."""
+"""What a guest sees of Hyper-V, whatever runs it: CPUID leaves, MSRs, the SynIC and the hypercalls."""

@@ -13,6 +13,7 @@ from typing import Final
 
 from dynmem.units import PAGE_SHIFT
 from dynmem.vm.faults import Faults
+from dynmem.vm.hyperv.general_protection import GeneralProtectionError
 from dynmem.vmbus.memory import BadAddressError, GuestMemory
 from dynmem.wire.synic import (
     EVENT_FLAG_COUNT,
@@ -23,43 +24,98 @@ from dynmem.wire.synic import (
     MSR_SIEFP,
     MSR_SIMP,
     MSR_SINT0,
+    MSR_SVERSION,
     PAGE_MSR_ENABLED,
     SINT_COUNT,
     SLOT_FLAG_PENDING,
-    HvStatus,
     MessageSlot,
     encode_slot,
 )
 
 SINT_MASKED: Final = 1 << 16
+SINT_AUTO_EOI: Final = 1 << 17
+SINT_POLLING: Final = 1 << 18
+SINT_VECTOR: Final = 0xFF
 BAD_PAGE: Final = "synic page outside memory"
+AUTO_EOI: Final = "auto-EOI"
 SCONTROL_ENABLED: Final = 1
+_VERSION: Final = 1
+_FIRST_VECTOR: Final = 16  # those below are the processor's own exceptions
 _TYPE_BYTES: Final = 4
 _FLAGS_SHIFT: Final = 8  # the slot's flags are the second byte of its second word
 
 
 class Synic:
-    """One processor's SynIC over guest memory, everything off at first.
+    """One processor's SynIC over guest memory, everything off at first."""
 
-    `interrupt(sint)` raises an unmasked SINT in the guest.
-    """
+    def __init__(
+        self,
+        memory: GuestMemory,
+        interrupt: Callable[[int], None],
+        faults: Faults,
+        sint_changed: Callable[[int, int], None] | None = None,
+    ) -> None:
+        """Make it, switched off.
 
-    def __init__(self, memory: GuestMemory, interrupt: Callable[[int], None], faults: Faults) -> None:
+        Args:
+            memory: Where the pages are.
+            interrupt: Raises a SINT in the guest; called for one that is not masked.
+            faults: Where pages outside memory are counted.
+            sint_changed: Called with a SINT and its register, when the guest has written that.
+
+        """
         self._memory = memory
         self._interrupt = interrupt
         self._faults = faults
+        self._sint_changed = sint_changed
+        self._registers: dict[int, int] = {}
+        self._sints: list[int] = []
+        self.reset()
+
+    def reset(self) -> None:
+        """Switch everything off, as after power on; nobody is called."""
         self._registers = {MSR_SCONTROL: 0, MSR_SIEFP: 0, MSR_SIMP: 0}
         self._sints = [SINT_MASKED] * SINT_COUNT
 
-    def write_msr(self, msr: int, value: int) -> HvStatus:
-        """Set one MSR. EOM stores nothing: after any write the caller delivers waiting messages."""
+    def read_msr(self, msr: int) -> int:
+        """Return one MSR. Raises GeneralProtectionError if it is none of a SynIC."""
+        if msr in self._registers:
+            return self._registers[msr]
+        if MSR_SINT0 <= msr < MSR_SINT0 + SINT_COUNT:
+            return self._sints[msr - MSR_SINT0]
+        if msr == MSR_SVERSION:
+            return _VERSION
+        if msr == MSR_EOM:
+            return 0
+        raise GeneralProtectionError(f"a SynIC has no MSR {msr:#x}")
+
+    def write_msr(self, msr: int, value: int) -> bool:
+        """Set one MSR; return whether messages that wait for a slot may find it free now.
+
+        EOM stores nothing. Raises GeneralProtectionError if it is none of a SynIC that can be written, and
+        for a vector below 16 that is not masked.
+        """
         if msr in self._registers:
             self._registers[msr] = value
-        elif MSR_SINT0 <= msr < MSR_SINT0 + SINT_COUNT:
-            self._sints[msr - MSR_SINT0] = value
-        elif msr != MSR_EOM:
-            return HvStatus.INVALID_PARAMETER
-        return HvStatus.SUCCESS
+            return msr != MSR_SIEFP
+        if MSR_SINT0 <= msr < MSR_SINT0 + SINT_COUNT:
+            self._set_sint(msr - MSR_SINT0, value)
+            return True
+        if msr == MSR_EOM:
+            return True
+        raise GeneralProtectionError(f"a SynIC has no MSR {msr:#x} that can be written")
+
+    def _set_sint(self, sint: int, value: int) -> None:
+        is_quiet = value & (SINT_MASKED | SINT_POLLING)
+        if not is_quiet and value & SINT_VECTOR < _FIRST_VECTOR:
+            raise GeneralProtectionError(f"SINT {sint} cannot have vector {value & SINT_VECTOR}")
+        if value & SINT_AUTO_EOI and not is_quiet:
+            self._faults.note(
+                AUTO_EOI, f"SINT {sint} is to end its interrupts by itself, which it cannot here"
+            )
+        self._sints[sint] = value
+        if self._sint_changed is not None:
+            self._sint_changed(sint, value)
 
     def deliver(self, sint: int, message: MessageSlot) -> bool:
         """Put a message into its slot and interrupt the guest; False while the slot is full or missing."""
@@ -114,5 +170,5 @@ class Synic:
         return self._memory.load32(address) != 0
 
     def _raise(self, sint: int) -> None:
-        if not self._sints[sint] & SINT_MASKED:
+        if not self._sints[sint] & (SINT_MASKED | SINT_POLLING):
             self._interrupt(sint)
