@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from tests.fuzz import corpus
 from tests.fuzz.engine import EscapedError, Target, run
+from tests.fuzz.kernels import KERNELS
 from tests.fuzz.machines import MACHINES
 from tests.fuzz.memory_guest import MEMORY_MACHINES
 from tests.fuzz.monitor import MONITORS
@@ -12,7 +13,7 @@ from tests.fuzz.parsers import PARSERS
 
 TARGETS: dict[str, Target] = {
     target.name: replace(target, seeds=target.seeds + corpus.load(target.name))
-    for target in (*PARSERS, *MACHINES, *MEMORY_MACHINES, *MONITORS)
+    for target in (*PARSERS, *MACHINES, *MEMORY_MACHINES, *MONITORS, *KERNELS)
 }
 
 
