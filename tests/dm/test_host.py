@@ -181,6 +181,19 @@ def test_a_driver_that_is_loaded_again_and_counts_nothing_is_not_said_to_need_no
     assert played.host.status == (560 * 4096, 10 * 4096, played.now)
 
 
+def test_a_driver_is_not_judged_by_what_the_guest_before_the_reset_had_committed(played: DrivenHost) -> None:
+    played.says(dm.StatusReport(3, 10, 500, 0, 0, 0, 0))
+    played.host.reset(played.now)
+    played.start()
+    played.host.set_target(900, played.now)
+    played.sent()
+    played.gives((0, 100))
+    played.host.channel_closed(played.now)
+    played.start()
+    played.says(dm.StatusReport(3, 10, 420, 0, 0, 0, 0))
+    assert played.host.status == (420 * 4096, 10 * 4096, played.now)
+
+
 def test_what_can_be_added_counts_among_what_a_guest_may_commit() -> None:
     played = DrivenHost(source=PlainSource(4096, 512))
     played.start()
@@ -302,6 +315,68 @@ def test_a_silent_guest_becomes_stuck_and_is_asked_for_nothing_new(played: Drive
     played.passes(100 * DEADLINE)
     assert played.sent() is None
     assert played.state() is HostState.STUCK
+
+
+REPORT = dm.StatusReport(9, 10, 20, 0, 0, 0, 0)
+
+
+def test_a_guest_that_reports_its_status_is_not_silent_however_long_its_answer_takes(
+    played: DrivenHost,
+) -> None:
+    played.host.set_target(900, played.now)
+    played.sent()
+    for _ in range(5):
+        played.passes(DEADLINE - 1)
+        played.says(REPORT)
+    assert played.state() is HostState.BALLOON_REPLY_WAIT
+    assert played.host.deadline_ns() == played.now + DEADLINE
+    assert played.sent() is None  # alive or not, one answer is outstanding
+    played.gives((0, 100))
+    assert played.state() is HostState.IDLE
+    assert played.host.actual_pages == 900
+
+
+def test_a_status_report_leaves_stuck_when_an_answer_is_awaited(played: DrivenHost) -> None:
+    played.host.set_target(900, played.now)
+    played.sent()
+    played.passes(DEADLINE)
+    played.path()
+    played.says(REPORT)
+    assert played.path() == ["S_BALLOON_REPLY_WAIT"]
+    played.passes(DEADLINE)
+    assert played.state() is HostState.STUCK
+
+
+def test_a_status_report_makes_no_room_in_the_ring(played: DrivenHost) -> None:
+    played.host.set_target(900, played.now)
+    assert played.host.next_message() is not None
+    played.passes(DEADLINE)
+    played.says(REPORT)
+    assert played.state() is HostState.STUCK
+
+
+def test_a_guest_that_lives_and_never_answers_is_reported_once_a_request_with_what_linux_means_by_it(
+    played: DrivenHost,
+) -> None:
+    played.host.set_target(900, played.now)
+    played.sent()
+    played.passes(DEADLINE - 1)
+    played.says(REPORT)
+    assert played.events(Anomaly) == []  # it is only slow so far
+    for _ in range(5):
+        played.passes(DEADLINE - 1)
+        played.says(REPORT)
+    (oddity,) = played.events(Anomaly)
+    assert isinstance(oddity, Anomaly)
+    assert "ACPI S4" in oddity.text
+    played.gives((0, 100))
+    played.host.set_target(800, played.now)
+    played.sent()
+    played.passes(DEADLINE - 1)
+    played.says(REPORT)
+    played.passes(1)
+    played.says(REPORT)
+    assert len(played.events(Anomaly)) == 1
 
 
 def test_a_late_answer_leaves_stuck_and_is_taken_in_full(played: DrivenHost) -> None:

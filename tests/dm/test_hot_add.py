@@ -297,7 +297,7 @@ def test_a_guest_that_is_slow_to_add_is_asked_for_no_other_and_its_late_answer_c
     ids=["1MiB", "128MiB", "129MiB", "2GiB"],
 )
 def test_a_guest_that_waits_for_each_block_to_be_brought_online_is_not_stuck(pages: int, blocks: int) -> None:
-    """Linux waits for 5 s for each 128 MiB, and reports its status meanwhile, which is no progress."""
+    """Linux waits for 5 s for each 128 MiB. It may have been asked for no status reports."""
     played = DrivenHost(source=LargeSource(1 << 23))
     played.start(CAPS)
     played.host.set_target(1000 + pages, played.now)
@@ -307,11 +307,32 @@ def test_a_guest_that_waits_for_each_block_to_be_brought_online_is_not_stuck(pag
     assert played.host.deadline_ns() == played.now + DEADLINE + blocks * BLOCK
     for _ in range(blocks):
         played.passes(BLOCK)
-        played.says(dm.StatusReport(3, 10, 20, 0, 0, 0, 0))
     played.passes(DEADLINE - 1)
     assert played.state() is HostState.HOT_ADD_REPLY_WAIT
     played.passes(1)
     assert played.state() is HostState.STUCK
+
+
+def test_a_hot_add_goes_on_while_the_guest_reports_its_status_however_long_it_takes(
+    played: DrivenHost,
+) -> None:
+    played.host.set_target(1000 + STEP, played.now)
+    assert played.sent() is not None
+    for _ in range(9):
+        played.passes(DEADLINE + BLOCK - 1)
+        played.says(dm.StatusReport(3, 10, 20, 0, 0, 0, 0))
+    assert played.state() is HostState.HOT_ADD_REPLY_WAIT
+    played.says(dm.HotAddResponse(1, STEP, 1))
+    assert played.host.actual_pages == 1000 + STEP
+
+
+def test_a_linux_that_was_offered_hibernation_and_adds_no_memory_is_told_apart(played: DrivenHost) -> None:
+    played.host.set_target(1000 + STEP, played.now)
+    played.sent()
+    played.says(dm.HotAddResponse(1, 0, 1))
+    (oddity,) = played.events(Anomaly)
+    assert isinstance(oddity, Anomaly)
+    assert "ACPI S4" in oddity.text
 
 
 def test_after_a_refusal_for_want_of_resources_the_same_range_is_asked_first(played: DrivenHost) -> None:

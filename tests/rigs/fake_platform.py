@@ -66,10 +66,11 @@ class Slots:
 
 
 class FakePlatform:
-    """A `Platform` whose guest does what it is asked, and drives again what it is offered again."""
+    """A `Platform` whose guest does what it is asked, and drives again what was rescinded or closed."""
 
     vp_count = 1
     ram_hole = range(0)
+    vp = 0  # that gets what the host sends
 
     def __init__(
         self,
@@ -89,7 +90,12 @@ class FakePlatform:
 
     async def power_on(self, doorbells: Iterable[int]) -> None:
         self.calls.append(f"power on, {len(list(doorbells))} doorbell")
-        self.client = vmbus.Client(self.memory)
+        self.vp = 0
+        self.connect()
+
+    def connect(self) -> None:
+        """A kernel contacts the bus; the one before it, if there was one, is gone."""
+        self.client = vmbus.Client(self.memory, target_vp=self.vp)
         self.channel: vmbus.GuestChannel | None = None
         self.client.connect()
         self.wake()
@@ -131,7 +137,9 @@ class FakePlatform:
         for event in self.client.take_events():
             if isinstance(event, vmbus.Offered):
                 self.channel = event.channel
-                self.channel.open(range(16, 26), 5)
+                self.channel.open(range(16, 26), 5, target_vp=self.vp)
+            elif isinstance(event, vmbus.Closed) and self.client.state is vmbus.ClientState.CONNECTED:
+                event.channel.open(range(16, 26), 5, target_vp=self.vp)
             elif isinstance(event, vmbus.Opened):
                 self.say(dm.VersionRequest(1, dm.VERSION_WIN10, is_last_attempt=False))
                 self.say(dm.CapabilitiesReport(2, CAPS, 0, (1 << 40) - 1))

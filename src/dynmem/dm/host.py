@@ -9,7 +9,8 @@ The table `RULES` says which message is taken in which state, and by what.
 
 Two rules differ from QEMU hw/hyperv/hv-balloon.c, whose behaviour this otherwise is. A guest that is silent
 makes the machine stuck: it sends no new request, and takes a late answer in full, because answers carry the
-guest's own transaction ids and cannot be matched to a request. And a driver may close its channel and open it
+guest's own transaction ids and cannot be matched to a request. A guest that goes on reporting its status is
+not silent, only slow. And a driver may close its channel and open it
 again: `dynmem.dm.target` says what then holds.
 """
 
@@ -36,6 +37,7 @@ from dynmem.dm.options import HostOptions
 from dynmem.dm.outbox import Outbox
 from dynmem.dm.states import (
     HOST_RB_WAITS,
+    HOST_REPLY_WAITS,
     HOST_SERVES,
     HOST_TABLE,
     HOST_WAITS,
@@ -45,6 +47,7 @@ from dynmem.dm.states import (
 )
 from dynmem.dm.stores import HotAddSource, PageStore
 from dynmem.dm.target import Target, difference
+from dynmem.dm.waiting import OVERDUE, Waiting
 from dynmem.errors import LocalProtocolError, RemoteProtocolError
 from dynmem.limits import DM_EVENTS_PENDING, GUEST_PAGE_MAX
 from dynmem.trace_events import NO_TRACE, Trace
@@ -100,7 +103,7 @@ class DynamicMemoryHost:
 
     def _forget_guest(self) -> None:
         """Forget what is known of the guest behind one opened channel."""
-        self._deadline: int | None = None
+        self._waiting = Waiting()
         self._outbox = Outbox()
         self._operation: Operation | None = None
         self._removal: HotRemove | None = None  # requested by the owner, not begun
@@ -158,10 +161,11 @@ class DynamicMemoryHost:
 
     # what the owner wants
 
-    def reset(self, now: int) -> None:
+    def reset(self, now: int, *, keeps_target: bool = False) -> None:
         """Start again with another guest. The owner has emptied store and, at a power cycle, source."""
         self._refusals = Refusals()
-        self._target.guest_gone()
+        self._commitment = Commitment()
+        self._target.guest_gone(is_kept=keeps_target)
         self.journal.end("another guest came", now)
         self._forget_guest()
         self._trans_id = 0
@@ -204,7 +208,7 @@ class DynamicMemoryHost:
 
     def tick(self, now: int) -> None:
         """Let time pass: the wait after start ends, a silent guest makes the machine stuck."""
-        if self._place.state in HOST_WAITS and self._deadline is not None and now >= self._deadline:
+        if self._place.state in HOST_WAITS and self._waiting.is_over(now):
             self._move(HostStep.SILENCE, now)
         self._settle(now)
 
@@ -212,7 +216,7 @@ class DynamicMemoryHost:
         """Return when `tick` is next needed."""
         if self._place.state is HostState.IDLE:
             return self._target.retry_at
-        return self._deadline
+        return self._waiting.until
 
     def take_events(self) -> list[HostEvent]:
         """Return everything that happened since the last call, in order."""
@@ -287,17 +291,29 @@ class DynamicMemoryHost:
         if new.shown is not old.shown:
             self._trace(trace_events.HV_BALLOON_STATE_CHANGE, new.shown.value)
             self._events.append(StateChanged(old.shown, new.shown))
-        self._deadline = None
+        self._waiting.begin(None)
         if new.state is HostState.POST_INIT_WAIT:
-            self._deadline = now + self._options.post_init_wait_ns
+            self._waiting.begin(now + self._options.post_init_wait_ns)
         elif new.state in HOST_WAITS and not new.is_stuck:
-            allowance_ns = self._operation.allowance_ns if self._operation is not None else 0
-            self._deadline = now + self._options.reply_deadline_ns + allowance_ns
+            self._waiting.begin(self._deadline(now))
+
+    def _deadline(self, now: int) -> int:
+        """Return until when there must be progress."""
+        allowance_ns = self._operation.allowance_ns if self._operation is not None else 0
+        return now + self._options.reply_deadline_ns + allowance_ns
 
     def _unstick(self, now: int) -> None:
         """Make a stuck wait an ordinary one again: what it waits for has come."""
         if self._place.is_stuck:
             self._move(HostStep.PROGRESS, now)
+
+    def _is_alive(self, now: int) -> None:
+        """Wait longer for an answer, as the guest is there; report once if that is overdue all the same."""
+        if self._place.state not in HOST_REPLY_WAITS:
+            return
+        self._unstick(now)
+        if self._waiting.renew(self._deadline(now), now):
+            self._report(Anomaly(OVERDUE))
 
     def _report(self, event: HostEvent) -> None:
         """Keep an event that a guest can cause at will, unless too many have not been taken yet."""
@@ -308,7 +324,7 @@ class DynamicMemoryHost:
 
     def _settle(self, now: int) -> None:
         """Do what needs no message of the guest: end the wait after start, begin what is due."""
-        if self._place.state is HostState.POST_INIT_WAIT and self._is_over(now):
+        if self._place.state is HostState.POST_INIT_WAIT and self._waiting.is_over(now):
             self._move(HostStep.WAIT_OVER, now)
         if self._place.state is HostState.IDLE:
             self._start(now)
@@ -317,9 +333,6 @@ class DynamicMemoryHost:
         if self.actual_pages != self._last_actual:
             self._last_actual = self.actual_pages
             self._events.append(ActualChanged(self._last_actual))
-
-    def _is_over(self, now: int) -> bool:
-        return self._deadline is not None and now >= self._deadline
 
     def _start(self, now: int) -> None:
         """Begin what is due: a hot remove, or the operation that leads to the target."""
@@ -428,6 +441,7 @@ class DynamicMemoryHost:
     def _on_status(self, message: dm.StatusReport, now: int) -> None:
         if max(message.num_avail, message.num_committed) > GUEST_PAGE_MAX:
             raise RemoteProtocolError("a status report names more pages than any guest can have")
+        self._is_alive(now)
         if self._options.status_report:
             removed, most = self._store.removed_pages, self._most_pages
             committed = self._commitment.reported(message.num_committed, removed, most) << PAGE_SHIFT

@@ -27,6 +27,11 @@ _LINUX_BLOCK_NS: Final = 5 * NS_PER_S
 # of the pause between two attempts: to about ten minutes
 _PAUSE_DOUBLINGS: Final = 6
 
+_NO_HOT_ADD: Final = (
+    "the guest adds no memory and calls that a success: Linux does so without its hot_add option,"
+    " and if it can hibernate (ACPI S4), so do not offer it S4"
+)
+
 
 class Refusals:
     """What a guest has refused to add since its last reset, and what follows for the next request.
@@ -166,6 +171,8 @@ class HotAdd:
             self._refusals.added()
             return Answered(Then.NEXT if self.left else Then.END, added, oddities=odd)
         self._refusals.is_final = True
+        if not added:  # a failure has result 0
+            odd = (_NO_HOT_ADD,)
         return Answered(Then.END, added, "the guest adds no more memory", odd)
 
     def finished(self) -> HostEvent:

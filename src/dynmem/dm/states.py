@@ -27,7 +27,8 @@ host
 
     A wait is HOT_ADD_SETUP or a state called RB_WAIT (for room in the ring buffer) or REPLY_WAIT. A wait is
     stuck from its deadline on: it is still the same wait, but it shows as S_STUCK, and the only ways out are
-    the PROGRESS that it waits for, a reset and the end of the channel.
+    PROGRESS, a reset and the end of the channel. PROGRESS is what the wait is for; and a status report, when
+    that is an answer, as it shows that the guest lives.
 
 guest
     CLOSED --OPEN--> VERSION_WAIT --VERSION_ACCEPTED--> CAPABILITIES_WAIT
@@ -93,7 +94,7 @@ class HostStep(enum.Enum):
         ANSWERED: The answer is complete, and so is the operation.
         ANSWERED_PART: The answer is complete, and the operation's next request follows.
         SILENCE: There was no progress until the deadline.
-        PROGRESS: Part of what the host waits for has come, which sets a new deadline.
+        PROGRESS: Part of what the host waits for has come, or a sign of life; either sets a new deadline.
 
     """
 

@@ -1,16 +1,19 @@
 """The target: how long it holds, and what it means in pages to balloon, to unballoon and to hot-add.
 
-A target is an order to one guest. What ends a channel or a guest does this to it, and to the pages that the
-guest gave up:
+A target is an order to one guest. What ends a channel or a guest does this to it, and to the guest's memory:
 
-    the channel closes       the same guest without a driver: pages stay given up, and the target is pursued
-                             again once the channel is open
-    UNLOAD, a new contact    another guest, for all that a host can see: all memory is its own, hot-added
-                             memory included, and the target of the guest before it is over
-    a reset                  another guest at its boot size, whose target is over, too
+    event                   target          given-up pages   added memory     committed
+    the channel closes      pursued again   stay given up    stays            with or without them: found out
+    UNLOAD, a new contact   over            the guest's      stays, as it is  unknown until it reports
+    a reset                 over (kept)     the guest's      goes (stays)     unknown until it reports
 
-A target that no guest was asked for yet waits for the next one. So a driver that is loaded again, or wakes
-from hibernation, is not shrunk twice, and no kernel is given pages that another one gave.
+Behind a channel that closes is the same guest, without a driver. Behind UNLOAD or a new contact is another
+one, for all that a host can see: a kernel that kexec started, or one whose driver forgot what it gave. So a
+driver that is loaded again, or wakes from hibernation, is not shrunk twice, and no kernel is given pages that
+another one gave. Added memory stays where it is, since the new kernel may live in it. In brackets: what a
+reset does if the owner asks for it, so that the next guest gets the size of the last one.
+
+A target that no guest was asked for yet waits for the next one.
 
 Source: the life of `target` and `target_changed` in QEMU hw/hyperv/hv-balloon.c (which opens no channel again
 without a reset), and hv_balloon_idle_state_process_target there.
@@ -63,9 +66,9 @@ class Target:
         self.is_due = self.pages is not None
         self.retry_at = None
 
-    def guest_gone(self) -> None:
-        """End a target that the former guest was asked for."""
-        if self._was_asked:
+    def guest_gone(self, *, is_kept: bool) -> None:
+        """End a target that the former guest was asked for, unless it `is_kept` for the next one."""
+        if self._was_asked and not is_kept:
             self.pages = None
         self.channel_changed()
 

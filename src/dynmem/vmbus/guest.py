@@ -109,6 +109,7 @@ class Client:
         memory: The guest's own memory.
         monitor_pages: Guest physical addresses of two pages for the host's monitor, or zeros for none.
         interrupt_page: Guest physical address of a page for versions before 2.4, or zero.
+        target_vp: The virtual processor that gets the host's messages; before 3.0 it is always the first.
         versions: What to try, in this order.
 
     Attributes:
@@ -123,6 +124,7 @@ class Client:
         *,
         monitor_pages: tuple[int, int] = (0, 0),
         interrupt_page: int = 0,
+        target_vp: int = 0,
         versions: Sequence[int] = LINUX_VERSIONS,
     ) -> None:
         self.memory = memory
@@ -131,6 +133,7 @@ class Client:
         self.version: int | None = None
         self._monitor_pages = monitor_pages
         self._interrupt_page = interrupt_page
+        self._target_vp = target_vp
         self._versions = tuple(versions)
         self._trying = 0
         self._connection_id = MESSAGE_CONNECTION_ID
@@ -275,7 +278,7 @@ class Client:
         self._connection_id = MESSAGE_CONNECTION_ID_4 if modern else MESSAGE_CONNECTION_ID
         target = wire.contact_target(VMBUS_SINT) if modern else self._interrupt_page
         self.state = ClientState.CONTACTING
-        self.post(wire.InitiateContact(version, 0, target, *self._monitor_pages))
+        self.post(wire.InitiateContact(version, self._target_vp, target, *self._monitor_pages))
 
     def _try_next(self) -> None:
         self._trying += 1

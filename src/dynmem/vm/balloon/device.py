@@ -192,9 +192,10 @@ class HvBalloon:
     # one guest after another
 
     async def reset(self) -> None:
-        """Give boot memory to the next guest after a power cycle; added memory goes, or stays (x-startup).
+        """Give boot memory to the next guest after a power cycle.
 
-        The former guest is gone, and its channel closed.
+        Added memory goes and the target is over, or both stay (x-startup). The former guest is gone, and its
+        channel closed.
         """
         wanted = self.host.actual_pages - self.host.boot_pages
         await self._in_flight.settled()
@@ -202,23 +203,23 @@ class HvBalloon:
             memory = self.hot_added.memory
             memory.forget()
             await self._in_flight.discard(memory, self.hot_added.power_cycle(wanted))
-        self._begin_again()
+        self._begin_again(keeps_target=self.options.startup_last)
 
     async def restarted(self) -> None:
         """Give all memory, with what was added, to another guest that has come without a power cycle."""
         await self._in_flight.settled()
-        self._begin_again()
+        self._begin_again(keeps_target=False)
 
     async def settled(self) -> None:
         """Wait until no discard is in flight."""
         await self._in_flight.settled()
 
-    def _begin_again(self) -> None:
+    def _begin_again(self, *, keeps_target: bool) -> None:
         self.resets += 1
         self._note_lacking(self.pages.unreserved_pages())
         self._lose_removals()
         self.pages.clear()
-        self.host.reset(self._clock.now_ns())
+        self.host.reset(self._clock.now_ns(), keeps_target=keeps_target)
 
     def _lose_removals(self) -> None:
         """Report how the hot removes ended that the guest will not answer any more."""

@@ -38,7 +38,8 @@ class BalloonOptions:
         post_init_wait_ns: From the end of the handshake to the first request.
         memdev: The backend of the memory that it adds.
         address: Where that lies in guest memory; 0: anywhere.
-        startup_last: Whether after a reset the guest starts with its last size instead of its boot size.
+        startup_last: Whether a reset gives the next guest the size of the last one instead of its boot size:
+            added memory stays, in whole slots, and the target is pursued.
         free_page_reporting: Whether the guest may report pages that it has free, to be discarded.
     """
 
