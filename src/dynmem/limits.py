@@ -152,6 +152,10 @@ VM_CRASH_TEXT_BYTES_MAX: Final = 4096
 CONSOLE_BYTES_PER_S: Final = 1 << 20
 # The file of a console, and the one before it. Ours writes 5 MiB in an hour.
 CONSOLE_FILE_BYTES_MAX: Final = 16 << 20
+# A console's output that is not written yet: all of a kernel's start, whose lines come faster than a reader.
+CONSOLE_UNWRITTEN_BYTES_MAX: Final = 1 << 18
+# Its input that the guest has not read yet: what a person pastes.
+CONSOLE_UNREAD_BYTES_MAX: Final = 1 << 16
 # Of a guest's standard error that are logged at once, and after that in a minute: 1.5 MiB in a day.
 GUEST_LOG_BYTES_MAX: Final = 1 << 18
 GUEST_LOG_BYTES_PER_MINUTE: Final = 1024

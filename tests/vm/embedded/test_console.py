@@ -13,6 +13,7 @@ import pytest
 from tests.rigs.scenes import play, plays, until
 
 from dynmem.errors import ConfigError
+from dynmem.vm.console import bounded_file
 from dynmem.vm.embedded import console as console_module
 from dynmem.vm.embedded.console import Console
 
@@ -21,7 +22,7 @@ FULL = 100_000
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(console_module, "CONSOLE_FILE_BYTES_MAX", FULL)
+    monkeypatch.setattr(bounded_file, "CONSOLE_FILE_BYTES_MAX", FULL)
     monkeypatch.setattr(console_module, "CONSOLE_BYTES_PER_S", 1 << 40)
 
 
