@@ -33,9 +33,11 @@ GREETING: dict[str, str] = {
 }
 
 SCHEMA: dict[str, str] = {  # what only QEMU's has
-    "RESET": "a guest here cannot ask for a reset, and there are no snapshots and no window",
-    "SHUTDOWN": "a guest here cannot ask for a reset, and there are no snapshots and no window",
+    "GUEST_PANICKED": "a guest here reports its crash as on Hyper-V, and is never an s390x",
+    "RESET": "there are no snapshots here, no window and no other subsystem that resets",
+    "SHUTDOWN": "there are no snapshots here, no window and no other subsystem that resets",
     "object-add": "of all kinds of object there are memory backends here, with the properties they have here",
+    "query-cpus-fast": "a guest here is always an x86_64",
     "query-memory-devices": "of all kinds of memory device there are DIMMs and hv-balloon here",
     "query-qmp-schema": "no enum value and no member here has a feature such as deprecated",
     "query-status": "no migration, no watchdog, no debugger and no disks here: fewer states",

@@ -1,7 +1,7 @@
 """A platform of a test's own under a real machine: its guest is a client of the bus in this process."""
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from tests.rigs.balloon_device import CAPS
@@ -68,8 +68,8 @@ class Slots:
 class FakePlatform:
     """A `Platform` whose guest does what it is asked, and drives again what was rescinded or closed."""
 
-    vp_count = 1
     ram_hole = range(0)
+    has_dimm_hotplug = True
     vp = 0  # that gets what the host sends
 
     def __init__(
@@ -80,8 +80,11 @@ class FakePlatform:
         faults: Faults,
     ) -> None:
         self.memory = memory
+        self.owner = owner
         self.wake = owner.wake
         self.exited = owner.exited
+        self.vp_count = options.vp_count
+        self.thread_ids: tuple[int, ...] = ()
         self.slots = Slots()
         self.calls: list[str] = []  # power and DIMMs, in order
         self.ending: GuestEnding | None = None
@@ -90,6 +93,7 @@ class FakePlatform:
 
     async def power_on(self, doorbells: Iterable[int]) -> None:
         self.calls.append(f"power on, {len(list(doorbells))} doorbell")
+        self.thread_ids = tuple(range(1000, 1000 + self.vp_count))
         self.vp = 0
         self.connect()
 
@@ -102,6 +106,7 @@ class FakePlatform:
 
     async def power_off(self) -> None:
         self.calls.append("power off")
+        self.thread_ids = ()
 
     def close(self) -> None:
         pass
@@ -172,15 +177,20 @@ class Scene:
 
     def __init__(self, **options: Any) -> None:
         self.events: list[str] = []
+        self.reported: list[Mapping[str, object]] = []  # with each of them
         self.machine = Machine(
             dataclasses.replace(OPTIONS, **options),
-            lambda event, _=None: self.events.append(event),
+            self._emit,
             make_platform=FakePlatform,
         )
         assert isinstance(self.machine.platform, FakePlatform)
         self.guest = self.machine.platform
         assert self.machine.balloon is not None
         self.balloon = self.machine.balloon
+
+    def _emit(self, event: str, data: Mapping[str, object] | None = None) -> None:
+        self.events.append(event)
+        self.reported.append(data or {})
 
     async def until_actual(self, size: int) -> None:
         await until(lambda: self.balloon.actual_bytes == size)

@@ -26,6 +26,13 @@ class NoSuchDeviceError(DeviceError):
     """No device, or object, has that name."""
 
 
+class NoHotplugError(DeviceError):
+    """What runs the guest cannot announce a DIMM to it."""
+
+    def __init__(self) -> None:
+        super().__init__("memory hotplug is not enabled: missing acpi device or acpi disabled")
+
+
 class Dimms:
     """The DIMMs of a machine.
 
@@ -72,6 +79,8 @@ class Dimms:
         name = options.identity or self._next_name()
         if memdev not in objects:
             raise NoSuchDeviceError(f"Device '{memdev}' not found")
+        if not self._platform.has_dimm_hotplug:
+            raise NoHotplugError
         dimm = PcDimm(
             options.identity,
             objects[memdev],

@@ -6,7 +6,14 @@ from typing import Final, Protocol
 from dynmem.dm.events import ActualChanged, HostEvent, HotRemoveFinished, StatusReported
 from dynmem.units import PAGE_SHIFT
 from dynmem.vm.guest_crash import GuestCrash
+from dynmem.vm.options.actions import PanicAction
 
+_PANIC_WORDS: Final[Mapping[PanicAction, str]] = {
+    PanicAction.PAUSE: "pause",
+    PanicAction.SHUTDOWN: "poweroff",
+    PanicAction.EXIT_FAILURE: "poweroff",
+    PanicAction.NONE: "run",
+}
 GUEST_RESET: Final = "guest-reset"  # why a machine was reset, in the words of the monitor
 
 
@@ -37,10 +44,11 @@ class Events:
         """Report that another guest has started, or waits to run."""
         self._emit("RESET", {"guest": reason == GUEST_RESET, "reason": reason})
 
-    def panicked(self, crash: GuestCrash) -> None:
-        """Report the crash of a guest, with what it says of it (QEMU qapi/run-state.json)."""
+    def panicked(self, crash: GuestCrash, action: PanicAction) -> None:
+        """Report the crash of a guest and what it leads to (QEMU qapi/run-state.json)."""
         arguments = {f"arg{number}": value for number, value in enumerate(crash.parameters, 1)}
-        self._emit("GUEST_PANICKED", {"action": "run", "info": {"type": "hyper-v", **arguments}})
+        info = {"type": "hyper-v", **arguments}
+        self._emit("GUEST_PANICKED", {"action": _PANIC_WORDS[action], "info": info})
 
     def shut_down(self, reason: str, *, by_guest: bool) -> None:
         """Report that the machine ends."""

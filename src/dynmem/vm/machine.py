@@ -13,6 +13,7 @@ from functools import partial
 from typing import Final, NamedTuple
 
 from dynmem.errors import DynmemError
+from dynmem.limits import VM_CRASH_EVENTS_MAX
 from dynmem.space.memory_device import DeviceMemory
 from dynmem.units import NS_PER_S
 from dynmem.vm.advice import shortages
@@ -27,6 +28,7 @@ from dynmem.vm.guest_crash import GuestCrash
 from dynmem.vm.guest_memory import MappedMemory
 from dynmem.vm.memory_map import MachineMemory
 from dynmem.vm.objects import Objects
+from dynmem.vm.options.actions import PanicAction, RebootAction
 from dynmem.vm.options.hints import naming
 from dynmem.vm.options.machine import VmOptions
 from dynmem.vm.platform import MakePlatform, ShortageError
@@ -35,6 +37,9 @@ from dynmem.vm.turn import Turn
 from dynmem.vmbus import Bus
 
 _LOG: Final = logging.getLogger("dynmem.vm")
+_PAUSED: Final = "paused"
+_PRELAUNCH: Final = "prelaunch"
+_PANICKED: Final = "guest-panicked"
 _START_DELAYS_S: Final = (0.1, 0.2, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)  # between attempts to start a guest
 
 
@@ -136,7 +141,10 @@ class Machine:
         self._woken = asyncio.Event()
         self._at_work = asyncio.Lock()
         self._reset_reason: str | None = None  # of a reset that was asked for
-        self._is_prelaunch = False
+        self._halted_as = _PAUSED
+        self._must_halt = False  # the guest has crashed, and --action panic=pause keeps it as it is
+        self._has_held_reset = False  # that it asked for in the meantime
+        self._crashes = 0  # of this guest
         self._timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -169,12 +177,10 @@ class Machine:
 
     @property
     def run_state(self) -> str:
-        """``running``, ``paused``, ``prelaunch`` (reset while paused) or ``shutdown``, QEMU's words."""
+        """QEMU's word: ``running``, ``paused``, ``prelaunch`` (reset while paused) and so on."""
         if self.ending is not None:
             return "shutdown"
-        if self.clock.running:
-            return "running"
-        return "prelaunch" if self._is_prelaunch else "paused"
+        return "running" if self.clock.running else self._halted_as
 
     @property
     def resident_bytes(self) -> int:
@@ -203,27 +209,36 @@ class Machine:
     async def stop(self) -> None:
         """Freeze guest and clock when the current turn is over; does nothing when they are frozen."""
         async with self._at_work:
-            if self.run_state != "running" or self._task is None:
-                return
-            await self.platform.freeze()
-            self.clock.stop()
+            await self._halt(_PAUSED)
+
+    async def _halt(self, state: str) -> None:
+        """Freeze guest and clock, if they run."""
+        if self.run_state != "running" or self._task is None:
+            return
+        await self.platform.freeze()
+        self.clock.stop()
+        self._halted_as = state
         self._events.stopped()
 
     def resume(self) -> None:
         """Let guest and clock run again; does nothing when they run."""
-        if self.run_state not in ("paused", "prelaunch") or self._task is None:
+        if self.clock.running or self.ending is not None or self._task is None:
             return
-        self._is_prelaunch = False
         self.clock.start()
         self.platform.thaw()
         self._events.resumed()
+        if self._has_held_reset:
+            self.wants_reset()
         self.wake()
 
     def reset(self, reason: str = "host-qmp-system-reset") -> None:
         """Ask for a reset, which begins when the current turn is over; RESET is emitted when it is done.
 
-        A machine that is paused stays so.
+        A machine that is paused stays so. With ``--no-reboot`` the machine ends instead.
         """
+        if self.options.actions.reboot is RebootAction.SHUTDOWN:
+            self.end(Ending(guest=reason == GUEST_RESET, reason=reason, detail=f"{reason}, and no reboot"))
+            return
         self._reset_reason = reason
         self.wake()
 
@@ -273,12 +288,32 @@ class Machine:
         self.end(Ending(guest=True, reason="guest-panic", problem=problem))
 
     def wants_reset(self) -> None:
-        """Reset the machine: the guest asks for it."""
-        self.reset(GUEST_RESET)
+        """Reset the machine: the guest asks for it. A crashed guest that is paused waits for `resume`."""
+        self._has_held_reset = self._must_halt or self.run_state == _PANICKED
+        if not self._has_held_reset:
+            self.reset(GUEST_RESET)
 
     def crashed(self, crash: GuestCrash) -> None:
-        """Report that the guest crashed."""
-        self._events.panicked(crash)
+        """Report that the guest crashed, and pause or end the machine as ``--action`` says."""
+        self.faults.note("guest crash", crash.described())
+        action = self.options.actions.panic
+        self._crashes += 1
+        if self._crashes <= VM_CRASH_EVENTS_MAX:
+            self._events.panicked(crash, action)
+        if action is PanicAction.PAUSE:
+            self._must_halt = True
+            self.wake()
+        elif action is not PanicAction.NONE:
+            problem = f"the guest of {self.options.name} crashed: {crash.described()}"
+            is_failure = action is PanicAction.EXIT_FAILURE
+            self.end(
+                Ending(
+                    guest=True,
+                    reason="guest-panic",
+                    problem=problem if is_failure else None,
+                    detail="the guest crashed",
+                )
+            )
 
     # the one task
 
@@ -288,6 +323,9 @@ class Machine:
             self._woken.clear()
             await asyncio.sleep(0)  # let the monitor run, however busy the guest keeps this task
             async with self._at_work:
+                if self._must_halt:
+                    self._must_halt = False
+                    await self._halt(_PANICKED)
                 if self._reset_reason is not None:
                     await self._power_cycle(self._reset_reason)
                 if self.run_state == "running":
@@ -337,6 +375,8 @@ class Machine:
         if self.balloon is not None:
             await self.balloon.reset()
         self._reset_reason = None
+        self._has_held_reset = self._must_halt = False
+        self._crashes = 0
         if self.ending is not None:
             return
         try:
@@ -346,6 +386,6 @@ class Machine:
             return
         if not self.clock.running:
             await self.platform.freeze()
-            self._is_prelaunch = True
+            self._halted_as = _PRELAUNCH
         self._events.was_reset(reason)
         self.wake()

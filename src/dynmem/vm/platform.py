@@ -12,7 +12,7 @@ Everything here is called on the machine's event loop. A platform with threads o
 meet, bounded, and serves it when the machine next calls `serve`.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from signal import Signals
 from typing import NamedTuple, Protocol
 
@@ -57,7 +57,7 @@ class Owner(Protocol):
         """Reset the machine, as the guest asks in one of its ways; it does not run any more."""
 
     def crashed(self, crash: GuestCrash) -> None:
-        """Report a guest's crash. What comes of it is the guest's business, or the operator's."""
+        """Report a guest's crash, and pause or end the machine if its options say so."""
 
 
 class GuestCalls(Protocol):
@@ -94,6 +94,14 @@ class Platform(Protocol):
     @property
     def ram_hole(self) -> range:
         """The addresses, in bytes, that boot memory goes round: other things are there. Empty if none are."""
+
+    @property
+    def thread_ids(self) -> Sequence[int]:
+        """The host's thread that runs each virtual processor; empty while no guest runs."""
+
+    @property
+    def has_dimm_hotplug(self) -> bool:
+        """Whether `plug` and `unplug` reach the guest: without that the machine has no DIMMs."""
 
     @property
     def slots(self) -> MemorySlots:

@@ -39,8 +39,6 @@ KERNELS = (UNLOAD, CONTACT, CRASH)
 class Guest(FakePlatform):
     """A guest of two processors whose driver and kernel come and go; it remembers what it was asked."""
 
-    vp_count = 2
-
     def __init__(self, options: VmOptions, memory: GuestMemory, owner: Owner, faults: Faults) -> None:
         super().__init__(options, memory, owner, faults)
         self.asked: list[dm.Message] = []
@@ -70,7 +68,7 @@ class Life:
 
     def __init__(self, *, startup_last: bool = False) -> None:
         device = BalloonOptions(memdev="more", status_report=True, startup_last=startup_last)
-        options = dataclasses.replace(OPTIONS, balloon=device)
+        options = dataclasses.replace(OPTIONS, balloon=device, vp_count=2)
         self.machine = Machine(options, lambda *_: None, make_platform=Guest)
         assert isinstance(self.machine.platform, Guest)
         self.guest = self.machine.platform

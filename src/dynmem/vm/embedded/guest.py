@@ -4,7 +4,7 @@ A reset of the machine is a power cycle of this and of nothing else: the process
 doing, and a new one gets a new hardware socket. So nothing that a guest did to its hardware outlives it.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from dynmem.errors import DynmemError
@@ -53,6 +53,7 @@ class EmbeddedGuest:
 
     vp_count: Final = 1
     ram_hole: Final = range(0)
+    has_dimm_hotplug: Final = True
 
     def __init__(
         self,
@@ -69,6 +70,11 @@ class EmbeddedGuest:
         self._output: Final = Output(options.console.path)
         self._life: _Life | None = None
         self._means: tuple[str, ...] = MEANS
+
+    @property
+    def thread_ids(self) -> Sequence[int]:
+        process = None if self._life is None else self._life.process
+        return () if process is None else (process.pid,)
 
     async def power_on(self, doorbells: Iterable[int]) -> None:
         try:

@@ -10,6 +10,7 @@ from dynmem.vm.machine import Ending, Machine
 from dynmem.vm.monitor import schema
 from dynmem.vm.monitor.balloon_commands import balloon_commands
 from dynmem.vm.monitor.memory_commands import memory_commands
+from dynmem.vm.monitor.qom_tree import processor_path
 
 
 def commands(machine: Machine) -> dict[str, Command]:
@@ -19,6 +20,7 @@ def commands(machine: Machine) -> dict[str, Command]:
         **balloon_commands(machine),
         **memory_commands(machine),
         "cont": Command(handlers.cont),
+        "query-cpus-fast": Command(handlers.query_cpus, returns=schema.CPUS),
         "query-name": Command(handlers.query_name, returns=schema.NAME),
         "query-status": Command(handlers.query_status, returns=schema.STATUS),
         "quit": Command(handlers.quit),
@@ -51,6 +53,21 @@ class _Handlers:
 
     def query_name(self, _: Arguments) -> object:
         return {"name": self._machine.options.name}
+
+    def query_cpus(self, _: Arguments) -> object:
+        """Return every virtual processor with its thread, 0 while no guest runs."""
+        platform = self._machine.platform
+        threads = dict(enumerate(platform.thread_ids))
+        return [
+            {
+                "cpu-index": number,
+                "qom-path": processor_path(number),
+                "thread-id": threads.get(number, 0),
+                "props": {"socket-id": 0, "core-id": number, "thread-id": 0},
+                "target": "x86_64",
+            }
+            for number in range(platform.vp_count)
+        ]
 
     def query_status(self, _: Arguments) -> object:
         state = self._machine.run_state

@@ -1,6 +1,7 @@
 """The machine as a tree of objects: /objects/ID, /machine/peripheral/ID, /machine/peripheral-anon/device[N].
 
-Boot memory of the machine's own is an object too, under QEMU's name.
+Boot memory of the machine's own is an object too, under QEMU's name. Virtual processors are at
+/machine/unattached/device[N], where QEMU has them.
 """
 
 from collections.abc import Callable, Iterable
@@ -12,6 +13,13 @@ from dynmem.vm.monitor.qom import Node, child, container
 from dynmem.vm.monitor.qom_backends import RAM, BackendObjects
 from dynmem.vm.monitor.qom_devices import balloon_node, dimm_node
 from dynmem.vm.options.memory import BackendOptions
+
+_PROCESSOR: Final = "x86_64-cpu"
+
+
+def processor_path(number: int) -> str:
+    """Return the path of a virtual processor."""
+    return f"/machine/unattached/device[{number}]"
 
 
 class Tree:
@@ -43,6 +51,12 @@ class Tree:
             )
             for name in ("peripheral", "peripheral-anon")
         }
+        processors = [
+            Node(processor_path(number), _PROCESSOR) for number in range(self._machine.platform.vp_count)
+        ]
+        folders["unattached"] = container(
+            "/machine/unattached", {node.path.rpartition("/")[2]: node for node in processors}
+        )
         machine = Node(
             "/machine",
             f"{self._machine.options.machine}-machine",

@@ -9,9 +9,27 @@ from dynmem.qmp.types import ANY, BOOL, EMPTY, INT, SIZE, STR, UINT32, Array, En
 
 # results
 
-RUN_STATES: Final = Enum(("paused", "prelaunch", "running", "shutdown"))
+RUN_STATES: Final = Enum(("guest-panicked", "paused", "prelaunch", "running", "shutdown"))
 STATUS: Final = Object((Member("running", BOOL), Member("status", RUN_STATES)))
 NAME: Final = Object((Member("name", STR, is_optional=True),))
+_NUMBERS: Final = ("node-id", "drawer-id", "book-id", "socket-id", "die-id", "cluster-id", "module-id")
+CPUS: Final = Array(
+    Object(
+        (
+            Member("cpu-index", INT),
+            Member("qom-path", STR),
+            Member("thread-id", INT),
+            Member(
+                "props",
+                Object(
+                    tuple(Member(name, INT, is_optional=True) for name in (*_NUMBERS, "core-id", "thread-id"))
+                ),
+                is_optional=True,
+            ),
+            Member("target", Enum(("x86_64",))),
+        )
+    )
+)
 BALLOON_INFO: Final = Object((Member("actual", INT),))
 STATUS_REPORT: Final = Object((Member("committed", SIZE), Member("available", SIZE)))
 MEMORY_SIZES: Final = Object((Member("base-memory", SIZE), Member("plugged-memory", SIZE, is_optional=True)))
@@ -153,13 +171,16 @@ _REASONS: Final = Enum(
         "host-qmp-system-reset",
         "host-signal",
         "guest-shutdown",
+        "guest-reset",
         "guest-panic",
     )
 )
 _ENDING: Final = Object((Member("guest", BOOL), Member("reason", _REASONS)))
 _UNPLUGGED: Final = Object((Member("device", STR, is_optional=True), Member("path", STR)))
 _CRASH: Final = Object(
-    (Member("type", Enum(("hyper-v",))), *(Member(f"arg{number}", SIZE) for number in range(1, 6)))
+    (Member("type", Enum(("hyper-v",))),),
+    "type",
+    {"hyper-v": Object(tuple(Member(f"arg{number}", SIZE) for number in range(1, 6)))},
 )
 EVENTS: Final = {
     "BALLOON_CHANGE": BALLOON_INFO,
