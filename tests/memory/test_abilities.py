@@ -1,11 +1,10 @@
 """What the kernel can do is tried out; where it cannot, the probe says so and the plain way is taken."""
 
 import errno
-import gc
 import os
-from pathlib import Path
 
 import pytest
+from tests.rigs.own_process import open_descriptors
 
 from dynmem.memory import system_calls
 from dynmem.memory.abilities import PIDFD_SELF, Abilities, probe
@@ -28,11 +27,10 @@ def test_the_probe_finds_the_same_every_time() -> None:
 
 def test_a_kernel_that_refuses_batches_for_oneself_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(system_calls, "process_madvise", lambda *_: -errno.EINVAL)  # Linux 6.1 and 6.12
-    gc.collect()  # so that nothing is closed meanwhile
-    before = len(list(Path("/proc/self/fd").iterdir()))
+    before = open_descriptors()
     found = fresh()
     assert (found.pidfd, found.batched_dontneed) == (-1, False)
-    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    assert open_descriptors() == before
 
 
 def test_a_kernel_that_does_only_a_part_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,6 @@
 
 import errno
 import fcntl
-import gc
 import mmap
 import os
 from collections.abc import Iterator
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.rigs.own_process import open_descriptors
 
 from dynmem.errors import ConfigError
 from dynmem.memory.backend import BackendError, MemfdBackend
@@ -63,12 +63,11 @@ def test_a_size_that_is_no_multiple_of_a_page_is_refused(size: int) -> None:
 
 
 def test_memory_that_cannot_be_had_is_refused_and_leaves_no_descriptor() -> None:
-    gc.collect()  # so that nothing is closed meanwhile
-    before = len(list(Path("/proc/self/fd").iterdir()))
+    before = open_descriptors()
     with pytest.raises(BackendError, match=r"^unable to map backing store for guest RAM: ") as refused:
         MemfdBackend(1 << 62)
     assert refused.value.errno in {errno.ENOMEM, errno.EFBIG, errno.EINVAL}
-    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    assert open_descriptors() == before
     with MemfdBackend(TIB) as large:
         assert large.resident_bytes() == 0
 

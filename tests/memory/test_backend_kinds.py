@@ -2,7 +2,6 @@
 
 import errno
 import fcntl
-import gc
 import mmap
 import os
 import signal
@@ -16,6 +15,7 @@ import numpy as np
 import pytest
 from tests.rigs.backings import BACKINGS, fill, mounted
 from tests.rigs.machine_wide import HUGE, HUGE_PAGES, reserved
+from tests.rigs.own_process import mappings, open_descriptors
 
 from dynmem.errors import ConfigError
 from dynmem.memory import backend as backends
@@ -31,8 +31,7 @@ TOO_MUCH: Final = 1 << 62
 
 def traces() -> tuple[int, int]:
     """Descriptors and mappings of this process."""
-    gc.collect()  # so that nothing of another test is closed meanwhile
-    return len(list(Path("/proc/self/fd").iterdir())), len(Path("/proc/self/maps").read_text().splitlines())
+    return len(open_descriptors()), len(mappings())
 
 
 @pytest.fixture

@@ -2,12 +2,12 @@
 
 import mmap
 import os
-import resource
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from tests.rigs.backings import BACKINGS, fill, first_words
+from tests.rigs.own_process import few_more_descriptors, open_descriptors
 
 from dynmem.memory.backend import Backend, BackendError, MemfdBackend
 from dynmem.memory.discard import Discarder
@@ -70,16 +70,11 @@ def test_what_cannot_be_cut_stays_whole(kind: str, tmp_path: Path) -> None:
 
 
 def test_a_cut_that_fails_leaves_no_descriptor() -> None:
-    def descriptors() -> int:
-        return len(list(Path("/proc/self/fd").iterdir()))
-
-    before = descriptors()
-    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with MemfdBackend(SIZE) as backend:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (before + 3, limits[1]))
-        try:
-            with pytest.raises(BackendError, match="Too many open files"):
-                backend.cut(MIB)
-        finally:
-            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
-    assert descriptors() == before
+    before = open_descriptors()
+    with (
+        MemfdBackend(SIZE) as backend,
+        few_more_descriptors(3),
+        pytest.raises(BackendError, match="Too many open files"),
+    ):
+        backend.cut(MIB)
+    assert open_descriptors() == before

@@ -2,14 +2,13 @@
 
 import contextlib
 import os
-import resource
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from tests.rigs.embedded import GuestWithoutProcess
+from tests.rigs.own_process import few_more_descriptors
 from tests.rigs.processes import is_there
 from tests.rigs.scenes import play, until
 from tests.rigs.vms import running
@@ -85,18 +84,6 @@ def memory_due(memory: Memory, ranges: bytes) -> Batch:
     return discard
 
 
-@contextlib.contextmanager
-def descriptors(more: int) -> Iterator[None]:
-    """Let this process have so many descriptors beyond those that it has."""
-    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    highest = max(int(entry.name) for entry in Path("/proc/self/fd").iterdir())
-    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + more, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
-
-
 def make_objects(machine: Machine, count: int) -> None:
     for number in range(count):
         machine.objects.make(BackendOptions("memory-backend-ram", f"o{number}", 4096))
@@ -104,7 +91,7 @@ def make_objects(machine: Machine, count: int) -> None:
 
 def test_objects_leave_descriptors_for_the_next_guest() -> None:
     machine = Machine(OPTIONS, lambda *_: None)
-    with descriptors(200), contextlib.ExitStack() as stack:
+    with few_more_descriptors(200), contextlib.ExitStack() as stack:
         with pytest.raises(BackendError, match=r"^object 'o\d+': Too many open files$"):
             make_objects(machine, 1000)
         assert len(machine.objects) > 10

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import errno
 import gc
-import itertools
 import json
 import os
 import resource
@@ -12,12 +11,13 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
 import pytest
 from tests.rigs.fake_platform import Scene
+from tests.rigs.own_process import few_more_descriptors, open_descriptors
 from tests.rigs.scenes import play, until
 from tests.rigs.vms import running
 
@@ -95,23 +95,6 @@ time.sleep(1000)
 """
 
 
-def descriptors() -> set[str]:
-    return {entry.name for entry in Path("/proc/self/fd").iterdir()}
-
-
-@contextlib.contextmanager
-def few_more(descriptors_more: int) -> Iterator[None]:
-    """Allow this process so many more descriptors."""
-    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    free = (number for number in itertools.count() if str(number) not in descriptors())
-    limit = next(itertools.islice(free, descriptors_more, None))  # numbers below it may be given out
-    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
-
-
 def test_a_descriptor_for_which_its_user_has_too_many_in_flight_is_sent_when_there_is_room() -> None:
     done = subprocess.run(
         [*UNPRIVILEGED, sys.executable, "-c", CROWDED], capture_output=True, text=True, check=False
@@ -151,6 +134,7 @@ class Idle:
     def wake(self) -> None: ...
     def exited(self) -> None: ...
     def wants_reset(self) -> None: ...
+    def asked_to_end(self) -> None: ...
     def crashed(self, crash: GuestCrash) -> None: ...
 
 
@@ -162,21 +146,18 @@ def test_a_start_that_lacks_descriptors_leaves_none_behind_wherever_it_stopped(t
 
     async def scene() -> None:
         guest = EmbeddedGuest(options, MappedMemory(), Idle(), Faults(lambda: 0))
-        before = descriptors()
+        before = open_descriptors()
         refused = 0
         for more in range(100):
-            with few_more(more):
-                try:
-                    await guest.power_on((17,))
-                except ShortageError:
-                    refused += 1
-                    assert descriptors() == before
-                    continue
-            break
+            with few_more_descriptors(more), contextlib.suppress(ShortageError):
+                await guest.power_on((17,))
+                break
+            refused += 1
+            assert open_descriptors() == before
         assert refused > 10
         assert guest.pid > 0
         await guest.power_off()
-        assert descriptors() == before
+        assert open_descriptors() == before
 
     play(scene())
 
@@ -294,11 +275,11 @@ def test_a_console_for_which_there_is_no_thread_is_a_shortage_and_is_closed(
         raise RuntimeError("can't start new thread")
 
     gc.collect()  # what other tests left
-    before = descriptors()
+    before = open_descriptors()
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", no_thread)
         console = Console(tmp_path / "serial")
         with pytest.raises(ShortageError, match="can't start new thread"):
             console.connect()
     gc.collect()
-    assert descriptors() == before
+    assert open_descriptors() == before

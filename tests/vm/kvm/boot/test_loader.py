@@ -9,6 +9,7 @@ from unittest import mock
 import pytest
 from tests.rigs.boot import Machine
 from tests.rigs.kernels import bzimage, elf
+from tests.rigs.own_process import open_descriptors
 
 from dynmem.errors import ConfigError
 from dynmem.lab import image as lab
@@ -118,10 +119,6 @@ def test_a_file_that_shrinks_while_it_is_read_is_refused(
 
     with mock.patch("os.pread", cut_first), pytest.raises(ConfigError, match="ends before byte"):
         machine.load(kernel(), b"initrd" * 1000)
-
-
-def open_descriptors() -> set[str]:
-    return {path.name for path in Path("/proc/self/fd").iterdir()}
 
 
 @KERNELS
