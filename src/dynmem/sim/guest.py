@@ -37,6 +37,9 @@ class Character(msgspec.Struct, frozen=True):
         name: Its name in the log.
         give_per_tick: Pages that its balloon takes in a tick.
         own_floor_percent: The part of its boot size below which it does not go.
+        settles_ticks: The time from its start, or a reset, until its balloon moves.
+        gives_whole: Whether it gives nothing when it cannot give all that is requested.
+        touches_all: Whether it touches all of its memory when it starts.
         trickles: Whether its balloon takes next to nothing: as little as counts as progress at all.
         dozes: Whether its driver does nothing for some seconds now and then.
         lag_ticks: The time until given memory is free on the host.
@@ -56,6 +59,9 @@ class Character(msgspec.Struct, frozen=True):
     trickles: bool = False
     dozes: bool = False
     own_floor_percent: int = 0
+    settles_ticks: int = 0
+    gives_whole: bool = False
+    touches_all: bool = False
     lag_ticks: int = 2
     keeps: bool = False
     boasts: bool = False
@@ -81,7 +87,7 @@ class Guest:
         self.size: int = self.boot
         self.target: int = self.boot
         self.used: int = 0
-        self.touched: int = KERNEL_PAGES
+        self.touched: int = self.boot if character.touches_all else KERNEL_PAGES
         self.resets: int = 0
         self.run_state = "running"
         self.dozing = False
@@ -157,9 +163,13 @@ class Guest:
         """Move towards the target: give pages, or take them."""
         if self.dozing or (self.character.trickles and now % TRICKLE_TICKS):
             return
+        if self._up < self.character.settles_ticks:
+            return
         if self.size > self.target:
             floor = self.boot * self.character.own_floor_percent // 100
             room = min(self.free, self.size - floor, self.size - self.target)
+            if self.character.gives_whole and room < self.size - self.target:
+                return
             given = max(0, min(room, MIB_PAGES if self.character.trickles else self.character.give_per_tick))
             self.size -= given
             self.pressed += given > 0 and self.free < WATERMARK_PAGES
