@@ -5,7 +5,8 @@ import struct
 from dynmem.conformance.adapter import Hypercalls
 from dynmem.conformance.ours.guest import OurGuest
 from dynmem.dm.guest import DynamicMemoryGuest
-from dynmem.dm.options import VERSIONS, GuestOptions
+from dynmem.dm.habits import VERSIONS, Habits
+from dynmem.dm.options import GuestOptions
 from dynmem.wire import dm
 from dynmem.wire.synic import CHANNEL_CONNECTION_ID_BASE
 
@@ -174,7 +175,9 @@ class AsksForTheOldestVersionFirst(OurGuest):
     def __init__(self) -> None:
         super().__init__()
         self.dm = DynamicMemoryGuest(
-            pages=self.pages, total_pages=self.total_pages, options=GuestOptions(versions=VERSIONS[::-1])
+            pages=self.pages,
+            total_pages=self.total_pages,
+            options=GuestOptions(habits=Habits(versions=VERSIONS[::-1])),
         )
 
 

@@ -7,9 +7,9 @@ from tests.rigs.stores import PlainPages, SetStore
 
 from dynmem.dm.events import Anomaly
 from dynmem.dm.guest import DynamicMemoryGuest
-from dynmem.dm.habits import balloon_floor
+from dynmem.dm.habits import VERSIONS, Habits, balloon_floor
 from dynmem.dm.host import DynamicMemoryHost
-from dynmem.dm.options import VERSIONS, GuestOptions, HostOptions
+from dynmem.dm.options import GuestOptions, HostOptions
 from dynmem.dm.states import GuestState, HostState
 from dynmem.units import NS_PER_S
 from dynmem.wire import dm
@@ -43,7 +43,7 @@ class Pair:
             ),
         )
         self.guest = DynamicMemoryGuest(
-            pages=self.pages, total_pages=TOTAL, options=GuestOptions(versions=versions)
+            pages=self.pages, total_pages=TOTAL, options=GuestOptions(habits=Habits(versions=versions))
         )
         self.wire = Wire(self.host, self.guest, room=room)
         self.host.reset(0)

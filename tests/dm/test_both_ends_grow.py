@@ -8,10 +8,11 @@ from tests.rigs.stores import PlainBlocks, PlainPages, PlainSource, SetStore
 
 from dynmem.dm.events import Anomaly
 from dynmem.dm.guest import DynamicMemoryGuest
-from dynmem.dm.habits import LINUX, WINDOWS, Habits
+from dynmem.dm.habits import LINUX, Habits
 from dynmem.dm.host import DynamicMemoryHost
 from dynmem.dm.options import HOT_ADD_RETRY_NS, POST_INIT_WAIT_NS, GuestOptions, HostOptions
 from dynmem.dm.states import GuestState, HostState
+from dynmem.dm.windows import WINDOWS
 from dynmem.units import NS_PER_S
 from dynmem.wire import dm
 

@@ -6,7 +6,7 @@ from tests.rigs.stores import PlainPages
 
 from dynmem.dm.events import Anomaly, BalloonedDown, BalloonedUp, ServiceFailed
 from dynmem.dm.guest import DynamicMemoryGuest
-from dynmem.dm.habits import balloon_floor
+from dynmem.dm.habits import Habits, balloon_floor
 from dynmem.dm.options import ANSWER_DEADLINE_NS, GuestOptions
 from dynmem.dm.states import GuestState
 from dynmem.errors import LocalProtocolError, RemoteProtocolError
@@ -360,4 +360,4 @@ def test_an_allocator_that_gives_a_page_twice_is_our_own_fault(played: Played) -
 
 def test_a_guest_without_a_version_is_refused() -> None:
     with pytest.raises(ValueError, match="version"):
-        DynamicMemoryGuest(pages=PlainPages(10), total_pages=10, options=GuestOptions(versions=()))
+        Habits(versions=())

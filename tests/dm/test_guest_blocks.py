@@ -6,9 +6,10 @@ from tests.rigs.stores import PlainBlocks, PlainPages
 
 from dynmem.dm.events import Anomaly, Crashed, HotAdded, HotRemoved
 from dynmem.dm.guest import DynamicMemoryGuest
-from dynmem.dm.habits import LINUX, WINDOWS, Habits, balloon_floor
+from dynmem.dm.habits import LINUX, Habits, balloon_floor
 from dynmem.dm.options import GuestOptions
 from dynmem.dm.states import GuestState
+from dynmem.dm.windows import WINDOWS
 from dynmem.errors import LocalProtocolError, RemoteProtocolError
 from dynmem.units import NS_PER_S
 from dynmem.wire import dm

@@ -9,9 +9,10 @@ from tests.rigs.pages import packed, pages_of
 from tests.rigs.stores import PlainBlocks, PlainPages
 
 from dynmem.dm.guest import DynamicMemoryGuest
-from dynmem.dm.habits import LINUX, WINDOWS
+from dynmem.dm.habits import LINUX
 from dynmem.dm.options import GuestOptions
 from dynmem.dm.states import GuestState
+from dynmem.dm.windows import WINDOWS
 from dynmem.errors import RemoteProtocolError
 from dynmem.units import NS_PER_S
 from dynmem.wire import dm

@@ -6,10 +6,11 @@ from tests.rigs.stores import PlainBlocks, PlainPages, PlainSource, SetStore
 
 from dynmem import vmbus
 from dynmem.dm.guest import DynamicMemoryGuest
-from dynmem.dm.habits import WINDOWS
+from dynmem.dm.habits import LINUX, Habits
 from dynmem.dm.host import DynamicMemoryHost
 from dynmem.dm.options import POST_INIT_WAIT_NS, GuestOptions, HostOptions
 from dynmem.dm.states import GuestState, HostState
+from dynmem.dm.windows import WINDOWS
 from dynmem.limits import DM_RANGES_PER_MESSAGE
 from dynmem.units import NS_PER_S
 from dynmem.vmbus import Bus, Channel, ChannelOpened, Offer
@@ -27,7 +28,7 @@ FIRST_RING_PAGE = 16
 class Machine:
     """A bus, a client of it, and the two ends on one channel with `ring_pages` of data each way."""
 
-    def __init__(self, *, version: int = dm.VERSION_WIN10, ring_pages: int = 2) -> None:
+    def __init__(self, *, version: int, ring_pages: int, habits: Habits) -> None:
         memory = FlatMemory(memoryview(bytearray(64 * 4096)))
         self.bus = Bus(memory, [Offer(BALLOON_DEVICE_TYPE, BALLOON_DEVICE_TYPE, "balloon")])
         self.client = vmbus.Client(memory)
@@ -44,7 +45,7 @@ class Machine:
             pages=self.pages,
             total_pages=TOTAL,
             blocks=self.blocks,
-            options=GuestOptions(page_limit=LIMIT, habits=WINDOWS),
+            options=GuestOptions(page_limit=LIMIT, habits=habits),
         )
         self.now = 0
         self.ring_pages = ring_pages
@@ -118,9 +119,9 @@ class Machine:
 
 
 @pytest.mark.parametrize("version", [dm.VERSION_WIN7, dm.VERSION_WIN8, dm.VERSION_WIN10])
-@pytest.mark.parametrize("ring_pages", [2, 4])
-def test_the_whole_protocol_goes_over_real_rings(version: int, ring_pages: int) -> None:
-    machine = Machine(version=version, ring_pages=ring_pages)
+@pytest.mark.parametrize(("ring_pages", "habits"), [(2, LINUX), (4, LINUX), (4, WINDOWS)])
+def test_the_whole_protocol_goes_over_real_rings(version: int, ring_pages: int, habits: Habits) -> None:
+    machine = Machine(version=version, ring_pages=ring_pages, habits=habits)
     assert machine.states() == (HostState.POST_INIT_WAIT, GuestState.INITIALIZED)
     assert machine.host.version == machine.guest.version == version
     machine.passes(POST_INIT_WAIT_NS)

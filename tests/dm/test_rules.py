@@ -9,9 +9,10 @@ from tests.rigs.stores import PlainBlocks, PlainPages, PlainSource
 
 from dynmem.dm.events import Anomaly
 from dynmem.dm.guest import DynamicMemoryGuest
-from dynmem.dm.habits import WINDOWS
+from dynmem.dm.habits import Habits
 from dynmem.dm.options import GuestOptions
 from dynmem.dm.states import HOST_WAITS, GuestState, HostState
+from dynmem.dm.windows import WINDOWS
 from dynmem.errors import RemoteProtocolError
 from dynmem.wire import dm
 
@@ -244,6 +245,12 @@ def crashed() -> PlayedGuest:
     return serving(GuestOptions(habits=WINDOWS)).says(dm.BalloonRequest(0, 2))
 
 
+def stopped() -> PlayedGuest:
+    played = serving(GuestOptions(page_limit=ADDED_AT + 16 * STEP, habits=Habits(stops_if_unsupported=True)))
+    played.blocks.unsupported = True
+    return played.says(dm.HotAddRequest(0, OFFER, OFFER))
+
+
 GUESTS: dict[GuestState, Callable[[], PlayedGuest]] = {
     GuestState.CLOSED: PlayedGuest,
     GuestState.VERSION_WAIT: asking,
@@ -253,6 +260,7 @@ GUESTS: dict[GuestState, Callable[[], PlayedGuest]] = {
     GuestState.BALLOON_DOWN: returning,
     GuestState.HOT_ADD: holding_a_hot_add,
     GuestState.HOT_REMOVE: lambda: serving().says(dm.HotRemoveRequest(0, 0, 5, 0)),
+    GuestState.STOPPED: stopped,
     GuestState.CRASHED: crashed,
     GuestState.INIT_ERROR: lambda: reporting().says(dm.CapabilitiesResponse(0, False, True, True)),
 }
@@ -260,9 +268,11 @@ SERVING = set(GUESTS) - {
     GuestState.CLOSED,
     GuestState.VERSION_WAIT,
     GuestState.CAPABILITIES_WAIT,
+    GuestState.STOPPED,
     GuestState.CRASHED,
     GuestState.INIT_ERROR,
 }
+DEAF = {GuestState.CRASHED, GuestState.STOPPED}
 SOUND_FOR_THE_GUEST: list[tuple[dm.Message, set[GuestState]]] = [
     (dm.VersionResponse(0, True), {GuestState.VERSION_WAIT}),
     (dm.CapabilitiesResponse(0, True, True, True), {GuestState.CAPABILITIES_WAIT}),
@@ -287,7 +297,7 @@ def outcome(played: PlayedGuest, message: dm.Message) -> str:
     if any(isinstance(event, Anomaly) and "skipped" in event.text for event in events):
         assert played.guest.state is state
         return "skipped"
-    return "nothing" if state is GuestState.CRASHED else "taken"
+    return "nothing" if state in DEAF else "taken"
 
 
 def test_every_state_of_the_guest_is_tried() -> None:
@@ -300,7 +310,7 @@ def test_every_state_of_the_guest_is_tried() -> None:
 def test_the_guest_takes_a_message_in_its_states_and_blames_the_host_in_any_other(
     message: dm.Message, states: set[GuestState]
 ) -> None:
-    special = {GuestState.CRASHED: "nothing", GuestState.INIT_ERROR: "skipped"}
+    special = {GuestState.INIT_ERROR: "skipped", **dict.fromkeys(DEAF, "nothing")}
     not_agreed = isinstance(message, dm.HotRemoveRequest)  # before the handshake is over it is not known
     for state, make in GUESTS.items():
         expected = special.get(state, "taken" if state in states else "error")
@@ -309,7 +319,7 @@ def test_the_guest_takes_a_message_in_its_states_and_blames_the_host_in_any_othe
         assert outcome(make(), message) == expected, state
 
 
-def test_the_guest_skips_an_error_message_in_every_state_but_crashed() -> None:
+def test_the_guest_skips_an_error_message_in_every_state_in_which_it_listens() -> None:
     for state, make in GUESTS.items():
-        expected = "nothing" if state is GuestState.CRASHED else "skipped"
+        expected = "nothing" if state in DEAF else "skipped"
         assert outcome(make(), dm.DmError(1)) == expected, state

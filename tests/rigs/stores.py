@@ -173,10 +173,17 @@ class PlainBlocks:
         self.barrier = barrier
         self.added: set[int] = set()
         self.flags: tuple[int, int] | None = None
+        self.probes = 0  # attempts to add a page of the memory at boot
+        self.unsupported = False
 
     def hot_add(self, start: int, pages: int) -> Added:
+        if pages < self.alignment_pages and start < self.alignment_pages:
+            self.probes += 1
+            return Added(0, is_unsupported=self.unsupported)
         self.calls.append((start, pages))
         assert self.added.isdisjoint(range(start, start + pages))
+        if self.unsupported:
+            return Added(0, is_unsupported=True)
         if self.short:
             count = self.short.pop(0)
             self.added.update(range(start, start + count))

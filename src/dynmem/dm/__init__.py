@@ -29,12 +29,13 @@ from dynmem.dm.events import (
 )
 from dynmem.dm.giving import PageAllocator
 from dynmem.dm.guest import DynamicMemoryGuest
-from dynmem.dm.habits import LINUX, WINDOWS, Habits, balloon_floor
+from dynmem.dm.habits import LINUX, Habits, balloon_floor
 from dynmem.dm.host import DynamicMemoryHost
 from dynmem.dm.journal import OperationRecord
 from dynmem.dm.options import GuestOptions, HostOptions
 from dynmem.dm.states import GuestState, HostState
 from dynmem.dm.stores import GivenUp, HotAddSource, PageStore, Reservation
+from dynmem.dm.windows import WINDOWS, windows
 
 # in the order of importance: the host's end, the guest's end, what both share
 __all__ = [
@@ -69,6 +70,7 @@ __all__ = [
     "Habits",
     "LINUX",
     "WINDOWS",
+    "windows",
     "balloon_floor",
     "StateChanged",
     "Anomaly",

@@ -7,11 +7,15 @@ result 0 for nothing for want of resources, after which the host may ask again.
 
 from typing import Final, NamedTuple, Protocol
 
+from dynmem.dm.habits import Habits
 from dynmem.errors import LocalProtocolError
 from dynmem.limits import DM_HOT_REMOVE_RANGES, GUEST_PAGE_MAX
 from dynmem.pages.ranges import RANGE_BYTES, START_BITS, page_count
 from dynmem.units import MIB, PAGE_SIZE
 from dynmem.wire import dm
+
+# what a probe adds: a page that every guest has
+_PROBED_PAGE: Final = 1
 
 
 class Added(NamedTuple):
@@ -20,11 +24,13 @@ class Added(NamedTuple):
     Attributes:
         pages: Pages that were added.
         is_short: Whether resources ran out, so that another attempt makes sense.
+        is_unsupported: Whether this kernel cannot add memory at all.
 
     """
 
     pages: int
     is_short: bool = False
+    is_unsupported: bool = False
 
 
 class MemoryBlocks(Protocol):
@@ -35,7 +41,7 @@ class MemoryBlocks(Protocol):
         """What start and length of added memory are multiples of: 2^n MiB, at most 32 GiB."""
 
     def hot_add(self, start: int, pages: int) -> Added:
-        """Add memory from page `start` on, as much as possible."""
+        """Add memory from page `start` on, as much as possible; nothing where there is memory already."""
 
     def hot_remove(self, pages: int, virtual_node: int, qos_flags: int) -> bytes:
         """Take at most `pages` out of use, in at most 509 packed ranges; b"" when there are none."""
@@ -44,10 +50,15 @@ class MemoryBlocks(Protocol):
         """Use pages again that `hot_remove` returned: they were never sent to the host."""
 
 
-def capabilities(blocks: MemoryBlocks) -> int:
-    """Return the capability bits that go with adding and removing memory."""
-    shift = (blocks.alignment_pages * PAGE_SIZE // MIB).bit_length() - 1
-    return dm.CAP_HOT_ADD | dm.CAP_HOT_REMOVE | shift << dm.HOT_ADD_ALIGNMENT_SHIFT
+def capabilities(blocks: MemoryBlocks, habits: Habits) -> int:
+    """Return the capability bits that go with adding and removing memory; a driver may probe the kernel."""
+    bits = 0
+    if habits.hot_adds and not (habits.probes_hot_add and blocks.hot_add(_PROBED_PAGE, 1).is_unsupported):
+        shift = (blocks.alignment_pages * PAGE_SIZE // MIB).bit_length() - 1
+        bits |= dm.CAP_HOT_ADD | shift << dm.HOT_ADD_ALIGNMENT_SHIFT
+    if habits.hot_removes:
+        bits |= dm.CAP_HOT_REMOVE
+    return bits
 
 
 def lies_in(region: int | None, start: int, pages: int) -> bool:

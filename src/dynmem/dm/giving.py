@@ -6,6 +6,7 @@ pages, or with an empty part when the guest has no more to give.
 
 from typing import Final, Protocol
 
+from dynmem.dm.habits import Habits
 from dynmem.errors import LocalProtocolError
 from dynmem.limits import DM_RANGES_PER_MESSAGE
 from dynmem.pages.ranges import RANGE_BYTES, page_count
@@ -40,26 +41,37 @@ class Giving:
 
     """
 
-    def __init__(self, asked: int, limit: int) -> None:
-        """Answer a request for `asked` pages with at most `limit`, for the floor's sake."""
+    def __init__(self, asked: int, limit: int, habits: Habits) -> None:
+        """Answer a request for `asked` pages with at most `limit`, for the reserve's sake."""
         self.asked: Final = asked
         self.given: int = 0
         self.unsent: bytes = b""
         self._left = min(asked, limit)  # to be allocated
+        if habits.gives_all_or_nothing and limit < asked:
+            self._left = 0
+        self._full = habits.ranges_per_response - DM_RANGES_PER_MESSAGE  # ranges with no room for more
         self._has_more = False
 
     def build(self, trans_id: int, allocator: PageAllocator) -> dm.BalloonResponse:
         """Allocate the pages of the next response and return it."""
-        self.unsent = allocator.allocate_for_balloon(self._left) if self._left else b""
-        pages = page_count(self.unsent)
-        if pages > self._left or len(self.unsent) > DM_RANGES_PER_MESSAGE * RANGE_BYTES:
-            raise LocalProtocolError(
-                f"the allocator returned {pages} pages in {len(self.unsent) // RANGE_BYTES} ranges: "
-                f"at most {self._left} in {DM_RANGES_PER_MESSAGE} were wanted"
-            )
-        self._left -= pages
+        pages = self._allocate(allocator)
+        while pages and len(self.unsent) <= self._full * RANGE_BYTES:
+            pages = self._allocate(allocator)
         self._has_more = pages > 0 and self._left > 0
         return dm.BalloonResponse(trans_id, self._has_more, self.unsent)
+
+    def _allocate(self, allocator: PageAllocator) -> int:
+        """Add the pages of one allocation to the response; return how many they are."""
+        ranges = allocator.allocate_for_balloon(self._left) if self._left else b""
+        pages = page_count(ranges)
+        if pages > self._left or len(ranges) > DM_RANGES_PER_MESSAGE * RANGE_BYTES:
+            raise LocalProtocolError(
+                f"the allocator returned {pages} pages in {len(ranges) // RANGE_BYTES} ranges: "
+                f"at most {self._left} in {DM_RANGES_PER_MESSAGE} were wanted"
+            )
+        self.unsent += ranges
+        self._left -= pages
+        return pages
 
     def sent(self) -> tuple[bytes, bool]:
         """Record that the response was sent; return its ranges, and whether it was the last."""

@@ -3,7 +3,8 @@
 It behaves as Linux drivers/hv/hv_balloon.c does: it tries versions from the newest down, reports its status
 once a second with the floor and the given-up pages counted as committed, gives fewer pages than requested
 rather than none, and numbers its own transactions. Unlike Linux it does not trust the host: it knows which
-pages it has given and accepts no others back, and it adds no memory twice. Other guests' habits are options.
+pages it has given and accepts no others back, and it adds no memory twice. Other guests' habits are data
+(`dynmem.dm.habits`).
 
 The table `RULES` says which message is taken in which state, and by what.
 """
@@ -12,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
-from dynmem.dm.blocks import HotAdding, HotRemoving, MemoryBlocks, capabilities, lies_in
+from dynmem.dm.blocks import HotAdding, HotRemoving, MemoryBlocks, lies_in
 from dynmem.dm.events import (
     Anomaly,
     BalloonedDown,
@@ -25,9 +26,9 @@ from dynmem.dm.events import (
     StateChanged,
 )
 from dynmem.dm.giving import Giving, PageAllocator
-from dynmem.dm.habits import balloon_floor
 from dynmem.dm.handshake import MAX_PAGE_COUNT_BYTES, GuestHandshake
 from dynmem.dm.options import GuestOptions
+from dynmem.dm.report import status_report
 from dynmem.dm.states import GUEST_SERVES, GUEST_TABLE, GuestState, GuestStep
 from dynmem.errors import LocalProtocolError, RemoteProtocolError
 from dynmem.limits import DM_EVENTS_PENDING, DM_REPLIES_PENDING, GUEST_PAGE_MAX
@@ -38,9 +39,8 @@ from dynmem.wire.layout import NEWEST
 
 # the result of a hot add that adds no pages and never will; 0 would mean "ask again later"
 HOT_ADD_NEVER: Final = 1
-# max_page_number of a guest that can use any page
-_NO_LIMIT: Final = (1 << 64) - 1
 _DEFAULTS: Final = GuestOptions()
+_DEAF: Final = frozenset({GuestState.CRASHED, GuestState.STOPPED})
 
 
 class DynamicMemoryGuest:
@@ -83,9 +83,7 @@ class DynamicMemoryGuest:
 
     def _forget_channel(self) -> None:
         """Forget what belongs to one opened channel."""
-        last_page = self._page_limit - 1 if self._blocks is not None else _NO_LIMIT
-        caps = self._options.caps | (capabilities(self._blocks) if self._blocks is not None else 0)
-        self._handshake = GuestHandshake(self._options, caps, last_page)
+        self._handshake = GuestHandshake(self._options, self._blocks, self._page_limit)
         self._deadline: int | None = None
         self._status_at: int | None = None
         self._status_due = False
@@ -120,7 +118,7 @@ class DynamicMemoryGuest:
     @property
     def floor_pages(self) -> int:
         """Free pages that it keeps, by its size now; as in Linux since 5.11, the balloon does not count."""
-        return balloon_floor(len(self._owned) - len(self._given))
+        return self._options.habits.reserve_pages(len(self._owned) - len(self._given))
 
     def memory_changed(self, *, come: bytes = b"", gone: bytes = b"") -> None:
         """Record memory (ranges) that came or went by another way than this protocol, as a DIMM does."""
@@ -131,8 +129,12 @@ class DynamicMemoryGuest:
         """Ask for the first version: the channel is open."""
         self._move(GuestStep.OPEN)
         self._forget_channel()
-        if self._state is GuestState.VERSION_WAIT:
+        if self._state is not GuestState.VERSION_WAIT:
+            return
+        if self._options.habits.speaks:
             self._ask_version(now)
+        else:
+            self._fail("the driver does not start the service here")
 
     def channel_closed(self, now: int) -> None:
         """Free what was allocated and not sent: the channel is gone. What was given stays given."""
@@ -174,7 +176,7 @@ class DynamicMemoryGuest:
             built = self._build()
             if built is None:
                 return None
-            self._offered = dm.encode(built)
+            self._offered = dm.encode(built, self._options.habits.most_bytes)
         return self._offered
 
     def message_sent(self, now: int) -> None:
@@ -190,9 +192,9 @@ class DynamicMemoryGuest:
 
         Raises RemoteProtocolError, and changes nothing, when it is malformed, comes at the wrong time or
         returns pages that were not given. After the handshake has failed every message is skipped: an answer
-        may come too late. A guest that has crashed takes nothing.
+        may come too late. A guest that has crashed, or whose driver has stopped, takes nothing.
         """
-        if self._state is GuestState.CRASHED:
+        if self._state in _DEAF:
             return
         message = dm.decode(data, self.version or NEWEST)
         rule = RULES.get(type(message))
@@ -227,6 +229,12 @@ class DynamicMemoryGuest:
         self._move(GuestStep.FAIL)
         self._events.append(ServiceFailed(reason))
 
+    def _stop(self, reason: str) -> None:
+        """Read and send nothing more on this channel."""
+        self._forget_channel()
+        self._move(GuestStep.STOP)
+        self._events.append(ServiceFailed(reason))
+
     def _crash(self, reason: str) -> None:
         self._forget_channel()
         self._move(GuestStep.CRASH)
@@ -256,9 +264,13 @@ class DynamicMemoryGuest:
         return None
 
     def _build_status(self) -> dm.StatusReport:
-        """Return what Linux's post_status does: what is given up and the floor count as committed."""
-        committed = self._pages.committed_pages + self.ballooned_pages + self.floor_pages
-        return dm.StatusReport(self._trans_id, self._pages.available_pages, committed, 0, 0, 0, 0)
+        return status_report(
+            self._trans_id,
+            self._pages,
+            self._options.habits,
+            total_pages=len(self._owned),
+            ballooned_pages=len(self._given),
+        )
 
     def _sent_nothing(self, now: int) -> None:
         """Do nothing: no message was built yet."""
@@ -327,11 +339,13 @@ class DynamicMemoryGuest:
         self._move(GuestStep.CAPABILITIES_ACCEPTED)
 
     def _on_balloon(self, message: dm.BalloonRequest, now: int) -> None:
-        most = self._options.habits.largest_request_pages
+        habits = self._options.habits
+        most = habits.largest_request_pages
         if most is not None and message.num_pages > most:
             self._report(Anomaly(f"the host asked for {message.num_pages} pages at once: not answered"))
             return
-        self._giving = Giving(message.num_pages, max(0, self._pages.available_pages - self.floor_pages))
+        spare = max(0, self._pages.available_pages - self.floor_pages)
+        self._giving = Giving(message.num_pages, spare, habits)
         self._move(GuestStep.BALLOON)
 
     def _on_unballoon(self, message: dm.UnballoonRequest, now: int) -> None:
@@ -384,6 +398,9 @@ class DynamicMemoryGuest:
         added, answer = adding.attempt(self._blocks)
         if added.pages:
             self._owned.add(span(start, added.pages))
+        if added.is_unsupported and self._options.habits.stops_if_unsupported:
+            self._stop("adding memory failed in a way that the driver does not expect")
+            return
         if answer is None:
             adding.retry_at = now + self._options.hot_add_retry_ns
             return
@@ -394,7 +411,8 @@ class DynamicMemoryGuest:
         self._move(GuestStep.DONE)
 
     def _knows_hot_remove(self) -> bool:
-        return self._blocks is not None and self._handshake.host_hot_removes
+        offered = self._blocks is not None and self._options.habits.hot_removes
+        return offered and self._handshake.host_hot_removes
 
     def _on_hot_remove(self, message: dm.HotRemoveRequest, now: int) -> None:
         self._removing = HotRemoving(message)

@@ -2,10 +2,13 @@
 
 from typing import Final
 
+from dynmem.dm.blocks import MemoryBlocks, capabilities
 from dynmem.dm.options import GuestOptions, HostOptions
 from dynmem.wire import dm
 
 MAX_PAGE_COUNT_BYTES: Final = 8
+# max_page_number of a guest that can use any page
+_NO_LIMIT: Final = (1 << 64) - 1
 
 
 class HostHandshake:
@@ -76,23 +79,24 @@ class GuestHandshake:
 
     """
 
-    def __init__(self, options: GuestOptions, caps: int, last_page: int) -> None:
-        """Begin with the first version; `caps` and `last_page` are for the capabilities report."""
+    def __init__(self, options: GuestOptions, blocks: MemoryBlocks | None, page_limit: int) -> None:
+        """Begin with the first version; every page that `blocks` can add is below `page_limit`."""
         self.version: int | None = None
         self.reports_status: bool = True
         self.host_hot_removes: bool = False
         self._options = options
-        self._caps = caps
-        self._last_page = last_page
+        self._versions = options.habits.versions
+        self._blocks = blocks
+        self._page_limit = page_limit
         self._attempt = 0
 
     @property
     def _is_last(self) -> bool:
-        return self._attempt == len(self._options.versions) - 1
+        return self._attempt == len(self._versions) - 1
 
     def version_request(self, trans_id: int) -> dm.VersionRequest:
         """Return the request for the version whose turn it is."""
-        return dm.VersionRequest(trans_id, self._options.versions[self._attempt], self._is_last)
+        return dm.VersionRequest(trans_id, self._versions[self._attempt], self._is_last)
 
     def next_version(self) -> bool:
         """Go on to the next version; return whether there is one."""
@@ -103,11 +107,18 @@ class GuestHandshake:
 
     def version_accepted(self) -> None:
         """Record that the host accepted the version of the last request."""
-        self.version = self._options.versions[self._attempt]
+        self.version = self._versions[self._attempt]
 
     def capabilities_report(self, trans_id: int) -> dm.CapabilitiesReport:
         """Return the report of what this guest can do."""
-        return dm.CapabilitiesReport(trans_id, self._caps, self._options.min_page_cnt, self._last_page)
+        habits = self._options.habits
+        caps = self._options.caps | habits.unnamed_capabilities
+        last_page = _NO_LIMIT
+        if self._blocks is not None:
+            caps |= capabilities(self._blocks, habits)
+            if habits.names_last_page:
+                last_page = self._page_limit - 1
+        return dm.CapabilitiesReport(trans_id, caps, self._options.min_page_cnt, last_page)
 
     def capabilities_accepted(self, response: dm.CapabilitiesResponse) -> None:
         """Record what the host wants and can do."""

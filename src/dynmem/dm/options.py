@@ -14,7 +14,6 @@ POST_INIT_WAIT_NS: Final = 50 * NS_PER_S
 REPLY_DEADLINE_NS: Final = 20 * NS_PER_S
 HOT_ADD_RETRY_NS: Final = 10 * NS_PER_S
 
-VERSIONS: Final = (dm.VERSION_WIN10, dm.VERSION_WIN8, dm.VERSION_WIN7)
 # as Linux
 ANSWER_DEADLINE_NS: Final = 5 * NS_PER_S
 
@@ -48,7 +47,6 @@ class GuestOptions(msgspec.Struct, frozen=True, kw_only=True):
     """The set-up of a guest's end.
 
     Attributes:
-        versions: Protocol versions to try, in this order, at least one.
         caps: Capability bits to report, beside those for adding and removing memory.
         min_page_cnt: The least number of pages that the guest says it needs.
         status_interval_ns: Between two status reports.
@@ -61,7 +59,6 @@ class GuestOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     """
 
-    versions: tuple[int, ...] = VERSIONS
     caps: int = dm.CAP_BALLOON
     min_page_cnt: int = 0
     status_interval_ns: int = NS_PER_S
@@ -71,7 +68,3 @@ class GuestOptions(msgspec.Struct, frozen=True, kw_only=True):
     hot_add_attempts: int = DM_HOT_ADD_ATTEMPTS
     hot_add_retry_ns: int = NS_PER_S
     habits: Habits = LINUX
-
-    def __post_init__(self) -> None:
-        if not self.versions:
-            raise ValueError("versions is empty: name at least one protocol version to try")

@@ -40,10 +40,12 @@ guest
     INITIALIZED --HOT_ADD--> HOT_ADD --DONE--> INITIALIZED
     INITIALIZED --HOT_REMOVE--> HOT_REMOVE --DONE--> INITIALIZED
     any --CLOSE--> CLOSED
+    HOT_ADD --STOP--> STOPPED
     any --CRASH--> CRASHED
     CRASHED --OPEN--> CRASHED --CLOSE--> CRASHED
 
-    A guest crashes permanently, and only with Windows' habits, on a request that comes too early.
+    Both only with Windows' habits: a guest crashes permanently on a request that comes too early, and its
+    driver stops, until the channel is closed, when adding memory fails in a way that it does not expect.
 
 Source: the host's names and moves are those of QEMU hw/hyperv/hv-balloon.c (the trace event
 hv_balloon_state_change prints them); REFUSED, stuck and HOT_REMOVE_* are ours. The guest's names are those of
@@ -212,6 +214,7 @@ class GuestState(enum.Enum):
     BALLOON_DOWN = "BALLOON_DOWN"
     HOT_ADD = "HOT_ADD"
     HOT_REMOVE = "HOT_REMOVE"
+    STOPPED = "STOPPED"
     CRASHED = "CRASHED"
     INIT_ERROR = "INIT_ERROR"
 
@@ -233,6 +236,7 @@ class GuestStep(enum.Enum):
     UNBALLOON = enum.auto()
     HOT_ADD = enum.auto()
     HOT_REMOVE = enum.auto()
+    STOP = enum.auto()
     CRASH = enum.auto()
     DONE = enum.auto()
 
@@ -252,6 +256,7 @@ GUEST_MOVES: Final[Mapping[tuple[GuestState, GuestStep], GuestState]] = {
     (_G.BALLOON_DOWN, _T.DONE): _G.INITIALIZED,
     (_G.INITIALIZED, _T.HOT_ADD): _G.HOT_ADD,
     (_G.HOT_ADD, _T.DONE): _G.INITIALIZED,
+    (_G.HOT_ADD, _T.STOP): _G.STOPPED,
     (_G.INITIALIZED, _T.HOT_REMOVE): _G.HOT_REMOVE,
     (_G.HOT_REMOVE, _T.DONE): _G.INITIALIZED,
     (_G.CRASHED, _T.OPEN): _G.CRASHED,

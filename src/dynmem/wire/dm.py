@@ -367,13 +367,13 @@ TABLE: Final = Table(
 _HEAD: Final = struct.Struct("<HH")
 
 
-def encode(message: Message) -> bytes:
-    """Return the bytes of `message`; LocalProtocolError if a field does not fit or it is above a page."""
+def encode(message: Message, most_bytes: int = DM_MESSAGE_BYTES_MAX) -> bytes:
+    """Return the bytes of `message`; LocalProtocolError if a field does not fit or all of it is too long."""
     layout = TABLE.of(message)
     body = layout.encode(message)
     size = len(body) + _HEAD.size
-    if size > DM_MESSAGE_BYTES_MAX:
-        raise LocalProtocolError(f"{layout.name} of {size} bytes is above {DM_MESSAGE_BYTES_MAX}")
+    if size > most_bytes:
+        raise LocalProtocolError(f"{layout.name} of {size} bytes is above {most_bytes}")
     return _HEAD.pack(layout.number, size) + body
 
 
