@@ -31,6 +31,7 @@ def dynmem(*arguments: str) -> tuple[int, str]:
         (("vm",), "Missing option '-m' / '--memory'"),
         (("vm", "-m", "512M", "--guest", "embedded,workload=nosuch"), "workload 'nosuch' is not one of"),
         (("vm", "-m", "512M", "--guest", "embedded,foo=1"), "'foo=1' is not KEY=VALUE"),
+        (("vm", "-m", "512M", "--guest", "embedded,habits=mac"), "'mac' is not one of linux, windows"),
         (("vm", "-m", "2G,maxmem=1G"), "maxmem"),
         (("vm", "-m", "64M", "-append", "quiet"), "--append 'quiet': there is no kernel that it is for"),
         (("vm", "-m", "64M", "-kernel", "k", "-guest", "embedded"), "the guest is the one of --kernel"),

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 from tests.rigs.guest_host import GuestHost
 
+from dynmem.dm.habits import LINUX, Habits
 from dynmem.dm.states import HostState
+from dynmem.dm.windows import Release, windows
 from dynmem.guest.allocator import Allocator
 from dynmem.guest.curve import parse_load
-from dynmem.guest.driver import RING_PAGES, Drivers
+from dynmem.guest.driver import RING_PAGES, CrashError, Drivers
 from dynmem.guest.pattern import PAGE_WORDS
 from dynmem.guest.synic import Synic
 from dynmem.guest.workload import Workload
@@ -25,7 +27,9 @@ KERNEL_PAGES = 16
 class Guest:
     """Drivers and a workload in a machine of their own; time passes in steps of 10 ms."""
 
-    def __init__(self, load: str = "steady,high=10%,rate=1G", *, busy_posts: int = 0) -> None:
+    def __init__(
+        self, load: str = "steady,high=10%,rate=1G", *, busy_posts: int = 0, habits: Habits = LINUX
+    ) -> None:
         self.machine = GuestHost(SIZE, lambda: None)
         self.machine.busy_posts = busy_posts
         self.allocator = Allocator(seed=4)
@@ -33,7 +37,7 @@ class Guest:
         self.allocator.add(KERNEL_PAGES, PAGES - KERNEL_PAGES)
         memory = self.machine.memory
         synic = Synic(self.machine, memory, message_page=1, event_page=2, input_page=3)
-        self.drivers = Drivers(self.machine, memory, self.allocator, synic, PAGES)
+        self.drivers = Drivers(self.machine, memory, self.allocator, synic, PAGES, habits=habits)
         words = np.frombuffer(self.machine.backend.view, np.uint64).reshape(-1, PAGE_WORDS)
         self.workload = Workload(words, self.allocator, parse_load(load), usable_pages=PAGES, seed=5)
         self.now = 0
@@ -171,3 +175,24 @@ def test_a_broken_ring_closes_the_channel_and_frees_its_pages() -> None:
     guest.run(NS_PER_S)
     assert guest.drivers.faults == 1
     assert guest.allocator.kernel_pages == KERNEL_PAGES
+
+
+@pytest.mark.parametrize("release", [Release.SERVER_2012, Release.SERVER_2016])
+def test_with_windows_habits_it_balloons_and_keeps_its_memory(release: Release) -> None:
+    guest = Guest(habits=windows(release))
+    guest.run(2 * NS_PER_S)
+    guest.set_target(SHRUNK)
+    assert guest.machine.actual_pages == SHRUNK
+    guest.set_target(PAGES)
+    assert guest.allocator.ballooned_pages == 0
+    guest.workload.finish()
+    assert (guest.workload.wrong_bytes, guest.drivers.faults) == (0, 0)
+    assert guest.drivers.floor_pages == 0
+    assert not guest.machine.bus.rejected
+
+
+def test_with_the_habits_of_server_2019_a_request_right_after_the_start_ends_the_guest() -> None:
+    guest = Guest(habits=windows(Release.SERVER_2019))
+    guest.run(NS_PER_S)
+    with pytest.raises(CrashError, match="before the guest had settled"):
+        guest.set_target(SHRUNK)

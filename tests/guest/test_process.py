@@ -151,3 +151,13 @@ def test_a_discarded_page_of_the_workload_is_reported(board: Board) -> None:
     board.machine.discarder.discard(page_ranges.from_pages(held))
     report = board.wait_for_report(lambda report: report["wrong_pages"] > 0)
     assert report["wrong_bytes"] > report["wrong_pages"] * PAGE_SIZE // 2
+
+
+def test_a_guest_with_windows_habits_that_is_asked_at_once_ends_and_says_why() -> None:
+    with Board(SIZE, f"{LOAD},habits=windows") as board:
+        board.serve(lambda: board.machine.device.state is HostState.IDLE)
+        board.machine.device.set_target(SHRUNK, board.machine.now)
+        with pytest.raises(ConnectionResetError):
+            board.serve(lambda: False)
+        assert board.process.stderr is not None
+        assert b"the guest has crashed: a BalloonRequest came before" in board.process.stderr.read()

@@ -115,8 +115,8 @@ class QemuStyle(click.Command):
 @click.option(
     "--guest",
     metavar="embedded[,workload=NAME][,seed=N][,KEY=VALUE...]",
-    help="The guest without --kernel, and its workload; further keys belong to the workload.  [default:"
-    " embedded]",
+    help="The guest without --kernel, and its workload; further keys belong to the workload. habits=windows:"
+    " with the documented habits of Windows, which needs x-post-init-wait=50000.  [default: embedded]",
 )
 @click.option(
     "--serial",
@@ -223,9 +223,9 @@ def vm(
 def _check_workload(text: str, workload: str) -> None:
     """Reject what the embedded guest would reject, before a machine is made."""
     from dynmem.errors import ConfigError
-    from dynmem.guest.curve import parse_load
+    from dynmem.guest.options import parse_options
 
     try:
-        parse_load(workload)
+        parse_options(workload)
     except ConfigError as error:
         raise ConfigError(f"--guest {text!r}: {error}") from None

@@ -29,14 +29,14 @@ def main(arguments: list[str] | None = None) -> int:
 
     from dynmem.errors import DynmemError
     from dynmem.guest.console import Console
-    from dynmem.guest.curve import parse_load
     from dynmem.guest.hardware import Hardware, HostGoneError
     from dynmem.guest.loop import run
+    from dynmem.guest.options import parse_options
 
     try:
-        load = parse_load(options.workload)
+        guest = parse_options(options.workload)
         hardware = Hardware(_socket(options.hardware_fd))
-        run(hardware, load, options.seed, Console(_STANDARD_OUTPUT))
+        run(hardware, guest, options.seed, Console(_STANDARD_OUTPUT))
     except HostGoneError:
         return 0
     except DynmemError as error:
@@ -60,7 +60,7 @@ def _socket(descriptor: int) -> socket.socket:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m dynmem.guest", description="An embedded guest of a VM.")
     parser.add_argument("--hardware-fd", type=int, required=True, metavar="N", help="the hardware's socket")
-    parser.add_argument("--workload", default="sine", metavar="NAME[,KEY=VALUE...]", help="the load curve")
+    parser.add_argument("--workload", default="sine", metavar="NAME[,KEY=VALUE...]", help="load and habits")
     parser.add_argument("--seed", type=int, default=1, metavar="S", help="seed of the page allocator")
     return parser
 

@@ -13,10 +13,11 @@ from typing import Any, Final
 
 from dynmem import vmbus
 from dynmem.dm.blocks import MemoryBlocks
-from dynmem.dm.events import Anomaly, ServiceFailed
+from dynmem.dm.events import Anomaly, Crashed, ServiceFailed
 from dynmem.dm.guest import DynamicMemoryGuest
+from dynmem.dm.habits import LINUX, Habits
 from dynmem.dm.options import GuestOptions
-from dynmem.errors import RemoteProtocolError
+from dynmem.errors import DynmemError, RemoteProtocolError
 from dynmem.guest.allocator import Allocator
 from dynmem.guest.synic import Hypervisor, Synic
 from dynmem.limits import GUEST_ADDRESS_BYTES_MAX, GUEST_POST_ATTEMPTS_MAX, GUEST_WARNINGS_MAX
@@ -26,7 +27,7 @@ from dynmem.vmbus.memory import GuestMemory
 from dynmem.wire.dm import BALLOON_DEVICE_TYPE
 from dynmem.wire.packet import PacketType
 from dynmem.wire.synic import HvStatus
-from dynmem.wire.versions import format_version
+from dynmem.wire.versions import VERSION_WIN8, format_version
 
 RING_PAGES: Final = 10  # Linux: 16 KiB and a control page each way
 DOWNSTREAM_PAGE: Final = 5
@@ -39,6 +40,10 @@ _POST_PAUSE_DOUBLINGS: Final = 6
 _FOR_NOW: Final = frozenset({HvStatus.INSUFFICIENT_MEMORY, HvStatus.INSUFFICIENT_BUFFERS})
 
 _log: Final = logging.getLogger(__name__)
+
+
+class CrashError(DynmemError):
+    """The guest has crashed, as those that it plays do."""
 
 
 class Drivers:
@@ -55,16 +60,18 @@ class Drivers:
         synic: Synic,
         total_pages: int,
         blocks: MemoryBlocks | None = None,
+        habits: Habits = LINUX,
     ) -> None:
         self._hypervisor = hypervisor
         self._allocator = allocator
         self._synic = synic
-        self._client = vmbus.Client(memory)
+        versions = [version for version in habits.bus_versions if version >= VERSION_WIN8]
+        self._client = vmbus.Client(memory, versions=versions)
         self._balloon = DynamicMemoryGuest(
             pages=allocator,
             total_pages=total_pages,
             blocks=blocks,
-            options=GuestOptions(page_limit=GUEST_PAGES_MAX),
+            options=GuestOptions(page_limit=GUEST_PAGES_MAX, habits=habits),
         )
         self._channel: vmbus.GuestChannel | None = None
         self._ring_pages: list[int] = []
@@ -101,7 +108,10 @@ class Drivers:
         return min(times, default=None)
 
     def step(self, now: int) -> None:
-        """Process everything the host may have written, and do everything that is due."""
+        """Process everything the host may have written, and do everything that is due.
+
+        Raises CrashError when that is the end of this guest.
+        """
         self._looked_at_all = True
         for payload in self._synic.take_messages():
             self._guarded(self._client.receive_message, payload)
@@ -110,6 +120,8 @@ class Drivers:
         self._exchange(now)
         self._post(now)
         for event in self._balloon.take_events():
+            if isinstance(event, Crashed):
+                raise CrashError(f"the guest has crashed: {event.reason}")
             if isinstance(event, Anomaly):
                 self._warn(event.text)
             elif isinstance(event, ServiceFailed):

@@ -14,9 +14,9 @@ from dynmem.errors import RemoteProtocolError
 from dynmem.guest.allocator import Allocator
 from dynmem.guest.blocks import Blocks
 from dynmem.guest.console import REPORT_NS, Console, report_of
-from dynmem.guest.curve import Load
 from dynmem.guest.driver import RING_PAGES, Drivers
 from dynmem.guest.hardware import Hardware
+from dynmem.guest.options import Options
 from dynmem.guest.slots import Slots
 from dynmem.guest.synic import Synic
 from dynmem.guest.workload import Workload
@@ -54,7 +54,7 @@ class GuestClock:
 class Kernel:
     """The guest from its boot on."""
 
-    def __init__(self, hardware: Hardware, load: Load, seed: int, console: Console) -> None:
+    def __init__(self, hardware: Hardware, options: Options, seed: int, console: Console) -> None:
         ram = hardware.ram
         boot = ram.pages(0)
         if boot.start or len(boot) < _PAGES_MIN:
@@ -72,7 +72,7 @@ class Kernel:
             hardware, memory, message_page=MESSAGE_PAGE, event_page=EVENT_PAGE, input_page=INPUT_PAGE
         )
         blocks = Blocks(self._allocator, ram.is_mapped)
-        self._drivers = Drivers(hardware, memory, self._allocator, synic, len(boot), blocks)
+        self._drivers = Drivers(hardware, memory, self._allocator, synic, len(boot), blocks, options.habits)
         for pages in more:
             self._allocator.add(pages.start, len(pages))
             self._drivers.memory_plugged(pages)
@@ -80,7 +80,7 @@ class Kernel:
         self._workload = Workload(
             ram.memory,
             self._allocator,
-            load,
+            options.load,
             usable_pages=self._allocator.total_pages - _KERNEL_USES,
             seed=seed + 1,
             generation=int.from_bytes(os.urandom(_LIFE_BYTES), "little") << _GENERATION_BITS,
@@ -127,7 +127,7 @@ class Kernel:
         )
 
 
-def run(hardware: Hardware, load: Load, seed: int, console: Console) -> NoReturn:
+def run(hardware: Hardware, options: Options, seed: int, console: Console) -> NoReturn:
     """Boot when the hardware is complete, run until the host is gone, then raise HostGoneError."""
     hardware.wait_for_start()
-    Kernel(hardware, load, seed, console).run()
+    Kernel(hardware, options, seed, console).run()
