@@ -150,6 +150,9 @@ VM_PACKETS_PER_TURN: Final = 16
 VM_CRASHES_REPORTED_MAX: Final = 8
 # Of the log that a guest reports with a crash: a page, as in the specification.
 VM_CRASH_TEXT_BYTES_MAX: Final = 4096
+# Bytes of free pages that are discarded in one call of a guest, which waits meanwhile: twice the most that
+# Linux reports at once. A single range may be larger.
+VM_REPORTED_BYTES_PER_CALL: Final = 256 << 20
 # Bytes that a guest's console carries in a second: a hundred times a serial line.
 CONSOLE_BYTES_PER_S: Final = 1 << 20
 # The file of a console, and the one before it. Ours writes 5 MiB in an hour.

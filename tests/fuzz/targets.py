@@ -10,10 +10,11 @@ from tests.fuzz.machines import MACHINES
 from tests.fuzz.memory_guest import MEMORY_MACHINES
 from tests.fuzz.monitor import MONITORS
 from tests.fuzz.parsers import PARSERS
+from tests.fuzz.partition import PARTITIONS
 
 TARGETS: dict[str, Target] = {
     target.name: replace(target, seeds=target.seeds + corpus.load(target.name))
-    for target in (*PARSERS, *MACHINES, *MEMORY_MACHINES, *MONITORS, *KERNELS)
+    for target in (*PARSERS, *MACHINES, *PARTITIONS, *MEMORY_MACHINES, *MONITORS, *KERNELS)
 }
 
 

@@ -90,6 +90,8 @@ class FakePlatform:
         self.ending: GuestEnding | None = None
         self.is_busy = False  # its message slot is
         self.answers: list[tuple[int, bool]] = []
+        self.to_call: list[HypercallInput] = []  # besides its posts
+        self.results: list[int] = []
 
     async def power_on(self, doorbells: Iterable[int]) -> None:
         self.calls.append(f"power on, {len(list(doorbells))} doorbell")
@@ -154,6 +156,8 @@ class FakePlatform:
             assert await calls.hypercall(HypercallInput(HYPERCALL_POST_MESSAGE, INPUT)) == HvStatus.SUCCESS
         while self.channel is not None and (packet := self.channel.receive()) is not None:
             self.obey(dm.decode(packet.data))
+        while self.to_call:
+            self.results.append(await calls.hypercall(self.to_call.pop(0)))
         for address, is_done in self.answers:
             await calls.unplug_answered(address, is_done=is_done)
         self.answers.clear()

@@ -26,6 +26,17 @@ def play(scene: Coroutine[Any, Any, T]) -> T:
     return asyncio.run(asyncio.wait_for(scene, SCENE_S))
 
 
+def at_once(scene: Coroutine[Any, Any, T]) -> T:
+    """Return what a scene returns that waits for nothing, without a loop."""
+    try:
+        scene.send(None)
+    except StopIteration as end:
+        value: T = end.value
+        return value
+    scene.close()
+    raise AssertionError("the scene waits for something")
+
+
 def plays(scene: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
     """Make a test of a scene."""
 

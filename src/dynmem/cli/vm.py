@@ -23,8 +23,8 @@ Talk to it with any QMP client; balloon takes bytes:
   {"execute": "qmp_capabilities"}
   {"execute": "balloon", "arguments": {"value": 268435456}}
   {"execute": "query-balloon"}
-dynmem's own commands: x-query-hv-balloon (state and last operations), x-hot-remove, x-query-channels,
-x-query-faults.
+dynmem's own commands: x-query-hv-balloon (state, last operations, free pages reported), x-hot-remove,
+x-query-channels, x-query-faults.
 
 \b
 With maxmem above its size, a VM grows past its boot size by hot add. That memory comes from a backend that

@@ -16,13 +16,14 @@ from dynmem.vm.clock import VirtualClock
 from dynmem.vm.dimms import Dimms
 from dynmem.vm.events import Events
 from dynmem.vm.faults import Faults
+from dynmem.vm.hyperv.extended import EXTENDED_CALLS, ExtendedCalls
 from dynmem.vm.hyperv.hypercalls import Hypercalls
 from dynmem.vm.platform import Platform
 from dynmem.vm.recording import Recording
 from dynmem.vmbus import Bus, BusState, ChannelClosed, ChannelFaulted, ChannelOpened, OutgoingMessage
 from dynmem.vmbus.memory import GuestMemory
 from dynmem.vmbus.reoffers import Reoffers
-from dynmem.wire.synic import HvStatus, HypercallInput, hypercall_result
+from dynmem.wire.synic import HvStatus, HypercallInput, hypercall_result, hypercall_status
 
 
 class Turn:
@@ -50,6 +51,8 @@ class Turn:
     ) -> None:
         self._platform = platform
         self._hypercalls = Hypercalls(memory, bus, recording.capture)
+        reporting = None if balloon is None else balloon.reporting
+        self._extended = None if reporting is None else ExtendedCalls(memory, reporting.report)
         self._bus = bus
         self._clock = clock
         self._reoffers = Reoffers(bus)
@@ -111,15 +114,23 @@ class Turn:
         return self._budget.is_spent
 
     async def hypercall(self, call: HypercallInput) -> int:
+        if self._extended is not None and call.code in EXTENDED_CALLS:
+            result = await self._extended.call(call)
+        else:
+            result = hypercall_result(await self._of_bus(call))
+        status = hypercall_status(result)
+        if status is not HvStatus.SUCCESS:
+            self._faults.note("call refused", f"a hypercall ({call.control:#x}): {status.name}")
+        return result
+
+    async def _of_bus(self, call: HypercallInput) -> HvStatus:
         was_offered = self._bus.state is BusState.OFFERED
         status = self._hypercalls.call(call)
         self._follow_bus()
         if was_offered and self._bus.state is not BusState.OFFERED and self._balloon is not None:
             await self._balloon.restarted()
         self._deliver()
-        if status is not HvStatus.SUCCESS:
-            self._faults.note("call refused", f"a hypercall ({call.control:#x}): {status.name}")
-        return hypercall_result(status)
+        return status
 
     def retry_messages(self) -> None:
         self._deliver()

@@ -8,7 +8,19 @@ modules are the interface, because each has an `encode`, a `decode` and a ``Mess
     dm.decode(dm.encode(dm.BalloonRequest(trans_id=7, num_pages=512)))
 """
 
-from dynmem.wire import dm, hardware, hyperv, layout, monitor_page, packet, status, synic, versions, vmbus
+from dynmem.wire import (
+    dm,
+    hardware,
+    heat_hint,
+    hyperv,
+    layout,
+    monitor_page,
+    packet,
+    status,
+    synic,
+    versions,
+    vmbus,
+)
 
 # in the order of importance: the two protocols, what carries them, and how tables become codecs
 __all__ = [
@@ -19,6 +31,7 @@ __all__ = [
     "status",
     "synic",
     "hyperv",
+    "heat_hint",
     "monitor_page",
     "hardware",
     "layout",

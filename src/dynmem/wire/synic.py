@@ -22,6 +22,7 @@ HYPERCALL_SIGNAL_EVENT: Final = 0x5D
 HYPERCALL_CODE_MASK: Final = 0xFFFF
 HYPERCALL_FAST: Final = 1 << 16
 _REPS_SHIFT: Final = 32  # of a call that repeats: how often, in its control word and in its result
+_FIRST_REP_SHIFT: Final = 48
 _REPS_MASK: Final = 0xFFF
 
 MSR_SCONTROL: Final = 0x4000_0080
@@ -97,6 +98,11 @@ class HypercallInput(NamedTuple):
         """How many elements a call that repeats has; 0 of another one."""
         return self.control >> _REPS_SHIFT & _REPS_MASK
 
+    @property
+    def first_rep(self) -> int:
+        """Which element of a call that repeats is the first to do: an earlier call has done those before."""
+        return self.control >> _FIRST_REP_SHIFT & _REPS_MASK
+
 
 def hypercall_result(status: HvStatus, reps: int = 0) -> int:
     """Return the 64-bit result of a hypercall, of which `reps` elements are done."""
@@ -106,6 +112,11 @@ def hypercall_result(status: HvStatus, reps: int = 0) -> int:
 def hypercall_status(result: int) -> HvStatus:
     """Return the status in a result."""
     return HvStatus(result & HYPERCALL_CODE_MASK)
+
+
+def hypercall_reps(result: int) -> int:
+    """Return how many elements are done by a result, those of earlier calls included."""
+    return result >> _REPS_SHIFT & _REPS_MASK
 
 
 class PostMessageInput(msgspec.Struct, frozen=True, gc=False):

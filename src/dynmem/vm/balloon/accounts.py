@@ -68,6 +68,7 @@ class Memory:
     Attributes:
         pages: Its size.
         pieces: Where the guest has it.
+        is_kept: Whether nothing of it returns to the host but what the balloon is asked for.
         given: Its pages in the balloon.
         guest_only: Those of them whose discard failed.
         pending: Those of them that wait to be discarded, or are in flight.
@@ -80,6 +81,7 @@ class Memory:
         page_bytes: int = PAGE_SIZE,
         *,
         may_have_huge_pages: bool = True,
+        is_kept: bool = False,
         reserve: Callable[[bytes], bytes] | None = None,
         present: _Present | None = None,
     ) -> None:
@@ -90,6 +92,7 @@ class Memory:
             page_bytes: The size of the backend's own pages, which return to the host only whole.
             may_have_huge_pages: Whether the host may use transparent huge pages, so that blocks are worth
                 waiting for.
+            is_kept: Whether nothing returns to the host but what the balloon is asked for.
             reserve: For huge pages that the host may lack after a discard: reserves those that ranges are
                 in, before they go back to the guest, and returns the ranges that it lacks.
             present: Returns the parts of ranges that the guest has, given up or not; by default all.
@@ -97,6 +100,7 @@ class Memory:
         self.pieces: Pieces = Pieces(pieces)
         self.pages: Final = self.pieces.pages
         self._page_pages: Final = page_bytes >> PAGE_SHIFT
+        self.is_kept: Final = is_kept
         self._reserve: Final = reserve
         self.given: Final = PageSet(self.pages)
         self.guest_only: Final = PageSet(self.pages)
@@ -117,6 +121,7 @@ class Memory:
             [(address >> PAGE_SHIFT, size >> PAGE_SHIFT) for address, size in ram],
             backend.page_size,
             may_have_huge_pages=backend.may_have_huge_pages,
+            is_kept=backend.hugetlb or backend.prealloc,
             reserve=backend.reserve if backend.hugetlb else None,
             present=present,
         )
@@ -346,6 +351,23 @@ class GuestPages:
             if not present.is_empty:
                 found.append(Part(memory, present))
         return found
+
+    def held(self, ranges: Ranges) -> tuple[list[Part], int]:
+        """Return what of the ranges the guest has and has not given up, and how many of their pages it lacks.
+
+        Memory that is kept is left out.
+        """
+        found = []
+        present = 0
+        for memory, here in self.parts(ranges):
+            present += here.page_count
+            if memory.is_kept:
+                continue
+            given = joined(memory.given.intersect(here.packed())) if len(memory.given) else None
+            held = here if given is None else without(here, given)
+            if not held.is_empty:
+                found.append(Part(memory, held))
+        return found, ranges.page_count - present
 
     def remove_for_guest(self, max_pages: int, max_ranges: int) -> bytes:
         """Remove at most `max_pages` pages to return to the guest; b"" if there are none."""

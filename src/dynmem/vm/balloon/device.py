@@ -23,6 +23,7 @@ from dynmem.vm.balloon.discards import BatchesInFlight, StartDiscard
 from dynmem.vm.balloon.given_trace import OurRange, TracedPages
 from dynmem.vm.balloon.memory_device import HotAddedMemory
 from dynmem.vm.balloon.removals import Removals
+from dynmem.vm.balloon.reporting import FreePageReporting
 from dynmem.vm.clock import VirtualClock
 from dynmem.vm.faults import Faults
 from dynmem.vm.options.machine import BalloonOptions
@@ -53,6 +54,7 @@ class HvBalloon:
         host: The protocol machine, for its figures.
         pages: The pages that the guest has given up.
         hot_added: Memory beyond the boot size, if there is a backend for any.
+        reporting: What the guest reports as free, if it may.
         resets: How often another guest has taken over.
     """
 
@@ -95,6 +97,11 @@ class HvBalloon:
         self._capture = capture
         self.pages: Final[GuestPages] = TracedPages(clock.now_ns, trace, self._our_range)
         self._in_flight = BatchesInFlight(starter, wake=wake, faults=faults)
+        self.reporting: Final = (
+            FreePageReporting(self.pages, self._in_flight.discard, faults)
+            if options.free_page_reporting
+            else None
+        )
         self._channel: Channel | None = None
         self._removals = Removals()
         self._events: list[HostEvent] = []  # taken from the protocol machine already

@@ -78,11 +78,12 @@ class BatchesInFlight:
             await asyncio.wait(self._running)
             self.collect()
 
-    async def discard(self, memory: Memory, ranges: bytes) -> None:
-        """Discard pages of a memory that no guest has, and wait for it."""
+    async def discard(self, memory: Memory, ranges: bytes) -> int:
+        """Discard pages of a memory that no guest uses, wait for it, and return how many bytes that were."""
         if not ranges:
-            return
+            return 0
         try:
-            await self._start[memory](ranges)
+            return await self._start[memory](ranges)
         except DiscardError as error:
             self._faults.note("discard failed", str(error))
+            return error.discarded

@@ -83,6 +83,8 @@ class _Handlers:
     def query_hv_balloon(self, _: Arguments) -> object:
         """Return what the device is doing and did last: ``state`` in QEMU's names, sizes in bytes."""
         balloon = self._balloon()
+        reporting = balloon.reporting
+        reported = {} if reporting is None else {"free-page-reporting": reporting.figures()}
         return {
             "id": balloon.identity,
             "state": balloon.host.state.value,
@@ -91,6 +93,7 @@ class _Handlers:
             "resident": self._machine.resident_bytes,
             "at-floor": balloon.host.guest_at_floor,
             "resets": balloon.resets,
+            **reported,
             "operations": [
                 {
                     "kind": operation.kind,

@@ -114,6 +114,11 @@ HV_BALLOON_STATE: Final = Object(
         Member("at-floor", BOOL),
         Member("resets", INT),
         Member(
+            "free-page-reporting",
+            Object((Member("calls", INT), Member("ranges", INT), Member("discarded", INT))),
+            is_optional=True,
+        ),
+        Member(
             "operations",
             Array(
                 Object(
