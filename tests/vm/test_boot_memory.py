@@ -12,9 +12,9 @@ from dynmem.errors import ConfigError
 from dynmem.units import GIB, MIB, PAGE_SHIFT, PAGE_SIZE
 from dynmem.vm.balloon.pieces import Pieces
 from dynmem.vm.machine import Machine
-from dynmem.vm.memory_map import round_hole
 from dynmem.vm.options.machine import BalloonOptions
 from dynmem.vm.options.memory import BackendOptions, DimmOptions, MemoryOptions
+from dynmem.vm.platform import round_hole
 from dynmem.vmbus.memory import BadAddressError
 from dynmem.wire import dm
 

@@ -293,6 +293,10 @@ class Machine:
         if not self._has_held_reset:
             self.reset(GUEST_RESET)
 
+    def asked_to_end(self) -> None:
+        """End the machine, as QEMU is ended by its user interface."""
+        self.end(Ending(guest=False, reason="host-ui"))
+
     def crashed(self, crash: GuestCrash) -> None:
         """Report that the guest crashed, and pause or end the machine as ``--action`` says."""
         self.faults.note("guest crash", crash.described())

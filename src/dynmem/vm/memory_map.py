@@ -28,20 +28,10 @@ from dynmem.vm.objects import Objects
 from dynmem.vm.options.hints import backend_hint, boot_hint, device_hint, naming, there_are
 from dynmem.vm.options.machine import BalloonOptions, VmOptions
 from dynmem.vm.options.memory import AUTOMATIC_MEMDEV, BackendOptions
-from dynmem.vm.platform import MemorySlots
+from dynmem.vm.platform import MemorySlots, round_hole
 
 OWN_MEMORY: Final = "pc.ram"  # what QEMU calls boot memory that the machine makes itself
 _LOG: Final = logging.getLogger("dynmem.vm")
-
-
-def round_hole(size: int, hole: range) -> tuple[tuple[int, int], ...]:
-    """Return where boot memory of `size` bytes lies, from address 0 on: address and size of each piece.
-
-    5 GiB, a hole from 3.5 to 4 GiB  ->  3.5 GiB at 0, 1.5 GiB at 4 GiB
-    """
-    below = min(size, hole.start) if hole else size
-    pieces = ((0, below), (hole.stop, size - below))
-    return tuple((address, length) for address, length in pieces if length)
 
 
 class MachineMemory:

@@ -31,6 +31,16 @@ class ShortageError(DynmemError):
     """The host has no descriptors, processes or memory of the kernel to spare just now: try again later."""
 
 
+def round_hole(size: int, hole: range) -> tuple[tuple[int, int], ...]:
+    """Return where boot memory of `size` bytes lies, from address 0 on: address and size of each piece.
+
+    5 GiB, a hole from 3.5 to 4 GiB  ->  3.5 GiB at 0, 1.5 GiB at 4 GiB
+    """
+    below = min(size, hole.start) if hole else size
+    pieces = ((0, below), (hole.stop, size - below))
+    return tuple((address, length) for address, length in pieces if length)
+
+
 class GuestEnding(NamedTuple):
     """How a guest ended that did not power itself off.
 
@@ -55,6 +65,9 @@ class Owner(Protocol):
 
     def wants_reset(self) -> None:
         """Reset the machine, as the guest asks in one of its ways; it does not run any more."""
+
+    def asked_to_end(self) -> None:
+        """End the machine: whoever sits at its console asks for it."""
 
     def crashed(self, crash: GuestCrash) -> None:
         """Report a guest's crash, and pause or end the machine if its options say so."""

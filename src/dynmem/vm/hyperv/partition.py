@@ -159,6 +159,11 @@ class Partition:
                 return self._page is PAGE and rip & _OFFSET == SIGNAL_OFFSET
             return port == CALL_PORT and rip & _OFFSET == CALL_OFFSET
 
+    @property
+    def calls_in_long_mode(self) -> bool:
+        """Whether the hypercall page is that of long mode, with parameters in registers of 64 bits."""
+        return self._page is PAGE
+
     # what the host does
 
     def deliver(self, message: OutgoingMessage) -> bool:

@@ -175,6 +175,7 @@ _REASONS: Final = Enum(
         "host-qmp-quit",
         "host-qmp-system-reset",
         "host-signal",
+        "host-ui",
         "guest-shutdown",
         "guest-reset",
         "guest-panic",
