@@ -16,6 +16,7 @@ from dynmem.errors import DynmemError, ExitCode
 
 COMMANDS: Final = {  # name -> (module, attribute, one line for --help)
     "demo": ("dynmem.cli.demo", "demo", "Watch virtual machines share a budget"),
+    "doctor": ("dynmem.cli.doctor", "doctor", "Examine what this host can do, and what would help"),
     "release": ("dynmem.cli.status", "release", "Grow VMs to their full size and leave them alone"),
     "reserve": ("dynmem.cli.status", "reserve", "Make room for a VM that is about to start"),
     "run": ("dynmem.cli.run", "run", "Run the memory manager of this host"),
@@ -29,6 +30,7 @@ Examples:
   dynmem demo                        three VMs share a budget for a minute
   dynmem run --config hosts.toml     watch (mode = "observe") or manage ("enforce")
   dynmem status                      how much each VM has, and why
+  dynmem doctor                      what this host can do, and what would help
 
 \b
 Exit codes: 0 OK, 1 failure, 2 wrong usage or configuration, 3 unreachable, 4 not permitted,

@@ -1,0 +1,1 @@
+"""What this host can do for dynmem, tried rather than derived from version numbers."""
