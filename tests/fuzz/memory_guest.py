@@ -145,7 +145,8 @@ class MemoryRig:
 
     def restart(self) -> None:
         """Power cycle: the next guest negotiates."""
-        self.hot_added._startup_last = self.count // BURST % 4 == 3
+        is_kept = self.count // BURST % 4 == 3
+        object.__setattr__(self.balloon.options, "startup_last", is_kept)  # frozen otherwise
         self.wait(self.power_cycle())
         for area in self.areas.values():
             for flags in (area.named, area.posted, area.released):

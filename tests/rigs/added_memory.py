@@ -55,7 +55,6 @@ class Plugged:
         room: int | None = None,
         slots_max: int = 509,
         address: int = 0,
-        startup_last: bool = False,
         trace: Trace = NO_TRACE,
         backend: Backend | None = None,
     ) -> None:
@@ -74,7 +73,6 @@ class Plugged:
             self.backend,
             address=address,
             is_mapped=self._is_mapped,
-            startup_last=startup_last,
             trace=trace,
         )
         self.devices.pre_plug(self.memory)

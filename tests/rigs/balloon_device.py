@@ -40,6 +40,7 @@ class Rig:
         ring_pages: tuple[int, int] = (10, 5),
         trace: Trace = NO_TRACE,
         boot: Backend | None = None,
+        startup_last: bool = False,
     ) -> None:
         self.boot = boot or memory_of(self, SIZE)
         self.now = 0
@@ -47,7 +48,7 @@ class Rig:
         clock = VirtualClock(lambda: self.now)
         self.faults = Faults(clock.now_ns)
         self.device = HvBalloon(
-            BalloonOptions("b", status_report=True),
+            BalloonOptions("b", status_report=True, startup_last=startup_last),
             self.boot,
             [(0, self.boot.size)],
             starter=starter,

@@ -139,7 +139,6 @@ class MachineMemory:
             self.objects[memdev],
             address=balloon.address,
             is_mapped=self._is_mapped,
-            startup_last=balloon.startup_last,
             memdev=f"/objects/{memdev}",
             trace=trace,
         )

@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from tests.rigs.added_memory import BASE, FIRST, SIZE, UNIT, AddingRig, Discards, Plugged
+from tests.rigs.balloon_device import CAPS
 from tests.rigs.memory import memory_of
 from tests.rigs.pages import packed
 from tests.rigs.scenes import plays
@@ -31,9 +32,11 @@ SLOT = 128 * MIB
 ALIGNED_TO_128_MIB = dm.CAP_BALLOON | dm.CAP_HOT_ADD | dm.CAP_HOT_REMOVE | 7 << dm.HOT_ADD_ALIGNMENT_SHIFT
 
 
-def rig_of(size: int = 4 * SLOT, caps: int | None = None, **options: object) -> AddingRig:
+def rig_of(
+    size: int = 4 * SLOT, caps: int = CAPS, *, startup_last: bool = False, **options: object
+) -> AddingRig:
     plugged = Plugged(size, **options)  # type: ignore[arg-type]
-    return AddingRig(plugged, Discards(), **({} if caps is None else {"caps": caps}))
+    return AddingRig(plugged, Discards(), caps=caps, startup_last=startup_last)
 
 
 @plays

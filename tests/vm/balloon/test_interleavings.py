@@ -58,8 +58,8 @@ class Interleavings(RuleBasedStateMachine):
         super().__init__()
         self.loop = asyncio.new_event_loop()
         self.flights = Flights(self.loop)
-        plugged = Plugged(ADDED, startup_last=True)
-        self.rig = AddingRig(plugged, self.flights)
+        plugged = Plugged(ADDED)
+        self.rig = AddingRig(plugged, self.flights, startup_last=True)
         self.device = self.rig.device
         self.dimm = memory_of(self, DIMM)
         self.owned: dict[Backend, Owned] = {

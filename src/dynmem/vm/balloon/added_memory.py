@@ -43,7 +43,6 @@ class AddedMemory:
         container: Container,
         *,
         is_mapped: Callable[[int, int], bool],
-        startup_last: bool = False,
         trace: Trace = NO_TRACE,
     ) -> None:
         """Begin with nothing added and one slot.
@@ -52,13 +51,11 @@ class AddedMemory:
             backend: The memory, a multiple of 4 KiB.
             container: Where its slots are mapped, at their offsets in the backend.
             is_mapped: Whether the guest has acknowledged all memory of a size in bytes from an address on.
-            startup_last: Whether a reset keeps added memory, up to the guest's target.
             trace: Where QEMU's trace events go.
         """
         self.backend: Final = backend
         self._container = container
         self._is_mapped = is_mapped
-        self._startup_last = startup_last
         self._trace = trace
         pages = backend.size >> PAGE_SHIFT
         self._added = AddedPages(pages)
@@ -205,10 +202,10 @@ class AddedMemory:
     def power_cycle(self, wanted_pages: int) -> bytes:
         """Begin again without a guest, and return what is to be discarded.
 
-        With x-startup=last slots in use stay, added whole, until they hold `wanted_pages`: the next guest
-        finds them as memory at its start.
+        Slots in use stay, added whole, until they hold `wanted_pages`: the next guest finds them as memory at
+        its start. With 0 none stays.
         """
-        kept = self._slots_for(wanted_pages) if self._startup_last else []
+        kept = self._slots_for(wanted_pages)
         backed = [slot for slot in kept if self._is_backed(slot)]
         if backed != kept:
             _LOG.warning(

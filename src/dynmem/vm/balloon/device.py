@@ -204,13 +204,14 @@ class HvBalloon:
         Added memory goes and the target is over, or both stay (x-startup). The former guest is gone, and its
         channel closed.
         """
-        wanted = self.host.actual_pages - self.host.boot_pages
+        keeps_size = self.options.startup_last
+        wanted = self.host.actual_pages - self.host.boot_pages if keeps_size else 0
         await self._in_flight.settled()
         if self.hot_added is not None:
             memory = self.hot_added.memory
             memory.forget()
             await self._in_flight.discard(memory, self.hot_added.power_cycle(wanted))
-        self._begin_again(keeps_target=self.options.startup_last)
+        self._begin_again(keeps_target=keeps_size)
 
     async def restarted(self) -> None:
         """Give all memory, with what was added, to another guest that has come without a power cycle."""

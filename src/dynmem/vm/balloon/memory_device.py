@@ -41,7 +41,6 @@ class HotAddedMemory(AddedMemory, PlacedDevice):
         *,
         address: int = 0,
         is_mapped: Callable[[int, int], bool],
-        startup_last: bool = False,
         memdev: str | None = None,
         trace: Trace = NO_TRACE,
     ) -> None:
@@ -52,14 +51,11 @@ class HotAddedMemory(AddedMemory, PlacedDevice):
             backend: The memory, a multiple of 4 KiB.
             address: Where it lies in guest memory, in bytes; 0: anywhere.
             is_mapped: Whether the guest has acknowledged all memory of a size in bytes from an address on.
-            startup_last: Whether a reset keeps added memory, up to the guest's target.
             memdev: The backend's path, for query-memory-devices.
             trace: Where QEMU's trace events go.
         """
         self._region = Container("hv-balloon", backend.size, backend_alignment(backend))
-        AddedMemory.__init__(
-            self, backend, self._region, is_mapped=is_mapped, startup_last=startup_last, trace=trace
-        )
+        AddedMemory.__init__(self, backend, self._region, is_mapped=is_mapped, trace=trace)
         PlacedDevice.__init__(self, identity, address)
         self._memdev = memdev
 
