@@ -167,7 +167,7 @@ def _unpack(deb: Path) -> None:
 
 def _unpack_into(folder: Path, deb: Path) -> str:
     release, builtin = "", ""
-    for name, read in _package_files(deb):
+    for name, read in package_files(deb):
         if match := _KERNEL_IN_PACKAGE.fullmatch(name):
             release = match[1]
             (folder / "vmlinuz").write_bytes(read())
@@ -185,7 +185,7 @@ def _unpack_into(folder: Path, deb: Path) -> str:
     return release
 
 
-def _package_files(deb: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
+def package_files(deb: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
     """Yield name and reader of every regular file in a package; a reader is valid until the next file."""
     with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", str(deb)], stdout=subprocess.PIPE) as process:
         try:

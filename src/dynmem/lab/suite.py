@@ -35,44 +35,86 @@ Dir::Etc::preferencesparts "-";
 """
 
 
+class Suite:
+    """Another release, as an apt with its own state sees it. Files go into a temporary folder."""
+
+    def __init__(self, name: str, folder: Path) -> None:
+        self._name = name
+        self._folder = folder
+        self._configuration = ["-c", str(folder / "apt.conf")]
+
+    def with_dependencies(self, wanted: Sequence[str]) -> list[Path]:
+        """Fetch the packages `wanted` and everything they depend on; return their files."""
+        before = self._files()
+        options = ["-y", "-qq", "--no-install-recommends", "--download-only"]
+        self._get(["install", *options, *wanted], wanted, self._folder)
+        return sorted(self._files() - before)
+
+    def alone(self, wanted: Sequence[str]) -> list[Path]:
+        """Fetch the packages `wanted` without what they depend on; return their files."""
+        folder = Path(tempfile.mkdtemp(dir=self._folder))
+        folder.chmod(0o755)
+        self._get(["download", "-qq", *wanted], wanted, folder)
+        return sorted(folder.glob("*.deb"))
+
+    def newest(self, package: str, prefix: str) -> str:
+        """Return the package beginning with `prefix` that `package`, which names the newest, depends on."""
+        result = packages.run(["apt-cache", *self._configuration, "depends", package])
+        words = [line.split()[-1] for line in result.stdout.splitlines() if "Depends:" in line]
+        found = next((word for word in words if word.startswith(prefix)), None)
+        if found is None:
+            raise DynmemError(f"{package} of {self._name} names no {prefix}* package")
+        return found
+
+    def fetch_index(self) -> None:
+        """Fetch the index from the first of this machine's sources that has it."""
+        places = archives()
+        for number, place in enumerate(places, start=1):
+            (self._folder / "suite.sources").write_text(_source(place, self._name))
+            result = packages.run(["apt-get", *self._configuration, "update", "-qq"])
+            if result.returncode == 0 or number == len(places):
+                packages.check(result, f"fetching the package index of {self._name}")
+                return
+
+    def _get(self, arguments: list[str], wanted: Sequence[str], folder: Path) -> None:
+        result = packages.run(["apt-get", *self._configuration, *arguments], folder=folder)
+        packages.check(result, f"fetching {' '.join(wanted)} of {self._name}")
+
+    def _files(self) -> set[Path]:
+        return set((self._folder / "cache/archives").glob("*.deb"))
+
+
 @contextmanager
-def downloaded(suite: str, wanted: Sequence[str]) -> Iterator[list[Path]]:
-    """Yield the files of the packages `wanted` and their dependencies in `suite`; delete them afterwards.
+def opened(name: str) -> Iterator[Suite]:
+    """Yield the release `name`, its index fetched; delete everything that it fetched afterwards.
 
     Raises ConfigError if apt does not name a source, DynmemError when fetching fails.
     """
-    with tempfile.TemporaryDirectory(prefix="dynmem-suite-") as name:
-        folder = Path(name)
+    with tempfile.TemporaryDirectory(prefix="dynmem-suite-") as temporary:
+        folder = Path(temporary)
         folder.chmod(0o755)  # apt fetches as another user, who needs access
-        apt = _prepare(folder)
-        _fetch_index(apt, folder, suite)
-        packages.check(
-            packages.run(
-                [*apt, "install", "-y", "-qq", "--no-install-recommends", "--download-only", *wanted]
-            ),
-            f"fetching {' '.join(wanted)} of {suite}",
-        )
-        yield sorted((folder / "cache/archives").glob("*.deb"))
+        _prepare(folder)
+        suite = Suite(name, folder)
+        suite.fetch_index()
+        yield suite
 
 
-def _prepare(folder: Path) -> list[str]:
+@contextmanager
+def downloaded(name: str, wanted: Sequence[str]) -> Iterator[list[Path]]:
+    """Yield the files of the packages `wanted` and their dependencies; delete them afterwards.
+
+    Raises what `opened` does.
+    """
+    with opened(name) as suite:
+        yield suite.with_dependencies(wanted)
+
+
+def _prepare(folder: Path) -> None:
     """Make folders and configuration for an apt that sees nothing installed, so it fetches every library."""
     for part in ("state/lists/partial", "cache/archives/partial"):
         (folder / part).mkdir(parents=True)
     (folder / "state/status").touch()
     (folder / "apt.conf").write_text(_CONFIGURATION.format(architecture=_ARCHITECTURE, folder=folder))
-    return ["apt-get", "-c", str(folder / "apt.conf")]
-
-
-def _fetch_index(apt: list[str], folder: Path, suite: str) -> None:
-    """Fetch the suite's index from the first of this machine's sources that has it."""
-    places = archives()
-    for number, place in enumerate(places, start=1):
-        (folder / "suite.sources").write_text(_source(place, suite))
-        result = packages.run([*apt, "update", "-qq"])
-        if result.returncode == 0 or number == len(places):
-            packages.check(result, f"fetching the package index of {suite}")
-            return
 
 
 def archives() -> list[str]:
