@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: demo demo-qemu test accept-memory lint docs conformance bench bench-check rows flake soak hostile walk fuzz fuzz-coverage clean
+.PHONY: demo demo-qemu test test-kvm accept-memory lint docs conformance bench bench-check rows flake soak hostile walk fuzz fuzz-coverage clean
 .DEFAULT_GOAL := demo
 
 .venv/run.stamp: pyproject.toml scripts/setup-venv
@@ -28,7 +28,11 @@ demo-qemu: .venv/run.stamp  ## one embedded VM beside two real Linux guests unde
 test: .venv/dev.stamp  ## everything that is checked at every change; real QEMU guests included
 	scripts/setup-qemu
 	scripts/setup-qemu10
-	$(PYTEST) -n 2 --dist worksteal -m "not soak and not hostile" $(ARGS)
+	$(PYTEST) -n 2 --dist worksteal -m "not soak and not hostile and not stock" $(ARGS)
+
+test-kvm: .venv/dev.stamp  ## stock kernels on our monitor, on /dev/kvm or in an emulated host; ARGS="tests/kvm/... -k ..."
+	scripts/setup-kvm-rig
+	$(BIN)/python -m tests.kvm_rig run -- $(ARGS)
 
 accept-memory: .venv/dev.stamp  ## ten rounds of a 256 MiB guest between 128 MiB and 4 GiB, everybody's figures side by side
 	$(BIN)/python -m tests.accept $(ARGS)
@@ -55,6 +59,7 @@ bench-check: .venv/dev.stamp  ## the same, held against the bounds each one stat
 rows: .venv/dev.stamp  ## each promise of docs/rows.toml: proven, failing or open (STRICT=1: open fails too)
 	scripts/setup-qemu
 	scripts/setup-qemu10
+	scripts/setup-kvm-rig
 	$(BIN)/python scripts/rows.py $(if $(STRICT),--strict) $(ARGS)
 
 flake: .venv/dev.stamp  ## the tests N times (10) in random order, half of them on a busy machine; ARGS="--seed S --load all PATH..."

@@ -1,0 +1,53 @@
+"""Runs pytest where stock kernels boot: on this machine's own /dev/kvm, else in the emulated host."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from tests.kvm_rig import emulated, native
+from tests.kvm_rig.build import Rig
+from tests.kvm_rig.place import GUESTS, QEMU
+
+_ROOT: Final = Path(__file__).resolve().parents[2]
+_OPTIONS: Final = (
+    "-q",
+    "-p",
+    "no:cacheprovider",
+    "-p",
+    "no:randomly",
+    "-o",
+    "timeout=900",
+    "-o",
+    "junit_family=xunit1",
+)
+_TESTS: Final = ("tests/kvm",)
+
+
+def run(rig: Rig, arguments: Sequence[str], *, emulated_only: bool) -> int:
+    """Run these tests, or all that need stock kernels, and return pytest's exit code.
+
+    What they leave (the host's console, a report for programs) is in build/kvm-rig.
+    """
+    results = _ROOT / "build/kvm-rig"
+    shutil.rmtree(results, ignore_errors=True)
+    results.mkdir(parents=True)
+    words = [*_OPTIONS, *(arguments or _TESTS)]
+    if sys.stdout.isatty():
+        words.append("--color=yes")
+    against = "it was asked for" if emulated_only else native.reason_against(rig)
+    if against is None:
+        print("stock guests run on this machine's own /dev/kvm", flush=True)
+        return _run_here(rig, [*words, f"--junit-xml={results / 'report.xml'}"])
+    print(f"stock guests run in an emulated host: {against}", flush=True)
+    return emulated.run(rig, [*words, "--junit-xml=/results/report.xml"], results)
+
+
+def _run_here(rig: Rig, words: Sequence[str]) -> int:
+    environment = os.environ | {GUESTS: str(rig.guests), QEMU: json.dumps(rig.tree.qemu())}
+    command = [sys.executable, "-m", "pytest", *words]
+    return subprocess.run(command, cwd=_ROOT, env=environment, check=False).returncode
