@@ -16,7 +16,7 @@ from tests.rigs.mini_guest import DOORBELLS, EXITS, MiniGuest, assemble, running
 
 from bench.figures import Figure
 from dynmem.units import NS_PER_S
-from dynmem.vm.kvm.guest import KVM
+from dynmem.vm.kvm.host import DEVICE
 from dynmem.wire import dm
 
 TURNS: Final = 3000
@@ -83,8 +83,8 @@ async def _measure(kernel: Path) -> list[Figure]:
 
 
 def run() -> Iterator[Figure]:
-    """The figures; none where there is no KVM."""
-    if not os.access(KVM, os.R_OK | os.W_OK):
+    """The figures; none where there is no DEVICE."""
+    if not os.access(DEVICE, os.R_OK | os.W_OK):
         return
     with tempfile.TemporaryDirectory() as folder:
         yield from asyncio.run(_measure(assemble(Path(folder))))

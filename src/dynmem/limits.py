@@ -119,8 +119,6 @@ VM_MEMORY_BYTES_MIN: Final = 32 << 20
 VM_MEMORY_BYTES_MAX: Final = 1 << 40
 # As many as the guest is told that there can be; each is a thread.
 VM_PROCESSORS_MAX: Final = 64
-# Events about crashes of one guest: a kernel has one, and the kernel that saves its memory another.
-VM_CRASH_EVENTS_MAX: Final = 8
 # Slots for DIMMs, as many as ACPI's memory hotplug has.
 VM_DIMM_SLOTS_MAX: Final = 256
 # Memory backends of one VM. Each holds a descriptor and a mapping.

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from dynmem.cli.doctor import as_values, rendered
 from dynmem.doctor import guests, memory
 from dynmem.doctor.examination import worst
-from dynmem.errors import ConfigError
+from dynmem.errors import ConfigError, DynmemError
 from dynmem.findings import Finding, Verdict
 from dynmem.memory import abilities
 
@@ -110,11 +111,18 @@ def test_a_guest_without_namespaces_is_a_limit_and_the_setting_that_refuses_them
     outlives = guests.namespaces(refusing("user", "pid"), tmp_path)
     assert outlives.detail.startswith("an embedded guest that is hostile could outlive its machine: user:")
     assert "sandbox" in outlives.step
+    none = guests.namespaces(refusing("user", "pid", "reaper"), tmp_path)
+    assert none.verdict is Verdict.MISSING
 
 
-def test_a_trial_of_namespaces_leaves_no_descriptor() -> None:
+@pytest.mark.parametrize("means", ["user", "pid", "reaper"])
+def test_a_trial_of_what_keeps_a_guest_leaves_no_descriptor_and_no_line_in_a_log(
+    means: str, caplog: pytest.LogCaptureFixture
+) -> None:
     before = set(Path("/proc/self/fd").iterdir())
-    guests.namespaces()
+    with suppress(DynmemError):  # refused here
+        guests._start_and_end(means)
+    assert caplog.text == ""
     assert len(set(Path("/proc/self/fd").iterdir())) == len(before)
 
 

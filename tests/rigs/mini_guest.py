@@ -16,7 +16,9 @@ from dynmem.units import MIB
 from dynmem.vm.faults import Faults
 from dynmem.vm.guest_crash import GuestCrash
 from dynmem.vm.guest_memory import MappedMemory
-from dynmem.vm.kvm.guest import KVM, KvmGuest
+from dynmem.vm.kvm.guest import KvmGuest
+from dynmem.vm.kvm.host import DEVICE
+from dynmem.vm.options.actions import ActionOptions, PanicAction
 from dynmem.vm.options.boot import BootOptions
 from dynmem.vm.options.machine import VmOptions
 from dynmem.vm.options.memory import MemoryOptions
@@ -24,7 +26,7 @@ from dynmem.vmbus import OutgoingMessage
 from dynmem.wire.synic import HYPERCALL_POST_MESSAGE, VMBUS_SINT, HvStatus, HypercallInput, hypercall_result
 
 PATIENCE_S = 60
-needs_kvm = pytest.mark.skipif(not os.access(KVM, os.R_OK | os.W_OK), reason="there is no /dev/kvm to use")
+needs_kvm = pytest.mark.skipif(not os.access(DEVICE, os.R_OK | os.W_OK), reason="there is no /dev/kvm to use")
 
 CONNECTION = 17
 RELID = 1
@@ -43,9 +45,13 @@ SIGNAL, SPIN, KEYBOARD_RESET, POWER_OFF, TRIPLE_FAULT, CRASH, READ, EXITS, DOORB
 class MiniGuest:
     """The platform with its guest; it is owner and machine as well."""
 
-    def __init__(self, kernel: Path, *, vp_count: int = 1) -> None:
+    def __init__(self, kernel: Path, *, vp_count: int = 1, panic: PanicAction = PanicAction.NONE) -> None:
         options = VmOptions(
-            "mini", MemoryOptions(MEMORY, MEMORY, 0), boot=BootOptions(kernel), vp_count=vp_count
+            "mini",
+            MemoryOptions(MEMORY, MEMORY, 0),
+            boot=BootOptions(kernel),
+            vp_count=vp_count,
+            actions=ActionOptions(panic=panic),
         )
         self.happened: list[str] = []
         self.crashes: list[GuestCrash] = []
@@ -139,8 +145,10 @@ class MiniGuest:
 
 
 @contextlib.asynccontextmanager
-async def running(kernel: Path, *, vp_count: int = 1) -> AsyncIterator[MiniGuest]:
-    scene = MiniGuest(kernel, vp_count=vp_count)
+async def running(
+    kernel: Path, *, vp_count: int = 1, panic: PanicAction = PanicAction.NONE
+) -> AsyncIterator[MiniGuest]:
+    scene = MiniGuest(kernel, vp_count=vp_count, panic=panic)
     try:
         await scene.guest.power_on((CONNECTION,))
         await scene.until("ready", 1)

@@ -28,6 +28,8 @@ def doctor(*, as_json: bool) -> int:
       dynmem doctor
       dynmem doctor --json | jq '.findings[] | select(.verdict != "ok")'
 
+    --json prints schema_version, the worst verdict, and findings with subject, verdict, detail and step.
+
     Exit codes: 0 nothing is missing, 1 something is.
     """  # noqa: D301 - click reads the backspace as "do not wrap"
     from dynmem.doctor.examination import examine, worst

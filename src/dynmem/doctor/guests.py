@@ -1,6 +1,7 @@
 """What this host offers for the process of a machine and for its embedded guest."""
 
 import asyncio
+import logging
 import os
 import platform
 import resource
@@ -19,6 +20,10 @@ from dynmem.vm.embedded.process import GuestProcess
 from dynmem.vm.options.machine import GuestOptions
 
 _NEEDED_DESCRIPTORS: Final = VM_OBJECTS_MAX + VM_SLOT_FILES_MAX + VM_DESCRIPTORS_SPARE
+_WEAKER: Final = {  # means to keep a guest, and what it can do then
+    "pid": "the embedded guest keeps the rights of this user",
+    "reaper": "an embedded guest that is hostile could outlive its machine",
+}
 _SETTINGS: Final = Path("/proc/sys")
 _REFUSALS: Final = (  # a setting, the value that refuses user namespaces, and what helps
     ("user/max_user_namespaces", "0", "sysctl user.max_user_namespaces=10000"),
@@ -59,7 +64,7 @@ def descriptors(limit: int | None = None) -> Finding:
 
 
 def namespaces(trial: Trial | None = None, settings: Path = _SETTINGS) -> Finding:
-    """Start a guest in namespaces of its own, as the embedded guest is, and end it."""
+    """Start a process as the embedded guest is started, in namespaces of its own, and end it."""
     trial = _start_and_end if trial is None else trial
     try:
         trial("user")
@@ -67,18 +72,24 @@ def namespaces(trial: Trial | None = None, settings: Path = _SETTINGS) -> Findin
         refusal = str(error)
     else:
         return Finding("user namespaces", Verdict.OK, "the embedded guest has no rights outside its own")
-    kept = "an embedded guest that is hostile could outlive its machine"
-    try:
-        trial("pid")
-    except DynmemError:
-        pass
-    else:
-        kept = "the embedded guest keeps the rights of this user"
-    return Finding("user namespaces", Verdict.LIMITED, f"{kept}: {refusal}", _step_to_namespaces(settings))
+    step = _step_to_namespaces(settings)
+    for means, kept in _WEAKER.items():
+        try:
+            trial(means)
+        except DynmemError:
+            continue
+        return Finding("user namespaces", Verdict.LIMITED, f"{kept}: {refusal}", step)
+    detail = f"{refusal}: dynmem vm without --kernel needs it"
+    return Finding("user namespaces", Verdict.MISSING, detail, step)
 
 
 def _start_and_end(means: str) -> None:
-    asyncio.run(_trial(means))
+    log = logging.getLogger("dynmem.vm")
+    was_disabled, log.disabled = log.disabled, True  # the finding says it
+    try:
+        asyncio.run(_trial(means))
+    finally:
+        log.disabled = was_disabled
 
 
 async def _trial(means: str) -> None:

@@ -13,7 +13,6 @@ from functools import partial
 from typing import Final, NamedTuple
 
 from dynmem.errors import DynmemError
-from dynmem.limits import VM_CRASH_EVENTS_MAX
 from dynmem.space.memory_device import DeviceMemory
 from dynmem.units import NS_PER_S
 from dynmem.vm.advice import shortages
@@ -144,7 +143,6 @@ class Machine:
         self._halted_as = _PAUSED
         self._must_halt = False  # the guest has crashed, and --action panic=pause keeps it as it is
         self._has_held_reset = False  # that it asked for in the meantime
-        self._crashes = 0  # of this guest
         self._timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -225,10 +223,11 @@ class Machine:
         if self.clock.running or self.ending is not None or self._task is None:
             return
         self.clock.start()
-        self.platform.thaw()
         self._events.resumed()
-        if self._has_held_reset:
+        if self._has_held_reset:  # it asked for it, and runs no instruction before it has it
             self.wants_reset()
+        else:
+            self.platform.thaw()
         self.wake()
 
     def reset(self, reason: str = "host-qmp-system-reset") -> None:
@@ -301,9 +300,7 @@ class Machine:
         """Report that the guest crashed, and pause or end the machine as ``--action`` says."""
         self.faults.note("guest crash", crash.described())
         action = self.options.actions.panic
-        self._crashes += 1
-        if self._crashes <= VM_CRASH_EVENTS_MAX:
-            self._events.panicked(crash, action)
+        self._events.panicked(crash, action)
         if action is PanicAction.PAUSE:
             self._must_halt = True
             self.wake()
@@ -380,7 +377,6 @@ class Machine:
             await self.balloon.reset()
         self._reset_reason = None
         self._has_held_reset = self._must_halt = False
-        self._crashes = 0
         if self.ending is not None:
             return
         try:

@@ -70,7 +70,10 @@ class Owner(Protocol):
         """End the machine: whoever sits at its console asks for it."""
 
     def crashed(self, crash: GuestCrash) -> None:
-        """Report a guest's crash, and pause or end the machine if its options say so."""
+        """Report a guest's crash, and pause or end the machine if its options say so.
+
+        A platform passes on a bounded number of them for each guest.
+        """
 
 
 class GuestCalls(Protocol):

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from dynmem.errors import ConfigError
 from dynmem.findings import Finding, Verdict
-from dynmem.vm.kvm import host
+from dynmem.vm.kvm import api, host
 
 ALL = {each.number: 1 for each in host.CAPABILITIES}
 
@@ -17,7 +18,7 @@ class Kvm:
     """Answers like a KVM with these capabilities; an answer that is an errno is raised."""
 
     def __init__(
-        self, capabilities: dict[int, int] = ALL, version: int = host.API_VERSION, machine: int = 0
+        self, capabilities: dict[int, int] = ALL, version: int = api.API_VERSION, machine: int = 0
     ) -> None:
         self.capabilities = capabilities
         self.version = version
@@ -28,26 +29,36 @@ class Kvm:
         self.opened.append(os.open(os.devnull, os.O_RDONLY))
         return self.opened[-1]
 
-    def ioctl(self, fd: int, request: int, argument: int) -> int:
+    def ioctl(self, fd: int, request: int, argument: int = 0) -> int:
         assert fd == self.opened[0]
-        if request == host.GET_API_VERSION:
+        if request == api.GET_API_VERSION:
             return self.version if self.version >= 0 else self.fail(-self.version)
-        if request == host.CHECK_EXTENSION:
-            return 288 if argument == 66 else self.capabilities.get(argument, 0)
-        assert request == host.CREATE_VM
+        if request == api.CHECK_EXTENSION:
+            return 288 if argument == api.CAP_MAX_VCPUS else self.capabilities.get(argument, 0)
+        assert request == api.CREATE_VM
         return self.fail(self.machine) if self.machine else self.open(host.DEVICE)
 
     @staticmethod
     def fail(number: int) -> int:
         raise OSError(number, os.strerror(number))
 
-    def examined(self) -> list[Finding]:
-        """What is found; every descriptor is closed again."""
-        found = host.examine(open_device=self.open, ioctl=self.ioctl)
+    def assert_closed(self) -> None:
         for fd in self.opened:
             with pytest.raises(OSError, match="Bad file descriptor"):
                 os.fstat(fd)
+
+    def examined(self) -> list[Finding]:
+        """What is found; every descriptor is closed again."""
+        found = host.examine(open_device=self.open, ioctl=self.ioctl)
+        self.assert_closed()
         return found
+
+    def refusal(self, vp_count: int = 1) -> str:
+        """Why no machine can be made on it; every descriptor is closed again."""
+        with pytest.raises(ConfigError) as refused:
+            host.open_kvm(vp_count, open_device=self.open, ioctl=self.ioctl)
+        self.assert_closed()
+        return str(refused.value)
 
 
 def missing(found: list[Finding]) -> list[Finding]:
@@ -67,17 +78,33 @@ def test_a_kvm_that_has_everything_is_fine() -> None:
     assert "at most 288 virtual processors" in found[2].detail
 
 
-def test_each_capability_that_an_old_kvm_lacks_is_named_with_the_linux_that_has_it() -> None:
+def test_each_capability_that_an_old_kvm_lacks_is_named() -> None:
     old = {number: value for number, value in ALL.items() if number not in (136, 188, 189)}
     found = missing(Kvm(old).examined())
+    step = "use a host kernel of Linux 5.10 or later"
     assert [(finding.subject, finding.step) for finding in found] == [
-        ("KVM_CAP_IMMEDIATE_EXIT", "use a host kernel of Linux 4.13 or later"),
-        ("KVM_CAP_X86_USER_SPACE_MSR", "use a host kernel of Linux 5.10 or later"),
-        ("KVM_CAP_X86_MSR_FILTER", "use a host kernel of Linux 5.10 or later"),
+        ("KVM_CAP_IMMEDIATE_EXIT", step),
+        ("KVM_CAP_X86_USER_SPACE_MSR", step),
+        ("KVM_CAP_X86_MSR_FILTER", step),
     ]
     for number in ALL:  # whichever it is
         (alone,) = missing(Kvm({**ALL, number: 0}).examined())
         assert alone.subject.startswith("KVM_CAP_")
+
+
+def test_a_machine_is_not_made_on_a_kvm_that_lacks_something() -> None:
+    fine = Kvm()
+    os.close(host.open_kvm(288, open_device=fine.open, ioctl=fine.ioctl))
+    lacking = Kvm({**ALL, 188: 0, 189: 0}).refusal()
+    assert lacking == (
+        "--kernel needs KVM, and this one lacks KVM_CAP_X86_USER_SPACE_MSR, KVM_CAP_X86_MSR_FILTER;"
+        " dynmem doctor says what to do"
+    )
+    assert "its version is 11 instead of 12" in Kvm(version=11).refusal()
+    assert "/dev/kvm does not answer: Inappropriate ioctl" in Kvm(version=-errno.ENOTTY).refusal()
+    assert Kvm().refusal(289) == "--smp 289: this KVM has at most 288 virtual processors: take fewer"
+    with pytest.raises(ConfigError, match="/dev/kvm cannot be opened: Permission denied; dynmem doctor says"):
+        host.open_kvm(1, open_device=refusing(errno.EACCES))
 
 
 def test_registers_that_a_kvm_does_not_share_are_missing_though_it_shares_others() -> None:

@@ -33,6 +33,7 @@ from dynmem.space.address_space import Section
 from dynmem.units import GIB, MIB
 from dynmem.vm.kvm import api
 from dynmem.vm.kvm.run_page import RunPage
+from dynmem.vm.options.actions import PanicAction
 from dynmem.vmbus import Signal
 from dynmem.wire.synic import VMBUS_SINT, HvStatus
 
@@ -219,6 +220,24 @@ async def test_a_guest_reports_its_crash_with_its_words(kernel: Path) -> None:
         (crash,) = scene.crashes
         assert crash.parameters[:3] == (1, 2, 3)
         assert crash.text == "\nwanted"
+        seen = scene.result("messages")
+        assert scene.command(SPIN + 100)
+        await scene.until("messages", seen + 1)  # it goes on
+
+
+@plays
+async def test_a_crashed_guest_that_is_to_be_paused_stands_still_at_once(
+    kernel: Path,
+) -> None:
+    async with running(kernel, panic=PanicAction.PAUSE) as scene:
+        assert scene.command(CRASH)
+        await until(lambda: scene.crashes)
+        seen = scene.result("messages")
+        scene.command(SPIN + 100)
+        await asyncio.sleep(0.05)
+        assert scene.result("messages") == seen
+        scene.guest.thaw()
+        await scene.until("messages", seen + 1)
 
 
 @plays

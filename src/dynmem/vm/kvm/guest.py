@@ -13,13 +13,13 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Final
 
-from dynmem.errors import ConfigError, DynmemError
+from dynmem.errors import DynmemError
 from dynmem.units import GIB
 from dynmem.vm.console.choice import open_console
 from dynmem.vm.faults import Faults
+from dynmem.vm.guest_crash import GuestCrash
 from dynmem.vm.guest_memory import MappedMemory
 from dynmem.vm.hyperv import cpuid as hyperv_cpuid
 from dynmem.vm.hyperv.partition import Partition
@@ -31,27 +31,18 @@ from dynmem.vm.kvm.boot.loader import load
 from dynmem.vm.kvm.calls import Calls
 from dynmem.vm.kvm.exits import Exits
 from dynmem.vm.kvm.gate import Gate, accept_kicks
+from dynmem.vm.kvm.host import open_kvm
 from dynmem.vm.kvm.slots import KvmSlots
 from dynmem.vm.kvm.vcpu import Vcpu
 from dynmem.vm.kvm.virtual_machine import VirtualMachine
+from dynmem.vm.options.actions import PanicAction
 from dynmem.vm.options.machine import VmOptions
 from dynmem.vm.platform import GuestCalls, GuestEnding, Owner, round_hole
 from dynmem.vm.shortage import cannot_start
 from dynmem.vmbus import OutgoingMessage, Signal
 
-KVM: Final = Path("/dev/kvm")
 # Of the interpreter: an exit that meets a computing thread waits for it this long, and 5 ms by default.
 _SWITCH_INTERVAL_S: Final = 1e-4
-
-
-def _open_kvm() -> int:
-    try:
-        return os.open(KVM, os.O_RDWR | os.O_CLOEXEC)
-    except OSError as error:
-        why = os.strerror(error.errno or 0)
-        raise ConfigError(
-            f"--kernel needs KVM, and {KVM} cannot be opened: {why}; dynmem doctor says what to do"
-        ) from None
 
 
 class _Life:
@@ -99,7 +90,7 @@ class _Life:
             vp_count=guest.vp_count,
             interrupt=self._interrupt,
             sint_changed=self._sint_changed,
-            crashed=lambda crash: self.tell(partial(guest.owner.crashed, crash)),
+            crashed=self._crashed,
             now_100ns=lambda: (time.monotonic_ns() - began) // 100,
             tsc=self._tsc,
             faults=guest.faults,
@@ -142,6 +133,12 @@ class _Life:
         self.gate.shut()
         owner = self._guest.owner
         self.tell(owner.wants_reset if request is PowerRequest.RESET else owner.exited)
+
+    def _crashed(self, crash: GuestCrash) -> None:
+        """Report a crash. A guest that does not go on as if nothing had happened stops where it is."""
+        if self._guest.options.actions.panic is not PanicAction.NONE:
+            self.gate.shut()
+        self.tell(partial(self._guest.owner.crashed, crash))
 
     def _failed(self, how: str) -> None:
         self.ending = GuestEnding(how)
@@ -211,7 +208,7 @@ class KvmGuest:
         self._loop: Final = asyncio.get_running_loop()
         self.vp_count: Final = options.vp_count
         self.reports_free_pages: Final = options.balloon is not None and options.balloon.free_page_reporting
-        self._kvm: Final = _open_kvm()
+        self._kvm: Final = open_kvm(options.vp_count)
         self.slots: Final = KvmSlots(api.call(self._kvm, api.CHECK_EXTENSION, api.CAP_NR_MEMSLOTS), faults)
         self._life: _Life | None = None
         self._console: Final = open_console(options.console, self._end)

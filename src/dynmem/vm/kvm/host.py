@@ -1,10 +1,9 @@
 """Whether this host's KVM can run a guest with a kernel of its own, and what is missing if it cannot.
 
-Source: Linux include/uapi/linux/kvm.h; the versions are those of Documentation/virt/kvm/api.rst and the logs.
+Source: Linux include/uapi/linux/kvm.h.
 """
 
 import errno
-import fcntl
 import grp
 import os
 import pwd
@@ -14,15 +13,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from dynmem.errors import ConfigError
 from dynmem.findings import Finding, Verdict
+from dynmem.vm.kvm import api
 
 DEVICE: Final = Path("/dev/kvm")
-API_VERSION: Final = 12
-GET_API_VERSION: Final = 0xAE00
-CREATE_VM: Final = 0xAE01
-CHECK_EXTENSION: Final = 0xAE03
-_MAX_VCPUS: Final = 66
 _CPUINFO: Final = Path("/proc/cpuinfo")
+_KERNEL: Final = "use a host kernel of Linux 5.10 or later"
 _LOG: Final = "look into the log of the kernel (dmesg)"
 _USE: Final = "dynmem vm --kernel"
 
@@ -31,32 +28,35 @@ Ioctl = Callable[[int, int, int], int]
 
 
 class Capability(NamedTuple):
-    """What a guest needs of KVM.
+    """What a guest needs of KVM; Linux has all of it on x86 since 5.10.
 
     Attributes:
         number: That of KVM_CHECK_EXTENSION.
         name: Its name there, without KVM_CAP.
-        since: The first Linux that has it on x86.
-        mask: The bits of the reply that must be set.
+        mask: The bits of the reply of which one must be set.
     """
 
     number: int
     name: str
-    since: str
     mask: int = -1
 
 
 CAPABILITIES: Final = (
-    Capability(0, "IRQCHIP", "2.6.20"),
-    Capability(3, "USER_MEMORY", "2.6.25"),
-    Capability(25, "IRQ_ROUTING", "2.6.30"),
-    Capability(32, "IRQFD", "2.6.32"),
-    Capability(36, "IOEVENTFD", "2.6.32"),
-    Capability(77, "SIGNAL_MSI", "3.5"),
-    Capability(74, "SYNC_REGS", "4.17", 1),  # the general registers
-    Capability(136, "IMMEDIATE_EXIT", "4.13"),
-    Capability(188, "X86_USER_SPACE_MSR", "5.10"),
-    Capability(189, "X86_MSR_FILTER", "5.10"),
+    Capability(0, "IRQCHIP"),
+    Capability(3, "USER_MEMORY"),
+    Capability(4, "SET_TSS_ADDR"),
+    Capability(7, "EXT_CPUID"),
+    Capability(25, "IRQ_ROUTING"),
+    Capability(32, "IRQFD"),
+    Capability(33, "PIT2"),
+    Capability(36, "IOEVENTFD"),
+    Capability(37, "SET_IDENTITY_MAP_ADDR"),
+    Capability(61, "GET_TSC_KHZ"),
+    Capability(74, "SYNC_REGS", 1),  # the general registers
+    Capability(81, "READONLY_MEM"),
+    Capability(136, "IMMEDIATE_EXIT"),
+    Capability(188, "X86_USER_SPACE_MSR"),
+    Capability(189, "X86_MSR_FILTER"),
 )
 
 
@@ -64,15 +64,45 @@ def _open(device: Path) -> int:
     return os.open(device, os.O_RDWR | os.O_CLOEXEC)
 
 
-def _ioctl(fd: int, request: int, argument: int) -> int:
-    return fcntl.ioctl(fd, request, argument)
+def open_kvm(vp_count: int, *, open_device: Callable[[Path], int] = _open, ioctl: Ioctl = api.call) -> int:
+    """Return a descriptor of KVM. Raises ConfigError if it lacks what a guest of so many processors needs."""
+    try:
+        fd = open_device(DEVICE)
+    except OSError as error:
+        raise _unusable(f"{DEVICE} cannot be opened: {error.strerror}") from None
+    try:
+        _check(fd, vp_count, ioctl)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _check(fd: int, vp_count: int, ioctl: Ioctl) -> None:
+    """Raise ConfigError for a KVM that lacks something."""
+    try:
+        version = ioctl(fd, api.GET_API_VERSION, 0)
+        lacking = [f"KVM_CAP_{each.name}" for each in _lacking(fd, ioctl)]
+        most = ioctl(fd, api.CHECK_EXTENSION, api.CAP_MAX_VCPUS)
+    except OSError as error:
+        raise _unusable(f"{DEVICE} does not answer: {error.strerror}") from None
+    if version != api.API_VERSION:
+        raise _unusable(f"its version is {version} instead of {api.API_VERSION}")
+    if lacking:
+        raise _unusable(f"this one lacks {', '.join(lacking)}")
+    if vp_count > most:
+        raise ConfigError(f"--smp {vp_count}: this KVM has at most {most} virtual processors: take fewer")
+
+
+def _unusable(why: str) -> ConfigError:
+    return ConfigError(f"--kernel needs KVM, and {why}; dynmem doctor says what to do")
 
 
 def examine(
     device: Path = DEVICE,
     *,
     open_device: Callable[[Path], int] = _open,
-    ioctl: Ioctl = _ioctl,
+    ioctl: Ioctl = api.call,
     cpuinfo: Path = _CPUINFO,
 ) -> list[Finding]:
     """Return what was found; the first thing that is missing ends the examination, as nothing follows it.
@@ -91,41 +121,31 @@ def examine(
 
 def _of_kvm(fd: int, ioctl: Ioctl) -> list[Finding]:
     try:
-        version = ioctl(fd, GET_API_VERSION, 0)
+        version = ioctl(fd, api.GET_API_VERSION, 0)
+        lacking = _lacking(fd, ioctl)
+        most = ioctl(fd, api.CHECK_EXTENSION, api.CAP_MAX_VCPUS)
     except OSError as error:
-        return [
-            _missing("KVM API", f"it does not answer as KVM: {error.strerror}", "load the kernel's own KVM")
-        ]
-    if version != API_VERSION:
-        seen = f"its version is {version}, and only {API_VERSION} is known"
-        return [_missing("KVM API", seen, "use a kernel of Linux 2.6.22 or later")]
-    found = [_of_capability(each) for each in CAPABILITIES if not _has(fd, ioctl, each)]
+        seen = f"it does not answer as KVM: {error.strerror}"
+        return [_missing("KVM API", seen, "load the kernel's own KVM")]
+    if version != api.API_VERSION:
+        seen = f"its version is {version}, and only {api.API_VERSION} is known"
+        return [_missing("KVM API", seen, _KERNEL)]
+    found = [_missing(f"KVM_CAP_{each.name}", "this KVM does not have it", _KERNEL) for each in lacking]
     if not found:
-        processors = max(1, ioctl(fd, CHECK_EXTENSION, _MAX_VCPUS))
-        seen = f"all {len(CAPABILITIES)} that are needed, and at most {processors} virtual processors"
+        seen = f"all {len(CAPABILITIES)} that are needed, and at most {most} virtual processors"
         found.append(Finding("KVM capabilities", Verdict.OK, seen))
     return [Finding("KVM API", Verdict.OK, f"version {version}"), *found, _of_machine(fd, ioctl)]
 
 
-def _has(fd: int, ioctl: Ioctl, capability: Capability) -> bool:
-    try:
-        return bool(ioctl(fd, CHECK_EXTENSION, capability.number) & capability.mask)
-    except OSError:  # a KVM that knows no extensions
-        return False
-
-
-def _of_capability(capability: Capability) -> Finding:
-    return _missing(
-        f"KVM_CAP_{capability.name}",
-        "this KVM does not have it",
-        f"use a host kernel of Linux {capability.since} or later",
-    )
+def _lacking(fd: int, ioctl: Ioctl) -> list[Capability]:
+    """Return the capabilities that this KVM does not have; OSError."""
+    return [each for each in CAPABILITIES if not ioctl(fd, api.CHECK_EXTENSION, each.number) & each.mask]
 
 
 def _of_machine(fd: int, ioctl: Ioctl) -> Finding:
     """Make a virtual machine, and close it."""
     try:
-        machine = ioctl(fd, CREATE_VM, 0)
+        machine = ioctl(fd, api.CREATE_VM, 0)
     except OSError as error:
         step = _LOG
         if error.errno == errno.EBUSY:
