@@ -35,7 +35,7 @@ from dynmem.dm.journal import OperationRecord
 from dynmem.dm.options import GuestOptions, HostOptions
 from dynmem.dm.states import GuestState, HostState
 from dynmem.dm.stores import GivenUp, HotAddSource, PageStore, Reservation
-from dynmem.dm.windows import WINDOWS, windows
+from dynmem.dm.windows import WINDOWS
 
 # in the order of importance: the host's end, the guest's end, what both share
 __all__ = [
@@ -70,7 +70,6 @@ __all__ = [
     "Habits",
     "LINUX",
     "WINDOWS",
-    "windows",
     "balloon_floor",
     "StateChanged",
     "Anomaly",

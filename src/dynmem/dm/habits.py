@@ -19,7 +19,7 @@ VERSIONS: Final = (dm.VERSION_WIN10, dm.VERSION_WIN8, dm.VERSION_WIN7)
 
 
 class Habits(msgspec.Struct, frozen=True, kw_only=True):
-    """One kind of guest; without anything said, Linux.
+    """One kind of guest; the defaults are Linux's.
 
     Attributes:
         newest_bus: The newest VMBus version that its bus driver asks for.

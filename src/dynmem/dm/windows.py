@@ -1,9 +1,9 @@
 """Windows as far as documents go: each documented habit of its Dynamic Memory driver, with its source.
 
-Nobody here has seen a Windows guest on the wire. `HABITS` is the list of what has been published, row by row;
-`windows` makes the habits of one release out of the rows that fit. A row that sets nothing is a habit that
-every guest here has. docs/windows.md is made from this table, and tests/dm/test_windows_*.py show each row on
-the wire and that our host copes with it.
+No Windows guest has run here. `HABITS` lists what has been published; `windows` returns the habits of one
+release, from the rows that fit it. A row that sets nothing is a habit that every guest here has.
+docs/windows.md is made from this table. tests/dm/test_windows_*.py show each row on the wire, and that our
+host copes with it.
 """
 
 import enum
@@ -26,7 +26,7 @@ from dynmem.wire.versions import (
 
 
 class Release(enum.Enum):
-    """Releases of Windows Server, oldest first; the client of the same kernel behaves alike."""
+    """Releases of Windows Server, oldest first; a client with the same kernel should behave the same."""
 
     SERVER_2008_R2 = "2008-r2"
     SERVER_2012 = "2012"
@@ -42,7 +42,7 @@ class Release(enum.Enum):
 
 
 class Situation(enum.Enum):
-    """What is special about a guest: without it, the rows that need it do not count."""
+    """What may be special about a guest; a row that needs it holds for no other guest."""
 
     HIBERNATES = "its firmware offers hibernation"
     NESTS = "it runs Hyper-V itself"
@@ -86,6 +86,7 @@ _BOOK: Final = "J. Savill, Mastering Windows Server 2016 Hyper-V, chapter 2"
 
 _R: Final = Release
 
+#: What is documented, in the order of a guest's life. A later row overrides an earlier one.
 HABITS: Final = (
     Habit(
         "bus-of-2008-r2",
@@ -346,7 +347,7 @@ HABITS: Final = (
 
 
 def windows(release: Release = Release.SERVER_2022, *special: Situation) -> Habits:
-    """Return the documented habits of a release, and of a guest of which that is `special`."""
+    """Return the documented habits of a release, for a guest about which that is `special`."""
     sets: dict[str, Any] = {}
     for habit in HABITS:
         if release.is_between(habit.since, habit.until) and (habit.when is None or habit.when in special):

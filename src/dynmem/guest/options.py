@@ -14,6 +14,7 @@ from dynmem.guest.curve import Load, parse_load
 from dynmem.wire.versions import VERSION_WIN8
 
 _KEY: Final = "habits="
+#: The values of ``habits``.
 KINDS: Final = {
     "linux": LINUX,
     "windows": WINDOWS,
