@@ -10,6 +10,7 @@ from tests.rigs.balloon_device import SIZE, Discards, Rig
 from tests.rigs.pages import packed, pages_of
 from tests.rigs.scenes import at_once, plays
 
+from dynmem.memory.backend import MemfdBackend
 from dynmem.memory.discard import DiscardError
 from dynmem.units import PAGE_SIZE
 from dynmem.vm.balloon.accounts import GuestPages, Memory
@@ -99,6 +100,13 @@ def test_memory_that_was_set_aside_is_left_alone() -> None:
     reports.pages.plug(Memory([(300, 8)], is_kept=True))
     assert reports.report((300, 8), (0, 1)) == [0]
     assert reports.faults.counts == {}
+
+
+@pytest.mark.parametrize("prealloc", [False, True])
+def test_memory_that_was_allocated_in_advance_was_set_aside(prealloc: bool) -> None:
+    backend = MemfdBackend(16 * PAGE_SIZE, prealloc=prealloc)
+    assert Memory.of([(0, backend.size)], backend).is_kept == prealloc
+    backend.close()
 
 
 def test_a_report_of_nothing_does_nothing() -> None:
