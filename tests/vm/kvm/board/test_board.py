@@ -1,6 +1,8 @@
 """The board of a PC: how a guest asks for an end or a new start, and what a reset leaves."""
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tests.rigs.serial_line import Line
 
 from dynmem.vm.kvm.acpi import FIRMWARE, tables
@@ -78,6 +80,8 @@ def test_acpi_is_on_and_nothing_has_happened_whatever_is_written() -> None:
     assert scene.ports.read(0x604, 2) == 0x1C01
     assert scene.ports.read(0x604, 4) == 0x1C01
     assert scene.ports.read(0x605, 1) == 0x1C
+    scene.ports.write(0x604, 1, 0xFF)
+    assert scene.ports.read(0x604, 2) == 0x1C01
     scene.board.reset()
     assert (scene.ports.read(0x600, 4), scene.ports.read(0x604, 2)) == (0, 1)
 
@@ -108,3 +112,40 @@ def test_a_guest_s_string_of_characters_is_on_the_console_in_order() -> None:
 def test_the_tables_name_the_century_where_the_clock_has_it() -> None:
     found = tables(0xE0000, 1, FIRMWARE)
     assert found[found.index(b"FACP") + 108] == rtc.CENTURY
+
+
+PORTS = st.one_of(
+    st.sampled_from((0x60, 0x64, 0x70, 0x71, 0xCF8, 0xCF9)),
+    st.integers(0x3F6, 0x401),
+    st.integers(0x5FE, 0x607),
+)
+ACCESSES = st.tuples(
+    st.sampled_from(("in", "out", "ins", "outs", "reset")),
+    PORTS,
+    st.sampled_from((1, 2, 4)),
+    st.integers(0, 0xFFFF_FFFF),
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(ACCESSES, max_size=40))
+def test_no_order_of_accesses_breaks_a_device(accesses: list[tuple[str, int, int, int]]) -> None:
+    scene = Scene()
+    for what, port, size, value in accesses:
+        match what:
+            case "in":
+                assert 0 <= scene.ports.read(port, size) < 1 << 8 * size
+            case "out":
+                scene.ports.write(port, size, value & (1 << 8 * size) - 1)
+            case "ins":
+                assert len(scene.ports.read_string(port, size, 5)) == 5 * size
+            case "outs":
+                scene.ports.write_string(port, size, value.to_bytes(4, "little"))
+            case _:
+                scene.board.reset()
+                scene.requests.clear()
+        assert len(scene.requests) <= 1
+    fresh = Scene()
+    scene.board.reset()
+    for port in (0x60, 0x64, 0x70, 0x71, 0xCF9, *range(0x3F8, 0x400), *range(0x600, 0x606)):
+        assert scene.ports.read(port, 1) == fresh.ports.read(port, 1), hex(port)

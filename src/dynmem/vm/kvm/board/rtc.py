@@ -4,9 +4,9 @@ It shows the host's clock, in UTC. A guest reads it when it starts and then coun
 to the registers of time and date is ignored, and so is its alarm: the clock never interrupts. The other cells
 keep what the guest writes, up to a reset.
 
-The registers never change while a guest reads one after the other. They are taken from the host's clock when
-the guest has read register A, or reads a register for the second time; so no guest needs to wait for the end
-of an update, and "update in progress" is never set.
+The registers never change while a guest reads one after the other. They are taken from the host's clock
+together, and taken again when the guest reads register A, or one of them for the second time, or a second
+later; so no guest needs to wait for the end of an update, and "update in progress" is never set.
 """
 
 import time
@@ -51,6 +51,7 @@ class Rtc(ByteDevice):
         self._index: int
         self._cells: bytearray
         self._taken: dict[int, int]
+        self._taken_at = 0.0
         self.reset()
 
     def reset(self) -> None:
@@ -66,8 +67,9 @@ class Rtc(ByteDevice):
             return 0xFF  # the index can only be written
         index = self._index
         if index in _TIMES:
-            if index not in self._taken:
-                self._taken = _registers(time.gmtime(self._now()))
+            now = self._now()
+            if index not in self._taken or not 0 <= now - self._taken_at < 1:
+                self._taken, self._taken_at = _registers(time.gmtime(now)), now
             return self._encoded(index, self._taken.pop(index))
         if index == _A:
             self._taken = {}
