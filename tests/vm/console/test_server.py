@@ -1,5 +1,6 @@
 """A console behind a socket: one client at a time, and none that holds the guest or the next client."""
 
+import select
 import socket
 import stat
 import threading
@@ -146,17 +147,40 @@ def test_a_client_that_left_while_the_guest_read_nothing_does_not_keep_the_next_
     gone.sendall(bytes(UNREAD))  # now no more is read of it
     assert scene.has_input.wait(60)
     gone.close()
+    after = scene.client()
+    assert rest(scene.client()) == BUSY  # and so the one before has been looked at
     scene.console.write(b"hello")
-    assert receive(scene.client(), 5) == b"hello"
+    assert receive(after, 5) == b"hello"
+
+
+def test_a_client_that_waits_for_the_guest_costs_no_time(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene.is_reading = False
+    client = scene.client()
+    client.sendall(bytes(4 * UNREAD))
+    assert scene.has_input.wait(60)
+    looks: list[None] = []
+    look = select.poll
+    monkeypatch.setattr(select, "poll", lambda: (looks.append(None), look())[1])
+    for _ in range(3):
+        scene.console.write(b"x")
+        receive(client, 1)
+        threading.Event().wait(0.02)  # in which a loop that waits for nothing makes a thousand rounds
+    assert len(looks) <= 6
 
 
 def test_at_the_end_the_client_receives_what_is_left_and_the_socket_is_removed(scene: Scene) -> None:
     client = scene.client()
     scene.console.write(b"1")
     receive(client, 1)
-    scene.console.write(b"Power down\r\n")
-    scene.console.close()
-    assert rest(client) == b"Power down\r\n"
+    words = b"".join(b"%04d panic\n" % number for number in range(21_000))  # more than a socket holds
+    for start in range(0, len(words), 4096):
+        scene.console.write(words[start : start + 4096])
+    end = threading.Thread(target=scene.console.close)
+    end.start()
+    assert rest(client) == words
+    end.join()
     assert not scene.path.exists()
     scene.console = SocketConsole(scene.path)
 

@@ -20,7 +20,10 @@ class Console(Protocol):
         """Return up to `limit` bytes of input, on any thread, without waiting; what is left stays there."""
 
     def close(self) -> None:
-        """Write what is left of the output unless that takes more than a second, and release everything."""
+        """Write what is left of the output unless that takes more than a second, and release everything.
+
+        The guest has ended, and nothing is called after this.
+        """
 
 
 class NoConsole:

@@ -67,11 +67,12 @@ class SocketConsole:
     def close(self) -> None:
         self._path.unlink(missing_ok=True)
         self._is_closing.set()
-        if self._thread is None:
-            self._release()
-        else:
-            self._wake()
+        self._wake()
+        if self._thread is not None:
             self._thread.join()  # whose every wait is bounded
+        self._drop_client()
+        self._listener.close()
+        os.close(self._wakeup)
 
     def _wake(self) -> None:
         os.eventfd_write(self._wakeup, 1)
@@ -80,12 +81,6 @@ class SocketConsole:
         while not self._is_closing.is_set():
             self._turn()
         self._send_the_rest()
-        self._release()
-
-    def _release(self) -> None:
-        self._drop_client()
-        self._listener.close()
-        os.close(self._wakeup)
 
     def _turn(self) -> None:
         """Wait for something to do, and do it."""

@@ -97,8 +97,7 @@ class TerminalConsole:
             except OSError:
                 data = b""
             if not data:  # the end of a file, or of the terminal
-                ready.unregister(self._stdin)
-                continue
+                return
             self._typed(data)
 
     def _typed(self, data: bytes) -> None:

@@ -32,6 +32,7 @@ class Writer:
 
     def _serve(self) -> None:
         while True:
+            # asked before the backlog: what is added before the end is written
             is_last = self._is_closing.is_set()
             while data := self.backlog.take():
                 self._write(data)
