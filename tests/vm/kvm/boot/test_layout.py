@@ -47,7 +47,7 @@ def test_a_map_says_of_every_byte_once_what_it_is(ram: tuple[tuple[int, int], ..
     assert sum(entry.size for entry in entries) == sum(size for _, size in ram)
 
 
-@given(ram=rams(), size=st.integers(1, 2 * GIB), end=st.integers(1, 1 << 32), start=pages, length=pages)
+@given(ram=rams(), size=st.integers(1, 2 * GIB), end=st.integers(1, 1 << 33), start=pages, length=pages)
 def test_room_for_an_initrd_is_free_ram_and_none_is_higher(
     ram: tuple[tuple[int, int], ...], size: int, end: int, start: int, length: int
 ) -> None:
@@ -56,7 +56,11 @@ def test_room_for_an_initrd_is_free_ram_and_none_is_higher(
 
     def is_free(address: int) -> bool:
         stop = address + size
-        return stop <= end and has_ram(ram, address, stop) and (stop <= taken[0] or address >= taken[1])
+        return (
+            stop <= min(end, 4 * GIB)
+            and has_ram(ram, address, stop)
+            and (stop <= taken[0] or address >= taken[1])
+        )
 
     # the highest of a part of RAM is the last page that fits below one of these
     stops = [min(stop, end, 4 * GIB) for stop in (taken[0], *(at + count for at, count in ram))]
@@ -68,6 +72,7 @@ def test_an_initrd_lies_at_the_end_of_ram_or_of_what_the_kernel_can_address() ->
     ram = [(0, HOLE), (4 * GIB, GIB)]
     kernel = (16 * MIB, 68 * MIB)
     assert highest_room(ram, 10 * MIB, end=4 * GIB, taken=kernel) == HOLE - 10 * MIB
+    assert highest_room(ram, 10 * MIB, end=8 * GIB, taken=kernel) == HOLE - 10 * MIB
     assert highest_room(ram, 10 * MIB, end=2 * GIB, taken=kernel) == 2 * GIB - 10 * MIB
     assert highest_room(ram, 10 * MIB - 1, end=2 * GIB, taken=kernel) == 2 * GIB - 10 * MIB
     assert highest_room(ram, 10 * MIB, end=70 * MIB, taken=kernel) == 6 * MIB

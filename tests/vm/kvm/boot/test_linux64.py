@@ -63,8 +63,10 @@ def test_an_initrd_is_whole_and_without_one_none_is_named(machine: Machine) -> N
 
 
 def test_an_initrd_stays_below_the_highest_address_that_the_kernel_names(machine: Machine) -> None:
-    machine.load(bzimage(initrd_addr_max=3 * MIB - 1), b"initrd")
-    assert machine.field("I", layout.PARAMETERS + 0x218) == 3 * MIB - 4096
+    machine.load(bzimage(initrd_addr_max=3 * MIB - 1), PAGE)
+    assert machine.field("I", layout.PARAMETERS + 0x218) == 3 * MIB - len(PAGE)
+    machine.load(bzimage(initrd_addr_max=3 * MIB - 2), PAGE)
+    assert machine.field("I", layout.PARAMETERS + 0x218) == 3 * MIB - 2 * len(PAGE)
 
 
 def walk(machine: Machine, cr3: int, address: int) -> tuple[int, bool]:
@@ -115,7 +117,7 @@ def test_the_gdt_has_the_selectors_of_the_protocol(machine: Machine) -> None:
         ({"init_size": 0xFFFFFFFF}, "asks for 4 GiB of memory"),
         ({"boot_flag": 0xAA56}, "neither a bzImage nor an ELF"),
         ({"magic": 0}, "neither a bzImage nor an ELF"),
-        ({"pref_address": 16 * MIB}, "the machine has 4 MiB below 4 GiB: raise -m"),
+        ({"pref_address": 16 * MIB}, "needs memory up to .* and the machine has 4 MiB below 4 GiB: raise -m"),
         ({"init_size": 3 * MIB + 1}, "the machine has 4 MiB below 4 GiB: raise -m"),
     ],
 )
@@ -125,6 +127,18 @@ def test_a_kernel_that_cannot_be_started_is_refused_and_nothing_is_written(
     with pytest.raises(ConfigError, match=f"--kernel .*{why}"):
         machine.load(bzimage(**fields), b"initrd")
     assert machine.is_untouched()
+
+
+@pytest.mark.parametrize("code", [b"", PAGE[:0x200]])
+def test_a_kernel_that_ends_before_its_entry_is_refused(machine: Machine, code: bytes) -> None:
+    with pytest.raises(ConfigError, match=r"--kernel .*no code behind the 2048 bytes"):
+        machine.load(bzimage(code))
+
+
+def test_a_kernel_that_asks_for_less_memory_than_it_has_bytes_gets_what_these_need(machine: Machine) -> None:
+    machine.load(bzimage(PAGE * 2, pref_address=SIZE - 2 * len(PAGE), init_size=0))
+    with pytest.raises(ConfigError, match="raise -m"):
+        machine.load(bzimage(PAGE * 2, pref_address=SIZE - len(PAGE), init_size=0))
 
 
 def test_all_memory_that_a_kernel_names_may_be_used_to_the_last_byte(machine: Machine) -> None:

@@ -127,8 +127,9 @@ def test_no_descriptor_stays_open(machine: Machine, kernel: Callable[[], bytes])
     machine.load(kernel(), b"initrd")
     with pytest.raises(ConfigError):
         machine.load(kernel(), b"i" * 8 * MIB)
-    with pytest.raises(ConfigError):
-        machine.load(kernel(), Path("/dev/null"))
+    for wrong in (Path("/dev/null"), b""):
+        with pytest.raises(ConfigError):
+            machine.load(kernel(), wrong)
     assert open_descriptors() == before
 
 

@@ -55,6 +55,11 @@ def test_the_entry_of_a_note_has_4_or_8_bytes(machine: Machine, size: int) -> No
     assert machine.load(elf(TEXT, note_segment(notes))).rip == KERNEL_AT + 16
 
 
+def test_notes_are_filled_up_to_whole_words(machine: Machine) -> None:
+    notes = note(b"Linux\0", 257, b"a word") + pvh_note(KERNEL_AT + 16)
+    assert machine.load(elf(TEXT, note_segment(notes))).rip == KERNEL_AT + 16
+
+
 @pytest.mark.parametrize(
     "notes",
     [

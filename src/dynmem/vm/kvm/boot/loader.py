@@ -73,7 +73,7 @@ def load(
         image = _image(kernel_file)
         if not layout.has_ram(ram, image.start, image.end):
             raise kernel_file.wrong(
-                f"the kernel needs RAM from {image.start:#x} to {image.end:#x}, and the machine has "
+                f"the kernel needs memory up to {format_size(image.end)}, and the machine has "
                 f"{format_size(layout.ram_below_4_gib(ram))} below 4 GiB: raise -m"
             )
         text = command_line(append, longest=image.command_line_max)
@@ -105,8 +105,9 @@ def _initrd_place(file: BootFile, ram: Sequence[tuple[int, int]], image: Image) 
     address = layout.highest_room(ram, file.size, end=image.initrd_end, taken=(image.start, image.end))
     if address is None:
         raise file.wrong(
-            f"{format_size(file.size)} fit nowhere below {image.initrd_end:#x} beside the kernel, which "
-            f"takes {image.start:#x} to {image.end:#x}: raise -m, or make the initrd smaller"
+            f"no room for {format_size(file.size)} below {format_size(image.initrd_end)}: the machine has "
+            f"{format_size(layout.ram_below_4_gib(ram))} below 4 GiB, and the kernel lies from "
+            f"{format_size(image.start)} to {format_size(image.end)}: raise -m, or make the initrd smaller"
         )
     return address, file.size
 
