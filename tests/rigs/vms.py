@@ -23,14 +23,21 @@ class Vm:
     """One running machine; its monitor is `qmp`, its guest's console `serial`."""
 
     def __init__(
-        self, folder: Path, *, memory: str, device: str | None, guest: str, options: tuple[str, ...] = ()
+        self,
+        folder: Path,
+        *,
+        memory: str,
+        device: str | None,
+        guest: str | None,
+        options: tuple[str, ...] = (),
     ) -> None:
         self.qmp = folder / "run" / "qmp"
         self.qmp.parent.mkdir(mode=0o700, exist_ok=True)
         self.serial = folder / "serial"
         self.log = folder / "log"
         command = [sys.executable, "-m", "dynmem", "vm", "--name=one", f"--memory={memory}"]
-        command += [f"--guest={guest}", f"--serial=file:{self.serial}"]
+        command += [f"--guest={guest}"] if guest is not None else []
+        command += [f"--serial=file:{self.serial}"]
         command += [f"--qmp=unix:{self.qmp},server=on,wait=off"]
         command += [f"--device={device}"] if device else []
         command += options
@@ -85,7 +92,7 @@ async def running(
     *,
     memory: str = "512M",
     device: str | None = BALLOON,
-    guest: str = "embedded",
+    guest: str | None = "embedded",
     options: tuple[str, ...] = (),
 ) -> AsyncIterator[tuple[Vm, Any]]:
     vm = Vm(folder, memory=memory, device=device, guest=guest, options=options)
