@@ -1,5 +1,8 @@
 """Simulated guests with the documented habits of Windows under the manager."""
 
+import msgspec
+
+from dynmem.manager.step.safeguards import Safeguards
 from dynmem.sim.cast import character
 from dynmem.sim.guest import TICKS_PER_S, Guest
 from dynmem.sim.world import World, draw_world
@@ -49,3 +52,20 @@ def test_windows_guests_beside_others_break_no_invariant_and_are_moved() -> None
         world = world_of(seed, "growing", "normal", "mortal")
         world.run(120)
         assert world.commands > 0, f"seed {seed} never sent anything"
+
+
+def pressed(safeguards: Safeguards) -> int:
+    """Ticks in which guests gave though they had next to nothing free, and keep no reserve themselves."""
+    exact = msgspec.structs.replace(WINDOWS, report_percent=100)
+    ticks = 0
+    for seed in range(10):
+        world = draw_world(seed, cast=(exact,), safeguards=safeguards)
+        world.run(120)
+        ticks += sum(guest.pressed for guest in world.guests.values())
+    return ticks
+
+
+def test_the_managers_cushion_stands_in_for_the_reserve_that_such_a_guest_does_not_keep() -> None:
+    safe = pressed(Safeguards())
+    assert safe <= 1
+    assert pressed(Safeguards(guest_cushion=False)) > 10 * safe + 10
