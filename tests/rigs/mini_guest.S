@@ -204,6 +204,10 @@ interrupt:
         je exits
         cmp $9, %eax
         je doorbells
+        cmp $10, %eax
+        je hyperv_reset
+        cmp $11, %eax
+        je report
 done:   mov $0xfee000b0, %ebx                   /* EOI */
         movl $0, (%rbx)
         pop %rbx
@@ -247,6 +251,22 @@ doorbells:
         dec %edi
         jnz 1b
         pop %rdi
+        incq RESULTS + READS
+        jmp done
+hyperv_reset:
+        wrmsr_to 0x40000003, 1
+        jmp done
+report: push %r8                                /* one page that the guest does not need */
+        movq $2, INPUT + 0x200
+        mov RESULTS + ADDRESS, %eax
+        mov %rax, INPUT + 0x208
+        mov $HYPERCALLS, %ebx
+        mov $0x100008003, %rcx
+        mov $INPUT + 0x200, %edx
+        xor %r8d, %r8d
+        call *%rbx
+        mov %rax, RESULTS + READ
+        pop %r8
         incq RESULTS + READS
         jmp done
 triple_fault:

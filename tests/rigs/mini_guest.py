@@ -5,17 +5,20 @@ import contextlib
 import os
 import subprocess
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
 import pytest
+from tests.rigs.pages import packed
 
 from dynmem.memory.backend import MemfdBackend
+from dynmem.memory.discard import Discarder
 from dynmem.space.address_space import Section
 from dynmem.units import MIB
 from dynmem.vm.faults import Faults
 from dynmem.vm.guest_crash import GuestCrash
 from dynmem.vm.guest_memory import MappedMemory
+from dynmem.vm.hyperv.extended import EXTENDED_CALLS, ExtendedCalls
 from dynmem.vm.kvm.guest import KvmGuest
 from dynmem.vm.kvm.host import DEVICE
 from dynmem.vm.options.actions import ActionOptions, PanicAction
@@ -23,6 +26,7 @@ from dynmem.vm.options.boot import BootOptions
 from dynmem.vm.options.machine import VmOptions
 from dynmem.vm.options.memory import MemoryOptions
 from dynmem.vmbus import OutgoingMessage
+from dynmem.wire.heat_hint import Span
 from dynmem.wire.synic import HYPERCALL_POST_MESSAGE, VMBUS_SINT, HvStatus, HypercallInput, hypercall_result
 
 PATIENCE_S = 60
@@ -40,6 +44,7 @@ NAMES = (
 )
 # commands
 SIGNAL, SPIN, KEYBOARD_RESET, POWER_OFF, TRIPLE_FAULT, CRASH, READ, EXITS, DOORBELLS = range(1, 10)
+HYPERV_RESET, REPORT = range(10, 12)
 
 
 class MiniGuest:
@@ -62,6 +67,7 @@ class MiniGuest:
         self.faults = Faults(lambda: 0)
         self.backend = MemfdBackend(MEMORY, "mini")
         self.memory = MappedMemory()
+        self._extended = ExtendedCalls(self.memory, self._report)
         self.guest = KvmGuest(options, self.memory, self, self.faults)
         section = Section(0, MEMORY, self.backend, 0, readonly=False, name="ram")
         self.memory.section_added(section)
@@ -89,9 +95,14 @@ class MiniGuest:
 
     async def hypercall(self, call: HypercallInput) -> int:
         self.calls.append(call)
+        if call.code in EXTENDED_CALLS:
+            return await self._extended.call(call)
         if call.code == HYPERCALL_POST_MESSAGE:
             return hypercall_result(HvStatus.SUCCESS)
         return hypercall_result(HvStatus.INVALID_HYPERCALL_CODE)
+
+    async def _report(self, spans: Sequence[Span]) -> None:
+        Discarder(self.backend).discard(packed(*spans))
 
     def retry_messages(self) -> None:
         self.retries += 1
@@ -138,8 +149,15 @@ class MiniGuest:
 
     async def read(self, address: int) -> int:
         """Return what the guest reads at an address."""
+        return await self._answer(READ, address)
+
+    async def report(self, address: int) -> int:
+        """Have the guest report a page as free; return the result that it gets."""
+        return await self._answer(REPORT, address)
+
+    async def _answer(self, number: int, address: int) -> int:
         reads = self.result("reads")
-        assert self.command(READ, address)
+        assert self.command(number, address)
         await self.until("reads", reads + 1)
         return self.result("read")
 

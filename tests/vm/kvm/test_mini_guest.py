@@ -5,6 +5,7 @@ EOM, doorbells, and the ways in which a guest stops, is stopped or ends. It need
 """
 
 import asyncio
+import os
 import threading
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 from tests.rigs.mini_guest import (
     CONNECTION,
     CRASH,
+    HYPERV_RESET,
     KEYBOARD_RESET,
     POWER_OFF,
     RELID,
@@ -35,7 +37,7 @@ from dynmem.vm.kvm import api
 from dynmem.vm.kvm.run_page import RunPage
 from dynmem.vm.options.actions import PanicAction
 from dynmem.vmbus import Signal
-from dynmem.wire.synic import VMBUS_SINT, HvStatus
+from dynmem.wire.synic import VMBUS_SINT, HvStatus, hypercall_result
 
 pytestmark = needs_kvm
 
@@ -120,7 +122,7 @@ async def test_a_guest_that_idles_is_frozen_and_goes_on(kernel: Path) -> None:
         await scene.until("messages", 1)
 
 
-@pytest.mark.parametrize("command", [KEYBOARD_RESET, TRIPLE_FAULT])
+@pytest.mark.parametrize("command", [KEYBOARD_RESET, TRIPLE_FAULT, HYPERV_RESET])
 @plays
 async def test_a_guest_resets_itself_and_the_next_life_knows_nothing(kernel: Path, command: int) -> None:
     async with running(kernel) as scene:
@@ -182,6 +184,16 @@ async def test_pages_that_are_discarded_read_as_zero_in_the_guest(kernel: Path) 
         ((fd, offset, _),) = scene.backend.files(8 * MIB, 4096)
         assert system_calls.punch(fd, offset, 4096) == 0
         assert await scene.read(8 * MIB) == 0
+
+
+@plays
+async def test_a_page_that_the_guest_reports_is_gone_when_its_call_returns(kernel: Path) -> None:
+    async with running(kernel) as scene:
+        scene.memory.write(8 * MIB, (77).to_bytes(8, "little"))
+        scene.memory.write(8 * MIB + 4096, (78).to_bytes(8, "little"))
+        assert await scene.report(8 * MIB) == hypercall_result(HvStatus.SUCCESS, 1)
+        assert os.lseek(scene.backend.fd, 8 * MIB, os.SEEK_DATA) == 8 * MIB + 4096
+        assert [await scene.read(8 * MIB), await scene.read(8 * MIB + 4096)] == [0, 78]
 
 
 @plays

@@ -78,6 +78,7 @@ class _Life:
             invariant_tsc=cpuid.has_invariant_tsc(leaves),
             free_page_reporting=guest.reports_free_pages,
             vp_max=guest.vp_count,
+            reset=True,
         )
         hypervisor = hyperv_cpuid.leaves(features)
         for vcpu in self.vcpus:
@@ -94,6 +95,7 @@ class _Life:
             now_100ns=lambda: (time.monotonic_ns() - began) // 100,
             tsc=self._tsc,
             faults=guest.faults,
+            wants_reset=partial(self.requested, PowerRequest.RESET),
         )
 
     def run(self, board: Board) -> None:
