@@ -47,9 +47,9 @@ class Kvm:
             with pytest.raises(OSError, match="Bad file descriptor"):
                 os.fstat(fd)
 
-    def examined(self) -> list[Finding]:
+    def examined(self, cpuinfo: Path = Path(os.devnull)) -> list[Finding]:
         """What is found; every descriptor is closed again."""
-        found = host.examine(open_device=self.open, ioctl=self.ioctl)
+        found = host.examine(open_device=self.open, ioctl=self.ioctl, cpuinfo=cpuinfo)
         self.assert_closed()
         return found
 
@@ -105,6 +105,15 @@ def test_a_machine_is_not_made_on_a_kvm_that_lacks_something() -> None:
     assert Kvm().refusal(289) == "--smp 289: this KVM has at most 288 virtual processors: take fewer"
     with pytest.raises(ConfigError, match="/dev/kvm cannot be opened: Permission denied; dynmem doctor says"):
         host.open_kvm(1, open_device=refusing(errno.EACCES))
+
+
+def test_a_kvm_in_a_virtual_machine_is_a_limit(tmp_path: Path) -> None:
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text("processor\t: 0\nflags\t\t: fpu svm hypervisor\n\nprocessor\t: 1\n")
+    (only,) = missing(Kvm().examined(cpuinfo))
+    assert (only.subject, only.verdict) == ("nested KVM", Verdict.LIMITED)
+    cpuinfo.write_text("flags\t\t: fpu svm\nmodel name\t: hypervisor\n")
+    assert missing(Kvm().examined(cpuinfo)) == []
 
 
 def test_registers_that_a_kvm_does_not_share_are_missing_though_it_shares_others() -> None:

@@ -114,9 +114,20 @@ def examine(
     except OSError as error:
         return [_not_opened(device, error, cpuinfo)]
     try:
-        return [Finding(str(device), Verdict.OK, "can be opened"), *_of_kvm(fd, ioctl)]
+        found = [Finding(str(device), Verdict.OK, "can be opened"), *_of_kvm(fd, ioctl)]
     finally:
         os.close(fd)
+    if "hypervisor" in _flags(cpuinfo):
+        found.append(
+            Finding(
+                "nested KVM",
+                Verdict.LIMITED,
+                "this host is a virtual machine itself: guests are slower, and a kernel may not boot though"
+                " nothing is missing",
+                "try one: dynmem vm -m 1G --kernel FILE --serial stdio",
+            )
+        )
+    return found
 
 
 def _of_kvm(fd: int, ioctl: Ioctl) -> list[Finding]:
@@ -186,12 +197,19 @@ def _name_of_user() -> str:
         return str(os.geteuid())
 
 
+def _flags(cpuinfo: Path) -> set[str]:
+    """Return what the first processor shows; nothing if that cannot be read."""
+    try:
+        text = cpuinfo.read_text(errors="replace")
+    except OSError:
+        return set()
+    found = re.search(r"^flags\s*:(.*)$", text, re.MULTILINE)
+    return set(found[1].split()) if found else set()
+
+
 def _step_to_module(device: Path, cpuinfo: Path) -> str:
     """Return how the device gets there, which depends on what the processor shows."""
-    try:
-        flags = set(re.findall(r"\b(?:vmx|svm)\b", cpuinfo.read_text(errors="replace")))
-    except OSError:
-        flags = set()
+    flags = _flags(cpuinfo) & {"vmx", "svm"}
     if not flags:
         return (
             "this processor shows no virtualization: switch it on in the firmware, or for a host that is"
