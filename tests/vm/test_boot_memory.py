@@ -17,6 +17,7 @@ from dynmem.vm.options.memory import BackendOptions, DimmOptions, MemoryOptions
 from dynmem.vm.platform import round_hole
 from dynmem.vmbus.memory import BadAddressError
 from dynmem.wire import dm
+from dynmem.wire.heat_hint import Span
 
 BOOT = 6 * GIB
 SIX_GIB = MemoryOptions(BOOT, BOOT)
@@ -131,6 +132,22 @@ async def test_a_range_over_the_hole_counts_for_the_memory_on_both_sides_of_it()
     await reaches(machine, BOOT - 5 * PAGE_SIZE)
     await reaches(machine, BOOT)
     assert guest.got == packed((BELOW - 2, 2), (ABOVE, 3))
+    await machine.close()
+
+
+@plays
+async def test_free_pages_that_are_reported_on_both_sides_of_the_hole_leave_the_host() -> None:
+    machine, guest = machine_of()
+    await machine.start()
+    assert machine.balloon is not None
+    assert machine.balloon.reporting is not None
+    free, kept = {BELOW - 2, BELOW - 1, ABOVE, ABOVE + 1}, {BELOW - 3, ABOVE + 2}
+    for page in free | kept:
+        guest.memory.write(page << PAGE_SHIFT, b"once used")
+    await machine.balloon.reporting.report([Span(BELOW - 2, ABOVE + 2 - (BELOW - 2))])
+    assert not {own_page(page) for page in free} & resident(machine)
+    assert {own_page(page) for page in kept} <= resident(machine)
+    assert machine.balloon.reporting.discarded_bytes == len(free) * PAGE_SIZE
     await machine.close()
 
 
