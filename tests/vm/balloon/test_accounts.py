@@ -275,8 +275,9 @@ def test_no_more_ranges_go_back_than_a_message_has_room_for_though_refusals_cut_
     assert pages.removed_pages == 3 * 512
 
 
-def test_what_the_host_lacks_on_either_side_of_a_hole_stays_and_each_range_lies_in_one_piece() -> None:
-    pool = Pool(left=2)
+def in_a_pool_beside_a_hole(left: int) -> tuple[GuestPages, Pool]:
+    """A memory of three huge pages, the second one on both sides of the hole, all of them discarded."""
+    pool = Pool(left)
     pages = GuestPages(lambda: 0)
     memory = Memory([(0, 768), (1024, 768)], 512 * PAGE_SIZE, reserve=pool.reserve)
     pages.plug(memory)
@@ -284,6 +285,18 @@ def test_what_the_host_lacks_on_either_side_of_a_hole_stays_and_each_range_lies_
     (discard,) = pages.due(flush=True)
     memory.done(discard, failed=False)
     pool.bare = {0, 1, 2}
+    return pages, pool
+
+
+def test_what_is_left_beside_a_refusal_is_parted_at_the_hole_and_no_range_is_one_too_many() -> None:
+    pages, pool = in_a_pool_beside_a_hole(left=0)
+    pool.bare = {0}
+    assert pages.remove_for_guest(4096, 2) == packed((512, 256), (1024, 768))
+    assert pages.removed_pages == 512
+
+
+def test_what_the_host_lacks_on_either_side_of_a_hole_stays_and_each_range_lies_in_one_piece() -> None:
+    pages, pool = in_a_pool_beside_a_hole(left=2)
     assert pages.remove_for_guest(4096, 1) == packed((0, 768))
     assert pages.remove_for_guest(4096, 9) == packed((1024, 256))  # the rest of the second huge page
     assert pages.removed_pages == 512
