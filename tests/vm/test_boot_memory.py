@@ -167,6 +167,23 @@ async def test_the_hole_is_no_memory_for_the_bus_and_each_piece_is_a_slot() -> N
 
 
 @plays
+async def test_a_guest_of_a_terabyte_gives_up_its_last_page_and_gets_it_back() -> None:
+    size = 1024 * GIB
+    machine, guest = machine_of(MemoryOptions(size, size))
+    assert machine.memory.boot_ram[-1] == (HOLE.stop, size - HOLE.start)
+    await machine.start()
+    last = (size + len(HOLE) >> PAGE_SHIFT) - 1
+    guest.memory.write(last << PAGE_SHIFT, b"last")
+    assert own_page(last) in resident(machine)
+    guest.gives = packed((last, 1))
+    await reaches(machine, size - PAGE_SIZE)
+    await until(lambda: own_page(last) not in resident(machine))
+    await reaches(machine, size)
+    assert guest.got == packed((last, 1))
+    await machine.close()
+
+
+@plays
 async def test_memory_devices_begin_behind_the_last_piece() -> None:
     machine, _ = machine_of(memory=MemoryOptions(BOOT, BOOT + 2 * MIB, 1), objects=OPTIONS.objects[1:])
     assert machine.dimms.plug(DimmOptions("a", "x")).get_addr() == 32 * GIB
