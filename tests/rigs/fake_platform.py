@@ -145,7 +145,7 @@ class FakePlatform:
             if isinstance(event, vmbus.Offered):
                 self.channel = event.channel
                 self.channel.open(range(16, 26), 5, target_vp=self.vp)
-            elif isinstance(event, vmbus.Closed) and self.client.state is vmbus.ClientState.CONNECTED:
+            elif isinstance(event, vmbus.Closed) and self._may_open(event.channel):
                 event.channel.open(range(16, 26), 5, target_vp=self.vp)
             elif isinstance(event, vmbus.Opened):
                 self.say(dm.VersionRequest(1, dm.VERSION_WIN10, is_last_attempt=False))
@@ -161,6 +161,11 @@ class FakePlatform:
         for address, is_done in self.answers:
             await calls.unplug_answered(address, is_done=is_done)
         self.answers.clear()
+
+    def _may_open(self, channel: vmbus.GuestChannel) -> bool:
+        """Whether a channel has closed by itself: neither the bus nor the channel is on its way out."""
+        is_connected = self.client.state is vmbus.ClientState.CONNECTED
+        return is_connected and channel.state is vmbus.GuestChannelState.CLOSED
 
     def obey(self, message: dm.Message) -> None:
         if isinstance(message, dm.BalloonRequest):

@@ -107,7 +107,7 @@ def test_a_guest_that_takes_no_part_is_reset_like_any_other(tmp_path: Path) -> N
 
 def test_a_guest_that_cannot_be_started_again_ends_the_machine(tmp_path: Path) -> None:
     program = tmp_path / "guest"
-    program.write_text("#!/bin/sh\nexec sleep 60\n")
+    program.write_text("#!/bin/sh\nexec sleep 1000\n")
     program.chmod(0o755)
 
     async def scene() -> None:
