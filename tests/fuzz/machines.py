@@ -17,6 +17,8 @@ from tests.rigs.stores import PlainBlocks, PlainSource, SetStore
 from dynmem import vmbus
 from dynmem.dm import DynamicMemoryHost, GivenUp, GuestOptions, HostOptions
 from dynmem.dm.guest import DynamicMemoryGuest
+from dynmem.dm.habits import LINUX
+from dynmem.dm.windows import Release, windows
 from dynmem.errors import RemoteProtocolError
 from dynmem.limits import DM_RANGES_PER_MESSAGE, VMBUS_QUEUE_MAX
 from dynmem.pages import ranges
@@ -408,6 +410,10 @@ class Pages:
         assert not added.rejected
 
 
+# of the releases of Windows, one whose guests take a request at once
+KINDS = (LINUX, windows(Release.SERVER_2016))
+
+
 class GuestRig:
     """The guest's end of the protocol, led into one of its states, then told anything."""
 
@@ -419,16 +425,17 @@ class GuestRig:
         for _ in range(8):
             if (message := self.end.next_message()) is None:
                 return
-            assert len(message) <= 4096
+            assert len(message) <= self.habits.most_bytes
             self.end.message_sent(self.now)
 
     def restart(self) -> None:
         self.pages = Pages()
+        self.habits = KINDS[self.count // (4 * BURST) % len(KINDS)]
         self.end = DynamicMemoryGuest(
             pages=self.pages,
             total_pages=GUEST_PAGES,
             blocks=PlainBlocks(BLOCK_PAGES, GUEST_PAGES + ADDED_PAGES - BLOCK_PAGES),
-            options=GuestOptions(page_limit=GUEST_PAGES + ADDED_PAGES),
+            options=GuestOptions(page_limit=GUEST_PAGES + ADDED_PAGES, habits=self.habits),
         )
         self.end.channel_opened(self.now)
         self.send()
