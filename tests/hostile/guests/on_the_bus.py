@@ -11,6 +11,7 @@ from dynmem.units import PAGE_SIZE
 from dynmem.wire import hardware as wire
 from dynmem.wire import synic
 from dynmem.wire import vmbus as bus
+from dynmem.wire.heat_hint import COLD_DISCARD, EXT_CALL_MEMORY_HEAT_HINT, HINT_RANGES_MAX, Span, encode_hint
 
 RINGS = GPADL + 1  # of the first channel
 
@@ -136,6 +137,18 @@ def moving_pages(guest: Kernel) -> None:
             value = guest.random.choice((0, 1, 16 << 12 | 1, 1 << 60 | 1, 63 << 20 | 1))
             guest.socket.send(wire.encode(wire.WriteMsr(0, msr, value)))
         guest.post(CONTACT)
+
+
+@member("it reports as free all memory that there could be, its own rings among it, and every second page")
+def free_pages(guest: Kernel) -> None:
+    guest.writer()
+    everything = [Span(number << 20, 1 << 20) for number in range(4)]
+    scattered = [Span(2 * number, 1) for number in range(HINT_RANGES_MAX)]
+    while True:
+        for spans in (everything, scattered):
+            guest.memory.write(guest.input, encode_hint(COLD_DISCARD, spans))
+            guest.call(EXT_CALL_MEMORY_HEAT_HINT | len(spans) << 32, guest.input)
+            guest.post(CONTACT)
 
 
 @member("it says that a released channel and one that never was are released")
