@@ -16,7 +16,7 @@ Examples:
       --qmp unix:/tmp/grows/qmp.sock,server=on,wait=off
   dynmem vm --name seen -m 512M --device hv-balloon --trace 'hv_balloon*' -D seen.log --capture seen.capture
   dynmem vm --name linux -m 1G,maxmem=8G -smp 2 --device hv-balloon,status-report=on \\
-      --kernel vmlinuz --initrd initrd.img --append 'console=ttyS0 quiet' --serial stdio
+      --kernel vmlinuz --initrd initrd.img --append quiet --serial stdio
 
 \b
 Talk to it with any QMP client; balloon takes bytes:
@@ -108,7 +108,11 @@ class QemuStyle(click.Command):
 @click.option(
     "--initrd", type=click.Path(path_type=Path), metavar="FILE", help="The kernel's initial file system."
 )
-@click.option("--append", metavar="TEXT", help="The end of the kernel's command line.")
+@click.option(
+    "--append",
+    metavar="TEXT",
+    help="The end of the kernel's command line, which begins with: console=ttyS0 no_timer_check pci=off",
+)
 @click.option(
     "--smp", default="1", show_default=True, metavar="N", help="Virtual processors of a guest with --kernel."
 )

@@ -6,11 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from unittest import mock
 
+import click
 import pytest
 from tests.rigs.boot import Machine
 from tests.rigs.kernels import bzimage, elf
 from tests.rigs.own_process import open_descriptors
 
+from dynmem.cli.vm import vm
 from dynmem.errors import ConfigError
 from dynmem.lab import image as lab
 from dynmem.units import GIB, MIB
@@ -27,6 +29,11 @@ def test_the_users_words_come_last(machine: Machine, kernel: Callable[[], bytes]
     assert machine.text(layout.COMMAND_LINE) == f"{DEFAULTS} quiet console=hvc0".encode()
     machine.load(kernel())
     assert machine.text(layout.COMMAND_LINE) == DEFAULTS.encode()
+
+
+def test_the_help_shows_what_comes_before_the_users_words() -> None:
+    texts = {option.name: option.help or "" for option in vm.params if isinstance(option, click.Option)}
+    assert texts["append"].endswith(f"begins with: {DEFAULTS}")
 
 
 @KERNELS

@@ -50,7 +50,6 @@ def load(
     initrd: Path | None,
     append: str,
     vp_count: int,
-    firmware: acpi.Firmware = acpi.FIRMWARE,
 ) -> Entry:
     """Load a bzImage, or an ELF kernel with a PVH note, with everything that it needs to start.
 
@@ -64,7 +63,6 @@ def load(
         initrd: The file of its initial RAM disk.
         append: What follows on the command line.
         vp_count: Processors that the ACPI tables list.
-        firmware: The fixed hardware that they describe.
 
     Raises ConfigError, which names the file or option and the rule.
     """
@@ -84,7 +82,7 @@ def load(
             initrd_file.copy(0, initrd_file.size, memory, place[0])
         _copy_kernel(kernel_file, image, memory)
     memory.write(layout.COMMAND_LINE, text)
-    memory.write(layout.ACPI_TABLES, acpi.tables(layout.ACPI_TABLES, vp_count, firmware))
+    memory.write(layout.ACPI_TABLES, acpi.tables(layout.ACPI_TABLES, vp_count, acpi.FIRMWARE))
     return _pass(memory, image, place, layout.memory_map(ram))
 
 
