@@ -23,6 +23,7 @@ from dynmem.vm.kvm.guest import KvmGuest
 from dynmem.vm.kvm.host import DEVICE
 from dynmem.vm.options.actions import ActionOptions, PanicAction
 from dynmem.vm.options.boot import BootOptions
+from dynmem.vm.options.console import ConsoleOptions
 from dynmem.vm.options.machine import VmOptions
 from dynmem.vm.options.memory import MemoryOptions
 from dynmem.vmbus import OutgoingMessage
@@ -50,13 +51,21 @@ HYPERV_RESET, REPORT = range(10, 12)
 class MiniGuest:
     """The platform with its guest; it is owner and machine as well."""
 
-    def __init__(self, kernel: Path, *, vp_count: int = 1, panic: PanicAction = PanicAction.NONE) -> None:
+    def __init__(
+        self,
+        kernel: Path,
+        *,
+        vp_count: int = 1,
+        panic: PanicAction = PanicAction.NONE,
+        console: ConsoleOptions | None = None,
+    ) -> None:
         options = VmOptions(
             "mini",
             MemoryOptions(MEMORY, MEMORY, 0),
             boot=BootOptions(kernel),
             vp_count=vp_count,
             actions=ActionOptions(panic=panic),
+            console=console or ConsoleOptions(),
         )
         self.happened: list[str] = []
         self.crashes: list[GuestCrash] = []
@@ -176,10 +185,10 @@ async def running(
         scene.close()
 
 
-def assemble(folder: Path) -> Path:
-    """Make the guest's kernel."""
+def assemble(folder: Path, name: str = "mini_guest.S") -> Path:
+    """Make a guest's kernel from its source beside this file."""
     file = folder / "guest"
-    source = Path(__file__).with_name("mini_guest.S")
+    source = Path(__file__).with_name(name)
     options = ("-nostdlib", "-static", "-no-pie", "-Wl,-Ttext=0x100000,--build-id=none,-N,-estart")
     subprocess.run(("gcc", *options, "-w", "-o", file, source), check=True)
     return file
