@@ -1,4 +1,4 @@
-"""A machine's memory as a target: boot RAM, two DIMMs and memory to add, and a guest that lies about all.
+"""A machine's memory as a target: boot RAM beside a hole, two DIMMs, memory to add, and a guest that lies.
 
 There is no process: the guest's ends of the ring and of the hardware socket are the target's own, and so are
 the moments at which discards end. An input is a list of moves, most of them about pages near a border. After
@@ -42,6 +42,8 @@ from dynmem.wire import hardware as wire
 from dynmem.wire.synic import VMBUS_MESSAGE_TYPE
 
 BOOT = 32 * MIB >> PAGE_SHIFT
+HOLE = range(4096, 4608)  # pages in the midst of boot memory's addresses
+BOOT_END = BOOT + len(HOLE)
 ADDED = 384 * MIB
 UNIT = MIB >> PAGE_SHIFT
 BLOCK = 128 * MIB >> PAGE_SHIFT  # of one slot
@@ -51,7 +53,8 @@ DIMMS = {"d0": 2 * MIB, "d1": 4 * MIB}
 BURST = 16
 CAPS = dm.CAP_BALLOON | dm.CAP_HOT_ADD | dm.CAP_HOT_REMOVE
 ALIGNMENTS = (0, 0, 1, 7, 15)  # powers of two of MiB
-PAGES = (0, 16, 4000, BOOT, FIRST, FIRST + UNIT, FIRST + BLOCK, LAST, LAST + 512, LAST + 1024, 1 << 28)
+BORDERS = (0, 16, HOLE.start, BOOT_END, FIRST, FIRST + UNIT, FIRST + BLOCK, LAST)
+PAGES = (*BORDERS, LAST + 512, LAST + 1024, 1 << 28)
 NEAR = (0, 0, 0, 1, 7, 100, 255, 256, 511, 512, -1, -2, -100, -512)
 COUNTS = (0, 1, 1, 2, 9, 255, 256, 257, 512, 1024, 4000, BOOT, BLOCK, BLOCK + 1, (1 << 24) - 1)
 SIZES = (1, 24, 28, 31, 32, 33, 40, 100, 160, 161, 290, 416, 418, 500, 1 << 20)  # MiB
@@ -98,17 +101,33 @@ class HeldDiscards(DiscardThread):
 class Area:
     """What the guest was told, and has said, of one memory; one flag a page."""
 
-    def __init__(self, backend: Backend, first: int) -> None:
-        self.first = first
+    def __init__(self, backend: Backend, *firsts: int, border: int | None = None) -> None:
+        """The guest has it from `firsts` on, the second for what lies behind own page `border`."""
         pages = backend.size >> PAGE_SHIFT
+        borders = (0, pages) if border is None else (0, border, pages)
+        self._pieces = list(zip(firsts, borders[:-1], borders[1:], strict=True))
         self.named = np.zeros(pages, np.bool_)  # given up, not got back
         self.posted = np.zeros(pages, np.bool_)  # hot-added, or about to be
         self.released = np.zeros(pages, np.bool_)  # given back for good, not got again
 
+    def parts(self, start: int, end: int) -> list[slice]:
+        """The own pages of each piece that lie from guest page `start` to `end`."""
+        found = []
+        for first, low, high in self._pieces:
+            at = min(max(start - first + low, low), high)
+            found.append(slice(at, min(max(end - first + low, at), high)))
+        return found
+
     def part(self, start: int, end: int) -> slice:
-        """The pages from guest page `start` to `end` that lie here."""
-        low = min(max(start - self.first, 0), self.named.size)
-        return slice(low, min(max(end - self.first, low), self.named.size))
+        """The same of a memory in one piece."""
+        (found,) = self.parts(start, end)
+        return found
+
+
+class GuestWithHole(GuestWithoutProcess):
+    """A platform whose guest has its boot memory in two pieces."""
+
+    ram_hole = range(HOLE.start << PAGE_SHIFT, HOLE.stop << PAGE_SHIFT)
 
 
 class MemoryRig:
@@ -120,10 +139,10 @@ class MemoryRig:
         self.machine = Machine(
             OPTIONS,
             lambda *_: None,
-            make_platform=GuestWithoutProcess,
+            make_platform=GuestWithHole,
             make_discard_thread=lambda: self.discards,
         )
-        assert isinstance(self.machine.platform, GuestWithoutProcess)
+        assert isinstance(self.machine.platform, GuestWithHole)
         self.guest = self.machine.platform
         assert self.machine.balloon is not None
         assert self.machine.hot_added is not None
@@ -131,7 +150,7 @@ class MemoryRig:
         self.now = 0
         self.machine.clock._source, self.machine.clock._origin = lambda: self.now, 0
         self.areas = {
-            self.machine.memory.boot: Area(self.machine.memory.boot, 0),
+            self.machine.memory.boot: Area(self.machine.memory.boot, 0, HOLE.stop, border=HOLE.start),
             self.hot_added.backend: Area(self.hot_added.backend, FIRST),
         }
         self.count = 0
@@ -249,7 +268,7 @@ class MemoryRig:
         self.asked = message
 
     def got_back(self, start: int, end: int) -> None:
-        parts = [(area, area.part(start, end)) for area in self.areas.values()]
+        parts = [(area, part) for area in self.areas.values() for part in area.parts(start, end)]
         assert sum(part.stop - part.start for _, part in parts) == end - start
         for area, part in parts:
             assert area.named[part].all(), "a page goes back that was not given up"
@@ -340,7 +359,8 @@ def give_up(rig: MemoryRig, moves: Moves) -> None:
     more, ranges = bool(next(moves, 0) & 1), ranges_of(moves)
     for start, end in bounds_of(ranges):
         for area in rig.areas.values():
-            area.named[area.part(start, end)] = True
+            for part in area.parts(start, end):
+                area.named[part] = True
     rig.say(dm.encode(dm.BalloonResponse(7, more, ranges)))
 
 

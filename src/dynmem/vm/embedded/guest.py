@@ -52,7 +52,7 @@ class EmbeddedGuest:
     """
 
     vp_count: Final = 1
-    ram_hole: Final = range(0)
+    ram_hole: range = range(0)
     has_dimm_hotplug: Final = True
 
     def __init__(
