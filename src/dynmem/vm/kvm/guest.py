@@ -218,7 +218,7 @@ class KvmGuest:
         accept_kicks()
         sys.setswitchinterval(_SWITCH_INTERVAL_S)
 
-    # on any thread
+    # on any thread, with the lock of the ports held
 
     def _set_line(self, gsi: int, level: bool) -> None:
         if self._life is not None:
@@ -227,6 +227,8 @@ class KvmGuest:
     def _requested(self, request: PowerRequest) -> None:
         if self._life is not None:
             self._life.requested(request)
+
+    # on a thread of the console
 
     def _end(self) -> None:
         """End the machine, as the user of its console asks."""
@@ -266,7 +268,8 @@ class KvmGuest:
         life.calls.end()
         await asyncio.to_thread(life.join)
         self.slots.disconnect()
-        self._life = None
+        with self._board.ports.lock:  # a thread of the console may be raising a line of it
+            self._life = None
         life.close()
 
     def close(self) -> None:

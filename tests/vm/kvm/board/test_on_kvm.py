@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from tests.rigs.mini_guest import MiniGuest, assemble, needs_kvm
 from tests.rigs.scenes import plays, until
 
+from dynmem.vm.kvm.virtual_machine import VirtualMachine
 from dynmem.vm.options.console import ConsoleKind, ConsoleOptions
 
 pytestmark = needs_kvm
@@ -64,6 +66,36 @@ async def test_what_is_typed_interrupts_the_guest_and_what_it_sends_is_shown(
             assert await scene.echo(bytes((letter,))) == bytes((letter,))
         paste = bytes(range(0x40, 0x100)) * 20
         assert await scene.echo(paste) == paste
+
+
+@plays
+async def test_a_key_that_is_typed_while_the_guest_ends_finds_its_machine_or_none(
+    kernel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The console's thread is held where it raises the line; the end of the guest waits for it."""
+    is_raising, may_go_on = threading.Event(), threading.Event()
+    failures: list[OSError] = []
+    set_line = VirtualMachine.set_line
+
+    def slowly(machine: VirtualMachine, gsi: int, *, level: bool) -> None:
+        if threading.current_thread().name == "console":
+            is_raising.set()
+            may_go_on.wait(60)
+        try:
+            set_line(machine, gsi, level=level)
+        except OSError as error:
+            failures.append(error)
+
+    async with running(kernel, tmp_path) as scene:
+        monkeypatch.setattr(VirtualMachine, "set_line", slowly)
+        scene.typing.write(b"x")
+        assert await asyncio.to_thread(is_raising.wait, 60)
+        threading.Timer(0.1, may_go_on.set).start()
+        await scene.machine.guest.power_off()
+        await asyncio.to_thread(may_go_on.wait, 60)
+        await scene.machine.guest.power_on(())
+        assert await scene.shown(len(GREETING)) == GREETING
+        assert not failures
 
 
 @plays
