@@ -127,8 +127,8 @@ class QemuStyle(click.Command):
     default="none",
     show_default=True,
     metavar="stdio|file:PATH|unix:PATH,server=on,wait=off|none",
-    help="Where the guest's serial console is. The embedded guest writes a JSON line about every 200 ms to a"
-    " file.",
+    help="Where the guest's serial console is; on stdio, Ctrl-A x ends the VM. The embedded guest writes a"
+    " JSON line about every 200 ms to a file.",
 )
 @click.option(
     "--vmbus-version",
