@@ -1,20 +1,13 @@
 """Memory slots: who has how many left, and how many a device may decide to use."""
 
-import os
-from pathlib import Path
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.space.devices import Consumer, Memory
+from tests.space.devices import Consumer
 
-from dynmem.errors import NotPermittedError, UnreachableError
-from dynmem.space.address_space import AddressSpace
-from dynmem.space.memslots import KvmSlots, Memslots, SlotUse, decide_limit
-from dynmem.space.region import MemoryDeviceError, RamRegion
-from dynmem.units import GIB, PAGE_SIZE
-
-KVM = Path("/dev/kvm")
+from dynmem.space.memslots import Memslots, SlotUse, decide_limit
+from dynmem.space.region import MemoryDeviceError
+from dynmem.units import GIB
 
 
 def registry(*consumers: Consumer) -> Memslots:
@@ -111,44 +104,3 @@ def test_a_decision_never_takes_what_is_not_there(
         assert slots_max >= 509
         assert required + limit <= 256
         assert limit + use.reserved <= slots_max - taken
-
-
-@pytest.mark.skipif(not os.access(KVM, os.R_OK | os.W_OK), reason="needs a /dev/kvm that may be used")
-def test_kvm_says_how_many_slots_a_machine_has_and_each_section_takes_one() -> None:
-    kvm = KvmSlots()
-    assert kvm.slots_max >= 32  # as few as the first KVM had
-    space = AddressSpace()
-    first = RamRegion("first", Memory(GIB), 0, GIB)
-    space.map(first, 0)
-    space.listen(kvm)
-    assert kvm.slots_free == kvm.slots_max - 1
-    space.map(RamRegion("second", Memory(GIB), 0, GIB), GIB)
-    assert kvm.slots_free == kvm.slots_max - 2
-    space.unmap(first)
-    assert kvm.slots_free == kvm.slots_max - 1
-    assert registry(Consumer(100_000)).slots_max == 100_000
-    memslots = Memslots()
-    memslots.add(kvm)
-    assert memslots.slots_max == kvm.slots_max
-    space.forget(kvm)
-    assert kvm.slots_free == kvm.slots_max
-
-
-def test_where_kvm_is_not_a_sentence_says_so(tmp_path: Path) -> None:
-    with pytest.raises(UnreachableError, match="cannot be opened: No such file or directory; is KVM there"):
-        KvmSlots(str(tmp_path / "kvm"))
-    (tmp_path / "kvm").write_bytes(bytes(PAGE_SIZE))
-    with pytest.raises(UnreachableError, match="is not KVM: Inappropriate ioctl for device"):
-        KvmSlots(str(tmp_path / "kvm"))
-
-
-def test_kvm_that_may_not_be_opened_is_refused_by_name(tmp_path: Path) -> None:
-    (tmp_path / "kvm").touch(0o000)
-    was = os.geteuid()
-    if was == 0:
-        os.seteuid(65534)  # root may open everything
-    try:
-        with pytest.raises(NotPermittedError, match="kvm may not be opened: Permission denied"):
-            KvmSlots(str(tmp_path / "kvm"))
-    finally:
-        os.seteuid(was)

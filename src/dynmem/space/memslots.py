@@ -4,19 +4,12 @@ Every section of RAM that the guest sees takes one slot of every consumer: of th
 end that maps guest memory for itself. The rules are those of QEMU hw/mem/memory-device.c.
 """
 
-import fcntl
-import os
 from typing import Final, NamedTuple, Protocol
 
-from dynmem.errors import NotPermittedError, UnreachableError
-from dynmem.space.address_space import Section
 from dynmem.space.region import MemoryDeviceError
 
 SOFT_MEMSLOT_LIMIT: Final = 256  # over all memory devices (MEMORY_DEVICES_SOFT_MEMSLOT_LIMIT)
 SAFE_MAX_MEMSLOTS: Final = 509  # what every hypervisor has; with less, devices take one slot each
-
-_KVM_CHECK_EXTENSION: Final = 0xAE03  # linux/kvm.h
-_KVM_CAP_NR_MEMSLOTS: Final = 10
 
 
 class SlotConsumer(Protocol):
@@ -109,43 +102,3 @@ def decide_limit(memslots: Memslots, use: SlotUse, *, size: int, space: int, spa
     if size >= space - space_used:  # never more than all, whatever was asked
         return left
     return max(left * size // (space - space_used), 1)
-
-
-class KvmSlots:
-    """KVM's slots of one virtual machine: counts the sections of the address space that it listens to."""
-
-    name: Final = "KVM"
-
-    def __init__(self, path: str = "/dev/kvm") -> None:
-        """Ask the kernel how many slots a machine has. Raises UnreachableError, NotPermittedError."""
-        try:
-            kvm = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-        except PermissionError as error:
-            raise NotPermittedError(f"{path} may not be opened: {error.strerror}") from error
-        except OSError as error:
-            raise UnreachableError(f"{path} cannot be opened: {error.strerror}; is KVM there?") from error
-        try:
-            self._slots_max: Final = int(fcntl.ioctl(kvm, _KVM_CHECK_EXTENSION, _KVM_CAP_NR_MEMSLOTS))
-        except OSError as error:
-            raise UnreachableError(f"{path} is not KVM: {error.strerror}") from error
-        finally:
-            os.close(kvm)
-        self._used = 0
-
-    @property
-    def slots_max(self) -> int:
-        """Slots of one machine (KVM_CAP_NR_MEMSLOTS)."""
-        return self._slots_max
-
-    @property
-    def slots_free(self) -> int:
-        """Slots that no section has taken."""
-        return self._slots_max - self._used
-
-    def section_added(self, section: Section) -> None:
-        del section
-        self._used += 1
-
-    def section_removed(self, section: Section) -> None:
-        del section
-        self._used -= 1

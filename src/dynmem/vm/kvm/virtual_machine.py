@@ -99,6 +99,10 @@ class VirtualMachine:
         """
         key = vp, sint
         is_new = key not in self._messages
+        if self._messages.get(key) == (vp, vector):
+            return self._irqfds[
+                key
+            ]  # the kernel is slow to change its table, and a guest may ask all the time
         self._messages[key] = (vp, vector)
         self._write_routes()
         if is_new:

@@ -1,0 +1,119 @@
+"""How the kernels, drivers and processors of stock guests on our own monitor come and go."""
+
+import asyncio
+from pathlib import Path
+
+from tests.kvm.balloon_scenes import BOOT, agree
+from tests.kvm_rig.guests import MIB, Guest, running, stock_command
+from tests.kvm_rig.place import GuestKernel
+
+_CHANNEL = "/sys/bus/vmbus/drivers/hv_balloon/*-*-*"  # the device that the driver is bound to
+
+
+async def balloons(guest: Guest) -> None:
+    """The driver works: it reports, gives memory and gets it back."""
+    await agree(guest)
+    await guest.balloon(BOOT - 64 * MIB)
+    await guest.balloon(BOOT)
+
+
+def test_a_kernel_as_debian_ships_it_boots(folder: Path, kernel: GuestKernel) -> None:
+    async def scene() -> None:
+        packed = kernel._replace(vmlinux=kernel.vmlinuz)
+        async with running(folder, stock_command(folder, packed)) as guest:
+            await balloons(guest)
+            assert await guest.complaints() == []
+
+    asyncio.run(scene())
+
+
+def test_a_guest_of_two_processors_may_move_its_channel_to_the_second(
+    folder: Path, kernel: GuestKernel
+) -> None:
+    async def scene() -> None:
+        async with running(folder, stock_command(folder, kernel, processors=2)) as guest:
+            assert await guest.shell.sh("nproc") == "2"
+            await agree(guest)
+            await guest.shell.sh(f"for each in {_CHANNEL}/channels/*/cpu; do echo 1 >$each; done")
+            assert await guest.shell.sh(f"cat {_CHANNEL}/channels/*/cpu") == "1"
+            before = await interrupts_of_second(guest)
+            await balloons(guest)
+            assert await interrupts_of_second(guest) > before
+            assert await guest.complaints() == []
+
+    asyncio.run(scene())
+
+
+async def interrupts_of_second(guest: Guest) -> int:
+    """Hypervisor interrupts that the second processor has taken."""
+    return int((await guest.shell.sh("grep ^.*HYP: /proc/interrupts")).split()[2])
+
+
+def test_a_driver_that_is_unbound_and_bound_again_works_again(folder: Path, kernel: GuestKernel) -> None:
+    async def scene() -> None:
+        async with running(folder, stock_command(folder, kernel)) as guest:
+            await agree(guest)
+            await guest.balloon(BOOT - 64 * MIB)
+            name = (await guest.shell.sh(f"basename {_CHANNEL}")).strip()
+            await guest.shell.sh(f"echo {name} >/sys/bus/vmbus/drivers/hv_balloon/unbind")
+            await guest.shell.sh(f"echo {name} >/sys/bus/vmbus/drivers/hv_balloon/bind")
+            await balloons(guest)
+            assert await guest.complaints() == []
+
+    asyncio.run(scene())
+
+
+def test_a_guest_that_reboots_starts_at_its_boot_size_and_works_again(
+    folder: Path, kernel: GuestKernel
+) -> None:
+    async def scene() -> None:
+        async with running(folder, stock_command(folder, kernel, memory="256M,maxmem=1G")) as guest:
+            await agree(guest)
+            await guest.balloon(BOOT + 128 * MIB)
+            await guest.shell.send("0 reboot -f")
+            assert (await guest.event("RESET"))["guest"] is True
+            await guest.shell.ready()
+            await balloons(guest)
+            assert await guest.complaints() == []
+
+    asyncio.run(scene())
+
+
+def test_a_second_kernel_started_by_kexec_takes_the_devices_over(folder: Path, kernel: GuestKernel) -> None:
+    async def scene() -> None:
+        command = stock_command(folder, kernel, memory="384M", initrd=kernel.initrd_kexec)
+        async with running(folder, command) as guest:
+            await agree(guest)
+            await guest.shell.send('0 kexec /second/vmlinuz /second/initrd "$(cat /proc/cmdline) second"')
+            await guest.shell.ready()
+            assert (await guest.shell.sh("cat /proc/cmdline")).endswith("second")
+            await agree(guest)
+            await guest.balloon(BOOT)
+            assert await guest.complaints() == []
+
+    asyncio.run(scene())
+
+
+def test_a_guest_that_powers_off_ends_its_monitor(folder: Path, kernel: GuestKernel) -> None:
+    async def scene() -> None:
+        async with running(folder, stock_command(folder, kernel)) as guest:
+            await guest.shell.send("0 poweroff -f")
+            assert await guest.event("SHUTDOWN") == {"guest": True, "reason": "guest-shutdown"}
+            assert await guest.exit_code() == 0
+
+    asyncio.run(scene())
+
+
+def test_a_guest_that_panics_is_reported_with_the_last_words_of_its_kernel(
+    folder: Path, kernel: GuestKernel
+) -> None:
+    async def scene() -> None:
+        command = stock_command(folder, kernel, options=("--action", "panic=exit-failure"))
+        async with running(folder, command) as guest:
+            await guest.shell.send("0 echo c >/proc/sysrq-trigger")
+            panicked = await guest.event("GUEST_PANICKED")
+            assert panicked["info"]["type"] == "hyper-v"
+            assert await guest.exit_code() == 1
+            assert "sysrq" in guest.log.read_text().lower()
+
+    asyncio.run(scene())
