@@ -2,6 +2,12 @@
 
 import asyncio
 import contextlib
+import os
+import pty
+import select
+import subprocess
+import sys
+import termios
 import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -117,3 +123,38 @@ async def test_the_console_stays_connected_over_a_reset(kernel: Path, tmp_path: 
             await scene.machine.guest.power_on(())
             assert await scene.shown(len(GREETING)) == GREETING
         assert await scene.echo(b"after") == b"after"
+
+
+def test_a_terminal_is_the_guest_s_over_a_reset_until_ctrl_a_x_ends_the_vm(kernel: Path) -> None:
+    user, terminal = pty.openpty()
+    before = termios.tcgetattr(terminal)
+    command = (sys.executable, "-m", "dynmem", "vm", "--name", "one", "-m", "64M", "--kernel", kernel)
+    vm = subprocess.Popen(
+        (*command, "--serial", "stdio"),
+        stdin=terminal,
+        stdout=terminal,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+
+    def shown(expected: bytes) -> bytes:
+        data = b""
+        while len(data) < len(expected) and select.select([user], [], [], 60)[0]:
+            data += os.read(user, len(expected) - len(data))
+        return data
+
+    try:
+        for _ in range(2):
+            assert shown(b"ready\r\n") == b"ready\r\n"
+            os.write(user, b"\x03\x04echo?")
+            assert shown(b"\x03\x04echo") == b"\x03\x04echo"
+        assert shown(b"ready\r\n") == b"ready\r\n"
+        os.write(user, b"\x01x")
+        _, log = vm.communicate(timeout=60)
+        assert vm.returncode == 0, log
+        assert termios.tcgetattr(terminal) == before
+    finally:
+        vm.kill()
+        vm.wait()
+        os.close(user)
+        os.close(terminal)
