@@ -5,6 +5,7 @@ the machine's loop     hypercalls (`calls`) and doorbells, messages and signals 
 """
 
 import asyncio
+import contextlib
 import os
 import time
 from collections.abc import Callable, Iterable
@@ -26,6 +27,7 @@ from dynmem.vm.kvm.vcpu import Vcpu
 from dynmem.vm.kvm.virtual_machine import VirtualMachine
 from dynmem.vm.platform import GuestEnding, Owner
 from dynmem.vmbus.memory import GuestMemory
+from dynmem.wire.hyperv import MSR_TSC_INVARIANT_CONTROL, TSC_INVARIANT_EXPOSED
 
 
 class Traits(NamedTuple):
@@ -98,6 +100,8 @@ class Life:
         for vcpu in self.vcpus:
             mine = cpuid.of_processor(leaves, hypervisor, number=vcpu.vp, count=guest.vp_count)
             cpuid.set_leaves(vcpu.fd, mine)
+            if features.invariant_tsc:
+                _show_invariant_tsc(vcpu.fd)
         began = time.monotonic_ns()
         return Partition(
             guest.memory,
@@ -203,3 +207,15 @@ class Life:
         self.machine.close()
         for fd in self._doorbells:
             os.close(fd)
+
+
+def _show_invariant_tsc(vcpu: int) -> None:
+    """Have KVM leave the bit of CPUID that says so alone.
+
+    A KVM with Hyper-V code of its own hides it from a guest that sees Hyper-V, until its own copy of this
+    MSR is set (Linux arch/x86/kvm/hyperv.h, kvm_hv_invtsc_suppressed); the guest's write goes to `Partition`.
+    One without that code refuses the MSR, and hides nothing.
+    """
+    entry = api.MsrEntry(nmsrs=1, index=MSR_TSC_INVARIANT_CONTROL, data=TSC_INVARIANT_EXPOSED)
+    with contextlib.suppress(OSError):
+        api.call(vcpu, api.SET_MSRS, entry)
