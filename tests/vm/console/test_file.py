@@ -20,6 +20,7 @@ FULL = 100_000
 def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setattr(bounded_file, "CONSOLE_FILE_BYTES_MAX", FULL)
     monkeypatch.setattr(writer, "CONSOLE_BYTES_PER_S", 1 << 40)
+    monkeypatch.setattr(writer, "CLOSING_S", 0.1)
     yield tmp_path / "console"
     assert not [thread for thread in threading.enumerate() if thread.name == "console"]
 

@@ -11,7 +11,7 @@ import pytest
 from tests.rigs.scenes import wait_until
 
 from dynmem.errors import ConfigError
-from dynmem.vm.console import backlog
+from dynmem.vm.console import backlog, server
 from dynmem.vm.console import input as input_module
 from dynmem.vm.console.server import BUSY, SocketConsole
 
@@ -191,7 +191,10 @@ def test_at_the_end_the_client_receives_what_is_left_and_the_socket_is_removed(s
     scene.console = SocketConsole(scene.path)
 
 
-def test_the_end_does_not_wait_for_a_client_that_does_not_read(scene: Scene) -> None:
+def test_the_end_does_not_wait_for_a_client_that_does_not_read(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "CLOSING_S", 0.1)
     client = scene.client()
     scene.console.write(b"1")
     receive(client, 1)
