@@ -51,6 +51,8 @@ class Rows:
         assert terminal is not None
         terminal.ensure_newline()
         terminal.write_line(row, red=report.failed, green=report.passed)
+        if report.failed and (crash := getattr(report.longrepr, "reprcrash", None)):
+            terminal.write_line(f"       {crash.message.splitlines()[0]}", red=True)
 
     def pytest_report_teststatus(self, report: pytest.TestReport) -> tuple[str, str, str] | None:
         """Print no letter for a test that has a row."""
@@ -58,7 +60,7 @@ class Rows:
             return None
         is_counted = report.when == "call" or not report.passed
         category = "error" if report.failed and report.when != "call" else report.outcome
-        return (category if is_counted else "", "", "")
+        return (category, "", category.upper()) if is_counted else ("", "", "")
 
     def _is_ours(self, report: pytest.TestReport) -> bool:
         return (

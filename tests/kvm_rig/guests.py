@@ -18,7 +18,6 @@ from tests.kvm_rig import place
 from tests.kvm_rig.place import GuestKernel
 from tests.kvm_rig.shell import READY_S, Shell
 from tests.rigs.processes import memory_files
-from tests.rigs.scenes import until
 
 BALLOON: Final = "hv-balloon,id=hvb,status-report=on"
 MIB: Final = 1 << 20
@@ -70,10 +69,11 @@ class Guest:
         deadline = time.monotonic() + READY_S
         while True:
             self.check()
-            client = QMPClient("rig")
-            with contextlib.suppress(QMPError):
-                await client.connect(str(qmp_path(self.folder)))
-                return client
+            if qmp_path(self.folder).exists():
+                client = QMPClient("rig")
+                with contextlib.suppress(QMPError):
+                    await client.connect(str(qmp_path(self.folder)))
+                    return client
             assert time.monotonic() < deadline, f"no monitor at {qmp_path(self.folder)}: {self.said()}"
             await asyncio.sleep(0.05)
 
@@ -101,12 +101,11 @@ class Guest:
     async def balloon(self, target: int) -> None:
         """Order a size and wait until the monitor reports it."""
         await self.execute("balloon", value=target)
-
-        async def arrived() -> bool:
+        deadline = time.monotonic() + READY_S
+        while (actual := await self.actual()) != target:
             self.check()
-            return await self.actual() == target
-
-        await until(arrived, seconds=READY_S)
+            assert time.monotonic() < deadline, f"its size is {actual}, and {target} was ordered"
+            await asyncio.sleep(0.02)
 
     async def meminfo(self, name: str) -> int:
         """Return a figure of the guest's /proc/meminfo in bytes."""
@@ -220,5 +219,8 @@ async def running(folder: Path, command: Sequence[str], *, wait: bool = True) ->
         if wait:
             await guest.shell.ready()
         yield guest
+    except BaseException as error:
+        error.add_note(guest.said())
+        raise
     finally:
         await guest.end()
