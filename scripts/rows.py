@@ -4,6 +4,7 @@ Exit status 1 when a row fails (with --strict also when one is open), 2 when it 
 """
 
 import argparse
+import itertools
 import subprocess
 import sys
 import tempfile
@@ -49,7 +50,7 @@ def run_tests(ids: list[str]) -> dict[str, bool]:
             *ids,
         ]
         status = subprocess.run(command, cwd=ROOT, check=False).returncode
-        return read_report(status, report)
+        return read_reports(status, [report])
 
 
 def run_stock(ids: list[str]) -> dict[str, bool]:
@@ -58,15 +59,15 @@ def run_stock(ids: list[str]) -> dict[str, bool]:
         return {}
     command = [sys.executable, "-m", "tests.kvm_rig", "run", "--", *ids]
     status = subprocess.run(command, cwd=ROOT, check=False).returncode
-    return read_report(status, ROOT / "build/kvm-rig/report.xml")
+    return read_reports(status, list((ROOT / "build/kvm-rig").glob("*/report.xml")))
 
 
-def read_report(status: int, report: Path) -> dict[str, bool]:
-    """Which tests passed in a run of pytest with this exit code, by its report."""
-    if status not in (0, 1) or not report.exists():
+def read_reports(status: int, reports: list[Path]) -> dict[str, bool]:
+    """Which tests passed in a run of pytest with this exit code, by its reports."""
+    if status not in (0, 1) or not all(report.exists() for report in reports):
         sys.exit(2)
     results: dict[str, bool] = {}
-    for case in ET.parse(report).getroot().iter("testcase"):
+    for case in itertools.chain(*(ET.parse(report).getroot().iter("testcase") for report in reports)):
         name = f"{case.get('file')}::{(case.get('name') or '').split('[')[0]}"
         passed = not any(child.tag in ("failure", "error", "skipped") for child in case)
         results[name] = results.get(name, True) and passed

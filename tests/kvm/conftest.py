@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.kvm_rig.place import GUESTS, guest_kernels
+from tests.kvm_rig.place import GUESTS, guest_kernels, runs_what_needs_no_kernel
+from tests.kvm_rig.rows import reason, row
 
 _HERE = Path(__file__).parent
-_SCENARIO_WIDTH = 84
 
 
 @pytest.fixture
@@ -26,11 +26,15 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests of this folder."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark the tests of this folder, and leave those without a kernel to the first of several runs."""
     for item in items:
         if _HERE in item.path.parents:
             item.add_marker(pytest.mark.stock)
+    if not runs_what_needs_no_kernel():
+        others = [item for item in items if "kernel" not in getattr(item, "fixturenames", ())]
+        config.hook.pytest_deselected(items=others)
+        items[:] = [item for item in items if item not in others]
 
 
 class Rows:
@@ -43,16 +47,14 @@ class Rows:
         """Print the row when the test has run, or when it could not be prepared or cleared away."""
         if not (self._is_ours(report) and (report.when == "call" or not report.passed)):
             return
-        name, _, kernel = report.nodeid.rpartition("::")[2].rstrip("]").partition("[")
-        scenario = name.removeprefix("test_").replace("_", " ")
         outcome = report.outcome if report.when == "call" else f"{report.when} {report.outcome}"
-        row = f"{kernel or '-':6} {scenario:{_SCENARIO_WIDTH}} {outcome:8} {report.duration:6.1f} s"
         terminal = self._config.pluginmanager.get_plugin("terminalreporter")
         assert terminal is not None
         terminal.ensure_newline()
-        terminal.write_line(row, red=report.failed, green=report.passed)
+        line = row(report.nodeid, outcome, report.duration)
+        terminal.write_line(line, red=report.failed, green=report.passed)
         if report.failed and (crash := getattr(report.longrepr, "reprcrash", None)):
-            terminal.write_line(f"       {crash.message.splitlines()[0]}", red=True)
+            terminal.write_line(reason(crash.message), red=True)
 
     def pytest_report_teststatus(self, report: pytest.TestReport) -> tuple[str, str, str] | None:
         """Print no letter for a test that has a row."""

@@ -1,20 +1,24 @@
-"""The emulated host: a Debian with KVM of its own in a QEMU without KVM, which runs pytest and ends.
+"""Emulated hosts: a Debian with KVM of its own in a QEMU without KVM, which runs pytest and ends.
+
+One for each guest kernel, all at once: each has one processor, since two in software wait for each other.
 
 The project is copied and compiled for it first, so whoever edits a file meanwhile changes nothing in a run.
 """
 
-import os
+import asyncio
 import shutil
 import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+import pytest
 from tests.kvm_rig import interpreter
 from tests.kvm_rig.build import Rig
+from tests.kvm_rig.place import KERNEL
+from tests.kvm_rig.rows import is_row
 
 from dynmem.errors import DynmemError
 
@@ -23,48 +27,98 @@ _PROJECT: Final = ("bench", "docs", "src", "tests", "pyproject.toml")
 _MEMORY_MIB: Final = 2560
 _DEADLINE_S: Final = 2400.0  # for a host that hangs: the tests in it have deadlines of their own
 _LINES_SHOWN: Final = 30
+_LINE_MAX: Final = 1 << 20
 _KERNEL_ARGUMENTS: Final = (
     "console=ttyS0 quiet loglevel=4 panic=-1 nokaslr mitigations=off tsc=reliable no_timer_check"
     " random.trust_cpu=on"
 )
 
 
-def run(rig: Rig, words: Sequence[str], results: Path) -> int:
-    """Run pytest with these words, show its output as it comes, and return its exit code.
+def run(rig: Rig, words: Sequence[str], kernels: Sequence[str], results: Path) -> int:
+    """Run pytest with these words in a host for each guest kernel, all at once; return its exit code.
 
-    Raises DynmemError when the host ends without one.
+    Rows are shown as they come, the rest of what pytest writes when its host ends. Raises DynmemError when a
+    host ends without an exit code.
     """
-    (results / "arguments").write_text("".join(f"{word}\n" for word in words))
     with tempfile.TemporaryDirectory(prefix="dynmem-rig-") as folder:
         project = Path(folder)
         _copy_project(rig, project)
-        command = _command(rig, project, results)
-        with (
-            (results / "host-log").open("wb") as log,  # what its processor lacks, at every start
-            subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, bufsize=0
-            ) as process,
-        ):
-            watchdog = threading.Timer(_DEADLINE_S, process.kill)
-            watchdog.start()
-            try:
-                _show(process)
-            finally:
-                watchdog.cancel()
+        hosts = [_Host(kernel, words, results / kernel) for kernel in kernels]
+        asyncio.run(_all(hosts, rig, project))
+    codes = {host.exit_code() for host in hosts}
+    if len(codes) > 1:  # a host may have none of the tests
+        codes.discard(pytest.ExitCode.NO_TESTS_COLLECTED)
+    return max(codes)
+
+
+async def _all(hosts: Sequence["_Host"], rig: Rig, project: Path) -> None:
+    async with asyncio.TaskGroup() as group:
+        for host in hosts:
+            group.create_task(host.run(rig, project))
+
+
+class _Host:
+    """One host, which runs the tests of one guest kernel. `results` is shared with it."""
+
+    def __init__(self, kernel: str, words: Sequence[str], results: Path) -> None:
+        self._kernel = kernel
+        self._results = results
+        results.mkdir()
+        (results / "arguments").write_text("".join(f"{word}\n" for word in words))
+        (results / "environment").write_text(f"export {KERNEL}={kernel}\n")
+
+    async def run(self, rig: Rig, project: Path) -> None:
+        """Run it to its end."""
+        with (self._results / "host-log").open("wb") as log:  # what its processor lacks, at every start
+            process = await asyncio.create_subprocess_exec(
+                *_command(rig, project, self._results),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                limit=_LINE_MAX,
+            )
+        try:
+            async with asyncio.timeout(_DEADLINE_S):
+                await self._show(process)
+        except TimeoutError:
+            pass  # its exit code is missing, which exit_code says
+        finally:
+            if process.returncode is None:
                 process.kill()
-    code = results / "exit"
-    if not code.exists():
-        raise DynmemError(f"the emulated host ended before its tests did:\n{_last_lines(results)}")
-    return int(code.read_text())
+            await process.wait()
+
+    async def _show(self, process: asyncio.subprocess.Process) -> None:
+        """Print rows, and why one failed, at once; everything else at the end."""
+        assert process.stdout is not None
+        rest: list[bytes] = []
+        async for line in process.stdout:
+            if is_row(line):
+                _print(line)
+            else:
+                rest.append(line)
+        _print(f"\nthe host for {self._kernel}:\n".encode() + b"".join(rest))
+
+    def exit_code(self) -> int:
+        """Return pytest's, or raise DynmemError."""
+        code = self._results / "exit"
+        if not code.exists():
+            raise DynmemError(
+                f"the host for {self._kernel} ended before its tests did:\n{self._last_lines()}"
+            )
+        return int(code.read_text())
+
+    def _last_lines(self) -> str:
+        """Return the last lines of its QEMU and of its console."""
+        logs = [self._results / "host-log", self._results / "host-console"]
+        lines = [
+            line for log in logs if log.exists() for line in log.read_text(errors="replace").splitlines()
+        ]
+        return "\n".join(f"  {line}" for line in lines[-_LINES_SHOWN:])
 
 
-def _show(process: subprocess.Popen[bytes]) -> None:
-    """Copy what the tests write until the host has ended."""
-    assert process.stdout is not None
-    while data := os.read(process.stdout.fileno(), 1 << 16):
-        sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()
-    process.wait()
+def _print(data: bytes) -> None:
+    sys.stdout.buffer.write(data)
+    sys.stdout.buffer.flush()
 
 
 def _copy_project(rig: Rig, folder: Path) -> None:
@@ -113,10 +167,3 @@ def _command(rig: Rig, project: Path, results: Path) -> list[str]:
 def _escaped(path: Path) -> str:
     """Write a path as QEMU's options want it."""
     return str(path).replace(",", ",,")
-
-
-def _last_lines(results: Path) -> str:
-    """Return the last lines of its QEMU and of its console."""
-    logs = [results / "host-log", results / "host-console"]
-    lines = [line for log in logs if log.exists() for line in log.read_text(errors="replace").splitlines()]
-    return "\n".join(f"  {line}" for line in lines[-_LINES_SHOWN:])

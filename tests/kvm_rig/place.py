@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 GUESTS: Final = "DYNMEM_KVM_RIG"  # the folder of the guest kernels
+KERNEL: Final = "DYNMEM_KVM_RIG_KERNEL"  # the only kernel of this run, if there is one run for each
 QEMU: Final = "DYNMEM_KVM_RIG_QEMU"  # the command that starts QEMU, as JSON
 
 
@@ -28,7 +29,18 @@ class GuestKernel(NamedTuple):
 
 
 def guest_kernels() -> list[GuestKernel]:
-    """Return them; none outside the rig."""
+    """Return those of this run; none outside the rig."""
+    only = os.environ.get(KERNEL)
+    return [kernel for kernel in all_kernels() if only in (None, kernel.name)]
+
+
+def runs_what_needs_no_kernel() -> bool:
+    """Whether a test that asks for no kernel belongs to this run: to the first of several."""
+    return guest_kernels()[:1] == all_kernels()[:1]
+
+
+def all_kernels() -> list[GuestKernel]:
+    """Return those of the rig."""
     folder = os.environ.get(GUESTS)
     names = (
         sorted(Path(folder).iterdir(), key=lambda path: [*map(int, path.name.split("."))]) if folder else []

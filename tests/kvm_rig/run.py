@@ -11,6 +11,7 @@ from typing import Final
 
 from tests.kvm_rig import emulated, native
 from tests.kvm_rig.build import Rig
+from tests.kvm_rig.debian import GUEST_KERNELS
 from tests.kvm_rig.place import GUESTS, QEMU
 
 _ROOT: Final = Path(__file__).resolve().parents[2]
@@ -31,7 +32,7 @@ _TESTS: Final = ("tests/kvm",)
 def run(rig: Rig, arguments: Sequence[str], *, emulated_only: bool) -> int:
     """Run these tests, or all that need stock kernels, and return pytest's exit code.
 
-    What they leave (the host's console, a report for programs) is in build/kvm-rig.
+    What they leave (a host's console, a report for programs) is in build/kvm-rig, a folder for each host.
     """
     results = _ROOT / "build/kvm-rig"
     shutil.rmtree(results, ignore_errors=True)
@@ -42,9 +43,11 @@ def run(rig: Rig, arguments: Sequence[str], *, emulated_only: bool) -> int:
     against = "it was asked for" if emulated_only else native.reason_against(rig)
     if against is None:
         print("stock guests run on this machine's own /dev/kvm", flush=True)
-        return _run_here(rig, [*words, f"--junit-xml={results / 'report.xml'}"])
-    print(f"stock guests run in an emulated host: {against}", flush=True)
-    return emulated.run(rig, [*words, "--junit-xml=/results/report.xml"], results)
+        (results / "here").mkdir()
+        return _run_here(rig, [*words, f"--junit-xml={results / 'here/report.xml'}"])
+    kernels = list(GUEST_KERNELS) if any(_TESTS[0] in word for word in words) else list(GUEST_KERNELS)[:1]
+    print(f"stock guests run in an emulated host for each of {', '.join(kernels)}: {against}", flush=True)
+    return emulated.run(rig, [*words, "--junit-xml=/results/report.xml"], kernels, results)
 
 
 def _run_here(rig: Rig, words: Sequence[str]) -> int:

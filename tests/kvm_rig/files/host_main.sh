@@ -1,6 +1,7 @@
 #!/usr/bin/busybox sh
-# The emulated host, from its disk on: runs pytest with the words in /results/arguments, a line each, its output to
-# the port "output", its exit code to /results/exit; then switches itself off.
+# The emulated host, from its disk on: runs pytest with the words in /results/arguments, a line each, and what
+# /results/environment exports; its output goes to the port "output", its exit code to /results/exit. Then it switches
+# itself off.
 export PATH=/usr/sbin:/usr/bin HOME=/root LC_ALL=C.UTF-8 TERM=dumb COLUMNS=110
 export PYTHONPATH=/project/src PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 DYNMEM_KVM_RIG=/rig
 bb=/usr/bin/busybox
@@ -15,6 +16,7 @@ $bb ip link set lo up
 for port in /sys/class/virtio-ports/*; do
     [ "$($bb cat "$port/name")" = output ] && output=/dev/${port##*/}
 done
+. /results/environment
 set --
 while IFS= read -r word; do
     set -- "$@" "$word"
