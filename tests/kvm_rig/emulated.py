@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 import pytest
-from tests.kvm_rig import interpreter
+from tests.kvm_rig import interpreter, ticks
 from tests.kvm_rig.build import Rig
 from tests.kvm_rig.place import KERNEL
 from tests.kvm_rig.rows import is_row
@@ -141,14 +141,8 @@ def _command(rig: Rig, project: Path, results: Path) -> list[str]:
     command += ["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-monitor", "none"]
     command += ["-machine", "q35", "-accel", "tcg,thread=multi,tb-size=512", "-cpu", "EPYC,+svm,+npt"]
     command += ["-smp", "1", "-m", f"{_MEMORY_MIB}M"]
-    command += [
-        "-kernel",
-        str(host / "vmlinux"),
-        "-initrd",
-        str(host / "initrd"),
-        "-append",
-        _KERNEL_ARGUMENTS,
-    ]
+    command += ["-kernel", str(host / "vmlinux"), "-initrd", str(host / "initrd")]
+    command += ["-append", f"{_KERNEL_ARGUMENTS} tsc_early_khz={ticks.khz()}"]
     disk = f"if=none,id=disk,format=raw,readonly=on,file={_escaped(host / 'disk')}"
     command += ["-drive", disk, "-device", "virtio-blk-pci,drive=disk"]
     shares = {

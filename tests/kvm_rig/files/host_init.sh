@@ -10,6 +10,7 @@ mount -t devtmpfs dev /dev
 for module in /modules/*.ko; do
     insmod "$module" || echo "rig: $module was not loaded"
 done
+dmesg | grep "tsc:"
 echo "rig: drivers loaded after $(cut -d' ' -f1 /proc/uptime) s"
 mount -t ext4 -o ro,noatime /dev/vda /disk || poweroff -f
 for share in project rig results; do
