@@ -8,7 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 from tests.hostile.guests.guest import CAST
-from tests.hostile.guests.stage import Stage
+from tests.hostile.guests.program import options_of_guests
+from tests.hostile.stage import Stage
 
 FEW = (
     "it reads no interrupt, whatever is sent to it",
@@ -19,7 +20,8 @@ FEW = (
 
 @pytest.fixture(scope="module")
 def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
-    stage = Stage(tmp_path_factory.mktemp("stage"))
+    folder = tmp_path_factory.mktemp("stage")
+    stage = Stage(folder, options_of_guests(folder))
     yield stage
     stage.close()
 

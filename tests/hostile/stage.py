@@ -12,15 +12,15 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from tests.hostile.guests.cast import CAST
 from tests.rigs.processes import descendants, is_there, memory_files
 from tests.rigs.scenes import PATIENCE_S
 
-ROOT: Final = Path(__file__).parents[3]
+#: The name of the hostile machine.
+TAG: Final = f"hostile-{os.getpid()}"
 ANSWER_S: Final = 0.050  # of 99 answers in 100
 ANSWER_S_MAX: Final = 0.250
 END_S: Final = 2.0
@@ -116,12 +116,12 @@ class Monitor(Line):
 class Machine:
     """A ``dynmem vm``."""
 
-    def __init__(self, folder: Path, name: str, guest: str, *, memory: str) -> None:
+    def __init__(self, folder: Path, name: str, options: Sequence[str], *, memory: str) -> None:
         folder.mkdir()
         self.folder, self.name = folder, name
         self.qmp, self.serial, self.log = folder / "qmp", folder / "serial", folder / "log"
         command = [sys.executable, "-m", "dynmem", "vm", f"--name={name}", f"--memory={memory}"]
-        command += [f"--guest={guest}", f"--serial=file:{self.serial}"]
+        command += [f"--serial=file:{self.serial}", *options]
         command += [
             f"--qmp=unix:{self.qmp},server=on,wait=off",
             "--device=hv-balloon,id=hvb,status-report=on",
@@ -180,15 +180,10 @@ class Verdict(NamedTuple):
 class Stage:
     """An honest machine and a manager, before whom one hostile guest after another appears."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, options_of: Callable[[str], Sequence[str]]) -> None:
+        """Set it up; `options_of` returns the options of a machine with a member of the cast."""
         self._folder = folder
-        self._program = folder / "guest"
-        self._tag = f"hostile-{os.getpid()}"
-        self._program.write_text(
-            f"#!/bin/sh\nHOSTILE=--name={self._tag} PYTHONPATH={ROOT}/src:{ROOT}"
-            f' exec {sys.executable} -m tests.hostile.guests.guest "$@"\n'
-        )
-        self._program.chmod(0o755)
+        self._options_of = options_of
         self._acts = 0
         self._control = Answers()
         self._ending = contextlib.ExitStack()
@@ -198,8 +193,8 @@ class Stage:
             self._ending.callback(self._echo.terminate)
             self._control_line = Line(folder / "echo", self._control)
             self._ending.callback(self._control_line.close)
-            honest = "embedded,workload=sine,period=5s"
-            self.neighbour = Machine(folder / "honest", "honest", honest, memory="128M")
+            honest = "--guest=embedded,workload=sine,period=5s"
+            self.neighbour = Machine(folder / "honest", "honest", (honest,), memory="128M")
             self._ending.callback(self.neighbour.end)
             self._start_manager()
         except BaseException:
@@ -271,13 +266,11 @@ class Stage:
 
     def play(self, sentence: str, *, seconds: float, measured: bool = True) -> Verdict:
         """Let a member do what it does for this long, and say what did not hold; of times if `measured`."""
-        number = list(CAST).index(sentence)
         self._control.times.clear()
         self.neighbour.answers.times.clear()
         self.neighbour.first_bytes = self.neighbour.most_bytes = private_bytes(self.neighbour.process.pid)
         folder = self._folder / "hostile"
-        guest = f"embedded,program={self._program},workload={number}"
-        machine = Machine(folder, self._tag, guest, memory="64M,maxmem=512M")
+        machine = Machine(folder, TAG, self._options_of(sentence), memory="64M,maxmem=512M")
         faults: list[str] = []
         below: set[Life] = set()
         files: set[int] = set()
