@@ -47,9 +47,14 @@ class Calls:
         return call.result
 
     def retry_messages(self) -> None:
-        """Have the machine try again to deliver messages. On a processor's thread."""
-        self._messages_fit = True
-        self._notify()
+        """Have the machine try again to deliver messages. On a processor's thread.
+
+        A guest may ask for it all the time, and each notification takes memory until the machine has seen it:
+        there is one at a time.
+        """
+        if not self._messages_fit:
+            self._messages_fit = True
+            self._notify()
 
     async def serve(self, machine: GuestCalls) -> None:
         """Carry out what waits. In the machine's task."""
