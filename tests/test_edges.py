@@ -25,8 +25,7 @@ IMPURE_MODULES = frozenset(
 PURE_EXCEPTIONS = {
     ("dates", "datetime"),  # arithmetic with a calendar; it asks no clock
     ("vmbus.memory", "threading"),  # a lock's acquire and release is the memory fence
-    ("vm.hyperv.partition", "threading"),  # a lock only: a guest's processors have threads of their own
-    ("vm.faults", "threading"),  # likewise
+    ("fair_lock", "threading"),  # locks only: a guest's processors have threads of their own
     ("pages.page_set", "mmap"),  # anonymous memory, whose pages go back when a bitmap is empty
 }
 

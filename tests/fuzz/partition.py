@@ -55,7 +55,7 @@ def partitions() -> Callable[[bytes], None]:
             rig.partition.signal(Signal(each, value % 16, value % 2048))
         assert len(rig.crashes) <= VM_CRASHES_REPORTED_MAX
         rig.interrupts.clear()
-        rig.sints.clear()
+        rig.routes.clear()
 
     return feed
 

@@ -74,10 +74,10 @@ class MiniGuest:
         self.woken = asyncio.Event()
         self.is_over = False
         self.faults = Faults(lambda: 0)
-        self.backend = MemfdBackend(MEMORY, "mini")
         self.memory = MappedMemory()
         self._extended = ExtendedCalls(self.memory, self._report)
         self.guest = KvmGuest(options, self.memory, self, self.faults)
+        self.backend = MemfdBackend(MEMORY, "mini")
         section = Section(0, MEMORY, self.backend, 0, readonly=False, name="ram")
         self.memory.section_added(section)
         self.guest.slots.section_added(section)

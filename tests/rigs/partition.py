@@ -1,5 +1,7 @@
 """A partition over a small memory, with everything that it calls written down."""
 
+from collections.abc import Callable
+
 from dynmem.vm.faults import Faults
 from dynmem.vm.guest_crash import GuestCrash
 from dynmem.vm.hyperv.cpuid import Features
@@ -17,10 +19,15 @@ OS_ID = 0x8100_0006_01B0_0000
 class PartitionRig:
     """Two processors unless a test says otherwise; `tsc` and `now` are what their clocks show."""
 
-    def __init__(self, features: Features = FEATURES, vp_count: int = 2) -> None:
+    def __init__(
+        self,
+        features: Features = FEATURES,
+        vp_count: int = 2,
+        route: Callable[[int, int, int], None] | None = None,
+    ) -> None:
         self.memory = FlatMemory(memoryview(bytearray(PAGES * PAGE)))
         self.interrupts: list[tuple[int, int]] = []
-        self.sints: list[tuple[int, int, int]] = []
+        self.routes: list[tuple[int, int, int]] = []
         self.crashes: list[GuestCrash] = []
         self.resets = 0
         self.tsc = [0] * vp_count
@@ -31,7 +38,7 @@ class PartitionRig:
             features,
             vp_count=vp_count,
             interrupt=lambda vp, sint: self.interrupts.append((vp, sint)),
-            sint_changed=lambda vp, sint, value: self.sints.append((vp, sint, value)),
+            route=route or (lambda vp, sint, vector: self.routes.append((vp, sint, vector))),
             crashed=self.crashes.append,
             now_100ns=lambda: self.now,
             tsc=lambda vp: self.tsc[vp],

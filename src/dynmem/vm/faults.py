@@ -1,10 +1,10 @@
 """What a guest did wrong: counted for QMP, and logged at a bounded rate."""
 
 import logging
-import threading
 from collections.abc import Callable
 from typing import Final
 
+from dynmem.fair_lock import FairLock
 from dynmem.limits import VM_FAULT_KINDS_MAX
 from dynmem.units import NS_PER_S
 
@@ -22,7 +22,7 @@ class Faults:
         self._now_ns = now_ns
         self.counts: dict[str, int] = {}
         self._logged: dict[str, tuple[int, int]] = {}
-        self._lock: Final = threading.Lock()
+        self._lock: Final = FairLock()
 
     def note(self, kind: str, detail: str) -> None:
         """Count one; log it with `detail` unless one of its kind was logged recently."""

@@ -8,9 +8,9 @@ while memory goes, and memory that goes waits for it.
 """
 
 import bisect
-import threading
 from typing import Final, NamedTuple
 
+from dynmem.fair_lock import FairLock
 from dynmem.memory.backend import Backend
 from dynmem.space.address_space import Section
 from dynmem.vmbus.memory import BadAddressError, FlatMemory, GuestMemory
@@ -35,7 +35,7 @@ class MappedMemory:
         self._starts: list[int] = []  # ascending, of the parts
         self._parts: list[_Part] = []
         self._fence = FlatMemory(memoryview(bytearray(0)))
-        self._lock = threading.Lock()
+        self._lock = FairLock()
         self.shared: Final[GuestMemory] = _Shared(self, self._lock)
 
     def section_added(self, section: Section) -> None:
@@ -100,7 +100,7 @@ class MappedMemory:
 class _Shared:
     """Guest memory that stays where it is during each access."""
 
-    def __init__(self, memory: MappedMemory, lock: threading.Lock) -> None:
+    def __init__(self, memory: MappedMemory, lock: FairLock) -> None:
         self._memory = memory
         self._lock = lock
 

@@ -105,9 +105,13 @@ class Machine:
         guest_memory = MappedMemory()
         make_platform = make_platform or _platform_for(options)
         self.platform: Final = make_platform(options, guest_memory, self, self.faults)
-        self.memory: Final = MachineMemory(
-            options, guest_memory, self.platform.slots, ram_hole=self.platform.ram_hole
-        )
+        try:
+            self.memory: Final = MachineMemory(
+                options, guest_memory, self.platform.slots, ram_hole=self.platform.ram_hole
+            )
+        except DynmemError:
+            self.platform.close()
+            raise
         self._discard_thread = make_discard_thread()
         try:
             self.hot_added: Final = self.memory.plug_hot_added(options, self._recording.trace)

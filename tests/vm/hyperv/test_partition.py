@@ -15,7 +15,7 @@ from dynmem.vm.hyperv.crash import TEXT_OUTSIDE, TOO_MANY
 from dynmem.vm.hyperv.page import CALL_OFFSET, CALL_PORT, PROTECTED_PAGE, SIGNAL_OFFSET, SIGNAL_PORT
 from dynmem.vm.hyperv.page import PAGE as HYPERCALL_PAGE
 from dynmem.vm.hyperv.partition import REGISTERS, GeneralProtectionError
-from dynmem.vm.hyperv.synic import AUTO_EOI, BAD_PAGE, SINT_MASKED
+from dynmem.vm.hyperv.synic import AUTO_EOI, BAD_PAGE, SINT_MASKED, SINT_POLLING
 from dynmem.vmbus import OutgoingMessage, Signal
 from dynmem.wire import hyperv, synic
 from dynmem.wire.hyperv import decode_tsc_page
@@ -139,7 +139,7 @@ def test_a_value_that_a_register_cannot_have_is_a_gp_and_changes_nothing(
     with pytest.raises(GeneralProtectionError):
         rig.write(msr, value)
     assert (rig.read(msr), rig.memory.read(0, OUTSIDE)) == before
-    assert (rig.sints, rig.interrupts, rig.resets) == ([], [], 0)
+    assert (rig.routes, rig.interrupts, rig.resets) == ([], [], 0)
     assert rig.partition.is_page_at(CALL_OFFSET, CALL_PORT)
 
 
@@ -275,11 +275,28 @@ def test_waiting_messages_are_tried_again_after_what_can_make_room(
     assert rig.write(msr, value) is may_free_a_slot
 
 
-def test_the_platform_learns_of_each_sint_as_it_is_written(rig: PartitionRig) -> None:
+def test_the_platform_learns_the_vector_of_each_sint_that_may_interrupt(rig: PartitionRig) -> None:
     rig.write(synic.MSR_SINT0 + 2, 0xF3, 1)
     rig.write(synic.MSR_SINT0 + 2, SINT_MASKED | 0xF3, 1)
+    rig.write(synic.MSR_SINT0 + 3, SINT_POLLING | 0xF3, 1)
+    with pytest.raises(GeneralProtectionError):
+        rig.write(synic.MSR_SINT0 + 4, 3)
     rig.partition.reset()
-    assert rig.sints == [(1, 2, 0xF3), (1, 2, SINT_MASKED | 0xF3)]
+    assert rig.routes == [(1, 2, 0xF3)]
+
+
+def test_a_sint_has_its_vector_before_it_may_interrupt_and_the_host_goes_on_meanwhile() -> None:
+    def slow(vp: int, sint: int, vector: int) -> None:
+        seen.append(
+            (rig.read(synic.MSR_SINT0 + sint, vp), rig.partition.deliver(OutgoingMessage(0, 2, b"m")))
+        )
+
+    seen: list[tuple[int, bool]] = []
+    rig = PartitionRig(route=slow)
+    rig.switch_on(0)
+    rig.write(synic.MSR_SINT0 + 2, 0xF4)
+    assert seen == [(SINT_MASKED, False), (0xF3, True)]
+    assert rig.interrupts == [(0, 2)]
 
 
 def test_a_sint_that_would_end_its_interrupts_itself_is_reported(rig: PartitionRig) -> None:

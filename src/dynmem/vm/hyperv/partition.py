@@ -6,11 +6,11 @@ the SynIC are `synic`'s, and those of a crash `crash`'s. Everything else is a #G
 Source: Hypervisor Top-Level Functional Specification; the rules for #GP as in OpenVMM hv1_emulator.
 """
 
-import threading
 from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple
 
 from dynmem.errors import LocalProtocolError
+from dynmem.fair_lock import FairLock
 from dynmem.vm.faults import Faults
 from dynmem.vm.guest_crash import GuestCrash
 from dynmem.vm.hyperv.cpuid import Features
@@ -18,7 +18,7 @@ from dynmem.vm.hyperv.crash import SUPPORTED, CrashRegisters
 from dynmem.vm.hyperv.general_protection import GeneralProtectionError
 from dynmem.vm.hyperv.page import CALL_OFFSET, CALL_PORT, PAGE, PROTECTED_PAGE, SIGNAL_OFFSET, SIGNAL_PORT
 from dynmem.vm.hyperv.reference_clock import ReferenceClock
-from dynmem.vm.hyperv.synic import Synic
+from dynmem.vm.hyperv.synic import Synic, vector_of
 from dynmem.vmbus import OutgoingMessage, Signal
 from dynmem.vmbus.memory import BadAddressError, GuestMemory
 from dynmem.wire import hyperv as wire
@@ -29,14 +29,16 @@ __all__ = ["GeneralProtectionError", "Partition"]
 _APIC_HZ: Final = 1_000_000_000  # what the timer of KVM's APIC counts
 _OFFSET: Final = (1 << 12) - 1
 _SYNIC_MSRS: Final = range(MSR_SCONTROL, MSR_SINT0 + SINT_COUNT)
+_SINT_MSRS: Final = range(MSR_SINT0, MSR_SINT0 + SINT_COUNT)
 _CRASH_MSRS: Final = range(wire.MSR_CRASH_P0, wire.MSR_CRASH_P0 + wire.CRASH_PARAMETERS)
 
 
 class Partition:
     """The partition of one machine.
 
-    Any thread may call any of its methods: there is one lock. `interrupt` and `sint_changed` are called with
-    it held, so that a SINT is quiet as soon as the guest's write to it has ended; they may not call back.
+    Any thread may call any of its methods: there is one lock. `interrupt` is called with it held, so that a
+    SINT is quiet as soon as the guest's write to it has ended; it may not call back. The host waits for that
+    lock, too: it is a fair one, and whatever takes a kernel its time is done without it.
     """
 
     def __init__(
@@ -46,7 +48,7 @@ class Partition:
         *,
         vp_count: int,
         interrupt: Callable[[int, int], None],
-        sint_changed: Callable[[int, int, int], None],
+        route: Callable[[int, int, int], None],
         crashed: Callable[[GuestCrash], None],
         now_100ns: Callable[[], int],
         tsc: Callable[[int], int],
@@ -60,7 +62,8 @@ class Partition:
             features: What is offered, as in the CPUID leaves.
             vp_count: How many virtual processors there are.
             interrupt: Raises a SINT of a processor: (vp, sint).
-            sint_changed: Told of a processor's SINT that the guest has written: (vp, sint, register).
+            route: Lets a SINT of a processor raise a vector: (vp, sint, vector). Called on that processor's
+                thread, without the lock, before the SINT may interrupt with it.
             crashed: Called when the guest reports a crash, on the thread of that processor.
             now_100ns: The machine's clock, for the origin of the guest's reference time.
             tsc: Returns the TSC of a processor; called on its own thread, during its access to an MSR.
@@ -68,10 +71,10 @@ class Partition:
             wants_reset: Called when the guest resets itself by an MSR, if it is offered one.
 
         """
-        self._lock: Final = threading.Lock()
+        self._lock: Final = FairLock()
         self._memory = memory
         self._features: Final = features
-        self._sint_changed = sint_changed
+        self._route = route
         self._crashed = crashed
         self._wants_reset = wants_reset
         self._faults = faults
@@ -84,12 +87,7 @@ class Partition:
         self._clear()
 
     def _synic(self, vp: int, interrupt: Callable[[int, int], None]) -> Synic:
-        return Synic(
-            self._memory,
-            lambda sint: interrupt(vp, sint),
-            self._faults,
-            lambda sint, value: self._sint_changed(vp, sint, value),
-        )
+        return Synic(self._memory, lambda sint: interrupt(vp, sint), self._faults)
 
     def _clear(self) -> None:
         self._values = dict.fromkeys(
@@ -134,6 +132,8 @@ class Partition:
         if msr == wire.MSR_CRASH_CTL:
             self._control_crash(value)
             return False
+        if msr in _SINT_MSRS and (vector := vector_of(msr - MSR_SINT0, value)) is not None:
+            self._route(vp, msr - MSR_SINT0, vector)
         with self._lock:
             if msr in _SYNIC_MSRS:
                 return self._synics[vp].write_msr(msr, value)
@@ -152,12 +152,12 @@ class Partition:
 
         Where the guest has mapped the page is not known: only that there is one, and where in it RIP is.
         """
-        with self._lock:
-            if self._page is None:
-                return False
-            if port == SIGNAL_PORT:
-                return self._page is PAGE and rip & _OFFSET == SIGNAL_OFFSET
-            return port == CALL_PORT and rip & _OFFSET == CALL_OFFSET
+        page = self._page
+        if page is None:
+            return False
+        if port == SIGNAL_PORT:
+            return page is PAGE and rip & _OFFSET == SIGNAL_OFFSET
+        return port == CALL_PORT and rip & _OFFSET == CALL_OFFSET
 
     @property
     def calls_in_long_mode(self) -> bool:

@@ -45,6 +45,19 @@ _TYPE_BYTES: Final = 4
 _FLAGS_SHIFT: Final = 8  # the slot's flags are the second byte of its second word
 
 
+def vector_of(sint: int, register: int) -> int | None:
+    """Return the vector that a SINT interrupts with; None for one that is masked or polled.
+
+    Raises GeneralProtectionError for one that cannot be.
+    """
+    if register & (SINT_MASKED | SINT_POLLING):
+        return None
+    vector = register & SINT_VECTOR
+    if vector < _FIRST_VECTOR:
+        raise GeneralProtectionError(f"SINT {sint} cannot have vector {vector}")
+    return vector
+
+
 class Synic:
     """One processor's SynIC over guest memory, everything off at first."""
 
@@ -53,7 +66,6 @@ class Synic:
         memory: GuestMemory,
         interrupt: Callable[[int], None],
         faults: Faults,
-        sint_changed: Callable[[int, int], None] | None = None,
     ) -> None:
         """Make it, switched off.
 
@@ -61,13 +73,11 @@ class Synic:
             memory: Where the pages are.
             interrupt: Raises a SINT in the guest; called for one that is not masked.
             faults: Where pages outside memory are counted.
-            sint_changed: Called with a SINT and its register, when the guest has written that.
 
         """
         self._memory = memory
         self._interrupt = interrupt
         self._faults = faults
-        self._sint_changed = sint_changed
         self._registers: dict[int, int] = {}
         self._sints: list[int] = []
         self.reset()
@@ -106,16 +116,12 @@ class Synic:
         raise GeneralProtectionError(f"a SynIC has no MSR {msr:#x} that can be written")
 
     def _set_sint(self, sint: int, value: int) -> None:
-        is_quiet = value & (SINT_MASKED | SINT_POLLING)
-        if not is_quiet and value & SINT_VECTOR < _FIRST_VECTOR:
-            raise GeneralProtectionError(f"SINT {sint} cannot have vector {value & SINT_VECTOR}")
-        if value & SINT_AUTO_EOI and not is_quiet:
+        vector = vector_of(sint, value)
+        if value & SINT_AUTO_EOI and vector is not None:
             self._faults.note(
                 AUTO_EOI, f"SINT {sint} is to end its interrupts by itself, which it cannot here"
             )
         self._sints[sint] = value
-        if self._sint_changed is not None:
-            self._sint_changed(sint, value)
 
     def deliver(self, sint: int, message: MessageSlot) -> bool:
         """Put a message into its slot and interrupt the guest; False while the slot is full or missing."""

@@ -5,6 +5,7 @@ interrupt controllers or Hyper-V state is left. The board and its console stay.
 """
 
 import asyncio
+import contextlib
 import os
 import sys
 from collections.abc import Iterable, Sequence
@@ -47,7 +48,11 @@ class KvmGuest:
     has_dimm_hotplug: Final = False
 
     def __init__(self, options: VmOptions, memory: MappedMemory, owner: Owner, faults: Faults) -> None:
-        """Make it. Raises ConfigError if this host has no KVM, or a KVM without what is needed."""
+        """Make it, with its console.
+
+        Raises ConfigError if this host has no KVM, or a KVM without what is needed, and what `open_console`
+        raises.
+        """
         assert options.boot is not None
         self._options: Final = options
         self._boot: Final = options.boot
@@ -62,11 +67,16 @@ class KvmGuest:
             owner=owner,
             faults=faults,
         )
-        self._kvm: Final = open_kvm(options.vp_count)
-        self.slots: Final = KvmSlots(api.call(self._kvm, api.CHECK_EXTENSION, api.CAP_NR_MEMSLOTS), faults)
         self._life: Life | None = None
-        self._console: Final = open_console(options.console, self._end)
-        self._board: Final = Board(line=self._set_line, requested=self._requested, console=self._console)
+        self._kvm: Final = open_kvm(options.vp_count)
+        with contextlib.ExitStack() as undone:
+            undone.callback(os.close, self._kvm)
+            slots_max = api.call(self._kvm, api.CHECK_EXTENSION, api.CAP_NR_MEMSLOTS)
+            self.slots: Final = KvmSlots(slots_max, faults)
+            self._console: Final = open_console(options.console, self._end)
+            undone.callback(self._console.close)
+            self._board: Final = Board(line=self._set_line, requested=self._requested, console=self._console)
+            undone.pop_all()
         accept_kicks()
         sys.setswitchinterval(_SWITCH_INTERVAL_S)
 
@@ -90,8 +100,8 @@ class KvmGuest:
 
     async def power_on(self, doorbells: Iterable[int]) -> None:
         try:
-            life = self._life = Life(self._kvm, self._traits)
-            self.slots.connect(life.machine)
+            life = self._life = await asyncio.to_thread(Life, self._kvm, self._traits, self._loop)
+            await asyncio.to_thread(self.slots.connect, life.machine)
             self._board.reset()
             entry = await asyncio.to_thread(
                 load,
@@ -104,7 +114,7 @@ class KvmGuest:
             )
             registers.start_at(life.vcpus[0].fd, entry)
             life.add_doorbells(doorbells)
-            life.run(self._board)
+            await asyncio.to_thread(life.run, self._board)
         except OSError as error:
             await self.power_off()
             raise cannot_start(error.errno or 0, "KVM") from None
@@ -121,7 +131,7 @@ class KvmGuest:
         self.slots.disconnect()
         with self._board.ports.lock:  # a thread of the console may be raising a line of it
             self._life = None
-        life.close()
+        await asyncio.to_thread(life.close)
 
     def close(self) -> None:
         self._console.close()

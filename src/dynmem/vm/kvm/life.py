@@ -16,7 +16,6 @@ from dynmem.vm.faults import Faults
 from dynmem.vm.guest_crash import GuestCrash
 from dynmem.vm.hyperv import cpuid as hyperv_cpuid
 from dynmem.vm.hyperv.partition import Partition
-from dynmem.vm.hyperv.synic import SINT_MASKED
 from dynmem.vm.kvm import api, cpuid, registers
 from dynmem.vm.kvm.board.board import Board
 from dynmem.vm.kvm.board.power import PowerRequest
@@ -26,8 +25,11 @@ from dynmem.vm.kvm.gate import Gate
 from dynmem.vm.kvm.vcpu import Vcpu
 from dynmem.vm.kvm.virtual_machine import VirtualMachine
 from dynmem.vm.platform import GuestEnding, Owner
+from dynmem.vm.shortage import is_shortage
 from dynmem.vmbus.memory import GuestMemory
 from dynmem.wire.hyperv import MSR_TSC_INVARIANT_CONTROL, TSC_INVARIANT_EXPOSED
+
+_AGAIN_S: Final = 0.1  # when the host is short of something
 
 
 class Traits(NamedTuple):
@@ -54,6 +56,9 @@ class Traits(NamedTuple):
 class Life:
     """One guest. Make it, load its memory and registers, `run` it, then `end`, `join` and `close`.
 
+    KVM takes tens of milliseconds to make a machine and to end one, and a guest may reset itself all the
+    time: so making, running and closing one are for a thread that may wait, and not for the machine's loop.
+
     Attributes:
         machine: KVM's part.
         vcpus: Its processors, by number.
@@ -64,9 +69,9 @@ class Life:
 
     """
 
-    def __init__(self, kvm: int, guest: Traits) -> None:
-        """Make its machine and processors; OSError. `kvm` is /dev/kvm."""
-        self._loop: Final = asyncio.get_running_loop()
+    def __init__(self, kvm: int, guest: Traits, loop: asyncio.AbstractEventLoop) -> None:
+        """Make its machine and processors; OSError. `kvm` is /dev/kvm, `loop` the machine's."""
+        self._loop: Final = loop
         self._guest: Final = guest
         self.gate: Final = Gate()
         self.calls: Final = Calls(lambda: self._tell(guest.owner.wake))
@@ -80,7 +85,7 @@ class Life:
             for vp in range(guest.vp_count):
                 self.vcpus.append(Vcpu(self.machine.fd, vp, page_size))
             self.partition: Final = self._make_partition(kvm)
-        except OSError:
+        except BaseException:
             self.close()
             raise
 
@@ -108,7 +113,7 @@ class Life:
             features,
             vp_count=guest.vp_count,
             interrupt=self._interrupt,
-            sint_changed=self._sint_changed,
+            route=self._route,
             crashed=self._crashed,
             now_100ns=lambda: (time.monotonic_ns() - began) // 100,
             tsc=self._tsc,
@@ -175,10 +180,18 @@ class Life:
         api.call(self.vcpus[vp].fd, api.GET_SREGS, special)
         return bool(special.efer & registers.EFER_LMA)
 
-    def _sint_changed(self, vp: int, sint: int, value: int) -> None:
-        """Let a SINT raise the vector that the guest has named for it."""
-        if not value & SINT_MASKED:
-            self._lines[vp, sint] = self.machine.route(vp, sint, value & 0xFF)
+    def _route(self, vp: int, sint: int, vector: int) -> None:
+        """Let a SINT raise the vector that the guest has named for it, as soon as the host can spare that."""
+        while True:
+            try:
+                self._lines[vp, sint] = self.machine.route(vp, sint, vector)
+            except OSError as error:
+                if not is_shortage(error.errno or 0):
+                    raise
+                self._guest.faults.note("shortage", f"an interrupt of vCPU {vp}: {error.strerror}")
+                if not self.gate.is_over_within(_AGAIN_S):
+                    continue
+            return
 
     # on any thread
 
@@ -186,12 +199,16 @@ class Life:
         if (line := self._lines.get((vp, sint))) is not None:
             os.eventfd_write(line, 1)
 
-    # on the machine's loop, or a thread that may wait
+    # on the machine's loop
 
     def end(self) -> None:
-        """Have its processors end their threads, without waiting for them; no call of theirs is served."""
+        """Have its processors end their threads, without waiting for them; nothing of theirs is served."""
         self.gate.end()
         self.calls.end()
+        for fd in self._doorbells:
+            self._loop.remove_reader(fd)
+
+    # on a thread that may wait
 
     def join(self) -> None:
         """Wait for the end of the processors' threads, after `end`."""
@@ -200,8 +217,6 @@ class Life:
 
     def close(self) -> None:
         """Release everything; the processors' threads have ended."""
-        for fd in self._doorbells:
-            self._loop.remove_reader(fd)
         for vcpu in self.vcpus:
             vcpu.close()
         self.machine.close()

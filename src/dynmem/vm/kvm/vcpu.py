@@ -54,12 +54,16 @@ class Vcpu:
     def start(self, gate: Gate, serve: ServeExit, failed: Callable[[str], None]) -> None:
         """Start its thread, which runs the guest whenever the gate is open, until the gate's end.
 
-        `failed` is called on that thread, with a phrase, if it can't go on.
+        `failed` is called on that thread, with a phrase, if it can't go on. OSError if there is no thread.
         """
-        self._thread = threading.Thread(
+        thread = threading.Thread(
             target=self._work, args=(gate, serve, failed), name=f"vCPU {self.vp}", daemon=True
         )
-        self._thread.start()
+        try:
+            thread.start()
+        except RuntimeError as error:
+            raise OSError(errno.EAGAIN, str(error)) from None
+        self._thread = thread
 
     def _work(self, gate: Gate, serve: ServeExit, failed: Callable[[str], None]) -> None:
         try:

@@ -11,6 +11,8 @@ Source: Linux Documentation/virt/kvm/api.rst.
 
 import ctypes
 import os
+import threading
+from collections.abc import Iterable
 from typing import Final
 
 from dynmem.vm.hyperv.page import SIGNAL_PORT
@@ -29,7 +31,7 @@ _APIC_ID_SHIFT: Final = 12
 
 
 class VirtualMachine:
-    """KVM's part of one guest's life. For one thread, but for `set_line`."""
+    """KVM's part of one guest's life. For one thread, but for `set_line` and `route`."""
 
     def __init__(self, kvm: int) -> None:
         """Make it, with interrupt controllers and timer; OSError. `kvm`, /dev/kvm, stays the caller's."""
@@ -37,6 +39,7 @@ class VirtualMachine:
         self.fd: Final = api.call(kvm, api.CREATE_VM)
         self._messages: dict[tuple[int, int], tuple[int, int]] = {}  # (apic id, vector) by (vp, sint)
         self._irqfds: dict[tuple[int, int], int] = {}
+        self._routing: Final = threading.Lock()
         try:
             api.call(self.fd, api.SET_TSS_ADDR, _TSS)
             api.call(self.fd, api.SET_IDENTITY_MAP_ADDR, _buffer(_IDENTITY_MAP.to_bytes(8, "little")))
@@ -95,29 +98,35 @@ class VirtualMachine:
     def route(self, vp: int, sint: int, vector: int) -> int:
         """Let a SINT of a processor interrupt it with `vector`; return the descriptor that raises it.
 
-        Called again it changes the vector, and the descriptor stays. OSError.
+        Called again it changes the vector, and the descriptor stays. Any thread may call it, and it takes
+        milliseconds. OSError.
         """
         key = vp, sint
-        is_new = key not in self._messages
-        if self._messages.get(key) == (vp, vector):
-            return self._irqfds[
-                key
-            ]  # the kernel is slow to change its table, and a guest may ask all the time
-        self._messages[key] = (vp, vector)
-        self._write_routes()
-        if is_new:
-            fd = self._irqfds[key] = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-            gsi = _FIRST_MESSAGE_GSI + list(self._messages).index(key)
-            api.call(self.fd, api.IRQFD, api.Irqfd(fd=fd, gsi=gsi))
-        return self._irqfds[key]
+        with self._routing:
+            if self._messages.get(key) != (vp, vector):
+                messages = self._messages | {key: (vp, vector)}
+                self._write_routes(messages.values())
+                self._messages = messages
+            if key not in self._irqfds:
+                self._irqfds[key] = self._irqfd(_FIRST_MESSAGE_GSI + list(self._messages).index(key))
+            return self._irqfds[key]
 
-    def _write_routes(self) -> None:
+    def _irqfd(self, gsi: int) -> int:
+        fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        try:
+            api.call(self.fd, api.IRQFD, api.Irqfd(fd=fd, gsi=gsi))
+        except OSError:
+            os.close(fd)
+            raise
+        return fd
+
+    def _write_routes(self, messages: Iterable[tuple[int, int]]) -> None:
         """Give KVM the whole table, as it wants it: the pins of the controllers, then the messages."""
         pins = [(pin + _PIC_PINS * chip, chip, pin) for chip in range(2) for pin in range(_PIC_PINS)]
         # the timer's line is pin 2 of the I/O APIC, and its pin 0 is wired to the PIC
         pins += [(pin if pin != 2 else 0, 2, pin) for pin in range(1, _IOAPIC_PINS)]
         table = [_pin(*each) for each in pins]
-        for number, (apic_id, vector) in enumerate(self._messages.values()):
+        for number, (apic_id, vector) in enumerate(messages):
             entry = api.RoutingEntry(gsi=_FIRST_MESSAGE_GSI + number, type=api.IRQ_ROUTING_MSI)
             entry.u.msi = api.Msi(address_lo=_LOCAL_APICS | apic_id << _APIC_ID_SHIFT, data=vector)
             table.append(entry)

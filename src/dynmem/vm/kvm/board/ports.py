@@ -1,11 +1,12 @@
 """Port I/O: which device is behind which port.
 
 A vCPU thread calls `Ports` for each IN and OUT of its guest. One lock serves them all, so that a device is
-never in two accesses at once; whoever touches a device from another thread holds it, too.
+never in two accesses at once; whoever touches a device from another thread holds it, too. It is a fair one.
 """
 
-import threading
 from typing import Final, Protocol
+
+from dynmem.fair_lock import FairLock
 
 _ONES: Final = {1: 0xFF, 2: 0xFFFF, 4: 0xFFFF_FFFF}
 
@@ -66,7 +67,7 @@ class Ports:
     """
 
     def __init__(self) -> None:
-        self.lock: Final = threading.Lock()
+        self.lock: Final = FairLock()
         self._behind: Final[dict[int, tuple[PortDevice, int]]] = {}
 
     def add(self, first: int, count: int, device: PortDevice) -> None:
