@@ -1,5 +1,6 @@
 """Runs pytest where stock kernels boot: on this machine's own /dev/kvm, else in the emulated host."""
 
+import fcntl
 import json
 import os
 import shutil
@@ -13,6 +14,8 @@ from tests.kvm_rig import emulated, native
 from tests.kvm_rig.build import Rig
 from tests.kvm_rig.debian import GUEST_KERNELS
 from tests.kvm_rig.place import GUESTS, QEMU
+
+from dynmem.errors import ConfigError
 
 _ROOT: Final = Path(__file__).resolve().parents[2]
 _OPTIONS: Final = (
@@ -33,10 +36,21 @@ def run(rig: Rig, arguments: Sequence[str], *, emulated_only: bool) -> int:
     """Run these tests, or all that need stock kernels, and return pytest's exit code.
 
     What they leave (a host's console, a report for programs) is in build/kvm-rig, a folder for each host.
+    Raises ConfigError while another run in this checkout writes there.
     """
     results = _ROOT / "build/kvm-rig"
-    shutil.rmtree(results, ignore_errors=True)
-    results.mkdir(parents=True)
+    results.parent.mkdir(exist_ok=True)
+    with (results.parent / "kvm-rig.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(f"another run in this checkout uses {results}: wait for its end") from None
+        shutil.rmtree(results, ignore_errors=True)
+        results.mkdir()
+        return _run(rig, arguments, results, emulated_only=emulated_only)
+
+
+def _run(rig: Rig, arguments: Sequence[str], results: Path, *, emulated_only: bool) -> int:
     words = [*_OPTIONS, *(arguments or _TESTS)]
     if sys.stdout.isatty():
         words.append("--color=yes")
