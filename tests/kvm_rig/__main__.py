@@ -5,7 +5,7 @@ import sys
 
 from tests.kvm_rig import build, run
 
-from dynmem.errors import ConfigError, DynmemError, ExitCode
+from dynmem.errors import DynmemError, ExitCode
 
 
 def main() -> int:
@@ -24,23 +24,20 @@ def main() -> int:
         if options.command == "setup":
             print(_set_up(is_check=options.check))
             return ExitCode.OK
-        return run.run(_required(), options.arguments, emulated_only=options.emulated)
+        with build.used() as rig:
+            return run.run(rig, options.arguments, emulated_only=options.emulated)
     except DynmemError as error:
         print(f"dynmem: {error}", file=sys.stderr)
         return error.exit_code
 
 
-def _required() -> build.Rig:
-    found = build.find()
-    if found is None:
-        raise ConfigError("the rig for stock guests is not set up: run scripts/setup-kvm-rig")
-    return found
-
-
 def _set_up(*, is_check: bool) -> str:
+    if is_check:
+        with build.used() as found:
+            return f"the rig for stock guests is set up: {found.guests.parent}"
     at_terminal = sys.stdin.isatty() and sys.stderr.isatty()
     agree = _ask if at_terminal else _announce
-    found = _required() if is_check else build.set_up(agree=agree, report=_report, at_terminal=at_terminal)
+    found = build.set_up(agree=agree, report=_report, at_terminal=at_terminal)
     return f"the rig for stock guests is set up: {found.guests.parent}"
 
 

@@ -3,11 +3,13 @@
 Two folders, each named after a digest of what it is made by: what was fetched, and the images made of it.
 """
 
+import contextlib
+import fcntl
 import hashlib
 import platform
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -28,6 +30,7 @@ MAKING: Final = (
     "files/host_main.sh",
     "files/kexec.c",
 )
+_LOCK: Final = "lock"  # in each folder: held while it is used
 _KEPT: Final = 3  # of each kind: other checkouts of dynmem may share the cache
 _QUESTION: Final = """\
 Tests with stock kernels need a host in software emulation, which is not here yet:
@@ -69,7 +72,6 @@ def set_up(*, agree: Callable[[str], bool], report: Callable[[str], None], at_te
     each thing done. Raises ConfigError or DynmemError.
     """
     if (found := find()) is not None:
-        _use(found)
         return found
     if platform.machine() != "x86_64":
         raise ConfigError(f"stock guests need an x86_64 host; this one is {platform.machine()}")
@@ -83,8 +85,9 @@ def set_up(*, agree: Callable[[str], bool], report: Callable[[str], None], at_te
             complete(fetched, lambda folder: _fetch(folder, report))
         if not made.exists():
             complete(made, lambda folder: images.make(fetched, folder, report))
+        fetched.touch()  # not among the oldest: images were made of it
         for kind in ("fetched", "made"):
-            _drop_old(fetched.parent, kind)
+            drop_old(fetched.parent, kind)
     found = find()
     assert found is not None
     return found
@@ -131,13 +134,28 @@ def complete(target: Path, make: Callable[[Path], None]) -> None:
         made.rename(target)
 
 
-def _use(rig: Rig) -> None:
-    """Mark it as used now, so that it is not among the oldest."""
-    for folder in (rig.tree.folder.parent, rig.host.parent):
-        folder.touch()
+@contextlib.contextmanager
+def used() -> Iterator[Rig]:
+    """Yield the rig of these very files; as long as it is used, no other checkout drops it.
+
+    Raises ConfigError if it is not there.
+    """
+    with contextlib.ExitStack() as stack:
+        for folder in folders():
+            with contextlib.suppress(FileNotFoundError):
+                lock = stack.enter_context((folder / _LOCK).open("w"))
+                fcntl.flock(lock, fcntl.LOCK_SH)
+                folder.touch()  # not among the oldest
+        found = find()
+        if found is None:
+            raise ConfigError("the rig for stock guests is not set up: run scripts/setup-kvm-rig")
+        yield found
 
 
-def _drop_old(place: Path, kind: str) -> None:
-    folders = sorted(place.glob(f"{kind}-*"), key=lambda path: path.stat().st_mtime, reverse=True)
-    for folder in folders[_KEPT:]:
-        shutil.rmtree(folder)
+def drop_old(place: Path, kind: str) -> None:
+    """Remove all but the newest of a kind, and those that a run uses."""
+    made = sorted(place.glob(f"{kind}-*"), key=lambda path: path.stat().st_mtime, reverse=True)
+    for folder in made[_KEPT:]:
+        with (folder / _LOCK).open("w") as lock, contextlib.suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder)

@@ -1,5 +1,6 @@
 """The rig in the cache: when what is made again, and what is never left half made."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -65,3 +66,28 @@ def test_a_folder_that_could_not_be_completed_does_not_appear(tmp_path: Path) ->
     with pytest.raises(DynmemError):
         build.complete(tmp_path / "rig" / "made-1", fail)
     assert list((tmp_path / "rig").iterdir()) == []
+
+
+def test_what_a_run_uses_is_not_dropped_and_what_is_old_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    for folder in build.folders():
+        folder.mkdir(parents=True)
+    place = folder.parent
+    with build.used() as rig:
+        for number in range(9):
+            (place / f"made-{number}").mkdir()
+        os.utime(rig.host.parent, (0, 0))
+        build.drop_old(place, "made")
+        assert rig.host.parent.exists()
+        assert len(list(place.glob("made-*"))) == 4
+    os.utime(rig.host.parent, (0, 0))
+    build.drop_old(place, "made")
+    assert not rig.host.parent.exists()
+
+
+def test_a_run_without_a_rig_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with pytest.raises(ConfigError, match="scripts/setup-kvm-rig"), build.used():
+        raise AssertionError
