@@ -5,7 +5,7 @@ import copy
 import msgspec
 
 from dynmem.manager.step.deadlines import Deadlines
-from dynmem.manager.step.facts import ManagerSettings, VmConfig, VmFacts
+from dynmem.manager.step.facts import HV_BALLOON, VIRTIO_BALLOON, ManagerSettings, VmConfig, VmFacts
 from dynmem.manager.step.record import Excess, Record
 from dynmem.manager.step.stalls import apply, forgive, stall_of
 from dynmem.units import GIB, MIB, NS_PER_S, PAGE_SIZE
@@ -152,3 +152,66 @@ def test_a_guest_in_need_is_offered_what_it_was_whatever_made_it_smaller() -> No
     web.demand_pages = pages(450)
     assert stall_of(web, NS_PER_S, SETTINGS) is None
     assert web.declined is None
+
+
+def test_while_a_vmm_may_keep_the_first_request_its_guest_is_asked_again_and_again() -> None:
+    """QEMU's hv-balloon keeps it for 50 s: a pause that doubled meanwhile would last long beyond that."""
+    for device, expected in ((HV_BALLOON, [10, 10, 10, 20]), (VIRTIO_BALLOON, [10, 20, 40, 80])):
+        web = record(500, 300)
+        web.facts = msgspec.structs.replace(web.facts, device=device)
+        web.reported, web.first_report_ns = True, 2 * NS_PER_S
+        pauses, reasons = [], []
+        for second in (10, 30, 51, 53):
+            stall = stall_of(web, second * NS_PER_S, SETTINGS)
+            assert stall is not None
+            assert stall.stopped is not None
+            pauses.append(stall.stopped.pause_ns // NS_PER_S)
+            reasons.append(stall.reason)
+            web.stopped = stall.stopped
+        assert pauses == expected
+        assert ["may keep the first request" in each for each in reasons] == [
+            device == HV_BALLOON and second < 52 for second in (10, 30, 51, 53)
+        ]
+
+
+def test_a_guest_whose_size_has_moved_since_it_reported_has_settled() -> None:
+    web = record(500, 300)
+    web.facts = msgspec.structs.replace(web.facts, device=HV_BALLOON)
+    web.reported, web.first_report_ns = True, 2 * NS_PER_S
+    web.actual_changed_ns = NS_PER_S  # by its reset
+    assert web.settled_ns == 52 * NS_PER_S
+    web.actual_changed_ns = 3 * NS_PER_S
+    assert web.settled_ns == 0
+
+
+def test_a_guest_that_gives_late_what_it_was_asked_for_was_changed_by_nobody_else() -> None:
+    """With hv-balloon, what a guest has been asked cannot be taken back: it gives after it was given up."""
+    for gives, is_late in ((300, True), (350, True), (200, False)):
+        web = record(500, 300)
+        stall = stall_of(web, LATE, SETTINGS)
+        assert stall is not None
+        apply(stall, web, LATE)
+        assert web.target_pages == pages(500)
+        web.actual_pages = pages(gives)
+        stall = stall_of(web, LATE + NS_PER_S, SETTINGS)
+        assert stall is not None
+        assert stall.target == pages(gives)  # it is not returned, only to be asked for again
+        assert (stall.declined is None) == is_late
+        assert ("another program" in stall.reason) == (not is_late)
+        if is_late:
+            apply(stall, web, LATE + NS_PER_S)
+            forgive(web, LATE + NS_PER_S, is_any_short=False)
+            assert web.stopped is None  # it only was slow
+
+
+def test_a_guest_that_takes_late_what_it_was_offered_was_changed_by_nobody_else() -> None:
+    for takes, is_late in ((700, True), (800, False)):
+        web = record(500, 700)
+        stall = stall_of(web, LATE, SETTINGS)
+        assert stall is not None
+        apply(stall, web, LATE)
+        web.actual_pages = pages(takes)
+        stall = stall_of(web, LATE + NS_PER_S, SETTINGS)
+        assert stall is not None
+        assert stall.target == pages(takes)
+        assert ("another program" in stall.reason) == (not is_late)

@@ -10,7 +10,13 @@ import msgspec
 
 from dynmem.manager.step.deadlines import Deadlines
 from dynmem.manager.step.facts import HV_BALLOON, VmConfig, VmFacts
-from dynmem.manager.step.safeguards import ARRIVED_PAGES, HOT_ADD_STEP_PAGES, PROGRESS_PAGES, tolerance_pages
+from dynmem.manager.step.safeguards import (
+    ARRIVED_PAGES,
+    HOT_ADD_STEP_PAGES,
+    PROGRESS_PAGES,
+    SETTLES_NS,
+    tolerance_pages,
+)
 from dynmem.policy import ANY, Sizes
 from dynmem.units import pages_covering, pages_of
 
@@ -25,6 +31,7 @@ class Stopped(msgspec.Struct):
         demand_pages: Its demand then.
         retry_at_ns: When to ask again.
         pause_ns: How long that pause is.
+        asked_pages: The target that it did not reach in time; it may still go there.
         is_over: Whether it may be asked again; what was concluded is kept, so that the next pause is longer.
     """
 
@@ -32,6 +39,7 @@ class Stopped(msgspec.Struct):
     demand_pages: int
     retry_at_ns: int
     pause_ns: int
+    asked_pages: int
     is_over: bool = False
 
     @property
@@ -90,6 +98,7 @@ class Record(msgspec.Struct):
         began_ns: When it was found, or reset last.
         reported_after_ns: The first report that counts is younger than this.
         reported: Whether a fresh report was seen since start or RESET.
+        first_report_ns: When that was.
         equal_sweeps: How many sweeps in a row found the same.
         fingerprint: What they found.
         target_pages: The target last set, or the size that was adopted; None until then.
@@ -124,6 +133,7 @@ class Record(msgspec.Struct):
     reported_after_ns: int
     began_ns: int = 0
     reported: bool = False
+    first_report_ns: int = 0
     equal_sweeps: int = 0
     fingerprint: tuple[object, ...] = ()
     target_pages: int | None = None
@@ -272,6 +282,16 @@ class Record(msgspec.Struct):
     def late_pages(self, now_ns: int) -> int:
         """Return what it owes and should have given by now; 0 if it is in time."""
         return self.owed_pages if self.deadlines.passed(now_ns) else 0
+
+    @property
+    def settled_ns(self) -> int:
+        """When the first request is with the guest at the latest; 0 where none is kept, or once it has moved.
+
+        A driver reports only when its device has begun to wait.
+        """
+        if self.facts.device != HV_BALLOON or self.actual_changed_ns > self.first_report_ns:
+            return 0
+        return self.first_report_ns + SETTLES_NS
 
     def report_ns(self, now_ns: int) -> int | None:
         """Return when the guest's last report was made; None: it has made none."""

@@ -125,7 +125,8 @@ class Roster:
         record.see_actual(now_ns)
         record.see_demand(now_ns, believe_all=not self._safeguards.fresh_demand)
         self._settle(record)
-        record.reported = record.reported or fresh_report(record, now_ns, self._settings.period_ns)
+        if not record.reported and fresh_report(record, now_ns, self._settings.period_ns):
+            record.reported, record.first_report_ns = True, now_ns
         if vm.resident_bytes is not None and vm.actual_bytes is not None:
             record.excess.see(record.excess_pages, now_ns)
         record.see_progress(now_ns)

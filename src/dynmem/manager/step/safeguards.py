@@ -52,6 +52,9 @@ REPORT_PERIODS: Final = 3
 STALL_PERIODS: Final = 3
 # A guest that runs has reported by then, also if its statistics had to be turned on first.
 REPORT_PATIENCE_NS: Final = 5 * NS_PER_S
+# A VMM may keep the first request for this long, to let the guest settle: QEMU's hv-balloon always does
+# (HV_BALLOON_POST_INIT_WAIT in hw/hyperv/hv-balloon.c), and no monitor reports that it waits.
+SETTLES_NS: Final = 50 * NS_PER_S
 # Guests report once a second; a shorter period must not outrun them.
 SHORTEST_WINDOW_NS: Final = 3 * NS_PER_S
 # A guest that stopped is asked again after this pause, then after twice that, up to the longest.

@@ -7,8 +7,12 @@ that doubles each time, if a VM is short; it is offered more again after such a 
 risen beyond its size. A guest that stopped because the next step of hot add would lead beyond the target has
 arrived.
 
+While its VMM may still keep the first request, to let the guest settle, each pause is the first one.
+
 A guest that had its target and moved by itself was moved by another program, or emptied its balloon: its size
-is taken over. One that was shrunk so, and needs no more, is not offered more for a while.
+is taken over. One that was shrunk so, and needs no more, is not offered more for a while. But one that moved
+where it had been asked to go only was slow: with hv-balloon, what a guest has been asked cannot be taken back
+from it, and its size does not show how far it is.
 
 A guest in need that takes no more is left a small offer, which stands: as soon as it takes that, it is
 offered all of it again. Likewise a guest that is asked again and gives what it is asked starts with the short
@@ -25,6 +29,7 @@ from dynmem.manager.step.safeguards import (
     PROGRESS_PAGES,
     RETRY_FIRST_PERIODS,
     RETRY_LONGEST_NS,
+    SETTLES_NS,
     band_pages,
     stall_ns,
 )
@@ -56,11 +61,11 @@ def stall_of(
         return None
     has_stopped = now_ns - record.mark_ns >= stall_ns(settings.period_ns)
     if actual > max(target, record.mark_pages) + PROGRESS_PAGES:
-        stall = _grown_unasked(record, actual, target)
+        stall = _grown(record, actual, target)
     elif actual > target and has_stopped:
         stall = _gives_no_more(record, actual, target, now_ns, settings)
     elif actual < target - band_pages(record.maximum_pages) and _may_stay_there(record, actual, target):
-        stall = _shrunk_unasked(record, actual, target, now_ns, settings)
+        stall = _shrunk(record, actual, target, now_ns, settings)
     elif actual < target and (has_stopped or record.deadlines.passed(now_ns)):
         stall = _takes_no_more(record, actual, target, now_ns, settings, small_offers=small_offers)
     else:
@@ -78,19 +83,21 @@ def apply(stall: Stall, record: Record, now_ns: int) -> Change:
     return Change(record, stall.target, stall.reason, ALREADY_HELD, is_found=True)
 
 
-def _grown_unasked(record: Record, actual: int, target: int) -> Stall:
+def _grown(record: Record, actual: int, target: int) -> Stall:
     """Take over the size of a guest that grew beyond its target.
 
-    Another program set its balloon, or the guest emptied it. That is a fact and not a floor: the next plan
-    decides again, by what the guest reports then.
+    It took late what it had been offered, another program set its balloon, or the guest emptied it. That is a
+    fact and not a floor: the next plan decides again, by what the guest reports then.
     """
-    return Stall(
-        target=max(target, min(actual, record.maximum_pages)),
-        reason=(
+    offered = record.declined
+    if offered is not None and actual <= offered.asked_pages + ARRIVED_PAGES:
+        reason = f"grew to {format_pages(actual)}: it took late what it had been offered"
+    else:
+        reason = (
             f"grew to {format_pages(actual)} although the target was {format_pages(target)}: another program"
             " or the guest itself changed its balloon"
-        ),
-    )
+        )
+    return Stall(target=max(target, min(actual, record.maximum_pages)), reason=reason)
 
 
 def _may_stay_there(record: Record, actual: int, target: int) -> bool:
@@ -101,13 +108,18 @@ def _may_stay_there(record: Record, actual: int, target: int) -> bool:
     return abs(record.mark_pages - target) <= ARRIVED_PAGES and record.demand_pages <= actual
 
 
-def _shrunk_unasked(
-    record: Record, actual: int, target: int, now_ns: int, settings: ManagerSettings
-) -> Stall:
+def _shrunk(record: Record, actual: int, target: int, now_ns: int, settings: ManagerSettings) -> Stall:
     """Take over the size of a guest that had its target and went below it.
 
-    Another program set its balloon, for a reason of its own: for a while the guest is not offered more.
+    It gave late what it had been asked for, or another program set its balloon, for a reason of its own: then
+    the guest is not offered more for a while.
     """
+    asked = record.stopped
+    if asked is not None and actual >= asked.asked_pages - ARRIVED_PAGES:
+        return Stall(
+            target=max(actual, min(target, record.floor_pages)),
+            reason=f"shrank to {format_pages(actual)}: it gave late what it had been asked for",
+        )
     stop = _stop(record, record.declined, now_ns, settings)
     return Stall(
         target=max(actual, min(target, record.floor_pages)),
@@ -121,14 +133,16 @@ def _shrunk_unasked(
 
 def _gives_no_more(record: Record, actual: int, target: int, now_ns: int, settings: ManagerSettings) -> Stall:
     stop = _stop(record, record.stopped, now_ns, settings)
-    return Stall(
-        target=min(actual, max(target, record.maximum_pages)),
-        reason=(
-            f"floor met: it gives no more at {format_pages(actual)}, the target was {format_pages(target)};"
-            f" not asked again until its demand falls, or for {stop.pause_ns / NS_PER_S:g} s"
-        ),
-        stopped=stop,
-    )
+    until = f"not asked again until its demand falls, or for {stop.pause_ns / NS_PER_S:g} s"
+    if now_ns < record.settled_ns:
+        wait = f"{SETTLES_NS // NS_PER_S} s"
+        found = f"gives nothing yet at {format_pages(actual)}: its VMM may keep the first request for {wait}"
+    else:
+        found = (
+            f"floor met: it gives no more at {format_pages(actual)}, the target was {format_pages(target)}"
+        )
+    back = min(actual, max(target, record.maximum_pages))
+    return Stall(target=back, reason=f"{found}; {until}", stopped=stop)
 
 
 def _takes_no_more(
@@ -160,10 +174,13 @@ def _takes_no_more(
 
 
 def _stop(record: Record, before: Stopped | None, now_ns: int, settings: ManagerSettings) -> Stopped:
-    """Return where the guest stopped, with a pause twice as long as the one before."""
-    pause = 2 * before.pause_ns if before else RETRY_FIRST_PERIODS * settings.period_ns
+    """Return where the guest stopped, with a pause twice as long as the one before, once it has settled."""
+    pause = RETRY_FIRST_PERIODS * settings.period_ns
+    if before is not None and now_ns >= record.settled_ns:
+        pause = 2 * before.pause_ns
     pause = min(pause, RETRY_LONGEST_NS)
-    return Stopped(record.actual_pages or 0, record.demand_pages, now_ns + pause, pause)
+    asked = record.target_pages or 0
+    return Stopped(record.actual_pages or 0, record.demand_pages, now_ns + pause, pause, asked)
 
 
 def forgive(record: Record, now_ns: int, *, is_any_short: bool) -> None:
