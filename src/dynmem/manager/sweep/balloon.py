@@ -23,6 +23,7 @@ from dynmem.manager.sweep.demand import (
 )
 from dynmem.manager.sweep.life import Life
 from dynmem.manager.sweep.monitor import Monitor
+from dynmem.manager.sweep.sizes import Grown
 from dynmem.manager.sweep.statistics import Statistics
 from dynmem.qmp.errors import QmpCommandError
 
@@ -81,10 +82,14 @@ async def _read_size(monitor: Monitor, life: Life, device: Device) -> str | None
     if life.deaf and before is not None and actual > max(before, life.target_bytes):
         life.was_reset()  # its balloon is empty again
         life.is_actual_former = False
+    if life.deaf:
+        life.grown = Grown()  # what was missed may be a reset
     life.deaf = False
     life.saw_actual(actual)
     if device.kind == HV_BALLOON:
-        life.tracker.saw_size(life.memory.without_added(actual), life.memory.limit_bytes)
+        life.grown.saw(actual - life.memory.boot_bytes)
+        own = life.memory.without_added(actual, life.grown.bytes)
+        life.tracker.saw_size(own, life.memory.limit_bytes)
     else:
         life.tracker.saw_size(life.size_bytes)
     return None

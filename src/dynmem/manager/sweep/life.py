@@ -10,7 +10,7 @@ from dynmem.manager.step.facts import VIRTIO_BALLOON
 from dynmem.manager.sweep.demand import DemandTracker, Device, Report
 from dynmem.manager.sweep.process import Process
 from dynmem.manager.sweep.resident import Resident, ResidentMeter
-from dynmem.manager.sweep.sizes import VmMemory
+from dynmem.manager.sweep.sizes import Grown, VmMemory
 from dynmem.manager.sweep.statistics import Statistics
 
 
@@ -25,6 +25,7 @@ class Life:
         base_bytes: What it was started with, DIMMs excluded.
         memory: All its memory.
         next_memory: The look at which its memory is read again.
+        grown: What must have been hot-added to it since the last reset.
         actual_bytes: Its size as its VMM reported it last.
         first_actual_bytes: What it reported first since the last reset.
         is_actual_former: Whether `actual_bytes` may be what the guest before the last reset had.
@@ -49,6 +50,7 @@ class Life:
     base_bytes: int | None = None
     memory: VmMemory | None = None
     next_memory: int = 0
+    grown: Grown = field(default_factory=Grown)
     actual_bytes: int | None = None
     first_actual_bytes: int | None = None
     is_actual_former: bool = False
@@ -85,6 +87,7 @@ class Life:
         self.next_memory = 0  # a reset completes what was being unplugged
         self.is_actual_former = self.device is not None and self.device.kind == VIRTIO_BALLOON
         self.first_actual_bytes = self.faults = None
+        self.grown = Grown()
         if self.tracker is not None:
             self.tracker.forget()
 

@@ -38,15 +38,34 @@ class VmMemory(NamedTuple):
     added_bytes: int | None
     blocks: tuple[int, ...]
 
-    def without_added(self, actual_bytes: int) -> int:
+    def without_added(self, actual_bytes: int, grown_bytes: int = 0) -> int:
         """Return what the VM would have of *actual_bytes* if nothing had been hot-added.
 
-        Where what was added is not reported, it is at least what lies above the boot size. That errs on the
-        safe side: the guest then seems to have given less, and to need more.
+        Where what was added is not reported, it is at least *grown_bytes*, and at least what lies above the
+        boot size. That errs on the safe side: the guest then seems to have given less, and to need more.
         """
         if self.added_bytes is None:
-            return min(actual_bytes, self.boot_bytes) if self.limit_bytes > self.boot_bytes else actual_bytes
+            if self.limit_bytes <= self.boot_bytes:
+                return actual_bytes
+            return min(actual_bytes - grown_bytes, self.boot_bytes)
         return actual_bytes - self.added_bytes
+
+
+class Grown:
+    """The least that must have been hot-added since the last reset: how far a size stood above the boot size.
+
+    What was added stays until a reset, also where the balloon takes it. A size counts once two looks in a row
+    agree: the first may have read it with a DIMM that the boot size was read without.
+    """
+
+    def __init__(self) -> None:
+        self.bytes: int = 0
+        self._last: int = 0
+
+    def saw(self, above_bytes: int) -> None:
+        """Take in how far the VM's size is above its boot size."""
+        self.bytes = max(self.bytes, min(self._last, above_bytes))
+        self._last = above_bytes
 
 
 async def read_memory(monitor: Monitor, base_bytes: int) -> VmMemory:
