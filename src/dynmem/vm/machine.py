@@ -91,6 +91,7 @@ class Machine:
         *,
         make_platform: MakePlatform | None = None,
         make_discard_thread: Callable[[], DiscardThread] = DiscardThread,
+        make_balloon: type[HvBalloon] = HvBalloon,
     ) -> None:
         """Make memory and devices. Raises ConfigError."""
         self.options: Final = options
@@ -115,7 +116,7 @@ class Machine:
         self._discard_thread = make_discard_thread()
         try:
             self.hot_added: Final = self.memory.plug_hot_added(options, self._recording.trace)
-            self.balloon: Final = self._make_balloon()
+            self.balloon: Final = self._make_balloon(make_balloon)
             self.dimms: Final = self._plug_dimms()
         except DynmemError:
             self.platform.close()
@@ -160,11 +161,11 @@ class Machine:
                 dimms.plug(dimm, hotplugged=False)
         return dimms
 
-    def _make_balloon(self) -> HvBalloon | None:
+    def _make_balloon(self, make: type[HvBalloon]) -> HvBalloon | None:
         options = self.options.balloon
         if options is None:
             return None
-        return HvBalloon(
+        return make(
             options,
             self.memory.boot,
             self.memory.boot_ram,
