@@ -69,6 +69,7 @@ class FakePlatform:
     """A `Platform` whose guest does what it is asked, and drives again what was rescinded or closed."""
 
     ram_hole = range(0)
+    addresses = 1 << 48
     has_dimm_hotplug = True
     vp = 0  # that gets what the host sends
 

@@ -193,3 +193,27 @@ async def test_memory_devices_begin_behind_the_last_piece() -> None:
     await high.close()
     with pytest.raises(ConfigError, match="-m: too few addresses above 1 TiB"):
         machine_of(memory=MemoryOptions(992 * GIB, 993 * GIB))
+
+
+@pytest.mark.parametrize(
+    ("memory", "refusal"),
+    [
+        (
+            MemoryOptions(64 * GIB, 64 * GIB),
+            r"-m: too few addresses \(.* 64 GiB .*\) for 64 GiB: take a smaller size",
+        ),
+        (
+            MemoryOptions(8 * GIB, 41 * GIB),
+            r"-m: too few addresses above 32 GiB, .* 64 GiB .* at most 40 GiB with",
+        ),
+    ],
+)
+@plays
+async def test_memory_that_the_hosts_processors_have_no_addresses_for_is_refused(
+    memory: MemoryOptions, refusal: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(WithHole, "addresses", 64 * GIB)
+    with pytest.raises(ConfigError, match=refusal):
+        machine_of(memory=memory)
+    machine, _ = machine_of(memory=MemoryOptions(63 * GIB, 63 * GIB))
+    await machine.close()

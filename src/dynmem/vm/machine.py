@@ -108,7 +108,11 @@ class Machine:
         self.platform: Final = make_platform(options, guest_memory, self, self.faults)
         try:
             self.memory: Final = MachineMemory(
-                options, guest_memory, self.platform.slots, ram_hole=self.platform.ram_hole
+                options,
+                guest_memory,
+                self.platform.slots,
+                ram_hole=self.platform.ram_hole,
+                addresses=self.platform.addresses,
             )
         except DynmemError:
             self.platform.close()

@@ -11,6 +11,7 @@ from functools import partial
 from typing import Final
 
 from dynmem.errors import ConfigError, DynmemError
+from dynmem.limits import GUEST_ADDRESS_BYTES_MAX
 from dynmem.memory.backend import Backend, MemfdBackend
 from dynmem.space.address_space import AddressSpace
 from dynmem.space.memory_device import DeviceMemory
@@ -48,7 +49,13 @@ class MachineMemory:
     """
 
     def __init__(
-        self, options: VmOptions, guest: MappedMemory, slots: MemorySlots, *, ram_hole: range = range(0)
+        self,
+        options: VmOptions,
+        guest: MappedMemory,
+        slots: MemorySlots,
+        *,
+        ram_hole: range = range(0),
+        addresses: int = GUEST_ADDRESS_BYTES_MAX,
     ) -> None:
         """Make objects and boot memory, and map it for the bus (`guest`) and the platform (`slots`).
 
@@ -62,7 +69,7 @@ class MachineMemory:
         try:
             self.boot_ram: Final = round_hole(options.memory_bytes, ram_hole)
             with naming("-m"):
-                addresses = options.memory.device_memory(sum(self.boot_ram[-1]))
+                for_devices = options.memory.device_memory(sum(self.boot_ram[-1]), addresses)
             for each in options.objects:
                 with naming(f"--object '{each.identity}'", partial(backend_hint, each)):
                     self.objects.make(each)
@@ -82,8 +89,8 @@ class MachineMemory:
         memory = options.memory
         self.devices: Final = DeviceMemory(
             self.space,
-            addresses.start,
-            len(addresses),
+            for_devices.start,
+            len(for_devices),
             memslots,
             _LOG.warning,
             capacity=memory.maximum - memory.size,

@@ -112,6 +112,10 @@ class Platform(Protocol):
         """The addresses, in bytes, that boot memory goes round: other things are there. Empty if none are."""
 
     @property
+    def addresses(self) -> int:
+        """How many bytes of addresses its memory can have."""
+
+    @property
     def thread_ids(self) -> Sequence[int]:
         """The host's thread that runs each virtual processor; empty while no guest runs."""
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from dynmem.errors import DynmemError
+from dynmem.limits import GUEST_ADDRESS_BYTES_MAX
 from dynmem.vm.embedded.calls import Calls
 from dynmem.vm.embedded.hardware import Hardware
 from dynmem.vm.embedded.keeper import MEANS
@@ -53,6 +54,7 @@ class EmbeddedGuest:
 
     vp_count: Final = 1
     ram_hole: range = range(0)
+    addresses: Final = GUEST_ADDRESS_BYTES_MAX
     has_dimm_hotplug: Final = True
 
     def __init__(

@@ -17,7 +17,9 @@ _FEATURES: Final = 1
 _TOPOLOGY: Final = frozenset({0xB, 0x1F})
 _AMD_TOPOLOGY: Final = 0x8000_001E
 _POWER: Final = 0x8000_0007
-_AMD_SIZES: Final = 0x8000_0008
+_SIZES: Final = 0x8000_0008  # of addresses; on AMD also the number of threads
+_GUEST_BITS_SHIFT: Final = 16  # of EAX, where they are fewer than the processor's own
+_BITS_WITHOUT_LEAF: Final = 36
 _IS_HYPERVISOR: Final = 1 << 31  # of leaf 1, ECX
 _HAS_THREADS: Final = 1 << 28  # of leaf 1, EDX
 _INVARIANT_TSC: Final = 1 << 8  # of leaf 0x80000007, EDX
@@ -36,6 +38,12 @@ def supported(kvm: int) -> list[api.CpuidEntry]:
 def has_invariant_tsc(entries: Iterable[api.CpuidEntry]) -> bool:
     """Return whether the time stamp counter runs at one rate, whatever the processor does."""
     return any(entry.function == _POWER and entry.edx & _INVARIANT_TSC for entry in entries)
+
+
+def addresses(entries: Iterable[api.CpuidEntry]) -> int:
+    """Return how many bytes of addresses a guest's processors have: above them it finds no memory."""
+    sizes = next((entry.eax for entry in entries if entry.function == _SIZES), _BITS_WITHOUT_LEAF)
+    return 1 << (sizes >> _GUEST_BITS_SHIFT & 0xFF or sizes & 0xFF)
 
 
 def of_processor(
@@ -60,7 +68,7 @@ def _numbered(entry: api.CpuidEntry, number: int, count: int) -> api.CpuidEntry:
         entry.edx = number
     elif entry.function == _AMD_TOPOLOGY:
         entry.eax, entry.ebx, entry.ecx = number, number, 0
-    elif entry.function == _AMD_SIZES:
+    elif entry.function == _SIZES:
         entry.ecx = entry.ecx & ~0xFFFF | count - 1
     return entry
 

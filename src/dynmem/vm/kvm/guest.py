@@ -16,7 +16,7 @@ from dynmem.units import GIB
 from dynmem.vm.console.choice import open_console
 from dynmem.vm.faults import Faults
 from dynmem.vm.guest_memory import MappedMemory
-from dynmem.vm.kvm import api, registers
+from dynmem.vm.kvm import api, cpuid, registers
 from dynmem.vm.kvm.board.board import Board
 from dynmem.vm.kvm.board.power import PowerRequest
 from dynmem.vm.kvm.boot.loader import load
@@ -39,6 +39,7 @@ class KvmGuest:
 
     Attributes:
         ram_hole: Addresses below 4 GiB that are not RAM: the APICs are there, and KVM's own pages.
+        addresses: How many bytes of addresses its processors have, on this host.
         slots: The guest's memory slots.
         vp_count: How many virtual processors it has.
 
@@ -71,7 +72,11 @@ class KvmGuest:
         self._kvm: Final = open_kvm(options.vp_count)
         with contextlib.ExitStack() as undone:
             undone.callback(os.close, self._kvm)
-            slots_max = api.call(self._kvm, api.CHECK_EXTENSION, api.CAP_NR_MEMSLOTS)
+            try:
+                slots_max = api.call(self._kvm, api.CHECK_EXTENSION, api.CAP_NR_MEMSLOTS)
+                self.addresses: Final = cpuid.addresses(cpuid.supported(self._kvm))
+            except OSError as error:
+                raise cannot_start(error.errno or 0, "KVM") from None
             self.slots: Final = KvmSlots(slots_max, faults)
             self._console: Final = open_console(options.console, self._end)
             undone.callback(self._console.close)

@@ -49,19 +49,25 @@ class MemoryOptions:
         """Whether there is room for memory devices."""
         return self.maximum > self.size
 
-    def device_memory(self, boot_end: int) -> range:
+    def device_memory(self, boot_end: int, addresses: int = GUEST_ADDRESS_BYTES_MAX) -> range:
         """Return the addresses for memory devices, in bytes, above boot memory that ends at `boot_end`.
 
         They are all their sizes, and the gaps that alignment may need: a DIMM may be aligned to a huge page
-        of 1 GiB, and hv-balloon's memory to 32 GiB. Raises ConfigError if the guest has too few.
+        of 1 GiB, and hv-balloon's memory to 32 GiB. Raises ConfigError if the guest, whose `addresses` are
+        those below this number, has too few.
         """
+        whose = ""
+        if addresses < GUEST_ADDRESS_BYTES_MAX:
+            whose = f" (this host's processors have {format_size(addresses)} of them)"
+        if boot_end > addresses:
+            raise ConfigError(f"too few addresses{whose} for {format_size(self.size)}: take a smaller size")
         if not self.can_grow:
             return range(0)
         base = -(-boot_end // DEVICE_MEMORY_ALIGNMENT) * DEVICE_MEMORY_ALIGNMENT
-        room, sizes = GUEST_ADDRESS_BYTES_MAX - base, self.maximum - self.size
+        room, sizes = min(addresses, GUEST_ADDRESS_BYTES_MAX) - base, self.maximum - self.size
         if room < sizes:
             raise ConfigError(
-                f"too few addresses above {format_size(base)}, where added memory begins:"
+                f"too few addresses above {format_size(base)}, where added memory begins{whose}:"
                 f" maxmem can be at most {format_size(max(0, room) + self.size)} with this size"
             )
         return range(base, base + min(sizes + self.slots * GIB + DEVICE_MEMORY_ALIGNMENT, room))
