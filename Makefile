@@ -69,7 +69,7 @@ flake: .venv/dev.stamp  ## the tests N times (10) in random order, half of them 
 
 soak: .venv/dev.stamp  ## the long ones
 	scripts/setup-qemu
-	$(PYTEST) -m soak $(ARGS)
+	$(PYTEST) -m "soak and not stock" $(ARGS)
 
 hostile: .venv/dev.stamp  ## the whole cast of hostile guests and monitors, beside honest ones
 	$(PYTEST) -m hostile tests/hostile $(ARGS)
