@@ -5,8 +5,12 @@ import threading
 from contextlib import AbstractContextManager
 
 import pytest
+from tests.rigs.partition import PartitionRig
 
 from dynmem.fair_lock import FairLock
+from dynmem.vm.faults import Faults
+from dynmem.vm.guest_memory import MappedMemory
+from dynmem.vm.kvm.board.ports import Ports
 
 PATIENCE_S = 60
 
@@ -60,6 +64,12 @@ def test_one_thread_has_it_at_a_time(lock: AbstractContextManager[None], is_excl
     for thread in threads:
         thread.join(PATIENCE_S)
     assert (seen == {1}) is is_exclusive
+
+
+def test_what_a_machines_loop_shares_with_its_guests_processors_has_fair_locks() -> None:
+    partition = PartitionRig().partition
+    locks = (partition._lock, Ports().lock, Faults(lambda: 0)._lock, MappedMemory()._lock)
+    assert {type(lock) for lock in locks} == {FairLock}
 
 
 def test_it_is_free_after_an_error() -> None:

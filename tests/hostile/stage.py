@@ -283,6 +283,9 @@ class Stage:
                 faults.append(f"it has ended with {machine.process.returncode}")
         except TimeoutError:
             faults.append(f"no answer for {PATIENCE_S:g} s")
+        except BaseException:  # somebody ends the play
+            machine.end()
+            raise
         if not measured:  # a busy manager may be late, too
             self._until_watched()
         honest = self._honest()

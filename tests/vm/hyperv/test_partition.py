@@ -287,6 +287,7 @@ def test_the_platform_learns_the_vector_of_each_sint_that_may_interrupt(rig: Par
 
 def test_a_sint_has_its_vector_before_it_may_interrupt_and_the_host_goes_on_meanwhile() -> None:
     def slow(vp: int, sint: int, vector: int) -> None:
+        assert not rig.partition._lock.locked()
         seen.append(
             (rig.read(synic.MSR_SINT0 + sint, vp), rig.partition.deliver(OutgoingMessage(0, 2, b"m")))
         )

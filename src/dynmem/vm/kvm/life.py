@@ -22,6 +22,7 @@ from dynmem.vm.kvm.board.power import PowerRequest
 from dynmem.vm.kvm.calls import Calls
 from dynmem.vm.kvm.exits import Exits
 from dynmem.vm.kvm.gate import Gate
+from dynmem.vm.kvm.pace import Pace
 from dynmem.vm.kvm.vcpu import Vcpu
 from dynmem.vm.kvm.virtual_machine import VirtualMachine
 from dynmem.vm.platform import GuestEnding, Owner
@@ -74,7 +75,7 @@ class Life:
         self._loop: Final = loop
         self._guest: Final = guest
         self.gate: Final = Gate()
-        self.calls: Final = Calls(lambda: self._tell(guest.owner.wake))
+        self.calls: Final = Calls(lambda: self._call_soon(guest.owner.wake))
         self.ending: GuestEnding | None = None
         self.vcpus: Final[list[Vcpu]] = []
         self._doorbells: Final[list[int]] = []
@@ -131,8 +132,9 @@ class Life:
             triple_fault=partial(self.requested, PowerRequest.RESET),
             failed=self._failed,
         )
+        pace = Pace(len(self.vcpus))
         for vcpu in self.vcpus:
-            vcpu.start(self.gate, exits, self._failed)
+            vcpu.start(self.gate, pace, exits, self._failed)
         self.gate.open()
 
     def add_doorbells(self, connection_ids: Iterable[int]) -> None:
@@ -149,25 +151,25 @@ class Life:
 
     # on processors' threads
 
-    def _tell(self, call: Callable[[], None]) -> None:
+    def _call_soon(self, call: Callable[[], None]) -> None:
         self._loop.call_soon_threadsafe(call)
 
     def requested(self, request: PowerRequest) -> None:
         """Stop the guest where it is, and have the machine do what it asks for."""
         self.gate.shut()
         owner = self._guest.owner
-        self._tell(owner.wants_reset if request is PowerRequest.RESET else owner.exited)
+        self._call_soon(owner.wants_reset if request is PowerRequest.RESET else owner.exited)
 
     def _crashed(self, crash: GuestCrash) -> None:
         """Report a crash. A guest that does not go on as if nothing had happened stops where it is."""
         if self._guest.stops_when_it_crashes:
             self.gate.shut()
-        self._tell(partial(self._guest.owner.crashed, crash))
+        self._call_soon(partial(self._guest.owner.crashed, crash))
 
     def _failed(self, how: str) -> None:
         self.ending = GuestEnding(how)
         self.gate.shut()
-        self._tell(self._guest.owner.exited)
+        self._call_soon(self._guest.owner.exited)
 
     def _tsc(self, vp: int) -> int:
         """Return a processor's time stamp counter, on its own thread."""

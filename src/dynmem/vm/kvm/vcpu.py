@@ -9,6 +9,7 @@ from typing import Final, Protocol
 
 from dynmem.vm.kvm import api
 from dynmem.vm.kvm.gate import Gate
+from dynmem.vm.kvm.pace import Pace
 from dynmem.vm.kvm.run_page import RunPage
 
 _LOG: Final = logging.getLogger("dynmem.vm")
@@ -51,13 +52,13 @@ class Vcpu:
         """Its thread, as the system numbers it; 0 before it runs."""
         return 0 if self._thread is None else self._thread.native_id or 0
 
-    def start(self, gate: Gate, serve: ServeExit, failed: Callable[[str], None]) -> None:
+    def start(self, gate: Gate, pace: Pace, serve: ServeExit, failed: Callable[[str], None]) -> None:
         """Start its thread, which runs the guest whenever the gate is open, until the gate's end.
 
         `failed` is called on that thread, with a phrase, if it can't go on. OSError if there is no thread.
         """
         thread = threading.Thread(
-            target=self._work, args=(gate, serve, failed), name=f"vCPU {self.vp}", daemon=True
+            target=self._work, args=(gate, pace, serve, failed), name=f"vCPU {self.vp}", daemon=True
         )
         try:
             thread.start()
@@ -65,7 +66,7 @@ class Vcpu:
             raise OSError(errno.EAGAIN, str(error)) from None
         self._thread = thread
 
-    def _work(self, gate: Gate, serve: ServeExit, failed: Callable[[str], None]) -> None:
+    def _work(self, gate: Gate, pace: Pace, serve: ServeExit, failed: Callable[[str], None]) -> None:
         try:
             while gate.enter(self.page):
                 try:
@@ -75,6 +76,7 @@ class Vcpu:
                 if code == 0:
                     self.exits += 1
                     serve(self.vp, self.page)
+                    pace.after_exit(self.vp)
                 elif code not in _GO_ON:
                     failed(f"KVM does not run vCPU {self.vp}: {os.strerror(code)}")
                     return
