@@ -99,12 +99,13 @@ def _processor_seconds(pid: int) -> float:
 
 
 def _holders_of(files: set[int]) -> list[str]:
-    """Return who on this host has one of these files open or mapped, by inode."""
+    """Return who on this host has one of these memory files open or mapped, by inode."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):  # it has ended
             held = set(memory_files(int(process.name)))
-            mapped = {int(line.split()[4]) for line in (process / "maps").read_text().splitlines()}
+            maps = (process / "maps").read_text().splitlines()
+            mapped = {int(line.split()[4]) for line in maps if "/memfd:" in line}
             if (held | mapped) & files:
                 found.append((process / "cmdline").read_text())
     return found

@@ -133,7 +133,7 @@ async def _works(guest: Guest) -> None:
 
 async def _has_no_fault(guest: Guest) -> None:
     """Linux has met nothing that it calls a fault of its own."""
-    pattern = "WARNING|BUG|Oops|Call Trace|blocked for more than|lockup"
+    pattern = "WARNING|BUG|Oops|Call Trace|blocked for more than|soft lockup"
     assert await guest.shell.sh(f"dmesg | grep -E '{pattern}'", check=False) == ""
 
 
