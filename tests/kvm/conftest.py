@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.kvm.figures import PROPERTY, Figures
 from tests.kvm_rig.place import GUESTS, guest_kernels, runs_what_needs_no_kernel
-from tests.kvm_rig.rows import reason, row
+from tests.kvm_rig.rows import below, row
 
 _HERE = Path(__file__).parent
 
@@ -17,6 +18,12 @@ def folder() -> Iterator[Path]:
     """A private folder whose path is short enough for a unix socket."""
     with tempfile.TemporaryDirectory(prefix="dynmem-t") as path:
         yield Path(path)
+
+
+@pytest.fixture
+def figures(request: pytest.FixtureRequest) -> Figures:
+    """What the test measures goes here."""
+    return Figures(request.node)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -38,7 +45,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 class Rows:
-    """Prints a row for each test of this folder: kernel, scenario, outcome, seconds."""
+    """Prints a row for each test of this folder: kernel, scenario, outcome, seconds, and what it measured."""
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
@@ -54,7 +61,10 @@ class Rows:
         line = row(report.nodeid, outcome, report.duration)
         terminal.write_line(line, red=report.failed, green=report.passed)
         if report.failed and (crash := getattr(report.longrepr, "reprcrash", None)):
-            terminal.write_line(reason(crash.message), red=True)
+            terminal.write_line(below(crash.message), red=True)
+        for name, value in report.user_properties:
+            if name == PROPERTY:
+                terminal.write_line(below(str(value)))
 
     def pytest_report_teststatus(self, report: pytest.TestReport) -> tuple[str, str, str] | None:
         """Print no letter for a test that has a row."""

@@ -4,10 +4,8 @@ import asyncio
 from pathlib import Path
 
 from tests.kvm.balloon_scenes import agree, grow_beyond_the_boot_size, shrink_and_grow_back
-from tests.kvm_rig.guests import BALLOON, MIB, Guest, running, stock_command
+from tests.kvm_rig.guests import BALLOON, MIB, running, stock_command
 from tests.kvm_rig.place import GuestKernel
-from tests.kvm_rig.shell import READY_S
-from tests.rigs.scenes import until
 
 
 def test_a_stock_guest_gives_memory_gets_it_back_and_grows_beyond_its_boot_size(
@@ -42,20 +40,3 @@ def test_no_byte_of_a_guest_changes_while_its_memory_comes_and_goes(
             assert await guest.complaints() == []
 
     asyncio.run(scene())
-
-
-def test_what_a_guest_frees_leaves_the_host_without_a_balloon(folder: Path, kernel: GuestKernel) -> None:
-    async def scene() -> None:
-        device = "hv-balloon,id=hvb,free-page-reporting=on"
-        async with running(folder, stock_command(folder, kernel, device=device)) as guest:
-            await frees_what_it_wrote(guest)
-            assert await guest.complaints() == []
-
-    asyncio.run(scene())
-
-
-async def frees_what_it_wrote(guest: Guest) -> None:
-    await guest.shell.sh("dd if=/dev/zero of=/tmp/file bs=1M count=120 2>/dev/null")
-    held = guest.resident_bytes()
-    await guest.shell.sh("rm /tmp/file")
-    await until(lambda: held - guest.resident_bytes() > 90 * MIB, seconds=READY_S)

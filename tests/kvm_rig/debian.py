@@ -47,13 +47,13 @@ class KernelSource(NamedTuple):
     modules: tuple[str, ...]
 
 
-_HYPER_V: Final = ("hv_vmbus", "hv_balloon", "hv_utils")
+_DRIVERS: Final = ("hv_vmbus", "hv_balloon", "hv_utils", "virtio_pci", "virtio_balloon")
 HOST_KERNEL: Final = KernelSource(  # only this flavour has 9p
     "trixie", "linux-image-amd64", ("virtio_blk", "crc32c_generic", "ext4", "9p", "9pnet_virtio", "kvm_amd")
 )
 GUEST_KERNELS: Final = {
-    "6.1": KernelSource("bookworm", "linux-image-cloud-amd64", _HYPER_V),
-    "6.12": KernelSource("trixie", "linux-image-cloud-amd64", _HYPER_V),
+    "6.1": KernelSource("bookworm", "linux-image-cloud-amd64", _DRIVERS),
+    "6.12": KernelSource("trixie", "linux-image-cloud-amd64", _DRIVERS),
 }
 
 

@@ -197,18 +197,32 @@ def qemu_command(
     Its memory is aligned to 32 GiB, hence maxmem. A guest that could hibernate (S4) replies to no request, so
     disable_s4: QEMU's device would wait permanently.
     """
-    command = [*place.qemu(), "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]
-    command += ["-machine", "pc,accel=kvm,vmport=off,i8042=off,hpet=off,memory-backend=ram"]
-    command += ["-cpu", _QEMU_PROCESSOR, "-smp", "1", "-m", f"{memory_mib}M,maxmem=64G"]
+    command = _qemu_machine(folder, kernel, memory_mib=memory_mib, processor=_QEMU_PROCESSOR, append=append)
     command += ["-global", "PIIX4_PM.disable_s4=1"]
-    command += ["-object", f"memory-backend-memfd,id=ram,size={memory_mib}M,share=on"]
     command += ["-object", f"memory-backend-memfd,id=added,size={added_mib}M,share=on"]
     command += ["-device", "vmbus-bridge", "-device", f"{BALLOON},memdev=added"]
+    return [*command, *options]
+
+
+def qemu_virtio_command(folder: Path, kernel: GuestKernel, *, memory_mib: int = 256) -> list[str]:
+    """Return the command that starts a stock guest on QEMU, with virtio-balloon and nothing of Hyper-V."""
+    append = "rig.drivers=virtio"
+    command = _qemu_machine(folder, kernel, memory_mib=memory_mib, processor="host", append=append)
+    return [*command, "-device", "virtio-balloon-pci,id=balloon"]
+
+
+def _qemu_machine(
+    folder: Path, kernel: GuestKernel, *, memory_mib: int, processor: str, append: str
+) -> list[str]:
+    """Return the command that starts a stock guest on QEMU, without a balloon."""
+    command = [*place.qemu(), "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]
+    command += ["-machine", "pc,accel=kvm,vmport=off,i8042=off,hpet=off,memory-backend=ram"]
+    command += ["-cpu", processor, "-smp", "1", "-m", f"{memory_mib}M,maxmem=64G"]
+    command += ["-object", f"memory-backend-memfd,id=ram,size={memory_mib}M,share=on"]
     command += ["-kernel", str(kernel.vmlinux), "-initrd", str(kernel.initrd)]
     command += ["-append", f"{_APPEND} {_QEMU_APPEND} {append}".rstrip()]
     command += ["-chardev", f"socket,id=serial,path={serial_path(folder)},server=on,wait=on"]
-    command += ["-serial", "chardev:serial", "-qmp", f"unix:{qmp_path(folder)},server=on,wait=off"]
-    return [*command, *options]
+    return [*command, "-serial", "chardev:serial", "-qmp", f"unix:{qmp_path(folder)},server=on,wait=off"]
 
 
 @contextlib.asynccontextmanager

@@ -1,7 +1,7 @@
 """Rows of scenarios: readable, and recognized in what pytest writes."""
 
 import pytest
-from tests.kvm_rig.rows import is_row, reason, row
+from tests.kvm_rig.rows import below, is_row, row
 
 
 def test_a_row_names_the_kernel_and_the_scenario_as_a_sentence() -> None:
@@ -14,11 +14,11 @@ def test_a_row_names_the_kernel_and_the_scenario_as_a_sentence() -> None:
     "test", ["test_x.py::test_a[6.1]", "test_x.py::test_a[6.12]", "test_x.py::test_" + "long_" * 30]
 )
 @pytest.mark.parametrize("outcome", ["passed", "failed", "setup failed"])
-def test_rows_and_reasons_are_recognized_coloured_or_not(test: str, outcome: str) -> None:
+def test_rows_and_what_is_below_them_are_recognized_coloured_or_not(test: str, outcome: str) -> None:
     written = row(test, outcome, 123.4).encode()
     assert is_row(written)
     assert is_row(b"\x1b[31m" + written + b"\x1b[0m")
-    assert is_row(reason("AssertionError: no\nmore").encode())
+    assert is_row(below("AssertionError: no\nmore").encode())
 
 
 @pytest.mark.parametrize(
