@@ -18,10 +18,8 @@ from tests.kvm_rig.place import GUESTS, QEMU
 from dynmem.errors import ConfigError
 
 _ROOT: Final = Path(__file__).resolve().parents[2]
-_OPTIONS: Final = (  # those of the command line come later, and win
+_OPTIONS: Final = (
     "-q",
-    "-m",
-    "not soak",
     "-p",
     "no:cacheprovider",
     "-p",
