@@ -7,7 +7,6 @@ machine. The monitor is served all the time.
 import asyncio
 import contextlib
 import logging
-import signal
 from collections.abc import Callable
 from functools import partial
 from typing import Final, NamedTuple
@@ -290,7 +289,7 @@ class Machine:
         if ending is None:
             self.end(Ending(guest=True, reason="guest-shutdown"))
             return
-        causes = shortages(self.objects) if ending.signal is signal.SIGBUS else []
+        causes = shortages(self.objects) if ending.lacks_memory else []
         why = "".join(f"; {cause}" for cause in causes)
         problem = f"the guest of {self.options.name} is gone ({ending.how}){why}; its log is above"
         self.end(Ending(guest=True, reason="guest-panic", problem=problem))

@@ -13,7 +13,6 @@ meet, bounded, and serves it when the machine next calls `serve`.
 """
 
 from collections.abc import Iterable, Sequence
-from signal import Signals
 from typing import NamedTuple, Protocol
 
 from dynmem.errors import DynmemError
@@ -46,12 +45,12 @@ class GuestEnding(NamedTuple):
 
     Attributes:
         how: A phrase for the log, such as "killed by SIGBUS".
-        signal: The signal that ended it, if one did.
+        lacks_memory: Whether it has touched memory that the host could not give it.
 
     """
 
     how: str
-    signal: Signals | None = None
+    lacks_memory: bool = False
 
 
 class Owner(Protocol):

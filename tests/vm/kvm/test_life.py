@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tests.rigs.mini_guest import CONNECTION, MiniGuest, assemble, needs_kvm, running
 from tests.rigs.own_process import open_descriptors
-from tests.rigs.scenes import plays
+from tests.rigs.scenes import plays, until
 
 from dynmem.errors import ConfigError
 from dynmem.vm.kvm import api
@@ -106,6 +106,22 @@ async def test_a_guest_whose_interrupt_the_host_cannot_spare_just_now_waits_for_
         assert scene.faults.counts == {"shortage": 2}
         assert scene.command(100)
         await scene.until("messages", 1)
+
+
+@pytest.mark.parametrize(("number", "lacks_memory"), [(errno.EFAULT, True), (errno.EIO, False)])
+@plays
+async def test_a_guest_that_kvm_runs_no_more_is_over_and_its_ending_says_whether_memory_is_lacking(
+    kernel: Path, monkeypatch: pytest.MonkeyPatch, number: int, lacks_memory: bool
+) -> None:
+    async with running(kernel) as scene:
+        monkeypatch.setattr(api, "run", lambda _vcpu: number)
+        await scene.guest.freeze()
+        scene.guest.thaw()
+        await until(lambda: "exited" in scene.happened)
+        ending = scene.guest.ending
+        assert ending is not None
+        assert ending.how.startswith("KVM does not run vCPU 0: ")
+        assert ending.lacks_memory is lacks_memory
 
 
 @plays

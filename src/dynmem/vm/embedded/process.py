@@ -208,7 +208,7 @@ class GuestProcess:
         if code > 0:
             return GuestEnding(f"exit code {code}")
         by = signal.Signals(-code)
-        return GuestEnding(f"killed by {by.name}", by)
+        return GuestEnding(f"killed by {by.name}", lacks_memory=by is signal.SIGBUS)
 
     def _send(self, message: str) -> None:
         with contextlib.suppress(OSError):  # the keeper is gone, and its end is noticed elsewhere

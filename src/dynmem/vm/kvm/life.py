@@ -130,7 +130,7 @@ class Life:
             self.calls,
             is_long_mode=self._is_long_mode,
             triple_fault=partial(self.requested, PowerRequest.RESET),
-            failed=self._failed,
+            failed=lambda how: self._failed(GuestEnding(how)),
         )
         pace = Pace(len(self.vcpus))
         for vcpu in self.vcpus:
@@ -166,8 +166,8 @@ class Life:
             self.gate.shut()
         self._call_soon(partial(self._guest.owner.crashed, crash))
 
-    def _failed(self, how: str) -> None:
-        self.ending = GuestEnding(how)
+    def _failed(self, ending: GuestEnding) -> None:
+        self.ending = ending
         self.gate.shut()
         self._call_soon(self._guest.owner.exited)
 

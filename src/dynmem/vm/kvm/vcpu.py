@@ -11,6 +11,7 @@ from dynmem.vm.kvm import api
 from dynmem.vm.kvm.gate import Gate
 from dynmem.vm.kvm.pace import Pace
 from dynmem.vm.kvm.run_page import RunPage
+from dynmem.vm.platform import GuestEnding
 
 _LOG: Final = logging.getLogger("dynmem.vm")
 # EINTR: it was kicked. EAGAIN: it waited to be started by another processor, and that has happened.
@@ -52,10 +53,10 @@ class Vcpu:
         """Its thread, as the system numbers it; 0 before it runs."""
         return 0 if self._thread is None else self._thread.native_id or 0
 
-    def start(self, gate: Gate, pace: Pace, serve: ServeExit, failed: Callable[[str], None]) -> None:
+    def start(self, gate: Gate, pace: Pace, serve: ServeExit, failed: Callable[[GuestEnding], None]) -> None:
         """Start its thread, which runs the guest whenever the gate is open, until the gate's end.
 
-        `failed` is called on that thread, with a phrase, if it can't go on. OSError if there is no thread.
+        `failed` is called on that thread if it can't go on. OSError if there is no thread.
         """
         thread = threading.Thread(
             target=self._work, args=(gate, pace, serve, failed), name=f"vCPU {self.vp}", daemon=True
@@ -66,7 +67,7 @@ class Vcpu:
             raise OSError(errno.EAGAIN, str(error)) from None
         self._thread = thread
 
-    def _work(self, gate: Gate, pace: Pace, serve: ServeExit, failed: Callable[[str], None]) -> None:
+    def _work(self, gate: Gate, pace: Pace, serve: ServeExit, failed: Callable[[GuestEnding], None]) -> None:
         try:
             while gate.enter(self.page):
                 try:
@@ -78,11 +79,12 @@ class Vcpu:
                     serve(self.vp, self.page)
                     pace.after_exit(self.vp)
                 elif code not in _GO_ON:
-                    failed(f"KVM does not run vCPU {self.vp}: {os.strerror(code)}")
+                    how = f"KVM does not run vCPU {self.vp}: {os.strerror(code)}"
+                    failed(GuestEnding(how, lacks_memory=code == errno.EFAULT))
                     return
         except Exception as error:
             _LOG.exception("vCPU %d", self.vp)
-            failed(f"internal error of vCPU {self.vp}: {error!r}")
+            failed(GuestEnding(f"internal error of vCPU {self.vp}: {error!r}"))
 
     def join(self) -> None:
         """Wait for the end of its thread, after the gate's end."""
