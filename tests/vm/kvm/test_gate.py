@@ -39,6 +39,38 @@ def test_processors_pass_an_open_gate_without_a_lock_that_others_could_wait_for(
     page.close()
 
 
+class SlowTable(dict[int, RunPage]):
+    """Whoever is put into it stops there."""
+
+    def __init__(self) -> None:
+        self.is_there = threading.Event()
+        self.goes_on = threading.Event()
+
+    def __setitem__(self, thread: int, page: RunPage) -> None:
+        super().__setitem__(thread, page)
+        self.is_there.set()
+        self.goes_on.wait(PATIENCE_S)
+
+
+def test_one_that_finds_the_gate_closed_is_waited_for_no_longer() -> None:
+    gate = Gate()
+    table = gate._inside = SlowTable()
+    page = run_page()
+    processor = threading.Thread(target=gate.enter, args=(page,))
+    processor.start()
+    assert table.is_there.wait(PATIENCE_S)
+    freezing = threading.Thread(target=gate.wait_until_empty)
+    freezing.start()
+    while not gate._changed._waiters:  # type: ignore[attr-defined]
+        pass
+    table.goes_on.set()
+    freezing.join(PATIENCE_S)
+    assert not freezing.is_alive()
+    gate.end()
+    processor.join(PATIENCE_S)
+    page.close()
+
+
 def test_a_gate_that_is_over_stays_so() -> None:
     gate = Gate()
     gate.end()

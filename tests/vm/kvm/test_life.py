@@ -1,5 +1,6 @@
 """What a life of a guest on KVM costs its machine and its host, also when these are short of something."""
 
+import asyncio
 import errno
 import threading
 from pathlib import Path
@@ -66,6 +67,17 @@ async def test_a_guest_that_resets_itself_all_the_time_leaves_the_loop_to_others
 
 
 @plays
+async def test_the_loop_waits_for_no_doorbell_of_a_guest_that_is_over(kernel: Path) -> None:
+    async with running(kernel) as scene:
+        life = scene.guest._life
+        assert life is not None
+        loop, doorbells = asyncio.get_running_loop(), life._doorbells
+        await scene.guest.power_off()
+        assert len(doorbells) == 1
+        assert not any(loop.remove_reader(doorbell) for doorbell in doorbells)
+
+
+@plays
 async def test_a_host_without_a_thread_for_each_processor_is_asked_again_later(
     kernel: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -106,6 +118,26 @@ async def test_a_guest_whose_interrupt_the_host_cannot_spare_just_now_waits_for_
         assert scene.faults.counts == {"shortage": 2}
         assert scene.command(100)
         await scene.until("messages", 1)
+
+
+@plays
+async def test_a_host_whose_clock_nobody_can_rely_on_is_named_and_nothing_of_the_guest_is_left(
+    kernel: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call = api.call
+
+    def unstable(fd: int, request: int, argument: api.Argument = 0) -> int:
+        if request == api.GET_TSC_KHZ:
+            raise OSError(errno.EIO, "Input/output error")
+        return call(fd, request, argument)
+
+    async with running(kernel) as scene:
+        await scene.guest.power_off()
+        before = open_descriptors()
+        monkeypatch.setattr(api, "call", unstable)
+        with pytest.raises(ConfigError, match="time stamp counter is unstable"):
+            await scene.guest.power_on((CONNECTION,))
+        assert open_descriptors() == before
 
 
 @pytest.mark.parametrize(("number", "lacks_memory"), [(errno.EFAULT, True), (errno.EIO, False)])

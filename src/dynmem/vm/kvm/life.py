@@ -6,12 +6,14 @@ the machine's loop     hypercalls (`calls`) and doorbells, messages and signals 
 
 import asyncio
 import contextlib
+import errno
 import os
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Final, NamedTuple
 
+from dynmem.errors import ConfigError
 from dynmem.vm.faults import Faults
 from dynmem.vm.guest_crash import GuestCrash
 from dynmem.vm.hyperv import cpuid as hyperv_cpuid
@@ -71,7 +73,7 @@ class Life:
     """
 
     def __init__(self, kvm: int, guest: Traits, loop: asyncio.AbstractEventLoop) -> None:
-        """Make its machine and processors; OSError. `kvm` is /dev/kvm, `loop` the machine's."""
+        """Make its machine and processors for a `loop`; OSError, or ConfigError. `kvm` is /dev/kvm."""
         self._loop: Final = loop
         self._guest: Final = guest
         self.gate: Final = Gate()
@@ -96,7 +98,7 @@ class Life:
         leaves = cpuid.supported(kvm)
         first = self.vcpus[0].fd
         features = hyperv_cpuid.Features(
-            tsc_hz=api.call(first, api.GET_TSC_KHZ) * 1000,
+            tsc_hz=_tsc_hz(first),
             invariant_tsc=cpuid.has_invariant_tsc(leaves),
             free_page_reporting=guest.reports_free_pages,
             vp_max=guest.vp_count,
@@ -224,6 +226,19 @@ class Life:
         self.machine.close()
         for fd in self._doorbells:
             os.close(fd)
+
+
+def _tsc_hz(vcpu: int) -> int:
+    """Return how fast a processor's time stamp counter runs. Raises ConfigError if nobody can know."""
+    try:
+        return api.call(vcpu, api.GET_TSC_KHZ) * 1000
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        raise ConfigError(
+            "the guest cannot be started: this host's time stamp counter is unstable, and Hyper-V promises"
+            " its guest one: see the host's log (dmesg) for the reason, or use another host"
+        ) from None
 
 
 def _show_invariant_tsc(vcpu: int) -> None:

@@ -30,7 +30,7 @@ class KvmSlots:
         return self.slots_max - len(self._numbers)
 
     def connect(self, machine: VirtualMachine) -> None:
-        """Map everything in a new machine; OSError."""
+        """Map everything in a new machine; OSError. On any thread, while no section comes or goes."""
         for section, number in self._numbers.items():
             _map(machine, section, number)
         self._missing.clear()
