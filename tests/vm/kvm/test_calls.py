@@ -13,9 +13,8 @@ PATIENCE_S = 60
 class Machine:
     """It answers with the number of the call."""
 
-    is_over = False
-
     def __init__(self) -> None:
+        self.is_over = False
         self.retries = 0
 
     async def hypercall(self, call: HypercallInput) -> int:
@@ -56,6 +55,23 @@ def test_each_processor_gets_the_result_of_its_own_call() -> None:
     while len(results) < 8 and time.monotonic() < deadline:
         asyncio.run(calls.serve(machine))
     assert results == {number: number for number in range(8)}
+
+
+def test_calls_that_a_turn_has_no_time_for_are_left_for_the_next_one() -> None:
+    asked = threading.Event()
+    calls, machine = Calls(asked.set), Machine()
+    thread = threading.Thread(target=calls.make, args=(HypercallInput(0, 7, 0),))
+    thread.start()
+    assert asked.wait(PATIENCE_S)
+    asked.clear()
+    machine.is_over = True
+    asyncio.run(calls.serve(machine))
+    assert thread.is_alive()
+    assert asked.is_set()  # for another turn
+    machine.is_over = False
+    asyncio.run(calls.serve(machine))
+    thread.join(PATIENCE_S)
+    assert not thread.is_alive()
 
 
 def test_calls_of_a_guest_that_is_over_wait_for_nobody() -> None:
