@@ -54,6 +54,8 @@ CONTENTS: Final = """
 docs/config
 docs/status
 docs/honesty
+docs/kvm
+docs/windows
 docs/performance
 SECURITY
 CHANGELOG

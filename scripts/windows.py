@@ -15,7 +15,7 @@ Made by `python -m scripts.windows` from `dynmem.dm.windows`; edit that.
 habit by habit. Our guest end plays each of them against our host (`tests/dm/test_windows_starts.py`,
 `tests/dm/test_windows_memory.py`), and the simulator's guest `windows` has those that matter to a manager.
 What Windows does beyond that, and whether the sources are right, only a capture can show: see
-[the template](../.github/ISSUE_TEMPLATE/capture.md).
+`.github/ISSUE_TEMPLATE/capture.md`.
 
     dynmem vm -m 512M --device hv-balloon,status-report=on,x-post-init-wait=50000 \\
         --guest embedded,habits=windows
