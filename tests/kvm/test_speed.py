@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, NamedTuple
 
+import pytest
 from tests.kvm.figures import Figures
 from tests.kvm_rig.guests import (
     BALLOON,
@@ -106,6 +107,7 @@ async def hot_add_rate(guest: Guest) -> float:
     return _ADDED / await seconds_to_grow(guest, _BOOT + _ADDED, "MemTotal", total + _ADDED * 9 // 10)
 
 
+@pytest.mark.soak  # a comparison of times: for a machine that does nothing else, and so not for the gate
 def test_a_stock_guest_gives_memory_faster_than_with_virtio_balloon(folder: Path, figures: Figures) -> None:
     async def scene() -> None:
         measured: dict[str, Rates] = {}
