@@ -1,17 +1,14 @@
 """What boots: the emulated host's disk and initramfs, and an initramfs for each guest kernel."""
 
 import shutil
-import subprocess
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
 from tests.kvm_rig.debian import GUEST_KERNELS, Kernel, Tree
 
-from dynmem.errors import DynmemError
 from dynmem.lab import packages
-from dynmem.lab.initramfs import Archive
+from dynmem.lab.initramfs import Archive, compile_static
 
 FILES: Final = Path(__file__).parent / "files"
 _BUSYBOX: Final = "usr/bin/busybox"
@@ -30,7 +27,7 @@ def make(fetched: Path, folder: Path, report: Callable[[str], None]) -> None:
     (host / "initrd").write_bytes(_initramfs(tree, kernel, "host_init.sh", ()))
     _make_disk(tree, host / "disk")
     report("the emulated host's disk and initramfs")
-    kexec = _compile(FILES / "kexec.c")
+    kexec = compile_static("kexec.c", [FILES / "kexec.c"])
     for name in GUEST_KERNELS:
         guest = folder / "guests" / name
         guest.mkdir(parents=True)
@@ -87,28 +84,3 @@ def _make_disk(tree: Tree, disk: Path) -> None:
     command = [*tree.command("usr/sbin/mke2fs"), "-q", "-t", "ext4", "-O", "^has_journal", "-m", "0"]
     command += ["-E", "root_owner=0:0", "-d", str(root), str(disk), size]
     packages.check(packages.run(command), "making the emulated host's disk")
-
-
-def _compile(source: Path) -> bytes:
-    """Compile a small static program for guests."""
-    with tempfile.TemporaryDirectory(prefix="dynmem-rig-") as folder:
-        output = Path(folder) / "program"
-        command = [
-            "gcc",
-            "-O2",
-            "-std=gnu11",
-            "-Wall",
-            "-Wextra",
-            "-Werror",
-            "-static",
-            "-s",
-            "-o",
-            str(output),
-        ]
-        try:
-            subprocess.run([*command, str(source)], check=True, capture_output=True, text=True)
-        except FileNotFoundError:
-            raise DynmemError(f"{source.name} cannot be compiled: gcc is not installed") from None
-        except subprocess.CalledProcessError as error:
-            raise DynmemError(f"{source.name} does not compile: {error.stderr.strip()}") from None
-        return output.read_bytes()

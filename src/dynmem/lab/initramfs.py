@@ -6,7 +6,7 @@ The archive is not compressed: in software emulation unpacking takes a guest lon
 import stat
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -59,33 +59,22 @@ class Archive:
 
 def compile_init() -> bytes:
     """Compile init and the load into one static program. Raises DynmemError with the compiler's message."""
+    sources = [FOLDER / name for name in SOURCES if name.endswith(".c")]
+    return compile_static("the guests' init program", sources, "-lm")
+
+
+def compile_static(what: str, sources: Iterable[Path], *libraries: str) -> bytes:
+    """Compile a static program for guests, `what` in messages. Raises DynmemError with the compiler's."""
     with tempfile.TemporaryDirectory(prefix="dynmem-init-") as folder:
         output = Path(folder) / "init"
-        sources = [str(FOLDER / name) for name in SOURCES if name.endswith(".c")]
-        command = [
-            "gcc",
-            "-O2",
-            "-std=gnu11",
-            "-Wall",
-            "-Wextra",
-            "-Werror",
-            "-static",
-            "-s",
-            "-o",
-            str(output),
-        ]
+        command = ["gcc", "-O2", "-std=gnu11", "-Wall", "-Wextra", "-Werror", "-static", "-s"]
+        command += ["-o", str(output), *map(str, sources), *libraries]
         try:
-            subprocess.run(
-                [*command, *sources, "-lm"],
-                check=True,
-                capture_output=True,
-                text=True,
-                timeout=_COMPILER_TIMEOUT_S,
-            )
+            subprocess.run(command, check=True, capture_output=True, text=True, timeout=_COMPILER_TIMEOUT_S)
         except FileNotFoundError:
-            raise DynmemError("the guests' init program cannot be compiled: gcc is not installed") from None
+            raise DynmemError(f"{what} cannot be compiled: gcc is not installed") from None
         except subprocess.CalledProcessError as error:
-            raise DynmemError(f"the guests' init program does not compile: {error.stderr.strip()}") from None
+            raise DynmemError(f"{what} does not compile: {error.stderr.strip()}") from None
         return output.read_bytes()
 
 
