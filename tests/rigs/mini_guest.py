@@ -3,12 +3,12 @@
 import asyncio
 import contextlib
 import os
-import subprocess
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
 import pytest
+from tests.rigs import assembled
 from tests.rigs.pages import packed
 
 from dynmem.memory.backend import MemfdBackend
@@ -188,7 +188,5 @@ async def running(
 def assemble(folder: Path, name: str = "mini_guest.S") -> Path:
     """Make a guest's kernel from its source beside this file."""
     file = folder / "guest"
-    source = Path(__file__).with_name(name)
-    options = ("-nostdlib", "-static", "-no-pie", "-Wl,-Ttext=0x100000,--build-id=none,-N,-estart")
-    subprocess.run(("gcc", *options, "-w", "-o", file, source), check=True)
+    assembled.assemble(Path(__file__).with_name(name), file)
     return file

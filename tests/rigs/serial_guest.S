@@ -13,10 +13,7 @@
         .set MCR,    SERIAL + 4
         .set LSR,    SERIAL + 5
 
-        .section .note.pvh, "a", @note  /* XEN_ELFNOTE_PHYS32_ENTRY */
-        .long 4, 4, 18
-        .asciz "Xen"
-        .long start
+#include "pvh.inc"
 
         .macro write port, value
         mov $\port, %edx

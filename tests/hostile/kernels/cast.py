@@ -3,13 +3,13 @@
 None of them says what must happen: the stage holds the same of every one.
 """
 
-import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from tests.rigs import assembled
+
 SOURCE: Final = Path(__file__).with_name("kernel.S")
-_LINKED: Final = ("-nostdlib", "-static", "-no-pie", "-Wl,-Ttext=0x100000,--build-id=none,-N,-estart")
 
 
 class Member(NamedTuple):
@@ -62,10 +62,7 @@ def options_of_kernels(folder: Path) -> Callable[[str], Sequence[str]]:
     def options(sentence: str) -> Sequence[str]:
         member = CAST[sentence]
         kernel = folder / f"{member.label}.kernel"
-        command = ("gcc", *_LINKED, "-w", f"-DMEMBER={member.label}", "-o", kernel, SOURCE)
-        subprocess.run(
-            command, check=True, stderr=subprocess.PIPE
-        )  # which says that its segment can be written
+        assembled.assemble(SOURCE, kernel, MEMBER=member.label)
         return (f"--kernel={kernel}", f"--smp={member.processors}", *member.options)
 
     return options

@@ -19,37 +19,13 @@
         .set MESSAGES, 1
         .set COM1, 0x3f8
 
-        .section .note.pvh, "a", @note  /* XEN_ELFNOTE_PHYS32_ENTRY */
-        .long 4, 4, 18
-        .asciz "Xen"
-        .long start
-
-        .macro wrmsr_to msr, low, high=0
-        mov $\msr, %ecx
-        mov $\low, %eax
-        mov $\high, %edx
-        wrmsr
-        .endm
+#include "pvh.inc"
 
         .text
         .code32
         .globl start
 start:  cli
-        movl $TABLES + 0x1003, TABLES   /* the first 4 GiB in pages of 2 MiB, each at its own address */
-        mov $4, %ecx
-        mov $TABLES + 0x1000, %edi
-        mov $TABLES + 0x2003, %eax
-1:      mov %eax, (%edi)
-        add $0x1000, %eax
-        add $8, %edi
-        loop 1b
-        mov $2048, %ecx
-        mov $TABLES + 0x2000, %edi
-        mov $0x83, %eax
-1:      mov %eax, (%edi)
-        add $0x200000, %eax
-        add $8, %edi
-        loop 1b
+        map_four_gib TABLES
         mov $trampoline, %esi
         mov $TRAMPOLINE, %edi
         mov $trampoline_end - trampoline, %ecx
@@ -59,17 +35,7 @@ to_64:  lgdt gdt_register
         mov %eax, %ds
         mov %eax, %es
         mov %eax, %ss
-        mov $TABLES, %eax
-        mov %eax, %cr3
-        mov $0x20, %eax                 /* PAE */
-        mov %eax, %cr4
-        mov $0xc0000080, %ecx           /* EFER.LME */
-        rdmsr
-        or $0x100, %eax
-        wrmsr
-        mov %cr0, %eax
-        or $0x80000001, %eax            /* PG and PE */
-        mov %eax, %cr0
+        paging_on TABLES
         ljmp $8, $long_mode
 
         .code16
