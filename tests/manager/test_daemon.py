@@ -15,6 +15,7 @@ from tests.rigs.managers import DYNMEM, ObedientVm, RunningManager, configured, 
 from tests.rigs.monitored import BALLOON, MEBIBYTE, kill, listening, qemu, stop
 from tests.rigs.scenes import play
 
+from dynmem.manager.api.messages import StatusReply
 from dynmem.manager.journal.journal import FILE_NAME, Journal
 from dynmem.qmp.client import QmpClient
 
@@ -84,6 +85,11 @@ def test_in_enforce_mode_two_vms_are_fitted_into_the_budget_and_each_step_is_jou
     play(scenario())
 
 
+def is_last_change_sent(status: StatusReply) -> bool:
+    change = status.vm("web").last_change
+    return change is not None and change.sent
+
+
 def test_a_grant_names_its_measurement_in_status_and_journal(tmp_path: Path) -> None:
     async def scenario() -> None:
         web, db = ObedientVm(), ObedientVm(32)
@@ -97,7 +103,8 @@ def test_a_grant_names_its_measurement_in_status_and_journal(tmp_path: Path) -> 
             web.demand = 170 * MEBIBYTE
             smaller = web.actual
             await manager.until(lambda _: web.actual > smaller)
-            status = await manager.status()
+            # "sent" is recorded when the VM has replied, a moment after it has grown
+            status = await manager.until(is_last_change_sent)
             change = status.vm("web").last_change
             assert change is not None
             assert change.sent is True
