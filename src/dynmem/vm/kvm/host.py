@@ -81,17 +81,17 @@ def open_kvm(vp_count: int, *, open_device: Callable[[Path], int] = _open, ioctl
 def _check(fd: int, vp_count: int, ioctl: Ioctl) -> None:
     """Raise ConfigError for a KVM that lacks something."""
     try:
-        version = ioctl(fd, api.GET_API_VERSION, 0)
-        lacking = [f"KVM_CAP_{each.name}" for each in _lacking(fd, ioctl)]
-        most = ioctl(fd, api.CHECK_EXTENSION, api.CAP_MAX_VCPUS)
+        kvm = _ask(fd, ioctl)
     except OSError as error:
         raise _unusable(f"{DEVICE} does not answer: {error.strerror}") from None
-    if version != api.API_VERSION:
-        raise _unusable(f"its version is {version} instead of {api.API_VERSION}")
-    if lacking:
-        raise _unusable(f"this one lacks {', '.join(lacking)}")
-    if vp_count > most:
-        raise ConfigError(f"--smp {vp_count}: this KVM has at most {most} virtual processors: take fewer")
+    if kvm.version != api.API_VERSION:
+        raise _unusable(f"its version is {kvm.version} instead of {api.API_VERSION}")
+    if kvm.lacking:
+        raise _unusable(f"this one lacks {', '.join(kvm.lacking)}")
+    if vp_count > kvm.vp_max:
+        raise ConfigError(
+            f"--smp {vp_count}: this KVM has at most {kvm.vp_max} virtual processors: take fewer"
+        )
 
 
 def _unusable(why: str) -> ConfigError:
@@ -132,25 +132,37 @@ def examine(
 
 def _of_kvm(fd: int, ioctl: Ioctl) -> list[Finding]:
     try:
-        version = ioctl(fd, api.GET_API_VERSION, 0)
-        lacking = _lacking(fd, ioctl)
-        most = ioctl(fd, api.CHECK_EXTENSION, api.CAP_MAX_VCPUS)
+        kvm = _ask(fd, ioctl)
     except OSError as error:
         seen = f"it does not answer as KVM: {error.strerror}"
         return [_missing("KVM API", seen, "load the kernel's own KVM")]
-    if version != api.API_VERSION:
-        seen = f"its version is {version}, and only {api.API_VERSION} is known"
+    if kvm.version != api.API_VERSION:
+        seen = f"its version is {kvm.version}, and only {api.API_VERSION} is known"
         return [_missing("KVM API", seen, _KERNEL)]
-    found = [_missing(f"KVM_CAP_{each.name}", "this KVM does not have it", _KERNEL) for each in lacking]
+    found = [_missing(name, "this KVM does not have it", _KERNEL) for name in kvm.lacking]
     if not found:
-        seen = f"all {len(CAPABILITIES)} that are needed, and at most {most} virtual processors"
+        seen = f"all {len(CAPABILITIES)} that are needed, and at most {kvm.vp_max} virtual processors"
         found.append(Finding("KVM capabilities", Verdict.OK, seen))
-    return [Finding("KVM API", Verdict.OK, f"version {version}"), *found, _of_machine(fd, ioctl)]
+    return [Finding("KVM API", Verdict.OK, f"version {kvm.version}"), *found, _of_machine(fd, ioctl)]
 
 
-def _lacking(fd: int, ioctl: Ioctl) -> list[Capability]:
-    """Return the capabilities that this KVM does not have; OSError."""
-    return [each for each in CAPABILITIES if not ioctl(fd, api.CHECK_EXTENSION, each.number) & each.mask]
+class _Kvm(NamedTuple):
+    """What a KVM says of itself: its version, the capabilities it lacks by name, its most processors."""
+
+    version: int
+    lacking: list[str]
+    vp_max: int
+
+
+def _ask(fd: int, ioctl: Ioctl) -> _Kvm:
+    """Ask a KVM; OSError."""
+    version = ioctl(fd, api.GET_API_VERSION, 0)
+    lacking = [
+        f"KVM_CAP_{each.name}"
+        for each in CAPABILITIES
+        if not ioctl(fd, api.CHECK_EXTENSION, each.number) & each.mask
+    ]
+    return _Kvm(version, lacking, ioctl(fd, api.CHECK_EXTENSION, api.CAP_MAX_VCPUS))
 
 
 def _of_machine(fd: int, ioctl: Ioctl) -> Finding:
@@ -171,9 +183,7 @@ def _not_opened(device: Path, error: OSError, cpuinfo: Path) -> Finding:
         return _missing(str(device), "this user may not open it", _step_to_permission(device))
     if error.errno in (errno.ENOENT, errno.ENODEV, errno.ENXIO):
         return _missing(str(device), "it is not there", _step_to_module(device, cpuinfo))
-    return _missing(
-        str(device), f"it cannot be opened: {error.strerror}", "look into the log of the kernel (dmesg)"
-    )
+    return _missing(str(device), f"it cannot be opened: {error.strerror}", _LOG)
 
 
 def _step_to_permission(device: Path) -> str:

@@ -10,9 +10,8 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-_SOON_S: Final = (
-    0.001  # after an exit: the next one of this processor, or one of another, is together with it
-)
+# After an exit: the next one of this processor, or one of another, is together with it.
+_SOON_S: Final = 0.001
 _PAUSE_S: Final = 0.000_06  # for each other one: about as long as an exit takes
 
 
