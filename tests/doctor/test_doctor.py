@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from tests.rigs.own_process import open_descriptors
 
 from dynmem.cli.doctor import as_values, rendered
 from dynmem.doctor import guests, memory
@@ -119,11 +120,11 @@ def test_a_guest_without_namespaces_is_a_limit_and_the_setting_that_refuses_them
 def test_a_trial_of_what_keeps_a_guest_leaves_no_descriptor_and_no_line_in_a_log(
     means: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    before = set(Path("/proc/self/fd").iterdir())
+    before = open_descriptors()
     with suppress(DynmemError):  # refused here
         guests._start_and_end(means)
     assert caplog.text == ""
-    assert len(set(Path("/proc/self/fd").iterdir())) == len(before)
+    assert len(open_descriptors()) == len(before)
 
 
 # memory

@@ -3,10 +3,10 @@
 import os
 import socket
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.rigs import own_process
 from tests.rigs.machine_wide import reserved
 
 from dynmem.errors import RemoteProtocolError
@@ -56,15 +56,7 @@ def host() -> Iterator[Host]:
 def open_descriptors(host: Host) -> int:
     """Descriptors of the host's memory that are open in this process."""
     inode = os.fstat(host.backend.fd).st_ino
-    numbers = [int(path.name) for path in Path("/proc/self/fd").iterdir()]
-    return sum(is_open_on(number, inode) for number in numbers)
-
-
-def is_open_on(descriptor: int, inode: int) -> bool:
-    try:
-        return os.fstat(descriptor).st_ino == inode
-    except OSError:  # the one that listed the folder
-        return False
+    return sum(os.fstat(number).st_ino == inode for number in own_process.open_descriptors())
 
 
 def test_slots_lie_at_their_addresses_and_share_the_hosts_bytes(host: Host) -> None:
@@ -169,7 +161,7 @@ def test_a_slot_that_is_unmapped_is_memory_no_longer_and_its_place_is_free(host:
     ram.unmap_slot(3)
     assert (ram.is_mapped(0, 256), ram.is_mapped(0, 257), ram.slots) == (True, False, (0,))
     place = f"{ram.memory.ctypes.data + MIB:x}-"
-    assert not any(line.startswith(place) and "rw" in line for line in maps())
+    assert not any(line.startswith(place) and "rw" in line for line in own_process.mappings())
     ram.map_slot(3, MIB, 2 * MIB, host.backend.fd, 2 * MIB)
     host.backend.view[3 * MIB] = 7
     assert ram.view(3)[MIB] == 7
@@ -181,10 +173,6 @@ def test_a_slot_that_is_unmapped_is_memory_no_longer_and_its_place_is_free(host:
 def test_address_zero_lies_where_huge_pages_can_be_mapped(host: Host) -> None:
     host.start(wire.MapSlot(0, 0, MIB, 0))
     assert host.hardware.ram.memory.ctypes.data % (1 << 30) == 0
-
-
-def maps() -> list[str]:
-    return Path("/proc/self/maps").read_text().splitlines()
 
 
 def test_a_host_that_asks_and_asks_is_cut_off(host: Host) -> None:
