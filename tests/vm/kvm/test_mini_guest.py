@@ -124,15 +124,26 @@ async def test_a_guest_that_idles_is_frozen_and_goes_on(kernel: Path) -> None:
 
 @pytest.mark.parametrize("command", [KEYBOARD_RESET, TRIPLE_FAULT, HYPERV_RESET])
 @plays
-async def test_a_guest_resets_itself_and_the_next_life_knows_nothing(kernel: Path, command: int) -> None:
+async def test_a_guest_resets_itself_and_the_next_life_knows_nothing(
+    kernel: Path, monkeypatch: pytest.MonkeyPatch, command: int
+) -> None:
+    begins = threading.Event()
+    enter = api.run
+
+    def enter_late(vcpu: int) -> int:
+        begins.wait()
+        return enter(vcpu)
+
     async with running(kernel) as scene:
         assert scene.command(command)
         await until(lambda: "wants reset" in scene.happened)
         await scene.guest.power_off()
         scene.memory.write(RESULTS, bytes(128))
         scene.memory.write(SIMP, bytes(4096))
+        monkeypatch.setattr(api, "run", enter_late)
         await scene.guest.power_on((CONNECTION,))
         assert not scene.command(100)  # it has named no page yet
+        begins.set()
         await scene.until("ready", 1)
         assert scene.result("messages") == 0
         assert scene.command(100)
