@@ -41,7 +41,8 @@ def test_demand_is_size_minus_available_and_ages_until_the_next_report() -> None
     watched.saw_report(Report(100, -300 * MIB, 300 * MIB), 0)
     watched.saw_size(GIB)
     watched.saw_report(Report(101, -400 * MIB, 400 * MIB), 10)
-    assert watched.demand(25) == Demand(624 * MIB, 400 * MIB, "actual - stat-available-memory + 64 MiB", 15)
+    formula = "actual - stat-available-memory, and 64 MiB in reserve"
+    assert watched.demand(25) == Demand(624 * MIB, 400 * MIB, formula, 15, reserve_bytes=64 * MIB)
 
 
 def test_a_vm_that_shrinks_fast_keeps_its_demand() -> None:
@@ -97,6 +98,75 @@ def test_the_demand_of_a_guest_with_hv_balloon_is_what_it_has_committed_less_its
         watched.saw_size(GIB - ballooned)
         watched.saw_report(report, turn)
     assert watched.demand(1) == Demand(used + MIB, 50 * MIB, "committed - ballooned", 0)
+
+
+class Counting(Monitor):
+    """The monitor of a VM whose guest sends these statistics, always in the same second."""
+
+    def __init__(self, statistics: dict[str, object]) -> None:
+        self.statistics = statistics
+
+    async def query(self, command: str, arguments: dict[str, object] | None = None) -> object:
+        assert command == "qom-get"
+        return {"stats": dict(self.statistics), "last-update": 1_700_000_000}
+
+
+def report_of(monitor: Monitor) -> Report:
+    async def look() -> object:
+        return await DEMAND_SOURCES[VIRTIO_BALLOON].read(monitor, Device(VIRTIO_BALLOON, "/a"), GIB)
+
+    report = play(look())
+    assert isinstance(report, Report)
+    return report
+
+
+@pytest.mark.parametrize(
+    "name", ["stat-available-memory", "stat-minor-faults", "stat-major-faults", "stat-free-memory"]
+)
+def test_two_reports_within_one_second_are_told_apart_by_their_figures(name: str) -> None:
+    monitor = Counting({"stat-available-memory": 300 * MIB, name: 200 * MIB})
+    first = report_of(monitor)
+    assert report_of(monitor) == first
+    monitor.statistics[name] = 199 * MIB
+    assert report_of(monitor).mark != first.mark
+
+
+@pytest.mark.parametrize(
+    ("statistics", "faults"),
+    [
+        ({"stat-major-faults": 7, "stat-swap-in": 12288}, 10),  # bytes, of three pages
+        ({"stat-major-faults": 7}, 7),
+        ({"stat-major-faults": 7, "stat-swap-in": (1 << 64) - 1}, 7),
+        ({"stat-major-faults": (1 << 64) - 1, "stat-swap-in": 4096}, None),
+        ({"stat-major-faults": -1}, None),
+        ({"stat-major-faults": "many"}, None),
+        ({}, None),
+    ],
+)
+def test_pages_that_came_from_a_disk_are_counted_where_the_guest_reports_them(
+    statistics: dict[str, object], faults: int | None
+) -> None:
+    watched = tracker()
+    for available in (300 * MIB, 299 * MIB):
+        watched.saw_size(GIB)
+        watched.saw_report(report_of(Counting(statistics | {"stat-available-memory": available})), 1)
+    known = watched.demand(1)
+    assert known is not None
+    assert known.faults == faults
+
+
+def test_the_first_report_after_some_may_have_been_missed_is_not_believed() -> None:
+    watched = tracker()
+    for turn in range(2):
+        watched.saw_size(GIB)
+        watched.saw_report(Report(turn, -300 * MIB, 300 * MIB), turn)
+    watched.missed()
+    watched.saw_report(Report(2, -900 * MIB, 900 * MIB), 2)
+    assert watched.demand(5) == Demand(
+        *(724 * MIB, 300 * MIB, DEMAND_SOURCES[VIRTIO_BALLOON].formula, 4), reserve_bytes=64 * MIB
+    )
+    watched.saw_report(Report(3, -200 * MIB, 200 * MIB), 5)
+    assert committed(watched.demand(5)) == 824 * MIB
 
 
 def test_no_vm_is_believed_to_need_more_than_it_can_have() -> None:

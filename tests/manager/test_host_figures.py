@@ -71,6 +71,22 @@ def test_resident_is_the_blocks_of_the_ram_file_counted_once(holder: subprocess.
     process.close()
 
 
+def test_what_a_guest_holds_now_is_read_without_searching_again(holder: subprocess.Popen[str]) -> None:
+    process = Process.of(holder.pid)
+    assert process is not None
+    meter = ResidentMeter(process)
+    assert meter.guest_bytes_now() is None  # nothing was found yet
+    meter.measure((64 * MIB,))
+    for size in (10, 20, 30):
+        touch(holder, size)
+        assert [meter.guest_bytes_now() for _ in range(40)] == [size * MIB] * 40
+        assert meter.is_quick  # reading has used up nothing
+    holder.kill()
+    holder.wait()
+    assert meter.guest_bytes_now() is None
+    process.close()
+
+
 def test_without_a_ram_file_resident_is_pss_and_says_so(holder: subprocess.Popen[str]) -> None:
     process = Process.of(holder.pid)
     assert process is not None

@@ -21,7 +21,6 @@ from dynmem.manager.reload import ConfigWatch
 from dynmem.manager.step import Manager
 from dynmem.manager.step.facts import Demand, ManagerSettings, VmConfig, VmFacts
 from dynmem.manager.sweep.connection import VmConnection
-from dynmem.manager.sweep.demand import VIRTIO_RESERVE_BYTES
 from dynmem.units import GIB, MIB, NS_PER_S
 
 FULL, FORMER = 512, 300
@@ -61,7 +60,7 @@ async def needing(vm: BootingVm, connection: VmConnection, available_mib: int) -
 async def after_a_reset(vm: BootingVm, connection: VmConnection) -> VmFacts:
     """Look at the VM until it is known, reset it, and return the facts after that was seen."""
     await look(connection)
-    assert await needing(vm, connection, 180) == FORMER - 180 + VIRTIO_RESERVE_BYTES // MEBIBYTE
+    assert await needing(vm, connection, 180) == FORMER - 180
     vm.report(170)  # made by the former guest, and read after the reset
     vm.event("RESET", at_s=100)
     facts = await look_until(connection, lambda facts: facts.resets == 1)
@@ -86,10 +85,10 @@ def test_until_the_new_driver_writes_a_size_the_guest_has_all_its_memory(tmp_pat
             facts = await after_a_reset(vm, connection)
             assert (facts.actual_bytes, facts.is_actual_former) == (FORMER * MEBIBYTE, True)
             vm.faults = 900  # it has booted: one reset, and not two
-            assert await needing(vm, connection, 212) == 300 + 64  # it uses 300 of 512 MiB, and not 88 of 300
+            assert await needing(vm, connection, 212) == 300  # it uses 300 of 512 MiB, and not 88 of 300
             vm.actual = 400  # its balloon fills
             assert not (await look(connection)).is_actual_former
-            assert await needing(vm, connection, 100) == 300 + 64
+            assert await needing(vm, connection, 100) == 300
 
     play(scenario())
 
@@ -125,7 +124,58 @@ def test_a_guest_that_booted_unseen_is_known_by_its_page_faults(tmp_path: Path) 
             assert await needing(vm, connection, 212) is None
             facts = await look(connection)
             assert (facts.resets, facts.is_actual_former) == (1, True)
-            assert await needing(vm, connection, 212) == 300 + 64
+            assert await needing(vm, connection, 212) == 300
+
+    play(scenario())
+
+
+def test_a_report_made_while_the_monitor_was_away_is_nobodys(tmp_path: Path) -> None:
+    """Its guest may have been reset since then: the report after it is the present guest's."""
+
+    async def scenario() -> None:
+        vm = BootingVm()
+        async with watched(vm, tmp_path) as connection:
+            await look(connection)
+            assert await needing(vm, connection, 180) == 120
+            await connection._hang_up()
+            assert await needing(vm, connection, 20) == 120  # and not the 280 of who knows when
+            assert await needing(vm, connection, 170) == 130
+
+    play(scenario())
+
+
+class HyperVGuest(FakeVm):
+    """A VM of 64 MiB with hv-balloon, whose guest reports in events."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.say(0)
+
+    def say(self, committed_mib: int) -> None:
+        self.answers["query-hv-balloon-status-report"] = {
+            "committed": committed_mib * MEBIBYTE,
+            "available": 9 * MEBIBYTE,
+        }
+
+
+@pytest.mark.parametrize(("at_s", "needed"), [(99, None), (101, 40), (90, 40)])
+def test_a_report_of_the_former_guest_that_its_vmm_held_back_is_nobodys(
+    at_s: int, needed: int | None, tmp_path: Path
+) -> None:
+    """QEMU sends this event once a second. A date further back was made by setting the host's clock."""
+
+    async def scenario() -> None:
+        vm = HyperVGuest()
+        async with watched(vm, tmp_path) as connection:
+            await look(connection)
+            vm.say(40)
+            vm.event("RESET", at_s=100)
+            await look_until(connection, lambda facts: facts.resets == 1)
+            await look(connection)
+            vm.event("HV_BALLOON_STATUS_REPORT", at_s=at_s)
+            facts = await look(connection)
+            demand = facts.demand
+            assert (None if demand is None else demand.committed_bytes // MEBIBYTE) == needed
 
     play(scenario())
 

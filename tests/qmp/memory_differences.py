@@ -51,6 +51,7 @@ OUR_SCHEMA: dict[str, tuple[set[str], str]] = {  # what only ours has
 }
 
 BALLOON_PROPERTIES: dict[str, str] = {  # of hv-balloon, that only one of the two has
+    "free-page-reporting": "ours: QEMU's hv-balloon has none",
     "legacy-memdev": "no property here for how a link was called before it was one",
     "x-post-init-wait": "ours: how long the guest is left alone after the handshake; fixed in QEMU",
     "x-startup": "ours: which size a reset goes back to; in QEMU always the one at boot",

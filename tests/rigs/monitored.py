@@ -46,7 +46,8 @@ class FakeVm:
     """A real QMP socket server in this process, for the faults that a real QEMU does not show on demand.
 
     `answers` maps a command to what it returns (an exception's text becomes an error); what was asked is kept
-    in `asked`. `silent_on` names a command that is never answered.
+    in `asked`. `silent_on` names a command that is never answered, `held_on` one that is answered once `gate`
+    is set.
     """
 
     def __init__(self, answers: dict[str, object] | None = None) -> None:
@@ -57,7 +58,8 @@ class FakeVm:
             **(answers or {}),
         }
         self.asked: list[tuple[str, dict[str, object]]] = []
-        self.silent_on = ""
+        self.silent_on = self.held_on = ""
+        self.gate = asyncio.Event()
         self.writers: list[asyncio.StreamWriter] = []
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -69,6 +71,8 @@ class FakeVm:
                 name, arguments = request["execute"], request.get("arguments", {})
                 if name == self.silent_on:
                     continue
+                if name == self.held_on:
+                    await self.gate.wait()
                 if name != "qmp_capabilities":
                     self.asked.append((name, arguments))
                 self._send(writer, self._answer(name, arguments) | {"id": request["id"]})

@@ -318,6 +318,7 @@ def test_the_balloon_shows_what_it_was_made_with(monitor: Monitor) -> None:
     assert len(instance) == 36
     assert memdev == "/objects/added"
     assert rest == [True, 5, "boot", False]
+    assert monitor.get("hvb", "free-page-reporting") is False  # which no embedded guest does
     told = next(each["data"] for each in monitor("query-memory-devices") if each["type"] == "hv-balloon")
     assert told == {
         "id": "hvb",

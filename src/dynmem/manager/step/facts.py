@@ -37,6 +37,9 @@ class Demand(msgspec.Struct, frozen=True):
         source: The formula in words.
         age_ns: How old the report was when it was read.
         floor_bytes: The size below which this guest does not go; 0 if it has no such floor.
+        reserve_bytes: What it should keep at hand beyond that, where its driver keeps nothing itself.
+        faults: Its page faults that read from a disk (major faults), and pages swapped in; None: not
+            reported. An honest guest counts up until it boots again; any guest may report anything.
 
     """
 
@@ -45,6 +48,8 @@ class Demand(msgspec.Struct, frozen=True):
     source: str
     age_ns: int
     floor_bytes: int = 0
+    reserve_bytes: int = 0
+    faults: int | None = None
 
 
 class VmFacts(msgspec.Struct, frozen=True):
@@ -70,6 +75,9 @@ class VmFacts(msgspec.Struct, frozen=True):
         huge_bytes: How much of its RAM is huge pages that the host has set aside, touched or not.
         limit_bytes: The most that the VM can be grown to; None: its boot size.
         added_bytes: What has been hot-added; None: its monitor does not report it.
+        deflates_on_oom: Whether its guest may take pages back from the balloon before it kills a process:
+            whether the device offers that; None: not known.
+        reports_free_pages: Whether its guest may hand back free pages by itself; None: not known.
 
     """
 
@@ -90,6 +98,8 @@ class VmFacts(msgspec.Struct, frozen=True):
     added_bytes: int | None = None
     is_actual_former: bool = False
     report_interval_ns: int = 0
+    deflates_on_oom: bool | None = None
+    reports_free_pages: bool | None = None
 
 
 class Facts(msgspec.Struct, frozen=True):

@@ -325,7 +325,7 @@ class Record(msgspec.Struct):
         """
         if self.facts.demand is None:
             return
-        said = pages_of(self.facts.demand.committed_bytes)
+        said = pages_of(self.facts.demand.committed_bytes + self.facts.demand.reserve_bytes)
         if believe_all or not self.report_is_older_than_size(now_ns):
             self.demand_pages = said
         elif not self.actual_rose:

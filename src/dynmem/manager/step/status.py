@@ -1,7 +1,7 @@
 """Reads the status out of what the manager remembers: each figure from the one place that keeps it."""
 
 from collections.abc import Collection, Mapping
-from typing import Self
+from typing import Final, Self
 
 import msgspec
 
@@ -28,6 +28,15 @@ from dynmem.policy import Decision, Plan
 from dynmem.units import PAGE_SIZE, format_pages
 
 NOT_LOOKED_AT = "no sweep has looked at it yet"
+# What is said of two properties of a balloon device.
+PARACHUTE: Final[Mapping[bool | None, str]] = {
+    True: "a guest that runs out takes memory back from its balloon (deflate-on-oom=on)",
+    False: "a guest that runs out kills a process, whatever its balloon holds (deflate-on-oom=off)",
+}
+FREE_PAGES: Final[Mapping[bool | None, str]] = {
+    True: "free pages are handed back without being asked for (free-page-reporting=on)",
+    False: "free pages stay with the guest until its balloon takes them (free-page-reporting=off)",
+}
 
 
 class Seen(msgspec.Struct, frozen=True):
@@ -165,7 +174,10 @@ class StatusReader(msgspec.Struct, frozen=True):
             demand_bytes=demand.committed_bytes if demand else None,
             available_bytes=demand.available_bytes if demand else None,
             demand_source=demand.source if demand else None,
+            reserve_bytes=demand.reserve_bytes if demand else None,
             demand_age_ns=demand.age_ns if demand else None,
+            parachute=PARACHUTE.get(facts.deflates_on_oom),
+            free_pages=FREE_PAGES.get(facts.reports_free_pages),
             assigned_bytes=None if record.target_pages is None else record.target_pages * PAGE_SIZE,
             claim_bytes=self.claims.pages(record.name) * PAGE_SIZE,
             wanted_bytes=decision.wanted_pages * PAGE_SIZE if decision else None,

@@ -16,7 +16,7 @@ import msgspec
 from dynmem.manager.step.facts import Mode, VmConfig
 from dynmem.manager.step.results import Reservation
 
-SCHEMA: Final = 2
+SCHEMA: Final = 3
 
 #: Returns the date of a point on the monotonic clock.
 Dating = Callable[[int], str]
@@ -121,8 +121,13 @@ class VmView(VmConfig, frozen=True, kw_only=True):
         demand_bytes: What its guest needs, without a buffer.
         available_bytes: What its guest could use at once.
         demand_source: The formula of `demand_bytes`: "committed - ballooned" (hv-balloon) or "actual -
-            stat-available-memory + 64 MiB" (virtio-balloon).
+            stat-available-memory, and 64 MiB in reserve" (virtio-balloon).
+        reserve_bytes: What its guest should keep at hand beyond `demand_bytes`. Since schema 3.
         demand_age_ns: How old the guest's report was at the last sweep.
+        parachute: Whether its guest may take memory back from its balloon before it kills a process
+            (deflate-on-oom), as a phrase; null if that is not known. Since schema 3.
+        free_pages: Whether its guest may hand back free pages by itself (free-page-reporting), as a phrase;
+            null if that is not known. Since schema 3.
         assigned_bytes: The target last set, or the size that was adopted.
         claim_bytes: What it may take without asking, by the books.
         wanted_bytes: Demand and buffer, within floor and maximum.
@@ -150,7 +155,10 @@ class VmView(VmConfig, frozen=True, kw_only=True):
     demand_bytes: int | None = None
     available_bytes: int | None = None
     demand_source: str | None = None
+    reserve_bytes: int | None = None
     demand_age_ns: int | None = None
+    parachute: str | None = None
+    free_pages: str | None = None
     assigned_bytes: int | None = None
     claim_bytes: int | None = None
     wanted_bytes: int | None = None

@@ -1,6 +1,6 @@
 """Read a VM's balloon: find the device, then its size and its guest's report.
 
-    search --> size, statistics interval, report --> the same at each look
+    search --> properties --> size, statistics interval, report --> the same at each look
       ^                                          |
       +------------ an error reply <-------------+
 
@@ -23,6 +23,7 @@ from dynmem.manager.sweep.demand import (
 )
 from dynmem.manager.sweep.life import Life
 from dynmem.manager.sweep.monitor import Monitor
+from dynmem.manager.sweep.properties import read_properties
 from dynmem.manager.sweep.sizes import Grown
 from dynmem.manager.sweep.statistics import Statistics
 from dynmem.qmp.errors import QmpCommandError
@@ -41,6 +42,8 @@ async def look_at_balloon(
         if life.device is None:
             break
         try:
+            if life.properties is None:
+                life.properties = await read_properties(monitor, life.device)
             problem = await _read_size(monitor, life, life.device)
             if problem is not None:
                 return problem
@@ -52,9 +55,21 @@ async def look_at_balloon(
     return life.device_problem
 
 
+async def glance_at_balloon(monitor: Monitor, life: Life, now_ns: int) -> bool:
+    """Read size and report of a device that is known; return whether its size could be true.
+
+    Raises as QmpClient.execute: what it means is for the next look to find out.
+    """
+    assert life.device is not None
+    if await _read_size(monitor, life, life.device) is not None:
+        return False
+    await _read_report(monitor, life, life.device, now_ns)
+    return True
+
+
 async def _find(monitor: Monitor, life: Life) -> None:
     """Look for a balloon device; the figures of another one before it are not its own."""
-    life.tracker = life.statistics = None
+    life.tracker = life.statistics = life.properties = None
     try:
         life.device = await find_device(monitor)
     except QmpCommandError as error:

@@ -1,10 +1,14 @@
 """One VM as the manager sees it: its monitor, its process, its figures.
 
-At most one exchange with a VM runs at any time, in a task of its own. A sweep waits for it only briefly, and
-for a VM that has kept one sweep waiting not at all until it has replied. Whatever one VM does (hang, die,
-send nonsense, let another client hold its monitor), the others do not wait for it.
+At most one exchange with a VM runs at any time, in a task of its own; only a target may be sent beside a
+glance. A sweep waits for it only briefly, and for a VM that has kept one sweep waiting not at all until it
+has replied. Whatever one VM does (hang, die, send nonsense, let another client hold its monitor), the others
+do not wait for it.
 
     connect --> find device --> look (status, size, figures) --> look ... --> lost --> pause --> connect
+
+Between two looks there can be glances at a VM that replies at once: its size and its guest's report only. A
+glance that fails changes nothing: the next look finds out why.
 """
 
 import asyncio
@@ -19,7 +23,7 @@ from typing import Final
 from dynmem.errors import DynmemError, RefusedError, RemoteProtocolError, UnreachableError
 from dynmem.limits import RECONNECT_PAUSE_S_MAX
 from dynmem.manager.step.facts import ABSENT, SILENT, VmFacts
-from dynmem.manager.sweep.balloon import look_at_balloon
+from dynmem.manager.sweep.balloon import glance_at_balloon, look_at_balloon
 from dynmem.manager.sweep.conduct import Conduct, trouble
 from dynmem.manager.sweep.demand import (
     BALLOON_EVENT,
@@ -42,6 +46,8 @@ from dynmem.sockets import listener
 LOG: Final = logging.getLogger(__name__)
 # A monitor that takes longer for one command is disconnected and tried again later.
 COMMAND_TIMEOUT_S: Final = 3.0
+# A VM that does not reply to a glance within this is left to the next look.
+GLANCE_PATIENCE_S: Final = 0.05
 # A sweep's patience with one VM, in parts.
 _PATIENCE_TICKS: Final = 20
 # The events that are looked at; others are dropped as they come.
@@ -90,6 +96,8 @@ class VmConnection:
         self._conduct = Conduct()
         self._life: Life | None = None
         self._look: asyncio.Task[VmFacts] | None = None
+        self._glance: asyncio.Task[VmFacts | None] | None = None
+        self._run_state: str | None = None
         self._measuring: asyncio.Task[None] | None = None
         self._nobody_listens = False
         self._is_slow = False
@@ -132,6 +140,32 @@ class VmConnection:
         look, self._look = self._look, None
         return look.result()
 
+    async def glance(self, now_ns: int, *, ask: bool = False) -> VmFacts | None:
+        """Look briefly at a VM that replied to its last look; None if it cannot be looked at just now.
+
+        Its run state and what is wrong with it are those of the last look. With *ask*, its guest is asked for
+        a report at once where that is allowed; what it then says may come with the next glance. A VM that
+        replies too late for this glance is waited for by the next, and by the next look.
+        """
+        if self._glance is not None and self._glance.done():
+            self._glance = None  # for an earlier call: what it found is known by now
+        if self._glance is None:
+            if self._look is not None or self._is_slow or self._monitor is None or self._run_state is None:
+                return None
+            task = self._glance_at_it(self._monitor, self._run_state, now_ns, ask=ask)
+            self._glance = asyncio.create_task(task, name=f"glance at {self.name}")
+        glance = self._glance
+        await asyncio.wait((glance,), timeout=GLANCE_PATIENCE_S)
+        if not glance.done() or glance.cancelled():
+            return None
+        self._glance = None
+        return glance.result()
+
+    def resident_now(self) -> int | None:
+        """Return what its guest holds now, by the host; None where that takes more than microseconds."""
+        life = self._life
+        return None if life is None or life.meter is None else life.meter.guest_bytes_now()
+
     async def _wait(self, patience_s: float) -> None:
         """Wait for the look, in ticks: one that comes late counts once.
 
@@ -159,11 +193,11 @@ class VmConnection:
 
     async def close(self) -> None:
         """Disconnect; targets stay as they are."""
-        for task in (self._look, self._measuring):
+        for task in (self._look, self._glance, self._measuring):
             if task is not None:
                 task.cancel()
                 await asyncio.wait((task,))
-        self._look = self._measuring = None
+        self._look = self._glance = self._measuring = None
         await self._hang_up()
         self._end_life()
         self._hold.close()
@@ -172,6 +206,9 @@ class VmConnection:
 
     async def _look_at_it(self, now_ns: int) -> VmFacts:
         """Connect if need be and send all queries once."""
+        self._run_state = None
+        if self._glance is not None:
+            await asyncio.wait((self._glance,))
         try:
             monitor = self._monitor or await self._connect()
             if self._may_write:
@@ -201,7 +238,7 @@ class VmConnection:
         self._begin_life(client.peer.pid)
         self._hold.saw_uuid(await _uuid(monitor))
         if self._life is not None and self._life.looks:
-            self._life.deaf = True  # events were missed while disconnected, perhaps a RESET
+            self._life.was_deaf()  # events were missed while disconnected, perhaps a RESET
         return monitor
 
     def _begin_life(self, pid: int) -> None:
@@ -251,7 +288,33 @@ class VmConnection:
         # A reset in the middle of a look makes its figures the former guest's.
         self._take_events(monitor, life)
         self._pause_s = 0.0
+        self._run_state = run_state
         return self._facts(life, run_state, now_ns)
+
+    async def _glance_at_it(
+        self, monitor: Monitor, run_state: str, now_ns: int, *, ask: bool
+    ) -> VmFacts | None:
+        """Read size and report once; None if there are none or the VM's life has ended meanwhile."""
+        life = self._life
+        if life is None or life.device is None or life.memory is None:
+            return None
+        try:
+            self._take_events(monitor, life)
+            if ask and life.statistics is not None and not self.is_released:
+                await life.statistics.ask_now(monitor, now_ns)
+            if not await glance_at_balloon(monitor, life, now_ns):
+                return None
+        except (DynmemError, OSError, TimeoutError):
+            return None
+        except Exception:  # as with a look
+            LOG.exception("%s: glancing at it failed", self.name)
+            return None
+        guest_bytes = self.resident_now()
+        if guest_bytes is not None and life.resident.bytes_held is not None:
+            life.resident = life.resident._replace(bytes_held=guest_bytes + life.resident.overhead_bytes)
+        # A reset in the middle of it makes its figures the former guest's.
+        self._take_events(monitor, life)
+        return self._facts(life, run_state, now_ns) if life is self._life else None
 
     @staticmethod
     async def _look_at_memory(monitor: Monitor, life: Life) -> None:
@@ -271,7 +334,7 @@ class VmConnection:
             elif event.name == BALLOON_EVENT:
                 life.balloon_changed(event.at_us)
             elif event.name == STATUS_EVENT:
-                life.reports += 1
+                life.guest_reported(event.at_us)
         if monitor.client.events_dropped != self._dropped:
             self._dropped = monitor.client.events_dropped
             life.deaf = True  # a RESET may be among them
@@ -360,6 +423,8 @@ class VmConnection:
             huge_bytes=life.resident.huge_bytes,
             demand=life.tracker.demand(now_ns) if life.tracker is not None else None,
             report_interval_ns=life.statistics.interval_ns if life.statistics is not None else 0,
+            deflates_on_oom=life.properties.deflates_on_oom if life.properties is not None else None,
+            reports_free_pages=life.properties.reports_free_pages if life.properties is not None else None,
             resets=life.resets,
             problem=self._problem,
         )

@@ -9,12 +9,14 @@ shrinks, pairing with the oldest would overstate it: the first kills guests, the
 from collections.abc import Awaitable, Callable, Hashable, Mapping
 from typing import Final, NamedTuple
 
+import msgspec
+
 from dynmem.errors import RemoteProtocolError
 from dynmem.limits import MANAGER_FIGURE_BYTES_MAX, QMP_NAME_MAX, QMP_PATH_MAX
 from dynmem.manager.step.facts import HV_BALLOON, VIRTIO_BALLOON, Demand
 from dynmem.manager.sweep.monitor import STATISTICS_INTERVAL, Monitor
 from dynmem.qmp.errors import COMMAND_NOT_FOUND, DEVICE_NOT_FOUND, QmpCommandError
-from dynmem.units import MIB
+from dynmem.units import MIB, PAGE_SIZE, format_size
 
 STATUS_EVENT: Final = "HV_BALLOON_STATUS_REPORT"
 # A guest's driver wrote a size that differs from the one before (virtio-balloon only).
@@ -26,6 +28,11 @@ ABSENT_STATISTIC: Final = (1 << 64) - 1
 # and those that grew by 96 MiB/s were OOM-killed. Guests with hv-balloon keep such a reserve themselves and
 # report it as committed; the virtio-balloon driver keeps none.
 VIRTIO_RESERVE_BYTES: Final = 64 * MIB
+# The others do not move by themselves, or are not reported by every kernel.
+_STATISTICS: Final = (
+    *("stat-available-memory", "stat-free-memory", "stat-disk-caches"),
+    *("stat-minor-faults", "stat-major-faults", "stat-swap-in"),
+)
 _NO_STATISTICS: Final = "its guest has sent no statistics: load the virtio_balloon driver in it"
 # No VM is smaller, and no target may come near zero.
 BOOT_BYTES_MIN: Final = MIB
@@ -38,13 +45,16 @@ class Report(NamedTuple):
         mark: Differs whenever the guest has reported again.
         offset_bytes: Demand less the size of the VM.
         available_bytes: What the guest could use at once.
-        faults: How many page faults it has had since it booted; None: not reported.
+        minor_faults: How many page faults it has had since it booted; None: not reported.
+        major_faults: How many of them read from a disk, and how many pages were swapped in; None: not
+            reported.
     """
 
     mark: Hashable
     offset_bytes: int
     available_bytes: int
-    faults: int | None = None
+    minor_faults: int | None = None
+    major_faults: int | None = None
 
 
 class Silence(NamedTuple):
@@ -75,10 +85,12 @@ class DemandSource(NamedTuple):
     Attributes:
         formula: The formula in words.
         read: Reads the figures of a device behind a monitor, given the VM's boot size.
+        reserve_bytes: What its guest should keep at hand beyond its demand.
     """
 
     formula: str
     read: Callable[[Monitor, Device, int], Awaitable[Report | Silence]]
+    reserve_bytes: int = 0
 
 
 def number(value: object, what: str) -> int:
@@ -172,8 +184,11 @@ def _available(statistics: Mapping[str, object]) -> int | Silence:
 async def _read_virtio_balloon(monitor: Monitor, device: Device, boot_bytes: int) -> Report | Silence:
     """Read guest-stats (QEMU hw/virtio/virtio-balloon.c), in bytes; last-update 0 and 2^64-1 mean never.
 
-    demand = actual - available + a reserve. It holds with and without deflate-on-oom: the balloon is in both
-    figures or in neither, and what the guest's kernel keeps out of its total rightly counts as needed.
+    demand = actual - available. It holds with and without deflate-on-oom: the balloon is in both figures or
+    in neither, and what the guest's kernel keeps out of its total rightly counts as needed.
+
+    last-update has whole seconds, and a guest that was asked on demand reports several times in one: so two
+    reports are told apart by their figures as well.
     """
     del boot_bytes
     reply = fields(
@@ -186,15 +201,27 @@ async def _read_virtio_balloon(monitor: Monitor, device: Device, boot_bytes: int
         return available
     if updated == 0:
         return Silence(_NO_STATISTICS)
-    faults = _guests("stat-minor-faults", statistics.get("stat-minor-faults"))
-    return Report(
-        updated, VIRTIO_RESERVE_BYTES - available, available, faults if isinstance(faults, int) else None
-    )
+    minor, major = (_count(statistics, name) for name in ("stat-minor-faults", "stat-major-faults"))
+    swapped = _count(statistics, "stat-swap-in")  # in bytes, whatever its name says
+    if major is not None:
+        major += (swapped or 0) // PAGE_SIZE
+    figures = tuple(_count(statistics, name) for name in _STATISTICS)
+    return Report((updated, figures), -available, available, minor, major)
+
+
+def _count(statistics: Mapping[str, object], name: str) -> int | None:
+    """Return a figure that need not be there; None if it is not, or cannot be true."""
+    figure = _guests(name, statistics.get(name))
+    return figure if isinstance(figure, int) else None
 
 
 DEMAND_SOURCES: Final[Mapping[str, DemandSource]] = {
     HV_BALLOON: DemandSource("committed - ballooned", _read_hv_balloon),
-    VIRTIO_BALLOON: DemandSource("actual - stat-available-memory + 64 MiB", _read_virtio_balloon),
+    VIRTIO_BALLOON: DemandSource(
+        f"actual - stat-available-memory, and {format_size(VIRTIO_RESERVE_BYTES)} in reserve",
+        _read_virtio_balloon,
+        VIRTIO_RESERVE_BYTES,
+    ),
 }
 
 
@@ -211,6 +238,15 @@ async def find_device(monitor: Monitor) -> Device | None:
             return Device(HV_BALLOON, "")
     else:
         return Device(HV_BALLOON, "")
+    path = await find_object(monitor, VIRTIO_BALLOON)
+    return None if path is None else Device(VIRTIO_BALLOON, path)
+
+
+async def find_object(monitor: Monitor, kind: str) -> str | None:
+    """Return the path of the VM's first device whose type begins with *kind*; None if it has none.
+
+    Raises QmpCommandError if the monitor does not say what devices there are.
+    """
     for folder in ("/machine/peripheral", "/machine/peripheral-anon"):
         try:
             entries = await monitor.query("qom-list", {"path": folder})
@@ -219,10 +255,10 @@ async def find_device(monitor: Monitor) -> Device | None:
                 continue  # a monitor without the command or the folder has no such devices
             raise
         for entry in entries if isinstance(entries, list) else ():
-            kind = fields(entry, "qom-list").get("type")
+            found = fields(entry, "qom-list").get("type")
             name = word(entry.get("name"), longest=QMP_PATH_MAX)
-            if isinstance(kind, str) and kind.startswith("child<virtio-balloon") and name is not None:
-                return Device(VIRTIO_BALLOON, f"{folder}/{name}")
+            if isinstance(found, str) and found.startswith(f"child<{kind}") and name is not None:
+                return f"{folder}/{name}"
     return None
 
 
@@ -240,13 +276,14 @@ class DemandTracker:
     """
 
     def __init__(self, source: DemandSource) -> None:
-        self._source = source.formula
+        self._source = source
         self._mark: Hashable = None
         self._lowest: int | None = None
         self._highest = 0
         self._actual = 0
         self._most = MANAGER_FIGURE_BYTES_MAX
-        self._demand: tuple[int, int, int] | None = None  # committed, available, when
+        self._demand: Demand | None = None
+        self._at_ns = 0
 
     def saw_size(self, actual_bytes: int, most_bytes: int = MANAGER_FIGURE_BYTES_MAX) -> None:
         """Take in the VM's size, and the most that it can have; call it before `saw_report` of the same look.
@@ -271,10 +308,20 @@ class DemandTracker:
         if not is_first and self._lowest is not None:
             low = min(max(0, self._lowest + report.offset_bytes), self._most)
             high = min(max(0, self._highest + report.offset_bytes), self._most)
-            before = high if self._demand is None else self._demand[0]
-            self._demand = (min(max(before, low), high), report.available_bytes, now_ns)
+            before = high if self._demand is None else self._demand.committed_bytes
+            self._demand, self._at_ns = self._of(report, min(max(before, low), high)), now_ns
         self._lowest = self._highest = self._actual
         return True
+
+    def _of(self, report: Report, committed_bytes: int) -> Demand:
+        return Demand(
+            committed_bytes=committed_bytes,
+            available_bytes=report.available_bytes,
+            source=self._source.formula,
+            age_ns=0,
+            reserve_bytes=self._source.reserve_bytes,
+            faults=report.major_faults,
+        )
 
     def forget(self) -> None:
         """Drop what a guest reported before its reset, and how large it was.
@@ -283,14 +330,12 @@ class DemandTracker:
         """
         self._demand = self._mark = self._lowest = None
 
+    def missed(self) -> None:
+        """Take in that reports may have been missed: the next one may be of any age, and is not believed."""
+        self._mark = None
+
     def demand(self, now_ns: int) -> Demand | None:
         """Return what is known now; None if nothing is."""
         if self._demand is None:
             return None
-        committed, available, at_ns = self._demand
-        return Demand(
-            committed_bytes=committed,
-            available_bytes=available,
-            source=self._source,
-            age_ns=max(0, now_ns - at_ns),
-        )
+        return msgspec.structs.replace(self._demand, age_ns=max(0, now_ns - self._at_ns))

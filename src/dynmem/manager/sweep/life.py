@@ -5,13 +5,18 @@ the next one's driver writes a size of its own, and until then that guest has al
 """
 
 from dataclasses import dataclass, field
+from typing import Final
 
 from dynmem.manager.step.facts import VIRTIO_BALLOON
 from dynmem.manager.sweep.demand import DemandTracker, Device, Report
 from dynmem.manager.sweep.process import Process
+from dynmem.manager.sweep.properties import Properties
 from dynmem.manager.sweep.resident import Resident, ResidentMeter
 from dynmem.manager.sweep.sizes import Grown, VmMemory
 from dynmem.manager.sweep.statistics import Statistics
+
+# How long a VMM holds an event back at most, with time to spare.
+_HELD_BACK_US: Final = 3_000_000
 
 
 @dataclass
@@ -32,11 +37,12 @@ class Life:
         reset_us: When the last reset was, by the VMM's clock; 0: unknown.
         resident: What was measured last.
         device: Its balloon device.
+        properties: What that device lets the guest do by itself; None: to be read.
         tracker: Its demand.
         resets: RESETs seen.
         target_bytes: The last target that was sent; 0 before the first.
         deaf: Events may have been missed: a RESET shows only by a size that rose without a command.
-        faults: Page faults that its guest reported last.
+        minor_faults: Page faults that its guest reported last.
         reports: Status events seen; distinguishes two reports with the same figures.
         looks: How often it was looked at.
         next_search: The look at which a device is searched again.
@@ -57,11 +63,12 @@ class Life:
     reset_us: int = 0
     resident: Resident = field(default_factory=lambda: Resident(None, "not measured yet"))
     device: Device | None = None
+    properties: Properties | None = None
     tracker: DemandTracker | None = None
     resets: int = 0
     target_bytes: int = 0
     deaf: bool = False
-    faults: int | None = None
+    minor_faults: int | None = None
     reports: int = 0
     looks: int = 0
     next_search: int = 0
@@ -86,7 +93,7 @@ class Life:
         self.reset_us = at_us
         self.next_memory = 0  # a reset completes what was being unplugged
         self.is_actual_former = self.device is not None and self.device.kind == VIRTIO_BALLOON
-        self.first_actual_bytes = self.faults = None
+        self.first_actual_bytes = self.minor_faults = None
         self.grown = Grown()
         if self.tracker is not None:
             self.tracker.forget()
@@ -98,12 +105,29 @@ class Life:
         the VMM had no part in (kexec).
         """
         assert self.tracker is not None
-        if self.faults is not None and report.faults is not None and report.faults < self.faults:
+        before, now = self.minor_faults, report.minor_faults
+        if before is not None and now is not None and now < before:
             self.was_reset()
         is_new = self.tracker.saw_report(report._replace(mark=(self.reports, report.mark)), now_ns)
         if self.tracker.demand(now_ns) is not None:  # before that, the report may be a former guest's
-            self.faults = report.faults
+            self.minor_faults = report.minor_faults
         return is_new
+
+    def was_deaf(self) -> None:
+        """Take in that nobody listened for a while: what is read next may be from before a reset, too."""
+        self.deaf = True
+        self.properties = None
+        if self.tracker is not None:
+            self.tracker.missed()
+
+    def guest_reported(self, at_us: int) -> None:
+        """Take in that a status event came; a VMM that holds events back may send one of the former guest.
+
+        QEMU sends this event at most once a second, so no further back is looked: the host's clock may have
+        been set.
+        """
+        if not self.reset_us - _HELD_BACK_US <= at_us < self.reset_us:
+            self.reports += 1
 
     def balloon_changed(self, at_us: int) -> None:
         """Take in that a driver wrote a size; one from before the reset may be reported after it."""

@@ -4,6 +4,7 @@ Reading: `query-*`, `qom-list`, `qom-get`. Writing: `balloon`, and `qom-set` of 
 observe mode writing raises before a byte is sent.
 """
 
+import asyncio
 from typing import Final
 
 from dynmem.errors import LocalProtocolError
@@ -55,6 +56,22 @@ class Monitor:
         """Let QEMU ask the guest for its statistics every *seconds* seconds; 0: never, as it was found."""
         assert seconds >= 0
         await self._write("qom-set", {"path": path, "property": STATISTICS_INTERVAL, "value": seconds})
+
+    async def ask_for_statistics(self, path: str, seconds: int) -> None:
+        """Let QEMU ask the guest for its statistics at once, and every *seconds* seconds as before.
+
+        0 ends QEMU's timer, and one that begins asks first and then waits (balloon_stats_set_poll_interval).
+        Both are sent together: whoever is stopped in between would leave the statistics off.
+        """
+        assert seconds > 0
+        replies = await asyncio.gather(
+            self.set_statistics_interval(path, 0),
+            self.set_statistics_interval(path, seconds),
+            return_exceptions=True,
+        )
+        for reply in reversed(replies):
+            if reply is not None:
+                raise reply
 
     async def _write(self, command: str, arguments: dict[str, object]) -> None:
         if not self.may_write:

@@ -198,6 +198,28 @@ class ResidentMeter:
                 self._files, self._uses = RamFiles(), 0  # closed: look again next time
         return self._from_pss(refusal, is_looking=is_looking)
 
+    def guest_bytes_now(self) -> int | None:
+        """Return what the guest holds now, where that takes microseconds; else None. It never raises.
+
+        Only what `measure` has found is read. It may be running in a thread meanwhile.
+        """
+        ram, before = self._files.ram, self._pss
+        try:
+            if ram:
+                return sum(each.held_bytes() for each in ram)
+            if before is None or before.bytes_held is None or self._pss_cost_s >= _PSS_QUICK_S:
+                return None
+            now = time.monotonic()
+            if now < self._pss_until:
+                return before.guest_bytes
+            held = _held_bytes(self._process.pid)
+        except (OSError, ValueError):
+            return None
+        self._pss_cost_s = time.monotonic() - now
+        self._pss_until = now + (_PSS_SHARE + 1) * self._pss_cost_s
+        self._pss = before._replace(bytes_held=held)
+        return self._pss.guest_bytes
+
     def _from_files(self, pid: int) -> Resident:
         files = self._files
         ram = sum(each.held_bytes() for each in files.ram)

@@ -10,6 +10,9 @@ released.
     a few periods                used            set
     longer: too slow to shrink   used, and said  set
     off                          said            set
+
+Between two of its own times a guest can be asked at once (`ask_now`), where the interval is what the manager
+would set.
 """
 
 from typing import Final
@@ -27,6 +30,8 @@ _CHECK_EVERY: Final = 10
 _LATE_INTERVALS: Final = 2
 # How often it is set. Then another program wants another one.
 _SETS_MAX: Final = 3
+# Between two questions at once.
+ASK_EVERY_NS: Final = NS_PER_S // 10
 # A guest that is asked less often than this many periods cannot be followed.
 _SLOW_PERIODS: Final = 3
 
@@ -43,7 +48,13 @@ class Statistics:
         self._set_s = 0
         self._sets = 0
         self._next = 0
+        self._looks = 0
+        self._is_released = False
+        self._cut_short_s = 0
+        self._asked_ns: int | None = None
         self.problem: str | None = None
+        #: How often the guest was asked at once.
+        self.asked: int = 0
 
     @property
     def _wanted_s(self) -> int:
@@ -67,7 +78,8 @@ class Statistics:
         self, monitor: Monitor, number: int, *, period_s: float, late: bool, released: bool
     ) -> None:
         """Check the interval at look *number*, if it is time to or a report is *late*; set it if need be."""
-        self._period_s = period_s
+        self._period_s, self._looks, self._is_released = period_s, number, released
+        await self._finish(monitor)
         if released:
             await self._put_back(monitor)
             return
@@ -89,6 +101,33 @@ class Statistics:
             self.problem = self._why("another program sets it so again and again", "there")
         else:
             await self._set(monitor, now_s)
+
+    async def ask_now(self, monitor: Monitor, now_ns: int) -> bool:
+        """Have the guest asked at once where that changes nobody's setting; return whether it is asked.
+
+        Raises as QmpClient.execute. What was not finished is finished at the next look.
+        """
+        may_write = monitor.may_write and not self._is_released and self._looks > LOOKS_BEFORE_WRITING
+        is_early = self._asked_ns is not None and now_ns - self._asked_ns < ASK_EVERY_NS
+        if not may_write or is_early or self._cut_short_s or self._now_s != self._wanted_s:
+            return False
+        self._asked_ns = now_ns
+        if await statistics_interval(monitor, self._device) != self._wanted_s:
+            self._next = 0  # another program has set another one
+            return False
+        self._cut_short_s = self._wanted_s
+        await monitor.ask_for_statistics(self._device.path, self._wanted_s)
+        self._cut_short_s = 0
+        self.asked += 1
+        return True
+
+    async def _finish(self, monitor: Monitor) -> None:
+        """Turn the statistics on again if a question at once was cut short and left them off."""
+        if not self._cut_short_s or not monitor.may_write:
+            return
+        if await statistics_interval(monitor, self._device) == 0:
+            await monitor.set_statistics_interval(self._device.path, self._cut_short_s)
+        self._cut_short_s = 0
 
     async def _set(self, monitor: Monitor, found_s: int) -> None:
         if found_s != self._set_s or self._found_s is None:  # not the manager's own, of another period

@@ -39,8 +39,13 @@ def dimm_node(path: str, dimm: PcDimm, memdev: Node | None, root: Callable[[], N
     return Node(path, DIMM, "device", properties=properties)
 
 
-def balloon_node(path: str, balloon: HvBalloon, memdev: Node | None, root: Callable[[], Node]) -> Node:
-    """Return the object of hv-balloon at `path`; `memdev` is that of its backend, if it has one."""
+def balloon_node(
+    path: str, balloon: HvBalloon, memdev: Node | None, root: Callable[[], Node], *, reports_free_pages: bool
+) -> Node:
+    """Return the object of hv-balloon at `path`; `memdev` is that of its backend, if it has one.
+
+    `reports_free_pages`: whether the guest is offered that, which no embedded guest is.
+    """
     hot_added, options = balloon.hot_added, balloon.options
 
     def properties(_: Node) -> Iterable[Property]:
@@ -52,6 +57,7 @@ def balloon_node(path: str, balloon: HvBalloon, memdev: Node | None, root: Calla
             named.fixed_link("memdev", memdev, root),
             named.fixed("addr", "uint64", lambda: 0 if hot_added is None else hot_added.get_addr()),
             named.fixed("status-report", "bool", lambda: options.status_report),
+            named.fixed("free-page-reporting", "bool", lambda: reports_free_pages),
             named.fixed("x-post-init-wait", "uint32", lambda: options.post_init_wait_ns // NS_PER_MS),
             named.fixed("x-startup", "str", lambda: startup),
         )

@@ -78,4 +78,6 @@ class Tree:
             path = f"/machine/peripheral/{balloon.identity}"
             added = balloon.hot_added
             backing = None if added is None else memory.get(id(added.backend))
-            yield "peripheral", balloon.identity, balloon_node(path, balloon, backing, root)
+            reports = balloon.options.free_page_reporting and machine.options.boot is not None
+            node = balloon_node(path, balloon, backing, root, reports_free_pages=reports)
+            yield "peripheral", balloon.identity, node
