@@ -52,6 +52,7 @@ CONTENTS: Final = """
 :caption: The programs
 
 docs/config
+docs/balloon
 docs/status
 docs/honesty
 docs/kvm

@@ -282,6 +282,7 @@ def test_a_look_waits_for_a_late_glance_and_a_target_does_not(
             monkeypatch.setattr(connection_module, "GLANCE_PATIENCE_S", 0.01)
             assert await connection.glance(0) is None
             sending = asyncio.create_task(connection.set_balloon(32 * MEBIBYTE))
+            await asyncio.sleep(0)  # it is sent
             assert (await look(connection, patience_s=0.01)).run_state == SILENT
             vm.gate.set()
             await sending

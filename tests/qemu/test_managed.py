@@ -60,8 +60,8 @@ def switch_statistics_on(guest: QemuGuest) -> None:
 
 
 @contextmanager
-def manager(config: Path, log: Path) -> Iterator[None]:
-    """`dynmem run`, for as long as the block lasts; it ends as an operator would end it, and ends well."""
+def process_of_manager(config: Path, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """`dynmem run`, for as long as the block lasts."""
     command = [
         "setpriv",
         "--pdeathsig",
@@ -75,16 +75,23 @@ def manager(config: Path, log: Path) -> Iterator[None]:
     ]
     with log.open("w") as output, subprocess.Popen(command, stdout=output, stderr=output) as process:
         try:
-            yield
+            yield process
         finally:
             process.terminate()
+
+
+@contextmanager
+def manager(config: Path, log: Path) -> Iterator[None]:
+    """`dynmem run`, for as long as the block lasts; it ends as an operator would end it, and ends well."""
+    with process_of_manager(config, log) as process:
+        yield
     assert process.returncode == 0, log.read_text()
 
 
-def configuration(folder: Path, guests: tuple[QemuGuest, ...], *, mode: str) -> Path:
+def configuration(folder: Path, guests: tuple[QemuGuest, ...], *, mode: str, budget: str = "800MiB") -> Path:
     text = f"""
         [host]
-        budget = "800MiB"
+        budget = "{budget}"
         slush = "32MiB"
         [manager]
         mode = "{mode}"
@@ -147,3 +154,26 @@ def test_an_observing_manager_says_what_it_would_do_and_changes_no_guest(
     with manager(config, log):
         until(guests[0], lambda: "(not sent: observe)" in log.read_text())
     assert [size(guest) for guest in guests] == [512 * MIB, 512 * MIB]
+
+
+@pytest.mark.parametrize("has_parachute", [True, False], ids=["parachute", "none"])
+def test_a_guest_that_grows_while_its_manager_is_killed_lives_by_its_parachute_and_dies_without(
+    has_parachute: bool, boot: Boot, until: Until, folder: Path
+) -> None:
+    """It is shrunk to what the budget has, and needs more when nobody is there to give it."""
+    guest = boot(384, name="a", deflate_on_oom=has_parachute)
+    config = configuration(folder, (guest,), mode="enforce", budget="288MiB")
+    with process_of_manager(config, folder / "log") as process:
+        until(guest, lambda: size(guest) <= 256 * MIB)
+        guest.order(load(192, 32 * MIB))
+        until(guest, lambda: said(guest).held_pages * PAGE_SIZE >= 16 * MIB)
+        process.kill()
+        process.wait()
+    shrunk = size(guest)
+    if has_parachute:
+        until(guest, lambda: holds(guest, 192))
+        assert (guest.oom_kills, said(guest).load) == (0, "running")
+        assert size(guest) > shrunk
+    else:
+        until(guest, lambda: said(guest).load == "killed")
+        assert (guest.oom_kills, size(guest)) == (1, shrunk)
