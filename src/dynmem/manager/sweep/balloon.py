@@ -1,8 +1,8 @@
 """Read a VM's balloon: find the device, then its size and its guest's report.
 
     search --> properties --> size, statistics interval, report --> the same at each look
-      ^                                          |
-      +------------ an error reply <-------------+
+      ^                                                         |
+      +------------------- an error reply <---------------------+
 
 Devices come and go with other people's tools. A device that replies with an error was perhaps replaced by
 another one, so it is looked for again at once, and at each look until one replies.
