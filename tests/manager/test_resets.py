@@ -173,6 +173,7 @@ def test_a_report_of_the_former_guest_that_its_vmm_held_back_is_nobodys(
             await look_until(connection, lambda facts: facts.resets == 1)
             await look(connection)
             vm.event("HV_BALLOON_STATUS_REPORT", at_s=at_s)
+            await look(connection)  # by its end the event has come
             facts = await look(connection)
             demand = facts.demand
             assert (None if demand is None else demand.committed_bytes // MEBIBYTE) == needed

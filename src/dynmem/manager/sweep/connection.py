@@ -97,7 +97,7 @@ class VmConnection:
         self._life: Life | None = None
         self._look: asyncio.Task[VmFacts] | None = None
         self._glance: asyncio.Task[VmFacts | None] | None = None
-        self._run_state: str | None = None
+        self._last_state: str | None = None
         self._measuring: asyncio.Task[None] | None = None
         self._nobody_listens = False
         self._is_slow = False
@@ -150,9 +150,9 @@ class VmConnection:
         if self._glance is not None and self._glance.done():
             self._glance = None  # for an earlier call: what it found is known by now
         if self._glance is None:
-            if self._look is not None or self._is_slow or self._monitor is None or self._run_state is None:
+            if self._look is not None or self._is_slow or self._monitor is None or self._last_state is None:
                 return None
-            task = self._glance_at_it(self._monitor, self._run_state, now_ns, ask=ask)
+            task = self._glance_at_it(self._monitor, self._last_state, now_ns, ask=ask)
             self._glance = asyncio.create_task(task, name=f"glance at {self.name}")
         glance = self._glance
         await asyncio.wait((glance,), timeout=GLANCE_PATIENCE_S)
@@ -206,7 +206,7 @@ class VmConnection:
 
     async def _look_at_it(self, now_ns: int) -> VmFacts:
         """Connect if need be and send all queries once."""
-        self._run_state = None
+        self._last_state = None
         if self._glance is not None:
             await asyncio.wait((self._glance,))
         try:
@@ -288,7 +288,7 @@ class VmConnection:
         # A reset in the middle of a look makes its figures the former guest's.
         self._take_events(monitor, life)
         self._pause_s = 0.0
-        self._run_state = run_state
+        self._last_state = run_state
         return self._facts(life, run_state, now_ns)
 
     async def _glance_at_it(
