@@ -43,8 +43,12 @@ def test_a_load_names_every_field_in_the_units_of_the_guest() -> None:
         phase=0.25,
         rate_bytes=32 * MIB,
         reserve_bytes=48 * MIB,
+        cache_bytes=16 * MIB,
+        revive=True,
     )
-    assert load.argument() == "curve=sine,low=40,high=1024,period=2.500,phase=0.2500,rate=32,reserve=48"
+    assert load.argument() == (
+        "curve=sine,low=40,high=1024,period=2.500,phase=0.2500,rate=32,reserve=48,cache=16,revive=1"
+    )
 
 
 @pytest.mark.parametrize(
@@ -59,6 +63,7 @@ def test_a_load_names_every_field_in_the_units_of_the_guest() -> None:
         {"phase": float("nan")},
         {"rate_bytes": 1},
         {"reserve_bytes": -MIB},
+        {"cache_bytes": -MIB},
     ],
 )
 def test_a_load_that_the_guest_would_refuse_is_refused_in_a_sentence(wrong: dict[str, object]) -> None:

@@ -18,7 +18,7 @@ from dynmem.errors import DeadlineError
 from dynmem.lab.probe import try_kvm
 from dynmem.lab.qemu import GuestLostError, QemuGuest
 from dynmem.lab.workload import Load
-from dynmem.units import MIB, NS_PER_S, PAGE_SIZE
+from dynmem.units import GIB, MIB, NS_PER_S, PAGE_SIZE
 
 pytestmark = pytest.mark.qemu
 
@@ -130,6 +130,21 @@ def test_a_load_that_takes_more_than_there_is_dies_and_its_demand_stays_in_sight
     until(guest, lambda: said(guest).load == "killed" and said(guest).oom_messages == 1)
     assert (guest.oom_kills, said(guest).oom_kills) == (1, 1)
     until(guest, lambda: said(guest).unmet_pages == pages(300))
+
+
+def test_after_a_kill_an_order_can_start_the_load_again_and_read_the_disk_into_the_page_cache(
+    boot: Boot, until: Until
+) -> None:
+    guest = boot(128, load=Load(high_bytes=300 * MIB, rate_bytes=FAST), disk_bytes=GIB)
+    until(guest, lambda: said(guest).load == "killed")
+    guest.order(Load(high_bytes=8 * MIB, rate_bytes=FAST))
+    until(guest, lambda: said(guest).orders == 2 and said(guest).wanted_pages == pages(8))
+    assert said(guest).load == "killed"
+    guest.order(Load(high_bytes=8 * MIB, rate_bytes=FAST, cache_bytes=16 * MIB, revive=True))
+    until(guest, lambda: said(guest).held_pages == pages(8) and said(guest).read_pages == pages(16))
+    assert said(guest).load == "running"
+    cached = said(guest).available_pages - said(guest).free_pages
+    assert cached > pages(8), said(guest)
 
 
 def test_stopping_leaves_no_process_and_no_file_and_can_be_repeated(boot: Boot, folder: Path) -> None:

@@ -1,4 +1,4 @@
-// The first process of a laboratory guest: loads the drivers, starts the load, and reports to the console.
+// The first process of a laboratory guest: loads the drivers, starts load and reader, reports to the console.
 //
 // One JSON object per line, several a second, on the first serial port; dynmem.lab.workload documents the keys.
 // Orders arrive on the same port, or on the kernel's command line as dynmem.load=: key=value pairs with commas.
@@ -37,6 +37,8 @@ struct order {
     double period, phase;    // seconds, and a fraction of the period
     double rate;             // the most that the demand changes, MiB/s
     double reserve;          // MiB of MemAvailable that a polite load leaves alone; 0: not polite
+    double cache;            // MiB of the disk to read, at the same rate; less than before: to be read again
+    double revive;           // 1: if the load has been killed, this order starts another
 };
 
 static const struct { const char *name; size_t offset; double least, most; } fields[] = {
@@ -46,11 +48,13 @@ static const struct { const char *name; size_t offset; double least, most; } fie
     {"phase", offsetof(struct order, phase), 0, 1},
     {"rate", offsetof(struct order, rate), 1, 65536},
     {"reserve", offsetof(struct order, reserve), 0, 65536},
+    {"cache", offsetof(struct order, cache), 0, 65536},
+    {"revive", offsetof(struct order, revive), 0, 1},
 };
 
 static struct counters *counters;
-static struct order order = {STEADY, 0, 0, 30, 0, 64, 0};
-static double order_began, wanted_mib;
+static struct order order = {STEADY, 0, 0, 30, 0, 64, 0, 0, 0};
+static double order_began, wanted_mib, cache_mib;
 static unsigned orders, refused_orders, oom_messages;
 static uint64_t boot_pages;
 static const char *load_state = "running";
@@ -62,6 +66,28 @@ static double seconds(void)
     struct timespec t;
     clock_gettime(CLOCK_BOOTTIME, &t);
     return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
+}
+
+static void start_load(void)
+{
+    load_state = "running";
+    load_pid = fork();
+    if (load_pid == 0) {
+        close(console_fd);
+        close(kmsg_fd);
+        load_run(counters);
+    }
+    if (load_pid < 0)
+        load_state = "exited";
+}
+
+static void start_reader(void)
+{
+    if (fork() == 0) {
+        close(console_fd);
+        close(kmsg_fd);
+        reader_run(counters);
+    }
 }
 
 static int set_field(struct order *target, const char *name, const char *value)
@@ -105,6 +131,8 @@ static void obey(char *text)
     order = next;
     order_began = seconds();
     counters->reserve_pages = (uint64_t)(order.reserve * MIB_PAGES);
+    if (order.revive > 0 && load_pid && strcmp(load_state, "running"))
+        start_load();
     orders++;
 }
 
@@ -129,6 +157,8 @@ static void move_demand(double now, double elapsed)
     double goal = curve_mib(now), most = order.rate * elapsed;
     wanted_mib += fmax(-most, fmin(most, goal - wanted_mib));
     counters->wanted_pages = (uint64_t)wanted_mib * (uint64_t)MIB_PAGES; // whole MiB, as the load takes it
+    cache_mib = fmin(order.cache, cache_mib + most);
+    counters->cache_pages = (uint64_t)cache_mib * (uint64_t)MIB_PAGES;
 }
 
 static uint64_t oom_kills(void)
@@ -172,10 +202,11 @@ static void write_report(double now)
         length = (size_t)snprintf(line, sizeof line,
             "{\"t\":%.3f,\"load\":\"%s\",\"total_pages\":%lu,\"ballooned_pages\":%lu,\"free_pages\":%lu,\"available_pages\":%lu,"
             "\"committed_pages\":%lu,\"wanted_pages\":%lu,\"held_pages\":%lu,\"verified_pages\":%lu,\"wrong_bytes\":%lu,"
-            "\"wrong_pages\":%lu,\"oom_kills\":%lu,\"oom_messages\":%u,\"orders\":%u,\"refused_orders\":%u}\n",
+            "\"wrong_pages\":%lu,\"oom_kills\":%lu,\"oom_messages\":%u,\"orders\":%u,\"refused_orders\":%u,\"read_pages\":%lu}\n",
             now, load_state, boot_pages, ballooned, meminfo_pages("MemFree:"), meminfo_pages("MemAvailable:"),
             meminfo_pages("Committed_AS:"), counters->wanted_pages, counters->held_pages, counters->verified_pages,
-            counters->wrong_bytes, counters->wrong_pages, oom_kills(), oom_messages, orders, refused_orders);
+            counters->wrong_bytes, counters->wrong_pages, oom_kills(), oom_messages, orders, refused_orders,
+            counters->read_pages);
         written = 0;
     }
     ssize_t taken = write(console_fd, line + written, length - written); // never waits: the rest is written next time
@@ -256,18 +287,6 @@ static void obey_command_line(void)
     }
 }
 
-static void start_load(void)
-{
-    load_pid = fork();
-    if (load_pid == 0) {
-        close(console_fd);
-        close(kmsg_fd);
-        load_run(counters);
-    }
-    if (load_pid < 0)
-        load_state = "exited";
-}
-
 int main(void)
 {
     mkdir("/proc", 0755);
@@ -282,6 +301,7 @@ int main(void)
     load_modules();
     obey_command_line();
     start_load();
+    start_reader();
     double last = seconds();
     for (unsigned tick = 0;; tick++) {
         struct pollfd input = {console_fd, POLLIN, 0};

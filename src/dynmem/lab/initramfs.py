@@ -12,7 +12,7 @@ from typing import Final
 
 from dynmem.errors import DynmemError
 
-SOURCES: Final = ("init.c", "load.c", "load.h")
+SOURCES: Final = ("init.c", "load.c", "reader.c", "load.h")
 FOLDER: Final = Path(__file__).parent
 _COMPILER_TIMEOUT_S: Final = 60
 _ALIGNMENT: Final = 4  # newc pads names and contents to 4 bytes
@@ -58,7 +58,7 @@ class Archive:
 
 
 def compile_init() -> bytes:
-    """Compile init and the load into one static program. Raises DynmemError with the compiler's message."""
+    """Compile the guests' one static program. Raises DynmemError with the compiler's message."""
     sources = [FOLDER / name for name in SOURCES if name.endswith(".c")]
     return compile_static("the guests' init program", sources, "-lm")
 

@@ -1,4 +1,4 @@
-// What init and the load share: one page of counters, mapped by both processes.
+// What init, the load and the reader share: one page of counters, mapped by all of them.
 #ifndef DYNMEM_LOAD_H
 #define DYNMEM_LOAD_H
 
@@ -14,9 +14,12 @@ struct counters {
     volatile uint64_t verified_pages; // load: checked so far, each whole
     volatile uint64_t wrong_bytes;    // load: bytes that were not what had been written
     volatile uint64_t wrong_pages;    // load: pages with at least one wrong byte
+    volatile uint64_t cache_pages;    // init: how much of the disk should have been read by now
+    volatile uint64_t read_pages;     // reader: how much of it has been read
 };
 
 void load_run(struct counters *counters) __attribute__((noreturn));
+void reader_run(struct counters *counters) __attribute__((noreturn));
 uint64_t meminfo_pages(const char *key);
 
 #endif

@@ -60,7 +60,8 @@ class QemuGuest:
 
     `memory_bytes` is whole MiB. `folder` (created privately if necessary) holds the two monitor sockets.
     `free_page_reporting` and `deflate_on_oom` are the balloon device's properties with those names. With
-    `balloon` off there is no balloon device. Raises ConfigError for what is not possible here.
+    `balloon` off there is no balloon device. `disk_bytes` adds a disk of zeros, which takes no memory of the
+    host. Raises ConfigError for what is not possible here.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class QemuGuest:
         balloon: bool = True,
         free_page_reporting: bool = False,
         deflate_on_oom: bool = False,
+        disk_bytes: int = 0,
     ) -> None:
         if _NAME.fullmatch(name) is None:
             raise ConfigError(f"guest name {name!r}: use letters, digits, '_', '.' and '-', at most 41")
@@ -96,6 +98,7 @@ class QemuGuest:
         self._load = load or Load()
         self._image = image or require()
         self._device = balloon
+        self._disk_bytes = disk_bytes
         self._properties = {"free-page-reporting": free_page_reporting, "deflate-on-oom": deflate_on_oom}
         self._process: subprocess.Popen[bytes] | None = None
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the guest
@@ -132,6 +135,9 @@ class QemuGuest:
         if self._device:
             properties = "".join(f",{key}={'on' if on else 'off'}" for key, on in self._properties.items())
             command += ["-device", f"virtio-balloon-pci,id=balloon0{properties}"]
+        if self._disk_bytes:
+            disk = f"driver=null-co,node-name=disk0,size={self._disk_bytes},read-zeroes=on"
+            command += ["-blockdev", disk, "-device", "nvme,drive=disk0,serial=disk0"]
         return command
 
     def start(self) -> None:

@@ -31,6 +31,10 @@ class Load:
     the start. The demand changes by at most `rate_bytes` per second. With `reserve_bytes` the load is polite:
     it stops growing while the guest's MemAvailable is at or below that, and wanted minus held is its unmet
     demand. Without it, the load behaves like most programs and touches memory until the kernel kills it.
+
+    `cache_bytes` is how much of the guest's disk is read, at the same rate, which leaves it in the page
+    cache; after a smaller order, a larger one reads it again. `revive` starts another load process if the
+    last one was killed.
     """
 
     curve: Curve = "steady"
@@ -40,6 +44,8 @@ class Load:
     phase: float = 0.0
     rate_bytes: int = 64 * MIB
     reserve_bytes: int = 0
+    cache_bytes: int = 0
+    revive: bool = False
 
     def __post_init__(self) -> None:
         """Reject what the guest would reject, with a sentence."""
@@ -58,6 +64,8 @@ class Load:
             raise ConfigError(f"a rate of {self.rate_bytes} bytes per second is not from 1 MiB/s to 64 GiB/s")
         if not 0 <= self.reserve_bytes <= _SIZE_MAX:
             raise ConfigError(f"a reserve of {self.reserve_bytes} bytes is below 0 or above 64 GiB")
+        if not 0 <= self.cache_bytes <= _SIZE_MAX:
+            raise ConfigError(f"a page cache of {self.cache_bytes} bytes is below 0 or above 64 GiB")
 
     def argument(self) -> str:
         """Return the load as the guest's init reads it, with every field, so earlier orders leave nothing."""
@@ -65,6 +73,7 @@ class Load:
             f"curve={self.curve},low={self.low_bytes // MIB},high={self.high_bytes // MIB}"
             f",period={self.period_ns / NS_PER_S:.3f},phase={self.phase:.4f}"
             f",rate={self.rate_bytes // MIB},reserve={self.reserve_bytes // MIB}"
+            f",cache={self.cache_bytes // MIB},revive={self.revive:d}"
         )
 
 
@@ -79,6 +88,7 @@ class Report(msgspec.Struct, frozen=True, gc=False):
     the load holds; the difference is unmet demand. `verified_pages` counts whole pages checked, `wrong_bytes`
     and `wrong_pages` those that were wrong. `oom_kills` is the kernel's own counter, `oom_messages` the lines
     of its log about it. `orders` and `refused_orders` count the `Load` lines accepted and rejected.
+    `read_pages` is how much of its disk has been read.
     """
 
     t: float
@@ -97,6 +107,7 @@ class Report(msgspec.Struct, frozen=True, gc=False):
     oom_messages: int
     orders: int
     refused_orders: int
+    read_pages: int = 0
 
     @property
     def unmet_pages(self) -> int:
