@@ -36,7 +36,7 @@ def document(sections: list[Section]) -> Iterator[str]:
     """The whole document, line by line."""
     yield from HEAD.format(names=" ".join(section.name for section in sections)).splitlines()
     yield from ("", "| | |", "|---|---|")
-    for what, value in _machine():
+    for what, value in machine():
         yield f"| {what} | {value} |"
     for section in sections:
         yield from ("", f"## {section.answers[0].upper()}{section.answers[1:]}", "")
@@ -49,7 +49,8 @@ def document(sections: list[Section]) -> Iterator[str]:
             yield from _grid(figures) if is_grid else _list(figures)
 
 
-def _machine() -> Iterator[tuple[str, str]]:
+def machine() -> Iterator[tuple[str, str]]:
+    """What the figures were measured on, as rows of a table."""
     cpu = Path("/proc/cpuinfo").read_text().partition("model name")[2].partition("\n")[0].strip(" \t:")
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / GIB
     load = " ".join(f"{value:.1f}" for value in os.getloadavg())

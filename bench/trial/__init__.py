@@ -1,0 +1,1 @@
+"""The trial: who is killed, what stays unmet, how long memory takes: dynmem beside its rivals."""
