@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: demo demo-qemu test test-kvm accept-memory lint docs conformance bench bench-check rows flake soak hostile walk fuzz fuzz-coverage clean
+.PHONY: demo demo-qemu test test-kvm accept-memory lint docs conformance bench bench-check trial rows flake soak hostile walk fuzz fuzz-coverage clean
 .DEFAULT_GOAL := demo
 
 .venv/run.stamp: pyproject.toml scripts/setup-venv
@@ -55,6 +55,10 @@ bench: .venv/dev.stamp  ## every benchmark, both sides in one run
 
 bench-check: .venv/dev.stamp  ## the same, held against the bounds each one states
 	$(BIN)/python -m bench --check $(ARGS)
+
+trial: .venv/run.stamp  ## who is killed: dynmem beside its rivals in real guests; SEEDS=10 ARGS="--rates 64 --policies mom,dynmem"
+	scripts/setup-qemu
+	$(BIN)/python -m bench.trial --seeds $(or $(SEEDS),1) $(ARGS)
 
 rows: .venv/dev.stamp  ## each promise of docs/rows.toml: proven, failing or open (STRICT=1: open fails too)
 	scripts/setup-qemu

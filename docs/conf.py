@@ -58,6 +58,7 @@ docs/honesty
 docs/kvm
 docs/windows
 docs/performance
+docs/trial
 SECURITY
 CHANGELOG
 ```

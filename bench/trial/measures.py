@@ -47,10 +47,17 @@ class Heard(NamedTuple):
 
 
 class Held(NamedTuple):
-    """One sample of the host: what each guest holds. Bytes."""
+    """One sample of the host, a figure for each guest. Bytes.
+
+    Attributes:
+        at_s: Seconds of the run.
+        resident: What it holds of the host's memory.
+        actual: Its size, as its monitor said last; 0 while it has none.
+    """
 
     at_s: float
     resident: tuple[int, ...]
+    actual: tuple[int, ...] = ()
 
 
 class Series(NamedTuple):

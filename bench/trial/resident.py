@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections.abc import Callable
 from typing import Final
 
 from bench.trial.measures import Held
@@ -14,9 +15,13 @@ INTERVAL_S: Final = 0.05
 
 
 class ResidentSampler:
-    """Measures as the manager does. Use as a context manager; `begin` starts the series."""
+    """Measures as the manager does. Use as a context manager; `begin` starts the series.
 
-    def __init__(self, guests: int, ram_bytes: int) -> None:
+    *sizes* returns the guests' sizes, which are recorded beside what they hold.
+    """
+
+    def __init__(self, guests: int, ram_bytes: int, sizes: Callable[[], tuple[int, ...]]) -> None:
+        self._sizes = sizes
         self._ram_bytes = ram_bytes
         self._lock = threading.Lock()
         self._processes: dict[int, Process] = {}
@@ -76,6 +81,6 @@ class ResidentSampler:
                 latest = tuple(self._latest)
             now = time.monotonic()
             if self._begun_s is not None:
-                self.held.append(Held(now - self._begun_s, latest))
+                self.held.append(Held(now - self._begun_s, latest, self._sizes()))
                 self.longest_gap_s = max(self.longest_gap_s, now - last)
             last = now

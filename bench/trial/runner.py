@@ -77,7 +77,11 @@ class Run:
             )
         )
         self._monitors = Monitors()
-        self._sampler = ResidentSampler(script.guests, script.maximum_bytes)
+        self._sampler = ResidentSampler(
+            script.guests,
+            script.maximum_bytes,
+            lambda: tuple(self._monitors.actual.get(name, 0) for name in names),
+        )
         self._heard: list[list[Heard]] = [[] for _ in names]
         self._free: dict[str, int] = {}
         self._waiting: dict[int, Wanted] = {}
