@@ -69,6 +69,7 @@ class Series(NamedTuple):
         moves: Every order, also those before the beginning.
         lost: When a guest's machine ended by itself, and which.
         longest_gap_s: The longest time between two of the host's samples.
+        begun_wall_ns: When it began, by the wall clock: what a log has.
     """
 
     heard: Sequence[Sequence[Heard]]
@@ -76,6 +77,7 @@ class Series(NamedTuple):
     moves: Sequence[Move]
     lost: Sequence[tuple[float, int]] = ()
     longest_gap_s: float = 0.0
+    begun_wall_ns: int = 0
 
 
 class Outcome(NamedTuple):

@@ -114,6 +114,7 @@ class Run:
             moves=sorted(moves, key=lambda move: move.at_s),
             lost=self._lost,
             longest_gap_s=self._sampler.longest_gap_s,
+            begun_wall_ns=begun_wall_ns,
         )
 
     async def _boot(self) -> None:
