@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from bench.markdown import machine
-from bench.trial import report
+from bench.trial import guests, report
 from bench.trial.contenders import CONTENDERS, REFERENCE
 from bench.trial.measures import Series, delays, figures, outcomes
 from bench.trial.report import RunRecord
@@ -163,8 +163,10 @@ def _run_all(options: Options) -> list[RunRecord]:
 def _run(script: Script, policy: str, options: Options, accel: Accelerator | None, show: Show) -> Series:
     with tempfile.TemporaryDirectory(prefix="dynmem-trial-") as name:
         folder = Path(name)
+        contender = CONTENDERS[policy](guests.terms(script), folder)
+        made = guests.make(script, folder, accel=accel, free_page_reporting=contender.free_page_reporting)
         try:
-            series = asyncio.run(Run(script, policy, folder, accel=accel, show=show).execute())
+            series = asyncio.run(Run(script, contender, made, show).execute())
         finally:
             if options.keep is not None:
                 kept = options.keep / f"{policy}-{script.rate_bytes // MIB}-{script.seed}"

@@ -5,13 +5,14 @@ A guest is started again after it ended, which is its next life: its clock and i
 
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, Protocol
 
 import msgspec
 
 from bench.trial.contenders.contender import Terms
-from bench.trial.script import Script, guest_name
+from bench.trial.script import Script
 from dynmem.demo.guests import TAIL_BYTES
 from dynmem.demo.processes import Program
 from dynmem.json_errors import NOT_JSON
@@ -223,16 +224,18 @@ _decoder: Final = msgspec.json.Decoder(Report)
 
 def make(
     script: Script, folder: Path, *, accel: Accelerator | None, free_page_reporting: bool
-) -> list[LinuxGuest] | list[EmbeddedGuest]:
+) -> Sequence[Guest]:
     """Return the guests of a script, not started; without an accelerator they are embedded ones."""
-    names = [guest_name(number) for number in range(script.guests)]
     if accel is None:
-        return [EmbeddedGuest(name, script, folder) for name in names]
+        return [EmbeddedGuest(name, script, folder) for name in script.names]
     return [
-        LinuxGuest(name, script, folder, accel, free_page_reporting=free_page_reporting) for name in names
+        LinuxGuest(name, script, folder, accel, free_page_reporting=free_page_reporting)
+        for name in script.names
     ]
 
 
-def terms(script: Script, names: tuple[str, ...]) -> Terms:
+def terms(script: Script) -> Terms:
     """Return what an operator has decided for a script."""
-    return Terms(names, script.minimum_bytes, script.maximum_bytes, script.budget_bytes, script.slush_bytes)
+    return Terms(
+        script.names, script.minimum_bytes, script.maximum_bytes, script.budget_bytes, script.slush_bytes
+    )

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
 from bench.trial.contenders.contender import Move
-from bench.trial.script import Burst, Script, guest_name
+from bench.trial.script import Burst, Script
 from dynmem.units import MIB
 
 #: Delays are measured each time a load has grown by this much.
@@ -252,9 +252,9 @@ def integrals(series: Series) -> tuple[float, float, float]:
 
 def moved(moves: Sequence[Move], script: Script) -> int:
     """Return the sum of all changes of targets since the beginning; a guest starts with its maximum."""
-    restarts = sorted((restart.at_s, guest_name(restart.guest)) for restart in script.restarts)
+    restarts = sorted((restart.at_s, script.names[restart.guest]) for restart in script.restarts)
     total = 0
-    for name in map(guest_name, range(script.guests)):
+    for name in script.names:
         mine = sorted((move.at_s, move.order.target_bytes) for move in moves if move.order.name == name)
         starts = [at_s for at_s, who in restarts if who == name]
         target = script.maximum_bytes

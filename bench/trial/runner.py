@@ -6,21 +6,17 @@ resident memory; QEMU ends with the thread that started it, so nothing stays whe
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Final, NamedTuple
 
-from bench.trial import guests as guests_of
-from bench.trial.contenders import CONTENDERS
-from bench.trial.contenders.contender import HOST_SHARE, Figures, Host, Move, Order
+from bench.trial.contenders.contender import HOST_SHARE, Contender, Figures, Host, Move, Order
 from bench.trial.guests import Guest
 from bench.trial.measures import Heard, Series
 from bench.trial.monitors import Monitors
 from bench.trial.resident import ResidentSampler
-from bench.trial.script import Script, guest_name
+from bench.trial.script import Script
 from dynmem.errors import DeadlineError, DynmemError
-from dynmem.lab.qemu import Accelerator
 from dynmem.units import PAGE_SIZE
 
 TICK_S: Final = 0.05
@@ -62,20 +58,14 @@ def events(script: Script) -> list[Event]:
 
 
 class Run:
-    """One script under one contender; without an accelerator its guests are embedded ones."""
+    """One script, played to guests that are not started yet, under one contender."""
 
-    def __init__(
-        self, script: Script, contender: str, folder: Path, *, accel: Accelerator | None, show: Show
-    ) -> None:
-        names = tuple(guest_name(number) for number in range(script.guests))
+    def __init__(self, script: Script, contender: Contender, guests: Sequence[Guest], show: Show) -> None:
+        names = [guest.name for guest in guests]
         self._script = script
         self._show = show
-        self._contender = CONTENDERS[contender](guests_of.terms(script, names), folder)
-        self._guests: list[Guest] = list(
-            guests_of.make(
-                script, folder, accel=accel, free_page_reporting=self._contender.free_page_reporting
-            )
-        )
+        self._contender = contender
+        self._guests = guests
         self._monitors = Monitors()
         self._sampler = ResidentSampler(
             script.guests,

@@ -100,6 +100,11 @@ class Script:
     slush_bytes: int = SLUSH_BYTES
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """The guests' names, by their numbers."""
+        return tuple(f"g{number}" for number in range(self.guests))
+
+    @property
     def budget_bytes(self) -> int:
         """Half the sum of the maximums."""
         return self.guests * self.maximum_bytes // 2
@@ -203,8 +208,3 @@ class _Author:
         self.bursts += made
         self._last = set(guests)
         self._now = max(burst.ends_s for burst in made) + self._source.uniform(*_GAP_S)
-
-
-def guest_name(number: int) -> str:
-    """Return the name of a guest."""
-    return f"g{number}"
