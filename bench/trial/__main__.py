@@ -6,7 +6,6 @@ and rate is "none": guests that nothing limits, which the others are held agains
 
 import argparse
 import asyncio
-import shutil
 import signal
 import subprocess
 import sys
@@ -17,13 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
-import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from bench.markdown import machine
 from bench.trial import guests, report
 from bench.trial.contenders import CONTENDERS, REFERENCE
+from bench.trial.keeper import Keeper
 from bench.trial.measures import Series, delays, figures, outcomes
 from bench.trial.report import RunRecord
 from bench.trial.runner import Run, Show
@@ -49,6 +48,11 @@ class Options:
     embedded: bool
     idle_load: bool
     keep: Path | None
+
+    @property
+    def conditions(self) -> str:
+        """What kept runs must have in common, besides the script."""
+        return ("embedded" if self.embedded else "linux") + ("-busy" if self.idle_load else "")
 
     def scripts(self) -> Iterator[Script]:
         """Yield the scripts, in the order of the runs."""
@@ -112,7 +116,12 @@ def _parse() -> tuple[Options, str]:
     parser.add_argument("--embedded", action="store_true", help="guests of `dynmem vm`, without an emulator")
     parser.add_argument("--short", action="store_true", help="three bursts instead of seven")
     parser.add_argument("--idle-load", action="store_true", help="two busy loops beside the guests")
-    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep every run's series and logs there")
+    parser.add_argument(
+        "--keep",
+        type=Path,
+        metavar="FOLDER",
+        help="keep every run's series and logs there, and use\nthe reference of an earlier trial if it fits",
+    )
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_const", dest="form", const="json", help="print JSON")
     form.add_argument(
@@ -161,6 +170,9 @@ def _run_all(options: Options) -> list[RunRecord]:
 
 
 def _run(script: Script, policy: str, options: Options, accel: Accelerator | None, show: Show) -> Series:
+    keeper = Keeper(options.keep / options.conditions, policy, script) if options.keep is not None else None
+    if keeper is not None and policy == REFERENCE and (series := keeper.earlier()) is not None:
+        return series
     with tempfile.TemporaryDirectory(prefix="dynmem-trial-") as name:
         folder = Path(name)
         contender = CONTENDERS[policy](guests.terms(script), folder)
@@ -168,14 +180,10 @@ def _run(script: Script, policy: str, options: Options, accel: Accelerator | Non
         try:
             series = asyncio.run(Run(script, contender, made, show).execute())
         finally:
-            if options.keep is not None:
-                kept = options.keep / f"{policy}-{script.rate_bytes // MIB}-{script.seed}"
-                kept.mkdir(parents=True, exist_ok=True)
-                for path in folder.rglob("*"):
-                    if path.suffix in {".log", ".toml", ".sqlite"}:
-                        shutil.copy(path, kept)
-        if options.keep is not None:
-            (kept / "series.json").write_bytes(msgspec.json.encode({"script": script, "series": series}))
+            if keeper is not None:
+                keeper.logs(folder)
+        if keeper is not None:
+            keeper.series(series)
         return series
 
 

@@ -2,10 +2,12 @@
 
 import math
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import pytest
 from bench.trial import report
 from bench.trial.contenders.contender import Move, Order
+from bench.trial.keeper import Keeper
 from bench.trial.measures import (
     NEVER,
     Heard,
@@ -21,7 +23,7 @@ from bench.trial.measures import (
     outcomes,
     percentile,
 )
-from bench.trial.script import Burst, Restart, Script
+from bench.trial.script import Burst, Restart, Script, write
 
 from dynmem.units import MIB
 
@@ -204,6 +206,15 @@ def test_a_percentile_is_a_value_of_the_series(share: float, expected: float) ->
 def test_one_memory_in_a_hundred_that_never_comes_is_in_the_99th_percentile_only_beyond_it() -> None:
     assert percentile([0.0] * 99 + [NEVER], 0.99) == 0.0
     assert percentile([0.0] * 98 + [NEVER] * 2, 0.99) == NEVER
+
+
+def test_a_kept_reference_is_used_for_the_same_script_and_no_other(tmp_path: Path) -> None:
+    run = PROMPT._replace(moves=[Move(1.5, Order("g0", 7))], lost=[(2.0, 1)])
+    whole = write(3, rate_bytes=64 * MIB)
+    assert Keeper(tmp_path, "none", whole).earlier() is None
+    Keeper(tmp_path, "none", whole).series(run)
+    assert Keeper(tmp_path, "none", whole).earlier() == run
+    assert Keeper(tmp_path, "none", write(3, rate_bytes=64 * MIB, guests=5)).earlier() is None
 
 
 def record(policy: str, seed: int, run: Series) -> report.RunRecord:
