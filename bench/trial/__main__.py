@@ -26,7 +26,7 @@ from bench.trial.keeper import Keeper
 from bench.trial.measures import Series, delays, figures, outcomes
 from bench.trial.report import RunRecord
 from bench.trial.runner import Run, Show
-from bench.trial.script import GUESTS_MAX, GUESTS_MIN, Script, write
+from bench.trial.script import GUESTS_MAX, GUESTS_MIN, Script, write, write_steady
 from dynmem.errors import DynmemError, ExitCode
 from dynmem.lab.probe import accelerator
 from dynmem.lab.qemu import Accelerator
@@ -48,6 +48,7 @@ class Options:
     embedded: bool
     idle_load: bool
     keep: Path | None
+    steady_s: int
 
     @property
     def conditions(self) -> str:
@@ -58,6 +59,9 @@ class Options:
         """Yield the scripts, in the order of the runs."""
         for rate in self.rates:
             for seed in self.seeds:
+                if self.steady_s:
+                    yield write_steady(seed, seconds=self.steady_s, rate_bytes=rate * MIB, guests=self.guests)
+                    continue
                 yield write(
                     seed,
                     rate_bytes=rate * MIB,
@@ -115,6 +119,9 @@ def _parse() -> tuple[Options, str]:
     )
     parser.add_argument("--embedded", action="store_true", help="guests of `dynmem vm`, without an emulator")
     parser.add_argument("--short", action="store_true", help="three bursts instead of seven")
+    parser.add_argument(
+        "--steady", type=int, default=0, metavar="SECONDS", help="no bursts, but noise of a few percent"
+    )
     parser.add_argument("--idle-load", action="store_true", help="two busy loops beside the guests")
     parser.add_argument(
         "--keep",
@@ -148,6 +155,7 @@ def _parse() -> tuple[Options, str]:
         embedded=words.embedded,
         idle_load=words.idle_load,
         keep=words.keep,
+        steady_s=words.steady,
     )
     return options, words.form or "table"
 

@@ -267,6 +267,6 @@ def moved(moves: Sequence[Move], script: Script) -> int:
     return total
 
 
-def hourly(count: int, duration_s: float) -> float:
+def hourly(count: float, duration_s: float) -> float:
     """Return a count as a rate per hour."""
     return count * 3600 / duration_s if duration_s else 0.0

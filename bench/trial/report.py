@@ -8,7 +8,7 @@ import msgspec
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from bench.trial.measures import Figures, Outcome, percentile
+from bench.trial.measures import Figures, Outcome, hourly, percentile
 from dynmem.units import MIB, format_size
 
 SCHEMA_VERSION: Final = 1
@@ -18,7 +18,7 @@ COLUMNS: Final = (
     "resident peak",
     "samples above budget",
     "MiB moved",
-    "commands",
+    "commands (an hour)",
     "unmet MiB·s",
     "need to memory, median",
     "p99",
@@ -122,7 +122,7 @@ def cells(runs: Sequence[RunRecord]) -> list[str]:
         f"{peak / MIB:.0f} of {budget // MIB}",
         f"{total('samples_above'):.0f} of {total('samples'):.0f}",
         f"{total('moved_bytes') / MIB:.0f}",
-        f"{total('commands'):.0f}",
+        f"{total('commands'):.0f} ({hourly(total('commands'), total('duration_s')):.0f})",
         f"{total('unmet_byte_s') / MIB:.0f}",
         _delay(percentile(delays, 0.5)),
         _delay(percentile(delays, 0.99)),

@@ -48,6 +48,10 @@ class Event(NamedTuple):
 def events(script: Script) -> list[Event]:
     """Return what a script does, in the order of time."""
     made = [Event(restart.at_s, restart.guest, None) for restart in script.restarts]
+    made += [
+        Event(wobble.at_s, wobble.guest, Wanted(wobble.load_bytes, 0, script.rate_bytes))
+        for wobble in script.wobbles
+    ]
     for burst in script.bursts:
         base, grown = script.base_bytes, script.base_bytes + burst.size_bytes
         is_cache = burst.kind == "cache"

@@ -21,6 +21,9 @@ OWN_BYTES: Final = 136 * MIB
 BASE_BYTES: Final = 16 * MIB
 # Of every guest's memory, what no manager can be asked to move in time: the guest's watermarks.
 SPARE_BYTES: Final = 24 * MIB
+# A load that is steady but for a few percent.
+STEADY_BYTES: Final = 64 * MIB
+WOBBLE: Final = 0.03
 LEAK_RATE_BYTES: Final = 8 * MIB
 GUESTS_MIN: Final = 4
 GUESTS_MAX: Final = 8
@@ -86,6 +89,15 @@ class Restart:
 
 
 @dataclass(frozen=True)
+class Wobble:
+    """A small change of a load that is steady otherwise."""
+
+    guest: int
+    at_s: float
+    load_bytes: int
+
+
+@dataclass(frozen=True)
 class Script:
     """A whole run. Times count from the moment at which all guests have booted and come to rest."""
 
@@ -98,6 +110,7 @@ class Script:
     minimum_bytes: int = MINIMUM_BYTES
     base_bytes: int = BASE_BYTES
     slush_bytes: int = SLUSH_BYTES
+    wobbles: tuple[Wobble, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -112,7 +125,8 @@ class Script:
     @property
     def duration_s(self) -> float:
         """How long it runs."""
-        return max(burst.ends_s for burst in self.bursts) + _TAIL_S
+        ends = [burst.ends_s for burst in self.bursts] + [wobble.at_s for wobble in self.wobbles]
+        return max(ends) + _TAIL_S
 
     def use_bytes(self, guest: int, at_s: float) -> int:
         """Return what a guest uses at a moment: what it needs for itself, and its load."""
@@ -141,6 +155,18 @@ def write(
     else:
         author.middle(page_cache=page_cache)
     return Script(seed, rate_bytes, guests, tuple(author.bursts), tuple(author.restarts))
+
+
+def write_steady(seed: int, *, seconds: int, rate_bytes: int, guests: int = GUESTS_MIN) -> Script:
+    """Return a script without a burst: every load changes by a few percent of its guest's use each second."""
+    source = random.Random(f"steady {seed} {guests}")
+    span = int((OWN_BYTES + STEADY_BYTES) * WOBBLE) // MIB
+    wobbles = [
+        Wobble(guest, float(second), STEADY_BYTES + source.randint(-span, span) * MIB)
+        for second in range(1, seconds + 1)
+        for guest in range(guests)
+    ]
+    return Script(seed, rate_bytes, guests, (), (), base_bytes=STEADY_BYTES, wobbles=tuple(wobbles))
 
 
 class _Author:

@@ -15,6 +15,7 @@ from bench.trial.script import (
     Burst,
     Script,
     write,
+    write_steady,
 )
 from hypothesis import given
 from hypothesis import strategies as st
@@ -111,6 +112,17 @@ def test_every_load_is_back_at_its_base_when_all_orders_have_been_carried_out(sc
         if event.wanted is not None:
             last[event.guest] = event.wanted.load_bytes
     assert set(last.values()) == {script.base_bytes}
+
+
+def test_a_steady_script_changes_every_load_by_a_few_percent_and_bursts_never() -> None:
+    script = write_steady(1, seconds=20, rate_bytes=64 * MIB)
+    assert script.bursts == ()
+    use = OWN_BYTES + script.base_bytes
+    assert len(script.wobbles) == 20 * script.guests
+    assert all(abs(w.load_bytes - script.base_bytes) <= 0.03 * use for w in script.wobbles)
+    assert len({w.load_bytes for w in script.wobbles}) > 5
+    assert script.guests * int(use * 1.03 + SPARE_BYTES) + SLUSH_BYTES <= script.budget_bytes
+    assert [event.at_s for event in events(script)] == [w.at_s for w in script.wobbles]
 
 
 @pytest.mark.parametrize(("at_s", "size"), [(0.9, 0), (1.5, 32), (3.0, 64), (5.5, 32), (6.1, 0)])
