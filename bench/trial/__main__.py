@@ -245,7 +245,8 @@ class Bar:
         self._done += 1
         survived, killed, *_, median, p99, _ = report.cells([run])
         self._console.print(
-            f"{self._what}: {survived} survived, {killed} killed, need to memory {median}, p99 {p99}"
+            f"{self._what}: {survived} survived, {killed} killed, need to memory {median}, p99 {p99}",
+            soft_wrap=True,
         )
 
 

@@ -10,6 +10,7 @@ import pytest
 from bench.trial import runner
 from bench.trial.contenders.contender import Figures, Host, Order, Silent, Terms
 from bench.trial.guests import Report
+from bench.trial.measures import Series
 from bench.trial.runner import Run, Wanted, events
 from bench.trial.script import Burst, Restart, Script
 
@@ -128,7 +129,7 @@ def script(*bursts: Burst, restarts: Sequence[Restart] = ()) -> Brief:
     return Brief(1, 64 * MIB, 2, bursts or (BURST, CACHE), tuple(restarts))
 
 
-def play(played: Script, *guests: FakeGuest) -> tuple[FakeContender, runner.Series]:
+def play(played: Script, *guests: FakeGuest) -> tuple[FakeContender, Series]:
     terms = Terms(played.names, 192 * MIB, 512 * MIB, 512 * MIB, 32 * MIB)
     contender = FakeContender(terms)
     series = asyncio.run(Run(played, contender, guests, lambda _phase, _share: None).execute())
