@@ -144,7 +144,23 @@ def test_only_what_the_guest_has_available_is_asked_of_it() -> None:
     rack.overrides["batch"] = {"demand": Demand(430 * MIB, 30 * MIB, "used", 1)}
     result = rack.sweep()
     assert targets(result)["batch"] * MIB >= size - 30 * MIB + 14 * MIB
-    assert "but the guest has only 30 MiB available" in result.commands[0].reason
+    assert "its guest has only 30 MiB available" in result.commands[0].reason
+
+
+def test_what_one_guest_cannot_give_is_asked_of_others_in_the_same_step() -> None:
+    def given(safeguards: Safeguards) -> int:
+        """Return how much of what a step asks for the guests have, in MiB, when web needs 250 MiB more."""
+        rack = host({"web": 100, "db": 100, "batch": 150})
+        rack.manager = Manager(rack.settings, tuple(rack.configs.values()), safeguards)
+        rack.sweep(6)
+        spare = {"db": rack.sizes["db"] - 100 * MIB, "batch": 20 * MIB}
+        before = dict(rack.sizes)
+        rack.demands["web"] = 350 * MIB
+        rack.overrides["batch"] = {"demand": Demand(150 * MIB, spare["batch"], "used", 1)}
+        asked = {name: mib * MIB for name, mib in targets(rack.sweep()).items() if name in spare}
+        return sum(min(before[name] - size, spare[name]) for name, size in asked.items()) // MIB
+
+    assert given(Safeguards()) > 1.3 * given(Safeguards(guest_cushion=False)) > 0
 
 
 @settings(max_examples=60)

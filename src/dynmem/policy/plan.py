@@ -18,8 +18,8 @@ def plan(snapshot: Snapshot) -> Plan:
     """Divide the capacity among the VMs. The same snapshot always gives the same plan."""
     vms = snapshot.vms
     wanted = [wanted_pages(vm) for vm in vms]
-    targets, cut = _targets(vms, snapshot.capacity_pages)
-    division = Division.of(snapshot, wanted, targets, cut)
+    targets, cut, fair = _targets(vms, snapshot.capacity_pages)
+    division = Division.of(snapshot, wanted, targets, fair)
     decisions = tuple(
         Decision(
             vm=vm.name,
@@ -46,10 +46,15 @@ def least_pages(vms: Sequence[Vm], priority: Priority, *, keeping: bool = False)
     return sum(max(each, vm.kept_pages) if keeping else each for each, vm in zip(least, vms, strict=True))
 
 
-def _targets(vms: Sequence[Vm], capacity: int) -> tuple[list[int], Level | None]:
-    """Divide and align; what a VM cannot use of its share, as its next step is too large, goes to others."""
+def _targets(vms: Sequence[Vm], capacity: int) -> tuple[list[int], Level | None, Level | None]:
+    """Divide and align; what a VM cannot use of its share, as its next step is too large, goes to others.
+
+    Returned with the level that is cut, and the one that would be if every VM could give its share: that one
+    says who gives first.
+    """
     tops = [Tops.of(vm) for vm in vms]
     shares, cut = _divide(vms, tops, capacity)
+    _, fair = _rise(vms, tops, capacity)
     targets = [_aligned(vm, share) for vm, share in zip(vms, shares, strict=True)]
     for _ in range(_DIVISIONS_MAX - 1):
         leaving = [i for i, vm in enumerate(vms) if vm.sizes.stepped(shares[i]) and targets[i] < shares[i]]
@@ -59,7 +64,7 @@ def _targets(vms: Sequence[Vm], capacity: int) -> tuple[list[int], Level | None]
             tops[i] = tops[i].capped(targets[i])
         shares, _ = _divide(vms, tops, capacity)
         targets = [_aligned(vm, share) for vm, share in zip(vms, shares, strict=True)]
-    return targets, cut
+    return targets, cut, fair
 
 
 def _divide(vms: Sequence[Vm], tops: Sequence[Tops], capacity: int) -> tuple[list[int], Level | None]:

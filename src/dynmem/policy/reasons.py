@@ -28,7 +28,7 @@ class Division(msgspec.Struct, frozen=True, gc=False):
     """What all reasons of a plan share.
 
     Attributes:
-        cut: The level at which memory ran out; None: it did not.
+        cut: The level at which memory would run out if every VM could give its share; None: it would not.
         neediest: The VM that others give for; None: no VM needs more.
         needs: What it needs, as a phrase.
         holders: Who holds what the others cannot have, the largest first, and which VM of the plan that is.
@@ -75,6 +75,8 @@ def reason_for(outcome: Outcome, division: Division) -> str:
         parts += list(holders)[:1]
         parts.append(division.cut.gives if division.cut else FITS)
     parts.append(_arithmetic(outcome))
+    if giving and outcome.target_pages == outcome.vm.kept_pages:
+        parts.append(outcome.vm.kept_why)
     return "; ".join(parts)
 
 

@@ -64,6 +64,7 @@ class Vm(MemorySettings, frozen=True, gc=False):
         held_pages: The size it was given, which it keeps if no other VM needs it.
         margin_pages: The growth between two periods that headroom should cover first.
         kept_pages: What cannot be taken from it now, wanted or not.
+        kept_why: Why, in words.
         limit: What `maximum_pages` is, in words.
         sizes: The sizes that it can have.
     """
@@ -75,6 +76,7 @@ class Vm(MemorySettings, frozen=True, gc=False):
     held_pages: int
     margin_pages: int = 0
     kept_pages: int = 0
+    kept_why: str = "it cannot give more now"
     limit: str = "maximum"
     sizes: Sizes = ANY
 

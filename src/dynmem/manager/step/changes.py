@@ -10,9 +10,8 @@ from collections.abc import Sequence
 import msgspec
 
 from dynmem.manager.step.record import Record
-from dynmem.manager.step.safeguards import BUFFER_SHARE, band_pages, cushion_pages
+from dynmem.manager.step.safeguards import BUFFER_SHARE, band_pages
 from dynmem.policy import HUGE_PAGES, Climber, Decision, Tops, Vm, rise
-from dynmem.units import pages_of
 
 ALREADY_HELD = "no grant: it holds this much already"
 
@@ -112,22 +111,8 @@ class Change(msgspec.Struct, frozen=True):
         return f"{self.record.name}: {self.reason}{paid}"
 
 
-def shrink_target(candidate: Candidate, *, cushion: bool) -> int:
-    """Return the lowest target that this VM may get now: the plan's, or what its guest can reach at once."""
-    target = candidate.decision.target_pages
-    demand = candidate.record.facts.demand
-    actual = candidate.record.actual_pages
-    if not candidate.may_shrink:
-        return candidate.held
-    if cushion and demand is not None and actual is not None:
-        given = max(0, pages_of(demand.available_bytes) - cushion_pages(actual))
-        keeps = -(-(actual - given) // HUGE_PAGES) * HUGE_PAGES
-        target = max(target, keeps)
-    return min(target, candidate.held)
-
-
 def choose_shrinks(
-    candidates: Sequence[Candidate], needed: int, free: int, *, cushion: bool, dead_band: bool
+    candidates: Sequence[Candidate], needed: int, free: int, *, dead_band: bool
 ) -> list[tuple[Candidate, int]]:
     """Return which VMs shrink and to what: the largest differences first, until *needed* is covered.
 
@@ -135,8 +120,8 @@ def choose_shrinks(
     is the dead band of shrinks, and without it every VM goes where the plan says. A VM above its own maximum
     shrinks unless what is free covers that, too.
     """
-    wanted = [(each, shrink_target(each, cushion=cushion)) for each in candidates]
-    wanted = [(each, target) for each, target in wanted if target < each.held]
+    planned = ((each, each.decision.target_pages) for each in candidates if each.may_shrink)
+    wanted = [(each, target) for each, target in planned if target < each.held]
     chosen: list[tuple[Candidate, int]] = []
     brought = free + sum(each.in_flight for each in candidates)
     for each, target in sorted(wanted, key=lambda pair: pair[1] - pair[0].counted):

@@ -69,7 +69,10 @@ class Manager:
         self._targets_before = {record.name: record.target_pages for record in self._roster}
         stalls = self._stalls(survey)
         movable = [record for record in self._roster if survey.is_movable(record.name)]
-        views = tuple(view_of(record, survey.standings[record.name]) for record in movable)
+        views = tuple(
+            view_of(record, survey.standings[record.name], cushion=self.safeguards.guest_cushion)
+            for record in movable
+        )
         taken = [self._taken(record, survey) for record in self._roster]
         room = room_for(views, survey.room, taken, sparing=self.safeguards.sparing)
         reserved, kept = self._reserved(views, survey, room)
@@ -368,7 +371,6 @@ class Manager:
             candidates,
             needed,
             max(0, free.pages),
-            cushion=guards.guest_cushion,
             dead_band=guards.dead_band and not survey.emergency,
         )
         coming = sum(each.in_flight for each in candidates)

@@ -10,7 +10,7 @@ from dynmem.manager.step.claims import Claims
 from dynmem.manager.step.measured import MeasuredFree
 from dynmem.manager.step.record import Record
 from dynmem.manager.step.standing import boast
-from dynmem.units import format_pages, format_size
+from dynmem.units import format_pages
 
 
 class Orders(msgspec.Struct, frozen=True):
@@ -43,15 +43,9 @@ class Orders(msgspec.Struct, frozen=True):
     def shrink(self, candidate: Candidate, target: int) -> Change:
         """Shrink a VM. Its claim stays until the memory is measured free."""
         decision = candidate.decision
-        limit = ""
-        if target > decision.target_pages:
-            demand = candidate.record.facts.demand
-            spare = format_size(demand.available_bytes) if demand else "nothing"
-            planned = format_pages(decision.target_pages)
-            limit = f"; {planned} was planned, but the guest has only {spare} available"
         if self.enforced:
             candidate.record.retarget(target, self.now_ns)
-        reason = f"{self.shrunk} to {format_pages(target)}{boast(candidate.record)}: {decision.reason}{limit}"
+        reason = f"{self.shrunk} to {format_pages(target)}{boast(candidate.record)}: {decision.reason}"
         return Change(candidate.record, target, reason)
 
     def grant(self, candidate: Candidate, target: int) -> Change:

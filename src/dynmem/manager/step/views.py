@@ -1,13 +1,14 @@
 """A movable VM as the policy sees it: between which bounds it can be moved now, and why those."""
 
+from dynmem.manager.step.giving import available_text, keeps_pages
 from dynmem.manager.step.record import Record
 from dynmem.manager.step.safeguards import margin_pages
 from dynmem.manager.step.standing import Standing
 from dynmem.policy import Vm
 
 
-def view_of(record: Record, standing: Standing) -> Vm:
-    """Return a VM as the policy sees it."""
+def view_of(record: Record, standing: Standing, *, cushion: bool) -> Vm:
+    """Return a VM as the policy sees it; with *cushion*, what its guest cannot give now is kept."""
     held = min(record.target_pages or 0, record.most_pages)
     sizes = record.sizes
     maximum, limit = sizes.down(record.maximum_pages), "maximum"
@@ -18,9 +19,12 @@ def view_of(record: Record, standing: Standing) -> Vm:
         maximum, limit = max(declined.at_pages, held), "offered no more than"
         if maximum == declined.at_pages:
             limit = "takes no more than"
+    why = "it cannot give more now"
     kept = min(stopped.at_pages, record.most_pages) if stopped is not None and stopped.holds else 0
     if not standing.may_shrink or record.reported_pages > record.most_pages:
         kept = max(kept, held)
+    elif cushion and (in_use := min(held, keeps_pages(record))) > kept:
+        kept, why = in_use, f"its guest has only {available_text(record)} available"
     config = record.config
     return Vm(
         name=config.name,
@@ -33,6 +37,7 @@ def view_of(record: Record, standing: Standing) -> Vm:
         priority=config.priority,
         margin_pages=margin_pages(record.maximum_pages),
         kept_pages=kept,
+        kept_why=why,
         limit=limit,
         sizes=sizes,
     )
