@@ -2,7 +2,7 @@
 
 import msgspec
 import pytest
-from tests.rigs.obedient import ObedientHost
+from tests.rigs.obedient import CALM, ObedientHost
 
 from dynmem.manager.step.facts import Demand, ManagerSettings, VmConfig
 from dynmem.manager.step.safeguards import Safeguards
@@ -22,7 +22,7 @@ def rack(
 ) -> ObedientHost:
     changed = msgspec.structs.replace(HOST, **more)
     sizes = {name: size * MIB for name, size in demands.items()}
-    return ObedientHost(changed, configs, sizes, safeguards=safeguards or Safeguards())
+    return ObedientHost(changed, configs, sizes, safeguards=safeguards or CALM)
 
 
 def caches(host: ObedientHost, *names: str) -> None:
@@ -78,7 +78,7 @@ def boaster(safeguards: Safeguards, released: str = "") -> ObedientHost:
 
 @pytest.mark.parametrize("released", ["", "liar"])
 def test_a_monitor_that_says_that_its_vm_is_larger_than_any_host_starves_nobody(released: str) -> None:
-    host = boaster(Safeguards(), released)
+    host = boaster(CALM, released)
     assert host.sizes["web"] >= 480 * MIB
     assert host.sizes["db"] >= 120 * MIB
     assert host.manager.status().books.ballooned_bytes < GIB
@@ -154,7 +154,7 @@ def test_a_target_of_a_manager_before_counts_no_further_than_the_host_could_give
 
 
 def test_without_two_sources_that_monitor_starves_the_others() -> None:
-    assert boaster(Safeguards(two_sources=False)).sizes["web"] < 400 * MIB
+    assert boaster(msgspec.structs.replace(CALM, two_sources=False)).sizes["web"] < 400 * MIB
 
 
 def test_a_vm_that_booted_with_more_than_its_maximum_is_brought_there_and_counted_as_measured() -> None:
@@ -191,7 +191,7 @@ def taker(safeguards: Safeguards) -> tuple[ObedientHost, list[str]]:
 
 
 def test_nobody_gives_what_it_needs_for_a_vm_above_its_own_maximum_and_that_vm_is_named() -> None:
-    host, lines = taker(Safeguards())
+    host, lines = taker(CALM)
     assert host.manager.status().emergency
     assert min(host.sizes["web"], host.sizes["db"]) >= 200 * MIB
     named = [line for line in lines if line.startswith("taker: holds 1 GiB, its maximum is 256 MiB")]
@@ -202,7 +202,7 @@ def test_nobody_gives_what_it_needs_for_a_vm_above_its_own_maximum_and_that_vm_i
 
 
 def test_without_sparing_the_neighbours_of_a_vm_above_its_maximum_give_what_they_need() -> None:
-    host, _ = taker(Safeguards(sparing=False))
+    host, _ = taker(msgspec.structs.replace(CALM, sparing=False))
     assert host.sizes["web"] < 200 * MIB
 
 
@@ -221,15 +221,15 @@ def started(safeguards: Safeguards, priority: Priority = "normal") -> ObedientHo
 
 
 def test_a_start_takes_no_more_from_running_vms_than_a_reservation_could() -> None:
-    host = started(Safeguards())
+    host = started(CALM)
     assert host.sizes["web"] >= 350 * MIB  # a higher priority gives no more than its buffer
     assert host.sizes["batch"] < 350 * MIB  # a lower one gives what it needs, too
-    assert started(Safeguards(), "low").sizes["batch"] >= 350 * MIB
+    assert started(CALM, "low").sizes["batch"] >= 350 * MIB
 
 
 def test_a_start_takes_from_nobody_what_a_vm_of_its_own_priority_needs() -> None:
-    assert started(Safeguards(), "low").sizes["batch"] >= 350 * MIB
-    assert started(Safeguards(sparing=False), "low").sizes["batch"] < 350 * MIB
+    assert started(CALM, "low").sizes["batch"] >= 350 * MIB
+    assert started(msgspec.structs.replace(CALM, sparing=False), "low").sizes["batch"] < 350 * MIB
 
 
 def beginning(safeguards: Safeguards) -> ObedientHost:
@@ -245,12 +245,12 @@ def beginning(safeguards: Safeguards) -> ObedientHost:
 
 
 def test_a_manager_that_begins_shrinks_nobody_for_vms_that_have_not_reported_yet() -> None:
-    assert beginning(Safeguards()).sizes["web"] == 160 * MIB
-    assert beginning(Safeguards(sparing=False)).sizes["web"] < 160 * MIB
+    assert beginning(CALM).sizes["web"] == 160 * MIB
+    assert beginning(msgspec.structs.replace(CALM, sparing=False)).sizes["web"] < 160 * MIB
 
 
 def test_nothing_is_granted_that_a_start_may_still_take() -> None:
-    host = started(Safeguards())
+    host = started(CALM)
     free = host.manager.status().measured_free
     assert free is not None
     assert free.held_bytes >= 512 * MIB + host.sizes["web"]

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.rigs.obedient import ObedientHost
+from tests.rigs.obedient import CALM, ObedientHost
 
 from dynmem.manager.step import Manager
 from dynmem.manager.step.facts import Demand, ManagerSettings, VmConfig
@@ -70,7 +70,7 @@ def test_a_kill_at_any_step_ends_where_no_kill_would_have(killed_after: int) -> 
             if turn == 6:
                 rack.demands["web"] = 420 * MIB
             if kill and turn == killed_after:
-                rack.manager = Manager(rack.settings, list(rack.configs.values()))
+                rack.manager = Manager(rack.settings, list(rack.configs.values()), CALM)
                 for name, size in rack.sizes.items():
                     rack.manager.restore(name, f"{name}.1", size)
             rack.sweep()
@@ -160,7 +160,7 @@ def test_what_one_guest_cannot_give_is_asked_of_others_in_the_same_step() -> Non
         asked = {name: mib * MIB for name, mib in targets(rack.sweep()).items() if name in spare}
         return sum(min(before[name] - size, spare[name]) for name, size in asked.items()) // MIB
 
-    assert given(Safeguards()) > 1.3 * given(Safeguards(guest_cushion=False)) > 0
+    assert given(CALM) > 1.3 * given(msgspec.structs.replace(CALM, guest_cushion=False)) > 0
 
 
 @settings(max_examples=60)
@@ -230,8 +230,8 @@ def test_without_the_dead_band_a_settled_host_is_not_silent() -> None:
             sent += len(rack.sweep().commands)
         return sent
 
-    assert commands(Safeguards()) == 0
-    assert commands(Safeguards(dead_band=False)) > 0
+    assert commands(CALM) == 0
+    assert commands(msgspec.structs.replace(CALM, dead_band=False)) > 0
 
 
 def test_a_command_that_never_left_is_decided_again() -> None:
@@ -292,7 +292,7 @@ def trickling(safeguards: Safeguards, sweeps: int) -> tuple[ObedientHost, list[s
 
 
 def test_what_is_owed_and_late_is_room_for_nobody_and_others_are_asked_instead() -> None:
-    rack, lines = trickling(Safeguards(), 12)
+    rack, lines = trickling(CALM, 12)
     assert rack.sizes["web"] >= 720 * MIB
     assert rack.sizes["db"] < 300 * MIB
     assert sum(line.startswith("lazy: late: ") for line in lines) == 1
@@ -300,13 +300,13 @@ def test_what_is_owed_and_late_is_room_for_nobody_and_others_are_asked_instead()
 
 
 def test_without_deadlines_a_vm_waits_for_one_that_gives_next_to_nothing() -> None:
-    rack, _ = trickling(Safeguards(deadlines=False), 60)
+    rack, _ = trickling(msgspec.structs.replace(CALM, deadlines=False), 60)
     assert rack.sizes["web"] < 620 * MIB
     assert rack.sizes["db"] == 448 * MIB
 
 
 def test_a_sweep_does_not_hurry_for_what_is_short_by_a_few_pages_or_late() -> None:
-    rack, _ = trickling(Safeguards(), 12)
+    rack, _ = trickling(CALM, 12)
     rack.demands["web"] = 1500 * MIB  # more than there is
     rack.sweep(8)
     rack.sizes["lazy"] = rack.sizes["db"] + 4096

@@ -4,7 +4,7 @@ import pytest
 
 from dynmem.policy import LEVELS, PRIORITIES, Climber, Level, Tops, Vm, rise
 
-TOPS = Tops(floor=10, demand=100, buffer=120, margin=140, held=150, spread=400)
+TOPS = Tops(floor=10, demand=100, at_hand=100, buffer=120, margin=140, held=150, spread=400)
 
 
 def climbers(*priorities: str, weight: int = 5000) -> list[Climber]:
@@ -52,8 +52,29 @@ def test_what_a_vm_has_at_the_start_is_not_paid_for() -> None:
     assert rise([started], lambda _: 15)[0] == [105]
 
 
+def test_comfort_is_not_paid_from_what_is_kept_ready_and_survival_is() -> None:
+    tops = Tops(floor=10, demand=100, at_hand=130, buffer=150, margin=160, held=170, spread=400)
+    poor, rich = (Climber(each.vm, tops, 0) for each in climbers("low", "high"))
+
+    def room(level: Level) -> int:
+        return 260 if level.is_survival else 260 - 40
+
+    reached, cut = rise([poor, rich], room)
+    assert (reached, cut and cut.name) == ([130, 130], "buffer high")
+    survival = [level.is_survival for level in LEVELS]
+    assert survival == sorted(survival, reverse=True)
+
+
+def test_nobody_has_comfort_before_everybody_has_what_it_needs_to_live() -> None:
+    tops = Tops(floor=10, demand=100, at_hand=150, buffer=200, margin=200, held=200, spread=400)
+    poor, rich = (Climber(each.vm, tops, 0) for each in climbers("low", "high"))
+    assert rise([poor, rich], lambda _: 180)[0] == [80, 100]
+    assert rise([poor, rich], lambda _: 230)[0] == [100, 130]
+    assert rise([poor, rich], lambda _: 330)[0] == [150, 180]
+
+
 def test_levels_serve_those_who_are_short_first_and_each_kind_by_priority() -> None:
     assert [level.is_short for level in LEVELS] == sorted((level.is_short for level in LEVELS), reverse=True)
-    for kind in ("demand", "buffer"):
+    for kind in ("demand", "at hand", "buffer"):
         order = [level.priority for level in LEVELS if level.name.startswith(kind)]
         assert tuple(order) == PRIORITIES

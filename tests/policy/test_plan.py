@@ -42,6 +42,7 @@ def vms(draw: st.DrawFn) -> tuple[Vm, ...]:
                 buffer_percent=draw(st.sampled_from((0, 5, 20, 100))),
                 weight=draw(st.integers(1, 10_000)),
                 priority=priority,
+                at_hand_pages=draw(st.sampled_from((0, 64 * MIB, 200 * MIB))),
                 margin_pages=draw(st.integers(0, 128 * MIB)),
             )
         )
@@ -49,14 +50,27 @@ def vms(draw: st.DrawFn) -> tuple[Vm, ...]:
 
 
 CAPACITIES = st.integers(0, 6000 * MIB)
+READY = st.integers(0, 600 * MIB)
 
 
-@given(vms(), CAPACITIES)
+@given(vms(), CAPACITIES, READY)
 def test_the_sum_of_targets_passes_the_capacity_only_by_floors(
-    machines: tuple[Vm, ...], capacity: int
+    machines: tuple[Vm, ...], capacity: int, ready: int
 ) -> None:
-    total = sum(each.target_pages for each in plan(Snapshot(capacity, machines)).decisions)
+    total = sum(each.target_pages for each in plan(Snapshot(capacity, machines, ready_pages=ready)).decisions)
     assert total <= max(capacity, sum(each.floor_pages for each in machines))
+
+
+@given(vms(), CAPACITIES, READY)
+def test_what_is_kept_ready_is_spent_only_on_what_guests_need_to_live(
+    machines: tuple[Vm, ...], capacity: int, ready: int
+) -> None:
+    decisions = plan(Snapshot(capacity, machines, ready_pages=ready)).decisions
+    left = capacity - sum(each.target_pages for each in decisions)
+    for machine, decision in zip(machines, decisions, strict=True):
+        need = machine.demand_pages + machine.at_hand_pages
+        live = max(machine.floor_pages, min(machine.maximum_pages, need))
+        assert left >= ready or decision.target_pages < live + HUGE_PAGES
 
 
 @given(vms(), CAPACITIES)
@@ -140,14 +154,14 @@ def test_what_is_left_over_of_a_step_goes_to_others() -> None:
     assert targets["db"].target_pages == 516 * MIB
 
 
-@given(vms(), CAPACITIES)
-def test_a_plan_carried_out_is_planned_again(machines: tuple[Vm, ...], capacity: int) -> None:
-    first = plan(Snapshot(capacity, machines))
+@given(vms(), CAPACITIES, READY)
+def test_a_plan_carried_out_is_planned_again(machines: tuple[Vm, ...], capacity: int, ready: int) -> None:
+    first = plan(Snapshot(capacity, machines, ready_pages=ready))
     held = tuple(
         msgspec.structs.replace(machine, held_pages=decision.target_pages)
         for machine, decision in zip(machines, first.decisions, strict=True)
     )
-    again = plan(Snapshot(capacity, held))
+    again = plan(Snapshot(capacity, held, ready_pages=ready))
     # What 2 MiB steps leave over may still move, never more than that for each VM.
     slack = HUGE_PAGES * len(machines)
     for was, now in zip(first.decisions, again.decisions, strict=True):
@@ -222,6 +236,17 @@ def test_headroom_gives_first_and_the_reason_names_who_needs_it() -> None:
     assert decision.reason.startswith("web (priority high) needs 420 MiB more; ")
     assert "headroom gives first" in decision.reason
     assert "demand 100 MiB + 20 % = 120 MiB" in decision.reason
+
+
+def test_the_reason_says_what_should_be_at_hand_and_what_is_kept_ready() -> None:
+    web = vm("web", 200, at_hand_pages=64 * MIB, held_pages=400 * MIB)
+    (alone,) = plan(Snapshot(2000 * MIB, (web,))).decisions
+    assert "demand 200 MiB + 64 MiB at hand = 264 MiB" in alone.reason
+    big = vm("db", 600, held_pages=800 * MIB)
+    kept = by_name(plan(Snapshot(1000 * MIB, (web, big), ready_pages=100 * MIB)))
+    assert "100 MiB is kept ready for whoever grows next" in kept["db"].reason
+    lacking = by_name(plan(Snapshot(700 * MIB, (web, big), ready_pages=100 * MIB)))
+    assert "ready" not in lacking["db"].reason
 
 
 def test_headroom_first_covers_the_growth_of_everybody_between_two_periods() -> None:

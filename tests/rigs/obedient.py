@@ -21,11 +21,13 @@ from dynmem.manager.step.facts import (
     VmFacts,
 )
 from dynmem.manager.step.results import StepResult
-from dynmem.manager.step.safeguards import ALL_ON, Safeguards
+from dynmem.manager.step.safeguards import Safeguards
 from dynmem.units import MIB
 
 REPORT_AGE_NS: Final = 1
 KERNEL_BYTES: Final = 24 * MIB
+# Nothing is expected and nothing kept ready, so that every figure can be computed by hand.
+CALM: Final = Safeguards(growth=False, ready=False)
 
 
 class ObedientHost:
@@ -45,7 +47,7 @@ class ObedientHost:
         demands: Mapping[str, int],
         *,
         available_bytes: int = 1 << 50,
-        safeguards: Safeguards = ALL_ON,
+        safeguards: Safeguards = CALM,
     ) -> None:
         self.settings = settings
         self.configs = {config.name: config for config in configs}

@@ -119,8 +119,8 @@ def test_without_deadlines_a_guest_waits_for_ever_beside_one_that_gives_next_to_
         guests = {"normal1": growing, "trickling": IDLE, "normal2": IDLE}
         return unmet(hosting(1800, safeguards, guests), 60, 30)
 
-    assert waited(Safeguards()) == 0
-    assert waited(Safeguards(deadlines=False)) > 0
+    assert waited(Safeguards(ready=False)) == 0
+    assert waited(Safeguards(ready=False, deadlines=False)) > 0
 
 
 def test_without_sparing_a_vm_that_starts_takes_what_running_vms_need() -> None:

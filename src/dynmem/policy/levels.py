@@ -2,7 +2,11 @@
 
 A level is a height for each VM: what it needs, its buffer, its headroom. All VMs that a level is meant for
 rise towards theirs together, by weight, before any VM rises in the next one. So what is cut first when memory
-runs out stands last: headroom, then buffers, then the demand of low, normal and high priority.
+runs out stands last: headroom, then buffers, then what is kept ready, then what guests have at hand, then the
+demand of low, normal and high priority.
+
+Survival comes before comfort, whatever the priorities: all demand, then what each guest needs at hand to live
+until it is given more. What is kept ready serves these, and is not spent on what follows.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,7 +27,8 @@ class Tops(msgspec.Struct, frozen=True, gc=False):
     Attributes:
         floor: The least it may have.
         demand: What its guest needs.
-        buffer: Demand and buffer: what is wanted.
+        at_hand: That, and what it should have at hand.
+        buffer: Demand and buffer, at least as much as at hand: what is wanted.
         margin: The growth of one period on top.
         held: What it has been given already.
         spread: Its maximum.
@@ -32,6 +37,7 @@ class Tops(msgspec.Struct, frozen=True, gc=False):
 
     floor: int
     demand: int
+    at_hand: int
     buffer: int
     margin: int
     held: int
@@ -41,11 +47,13 @@ class Tops(msgspec.Struct, frozen=True, gc=False):
     def of(cls, vm: Vm) -> Self:
         """Return how far a VM may rise."""
         demand = clamped(vm, _rounded_up(vm, vm.demand_pages))
-        buffer = max(demand, clamped(vm, _rounded_up(vm, wanted_pages(vm))))
+        at_hand = max(demand, clamped(vm, _rounded_up(vm, vm.demand_pages + vm.at_hand_pages)))
+        buffer = max(at_hand, clamped(vm, _rounded_up(vm, wanted_pages(vm))))
         margin = clamped(vm, _rounded_up(vm, buffer + vm.margin_pages))
         return cls(
             floor=vm.floor_pages,
             demand=demand,
+            at_hand=at_hand,
             buffer=buffer,
             margin=margin,
             held=clamped(vm, max(margin, vm.held_pages)),
@@ -65,6 +73,7 @@ class Level(msgspec.Struct, frozen=True, gc=False):
         top: How far a VM rises in it.
         gives: Which VMs give when memory runs out in it, as a sentence.
         is_short: Whether a VM below it is short of memory; without headroom it is not.
+        is_survival: Whether what is kept ready is there for it.
         priority: The VMs that it is meant for; None: all.
 
     """
@@ -73,6 +82,7 @@ class Level(msgspec.Struct, frozen=True, gc=False):
     top: Callable[[Tops], int]
     gives: str
     is_short: bool
+    is_survival: bool = False
     priority: Priority | None = None
 
     def is_for(self, vm: Vm) -> bool:
@@ -88,6 +98,10 @@ def _demand(tops: Tops) -> int:
     return tops.demand
 
 
+def _at_hand(tops: Tops) -> int:
+    return tops.at_hand
+
+
 def _buffer(tops: Tops) -> int:
     return tops.buffer
 
@@ -99,12 +113,14 @@ LEVELS: Final = (
         _floor,
         "not even the floors fit: every VM goes down to its floor",
         is_short=True,
+        is_survival=True,
     ),
     Level(
         "demand high",
         _demand,
         "no buffers are left; low and normal priority go down to their floors, high gives by weight",
         is_short=True,
+        is_survival=True,
         priority="high",
     ),
     Level(
@@ -112,6 +128,7 @@ LEVELS: Final = (
         _demand,
         "no buffers are left; low priority goes down to its floor, normal gives by weight",
         is_short=True,
+        is_survival=True,
         priority="normal",
     ),
     Level(
@@ -119,6 +136,31 @@ LEVELS: Final = (
         _demand,
         "no buffers are left; low gives first",
         is_short=True,
+        is_survival=True,
+        priority="low",
+    ),
+    Level(
+        "at hand high",
+        _at_hand,
+        "all demand is met; low and normal priority have nothing more at hand, high has a part",
+        is_short=True,
+        is_survival=True,
+        priority="high",
+    ),
+    Level(
+        "at hand normal",
+        _at_hand,
+        "all demand is met; low priority has nothing more at hand, normal has a part",
+        is_short=True,
+        is_survival=True,
+        priority="normal",
+    ),
+    Level(
+        "at hand low",
+        _at_hand,
+        "all demand is met; low has less at hand before the others",
+        is_short=True,
+        is_survival=True,
         priority="low",
     ),
     Level(
@@ -203,8 +245,13 @@ def rise(climbers: Sequence[Climber], room: Callable[[Level], int]) -> tuple[lis
 
 
 def wanted_pages(vm: Vm) -> int:
-    """Return demand and buffer, clamped to floor and maximum. Pages."""
-    return clamped(vm, -(-vm.demand_pages * (100 + vm.buffer_percent) // 100))
+    """Return demand and buffer, or what should be at hand if that is more, within the bounds. Pages."""
+    return clamped(vm, vm.demand_pages + max(vm.at_hand_pages, buffer_pages(vm)))
+
+
+def buffer_pages(vm: Vm) -> int:
+    """Return the buffer: a part of its demand, rounded up. Pages."""
+    return -(-vm.demand_pages * vm.buffer_percent // 100)
 
 
 def clamped(vm: Vm, pages: int) -> int:

@@ -18,7 +18,7 @@ def plan(snapshot: Snapshot) -> Plan:
     """Divide the capacity among the VMs. The same snapshot always gives the same plan."""
     vms = snapshot.vms
     wanted = [wanted_pages(vm) for vm in vms]
-    targets, cut, fair = _targets(vms, snapshot.capacity_pages)
+    targets, cut, fair = _targets(vms, snapshot.capacity_pages, snapshot.ready_pages)
     division = Division.of(snapshot, wanted, targets, fair)
     decisions = tuple(
         Decision(
@@ -38,23 +38,24 @@ def plan(snapshot: Snapshot) -> Plan:
 def least_pages(vms: Sequence[Vm], priority: Priority, *, keeping: bool = False) -> int:
     """Return what a new VM of *priority* has to leave to those that run, in pages.
 
-    That is their floors, and the demand of those whose priority is not lower. What cannot be taken from them
-    at this moment (*keeping*) changes from sweep to sweep: it does not count where the figure has to last.
+    That is their floors, and what those whose priority is not lower need to live. What cannot be taken from
+    them at this moment (*keeping*) changes from sweep to sweep: it does not count where the figure has to
+    last.
     """
     rank = PRIORITIES.index(priority)
-    least = (Tops.of(vm).demand if PRIORITIES.index(vm.priority) <= rank else vm.floor_pages for vm in vms)
+    least = (Tops.of(vm).at_hand if PRIORITIES.index(vm.priority) <= rank else vm.floor_pages for vm in vms)
     return sum(max(each, vm.kept_pages) if keeping else each for each, vm in zip(least, vms, strict=True))
 
 
-def _targets(vms: Sequence[Vm], capacity: int) -> tuple[list[int], Level | None, Level | None]:
+def _targets(vms: Sequence[Vm], capacity: int, ready: int) -> tuple[list[int], Level | None, Level | None]:
     """Divide and align; what a VM cannot use of its share, as its next step is too large, goes to others.
 
     Returned with the level that is cut, and the one that would be if every VM could give its share: that one
     says who gives first.
     """
     tops = [Tops.of(vm) for vm in vms]
-    shares, cut = _divide(vms, tops, capacity)
-    _, fair = _rise(vms, tops, capacity)
+    shares, cut = _divide(vms, tops, capacity, ready)
+    _, fair = _rise(vms, tops, capacity, ready)
     targets = [_aligned(vm, share) for vm, share in zip(vms, shares, strict=True)]
     for _ in range(_DIVISIONS_MAX - 1):
         leaving = [i for i, vm in enumerate(vms) if vm.sizes.stepped(shares[i]) and targets[i] < shares[i]]
@@ -62,18 +63,20 @@ def _targets(vms: Sequence[Vm], capacity: int) -> tuple[list[int], Level | None,
             break
         for i in leaving:
             tops[i] = tops[i].capped(targets[i])
-        shares, _ = _divide(vms, tops, capacity)
+        shares, _ = _divide(vms, tops, capacity, ready)
         targets = [_aligned(vm, share) for vm, share in zip(vms, shares, strict=True)]
     return targets, cut, fair
 
 
-def _divide(vms: Sequence[Vm], tops: Sequence[Tops], capacity: int) -> tuple[list[int], Level | None]:
+def _divide(
+    vms: Sequence[Vm], tops: Sequence[Tops], capacity: int, ready: int
+) -> tuple[list[int], Level | None]:
     """Divide among all; a VM that keeps more than its share keeps that, and the others divide the rest."""
     shares = [0] * len(vms)
     dividing = list(range(len(vms)))
     left = capacity
     while True:
-        rising, cut = _rise([vms[i] for i in dividing], [tops[i] for i in dividing], left)
+        rising, cut = _rise([vms[i] for i in dividing], [tops[i] for i in dividing], left, ready)
         keeping = set()
         for i, pages in zip(dividing, rising, strict=True):
             shares[i] = pages
@@ -86,11 +89,13 @@ def _divide(vms: Sequence[Vm], tops: Sequence[Tops], capacity: int) -> tuple[lis
         dividing = [i for i in dividing if i not in keeping]
 
 
-def _rise(vms: Sequence[Vm], tops: Sequence[Tops], capacity: int) -> tuple[list[int], Level | None]:
-    """Raise all VMs from their floors, which take their part of the capacity first."""
+def _rise(
+    vms: Sequence[Vm], tops: Sequence[Tops], capacity: int, ready: int
+) -> tuple[list[int], Level | None]:
+    """Raise all VMs from their floors, which take their part first; comfort leaves *ready*."""
     climbers = [Climber(vm, heights, vm.floor_pages) for vm, heights in zip(vms, tops, strict=True)]
     room = capacity - sum(each.start for each in climbers)
-    return rise(climbers, lambda _: room)
+    return rise(climbers, lambda level: room if level.is_survival else room - ready)
 
 
 def _aligned(vm: Vm, pages: int) -> int:

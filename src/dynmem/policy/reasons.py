@@ -9,7 +9,7 @@ from typing import Final, Self
 
 import msgspec
 
-from dynmem.policy.levels import Level
+from dynmem.policy.levels import Level, buffer_pages
 from dynmem.policy.types import Holder, Snapshot, Vm
 from dynmem.units import format_pages
 
@@ -42,7 +42,7 @@ class Division(msgspec.Struct, frozen=True, gc=False):
     @classmethod
     def of(cls, snapshot: Snapshot, wanted: Sequence[int], targets: Sequence[int], cut: Level | None) -> Self:
         """Find the VM that lacks most of what it wants, or else the one that grows most."""
-        vms, holders = snapshot.vms, _holders(snapshot, wanted)
+        vms, holders = snapshot.vms, _holders(snapshot, wanted, cut)
         for sizes, of_what in ((wanted, ""), (targets, " of headroom")):
             missing = [pages - vm.held_pages for vm, pages in zip(vms, sizes, strict=True)]
             most = max(missing, default=0)
@@ -53,9 +53,12 @@ class Division(msgspec.Struct, frozen=True, gc=False):
         return cls(cut, None, "", holders)
 
 
-def _holders(snapshot: Snapshot, wanted: Sequence[int]) -> tuple[tuple[Holder, str], ...]:
-    """Return the largest holder outside the plan, and the VMs that keep more than they want."""
+def _holders(snapshot: Snapshot, wanted: Sequence[int], cut: Level | None) -> tuple[tuple[Holder, str], ...]:
+    """Return the largest holder outside the plan, what is kept ready, and VMs that keep too much."""
     holders = [(each, "") for each in snapshot.holders[:1]]
+    if snapshot.ready_pages and cut is not None and not cut.is_survival:
+        text = f"{format_pages(snapshot.ready_pages)} is kept ready for whoever grows next"
+        holders.append((Holder(snapshot.ready_pages, text), ""))
     for vm, pages in zip(snapshot.vms, wanted, strict=True):
         if vm.kept_pages > pages:
             text = f"{vm.name} keeps {format_pages(vm.kept_pages)} that cannot be taken from it now"
@@ -87,6 +90,9 @@ def _arithmetic(outcome: Outcome) -> str:
         text = f"floor {format_pages(wanted)} (demand {format_pages(vm.demand_pages)})"
     elif wanted == vm.maximum_pages:
         text = f"{vm.limit} {format_pages(wanted)} (demand {format_pages(vm.demand_pages)})"
+    elif vm.at_hand_pages > buffer_pages(vm):
+        at_hand = format_pages(vm.at_hand_pages)
+        text = f"demand {format_pages(vm.demand_pages)} + {at_hand} at hand = {format_pages(wanted)}"
     else:
         text = f"demand {format_pages(vm.demand_pages)} + {vm.buffer_percent} % = {format_pages(wanted)}"
     if target < wanted:

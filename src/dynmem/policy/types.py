@@ -14,7 +14,7 @@ class MemorySettings(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """What the operator decides about one VM's share, in Hyper-V's terms.
 
     Attributes:
-        buffer_percent: What the VM gets on top of its demand.
+        buffer_percent: What the VM gets on top of its demand, if that is more than its guest has at hand.
         weight: 1 to 10000; divides memory among the VMs of one priority.
         priority: Who is served first when not everything fits: high, normal, low.
 
@@ -60,8 +60,9 @@ class Vm(MemorySettings, frozen=True, gc=False):
         name: Its name.
         floor_pages: The least it may have: the configured minimum or the guest's own floor.
         maximum_pages: The most it may have.
-        demand_pages: What the guest reports that it needs, without a buffer.
+        demand_pages: What the guest uses, or needs for sure, without a buffer.
         held_pages: The size it was given, which it keeps if no other VM needs it.
+        at_hand_pages: What the guest should have at hand beyond that, to live until it is given more.
         margin_pages: The growth between two periods that headroom should cover first.
         kept_pages: What cannot be taken from it now, wanted or not.
         kept_why: Why, in words.
@@ -74,6 +75,7 @@ class Vm(MemorySettings, frozen=True, gc=False):
     maximum_pages: int
     demand_pages: int
     held_pages: int
+    at_hand_pages: int = 0
     margin_pages: int = 0
     kept_pages: int = 0
     kept_why: str = "it cannot give more now"
@@ -99,6 +101,7 @@ class Snapshot(msgspec.Struct, frozen=True, gc=False):
     Attributes:
         capacity_pages: The memory that may be divided.
         vms: The VMs that share it, in the order of the plan.
+        ready_pages: The part of it that is kept for whoever grows next: nobody's comfort is paid from it.
         holders: Who holds the rest, the largest first: named where a VM gives or gets less than it wants.
 
     """
@@ -106,6 +109,7 @@ class Snapshot(msgspec.Struct, frozen=True, gc=False):
     capacity_pages: int
     vms: tuple[Vm, ...]
     holders: tuple[Holder, ...] = ()
+    ready_pages: int = 0
 
 
 class Decision(msgspec.Struct, frozen=True, gc=False):
@@ -114,7 +118,7 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
     Attributes:
         vm: Its name.
         target_pages: The size it should have.
-        wanted_pages: Demand and buffer, clamped to floor and maximum.
+        wanted_pages: Demand, and buffer or what should be at hand, clamped to floor and maximum.
         floor_pages: The least it may have.
         headroom_pages: How far the target is above what is wanted.
         reason: Why, as a sentence.

@@ -48,6 +48,9 @@ class Character(msgspec.Struct, frozen=True):
         first_report_ticks: The time from its start, or a reset, until it reports.
         report_percent: The part of its true use that it reports.
         grow_per_tick: Pages by which its programs grow in a tick.
+        answers: Whether it reports when it is asked to, and not only once a second.
+        greedy: Whether its programs take what they want, until its kernel kills them.
+        reserve_pages: What its manager adds, since its driver keeps no reserve.
         silent: Whether its monitor does not reply now and then.
         pauses: Whether it is paused now and then.
         dies: Whether its process ends now and then.
@@ -68,6 +71,9 @@ class Character(msgspec.Struct, frozen=True):
     first_report_ticks: int = 0
     report_percent: int = 100
     grow_per_tick: int = 2 * MIB_PAGES
+    answers: bool = False
+    greedy: bool = False
+    reserve_pages: int = 0
     silent: bool = False
     pauses: bool = False
     dies: bool = False
@@ -92,12 +98,15 @@ class Guest:
         self.run_state = "running"
         self.dozing = False
         self.pressed: int = 0
+        self.kills: int = 0
         self._up: int = 0
         self._curve = curve
         self._phase = random.randrange(REPORT_TICKS)
         self._freeing: deque[tuple[int, int]] = deque()
         self._report: tuple[int, int, int] | None = None
         self._wanted = 0
+        self._asked = False
+        self.is_busy: bool = False
 
     @property
     def free(self) -> int:
@@ -117,12 +126,20 @@ class Guest:
         self._balloon(now)
         self._work(now)
         self._up += 1
-        if self._up > self.character.first_report_ticks and (now + self._phase) % REPORT_TICKS == 0:
+        if self._up > self.character.first_report_ticks and (
+            self._asked or (now + self._phase) % REPORT_TICKS == 0
+        ):
             demand = (self.used + KERNEL_PAGES) * self.character.report_percent // 100
-            # Programs commit memory that is not there, as Linux counts it.
-            asked = max(demand, (self._wanted + KERNEL_PAGES) * self.character.report_percent // 100)
+            # Programs commit memory that is not there, as Linux counts it; greedy ones just use it.
+            wanted = self.used if self.character.greedy else self._wanted
+            asked = max(demand, (wanted + KERNEL_PAGES) * self.character.report_percent // 100)
             # Like num_committed of the protocol, this includes what is in the balloon.
             self._report = (now, asked + self.boot - self.size, max(0, self.free))
+        self._asked = False
+
+    def ask(self) -> None:
+        """Ask it for a report: it comes with the next tick."""
+        self._asked = self.character.answers
 
     def reset(self) -> None:
         """Restart the guest at its boot size, without a target; what it touched is still lost to the host."""
@@ -157,7 +174,13 @@ class Guest:
             return None
         at, committed, available = self._report
         demand = max(0, committed - (self.boot - self.size))
-        return Demand(demand * PAGE_SIZE, available * PAGE_SIZE, "committed", (now - at) * TICK_NS)
+        return Demand(
+            demand * PAGE_SIZE,
+            available * PAGE_SIZE,
+            "committed",
+            (now - at) * TICK_NS,
+            reserve_bytes=self.character.reserve_pages * PAGE_SIZE,
+        )
 
     def _balloon(self, now: int) -> None:
         """Move towards the target: give pages, or take them."""
@@ -194,9 +217,13 @@ class Guest:
     def _work(self, now: int) -> None:
         """Grow and shrink the programs towards what they want; what they use is touched."""
         self._wanted = min(self._curve(now), self.boot - KERNEL_PAGES)
+        self.is_busy = self._wanted != self.used
         if self._wanted > self.used:
-            grown = min(self._wanted - self.used, self.character.grow_per_tick, max(0, self.free))
-            self.used += grown
+            grown = min(self._wanted - self.used, self.character.grow_per_tick)
+            if self.character.greedy and grown > self.free:
+                self.kills += 1
+                self.used = grown = 0
+            self.used += min(grown, max(0, self.free))
         else:
             self.used -= min(self.used - self._wanted, 4 * self.character.grow_per_tick)
         # Freed memory stays touched (page cache, allocator); a little of what is free is touched as well.

@@ -11,9 +11,18 @@ from typing import Final
 import msgspec
 
 from dynmem.manager.step import Manager
-from dynmem.manager.step.facts import Facts, HostFacts, ManagerSettings, VmConfig, VmFacts
+from dynmem.manager.step.facts import (
+    RUNNING,
+    Facts,
+    HostFacts,
+    ManagerSettings,
+    VmConfig,
+    VmFacts,
+    between_sweeps,
+)
 from dynmem.manager.step.results import StepResult
 from dynmem.manager.step.safeguards import ALL_ON, Safeguards
+from dynmem.manager.step.watch import Watch
 from dynmem.sim.cast import CAST, draw_config, draw_curve
 from dynmem.sim.guest import MIB_PAGES, TICK_NS, TICKS_PER_S, Character, Curve, Guest
 from dynmem.sim.invariants import Invariants
@@ -72,6 +81,11 @@ class World:
         self.commands: int = 0
         self.peak_pages: int = 0
         self.unmet_page_ticks: int = 0
+        self.watches: bool = True
+        self._watch = Watch()
+        self._moving: frozenset[str] = frozenset()
+        self._tight: frozenset[str] = frozenset()
+        self._swept: Facts | None = None
         self._admit = admit
         self._next_step = 0
         self._others = self._total // 8
@@ -90,6 +104,7 @@ class World:
     def restart_manager(self) -> None:
         """Kill the manager and start it again with what its journal holds."""
         self.manager = self._new_manager()
+        self._swept, self._moving = None, frozenset()
         for part in self.parts:
             part.asked = False
             if part.guest is not None:
@@ -118,13 +133,32 @@ class World:
         if self._invariants is not None:
             self._invariants.after_tick(self.now, self.guests)
         if self.now >= self._next_step:
-            result = self._step()
+            facts = self._swept = self._facts()
+            result = self._step(facts)
             period = self.settings.period_ns // TICK_NS
             self._next_step = self.now + (SOON_TICKS if result.waiting else period)
+            self._watch.looked(_held(facts))
+            self._moving, self._tight = result.moving, result.tight
+        elif self._swept is not None and self.watches:
+            self._look(self._swept)
         self.now += 1
 
-    def _step(self) -> StepResult:
-        facts = self._facts()
+    def _look(self, swept: Facts) -> None:
+        """Look at the VMs that grow, as the manager's loop does between two sweeps."""
+        now = self._facts()
+        guests = self.guests
+        busy = {name for name in self._tight if name in guests and guests[name].is_busy}
+        names = self._moving | self._watch.risen(_held(now)) | busy
+        for name in names & guests.keys():
+            guests[name].ask()
+        looks = {vm.name: vm for vm in now.vms if vm.name in names and vm.run_state == RUNNING}
+        if looks:
+            facts = self._swept = between_sweeps(swept, now.now_ns, now.host, looks)
+            result = self._step(facts)
+            self._moving, self._tight = result.moving, result.tight
+            self._watch.looked({name: vm.resident_bytes for name, vm in looks.items()})
+
+    def _step(self, facts: Facts) -> StepResult:
         result = self.manager.step(facts)
         for line in result.changes:
             self._say(line)
@@ -209,6 +243,10 @@ class World:
 
     def _say(self, line: str) -> None:
         self.log.append(f"{self.now * TICK_NS / NS_PER_S:7.1f} {line}")
+
+
+def _held(facts: Facts) -> dict[str, int | None]:
+    return {vm.name: vm.resident_bytes for vm in facts.vms}
 
 
 def draw_world(

@@ -58,8 +58,12 @@ class Candidate(msgspec.Struct):
 
     @property
     def needy(self) -> bool:
-        """Whether it lacks more than a buffer: what its guest needs, or its floor."""
-        return self.held < min(max(self.view.demand_pages, self.view.floor_pages), self.goal)
+        """Whether it lacks more than a buffer: its floor, or what its guest needs.
+
+        While a guest grows, that is what it needs soon: with every look it would be a little more.
+        """
+        soon = self.view.demand_pages - self.record.expected_pages // 2
+        return self.held < min(max(soon, self.view.floor_pages), self.goal)
 
     @property
     def least_growth(self) -> int:
@@ -69,7 +73,7 @@ class Candidate(msgspec.Struct):
         if not self.short:
             return max(self.band, self.view.margin_pages // BUFFER_SHARE)
         buffer = self.decision.wanted_pages - max(self.view.demand_pages, self.view.floor_pages)
-        return max(1, min(self.band, buffer // BUFFER_SHARE))
+        return max(1, min(self.band, buffer // BUFFER_SHARE), self.record.expected_pages // 2)
 
     @property
     def unpaid_pages(self) -> int:
@@ -112,13 +116,13 @@ class Change(msgspec.Struct, frozen=True):
 
 
 def choose_shrinks(
-    candidates: Sequence[Candidate], needed: int, free: int, *, dead_band: bool
+    candidates: Sequence[Candidate], needed: int, free: int, *, dead_band: bool, urgent: bool
 ) -> list[tuple[Candidate, int]]:
     """Return which VMs shrink and to what: the largest differences first, until *needed* is covered.
 
     What is free, and what is being given already, counts. Memory that no VM waits for stays where it is: that
     is the dead band of shrinks, and without it every VM goes where the plan says. A VM above its own maximum
-    shrinks unless what is free covers that, too.
+    shrinks unless what is free covers that, too. For comfort alone, nobody is asked for less than a band.
     """
     planned = ((each, each.decision.target_pages) for each in candidates if each.may_shrink)
     wanted = [(each, target) for each, target in planned if target < each.held]
@@ -126,6 +130,8 @@ def choose_shrinks(
     brought = free + sum(each.in_flight for each in candidates)
     for each, target in sorted(wanted, key=lambda pair: pair[1] - pair[0].counted):
         if dead_band and brought >= needed + each.uncounted_pages:
+            continue
+        if dead_band and not urgent and each.held - target < each.band and not each.uncounted_pages:
             continue
         chosen.append((each, target))
         brought += max(0, each.counted - target)
@@ -139,15 +145,22 @@ def growing(candidate: Candidate, *, dead_band: bool) -> bool:
 
 
 def choose_grants(
-    candidates: Sequence[Candidate], free: int, spare: int, *, dead_band: bool
+    candidates: Sequence[Candidate], free: int, spare: int, ready: int, *, dead_band: bool
 ) -> list[tuple[Candidate, int]]:
-    """Return which VMs grow and to what: from *free* pages if they are short, from *spare* for headroom."""
+    """Return which VMs grow and to what: from *free* pages if they are short, from *spare* for headroom.
+
+    What is kept *ready* is there for what a guest needs to live.
+    """
     growers = [each for each in candidates if growing(each, dead_band=dead_band)]
     climbers = [
         Climber(each.view, Tops.of(each.view).capped(each.goal), max(each.held, min(each.goal, each.claim)))
         for each in growers
     ]
-    reached, _ = rise(climbers, lambda level: free if level.is_short else min(free, spare))
+    comfort, headroom = free - ready, min(free, spare) - ready
+    reached, _ = rise(
+        climbers,
+        lambda level: free if level.is_survival else comfort if level.is_short else headroom,
+    )
     pairs = zip(growers, climbers, reached, strict=True)
     targets = ((each, _granted(each, own.start, have)) for each, own, have in pairs)
     return [

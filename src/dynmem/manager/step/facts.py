@@ -5,6 +5,7 @@ mixed: `boot_bytes` (what it booted with), `actual_bytes` (what the VMM reports 
 `query-balloon`), `Demand` (what the guest reports) and `resident_bytes` (what the host measured).
 """
 
+from collections.abc import Mapping
 from typing import Final, Literal
 
 import msgspec
@@ -103,11 +104,42 @@ class VmFacts(msgspec.Struct, frozen=True):
 
 
 class Facts(msgspec.Struct, frozen=True):
-    """One sweep: the host and every configured VM, at one moment of the manager's monotonic clock."""
+    """One sweep: the host and every configured VM, at one moment of the manager's monotonic clock.
+
+    Attributes:
+        now_ns: That moment.
+        host: The host.
+        vms: Every VM as it was last seen.
+        looked: The VMs that were looked at now, between two sweeps; None: all.
+    """
 
     now_ns: int
     host: HostFacts
     vms: tuple[VmFacts, ...]
+    looked: frozenset[str] | None = None
+
+    @property
+    def names_looked_at(self) -> frozenset[str]:
+        """The VMs that were looked at now."""
+        return frozenset(vm.name for vm in self.vms) if self.looked is None else self.looked
+
+    def is_new(self, name: str) -> bool:
+        """Return whether a VM was looked at now."""
+        return self.looked is None or name in self.looked
+
+
+def between_sweeps(before: Facts, now_ns: int, host: HostFacts, looks: Mapping[str, VmFacts]) -> Facts:
+    """Return the facts of a look at some VMs: the others are as the last sweep saw them, and older by now."""
+    passed_ns = now_ns - before.now_ns
+    vms = tuple(looks.get(vm.name) or _aged(vm, passed_ns) for vm in before.vms)
+    return Facts(now_ns, host, vms, frozenset(looks))
+
+
+def _aged(vm: VmFacts, passed_ns: int) -> VmFacts:
+    if vm.demand is None:
+        return vm
+    demand = msgspec.structs.replace(vm.demand, age_ns=vm.demand.age_ns + passed_ns)
+    return msgspec.structs.replace(vm, demand=demand)
 
 
 class VmConfig(MemorySettings, frozen=True):
@@ -132,6 +164,7 @@ class ManagerSettings(msgspec.Struct, frozen=True):
         budget_bytes: What the guests of all VMs together may hold.
         slush_bytes: The part of it that is never granted.
         period_ns: From one sweep to the next.
+        ready_bytes: What is kept ready for whoever grows next; None: what the manager finds right.
         mode: In "observe", nothing that changes anything is sent.
 
     """
@@ -140,6 +173,7 @@ class ManagerSettings(msgspec.Struct, frozen=True):
     slush_bytes: int
     period_ns: int
     mode: Mode = "observe"
+    ready_bytes: int | None = None
 
     @property
     def is_enforcing(self) -> bool:

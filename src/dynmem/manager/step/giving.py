@@ -1,11 +1,11 @@
 """What a guest can give now. A plan that counts on more gets less, and asks nobody else for the rest.
 
-A balloon takes what its guest has available: free pages, and caches that Linux drops for it. A cushion of
-that stays with the guest, which goes on growing while it gives.
+A balloon takes what its guest has available: free pages, and caches that Linux drops for it. What it has used
+since its report is no longer available, and a cushion stays with the guest, which grows while it gives.
 """
 
 from dynmem.manager.step.record import Record
-from dynmem.manager.step.safeguards import cushion_pages
+from dynmem.manager.step.safeguards import TIGHT_BYTES, cushion_pages
 from dynmem.policy import HUGE_PAGES
 from dynmem.units import format_size, pages_of
 
@@ -15,7 +15,7 @@ def keeps_pages(record: Record) -> int:
     demand, actual = record.facts.demand, record.actual_pages
     if demand is None or actual is None:
         return 0
-    given = max(0, pages_of(demand.available_bytes) - cushion_pages(actual))
+    given = max(0, pages_of(demand.available_bytes) - record.expected_pages - cushion_pages(actual))
     return -(-(actual - given) // HUGE_PAGES) * HUGE_PAGES
 
 
@@ -23,3 +23,9 @@ def available_text(record: Record) -> str:
     """Return what a guest has available, in words."""
     demand = record.facts.demand
     return format_size(demand.available_bytes) if demand is not None else "nothing"
+
+
+def is_tight(record: Record) -> bool:
+    """Return whether a guest has so little available that it could use that up before its next report."""
+    demand = record.facts.demand
+    return demand is not None and demand.available_bytes < TIGHT_BYTES

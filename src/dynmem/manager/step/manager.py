@@ -15,8 +15,10 @@ from dynmem.manager.step.changes import Candidate, Change, choose_grants, choose
 from dynmem.manager.step.chatter import Chatter
 from dynmem.manager.step.claims import Claims, limit_pages
 from dynmem.manager.step.facts import Facts, ManagerSettings, VmConfig
+from dynmem.manager.step.giving import is_tight
 from dynmem.manager.step.measured import Charge, MeasuredFree, charge, measure
 from dynmem.manager.step.orders import Orders
+from dynmem.manager.step.ready import Ready, refilled
 from dynmem.manager.step.record import Record
 from dynmem.manager.step.releases import Releases
 from dynmem.manager.step.reservations import Reservations
@@ -51,6 +53,8 @@ class Manager:
         self._reservations = Reservations(self.claims)
         self._releases = Releases(settings)
         self._chatter = Chatter()
+        self._ready = Ready()
+        self._asked_to_look: set[str] = set()
         self._announced: dict[str, int] = {}
         self._last: dict[str, tuple[int, Change]] = {}
         self._last_before: dict[str, tuple[int, Change]] = {}
@@ -78,10 +82,11 @@ class Manager:
         reserved, kept = self._reserved(views, survey, room)
         free = survey.free(reserved)
         holders = holders_of(taken, kept, survey.lacking)
-        result = plan(Snapshot(room - reserved, views, holders))
+        ready = self._kept_ready(room - reserved, survey)
+        result = plan(Snapshot(room - reserved, views, holders, ready))
         candidates = self._candidates(movable, views, result, survey)
         spared = sum(each.spared for each in taken) if self.safeguards.sparing else 0
-        changes = (*stalls, *self._changes(candidates, free, survey, spared))
+        changes = (*stalls, *self._changes(candidates, free, survey, spared, ready))
         waiting = self._waiting(candidates, survey)
         self._shortage = waiting or any(each.decision.short_pages for each in candidates)
         self._last_before, self._sent_before = dict(self._last), set(self._sent)
@@ -92,7 +97,9 @@ class Manager:
         self._seen = seen
         if not self.settings.is_enforcing:
             return StepResult(result, (), tuple(lines), waiting=False)
-        return StepResult(result, self._commands(changes), tuple(lines), waiting)
+        moving = self._moving(movable, survey)
+        tight = frozenset(record.name for record in movable if is_tight(record))
+        return StepResult(result, self._commands(changes), tuple(lines), waiting, moving, tight)
 
     def configure(self, settings: ManagerSettings, vms: Sequence[VmConfig]) -> None:
         """Put another configuration in force between two steps; what is known of the VMs is kept."""
@@ -208,26 +215,29 @@ class Manager:
 
     def _take_in(self, facts: Facts) -> list[str]:
         """Take in one sweep: roster, books, reservations that ended; return a line for each event."""
-        lines = self._move_books(self._roster.see(facts), facts.now_ns)
-        lines += self._reservations.expire(facts.now_ns)
+        lines = self._move_books(self._roster.see(facts), facts)
+        if facts.looked is None:  # or the VM that it is for could be there and not seen yet
+            lines += self._reservations.expire(facts.now_ns)
         for record in self._roster:
             lines += self._reservations.take_over(record.name, record.incarnation, reported=record.reported)
         return lines
 
-    def _move_books(self, arrivals: Arrivals, now_ns: int) -> list[str]:
+    def _move_books(self, arrivals: Arrivals, facts: Facts) -> list[str]:
         """Book what one sweep found; return a line for each VM that went or was reset."""
         lines: list[str] = []
         for name in arrivals.gone:
             freed = format_pages(self.claims.end(name))
-            lines += self._chatter.line(name, f"gone, {freed} freed", now_ns)
+            lines += self._chatter.line(name, f"gone, {freed} freed", facts.now_ns)
         for record in arrivals.begun:
             self.claims.begin(record)
         for record in arrivals.reset:
             self.claims.reset(record)
             counted = format_pages(self.claims.pages(record.name))
-            lines += self._chatter.line(record.name, f"reset, counts {counted} until it reports", now_ns)
+            line = f"reset, counts {counted} until it reports"
+            lines += self._chatter.line(record.name, line, facts.now_ns)
         for record in self._roster:
-            self.claims.observe(record)
+            if facts.is_new(record.name):  # an older look knows less than what was granted since
+                self.claims.observe(record)
         return lines
 
     def _survey(self, facts: Facts) -> Survey:
@@ -357,23 +367,27 @@ class Manager:
         ]
 
     def _changes(
-        self, candidates: list[Candidate], free: MeasuredFree, survey: Survey, spared: int
+        self, candidates: list[Candidate], free: MeasuredFree, survey: Survey, spared: int, ready: int
     ) -> list[Change]:
         """Return the shrinks, releases and grants of this step; each is booked as it is chosen.
 
-        *spared* pages that are missing are nobody's to give yet.
+        *spared* pages that are missing are nobody's to give yet; *ready* pages are kept for whoever grows.
         """
         guards = self.safeguards
         takers = [each for each in candidates if growing(each, dead_band=guards.dead_band)]
         needed = sum(each.unpaid_pages for each in takers) + max(0, -free.pages - spared)
         needed += sum(self._releases.missing(record, self.claims) for record in self._roster)
+        coming = sum(each.in_flight for each in candidates)
+        needed += refilled(ready, free.pages + coming - needed)
         chosen = choose_shrinks(
             candidates,
             needed,
             max(0, free.pages),
             dead_band=guards.dead_band and not survey.emergency,
+            urgent=any(each.needy for each in takers),
         )
-        coming = sum(each.in_flight for each in candidates)
+        self._asked_to_look = {each.record.name for each, _ in chosen} - survey.facts.names_looked_at
+        chosen = [pair for pair in chosen if survey.facts.is_new(pair[0].record.name)]
         coming += sum(max(0, each.counted - target) for each, target in chosen)
         orders = Orders(
             self.claims,
@@ -391,10 +405,33 @@ class Manager:
             others_can_give=coming > 0,
         )
         shrunk = {id(each) for each, _ in chosen}
-        others = [each for each in candidates if id(each) not in shrunk]
-        grants = choose_grants(others, left, spare - (pages - left), dead_band=guards.dead_band)
+        others = [
+            each for each in candidates if id(each) not in shrunk and survey.facts.is_new(each.record.name)
+        ]
+        grants = choose_grants(others, left, spare - (pages - left), ready, dead_band=guards.dead_band)
         grown = [orders.grant(each, target) for each, target in grants]
         return [*shrinks, *released, *grown]
+
+    def _moving(self, movable: Sequence[Record], survey: Survey) -> frozenset[str]:
+        """Return the VMs to look at again at once.
+
+        While one grows or waits, that includes those that could give if only they had reported again.
+        """
+        now_ns = survey.now_ns
+        moving = self._asked_to_look | {each.name for each in movable if each.owed_pages}
+        growing = {each.name for each in movable if each.expected_pages}
+        if growing or self._shortage:
+            moving.update(each.name for each in movable if each.report_is_older_than_size(now_ns))
+        return frozenset(moving | growing)
+
+    def _kept_ready(self, room: int, survey: Survey) -> int:
+        """Return how much of the room is kept for whoever grows next."""
+        if not self.safeguards.ready:
+            return 0
+        growing = sum(record.growth.pages_per_s for record in self._roster if survey.is_movable(record.name))
+        self._ready.see(growing, survey.now_ns)
+        floor = self.settings.ready_bytes
+        return self._ready.pages(max(0, room), None if floor is None else pages_of(floor), survey.now_ns)
 
     def _grantable(self, free: MeasuredFree, coming: int) -> tuple[int, int]:
         """Return what may be granted to VMs that are short, and as headroom. Pages."""

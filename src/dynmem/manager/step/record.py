@@ -10,6 +10,7 @@ import msgspec
 
 from dynmem.manager.step.deadlines import Deadlines
 from dynmem.manager.step.facts import HV_BALLOON, VmConfig, VmFacts
+from dynmem.manager.step.growth import Growth
 from dynmem.manager.step.safeguards import (
     ARRIVED_PAGES,
     HOT_ADD_STEP_PAGES,
@@ -113,6 +114,8 @@ class Record(msgspec.Struct):
         actual_changed_ns: When its size last changed.
         actual_rose: Whether it rose then.
         demand_pages: What the guest needs without a buffer, as far as its reports can be believed.
+        growth: How fast it grows, and what it uses more by now than it reported.
+        expected_pages: What it will need beyond its report: what it uses more by now, and its growth.
         mark_pages: Its size when progress was last seen.
         mark_ns: When that was.
         set_ns: When a target was last sent; -1: never.
@@ -146,6 +149,8 @@ class Record(msgspec.Struct):
     actual_changed_ns: int = -1
     actual_rose: bool = False
     demand_pages: int = 0
+    growth: Growth = msgspec.field(default_factory=Growth)
+    expected_pages: int = 0
     mark_pages: int = 0
     mark_ns: int = 0
     set_ns: int = -1
@@ -325,11 +330,30 @@ class Record(msgspec.Struct):
         """
         if self.facts.demand is None:
             return
-        said = pages_of(self.facts.demand.committed_bytes + self.facts.demand.reserve_bytes)
+        said = pages_of(self.facts.demand.committed_bytes)
         if believe_all or not self.report_is_older_than_size(now_ns):
             self.demand_pages = said
         elif not self.actual_rose:
             self.demand_pages = max(self.demand_pages, said)
+
+    def see_growth(self, now_ns: int, *, expects: bool) -> None:
+        """Take in how fast it grows; what the VM cannot hold is not expected of it."""
+        made_ns = self.report_ns(now_ns)
+        report = None if made_ns is None else (made_ns, self.demand_pages)
+        self.growth.see(now_ns, self.guest_pages, None if self.report_is_older_than_size(now_ns) else report)
+        more = min(self.growth.since_report(now_ns), max(0, (self.actual_pages or 0) - self.demand_pages))
+        self.expected_pages = more + self.growth.expected if expects else 0
+
+    @property
+    def needed_pages(self) -> int:
+        """What it needs: what it reported, what it uses more by now, and what it is about to use."""
+        return self.demand_pages + self.expected_pages
+
+    @property
+    def at_hand_pages(self) -> int:
+        """What its guest should have at hand beyond that; 0 where its driver keeps a reserve itself."""
+        demand = self.facts.demand
+        return pages_of(demand.reserve_bytes) if demand is not None else 0
 
     def see_progress(self, now_ns: int) -> None:
         """Note progress from `actual` to the target; having reached it counts as progress."""
@@ -367,7 +391,8 @@ class Record(msgspec.Struct):
         self.reported = False
         self.reported_after_ns = self.began_ns = now_ns
         self.stopped = self.declined = None
-        self.highest_pages = self.demand_pages = 0
+        self.highest_pages = self.demand_pages = self.expected_pages = 0
+        self.growth.forget()
         if self.facts.device == HV_BALLOON:  # virtio-balloon keeps its target
             self.adopt_again()
             self.is_target_over = True

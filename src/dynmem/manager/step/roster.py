@@ -80,8 +80,12 @@ class Roster:
             if vm.name not in self._configs:
                 continue
             record = self._come_and_go(vm, facts.now_ns, arrivals)
-            if record is not None:
+            if record is None:
+                continue
+            if facts.is_new(vm.name):
                 self._update(record, vm, facts, arrivals)
+            else:
+                record.facts = vm
         return arrivals
 
     def _come_and_go(self, vm: VmFacts, now_ns: int, arrivals: Arrivals) -> Record | None:
@@ -124,6 +128,7 @@ class Roster:
             arrivals.reset.append(record)
         record.see_actual(now_ns)
         record.see_demand(now_ns, believe_all=not self._safeguards.fresh_demand)
+        record.see_growth(now_ns, expects=self._safeguards.growth)
         self._settle(record)
         if not record.reported and fresh_report(record, now_ns, self._settings.period_ns):
             record.reported, record.first_report_ns = True, now_ns
