@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from tests.rigs.obedient import ObedientHost
 
 from dynmem.cli import main
+from dynmem.cli.explain_text import explained
 from dynmem.cli.status_text import rendered
 from dynmem.manager.api.client import status_of
 from dynmem.manager.api.messages import DaemonView, StatusReply, encode
@@ -190,6 +191,7 @@ def answer(**changes: object) -> dict[str, Any]:
         resident_source="blocks of its RAM files",
         demand_source="committed - ballooned",
         reason="demand 300 MiB + 20 %",
+        standing="movable",
     )
     rack = ObedientHost(ManagerSettings(8 * GIB, 256 * MIB, NS_PER_S), [], {}, available_bytes=20 * GIB)
     rack.sweep()
@@ -218,7 +220,7 @@ def test_a_status_shows_every_figure_its_source_and_the_reason() -> None:
     text = shown()
     for word in (
         "observe (nothing is sent); a sweep every 1 s, the last 0.2 s ago",
-        "budget 8 GiB, slush 256 MiB, MemAvailable 20 GiB",
+        "budget 8 GiB, slush 256 MiB, ready 0 B, MemAvailable 20 GiB",
     ):
         assert word in text
     assert "free: 7.75 GiB measured free by the budget" in text
@@ -237,8 +239,7 @@ def test_a_status_shows_every_figure_its_source_and_the_reason() -> None:
     ]
     assert titles.split() == names
     assert row.split() == ["web", "running", "normal", "64M", "1G", "300M", "400M", "512M", "512M", "411M"]
-    assert "web: demand 300 MiB + 20 %" in text
-    assert "resident by blocks of its RAM files; demand = committed - ballooned" in text
+    assert "the whole arithmetic: dynmem explain web" in text
 
 
 def test_what_is_known_of_several_vms_is_summed_up() -> None:
@@ -250,31 +251,43 @@ def test_what_is_known_of_several_vms_is_summed_up() -> None:
 
 
 def test_prose_is_broken_to_the_width_of_a_terminal_and_left_whole_for_a_program() -> None:
-    long = "would shrink to 360 MiB: everything fits; " * 6
-    reply = status_of(answer(reason=long.strip()))
+    long = "its monitor does not reply and has not for long " * 6
+    reply = status_of(answer(problem=long.strip()))
     assert max(len(line) for line in rendered(reply).splitlines()) > 200
     lines = rendered(reply, 80).splitlines()
     assert max(len(line) for line in lines) <= 80
-    begin = next(number for number, line in enumerate(lines) if line.startswith("web: would"))
-    assert lines[begin + 1].startswith("  ")
+    begin = next(number for number, line in enumerate(lines) if line.startswith("    its monitor"))
+    assert lines[begin + 1].startswith("      ")
     assert "".join(lines).replace(" ", "") == rendered(reply).replace("\n", "").replace(" ", "")
 
 
 def test_a_decision_that_is_not_sent_is_marked() -> None:
-    reason = "would shrink to 360 MiB: everything fits; demand 300 MiB + 20 % (not sent: observe)"
+    reason = "would shrink to 360 MiB: everything fits; demand 300 MiB + 20 %"
     change = ChangeView(target_bytes=360 * MIB, reason=reason, measurement="", sent=False)
-    assert f"web: {reason}\n" in shown(change=change)
+    assert "    would shrink to 360 MiB (not sent)\n" in shown(change=change)
+    assert "everything fits" not in shown(change=change)
 
 
-def test_a_reason_that_the_change_repeats_is_shown_once() -> None:
-    change = ChangeView(
-        target_bytes=GIB, reason="grown to 1 GiB: demand 900 MiB", measurement="512 MiB of free", sent=True
-    )
-    said = "web: floor met at 64 MiB\n    grown to 1 GiB: demand 900 MiB [512 MiB of free]\n"
-    assert said in shown(reason="floor met at 64 MiB; demand 900 MiB", change=change)
-    whole = "web: released: gets its full size\n    grown to 1 GiB: demand 900 MiB [512 MiB of free]\n"
-    assert whole in shown(reason="released: gets its full size", change=change)
-    assert "web: as wanted\n" in shown(reason="")
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({}, "uses 300 MiB, has 512 MiB: 112 MiB of it others may have"),
+        ({"planned_bytes": GIB}, "uses 300 MiB, has 512 MiB: nobody else needs what it has too much"),
+        ({"actual_bytes": 350 * MIB}, "uses 300 MiB, has 350 MiB: 50 MiB at hand"),
+        (
+            {"expected_bytes": 9 * MIB, "actual_bytes": 350 * MIB},
+            "uses 300 MiB, grows, has 350 MiB: 50 MiB at hand",
+        ),
+        ({"short_bytes": 60 * MIB}, "uses 300 MiB, has 512 MiB: 60 MiB short, since others hold it"),
+        (
+            {"standing": "frozen", "reason": "frozen: its state is paused; more"},
+            "frozen: its state is paused",
+        ),
+        ({"there": False, "problem": "no monitor at /run/web.qmp"}, "no monitor at /run/web.qmp"),
+    ],
+)
+def test_a_line_says_what_a_vm_uses_what_it_has_and_why(changes: dict[str, object], line: str) -> None:
+    assert f"web: {line}\n" in shown(**changes)
 
 
 def test_figures_that_are_not_known_are_dashes() -> None:
@@ -288,7 +301,8 @@ def test_a_status_of_an_older_manager_reads_none_for_the_fields_it_lacks() -> No
     older = answer()
     for name in ("demand_source", "change"):
         del older["vms"][0][name]
-    assert "resident by blocks of its RAM files\n" in rendered(status_of(older)) + "\n"
+    assert "web: uses 300 MiB, has 512 MiB" in rendered(status_of(older))
+    assert "not reported" in explained(status_of(older), status_of(older).vms[0])
 
 
 def test_json_is_the_whole_answer(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from dynmem.errors import DynmemError, ExitCode
 COMMANDS: Final = {  # name -> (module, attribute, one line for --help)
     "demo": ("dynmem.cli.demo", "demo", "Watch virtual machines share a budget"),
     "doctor": ("dynmem.cli.doctor", "doctor", "Examine what this host can do, and what would help"),
+    "explain": ("dynmem.cli.status", "explain", "Show how the size of a VM was computed"),
     "release": ("dynmem.cli.status", "release", "Grow VMs to their full size and leave them alone"),
     "reserve": ("dynmem.cli.status", "reserve", "Make room for a VM that is about to start"),
     "run": ("dynmem.cli.run", "run", "Run the memory manager of this host"),
@@ -30,6 +31,7 @@ Examples:
   dynmem demo                        three VMs share a budget for a minute
   dynmem run --config hosts.toml     watch (mode = "observe") or manage ("enforce")
   dynmem status                      how much each VM has, and why
+  dynmem explain web                 the whole arithmetic of one VM
   dynmem doctor                      what this host can do, and what would help
 
 \b

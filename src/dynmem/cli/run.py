@@ -90,11 +90,12 @@ def _serve(config: "Config", hangups: list[int]) -> int:
 def _summary(config: "Config") -> str:
     from dynmem.units import NS_PER_S, format_size
 
-    settings = config.settings
+    settings, kept = config.settings, config.settings.ready_bytes
+    ready = "" if kept is None else f", ready {format_size(kept)}"
     lines = [
         f"{config.path}: OK",
         f"mode {settings.mode}, period {settings.period_ns / NS_PER_S:g} s",
-        f"budget {format_size(settings.budget_bytes)}, slush {format_size(settings.slush_bytes)}",
+        f"budget {format_size(settings.budget_bytes)}, slush {format_size(settings.slush_bytes)}{ready}",
         f"socket {config.socket}, state {config.state}",
     ]
     lines += [

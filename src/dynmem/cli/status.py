@@ -1,4 +1,4 @@
-"""``dynmem status``, ``reserve`` and ``release``: short requests to the running manager.
+"""``dynmem status``, ``explain``, ``reserve`` and ``release``: short requests to the running manager.
 
 Nothing heavy is imported: `status` takes less than 150 ms from start to finish.
 """
@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from dynmem.cli.explain_text import explained
 from dynmem.cli.status_text import rendered
 from dynmem.errors import ConfigError, ExitCode, quoted
 from dynmem.limits import API_WAIT_NS_MAX
@@ -44,6 +45,33 @@ def status(path: Path | None, *, as_json: bool) -> int:
     """  # noqa: D301 - click reads the backspace as "do not wrap"
     answer = ask(path or default_socket(), {"command": "status"})
     click.echo(json.dumps(answer, indent=2) if as_json else rendered(status_of(answer), _terminal_columns()))
+    return ExitCode.OK
+
+
+@click.command()
+@click.argument("name", metavar="VM")
+@_socket_option
+@_json_option
+def explain(name: str, path: Path | None, *, as_json: bool) -> int:
+    """Show how the size of VM was computed: every figure, and where it comes from.
+
+    \b
+    Example:
+      dynmem explain web
+
+    Exit codes: as of status; 2 if no VM of this name is configured.
+    """  # noqa: D301 - click reads the backspace as "do not wrap"
+    answer = ask(path or default_socket(), {"command": "status"})
+    found = status_of(answer)
+    try:
+        vm = found.vm(name)
+    except KeyError:
+        known = ", ".join(each.name for each in found.vms) or "none"
+        raise ConfigError(f"no VM {quoted(name)} is configured: there is {known}") from None
+    if as_json:
+        click.echo(json.dumps(next(each for each in answer["vms"] if each["name"] == name), indent=2))
+    else:
+        click.echo(explained(found, vm))
     return ExitCode.OK
 
 

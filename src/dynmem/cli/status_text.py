@@ -1,4 +1,4 @@
-"""The status of the manager as text: the host, a table of the VMs, and why each has what it has.
+"""The status of the manager as text: the host, a table of the VMs, and a line about each.
 
 Nothing heavy is imported: `dynmem status` takes less than 150 ms from start to finish.
 """
@@ -6,6 +6,7 @@ Nothing heavy is imported: `dynmem status` takes less than 150 ms from start to 
 import textwrap
 from typing import TYPE_CHECKING, Final
 
+from dynmem.cli.explain_text import in_a_line
 from dynmem.units import NS_PER_S, format_size
 
 if TYPE_CHECKING:
@@ -20,8 +21,8 @@ _NARROWEST: Final = 40
 
 
 def rendered(status: "StatusReply", columns: int | None = None) -> str:
-    """Return the reply as text, its prose broken into lines of at most *columns*: host, table, reasons."""
-    sections = [_wrapped(_host(status), columns), _table(status.vms), _wrapped(_reasons(status), columns)]
+    """Return the reply as text, its prose broken into lines of at most *columns*: host, table, lines."""
+    sections = [_wrapped(_host(status), columns), _table(status.vms), _wrapped(_lines(status), columns)]
     if status.reservations:
         sections.insert(1, _wrapped(_reservations(status.reservations), columns))
     return "\n\n".join(section for section in sections if section)
@@ -58,6 +59,7 @@ def _host(status: "StatusReply") -> list[str]:
         f"budget {format_size(status.budget_bytes)}, slush {format_size(status.slush_bytes)}",
     ]
     if free is not None:
+        lines[1] += f", ready {format_size(status.ready_bytes)}"
         lines[1] += f", MemAvailable {format_size(free.mem_available_bytes)}"
         lines.append(f"free: {free.text}")
     if status.shortage_bytes:
@@ -116,27 +118,16 @@ def _table(vms: "Sequence[VmView]") -> str:
     )
 
 
-def _reasons(status: "StatusReply") -> list[str]:
-    """Return why each VM has its size, what the last step requested, and where the figures come from."""
+def _lines(status: "StatusReply") -> list[str]:
+    """Return what each VM uses, what it has and why, in a line, and what is being done about it."""
     lines = []
     for vm in status.vms:
-        said = [_own_reason(vm)]
+        lines.append(f"{vm.name}: {in_a_line(vm)}")
         if vm.change is not None:
-            said.append(vm.change.reason + (f" [{vm.change.measurement}]" if vm.change.measurement else ""))
-        first, *more = [sentence for sentence in said if sentence] or ["as wanted"]
-        lines.append(f"{vm.name}: {first}")
-        lines += [f"    {sentence}" for sentence in more]
-        if vm.problem and vm.problem not in vm.reason:
+            unsent = "" if vm.change.sent else " (not sent)"
+            lines.append(f"    {vm.change.reason.split(': ', maxsplit=1)[0]}{unsent}")
+        if vm.problem and vm.problem not in lines[-1]:
             lines.append(f"    {vm.problem}")
-        if vm.resident_source:
-            demand = f"; demand = {vm.demand_source}" if vm.demand_source else ""
-            own = f" ({format_size(vm.process_bytes)} besides in its process)" if vm.process_bytes else ""
-            lines.append(f"    resident by {vm.resident_source}{own}{demand}")
+    if status.vms:
+        lines.append(f"the whole arithmetic: dynmem explain {status.vms[0].name}")
     return lines
-
-
-def _own_reason(vm: "VmView") -> str:
-    """Return a VM's reason without the part at its end that the last step's change says, too."""
-    parts, changed = vm.reason.split("; "), vm.change.reason if vm.change is not None else ""
-    own = next(n for n in range(len(parts) + 1) if n == len(parts) or "; ".join(parts[n:]) in changed)
-    return "; ".join(parts[:own])

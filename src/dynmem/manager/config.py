@@ -20,7 +20,7 @@ from dynmem.limits import (
     UNIX_PATH_BYTES_MAX,
     WEIGHT_MAX,
 )
-from dynmem.manager.config_file import SLUSH, File, Size, VmTable, is_name, read, vm_place
+from dynmem.manager.config_file import AUTO, SLUSH, File, Size, VmTable, is_name, read, vm_place
 from dynmem.manager.paths import default_socket, default_state
 from dynmem.manager.step.facts import ManagerSettings, VmConfig
 from dynmem.policy import MemorySettings
@@ -124,6 +124,12 @@ def _checked(path: Path, file: File) -> Config:
             "host.slush",
             f"{format_size(slush)}{whose} is not below the budget of {format_size(budget)}: set a lower one",
         )
+    ready = None if file.host.ready == AUTO else _size(fail, "host.ready", file.host.ready)
+    if ready is not None and ready >= budget - slush:
+        raise fail(
+            "host.ready",
+            f"{format_size(ready)} is not below budget minus slush ({format_size(budget - slush)}): lower it",
+        )
     if len(file.vm) > MANAGER_VMS_MAX:
         raise fail("vm", f"{len(file.vm)} VMs; at most {MANAGER_VMS_MAX} can be managed: leave some out")
     vms = tuple(_vm(fail, index, vm, budget - slush) for index, vm in enumerate(file.vm))
@@ -141,6 +147,7 @@ def _checked(path: Path, file: File) -> Config:
             slush_bytes=slush,
             period_ns=_period(fail, manager.period),
             mode=manager.mode,
+            ready_bytes=ready,
         ),
         vms=vms,
         monitors={vm.name: Path(vm.qmp) for vm in file.vm},

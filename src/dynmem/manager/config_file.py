@@ -3,6 +3,7 @@
     [host]
     budget = "8GiB"                 # what all VMs together may hold
     slush = "256MiB"                # the part of it that is never granted (default 256MiB)
+    ready = "auto"                  # kept for whoever grows next; a size, or as needed (default auto)
 
     [manager]
     mode = "observe"                # or "enforce"; observe changes nothing (default)
@@ -43,6 +44,8 @@ from dynmem.units import format_size
 _DEFAULTS: Final = MemorySettings()
 #: The default of host.slush.
 SLUSH: Final = "256MiB"
+#: The default of host.ready: what the manager finds right.
+AUTO: Final = "auto"
 _NAME: Final = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{MANAGER_NAME_MAX - 1}}}")
 
 Size = str | int
@@ -54,10 +57,14 @@ class HostTable(msgspec.Struct, forbid_unknown_fields=True):
     Attributes:
         budget: What the guests of all VMs together may hold; what VM processes hold besides is not counted.
         slush: The part of the budget that is never granted to any VM; less than the budget.
+        ready: What is kept ready for whoever grows next: granted at once to a guest that needs it to live,
+            and never as comfort. "auto" follows the growth that is seen, from 1/32 to 1/8 of what the VMs can
+            share; "0" keeps nothing.
     """
 
     budget: Size
     slush: Size = SLUSH
+    ready: Size = AUTO
 
 
 class ManagerTable(msgspec.Struct, forbid_unknown_fields=True):

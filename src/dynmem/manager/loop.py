@@ -22,6 +22,7 @@ from dynmem.manager.acts import Acts
 from dynmem.manager.api.server import ApiServer
 from dynmem.manager.api.service import Service
 from dynmem.manager.config import Config
+from dynmem.manager.fast_lane import WATCH_S, FastLane
 from dynmem.manager.journal.journal import Journal, JournalError
 from dynmem.manager.journal.recovery import Unfinished, take_over
 from dynmem.manager.journal.writer import JournalWriter
@@ -196,6 +197,7 @@ class Daemon:
         """Sweep and step until the stop signal; a sweep that took too long is not made up for."""
         stopping = asyncio.create_task(self._stop.wait())
         acts = Acts(self._manager, writer, self._report)
+        lane = FastLane(self._measure_host)
         for line in unfinished.damaged:
             self._report(line)
         while not self._stop.is_set():
@@ -216,21 +218,36 @@ class Daemon:
                 for line in result.changes:
                     self._report(line)
                 unfinished.add(await acts.act(self._connections, result.commands))
+                lane.stepped(facts, result)
                 self._next_sweep.stepped()
                 await service.stepped(swept_s)
                 pause_s = began + self._period_s - time.monotonic()
                 if result.waiting:
                     pause_s = self._period_s / SOON_SHARE
             asked = asyncio.create_task(self._next_sweep.wanted.wait())
-            await asyncio.wait(
-                (stopping, asked), timeout=max(0.0, pause_s), return_when=asyncio.FIRST_COMPLETED
-            )
+            until_s = time.monotonic() + pause_s
+            while not (stopping.done() or asked.done()) and (left_s := until_s - time.monotonic()) > 0:
+                nap_s = min(left_s, WATCH_S) if lane.is_wanted else left_s
+                await asyncio.wait((stopping, asked), timeout=nap_s, return_when=asyncio.FIRST_COMPLETED)
+                if not (stopping.done() or asked.done()) and lane.is_wanted:
+                    await self._look_between(lane, acts, unfinished)
             asked.cancel()
             # A guest that is reset again and again makes sweeps no more frequent than one that gives.
             soon_s = began + min(self._period_s / SOON_SHARE, SOON_S_MAX) - time.monotonic()
             await asyncio.wait((stopping,), timeout=max(0.0, soon_s))
             self._next_sweep.wanted.clear()
         await stopping
+
+    async def _look_between(self, lane: FastLane, acts: Acts, unfinished: Unfinished) -> None:
+        """Look at the VMs that could run out of memory before the next sweep, and serve them."""
+        facts = await lane.look(self._connections)
+        if facts is None or self._stop.is_set():
+            return
+        result = self._manager.step(facts)
+        for line in result.changes:
+            self._report(line)
+        unfinished.add(await acts.act(self._connections, result.commands))
+        lane.stepped(facts, result)
 
     async def _sweep(self) -> Facts | None:
         """Look at all VMs at once and return the facts; None if the host cannot be measured.

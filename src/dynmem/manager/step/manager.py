@@ -92,7 +92,7 @@ class Manager:
         self._last_before, self._sent_before = dict(self._last), set(self._sent)
         self._last.update({each.record.name: (survey.now_ns, each) for each in changes})
         self._sent.difference_update(each.record.name for each in changes)
-        seen = Seen(survey, free, result, changes, waiting, dict(self._last))
+        seen = Seen(survey, free, result, changes, ready, waiting, dict(self._last))
         lines += [*self._news(changes), *emergency_lines(self._seen, seen)]
         self._seen = seen
         if not self.settings.is_enforcing:

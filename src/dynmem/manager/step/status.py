@@ -47,6 +47,7 @@ class Seen(msgspec.Struct, frozen=True):
         free: What was measured free beside reservations.
         plan: The division of the host.
         changes: What it changed.
+        ready: What is kept ready. Pages.
         waiting: Whether a VM or a reservation waits for memory that is being given.
         last: The last change of each VM, and when it was decided.
     """
@@ -55,6 +56,7 @@ class Seen(msgspec.Struct, frozen=True):
     free: MeasuredFree
     plan: Plan
     changes: tuple[Change, ...]
+    ready: int
     waiting: bool
     last: Mapping[str, tuple[int, Change]]
 
@@ -107,6 +109,7 @@ class StatusReader(msgspec.Struct, frozen=True):
             waiting=seen is not None and seen.waiting,
             measured_free=_measured(seen) if seen else None,
             shortage_bytes=seen.plan.shortage_pages * PAGE_SIZE if seen else 0,
+            ready_bytes=seen.ready * PAGE_SIZE if seen else 0,
             cut=seen.plan.cut if seen else "",
             books=self._books(),
             reservations=tuple(self.reservations.view(entry) for entry in self.reservations),
@@ -174,6 +177,7 @@ class StatusReader(msgspec.Struct, frozen=True):
             demand_bytes=demand.committed_bytes if demand else None,
             available_bytes=demand.available_bytes if demand else None,
             demand_source=demand.source if demand else None,
+            expected_bytes=record.expected_pages * PAGE_SIZE if demand else None,
             reserve_bytes=demand.reserve_bytes if demand else None,
             demand_age_ns=demand.age_ns if demand else None,
             parachute=PARACHUTE.get(facts.deflates_on_oom),

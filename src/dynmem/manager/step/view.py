@@ -123,6 +123,8 @@ class VmView(VmConfig, frozen=True, kw_only=True):
         demand_source: The formula of `demand_bytes`: "committed - ballooned" (hv-balloon) or "actual -
             stat-available-memory, and 64 MiB in reserve" (virtio-balloon).
         reserve_bytes: What its guest should keep at hand beyond `demand_bytes`. Since schema 3.
+        expected_bytes: What the plan adds to `demand_bytes` for a guest that grows: what it has used since
+            its report, and the growth of the next second. Since schema 3.
         demand_age_ns: How old the guest's report was at the last sweep.
         parachute: Whether its guest may take memory back from its balloon before it kills a process
             (deflate-on-oom), as a phrase; null if that is not known. Since schema 3.
@@ -130,7 +132,8 @@ class VmView(VmConfig, frozen=True, kw_only=True):
             null if that is not known. Since schema 3.
         assigned_bytes: The target last set, or the size that was adopted.
         claim_bytes: What it may take without asking, by the books.
-        wanted_bytes: Demand and buffer, within floor and maximum.
+        wanted_bytes: Demand and what is expected, and the buffer or the reserve, whichever is more; within
+            floor and maximum.
         planned_bytes: What the plan gives it; it gets there as others give.
         headroom_bytes: How far the plan goes beyond `wanted_bytes`.
         short_bytes: How far the plan stays below `wanted_bytes`.
@@ -156,6 +159,7 @@ class VmView(VmConfig, frozen=True, kw_only=True):
     available_bytes: int | None = None
     demand_source: str | None = None
     reserve_bytes: int | None = None
+    expected_bytes: int | None = None
     demand_age_ns: int | None = None
     parachute: str | None = None
     free_pages: str | None = None
@@ -189,9 +193,11 @@ class StatusView(msgspec.Struct, frozen=True, kw_only=True):
         waiting: Whether a VM or a reservation waits for memory that is being given.
         measured_free: What could be granted; null before the first sweep.
         shortage_bytes: How far all that is wanted exceeds what there is to divide.
+        ready_bytes: What is kept ready for whoever grows next. Since schema 3.
         cut: The first level of the plan for which memory does not suffice. The levels are "floors", "demand
-            high", "demand normal", "demand low", "buffer high", "buffer normal", "buffer low" (up to here, a
-            VM lacks something it wants), "margin", "held" and "spread" (only headroom is missing). Empty if
+            high", "demand normal", "demand low", "at hand high", "at hand normal", "at hand low" (what is
+            kept ready serves up to here), "buffer high", "buffer normal", "buffer low" (up to here, a VM
+            lacks something it wants), "margin", "held" and "spread" (only headroom is missing). Empty if
             every VM gets its maximum.
         books: Totals of the books.
         reservations: Room that is kept for VMs about to start.
@@ -210,6 +216,7 @@ class StatusView(msgspec.Struct, frozen=True, kw_only=True):
     waiting: bool
     measured_free: MeasuredView | None
     shortage_bytes: int
+    ready_bytes: int = 0
     cut: str
     books: BooksView
     reservations: tuple[Reservation, ...]

@@ -48,6 +48,8 @@ LOG: Final = logging.getLogger(__name__)
 COMMAND_TIMEOUT_S: Final = 3.0
 # A VM that does not reply to a glance within this is left to the next look.
 GLANCE_PATIENCE_S: Final = 0.05
+# A process that has run for less than this between two glances did nothing that takes much memory.
+_BUSY_TICKS: Final = 2
 # A sweep's patience with one VM, in parts.
 _PATIENCE_TICKS: Final = 20
 # The events that are looked at; others are dropped as they come.
@@ -98,6 +100,7 @@ class VmConnection:
         self._look: asyncio.Task[VmFacts] | None = None
         self._glance: asyncio.Task[VmFacts | None] | None = None
         self._last_state: str | None = None
+        self._ticks = 0
         self._measuring: asyncio.Task[None] | None = None
         self._nobody_listens = False
         self._is_slow = False
@@ -165,6 +168,14 @@ class VmConnection:
         """Return what its guest holds now, by the host; None where that takes more than microseconds."""
         life = self._life
         return None if life is None or life.meter is None else life.meter.guest_bytes_now()
+
+    def was_busy(self) -> bool:
+        """Return whether its process has run since the last call for more than an idle guest takes."""
+        process = self._life.process if self._life is not None else None
+        if process is None:
+            return False
+        before, self._ticks = self._ticks, process.ticks()
+        return self._ticks - before >= _BUSY_TICKS
 
     async def _wait(self, patience_s: float) -> None:
         """Wait for the look, in ticks: one that comes late counts once.

@@ -13,6 +13,7 @@ from typing import Final
 from dynmem.procfs import is_shortage
 
 _AFTER_NAME_STATE: Final = 0  # proc_pid_stat(5): fields are counted after the name in parentheses
+_AFTER_NAME_TIMES: Final = slice(11, 13)  # in user and in kernel mode, all threads; a guest's time is in them
 _AFTER_NAME_START: Final = 19
 
 
@@ -66,6 +67,12 @@ class Process:
         with suppress(OSError):
             return not self.gone() and _stat_fields(self.pid)[_AFTER_NAME_STATE] in {"T", "t"}
         return False
+
+    def ticks(self) -> int:
+        """Return for how long it has run, in ticks of the kernel (10 ms); 0 if that cannot be read."""
+        with suppress(OSError, ValueError):
+            return sum(map(int, _stat_fields(self.pid)[_AFTER_NAME_TIMES]))
+        return 0
 
     def close(self) -> None:
         """Close the pidfd."""

@@ -1,0 +1,64 @@
+"""Looks between two sweeps, for guests that could run out of memory before the next one.
+
+    every 100 ms, of the VMs whose guests have little available:
+        what they hold, and whether they do anything   (files of /proc: no monitor and no guest is asked)
+        --> a glance at those that grow, that are busy, or that give what they were asked for
+        --> facts for a step, as after a sweep
+
+A VM with much available is not looked at: it lives until the next sweep whatever it does.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from dynmem.manager.step.facts import RUNNING, Facts, HostFacts, VmFacts, between_sweeps
+from dynmem.manager.step.results import StepResult
+from dynmem.manager.step.watch import WATCH_NS, Watch
+from dynmem.manager.sweep.connection import VmConnection
+from dynmem.units import NS_PER_S
+
+WATCH_S: Final = WATCH_NS / NS_PER_S
+
+
+class FastLane:
+    """The looks between one sweep and the next; *measure_host* returns None if that fails."""
+
+    def __init__(self, measure_host: Callable[[], HostFacts | None]) -> None:
+        self._measure_host = measure_host
+        self._watch = Watch()
+        self._facts: Facts | None = None
+        self._moving: frozenset[str] = frozenset()
+        self._tight: frozenset[str] = frozenset()
+
+    def stepped(self, facts: Facts, result: StepResult) -> None:
+        """Take in a step, and the facts that it was made from."""
+        self._facts, self._moving, self._tight = facts, result.moving, result.tight
+        self._watch.looked({vm.name: _guest_bytes(vm) for vm in facts.vms if facts.is_new(vm.name)})
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether there is anything to watch."""
+        return bool(self._moving or self._tight)
+
+    async def look(self, connections: Mapping[str, VmConnection]) -> Facts | None:
+        """Return the facts for a step; None if nothing calls for one."""
+        if self._facts is None:
+            return None
+        watched = [name for name in self._tight | self._moving if name in connections]
+        risen = self._watch.risen({name: connections[name].resident_now() for name in watched})
+        busy = {name for name in watched if connections[name].was_busy()}
+        names = [name for name in watched if name in self._moving or name in risen or name in busy]
+        if not names:
+            return None
+        now_ns = time.monotonic_ns()
+        found = await asyncio.gather(*(connections[name].glance(now_ns, ask=True) for name in names))
+        looks = {vm.name: vm for vm in found if vm is not None and vm.run_state == RUNNING}
+        host = self._measure_host() if looks else None
+        return None if host is None else between_sweeps(self._facts, now_ns, host, looks)
+
+
+def _guest_bytes(vm: VmFacts) -> int | None:
+    held = vm.resident_bytes
+    return None if held is None else max(0, held - vm.resident_overhead_bytes)

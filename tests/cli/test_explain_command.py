@@ -1,0 +1,88 @@
+"""`dynmem explain`: every figure of one VM, so that its size can be computed again by hand."""
+
+import re
+
+import msgspec
+from tests.rigs.obedient import ObedientHost
+
+from dynmem.cli.explain_text import explained
+from dynmem.manager.api.messages import DaemonView, StatusReply
+from dynmem.manager.step.facts import Demand, ManagerSettings, VmConfig
+from dynmem.manager.step.safeguards import Safeguards
+from dynmem.units import GIB, MIB, NS_PER_S, parse_size
+
+DAEMON = DaemonView(
+    version="1",
+    pid=1,
+    config="hosts.toml",
+    state="state",
+    uptime_s=1.0,
+    sweeps=1,
+    sweep_took_s=0.1,
+    swept_ago_s=0.2,
+    journal_problem=None,
+)
+
+
+def host(demands: dict[str, int]) -> ObedientHost:
+    settings = ManagerSettings(1 * GIB, 64 * MIB, NS_PER_S, "enforce")
+    configs = [VmConfig(name, 64 * MIB, 512 * MIB) for name in demands]
+    sizes = {name: size * MIB for name, size in demands.items()}
+    return ObedientHost(settings, configs, sizes, safeguards=Safeguards())
+
+
+def text_of(rack: ObedientHost, name: str) -> str:
+    status = StatusReply(**msgspec.structs.asdict(rack.manager.status()), manager=DAEMON)
+    return explained(status, status.vm(name))
+
+
+def figures(text: str, title: str) -> dict[str, int]:
+    """Return the figures of a table; of two with one name, the first."""
+    lines = text.split(title + "\n")[1].split("\n\n", maxsplit=1)[0].splitlines()
+    found: dict[str, int] = {}
+    for line in lines:
+        match = re.match(r"  (\w+(?: \w+)?) +[-+=]? +([\d.]+ \w+)  ", line)
+        assert match, line
+        found.setdefault(match[1], parse_size(match[2]))
+    return found
+
+
+def close(one: int, other: int) -> bool:
+    return abs(one - other) < MIB
+
+
+def test_the_sums_can_be_computed_again_by_hand() -> None:
+    rack = host({"web": 200, "db": 100})
+    rack.sweep(6)
+    text = text_of(rack, "web")
+    wants, has = figures(text, "What it wants"), figures(text, "What the host has")
+    assert close(wants["uses"] + wants["at hand"], wants["wanted"])
+    left = has["budget"] - has["slush"] - has["VMs"] - has["reserved"]
+    assert close(left, has["left"])
+    assert has["ready"] > 0
+
+
+def test_growth_and_a_reserve_are_terms_of_the_sum() -> None:
+    rack = host({"web": 100, "db": 100})
+    rack.sweep(6)
+    size = rack.sizes["web"]
+    for used in (140, 180, 220):
+        demand = Demand(used * MIB, size - used * MIB, "used", 1, reserve_bytes=64 * MIB)
+        rack.overrides["web"] = {"demand": demand}
+        rack.sweep()
+    text = text_of(rack, "web")
+    assert re.search(r"  uses +220 MiB", text)
+    grows = re.search(r"  grows +\+ +([\d.]+ MiB)", text)
+    wanted = re.search(r"  wanted +=  *([\d.]+ MiB)", text)
+    assert grows
+    assert wanted
+    assert re.search(r"  at hand +\+ +(64|[\d.]+) MiB", text)
+    assert parse_size(wanted[1]) >= 220 * MIB + parse_size(grows[1]) + 60 * MIB
+
+
+def test_what_is_known_of_an_absent_vm_is_said() -> None:
+    rack = host({"web": 100})
+    rack.sweep(2)
+    rack.demands.clear()
+    rack.sweep()
+    assert text_of(rack, "web").startswith("web: it is not running")
