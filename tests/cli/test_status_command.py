@@ -272,7 +272,7 @@ def test_a_decision_that_is_not_sent_is_marked() -> None:
     ("changes", "line"),
     [
         ({}, "uses 300 MiB, has 512 MiB: 112 MiB of it others may have"),
-        ({"planned_bytes": GIB}, "uses 300 MiB, has 512 MiB: nobody else needs what it has too much"),
+        ({"planned_bytes": GIB}, "uses 300 MiB, has 512 MiB: nobody else needs the rest"),
         ({"actual_bytes": 350 * MIB}, "uses 300 MiB, has 350 MiB: 50 MiB at hand"),
         (
             {"expected_bytes": 9 * MIB, "actual_bytes": 350 * MIB},

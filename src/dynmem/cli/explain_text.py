@@ -31,7 +31,7 @@ def in_a_line(vm: "VmView") -> str:
     if vm.planned_bytes is not None and vm.actual_bytes > vm.planned_bytes:
         return f"{text}: {format_size(vm.actual_bytes - vm.planned_bytes)} of it others may have"
     if vm.wanted_bytes is not None and vm.actual_bytes > vm.wanted_bytes:
-        return f"{text}: nobody else needs what it has too much"
+        return f"{text}: nobody else needs the rest"
     return f"{text}: {format_size(max(0, more))} at hand"
 
 

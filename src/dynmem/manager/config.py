@@ -242,6 +242,7 @@ def _vm(fail: _Fail, index: int, vm: VmTable, room: int) -> VmConfig:
         buffer_percent=vm.buffer,
         weight=vm.weight,
         priority=vm.priority,
+        on_shortage=vm.on_shortage,
     )
 
 

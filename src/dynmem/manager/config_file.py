@@ -19,6 +19,7 @@
     buffer = 20                     # percent on top of its demand (default 20)
     weight = 5000                   # 1 to 10000, divides memory within a priority (default 5000)
     priority = "normal"             # low, normal or high (default normal)
+    on_shortage = "wait"            # or "squeeze": a VM of higher priority may have what this one uses
 
 Whether the values make sense together is for `config` to say. Any mistake is a ConfigError that names the
 file, the key, the value and what to do.
@@ -38,7 +39,7 @@ import msgspec
 from dynmem.errors import ConfigError, quoted
 from dynmem.limits import MANAGER_CONFIG_BYTES_MAX, MANAGER_NAME_MAX
 from dynmem.manager.step.facts import Mode
-from dynmem.policy import MemorySettings, Priority
+from dynmem.policy import MemorySettings, OnShortage, Priority
 from dynmem.units import format_size
 
 _DEFAULTS: Final = MemorySettings()
@@ -99,6 +100,9 @@ class VmTable(msgspec.Struct, forbid_unknown_fields=True):
         buffer: Percent on top of its demand: 0 to 1000.
         weight: 1 to 10000: divides memory among the VMs of one priority.
         priority: "high" is served first, "low" last when not everything fits.
+        on_shortage: When a VM of higher priority lacks what it uses and this one has nothing to spare: "wait"
+            leaves it what it uses, and "squeeze" takes of that, down to its minimum; its guest swaps or
+            kills processes then.
     """
 
     name: str
@@ -108,6 +112,7 @@ class VmTable(msgspec.Struct, forbid_unknown_fields=True):
     buffer: int = _DEFAULTS.buffer_percent
     weight: int = _DEFAULTS.weight
     priority: Priority = _DEFAULTS.priority
+    on_shortage: OnShortage = "wait"
 
 
 class File(msgspec.Struct, forbid_unknown_fields=True):

@@ -6,6 +6,8 @@ import msgspec
 
 #: The rank of a VM: a higher one is served first.
 Priority = Literal["low", "normal", "high"]
+#: Whether a VM keeps what it uses, or gives of it, when a VM of higher priority lacks what that one uses.
+OnShortage = Literal["wait", "squeeze"]
 #: All priorities; the first is served first.
 PRIORITIES: Final[tuple[Priority, ...]] = ("high", "normal", "low")
 

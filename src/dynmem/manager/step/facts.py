@@ -10,7 +10,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from dynmem.policy import MemorySettings
+from dynmem.policy import MemorySettings, OnShortage
 
 Mode = Literal["observe", "enforce"]
 
@@ -149,12 +149,15 @@ class VmConfig(MemorySettings, frozen=True):
         name: Its name.
         minimum_bytes: The least it may get.
         maximum_bytes: The most it may get.
+        on_shortage: What happens when a VM of higher priority lacks what it uses, and this one has nothing
+            to spare: "wait" leaves it what it uses, "squeeze" takes of that, down to its minimum.
 
     """
 
     name: str
     minimum_bytes: int
     maximum_bytes: int
+    on_shortage: OnShortage = "wait"
 
 
 class ManagerSettings(msgspec.Struct, frozen=True):

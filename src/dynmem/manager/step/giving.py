@@ -5,7 +5,7 @@ since its report is no longer available, and a cushion stays with the guest, whi
 """
 
 from dynmem.manager.step.record import Record
-from dynmem.manager.step.safeguards import TIGHT_BYTES, cushion_pages
+from dynmem.manager.step.safeguards import cushion_pages
 from dynmem.policy import HUGE_PAGES
 from dynmem.units import format_size, pages_of
 
@@ -23,9 +23,3 @@ def available_text(record: Record) -> str:
     """Return what a guest has available, in words."""
     demand = record.facts.demand
     return format_size(demand.available_bytes) if demand is not None else "nothing"
-
-
-def is_tight(record: Record) -> bool:
-    """Return whether a guest has so little available that it could use that up before its next report."""
-    demand = record.facts.demand
-    return demand is not None and demand.available_bytes < TIGHT_BYTES

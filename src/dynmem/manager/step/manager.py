@@ -11,11 +11,11 @@ from typing import Final
 
 import msgspec
 
+from dynmem.manager.step.attention import is_tight, moving
 from dynmem.manager.step.changes import Candidate, Change, choose_grants, choose_shrinks, growing
 from dynmem.manager.step.chatter import Chatter
 from dynmem.manager.step.claims import Claims, limit_pages
 from dynmem.manager.step.facts import Facts, ManagerSettings, VmConfig
-from dynmem.manager.step.giving import is_tight
 from dynmem.manager.step.measured import Charge, MeasuredFree, charge, measure
 from dynmem.manager.step.orders import Orders
 from dynmem.manager.step.ready import Ready, refilled
@@ -26,13 +26,14 @@ from dynmem.manager.step.results import Reservation, ReservationState, SetBalloo
 from dynmem.manager.step.room import Taken, holders_of, room_for, taken_by_fixed, taken_by_movable
 from dynmem.manager.step.roster import Arrivals, Roster
 from dynmem.manager.step.safeguards import ALL_ON, Safeguards, band_pages
+from dynmem.manager.step.shortage import lacking, may_be_squeezed, shortage_lines
 from dynmem.manager.step.stalls import apply, forgive, stall_of
 from dynmem.manager.step.standing import Moment, above, standing_of
 from dynmem.manager.step.status import Seen, StatusReader, emergency_lines
 from dynmem.manager.step.survey import Survey
 from dynmem.manager.step.view import StatusView
 from dynmem.manager.step.views import view_of
-from dynmem.policy import Plan, Snapshot, Vm, least_pages, plan
+from dynmem.policy import Plan, Priority, Snapshot, Vm, least_pages, plan
 from dynmem.units import PAGE_SIZE, format_pages, pages_covering, pages_of
 
 # What may be granted when the safeguard that measures is off.
@@ -73,17 +74,19 @@ class Manager:
         self._targets_before = {record.name: record.target_pages for record in self._roster}
         stalls = self._stalls(survey)
         movable = [record for record in self._roster if survey.is_movable(record.name)]
-        views = tuple(
-            view_of(record, survey.standings[record.name], cushion=self.safeguards.guest_cushion)
-            for record in movable
-        )
+        views = self._views(movable, survey)
         taken = [self._taken(record, survey) for record in self._roster]
         room = room_for(views, survey.room, taken, sparing=self.safeguards.sparing)
         reserved, kept = self._reserved(views, survey, room)
         free = survey.free(reserved)
         holders = holders_of(taken, kept, survey.lacking)
-        ready = self._kept_ready(room - reserved, survey)
+        ready = 0
+        if self.safeguards.ready:
+            ready = self._ready.kept(movable, room - reserved, self.settings.ready_bytes, survey.now_ns)
         result = plan(Snapshot(room - reserved, views, holders, ready))
+        if (priority := lacking(result)) is not None:
+            views = self._views(movable, survey, priority)
+            result = plan(Snapshot(room - reserved, views, holders, ready))
         candidates = self._candidates(movable, views, result, survey)
         spared = sum(each.spared for each in taken) if self.safeguards.sparing else 0
         changes = (*stalls, *self._changes(candidates, free, survey, spared, ready))
@@ -94,12 +97,18 @@ class Manager:
         self._sent.difference_update(each.record.name for each in changes)
         seen = Seen(survey, free, result, changes, ready, waiting, dict(self._last))
         lines += [*self._news(changes), *emergency_lines(self._seen, seen)]
+        lines += shortage_lines(self._seen.plan if self._seen else None, result, views)
         self._seen = seen
         if not self.settings.is_enforcing:
             return StepResult(result, (), tuple(lines), waiting=False)
-        moving = self._moving(movable, survey)
-        tight = frozenset(record.name for record in movable if is_tight(record))
-        return StepResult(result, self._commands(changes), tuple(lines), waiting, moving, tight)
+        return StepResult(
+            result,
+            self._commands(changes),
+            tuple(lines),
+            waiting,
+            moving(movable, self._asked_to_look, survey.now_ns, is_any_short=self._shortage),
+            frozenset(record.name for record in movable if is_tight(record)),
+        )
 
     def configure(self, settings: ManagerSettings, vms: Sequence[VmConfig]) -> None:
         """Put another configuration in force between two steps; what is known of the VMs is kept."""
@@ -412,26 +421,19 @@ class Manager:
         grown = [orders.grant(each, target) for each, target in grants]
         return [*shrinks, *released, *grown]
 
-    def _moving(self, movable: Sequence[Record], survey: Survey) -> frozenset[str]:
-        """Return the VMs to look at again at once.
-
-        While one grows or waits, that includes those that could give if only they had reported again.
-        """
-        now_ns = survey.now_ns
-        moving = self._asked_to_look | {each.name for each in movable if each.owed_pages}
-        growing = {each.name for each in movable if each.expected_pages}
-        if growing or self._shortage:
-            moving.update(each.name for each in movable if each.report_is_older_than_size(now_ns))
-        return frozenset(moving | growing)
-
-    def _kept_ready(self, room: int, survey: Survey) -> int:
-        """Return how much of the room is kept for whoever grows next."""
-        if not self.safeguards.ready:
-            return 0
-        growing = sum(record.growth.pages_per_s for record in self._roster if survey.is_movable(record.name))
-        self._ready.see(growing, survey.now_ns)
-        floor = self.settings.ready_bytes
-        return self._ready.pages(max(0, room), None if floor is None else pages_of(floor), survey.now_ns)
+    def _views(
+        self, movable: Sequence[Record], survey: Survey, lacking: Priority | None = None
+    ) -> tuple[Vm, ...]:
+        """Return the VMs as the policy sees them; some give what they use where this priority lacks that."""
+        return tuple(
+            view_of(
+                record,
+                survey.standings[record.name],
+                cushion=self.safeguards.guest_cushion,
+                squeezed=lacking is not None and may_be_squeezed(record, lacking),
+            )
+            for record in movable
+        )
 
     def _grantable(self, free: MeasuredFree, coming: int) -> tuple[int, int]:
         """Return what may be granted to VMs that are short, and as headroom. Pages."""

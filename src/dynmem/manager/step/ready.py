@@ -7,12 +7,14 @@ within one step, while those who have more than they need are only asked to give
                  at least 1/32 of what can be divided, at most 1/8 of it, or what the operator sets
 """
 
+from collections.abc import Iterable
 from typing import Final
 
 import msgspec
 
+from dynmem.manager.step.record import Record
 from dynmem.policy import HUGE_PAGES
-from dynmem.units import MIB, NS_PER_S, PAGE_SIZE
+from dynmem.units import MIB, NS_PER_S, PAGE_SIZE, pages_of
 
 # From the moment that a slope is seen until donors have given: a fresh report, the order, the discard.
 DONORS_NS: Final = 3 * NS_PER_S // 2
@@ -36,6 +38,14 @@ class Ready(msgspec.Struct):
 
     fastest: int = 0
     seen_ns: int = 0
+
+    def kept(self, records: Iterable[Record], room: int, set_bytes: int | None, now_ns: int) -> int:
+        """Return how much of the *room* of these VMs is kept ready: what the operator set, or enough.
+
+        Takes in how fast they grow. Pages.
+        """
+        self.see(sum(record.growth.pages_per_s for record in records), now_ns)
+        return self.pages(max(0, room), None if set_bytes is None else pages_of(set_bytes), now_ns)
 
     def see(self, pages_per_s: int, now_ns: int) -> None:
         """Take in how fast all VMs together grow now."""

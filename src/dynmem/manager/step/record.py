@@ -18,6 +18,7 @@ from dynmem.manager.step.safeguards import (
     SETTLES_NS,
     tolerance_pages,
 )
+from dynmem.manager.step.thrash import Thrash
 from dynmem.policy import ANY, Sizes
 from dynmem.units import pages_covering, pages_of
 
@@ -116,6 +117,8 @@ class Record(msgspec.Struct):
         demand_pages: What the guest needs without a buffer, as far as its reports can be believed.
         growth: How fast it grows, and what it uses more by now than it reported.
         expected_pages: What it will need beyond its report: what it uses more by now, and its growth.
+        thrash: Whether it reads back what it gave.
+        regained_pages: The size that it keeps since it did; 0: none.
         mark_pages: Its size when progress was last seen.
         mark_ns: When that was.
         set_ns: When a target was last sent; -1: never.
@@ -151,6 +154,8 @@ class Record(msgspec.Struct):
     demand_pages: int = 0
     growth: Growth = msgspec.field(default_factory=Growth)
     expected_pages: int = 0
+    thrash: Thrash = msgspec.field(default_factory=Thrash)
+    regained_pages: int = 0
     mark_pages: int = 0
     mark_ns: int = 0
     set_ns: int = -1
@@ -344,10 +349,17 @@ class Record(msgspec.Struct):
         more = min(self.growth.since_report(now_ns), max(0, (self.actual_pages or 0) - self.demand_pages))
         self.expected_pages = more + self.growth.expected if expects else 0
 
+    def see_faults(self, now_ns: int, *, minds: bool) -> None:
+        """Take in how many pages it has read back."""
+        demand, made_ns = self.facts.demand, self.report_ns(now_ns)
+        if demand is not None and made_ns is not None and minds:
+            self.thrash.see(made_ns, demand.faults, now_ns)
+        self.regained_pages = self.thrash.needed(now_ns)
+
     @property
     def needed_pages(self) -> int:
-        """What it needs: what it reported, what it uses more by now, and what it is about to use."""
-        return self.demand_pages + self.expected_pages
+        """What it needs: what it reported, uses more by now and is about to use, or what it got back."""
+        return max(self.demand_pages + self.expected_pages, self.regained_pages)
 
     @property
     def at_hand_pages(self) -> int:
@@ -393,6 +405,7 @@ class Record(msgspec.Struct):
         self.stopped = self.declined = None
         self.highest_pages = self.demand_pages = self.expected_pages = 0
         self.growth.forget()
+        self.thrash, self.regained_pages = Thrash(), 0
         if self.facts.device == HV_BALLOON:  # virtio-balloon keeps its target
             self.adopt_again()
             self.is_target_over = True
@@ -406,6 +419,8 @@ class Record(msgspec.Struct):
 
     def retarget(self, pages: int, now_ns: int) -> None:
         """Record a target that is about to be sent."""
+        if pages < (self.target_pages or 0):
+            self.thrash.shrunk(self.actual_pages or 0, now_ns)
         self.target_pages = pages
         self.set_ns = now_ns
         self.deadlines.order(self.actual_pages or 0, pages, now_ns)

@@ -129,6 +129,7 @@ class Roster:
         record.see_actual(now_ns)
         record.see_demand(now_ns, believe_all=not self._safeguards.fresh_demand)
         record.see_growth(now_ns, expects=self._safeguards.growth)
+        record.see_faults(now_ns, minds=self._safeguards.thrash)
         self._settle(record)
         if not record.reported and fresh_report(record, now_ns, self._settings.period_ns):
             record.reported, record.first_report_ns = True, now_ns

@@ -27,6 +27,7 @@ class Safeguards(msgspec.Struct, frozen=True):
         two_sources: Believe no monitor alone that its VM is larger than its maximum.
         sparing: Take nothing that running VMs need for a start, or for a VM above its own maximum.
         growth: See a guest grow between its reports, and give for the next second.
+        thrash: Give back to a guest what it reads from its disks again.
         ready: Keep memory ready for whoever grows next.
         small_offers: Leave a small offer with a guest in need that took no more.
     """
@@ -44,6 +45,7 @@ class Safeguards(msgspec.Struct, frozen=True):
     two_sources: bool = True
     sparing: bool = True
     growth: bool = True
+    thrash: bool = True
     ready: bool = True
     small_offers: bool = True
 
@@ -89,8 +91,6 @@ BUFFER_SHARE: Final = 4
 CUSHION_SHARE: Final = 32
 CUSHION_PAGES_MIN: Final = 16 * MIB // PAGE_SIZE
 CUSHION_PAGES_MAX: Final = 64 * MIB // PAGE_SIZE
-# A guest that grows fast uses this up between two of its reports.
-TIGHT_BYTES: Final = 256 * MIB
 # The growth that headroom covers first. A guest that grew by 96 MiB/s survived with 128 MiB and not with 64.
 MARGIN_SHARE: Final = 8
 MARGIN_PAGES_MAX: Final = 128 * MIB // PAGE_SIZE

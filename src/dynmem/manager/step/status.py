@@ -159,6 +159,7 @@ class StatusReader(msgspec.Struct, frozen=True):
             standing.reason if standing else "",
             above(record),
             _stall(record),
+            _thrash(record),
             self._state(record, seen, decision) if decision else "",
             decision.reason if decision else "",
         )
@@ -177,7 +178,7 @@ class StatusReader(msgspec.Struct, frozen=True):
             demand_bytes=demand.committed_bytes if demand else None,
             available_bytes=demand.available_bytes if demand else None,
             demand_source=demand.source if demand else None,
-            expected_bytes=record.expected_pages * PAGE_SIZE if demand else None,
+            expected_bytes=(record.needed_pages - record.demand_pages) * PAGE_SIZE if demand else None,
             reserve_bytes=demand.reserve_bytes if demand else None,
             demand_age_ns=demand.age_ns if demand else None,
             parachute=PARACHUTE.get(facts.deflates_on_oom),
@@ -245,4 +246,13 @@ def _stall(record: Record) -> str:
         return f"floor met at {format_pages(record.stopped.at_pages)}"
     if record.declined is not None and record.declined.holds:
         return f"takes no more than {format_pages(record.declined.at_pages)}"
+    return ""
+
+
+def _thrash(record: Record) -> str:
+    """Return what a guest's faults brought it, or that they bring it nothing."""
+    if record.regained_pages:
+        return f"keeps {format_pages(record.regained_pages)}: it read back from its disks what it had given"
+    if record.thrash.is_thrashing and (record.target_pages or 0) <= record.floor_pages:
+        return f"thrashes at its minimum, {record.thrash.per_s} pages a second: raise it"
     return ""

@@ -7,8 +7,11 @@ from dynmem.manager.step.standing import Standing
 from dynmem.policy import Vm
 
 
-def view_of(record: Record, standing: Standing, *, cushion: bool) -> Vm:
-    """Return a VM as the policy sees it; with *cushion*, what its guest cannot give now is kept."""
+def view_of(record: Record, standing: Standing, *, cushion: bool, squeezed: bool = False) -> Vm:
+    """Return a VM as the policy sees it; with *cushion*, what its guest cannot give now is kept.
+
+    One that is *squeezed* gives of what it uses, for a VM of higher priority that lacks what that one uses.
+    """
     held = min(record.target_pages or 0, record.most_pages)
     sizes = record.sizes
     maximum, limit = sizes.down(record.maximum_pages), "maximum"
@@ -23,7 +26,7 @@ def view_of(record: Record, standing: Standing, *, cushion: bool) -> Vm:
     kept = min(stopped.at_pages, record.most_pages) if stopped is not None and stopped.holds else 0
     if not standing.may_shrink or record.reported_pages > record.most_pages:
         kept = max(kept, held)
-    elif cushion and (in_use := min(held, keeps_pages(record))) > kept:
+    elif cushion and not squeezed and (in_use := min(held, keeps_pages(record))) > kept:
         kept, why = in_use, f"its guest has only {available_text(record)} available"
     config = record.config
     return Vm(

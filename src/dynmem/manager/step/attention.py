@@ -1,0 +1,30 @@
+"""Which VMs to look at before the next sweep."""
+
+from collections.abc import Collection, Sequence
+from typing import Final
+
+from dynmem.manager.step.record import Record
+from dynmem.units import MIB
+
+# A guest that grows fast uses this up between two of its reports.
+TIGHT_BYTES: Final = 256 * MIB
+
+
+def is_tight(record: Record) -> bool:
+    """Return whether a guest has so little available that it could use that up before its next report."""
+    demand = record.facts.demand
+    return demand is not None and demand.available_bytes < TIGHT_BYTES
+
+
+def moving(
+    movable: Sequence[Record], wanted: Collection[str], now_ns: int, *, is_any_short: bool
+) -> frozenset[str]:
+    """Return the VMs to look at again at once: those that grow or give, and the *wanted* ones.
+
+    While one grows or waits, that includes those that could give if only they had reported again.
+    """
+    growing = {each.name for each in movable if each.expected_pages}
+    found = {*growing, *wanted, *(each.name for each in movable if each.owed_pages)}
+    if growing or is_any_short:
+        found.update(each.name for each in movable if each.report_is_older_than_size(now_ns))
+    return frozenset(found)
