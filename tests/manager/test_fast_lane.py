@@ -1,0 +1,183 @@
+"""Looks between two sweeps: at whom, and what a step makes of them."""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any, cast
+
+import msgspec
+
+from dynmem.manager.fast_lane import FastLane
+from dynmem.manager.step import Manager
+from dynmem.manager.step.attention import TIGHT_BYTES
+from dynmem.manager.step.facts import (
+    RUNNING,
+    Demand,
+    Facts,
+    HostFacts,
+    ManagerSettings,
+    VmConfig,
+    VmFacts,
+    between_sweeps,
+)
+from dynmem.manager.step.results import StepResult
+from dynmem.manager.sweep.connection import VmConnection
+from dynmem.policy import Plan
+from dynmem.units import GIB, MIB, NS_PER_S
+
+HOST = HostFacts(64 * GIB, 64 * GIB)
+SETTINGS = ManagerSettings(1 * GIB, 64 * MIB, NS_PER_S, "enforce")
+NAMES = ("web", "db", "batch")
+
+
+def vm(name: str, used: int, size: int, *, age_ns: int = 1) -> VmFacts:
+    demand = Demand(used * MIB, (size - used) * MIB, "used", age_ns, reserve_bytes=64 * MIB)
+    return VmFacts(
+        name=name,
+        incarnation=f"{name}.1",
+        run_state=RUNNING,
+        device="virtio-balloon",
+        boot_bytes=512 * MIB,
+        actual_bytes=size * MIB,
+        resident_bytes=(used + 20) * MIB,
+        resident_source="st_blocks",
+        demand=demand,
+    )
+
+
+def result(*, moving: tuple[str, ...] = (), tight: tuple[str, ...] = ()) -> StepResult:
+    plan = Plan((), 0, 0, "")
+    return StepResult(plan, (), (), waiting=False, moving=frozenset(moving), tight=frozenset(tight))
+
+
+class Seen:
+    """A connection of which only what the fast lane asks is there."""
+
+    def __init__(self, facts: VmFacts) -> None:
+        self.facts: VmFacts | None = facts
+        self.held: int | None = facts.resident_bytes
+        self.busy = False
+        self.glances = 0
+
+    def resident_now(self) -> int | None:
+        return self.held
+
+    def was_busy(self) -> bool:
+        return self.busy
+
+    async def glance(self, now_ns: int, *, ask: bool = False) -> VmFacts | None:
+        assert ask
+        assert now_ns > 0
+        self.glances += 1
+        return self.facts
+
+
+class Rig:
+    """A lane after a sweep of three VMs."""
+
+    def __init__(self, **marks: tuple[str, ...]) -> None:
+        self.lane = FastLane(lambda: HOST)
+        self.seen = {name: Seen(vm(name, 100, 200)) for name in NAMES}
+        facts = Facts(1, HOST, tuple(vm(name, 100, 200) for name in NAMES))
+        self.lane.stepped(facts, result(**cast("dict[str, Any]", marks)))
+
+    def look(self) -> Facts | None:
+        connections = cast("Mapping[str, VmConnection]", self.seen)
+        return asyncio.run(self.lane.look(connections))
+
+    @property
+    def glances(self) -> dict[str, int]:
+        return {name: each.glances for name, each in self.seen.items() if each.glances}
+
+
+def test_nobody_is_watched_where_nobody_is_tight_or_moves() -> None:
+    rig = Rig()
+    rig.seen["web"].busy, rig.seen["web"].held = True, 512 * MIB
+    assert not rig.lane.is_wanted
+    assert (rig.look(), rig.glances) == (None, {})
+
+
+def test_of_tight_guests_those_are_asked_that_do_something_or_touch_memory() -> None:
+    rig = Rig(tight=NAMES)
+    assert rig.lane.is_wanted
+    assert rig.look() is None
+    rig.seen["web"].busy = True
+    held = rig.seen["db"].held
+    assert held is not None
+    rig.seen["db"].held = held + 9 * MIB
+    facts = rig.look()
+    assert rig.glances == {"web": 1, "db": 1}
+    assert facts is not None
+    assert facts.looked == {"web", "db"}
+
+
+def test_those_that_move_are_looked_at_each_time() -> None:
+    rig = Rig(moving=("batch",))
+    assert rig.look() is not None
+    assert rig.look() is not None
+    assert rig.glances == {"batch": 2}
+
+
+def test_a_vm_that_cannot_be_looked_at_is_left_to_the_next_sweep() -> None:
+    rig = Rig(moving=("batch", "gone"))
+    rig.seen["batch"].facts = None
+    assert rig.look() is None
+    rig = Rig(moving=("batch",))
+    facts = rig.seen["batch"].facts
+    assert facts is not None
+    rig.seen["batch"].facts = msgspec.structs.replace(facts, run_state="paused")
+    assert rig.look() is None
+
+
+def test_what_was_not_looked_at_is_as_the_sweep_saw_it_and_older() -> None:
+    before = Facts(NS_PER_S, HOST, (vm("web", 100, 200), vm("db", 100, 200)))
+    after = between_sweeps(before, 3 * NS_PER_S, HOST, {"web": vm("web", 150, 200)})
+    web, db = after.vms
+    assert (web.demand and web.demand.committed_bytes) == 150 * MIB
+    assert (db.demand and db.demand.age_ns) == 2 * NS_PER_S + 1
+    assert (after.is_new("web"), after.is_new("db")) == (True, False)
+
+
+def grown(*, looks: tuple[str, ...]) -> tuple[Manager, StepResult]:
+    """web uses up all it has between two sweeps; these VMs are looked at."""
+    manager = Manager(SETTINGS, [VmConfig(name, 64 * MIB, 512 * MIB) for name in NAMES])
+    sizes = dict.fromkeys(NAMES, 320)
+    facts = Facts(0, HOST, ())
+    for second in range(1, 8):
+        facts = Facts(second * NS_PER_S, HOST, tuple(vm(name, 100, sizes[name]) for name in NAMES))
+        for command in manager.step(facts).commands:
+            manager.was_sent(command.vm)
+            sizes[command.vm] = command.target_bytes // MIB
+    now = {name: vm(name, 100, sizes[name]) for name in NAMES}
+    now["web"] = vm("web", sizes["web"] - 10, sizes["web"])
+    seen = {name: now[name] for name in looks}
+    return manager, manager.step(between_sweeps(facts, facts.now_ns + NS_PER_S // 5, HOST, seen))
+
+
+def test_a_step_between_two_sweeps_serves_the_guest_that_grows_and_changes_nobody_it_has_not_seen() -> None:
+    _, step = grown(looks=("web",))
+    assert {command.vm for command in step.commands} == {"web"}
+    assert step.commands[0].measurement
+    assert step.moving >= {"web", "db", "batch"}  # those that could give are to be looked at next
+
+
+def test_donors_that_were_looked_at_are_asked_in_the_same_step() -> None:
+    _, step = grown(looks=NAMES)
+    assert {command.vm for command in step.commands} == set(NAMES)
+
+
+def test_a_guest_with_much_available_is_not_tight() -> None:
+    manager = Manager(SETTINGS, [VmConfig(name, 64 * MIB, 512 * MIB) for name in ("web", "db")])
+    step = result()
+    for second in range(1, 4):
+        vms = (vm("web", 100, 100 + TIGHT_BYTES // MIB), vm("db", 100, 200))
+        step = manager.step(Facts(second * NS_PER_S, HOST, vms))
+    assert step.tight == {"db"}
+
+
+def test_in_observe_mode_nobody_is_watched() -> None:
+    settings = msgspec.structs.replace(SETTINGS, mode="observe")
+    manager = Manager(settings, [VmConfig("web", 64 * MIB, 512 * MIB)])
+    step = result()
+    for second in range(1, 4):
+        step = manager.step(Facts(second * NS_PER_S, HOST, (vm("web", 190, 200),)))
+    assert (step.moving, step.tight) == (frozenset(), frozenset())
