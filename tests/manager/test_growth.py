@@ -49,6 +49,13 @@ def test_what_the_host_sees_touched_since_a_report_is_used_by_now() -> None:
     assert growth.since_report(NS_PER_S + 300 * NS_PER_MS) == 40 * PAGES
 
 
+def test_what_a_guest_held_at_its_report_is_not_guessed() -> None:
+    growth = Growth()
+    growth.see(NS_PER_S, None, (NS_PER_S, 80 * PAGES))
+    growth.see(2 * NS_PER_S, 400 * PAGES, (NS_PER_S, 80 * PAGES))
+    assert growth.since_report(2 * NS_PER_S) == 0
+
+
 def test_where_the_host_sees_nothing_the_slope_of_the_reports_goes_on_for_a_second() -> None:
     growth = Growth()
     growth.see(0, None, (0, 80 * PAGES))

@@ -75,19 +75,19 @@ class Growth(msgspec.Struct):
     Attributes:
         used: What it uses by its reports.
         held: What the host measures that it holds.
-        held_then: What it held when it made its last report.
+        held_then: What it held when it made its last report; None: not known.
     """
 
     used: Slope = msgspec.field(default_factory=Slope)
     held: Slope = msgspec.field(default_factory=Slope)
-    held_then: int = 0
+    held_then: int | None = None
 
     def see(self, now_ns: int, held: int | None, report: tuple[int, int] | None) -> None:
         """Take in what it holds (None: not known) and its last report: when it was made, and what it uses."""
         if held is not None:
             self.held.see(now_ns, held)
         if report is not None and self.used.see(*report):
-            self.held_then = held or 0
+            self.held_then = held
 
     def forget(self) -> None:
         """Start again after a reset: what was seen was another guest."""
@@ -113,5 +113,7 @@ class Growth(msgspec.Struct):
             return 0
         reported_ns, _ = self.used.points[-1]
         gone_on = self.used.pages_per_s * min(now_ns - reported_ns, _GOES_ON_NS) // NS_PER_S
-        touched = self.held.points[-1][1] - self.held_then if self.held.points else 0
+        touched = 0
+        if self.held.points and self.held_then is not None:
+            touched = self.held.points[-1][1] - self.held_then
         return max(gone_on, touched if touched >= _NOISE_PAGES else 0)
