@@ -107,7 +107,7 @@ def test_of_tight_guests_those_are_asked_that_do_something_or_touch_memory() -> 
     facts = rig.look()
     assert rig.glances == {"web": 1, "db": 1}
     assert facts is not None
-    assert facts.looked == {"web", "db"}
+    assert facts.looked == frozenset({"web", "db"})
 
 
 def test_those_that_move_are_looked_at_each_time() -> None:
