@@ -4,6 +4,7 @@
     coverage      no VM holds more than was counted for it in the last step
     bounds        a target is whole pages, from floor to maximum (or on the way there from the size that the
                   monitor reports), and goes to a VM that runs
+    look          a VM gets no target in a step for which it was not looked at
     two sweeps    a VM gets no target before two equal sweeps in one life
     measurement   a grant names the measurement that pays for it
     worst case    if every VM takes all that it was offered, that and the slush fit into budget and host
@@ -23,7 +24,9 @@ from dynmem.manager.step.results import SetBalloon, StepResult
 from dynmem.sim.guest import Guest
 from dynmem.units import PAGE_SIZE, format_pages, pages_of
 
-Invariant = Literal["budget", "coverage", "bounds", "two sweeps", "measurement", "worst case", "books"]
+Invariant = Literal[
+    "budget", "coverage", "bounds", "look", "two sweeps", "measurement", "worst case", "books"
+]
 
 
 class InvariantError(Exception):
@@ -98,6 +101,8 @@ class Invariants:
             guest = guests.get(command.vm)
             if guest is None or states[command.vm].run_state != RUNNING:
                 raise InvariantError("bounds", f"{command.vm} was sent a target and is not running")
+            if command.vm not in facts.names_looked_at:
+                raise InvariantError("look", f"{command.vm} was sent a target and not looked at before")
             self._check_bounds(command, guest, states[command.vm].actual_bytes or 0)
             self._check_two_sweeps(command)
             rise = min(command.target_bytes // PAGE_SIZE, guest.boot) - self._worst_before[command.vm]

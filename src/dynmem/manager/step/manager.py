@@ -55,6 +55,7 @@ class Manager:
         self._releases = Releases(settings)
         self._chatter = Chatter()
         self._ready = Ready()
+        self._lacked = False
         self._asked_to_look: set[str] = set()
         self._announced: dict[str, int] = {}
         self._last: dict[str, tuple[int, Change]] = {}
@@ -84,8 +85,8 @@ class Manager:
         if self.safeguards.ready:
             ready = self._ready.kept(movable, room - reserved, self.settings.ready_bytes, survey.now_ns)
         result = plan(Snapshot(room - reserved, views, holders, ready))
-        if (priority := lacking(result)) is not None:
-            views = self._views(movable, survey, priority)
+        if lack := lacking(movable, result):
+            views = self._views(movable, survey, lack[0][0].config.priority)
             result = plan(Snapshot(room - reserved, views, holders, ready))
         candidates = self._candidates(movable, views, result, survey)
         spared = sum(each.spared for each in taken) if self.safeguards.sparing else 0
@@ -97,7 +98,8 @@ class Manager:
         self._sent.difference_update(each.record.name for each in changes)
         seen = Seen(survey, free, result, changes, ready, waiting, dict(self._last))
         lines += [*self._news(changes), *emergency_lines(self._seen, seen)]
-        lines += shortage_lines(self._seen.plan if self._seen else None, result, views)
+        lines += shortage_lines(lack, was=self._lacked)
+        self._lacked = bool(lack)
         self._seen = seen
         if not self.settings.is_enforcing:
             return StepResult(result, (), tuple(lines), waiting=False)
@@ -336,7 +338,7 @@ class Manager:
         for record in self._roster:
             if not survey.is_movable(record.name):
                 record.restart(now_ns)
-            elif self.safeguards.floor_met:
+            elif self.safeguards.floor_met and survey.facts.is_new(record.name):
                 forgive(record, now_ns, is_any_short=self._shortage)
                 stall = stall_of(record, now_ns, self.settings, small_offers=self.safeguards.small_offers)
                 if stall is not None:
@@ -408,7 +410,11 @@ class Manager:
         shrinks = [orders.shrink(each, target) for each, target in chosen]
         pages, spare = self._grantable(free, coming)
         released, left = self._releases.changes(
-            ((record, survey.standings[record.name]) for record in self._roster),
+            (
+                (record, survey.standings[record.name])
+                for record in self._roster
+                if survey.facts.is_new(record.name)
+            ),
             orders,
             pages,
             others_can_give=coming > 0,

@@ -2,22 +2,29 @@
 
 A guest's memory in use is never taken for the comfort of another. When a VM of higher priority lacks what it
 *uses*, its operator has decided before whether a VM of lower priority keeps what it uses (`on_shortage` =
-"wait") or is squeezed below that: its guest swaps, or kills processes.
+"wait") or is squeezed below that: its guest swaps, or kills processes. Growth that is only expected squeezes
+nobody.
 """
 
 from collections.abc import Sequence
 from typing import Final
 
 from dynmem.manager.step.record import Record
-from dynmem.policy import LEVELS, PRIORITIES, Decision, Plan, Priority, Vm
+from dynmem.policy import PRIORITIES, Plan, Priority
 from dynmem.units import format_pages
 
-_PRIORITY_OF: Final = {level.name: level.priority for level in LEVELS if level.name.startswith("demand")}
+# More VMs than this are not named.
+_NAMED_MAX: Final = 3
 
 
-def lacking(plan: Plan) -> Priority | None:
-    """Return the highest priority whose VMs lack what they use; None: nobody does."""
-    return _PRIORITY_OF.get(plan.cut)
+def lacking(records: Sequence[Record], plan: Plan) -> tuple[tuple[Record, int], ...]:
+    """Return the VMs that get less than their guests use, and how much less: by priority, then by amount."""
+    found = [
+        (record, min(record.demand_pages, record.maximum_pages) - decision.target_pages)
+        for record, decision in zip(records, plan.decisions, strict=True)
+    ]
+    found.sort(key=lambda pair: (PRIORITIES.index(pair[0].config.priority), -pair[1]))
+    return tuple((record, pages) for record, pages in found if pages > 0)
 
 
 def may_be_squeezed(record: Record, priority: Priority) -> bool:
@@ -26,21 +33,11 @@ def may_be_squeezed(record: Record, priority: Priority) -> bool:
     return is_lower and record.config.on_shortage == "squeeze"
 
 
-def shortage_lines(before: Plan | None, now: Plan, vms: Sequence[Vm]) -> list[str]:
+def shortage_lines(now: Sequence[tuple[Record, int]], *, was: bool) -> list[str]:
     """Return a line when what the guests use begins, or ceases, not to fit."""
-    was, priority = before is not None and lacking(before) is not None, lacking(now)
-    if was == (priority is not None):
+    if bool(now) == was:
         return []
-    if priority is None:
+    if not now:
         return ["shortage over: what the guests use fits again"]
-    short = [
-        (vm.demand_pages - each.target_pages, each)
-        for vm, each in zip(vms, now.decisions, strict=True)
-        if vm.demand_pages > each.target_pages
-    ]
-    return [f"shortage: what the guests use does not fit: {_lacks(short)}"]
-
-
-def _lacks(short: Sequence[tuple[int, Decision]]) -> str:
-    short = sorted(short, key=lambda pair: -pair[0])
-    return ", ".join(f"{each.vm} lacks {format_pages(pages)}" for pages, each in short[:3])
+    lacks = (f"{record.name} lacks {format_pages(pages)}" for record, pages in now[:_NAMED_MAX])
+    return [f"shortage: what the guests use does not fit: {', '.join(lacks)}"]
