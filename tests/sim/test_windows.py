@@ -67,5 +67,5 @@ def pressed(safeguards: Safeguards) -> int:
 
 def test_the_managers_cushion_stands_in_for_the_reserve_that_such_a_guest_does_not_keep() -> None:
     safe = pressed(Safeguards())
-    assert safe <= 1
+    assert safe <= 2  # of about 60,000
     assert pressed(Safeguards(guest_cushion=False)) > 10 * safe + 10

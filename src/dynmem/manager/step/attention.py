@@ -3,17 +3,27 @@
 from collections.abc import Collection, Sequence
 from typing import Final
 
+from dynmem.manager.step.facts import Facts
 from dynmem.manager.step.record import Record
-from dynmem.units import MIB
+from dynmem.units import MIB, NS_PER_S
 
 # A guest that grows fast uses this up between two of its reports.
 TIGHT_BYTES: Final = 256 * MIB
+# A report that is older than this says too little of a guest that could be asked again.
+FRESH_NS: Final = 3 * NS_PER_S // 10
 
 
 def is_tight(record: Record) -> bool:
     """Return whether a guest has so little available that it could use that up before its next report."""
     demand = record.facts.demand
     return demand is not None and demand.available_bytes < TIGHT_BYTES
+
+
+def may_give_now(record: Record, facts: Facts) -> bool:
+    """Return whether a VM may be shrunk: between two sweeps, only by a look and a report of now."""
+    demand = record.facts.demand
+    is_fresh = demand is not None and demand.age_ns <= FRESH_NS
+    return facts.looked is None or (facts.is_new(record.name) and is_fresh)
 
 
 def moving(

@@ -11,7 +11,8 @@ from typing import Final
 
 import msgspec
 
-from dynmem.manager.step.attention import is_tight, moving
+from dynmem.manager.step.admission import refusal_of
+from dynmem.manager.step.attention import is_tight, may_give_now, moving
 from dynmem.manager.step.changes import Candidate, Change, choose_grants, choose_shrinks, growing
 from dynmem.manager.step.chatter import Chatter
 from dynmem.manager.step.claims import Claims, limit_pages
@@ -166,7 +167,9 @@ class Manager:
         *life* is the one that does not take it over; by default that which is there now.
         """
         size = pages_covering(size_bytes)
-        refusal = self._refusal(name, size, now_ns, deadline_ns)
+        refusal = refusal_of(
+            name, size, deadline_ns - now_ns, self._roster, self._reservations, self.settings
+        )
         if refusal:
             if name not in self._reservations:  # an earlier promise stays in force
                 self._reservations.end(name, "refused", refusal)
@@ -274,31 +277,6 @@ class Manager:
     def _names(self, name: str | None) -> tuple[str, ...]:
         return tuple(self._roster.configs) if name is None else (name,)
 
-    def _refusal(self, name: str, size: int, now_ns: int, deadline_ns: int) -> str:
-        """Return why a reservation can never be made ready; "" if it can."""
-        if size < 1 or deadline_ns <= now_ns:
-            return f"a reservation needs a size and a deadline in the future; {name} has none"
-        if self._reservations.full(name):
-            return "too many reservations are open: wait until one has ended"
-        floors = sum(record.floor_pages for record in self._roster if record.name != name)
-        others = sum(self._lasting(entry.name) for entry in self._reservations if entry.name != name)
-        most = limit_pages(self.settings.budget_bytes, self.settings.slush_bytes) - floors - others
-        if size > most:
-            return (
-                f"{format_pages(size)} cannot be made free: the budget leaves"
-                f" {format_pages(max(0, most))} beside the slush, the floors of the running VMs"
-                f" ({format_pages(floors)}) and other reservations ({format_pages(others)})"
-            )
-        return ""
-
-    def _lasting(self, name: str) -> int:
-        """Return what a reservation comes down to once its VM is there: the VM's minimum, or all of it."""
-        if name in self._roster:
-            return 0  # its floor is counted already
-        hold = self._reservations.hold_pages(name, 0)
-        config = self._roster.configs.get(name)
-        return min(hold, pages_of(config.minimum_bytes)) if config else hold
-
     def _reserved(self, views: Sequence[Vm], survey: Survey, room: int) -> tuple[int, dict[str, int]]:
         """Return what reservations take from the room, and each: those that are ready, and those that can be.
 
@@ -397,8 +375,9 @@ class Manager:
             dead_band=guards.dead_band and not survey.emergency,
             urgent=any(each.needy for each in takers),
         )
-        self._asked_to_look = {each.record.name for each, _ in chosen} - survey.facts.names_looked_at
-        chosen = [pair for pair in chosen if survey.facts.is_new(pair[0].record.name)]
+        asked = {each.record.name for each, _ in chosen}
+        chosen = [pair for pair in chosen if may_give_now(pair[0].record, survey.facts)]
+        self._asked_to_look = asked - {each.record.name for each, _ in chosen}
         coming += sum(max(0, each.counted - target) for each, target in chosen)
         orders = Orders(
             self.claims,

@@ -1,0 +1,36 @@
+"""Whether room for a VM that is about to start can be made at all."""
+
+from dynmem.manager.step.claims import limit_pages
+from dynmem.manager.step.facts import ManagerSettings
+from dynmem.manager.step.reservations import Reservations
+from dynmem.manager.step.roster import Roster
+from dynmem.units import format_pages, pages_of
+
+
+def refusal_of(
+    name: str, size: int, left_ns: int, roster: Roster, reservations: Reservations, settings: ManagerSettings
+) -> str:
+    """Return why a reservation of *size* pages can never be made ready; "" if it can."""
+    if size < 1 or left_ns <= 0:
+        return f"a reservation needs a size and a deadline in the future; {name} has none"
+    if reservations.full(name):
+        return "too many reservations are open: wait until one has ended"
+    floors = sum(record.floor_pages for record in roster if record.name != name)
+    others = sum(_lasting(entry.name, roster, reservations) for entry in reservations if entry.name != name)
+    most = limit_pages(settings.budget_bytes, settings.slush_bytes) - floors - others
+    if size > most:
+        return (
+            f"{format_pages(size)} cannot be made free: the budget leaves"
+            f" {format_pages(max(0, most))} beside the slush, the floors of the running VMs"
+            f" ({format_pages(floors)}) and other reservations ({format_pages(others)})"
+        )
+    return ""
+
+
+def _lasting(name: str, roster: Roster, reservations: Reservations) -> int:
+    """Return what a reservation comes down to once its VM is there: the VM's minimum, or all of it. Pages."""
+    if name in roster:
+        return 0  # its floor is counted already
+    hold = reservations.hold_pages(name, 0)
+    config = roster.configs.get(name)
+    return min(hold, pages_of(config.minimum_bytes)) if config else hold
