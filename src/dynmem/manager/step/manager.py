@@ -364,8 +364,9 @@ class Manager:
         """
         guards = self.safeguards
         takers = [each for each in candidates if growing(each, dead_band=guards.dead_band)]
-        needed = sum(each.unpaid_pages for each in takers) + max(0, -free.pages - spared)
-        needed += sum(self._releases.missing(record, self.claims) for record in self._roster)
+        promised = max(0, -free.pages - spared)
+        promised += sum(self._releases.missing(record, self.claims) for record in self._roster)
+        needed = sum(each.unpaid_pages for each in takers) + promised
         coming = sum(each.in_flight for each in candidates)
         needed += refilled(ready, free.pages + coming - needed)
         chosen = choose_shrinks(
@@ -373,7 +374,7 @@ class Manager:
             needed,
             max(0, free.pages),
             dead_band=guards.dead_band and not survey.emergency,
-            urgent=any(each.needy for each in takers),
+            urgent=promised > 0 or any(each.needy for each in takers),
         )
         asked = {each.record.name for each, _ in chosen}
         chosen = [pair for pair in chosen if may_give_now(pair[0].record, survey.facts)]
