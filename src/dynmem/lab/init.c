@@ -131,8 +131,10 @@ static void obey(char *text)
     order = next;
     order_began = seconds();
     counters->reserve_pages = (uint64_t)(order.reserve * MIB_PAGES);
-    if (order.revive > 0 && load_pid && strcmp(load_state, "running"))
+    if (order.revive > 0 && load_pid && strcmp(load_state, "running")) {
+        wanted_mib = fmin(wanted_mib, order.high); // it does not begin with what the last one wanted
         start_load();
+    }
     orders++;
 }
 
