@@ -167,13 +167,14 @@ def groups(runs: Sequence[RunRecord]) -> Iterator[Group]:
 
 
 def table(group: Group) -> Table:
-    """Return a group as a table for a terminal."""
+    """Return a group as a table for a terminal: a column for each policy, since figures have long names."""
+    policies = list(group.rows())
     shown = Table(title=group.title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     shown.add_column("")
-    for column in COLUMNS:
-        shown.add_column(column, justify="right")
-    for row in group.rows():
-        shown.add_row(*row)
+    for policy, *_ in policies:
+        shown.add_column(policy, justify="right", no_wrap=True)
+    for column, name in enumerate(COLUMNS, start=1):
+        shown.add_row(name, *(policy[column] for policy in policies))
     return shown
 
 
