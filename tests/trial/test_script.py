@@ -49,6 +49,14 @@ def test_what_all_guests_use_stays_below_the_budget_by_the_slush_and_a_spare_for
 
 
 @given(SCRIPTS)
+def test_the_minimums_of_the_others_leave_each_guest_what_it_uses(script: Script) -> None:
+    for at_s in turning_points(script):
+        uses = [script.use_bytes(guest, at_s) + SPARE_BYTES for guest in range(script.guests)]
+        kept = sum(max(use, script.minimum_bytes) for use in uses)
+        assert kept + SLUSH_BYTES <= script.budget_bytes, at_s
+
+
+@given(SCRIPTS)
 def test_each_guest_stays_below_its_maximum_and_rests_below_its_minimum(script: Script) -> None:
     for guest, at_s in itertools.product(range(script.guests), turning_points(script)):
         assert script.use_bytes(guest, at_s) + SPARE_BYTES <= MAXIMUM_BYTES
