@@ -3,6 +3,7 @@
 from tests.rigs.obedient import ObedientHost
 
 from dynmem.manager.step.facts import ManagerSettings, VmConfig
+from dynmem.manager.step.thrash import KEPT_NS
 from dynmem.units import MIB, NS_PER_S, PAGE_SIZE
 
 BUDGET, SLUSH = 768 * MIB, 64 * MIB
@@ -48,3 +49,20 @@ def test_what_a_guest_took_back_is_granted_to_nobody_else() -> None:
         host.sweep()
         assert host.sizes["web"] + host.sizes["db"] <= BUDGET
         assert claim(host, "web") + claim(host, "db") <= BUDGET
+
+
+def test_what_a_guest_took_back_is_said_and_stays_with_it_for_a_while() -> None:
+    host = shrunk()
+    before = host.sizes["web"]
+    host.sizes["web"] += TAKEN
+    lines = host.sweep().changes
+    assert (
+        f"web: took back 48 MiB by its parachute: it ran out of memory at {before // MIB} MiB"
+        in "\n".join(lines)
+    )
+    host.demands["db"] = 500 * MIB  # which needs what web has spare, and does not get that
+    host.sweep(6)
+    assert host.sizes["web"] >= before + TAKEN
+    host.now_ns += KEPT_NS
+    host.sweep(6)
+    assert host.sizes["web"] < before + TAKEN

@@ -44,12 +44,14 @@ class Stall(msgspec.Struct, frozen=True):
         reason: What happened, as a sentence.
         stopped: Where it gave no more, and when to ask again.
         declined: Where it took no more, and when to offer again.
+        keeps: Whether it keeps this size for a while: it had run out of memory.
     """
 
     target: int
     reason: str
     stopped: Stopped | None = None
     declined: Stopped | None = None
+    keeps: bool = False
 
 
 def stall_of(
@@ -79,6 +81,8 @@ def apply(stall: Stall, record: Record, now_ns: int) -> Change:
         record.stopped = stall.stopped
     if stall.declined is not None:
         record.declined = stall.declined
+    if stall.keeps:
+        record.thrash.keep(stall.target, now_ns)
     record.retarget(stall.target, now_ns)
     return Change(record, stall.target, stall.reason, ALREADY_HELD, is_found=True)
 
@@ -86,18 +90,26 @@ def apply(stall: Stall, record: Record, now_ns: int) -> Change:
 def _grown(record: Record, actual: int, target: int) -> Stall:
     """Take over the size of a guest that grew beyond its target.
 
-    It took late what it had been offered, another program set its balloon, or the guest emptied it. That is a
-    fact and not a floor: the next plan decides again, by what the guest reports then.
+    It took late what it had been offered, another program set its balloon, or the guest emptied it: with a
+    parachute, because it had run out of memory. That is a fact and not a floor: the next plan decides again,
+    by what the guest reports then.
     """
+    back = max(target, min(actual, record.maximum_pages))
     offered = record.declined
     if offered is not None and actual <= offered.asked_pages + ARRIVED_PAGES:
         reason = f"grew to {format_pages(actual)}: it took late what it had been offered"
+    elif record.facts.deflates_on_oom:
+        took = format_pages(actual - max(target, record.mark_pages))
+        reason = (
+            f"took back {took} by its parachute: it ran out of memory at {format_pages(record.mark_pages)}"
+        )
+        return Stall(target=back, reason=reason, keeps=True)
     else:
         reason = (
             f"grew to {format_pages(actual)} although the target was {format_pages(target)}: another program"
             " or the guest itself changed its balloon"
         )
-    return Stall(target=max(target, min(actual, record.maximum_pages)), reason=reason)
+    return Stall(target=back, reason=reason)
 
 
 def _may_stay_there(record: Record, actual: int, target: int) -> bool:

@@ -252,7 +252,7 @@ def _stall(record: Record) -> str:
 def _thrash(record: Record) -> str:
     """Return what a guest's faults brought it, or that they bring it nothing."""
     if record.regained_pages:
-        return f"keeps {format_pages(record.regained_pages)}: it read back from its disks what it had given"
+        return f"keeps {format_pages(record.regained_pages)} for a while: it needed what it had given"
     if record.thrash.is_thrashing and (record.target_pages or 0) <= record.floor_pages:
         return f"thrashes at its minimum, {record.thrash.per_s} pages a second: raise it"
     return ""

@@ -1,8 +1,9 @@
-"""Guests that read back from their disks what a shrink took from them: they get it back, and keep it a while.
+"""Guests that need what a shrink took from them: they get it back, and keep it a while.
 
 A balloon takes caches and what can be swapped out. Whether a guest needed that shows only afterwards, in its
 major faults: pages that it has to read from a disk. If they come fast after a shrink, the guest counts as
-needing the size that it had before. The figure is the guest's own word, so it brings it no more than that.
+needing the size that it had before. The figure is the guest's own word, so it brings it no more than that. A
+guest with a parachute takes memory back itself, and keeps that likewise.
 """
 
 from typing import Final
@@ -56,7 +57,11 @@ class Thrash(msgspec.Struct):
         self.per_s = 0 if is_first else (faults - self.faults) * NS_PER_S // passed
         self.reported_ns, self.faults = at_ns, faults
         if self.is_thrashing and 0 <= now_ns - self.shrunk_ns <= _BLAMED_NS and self.shrunk_ns >= 0:
-            self.needs, self.until_ns, self.shrunk_ns = self.before, now_ns + KEPT_NS, -1
+            self.keep(self.before, now_ns)
+
+    def keep(self, size: int, now_ns: int) -> None:
+        """Have it keep a size for a while: it got, or took, that back."""
+        self.needs, self.until_ns, self.shrunk_ns = size, now_ns + KEPT_NS, -1
 
     @property
     def is_thrashing(self) -> bool:
