@@ -131,7 +131,7 @@ async def test_a_guest_resets_itself_and_the_next_life_knows_nothing(
     enter = api.run
 
     def enter_late(vcpu: int) -> int:
-        begins.wait()
+        begins.wait(PATIENCE_S)
         return enter(vcpu)
 
     async with running(kernel) as scene:
