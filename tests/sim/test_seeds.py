@@ -6,7 +6,7 @@ from dynmem.sim.cast import CAST
 from dynmem.sim.world import draw_world
 
 SEEDS = 100
-SECONDS = 60
+SECONDS = 45
 
 
 @pytest.mark.parametrize("first", range(0, SEEDS, 20))
