@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from dynmem.manager.step.facts import RUNNING, Facts, HostFacts, VmFacts, between_sweeps
+from dynmem.manager.step.facts import RUNNING, Facts, HostFacts, between_sweeps
 from dynmem.manager.step.results import StepResult
 from dynmem.manager.step.watch import WATCH_NS, Watch
 from dynmem.manager.sweep.connection import VmConnection
@@ -35,7 +35,7 @@ class FastLane:
     def stepped(self, facts: Facts, result: StepResult) -> None:
         """Take in a step, and the facts that it was made from."""
         self._facts, self._moving, self._tight = facts, result.moving, result.tight
-        self._watch.looked({vm.name: _guest_bytes(vm) for vm in facts.vms if facts.is_new(vm.name)})
+        self._watch.looked({vm.name: vm.guest_bytes for vm in facts.vms if facts.is_new(vm.name)})
 
     @property
     def is_wanted(self) -> bool:
@@ -57,8 +57,3 @@ class FastLane:
         looks = {vm.name: vm for vm in found if vm is not None and vm.run_state == RUNNING}
         host = self._measure_host() if looks else None
         return None if host is None else between_sweeps(self._facts, now_ns, host, looks)
-
-
-def _guest_bytes(vm: VmFacts) -> int | None:
-    held = vm.resident_bytes
-    return None if held is None else max(0, held - vm.resident_overhead_bytes)

@@ -31,6 +31,7 @@ from dynmem.manager.private import lock, private_folder
 from dynmem.manager.reload import ConfigWatch
 from dynmem.manager.step import Manager
 from dynmem.manager.step.facts import ABSENT, Facts, HostFacts, VmFacts
+from dynmem.manager.step.results import StepResult
 from dynmem.manager.sweep.connection import VmConnection
 from dynmem.manager.sweep.identity import Identities
 from dynmem.manager.sweep.measuring import Measuring
@@ -214,11 +215,7 @@ class Daemon:
                 await self._close_unfinished(writer, unfinished, facts)
                 if self._stop.is_set():
                     break  # nothing more is sent
-                result = self._manager.step(facts)
-                for line in result.changes:
-                    self._report(line)
-                unfinished.add(await acts.act(self._connections, result.commands))
-                lane.stepped(facts, result)
+                result = await self._step(facts, lane, acts, unfinished)
                 self._next_sweep.stepped()
                 await service.stepped(swept_s)
                 pause_s = began + self._period_s - time.monotonic()
@@ -241,13 +238,17 @@ class Daemon:
     async def _look_between(self, lane: FastLane, acts: Acts, unfinished: Unfinished) -> None:
         """Look at the VMs that could run out of memory before the next sweep, and serve them."""
         facts = await lane.look(self._connections)
-        if facts is None or self._stop.is_set():
-            return
+        if facts is not None and not self._stop.is_set():
+            await self._step(facts, lane, acts, unfinished)
+
+    async def _step(self, facts: Facts, lane: FastLane, acts: Acts, unfinished: Unfinished) -> StepResult:
+        """Decide, say what was found, and carry out what was decided."""
         result = self._manager.step(facts)
         for line in result.changes:
             self._report(line)
         unfinished.add(await acts.act(self._connections, result.commands))
         lane.stepped(facts, result)
+        return result
 
     async def _sweep(self) -> Facts | None:
         """Look at all VMs at once and return the facts; None if the host cannot be measured.

@@ -101,7 +101,7 @@ class Invariants:
             guest = guests.get(command.vm)
             if guest is None or states[command.vm].run_state != RUNNING:
                 raise InvariantError("bounds", f"{command.vm} was sent a target and is not running")
-            if command.vm not in facts.names_looked_at:
+            if not facts.is_new(command.vm):
                 raise InvariantError("look", f"{command.vm} was sent a target and not looked at before")
             self._check_bounds(command, guest, states[command.vm].actual_bytes or 0)
             self._check_two_sweeps(command)
@@ -112,7 +112,7 @@ class Invariants:
                     raise InvariantError("measurement", f"the grant to {command.vm} names none")
         if paid:
             self._check_grants(facts, guests if self._controlled else known, paid, manager)
-        self._check_books(known, manager, facts.names_looked_at, all_looked_at=facts.looked is None)
+        self._check_books(known, manager, facts)
         self._covered = {name: (guest.incarnation, _worst(guest)) for name, guest in known.items()}
 
     def _check_bounds(self, command: SetBalloon, guest: Guest, reported: int) -> None:
@@ -153,13 +153,11 @@ class Invariants:
                 f"{format_pages(available)} that the host has available",
             )
 
-    def _check_books(
-        self, guests: Mapping[str, Guest], manager: Manager, looked_at: frozenset[str], *, all_looked_at: bool
-    ) -> None:
+    def _check_books(self, guests: Mapping[str, Guest], manager: Manager, facts: Facts) -> None:
         """Check the books against the guests."""
         gmm = manager.claims.gmm.verify()
         for name, guest in guests.items():
-            if name not in looked_at:
+            if not facts.is_new(name):
                 continue
             claim = gmm.allocated(name)
             may_take = max(guest.size, guest.target)
@@ -169,7 +167,7 @@ class Invariants:
                     f"they claim {format_pages(claim)} for {name}, which may take {format_pages(may_take)}",
                 )
         for name in gmm:
-            if all_looked_at and name not in guests and not name.startswith(RESERVATION):
+            if facts.looked is None and name not in guests and not name.startswith(RESERVATION):
                 raise InvariantError("books", f"they still know {name}, which is gone")
 
 

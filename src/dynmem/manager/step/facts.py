@@ -102,6 +102,12 @@ class VmFacts(msgspec.Struct, frozen=True):
     deflates_on_oom: bool | None = None
     reports_free_pages: bool | None = None
 
+    @property
+    def guest_bytes(self) -> int | None:
+        """What the host measured, less what is known not to be guest memory."""
+        held = self.resident_bytes
+        return None if held is None else max(0, held - self.resident_overhead_bytes)
+
 
 class Facts(msgspec.Struct, frozen=True):
     """One sweep: the host and every configured VM, at one moment of the manager's monotonic clock.
@@ -117,11 +123,6 @@ class Facts(msgspec.Struct, frozen=True):
     host: HostFacts
     vms: tuple[VmFacts, ...]
     looked: frozenset[str] | None = None
-
-    @property
-    def names_looked_at(self) -> frozenset[str]:
-        """The VMs that were looked at now."""
-        return frozenset(vm.name for vm in self.vms) if self.looked is None else self.looked
 
     def is_new(self, name: str) -> bool:
         """Return whether a VM was looked at now."""

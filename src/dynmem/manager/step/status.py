@@ -7,7 +7,7 @@ import msgspec
 
 from dynmem.manager.step.changes import Change
 from dynmem.manager.step.claims import Claims
-from dynmem.manager.step.facts import ABSENT, ManagerSettings, VmConfig, VmFacts
+from dynmem.manager.step.facts import ABSENT, ManagerSettings, VmConfig
 from dynmem.manager.step.measured import MeasuredFree
 from dynmem.manager.step.record import Record
 from dynmem.manager.step.releases import Releases
@@ -172,7 +172,7 @@ class StatusReader(msgspec.Struct, frozen=True):
             floor_bytes=record.floor_pages * PAGE_SIZE,
             boot_bytes=facts.boot_bytes,
             actual_bytes=facts.actual_bytes,
-            resident_bytes=_guest_bytes(facts),
+            resident_bytes=facts.guest_bytes,
             resident_source=facts.resident_source,
             process_bytes=facts.resident_overhead_bytes or None,
             demand_bytes=demand.committed_bytes if demand else None,
@@ -217,12 +217,6 @@ class StatusReader(msgspec.Struct, frozen=True):
             return None
         at_ns, change = last
         return LastChangeView(at_ns=at_ns, **msgspec.structs.asdict(self._change(change)))
-
-
-def _guest_bytes(facts: VmFacts) -> int | None:
-    """Return what the host measured, less what is known not to be guest memory."""
-    held = facts.resident_bytes
-    return None if held is None else max(0, held - facts.resident_overhead_bytes)
 
 
 def _measured(seen: Seen) -> MeasuredView:

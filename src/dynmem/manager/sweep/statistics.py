@@ -49,7 +49,6 @@ class Statistics:
         self._sets = 0
         self._next = 0
         self._looks = 0
-        self._is_released = False
         self._cut_short_s = 0
         self._asked_ns: int | None = None
         self.problem: str | None = None
@@ -78,7 +77,7 @@ class Statistics:
         self, monitor: Monitor, number: int, *, period_s: float, late: bool, released: bool
     ) -> None:
         """Check the interval at look *number*, if it is time to or a report is *late*; set it if need be."""
-        self._period_s, self._looks, self._is_released = period_s, number, released
+        self._period_s, self._looks = period_s, number
         await self._finish(monitor)
         if released:
             await self._put_back(monitor)
@@ -105,9 +104,10 @@ class Statistics:
     async def ask_now(self, monitor: Monitor, now_ns: int) -> bool:
         """Have the guest asked at once where that changes nobody's setting; return whether it is asked.
 
-        Raises as QmpClient.execute. What was not finished is finished at the next look.
+        A VM that is released is not to be asked. Raises as QmpClient.execute. What was not finished is
+        finished at the next look.
         """
-        may_write = monitor.may_write and not self._is_released and self._looks > LOOKS_BEFORE_WRITING
+        may_write = monitor.may_write and self._looks > LOOKS_BEFORE_WRITING
         is_early = self._asked_ns is not None and now_ns - self._asked_ns < ASK_EVERY_NS
         if not may_write or is_early or self._cut_short_s or self._now_s != self._wanted_s:
             return False
