@@ -3,7 +3,6 @@
 A guest is started again after it ended, which is its next life: its clock and its counters begin again.
 """
 
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,9 +12,8 @@ import msgspec
 
 from bench.trial.contenders.contender import Terms
 from bench.trial.script import Script
-from dynmem.demo.guests import TAIL_BYTES
+from dynmem.demo.guests import embedded_arguments, last_decoded
 from dynmem.demo.processes import Program
-from dynmem.json_errors import NOT_JSON
 from dynmem.lab.qemu import Accelerator, QemuGuest
 from dynmem.lab.workload import Load
 from dynmem.units import GIB, MIB, PAGE_SIZE
@@ -161,15 +159,7 @@ class EmbeddedGuest:
         self._program = Program(self.name, self._folder / f"{self.name}.log")
         workload = f"workload=told,path={self._wanted},rate={script.rate_bytes // MIB}MiB,seed={script.seed}"
         self._program.start(
-            [
-                "vm",
-                f"--name={self.name}",
-                f"--memory={script.maximum_bytes // MIB}M",
-                "--device=hv-balloon,id=hvb,status-report=on",
-                f"--qmp=unix:{self.monitor},server=on,wait=off",
-                f"--guest=embedded,{workload}",
-                f"--serial=file:{self._serial}",
-            ]
+            embedded_arguments(self.name, script.maximum_bytes, self.monitor, workload, self._serial)
         )
 
     @property
@@ -191,7 +181,7 @@ class EmbeddedGuest:
 
     def report(self) -> Report | None:
         self._program.check()
-        return last_report(self._serial)
+        return last_decoded(self._serial, _decoder)
 
     def stop(self) -> None:
         self._program.stop()
@@ -201,22 +191,6 @@ class EmbeddedGuest:
         partial = self._wanted.with_suffix(".new")
         partial.write_text(f"{size}")
         partial.rename(self._wanted)
-
-
-def last_report(serial: Path) -> Report | None:
-    """Return the last whole report in the file of a console."""
-    try:
-        with serial.open("rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES))
-            lines = file.read().split(b"\n")
-    except FileNotFoundError:
-        return None
-    for line in reversed(lines[:-1]):
-        try:
-            return _decoder.decode(line)
-        except NOT_JSON:
-            continue
-    return None
 
 
 _decoder: Final = msgspec.json.Decoder(Report)

@@ -14,7 +14,7 @@ from bench.trial.contenders.contender import HOST_SHARE, Contender, Figures, Hos
 from bench.trial.guests import Guest
 from bench.trial.measures import Heard, Series
 from bench.trial.monitors import Monitors
-from bench.trial.resident import ResidentSampler
+from bench.trial.resident import ResidentSeries
 from bench.trial.script import Script
 from dynmem.errors import DeadlineError, DynmemError
 from dynmem.units import PAGE_SIZE
@@ -71,7 +71,7 @@ class Run:
         self._contender = contender
         self._guests = guests
         self._monitors = Monitors()
-        self._sampler = ResidentSampler(
+        self._sampler = ResidentSeries(
             script.guests,
             script.maximum_bytes,
             lambda: tuple(self._monitors.actual.get(name, 0) for name in names),

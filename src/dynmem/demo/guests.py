@@ -1,7 +1,7 @@
 """The demonstration's guests behind one interface: start one, read its load's reports, stop it."""
 
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
 
 import msgspec
 
@@ -11,6 +11,7 @@ from dynmem.json_errors import NOT_JSON
 from dynmem.units import MIB, PAGE_SIZE
 
 TAIL_BYTES: Final = 16384
+_Report = TypeVar("_Report")
 
 
 class LoadReport(msgspec.Struct, frozen=True):
@@ -58,6 +59,11 @@ _decoder: Final = msgspec.json.Decoder(LoadReport)
 
 def last_report(serial: Path) -> LoadReport | None:
     """Return the last complete report in the file of a guest's serial console."""
+    return last_decoded(serial, _decoder)
+
+
+def last_decoded(serial: Path, decoder: msgspec.json.Decoder[_Report]) -> _Report | None:
+    """Return the last whole line of a guest's serial console that a decoder takes."""
     try:
         with serial.open("rb") as file:
             file.seek(max(0, file.seek(0, 2) - TAIL_BYTES))
@@ -66,10 +72,23 @@ def last_report(serial: Path) -> LoadReport | None:
         return None
     for line in reversed(lines[:-1]):
         try:
-            return _decoder.decode(line)
+            return decoder.decode(line)
         except NOT_JSON:
             continue
     return None
+
+
+def embedded_arguments(name: str, memory_bytes: int, monitor: Path, workload: str, serial: Path) -> list[str]:
+    """Return the command line of `dynmem vm` for an embedded guest with this workload."""
+    return [
+        "vm",
+        f"--name={name}",
+        f"--memory={memory_bytes // MIB}M",
+        "--device=hv-balloon,id=hvb,status-report=on",
+        f"--qmp=unix:{monitor},server=on,wait=off",
+        f"--guest=embedded,{workload}",
+        f"--serial=file:{serial}",
+    ]
 
 
 class EmbeddedGuest:
@@ -94,15 +113,7 @@ class EmbeddedGuest:
             f",rate={member.rate_bytes // MIB}MiB,seed={self._seed}"
         )
         self._program.start(
-            [
-                "vm",
-                f"--name={member.name}",
-                f"--memory={member.maximum_bytes // MIB}M",
-                "--device=hv-balloon,id=hvb,status-report=on",
-                f"--qmp=unix:{self.monitor},server=on,wait=off",
-                f"--guest=embedded,{workload}",
-                f"--serial=file:{self._serial}",
-            ]
+            embedded_arguments(member.name, member.maximum_bytes, self.monitor, workload, self._serial)
         )
 
     @property

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from dynmem.errors import DynmemError
@@ -13,10 +14,15 @@ INTERVAL_S: Final = 0.04
 
 
 class ResidentSampler:
-    """Sums the resident memory of processes and keeps the peaks. Use as a context manager."""
+    """Sums the resident memory of processes and keeps the peaks. Use as a context manager.
 
-    def __init__(self) -> None:
+    *taken* is called in the thread with what each holds, after each sample.
+    """
+
+    def __init__(self, taken: Callable[[Mapping[str, int]], None] = lambda _: None) -> None:
+        self._taken = taken
         self._lock = threading.Lock()
+        self._processes: dict[str, Process] = {}
         self._meters: dict[str, tuple[ResidentMeter, int]] = {}
         self._latest: dict[str, int] = {}
         self._peaks: dict[str, int] = {}
@@ -35,6 +41,8 @@ class ResidentSampler:
         """Stop sampling."""
         self._stop.set()
         self._thread.join()
+        for name in list(self._processes):
+            self._processes.pop(name).close()
 
     def watch(self, name: str, pid: int, ram_bytes: int) -> None:
         """Include this process from now on."""
@@ -42,7 +50,16 @@ class ResidentSampler:
         if process is None:
             raise DynmemError(f"{name}: process {pid} ended before it could be watched")
         with self._lock:
+            self._processes[name] = process
             self._meters[name] = (ResidentMeter(process), ram_bytes)
+
+    def forget(self, name: str) -> None:
+        """Leave a process out: it is being ended."""
+        with self._lock:
+            process = self._processes.pop(name, None)
+            self._meters.pop(name, None)
+        if process is not None:
+            process.close()
 
     def resident_bytes(self, name: str) -> int:
         """Return the latest figure of one VM, or 0 before the first."""
@@ -61,12 +78,13 @@ class ResidentSampler:
             last = now
 
     def _sample(self) -> None:
-        with self._lock:
-            meters = dict(self._meters)
         latest = {}
-        for name, (meter, ram_bytes) in meters.items():
-            latest[name] = meter.measure((ram_bytes,)).guest_bytes or 0
-            self._peaks[name] = max(self._peaks.get(name, 0), latest[name])
+        with self._lock:  # nobody is forgotten in the middle of being measured
+            for name, (meter, ram_bytes) in self._meters.items():
+                latest[name] = meter.measure((ram_bytes,)).guest_bytes or 0
+        for name, held in latest.items():
+            self._peaks[name] = max(self._peaks.get(name, 0), held)
         self._latest = latest
         self.peak_bytes = max(self.peak_bytes, sum(latest.values()))
         self.samples += 1
+        self._taken(latest)
