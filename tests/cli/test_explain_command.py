@@ -3,25 +3,14 @@
 import re
 
 import msgspec
+from tests.rigs.daemon import DAEMON
 from tests.rigs.obedient import ObedientHost
 
 from dynmem.cli.explain_text import explained
-from dynmem.manager.api.messages import DaemonView, StatusReply
+from dynmem.manager.api.messages import StatusReply
 from dynmem.manager.step.facts import Demand, ManagerSettings, VmConfig
 from dynmem.manager.step.safeguards import Safeguards
 from dynmem.units import GIB, MIB, NS_PER_S, parse_size
-
-DAEMON = DaemonView(
-    version="1",
-    pid=1,
-    config="hosts.toml",
-    state="state",
-    uptime_s=1.0,
-    sweeps=1,
-    sweep_took_s=0.1,
-    swept_ago_s=0.2,
-    journal_problem=None,
-)
 
 
 def host(demands: dict[str, int]) -> ObedientHost:

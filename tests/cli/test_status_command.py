@@ -11,13 +11,14 @@ from typing import Any
 import msgspec
 import pytest
 from click.testing import CliRunner
+from tests.rigs.daemon import DAEMON
 from tests.rigs.obedient import ObedientHost
 
 from dynmem.cli import main
 from dynmem.cli.explain_text import explained
 from dynmem.cli.status_text import rendered
 from dynmem.manager.api.client import status_of
-from dynmem.manager.api.messages import DaemonView, StatusReply, encode
+from dynmem.manager.api.messages import StatusReply, encode
 from dynmem.manager.step.facts import ManagerSettings
 from dynmem.manager.step.view import ChangeView, VmView
 from dynmem.units import GIB, MIB, NS_PER_S
@@ -196,18 +197,7 @@ def answer(**changes: object) -> dict[str, Any]:
     rack = ObedientHost(ManagerSettings(8 * GIB, 256 * MIB, NS_PER_S), [], {}, available_bytes=20 * GIB)
     rack.sweep()
     view = msgspec.structs.replace(rack.manager.status(), vms=(msgspec.structs.replace(vm, **changes),))
-    daemon = DaemonView(
-        version="1",
-        pid=1,
-        config="hosts.toml",
-        state="state",
-        uptime_s=1.0,
-        sweeps=1,
-        sweep_took_s=0.1,
-        swept_ago_s=0.2,
-        journal_problem=None,
-    )
-    reply = encode(StatusReply(**msgspec.structs.asdict(view), manager=daemon))
+    reply = encode(StatusReply(**msgspec.structs.asdict(view), manager=DAEMON))
     decoded: dict[str, Any] = json.loads(reply)
     return decoded
 
