@@ -181,3 +181,24 @@ def test_in_observe_mode_nobody_is_watched() -> None:
     for second in range(1, 4):
         step = manager.step(Facts(second * NS_PER_S, HOST, (vm("web", 190, 200),)))
     assert (step.moving, step.tight) == (frozenset(), frozenset())
+
+
+def test_the_books_of_a_vm_that_was_not_looked_at_are_not_lowered_by_what_was_seen_before() -> None:
+    manager = Manager(SETTINGS, [VmConfig(name, 64 * MIB, 512 * MIB) for name in NAMES])
+    facts = Facts(0, HOST, ())
+    for second in range(1, 4):
+        facts = Facts(second * NS_PER_S, HOST, tuple(vm(name, 100, 200) for name in NAMES))
+        manager.step(facts)
+    booked = manager.claims.pages("web")
+    look = {"web": vm("web", 190, 200)}
+    facts = between_sweeps(facts, facts.now_ns + NS_PER_S // 5, HOST, look)
+    assert "web" in {command.vm for command in manager.step(facts).commands}
+    granted = manager.claims.pages("web")
+    assert granted > booked
+    manager.not_sent(["web"])  # or so it seemed: its monitor did not say what became of it
+    for more in (2, 3):
+        seen = {"db": vm("db", 100, 200)}
+        manager.step(between_sweeps(facts, facts.now_ns + more * NS_PER_S // 5, HOST, seen))
+        assert manager.claims.pages("web") == granted
+    manager.step(Facts(facts.now_ns + NS_PER_S, HOST, tuple(vm(name, 100, 200) for name in NAMES)))
+    assert manager.claims.pages("web") < granted
