@@ -1,11 +1,12 @@
 """The Global Memory Manager: the books of what each VM may have and holds. No I/O."""
 
-from dynmem.gmm.books import Gmm, HypervisorMemoryStats, MemoryStats, Stats, VmSizes, VmStats
 from dynmem.gmm.codes import Account, BalloonAction, GmmError, OcPolicy, Priority, Status
+from dynmem.gmm.manager import GlobalMemoryManager
+from dynmem.gmm.statistics import HypervisorMemoryStats, MemoryStats, Stats, VmSizes, VmStats
 
-# in the order of importance: the books, what goes in and what comes out, the codes of the protocol
+# in the order of importance: the manager, what goes in and what comes out, the codes of the protocol
 __all__ = [
-    "Gmm",
+    "GlobalMemoryManager",
     "VmSizes",
     "MemoryStats",
     "Stats",

@@ -15,7 +15,7 @@ A claim takes memory from others, so no figure of a VM's own monitor makes one a
 
 from typing import Final
 
-from dynmem.gmm import Account, BalloonAction, Gmm, OcPolicy
+from dynmem.gmm import Account, BalloonAction, GlobalMemoryManager, OcPolicy
 from dynmem.gmm import Priority as GmmPriority
 from dynmem.manager.step.record import Record
 from dynmem.units import pages_of
@@ -31,7 +31,7 @@ class Claims:
     """The books of one host's VMs and reservations."""
 
     def __init__(self, limit_pages: int) -> None:
-        self.gmm: Final = Gmm(limit_pages)
+        self.gmm: Final = GlobalMemoryManager(limit_pages)
 
     def pages(self, name: str) -> int:
         """Return the claim of one VM; 0 if it is absent."""
@@ -91,9 +91,9 @@ class Claims:
         gmm.ballooned_pages(name, BalloonAction.RESET, 0)
         gmm.update_reservation(name, reserved, NO_SHADOW, NO_FIXED)
         if growth < 0:
-            gmm.free_pages(name, -growth, Account.BASE)
+            gmm.release_pages(name, -growth, Account.BASE)
         elif growth > 0:
-            allocate = gmm.allocate_pages if checked else gmm.adopt_pages
+            allocate = gmm.charge_pages if checked else gmm.adopt_pages
             allocate(name, growth, Account.BASE)
         gmm.ballooned_pages(name, BalloonAction.INFLATE, reserved - pages)
 

@@ -1,4 +1,4 @@
-"""The books of the Global Memory Manager: what each call does, refuses, and leaves as it was."""
+"""The accounts of the Global Memory Manager: what each call does, refuses, and leaves as it was."""
 
 import pickle
 from collections.abc import Callable
@@ -8,19 +8,29 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dynmem.gmm import Account, BalloonAction, Gmm, GmmError, MemoryStats, OcPolicy, Priority, Status, VmSizes
+from dynmem.gmm import (
+    Account,
+    BalloonAction,
+    GlobalMemoryManager,
+    GmmError,
+    MemoryStats,
+    OcPolicy,
+    Priority,
+    Status,
+    VmSizes,
+)
 
 
-def books(limit: int = 10_000) -> Gmm:
-    gmm = Gmm(limit)
+def books(limit: int = 10_000) -> GlobalMemoryManager:
+    gmm = GlobalMemoryManager(limit)
     gmm.initial_reservation("a", 5000, 10, 20, OcPolicy.TBD, Priority.HIGH)
     gmm.initial_reservation("b", 8000, 10, 20, OcPolicy.TBD, Priority.LOW)
-    gmm.allocate_pages("a", 3000, Account.BASE)
+    gmm.charge_pages("a", 3000, Account.BASE)
     gmm.ballooned_pages("a", BalloonAction.INFLATE, 1000)
     return gmm
 
 
-REFUSED: list[tuple[Status, Callable[[Gmm], object]]] = [
+REFUSED: list[tuple[Status, Callable[[GlobalMemoryManager], object]]] = [
     (
         Status.WRONG_ORDER,
         lambda gmm: gmm.initial_reservation("a", 1, 1, 1, OcPolicy.TBD, Priority.LOW),
@@ -43,16 +53,16 @@ REFUSED: list[tuple[Status, Callable[[Gmm], object]]] = [
     ),
     (Status.INVALID_PARAMETER, lambda gmm: gmm.update_reservation("a", 0, 1, 1)),
     (Status.WRONG_ORDER, lambda gmm: gmm.update_reservation("c", 1, 1, 1)),
-    (Status.WRONG_ORDER, lambda gmm: gmm.allocate_pages("c", 1, Account.BASE)),
-    (Status.INVALID_PARAMETER, lambda gmm: gmm.allocate_pages("a", 0, Account.BASE)),
-    (Status.INVALID_PARAMETER, lambda gmm: gmm.allocate_pages("a", 1, Account.INVALID)),
-    (Status.HIT_GLOBAL_LIMIT, lambda gmm: gmm.allocate_pages("b", 7001, Account.BASE)),
-    (Status.HIT_VM_ACCOUNT_LIMIT, lambda gmm: gmm.allocate_pages("a", 1001, Account.BASE)),
-    (Status.HIT_VM_ACCOUNT_LIMIT, lambda gmm: gmm.allocate_pages("a", 11, Account.SHADOW)),
+    (Status.WRONG_ORDER, lambda gmm: gmm.charge_pages("c", 1, Account.BASE)),
+    (Status.INVALID_PARAMETER, lambda gmm: gmm.charge_pages("a", 0, Account.BASE)),
+    (Status.INVALID_PARAMETER, lambda gmm: gmm.charge_pages("a", 1, Account.INVALID)),
+    (Status.HIT_GLOBAL_LIMIT, lambda gmm: gmm.charge_pages("b", 7001, Account.BASE)),
+    (Status.HIT_VM_ACCOUNT_LIMIT, lambda gmm: gmm.charge_pages("a", 1001, Account.BASE)),
+    (Status.HIT_VM_ACCOUNT_LIMIT, lambda gmm: gmm.charge_pages("a", 11, Account.SHADOW)),
     (Status.HIT_VM_ACCOUNT_LIMIT, lambda gmm: gmm.adopt_pages("a", 1001, Account.BASE)),
-    (Status.ATTEMPT_TO_FREE_TOO_MUCH, lambda gmm: gmm.free_pages("a", 3001, Account.BASE)),
-    (Status.ATTEMPT_TO_FREE_TOO_MUCH, lambda gmm: gmm.free_pages("a", 1, Account.FIXED)),
-    (Status.INVALID_PARAMETER, lambda gmm: gmm.free_pages("a", 0, Account.BASE)),
+    (Status.ATTEMPT_TO_FREE_TOO_MUCH, lambda gmm: gmm.release_pages("a", 3001, Account.BASE)),
+    (Status.ATTEMPT_TO_FREE_TOO_MUCH, lambda gmm: gmm.release_pages("a", 1, Account.FIXED)),
+    (Status.INVALID_PARAMETER, lambda gmm: gmm.release_pages("a", 0, Account.BASE)),
     (
         Status.ATTEMPT_TO_FREE_TOO_MUCH,
         lambda gmm: gmm.ballooned_pages("a", BalloonAction.INFLATE, 1001),
@@ -70,7 +80,9 @@ REFUSED: list[tuple[Status, Callable[[Gmm], object]]] = [
 
 
 @pytest.mark.parametrize(("code", "call"), REFUSED)
-def test_a_refused_call_says_why_and_changes_nothing(code: Status, call: Callable[[Gmm], object]) -> None:
+def test_a_refused_call_says_why_and_changes_nothing(
+    code: Status, call: Callable[[GlobalMemoryManager], object]
+) -> None:
     gmm = books()
     before = pickle.dumps(gmm)
     with pytest.raises(GmmError, match=f"{code.name} {code.value}") as refused:
@@ -81,11 +93,11 @@ def test_a_refused_call_says_why_and_changes_nothing(code: Status, call: Callabl
 
 @pytest.mark.parametrize("vm", ["c", "a"], ids=["initial", "update"])
 def test_a_reservation_that_cannot_be_backed_is_declined_with_its_numbers(vm: str) -> None:
-    gmm = Gmm(10_000)
+    gmm = GlobalMemoryManager(10_000)
     gmm.initial_reservation("a", 5000, 10, 20, OcPolicy.NO_OC, Priority.HIGH)
     gmm.initial_reservation("b", 8000, 10, 20, OcPolicy.TBD, Priority.LOW)
-    gmm.allocate_pages("a", 1000, Account.BASE)
-    gmm.allocate_pages("b", 3000, Account.BASE)
+    gmm.charge_pages("a", 1000, Account.BASE)
+    gmm.charge_pages("b", 3000, Account.BASE)
     before = pickle.dumps(gmm)
     left = 6000 if vm == "c" else 7000  # what it holds itself is not in its way
     with pytest.raises(GmmError, match=f"{vm} reserves {left + 1} pages, {left} can be backed") as declined:
@@ -98,47 +110,47 @@ def test_a_reservation_that_cannot_be_backed_is_declined_with_its_numbers(vm: st
 
 
 def test_a_vm_whose_update_was_declined_may_not_allocate_until_one_is_accepted() -> None:
-    gmm = Gmm(10_000)
+    gmm = GlobalMemoryManager(10_000)
     gmm.initial_reservation("a", 5000, 10, 20, OcPolicy.NO_OC, Priority.HIGH)
     gmm.initial_reservation("b", 8000, 10, 20, OcPolicy.TBD, Priority.LOW)
-    gmm.allocate_pages("a", 1000, Account.BASE)
-    gmm.allocate_pages("b", 3000, Account.BASE)
+    gmm.charge_pages("a", 1000, Account.BASE)
+    gmm.charge_pages("b", 3000, Account.BASE)
     before = gmm.query_statistics("a")
     with pytest.raises(GmmError):
         gmm.update_reservation("a", 7001, 10, 20)
     after = gmm.query_statistics("a")
     assert before.vm is not None
     assert after == msgspec.structs.replace(before, vm=msgspec.structs.replace(before.vm, may_allocate=False))
-    gmm.free_pages("a", 1, Account.BASE)  # that is no reason to allow it again
+    gmm.release_pages("a", 1, Account.BASE)  # that is no reason to allow it again
     with pytest.raises(GmmError, match=r"a may not allocate: .*a reserves 7031 pages") as refused:
-        gmm.allocate_pages("a", 1, Account.BASE)
+        gmm.charge_pages("a", 1, Account.BASE)
     assert refused.value.code is Status.HIT_VM_ACCOUNT_LIMIT
-    gmm.allocate_pages("b", 1, Account.BASE)
+    gmm.charge_pages("b", 1, Account.BASE)
     with pytest.raises(GmmError, match="contains a zero"):
         gmm.update_reservation("a", 0, 10, 20)  # nor is a call that is wrong in itself
     gmm.update_reservation("a", 5000, 10, 20)
-    gmm.allocate_pages("a", 1, Account.BASE)
+    gmm.charge_pages("a", 1, Account.BASE)
     with pytest.raises(GmmError, match="contains a zero"):
         gmm.update_reservation("a", 0, 10, 20)
-    gmm.allocate_pages("a", 1, Account.BASE)
+    gmm.charge_pages("a", 1, Account.BASE)
 
 
 @pytest.mark.parametrize("account", [Account.BASE, Account.SHADOW, Account.FIXED])
 def test_a_reservation_below_what_any_account_holds_stops_all_allocation(account: Account) -> None:
-    gmm = Gmm(10_000)
+    gmm = GlobalMemoryManager(10_000)
     gmm.initial_reservation("a", 50, 50, 50, OcPolicy.TBD, Priority.NORMAL)
-    gmm.allocate_pages("a", 40, account)
+    gmm.charge_pages("a", 40, account)
     sizes = {each: 39 if each is account else 50 for each in (Account.BASE, Account.SHADOW, Account.FIXED)}
     gmm.update_reservation("a", *sizes.values())
     for each in sizes:
         with pytest.raises(GmmError, match="HIT_VM_ACCOUNT_LIMIT"):
-            gmm.allocate_pages("a", 1, each)
-    gmm.free_pages("a", 2, account)
+            gmm.charge_pages("a", 1, each)
+    gmm.release_pages("a", 2, account)
     for each in sizes:
-        gmm.allocate_pages("a", 1, each)
+        gmm.charge_pages("a", 1, each)
 
 
-def reserve(gmm: Gmm, vm: str, base_pages: int) -> None:
+def reserve(gmm: GlobalMemoryManager, vm: str, base_pages: int) -> None:
     if vm in gmm:
         gmm.update_reservation(vm, base_pages, 10, 20)
     else:
@@ -146,30 +158,30 @@ def reserve(gmm: Gmm, vm: str, base_pages: int) -> None:
 
 
 def test_a_reservation_beyond_the_limit_is_for_those_who_may_overcommit() -> None:
-    gmm = Gmm(100)
+    gmm = GlobalMemoryManager(100)
     gmm.initial_reservation("a", 1000, 1, 1, OcPolicy.TBD, Priority.LOW)
     assert gmm.query_statistics().over_committed_pages == 902
     with pytest.raises(GmmError, match="HIT_GLOBAL_LIMIT"):
-        gmm.allocate_pages("a", 101, Account.BASE)
+        gmm.charge_pages("a", 101, Account.BASE)
 
 
 @pytest.mark.parametrize("account", [Account.BASE, Account.SHADOW, Account.FIXED])
 def test_each_account_is_filled_up_to_its_own_reservation_and_no_further(account: Account) -> None:
     sizes = {Account.BASE: 50, Account.SHADOW: 60, Account.FIXED: 70}
-    gmm = Gmm(10_000)
+    gmm = GlobalMemoryManager(10_000)
     gmm.initial_reservation("a", 50, 60, 70, OcPolicy.TBD, Priority.NORMAL)
-    gmm.allocate_pages("a", sizes[account], account)
+    gmm.charge_pages("a", sizes[account], account)
     with pytest.raises(GmmError, match=f"{sizes[account]} in {account.name}; 1 more do not fit") as refused:
-        gmm.allocate_pages("a", 1, account)
+        gmm.charge_pages("a", 1, account)
     assert refused.value.code is Status.HIT_VM_ACCOUNT_LIMIT
     for each, most in sizes.items():
         assert gmm.allocated("a", each) == (most if each is account else 0)
     for each in set(sizes) - {account}:
-        gmm.allocate_pages("a", sizes[each], each)
+        gmm.charge_pages("a", sizes[each], each)
     stats = gmm.verify().query_statistics("a").vm
     assert stats is not None
     assert stats.allocated == stats.reserved == VmSizes(50, 60, 70)
-    gmm.free_pages("a", 1, account)
+    gmm.release_pages("a", 1, account)
     assert gmm.allocated("a", account) == sizes[account] - 1
 
 
@@ -178,10 +190,10 @@ def test_the_balloon_grows_and_shrinks_by_what_it_is_told_and_takes_from_what_ma
     gmm.ballooned_pages("a", BalloonAction.INFLATE, 500)
     assert gmm.query_memory_stats("a").ballooned_pages == 1500
     with pytest.raises(GmmError, match="HIT_VM_ACCOUNT_LIMIT"):
-        gmm.allocate_pages("a", 501, Account.BASE)
+        gmm.charge_pages("a", 501, Account.BASE)
     gmm.ballooned_pages("a", BalloonAction.DEFLATE, 1)
     assert gmm.query_memory_stats("a").ballooned_pages == 1499
-    gmm.allocate_pages("a", 501, Account.BASE)
+    gmm.charge_pages("a", 501, Account.BASE)
     assert gmm.verify().query_statistics().ballooned_pages == 1499
 
 
@@ -202,8 +214,8 @@ def test_memory_statistics_of_all_and_of_one() -> None:
     # 3000 pages lie in six chunks of 512.
     assert (everything.allocated_pages, everything.free_pages, everything.shared_pages) == (3000, 72, 0)
     assert (everything.ballooned_pages, everything.max_pages) == (1000, 10_000)
-    gmm.allocate_pages("a", 3, Account.SHADOW)
-    gmm.allocate_pages("a", 4, Account.FIXED)
+    gmm.charge_pages("a", 3, Account.SHADOW)
+    gmm.charge_pages("a", 4, Account.FIXED)
     assert gmm.query_memory_stats("a") == MemoryStats(3000, 2000, 5000, 1000)  # the base account alone
     gmm.update_reservation("a", 2000, 10, 20)
     assert gmm.query_memory_stats("a") == MemoryStats(3000, 0, 2000, 1000)
@@ -212,7 +224,7 @@ def test_memory_statistics_of_all_and_of_one() -> None:
 def test_a_reset_punctures_the_balloon() -> None:
     gmm = books()
     gmm.ballooned_pages("a", BalloonAction.RESET, 0)
-    gmm.allocate_pages("a", 2000, Account.BASE)
+    gmm.charge_pages("a", 2000, Account.BASE)
     assert gmm.query_memory_stats("a").ballooned_pages == 0
 
 
@@ -221,15 +233,15 @@ def test_a_reservation_below_what_is_held_stops_allocation_until_it_fits_again()
     gmm.update_reservation("a", 3500, 10, 20)
     assert gmm.query_statistics("a").vm is not None
     with pytest.raises(GmmError, match="HIT_VM_ACCOUNT_LIMIT"):
-        gmm.allocate_pages("a", 1, Account.BASE)
+        gmm.charge_pages("a", 1, Account.BASE)
     gmm.ballooned_pages("a", BalloonAction.DEFLATE, 1000)
-    gmm.allocate_pages("a", 500, Account.BASE)
+    gmm.charge_pages("a", 500, Account.BASE)
     gmm.verify()
 
 
 def test_everything_that_a_vm_held_is_free_after_it_ends() -> None:
     gmm = books()
-    gmm.allocate_pages("a", 5, Account.FIXED)
+    gmm.charge_pages("a", 5, Account.FIXED)
     assert gmm.cleanup_vm("a") == 3005
     stats = gmm.verify().query_statistics()
     assert (stats.allocated_pages, stats.ballooned_pages, stats.chunks, stats.vms) == (0, 0, 0, 1)
@@ -242,8 +254,8 @@ def test_a_fact_is_booked_beyond_the_limit_and_shows_as_a_shortage() -> None:
     gmm.adopt_pages("b", 2500, Account.BASE)
     assert gmm.shortage() == 1500
     with pytest.raises(GmmError, match="0 are left"):
-        gmm.allocate_pages("a", 1, Account.BASE)
-    gmm.free_pages("b", 1500, Account.BASE)
+        gmm.charge_pages("a", 1, Account.BASE)
+    gmm.release_pages("b", 1500, Account.BASE)
     assert gmm.shortage() == 0
 
 
@@ -262,7 +274,7 @@ def test_a_fact_is_booked_beyond_the_limit_and_shows_as_a_shortage() -> None:
 def test_totals_are_the_sum_of_the_vms_whatever_is_called(
     calls: list[tuple[str, str, int, Account, BalloonAction]],
 ) -> None:
-    gmm = Gmm(5000)
+    gmm = GlobalMemoryManager(5000)
     for call, vm, pages, account, action in calls:
         before = pickle.dumps(gmm)
         try:
@@ -272,18 +284,20 @@ def test_totals_are_the_sum_of_the_vms_whatever_is_called(
         gmm.verify()
 
 
-def perform(gmm: Gmm, call: str, vm: str, pages: int, account: Account, action: BalloonAction) -> None:
+def perform(
+    gmm: GlobalMemoryManager, call: str, vm: str, pages: int, account: Account, action: BalloonAction
+) -> None:
     match call:
         case "reserve":
             gmm.initial_reservation(vm, pages, 5, 5, OcPolicy.TBD, Priority.NORMAL)
         case "update":
             gmm.update_reservation(vm, pages, 5, 5)
         case "allocate":
-            gmm.allocate_pages(vm, pages, account)
+            gmm.charge_pages(vm, pages, account)
         case "adopt":
             gmm.adopt_pages(vm, pages, account)
         case "free":
-            gmm.free_pages(vm, pages, account)
+            gmm.release_pages(vm, pages, account)
         case "balloon":
             gmm.ballooned_pages(vm, action, pages)
         case _:

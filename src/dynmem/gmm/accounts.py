@@ -1,14 +1,12 @@
-"""The books of the Global Memory Manager in bound mode: what each VM reserves, holds and has ballooned.
+"""The accounts of the VMs: what each reserves, holds and has ballooned, by count.
 
-Counts only. A page belongs to one VM (bound mode), so allocated pages are private pages and chunks are whole
-2 MiB pieces of one VM. Each call does all that it says, or raises GmmError and changes nothing; but a VM
-whose update of its reservation is declined may not allocate until another one is accepted.
+Pages that are only counted belong to one VM, so they are private pages, and their chunks are whole 2 MiB
+pieces of that VM. Each call does all that it says, or raises GmmError and changes nothing; but a VM whose
+update of its reservation is declined may not allocate until another one is accepted.
 """
 
 from collections.abc import Iterator
 from typing import Self
-
-import msgspec
 
 from dynmem.gmm.codes import (
     GMM_CHUNK_NUM_PAGES,
@@ -19,71 +17,13 @@ from dynmem.gmm.codes import (
     Priority,
     Status,
 )
+from dynmem.gmm.statistics import HypervisorMemoryStats, MemoryStats, Stats, VmSizes, VmStats
 
 ACCOUNTS = (Account.BASE, Account.SHADOW, Account.FIXED)
 
 
-class VmSizes(msgspec.Struct, frozen=True):
-    """GMMVMSIZES: pages by account."""
-
-    base_pages: int
-    shadow_pages: int
-    fixed_pages: int
-
-    @property
-    def total(self) -> int:
-        """All three accounts together."""
-        return self.base_pages + self.shadow_pages + self.fixed_pages
-
-
-class VmStats(msgspec.Struct, frozen=True):
-    """GMMVMSTATS of one VM, as far as bound mode goes. Pages."""
-
-    reserved: VmSizes
-    allocated: VmSizes
-    private_pages: int
-    ballooned_pages: int
-    max_ballooned_pages: int
-    policy: OcPolicy
-    priority: Priority
-    may_allocate: bool
-
-
-class Stats(msgspec.Struct, frozen=True):
-    """GMMSTATS, as far as bound mode goes. Pages, chunks of 2 MiB."""
-
-    max_pages: int
-    reserved_pages: int
-    over_committed_pages: int
-    allocated_pages: int
-    ballooned_pages: int
-    chunks: int
-    freed_chunks: int
-    vms: int
-    vm: VmStats | None
-
-
-class HypervisorMemoryStats(msgspec.Struct, frozen=True):
-    """GMMMEMSTATSREQ: allocated, free inside chunks, ballooned, shared and maximum pages of all VMs."""
-
-    allocated_pages: int
-    free_pages: int
-    ballooned_pages: int
-    shared_pages: int
-    max_pages: int
-
-
-class MemoryStats(msgspec.Struct, frozen=True):
-    """GMMMEMSTATSREQ of one VM. Pages of its base account: what is allocated, free and at most there."""
-
-    allocated_pages: int
-    free_pages: int
-    max_pages: int
-    ballooned_pages: int
-
-
-class _Account:
-    """The mutable book of one VM."""
+class _Book:
+    """The account book of one VM."""
 
     __slots__ = ("allocated", "ballooned", "policy", "priority", "refusal", "reserved")
 
@@ -130,8 +70,8 @@ class _Account:
         )
 
 
-class Gmm:
-    """Books of all VMs under one limit of *max_pages*.
+class Accounts:
+    """Accounts of all VMs under one limit of *max_pages*.
 
     A VM is known by its name. Totals are kept as they change, and `verify` compares them with the sum of the
     VMs.
@@ -141,7 +81,7 @@ class Gmm:
         if max_pages < 0:
             raise GmmError(Status.INVALID_PARAMETER, f"a limit of {max_pages} pages is negative")
         self.max_pages = max_pages
-        self._vms: dict[str, _Account] = {}
+        self._vms: dict[str, _Book] = {}
         self._reserved = 0
         self._allocated = 0
         self._ballooned = 0
@@ -176,9 +116,9 @@ class Gmm:
             raise GmmError(Status.INVALID_PARAMETER, f"{priority!r} is not a priority")
         if vm in self._vms:
             raise GmmError(Status.WRONG_ORDER, f"{vm} has made its initial reservation already")
-        account = _Account(reserved, policy, priority)
-        self._decline_unbacked(vm, account, reserved)
-        self._vms[vm] = account
+        book = _Book(reserved, policy, priority)
+        self._decline_unbacked(vm, book, reserved)
+        self._vms[vm] = book
         self._reserved += sum(reserved.values())
 
     def update_reservation(self, vm: str, base_pages: int, shadow_pages: int, fixed_pages: int) -> None:
@@ -187,22 +127,22 @@ class Gmm:
         With less in any account than it holds there, the VM keeps what it has and may not allocate until it
         fits again. Nor may it after an update that was declined, until one is accepted.
         """
-        account = self._account(vm)
+        book = self._book(vm)
         reserved = _checked_reservation(base_pages, shadow_pages, fixed_pages)
         try:
-            self._decline_unbacked(vm, account, reserved)
+            self._decline_unbacked(vm, book, reserved)
         except GmmError as error:
-            account.refusal = str(error)
+            book.refusal = str(error)
             raise
-        account.refusal = ""
-        self._reserved += sum(reserved.values()) - sum(account.reserved.values())
-        account.reserved = reserved
+        book.refusal = ""
+        self._reserved += sum(reserved.values()) - sum(book.reserved.values())
+        book.reserved = reserved
 
-    def allocate_pages(self, vm: str, pages: int, account: Account) -> None:
-        """Charge *pages* to an account, all or nothing (GMMR0AllocatePages)."""
-        book = self._account(vm)
+    def charge_pages(self, vm: str, pages: int, account: Account) -> None:
+        """Charge *pages* that have no page ids to an account, all or nothing."""
+        book = self._book(vm)
         if account not in ACCOUNTS or pages < 1:
-            raise GmmError(Status.INVALID_PARAMETER, f"{pages} pages of {account!r} cannot be allocated")
+            raise GmmError(Status.INVALID_PARAMETER, f"{pages} pages of {account!r} cannot be charged")
         if self._allocated + pages > self.max_pages:
             raise GmmError(
                 Status.HIT_GLOBAL_LIMIT,
@@ -220,7 +160,7 @@ class Gmm:
 
         VirtualBox has no such call: no limit refuses a fact; what exceeds the limit is the shortage.
         """
-        book = self._account(vm)
+        book = self._book(vm)
         if account not in ACCOUNTS or pages < 1:
             raise GmmError(
                 Status.INVALID_PARAMETER, f"{pages} pages of account {account!r} cannot be adopted"
@@ -228,15 +168,17 @@ class Gmm:
         self._check_account(vm, book, pages, account)
         self._change_allocated(book, account, pages)
 
-    def free_pages(self, vm: str, pages: int, account: Account) -> None:
-        """Take *pages* off an account (GMMR0FreePages)."""
-        book = self._account(vm)
+    def release_pages(self, vm: str, pages: int, account: Account) -> None:
+        """Take *pages* that have no page ids off an account."""
+        book = self._book(vm)
         if account not in ACCOUNTS or pages < 1:
-            raise GmmError(Status.INVALID_PARAMETER, f"{pages} pages of account {account!r} cannot be freed")
+            raise GmmError(
+                Status.INVALID_PARAMETER, f"{pages} pages of account {account!r} cannot be released"
+            )
         if pages > book.allocated[account]:
             raise GmmError(
                 Status.ATTEMPT_TO_FREE_TOO_MUCH,
-                f"{vm} frees {pages} pages of {book.allocated[account]} in {account.name}",
+                f"{vm} releases {pages} pages of {book.allocated[account]} in {account.name}",
             )
         self._change_allocated(book, account, -pages)
 
@@ -245,7 +187,7 @@ class Gmm:
 
         INFLATE after freeing, DEFLATE before allocating, RESET (with 0 pages) when the guest starts again.
         """
-        book = self._account(vm)
+        book = self._book(vm)
         if pages < 0:
             raise GmmError(Status.INVALID_PARAMETER, f"{pages} ballooned pages are negative")
         match action:
@@ -273,7 +215,7 @@ class Gmm:
 
     def cleanup_vm(self, vm: str) -> int:
         """Close the book of a VM that is gone; return the pages that it held (GMMR0CleanupVM)."""
-        book = self._account(vm)
+        book = self._book(vm)
         freed = book.total_allocated
         self._allocated -= freed
         self._chunks -= book.chunks
@@ -298,7 +240,7 @@ class Gmm:
             chunks=self._chunks,
             freed_chunks=self._freed_chunks,
             vms=len(self._vms),
-            vm=None if vm is None else self._account(vm).stats(),
+            vm=None if vm is None else self._book(vm).stats(),
         )
 
     def query_hypervisor_memory_stats(self) -> HypervisorMemoryStats:
@@ -308,17 +250,17 @@ class Gmm:
 
     def query_memory_stats(self, vm: str) -> MemoryStats:
         """Return the figures of one VM's base account (GMMR0QueryMemoryStatsReq, GMMR3QueryMemoryStats)."""
-        book = self._account(vm)
+        book = self._book(vm)
         allocated, most = book.allocated[Account.BASE], book.reserved[Account.BASE]
         return MemoryStats(allocated, max(0, most - allocated), most, book.ballooned)
 
     def allocated(self, vm: str, account: Account = Account.BASE) -> int:
         """Return the pages of one account, without building statistics."""
-        return self._account(vm).allocated[account]
+        return self._book(vm).allocated[account]
 
     def reserved(self, vm: str, account: Account = Account.BASE) -> int:
         """Return the reserved pages of one account, without building statistics."""
-        return self._account(vm).reserved[account]
+        return self._book(vm).reserved[account]
 
     def verify(self) -> Self:
         """Assert that every total is the sum of the VMs' books and that each book keeps its own rules."""
@@ -331,22 +273,22 @@ class Gmm:
             assert min(*book.allocated.values(), book.ballooned) >= 0
         return self
 
-    def _account(self, vm: str) -> _Account:
+    def _book(self, vm: str) -> _Book:
         try:
             return self._vms[vm]
         except KeyError:
             raise GmmError(Status.WRONG_ORDER, f"{vm} has no initial reservation") from None
 
-    def _decline_unbacked(self, vm: str, account: _Account, reserved: dict[Account, int]) -> None:
-        others = self._allocated - (account.total_allocated if vm in self._vms else 0)
+    def _decline_unbacked(self, vm: str, book: _Book, reserved: dict[Account, int]) -> None:
+        others = self._allocated - (book.total_allocated if vm in self._vms else 0)
         asked = sum(reserved.values())
-        if account.policy is OcPolicy.NO_OC and others + asked > self.max_pages:
+        if book.policy is OcPolicy.NO_OC and others + asked > self.max_pages:
             raise GmmError(
                 Status.MEMORY_RESERVATION_DECLINED,
                 f"{vm} reserves {asked} pages, {max(0, self.max_pages - others)} can be backed",
             )
 
-    def _check_account(self, vm: str, book: _Account, pages: int, account: Account) -> None:
+    def _check_account(self, vm: str, book: _Book, pages: int, account: Account) -> None:
         ballooned = book.held(account) - book.allocated[account]
         if book.held(account) + pages > book.reserved[account]:
             raise GmmError(
@@ -355,7 +297,7 @@ class Gmm:
                 f"{book.reserved[account]} in {account.name}; {pages} more do not fit",
             )
 
-    def _change_allocated(self, book: _Account, account: Account, pages: int) -> None:
+    def _change_allocated(self, book: _Book, account: Account, pages: int) -> None:
         before = book.chunks
         book.allocated[account] += pages
         self._allocated += pages
