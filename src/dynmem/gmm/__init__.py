@@ -1,6 +1,7 @@
 """The Global Memory Manager: the books of what each VM may have and holds. No I/O."""
 
-from dynmem.gmm.codes import Account, BalloonAction, GmmError, OcPolicy, Priority, Status
+from dynmem.gmm import codes, constants, structures
+from dynmem.gmm.codes import Account, BalloonAction, GmmError, OcPolicy, OsFamily, Priority, Status
 from dynmem.gmm.manager import GlobalMemoryManager
 from dynmem.gmm.statistics import HypervisorMemoryStats, MemoryStats, Stats, VmSizes, VmStats
 
@@ -18,4 +19,8 @@ __all__ = [
     "BalloonAction",
     "Priority",
     "OcPolicy",
+    "OsFamily",
+    "codes",
+    "constants",
+    "structures",
 ]

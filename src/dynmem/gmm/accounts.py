@@ -8,15 +8,8 @@ update of its reservation is declined may not allocate until another one is acce
 from collections.abc import Iterator
 from typing import Self
 
-from dynmem.gmm.codes import (
-    GMM_CHUNK_NUM_PAGES,
-    Account,
-    BalloonAction,
-    GmmError,
-    OcPolicy,
-    Priority,
-    Status,
-)
+from dynmem.gmm.codes import Account, BalloonAction, GmmError, OcPolicy, Priority, Status
+from dynmem.gmm.constants import GMM_CHUNK_NUM_PAGES
 from dynmem.gmm.statistics import HypervisorMemoryStats, MemoryStats, Stats, VmSizes, VmStats
 
 ACCOUNTS = (Account.BASE, Account.SHADOW, Account.FIXED)
