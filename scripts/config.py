@@ -11,7 +11,13 @@ from scripts.status import meanings
 
 from dynmem.manager import config_file
 
-WORDS = {str: "text", int: "whole number", config_file.Size: "size", str | int | float: "duration"}
+WORDS = {
+    list[str]: "list of texts",
+    str: "text",
+    int: "whole number",
+    config_file.Size: "size",
+    str | int | float: "duration",
+}
 
 INTRO = """# The configuration of the manager
 

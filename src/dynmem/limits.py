@@ -197,6 +197,12 @@ MANAGER_VMS_MAX: Final = 1000
 MANAGER_CONFIG_BYTES_MAX: Final = 1 << 20
 # A VM's name is a key, a file name and a column.
 MANAGER_NAME_MAX: Final = 64
+# A command of the operator's that needs more words is a script.
+COMMAND_WORDS_MAX: Final = 32
+# What any program can be started with, beside its environment.
+COMMAND_WORD_BYTES_MAX: Final = 4096
+# To save a VM of many GiB to a slow disk takes this long; a command that hangs ends then. Seconds.
+COMMAND_S_MAX: Final = 120.0
 # Per VM: its monitor, its pidfd, one to read /proc with, and two for its lock.
 MANAGER_DESCRIPTORS_PER_VM: Final = 5
 # Besides: API clients, journal, epoll, the threads that read /proc.

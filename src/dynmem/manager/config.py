@@ -14,6 +14,8 @@ import msgspec
 
 from dynmem.errors import ConfigError, quoted
 from dynmem.limits import (
+    COMMAND_WORD_BYTES_MAX,
+    COMMAND_WORDS_MAX,
     MANAGER_FIGURE_BYTES_MAX,
     MANAGER_NAME_MAX,
     MANAGER_VMS_MAX,
@@ -243,7 +245,28 @@ def _vm(fail: _Fail, index: int, vm: VmTable, room: int) -> VmConfig:
         weight=vm.weight,
         priority=vm.priority,
         on_shortage=vm.on_shortage,
+        on_out_of_memory=_command(fail, place, vm),
     )
+
+
+def _command(fail: _Fail, place: str, vm: VmTable) -> tuple[str, ...]:
+    """Return the command of a VM that may be interrupted; empty if it may not."""
+    key, words = f"{place}.on_out_of_memory", vm.on_out_of_memory
+    if not words:
+        return ()
+    if vm.priority == "high":
+        raise fail(key, "a VM of priority high is never interrupted: leave it out, or lower the priority")
+    if len(words) > COMMAND_WORDS_MAX:
+        raise fail(key, f"{len(words)} words; at most {COMMAND_WORDS_MAX} are run: name a script instead")
+    _absolute(fail, key, words[0])
+    for word in words[1:]:
+        if "\0" in word or len(word.encode(errors="surrogatepass")) > COMMAND_WORD_BYTES_MAX:
+            raise fail(
+                key,
+                f"{quoted(word)} cannot be an argument: none may have a NUL byte or more than"
+                f" {COMMAND_WORD_BYTES_MAX} bytes",
+            )
+    return tuple(words)
 
 
 def _no_twice(fail: _Fail, key: str, values: Iterable[str]) -> None:

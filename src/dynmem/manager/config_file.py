@@ -20,6 +20,7 @@
     weight = 5000                   # 1 to 10000, divides memory within a priority (default 5000)
     priority = "normal"             # low, normal or high (default normal)
     on_shortage = "wait"            # or "squeeze": a VM of higher priority may have what this one uses
+    on_out_of_memory = ["/usr/bin/virsh", "managedsave"] # saves or ends it, for one of higher priority
 
 Whether the values make sense together is for `config` to say. Any mistake is a ConfigError that names the
 file, the key, the value and what to do.
@@ -103,6 +104,11 @@ class VmTable(msgspec.Struct, forbid_unknown_fields=True):
         on_shortage: When a VM of higher priority lacks what it uses and this one has nothing to spare: "wait"
             leaves it what it uses, and "squeeze" takes of that, down to its minimum; its guest swaps or
             kills processes then.
+        on_out_of_memory: The program, by its absolute path, and its arguments, to save or end this VM when a
+            VM of higher priority has lacked what it uses for 10 s and no balloon can help; the VM's name
+            follows as the last argument. It runs without a shell, as the manager's user, for 120 s at most,
+            once for each start of this VM, and only in "enforce". Low comes before normal, and the largest
+            first; a VM of priority high cannot have one. Without it, the VM is never interrupted.
     """
 
     name: str
@@ -113,6 +119,7 @@ class VmTable(msgspec.Struct, forbid_unknown_fields=True):
     weight: int = _DEFAULTS.weight
     priority: Priority = _DEFAULTS.priority
     on_shortage: OnShortage = "wait"
+    on_out_of_memory: list[str] = []
 
 
 class File(msgspec.Struct, forbid_unknown_fields=True):

@@ -26,6 +26,7 @@ from dynmem.manager.fast_lane import WATCH_S, FastLane
 from dynmem.manager.journal.journal import Journal, JournalError
 from dynmem.manager.journal.recovery import Unfinished, take_over
 from dynmem.manager.journal.writer import JournalWriter
+from dynmem.manager.last_resort import LastResort
 from dynmem.manager.next_sweep import NextSweep
 from dynmem.manager.private import lock, private_folder
 from dynmem.manager.reload import ConfigWatch
@@ -64,6 +65,7 @@ class Daemon:
         self._wants_reload = False
         self._identities = Identities()
         self._measuring = Measuring()
+        self._last_resort = LastResort(report)
         self._connections = {vm.name: self._connection(vm.name) for vm in config.vms}
         self._facts: dict[str, VmFacts] = {}
         self._stop = asyncio.Event()
@@ -117,6 +119,7 @@ class Daemon:
             try:
                 await self._serve(writer, service, Unfinished(journal.open_actions()))
             finally:
+                await self._last_resort.close()
                 await api.close()
                 await service.forget_ended()
                 await asyncio.gather(*(each.close() for each in self._connections.values()))
@@ -246,6 +249,8 @@ class Daemon:
         result = self._manager.step(facts)
         for line in result.changes:
             self._report(line)
+        if result.interrupt is not None:
+            self._last_resort.run(result.interrupt)
         unfinished.add(await acts.act(self._connections, result.commands))
         lane.stepped(facts, result)
         return result

@@ -152,6 +152,8 @@ class VmConfig(MemorySettings, frozen=True):
         maximum_bytes: The most it may get.
         on_shortage: What happens when a VM of higher priority lacks what it uses, and this one has nothing
             to spare: "wait" leaves it what it uses, "squeeze" takes of that, down to its minimum.
+        on_out_of_memory: The command that is run for it when even that is no help: the program and its
+            arguments. Empty: none, and it is never interrupted. Since schema 4.
 
     """
 
@@ -159,6 +161,7 @@ class VmConfig(MemorySettings, frozen=True):
     minimum_bytes: int
     maximum_bytes: int
     on_shortage: OnShortage = "wait"
+    on_out_of_memory: tuple[str, ...] = ()
 
 
 class ManagerSettings(msgspec.Struct, frozen=True):

@@ -17,6 +17,7 @@ from dynmem.manager.step.changes import Candidate, Change, choose_grants, choose
 from dynmem.manager.step.chatter import Chatter
 from dynmem.manager.step.claims import Claims, limit_pages
 from dynmem.manager.step.facts import Facts, ManagerSettings, VmConfig
+from dynmem.manager.step.last_resort import LastResort, interrupt_line
 from dynmem.manager.step.measured import Charge, MeasuredFree, charge, measure
 from dynmem.manager.step.orders import Orders
 from dynmem.manager.step.ready import Ready, refilled
@@ -56,6 +57,7 @@ class Manager:
         self._releases = Releases(settings)
         self._chatter = Chatter()
         self._ready = Ready()
+        self._last_resort = LastResort()
         self._lacked = False
         self._asked_to_look: set[str] = set()
         self._announced: dict[str, int] = {}
@@ -89,6 +91,8 @@ class Manager:
         if lack := lacking(movable, result):
             views = self._views(movable, survey, lack[0][0].config.priority)
             result = plan(Snapshot(room - reserved, views, holders, ready))
+        out = lacking(movable, result)
+        interrupt = self._last_resort.decide(out, self._roster, self.claims, survey.now_ns)
         candidates = self._candidates(movable, views, result, survey)
         spared = sum(each.spared for each in taken) if self.safeguards.sparing else 0
         changes = (*stalls, *self._changes(candidates, free, survey, spared, ready))
@@ -102,6 +106,8 @@ class Manager:
         lines += shortage_lines(lack, was=self._lacked)
         self._lacked = bool(lack)
         self._seen = seen
+        if interrupt is not None:
+            lines.append(interrupt_line(interrupt, enforced=self.settings.is_enforcing))
         if not self.settings.is_enforcing:
             return StepResult(result, (), tuple(lines), waiting=False)
         return StepResult(
@@ -111,6 +117,7 @@ class Manager:
             waiting,
             moving(movable, self._asked_to_look, survey.now_ns, is_any_short=self._shortage),
             frozenset(record.name for record in movable if is_tight(record)),
+            interrupt,
         )
 
     def configure(self, settings: ManagerSettings, vms: Sequence[VmConfig]) -> None:

@@ -30,6 +30,21 @@ class SetBalloon(msgspec.Struct, frozen=True):
     news: str = ""
 
 
+class Interrupt(msgspec.Struct, frozen=True):
+    """Run the operator's command for one VM, since memory is out.
+
+    Attributes:
+        vm: Its name.
+        command: The program and its arguments; the VM's name follows them.
+        reason: Why, as a sentence.
+
+    """
+
+    vm: str
+    command: tuple[str, ...]
+    reason: str
+
+
 class Reservation(msgspec.Struct, frozen=True):
     """Room that is kept for a VM about to start.
 
@@ -62,6 +77,7 @@ class StepResult(msgspec.Struct, frozen=True):
         waiting: Whether a VM or a reservation waits for memory that is being given: sweep again soon.
         moving: The VMs that grow, or give what they were asked for: look at these again at once.
         tight: The VMs whose guests have little available: ask these for a report as soon as they do anything.
+        interrupt: Whose command is to be run, since memory is out.
 
     """
 
@@ -71,3 +87,4 @@ class StepResult(msgspec.Struct, frozen=True):
     waiting: bool
     moving: frozenset[str] = frozenset()
     tight: frozenset[str] = frozenset()
+    interrupt: Interrupt | None = None

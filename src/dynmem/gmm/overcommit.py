@@ -1,0 +1,198 @@
+"""What a host stands for: the rules of over-commitment, and whether one more reservation fits.
+
+A VM without over-commitment (NO_OC) is fully backed: the pages that it has reserved are nobody else's, used
+or not. The others (TBD in the seed; here: by ratio) share the rest. They may reserve more than there is, up
+to a ratio, and get what is free. Three checks, each with its numbers:
+
+    backed      what is guaranteed, and what the others hold now, fits beside the slush
+    worst case  every guarantee is claimed at once, and every balloon is filled to its maximum: it still fits
+    ratio       the others have reserved no more than this part of what is not guaranteed
+
+A fully backed VM has to pass the first two, one by ratio the last two. The sums are kept as they change, so a
+check costs the same for one VM as for a thousand. VirtualBox has none of this: its GMMR0InitialReservation
+leaves "check if we can accommodate this" for later and declines nothing.
+"""
+
+from typing import Final
+
+import msgspec
+
+from dynmem.gmm.codes import OcPolicy
+
+PERCENT: Final = 100
+
+
+class OvercommitRules(msgspec.Struct, frozen=True):
+    """What the owner of a host allows.
+
+    Attributes:
+        ratio_percent: How much VMs by ratio may reserve, as a part of what is not guaranteed to others; None:
+            as much as they like, without a worst-case check either.
+        slush_pages: The part of the limit that is promised to nobody.
+    """
+
+    ratio_percent: int | None = None
+    slush_pages: int = 0
+
+
+class Backing(msgspec.Struct, frozen=True):
+    """What one VM counts as in the sums. Pages.
+
+    Attributes:
+        policy: Whether it is fully backed.
+        reserved_pages: All that it has reserved, in all accounts.
+        least_pages: What is left of that once its balloon is filled to its maximum.
+        allocated_pages: What it holds now.
+    """
+
+    policy: OcPolicy
+    reserved_pages: int
+    least_pages: int
+    allocated_pages: int = 0
+
+    @property
+    def is_guaranteed(self) -> bool:
+        """Whether all that it has reserved is kept for it."""
+        return self.policy is OcPolicy.NO_OC
+
+
+class Admission(msgspec.Struct, frozen=True):
+    """One reservation as it was decided, with the numbers that decided it. Pages.
+
+    Attributes:
+        vm: Who reserves.
+        policy: Its over-commit policy.
+        asked_pages: What it reserves.
+        least_pages: What it needs at least, with its balloon filled to its maximum.
+        max_pages: The limit of the books.
+        slush_pages: The part of the limit that is promised to nobody.
+        guaranteed_pages: What is kept for other, fully backed VMs.
+        held_pages: What the other VMs by ratio hold now.
+        others_least_pages: What the other VMs by ratio keep with their balloons filled to the maximum.
+        others_reserved_pages: What the other VMs by ratio have reserved.
+        ratio_percent: The ratio; None: there is none.
+    """
+
+    vm: str
+    policy: OcPolicy
+    asked_pages: int
+    least_pages: int
+    max_pages: int
+    slush_pages: int
+    guaranteed_pages: int
+    held_pages: int
+    others_least_pages: int
+    others_reserved_pages: int
+    ratio_percent: int | None
+
+    @property
+    def room_pages(self) -> int:
+        """What is promised to nobody yet: the limit, less slush and guarantees."""
+        return self.max_pages - self.slush_pages - self.guaranteed_pages
+
+    @property
+    def backed_pages(self) -> int:
+        """What can be backed now: the room, less what the VMs by ratio hold."""
+        return max(0, self.room_pages - self.held_pages)
+
+    @property
+    def worst_pages(self) -> int:
+        """What is left in the worst case: every guarantee claimed, every balloon at its maximum."""
+        return max(0, self.room_pages - self.others_least_pages)
+
+    @property
+    def ratio_pages(self) -> int | None:
+        """What the ratio leaves; None: there is none."""
+        if self.ratio_percent is None:
+            return None
+        return max(0, self.room_pages * self.ratio_percent // PERCENT - self.others_reserved_pages)
+
+    @property
+    def refusal(self) -> str:
+        """Why the reservation is declined, with its numbers; "" if it fits."""
+        asked, beside = self.asked_pages, f"of {self.max_pages} beside a slush of {self.slush_pages}"
+        if self.policy is OcPolicy.NO_OC:
+            if asked > self.backed_pages:
+                return (
+                    f"{self.vm} reserves {asked} pages, {self.backed_pages} can be backed {beside},"
+                    f" {self.guaranteed_pages} guaranteed to others and {self.held_pages} held"
+                )
+            return self._worst_case(asked, beside)
+        if self.ratio_pages is None:
+            return ""
+        if asked > self.ratio_pages:
+            return (
+                f"{self.vm} reserves {asked} pages, {self.ratio_pages} are left at {self.ratio_percent} %"
+                f" {beside}, {self.guaranteed_pages} guaranteed to others and"
+                f" {self.others_reserved_pages} reserved"
+            )
+        return self._worst_case(self.least_pages, beside)
+
+    def _worst_case(self, needed: int, beside: str) -> str:
+        if needed <= self.worst_pages:
+            return ""
+        return (
+            f"{self.vm} needs {needed} pages with every balloon filled and every guarantee claimed,"
+            f" {self.worst_pages} are left then {beside}, {self.guaranteed_pages} guaranteed to others and"
+            f" {self.others_least_pages} that balloons cannot take"
+        )
+
+
+class Commitments:
+    """The sums over all VMs, kept as they change."""
+
+    __slots__ = ("guaranteed", "held", "least", "reserved")
+
+    def __init__(self) -> None:
+        self.guaranteed: int = 0  # reserved by fully backed VMs, or held if that is more
+        self.held: int = 0  # held by the others
+        self.least: int = 0  # what the others keep with their balloons filled
+        self.reserved: int = 0  # reserved by the others
+
+    def add(self, vm: Backing) -> None:
+        """Count one VM."""
+        self._count(vm, 1)
+
+    def remove(self, vm: Backing) -> None:
+        """Count one VM no longer, exactly as it was added."""
+        self._count(vm, -1)
+
+    def free(self, vm: Backing, max_pages: int, rules: OvercommitRules) -> int:
+        """Return what a VM may still allocate of what the host has; its own accounts may leave it less.
+
+        What is guaranteed to a fully backed VM is there whatever the others hold.
+        """
+        if vm.is_guaranteed:
+            return max(0, vm.reserved_pages - vm.allocated_pages)
+        return max(0, max_pages - rules.slush_pages - self.guaranteed - self.held)
+
+    def admission(
+        self, name: str, asks: Backing, before: Backing | None, max_pages: int, rules: OvercommitRules
+    ) -> Admission:
+        """Return how a reservation is decided; *before* is what the VM counts as until now."""
+        others = Commitments()
+        for field in self.__slots__:
+            setattr(others, field, getattr(self, field))
+        if before is not None:
+            others.remove(before)
+        return Admission(
+            name,
+            asks.policy,
+            asks.reserved_pages,
+            asks.least_pages,
+            max_pages,
+            rules.slush_pages,
+            others.guaranteed,
+            others.held,
+            others.least,
+            others.reserved,
+            rules.ratio_percent,
+        )
+
+    def _count(self, vm: Backing, sign: int) -> None:
+        if vm.is_guaranteed:
+            self.guaranteed += sign * max(vm.reserved_pages, vm.allocated_pages)
+            return
+        self.held += sign * vm.allocated_pages
+        self.least += sign * vm.least_pages
+        self.reserved += sign * vm.reserved_pages
