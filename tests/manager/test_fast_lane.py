@@ -22,7 +22,7 @@ from dynmem.manager.step.facts import (
 from dynmem.manager.step.results import StepResult
 from dynmem.manager.sweep.connection import VmConnection
 from dynmem.policy import Plan
-from dynmem.units import GIB, MIB, NS_PER_S
+from dynmem.units import GIB, MIB, NS_PER_S, PAGE_SIZE
 
 HOST = HostFacts(64 * GIB, 64 * GIB)
 SETTINGS = ManagerSettings(1 * GIB, 64 * MIB, NS_PER_S, "enforce")
@@ -54,6 +54,7 @@ class Seen:
 
     def __init__(self, facts: VmFacts) -> None:
         self.facts: VmFacts | None = facts
+        self.incarnation = facts.incarnation
         self.held: int | None = facts.resident_bytes
         self.busy = False
         self.glances = 0
@@ -128,6 +129,30 @@ def test_a_vm_that_cannot_be_looked_at_is_left_to_the_next_sweep() -> None:
     assert rig.look() is None
 
 
+def test_a_vm_that_grows_and_whose_monitor_is_late_is_known_by_what_the_host_measures() -> None:
+    rig = Rig(tight=NAMES)
+    web = rig.seen["web"]
+    assert web.held is not None
+    web.facts, web.held = None, web.held + 40 * MIB
+    facts = rig.look()
+    assert facts is not None
+    assert (facts.looked, facts.measured) == (frozenset(), frozenset({"web"}))
+    assert [each.guest_bytes for each in facts.vms if each.name == "web"] == [web.held]
+    assert (facts.is_new("web"), facts.may_grow("web"), facts.may_grow("db")) == (False, True, False)
+
+
+def test_the_hosts_figure_stands_in_for_no_other_life_and_no_vm_that_is_known_to_be_paused() -> None:
+    rig = Rig(tight=NAMES)
+    for each in rig.seen.values():
+        assert each.held is not None
+        each.held += 40 * MIB
+    web, db, batch = (rig.seen[name] for name in NAMES)
+    web.facts, web.incarnation = None, "web.2"
+    db.facts = msgspec.structs.replace(db.facts, run_state="paused") if db.facts else None
+    batch.facts, batch.held = None, None
+    assert rig.look() is None
+
+
 def test_what_was_not_looked_at_is_as_the_sweep_saw_it_and_older() -> None:
     before = Facts(NS_PER_S, HOST, (vm("web", 100, 200), vm("db", 100, 200)))
     after = between_sweeps(before, 3 * NS_PER_S, HOST, {"web": vm("web", 150, 200)})
@@ -137,8 +162,8 @@ def test_what_was_not_looked_at_is_as_the_sweep_saw_it_and_older() -> None:
     assert (after.is_new("web"), after.is_new("db")) == (True, False)
 
 
-def grown(*, looks: tuple[str, ...]) -> tuple[Manager, StepResult]:
-    """web uses up all it has between two sweeps; these VMs are looked at."""
+def settled() -> tuple[Manager, Facts, dict[str, int]]:
+    """Return a manager after some sweeps, the last of them, and the sizes that the VMs have by then. MiB."""
     manager = Manager(SETTINGS, [VmConfig(name, 64 * MIB, 512 * MIB) for name in NAMES])
     sizes = dict.fromkeys(NAMES, 320)
     facts = Facts(0, HOST, ())
@@ -147,6 +172,12 @@ def grown(*, looks: tuple[str, ...]) -> tuple[Manager, StepResult]:
         for command in manager.step(facts).commands:
             manager.was_sent(command.vm)
             sizes[command.vm] = command.target_bytes // MIB
+    return manager, facts, sizes
+
+
+def grown(*, looks: tuple[str, ...]) -> tuple[Manager, StepResult]:
+    """web uses up all it has between two sweeps; these VMs are looked at."""
+    manager, facts, sizes = settled()
     now = {name: vm(name, 100, sizes[name]) for name in NAMES}
     now["web"] = vm("web", sizes["web"] - 10, sizes["web"])
     seen = {name: now[name] for name in looks}
@@ -181,6 +212,33 @@ def test_in_observe_mode_nobody_is_watched() -> None:
     for second in range(1, 4):
         step = manager.step(Facts(second * NS_PER_S, HOST, (vm("web", 190, 200),)))
     assert (step.moving, step.tight) == (frozenset(), frozenset())
+
+
+def test_a_step_by_the_hosts_figure_alone_grows_a_guest_and_shrinks_nobody() -> None:
+    manager, facts, sizes = settled()
+    booked = {name: manager.claims.pages(name) for name in NAMES}
+    held = {"web": (sizes["web"] - 10) * MIB, "db": 20 * MIB, "batch": 20 * MIB}
+    step = manager.step(between_sweeps(facts, facts.now_ns + NS_PER_S // 5, HOST, {}, held))
+    assert {command.vm for command in step.commands} == {"web"}
+    assert manager.claims.pages("web") > booked["web"]
+    assert all(manager.claims.pages(name) == booked[name] for name in ("db", "batch"))
+
+
+def test_a_target_that_was_refused_late_is_taken_back_unless_another_was_sent_since() -> None:
+    manager, facts, sizes = settled()
+    look = {"web": vm("web", sizes["web"] - 10, sizes["web"])}
+    (command,) = manager.step(between_sweeps(facts, facts.now_ns + NS_PER_S // 5, HOST, look)).commands
+    before = manager.target_before("web")
+    assert before is not None
+    manager.refused_late("web", command.target_bytes + MIB, before)  # another one by now
+    assert target_of(manager, "web") == command.target_bytes
+    manager.refused_late("web", command.target_bytes, before)
+    assert target_of(manager, "web") == before * PAGE_SIZE
+
+
+def target_of(manager: Manager, name: str) -> int | None:
+    (found,) = [each for each in manager.status().vms if each.name == name]
+    return found.assigned_bytes
 
 
 def test_the_books_of_a_vm_that_was_not_looked_at_are_not_lowered_by_what_was_seen_before() -> None:

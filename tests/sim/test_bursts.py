@@ -66,6 +66,8 @@ def kills(
     safeguards: Safeguards,
     *,
     watches: bool = True,
+    late: bool = False,
+    serves_late: bool = True,
     budget: int = BUDGET,
     give: int = 1000,
 ) -> int:
@@ -73,7 +75,7 @@ def kills(
     found = 0
     for seed in range(3):
         world = burst_world(seed, rate_mib, safeguards, budget, give)
-        world.watches = watches
+        world.watches, world.has_late_monitors, world.serves_late = watches, late, serves_late
         world.run(SECONDS)
         found += sum(guest.kills for guest in world.guests.values())
     return found
@@ -97,6 +99,15 @@ def test_no_guest_is_killed_beside_neighbours_that_give_slowly(rate_mib: int, gi
 def test_without_an_eye_on_growth_between_reports_guests_are_killed() -> None:
     assert kills(128, Safeguards(growth=False)) > 0
     assert kills(128, Safeguards(), watches=False) > 0
+
+
+@pytest.mark.parametrize("rate_mib", [64, 128])
+def test_no_guest_is_killed_where_every_monitor_is_too_late_between_two_sweeps(rate_mib: int) -> None:
+    assert kills(rate_mib, Safeguards(), late=True, budget=1300) == 0
+
+
+def test_without_the_hosts_own_figure_guests_with_late_monitors_are_killed() -> None:
+    assert kills(128, Safeguards(), late=True, serves_late=False, budget=1300) > 0
 
 
 def test_without_memory_that_is_kept_ready_guests_are_killed_beside_neighbours_that_give_slowly() -> None:

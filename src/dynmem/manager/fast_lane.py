@@ -5,7 +5,9 @@
         --> a glance at those that grow, that are busy, or that give what they were asked for
         --> facts for a step, as after a sweep
 
-A VM with much available is not looked at: it lives until the next sweep whatever it does.
+A VM with much available is not looked at: it lives until the next sweep whatever it does. One that grows, and
+whose monitor is too late for a glance, is served by what the host measures: on a busy machine monitors are
+late, and guests are killed in time.
 """
 
 import asyncio
@@ -35,7 +37,7 @@ class FastLane:
     def stepped(self, facts: Facts, result: StepResult) -> None:
         """Take in a step, and the facts that it was made from."""
         self._facts, self._moving, self._tight = facts, result.moving, result.tight
-        self._watch.looked({vm.name: vm.guest_bytes for vm in facts.vms if facts.is_new(vm.name)})
+        self._watch.looked({vm.name: vm.guest_bytes for vm in facts.vms if facts.may_grow(vm.name)})
 
     @property
     def is_wanted(self) -> bool:
@@ -44,10 +46,12 @@ class FastLane:
 
     async def look(self, connections: Mapping[str, VmConnection]) -> Facts | None:
         """Return the facts for a step; None if nothing calls for one."""
-        if self._facts is None:
+        before = self._facts
+        if before is None:
             return None
         watched = [name for name in self._tight | self._moving if name in connections]
-        risen = self._watch.risen({name: connections[name].resident_now() for name in watched})
+        held = {name: connections[name].resident_now() for name in watched}
+        risen = self._watch.risen(held)
         busy = {name for name in watched if connections[name].was_busy()}
         names = [name for name in watched if name in self._moving or name in risen or name in busy]
         if not names:
@@ -55,5 +59,12 @@ class FastLane:
         now_ns = time.monotonic_ns()
         found = await asyncio.gather(*(connections[name].glance(now_ns, ask=True) for name in names))
         looks = {vm.name: vm for vm in found if vm is not None and vm.run_state == RUNNING}
-        host = self._measure_host() if looks else None
-        return None if host is None else between_sweeps(self._facts, now_ns, host, looks)
+        replied = {vm.name for vm in found if vm is not None}
+        late = {
+            vm.name: size
+            for vm in before.vms
+            if vm.name in risen - replied and (size := held[vm.name]) is not None
+            if (vm.run_state, vm.incarnation) == (RUNNING, connections[vm.name].incarnation)
+        }
+        host = self._measure_host() if looks or late else None
+        return None if host is None else between_sweeps(before, now_ns, host, looks, late)

@@ -116,13 +116,15 @@ class Daemon:
             if self._manager.released:
                 self._report(self._released())
             self._allow_descriptors()
+            acts = Acts(self._manager, writer, self._report)
             try:
-                await self._serve(writer, service, Unfinished(journal.open_actions()))
+                await self._serve(acts, writer, service, Unfinished(journal.open_actions()))
             finally:
                 await self._last_resort.close()
                 await api.close()
                 await service.forget_ended()
                 await asyncio.gather(*(each.close() for each in self._connections.values()))
+                await acts.finish()
                 await writer.finish()
         self._report(self._farewell())
         return ExitCode.INTERRUPTED if self._stopped_by == signal.SIGINT else ExitCode.OK
@@ -197,10 +199,11 @@ class Daemon:
 
     # -- sweep and step -------------------------------------------------------------------------------------
 
-    async def _serve(self, writer: JournalWriter, service: Service, unfinished: Unfinished) -> None:
+    async def _serve(
+        self, acts: Acts, writer: JournalWriter, service: Service, unfinished: Unfinished
+    ) -> None:
         """Sweep and step until the stop signal; a sweep that took too long is not made up for."""
         stopping = asyncio.create_task(self._stop.wait())
-        acts = Acts(self._manager, writer, self._report)
         lane = FastLane(self._measure_host)
         for line in unfinished.damaged:
             self._report(line)

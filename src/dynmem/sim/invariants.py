@@ -101,7 +101,8 @@ class Invariants:
             guest = guests.get(command.vm)
             if guest is None or states[command.vm].run_state != RUNNING:
                 raise InvariantError("bounds", f"{command.vm} was sent a target and is not running")
-            if not facts.is_new(command.vm):
+            may_shrink, may_grow = facts.is_new(command.vm), facts.may_grow(command.vm)
+            if not (may_grow if command.takes_nothing else may_shrink):
                 raise InvariantError("look", f"{command.vm} was sent a target and not looked at before")
             self._check_bounds(command, guest, states[command.vm].actual_bytes or 0)
             self._check_two_sweeps(command)

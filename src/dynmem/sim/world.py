@@ -81,7 +81,11 @@ class World:
         self.commands: int = 0
         self.peak_pages: int = 0
         self.unmet_page_ticks: int = 0
+        #: Whether the VMs that could run out of memory are looked at between two sweeps.
         self.watches: bool = True
+        #: Whether every monitor is too late then, and whether a VM is served by the host's figure instead.
+        self.has_late_monitors: bool = False
+        self.serves_late: bool = True
         self._watch = Watch()
         self._moving: frozenset[str] = frozenset()
         self._tight: frozenset[str] = frozenset()
@@ -148,15 +152,20 @@ class World:
         now = self._facts()
         guests = self.guests
         busy = {name for name in self._tight if name in guests and guests[name].is_busy}
-        names = self._moving | self._watch.risen(_held(now)) | busy
+        risen = self._watch.risen(_held(now))
+        names = self._moving | risen | busy
         for name in names & guests.keys():
             guests[name].ask()
         looks = {vm.name: vm for vm in now.vms if vm.name in names and vm.run_state == RUNNING}
-        if looks:
-            facts = self._swept = between_sweeps(swept, now.now_ns, now.host, looks)
+        late: dict[str, int] = {}
+        if self.has_late_monitors:
+            late = {name: vm.guest_bytes or 0 for name, vm in looks.items() if name in risen}
+            late, looks = (late if self.serves_late else {}), {}
+        if looks or late:
+            facts = self._swept = between_sweeps(swept, now.now_ns, now.host, looks, late)
             result = self._step(facts)
             self._moving, self._tight = result.moving, result.tight
-            self._watch.looked({name: vm.resident_bytes for name, vm in looks.items()})
+            self._watch.looked({vm.name: vm.resident_bytes for vm in facts.vms if facts.may_grow(vm.name)})
 
     def _step(self, facts: Facts) -> StepResult:
         result = self.manager.step(facts)

@@ -117,26 +117,45 @@ class Facts(msgspec.Struct, frozen=True):
         host: The host.
         vms: Every VM as it was last seen.
         looked: The VMs that were looked at now, between two sweeps; None: all.
+        measured: Those whose monitor was too late for that: only what the host measures of them is new. That
+            is enough to grow them, and not to shrink them or to lower what counts of them.
     """
 
     now_ns: int
     host: HostFacts
     vms: tuple[VmFacts, ...]
     looked: frozenset[str] | None = None
+    measured: frozenset[str] = frozenset()
 
     def is_new(self, name: str) -> bool:
         """Return whether a VM was looked at now."""
         return self.looked is None or name in self.looked
 
+    def may_grow(self, name: str) -> bool:
+        """Return whether enough is known of a VM by now to grow it."""
+        return self.is_new(name) or name in self.measured
 
-def between_sweeps(before: Facts, now_ns: int, host: HostFacts, looks: Mapping[str, VmFacts]) -> Facts:
-    """Return the facts of a look at some VMs: the others are as the last sweep saw them, and older by now."""
+
+def between_sweeps(
+    before: Facts,
+    now_ns: int,
+    host: HostFacts,
+    looks: Mapping[str, VmFacts],
+    held: Mapping[str, int] | None = None,
+) -> Facts:
+    """Return the facts of a look at some VMs: the others are as the last sweep saw them, and older by now.
+
+    *held* is what the host measures, in bytes, that the guests hold whose monitors were too late.
+    """
+    late = held or {}
     passed_ns = now_ns - before.now_ns
-    vms = tuple(looks.get(vm.name) or _aged(vm, passed_ns) for vm in before.vms)
-    return Facts(now_ns, host, vms, frozenset(looks))
+    vms = tuple(looks.get(vm.name) or _aged(vm, passed_ns, late.get(vm.name)) for vm in before.vms)
+    return Facts(now_ns, host, vms, frozenset(looks), frozenset(late))
 
 
-def _aged(vm: VmFacts, passed_ns: int) -> VmFacts:
+def _aged(vm: VmFacts, passed_ns: int, guest_bytes: int | None) -> VmFacts:
+    if guest_bytes is not None:
+        vm = msgspec.structs.replace(vm, resident_bytes=guest_bytes + vm.resident_overhead_bytes)
     if vm.demand is None:
         return vm
     demand = msgspec.structs.replace(vm.demand, age_ns=vm.demand.age_ns + passed_ns)

@@ -161,6 +161,16 @@ class Manager:
         if self._seen is not None:
             self._seen = self._seen.without(names, self._last)
 
+    def target_before(self, name: str) -> int | None:
+        """Return the target that a VM had before the last step. Pages."""
+        return self._targets_before.get(name)
+
+    def refused_late(self, name: str, target_bytes: int, before: int | None) -> None:
+        """Take back a target that a VM refused after more steps were made, unless it has another by now."""
+        record = self._roster.get(name)
+        if record is not None and record.target_pages == target_bytes // PAGE_SIZE:
+            record.take_back(before)
+
     def life(self, name: str) -> str:
         """Return which life of a VM is there: its incarnation, or "" if it is absent."""
         record = self._roster.get(name)
@@ -408,7 +418,7 @@ class Manager:
         )
         shrunk = {id(each) for each, _ in chosen}
         others = [
-            each for each in candidates if id(each) not in shrunk and survey.facts.is_new(each.record.name)
+            each for each in candidates if id(each) not in shrunk and survey.facts.may_grow(each.record.name)
         ]
         grants = choose_grants(others, left, spare - (pages - left), ready, dead_band=guards.dead_band)
         grown = [orders.grant(each, target) for each, target in grants]

@@ -84,8 +84,10 @@ class Roster:
                 continue
             if facts.is_new(vm.name):
                 self._update(record, vm, facts, arrivals)
-            else:
-                record.facts = vm
+                continue
+            record.facts = vm
+            if vm.name in facts.measured:
+                record.see_growth(facts.now_ns, expects=self._safeguards.growth)
         return arrivals
 
     def _come_and_go(self, vm: VmFacts, now_ns: int, arrivals: Arrivals) -> Record | None:
