@@ -21,9 +21,8 @@ from dynmem.manager.sweep.connection import VmConnection
 MEBIBYTE = 1 << 20
 BALLOON = ("-device", "virtio-balloon-pci,id=balloon0")
 MEMFD = ("-object", "memory-backend-memfd,id=ram,size=64M,share=on", "-machine", "memory-backend=ram")
-GREETING = {
-    "QMP": {"version": {"qemu": {"major": 9, "minor": 0, "micro": 0}, "package": ""}, "capabilities": []}
-}
+# Of `dynmem vm`, which takes a target at any time, and of a QEMU.
+OURS, QEMUS = "dynmem test", ""
 
 
 @contextlib.contextmanager
@@ -50,7 +49,9 @@ class FakeVm:
     is set.
     """
 
-    def __init__(self, answers: dict[str, object] | None = None) -> None:
+    def __init__(self, answers: dict[str, object] | None = None, *, package: str = OURS) -> None:
+        version = {"qemu": {"major": 9, "minor": 0, "micro": 0}, "package": package}
+        self._greeting = {"QMP": {"version": version, "capabilities": []}}
         self.answers: dict[str, object] = {
             "query-status": {"status": "running", "running": True},
             "query-balloon": {"actual": 64 * MEBIBYTE},
@@ -64,7 +65,7 @@ class FakeVm:
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.writers.append(writer)
-        self._send(writer, GREETING)
+        self._send(writer, self._greeting)
         with contextlib.suppress(ConnectionError):
             while line := await reader.readline():
                 request = json.loads(line)

@@ -21,6 +21,7 @@ from dynmem.manager.journal.writer import JournalWriter
 from dynmem.manager.step import Manager
 from dynmem.manager.step.results import SetBalloon
 from dynmem.manager.sweep.connection import VmConnection
+from dynmem.manager.sweep.quiet import NotSentError
 from dynmem.qmp.errors import QmpCommandError
 
 Connections = Mapping[str, VmConnection]
@@ -132,7 +133,7 @@ class Acts:
             await connection.set_balloon(command.target_bytes)
         except (DynmemError, OSError, TimeoutError) as error:
             self._report(f"{command.vm}: not done: {error}")
-            if not isinstance(error, QmpCommandError):
+            if not isinstance(error, (QmpCommandError, NotSentError)):
                 if command.vm not in late:
                     self._manager.was_sent(command.vm)
                 return f"{UNKNOWN}: {error}"  # it may have arrived, so it counts as sent

@@ -37,6 +37,7 @@ from dynmem.manager.sweep.life import Life
 from dynmem.manager.sweep.measuring import Measuring
 from dynmem.manager.sweep.monitor import Monitor
 from dynmem.manager.sweep.process import Process
+from dynmem.manager.sweep.quiet import QuietMoment
 from dynmem.manager.sweep.resident import Resident, ResidentMeter
 from dynmem.manager.sweep.sizes import read_base, read_memory
 from dynmem.qmp.client import QmpClient
@@ -96,6 +97,7 @@ class VmConnection:
         self._reset = reset
         self._monitor: Monitor | None = None
         self._conduct = Conduct()
+        self._quiet: QuietMoment | None = None
         self._life: Life | None = None
         self._look: asyncio.Task[VmFacts] | None = None
         self._glance: asyncio.Task[VmFacts | None] | None = None
@@ -189,13 +191,19 @@ class VmConnection:
                 return
 
     async def set_balloon(self, target_bytes: int) -> None:
-        """Set the target; DynmemError says why it was refused. Only `actual` shows what the guest does."""
+        """Set the target; DynmemError says why it was refused. Only `actual` shows what the guest does.
+
+        NotSentError and QmpCommandError mean that the VM does not have it; others, that it may.
+        """
         if self._monitor is None or self._look is not None:
             raise UnreachableError(f"{self.name} does not reply at {self.path}")
-        if self._life is not None:
-            self._life.target_bytes = target_bytes
+        monitor, life = self._monitor, self._life
+        if self._quiet is not None and life is not None and life.is_hv_balloon:
+            await self._quiet.wait(life)
+        if life is not None:
+            life.target_bytes = target_bytes
         try:
-            await self._monitor.set_balloon(target_bytes)
+            await monitor.set_balloon(target_bytes)
         except QmpCommandError:
             raise
         except (DynmemError, OSError, TimeoutError) as error:
@@ -244,6 +252,9 @@ class VmConnection:
         client = await QmpClient.connect(self.path, events=_EVENTS)
         client.when["RESET"] = self._reset
         monitor = self._monitor = Monitor(client, may_write=self._may_write, timeout_s=COMMAND_TIMEOUT_S)
+        self._quiet = None if monitor.is_ours else QuietMoment(self.name)
+        if self._quiet is not None:
+            client.when[STATUS_EVENT] = self._quiet.saw_report
         self._conduct = Conduct()
         self._dropped = 0
         self._begin_life(client.peer.pid)

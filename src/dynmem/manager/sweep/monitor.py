@@ -40,6 +40,13 @@ class Monitor:
         self.may_write = may_write
         self._timeout_s = timeout_s
 
+    @property
+    def is_ours(self) -> bool:
+        """Whether the other end says that it is `dynmem vm`."""
+        version = self.client.greeting.get("version")
+        package = version.get("package") if isinstance(version, dict) else None
+        return isinstance(package, str) and package.startswith("dynmem ")
+
     async def query(self, command: str, arguments: dict[str, object] | None = None) -> object:
         """Send a command that changes nothing and return its reply. Raises what QmpClient.execute raises."""
         if command not in QUERIES:
