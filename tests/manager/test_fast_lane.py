@@ -5,7 +5,9 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 import msgspec
+import pytest
 
+from dynmem.manager import fast_lane
 from dynmem.manager.fast_lane import FastLane
 from dynmem.manager.step import Manager
 from dynmem.manager.step.attention import TIGHT_BYTES
@@ -57,12 +59,13 @@ class Seen:
         self.incarnation = facts.incarnation
         self.held: int | None = facts.resident_bytes
         self.busy = False
-        self.glances = 0
+        self.glances = self.watched = 0
 
     def resident_now(self) -> int | None:
         return self.held
 
     def was_busy(self) -> bool:
+        self.watched += 1
         return self.busy
 
     async def glance(self, now_ns: int, *, ask: bool = False) -> VmFacts | None:
@@ -84,6 +87,13 @@ class Rig:
     def look(self) -> Facts | None:
         connections = cast("Mapping[str, VmConnection]", self.seen)
         return asyncio.run(self.lane.look(connections))
+
+    def watched_in_one_look(self) -> set[str]:
+        """Return whose process was looked at in one look."""
+        for each in self.seen.values():
+            each.watched = 0
+        self.look()
+        return {name for name, each in self.seen.items() if each.watched}
 
     @property
     def glances(self) -> dict[str, int]:
@@ -109,6 +119,18 @@ def test_of_tight_guests_those_are_asked_that_do_something_or_touch_memory() -> 
     assert rig.glances == {"web": 1, "db": 1}
     assert facts is not None
     assert facts.looked == frozenset({"web", "db"})
+
+
+def test_of_very_many_tight_guests_each_has_its_turn_and_a_look_costs_no_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(fast_lane, "WATCHED_MAX", 2)
+    rig = Rig(tight=NAMES)
+    looks = [rig.watched_in_one_look() for _ in range(3)]
+    assert [len(each) for each in looks] == [2, 2, 2]
+    assert set.union(*looks[:2]) == set(NAMES)
+    rig = Rig(tight=("web", "db"), moving=("batch",))
+    assert all("batch" in rig.watched_in_one_look() for _ in range(3))
 
 
 def test_those_that_move_are_looked_at_each_time() -> None:
