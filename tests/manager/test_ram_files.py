@@ -14,8 +14,8 @@ import pytest
 from tests.rigs import machine_wide
 
 from dynmem.manager.sweep.process import Process
-from dynmem.manager.sweep.ram_files import find_ram_files
 from dynmem.manager.sweep.resident import Resident, ResidentMeter, cgroup_figures
+from dynmem.ram_files import find_ram_files
 from dynmem.units import MIB
 
 FILES = "blocks of its RAM files"

@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from dynmem.manager.sweep.process import Process
-from dynmem.manager.sweep.ram_files import RAM_FILE_BYTES_MIN, RamFiles, find_ram_files
 from dynmem.procfs import is_shortage
+from dynmem.ram_files import RAM_FILE_BYTES_MIN, RamFiles, find_ram_files
 from dynmem.units import KIB, PAGE_SIZE
 
 # Measurements between two searches of the descriptors: memory may be plugged.
