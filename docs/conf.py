@@ -53,6 +53,7 @@ CONTENTS: Final = """
 
 docs/config
 docs/balloon
+docs/duplicates
 docs/status
 docs/honesty
 docs/kvm

@@ -17,6 +17,7 @@ from dynmem.errors import DynmemError, ExitCode
 COMMANDS: Final = {  # name -> (module, attribute, one line for --help)
     "demo": ("dynmem.cli.demo", "demo", "Watch virtual machines share a budget"),
     "doctor": ("dynmem.cli.doctor", "doctor", "Examine what this host can do, and what would help"),
+    "duplicates": ("dynmem.cli.duplicates", "duplicates", "Count equal pages in the memory of running VMs"),
     "explain": ("dynmem.cli.status", "explain", "Show how the size of a VM was computed"),
     "release": ("dynmem.cli.status", "release", "Grow VMs to their full size and leave them alone"),
     "reserve": ("dynmem.cli.status", "reserve", "Make room for a VM that is about to start"),

@@ -1,0 +1,189 @@
+"""Find running VMs, ours and QEMU's, and the files that are their RAM.
+
+A VM is named by the id of its process or by the socket of its monitor. A descriptor of the process (pidfd)
+is opened first, so what is found by its number belongs to it if it still lives afterwards.
+"""
+
+import contextlib
+import itertools
+import os
+import select
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final, Self
+
+from dynmem.errors import DynmemError, NotPermittedError, UnreachableError, quoted
+from dynmem.ram_files import RamFile, find_ram_files
+from dynmem.sockets import listener
+from dynmem.units import format_size
+
+_QEMU: Final = ("qemu-system-", "qemu-kvm", "qemu")
+_NAME_OPTIONS: Final = ("-name", "--name")
+_CMDLINE_BYTES_MAX: Final = 1 << 20
+
+
+class VmGoneError(DynmemError):
+    """The process of a VM ended."""
+
+
+class Vm:
+    """A running VM.
+
+    Attributes:
+        name: What it is called in the output.
+        pid: Its process.
+        files: Its RAM files that consist of pages of 4 KiB, as far as they can be reached.
+        huge: Its RAM files of reserved huge pages.
+    """
+
+    def __init__(self, pid: int, name: str | None = None) -> None:
+        """Look at process `pid`; its name is by default what it is called on its command line.
+
+        Raises UnreachableError if there is none, NotPermittedError if it may not be looked into.
+        """
+        self.pid: Final = pid
+        self.name: Final = name or name_of(command_line(pid)) or str(pid)
+        self.files: tuple[RamFile, ...] = ()
+        self.huge: tuple[RamFile, ...] = ()
+        try:
+            self._pidfd = os.pidfd_open(pid)
+        except (OSError, OverflowError) as error:
+            raise UnreachableError(
+                f"{self.described}: there is no such process: name a VM by its pid or its monitor's socket"
+            ) from error
+        self._end = select.poll()
+        self._end.register(self._pidfd, select.POLLIN)
+        try:
+            found = find_ram_files(pid, None).ram
+            self.check_alive()
+        except PermissionError as error:
+            self.close()
+            raise self.not_permitted() from error
+        except (OSError, VmGoneError) as error:
+            self.close()
+            raise UnreachableError(f"{self.described}: its process has ended") from error
+        self.huge = tuple(each for each in found if each.is_huge)
+        self.files = tuple(each for each in found if not each.is_huge)
+
+    @property
+    def described(self) -> str:
+        """Its name, and its pid unless that is its name."""
+        return f"VM {self.name}" if self.name == str(self.pid) else f"VM {self.name} (pid {self.pid})"
+
+    def not_permitted(self) -> NotPermittedError:
+        """Return the error that its memory may not be read."""
+        return NotPermittedError(
+            f"{self.described}: its memory may not be read: run this as the user of that process, or as root"
+        )
+
+    def check_alive(self) -> None:
+        """Raise VmGoneError if its process has ended.
+
+        Who holds its RAM files open keeps their memory from the host, so this is looked at all the time.
+        """
+        if self._end.poll(0):
+            raise VmGoneError(f"{self.described}: its process ended while its memory was read")
+
+    def open(self, file: RamFile) -> int:
+        """Open one of its files for reading; return the descriptor. Raises NotPermittedError, VmGoneError."""
+        try:
+            fd = os.open(file.path, os.O_RDONLY | os.O_CLOEXEC)
+            info = os.fstat(fd)
+        except PermissionError as error:
+            raise self.not_permitted() from error
+        except OSError as error:
+            self.check_alive()
+            raise VmGoneError(f"{self.described}: its RAM cannot be opened: {error.strerror}") from error
+        if (info.st_dev, info.st_ino) != file.key:
+            os.close(fd)
+            raise VmGoneError(f"{self.described}: its RAM is another file now")
+        return fd
+
+    def held_bytes(self) -> int:
+        """Return what its files take of the host now; 0 for those that are gone."""
+        held = 0
+        for file in self.files:
+            with contextlib.suppress(OSError):
+                held += file.held_bytes()
+        return held
+
+    def close(self) -> None:
+        """Release its process."""
+        os.close(self._pidfd)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def without_repeats(vms: Sequence[Vm]) -> Iterator[str]:
+    """Leave each file to the first VM that has it; yield a sentence for each that is left out of another.
+
+    Memory that VMs map together is one memory: nothing would be saved by sharing it.
+    """
+    seen: dict[tuple[int, int], Vm] = {}
+    for vm in vms:
+        for file in vm.files:
+            if seen.setdefault(file.key, vm) is not vm:
+                yield (
+                    f"{vm.described}: {format_size(file.size)} is the same file as one of"
+                    f" {seen[file.key].described}, and is counted there"
+                )
+        vm.files = tuple(file for file in vm.files if seen[file.key] is vm)
+
+
+def pid_at(socket: Path) -> int:
+    """Return the process that listens at a monitor's socket. Raises UnreachableError."""
+    try:
+        pid = listener(socket)
+    except OSError as error:
+        raise UnreachableError(f"{socket}: {error.strerror}") from error
+    if not pid:
+        raise UnreachableError(
+            f"{quoted(str(socket))}: no process is found that listens there: name a VM by its pid or its"
+            " monitor's socket"
+        )
+    return pid
+
+
+def running_vms() -> Iterator[int]:
+    """Yield the processes that are QEMU or `dynmem vm` by their command line, in the order of their ids.
+
+    No others: what else keeps memory in files is not looked into, unless it is named.
+    """
+    for pid in sorted(int(name) for name in os.listdir("/proc") if name.isdigit()):  # noqa: PTH208 - names only
+        if is_vm(command_line(pid)):
+            yield pid
+
+
+def command_line(pid: int) -> list[str]:
+    """Return the arguments of a process; none if it is gone or a thread of the kernel."""
+    with contextlib.suppress(OSError), Path(f"/proc/{pid}/cmdline").open("rb") as file:
+        text = file.read(_CMDLINE_BYTES_MAX).decode(errors="replace")
+        return text.rstrip("\0").split("\0") if text else []
+    return []
+
+
+def is_vm(arguments: Sequence[str]) -> bool:
+    """Return whether a command line is that of QEMU's system emulator or of `dynmem vm`."""
+    if not arguments:
+        return False
+    program = arguments[0].rpartition("/")[2]
+    if program in _QEMU or program.startswith(_QEMU[0]):
+        return True
+    names = [each.rpartition("/")[2] for each in arguments[:8]]
+    return ("dynmem", "vm") in itertools.pairwise(names)
+
+
+def name_of(arguments: Sequence[str]) -> str | None:
+    """Return the name that a VM's command line has for it (``-name guest=web,...``); None if it has none."""
+    for option, value in itertools.pairwise([*arguments, ""]):
+        key, has_value, joined = option.partition("=")
+        if key not in _NAME_OPTIONS:
+            continue
+        name = (joined if has_value else value).split(",")[0].removeprefix("guest=")
+        if name and name.isprintable():
+            return name
+    return None

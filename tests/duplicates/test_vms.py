@@ -1,0 +1,81 @@
+"""Which processes are VMs, what they are called, and what is said when one cannot be read."""
+
+import os
+from pathlib import Path
+
+import pytest
+from tests.rigs.ram_holder import file_of, holder
+
+from dynmem.duplicates import vms
+from dynmem.duplicates.vms import Vm, VmGoneError, is_vm, name_of, pid_at, without_repeats
+from dynmem.errors import NotPermittedError, UnreachableError
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected", "name"),
+    [
+        (["/usr/bin/qemu-system-x86_64", "-name", "guest=web,debug-threads=on"], True, "web"),
+        (["/usr/libexec/qemu-kvm", "-name", "db,process=x"], True, "db"),
+        (["qemu-img", "convert"], False, None),
+        (["python3", "-m", "dynmem", "vm", "--name=web", "-m", "1G"], True, "web"),
+        (["python3", "/opt/bin/dynmem", "vm", "-name", "shop"], True, "shop"),
+        (["/opt/bin/dynmem", "run", "--config", "vm"], False, None),
+        (["python3", "-P", "-m", "dynmem.guest"], False, None),
+        (["postgres", "vm"], False, None),
+        (["qemu-system-x86_64", "-name"], True, None),
+        (["qemu-system-x86_64", "-name", "guest=a\nb"], True, None),
+        ([], False, None),
+    ],
+)
+def test_vms_are_known_by_their_command_line(arguments: list[str], expected: bool, name: str | None) -> None:
+    assert (is_vm(arguments), name_of(arguments)) == (expected, name)
+
+
+def test_a_process_that_is_not_there_is_named() -> None:
+    with pytest.raises(UnreachableError, match=r"VM web \(pid 4194305\): there is no such process"):
+        Vm(4194305, "web")
+
+
+def test_a_socket_without_a_listener_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UnreachableError, match="no process is found that listens there"):
+        pid_at(tmp_path / "web.qmp")
+
+
+def test_a_process_of_another_user_says_who_may_read_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(pid: int, blocks: object) -> None:
+        raise PermissionError(13, f"/proc/{pid}/maps")
+
+    monkeypatch.setattr(vms, "find_ram_files", refuse)
+    with pytest.raises(NotPermittedError, match="run this as the user of that process, or as root"):
+        Vm(os.getpid(), "web")
+
+
+def test_a_process_that_has_ended_is_noticed() -> None:
+    with file_of({}) as fd, holder(fd) as child, Vm(child.pid) as vm:
+        vm.check_alive()
+        child.kill()
+        child.wait()
+        with pytest.raises(VmGoneError, match="ended"):
+            vm.check_alive()
+
+
+def test_a_descriptor_that_stands_for_another_file_is_not_read() -> None:
+    with file_of({}) as fd, holder(fd) as child, Vm(child.pid) as vm:
+        (file,) = vm.files
+        with pytest.raises(VmGoneError, match="another file"):
+            vm.open(file._replace(key=(0, 0)))
+
+
+def test_memory_of_two_vms_that_is_one_file_counts_once() -> None:
+    with (
+        file_of({}) as shared,
+        file_of({}) as own,
+        holder(shared) as one,
+        holder(own, shared) as two,
+        Vm(one.pid, "one") as first,
+        Vm(two.pid, "two") as second,
+    ):
+        (note,) = without_repeats([first, second])
+        assert (len(first.files), len(second.files)) == (1, 1)
+        assert note.startswith("VM two")
+        assert "is the same file as one of VM one" in note
