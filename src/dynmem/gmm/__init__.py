@@ -1,6 +1,6 @@
 """The Global Memory Manager: the books of what each VM may have and holds. No I/O."""
 
-from dynmem.gmm import codes, constants, structures
+from dynmem.gmm import batches, calls, codes, constants, replies, requests, serving, structures
 from dynmem.gmm.codes import Account, BalloonAction, GmmError, OcPolicy, OsFamily, Priority, Status
 from dynmem.gmm.manager import GlobalMemoryManager
 from dynmem.gmm.statistics import HypervisorMemoryStats, MemoryStats, Stats, VmSizes, VmStats
@@ -23,4 +23,9 @@ __all__ = [
     "codes",
     "constants",
     "structures",
+    "requests",
+    "replies",
+    "serving",
+    "batches",
+    "calls",
 ]
