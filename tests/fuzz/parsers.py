@@ -352,6 +352,7 @@ CONFIG_WORDS = (
 REQUESTS = (
     b'{"command": "status"}',
     b'{"command": "reserve", "name": "web", "size_bytes": 1073741824, "wait_ns": 30000000000}',
+    b'{"command": "admit", "name": "web", "size_bytes": 1073741824, "monitor": "/run/vm/web.qmp"}',
     b'{"command": "take-up", "vm": null}',
 )
 PAGE = monitor_page.encode(monitor_page.MonitorPage(1, (2,) * 4, (3,) * 4))

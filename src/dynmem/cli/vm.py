@@ -1,9 +1,17 @@
 """``dynmem vm``: run one virtual machine."""
 
+import os
 from difflib import get_close_matches
 from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 import click
+
+if TYPE_CHECKING:
+    from dynmem.vm.options.machine import VmOptions
+
+# The manager waits 30 s for room, and then has its reply to send.
+_ADMISSION_S: Final = 50.0
 
 EPILOG = """\b
 Examples:
@@ -38,7 +46,8 @@ The embedded guest is a process of this package that behaves like a guest. It is
 With --kernel the guest is that kernel, on KVM.
 
 Exit codes: 0 ended by quit on its monitor, by SIGTERM, by Ctrl-C or by its guest; 1 its guest died, or
-crashed with --action panic=exit-failure; 2 an option is wrong, or needs more than the host can give. Ended by
+crashed with --action panic=exit-failure; 2 an option is wrong, or needs more than the host can give; with
+--manager: 3 no manager is there, 5 it can have no room, 7 it has none in time. Ended by
 SIGBUS (135 in a shell): a memory file ran out of space, and the log says which.
 """
 
@@ -98,6 +107,13 @@ class QemuStyle(click.Command):
     "--qmp",
     metavar="unix:PATH,server=on,wait=off",
     help="Serve a monitor on a unix socket, to several clients at once; its folder must exist.",
+)
+@click.option(
+    "--manager",
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help="Ask the memory manager on this socket for admission, and start only if there is room: exit code 5"
+    " if there can be none, 7 if there is none in 30 s. --name and --qmp are those of the manager's file.",
 )
 @click.option(
     "--kernel",
@@ -173,6 +189,7 @@ def vm(
     machine: str,
     devices: tuple[str, ...],
     qmp: str | None,
+    manager: Path | None,
     kernel: Path | None,
     initrd: Path | None,
     append: str | None,
@@ -219,9 +236,32 @@ def vm(
     combinations.check(parsed)
     if boot is None and parsed.guest.program is None:
         _check_workload(guest or options.EMBEDDED, parsed.guest.workload)
+    if manager is not None:
+        _admitted(manager, parsed)
     from dynmem.vm.main import run
 
     return run(parsed)
+
+
+def _admitted(manager: Path, options: "VmOptions") -> None:
+    """Ask the manager for room, which it keeps until the VM is there and has reported.
+
+    It is asked before anything of the VM is made: a VM that is refused has taken nothing of the host.
+    """
+    from dynmem.errors import ConfigError
+    from dynmem.manager.api.client import ask
+
+    if options.qmp is None:
+        raise ConfigError("--manager: the manager reaches a VM by its monitor: add --qmp unix:PATH,...")
+    sizes = {each.identity: each.size for each in options.objects}
+    plugged = sum(sizes.get(each.memdev, 0) for each in options.dimms)
+    request = {
+        "command": "admit",
+        "name": options.name,
+        "size_bytes": options.memory_bytes + plugged,
+        "monitor": os.path.realpath(options.qmp),
+    }
+    ask(manager, request, timeout_s=_ADMISSION_S)
 
 
 def _check_workload(text: str, workload: str) -> None:

@@ -2,6 +2,7 @@
 
     {"command": "status"}
     {"command": "reserve", "name": "web", "size_bytes": 1073741824, "wait_ns": 30000000000}
+    {"command": "admit", "name": "web", "size_bytes": 1073741824, "monitor": "/run/vm/web.qmp"}
     {"command": "release", "vm": "web"}          without "vm": all of them
     {"command": "take-up", "vm": "web"}          manage a released VM again
 
@@ -45,6 +46,25 @@ class ReserveRequest(
     hold_ns: int = 60 * NS_PER_S
 
 
+class AdmitRequest(msgspec.Struct, frozen=True, tag_field="command", tag="admit", forbid_unknown_fields=True):
+    """Admit a VM that is about to start: one of the manager's file, on its monitor, within its maximum.
+
+    Its room is kept as a reservation until it is there and has reported.
+
+    Attributes:
+        name: The VM.
+        size_bytes: What it boots with.
+        monitor: The path of its monitor's socket, without symbolic links.
+        wait_ns: How long the reply may take; then the request fails, and nothing is kept.
+
+    """
+
+    name: str
+    size_bytes: int
+    monitor: str
+    wait_ns: int = 30 * NS_PER_S
+
+
 class ReleaseRequest(
     msgspec.Struct, frozen=True, tag_field="command", tag="release", forbid_unknown_fields=True
 ):
@@ -61,7 +81,7 @@ class TakeUpRequest(
     vm: str | None = None
 
 
-Request = StatusRequest | ReserveRequest | ReleaseRequest | TakeUpRequest
+Request = StatusRequest | ReserveRequest | AdmitRequest | ReleaseRequest | TakeUpRequest
 
 
 class DaemonView(msgspec.Struct, frozen=True, kw_only=True):
@@ -108,7 +128,7 @@ class StatusReply(StatusView, frozen=True, kw_only=True):
 
 
 class ReserveReply(msgspec.Struct, frozen=True):
-    """There is room.
+    """There is room; for a VM that asked for admission: it may start.
 
     Attributes:
         name: The VM it is for.

@@ -1,8 +1,8 @@
 """The manager's own socket: one request a connection, one JSON line each way, for its user only.
 
-A client that hangs up while its reservation waits withdraws it; any other request is carried out once it has
-arrived. `messages` says what can be asked. When there are too many clients, the one that has kept the server
-waiting longest leaves.
+A client that hangs up while its reservation or its admission waits withdraws it; any other request is carried
+out once it has arrived. `messages` says what can be asked. When there are too many clients, the one that has
+kept the server waiting longest leaves.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ import msgspec
 from dynmem.errors import ConfigError, DynmemError, ExitCode, NotPermittedError
 from dynmem.json_errors import NOT_JSON
 from dynmem.limits import API_CLIENTS_MAX, API_REQUEST_BYTES_MAX
-from dynmem.manager.api.messages import Refusal, Reply, Request, ReserveRequest, encode
+from dynmem.manager.api.messages import AdmitRequest, Refusal, Reply, Request, ReserveRequest, encode
 from dynmem.sockets import bind_private
 
 LOG: Final = logging.getLogger(__name__)
@@ -28,6 +28,8 @@ _REPLY_TIMEOUT_S: Final = 5.0
 
 
 Handler = Callable[[Request], Awaitable[Reply]]
+#: What a client withdraws when it hangs up.
+_WITHDRAWN: Final = (ReserveRequest, AdmitRequest)
 
 
 class ApiServer:
@@ -117,7 +119,7 @@ class ApiServer:
         self._waited_for.pop(client, None)
         handling = asyncio.ensure_future(self._handler(request))
         hang_up = asyncio.create_task(reader.read(1))
-        awaited = (handling, hang_up) if isinstance(request, ReserveRequest) else (handling,)
+        awaited = (handling, hang_up) if isinstance(request, _WITHDRAWN) else (handling,)
         try:
             await asyncio.wait(awaited, return_when=asyncio.FIRST_COMPLETED)
             if not handling.done():

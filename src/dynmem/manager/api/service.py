@@ -15,6 +15,7 @@ from dynmem.dates import format_date
 from dynmem.errors import ConfigError, DeadlineError, RefusedError, quoted
 from dynmem.limits import API_WAIT_NS_MAX, MANAGER_FIGURE_BYTES_MAX
 from dynmem.manager.api.messages import (
+    AdmitRequest,
     DaemonView,
     ReleaseReply,
     ReleaseRequest,
@@ -83,6 +84,8 @@ class Service:
                 return self._status()
             case ReserveRequest():
                 return await self._reserve(request)
+            case AdmitRequest():
+                return await self._admit(request)
             case ReleaseRequest(vm):
                 return await self._release(vm)
             case TakeUpRequest(vm):
@@ -144,6 +147,32 @@ class Service:
         with contextlib.suppress(JournalError):  # then a restart keeps it longer, by what was not waited
             await self._promises.keep(_promise(request, request.hold_ns, life))
         return ReserveReply(request.name, request.size_bytes, reason)
+
+    async def _admit(self, request: AdmitRequest) -> ReserveReply:
+        """Keep room for a VM that is about to start, if it is as the file describes it."""
+        try:
+            self._check_admission(request)
+            return await self._reserve(ReserveRequest(request.name, request.size_bytes, request.wait_ns))
+        except (ConfigError, RefusedError, DeadlineError) as error:
+            raise type(error)(f"not admitted: {error}") from error
+
+    def _check_admission(self, request: AdmitRequest) -> None:
+        """Raise ConfigError or RefusedError if a VM would not be what the file describes."""
+        name, config = self._known(request.name)[0], self._config
+        monitor = config.monitors[name]
+        if request.monitor not in (str(monitor), os.path.realpath(monitor)):
+            raise ConfigError(
+                f"{name}: {config.path} says that its monitor is {monitor}: start it with"
+                f" --qmp unix:{monitor},server=on,wait=off"
+            )
+        maximum = next(vm.maximum_bytes for vm in config.vms if vm.name == name)
+        if request.size_bytes > maximum:
+            raise RefusedError(
+                f"{name}: it boots with {format_size(request.size_bytes)}, its maximum in {config.path} is"
+                f" {format_size(maximum)}: start it with less, or raise its maximum"
+            )
+        if self._manager.life(name):
+            raise RefusedError(f"{name}: a VM runs on its monitor already: end that one first")
 
     async def _wait_for_room(self, name: str, wait_s: float) -> str:
         """Wait until a reservation is ready and return why it is; RefusedError or DeadlineError.
