@@ -240,6 +240,15 @@ JOURNAL_BYTES_MAX: Final = 1 << 28
 # Kept on the disk for it: some thousand actions.
 JOURNAL_ROOM_BYTES: Final = 1 << 20
 
+# -- chunks: callers of the Global Memory Manager in other processes --
+
+# One request, and one reply: 8000 page descriptors. It fits the buffer that the kernel gives a socket.
+CHUNK_REQUEST_BYTES_MAX: Final = 1 << 17
+# Callers at once, with two descriptors each.
+CHUNK_CLIENTS_MAX: Final = 256
+# A VM's name, as bytes: the first thing that a caller sends.
+CHUNK_NAME_BYTES_MAX: Final = 64
+
 # -- lab: real Linux guests under QEMU --
 
 # The guest's init formats its report into this much.

@@ -57,16 +57,17 @@ def listener(path: Path) -> int:
             return 0
 
 
-def bind_private(path: Path) -> socket.socket:
+def bind_private(path: Path, kind: int = socket.SOCK_STREAM) -> socket.socket:
     """Return a socket that is bound at *path* for this user only and does not listen yet.
 
-    A dead socket that is there is replaced. ConfigError if anything else is, or if the system refuses.
+    `kind` is SOCK_STREAM or SOCK_SEQPACKET. A dead socket that is there is replaced. ConfigError if anything
+    else is, or if the system refuses.
     """
     if len(os.fsencode(path)) > UNIX_PATH_BYTES_MAX:
         raise ConfigError(
             f"{path}: longer than {UNIX_PATH_BYTES_MAX} bytes, the limit of a unix socket: use a shorter path"
         )
-    made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    made = socket.socket(socket.AF_UNIX, kind)
     try:
         _remove_dead(path)
         made.bind(os.fspath(path))

@@ -17,6 +17,7 @@ FALLOC_FL_KEEP_SIZE: Final = 0x01
 FALLOC_FL_PUNCH_HOLE: Final = 0x02
 MADV_DONTNEED: Final = 4
 MADV_REMOVE: Final = 9
+MADV_DONTFORK: Final = 10
 MADV_COLD: Final = 20
 MADV_POPULATE_WRITE: Final = 23
 HUGETLBFS_MAGIC: Final = 0x958458F6
@@ -27,6 +28,7 @@ CALL_BYTES_MAX: Final = 0x7FFF_F000  # MAX_RW_COUNT: what is beyond in one call 
 _PROCESS_MADVISE: Final = 440  # the same number on every architecture since Linux 5.10
 _PUNCH: Final = FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE
 _MAP_FIXED: Final = 0x10  # of mmap(2), on x86-64
+_NOTHING: Final = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000  # MAP_NORESERVE
 _MAP_FAILED: Final = ctypes.c_void_p(-1).value
 _STATFS_BYTES: Final = 120  # struct statfs of x86-64: its type and its block size come first
 
@@ -76,12 +78,30 @@ def reserve_huge(fd: int, offset: int, length: int) -> int:
     return 0
 
 
-def map_file(address: int, length: int, fd: int) -> int:
-    """Map a file, shared, in the place of what this process has mapped there."""
+def map_file(address: int, length: int, fd: int, offset: int = 0) -> int:
+    """Map a part of a file, shared, in the place of what this process has mapped there."""
     flags = mmap.MAP_SHARED | _MAP_FIXED
-    if _mmap(address, length, mmap.PROT_READ | mmap.PROT_WRITE, flags, fd, 0) == _MAP_FAILED:
+    if _mmap(address, length, mmap.PROT_READ | mmap.PROT_WRITE, flags, fd, offset) == _MAP_FAILED:
         return ctypes.get_errno()
     return 0
+
+
+def reserve_addresses(length: int) -> int:
+    """Reserve addresses at which nothing is mapped yet; return the first, or -errno."""
+    address = _mmap(None, length, 0, _NOTHING, -1, 0)
+    return -ctypes.get_errno() if address == _MAP_FAILED else int(address)
+
+
+def clear_addresses(address: int, length: int) -> int:
+    """Unmap what is mapped at reserved addresses, which stay reserved."""
+    if _mmap(address, length, 0, _NOTHING | _MAP_FIXED, -1, 0) == _MAP_FAILED:
+        return ctypes.get_errno()
+    return 0
+
+
+def release_addresses(address: int, length: int) -> int:
+    """Unmap everything at these addresses and return them to the system."""
+    return ctypes.get_errno() if _munmap(address, length) else 0
 
 
 def madvise(address: int, length: int, advice: int) -> int:
