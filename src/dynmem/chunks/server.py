@@ -2,8 +2,8 @@
 
 One thread serves all callers, a packet at a time in turns, so the books need no lock. A caller belongs to
 this user, which the kernel confirms, and is watched: when its connection or its process ends, its VM's books
-are closed and its pages are free. The bytes that a caller sends can cost only itself: a packet that is malformed
-ends that connection, and a request that is malformed gets a status in reply.
+are closed and its pages are free. The bytes that a caller sends can cost only itself: a malformed packet ends
+that connection, and a malformed request gets a status in reply.
 
 What a connection can take is bounded: one packet is read at a time, into one buffer for all, and a caller
 that does not read its replies is disconnected.
