@@ -84,8 +84,8 @@ class _Caller:
 class RequestServer:
     """Listens at a path from `start` to `close`; `turn` serves whatever has arrived.
 
-    An event loop can have `turn` called when `fileno` is readable; a program that does nothing else calls it
-    in a loop.
+    An event loop can have `turn` called when `fileno` is readable, and once a second; a program that does
+    nothing else calls it in a loop.
     """
 
     def __init__(self, path: Path, books: Books, memory: Memory, perform: Perform) -> None:
