@@ -15,4 +15,6 @@ def main() -> None:
         if error.name != "dynmem":  # something else is missing: that traceback is needed
             raise
         sys.exit(str(error))
+    except KeyboardInterrupt:  # Ctrl-C while it is still being imported
+        sys.exit(130)
     run()

@@ -1,5 +1,9 @@
 """``python -m dynmem`` is the command line."""
 
-from dynmem.cli import main
+import sys
 
+try:
+    from dynmem.cli import main
+except KeyboardInterrupt:  # Ctrl-C while it is still being imported
+    sys.exit(130)
 main()

@@ -137,8 +137,9 @@ def test_ctrl_c_at_any_moment_leaves_no_process_and_no_file(home: Path, moment: 
     demo = start("--duration", "30", home=home)
     time.sleep(moment)
     os.killpg(demo.pid, signal.SIGINT)
-    demo.communicate(timeout=100)
-    assert demo.returncode == ExitCode.INTERRUPTED
+    shown, _ = demo.communicate(timeout=100)
+    # A busy machine can have not even Python started by then.
+    assert demo.returncode == ExitCode.INTERRUPTED or (demo.returncode, shown) == (-signal.SIGINT, "")
     assert programs_in(home) == []
     assert list(home.iterdir()) == []
 
