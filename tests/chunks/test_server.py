@@ -122,7 +122,7 @@ def test_a_caller_is_welcomed_with_its_handle_and_the_memory_file(served: Served
     caller.send(Greeting("web", WINDOW).encode())
     served.server.turn(0)
     packet, fds, _, _ = socket.recv_fds(caller, 64, 2)
-    assert Welcome.decode(packet) == Welcome(0, 1)
+    assert Welcome.decode(packet) == Welcome(Status.SUCCESS, 1)
     with os.fdopen(fds[0], "rb", 0) as file:
         assert os.fstat(file.fileno()).st_ino == os.fstat(served.store.fd).st_ino
     assert len(fds) == 1
@@ -353,6 +353,8 @@ def test_a_greeting_and_a_request_are_read_as_they_were_written() -> None:
     assert Greeting.decode(greeting.encode()) == greeting
     assert decode_request(encode_request(0xFFFF_FFFF, b"abc")) == (0xFFFF_FFFF, b"abc")
     with pytest.raises(RemoteProtocolError):
-        Welcome.decode(Welcome(0).encode() + b"x")
+        Welcome.decode(Welcome(Status.SUCCESS).encode() + b"x")
+    with pytest.raises(RemoteProtocolError, match="unknown status 5"):
+        Welcome.decode(Welcome(Status.SUCCESS).encode()[:8] + b"\x05\0\0\0")
     with pytest.raises(RemoteProtocolError):
-        Welcome.decode(MAGIC + b"\x02" + Welcome(0).encode()[5:])
+        Welcome.decode(MAGIC + b"\x02" + Welcome(Status.SUCCESS).encode()[5:])

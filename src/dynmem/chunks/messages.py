@@ -14,6 +14,8 @@ import struct
 from typing import Final, NamedTuple, Self
 
 from dynmem.errors import RemoteProtocolError
+from dynmem.gmm.codes import Status
+from dynmem.gmm.replies import REPLY_EXTRA_BYTES_MAX
 from dynmem.limits import CHUNK_NAME_BYTES_MAX, CHUNK_REQUEST_BYTES_MAX
 from dynmem.units import PAGE_SIZE
 
@@ -27,6 +29,8 @@ _OPERATION: Final = struct.Struct("<I")
 
 #: The longest packet that a caller sends.
 PACKET_BYTES_MAX: Final = _OPERATION.size + CHUNK_REQUEST_BYTES_MAX
+#: The longest that a caller gets in reply.
+REPLY_BYTES_MAX: Final = CHUNK_REQUEST_BYTES_MAX + REPLY_EXTRA_BYTES_MAX
 
 
 class Greeting(NamedTuple):
@@ -75,11 +79,11 @@ class Welcome(NamedTuple):
     """What becomes of a greeting.
 
     Attributes:
-        status: 0, or the status code of the refusal.
+        status: SUCCESS, or why the books refuse the VM.
         handle: The number of the VM in the books (hGVM); 0 if it was refused.
     """
 
-    status: int
+    status: Status
     handle: int = 0
 
     def encode(self) -> bytes:
@@ -91,10 +95,13 @@ class Welcome(NamedTuple):
         """Return what a packet says. Raises RemoteProtocolError."""
         if len(packet) != _WELCOME.size or packet[:4] != MAGIC:
             raise RemoteProtocolError(f"{len(packet)} bytes instead of a welcome")
-        _, version, handle, status = _WELCOME.unpack(packet)
+        _, version, handle, number = _WELCOME.unpack(packet)
         if version != VERSION:
             raise RemoteProtocolError(f"the server speaks version {version} of the protocol, not {VERSION}")
-        return cls(status, handle)
+        try:
+            return cls(Status(number), handle)
+        except ValueError:
+            raise RemoteProtocolError(f"the welcome carries the unknown status {number}") from None
 
 
 def encode_request(operation: int, buffer: bytes) -> bytes:

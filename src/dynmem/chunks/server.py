@@ -20,8 +20,8 @@ from types import TracebackType
 from typing import Final, Protocol, Self
 
 from dynmem.chunks.messages import PACKET_BYTES_MAX, Greeting, Welcome, decode_request
-from dynmem.errors import RemoteProtocolError
-from dynmem.gmm.codes import GmmError
+from dynmem.errors import DynmemError
+from dynmem.gmm.codes import GmmError, Status
 from dynmem.limits import CHUNK_CLIENTS_MAX
 from dynmem.procfs import is_shortage
 from dynmem.sockets import bind_private, peer_of
@@ -206,7 +206,8 @@ class RequestServer:
                 self._greet(caller, Greeting.decode(packet))
         except BlockingIOError:
             self._drop(caller, "it does not read its replies")
-        except RemoteProtocolError as error:
+        except DynmemError as error:
+            # a malformed packet, or a store that the kernel fails
             self._drop(caller, str(error))
         except OSError as error:
             self._drop(caller, error.strerror or str(error))
@@ -217,10 +218,10 @@ class RequestServer:
             handle = self._books.register_vm(greeting.vm, process=process, numa_node=greeting.numa_node)
         except GmmError as error:
             self._memory.detach(process)
-            caller.connection.send(Welcome(int(error.code)).encode())
+            caller.connection.send(Welcome(error.code).encode())
             return
         caller.vm, caller.process = greeting.vm, process
-        socket.send_fds(caller.connection, [Welcome(0, handle).encode()], [self._memory.fd])
+        socket.send_fds(caller.connection, [Welcome(Status.SUCCESS, handle).encode()], [self._memory.fd])
 
     def _drop(self, caller: _Caller, reason: str) -> None:
         """Disconnect a caller; its VM's books are closed."""
