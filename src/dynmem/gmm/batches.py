@@ -16,7 +16,7 @@ from dynmem.gmm.replies import Reply, parse_reply
 from dynmem.gmm.requests import Operation, Request, new_request
 from dynmem.gmm.structures import Records
 
-#: Bring a request (operation, buffer) to the process that keeps the books; return its reply.
+#: Brings a request (operation, buffer) to the process that keeps the books and returns its reply.
 Transport = Callable[[int, bytes], bytes]
 
 
@@ -26,7 +26,7 @@ def exchange(transport: Transport, request: Request) -> Reply:
 
 
 def _take_over(descriptors: Records, reply: Reply) -> None:
-    """Copy the descriptors of a reply; raise `GmmError` if it is not about the same number of pages."""
+    """Copy the descriptors of a reply; raise GmmError if it is not about the same number of pages."""
     array = reply.request.array if reply.request is not None else descriptors[:0]
     if len(array) != len(descriptors):
         raise GmmError(

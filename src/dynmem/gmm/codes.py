@@ -1,7 +1,7 @@
 """Enumerations and status codes of the Global Memory Manager.
 
-Names and order as in VirtualBox's `VBox/vmm/gmm.h`; the numbers that the header leaves to the compiler and
-the status codes (`VBox/err.h`, -3800 to -3831; `iprt/err.h`) are facts of its ABI. A member has the short
+Names and order as in VirtualBox's VBox/vmm/gmm.h; the numbers that the header leaves to the compiler and
+the status codes (VBox/err.h, -3800 to -3831; iprt/err.h) are facts of its ABI. A member has the short
 name, and the names of the header are constants of this module.
 """
 
@@ -47,7 +47,7 @@ class BalloonAction(enum.IntEnum):
 
 
 class OsFamily(enum.IntEnum):
-    """VBOXOSFAMILY of `VBox/ostypes.h`: the guest system that a shared module belongs to."""
+    """VBOXOSFAMILY of VBox/ostypes.h: the guest system that a shared module belongs to."""
 
     UNKNOWN = 0
     WINDOWS32 = 1
@@ -88,7 +88,7 @@ GMMBALLOONACTION_MAKE_32BIT_HACK: Final = 0x7FFF_FFFF
 
 
 class Status(enum.IntEnum):
-    """Every status code of the Global Memory Manager, and those of `iprt/err.h` that its calls return.
+    """Every status code of the Global Memory Manager, and those of iprt/err.h that its calls return.
 
     Negative: the call failed. OVERCOMMITTED_TRY_AGAIN_IN_A_BIT is named in VirtualBox's documentation and has
     no number there; ours is outside the block of the original.
@@ -134,7 +134,7 @@ class Status(enum.IntEnum):
 
     @property
     def symbol(self) -> str:
-        """The name in the original: VINF_ and VERR_, and GMM_ except for the codes of `iprt/err.h`."""
+        """The name in the original: `VERR_` for a failure, `GMM_` unless it is a code of iprt/err.h."""
         kind = "VERR_" if self < 0 else "VINF_"
         return f"{kind}{self.name}" if abs(self) < 3800 else f"{kind}GMM_{self.name}"
 

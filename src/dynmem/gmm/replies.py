@@ -1,15 +1,9 @@
 """Replies to requests: the status of the call, the request buffer with its outputs, and what failed.
 
-The original copies the buffer back over the caller's and returns the status beside it. A reply carries both:
-
-| bytes | what |
-|---|---|
-| 4 | rc: the status code, signed |
-| 4 | cbReq: the bytes of the buffer, 0 if the request could not be read |
-| cbReq | the buffer |
-| the rest | what happened, in UTF-8, if the call failed |
-
-Little-endian. The buffer is there on failure too: it says which pages of a batch were freed.
+The original copies the buffer back over the caller's and returns the status beside it. A reply carries both,
+little-endian: 4 bytes with the status, signed; 4 with the size of the buffer, which is 0 if the request could
+not be read; the buffer; and, if the call failed, a sentence in UTF-8 up to the end. The buffer is there on
+failure too: it says which pages of a batch were freed.
 """
 
 import struct
@@ -45,7 +39,7 @@ class Reply(NamedTuple):
         return _HEAD.pack(self.status, len(buffer)) + buffer + sentence
 
     def outputs(self) -> Request:
-        """Return the request with its outputs; raise `GmmError` with the status if the call failed."""
+        """Return the request with its outputs; raise GmmError with the status if the call failed."""
         if self.status < 0:
             raise GmmError(self.status, self.sentence or "the call failed")
         if self.request is None:
@@ -54,7 +48,7 @@ class Reply(NamedTuple):
 
 
 def parse_reply(operation: Operation, data: bytes) -> Reply:
-    """Return the reply to a request of *operation*; raise `GmmError` (INVALID_PARAMETER) if it is not one."""
+    """Return the reply to a request of *operation*; raise GmmError (INVALID_PARAMETER) if it is not one."""
     if len(data) < _HEAD.size:
         raise _unfit(f"is {len(data)} bytes long, less than its head")
     number, size = _HEAD.unpack_from(data)

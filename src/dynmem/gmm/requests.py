@@ -3,7 +3,7 @@
 A request is an operation (VMMR0_DO_GMM_*) and the buffer that the original has for it: the header of all
 requests, fields, and for three of them an array at the end. `parse` reads a buffer that a caller may have
 forged: only GmmError comes out, and its array takes no more memory than the buffer. The buffers are those of
-`VBox/vmm/gmm.h` (the header: `VBox/sup.h`); the operations have the numbers of `VBox/vmm/vmm.h` from
+VBox/vmm/gmm.h (the header is in VBox/sup.h); the operations have the numbers of VBox/vmm/vmm.h from
 VirtualBox 5.0 to 7.0. There are no sessions of a support driver here: pSession travels and is not read.
 
 `serving` performs requests, and the wrappers in `batches` and `calls` send them.
@@ -55,7 +55,7 @@ class Operation(enum.IntEnum):
         return f"VMMR0_DO_GMM_{self.name}"
 
 
-#: Header that every request begins with: SUPVMMR0REQHDR_MAGIC, bytes of the request.
+#: What every request begins with, SUPVMMR0REQHDR_MAGIC and its bytes.
 SUPVMMR0REQHDR: Final[Structure] = layout(("u32Magic", "<u4"), ("cbReq", "<u4"))
 
 GMMINITIALRESERVATIONREQ: Final[Structure] = layout(
@@ -134,7 +134,7 @@ class Shape(NamedTuple):
     length: str = ""
 
 
-#: The buffer of each operation; those that are missing have none, which is an empty one here.
+#: The buffer of each operation; an operation that is missing has none, and an empty one travels.
 SHAPES: Final[dict[Operation, Shape]] = {
     Operation.INITIAL_RESERVATION: Shape(GMMINITIALRESERVATIONREQ),
     Operation.UPDATE_RESERVATION: Shape(GMMUPDATERESERVATIONREQ),
@@ -152,7 +152,7 @@ SHAPES: Final[dict[Operation, Shape]] = {
     Operation.RESET_STATISTICS: Shape(GMMRESETSTATISTICSSREQ),
 }
 
-#: Bytes of the longest request that a call can accept: an allocation of the most pages.
+#: Bytes of the longest request that a call can accept, an allocation of the most pages.
 REQUEST_BYTES_MAX: Final = GMMALLOCATEPAGESREQ.itemsize + MAX_PAGES_OF_CALL * GMMPAGEDESC.itemsize
 
 _NO_FIELDS: Final = Shape(layout())

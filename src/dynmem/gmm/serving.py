@@ -20,14 +20,14 @@ E = TypeVar("E", bound=enum.IntEnum)
 
 
 class Figures(Protocol):
-    """Statistics, as `Stats` has them."""
+    """Statistics, as Stats has them."""
 
     def structure(self) -> np.void:
         """Return them as a GMMSTATS."""
 
 
 class Manager(Protocol):
-    """The calls of `GlobalMemoryManager` that a request can ask for; its documentation is there."""
+    """The calls of GlobalMemoryManager that a request can ask for; its documentation is there."""
 
     def initial_reservation(
         self, vm: str, base: int, shadow: int, fixed: int, policy: OcPolicy, priority: Priority

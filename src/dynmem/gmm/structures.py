@@ -1,7 +1,7 @@
 """Structures of the Global Memory Manager as numpy dtypes, laid out as the C compiler of a 64-bit host does.
 
-Names of structures and fields are those of `VBox/vmm/gmm.h` with its reserved members (`VBox/types.h` for
-VMMDEVSHAREDREGIONDESC, `iprt/avl.h` for the tree node). Counts are pages of 4 KiB unless a name says
+Names of structures and fields are those of VBox/vmm/gmm.h with its reserved members (VBox/types.h for
+VMMDEVSHAREDREGIONDESC, iprt/avl.h for the tree node). Counts are pages of 4 KiB unless a name says
 otherwise; a pointer is 8 bytes and 0 in a copy that leaves the process.
 """
 
@@ -28,15 +28,16 @@ def layout(*fields: Field) -> Structure:
     return np.dtype(list(fields), align=True)
 
 
-#: Page to free: its id; NIL_GMM_PAGEID once it is freed.
+#: The id of a page to free, NIL_GMM_PAGEID once it is freed.
 GMMFREEPAGEDESC: Final[Structure] = layout(("idPage", "<u4"))
 
-#: Page to update or allocate. In: the guest physical address (or GMM_GCPHYS_UNSHAREABLE, or NIL_RTHCPHYS),
-#: the id of the page to update and that of the shared page it replaces. Out: the host physical address, the
-#: id of the page and NIL_GMM_PAGEID; NIL_RTHCPHYS and NIL_GMM_PAGEID if no page was allocated.
+#: A page to update or allocate. It goes in with the guest physical address (or GMM_GCPHYS_UNSHAREABLE, or
+#: NIL_RTHCPHYS), the id of the page to update and that of the shared page it replaces, and comes out with the
+#: host physical address, the id of the page and NIL_GMM_PAGEID; with NIL_RTHCPHYS and NIL_GMM_PAGEID if no
+#: page was allocated.
 GMMPAGEDESC: Final[Structure] = layout(("HCPhysGCPhys", "<u8"), ("idPage", "<u4"), ("idSharedPage", "<u4"))
 
-#: Pages by account: base (RAM, ROMs and handy pages), shadow and fixed.
+#: Pages by account (base is RAM, ROMs and handy pages).
 GMMVMSIZES: Final[Structure] = layout(("cBasePages", "<u8"), ("cShadowPages", "<u4"), ("cFixedPages", "<u4"))
 
 #: Statistics of one VM.
@@ -75,12 +76,12 @@ GMMSTATS: Final[Structure] = layout(
     ("VMStats", GMMVMSTATS),
 )
 
-#: Region of a module as a guest registers it: guest virtual address, bytes.
+#: A region of a module as a guest registers it, by guest virtual address and bytes.
 VMMDEVSHAREDREGIONDESC: Final[Structure] = layout(
     ("GCRegionAddr", "<u8"), ("cbRegion", "<u4"), ("u32Alignment", "<u4")
 )
 
-#: Region of a registered module: address, bytes, and where the ids of its shared pages are.
+#: A region of a registered module, by address, bytes, and where the ids of its shared pages are.
 GMMSHAREDREGIONDESC: Final[Structure] = layout(
     ("GCRegionAddr", "<u8"), ("cbRegion", "<u4"), ("u32Alignment", "<u4"), ("paidPages", "<u8")
 )
@@ -90,7 +91,7 @@ AVLGCPTRNODECORE: Final[Structure] = layout(
     ("Key", "<u8"), ("pLeft", "<u8"), ("pRight", "<u8"), ("uchHeight", "u1")
 )
 
-#: Module as it is registered for all VMs, up to its first region.
+#: A module as it is registered for all VMs, up to its first region.
 GMMSHAREDMODULE: Final[Structure] = layout(
     ("Core", AVLGCPTRNODECORE),
     ("cbModule", "<u4"),
@@ -102,7 +103,7 @@ GMMSHAREDMODULE: Final[Structure] = layout(
     ("aRegions", GMMSHAREDREGIONDESC, (1,)),
 )
 
-#: Page of a module to check. In: host and guest physical address, page id. Out: those of the page to use.
+#: A page of a module to check, by host and guest physical address and page id; then those of the page to use.
 GMMSHAREDPAGEDESC: Final[Structure] = layout(
     ("HCPhys", "<u8"), ("GCPhys", "<u8"), ("idPage", "<u4"), ("u32Alignment", "<u4")
 )
@@ -137,7 +138,7 @@ class ModuleText(NamedTuple):
     too_long: Status
 
     def encode(self, text: str) -> bytes:
-        """Return the bytes of a text that fits; raise `GmmError` for any other."""
+        """Return the bytes of a text that fits; raise GmmError for any other."""
         try:
             data = text.encode()
         except UnicodeEncodeError:
@@ -149,7 +150,7 @@ class ModuleText(NamedTuple):
         return data
 
     def decode(self, field: bytes) -> str:
-        """Return the text of a field, up to its first 0 byte; raise `GmmError` if it has none."""
+        """Return the text of a field, up to its first 0 byte; raise GmmError if it has none."""
         data, end, _ = field.partition(b"\0")
         # numpy takes the 0 bytes at the end of a field off, so a shorter field ended with one
         if not end and len(data) >= self.size:
@@ -168,11 +169,11 @@ class ModuleText(NamedTuple):
         return GmmError(Status.INVALID_PARAMETER, f"the {self.what} is not UTF-8")
 
 
-#: Name of a shared module: 127 bytes of UTF-8 at most.
+#: The name of a shared module has 127 bytes of UTF-8 at most.
 MODULE_NAME: Final = ModuleText(
     "name of the module", GMM_SHARED_MODULE_MAX_NAME_STRING, Status.MODULE_NAME_TOO_LONG
 )
-#: Version of a shared module: 15 bytes of UTF-8 at most.
+#: The version of a shared module has 15 bytes of UTF-8 at most.
 MODULE_VERSION: Final = ModuleText(
     "version of the module", GMM_SHARED_MODULE_MAX_VERSION_STRING, Status.MODULE_VERSION_TOO_LONG
 )
