@@ -5,6 +5,7 @@ from typing import Self
 
 from dynmem.gmm.accounts import Accounts
 from dynmem.gmm.codes import Account, BalloonAction, OcPolicy, Priority
+from dynmem.gmm.constants import GMM_CHUNK_NUM_PAGES
 from dynmem.gmm.statistics import HypervisorMemoryStats, MemoryStats, Stats
 
 
@@ -46,10 +47,17 @@ class GlobalMemoryManager:
     def update_reservation(self, vm: str, base: int, shadow: int, fixed: int) -> None:
         """Replace what a VM reserves (GMMR0UpdateReservation).
 
-        With less in any account than it holds there, the VM keeps what it has and may not allocate until it
-        fits again. Nor may it after an update that was declined, until one is accepted.
+        It is declined (MEMORY_RESERVATION_DECLINED) if it cannot be backed, or if an account holds more than
+        that already: then the VM may not allocate until one is accepted. (The original declines nothing.)
         """
         self._accounts.update_reservation(vm, base, shadow, fixed)
+
+    def forbid_allocation(self, vm: str, why: str) -> None:
+        """Stop a VM from allocating (fMayAllocate), for a reason that its refusals carry; "" lifts this.
+
+        A declined update of the reservation has the same effect until one is accepted.
+        """
+        self._accounts.forbid_allocation(vm, why)
 
     def charge_pages(self, vm: str, pages: int, account: Account) -> None:
         """Charge an account with pages that somebody else allocates and that have no page ids."""
@@ -83,11 +91,25 @@ class GlobalMemoryManager:
 
     def query_statistics(self, vm: str | None = None) -> Stats:
         """Return the totals, and the figures of one VM if it is named (GMMR0QueryStatistics)."""
-        return self._accounts.query_statistics(vm)
+        accounts = self._accounts
+        return Stats(
+            max_pages=accounts.max_pages,
+            reserved_pages=accounts.reserved_pages,
+            over_committed_pages=max(0, accounts.reserved_pages - accounts.max_pages),
+            allocated_pages=accounts.allocated_pages,
+            ballooned_pages=accounts.ballooned,
+            chunks=accounts.chunks,
+            freed_chunks=accounts.freed_chunks,
+            vms=len(accounts),
+            vm=None if vm is None else accounts.book(vm).stats(0, shared_paging_enabled=False),
+        )
 
     def query_hypervisor_memory_stats(self) -> HypervisorMemoryStats:
         """Return the totals (GMMR0QueryHypervisorMemoryStatsReq)."""
-        return self._accounts.query_hypervisor_memory_stats()
+        accounts = self._accounts
+        allocated = accounts.allocated_pages
+        free = accounts.chunks * GMM_CHUNK_NUM_PAGES - allocated
+        return HypervisorMemoryStats(allocated, free, accounts.ballooned, 0, accounts.max_pages)
 
     def query_memory_stats(self, vm: str) -> MemoryStats:
         """Return the figures of one VM's base account (GMMR0QueryMemoryStatsReq, GMMR3QueryMemoryStats)."""

@@ -89,10 +89,10 @@ class Claims:
         if growth == 0 and reserved == gmm.reserved(name):
             return
         gmm.ballooned_pages(name, BalloonAction.RESET, 0)
-        gmm.update_reservation(name, reserved, NO_SHADOW, NO_FIXED)
-        if growth < 0:
+        if growth < 0:  # first, for a reservation cannot fall below what is charged
             gmm.release_pages(name, -growth, Account.BASE)
-        elif growth > 0:
+        gmm.update_reservation(name, reserved, NO_SHADOW, NO_FIXED)
+        if growth > 0:
             allocate = gmm.charge_pages if checked else gmm.adopt_pages
             allocate(name, growth, Account.BASE)
         gmm.ballooned_pages(name, BalloonAction.INFLATE, reserved - pages)
