@@ -102,7 +102,7 @@ def test_a_reservation_that_cannot_be_backed_is_declined_with_its_numbers(vm: st
     gmm.charge_pages("a", 1000, Account.BASE)
     gmm.charge_pages("b", 3000, Account.BASE)
     before = pickle.dumps(gmm)
-    left = 6000 if vm == "c" else 7000  # what it holds itself is not in its way
+    left = 1970 if vm == "c" else 7000  # what it reserved itself is not in its way
     with pytest.raises(GmmError, match=f"{vm} reserves {left + 1} pages, {left} can be backed") as declined:
         reserve(gmm, vm, left - 30 + 1)
     assert declined.value.code is Status.MEMORY_RESERVATION_DECLINED
@@ -279,11 +279,11 @@ def test_everything_that_a_vm_held_is_free_after_it_ends() -> None:
 def test_a_fact_is_booked_beyond_the_limit_and_shows_as_a_shortage() -> None:
     gmm = books(4000)
     gmm.adopt_pages("b", 2500, Account.BASE)
-    assert gmm.shortage() == 1500
+    assert gmm.shortage().missing_pages == 1500
     with pytest.raises(GmmError, match="0 are left"):
         gmm.charge_pages("a", 1, Account.BASE)
     gmm.release_pages("b", 1500, Account.BASE)
-    assert gmm.shortage() == 0
+    assert gmm.shortage().missing_pages == 0
 
 
 @given(

@@ -55,7 +55,7 @@ def test_the_slush_is_promised_to_nobody() -> None:
     for policy in (FULL, RATIO):
         assert refusal(host(), Backing(policy, 9500, 100), rules) == ""
         assert "a slush of 500" in refusal(host(), Backing(policy, 9501, 100), rules)
-    assert host().free(Backing(RATIO, 20_000, 0), 10_000, rules) == 9500
+    assert host().limit(RATIO, 10_000, rules) == 9500
 
 
 def test_reservations_by_ratio_exceed_what_there_is_up_to_the_ratio() -> None:
@@ -76,10 +76,25 @@ def test_a_reservation_is_declined_if_every_balloon_filled_is_no_help() -> None:
     )
 
 
-def test_without_a_ratio_only_guarantees_are_checked() -> None:
-    commitments = host(Backing(RATIO, 90_000, 20_000, 9000))
+def test_without_a_ratio_only_guarantees_and_the_worst_case_are_checked_and_that_only_if_it_is_wanted() -> (
+    None
+):
+    commitments = host(Backing(RATIO, 90_000, 8000, 9000))
     assert refusal(commitments, Backing(RATIO, 90_000, 20_000), OvercommitRules()) == ""
+    assert refusal(commitments, Backing(RATIO, 90_000, 2000), OvercommitRules(worst_case=True)) == ""
+    assert refusal(commitments, Backing(RATIO, 90_000, 2001), OvercommitRules(worst_case=True))
     assert refusal(commitments, Backing(FULL, 1001, 1001), OvercommitRules())
+
+
+def test_whoever_asks_for_no_more_than_before_is_not_declined_whatever_became_of_the_host() -> None:
+    for policy, rules in ((FULL, OvercommitRules()), (RATIO, OvercommitRules(100))):
+        before = Backing(policy, 60_000, 20_000, 100)
+        assert refusal(host(before), before, rules, before) == ""
+        assert refusal(host(before), Backing(policy, 50_000, 20_000, 100), rules, before) == ""
+        assert refusal(host(before), Backing(policy, 60_001, 20_000, 100), rules, before)
+    before, rules = Backing(RATIO, 60_000, 20_000, 100), OvercommitRules(worst_case=True)
+    assert refusal(host(before), Backing(RATIO, 90_000, 20_000, 100), rules, before) == ""
+    assert refusal(host(before), Backing(RATIO, 60_000, 20_001, 100), rules, before)
 
 
 def test_an_update_is_checked_as_if_the_vm_were_not_there_yet() -> None:
@@ -91,8 +106,8 @@ def test_an_update_is_checked_as_if_the_vm_were_not_there_yet() -> None:
 def test_a_vm_by_ratio_allocates_nothing_that_is_guaranteed_and_a_backed_one_always_gets_its_own() -> None:
     backed, other = Backing(FULL, 6000, 6000, 1000), Backing(RATIO, 9000, 0, 3000)
     commitments = host(backed, other)
-    assert commitments.free(other, 10_000, OvercommitRules()) == 1000
-    assert commitments.free(backed, 10_000, OvercommitRules()) == 5000
+    assert commitments.limit(RATIO, 10_000, OvercommitRules()) == 4000 + 1000
+    assert commitments.limit(FULL, 10_000, OvercommitRules()) == 10_000
 
 
 BACKINGS = st.builds(
@@ -118,7 +133,7 @@ def test_whatever_was_admitted_survives_the_worst_case(asked: list[Backing], rat
     assert worst + slush <= 10_000
     for vm in admitted:
         commitments.remove(vm)
-    assert [getattr(commitments, each) for each in Commitments.__slots__] == [0, 0, 0, 0]
+    assert [getattr(commitments, each) for each in Commitments.__slots__] == [0] * 5
 
 
 @pytest.mark.parametrize("policy", [FULL, RATIO])

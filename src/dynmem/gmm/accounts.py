@@ -8,80 +8,14 @@ update of its reservation is declined may not allocate until another one is acce
 from collections.abc import Iterator
 from typing import Final, Self
 
+from dynmem.gmm.book import ACCOUNTS, Book
 from dynmem.gmm.codes import Account, BalloonAction, GmmError, OcPolicy, Priority, Status
-from dynmem.gmm.constants import GMM_CHUNK_NUM_PAGES
-from dynmem.gmm.statistics import MemoryStats, VmSizes, VmStats
+from dynmem.gmm.overcommit import Admission, Backing, Commitments, OvercommitRules
+from dynmem.gmm.shortage import Giver
+from dynmem.gmm.statistics import MemoryStats
 
-ACCOUNTS: Final = (Account.BASE, Account.SHADOW, Account.FIXED)
 _BASE_PAGES_MAX: Final = (1 << 64) - 1
 _OTHER_PAGES_MAX: Final = (1 << 32) - 1
-
-
-class Book:
-    """The account book of one VM.
-
-    Attributes:
-        reserved: Pages reserved, by account.
-        allocated: Pages charged, by account.
-        identified: Those of them that have page ids: its private pages and its references to shared ones.
-        ballooned: Pages that its guest has given up.
-        policy: Its over-commit policy.
-        priority: Its priority.
-        refusal: Why the last update of the reservation was declined; "" if it was not.
-        order: Why somebody forbade the VM to allocate; "" if nobody did.
-    """
-
-    __slots__ = ("allocated", "ballooned", "identified", "order", "policy", "priority", "refusal", "reserved")
-
-    def __init__(self, reserved: dict[Account, int], policy: OcPolicy, priority: Priority) -> None:
-        self.reserved = reserved
-        self.allocated = dict.fromkeys(ACCOUNTS, 0)
-        self.identified = 0
-        self.ballooned = 0
-        self.policy = policy
-        self.priority = priority
-        self.refusal = ""
-        self.order = ""
-
-    @property
-    def total_allocated(self) -> int:
-        """Pages charged to all accounts."""
-        return sum(self.allocated.values())
-
-    @property
-    def counted(self) -> int:
-        """Pages that have no ids."""
-        return self.total_allocated - self.identified
-
-    @property
-    def may_not_allocate_why(self) -> str:
-        """Why it may not allocate; "" if it may."""
-        return self.order or self.refusal
-
-    def held(self, account: Account) -> int:
-        """Return the pages of an account, with those in the balloon."""
-        return self.allocated[account] + (self.ballooned if account is Account.BASE else 0)
-
-    @property
-    def chunks(self) -> int:
-        """Whole chunks that its pages without ids take."""
-        return -(-self.counted // GMM_CHUNK_NUM_PAGES)
-
-    def stats(self, shared_pages: int, *, shared_paging_enabled: bool) -> VmStats:
-        """Return its figures; *shared_pages* of those with ids are references."""
-        return VmStats(
-            reserved=_sizes(self.reserved),
-            allocated=_sizes(self.allocated),
-            private_pages=self.total_allocated - shared_pages,
-            ballooned_pages=self.ballooned,
-            max_ballooned_pages=self.reserved[Account.BASE],
-            policy=self.policy,
-            priority=self.priority,
-            may_allocate=not self.may_not_allocate_why,
-            may_not_allocate_why=self.may_not_allocate_why,
-            shared_pages=shared_pages,
-            shared_paging_enabled=shared_paging_enabled,
-        )
 
 
 class Accounts:
@@ -98,18 +32,22 @@ class Accounts:
         ballooned: What all guests have given up.
         chunks: Chunks of the pages without ids.
         freed_chunks: How many of these went back to the host, ever.
+        rules: How far reservations may exceed the maximum.
+        commitments: What the host stands for.
     """
 
     def __init__(self, max_pages: int) -> None:
         if max_pages < 0:
             raise GmmError(Status.INVALID_PARAMETER, f"a limit of {max_pages} pages is negative")
-        self.max_pages = max_pages
-        self.reserved_pages = 0
-        self.charged_pages = 0
-        self.duplicate_pages = 0
-        self.ballooned = 0
-        self.chunks = 0
-        self.freed_chunks = 0
+        self.max_pages: int = max_pages
+        self.reserved_pages: int = 0
+        self.charged_pages: int = 0
+        self.duplicate_pages: int = 0
+        self.ballooned: int = 0
+        self.chunks: int = 0
+        self.freed_chunks: int = 0
+        self.rules: OvercommitRules = OvercommitRules()
+        self.commitments: Commitments = Commitments()
         self._vms: dict[str, Book] = {}
 
     def __contains__(self, vm: str) -> bool:
@@ -129,12 +67,15 @@ class Accounts:
         fixed_pages: int,
         policy: OcPolicy,
         priority: Priority,
+        *,
+        least: int = 0,
+        is_running: bool = False,
     ) -> None:
         """Open the book of a VM, once and before anything else (GMMR0InitialReservation).
 
-        A VM with the policy NO_OC is declined (MEMORY_RESERVATION_DECLINED) if what it reserves cannot be
-        backed beside all that is allocated; one with TBD may reserve beyond the limit and is bounded when it
-        allocates.
+        It is declined (MEMORY_RESERVATION_DECLINED, with the numbers) if the rules of over-commitment forbid
+        it; a VM that runs already is taken in instead, and may not allocate. Its balloon leaves it *least*
+        base pages.
         """
         reserved = _checked_reservation(base_pages, shadow_pages, fixed_pages)
         if policy not in (OcPolicy.NO_OC, OcPolicy.TBD):
@@ -144,8 +85,13 @@ class Accounts:
         if vm in self._vms:
             raise GmmError(Status.WRONG_ORDER, f"{vm} has made its initial reservation already")
         book = Book(reserved, policy, priority)
-        self._decline_unbacked(vm, book, reserved)
+        book.least = least
+        refusal = self.commitments.admission(vm, book.backing, None, self.max_pages, self.rules).refusal
+        if not is_running:
+            _decline(refusal)
+        book.refusal = refusal
         self._vms[vm] = book
+        self.commitments.add(book.backing)
         self.reserved_pages += sum(reserved.values())
 
     def update_reservation(self, vm: str, base_pages: int, shadow_pages: int, fixed_pages: int) -> None:
@@ -158,13 +104,46 @@ class Accounts:
         reserved = _checked_reservation(base_pages, shadow_pages, fixed_pages)
         try:
             _decline_below_use(vm, book, reserved)
-            self._decline_unbacked(vm, book, reserved)
+            _decline(self.admission(vm, reserved).refusal)
         except GmmError as error:
             book.refusal = str(error)
             raise
-        book.refusal = ""
+        before = book.backing
         self.reserved_pages += sum(reserved.values()) - sum(book.reserved.values())
         book.reserved = reserved
+        self._commit(book, before)
+        book.refusal = self._declined(vm, book) if book.refusal else ""
+
+    def reconsider(self, vm: str) -> str:
+        """Return why a VM that was declined, or did not fit when it was taken in, does not fit now; "" if so.
+
+        Once it fits, it may allocate.
+        """
+        book = self.book(vm)
+        if book.refusal:
+            book.refusal = self._declined(vm, book)
+        return book.refusal
+
+    def limit_balloon(self, vm: str, least: int) -> None:
+        """Leave a VM at least so many base pages: no balloon takes these, and nobody is asked for them."""
+        book = self.book(vm)
+        if least < 0:
+            raise GmmError(Status.INVALID_PARAMETER, f"a balloon cannot leave {vm} {least} pages")
+        before = book.backing
+        book.least = least
+        self._commit(book, before)
+
+    def admission(self, vm: str, reserved: dict[Account, int]) -> Admission:
+        """Return how another reservation of a VM is decided."""
+        book = self.book(vm)
+        return self.commitments.admission(vm, book.asks(reserved), book.backing, self.max_pages, self.rules)
+
+    def ask(self, vm: str, pages: int, account: Account) -> None:
+        """Record that a VM is asked for so many pages in all; 0 withdraws that."""
+        book = self.book(vm)
+        if account not in (Account.BASE, Account.SHADOW) or pages < 0:
+            raise GmmError(Status.INVALID_PARAMETER, f"{vm} cannot give {pages} pages of {account!r}")
+        book.asked.ask(account, pages)
 
     def forbid_allocation(self, vm: str, why: str) -> None:
         """Stop a VM from allocating (fMayAllocate), for a reason that it is given; "" lifts this again.
@@ -176,17 +155,20 @@ class Accounts:
     def check_allocation(self, vm: str, pages: int, account: Account) -> Book:
         """Return the book of a VM that may be charged *pages* more; raise GmmError if it may not.
 
-        The global limit comes first (HIT_GLOBAL_LIMIT), then the account (HIT_VM_ACCOUNT_LIMIT), then whether
-        the VM may allocate at all (HIT_VM_ACCOUNT_LIMIT).
+        The global limit comes first (HIT_GLOBAL_LIMIT, or OVERCOMMITTED_TRY_AGAIN_IN_A_BIT if what is missing
+        was asked for and is on its way), then the account (HIT_VM_ACCOUNT_LIMIT; TRY_AGAIN if that account is
+        being squeezed), then whether the VM may allocate at all (HIT_VM_ACCOUNT_LIMIT).
         """
         book = self.book(vm)
         if account not in ACCOUNTS or pages < 1:
             raise GmmError(Status.INVALID_PARAMETER, f"{pages} pages of {account!r} cannot be charged")
-        if self.allocated_pages + pages > self.max_pages:
+        missing = pages - self.free_pages(book.policy)
+        if missing > 0:
+            raise self._hit_limit(vm, pages, missing)
+        if account is Account.SHADOW and book.asked.shadow:
             raise GmmError(
-                Status.HIT_GLOBAL_LIMIT,
-                f"{vm} requests {pages} pages, {max(0, self.max_pages - self.allocated_pages)} are left of "
-                f"{self.max_pages}",
+                Status.OVERCOMMITTED_TRY_AGAIN_IN_A_BIT,
+                f"{vm} requests {pages} pages in {account.name}, and is to give {book.asked.shadow} there",
             )
         self._check_account(vm, book, pages, account)
         if why := book.may_not_allocate_why:
@@ -228,6 +210,7 @@ class Accounts:
         book.allocated[account] += pages
         book.identified += pages
         self.charged_pages += pages
+        self._moved(book, account, pages)
 
     def ballooned_pages(self, vm: str, action: BalloonAction, pages: int) -> None:
         """Count pages in the balloon (GMMR0BalloonedPages); the caller frees or allocates them.
@@ -246,6 +229,7 @@ class Accounts:
                         f"{vm} balloons {pages} pages and holds {held} of {book.reserved[Account.BASE]}",
                     )
                 change = pages
+                book.asked.gave(Account.BASE, pages)
             case BalloonAction.DEFLATE:
                 if pages > book.ballooned:
                     raise GmmError(
@@ -253,8 +237,11 @@ class Accounts:
                         f"{vm} deflates by {pages} pages, {book.ballooned} are ballooned",
                     )
                 change = -pages
+                book.asked.returning = max(0, book.asked.returning - pages)
             case BalloonAction.RESET:
                 change = -book.ballooned
+                book.asked.ask(Account.BASE, 0)
+                book.asked.returning = 0
             case _:
                 raise GmmError(Status.INVALID_PARAMETER, f"{action!r} is not a balloon action")
         book.ballooned += change
@@ -264,6 +251,7 @@ class Accounts:
         """Close the book of a VM that is gone; return the pages that it held (GMMR0CleanupVM)."""
         book = self.book(vm)
         freed = book.total_allocated
+        self.commitments.remove(book.backing)
         self.charged_pages -= freed
         self.chunks -= book.chunks
         self.freed_chunks += book.chunks
@@ -277,9 +265,13 @@ class Accounts:
         """Pages that are allocated: a shared one counts once, however many VMs are charged for it."""
         return self.charged_pages - self.duplicate_pages
 
-    def shortage(self) -> int:
-        """Return the pages that are allocated beyond the limit, which VMs have to give; 0: none."""
-        return max(0, self.allocated_pages - self.max_pages)
+    def free_pages(self, policy: OcPolicy) -> int:
+        """Return what a VM of this policy finds free; negative: so much is missing."""
+        return self.commitments.limit(policy, self.max_pages, self.rules) - self.allocated_pages
+
+    def givers(self) -> Iterator[Giver]:
+        """Yield each VM as far as it can give."""
+        return (book.giver(vm) for vm, book in self._vms.items())
 
     def query_memory_stats(self, vm: str) -> MemoryStats:
         """Return the figures of one VM's base account (GMMR0QueryMemoryStatsReq, GMMR3QueryMemoryStats)."""
@@ -302,6 +294,11 @@ class Accounts:
         assert self.ballooned == sum(book.ballooned for book in books)
         assert self.reserved_pages == sum(sum(book.reserved.values()) for book in books)
         assert self.chunks == sum(book.chunks for book in books)
+        commitments = Commitments()
+        for book in books:
+            commitments.add(book.backing)
+        for each in Commitments.__slots__:
+            assert getattr(commitments, each) == getattr(self.commitments, each), each
         for book in books:
             assert min(*book.allocated.values(), book.ballooned, book.identified, book.counted) >= 0
             assert all(book.held(account) <= book.reserved[account] for account in ACCOUNTS)
@@ -314,14 +311,33 @@ class Accounts:
         except KeyError:
             raise GmmError(Status.WRONG_ORDER, f"{vm} has no initial reservation") from None
 
-    def _decline_unbacked(self, vm: str, book: Book, reserved: dict[Account, int]) -> None:
-        others = self.allocated_pages - (book.total_allocated if vm in self._vms else 0)
-        asked = sum(reserved.values())
-        if book.policy is OcPolicy.NO_OC and others + asked > self.max_pages:
-            raise GmmError(
-                Status.MEMORY_RESERVATION_DECLINED,
-                f"{vm} reserves {asked} pages, {max(0, self.max_pages - others)} can be backed",
-            )
+    def _hit_limit(self, vm: str, pages: int, missing: int) -> GmmError:
+        kept = self.rules.slush_pages + self.commitments.unclaimed
+        what = f"{vm} requests {pages} pages, {max(0, pages - missing)} are left of {self.max_pages}" + (
+            f" beside {kept} that are kept for others" if kept else ""
+        )
+        coming = sum(giver.under_way_pages for giver in self.givers())
+        if coming >= missing:
+            return GmmError(Status.OVERCOMMITTED_TRY_AGAIN_IN_A_BIT, f"{what}, and {coming} are on their way")
+        return GmmError(Status.HIT_GLOBAL_LIMIT, what)
+
+    def _declined(self, vm: str, book: Book) -> str:
+        """Return why a VM would be declined if it came now, in its present size."""
+        before, commitments = book.backing, self.commitments
+        commitments.remove(before)
+        refusal = commitments.admission(vm, before, None, self.max_pages, self.rules).refusal
+        commitments.add(before)
+        return refusal
+
+    def _commit(self, book: Book, before: Backing) -> None:
+        self.commitments.remove(before)
+        self.commitments.add(book.backing)
+
+    def _moved(self, book: Book, account: Account, pages: int) -> None:
+        """Count pages that an account holds from now on; a negative number: no longer."""
+        self.commitments.allocate(book.policy, pages)
+        if pages < 0 and account is Account.SHADOW:
+            book.asked.gave(account, -pages)
 
     def _check_account(self, vm: str, book: Book, pages: int, account: Account) -> None:
         ballooned = book.held(account) - book.allocated[account]
@@ -337,12 +353,9 @@ class Accounts:
         before = book.chunks
         book.allocated[account] += pages
         self.charged_pages += pages
+        self._moved(book, account, pages)
         self.chunks += book.chunks - before
         self.freed_chunks += max(0, before - book.chunks)
-
-
-def _sizes(pages: dict[Account, int]) -> VmSizes:
-    return VmSizes(pages[Account.BASE], pages[Account.SHADOW], pages[Account.FIXED])
 
 
 def _checked_reservation(base_pages: int, shadow_pages: int, fixed_pages: int) -> dict[Account, int]:
@@ -357,6 +370,11 @@ def _checked_reservation(base_pages: int, shadow_pages: int, fixed_pages: int) -
             f"a reservation of {tuple(counts.values())} pages does not fit into the fields of a request",
         )
     return counts
+
+
+def _decline(refusal: str) -> None:
+    if refusal:
+        raise GmmError(Status.MEMORY_RESERVATION_DECLINED, refusal)
 
 
 def _decline_below_use(vm: str, book: Book, reserved: dict[Account, int]) -> None:

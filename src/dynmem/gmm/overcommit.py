@@ -8,7 +8,8 @@ to a ratio, and get what is free. Three checks, each with its numbers:
     worst case  every guarantee is claimed at once, and every balloon is filled to its maximum: it still fits
     ratio       the others have reserved no more than this part of what is not guaranteed
 
-A fully backed VM has to pass the first two, one by ratio the last two. The sums are kept as they change, so a
+A fully backed VM has to pass the first two, one by ratio the last two, if the owner of the host wants that.
+Whoever asks for no more than before passes. The sums are kept as they change, so a
 check costs the same for one VM as for a thousand. VirtualBox has none of this: its GMMR0InitialReservation
 leaves "check if we can accommodate this" for later and declines nothing.
 """
@@ -27,12 +28,14 @@ class OvercommitRules(msgspec.Struct, frozen=True):
 
     Attributes:
         ratio_percent: How much VMs by ratio may reserve, as a part of what is not guaranteed to others; None:
-            as much as they like, without a worst-case check either.
+            as much as they like.
         slush_pages: The part of the limit that is promised to nobody.
+        worst_case: Whether VMs by ratio have to fit with their balloons filled; those with a ratio always do.
     """
 
     ratio_percent: int | None = None
     slush_pages: int = 0
+    worst_case: bool = False
 
 
 class Backing(msgspec.Struct, frozen=True):
@@ -71,6 +74,8 @@ class Admission(msgspec.Struct, frozen=True):
         others_least_pages: What the other VMs by ratio keep with their balloons filled to the maximum.
         others_reserved_pages: What the other VMs by ratio have reserved.
         ratio_percent: The ratio; None: there is none.
+        worst_case: Whether a VM by ratio has to fit in the worst case.
+        is_more: Whether it asks for more than it had.
     """
 
     vm: str
@@ -84,6 +89,8 @@ class Admission(msgspec.Struct, frozen=True):
     others_least_pages: int
     others_reserved_pages: int
     ratio_percent: int | None
+    worst_case: bool
+    is_more: bool = True
 
     @property
     def room_pages(self) -> int:
@@ -110,6 +117,8 @@ class Admission(msgspec.Struct, frozen=True):
     @property
     def refusal(self) -> str:
         """Why the reservation is declined, with its numbers; "" if it fits."""
+        if not self.is_more:
+            return ""
         asked, beside = self.asked_pages, f"of {self.max_pages} beside a slush of {self.slush_pages}"
         if self.policy is OcPolicy.NO_OC:
             if asked > self.backed_pages:
@@ -118,15 +127,13 @@ class Admission(msgspec.Struct, frozen=True):
                     f" {self.guaranteed_pages} guaranteed to others and {self.held_pages} held"
                 )
             return self._worst_case(asked, beside)
-        if self.ratio_pages is None:
-            return ""
-        if asked > self.ratio_pages:
+        if self.ratio_pages is not None and asked > self.ratio_pages:
             return (
                 f"{self.vm} reserves {asked} pages, {self.ratio_pages} are left at {self.ratio_percent} %"
                 f" {beside}, {self.guaranteed_pages} guaranteed to others and"
                 f" {self.others_reserved_pages} reserved"
             )
-        return self._worst_case(self.least_pages, beside)
+        return self._worst_case(self.least_pages, beside) if self.worst_case else ""
 
     def _worst_case(self, needed: int, beside: str) -> str:
         if needed <= self.worst_pages:
@@ -139,15 +146,29 @@ class Admission(msgspec.Struct, frozen=True):
 
 
 class Commitments:
-    """The sums over all VMs, kept as they change."""
+    """The sums over all VMs, kept as they change.
 
-    __slots__ = ("guaranteed", "held", "least", "reserved")
+    Attributes:
+        guaranteed: What fully backed VMs have reserved.
+        claimed: What they hold of that.
+        held: What the others hold.
+        least: What the others keep with their balloons filled.
+        reserved: What the others have reserved.
+    """
+
+    __slots__ = ("claimed", "guaranteed", "held", "least", "reserved")
 
     def __init__(self) -> None:
-        self.guaranteed: int = 0  # reserved by fully backed VMs, or held if that is more
-        self.held: int = 0  # held by the others
-        self.least: int = 0  # what the others keep with their balloons filled
-        self.reserved: int = 0  # reserved by the others
+        self.guaranteed: int = 0
+        self.claimed: int = 0
+        self.held: int = 0
+        self.least: int = 0
+        self.reserved: int = 0
+
+    @property
+    def unclaimed(self) -> int:
+        """What is kept for fully backed VMs and not used yet."""
+        return self.guaranteed - self.claimed
 
     def add(self, vm: Backing) -> None:
         """Count one VM."""
@@ -157,14 +178,21 @@ class Commitments:
         """Count one VM no longer, exactly as it was added."""
         self._count(vm, -1)
 
-    def free(self, vm: Backing, max_pages: int, rules: OvercommitRules) -> int:
-        """Return what a VM may still allocate of what the host has; its own accounts may leave it less.
+    def allocate(self, policy: OcPolicy, pages: int) -> None:
+        """Count pages that a VM holds from now on; a negative number: no longer."""
+        if policy is OcPolicy.NO_OC:
+            self.claimed += pages
+        else:
+            self.held += pages
 
-        What is guaranteed to a fully backed VM is there whatever the others hold.
+    def limit(self, policy: OcPolicy, max_pages: int, rules: OvercommitRules) -> int:
+        """Return up to what all VMs together may allocate if the next is one of this policy.
+
+        What is guaranteed to a fully backed VM is there for it whatever the others ask for.
         """
-        if vm.is_guaranteed:
-            return max(0, vm.reserved_pages - vm.allocated_pages)
-        return max(0, max_pages - rules.slush_pages - self.guaranteed - self.held)
+        if policy is OcPolicy.NO_OC:
+            return max_pages
+        return max_pages - rules.slush_pages - self.unclaimed
 
     def admission(
         self, name: str, asks: Backing, before: Backing | None, max_pages: int, rules: OvercommitRules
@@ -187,12 +215,21 @@ class Commitments:
             others.least,
             others.reserved,
             rules.ratio_percent,
+            rules.worst_case or rules.ratio_percent is not None,
+            before is None or _asks_for_more(asks, before, rules),
         )
 
     def _count(self, vm: Backing, sign: int) -> None:
+        self.allocate(vm.policy, sign * vm.allocated_pages)
         if vm.is_guaranteed:
-            self.guaranteed += sign * max(vm.reserved_pages, vm.allocated_pages)
+            self.guaranteed += sign * vm.reserved_pages
             return
-        self.held += sign * vm.allocated_pages
         self.least += sign * vm.least_pages
         self.reserved += sign * vm.reserved_pages
+
+
+def _asks_for_more(asks: Backing, before: Backing, rules: OvercommitRules) -> bool:
+    """Return whether more would have to be backed than until now."""
+    if asks.is_guaranteed or rules.ratio_percent is not None:
+        return asks.reserved_pages > before.reserved_pages
+    return asks.least_pages > before.least_pages

@@ -62,6 +62,47 @@ class Giver(msgspec.Struct, frozen=True):
         return max(0, self.base_pages - self.least_pages - self.requested_pages)
 
 
+class Asked:
+    """What one VM was asked for. Pages.
+
+    Attributes:
+        base: What its balloon is asked for and has not given yet (cReqBalloonedPages).
+        given: What it gave in answer to the last request, also after that (cReqActuallyBalloonedPages).
+        returning: What its guest is asked to take back and has not taken yet (cReqDeflatePages).
+        shadow: What its shadow account is asked for and has not given yet.
+        is_stuck: Whether it was given up on; giving something, or a new request, ends that.
+    """
+
+    __slots__ = ("base", "given", "is_stuck", "returning", "shadow")
+
+    def __init__(self) -> None:
+        self.base: int = 0
+        self.given: int = 0
+        self.returning: int = 0
+        self.shadow: int = 0
+        self.is_stuck: bool = False
+
+    def ask(self, account: Account, pages: int) -> None:
+        """Ask for so many pages in all; 0 withdraws the request."""
+        self.is_stuck = False
+        if account is Account.SHADOW:
+            self.shadow = pages
+            return
+        if pages and not self.base:
+            self.given = 0
+        self.base = pages
+
+    def gave(self, account: Account, pages: int) -> None:
+        """Count what came."""
+        self.is_stuck = False
+        if account is Account.SHADOW:
+            self.shadow = max(0, self.shadow - pages)
+            return
+        came = min(self.base, pages)
+        self.base -= came
+        self.given += came
+
+
 class Ask(msgspec.Struct, frozen=True):
     """What one VM is asked for: base pages by its balloon, or shadow pages that its monitor can spare."""
 

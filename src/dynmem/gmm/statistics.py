@@ -77,7 +77,8 @@ class VmStats(msgspec.Struct, frozen=True):
             ("fMayAllocate", self.may_allocate),
         ):
             one[field] = figure
-        return one[0]
+        structure: np.void = one[0]
+        return structure
 
 
 class Stats(msgspec.Struct, frozen=True):
@@ -132,7 +133,8 @@ class Stats(msgspec.Struct, frozen=True):
             one[field] = figure
         if self.vm is not None:
             one["VMStats"] = self.vm.structure()
-        return one[0]
+        structure: np.void = one[0]
+        return structure
 
 
 class HypervisorMemoryStats(msgspec.Struct, frozen=True):

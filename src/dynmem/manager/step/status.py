@@ -122,7 +122,7 @@ class StatusReader(msgspec.Struct, frozen=True):
             max_bytes=books.max_pages * PAGE_SIZE,
             allocated_bytes=books.allocated_pages * PAGE_SIZE,
             ballooned_bytes=books.ballooned_pages * PAGE_SIZE,
-            shortage_bytes=self.claims.gmm.shortage() * PAGE_SIZE,
+            shortage_bytes=self.claims.gmm.shortage().missing_pages * PAGE_SIZE,
         )
 
     def _vms(self) -> tuple[VmView, ...]:
