@@ -20,6 +20,7 @@ BENCHMARKS: Final = {  # name -> what it answers
     "manager": "what an idle manager costs per VM and second",
     "page_set": "the set of given-up pages beside a balanced tree of ranges in C: time, memory, giving back",
     "discard": "from the bytes of a balloon response to free memory, beside the bare call and a tree in C",
+    "duplicates": "a scan for equal pages of two VMs, beside memcpy",
     "memory": "resident memory of a VM's two processes without guest RAM",
     "ring": "round trips over a ring between two processes, beside a socket",
     "status": "dynmem status, start to finish",

@@ -32,7 +32,7 @@ Talk to it with any QMP client; balloon takes bytes:
   {"execute": "balloon", "arguments": {"value": 268435456}}
   {"execute": "query-balloon"}
 dynmem's own commands: x-query-hv-balloon (state, last operations, free pages reported), x-hot-remove,
-x-query-channels, x-query-faults.
+x-query-channels, x-query-faults, x-punch-zero-pages (of a stopped VM).
 
 \b
 With maxmem above its size, a VM grows past its boot size by hot add. That memory comes from a backend that

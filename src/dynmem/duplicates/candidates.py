@@ -13,7 +13,7 @@ import numpy as np
 
 from dynmem.pages.ranges import U64Array
 
-_CHUNK: Final = 1 << 16  # keys worked on at a time, so that what they need besides stays small
+_CHUNK: Final = 1 << 14  # keys worked on at a time, so that what they need besides stays small
 
 
 class Candidates:

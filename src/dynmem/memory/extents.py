@@ -12,15 +12,20 @@ import errno
 import os
 from collections.abc import Iterator
 
-from dynmem.units import PAGE_SIZE
+from dynmem.units import PAGE_SIZE, STAT_BLOCK_BYTES
 
 
 def data_extents(fd: int, begin: int, end: int) -> Iterator[tuple[int, int]]:
     """Yield the parts of a file that hold data as (offset, end), whole pages, ascending.
 
-    Pages in swap are data. On hugetlbfs everything is: it does not report holes. Each part is looked up when
-    it is asked for, so what comes and goes meanwhile may be in it or not. Raises OSError.
+    Pages in swap are data. On hugetlbfs everything is: it does not report holes. Pages that were allocated
+    and never written are holes, unless the whole file is allocated: then it is not searched. Each part is
+    looked up when it is asked for, so what comes and goes meanwhile may be in it or not. Raises OSError.
     """
+    info = os.fstat(fd)
+    if info.st_blocks * STAT_BLOCK_BYTES == info.st_size >= end:
+        yield begin - begin % PAGE_SIZE, end
+        return
     begin -= begin % PAGE_SIZE
     while begin < end:
         try:

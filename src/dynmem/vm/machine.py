@@ -7,7 +7,7 @@ machine. The monitor is served all the time.
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Final, NamedTuple
 
@@ -237,6 +237,19 @@ class Machine:
         else:
             self.platform.thaw()
         self.wake()
+
+    async def while_paused(self, steps: Iterator[None]) -> bool:
+        """Take `steps` one by one while the machine is paused; return whether all of them were taken.
+
+        No guest runs during a step, and no turn and no reset happens until the last one. `resume` ends them
+        early.
+        """
+        async with self._at_work:
+            while self.run_state == _PAUSED:
+                if next(steps, self) is self:
+                    return True
+                await asyncio.sleep(0)
+            return False
 
     def reset(self, reason: str = "host-qmp-system-reset") -> None:
         """Ask for a reset, which begins when the current turn is over; RESET is emitted when it is done.

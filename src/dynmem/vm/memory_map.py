@@ -164,10 +164,15 @@ class MachineMemory:
         return AUTOMATIC_MEMDEV
 
     @property
+    def backends(self) -> list[Backend]:
+        """All that guest memory consists of."""
+        own = [self._own] if self._own is not None else []
+        return [*own, *self.objects.busy]
+
+    @property
     def resident_bytes(self) -> int:
         """Bytes of all guest memory that the host holds now, in RAM or swap."""
-        own = [self._own] if self._own is not None else []
-        return sum(backend.resident_bytes() for backend in (*own, *self.objects.busy))
+        return sum(backend.resident_bytes() for backend in self.backends)
 
     def close(self) -> None:
         """Release everything."""

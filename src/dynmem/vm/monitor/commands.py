@@ -5,7 +5,10 @@ Commands of our own begin with ``x-``.
 
 from typing import Final
 
+from dynmem.memory.discard import DiscardError
+from dynmem.memory.zero_pages import ZeroPages
 from dynmem.qmp.command import Arguments, Command
+from dynmem.qmp.errors import GENERIC_ERROR, QmpCommandError
 from dynmem.vm.machine import Ending, Machine
 from dynmem.vm.monitor import schema
 from dynmem.vm.monitor.balloon_commands import balloon_commands
@@ -26,6 +29,7 @@ def commands(machine: Machine) -> dict[str, Command]:
         "quit": Command(handlers.quit),
         "stop": Command(handlers.stop),
         "system_reset": Command(handlers.system_reset),
+        "x-punch-zero-pages": Command(handlers.punch_zero_pages, returns=schema.ZERO_PAGES),
         "x-query-channels": Command(handlers.query_channels, returns=schema.CHANNELS),
         "x-query-faults": Command(handlers.query_faults, returns=schema.FAULTS),
     }
@@ -50,6 +54,31 @@ class _Handlers:
     def system_reset(self, _: Arguments) -> object:
         self._machine.reset()
         return {}
+
+    async def punch_zero_pages(self, _: Arguments) -> object:
+        """Return the zero pages of a paused VM to the host; ``complete`` is false if it continued meanwhile.
+
+        Sizes in bytes: what was looked at (only what holds data), what of it was zero, what was returned, and
+        what was left out since it was set aside or others may write to it.
+        """
+        state = self._machine.run_state
+        if state != "paused":
+            raise QmpCommandError(
+                GENERIC_ERROR,
+                f"the VM is {state}, and its guest may write to what is looked at: stop it first",
+            )
+        pages = ZeroPages(self._machine.memory.backends)
+        try:
+            is_complete = await self._machine.while_paused(pages.steps())
+        except (DiscardError, OSError) as error:
+            raise QmpCommandError(GENERIC_ERROR, f"zero pages cannot be returned: {error}") from error
+        return {
+            "looked-at": pages.looked_at,
+            "zero": pages.zero,
+            "discarded": pages.discarded,
+            "left-out": pages.left_out,
+            "complete": is_complete,
+        }
 
     def query_name(self, _: Arguments) -> object:
         return {"name": self._machine.options.name}

@@ -104,6 +104,12 @@ CHANNELS: Final = Array(
     )
 )
 FAULTS: Final = Array(Object((Member("kind", STR), Member("count", INT))))
+ZERO_PAGES: Final = Object(
+    (
+        *(Member(name, SIZE) for name in ("looked-at", "zero", "discarded", "left-out")),
+        Member("complete", BOOL),
+    )
+)
 HV_BALLOON_STATE: Final = Object(
     (
         Member("id", STR),

@@ -1,0 +1,127 @@
+"""`x-punch-zero-pages`: only while the VM is paused, and never beside a guest that runs."""
+
+import asyncio
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.rigs.fake_platform import Scene
+from tests.rigs.scenes import play, until
+
+from dynmem.qmp.errors import QmpCommandError
+from dynmem.qmp.types import read
+from dynmem.units import MIB, PAGE_SIZE
+from dynmem.vm.monitor import schema
+from dynmem.vm.monitor.commands import commands
+
+ZEROS = 8 * MIB
+
+
+async def punch(scene: Scene) -> Any:
+    answer = commands(scene.machine)["x-punch-zero-pages"].run({})
+    assert asyncio.iscoroutine(answer)
+    result = await answer
+    read(schema.ZERO_PAGES, result, "answer")
+    return result
+
+
+def written(scene: Scene) -> np.ndarray:
+    """Have the guest write zeros to some memory and a byte to one page; return its memory."""
+    memory = np.frombuffer(scene.machine.memory.boot.view, np.uint8)
+    memory[40 * MIB : 40 * MIB + ZEROS] = 0
+    memory[40 * MIB + PAGE_SIZE] = 7
+    return memory
+
+
+def test_zero_pages_of_a_paused_vm_go_back_to_the_host() -> None:
+    async def story() -> None:
+        scene = Scene()
+        memory = written(scene)
+        await scene.machine.start()
+        await scene.machine.stop()
+        before, resident = memory.copy(), scene.machine.memory.boot.resident_bytes()
+        result = await punch(scene)
+        assert result["complete"] is True
+        assert result["discarded"] == result["zero"] >= ZEROS - PAGE_SIZE
+        assert resident - scene.machine.memory.boot.resident_bytes() == result["discarded"]
+        assert (memory == before).all()
+        del memory
+        await scene.machine.close()
+
+    play(story())
+
+
+def test_a_vm_that_runs_is_refused_and_keeps_its_pages() -> None:
+    async def story() -> None:
+        scene = Scene()
+        await scene.machine.start()
+        written(scene)
+        resident = scene.machine.memory.boot.resident_bytes()
+        with pytest.raises(QmpCommandError, match="the VM is running"):
+            await punch(scene)
+        assert scene.machine.memory.boot.resident_bytes() >= resident
+        await scene.machine.close()
+
+    play(story())
+
+
+def test_a_vm_that_was_reset_while_paused_is_refused() -> None:
+    """Its run state is prelaunch: a new guest was started, and frozen at once."""
+
+    async def story() -> None:
+        scene = Scene()
+        await scene.machine.start()
+        await scene.machine.stop()
+        scene.machine.reset()
+        await until(lambda: scene.machine.run_state == "prelaunch")
+        with pytest.raises(QmpCommandError, match="the VM is prelaunch"):
+            await punch(scene)
+        await scene.machine.close()
+
+    play(story())
+
+
+def test_it_ends_early_when_the_vm_continues_and_says_so() -> None:
+    async def story() -> None:
+        scene = Scene()
+        await scene.machine.start()
+        await scene.machine.stop()
+        written(scene)
+        asked = asyncio.create_task(punch(scene))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        scene.machine.resume()
+        result = await asked
+        assert result["complete"] is False
+        assert 0 < result["discarded"] < ZEROS - PAGE_SIZE
+        await scene.machine.close()
+
+    play(story())
+
+
+def test_no_reset_begins_between_two_steps() -> None:
+    """Between the start of the new guest and its freeze, the machine is still called paused."""
+
+    async def story() -> None:
+        scene = Scene()
+        await scene.machine.start()
+        await scene.machine.stop()
+        seen = []
+
+        def steps() -> Iterator[None]:
+            for _ in range(20):
+                seen.append(list(scene.guest.calls))
+                yield
+
+        taken = asyncio.create_task(scene.machine.while_paused(steps()))
+        await asyncio.sleep(0)
+        scene.machine.reset()
+        assert await taken
+        await until(lambda: scene.machine.run_state == "prelaunch")
+        assert len(seen) == 20
+        assert "power off" not in seen[-1]
+        assert "power off" in scene.guest.calls
+        await scene.machine.close()
+
+    play(story())
