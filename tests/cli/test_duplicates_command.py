@@ -79,6 +79,17 @@ def test_all_finds_vms_by_their_command_line(
     assert [(vm["name"], vm["pid"]) for vm in json.loads(out)["vms"]] == [("web", web.pid)]
 
 
+def test_vms_with_one_name_on_their_command_lines_are_told_apart_by_their_pids(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with file_of(WEB) as one, file_of(DB) as two, holder(one) as web, holder(two) as db:
+        lines = {pid: ["qemu-system-x86_64", "-name", "web"] for pid in (web.pid, db.pid)}
+        monkeypatch.setattr(vms, "command_line", lambda pid: lines.get(pid, []))
+        code, out, _ = dynmem(capsys, "--all", "--json")
+    assert code == 0
+    assert {vm["name"] for vm in json.loads(out)["vms"]} == {f"web-{web.pid}", f"web-{db.pid}"}
+
+
 def test_a_vm_is_found_by_the_socket_that_its_process_listens_at(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -114,14 +125,14 @@ def test_a_vm_that_cannot_be_read_is_named_and_the_others_are_read(
         (("SELF", "--account", "anna"), 2, "--account: 'anna' is not NAME=VM,..."),
         (("SELF", "--account", "anna=ben"), 2, "there is no VM 'ben' here: there is SELF"),
         (("SELF", "--account", "a=SELF", "--account", "b=SELF"), 2, "is in two accounts: a, b"),
-        (("SELF", "SELF2"), 2, "two VMs are called"),
+        (("SELF", "SAME"), 2, "two VMs are called"),
     ],
 )
 def test_what_is_wrong_is_one_sentence(
     capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], code: int, words: str
 ) -> None:
     with file_of(WEB) as one, holder(one) as web:
-        named = {"SELF": f"SELF={os.getpid()}", "SELF2": f"SELF={web.pid}"}
+        named = {"SELF": f"SELF={os.getpid()}", "SAME": f"SELF={web.pid}"}
         ended, out, err = dynmem(capsys, *(named.get(each, each) for each in arguments))
     assert (ended, out) == (code, "")
     assert err.startswith("dynmem: ")

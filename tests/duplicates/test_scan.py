@@ -204,7 +204,7 @@ def test_a_page_scanned_takes_at_most_16_bytes(monkeypatch: pytest.MonkeyPatch) 
     numbers = {index: index // 2 + 1 for index in range(4096)}
     with machines(numbers, numbers) as (vms, _, _):
         more = peak_of(vms) - peak_of(vms[:1])
-    assert 8 * 4096 <= more <= 16 * 4096
+    assert 4 * 4096 <= more <= 16 * 4096
 
 
 def test_data_extents_are_whole_pages_within_the_bounds() -> None:

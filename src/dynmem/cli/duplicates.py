@@ -4,7 +4,8 @@ import contextlib
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -111,11 +112,21 @@ def _vms(named: Sequence[str]) -> "tuple[list[Vm], list[DynmemError]]":
             problems.append(error)
     if not vms and not problems:
         raise ConfigError("no QEMU and no `dynmem vm` runs on this host: name a VM by its pid")
-    names = [vm.name for vm in vms]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise ConfigError(f"two VMs are called {quoted(twice[0])}: name them like a=4711 b=4712")
+    _distinguish(vms, {name for name, _ in targets if name is not None})
     return vms, problems
+
+
+def _distinguish(vms: "Sequence[Vm]", given: Container[str]) -> None:
+    """Add their pids to the names that several VMs have on their command lines.
+
+    Raises ConfigError if the user has given one of them.
+    """
+    names = Counter(vm.name for vm in vms)
+    for vm in vms:
+        if names[vm.name] > 1:
+            if vm.name in given:
+                raise ConfigError(f"two VMs are called {quoted(vm.name)}: name them like a=4711 b=4712")
+            vm.name = f"{vm.name}-{vm.pid}"
 
 
 def _target(text: str) -> tuple[str | None, str]:

@@ -42,7 +42,7 @@ class Vm:
         Raises UnreachableError if there is none, NotPermittedError if it may not be looked into.
         """
         self.pid: Final = pid
-        self.name: Final = name or name_of(command_line(pid)) or str(pid)
+        self.name: str = name or name_of(command_line(pid)) or str(pid)
         self.files: tuple[RamFile, ...] = ()
         self.huge: tuple[RamFile, ...] = ()
         try:
