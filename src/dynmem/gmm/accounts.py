@@ -212,6 +212,13 @@ class Accounts:
         self.charged_pages += pages
         self._moved(book, account, pages)
 
+    def forget(self, book: Book, pages: int) -> None:
+        """Take pages with ids off the accounts of a VM that ended, whichever they were charged to."""
+        for account in ACCOUNTS:
+            some = min(pages, book.allocated[account])
+            self.identify(book, account, -some)
+            pages -= some
+
     def ballooned_pages(self, vm: str, action: BalloonAction, pages: int) -> None:
         """Count pages in the balloon (GMMR0BalloonedPages); the caller frees or allocates them.
 

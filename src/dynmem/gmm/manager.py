@@ -1,24 +1,75 @@
 """The Global Memory Manager: one object that holds the books of all memory, and the calls on it."""
 
 from collections.abc import Iterator
-from typing import Self
+from typing import Literal, Self
+
+import numpy as np
 
 from dynmem.gmm.accounts import Accounts
-from dynmem.gmm.codes import Account, BalloonAction, OcPolicy, Priority
-from dynmem.gmm.constants import GMM_CHUNK_NUM_PAGES
+from dynmem.gmm.allocation import Allocator
+from dynmem.gmm.codes import Account, BalloonAction, GmmError, OcPolicy, Priority, Status
+from dynmem.gmm.constants import GMM_CHUNK_NUM_PAGES, GMM_CHUNK_SIZE
+from dynmem.gmm.frees import Frees
+from dynmem.gmm.handy import HandyPages
+from dynmem.gmm.mappings import CHUNK_MAPPINGS_MAX, PROCESS_MAPPINGS_MAX, Mappings
 from dynmem.gmm.overcommit import OvercommitRules
+from dynmem.gmm.page_table import PageTable
+from dynmem.gmm.sharing import Checked, Sharing
 from dynmem.gmm.shortage import Shortage, interruptible, shortage_of
 from dynmem.gmm.statistics import HypervisorMemoryStats, MemoryStats, Stats
+from dynmem.gmm.store import ChunkStore, NoStore
+from dynmem.gmm.structures import Records
+from dynmem.gmm.vms import Vm, Vms
+
+#: Whether a chunk may have pages of several VMs, which may also share pages, or belongs to one VM.
+Mode = Literal["shared", "bound"]
 
 
 class GlobalMemoryManager:
-    """The books of all VMs under one limit of *max_pages*; a VM is known by its name.
+    """The books of all VMs under one limit of *max_pages*, over a store; a VM is known by its name.
 
-    A call does all that it says, or raises GmmError and changes nothing.
+    A call does all that it says, or raises GmmError with the status of the original and changes nothing;
+    where it may do a part, that is said. Every call on a VM that has made no reservation raises WRONG_ORDER.
+    Counts are pages of 4 KiB.
+
+    Pages come in two kinds, and a VM may have both. Those of `allocate_pages` have ids, lie in chunks of the
+    store and can be shared. Those of `charge_pages` are memory that somebody else made: they are counted, and
+    nobody says which they are.
     """
 
-    def __init__(self, max_pages: int) -> None:
+    def __init__(
+        self,
+        max_pages: int,
+        store: ChunkStore | None = None,
+        mode: Mode = "shared",
+        *,
+        spare_chunks: int = 1,
+        chunk_mappings: int = CHUNK_MAPPINGS_MAX,
+        process_mappings: int = PROCESS_MAPPINGS_MAX,
+    ) -> None:
+        """Begin with no VM.
+
+        *spare_chunks* is how many unused chunks are kept when chunks become empty; *chunk_mappings* and
+        *process_mappings* are how many VMs may map one chunk, and how many chunks one process may map.
+        """
+        store = NoStore() if store is None else store
+        bound = mode == "bound"
+        self._bound = bound
+        self._vms = Vms()
         self._accounts = Accounts(max_pages)
+        self._table = PageTable(store, self._vms, self._accounts, spare_chunks=spare_chunks)
+        self._sharing = Sharing(self._table)
+        self._allocator = Allocator(self._accounts, self._vms, self._table, bound=bound)
+        self._frees = Frees(self._accounts, self._vms, self._table, self._sharing)
+        self._handy = HandyPages(self._accounts, self._vms, self._table, self._allocator, self._frees)
+        self._mappings = Mappings(
+            self._vms,
+            self._table,
+            store,
+            bound=bound,
+            chunk_limit=chunk_mappings,
+            process_limit=process_mappings,
+        )
 
     def __contains__(self, vm: str) -> bool:
         return vm in self._accounts
@@ -44,6 +95,29 @@ class GlobalMemoryManager:
     def rules(self, rules: OvercommitRules) -> None:
         self._accounts.rules = rules
 
+    @property
+    def sharing(self) -> Sharing:
+        """The shared pages; here a VM is declared stopped, before its pages can be shared."""
+        return self._sharing
+
+    @property
+    def pages(self) -> PageTable:
+        """The page table: whose a page is, and what it refers to."""
+        return self._table
+
+    # VMs and what they reserve.
+
+    def register_vm(self, vm: str, *, process: int = 0, numa_node: int = 0) -> int:
+        """Give a VM a handle, before its reservation or without one; return the handle, 16 bits.
+
+        A reservation registers a VM that is not registered, in *process* 0 on *numa_node* 0. The process is
+        the store's number of it.
+
+        Raises:
+            GmmError: INVALID_PARAMETER, WRONG_ORDER (it is registered), OUT_OF_MEMORY (no handle is left).
+        """
+        return self._vms.register(vm, process, numa_node).handle
+
     def initial_reservation(
         self,
         vm: str,
@@ -60,8 +134,12 @@ class GlobalMemoryManager:
         It is declined (MEMORY_RESERVATION_DECLINED) if the rules of over-commitment forbid it, with the
         numbers that decided it (`overcommit`). (The original declines nothing.) Its balloon leaves it *least*
         base pages.
+
+        Raises:
+            GmmError: INVALID_PARAMETER, WRONG_ORDER (it has a reservation), MEMORY_RESERVATION_DECLINED,
+                OUT_OF_MEMORY (no handle is left).
         """
-        self._accounts.initial_reservation(vm, base, shadow, fixed, policy, priority, least=least)
+        self._reserve(vm, (base, shadow, fixed), policy, priority, least, is_running=False)
 
     def take_in(
         self,
@@ -78,9 +156,29 @@ class GlobalMemoryManager:
 
         A VM that does not fit may not allocate until `reconsider` finds that it fits. (Ours.)
         """
-        accounts = self._accounts
-        accounts.initial_reservation(vm, base, shadow, fixed, policy, priority, least=least, is_running=True)
-        return accounts.book(vm).refusal
+        self._reserve(vm, (base, shadow, fixed), policy, priority, least, is_running=True)
+        return self._accounts.book(vm).refusal
+
+    def _reserve(
+        self,
+        vm: str,
+        sizes: tuple[int, int, int],
+        policy: OcPolicy,
+        priority: Priority,
+        least: int,
+        *,
+        is_running: bool,
+    ) -> None:
+        registered = vm in self._vms
+        known = self._vms.of(vm)
+        try:
+            self._accounts.initial_reservation(
+                vm, *sizes, policy, priority, least=least, is_running=is_running
+            )
+        except GmmError:
+            if not registered:
+                self._vms.undo_register(known)
+            raise
 
     def reconsider(self, vm: str) -> str:
         """Return why a VM that was declined does not fit now; "" if it does, and may allocate again."""
@@ -93,8 +191,12 @@ class GlobalMemoryManager:
     def update_reservation(self, vm: str, base: int, shadow: int, fixed: int) -> None:
         """Replace what a VM reserves (GMMR0UpdateReservation).
 
-        It is declined (MEMORY_RESERVATION_DECLINED) if it cannot be backed, or if an account holds more than
-        that already: then the VM may not allocate until one is accepted. (The original declines nothing.)
+        It is declined if it cannot be backed, or if an account holds more than that already: then the VM may
+        not allocate until an update is accepted. (The original declines nothing.)
+
+        Raises:
+            GmmError: INVALID_PARAMETER, WRONG_ORDER, MEMORY_RESERVATION_DECLINED (nothing changes but
+                fMayAllocate).
         """
         self._accounts.update_reservation(vm, base, shadow, fixed)
 
@@ -105,31 +207,233 @@ class GlobalMemoryManager:
         """
         self._accounts.forbid_allocation(vm, why)
 
+    def cleanup_vm(self, vm: str) -> int:
+        """Close the books of a VM that is gone, at any moment; return what it was charged (GMMR0CleanupVM).
+
+        Its modules go first, then its references to shared pages, its mappings and its private pages; chunks
+        that are empty then go back to the host. If the store fails, what it raises comes out, and another
+        call continues.
+
+        Raises:
+            GmmError: WRONG_ORDER (it is neither registered nor has a reservation).
+        """
+        known = self._vms.get(vm)
+        if known is None:
+            raise GmmError(Status.WRONG_ORDER, f"{vm} has no initial reservation and is not registered")
+        pages = self._accounts.book(vm).total_allocated if vm in self._accounts else 0
+        self._drop_pages(known)
+        if vm in self._accounts:
+            self._accounts.cleanup_vm(vm)
+        self._vms.remove(known)
+        return pages
+
+    def _drop_pages(self, vm: Vm) -> None:
+        """Free all pages of a VM, and charge nothing for each as soon as it is free."""
+        held = self._sharing.held(vm.name)
+        try:
+            self._sharing.leave(vm.name)
+        finally:
+            dropped = held - self._sharing.held(vm.name)
+            if dropped:
+                self._accounts.forget(self._accounts.book(vm.name), dropped)
+        self._mappings.unmap_all(vm)
+        for positions in self._table.private_positions(vm.handle):
+            self._table.put_back(positions, spare=False)
+            self._accounts.forget(self._accounts.book(vm.name), positions.size)
+        self._table.disown(vm.handle)
+
+    # Pages with ids.
+
+    def allocate_pages(self, vm: str, descriptors: Records, account: Account) -> None:
+        """Allocate a page for each GMMPAGEDESC, all or none (GMMR0AllocatePages).
+
+        *descriptors* are 1 to 2^20 - 1. In: `HCPhysGCPhys` is where the guest has the page, or
+        GMM_GCPHYS_UNSHAREABLE or NIL_RTHCPHYS (outside BASE nothing else); the ids are NIL. Out:
+        `HCPhysGCPhys` is its address in the store, `idPage` its id. Pages read as zeros. `allocation` has the
+        order in which chunks are tried.
+
+        Raises:
+            GmmError: INVALID_PARAMETER, WRONG_ORDER, HIT_GLOBAL_LIMIT, HIT_VM_ACCOUNT_LIMIT (also if the VM
+                may not allocate), OUT_OF_MEMORY (the store is full).
+        """
+        self._allocator.allocate_pages(vm, descriptors, account)
+
+    def allocate_handy_pages(self, vm: str, to_update: int, to_allocate: int, descriptors: Records) -> None:
+        """Note where the guest put handy pages, then allocate others (GMMR0AllocateHandyPages).
+
+        The first *to_update* of the GMMPAGEDESC name a page and where the guest has it now (`idPage`,
+        `HCPhysGCPhys`; NIL_RTHCPHYS leaves that as it is), the shared page that it replaced (`idSharedPage`),
+        whose reference is dropped, or both. The first *to_allocate* have a new page of BASE each afterwards;
+        those beyond *to_update* come NIL. Each number is at most 1023, and one of them may be 0.
+
+        The updates are done up to the first failure: what is done is NIL in its descriptor. The pages are
+        allocated all or none, after all updates.
+
+        Raises:
+            GmmError: INVALID_PARAMETER, WRONG_ORDER, PAGE_NOT_FOUND, PAGE_NOT_PRIVATE, NOT_PAGE_OWNER,
+                PAGE_NOT_SHARED, ATTEMPT_TO_FREE_TOO_MUCH (no page in BASE to drop), and what
+                `allocate_pages` raises.
+        """
+        self._handy.allocate(vm, to_update, to_allocate, descriptors)
+
+    def allocate_large_page(self, vm: str, size: int = GMM_CHUNK_SIZE) -> int:
+        """Allocate a whole chunk to BASE; return the id of its first page (GMMR0AllocateLargePage).
+
+        Raises:
+            GmmError: INVALID_PARAMETER (*size* is not 2 MiB), WRONG_ORDER, HIT_GLOBAL_LIMIT,
+                HIT_VM_ACCOUNT_LIMIT, OUT_OF_MEMORY. (The original forgets the second and the third.)
+        """
+        return self._allocator.allocate_large_page(vm, size)
+
+    def free_pages(self, vm: str, descriptors: Records, account: Account) -> int:
+        """Free the page of each GMMFREEPAGEDESC; return how many (GMMR0FreePages).
+
+        A private page is free, and its memory discarded; of a shared page a reference is dropped, and the
+        last one frees it. Freeing stops at the first page that cannot be freed: those before it are free,
+        their `idPage` is NIL, and the account is charged no more for them.
+
+        Raises:
+            GmmError: INVALID_PARAMETER, WRONG_ORDER, ATTEMPT_TO_FREE_TOO_MUCH (the account has fewer),
+                all with nothing freed; PAGE_NOT_FOUND, PAGE_ALREADY_FREE, NOT_PAGE_OWNER (also if the VM
+                has no reference to a shared page; the original forgets that).
+        """
+        return self._frees.free_pages(vm, descriptors, account)
+
+    def free_large_page(self, vm: str, page_id: int) -> None:
+        """Free a large page by the id of its first page (GMMR0FreeLargePage).
+
+        Once a page of it was freed alone it is no large page any more.
+
+        Raises:
+            GmmError: INVALID_PARAMETER (also for a page that is not the first of a large one), WRONG_ORDER,
+                ATTEMPT_TO_FREE_TOO_MUCH, PAGE_NOT_FOUND, PAGE_NOT_PRIVATE, NOT_PAGE_OWNER. (The original
+                looks neither at the owner nor whether it is a large page.)
+        """
+        self._frees.free_large_page(vm, page_id)
+
+    def map_unmap_chunk(self, vm: str, map_id: int, unmap_id: int) -> int:
+        """Map one chunk into the process of a VM and unmap another (GMMR0MapUnmapChunk).
+
+        Either id may be NIL, but not both. Return the address of the mapped chunk, 0 if none was to be.
+        A chunk that the VM has mapped already stays where it is. In bound mode, a VM can map its own chunks
+        only.
+
+        Raises:
+            GmmError: INVALID_PARAMETER, WRONG_ORDER (it is not registered), CHUNK_NOT_FOUND,
+                CHUNK_NOT_MAPPED, TOO_MANY_CHUNK_MAPPINGS, OUT_OF_MEMORY (no addresses).
+        """
+        return self._mappings.map_unmap(vm, map_id, unmap_id)
+
+    # Pages that are only counted.
+
     def charge_pages(self, vm: str, pages: int, account: Account) -> None:
-        """Charge an account with pages that somebody else allocates and that have no page ids."""
+        """Charge an account with pages that somebody else allocates and that have no page ids.
+
+        Raises:
+            GmmError: INVALID_PARAMETER, WRONG_ORDER, HIT_GLOBAL_LIMIT, HIT_VM_ACCOUNT_LIMIT.
+        """
         self._accounts.charge_pages(vm, pages, account)
 
     def adopt_pages(self, vm: str, pages: int, account: Account) -> None:
         """Charge an account with pages that a VM holds already.
 
         VirtualBox has no such call: no limit refuses a fact; what exceeds the limit is the shortage.
+
+        Raises:
+            GmmError: INVALID_PARAMETER, WRONG_ORDER, HIT_VM_ACCOUNT_LIMIT (it has not reserved as many).
         """
         self._accounts.adopt_pages(vm, pages, account)
 
     def release_pages(self, vm: str, pages: int, account: Account) -> None:
-        """Take pages that were charged or adopted off an account."""
+        """Take pages that were charged or adopted off an account.
+
+        Raises:
+            GmmError: INVALID_PARAMETER, WRONG_ORDER, ATTEMPT_TO_FREE_TOO_MUCH.
+        """
         self._accounts.release_pages(vm, pages, account)
 
     def ballooned_pages(self, vm: str, action: BalloonAction, pages: int) -> None:
         """Count pages in the balloon (GMMR0BalloonedPages); the caller frees or allocates them.
 
         INFLATE after freeing, DEFLATE before allocating, RESET (with 0 pages) when the guest starts again.
+
+        Raises:
+            GmmError: INVALID_PARAMETER, WRONG_ORDER, ATTEMPT_TO_FREE_TOO_MUCH, ATTEMPT_TO_DEFLATE_TOO_MUCH.
         """
         self._accounts.ballooned_pages(vm, action, pages)
 
-    def cleanup_vm(self, vm: str) -> int:
-        """Close the books of a VM that is gone; return the pages that it held (GMMR0CleanupVM)."""
-        return self._accounts.cleanup_vm(vm)
+    # Sharing.
+
+    def register_shared_module(
+        self, vm: str, os_family: int, name: str, version: str, base: int, size: int, regions: Records
+    ) -> Status:
+        """Register a module that a VM has at *base* (GMMR0RegisterSharedModule).
+
+        *regions* are VMMDEVSHAREDREGIONDESC. Return SUCCESS, or SHARED_MODULE_ALREADY_REGISTERED.
+
+        Raises:
+            GmmError: WRONG_ORDER, NOT_SUPPORTED (bound mode), and what `ModuleRegistry.register` raises.
+        """
+        self._check_sharing(vm)
+        new = self._sharing.modules.register(vm, os_family, name, version, base, size, regions)
+        return Status.SUCCESS if new else Status.SHARED_MODULE_ALREADY_REGISTERED
+
+    def unregister_shared_module(self, vm: str, name: str, version: str, base: int, size: int) -> None:
+        """Unregister a module of a VM; its pages stay as they are (GMMR0UnregisterSharedModule).
+
+        Raises:
+            GmmError: WRONG_ORDER, NOT_SUPPORTED (bound mode), and what `ModuleRegistry.unregister` raises.
+        """
+        self._check_sharing(vm)
+        self._sharing.modules.unregister(vm, name, version, base, size)
+
+    def reset_shared_modules(self, vm: str) -> int:
+        """Unregister all modules of a VM; return how many there were (GMMR0ResetSharedModules).
+
+        Raises:
+            GmmError: WRONG_ORDER, NOT_SUPPORTED (bound mode).
+        """
+        self._check_sharing(vm)
+        return self._sharing.modules.reset(vm)
+
+    def check_shared_modules(self, vm: str) -> Checked:
+        """Share what can be shared of all modules of a stopped VM (GMMR0CheckSharedModules).
+
+        Raises:
+            GmmError: WRONG_ORDER, NOT_SUPPORTED (bound mode), and what `Sharing.check` raises.
+        """
+        self._check_sharing(vm)
+        return self._sharing.check(vm)
+
+    def shared_module_check_page(
+        self, vm: str, module: int, region: int, page: int, descriptor: np.void
+    ) -> None:
+        """Share one page of a module of a stopped VM (GMMR0SharedModuleCheckPage).
+
+        *module* is the base that it was registered at, *descriptor* an element of an array of
+        GMMSHAREDPAGEDESC; `Sharing.check_page` says what becomes of it.
+
+        Raises:
+            GmmError: WRONG_ORDER, NOT_SUPPORTED (bound mode), and what `Sharing.check_page` raises.
+        """
+        self._check_sharing(vm)
+        self._sharing.check_page(vm, module, region, page, descriptor)
+
+    def find_duplicate_page(self, vm: str, page_id: int) -> bool:
+        """Return whether a private page of another VM has the same content (GMMR0FindDuplicatePage).
+
+        Raises:
+            GmmError: WRONG_ORDER, NOT_SUPPORTED (bound mode), and what `Sharing.find_duplicate` raises.
+        """
+        self._check_sharing(vm)
+        return self._sharing.find_duplicate(vm, page_id)
+
+    def _check_sharing(self, vm: str) -> None:
+        self._accounts.book(vm)
+        if self._bound:
+            raise GmmError(Status.NOT_SUPPORTED, "nothing is shared in bound mode")
+
+    # Shortages.
 
     def shortage(self, pages: int = 0) -> Shortage:
         """Return who is to give so that *pages* are free beside all that is promised (`shortage`).
@@ -163,30 +467,59 @@ class GlobalMemoryManager:
         """Return why a VM may not allocate (fMayAllocate); "" if it may."""
         return self._accounts.book(vm).may_not_allocate_why
 
+    # Figures.
+
     def query_statistics(self, vm: str | None = None) -> Stats:
-        """Return the totals, and the figures of one VM if it is named (GMMR0QueryStatistics)."""
-        accounts = self._accounts
+        """Return the totals, and the figures of one VM if it is named (GMMR0QueryStatistics).
+
+        Raises:
+            GmmError: WRONG_ORDER.
+        """
+        accounts, chunks, sharing = self._accounts, self._table.chunks, self._sharing
         return Stats(
             max_pages=accounts.max_pages,
             reserved_pages=accounts.reserved_pages,
             over_committed_pages=max(0, accounts.reserved_pages - accounts.max_pages),
             allocated_pages=accounts.allocated_pages,
+            shared_pages=self._table.shared_pages,
+            duplicate_pages=accounts.duplicate_pages,
+            left_behind_shared_pages=sharing.left_behind_pages,
             ballooned_pages=accounts.ballooned,
-            chunks=accounts.chunks,
-            freed_chunks=accounts.freed_chunks,
+            chunks=accounts.chunks + chunks.count,
+            freed_chunks=accounts.freed_chunks + chunks.dropped,
+            shareable_modules=len(sharing.modules),
             vms=len(accounts),
-            vm=None if vm is None else accounts.book(vm).stats(0, shared_paging_enabled=False),
+            vm=None
+            if vm is None
+            else accounts.book(vm).stats(sharing.held(vm), shared_paging_enabled=not self._bound),
         )
 
+    def reset_statistics(self, stats: Records) -> None:
+        """Reset nothing, whatever figures of a GMMSTATS are named (GMMR0ResetStatistics).
+
+        Each figure is what is there, or is what others derive their own from: none is permitted, as in the
+        original.
+        """
+        del stats
+
     def query_hypervisor_memory_stats(self) -> HypervisorMemoryStats:
-        """Return the totals (GMMR0QueryHypervisorMemoryStatsReq)."""
+        """Return the totals (GMMR0QueryHypervisorMemoryStatsReq); what is free is free in chunks."""
         accounts = self._accounts
-        allocated = accounts.allocated_pages
-        free = accounts.chunks * GMM_CHUNK_NUM_PAGES - allocated
-        return HypervisorMemoryStats(allocated, free, accounts.ballooned, 0, accounts.max_pages)
+        counted = sum(accounts.book(vm).counted for vm in accounts)
+        return HypervisorMemoryStats(
+            allocated_pages=accounts.allocated_pages,
+            free_pages=accounts.chunks * GMM_CHUNK_NUM_PAGES - counted + self._table.chunks.free_pages,
+            ballooned_pages=accounts.ballooned,
+            shared_pages=accounts.duplicate_pages,
+            max_pages=accounts.max_pages,
+        )
 
     def query_memory_stats(self, vm: str) -> MemoryStats:
-        """Return the figures of one VM's base account (GMMR0QueryMemoryStatsReq, GMMR3QueryMemoryStats)."""
+        """Return the figures of one VM's base account (GMMR0QueryMemoryStatsReq, GMMR3QueryMemoryStats).
+
+        Raises:
+            GmmError: WRONG_ORDER.
+        """
         return self._accounts.query_memory_stats(vm)
 
     def allocated(self, vm: str, account: Account = Account.BASE) -> int:
@@ -206,6 +539,17 @@ class GlobalMemoryManager:
         return self._accounts.reserved(vm, account)
 
     def verify(self) -> Self:
-        """Assert that every total is the sum of the VMs' accounts and that each account keeps its rules."""
+        """Assert every invariant: each total is the sum of its parts, and all books agree."""
         self._accounts.verify()
+        self._table.verify()
+        self._sharing.verify()
+        self._mappings.verify()
+        assert self._sharing.shared_pages == self._table.shared_pages
+        assert self._sharing.duplicate_pages == self._accounts.duplicate_pages
+        private = self._table.private_counts()
+        for vm in self._vms:
+            pages = private.pop(vm.handle, 0) + self._sharing.held(vm.name)
+            assert pages == (self._accounts.book(vm.name).identified if vm.name in self._accounts else 0)
+        assert not private
+        assert all(vm in self._vms for vm in self._accounts)
         return self
