@@ -1,8 +1,10 @@
 """`dynmem duplicates` as a command: what it prints, how it ends, and what it says when it cannot read."""
 
+import io
 import json
 import os
 import socket
+import sys
 from pathlib import Path
 
 import pytest
@@ -63,6 +65,25 @@ def test_the_table_says_what_ksm_and_a_balloon_can_do_and_that_sharing_leaks(
     assert "docs/duplicates.md" in out
 
 
+class Terminal(io.StringIO):
+    """Standard error that is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_bar_shows_the_progress_on_a_terminal_and_nowhere_else(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    terminal = Terminal()
+    with file_of(WEB) as one, holder(one) as web:
+        assert dynmem(capsys, f"web={web.pid}")[2] == ""
+        monkeypatch.setattr(sys, "stderr", terminal)
+        dynmem(capsys, f"web={web.pid}")
+    assert "reading" in terminal.getvalue()
+    assert "100%" in terminal.getvalue()
+
+
 def test_prose_is_broken_at_the_width_of_the_terminal() -> None:
     empty = Report(rate_bytes_per_s=None, seconds=0.0, accounts=(), vms=(), notes=(), problems=())
     assert max(map(len, rendered(empty, 60).splitlines())) <= 60
@@ -110,6 +131,22 @@ def test_a_vm_that_cannot_be_read_is_named_and_the_others_are_read(
     assert "web" in out
     assert err.startswith("dynmem: VM gone (pid 4194305): there is no such process")
     assert err.count("\n") == 1
+
+
+def test_when_no_vm_can_be_read_each_reason_is_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = dynmem(capsys, "4194305", "4194306")
+    assert (code, out) == (3, "")
+    assert ["VM 4194305:" in err, "VM 4194306:" in err, err.count("\n")] == [True, True, 2]
+
+
+def test_a_vm_that_has_ended_since_all_were_listed_is_no_problem(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with file_of(WEB) as one, holder(one) as web:
+        monkeypatch.setattr(vms, "running_vms", lambda: iter((web.pid, 4194305)))
+        code, out, err = dynmem(capsys, "--all", "--json")
+    assert (code, err) == (0, "")
+    assert [vm["pid"] for vm in json.loads(out)["vms"]] == [web.pid]
 
 
 @pytest.mark.parametrize(

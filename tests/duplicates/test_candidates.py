@@ -69,6 +69,13 @@ def test_the_last_group_ends_with_the_keys_also_at_the_highest_hash() -> None:
     assert (made.group_end(0), len(made)) == (3, 3)
 
 
+def test_the_size_of_a_file_takes_no_memory() -> None:
+    made = Candidates(1 << 45)
+    made.add(np.array([5, 5], np.uint64) << np.uint64(50), np.array([1, 1 << 44], np.uint64))
+    made.sort()
+    assert made.places(made.keys).tolist() == [1, 1 << 44]
+
+
 def test_a_page_takes_eight_bytes() -> None:
     made, _ = filled(1, 1 << 20)
     assert made.keys.nbytes == 8 * PAGES

@@ -17,7 +17,7 @@ from dynmem.duplicates.page_hash import PageHash
 from dynmem.duplicates.rate import Rate
 from dynmem.duplicates.scan import Found, scan_account
 from dynmem.duplicates.vms import Vm
-from dynmem.errors import NotPermittedError
+from dynmem.errors import DynmemError, NotPermittedError
 from dynmem.memory.extents import data_extents
 from dynmem.pages.ranges import U64Array
 from dynmem.units import PAGE_SIZE
@@ -186,6 +186,18 @@ def test_a_vm_without_ram_in_files_says_what_it_would_need() -> None:
         (note,) = scanned([vm]).notes
     assert "no RAM in a shared file is found" in note
     assert "share=on" in note
+
+
+def test_a_scan_for_which_there_is_no_memory_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(candidates_module.Candidates, "add", refuse)
+    with (
+        machines(WEB) as (vms, _, _),
+        pytest.raises(DynmemError, match="no memory for 8 bytes for each page"),
+    ):
+        scanned(vms)
 
 
 def peak_of(vms: Sequence[Vm]) -> int:

@@ -24,6 +24,7 @@ from dynmem.errors import NotPermittedError, UnreachableError
         (["postgres", "vm"], False, None),
         (["qemu-system-x86_64", "-name"], True, None),
         (["qemu-system-x86_64", "-name", "guest=a\nb"], True, None),
+        (["qemu-system-x86_64", "-name", "x" * 65], True, None),
         ([], False, None),
     ],
 )
@@ -64,6 +65,14 @@ def test_a_descriptor_that_stands_for_another_file_is_not_read() -> None:
         (file,) = vm.files
         with pytest.raises(VmGoneError, match="another file"):
             vm.open(file._replace(key=(0, 0)))
+
+
+def test_a_pipe_in_the_place_of_the_ram_holds_nobody_up(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with file_of({}) as fd, holder(fd) as child, Vm(child.pid) as vm:
+        (file,) = vm.files
+        with pytest.raises(VmGoneError, match="another file"):
+            vm.open(file._replace(path=str(tmp_path / "pipe")))
 
 
 def test_memory_of_two_vms_that_is_one_file_counts_once() -> None:

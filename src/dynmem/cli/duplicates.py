@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from dynmem.cli.duplicates_text import rendered
-from dynmem.errors import ConfigError, DynmemError, ExitCode, quoted
+from dynmem.errors import ConfigError, DynmemError, ExitCode, UnreachableError, quoted
 from dynmem.units import MIB, parse_size
 
 if TYPE_CHECKING:
@@ -70,7 +70,9 @@ def duplicates(
         groups = _accounts(accounts, vms)
         report = _scanned(groups, limit, problems)
     if not report.vms and problems:
-        raise problems[0]
+        for problem in problems[:-1]:
+            click.echo(f"dynmem: {problem}", err=True)
+        raise problems[-1]
     if as_json:
         import msgspec
 
@@ -108,6 +110,9 @@ def _vms(named: Sequence[str]) -> "tuple[list[Vm], list[DynmemError]]":
             if any(pid == vm.pid for vm in vms):
                 continue
             vms.append(Vm(pid, name))
+        except UnreachableError as error:
+            if named:  # or it has ended since it was listed
+                problems.append(error)
         except DynmemError as error:
             problems.append(error)
     if not vms and not problems:

@@ -2,7 +2,8 @@
 
 There is one 64-bit key for each page read: the upper bits of its hash, and below them its place, a number
 that counts the pages of all RAM files of the account. Sorted in place, keys of pages that may be equal are
-neighbours, those of one VM in a row. So a page costs 8 bytes, and nothing is needed beside the keys.
+neighbours, those of one VM in a row. So a page costs 8 bytes, and nothing is needed beside the keys. Room for
+them grows with what was read: how large a file is says nothing, since it may be one hole.
 
     2 TiB of RAM: 2^29 pages -> 30 bits of place, 34 bits of hash
 """
@@ -23,7 +24,7 @@ class Candidates:
         """Take pages with places below `places`."""
         self.place_bits: Final = max(1, places.bit_length())
         self._place_mask: Final = np.uint64((1 << self.place_bits) - 1)
-        self._room: Final = np.empty(places, np.uint64)  # the kernel gives it memory as it fills
+        self._room: U64Array = np.empty(_CHUNK, np.uint64)
         self._count = 0
 
     @property
@@ -35,8 +36,11 @@ class Candidates:
         return self._count
 
     def add(self, hashes: U64Array, places: U64Array) -> None:
-        """Add pages."""
+        """Add pages. Raises MemoryError."""
         end = self._count + hashes.size
+        if end > self._room.size:
+            # in place, and the kernel gives memory only to what is written
+            self._room.resize(end + (end >> 1), refcheck=False)
         self._room[self._count : end] = self.hash_bits(hashes) | places
         self._count = end
 

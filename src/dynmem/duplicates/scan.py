@@ -44,8 +44,16 @@ def scan_account(
     progress: Progress,
     make_hash: Callable[[], Hash] = PageHash,
 ) -> Found:
-    """Return what is equal in the memory of some VMs. A VM that ends meanwhile is left out."""
-    return _Scan(name, vms, rate, progress, make_hash()).run()
+    """Return what is equal in the memory of some VMs. A VM that ends meanwhile is left out.
+
+    Raises DynmemError if this process cannot have the memory for it, 8 bytes for each page.
+    """
+    try:
+        return _Scan(name, vms, rate, progress, make_hash()).run()
+    except MemoryError as error:
+        raise DynmemError(
+            f"account {name}: no memory for 8 bytes for each page of its VMs: name fewer VMs at a time"
+        ) from error
 
 
 class _Scan:

@@ -5,6 +5,7 @@ is opened first, so what is found by its number belongs to it if it still lives 
 """
 
 import contextlib
+import errno
 import itertools
 import os
 import select
@@ -20,6 +21,7 @@ from dynmem.units import format_size
 _QEMU: Final = ("qemu-system-", "qemu-kvm", "qemu")
 _NAME_OPTIONS: Final = ("-name", "--name")
 _CMDLINE_BYTES_MAX: Final = 1 << 20
+_NAME_MAX: Final = 64  # characters of a name that the process itself has chosen
 
 
 class VmGoneError(DynmemError):
@@ -87,17 +89,12 @@ class Vm:
     def open(self, file: RamFile) -> int:
         """Open one of its files for reading; return the descriptor. Raises NotPermittedError, VmGoneError."""
         try:
-            fd = os.open(file.path, os.O_RDONLY | os.O_CLOEXEC)
-            info = os.fstat(fd)
+            return _opened(file)
         except PermissionError as error:
             raise self.not_permitted() from error
         except OSError as error:
             self.check_alive()
             raise VmGoneError(f"{self.described}: its RAM cannot be opened: {error.strerror}") from error
-        if (info.st_dev, info.st_ino) != file.key:
-            os.close(fd)
-            raise VmGoneError(f"{self.described}: its RAM is another file now")
-        return fd
 
     def held_bytes(self) -> int:
         """Return what its files take of the host now; 0 for those that are gone."""
@@ -116,6 +113,22 @@ class Vm:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _opened(file: RamFile) -> int:
+    """Open a RAM file for reading. Raises OSError.
+
+    Its path leads to whatever the process holds there by now. A pipe or a device must not be opened, so the
+    first descriptor only names it. A lease that the process has on its file must not hold us up.
+    """
+    named = os.open(file.path, os.O_PATH | os.O_CLOEXEC)
+    try:
+        info = os.fstat(named)
+        if (info.st_dev, info.st_ino) != file.key:
+            raise OSError(errno.ESTALE, "it is another file now")
+        return os.open(f"/proc/self/fd/{named}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    finally:
+        os.close(named)
 
 
 def without_repeats(vms: Sequence[Vm]) -> Iterator[str]:
@@ -184,6 +197,6 @@ def name_of(arguments: Sequence[str]) -> str | None:
         if key not in _NAME_OPTIONS:
             continue
         name = (joined if has_value else value).split(",")[0].removeprefix("guest=")
-        if name and name.isprintable():
+        if name.isprintable() and 0 < len(name) <= _NAME_MAX:
             return name
     return None
