@@ -13,10 +13,12 @@ from dynmem.manager.api.messages import DaemonView, StatusReply
 from dynmem.manager.step.results import Reservation
 from dynmem.manager.step.view import (
     SCHEMA,
+    AccountsView,
     BooksView,
     ChangeView,
     LastChangeView,
     MeasuredView,
+    VmBooksView,
     VmView,
 )
 
@@ -26,6 +28,8 @@ STRUCTS: tuple[type[msgspec.Struct], ...] = (
     BooksView,
     Reservation,
     VmView,
+    VmBooksView,
+    AccountsView,
     ChangeView,
     LastChangeView,
     DaemonView,

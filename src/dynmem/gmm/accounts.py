@@ -112,7 +112,7 @@ class Accounts:
         self.reserved_pages += sum(reserved.values()) - sum(book.reserved.values())
         book.reserved = reserved
         self._commit(book, before)
-        book.refusal = self._declined(vm, book) if book.refusal else ""
+        book.refusal = self.admission_anew(vm).refusal if book.refusal else ""
 
     def reconsider(self, vm: str) -> str:
         """Return why a VM that was declined, or did not fit when it was taken in, does not fit now; "" if so.
@@ -121,7 +121,7 @@ class Accounts:
         """
         book = self.book(vm)
         if book.refusal:
-            book.refusal = self._declined(vm, book)
+            book.refusal = self.admission_anew(vm).refusal
         return book.refusal
 
     def limit_balloon(self, vm: str, least: int) -> None:
@@ -137,6 +137,14 @@ class Accounts:
         """Return how another reservation of a VM is decided."""
         book = self.book(vm)
         return self.commitments.admission(vm, book.asks(reserved), book.backing, self.max_pages, self.rules)
+
+    def admission_anew(self, vm: str) -> Admission:
+        """Return how the present reservation of a VM would be decided if it came now."""
+        before, commitments = self.book(vm).backing, self.commitments
+        commitments.remove(before)
+        admission = commitments.admission(vm, before, None, self.max_pages, self.rules)
+        commitments.add(before)
+        return admission
 
     def ask(self, vm: str, pages: int, account: Account) -> None:
         """Record that a VM is asked for so many pages in all; 0 withdraws that."""
@@ -327,14 +335,6 @@ class Accounts:
         if coming >= missing:
             return GmmError(Status.OVERCOMMITTED_TRY_AGAIN_IN_A_BIT, f"{what}, and {coming} are on their way")
         return GmmError(Status.HIT_GLOBAL_LIMIT, what)
-
-    def _declined(self, vm: str, book: Book) -> str:
-        """Return why a VM would be declined if it came now, in its present size."""
-        before, commitments = book.backing, self.commitments
-        commitments.remove(before)
-        refusal = commitments.admission(vm, before, None, self.max_pages, self.rules).refusal
-        commitments.add(before)
-        return refusal
 
     def _commit(self, book: Book, before: Backing) -> None:
         self.commitments.remove(before)

@@ -1,6 +1,6 @@
 """The account book of one VM: what it has reserved, holds, has ballooned and was asked for. Pages."""
 
-from typing import Final
+from typing import Final, NamedTuple
 
 from dynmem.gmm.codes import Account, OcPolicy, Priority
 from dynmem.gmm.constants import GMM_CHUNK_NUM_PAGES
@@ -9,6 +9,30 @@ from dynmem.gmm.shortage import Asked, Giver
 from dynmem.gmm.statistics import VmSizes, VmStats
 
 ACCOUNTS: Final = (Account.BASE, Account.SHADOW, Account.FIXED)
+
+
+class Figures(NamedTuple):
+    """What the books say of one VM's base account, for callers that ask often. Pages.
+
+    Attributes:
+        allocated: What it is charged for.
+        reserved: What it has reserved.
+        ballooned: What its guest has given up.
+        least: What its balloon leaves it.
+        requested: What its balloon is asked for.
+        returning: What its guest is asked to take back.
+        is_stuck: Whether it was given up on.
+        may_not_allocate_why: Why it may not allocate; "" if it may.
+    """
+
+    allocated: int
+    reserved: int
+    ballooned: int
+    least: int
+    requested: int
+    returning: int
+    is_stuck: bool
+    may_not_allocate_why: str
 
 
 class Book:
@@ -86,6 +110,21 @@ class Book:
         total, base = sum(reserved.values()), reserved[Account.BASE]
         least = total if self.policy is OcPolicy.NO_OC else total - base + min(self.least, base)
         return Backing(self.policy, total, least, self.total_allocated)
+
+    @property
+    def figures(self) -> Figures:
+        """What its base account comes to."""
+        base, asked = Account.BASE, self.asked
+        return Figures(
+            self.allocated[base],
+            self.reserved[base],
+            self.ballooned,
+            self.least,
+            asked.base,
+            asked.returning,
+            asked.is_stuck,
+            self.may_not_allocate_why,
+        )
 
     def giver(self, vm: str) -> Giver:
         """Return it as far as it can give."""

@@ -7,12 +7,13 @@ import numpy as np
 
 from dynmem.gmm.accounts import Accounts
 from dynmem.gmm.allocation import Allocator
+from dynmem.gmm.book import Figures
 from dynmem.gmm.codes import Account, BalloonAction, GmmError, OcPolicy, Priority, Status
 from dynmem.gmm.constants import GMM_CHUNK_NUM_PAGES, GMM_CHUNK_SIZE
 from dynmem.gmm.frees import Frees
 from dynmem.gmm.handy import HandyPages
 from dynmem.gmm.mappings import CHUNK_MAPPINGS_MAX, PROCESS_MAPPINGS_MAX, Mappings
-from dynmem.gmm.overcommit import OvercommitRules
+from dynmem.gmm.overcommit import Admission, OvercommitRules
 from dynmem.gmm.page_table import PageTable
 from dynmem.gmm.sharing import Checked, Sharing
 from dynmem.gmm.shortage import Shortage, interruptible, shortage_of
@@ -180,9 +181,19 @@ class GlobalMemoryManager:
                 self._vms.undo_register(known)
             raise
 
+    @property
+    def least_pages(self) -> int:
+        """What all VMs need in the worst case: every guarantee claimed, every balloon at its maximum."""
+        commitments = self._accounts.commitments
+        return commitments.guaranteed + commitments.least
+
     def reconsider(self, vm: str) -> str:
         """Return why a VM that was declined does not fit now; "" if it does, and may allocate again."""
         return self._accounts.reconsider(vm)
+
+    def admission(self, vm: str) -> Admission:
+        """Return the numbers by which a VM's present reservation would be decided if it came now."""
+        return self._accounts.admission_anew(vm)
 
     def limit_balloon(self, vm: str, least: int) -> None:
         """Leave a VM at least so many base pages (the rest: cMaxBalloonedPages)."""
@@ -526,13 +537,9 @@ class GlobalMemoryManager:
         """Return the pages of one account, without building statistics."""
         return self._accounts.allocated(vm, account)
 
-    def ballooned(self, vm: str) -> int:
-        """Return the ballooned pages of one VM, without building statistics."""
-        return self._accounts.book(vm).ballooned
-
-    def least(self, vm: str) -> int:
-        """Return the base pages that a VM's balloon leaves it, without building statistics."""
-        return self._accounts.book(vm).least
+    def figures(self, vm: str) -> Figures:
+        """Return what one VM's base account comes to, without building statistics."""
+        return self._accounts.book(vm).figures
 
     def reserved(self, vm: str, account: Account = Account.BASE) -> int:
         """Return the reserved pages of one account, without building statistics."""

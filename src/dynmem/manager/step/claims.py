@@ -5,6 +5,10 @@ the host no longer measures the memory as resident. Start and RESET book the lar
 process that has ended is cleaned up. In the books, allocated + ballooned = reserved for every VM at every
 moment.
 
+The books also say what each VM is asked to give or to take back, what its balloon leaves it (its minimum),
+and whether it may be grown at all: a VM that runs already and does not fit, with every VM at its minimum, is
+taken in as it is and never grown (fMayAllocate) until it fits.
+
 A claim takes memory from others, so no figure of a VM's own monitor makes one alone:
 
     the VM's size, as its monitor reports it      counts as
@@ -17,14 +21,18 @@ from typing import Final
 
 from dynmem.gmm import Account, BalloonAction, GlobalMemoryManager, OcPolicy
 from dynmem.gmm import Priority as GmmPriority
+from dynmem.gmm.book import Figures
+from dynmem.gmm.overcommit import OvercommitRules
 from dynmem.manager.step.record import Record
-from dynmem.units import pages_of
+from dynmem.units import MIB, PAGE_SIZE, format_pages, pages_of
 
 # The words of the configuration and the numbers of the GMM's ABI.
 PRIORITIES: Final = {"high": GmmPriority.HIGH, "normal": GmmPriority.NORMAL, "low": GmmPriority.LOW}
 NO_SHADOW: Final = 1  # the GMM takes no reservation of zero pages
 NO_FIXED: Final = 1
 RESERVATION: Final = "reservation "  # followed by a name: a reservation's own book
+# A VM may reserve as much as it likes, as long as all fit at their minimums.
+RULES: Final = OvercommitRules(worst_case=True)
 
 
 class Claims:
@@ -32,17 +40,25 @@ class Claims:
 
     def __init__(self, limit_pages: int) -> None:
         self.gmm: Final = GlobalMemoryManager(limit_pages)
+        self.gmm.rules = RULES
+
+    @staticmethod
+    def rank(record: Record) -> int:
+        """Return whose book is opened first of those that appear together: the higher priority is."""
+        return PRIORITIES[record.config.priority]
 
     def pages(self, name: str) -> int:
         """Return the claim of one VM; 0 if it is absent."""
         return self.gmm.allocated(name) if name in self.gmm else 0
 
     def begin(self, record: Record) -> None:
-        """Open the book of a VM that has appeared, at its full size."""
+        """Open the book of a VM that has appeared, at its full size, whether it fits or not."""
         boot, priority = min(record.boot_pages, record.most_pages), PRIORITIES[record.config.priority]
         size = max(1, boot)
-        self.gmm.initial_reservation(record.name, size, NO_SHADOW, NO_FIXED, OcPolicy.TBD, priority)
-        self._set(record, boot)
+        self.gmm.take_in(
+            record.name, size, NO_SHADOW, NO_FIXED, OcPolicy.TBD, priority, least=record.floor_pages
+        )
+        self._set(record, boot, self.gmm.figures(record.name))
 
     def limit(self, pages: int) -> None:
         """Change what the books may allocate at most."""
@@ -53,7 +69,7 @@ class Claims:
         pages = self.pages(record.name)
         self.end(record.name)
         self.begin(record)
-        self._set(record, pages)
+        self._set(record, pages, self.gmm.figures(record.name))
 
     def end(self, name: str) -> int:
         """Close the book of a VM whose process has ended; return the pages that are free again."""
@@ -62,40 +78,79 @@ class Claims:
     def reset(self, record: Record) -> None:
         """Book the larger of boot size and target: the guest starts again, with its balloon empty."""
         full = max(record.boot_pages, record.target_pages or 0)
-        self._set(record, max(min(full, record.most_pages), self.pages(record.name)))
+        figures = self.gmm.figures(record.name)
+        self._set(record, max(min(full, record.most_pages), figures.allocated), figures)
 
-    def observe(self, record: Record) -> None:
+    def observe(self, record: Record, now_ns: int) -> None:
         """Book what the sweep saw: more at once, less only where it is measured free."""
-        held = self.pages(record.name)
+        figures = self.gmm.figures(record.name)
+        held = figures.allocated
         needed = max(record.assigned_pages, 0 if record.reported else record.boot_pages)
         measured = held if record.guest_pages is None else min(held, record.guest_pages)
-        self._set(record, max(0, min(max(needed, measured), record.most_pages)))
+        self._set(record, max(0, min(max(needed, measured), record.most_pages)), figures)
+        if figures.least != record.floor_pages:
+            self.gmm.limit_balloon(record.name, record.floor_pages)
+        if figures.may_not_allocate_why:
+            self.gmm.reconsider(record.name)
+        self._ask(record, figures)
+        if record.late_pages(now_ns) and not figures.is_stuck:
+            self.gmm.give_up(record.name)
+
+    def ask(self, record: Record) -> None:
+        """Book what a VM is asked for by a target that is about to be sent."""
+        self._ask(record, self.gmm.figures(record.name))
 
     def grant(self, record: Record, target_pages: int, *, checked: bool) -> None:
         """Book a larger target that is about to be sent; *checked* holds it to the limit of the books."""
         believed = min(target_pages, record.most_pages)
         if believed > self.pages(record.name):
-            self._set(record, believed, checked=checked)
+            self._set(record, believed, self.gmm.figures(record.name), checked=checked)
 
-    def _set(self, record: Record, pages: int, *, checked: bool = False) -> None:
+    def barred(self, name: str) -> str:
+        """Return why a VM is never grown now, as a sentence; "" if it may be."""
+        why = self.gmm.may_not_allocate_why(name)
+        if not why or not (made := self.gmm.admission(name)).refusal:
+            return why
+        least, others, left = map(_whole, (made.least_pages, made.others_least_pages, made.worst_pages))
+        return (
+            f"does not fit, and is not grown: its minimum is {least}, those of the others ({others}) leave"
+            f" {left} of {format_pages(made.max_pages)}: end a VM, or lower a minimum"
+        )
+
+    def bar(self, name: str, why: str) -> None:
+        """Never grow a VM from now on."""
+        self.gmm.forbid_allocation(name, why)
+
+    def _ask(self, record: Record, before: Figures) -> None:
+        owed, returning = record.owed_pages, record.returning_pages
+        if owed != before.requested:
+            self.gmm.request_pages(record.name, owed)
+        if returning != before.returning:
+            self.gmm.request_deflate(record.name, returning)
+
+    def _set(self, record: Record, pages: int, before: Figures, *, checked: bool = False) -> None:
         """Book that this VM now has *pages*, and its balloon the rest of what it reserves.
 
         It reserves its boot size, or more if it has grown beyond that. Growth that is not *checked* is a
-        fact, and no limit refuses it.
+        fact, and no limit refuses it. What shrinks goes first: no reservation falls below what is held.
         """
         gmm, name = self.gmm, record.name
-        growth = pages - self.pages(name)
+        growth = pages - before.allocated
         reserved = max(1, min(record.boot_pages, record.most_pages), pages)
-        if growth == 0 and reserved == gmm.reserved(name):
+        if growth == 0 and reserved == before.reserved:
             return
-        gmm.ballooned_pages(name, BalloonAction.RESET, 0)
-        if growth < 0:  # first, for a reservation cannot fall below what is charged
+        inflated = reserved - pages - before.ballooned
+        if growth < 0:
             gmm.release_pages(name, -growth, Account.BASE)
-        gmm.update_reservation(name, reserved, NO_SHADOW, NO_FIXED)
+        if inflated < 0:
+            gmm.ballooned_pages(name, BalloonAction.DEFLATE, -inflated)
+        if reserved != before.reserved:
+            gmm.update_reservation(name, reserved, NO_SHADOW, NO_FIXED)
         if growth > 0:
             allocate = gmm.charge_pages if checked else gmm.adopt_pages
             allocate(name, growth, Account.BASE)
-        gmm.ballooned_pages(name, BalloonAction.INFLATE, reserved - pages)
+        if inflated > 0:
+            gmm.ballooned_pages(name, BalloonAction.INFLATE, inflated)
 
     def reserve(self, name: str, size_pages: int) -> None:
         """Open, or change, the book of a reservation."""
@@ -115,6 +170,12 @@ class Claims:
         """Return the pages of a reservation; 0 if there is none."""
         book = RESERVATION + name
         return self.gmm.reserved(book) if book in self.gmm else 0
+
+
+def _whole(pages: int) -> str:
+    """Return a size to the MiB: the books have a page more for each account that no VM here uses."""
+    step = MIB // PAGE_SIZE
+    return format_pages((pages + step // 2) // step * step)
 
 
 def limit_pages(budget_bytes: int, slush_bytes: int) -> int:

@@ -10,7 +10,6 @@ gone, or has had its time.
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from dynmem.gmm import shortage
 from dynmem.manager.step.claims import PRIORITIES, Claims
 from dynmem.manager.step.record import Record
 from dynmem.manager.step.results import Interrupt
@@ -21,6 +20,8 @@ from dynmem.units import NS_PER_S, format_pages
 OUT_NS: Final = 10 * NS_PER_S
 # To write a large VM to a disk takes a while; the next VM is not interrupted before that.
 GOING_NS: Final = 120 * NS_PER_S
+# What the books say of such a VM.
+INTERRUPTED: Final = "is not grown: memory is out, and it is to be saved or ended"
 
 
 class LastResort:
@@ -64,10 +65,6 @@ class LastResort:
         )
         return Interrupt(found.name, found.config.on_out_of_memory, reason)
 
-    def is_interrupted(self, record: Record) -> bool:
-        """Return whether the command was run for this life of a VM."""
-        return self._interrupted.get(record.name) == record.incarnation
-
     def _is_going(self, now_ns: int) -> bool:
         """Return whether the VM that was interrupted last is still there and has time left."""
         if self._last is None:
@@ -76,13 +73,10 @@ class LastResort:
         return name in self._interrupted and now_ns - at_ns < GOING_NS
 
     def _whom(self, needy: Record, there: dict[str, Record], claims: Claims) -> Record | None:
-        givers = (
-            shortage.Giver(name, PRIORITIES[record.config.priority], claims.pages(name), record.floor_pages)
-            for name, record in there.items()
-            if record.config.on_out_of_memory and name not in self._interrupted
-        )
-        names = shortage.interruptible(givers, PRIORITIES[needy.config.priority])
-        return there[names[0]] if names else None
+        """Return the first of those that the books allow which has a command and was not interrupted yet."""
+        names = claims.gmm.interruptible(PRIORITIES[needy.config.priority])
+        found = (there[name] for name in names if name in there and name not in self._interrupted)
+        return next((record for record in found if record.config.on_out_of_memory), None)
 
 
 def interrupt_line(interrupt: Interrupt, *, enforced: bool) -> str:

@@ -17,7 +17,7 @@ from dynmem.manager.step.changes import Candidate, Change, choose_grants, choose
 from dynmem.manager.step.chatter import Chatter
 from dynmem.manager.step.claims import Claims, limit_pages
 from dynmem.manager.step.facts import Facts, ManagerSettings, VmConfig
-from dynmem.manager.step.last_resort import LastResort, interrupt_line
+from dynmem.manager.step.last_resort import INTERRUPTED, LastResort, interrupt_line
 from dynmem.manager.step.measured import Charge, MeasuredFree, charge, measure
 from dynmem.manager.step.orders import Orders
 from dynmem.manager.step.ready import Ready, refilled
@@ -28,14 +28,14 @@ from dynmem.manager.step.results import Reservation, ReservationState, SetBalloo
 from dynmem.manager.step.room import Taken, holders_of, room_for, taken_by_fixed, taken_by_movable
 from dynmem.manager.step.roster import Arrivals, Roster
 from dynmem.manager.step.safeguards import ALL_ON, Safeguards, band_pages
-from dynmem.manager.step.shortage import lacking, may_be_squeezed, shortage_lines
+from dynmem.manager.step.shortage import lacking, shortage_lines
 from dynmem.manager.step.stalls import apply, forgive, stall_of
 from dynmem.manager.step.standing import Moment, above, standing_of
 from dynmem.manager.step.status import Seen, StatusReader, emergency_lines
 from dynmem.manager.step.survey import Survey
 from dynmem.manager.step.view import StatusView
-from dynmem.manager.step.views import view_of
-from dynmem.policy import Plan, Priority, Snapshot, Vm, least_pages, plan
+from dynmem.manager.step.views import views_of
+from dynmem.policy import Plan, Snapshot, Vm, least_pages, plan
 from dynmem.units import PAGE_SIZE, format_pages, pages_covering, pages_of
 
 # What may be granted when the safeguard that measures is off.
@@ -78,7 +78,7 @@ class Manager:
         self._targets_before = {record.name: record.target_pages for record in self._roster}
         stalls = self._stalls(survey)
         movable = [record for record in self._roster if survey.is_movable(record.name)]
-        views = self._views(movable, survey)
+        views = views_of(movable, survey, self.safeguards)
         taken = [self._taken(record, survey) for record in self._roster]
         room = room_for(views, survey.room, taken, sparing=self.safeguards.sparing)
         reserved, kept = self._reserved(views, survey, room)
@@ -88,10 +88,10 @@ class Manager:
         if self.safeguards.ready:
             ready = self._ready.kept(movable, room - reserved, self.settings.ready_bytes, survey.now_ns)
         result = plan(Snapshot(room - reserved, views, holders, ready))
-        if lack := lacking(movable, result):
-            views = self._views(movable, survey, lack[0][0].config.priority)
+        if lack := lacking(movable, result, survey.barred):
+            views = views_of(movable, survey, self.safeguards, lack[0][0].config.priority)
             result = plan(Snapshot(room - reserved, views, holders, ready))
-        out = lacking(movable, result)
+        out = lacking(movable, result, survey.barred)
         interrupt = self._last_resort.decide(out, self._roster, self.claims, survey.now_ns)
         candidates = self._candidates(movable, views, result, survey)
         spared = sum(each.spared for each in taken) if self.safeguards.sparing else 0
@@ -108,6 +108,8 @@ class Manager:
         self._seen = seen
         if interrupt is not None:
             lines.append(interrupt_line(interrupt, enforced=self.settings.is_enforcing))
+            if self.settings.is_enforcing:
+                self.claims.bar(interrupt.vm, INTERRUPTED)
         if not self.settings.is_enforcing:
             return StepResult(result, (), tuple(lines), waiting=False)
         return StepResult(
@@ -259,7 +261,7 @@ class Manager:
         for name in arrivals.gone:
             freed = format_pages(self.claims.end(name))
             lines += self._chatter.line(name, f"gone, {freed} freed", facts.now_ns)
-        for record in arrivals.begun:
+        for record in sorted(arrivals.begun, key=Claims.rank):
             self.claims.begin(record)
         for record in arrivals.reset:
             self.claims.reset(record)
@@ -268,7 +270,7 @@ class Manager:
             lines += self._chatter.line(record.name, line, facts.now_ns)
         for record in self._roster:
             if facts.is_new(record.name):  # an older look knows less than what was granted since
-                self.claims.observe(record)
+                self.claims.observe(record, facts.now_ns)
         return lines
 
     def _survey(self, facts: Facts) -> Survey:
@@ -282,7 +284,8 @@ class Manager:
             for record in self._roster
         }
         bare = measure(self.settings, facts.host, tuple(charges.values()), 0)
-        return Survey(facts, charges, standings, bare)
+        barred = {record.name: why for record in self._roster if (why := self.claims.barred(record.name))}
+        return Survey(facts, charges, standings, bare, barred)
 
     def _charge(self, record: Record) -> Charge:
         """Return what a VM takes."""
@@ -423,20 +426,6 @@ class Manager:
         grants = choose_grants(others, left, spare - (pages - left), ready, dead_band=guards.dead_band)
         grown = [orders.grant(each, target) for each, target in grants]
         return [*shrinks, *released, *grown]
-
-    def _views(
-        self, movable: Sequence[Record], survey: Survey, lacking: Priority | None = None
-    ) -> tuple[Vm, ...]:
-        """Return the VMs as the policy sees them; some give what they use where this priority lacks that."""
-        return tuple(
-            view_of(
-                record,
-                survey.standings[record.name],
-                cushion=self.safeguards.guest_cushion,
-                squeezed=lacking is not None and may_be_squeezed(record, lacking),
-            )
-            for record in movable
-        )
 
     def _grantable(self, free: MeasuredFree, coming: int) -> tuple[int, int]:
         """Return what may be granted to VMs that are short, and as headroom. Pages."""

@@ -45,6 +45,7 @@ class Orders(msgspec.Struct, frozen=True):
         decision = candidate.decision
         if self.enforced:
             candidate.record.retarget(target, self.now_ns)
+            self.claims.ask(candidate.record)
         reason = f"{self.shrunk} to {format_pages(target)}{boast(candidate.record)}: {decision.reason}"
         return Change(candidate.record, target, reason)
 
@@ -68,3 +69,4 @@ class Orders(msgspec.Struct, frozen=True):
         if self.enforced:
             self.claims.grant(record, target, checked=checked)
             record.retarget(target, self.now_ns)
+            self.claims.ask(record)

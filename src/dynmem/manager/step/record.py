@@ -285,6 +285,13 @@ class Record(msgspec.Struct):
         return 0 if self.arrived else self._beyond_target_pages
 
     @property
+    def returning_pages(self) -> int:
+        """What its guest was offered and has not taken; 0 if it has arrived."""
+        return (
+            0 if self.arrived or not self.adopted else max(0, (self.target_pages or 0) - self.reported_pages)
+        )
+
+    @property
     def left_over_pages(self) -> int:
         """The few pages that it keeps beyond its target although it has arrived."""
         return self._beyond_target_pages if self.arrived else 0

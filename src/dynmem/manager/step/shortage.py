@@ -6,7 +6,7 @@ A guest's memory in use is never taken for the comfort of another. When a VM of 
 nobody.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Final
 
 from dynmem.manager.step.record import Record
@@ -17,11 +17,15 @@ from dynmem.units import format_pages
 _NAMED_MAX: Final = 3
 
 
-def lacking(records: Sequence[Record], plan: Plan) -> tuple[tuple[Record, int], ...]:
-    """Return the VMs that get less than their guests use, and how much less: by priority, then by amount."""
+def lacking(records: Sequence[Record], plan: Plan, barred: Collection[str]) -> tuple[tuple[Record, int], ...]:
+    """Return the VMs that get less than their guests use, and how much less: by priority, then by amount.
+
+    Nobody gives anything for those that are *barred* from growing.
+    """
     found = [
         (record, min(record.demand_pages, record.maximum_pages) - decision.target_pages)
         for record, decision in zip(records, plan.decisions, strict=True)
+        if record.name not in barred
     ]
     found.sort(key=lambda pair: (PRIORITIES.index(pair[0].config.priority), -pair[1]))
     return tuple((record, pages) for record, pages in found if pages > 0)

@@ -5,6 +5,7 @@ from typing import Final, Self
 
 import msgspec
 
+from dynmem.manager.step.books_view import books_view, vm_books_view
 from dynmem.manager.step.changes import Change
 from dynmem.manager.step.claims import Claims
 from dynmem.manager.step.facts import ABSENT, ManagerSettings, VmConfig
@@ -22,6 +23,7 @@ from dynmem.manager.step.view import (
     LastChangeView,
     MeasuredView,
     StatusView,
+    VmBooksView,
     VmView,
 )
 from dynmem.policy import Decision, Plan
@@ -117,13 +119,12 @@ class StatusReader(msgspec.Struct, frozen=True):
         )
 
     def _books(self) -> BooksView:
-        books = self.claims.gmm.query_statistics()
-        return BooksView(
-            max_bytes=books.max_pages * PAGE_SIZE,
-            allocated_bytes=books.allocated_pages * PAGE_SIZE,
-            ballooned_bytes=books.ballooned_pages * PAGE_SIZE,
-            shortage_bytes=self.claims.gmm.shortage().missing_pages * PAGE_SIZE,
-        )
+        gmm = self.claims.gmm
+        return books_view(gmm.query_statistics(), gmm.shortage(), gmm.least_pages)
+
+    def _vm_books(self, name: str) -> VmBooksView | None:
+        stats = self.claims.gmm.query_statistics(name).vm
+        return None if stats is None else vm_books_view(stats)
 
     def _vms(self) -> tuple[VmView, ...]:
         seen = self.seen
@@ -157,6 +158,7 @@ class StatusReader(msgspec.Struct, frozen=True):
         facts, demand, standing = record.facts, record.facts.demand, seen.survey.standings.get(record.name)
         reasons = (
             standing.reason if standing else "",
+            seen.survey.barred.get(record.name, ""),
             above(record),
             _stall(record),
             _thrash(record),
@@ -185,6 +187,7 @@ class StatusReader(msgspec.Struct, frozen=True):
             free_pages=FREE_PAGES.get(facts.reports_free_pages),
             assigned_bytes=None if record.target_pages is None else record.target_pages * PAGE_SIZE,
             claim_bytes=self.claims.pages(record.name) * PAGE_SIZE,
+            books=self._vm_books(record.name),
             wanted_bytes=decision.wanted_pages * PAGE_SIZE if decision else None,
             planned_bytes=decision.target_pages * PAGE_SIZE if decision else None,
             headroom_bytes=decision.headroom_pages * PAGE_SIZE if decision else None,

@@ -17,12 +17,14 @@ class Survey(msgspec.Struct, frozen=True):
         charges: What each VM takes.
         standings: How each VM stands.
         bare: What is measured free before reservations.
+        barred: The VMs that are never grown now, each with the reason.
     """
 
     facts: Facts
     charges: Mapping[str, Charge]
     standings: Mapping[str, Standing]
     bare: MeasuredFree
+    barred: Mapping[str, str]
 
     @property
     def now_ns(self) -> int:

@@ -52,13 +52,25 @@ class MeasuredView(msgspec.Struct, frozen=True):
 
 
 class BooksView(msgspec.Struct, frozen=True):
-    """The totals of the Global Memory Manager's books.
+    """The totals of the Global Memory Manager's books: every field of GMMSTATS.
 
     Attributes:
         max_bytes: The most that may be allocated: budget less slush.
         allocated_bytes: What all VMs may take without asking.
         ballooned_bytes: What their balloons hold.
         shortage_bytes: How far `allocated_bytes` exceeds `max_bytes`.
+        reserved_bytes: What all VMs and reservations have reserved. Since schema 4.
+        over_committed_bytes: How far that exceeds `max_bytes`. Since schema 4.
+        shared_bytes: The part of `allocated_bytes` that is shared; 0, since a running guest's memory is never
+            merged. Since schema 4.
+        duplicate_bytes: What sharing saves. Since schema 4.
+        left_behind_bytes: What VMs that ended left behind of shared memory. Since schema 4.
+        chunks: Pieces of 2 MiB that are allocated. Since schema 4.
+        freed_chunks: How many of these went back to the host since the manager started. Since schema 4.
+        shareable_modules: Modules that are registered for sharing. Since schema 4.
+        least_bytes: What all VMs and reservations need with every balloon filled to its maximum. Since
+            schema 4.
+        under_way_bytes: What VMs were asked to give, and are expected to. Since schema 4.
 
     """
 
@@ -66,6 +78,73 @@ class BooksView(msgspec.Struct, frozen=True):
     allocated_bytes: int
     ballooned_bytes: int
     shortage_bytes: int
+    reserved_bytes: int = 0
+    over_committed_bytes: int = 0
+    shared_bytes: int = 0
+    duplicate_bytes: int = 0
+    left_behind_bytes: int = 0
+    chunks: int = 0
+    freed_chunks: int = 0
+    shareable_modules: int = 0
+    least_bytes: int = 0
+    under_way_bytes: int = 0
+
+
+class AccountsView(msgspec.Struct, frozen=True):
+    """Memory by account (GMMVMSIZES).
+
+    Attributes:
+        base_bytes: The guest's memory. Since schema 4.
+        shadow_bytes: What its monitor could give up; a page for each VM, reserved and not used. Since
+            schema 4.
+        fixed_bytes: What is never moved; a page for each VM, reserved and not used. Since schema 4.
+
+    """
+
+    base_bytes: int
+    shadow_bytes: int
+    fixed_bytes: int
+
+
+class VmBooksView(msgspec.Struct, frozen=True, kw_only=True):
+    """One VM in the Global Memory Manager's books: every field of GMMVMSTATS.
+
+    Attributes:
+        reserved: What it has reserved: its boot size, or more if it has grown beyond that. Since schema 4.
+        allocated: What it may take without asking. Since schema 4.
+        private_bytes: The part of that which is its own: all of it. Since schema 4.
+        shared_bytes: The part that it shares: none. Since schema 4.
+        ballooned_bytes: What its balloon holds. Since schema 4.
+        max_ballooned_bytes: The most that it could hold: what is reserved, less the VM's minimum. Since
+            schema 4.
+        requested_bytes: What its guest is asked for and has not given yet. Since schema 4.
+        given_bytes: What it gave in answer to the last request. Since schema 4.
+        returning_bytes: What its guest was offered and has not taken yet. Since schema 4.
+        policy: "ratio": it may reserve more than there is. "none": what it has reserved is kept for it. Since
+            schema 4.
+        priority: Its priority. Since schema 4.
+        ballooning_enabled: Whether it may be asked for memory. Since schema 4.
+        shared_paging_enabled: Whether its memory may be shared. Since schema 4.
+        may_allocate: Whether it may be grown. Since schema 4.
+        may_not_allocate_why: Why not; empty if it may. Since schema 4.
+
+    """
+
+    reserved: AccountsView
+    allocated: AccountsView
+    private_bytes: int
+    shared_bytes: int
+    ballooned_bytes: int
+    max_ballooned_bytes: int
+    requested_bytes: int
+    given_bytes: int
+    returning_bytes: int
+    policy: Literal["none", "ratio"]
+    priority: Literal["low", "normal", "high"]
+    ballooning_enabled: bool
+    shared_paging_enabled: bool
+    may_allocate: bool
+    may_not_allocate_why: str
 
 
 class ChangeView(msgspec.Struct, frozen=True, kw_only=True):
@@ -132,6 +211,7 @@ class VmView(VmConfig, frozen=True, kw_only=True):
             null if that is not known. Since schema 3.
         assigned_bytes: The target last set, or the size that was adopted.
         claim_bytes: What it may take without asking, by the books.
+        books: All that the books say of it. Since schema 4.
         wanted_bytes: Demand and what is expected, and the buffer or the reserve, whichever is more; within
             floor and maximum.
         planned_bytes: What the plan gives it; it gets there as others give.
@@ -165,6 +245,7 @@ class VmView(VmConfig, frozen=True, kw_only=True):
     free_pages: str | None = None
     assigned_bytes: int | None = None
     claim_bytes: int | None = None
+    books: VmBooksView | None = None
     wanted_bytes: int | None = None
     planned_bytes: int | None = None
     headroom_bytes: int | None = None

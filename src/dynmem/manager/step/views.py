@@ -1,16 +1,39 @@
 """A movable VM as the policy sees it: between which bounds it can be moved now, and why those."""
 
+from collections.abc import Sequence
+
 from dynmem.manager.step.giving import available_text, keeps_pages
 from dynmem.manager.step.record import Record
-from dynmem.manager.step.safeguards import margin_pages
+from dynmem.manager.step.safeguards import Safeguards, margin_pages
+from dynmem.manager.step.shortage import may_be_squeezed
 from dynmem.manager.step.standing import Standing
-from dynmem.policy import Vm
+from dynmem.manager.step.survey import Survey
+from dynmem.policy import Priority, Vm
 
 
-def view_of(record: Record, standing: Standing, *, cushion: bool, squeezed: bool = False) -> Vm:
+def views_of(
+    movable: Sequence[Record], survey: Survey, safeguards: Safeguards, lacking: Priority | None = None
+) -> tuple[Vm, ...]:
+    """Return the VMs as the policy sees them; some give what they use where this priority lacks that."""
+    return tuple(
+        view_of(
+            record,
+            survey.standings[record.name],
+            cushion=safeguards.guest_cushion,
+            squeezed=lacking is not None and may_be_squeezed(record, lacking),
+            barred=record.name in survey.barred,
+        )
+        for record in movable
+    )
+
+
+def view_of(
+    record: Record, standing: Standing, *, cushion: bool, squeezed: bool = False, barred: bool = False
+) -> Vm:
     """Return a VM as the policy sees it; with *cushion*, what its guest cannot give now is kept.
 
     One that is *squeezed* gives of what it uses, for a VM of higher priority that lacks what that one uses.
+    One that is *barred* is never grown.
     """
     held = min(record.target_pages or 0, record.most_pages)
     sizes = record.sizes
@@ -22,6 +45,8 @@ def view_of(record: Record, standing: Standing, *, cushion: bool, squeezed: bool
         maximum, limit = max(declined.at_pages, held), "offered no more than"
         if maximum == declined.at_pages:
             limit = "takes no more than"
+    if barred and held < maximum:
+        maximum, limit = held, "does not fit and keeps"
     why = "it cannot give more now"
     kept = min(stopped.at_pages, record.most_pages) if stopped is not None and stopped.holds else 0
     if not standing.may_shrink or record.reported_pages > record.most_pages:
