@@ -144,6 +144,38 @@ def test_a_vm_that_dies_while_it_is_read_or_compared_is_left_out_with_a_sentence
     assert (found.account, found.vms) == (alone.account, alone.vms)
 
 
+def test_a_vm_that_dies_between_two_reads_leaves_no_page_behind() -> None:
+    many = {index: index % 150 + 1 for index in range(300)}
+    with machines({0: 1}, many, DB) as (vms, _, children):
+        alone = scanned([vms[0], vms[2]])
+
+        def kill() -> None:
+            children[1].kill()
+            children[1].wait()
+
+        watcher = Watcher(kill, 257 * PAGE_SIZE)
+        found = scanned(vms, watcher)
+    assert len(found.problems) == 1
+    assert (found.account, found.vms) == (alone.account, alone.vms)
+    assert watcher.done == (1 + 256 + len(DB)) * PAGE_SIZE + watcher.expected
+
+
+def test_a_vm_that_dies_between_two_comparisons_is_compared_with_nothing() -> None:
+    many = {index: index % 150 + 1 for index in range(300)}
+    with machines(many, many, {0: 1}) as (vms, _, children):
+        alone = scanned([vms[0], vms[2]])
+
+        def kill() -> None:
+            children[1].kill()
+            children[1].wait()
+
+        read = (2 * len(many) + 1) * PAGE_SIZE
+        found = scanned(vms, Watcher(kill, read + 256 * PAGE_SIZE))
+    (problem,) = found.problems
+    assert "ended while its memory was read" in str(problem)
+    assert (found.account, found.vms) == (alone.account, alone.vms)
+
+
 def test_no_file_of_a_vm_stays_open() -> None:
     with machines(WEB, DB) as (vms, _, _):
         before = len(list(Path("/proc/self/fd").iterdir()))
