@@ -2,13 +2,19 @@
 
 import asyncio
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from tests.rigs.fake_platform import Scene
+from tests.rigs.processes import memory_files
 from tests.rigs.scenes import play, until
+from tests.rigs.vms import running
 
+from dynmem.duplicates.rate import Rate
+from dynmem.duplicates.scan import scan_account
+from dynmem.duplicates.vms import Vm
 from dynmem.qmp.errors import QmpCommandError
 from dynmem.qmp.types import read
 from dynmem.units import MIB, PAGE_SIZE
@@ -125,3 +131,42 @@ def test_no_reset_begins_between_two_steps() -> None:
         await scene.machine.close()
 
     play(story())
+
+
+def test_a_guest_finds_every_byte_after_its_zero_pages_were_punched(tmp_path: Path) -> None:
+    """A real guest, which checks each page that it holds; duplicates are looked for in it, too."""
+    wish = tmp_path / "wish"
+    wish.write_text("64M")
+
+    async def story() -> None:
+        guest = f"embedded,workload=told,path={wish},rate=4GiB"
+        async with running(tmp_path, memory="128M", guest=guest) as (vm, client):
+
+            async def holds(megabytes: int) -> None:
+                wish.write_text(f"{megabytes}M")
+                await until(vm.console)
+                await until(lambda: vm.console()[-1]["held_pages"] * 4096 >= megabytes * MIB)
+
+            await holds(64)
+            await client.execute("stop")
+            before = sum(memory_files(vm.process.pid, "memfd:guest-ram").values())
+            result = await client.execute("x-punch-zero-pages")
+            after = sum(memory_files(vm.process.pid, "memfd:guest-ram").values())
+            assert result["complete"] is True
+            assert before - after == result["discarded"]
+            assert after >= 64 * MIB
+            with Vm(vm.process.pid) as found:
+                figures = scan_account("x", [found], Rate(None), _Silent()).account
+            assert (figures.read_bytes, figures.zero_bytes) == (after, 0)
+            await client.execute("cont")
+            await holds(80)
+            await holds(16)
+            assert vm.console()[-1]["wrong_bytes"] == 0
+
+    play(story())
+
+
+class _Silent:
+    def expect(self, size: int) -> None: ...
+
+    def did(self, size: int) -> None: ...
