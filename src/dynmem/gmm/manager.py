@@ -386,8 +386,7 @@ class GlobalMemoryManager:
             GmmError: WRONG_ORDER, NOT_SUPPORTED (bound mode), and what `ModuleRegistry.register` raises.
         """
         self._check_sharing(vm)
-        new = self._sharing.modules.register(vm, os_family, name, version, base, size, regions)
-        return Status.SUCCESS if new else Status.SHARED_MODULE_ALREADY_REGISTERED
+        return self._sharing.modules.register(vm, os_family, name, version, base, size, regions)
 
     def unregister_shared_module(self, vm: str, name: str, version: str, base: int, size: int) -> None:
         """Unregister a module of a VM; its pages stay as they are (GMMR0UnregisterSharedModule).
