@@ -16,6 +16,7 @@ BENCHMARKS: Final = {  # name -> what it answers
     "balloon": "1 GiB out of an embedded guest and back through every layer, beside a bare loop",
     "codec": "every dynamic memory message beside construct and dissect.cstruct; a whole handshake",
     "demo": "how soon dynmem demo shows a VM",
+    "gmm": "pages allocated and freed in the books beside free lists in C; what the books occupy",
     "kvm": "what an exit of a guest on KVM costs, beside a doorbell and beside a thread that computes",
     "manager": "what an idle manager costs per VM and second",
     "page_set": "the set of given-up pages beside a balanced tree of ranges in C: time, memory, giving back",
