@@ -51,6 +51,16 @@ def test_the_sums_can_be_computed_again_by_hand() -> None:
     assert has["ready"] > 0
 
 
+def test_a_vm_that_does_not_fit_is_told_so_in_a_line_and_why_below() -> None:
+    rack = host({"web": 100, "db": 100})
+    rack.manager.configure(rack.settings, [VmConfig(name, 500 * MIB, 512 * MIB) for name in ("web", "db")])
+    rack.sweep(6)
+    web, db = text_of(rack, "web"), text_of(rack, "db")
+    assert "does not fit" not in web
+    assert db.startswith("db: uses 100 MiB, has 500 MiB: does not fit, and is not grown\n")
+    assert "its minimum is 500 MiB, those of the others (500 MiB) leave 460 MiB of 960 MiB: end a VM," in db
+
+
 def test_growth_and_a_reserve_are_terms_of_the_sum() -> None:
     rack = host({"web": 100, "db": 100})
     rack.sweep(6)

@@ -2,9 +2,16 @@
 
 from pathlib import Path
 
+import pytest
 from tests.rigs.managers import ObedientVm, cli, configured, managing
 from tests.rigs.monitored import MEBIBYTE, listening
 from tests.rigs.scenes import play
+
+from dynmem.cli import main
+from dynmem.errors import ExitCode
+from dynmem.manager.api import client
+from dynmem.vm import main as vm_main
+from dynmem.vm.options.machine import VmOptions
 
 SMALL = 'minimum = "16MiB"\nmaximum = "256MiB"'
 LARGE = 'minimum = "200MiB"\nmaximum = "256MiB"'
@@ -107,3 +114,37 @@ def test_a_refused_vm_ends_with_the_managers_sentence_before_it_makes_anything(t
         assert not monitor.exists()
 
     play(scenario())
+
+
+def test_a_vm_asks_for_all_that_it_boots_with_and_starts_when_it_is_admitted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    happened: list[object] = []
+
+    def ask(path: Path, request: dict[str, object], *, timeout_s: float) -> dict[str, object]:
+        happened.append((path, request, timeout_s > 30))
+        return {"ok": True}
+
+    def run(options: VmOptions) -> ExitCode:
+        happened.append(options.name)
+        return ExitCode.OK
+
+    monkeypatch.setattr(client, "ask", ask)
+    monkeypatch.setattr(vm_main, "run", run)
+    monitor = tmp_path / "web.qmp"
+    with pytest.raises(SystemExit) as ended:
+        main(
+            [
+                *("vm", "--name", "web", "-m", "256M,maxmem=1G,slots=1", "--manager", "/run/api.sock"),
+                *("--object", "memory-backend-ram,id=m,size=128M", "--device", "pc-dimm,id=d,memdev=m"),
+                *("--device", "hv-balloon", "--qmp", f"unix:{monitor},server=on,wait=off"),
+            ]
+        )
+    assert ended.value.code == ExitCode.OK
+    request = {
+        "command": "admit",
+        "name": "web",
+        "size_bytes": (256 + 128) * MEBIBYTE,
+        "monitor": str(monitor.resolve()),
+    }
+    assert happened == [(Path("/run/api.sock"), request, True), "web"]

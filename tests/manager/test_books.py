@@ -11,6 +11,7 @@ import pytest
 from tests.rigs.obedient import CALM, ObedientHost
 
 from dynmem.gmm import Account, BalloonAction, GlobalMemoryManager
+from dynmem.gmm import Priority as GmmPriority
 from dynmem.gmm.structures import GMMSTATS, GMMVMSTATS
 from dynmem.manager.journal.journal import SENT, Intent, Journal
 from dynmem.manager.journal.recovery import take_over
@@ -113,6 +114,88 @@ def test_a_vm_that_is_to_be_ended_since_memory_is_out_is_not_grown_and_told_why(
     assert vm.books is not None
     assert vm.books.may_not_allocate_why.endswith("memory is out, and it is to be saved or ended")
     assert vm.books.may_not_allocate_why in vm.reason
+
+
+def test_a_vm_that_was_admitted_fits_although_another_came_in_between() -> None:
+    host, _ = crowd(512, 448, 128)
+    for name in ("db", "batch"):
+        del host.demands[name]
+    host.sweep(8)
+    made = host.manager.reserve("db", 448 * MIB, host.now_ns, host.now_ns + 60 * NS_PER_S)
+    assert made.state != "refused"
+    host.demands["batch"], host.sizes["batch"] = 100 * MIB, 128 * MIB
+    host.sweep(4)
+    host.demands["db"], host.sizes["db"] = 100 * MIB, 448 * MIB
+    host.overrides["db"] = {"boot_bytes": 448 * MIB}
+    host.sweep(4)
+    may = {}
+    for name in ("web", "db", "batch"):
+        books = host.manager.status().vm(name).books
+        assert books is not None
+        may[name] = books.may_allocate
+    assert may == {"web": True, "db": True, "batch": False}
+
+
+def test_an_error_in_the_books_decides_who_is_admitted() -> None:
+    host, _ = crowd(64, 64)
+    host.sweep(4)
+
+    def state() -> str:
+        made = host.manager.reserve("new", 640 * MIB, host.now_ns, host.now_ns + NS_PER_S)
+        host.manager.drop_reservation(made)
+        return made.state
+
+    assert state() != "refused"
+    host.manager.claims.gmm.limit_balloon("web", 512 * MIB // PAGE_SIZE)
+    assert state() == "refused"
+
+
+@pytest.mark.parametrize("moment", range(14))
+def test_a_vm_that_ends_leaves_nothing_in_the_books_whatever_the_moment(moment: int) -> None:
+    host, _ = crowd(64, 64, 64)
+    host.demands = {"web": 300 * MIB, "db": 200 * MIB, "batch": 100 * MIB}
+    host.sweep(2)
+    for sweep in range(moment):
+        host.demands["batch"] = 400 * MIB if sweep > 5 else 100 * MIB
+        host.now_ns += NS_PER_S
+        for each in host.manager.step(host.facts()).commands:
+            if sweep % 3:  # some commands were never carried out
+                host.sizes[each.vm] = each.target_bytes
+    del host.demands["web"]
+    host.now_ns += NS_PER_S
+    host.manager.step(host.facts())  # the next sweep is a period later
+    gmm = host.manager.claims.gmm.verify()
+    assert "web" not in gmm
+    totals = gmm.query_statistics()
+    assert totals.vms == 2
+    assert totals.allocated_pages == gmm.allocated("db") + gmm.allocated("batch")
+
+
+def test_another_priority_changes_nothing_else_in_the_books() -> None:
+    host, configs = crowd(64, 64)
+    host.sweep(6)
+    gmm = host.manager.claims.gmm
+    before = gmm.query_statistics("web")
+    low = [msgspec.structs.replace(config, priority="low") for config in configs]
+    host.manager.configure(HOST, low)
+    after = gmm.query_statistics("web")
+    assert before.vm is not None
+    assert after.vm == msgspec.structs.replace(before.vm, priority=GmmPriority.LOW)
+    assert msgspec.structs.replace(after, vm=before.vm) == before
+
+
+def test_what_a_late_guest_owes_is_not_on_its_way() -> None:
+    host, _ = crowd(64, 64)
+    for _ in range(4):
+        host.now_ns += NS_PER_S
+        host.manager.step(host.facts())
+    assert host.manager.status().books.under_way_bytes > 0
+    for _ in range(40):  # no guest gives anything
+        host.now_ns += NS_PER_S
+        host.manager.step(host.facts())
+        if not host.manager.status().books.under_way_bytes:
+            return
+    pytest.fail("what is late still counts as coming")
 
 
 # -- one set of books ---------------------------------------------------------------------------------------

@@ -26,6 +26,8 @@ def in_a_line(vm: "VmView") -> str:
     grows = ", grows" if vm.expected_bytes else ""
     text = f"uses {format_size(vm.demand_bytes)}{grows}, has {format_size(vm.actual_bytes)}"
     more = vm.actual_bytes - vm.demand_bytes
+    if vm.books is not None and not vm.books.may_allocate:
+        return f"{text}: {vm.books.may_not_allocate_why.split(':', maxsplit=1)[0]}"
     if vm.short_bytes:
         return f"{text}: {format_size(vm.short_bytes)} short, since others hold it"
     if vm.planned_bytes is not None and vm.actual_bytes > vm.planned_bytes:

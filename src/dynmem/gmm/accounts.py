@@ -80,8 +80,7 @@ class Accounts:
         reserved = _checked_reservation(base_pages, shadow_pages, fixed_pages)
         if policy not in (OcPolicy.NO_OC, OcPolicy.TBD):
             raise GmmError(Status.INVALID_PARAMETER, f"{policy!r} is not an over-commit policy")
-        if priority not in (Priority.HIGH, Priority.NORMAL, Priority.LOW):
-            raise GmmError(Status.INVALID_PARAMETER, f"{priority!r} is not a priority")
+        _check_priority(priority)
         if vm in self._vms:
             raise GmmError(Status.WRONG_ORDER, f"{vm} has made its initial reservation already")
         book = Book(reserved, policy, priority)
@@ -152,6 +151,11 @@ class Accounts:
         if account not in (Account.BASE, Account.SHADOW) or pages < 0:
             raise GmmError(Status.INVALID_PARAMETER, f"{vm} cannot give {pages} pages of {account!r}")
         book.asked.ask(account, pages)
+
+    def set_priority(self, vm: str, priority: Priority) -> None:
+        """Give a VM another priority."""
+        _check_priority(priority)
+        self.book(vm).priority = priority
 
     def forbid_allocation(self, vm: str, why: str) -> None:
         """Stop a VM from allocating (fMayAllocate), for a reason that it is given; "" lifts this again.
@@ -377,6 +381,11 @@ def _checked_reservation(base_pages: int, shadow_pages: int, fixed_pages: int) -
             f"a reservation of {tuple(counts.values())} pages does not fit into the fields of a request",
         )
     return counts
+
+
+def _check_priority(priority: Priority) -> None:
+    if priority not in (Priority.HIGH, Priority.NORMAL, Priority.LOW):
+        raise GmmError(Status.INVALID_PARAMETER, f"{priority!r} is not a priority")
 
 
 def _decline(refusal: str) -> None:

@@ -191,6 +191,10 @@ class GlobalMemoryManager:
         """Return why a VM that was declined does not fit now; "" if it does, and may allocate again."""
         return self._accounts.reconsider(vm)
 
+    def accept(self, vm: str) -> None:
+        """Let a VM allocate although it does not fit: it was admitted before it was taken in."""
+        self._accounts.book(vm).refusal = ""
+
     def admission(self, vm: str) -> Admission:
         """Return the numbers by which a VM's present reservation would be decided if it came now."""
         return self._accounts.admission_anew(vm)
@@ -210,6 +214,16 @@ class GlobalMemoryManager:
                 fMayAllocate).
         """
         self._accounts.update_reservation(vm, base, shadow, fixed)
+
+    def set_priority(self, vm: str, priority: Priority) -> None:
+        """Give a VM another priority; it keeps all that it has.
+
+        The original has no such call.
+
+        Raises:
+            GmmError: INVALID_PARAMETER, WRONG_ORDER.
+        """
+        self._accounts.set_priority(vm, priority)
 
     def forbid_allocation(self, vm: str, why: str) -> None:
         """Stop a VM from allocating (fMayAllocate), for a reason that its refusals carry; "" lifts this.

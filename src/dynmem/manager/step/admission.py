@@ -1,23 +1,22 @@
-"""Whether room for a VM that is about to start can be made at all."""
+"""Whether room for a VM that is about to start can be made at all: by the books, all VMs at their minimum."""
 
-from dynmem.manager.step.claims import limit_pages
-from dynmem.manager.step.facts import ManagerSettings
+from dynmem.gmm import GlobalMemoryManager
 from dynmem.manager.step.reservations import Reservations
 from dynmem.manager.step.roster import Roster
 from dynmem.units import format_pages, pages_of
 
 
 def refusal_of(
-    name: str, size: int, left_ns: int, roster: Roster, reservations: Reservations, settings: ManagerSettings
+    name: str, size: int, left_ns: int, roster: Roster, reservations: Reservations, gmm: GlobalMemoryManager
 ) -> str:
     """Return why a reservation of *size* pages can never be made ready; "" if it can."""
     if size < 1 or left_ns <= 0:
         return f"a reservation needs a size and a deadline in the future; {name} has none"
     if reservations.full(name):
         return "too many reservations are open: wait until one has ended"
-    floors = sum(record.floor_pages for record in roster if record.name != name)
-    others = sum(_lasting(entry.name, roster, reservations) for entry in reservations if entry.name != name)
-    most = limit_pages(settings.budget_bytes, settings.slush_bytes) - floors - others
+    floors = sum(gmm.figures(record.name).least for record in roster if record.name != name)
+    others = sum(reservations.least_pages(entry.name) for entry in reservations if entry.name != name)
+    most = gmm.max_pages - floors - others
     if size > most:
         return (
             f"{format_pages(size)} cannot be made free: the budget leaves"
@@ -27,10 +26,12 @@ def refusal_of(
     return ""
 
 
-def _lasting(name: str, roster: Roster, reservations: Reservations) -> int:
-    """Return what a reservation comes down to once its VM is there: the VM's minimum, or all of it. Pages."""
+def lasting_pages(name: str, size: int, roster: Roster) -> int:
+    """Return what a reservation comes down to once its VM is there: the VM's minimum, or all of it.
+
+    Nothing while a VM of that name is there: then its own minimum is in the books.
+    """
     if name in roster:
-        return 0  # its floor is counted already
-    hold = reservations.hold_pages(name, 0)
+        return 0
     config = roster.configs.get(name)
-    return min(hold, pages_of(config.minimum_bytes)) if config else hold
+    return min(size, pages_of(config.minimum_bytes)) if config else size

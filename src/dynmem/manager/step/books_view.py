@@ -35,8 +35,8 @@ def books_view(stats: Stats, shortage: Shortage, least_pages: int) -> BooksView:
     )
 
 
-def vm_books_view(stats: VmStats) -> VmBooksView:
-    """Return the figures of one VM."""
+def vm_books_view(stats: VmStats, barred: str) -> VmBooksView:
+    """Return the figures of one VM; *barred* is why it may not allocate, in the operator's units."""
     return VmBooksView(
         reserved=_accounts(stats.reserved),
         allocated=_accounts(stats.allocated),
@@ -52,7 +52,7 @@ def vm_books_view(stats: VmStats) -> VmBooksView:
         ballooning_enabled=stats.ballooning_enabled,
         shared_paging_enabled=stats.shared_paging_enabled,
         may_allocate=stats.may_allocate,
-        may_not_allocate_why=stats.may_not_allocate_why,
+        may_not_allocate_why=barred,
     )
 
 

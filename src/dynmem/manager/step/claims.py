@@ -39,7 +39,7 @@ class Claims:
     """The books of one host's VMs and reservations."""
 
     def __init__(self, limit_pages: int) -> None:
-        self.gmm: Final = GlobalMemoryManager(limit_pages)
+        self.gmm: Final = GlobalMemoryManager(limit_pages, mode="bound")
         self.gmm.rules = RULES
 
     @staticmethod
@@ -55,9 +55,15 @@ class Claims:
         """Open the book of a VM that has appeared, at its full size, whether it fits or not."""
         boot, priority = min(record.boot_pages, record.most_pages), PRIORITIES[record.config.priority]
         size = max(1, boot)
+        reservation = RESERVATION + record.name
+        is_admitted = reservation in self.gmm
+        if is_admitted:
+            self.gmm.limit_balloon(reservation, 0)  # from now on its own minimum counts
         self.gmm.take_in(
             record.name, size, NO_SHADOW, NO_FIXED, OcPolicy.TBD, priority, least=record.floor_pages
         )
+        if is_admitted:
+            self.gmm.accept(record.name)
         self._set(record, boot, self.gmm.figures(record.name))
 
     def limit(self, pages: int) -> None:
@@ -65,11 +71,8 @@ class Claims:
         self.gmm.max_pages = pages
 
     def change_priority(self, record: Record) -> None:
-        """Write a VM's book under its present priority."""
-        pages = self.pages(record.name)
-        self.end(record.name)
-        self.begin(record)
-        self._set(record, pages, self.gmm.figures(record.name))
+        """Write a VM's present priority into its book."""
+        self.gmm.set_priority(record.name, PRIORITIES[record.config.priority])
 
     def end(self, name: str) -> int:
         """Close the book of a VM whose process has ended; return the pages that are free again."""
@@ -152,15 +155,14 @@ class Claims:
         if inflated > 0:
             gmm.ballooned_pages(name, BalloonAction.INFLATE, inflated)
 
-    def reserve(self, name: str, size_pages: int) -> None:
-        """Open, or change, the book of a reservation."""
+    def reserve(self, name: str, size_pages: int, least_pages: int) -> None:
+        """Open the book of a reservation, or open it again with other sizes."""
         book = RESERVATION + name
         if book in self.gmm:
-            self.gmm.update_reservation(book, size_pages, NO_SHADOW, NO_FIXED)
-        else:
-            self.gmm.initial_reservation(
-                book, size_pages, NO_SHADOW, NO_FIXED, OcPolicy.TBD, GmmPriority.HIGH
-            )
+            self.gmm.cleanup_vm(book)
+        self.gmm.take_in(
+            book, size_pages, NO_SHADOW, NO_FIXED, OcPolicy.TBD, GmmPriority.HIGH, least=least_pages
+        )
 
     def unreserve(self, name: str) -> None:
         """Close the book of a reservation."""
@@ -170,6 +172,11 @@ class Claims:
         """Return the pages of a reservation; 0 if there is none."""
         book = RESERVATION + name
         return self.gmm.reserved(book) if book in self.gmm else 0
+
+    def reserved_least(self, name: str) -> int:
+        """Return what a reservation comes down to once its VM is there; 0 if there is none. Pages."""
+        book = RESERVATION + name
+        return self.gmm.figures(book).least if book in self.gmm else 0
 
 
 def _whole(pages: int) -> str:

@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from dynmem.manager.step.admission import refusal_of
+from dynmem.manager.step.admission import lasting_pages, refusal_of
 from dynmem.manager.step.attention import is_tight, may_give_now, moving
 from dynmem.manager.step.changes import Candidate, Change, choose_grants, choose_shrinks, growing
 from dynmem.manager.step.chatter import Chatter
@@ -187,13 +187,15 @@ class Manager:
         """
         size = pages_covering(size_bytes)
         refusal = refusal_of(
-            name, size, deadline_ns - now_ns, self._roster, self._reservations, self.settings
+            name, size, deadline_ns - now_ns, self._roster, self._reservations, self.claims.gmm
         )
         if refusal:
             if name not in self._reservations:  # an earlier promise stays in force
                 self._reservations.end(name, "refused", refusal)
             return Reservation(name, size_bytes, deadline_ns, "refused", refusal)
-        entry = self._reservations.open(name, size, deadline_ns, self.life(name) if life is None else life)
+        least = lasting_pages(name, size, self._roster)
+        life = self.life(name) if life is None else life
+        entry = self._reservations.open(name, size, least, deadline_ns, life)
         return self._reservations.view(entry)
 
     def reservation_state(self, name: str) -> tuple[ReservationState, str]:

@@ -52,10 +52,10 @@ class Reservations:
     def __contains__(self, name: str) -> bool:
         return name in self._open
 
-    def open(self, name: str, size_pages: int, deadline_ns: int, incarnation: str) -> Entry:
-        """Open a reservation, or change the one of that name."""
+    def open(self, name: str, size_pages: int, least_pages: int, deadline_ns: int, incarnation: str) -> Entry:
+        """Open a reservation, or change the one of that name; *least_pages* of it last (`admission`)."""
         self._ended.pop(name, None)
-        self._claims.reserve(name, size_pages)
+        self._claims.reserve(name, size_pages, least_pages)
         entry = self._open.get(name) or Entry(name, deadline_ns, incarnation, "waiting", "")
         entry.deadline_ns, entry.incarnation = deadline_ns, incarnation
         entry.state, entry.reason = "waiting", "waiting for the next sweep"
@@ -113,6 +113,10 @@ class Reservations:
     def hold_pages(self, name: str, held_pages: int) -> int:
         """Return what a reservation takes beside the VM of its name: the larger of the two counts."""
         return max(0, self._claims.reserved(name) - held_pages)
+
+    def least_pages(self, name: str) -> int:
+        """Return what a reservation comes down to once its VM is there."""
+        return self._claims.reserved_least(name)
 
     def settle(self, free_pages: int, held: Callable[[str], int]) -> list[str]:
         """Make those ready that fit into what is measured free, oldest first; *held* is what a VM takes."""

@@ -124,7 +124,7 @@ class StatusReader(msgspec.Struct, frozen=True):
 
     def _vm_books(self, name: str) -> VmBooksView | None:
         stats = self.claims.gmm.query_statistics(name).vm
-        return None if stats is None else vm_books_view(stats)
+        return None if stats is None else vm_books_view(stats, self.claims.barred(name))
 
     def _vms(self) -> tuple[VmView, ...]:
         seen = self.seen
