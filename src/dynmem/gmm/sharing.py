@@ -321,7 +321,7 @@ class Sharing:
         there = int(known[page])
         # A shared page that was freed remains in the module: as nothing, or by now as another module's
         # shared page, which its content makes as good as any.
-        if there == NIL_GMM_PAGEID or not self._references_if_any(there):
+        if there == NIL_GMM_PAGEID or not self._is_shared(there):
             self._pages.share(own)
             known[page] = own
             self._refer(vm, own)
@@ -335,12 +335,12 @@ class Sharing:
         self.duplicate_pages += 1
         return Outcome.MERGED, there
 
-    def _references_if_any(self, page_id: int) -> int:
-        """Return the references to a page, 0 also if its chunk is gone."""
+    def _is_shared(self, page_id: int) -> bool:
+        """Return whether a page that once was shared is now, by whatever module; its chunk may be gone."""
         try:
-            return self._pages.references(page_id)
+            return self._pages.references(page_id) > 0
         except GmmError:
-            return 0
+            return False
 
     def _refer(self, vm: str, page_id: int) -> None:
         self._references.setdefault(vm, References()).add(page_id)
