@@ -9,7 +9,8 @@ PGMR0SharedPage.cpp.)
 **Only a stopped VM's pages are shared.** A page that its guest writes to between comparison and replacement
 would lose what was written, and copy-on-write of the kernel does not reach the mappings of other processes.
 So a VM runs until `stop` says otherwise, and the pages of a running one are refused (WRONG_ORDER). The VM
-learns which of its pages are shared before it runs again.
+learns which of its pages are shared before it runs again, and from then on writes to none of them; so a VM
+that refers to a shared page already may run while another's page is merged with it.
 
 **Whose reference it is** the original does not know: a shared page has one number there, so any VM can drop
 the reference of another, and those of a VM that is gone are lost. Here each VM has a count by shared page
