@@ -1,0 +1,93 @@
+"""Requests on the real manager: the life of a VM by requests alone, and forged ones."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dynmem.gmm import Account, BalloonAction, GlobalMemoryManager, GmmError, OcPolicy, Priority, Status
+from dynmem.gmm.batches import AllocateBatch, FreeBatch, Transport
+from dynmem.gmm.calls import Calls
+from dynmem.gmm.constants import GMM_CHUNK_NUM_PAGES, GMM_CHUNKID_SHIFT, NIL_GMM_CHUNKID
+from dynmem.gmm.requests import SHAPES, new_request
+from dynmem.gmm.serving import Manager, perform
+
+PAGES = 4 * GMM_CHUNK_NUM_PAGES
+
+
+def manager_of(*vms: str) -> GlobalMemoryManager:
+    """Return a manager of 8 MiB on which these VMs are registered and have reserved 2 MiB each."""
+    gmm = GlobalMemoryManager(PAGES)
+    for vm in vms:
+        gmm.register_vm(vm)
+        gmm.initial_reservation(vm, GMM_CHUNK_NUM_PAGES, 16, 16, OcPolicy.NO_OC, Priority.NORMAL)
+    return gmm
+
+
+def wire(gmm: Manager, vm: str) -> Transport:
+    """Return the transport of a VM in another process."""
+    return lambda operation, data: perform(gmm, vm, operation, data)
+
+
+def test_a_vm_lives_by_requests_alone() -> None:
+    gmm = manager_of()
+    gmm.register_vm("a")
+    to_gmm = wire(gmm, "a")
+    calls = Calls(to_gmm)
+    calls.initial_reservation(512, 16, 16, OcPolicy.NO_OC, Priority.HIGH)
+    calls.update_reservation(1024, 16, 16)
+    with AllocateBatch(to_gmm, 600, Account.BASE) as batch:
+        ids = batch.perform()["idPage"].tolist()
+        assert len({*ids}) == 600
+        calls.ballooned_pages(BalloonAction.INFLATE, 24)
+        stats = calls.query_statistics()[0]
+        assert stats["cAllocatedPages"] == stats["VMStats"]["cPrivatePages"] == 600
+        assert stats["VMStats"]["Reserved"]["cBasePages"] == 1024
+        assert stats["VMStats"]["enmPriority"] == Priority.HIGH
+        assert stats["VMStats"]["cBalloonedPages"] == 24
+        assert calls.query_memory_stats().allocated_pages == 600
+        assert calls.query_hypervisor_memory_stats().max_pages == PAGES
+        chunk = ids[0] >> GMM_CHUNKID_SHIFT
+        assert calls.map_unmap_chunk(chunk, NIL_GMM_CHUNKID) > 0
+        assert calls.map_unmap_chunk(NIL_GMM_CHUNKID, chunk) == 0
+        assert not calls.is_duplicate_page(ids[0])
+        assert batch.free() == 600
+    calls.ballooned_pages(BalloonAction.RESET, 0)
+    assert calls.query_memory_stats().allocated_pages == 0
+    gmm.verify()
+
+
+def test_the_pages_of_another_vm_are_freed_by_no_request() -> None:
+    gmm = manager_of("a", "b")
+    with (
+        AllocateBatch(wire(gmm, "a"), 3, Account.BASE) as others,
+        AllocateBatch(wire(gmm, "b"), 3, Account.BASE) as own,
+        FreeBatch(wire(gmm, "b"), 3, Account.BASE) as free,
+    ):
+        own.perform()
+        ids = others.perform()["idPage"].tolist()
+        free.descriptors["idPage"] = ids
+        with pytest.raises(GmmError) as refused:
+            free.perform()
+        assert refused.value.code is Status.NOT_PAGE_OWNER
+        assert free.descriptors["idPage"].tolist() == ids
+    assert gmm.allocated("a") == gmm.allocated("b") == 3
+    gmm.verify()
+
+
+@settings(max_examples=60)
+@given(values=st.data())
+def test_no_forged_request_breaks_the_books_or_touches_another_vm(values: st.DataObject) -> None:
+    gmm = manager_of("honest", "a")
+    with AllocateBatch(wire(gmm, "honest"), 5, Account.BASE) as batch:
+        batch.perform()
+    for _ in range(values.draw(st.integers(1, 6))):
+        operation = values.draw(st.sampled_from([*SHAPES]))
+        request = new_request(operation, values.draw(st.integers(0, 4)) if SHAPES[operation].array else 0)
+        for field in {*request} & {"enmAccount", "enmAction", "enmPolicy", "enmPriority"}:
+            request[field] = values.draw(st.integers(0, 4))
+        data = bytearray(request.encode())
+        for _ in range(values.draw(st.integers(0, 6))):
+            data[values.draw(st.integers(8, len(data) - 1))] = values.draw(st.integers(0, 255))
+        perform(gmm, "a", operation, bytes(data))
+        gmm.verify()
+        assert gmm.allocated("honest") == 5
