@@ -9,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dynmem.chunks.ledger import LedgerStore, Place
-from dynmem.gmm.constants import GMM_CHUNK_SIZE, GMM_CHUNKID_LAST
+from dynmem.gmm.codes import Account, GmmError, OcPolicy, Priority
+from dynmem.gmm.constants import GMM_CHUNK_NUM_PAGES, GMM_CHUNK_SIZE, GMM_CHUNKID_LAST
+from dynmem.gmm.manager import GlobalMemoryManager
 from dynmem.units import TIB
 
 VMS = ("db", "mail", "web")
@@ -61,17 +63,19 @@ def test_memory_beyond_the_last_id_goes_without_until_ids_are_returned() -> None
 sizes = st.tuples(st.sampled_from(VMS), st.integers(0, 60))
 
 
-@given(steps=st.lists(sizes, max_size=12), last=st.integers(1, 100))
+@given(steps=st.lists(sizes, max_size=12), first=st.integers(1, 50), last=st.integers(1, 100))
 def test_ids_and_places_are_each_others_inverse_after_any_steps(
-    steps: list[tuple[str, int]], last: int
+    steps: list[tuple[str, int]], first: int, last: int
 ) -> None:
-    ledger = LedgerStore(last_chunk=last)
+    ledger = LedgerStore(first, first + last - 1)
     wanted = dict.fromkeys(VMS, 0)
     for vm, chunks in steps:
         ledger.set_chunks(vm, chunks)
         wanted[vm] = chunks
         named = {vm: ledger.chunk_ids(vm).tolist() for vm in VMS}
-        places = {number: place for number in range(last + 2) if (place := ledger.place(number)) is not None}
+        places = {
+            number: place for number in range(first + last + 1) if (place := ledger.place(number)) is not None
+        }
         assert places == {number: Place(vm, at) for vm in VMS for at, number in enumerate(named[vm])}
         assert ledger.used_ids == len(places) <= last
         assert ledger.unnamed_chunks == sum(wanted.values()) - len(places)
@@ -98,3 +102,22 @@ def test_a_terabyte_takes_less_than_a_ten_thousandth_of_it_in_any_number_of_vms(
         np.unique(np.concatenate([ledger.chunk_ids(f"vm{number}") for number in range(vms)])).size
         == each * vms
     )
+
+
+def test_the_books_move_the_ledger_whatever_moves_them() -> None:
+    ledger = LedgerStore(first_chunk=100)
+    gmm = GlobalMemoryManager(10_000, mode="bound", ledger=ledger)
+    for vm in ("web", "db"):
+        gmm.initial_reservation(vm, 4000, 10, 10, OcPolicy.TBD, Priority.NORMAL)
+    gmm.charge_pages("web", 2 * GMM_CHUNK_NUM_PAGES + 1, Account.BASE)
+    gmm.adopt_pages("db", 1, Account.SHADOW)
+    assert ledger.chunk_ids("web").tolist() == [100, 101, 102]
+    assert ledger.place(103) == Place("db", 0)
+    gmm.release_pages("web", 1, Account.BASE)
+    assert ledger.chunk_ids("web").tolist() == [100, 101]
+    gmm.adopt_pages("web", GMM_CHUNK_NUM_PAGES, Account.BASE)
+    assert ledger.used_ids == gmm.query_statistics().chunks == 4
+    with pytest.raises(GmmError):
+        gmm.charge_pages("web", 5000, Account.BASE)
+    gmm.cleanup_vm("web")
+    assert (ledger.used_ids, ledger.place(100)) == (1, None)

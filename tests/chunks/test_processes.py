@@ -56,7 +56,7 @@ class Host:
     def __init__(self, folder: Path, **limits: int) -> None:
         self.path = folder / "gmm.sock"
         self.store = MemfdStore(last_chunk=LAST_CHUNK)
-        self.gmm = GlobalMemoryManager(LAST_CHUNK * PAGES, self.store, "shared", **limits)
+        self.gmm = GlobalMemoryManager(LAST_CHUNK * PAGES, self.store, "shared", ledger=None, **limits)
         self.server = RequestServer(self.path, self.gmm, self.store, partial(perform, self.gmm))
         self.callers: list[Caller] = []
 

@@ -31,6 +31,7 @@ from dynmem.chunks.server import RequestServer
 from dynmem.errors import RemoteProtocolError
 from dynmem.gmm.codes import GmmError, Status
 from dynmem.limits import CHUNK_CLIENTS_MAX, CHUNK_NAME_BYTES_MAX, CHUNK_REQUEST_BYTES_MAX
+from dynmem.memory.backend import BackendError
 
 WINDOW = 1 << 40
 
@@ -50,7 +51,8 @@ class Books:
         return len(self.vms)
 
     def cleanup_vm(self, vm: str) -> int:
-        del self.vms[vm]
+        if self.vms.pop(vm, None) is None:
+            raise GmmError(Status.WRONG_ORDER, f"{vm} is not registered")
         self.gone.append(vm)
         return 0
 
@@ -165,6 +167,43 @@ def test_a_caller_that_hangs_up_is_cleaned_up_in_the_same_turn(served: Served) -
     served.server.turn(0)
     assert served.books.gone == ["web"]
     assert own_process.open_descriptors() == before
+
+
+def test_a_vm_that_is_ended_here_loses_its_caller_and_its_name_is_free(served: Served) -> None:
+    web, db = served.greeted("web"), served.greeted("db")
+    served.server.end("web")
+    assert (served.books.gone, web.recv(1)) == (["web"], b"")
+    again = served.greeted("web")
+    assert served.exchanged(again, encode_request(7, b"abc")) == b"web 7 abc"
+    assert served.exchanged(db, encode_request(7, b"abc")) == b"db 7 abc"
+
+
+def test_a_vm_that_was_cleaned_up_behind_the_servers_back_costs_its_own_caller_only(served: Served) -> None:
+    web, db = served.greeted("web"), served.greeted("db")
+    served.books.cleanup_vm("web")
+    refused = served.exchanged(served.connected(), Greeting("web", WINDOW).encode())
+    assert Welcome.decode(refused).status is Status.WRONG_ORDER
+    web.close()
+    served.server.turn(0)
+    assert served.exchanged(db, encode_request(7, b"abc")) == b"db 7 abc"
+    served.greeted("web")
+
+
+def test_a_cleanup_that_the_kernel_fails_is_tried_again_and_holds_up_no_other(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(vm: str) -> int:
+        raise BackendError(f"cannot discard the pages of {vm}", errno.ENOMEM)
+
+    web, db = served.greeted("web"), served.greeted("db")
+    with monkeypatch.context() as kernel:
+        kernel.setattr(served.books, "cleanup_vm", fails)
+        web.close()
+        served.server.turn(0)
+        assert served.exchanged(db, encode_request(7, b"abc")) == b"db 7 abc"
+        assert served.books.gone == []
+    served.server.turn(0)
+    assert served.books.gone == ["web"]
 
 
 HANGS = """
@@ -335,7 +374,7 @@ def test_the_oldest_caller_without_a_vm_makes_room_and_one_with_a_vm_never_does(
 def test_without_descriptors_no_caller_is_accepted_and_those_there_are_served(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server_module, "_SHORTAGE_PAUSE_S", 0.01)
+    monkeypatch.setattr(server_module, "_PAUSE_S", 0.01)
     web = served.greeted("web")
     waiting = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     served.sockets.append(waiting)

@@ -5,8 +5,9 @@ or discarded here, and there are no page ids; but each 2 MiB has a chunk id of i
 stores share, and the id says whose memory it is and where in it. A VM takes ids in ascending order of its
 offsets and returns those of the highest offsets first.
 
-There are ids for 1 TiB. On a larger host the memory beyond has none, until ids are returned; what the books
-count does not depend on it.
+One id space serves all: where there is a memory file, too, the ledger begins behind its last chunk. There are
+ids for 1 TiB. On a larger host the memory beyond has none, until ids are returned; what the books count does
+not depend on it.
 """
 
 from typing import Final, NamedTuple
@@ -58,22 +59,20 @@ class _Owner:
 class LedgerStore:
     """Which chunk ids stand for which VM's memory: 12 bytes a chunk at most, of 2 MiB."""
 
-    def __init__(self, last_chunk: int = GMM_CHUNKID_LAST) -> None:
-        """Begin with no VM, and the ids 1 to `last_chunk`."""
+    def __init__(self, first_chunk: int = 1, last_chunk: int = GMM_CHUNKID_LAST) -> None:
+        """Begin with no VM, and the ids `first_chunk` to `last_chunk`."""
+        self.first_chunk: Final = first_chunk
         self.last_chunk: Final = last_chunk
         # zeros that are never written take no memory: the arrays grow with the ids in use
         self._numbers: Final = np.zeros(last_chunk + 1, np.uint16)
         self._blocks: Final = np.zeros(last_chunk + 1, np.uint32)
         self._owners: Final[dict[str, _Owner]] = {}
         self._by_number: Final[dict[int, _Owner]] = {}
-        self._next_id = 1
+        self._next_id = first_chunk
         self._used = 0
 
     def set_chunks(self, vm: str, chunks: int) -> None:
-        """Represent a VM's memory by this many chunks; 0 forgets the VM.
-
-        Nothing can fail: memory for which there is no id goes without, see `unnamed_chunks`.
-        """
+        # memory for which there is no id goes without: see `unnamed_chunks`
         owner = self._owners.get(vm)
         if owner is None:
             if not chunks:
@@ -110,8 +109,8 @@ class LedgerStore:
         return sum(owner.chunks - owner.count for owner in self._owners.values())
 
     def _take(self, owner: _Owner, wanted: int) -> None:
-        """Add up to `wanted` free ids, the next after those taken last, and from 1 again after the last."""
-        wanted = min(wanted, self.last_chunk - self._used)
+        """Add up to `wanted` free ids: the next after those taken last, and round again."""
+        wanted = min(wanted, self.last_chunk + 1 - self.first_chunk - self._used)
         owner.reserve(owner.count + wanted)
         while wanted:
             end = min(self._next_id + _BLOCK, self.last_chunk + 1)
@@ -124,7 +123,7 @@ class LedgerStore:
             wanted -= free.size
             self._next_id = end if wanted else int(free[-1]) + 1
             if self._next_id > self.last_chunk:
-                self._next_id = 1
+                self._next_id = self.first_chunk
 
     def _return(self, owner: _Owner, unwanted: int) -> None:
         """Free the ids of the highest offsets."""

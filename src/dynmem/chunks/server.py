@@ -28,8 +28,8 @@ from dynmem.sockets import bind_private, peer_of
 
 LOG: Final = logging.getLogger(__name__)
 _SO_PEERPIDFD: Final = 77  # of Linux 6.5 and later
-# How long a shortage of descriptors is left alone while nothing else happens.
-_SHORTAGE_PAUSE_S: Final = 1.0
+# How long a shortage of descriptors, or a cleanup that failed, is left alone while nothing else happens.
+_PAUSE_S: Final = 1.0
 
 
 class Books(Protocol):
@@ -96,6 +96,7 @@ class RequestServer:
         self._selector: Final = selectors.DefaultSelector()
         self._callers: Final[dict[_Caller, None]] = {}  # the longest connected first
         self._buffer: Final = bytearray(PACKET_BYTES_MAX + 1)
+        self._ended: Final[dict[str, int]] = {}  # VMs that are to be cleaned up, with their processes
         self._listening: socket.socket | None = None
         self._is_paused = False
 
@@ -113,10 +114,11 @@ class RequestServer:
 
     def turn(self, timeout_s: float | None = None) -> None:
         """Wait until a caller has sent something, `timeout_s` at most; serve one packet of each that has."""
-        if self._is_paused:
-            timeout_s = min(_SHORTAGE_PAUSE_S, _SHORTAGE_PAUSE_S if timeout_s is None else timeout_s)
+        if self._is_paused or self._ended:
+            timeout_s = min(_PAUSE_S, _PAUSE_S if timeout_s is None else timeout_s)
         ready = self._selector.select(timeout_s)
         self._pause(False)
+        self._clean_up()
         for key, _ in ready:
             caller = key.data
             if caller is None:
@@ -127,6 +129,15 @@ class RequestServer:
                 self._drop(caller, "its process has ended")
             else:
                 self._serve(caller)
+
+    def end(self, vm: str) -> None:
+        """Disconnect the caller that stands for a VM, if one does; the VM's books are closed.
+
+        Whoever ends a VM of a caller calls this, and not `cleanup_vm`: the caller must not go on.
+        """
+        for caller in tuple(self._callers):
+            if caller.vm == vm:
+                self._drop(caller, "its VM was ended here")
 
     def close(self) -> None:
         """Stop listening, disconnect all callers, close their VMs' books, remove the socket."""
@@ -213,6 +224,10 @@ class RequestServer:
             self._drop(caller, error.strerror or str(error))
 
     def _greet(self, caller: _Caller, greeting: Greeting) -> None:
+        if any(other.vm == greeting.vm for other in self._callers):
+            # whatever the books say: a VM is one caller's
+            caller.connection.send(Welcome(Status.WRONG_ORDER).encode())
+            return
         process = self._memory.attach(greeting.window)
         try:
             handle = self._books.register_vm(greeting.vm, process=process, numa_node=greeting.numa_node)
@@ -232,8 +247,22 @@ class RequestServer:
         caller.connection.close()
         os.close(caller.pidfd)
         if caller.vm:
-            self._books.cleanup_vm(caller.vm)
-            self._memory.detach(caller.process)
+            self._ended[caller.vm] = caller.process
+            self._clean_up()
+
+    def _clean_up(self) -> None:
+        """Close the books of VMs whose callers are gone; what the kernel fails is tried again."""
+        for vm, process in tuple(self._ended.items()):
+            try:
+                pages = self._books.cleanup_vm(vm)
+                LOG.info("VM %r is cleaned up: it held %d pages", vm, pages)
+            except GmmError as error:
+                LOG.warning("VM %r was cleaned up before: %s", vm, error)
+            except DynmemError as error:
+                LOG.warning("VM %r is not cleaned up yet: %s", vm, error)
+                continue
+            self._memory.detach(process)
+            del self._ended[vm]
 
     def _pause(self, is_paused: bool) -> None:
         """Stop or go on accepting: a listener that cannot be served would be ready all the time."""

@@ -18,7 +18,7 @@ from dynmem.gmm.page_table import PageTable
 from dynmem.gmm.sharing import Checked, Sharing
 from dynmem.gmm.shortage import Shortage, interruptible, shortage_of
 from dynmem.gmm.statistics import HypervisorMemoryStats, MemoryStats, Stats
-from dynmem.gmm.store import ChunkStore, NoStore
+from dynmem.gmm.store import ChunkStore, Ledger, NoStore
 from dynmem.gmm.structures import Records
 from dynmem.gmm.vms import Vm, Vms
 
@@ -44,6 +44,7 @@ class GlobalMemoryManager:
         store: ChunkStore | None = None,
         mode: Mode = "shared",
         *,
+        ledger: Ledger | None = None,
         spare_chunks: int = 1,
         chunk_mappings: int = CHUNK_MAPPINGS_MAX,
         process_mappings: int = PROCESS_MAPPINGS_MAX,
@@ -51,11 +52,13 @@ class GlobalMemoryManager:
         """Begin with no VM.
 
         *spare_chunks* is how many unused chunks are kept when chunks become empty; *chunk_mappings* and
-        *process_mappings* are how many VMs may map one chunk, and how many chunks one process may map.
+        *process_mappings* are how many VMs may map one chunk, and how many chunks one process may map. A
+        *ledger* gives chunk ids to memory that is only counted; none of them may be an id of the store.
         """
         store = NoStore() if store is None else store
         bound = mode == "bound"
         self._bound = bound
+        self._ledger = ledger
         self._vms = Vms()
         self._accounts = Accounts(max_pages)
         self._table = PageTable(store, self._vms, self._accounts, spare_chunks=spare_chunks)
@@ -249,6 +252,8 @@ class GlobalMemoryManager:
         self._drop_pages(known)
         if vm in self._accounts:
             self._accounts.cleanup_vm(vm)
+        if self._ledger is not None:
+            self._ledger.set_chunks(vm, 0)
         self._vms.remove(known)
         return pages
 
@@ -358,6 +363,7 @@ class GlobalMemoryManager:
             GmmError: INVALID_PARAMETER, WRONG_ORDER, HIT_GLOBAL_LIMIT, HIT_VM_ACCOUNT_LIMIT.
         """
         self._accounts.charge_pages(vm, pages, account)
+        self._write_ledger(vm)
 
     def adopt_pages(self, vm: str, pages: int, account: Account) -> None:
         """Charge an account with pages that a VM holds already.
@@ -368,6 +374,7 @@ class GlobalMemoryManager:
             GmmError: INVALID_PARAMETER, WRONG_ORDER, HIT_VM_ACCOUNT_LIMIT (it has not reserved as many).
         """
         self._accounts.adopt_pages(vm, pages, account)
+        self._write_ledger(vm)
 
     def release_pages(self, vm: str, pages: int, account: Account) -> None:
         """Take pages that were charged or adopted off an account.
@@ -376,6 +383,11 @@ class GlobalMemoryManager:
             GmmError: INVALID_PARAMETER, WRONG_ORDER, ATTEMPT_TO_FREE_TOO_MUCH.
         """
         self._accounts.release_pages(vm, pages, account)
+        self._write_ledger(vm)
+
+    def _write_ledger(self, vm: str) -> None:
+        if self._ledger is not None:
+            self._ledger.set_chunks(vm, self._accounts.book(vm).chunks)
 
     def ballooned_pages(self, vm: str, action: BalloonAction, pages: int) -> None:
         """Count pages in the balloon (GMMR0BalloonedPages); the caller frees or allocates them.
