@@ -9,6 +9,7 @@
     measurement   a grant names the measurement that pays for it
     worst case    if every VM takes all that it was offered, that and the slush fit into budget and host
     books         the books add up, know who is there, and claim no less than each VM may take
+    barred        a VM that does not fit is not grown, but by an operator's release
 
 A broken invariant raises InvariantError, which names it.
 """
@@ -25,7 +26,7 @@ from dynmem.sim.guest import Guest
 from dynmem.units import PAGE_SIZE, format_pages, pages_of
 
 Invariant = Literal[
-    "budget", "coverage", "bounds", "look", "two sweeps", "measurement", "worst case", "books"
+    "budget", "coverage", "bounds", "look", "two sweeps", "measurement", "worst case", "books", "barred"
 ]
 
 
@@ -111,6 +112,8 @@ class Invariants:
                 paid += rise
                 if not command.measurement:
                     raise InvariantError("measurement", f"the grant to {command.vm} names none")
+                if command.vm not in manager.released and (why := manager.claims.barred(command.vm)):
+                    raise InvariantError("barred", f"{command.vm} was grown, and {why}")
         if paid:
             self._check_grants(facts, guests if self._controlled else known, paid, manager)
         self._check_books(known, manager, facts)
