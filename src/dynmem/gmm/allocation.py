@@ -6,9 +6,10 @@
     4  chunks on its node that nothing is used of
     5  any chunk on its node, then on any, if much is free already
     6  new chunks
-    7  any chunk at all, when the store is full
+    7  chunks that nothing is used of on other nodes, when the store is full
+    8  any chunk at all
 
-In bound mode only 1, 2, 4 and 6: there no chunk has pages of two VMs. (VirtualBox, GMMR0.cpp:
+In bound mode only 1, 2, 4, 6 and 7: there no chunk has pages of two VMs. (VirtualBox, GMMR0.cpp:
 gmmR0AllocatePagesNew, gmmR0AllocatePagesInBoundMode.)
 """
 
@@ -117,6 +118,10 @@ def _unused_on_node(search: _Search) -> Iterator[int]:
     return (slot for slot in search.table.chunks.unused() if nodes.item(slot) == search.vm.node)
 
 
+def _unused(search: _Search) -> Iterator[int]:
+    return search.table.chunks.unused()
+
+
 def _on_any_node(search: _Search) -> Iterator[int]:
     return search.table.chunks.any()
 
@@ -149,6 +154,7 @@ PASSES: Final = (
     _Pass(_on_node, _much_is_free),
     _Pass(_on_any_node, _much_is_free),
     _Pass(_new, in_bound_mode=True),
+    _Pass(_unused, in_bound_mode=True),
     _Pass(_on_any_node),
 )
 IN_BOUND_MODE: Final = tuple(each for each in PASSES if each.in_bound_mode)
