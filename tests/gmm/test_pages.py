@@ -122,7 +122,7 @@ def test_the_pages_before_the_first_that_cannot_be_freed_are_freed() -> None:
     ):
         host = Host()
         other, ids = host.take("b", 1), host.take("a", 10)
-        named = [ids[0], ids[4], bad(ids, other), ids[5]]  # type: ignore[no-untyped-call]
+        named = [ids[0], ids[4], bad(ids, other), ids[5]]
         descriptors = free_page_descriptors(named)
         with pytest.raises(GmmError, match="2 of 4 pages are freed") as stopped:
             host.gmm.free_pages("a", descriptors, BASE)

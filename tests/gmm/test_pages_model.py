@@ -114,10 +114,16 @@ class Books(RuleBasedStateMachine):
     def page(self, choice: int, name: str, *, own: bool) -> int:
         """Return some page id: one of a VM, if it is to be its own and it has any."""
         mine = [page_id for page_id, owner in self.private.items() if owner == name]
-        mine += list(self.vms[name].references) if name in self.vms else []
+        mine += [*self.vms[name].references] if name in self.vms else []
         if own and mine:
             return sorted(mine)[choice % len(mine)]
-        everything = [*range(CHUNK, CHUNK + 4), *sorted(self.used()), 5 << 9 | 500, 9 << 9, NIL_GMM_PAGEID]
+        everything: list[int] = [
+            *range(CHUNK, CHUNK + 4),
+            *sorted(self.used()),
+            5 << 9 | 500,
+            9 << 9,
+            NIL_GMM_PAGEID,
+        ]
         return everything[choice % len(everything)]
 
     def not_freeable(self, name: str, page_id: int, freed: set[int], dropped: Counter[int]) -> Status | None:
@@ -562,9 +568,7 @@ def test_a_long_walk_through_the_books_meets_every_status_and_stays_with_the_mod
 
 @pytest.mark.parametrize("books", [Books, BoundBooks])
 def test_the_books_do_what_the_model_says_whatever_is_called(books: type[Books]) -> None:
-    run_state_machine_as_test(  # type: ignore[no-untyped-call]
-        books, settings=settings(max_examples=40, stateful_step_count=25)
-    )
+    run_state_machine_as_test(books, settings=settings(max_examples=40, stateful_step_count=25))
 
 
 @pytest.mark.soak
@@ -572,6 +576,4 @@ def test_the_books_do_what_the_model_says_whatever_is_called(books: type[Books])
 def test_the_books_do_what_the_model_says_in_long_histories(books: type[Books]) -> None:
     for seed in range(20):
         walk(books(), 3000, Random(seed))
-    run_state_machine_as_test(  # type: ignore[no-untyped-call]
-        books, settings=settings(max_examples=400, stateful_step_count=80)
-    )
+    run_state_machine_as_test(books, settings=settings(max_examples=400, stateful_step_count=80))
