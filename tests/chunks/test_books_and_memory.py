@@ -4,6 +4,7 @@ The file's own count of blocks is compared with the books after every batch. A c
 is made; a page that is freed is a hole, and stays one when it is allocated again until it is written.
 """
 
+import errno
 from collections.abc import Iterator
 
 import numpy as np
@@ -11,10 +12,12 @@ import numpy.typing as npt
 import pytest
 
 from dynmem.chunks.memfd_store import MemfdStore
-from dynmem.gmm.codes import Account, OcPolicy, Priority
+from dynmem.gmm.codes import Account, GmmError, OcPolicy, Priority, Status
 from dynmem.gmm.constants import GMM_CHUNK_NUM_PAGES, GMM_CHUNKID_SHIFT, NIL_GMM_PAGEID, NIL_RTHCPHYS
 from dynmem.gmm.manager import GlobalMemoryManager
 from dynmem.gmm.structures import GMMFREEPAGEDESC, GMMPAGEDESC
+from dynmem.memory import system_calls
+from dynmem.memory.discard import DiscardError
 from dynmem.units import PAGE_SHIFT, PAGE_SIZE
 
 U32Array = npt.NDArray[np.uint32]
@@ -32,8 +35,8 @@ class Watched(MemfdStore):
         holes: For each page id whether it was discarded in a chunk that is there and not written since.
     """
 
-    def __init__(self) -> None:
-        super().__init__(LAST_CHUNK)
+    def __init__(self, last_chunk: int = LAST_CHUNK) -> None:
+        super().__init__(last_chunk)
         self.chunks: set[int] = set()
         self.holes = np.zeros((LAST_CHUNK + 1) * PAGES, np.bool_)
 
@@ -148,3 +151,40 @@ def test_the_books_and_the_files_blocks_agree_after_every_batch(
 @pytest.mark.soak
 def test_they_agree_over_two_million_pages(store: Watched) -> None:
     play(store, 2_000_000, 4096)
+
+
+def test_an_allocation_without_memory_leaves_the_books_and_the_memory_as_they_were() -> None:
+    with Watched(last_chunk=5) as store:
+        bench = Bench(store, 1)
+        bench.allocate("web", 2 * PAGES)
+        with pytest.raises(GmmError) as refusal:
+            bench.allocate("db", 3 * PAGES + 1)
+        assert refusal.value.code is Status.OUT_OF_MEMORY
+        bench.check()
+        bench.verify()
+        assert store.resident_pages == 2 * PAGES
+        bench.allocate("db", 3 * PAGES)
+        bench.check()
+
+
+def test_pages_that_the_kernel_does_not_take_stay_the_vms(
+    store: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = Bench(store, 1)
+    bench.allocate("web", 2 * PAGES)
+    before = bench.gmm.query_statistics("web")
+    descriptors = np.zeros(1, GMMFREEPAGEDESC)
+    descriptors["idPage"] = page = bench.held["web"][0]
+    with monkeypatch.context() as kernel:
+        kernel.setattr(system_calls, "punch", lambda *_: errno.ENOMEM)
+        with pytest.raises(DiscardError):
+            bench.gmm.free_pages("web", descriptors, Account.BASE)
+        assert descriptors["idPage"] == page
+        assert bench.gmm.verify().query_statistics("web") == before
+        with pytest.raises(DiscardError):
+            bench.gmm.cleanup_vm("web")
+        bench.gmm.verify()
+    assert bench.gmm.free_pages("web", descriptors, Account.BASE) == 1
+    bench.gmm.cleanup_vm("web")
+    bench.held["web"] = bench.held["web"][:0]
+    bench.check()

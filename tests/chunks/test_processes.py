@@ -255,9 +255,9 @@ def test_a_vm_may_come_again_after_its_process_was_killed(host: Host) -> None:
     assert len(host.caller("web").call("allocate", 5)) == 5
 
 
-def killed_at_random(host: Host, kills: int, seed: int) -> None:
+def killed_at_random(host: Host, names: tuple[str, ...], kills: int, seed: int) -> None:
     chance = random.Random(seed)
-    vms = {vm: host.caller(vm) for vm in ("db", "mail", "web")}
+    vms = {vm: host.caller(vm) for vm in names}
     for vm, caller in vms.items():
         caller.start("churn", chance.randrange(1000))
         assert vm in host.gmm
@@ -285,12 +285,12 @@ def killed_at_random(host: Host, kills: int, seed: int) -> None:
 
 
 def test_processes_killed_at_random_points_leave_whole_books(host: Host) -> None:
-    killed_at_random(host, 3, seed=1)
+    killed_at_random(host, ("db", "web"), 2, seed=1)
 
 
 @pytest.mark.soak
 def test_many_processes_killed_at_random_points_leave_whole_books(host: Host) -> None:
-    killed_at_random(host, 200, seed=2)
+    killed_at_random(host, ("db", "mail", "web"), 200, seed=2)
 
 
 REGION = np.array([(0x10_0000, 0x2000, 0)], VMMDEVSHAREDREGIONDESC)
