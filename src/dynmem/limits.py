@@ -223,7 +223,7 @@ PROC_RAM_FILES_MAX: Final = 1024
 WEIGHT_MAX: Final = 10_000
 # The longest request names one VM.
 API_REQUEST_BYTES_MAX: Final = 4096
-# A status of a thousand VMs is about 1 MiB.
+# A status of a thousand VMs is about 1.5 MiB.
 API_REPLY_BYTES_MAX: Final = 8 << 20
 # People and scripts at once.
 API_CLIENTS_MAX: Final = 64

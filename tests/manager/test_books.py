@@ -193,18 +193,44 @@ def test_another_priority_changes_nothing_else_in_the_books() -> None:
     assert msgspec.structs.replace(after, vm=before.vm) == before
 
 
-def test_what_a_late_guest_owes_is_not_on_its_way() -> None:
+def test_what_a_late_guest_owes_is_not_on_its_way_though_it_gives_a_little_all_the_time() -> None:
     host, _ = crowd(64, 64)
-    for _ in range(4):
+    coming = []
+    for sweep in range(20):
         host.now_ns += NS_PER_S
         host.manager.step(host.facts())
-    assert host.manager.status().books.under_way_bytes > 0
-    for _ in range(40):  # no guest gives anything
+        coming.append(host.manager.status().books.under_way_bytes)
+        for name in host.sizes:
+            host.sizes[name] -= 8 * MIB if sweep > 1 else 0
+    asked = [vm.books.requested_bytes for vm in host.manager.status().vms if vm.books is not None]
+    assert min(asked) > 0
+    assert max(coming) > 512 * MIB
+    assert coming[-8:] == [0] * 8
+
+
+def test_a_target_that_is_brought_back_is_asked_for_no_longer() -> None:
+    host, _ = crowd(64, 64)
+    for _ in range(12):  # no guest gives anything
         host.now_ns += NS_PER_S
         host.manager.step(host.facts())
-        if not host.manager.status().books.under_way_bytes:
-            return
-    pytest.fail("what is late still counts as coming")
+        view = host.manager.status().vm("web")
+        if "floor met" in view.reason:
+            break
+    assert "floor met" in view.reason
+    assert view.books is not None
+    assert view.books.requested_bytes == 0
+
+
+def test_a_command_that_was_not_sent_is_asked_for_no_longer() -> None:
+    host, _ = crowd(64, 64)
+    sent: tuple[SetBalloon, ...] = ()
+    while not sent:
+        host.now_ns += NS_PER_S
+        sent = host.manager.step(host.facts()).commands
+    host.manager.not_sent([each.vm for each in sent])
+    for vm in host.manager.status().vms:
+        if vm.books is not None:
+            assert vm.books.requested_bytes == 0
 
 
 # -- one set of books ---------------------------------------------------------------------------------------

@@ -96,8 +96,10 @@ class Claims:
         if figures.may_not_allocate_why:
             self.gmm.reconsider(record.name)
         self._ask(record, figures)
-        if record.late_pages(now_ns) and not figures.is_stuck:
+        if record.late_pages(now_ns):
             self.gmm.give_up(record.name)
+        elif figures.is_stuck:  # it has time again
+            self.gmm.request_pages(record.name, record.owed_pages)
 
     def ask(self, record: Record) -> None:
         """Book what a VM is asked for by a target that is about to be sent."""

@@ -154,6 +154,7 @@ class Manager:
             record = self._roster.get(name)
             if record is not None and name in self._targets_before:
                 record.take_back(self._targets_before[name])
+                self.claims.ask(record)
             if self._last_before.get(name) is None:
                 self._last.pop(name, None)
             else:
@@ -172,6 +173,7 @@ class Manager:
         record = self._roster.get(name)
         if record is not None and record.target_pages == target_bytes // PAGE_SIZE:
             record.take_back(before)
+            self.claims.ask(record)
 
     def life(self, name: str) -> str:
         """Return which life of a VM is there: its incarnation, or "" if it is absent."""
@@ -343,6 +345,7 @@ class Manager:
                 stall = stall_of(record, now_ns, self.settings, small_offers=self.safeguards.small_offers)
                 if stall is not None:
                     changes.append(apply(stall, record, now_ns))
+                    self.claims.ask(record)
         return changes
 
     def _taken(self, record: Record, survey: Survey) -> Taken:
