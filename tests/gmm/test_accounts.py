@@ -52,7 +52,7 @@ REFUSED: list[tuple[Status, Callable[[GlobalMemoryManager], object]]] = [
         lambda gmm: gmm.initial_reservation("c", 7001, 1, 1, OcPolicy.NO_OC, Priority.LOW),
     ),
     (Status.INVALID_PARAMETER, lambda gmm: gmm.update_reservation("a", 0, 1, 1)),
-    (Status.INVALID_PARAMETER, lambda gmm: gmm.update_reservation("a", 1 << 64, 1, 1)),
+    (Status.INVALID_PARAMETER, lambda gmm: gmm.update_reservation("a", (1 << 40) + 1, 1, 1)),
     (Status.INVALID_PARAMETER, lambda gmm: gmm.update_reservation("a", 5000, 1, 1 << 32)),
     (Status.WRONG_ORDER, lambda gmm: gmm.forbid_allocation("c", "why")),
     (Status.WRONG_ORDER, lambda gmm: gmm.update_reservation("c", 1, 1, 1)),

@@ -1,5 +1,6 @@
 """Requests on the real manager: the life of a VM by requests alone, and forged ones."""
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -8,7 +9,7 @@ from dynmem.gmm import Account, BalloonAction, GlobalMemoryManager, GmmError, Oc
 from dynmem.gmm.batches import AllocateBatch, FreeBatch, Transport
 from dynmem.gmm.calls import Calls
 from dynmem.gmm.constants import GMM_CHUNK_NUM_PAGES, GMM_CHUNKID_SHIFT, NIL_GMM_CHUNKID
-from dynmem.gmm.requests import SHAPES, new_request
+from dynmem.gmm.requests import SHAPES, Operation, Request, new_request
 from dynmem.gmm.serving import Manager, perform
 
 PAGES = 4 * GMM_CHUNK_NUM_PAGES
@@ -74,20 +75,49 @@ def test_the_pages_of_another_vm_are_freed_by_no_request() -> None:
     gmm.verify()
 
 
-@settings(max_examples=60)
+def test_the_largest_reservations_of_many_vms_still_fit_into_the_statistics() -> None:
+    gmm = manager_of()
+    for number in range(20):
+        calls = Calls(wire(gmm, f"vm {number}"))
+        with pytest.raises(GmmError, match="52 bits"):
+            calls.initial_reservation(2**40 + 1, 2**32 - 1, 2**32 - 1, OcPolicy.TBD, Priority.LOW)
+        calls.initial_reservation(2**40, 2**32 - 1, 2**32 - 1, OcPolicy.TBD, Priority.LOW)
+    assert calls.query_statistics()["cReservedPages"] == 20 * (2**40 + 2 * (2**32 - 1))
+    # with as many VMs as there are handles, too
+    assert 2**16 * (2**40 + 2 * 2**32) < 2**64
+
+
+def forged(values: st.DataObject) -> Request:
+    """Return a request that is likely to be understood, with numbers at the ends of their fields."""
+    operation = values.draw(st.sampled_from([*Operation]))
+    shape = SHAPES.get(operation)
+    count = values.draw(st.integers(0, 4)) if shape is not None and shape.array is not None else 0
+    request = new_request(operation, count)
+    for field in request:
+        if field.startswith("enm"):
+            request[field] = values.draw(st.integers(0, 4))
+        elif shape is not None and field != shape.length and shape.fields[field].kind == "u":
+            last = int(np.iinfo(shape.fields[field]).max)
+            request[field] = values.draw(st.sampled_from([0, 1, 512, 513, last >> 24, last]))
+    if count:
+        ids = st.sampled_from([0, 1, 512, 513, 1024, 2**28])
+        first = "GCRegionAddr" if operation is Operation.REGISTER_SHARED_MODULE else "idPage"
+        request.array[first] = values.draw(st.lists(ids, min_size=count, max_size=count))
+    return request
+
+
+@settings(max_examples=100)
 @given(values=st.data())
 def test_no_forged_request_breaks_the_books_or_touches_another_vm(values: st.DataObject) -> None:
     gmm = manager_of("honest", "a")
     with AllocateBatch(wire(gmm, "honest"), 5, Account.BASE) as batch:
         batch.perform()
     for _ in range(values.draw(st.integers(1, 6))):
-        operation = values.draw(st.sampled_from([*SHAPES]))
-        request = new_request(operation, values.draw(st.integers(0, 4)) if SHAPES[operation].array else 0)
-        for field in {*request} & {"enmAccount", "enmAction", "enmPolicy", "enmPriority"}:
-            request[field] = values.draw(st.integers(0, 4))
+        request = forged(values)
         data = bytearray(request.encode())
-        for _ in range(values.draw(st.integers(0, 6))):
+        for _ in range(values.draw(st.integers(0, 2)) if len(data) > 8 else 0):
             data[values.draw(st.integers(8, len(data) - 1))] = values.draw(st.integers(0, 255))
-        perform(gmm, "a", operation, bytes(data))
+        perform(gmm, values.draw(st.sampled_from(["a", "new"])), request.operation, bytes(data))
         gmm.verify()
         assert gmm.allocated("honest") == 5
+        assert gmm.query_statistics().structure()["cReservedPages"] == gmm.query_statistics().reserved_pages

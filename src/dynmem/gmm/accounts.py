@@ -14,7 +14,9 @@ from dynmem.gmm.overcommit import Admission, Backing, Commitments, OvercommitRul
 from dynmem.gmm.shortage import Giver
 from dynmem.gmm.statistics import MemoryStats
 
-_BASE_PAGES_MAX: Final = (1 << 64) - 1
+# Physical addresses have 52 bits at most; the sum over all VMs fits into a field of 64 bits then.
+_BASE_PAGES_MAX: Final = 1 << 40
+# The fields of GMMVMSIZES have 32 bits.
 _OTHER_PAGES_MAX: Final = (1 << 32) - 1
 
 
@@ -378,7 +380,8 @@ def _checked_reservation(base_pages: int, shadow_pages: int, fixed_pages: int) -
     if base_pages > _BASE_PAGES_MAX or max(shadow_pages, fixed_pages) > _OTHER_PAGES_MAX:
         raise GmmError(
             Status.INVALID_PARAMETER,
-            f"a reservation of {tuple(counts.values())} pages does not fit into the fields of a request",
+            f"a reservation of {tuple(counts.values())} pages is more than a VM can have: "
+            f"{_BASE_PAGES_MAX} base pages (addresses of 52 bits), {_OTHER_PAGES_MAX} shadow and fixed each",
         )
     return counts
 
