@@ -133,3 +133,10 @@ def test_every_guest_reads_what_it_wrote_whatever_is_shared() -> None:
     run_state_machine_as_test(
         SharedMemory, settings=settings(max_examples=25, stateful_step_count=40, deadline=None)
     )
+
+
+@pytest.mark.soak
+def test_every_guest_reads_what_it_wrote_whatever_is_shared_for_long() -> None:
+    run_state_machine_as_test(
+        SharedMemory, settings=settings(max_examples=500, stateful_step_count=80, deadline=None)
+    )
