@@ -3,6 +3,7 @@
 from dynmem.gmm import batches, calls, codes, constants, replies, requests, serving, structures
 from dynmem.gmm.codes import Account, BalloonAction, GmmError, OcPolicy, OsFamily, Priority, Status
 from dynmem.gmm.manager import GlobalMemoryManager
+from dynmem.gmm.sharing import Checked, GuestPages
 from dynmem.gmm.statistics import HypervisorMemoryStats, MemoryStats, Stats, VmSizes, VmStats
 
 # in the order of importance: the manager, what goes in and what comes out, the codes of the protocol
@@ -13,6 +14,8 @@ __all__ = [
     "Stats",
     "VmStats",
     "HypervisorMemoryStats",
+    "Checked",
+    "GuestPages",
     "GmmError",
     "Status",
     "Account",

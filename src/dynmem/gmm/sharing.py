@@ -74,7 +74,10 @@ class PageBooks(Protocol):
 
 
 class GuestPages(Protocol):
-    """What a check of all modules needs of one guest: which page it has where."""
+    """What a check of all modules needs of one guest: which page it has where.
+
+    `GlobalMemoryManager.sharing.attach` takes it.
+    """
 
     def page_at(self, address: int) -> int | None:
         """Return the id of the page that the guest has, read-only, at a virtual address, if any."""
