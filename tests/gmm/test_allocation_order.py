@@ -126,3 +126,21 @@ def test_a_batch_over_many_chunks_is_freed_chunk_by_chunk_whatever_its_order() -
     assert sorted(again) == sorted(ids[:2000].tolist())
     order.free("a", [*ids[2000:].tolist(), *again])
     assert order.gmm.query_statistics().chunks == 1
+
+
+def test_lists_stay_whole_whatever_is_freed_and_allocated_over_many_chunks() -> None:
+    order, chance = Order(), np.random.default_rng(3)
+    held: dict[str, list[int]] = {"a": [], "b": []}
+    for vm in held:
+        order.reserve(vm, 18)
+        held[vm] = order.take(vm, 16 * CHUNK)
+    for _ in range(12):
+        for vm, ids in held.items():
+            chosen = chance.permutation(len(ids))
+            count = int(chance.integers(1, 3000))
+            order.free(vm, [ids[at] for at in chosen[:count]])
+            held[vm] = [ids[at] for at in chosen[count:]]
+            held[vm] += order.take(vm, int(chance.integers(1, count + 1)))
+            order.gmm.verify()
+    assert sorted(held["a"]) == sorted(order.gmm.pages.pages_of("a").tolist())
+    assert sorted(held["b"]) == sorted(order.gmm.pages.pages_of("b").tolist())

@@ -228,13 +228,8 @@ class Allocator:
         raise _out_of_memory(vm.name, pages)
 
     def _hand_out(self, search: _Search, words: Words, descriptors: Records) -> None:
-        ids = np.empty(words.size, np.uint32)
-        start = 0
-        for slot, pages in search.found.items():
-            end = start + pages
-            ids[start:end] = self._table.take(slot, words[start:end], search.vm)
-            start = end
-        search.vm.hint = slot
+        ids = self._table.take_all(search.found, words, search.vm)
+        search.vm.hint = next(reversed(search.found))
         descriptors["idPage"] = ids
         descriptors["idSharedPage"] = NIL_GMM_PAGEID
         descriptors["HCPhysGCPhys"] = ids.astype(np.uint64) << PAGE_SHIFT

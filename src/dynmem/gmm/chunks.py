@@ -35,7 +35,9 @@ NOBODY: Final = 0  # the handle of no VM
 SHARED: Final = 1 << 16  # the set of chunks with shared pages, beyond all handles
 NONE: Final = -1  # no slot, no list
 _PLACE_SHIFT: Final = 6  # a place is a set and one of its 33 lists
+_LIST_MASK: Final = (1 << _PLACE_SHIFT) - 1
 _FIRST_SLOTS: Final = 16
+_FEW: Final = 3  # chunks that are put on lists one by one
 
 Slots = NDArray[np.intp]
 
@@ -182,13 +184,20 @@ class Chunks:
                 self._link(slot, place)
 
     def relink_all(self, slots: Slots) -> None:
-        """Put chunks on the lists where they belong now."""
+        """Put different chunks on the lists where they belong now."""
+        if slots.size <= _FEW:
+            for slot in slots.tolist():
+                self.relink(slot)
+            return
         free = self.free[slots]
         keys = np.where(self.shared[slots] > 0, np.int32(SHARED), self.owner[slots].astype(np.int32))
         places = keys << _PLACE_SHIFT | free.astype(np.int32) >> GMM_CHUNK_FREE_SET_SHIFT
         places[free == 0] = NONE
-        for slot in slots[places != self._place[slots]].tolist():
-            self.relink(slot)
+        former = self._place[slots]
+        moved = places != former
+        self._unlink_all(slots[moved & (former != NONE)])
+        arriving = moved & (places != NONE)
+        self._link_all(slots[arriving], places[arriving])
 
     def own(self, handle: int) -> Iterator[int]:
         """Yield the chunks of a VM that have both used and free pages, fullest first."""
@@ -223,17 +232,12 @@ class Chunks:
                 slot = self._next.item(slot)
 
     def _link(self, slot: int, place: int) -> None:
-        key, index = place >> _PLACE_SHIFT, place & ((1 << _PLACE_SHIFT) - 1)
-        free_set = self._sets.get(key)
-        if free_set is None:
-            free_set = self._sets[key] = FreeSet()
-        head = free_set.heads[index]
+        head = self._head(place)
         self._next[slot] = head
         self._previous[slot] = NONE
         if head != NONE:
             self._previous[head] = slot
-        free_set.heads[index] = slot
-        free_set.mask |= 1 << index
+        self._set_head(place, slot)
         self._place[slot] = place
 
     def _unlink(self, slot: int) -> None:
@@ -246,14 +250,61 @@ class Chunks:
         if previous != NONE:
             self._next[previous] = following
         else:
-            key, index = place >> _PLACE_SHIFT, place & ((1 << _PLACE_SHIFT) - 1)
-            free_set = self._sets[key]
-            free_set.heads[index] = following
-            if following == NONE:
-                free_set.mask &= ~(1 << index)
-                if not free_set.mask:
-                    del self._sets[key]
+            self._set_head(place, following)
         self._place[slot] = NONE
+
+    def _link_all(self, slots: Slots, places: NDArray[np.int32]) -> None:
+        """Put chunks that are on no list on lists: those for one list together, before the others there."""
+        if not slots.size:
+            return
+        order = np.argsort(places, kind="stable")
+        slots, places = slots[order], places[order]
+        starts = [0, *(np.flatnonzero(places[1:] != places[:-1]) + 1).tolist()]
+        for start, end in zip(starts, [*starts[1:], slots.size], strict=True):
+            chain = slots[start:end]
+            self._next[chain[:-1]] = chain[1:]
+            self._previous[chain[1:]] = chain[:-1]
+            head = self._head(places.item(start))
+            if head != NONE:
+                self._previous[head] = chain[-1]
+            self._next[chain[-1]] = head
+            self._previous[chain[0]] = NONE
+            self._set_head(places.item(start), chain.item(0))
+        self._place[slots] = places
+
+    def _unlink_all(self, slots: Slots) -> None:
+        """Take chunks off their lists; those at the beginning of one, which were found first, together."""
+        gone = set(slots.tolist())
+        for place in set(self._place[slots].tolist()):
+            head = first = self._head(place)
+            while head in gone:
+                gone.remove(head)
+                head = self._next.item(head)
+            if head != first:
+                self._set_head(place, head)
+                if head != NONE:
+                    self._previous[head] = NONE
+        for slot in gone:
+            self._unlink(slot)
+        self._place[slots] = NONE
+
+    def _head(self, place: int) -> int:
+        free_set = self._sets.get(place >> _PLACE_SHIFT)
+        return free_set.heads[place & _LIST_MASK] if free_set else NONE
+
+    def _set_head(self, place: int, slot: int) -> None:
+        """Begin a list with another chunk, or with NONE; a set without chunks is no longer kept."""
+        key, index = place >> _PLACE_SHIFT, place & _LIST_MASK
+        free_set = self._sets.get(key)
+        if free_set is None:
+            free_set = self._sets[key] = FreeSet()
+        free_set.heads[index] = slot
+        if slot != NONE:
+            free_set.mask |= 1 << index
+            return
+        free_set.mask &= ~(1 << index)
+        if not free_set.mask:
+            del self._sets[key]
 
     def _grow(self) -> None:
         size = self.ids.size * 2

@@ -143,6 +143,27 @@ class PageTable:
         chunks.relink(slot)
         return indices | np.uint32(chunks.ids.item(slot) << GMM_CHUNKID_SHIFT)
 
+    def take_all(self, found: dict[int, int], words: Words, vm: Vm) -> Ids:
+        """Give a VM as many free pages of each slot as it was found to have; return their ids."""
+        if len(found) == 1:
+            return self.take(next(iter(found)), words, vm)
+        chunks = self.chunks
+        slots = np.fromiter(found, np.intp, len(found))
+        counts = np.fromiter(found.values(), np.intp, len(found))
+        ends = chunks.free[slots].astype(np.intp)
+        firsts = np.repeat(slots << GMM_CHUNKID_SHIFT, counts)
+        # down from the top of each stack
+        tops = np.repeat(ends - 1 + np.cumsum(counts) - counts, counts)
+        indices = self._stacks[firsts + tops - np.arange(words.size)]
+        self._words[firsts + indices] = words
+        chunks.free[slots] = ends - counts
+        chunks.free_pages -= words.size
+        unused = ends == GMM_CHUNK_NUM_PAGES
+        chunks.owner[slots[unused]] = vm.handle
+        chunks.flags[slots[chunks.owner[slots] != vm.handle]] |= np.uint8(MIXED)
+        chunks.relink_all(slots)
+        return np.repeat(chunks.ids[slots] << _ID_SHIFT, counts) | indices
+
     def put_back(self, positions: Slots, *, spare: bool = True, shared: bool = False) -> None:
         """Free pages that are allocated: *shared* ones or private ones. Emptied chunks go back to the host.
 
