@@ -17,7 +17,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -45,11 +45,45 @@ VM: Final = "bench"
 U32Array = npt.NDArray[np.uint32]
 Measured = dict[str, float]
 
-# batch -> pages held, rounds of freeing and allocating
-BATCHES: Final = {512: (1 << 18, 256), 1: (1 << 12, 4096)}
-# the parts of C's speed that are held, of filling and of the rounds: about half of what was measured when the
-# figures were written down
-OF_C: Final = {512: (0.05, 0.004), 1: (0.0003, 0.0001)}
+
+class Workload(NamedTuple):
+    """What is done to the books.
+
+    Attributes:
+        name: How the figures are called.
+        batch: Pages of one call.
+        pages: Pages that are held.
+        rounds: How often a batch is freed and another one allocated.
+        is_scattered: Whether the pages of a batch are chosen at random, so that most are in chunks of their
+            own, or are those that were allocated together.
+        fill_of_c: The part of C's speed that is held of filling: half of what was measured at first.
+        rounds_of_c: The same of the rounds.
+    """
+
+    name: str
+    batch: int
+    pages: int
+    rounds: int
+    is_scattered: bool
+    fill_of_c: float
+    rounds_of_c: float
+
+    def victims(self) -> U32Array:
+        """Return positions among the pages that are held, a row for each round."""
+        chance = np.random.default_rng(self.batch)
+        if self.is_scattered:
+            rows = [chance.choice(self.pages, self.batch, replace=False) for _ in range(self.rounds)]
+        else:
+            starts = chance.integers(0, self.pages // self.batch, self.rounds) * self.batch
+            rows = [np.arange(start, start + self.batch) for start in starts.tolist()]
+        return np.stack(rows).astype(np.uint32)
+
+
+WORKLOADS: Final = (
+    Workload("batches of 512", 512, 1 << 18, 256, False, 0.05, 0.01),
+    Workload("batches of 512, scattered", 512, 1 << 18, 256, True, 0.05, 0.004),
+    Workload("batches of 1", 1, 1 << 12, 4096, True, 0.0003, 0.0001),
+)
 BOOKS_SHARE: Final = 0.0025  # of the memory that is managed
 LEDGER_SHARE: Final = 0.0001
 LEDGER_VMS: Final = 1000
@@ -107,10 +141,8 @@ def _theirs(program: Path, pages: int, victims: U32Array, file: Path) -> Measure
     return told
 
 
-def _beside_c(program: Path, batch: int) -> Iterator[Figure]:
-    pages, rounds = BATCHES[batch]
-    chance = np.random.default_rng(batch)
-    victims = np.stack([chance.choice(pages, batch, replace=False) for _ in range(rounds)]).astype(np.uint32)
+def _beside_c(program: Path, workload: Workload) -> Iterator[Figure]:
+    pages, victims = workload.pages, workload.victims()
     sides: dict[str, list[Measured]] = {"ours": [], "theirs": []}
     with tempfile.NamedTemporaryFile(prefix="dynmem-bench-") as file:
         victims.tofile(file.name)
@@ -123,9 +155,11 @@ def _beside_c(program: Path, batch: int) -> Iterator[Figure]:
         {name: statistics.median(one[name] for one in rounds_) for name in rounds_[0]}
         for rounds_ in sides.values()
     )
-    name = f"batches of {batch}"
-    for part, moved, bound in zip(("fill", "rounds"), (pages, 2 * victims.size), OF_C[batch], strict=True):
-        what = "allocate" if part == "fill" else "free and allocate"
+    name = workload.name
+    for part, what, moved, bound in (
+        ("fill", "allocate", pages, workload.fill_of_c),
+        ("rounds", "free and allocate", 2 * victims.size, workload.rounds_of_c),
+    ):
         yield Figure(f"{name}: {what}", moved / ours[f"{part}_s"] / 1e6, "million pages/s")
         yield Figure(f"{name}: {what}, C", moved / theirs[f"{part}_s"] / 1e6, "million pages/s")
         ratio = theirs[f"{part}_s"] / ours[f"{part}_s"]
@@ -202,8 +236,8 @@ def _run(*, managed: int) -> Iterator[Figure]:
     yield from _memory_of_ledger()
     yield from _memory_of_books(managed)
     with peer_programs.built("free_lists") as program:
-        for batch in BATCHES:
-            yield from _beside_c(program, batch)
+        for workload in WORKLOADS:
+            yield from _beside_c(program, workload)
     yield from _memfd()
 
 
