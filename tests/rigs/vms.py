@@ -30,12 +30,13 @@ class Vm:
         device: str | None,
         guest: str | None,
         options: tuple[str, ...] = (),
+        name: str = "one",
     ) -> None:
         self.qmp = folder / "run" / "qmp"
         self.qmp.parent.mkdir(mode=0o700, exist_ok=True)
         self.serial = folder / "serial"
         self.log = folder / "log"
-        command = [sys.executable, "-m", "dynmem", "vm", "--name=one", f"--memory={memory}"]
+        command = [sys.executable, "-m", "dynmem", "vm", f"--name={name}", f"--memory={memory}"]
         command += [f"--guest={guest}"] if guest is not None else []
         command += [f"--serial=file:{self.serial}"]
         command += [f"--qmp=unix:{self.qmp},server=on,wait=off"]
