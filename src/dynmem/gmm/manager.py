@@ -271,6 +271,8 @@ class GlobalMemoryManager:
             self._table.put_back(positions, spare=False)
             self._accounts.forget(self._accounts.book(vm.name), positions.size)
         self._table.disown(vm.handle)
+        # those that were mapped, or of which shared pages were the last, are empty and still there
+        self._table.release_unused(spare=False)
 
     # Pages with ids.
 

@@ -194,11 +194,15 @@ class PageTable:
         for slot in dropped.tolist():
             chunks.drop(slot)
 
-    def release_unused(self) -> int:
-        """Return unused chunks to the host that are neither mapped nor to spare; return how many."""
+    def release_unused(self, *, spare: bool = True) -> int:
+        """Return unused chunks to the host that are not mapped; return how many.
+
+        With *spare*, as many unused chunks are kept as the table was told to.
+        """
         unused = np.fromiter(self.chunks.unused(), np.intp)
         unmapped = unused[self.chunks.flags[unused] & MAPPED == 0]
-        dropped = unmapped[max(0, self._spare_chunks - (unused.size - unmapped.size)) :]
+        kept = max(0, self._spare_chunks - (unused.size - unmapped.size)) if spare else 0
+        dropped = unmapped[kept:]
         if dropped.size:
             self._store.drop_chunks(self.chunks.ids[dropped])
             for slot in dropped.tolist():
