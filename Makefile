@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: demo demo-qemu test test-kvm accept-memory lint docs conformance bench bench-check trial rows flake soak hostile walk fuzz fuzz-coverage clean
+.PHONY: demo demo-qemu test test-kvm accept-memory accept-gmm lint docs conformance bench bench-check trial rows flake soak hostile walk fuzz fuzz-coverage clean
 .DEFAULT_GOAL := demo
 
 .venv/run.stamp: pyproject.toml scripts/setup-venv
@@ -36,6 +36,10 @@ test-kvm: .venv/dev.stamp  ## stock kernels on our monitor, on /dev/kvm or in an
 
 accept-memory: .venv/dev.stamp  ## ten rounds of a 256 MiB guest between 128 MiB and 4 GiB, everybody's figures side by side
 	$(BIN)/python -m tests.accept $(ARGS)
+
+accept-gmm: .venv/dev.stamp  ## the memory manager in six scenes of real processes, each figure with its rule; ARGS="shortage"
+	scripts/setup-qemu
+	$(BIN)/python -m tests.accept.gmm $(ARGS)
 
 lint: .venv/dev.stamp
 	$(BIN)/ruff format --check .

@@ -4,23 +4,21 @@ What is known of it comes from three sources that know nothing of each other: th
 (`dynmem status --json`), the monitors of the VMs, and the kernel.
 """
 
-import asyncio
 import contextlib
 import json
-import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from tests.rigs.managers import RunningManager, cli, managing
 from tests.rigs.processes import descendants, memory_files
+from tests.rigs.scenes import until
 from tests.rigs.vms import BALLOON, Vm
 
+from dynmem.manager.api.messages import StatusReply
 from dynmem.qmp.client import QmpClient
 from dynmem.units import MIB, PAGE_SIZE
-
-PATIENCE_S: Final = 60.0
-_LOOK_S: Final = 0.03
 
 Status = dict[str, Any]
 
@@ -162,28 +160,18 @@ class Host:
     async def until_loads_are(self, holds: Mapping[str, int]) -> None:
         """Wait until guests hold what they were told to, in MiB."""
         for name, mib in holds.items():
-            await until(
-                lambda name=name, mib=mib: self.held(name) == mib * MIB,
-                lambda name=name, mib=mib: f"{name} holds {self.held(name)} bytes, not {mib} MiB",
-            )
+            await until(partial(self._holds, name, mib * MIB))
 
     async def until_quiet(self, manager: RunningManager, sweeps: int = 4) -> Status:
         """Return the status once the books have been the same, and nothing was sent, for some sweeps."""
-        before, since = await self.ready(manager), 0
-        while since < sweeps:
-            number = before["manager"]["sweeps"]
-            await manager.until(lambda status, number=number: status.manager.sweeps > number)
+        await manager.until(self._has_reports)
+        before, same = await self.status(), 0
+        while same < sweeps:
+            await manager.sweeps(1)
             now = await self.status()
-            since = (
-                since + 1 if books(now) == books(before) and last_changes(now) == last_changes(before) else 0
-            )
-            before = now
+            is_same = books(now) == books(before) and last_changes(now) == last_changes(before)
+            before, same = now, same + 1 if is_same else 0
         return before
-
-    async def ready(self, manager: RunningManager) -> Status:
-        """Return the status once every VM that was started is there and has reported."""
-        await manager.until(lambda status: all(status.vm(name).demand_bytes is not None for name in self.vms))
-        return await self.status()
 
     @contextlib.contextmanager
     def ended(self) -> Iterator[None]:
@@ -199,6 +187,12 @@ class Host:
 
     def _wish(self, name: str) -> Path:
         return self._folder / name / "wish"
+
+    def _holds(self, name: str, size: int) -> bool:
+        return self.held(name) == size
+
+    def _has_reports(self, status: StatusReply) -> bool:
+        return all(status.vm(name).demand_bytes is not None for name in self.vms)
 
     async def _size(self, name: str) -> int:
         async with await QmpClient.connect(self._qmp(name)) as client:
@@ -220,16 +214,6 @@ async def running(host: Host, *names: str) -> AsyncIterator[RunningManager]:
             yield manager
 
 
-async def until(holds: Callable[[], bool], otherwise: Callable[[], str]) -> float:
-    """Wait until something holds; return the seconds that it took. Raises NotAcceptedError."""
-    begun = time.monotonic()
-    while not holds():
-        if time.monotonic() > begun + PATIENCE_S:
-            raise NotAcceptedError(f"not within {PATIENCE_S:g} s: {otherwise()}")
-        await asyncio.sleep(_LOOK_S)
-    return time.monotonic() - begun
-
-
 def vm_of(status: Mapping[str, Any], name: str) -> dict[str, Any]:
     """Return what a status says of one VM."""
     found: dict[str, Any] = next(vm for vm in status["vms"] if vm["name"] == name)
@@ -241,15 +225,10 @@ def books(status: Mapping[str, Any]) -> dict[str, Any]:
     found = dict(_leaves("books", status["books"]))
     for vm in status["vms"]:
         found[f"{vm['name']}.claim_bytes"] = vm["claim_bytes"]
-        for key in BOOKS_OF_A_VM:
-            found |= dict(_leaves(f"{vm['name']}.{key}", vm.get(key)))
+        found |= dict(_leaves(f"{vm['name']}.books", vm["books"]))
     for each in status["reservations"]:
         found[f"reservation {each['name']}"] = each["size_bytes"]
     return found
-
-
-#: Where a status keeps what the books say of one VM.
-BOOKS_OF_A_VM: Final = ("books",)
 
 
 def last_changes(status: Mapping[str, Any]) -> list[object]:

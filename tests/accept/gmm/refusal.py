@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Final
 
 from tests.accept.gmm.figures import Figures, in_bytes
-from tests.accept.gmm.host import Host, Plan, books, running, until, vm_of
+from tests.accept.gmm.host import Host, Plan, books, running, vm_of
 from tests.rigs.managers import cli
 
 from dynmem.errors import ExitCode
@@ -17,9 +17,9 @@ FITS: Final = 48
 _SIZE: Final = re.compile(r"\d+(?:\.\d+)? (?:[KMGT]iB|B)")
 
 
-async def play(folder: Path, figures: Figures) -> None:
+async def play(folder: Path, figures: Figures, *, period_s: float = 0.5) -> None:
     """Play the scene."""
-    host = Host(folder, (WEB, DB), budget=224)
+    host = Host(folder, (WEB, DB), budget=224, period_s=period_s)
     async with running(host, "web") as manager:
         before = await host.until_quiet(manager, 2)
         room = host.budget - host.slush - WEB.minimum * MIB
@@ -58,9 +58,8 @@ async def play(folder: Path, figures: Figures) -> None:
             "nothing is kept for it",
         )
 
-        vm = host.start("db", boot=FITS, options=("--manager", str(host.socket)))
+        host.start("db", boot=FITS, options=("--manager", str(host.socket)))
         await manager.until(lambda status: status.vm("db").there and status.vm("db").demand_bytes)
-        await until(lambda: vm.process.poll() is None, lambda: "db ended")
         admitted = await host.until_quiet(manager, 2)
         figures.note("db asks for less, and runs; its monitor reports", in_bytes((await host.sizes())["db"]))
         claims = sum(each["claim_bytes"] or 0 for each in admitted["vms"])
