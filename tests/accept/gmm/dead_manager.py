@@ -17,21 +17,22 @@ PLANS: Final = (
     Plan("db", boot=128, minimum=32, holds=32),
     Plan("test", boot=128, minimum=32, priority="low", holds=16),
 )
+QUIET_S: Final = 3.0
 ROOM: Final = 32  # MiB that are reserved meanwhile
 GROWS: Final = ("db", 72)  # a guest, and the MiB that it holds when the last manager starts
 #: What happened in the life of one manager, and not what there is: the next one begins at 0.
 HISTORY: Final = ("freed_chunks", "given_bytes")
 
 
-async def play(folder: Path, figures: Figures, *, period_s: float = 0.5) -> None:
+async def play(folder: Path, figures: Figures) -> None:
     """Play the scene."""
-    host = Host(folder, PLANS, budget=320, period_s=period_s)
+    host = Host(folder, PLANS, budget=320)
     async with running(host) as first:
-        await host.until_quiet(first, 2)
+        await host.until_quiet(first, 1)
         command = ("reserve", f"{ROOM}MiB", "--name", "later", "--hold", "10min", "--socket", host.socket)
         code, _, error = await cli(*command)
         figures.equal("room is reserved: exit code", code, 0, error.strip() or "there is room")
-        before = await host.until_quiet(first)
+        before = await host.until_quiet(first, QUIET_S)
         filled = before["books"]["ballooned_bytes"]
         figures.at_least("what balloons hold", filled, 1, "the books are not trivial", in_bytes)
         commands = _commands(folder)
@@ -45,7 +46,7 @@ async def play(folder: Path, figures: Figures, *, period_s: float = 0.5) -> None
 
 async def _hold_books(host: Host, manager: RunningManager, before: Status, figures: Figures) -> None:
     """Hold every figure of the books to be what it was before the manager was killed."""
-    after = await host.until_quiet(manager)
+    after = await host.until_quiet(manager, QUIET_S)
     pids = (before["manager"]["pid"], after["manager"]["pid"])
     figures.note("manager killed (SIGKILL); the process before, and now", "{}, {}".format(*pids))
     was, now = books(before), books(after)

@@ -28,7 +28,7 @@ async def play(
     lives = Plan("lives", boot=128, minimum=32, holds=32)
     host = Host(folder, (*plans, lives), budget=128 * len(moments) + 256, period_s=period_s)
     async with running(host) as manager:
-        status = await host.until_quiet(manager, 2)
+        status = await host.until_quiet(manager, 1)
         figures.note("books: all VMs", in_bytes(status["books"]["allocated_bytes"]))
         figures.note("host: shared memory, and available", _host())
         for name, moment in moments.items():

@@ -162,15 +162,20 @@ class Host:
         for name, mib in holds.items():
             await until(partial(self._holds, name, mib * MIB))
 
-    async def until_quiet(self, manager: RunningManager, sweeps: int = 4) -> Status:
-        """Return the status once the books have been the same, and nothing was sent, for some sweeps."""
+    async def until_quiet(self, manager: RunningManager, seconds: float) -> Status:
+        """Return the status once the books have been the same, and nothing was sent, for as long.
+
+        A guest reports once a second, so what it wants is known to be settled after some seconds only.
+        """
         await manager.until(self._has_reports)
         before, same = await self.status(), 0
-        while same < sweeps:
+        while same * self.period_s < seconds:
+            number = before["manager"]["sweeps"]
             await manager.sweeps(1)
             now = await self.status()
             is_same = books(now) == books(before) and last_changes(now) == last_changes(before)
-            before, same = now, same + 1 if is_same else 0
+            same = same + now["manager"]["sweeps"] - number if is_same else 0
+            before = now
         return before
 
     @contextlib.contextmanager

@@ -17,11 +17,11 @@ FITS: Final = 48
 _SIZE: Final = re.compile(r"\d+(?:\.\d+)? (?:[KMGT]iB|B)")
 
 
-async def play(folder: Path, figures: Figures, *, period_s: float = 0.5) -> None:
+async def play(folder: Path, figures: Figures) -> None:
     """Play the scene."""
-    host = Host(folder, (WEB, DB), budget=224, period_s=period_s)
+    host = Host(folder, (WEB, DB), budget=224)
     async with running(host, "web") as manager:
-        before = await host.until_quiet(manager, 2)
+        before = await host.until_quiet(manager, 1)
         room = host.budget - host.slush - WEB.minimum * MIB
         figures.note("the budget less the slush", in_bytes(host.budget - host.slush))
         figures.equal(
@@ -60,7 +60,7 @@ async def play(folder: Path, figures: Figures, *, period_s: float = 0.5) -> None
 
         host.start("db", boot=FITS, options=("--manager", str(host.socket)))
         await manager.until(lambda status: status.vm("db").there and status.vm("db").demand_bytes)
-        admitted = await host.until_quiet(manager, 2)
+        admitted = await host.until_quiet(manager, 1)
         figures.note("db asks for less, and runs; its monitor reports", in_bytes((await host.sizes())["db"]))
         claims = sum(each["claim_bytes"] or 0 for each in admitted["vms"])
         figures.equal(

@@ -20,7 +20,8 @@ ORDER: Final = ("low", "normal", "high")
 BOOT: Final = 192
 TOUCHED: Final = 144  # MiB that each guest has used once, so that the host has to get them back
 HOLDS: Final = 32
-MORE: Final = 12 * MIB  # room that is asked for beyond what was there
+MORE: Final = 16 * MIB  # room that is asked for beyond what was there
+QUIET_S: Final = 2.0
 STEPS_MAX: Final = 40
 GRAIN: Final = HUGE_PAGES * PAGE_SIZE  # sizes are rounded to it
 BAND: Final = band_pages(pages_of(BOOT * MIB)) * PAGE_SIZE  # a smaller difference is left alone
@@ -35,7 +36,7 @@ async def play(folder: Path, figures: Figures) -> None:
         for name in ORDER:
             host.order(name, HOLDS)
         await host.until_loads_are(dict.fromkeys(ORDER, HOLDS))
-        status = await host.until_quiet(manager, 3)
+        status = await host.until_quiet(manager, QUIET_S)
         before = await host.sizes()
         for name in ORDER:
             wanted = vm_of(status, name)["wanted_bytes"]
@@ -56,7 +57,7 @@ async def _until_short(host: Host, manager: RunningManager, name: str, room: int
         code, _, error = await cli(*command)
         if code:
             raise NotAcceptedError(f"`dynmem reserve` ended with {code}: {error}")
-        if _short(await host.until_quiet(manager, 3), name) > GRAIN:
+        if _short(await host.until_quiet(manager, QUIET_S), name) > GRAIN:
             figures.note(f"{name} is short when this is reserved", in_bytes(room))
             return room
     raise NotAcceptedError(f"{name} is not short when {in_bytes(room)} are reserved: {await host.status()}")

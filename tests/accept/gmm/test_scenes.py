@@ -44,7 +44,7 @@ def test_the_memory_of_a_killed_vm_comes_back_in_the_books_and_on_the_host(
 def test_a_killed_manager_comes_back_with_equal_books_and_looks_before_it_writes(
     folder: Path, figures: Figures
 ) -> None:
-    play(dead_manager.play(folder, figures, period_s=PERIOD_S))
+    play(dead_manager.play(folder, figures))
 
 
 def test_shared_pages_that_killed_processes_leave_behind_are_reclaimed_to_the_last_block(
