@@ -2,13 +2,19 @@
 
 from dynmem.gmm import batches, calls, codes, constants, replies, requests, serving, structures
 from dynmem.gmm.codes import Account, BalloonAction, GmmError, OcPolicy, OsFamily, Priority, Status
+from dynmem.gmm.counted import CountedBooks
 from dynmem.gmm.manager import GlobalMemoryManager
 from dynmem.gmm.sharing import Checked, GuestPages
 from dynmem.gmm.statistics import HypervisorMemoryStats, MemoryStats, Stats, VmSizes, VmStats
+from dynmem.gmm.store import ChunkStore, NoStore, StoreFullError
 
 # in the order of importance: the manager, what goes in and what comes out, the codes of the protocol
 __all__ = [
     "GlobalMemoryManager",
+    "CountedBooks",
+    "ChunkStore",
+    "NoStore",
+    "StoreFullError",
     "VmSizes",
     "MemoryStats",
     "Stats",
