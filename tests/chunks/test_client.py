@@ -20,8 +20,9 @@ from dynmem.chunks.messages import Welcome
 from dynmem.chunks.server import RequestServer
 from dynmem.chunks.window import WindowError
 from dynmem.errors import DeadlineError, RemoteProtocolError, UnreachableError
+from dynmem.gmm.batches import AllocateBatch
 from dynmem.gmm.calls import Calls
-from dynmem.gmm.codes import GmmError, Status
+from dynmem.gmm.codes import Account, GmmError, Status
 from dynmem.gmm.constants import GMM_CHUNK_SIZE
 from dynmem.gmm.serving import Manager, perform
 from dynmem.memory import system_calls
@@ -194,6 +195,14 @@ def test_a_vm_that_is_refused_is_an_error_with_the_status(served: Served) -> Non
         RequestClient(served.path, "refused")
     assert refusal.value.code is Status.WRONG_ORDER
     closed_at_both_ends(before)
+
+
+def test_a_batch_beyond_a_packet_is_refused_and_the_connection_goes_on(served: Served) -> None:
+    with RequestClient(served.path, "web") as client:
+        with pytest.raises(GmmError, match="send smaller batches") as refusal:
+            AllocateBatch(client.perform, 10_000, Account.BASE).perform()
+        assert refusal.value.code is Status.INVALID_PARAMETER
+        assert Calls(client.perform).map_unmap_chunk(1, 0)
 
 
 def test_without_a_server_there_is_a_sentence(tmp_path: Path) -> None:

@@ -167,6 +167,8 @@ def test_each_process_has_a_chunk_at_its_own_place(store: MemfdStore) -> None:
     assert store.map_chunk(db, 3) == (2 << 40) + 3 * GMM_CHUNK_SIZE
     store.unmap_chunk(web, 3)
     store.detach(web)
+    with pytest.raises(StoreFullError, match="attach it first"):
+        store.map_chunk(web, 3)
     assert store.attach(3 << 40) not in {OWN_PROCESS, web, db}
 
 

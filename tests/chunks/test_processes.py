@@ -249,12 +249,6 @@ def test_what_a_killed_process_held_is_free_at_once_and_nothing_else(host: Host)
     assert db.call("read", kept[0], 4) == "kept"
 
 
-def test_a_vm_may_come_again_after_its_process_was_killed(host: Host) -> None:
-    host.caller("web").kill()
-    host.serve_until(lambda: "web" not in host.gmm)
-    assert len(host.caller("web").call("allocate", 5)) == 5
-
-
 def killed_at_random(host: Host, names: tuple[str, ...], kills: int, seed: int) -> None:
     chance = random.Random(seed)
     vms = {vm: host.caller(vm) for vm in names}

@@ -28,7 +28,7 @@ from dynmem.chunks.messages import (
     encode_request,
 )
 from dynmem.chunks.server import RequestServer
-from dynmem.errors import RemoteProtocolError
+from dynmem.errors import LocalProtocolError, RemoteProtocolError
 from dynmem.gmm.codes import GmmError, Status
 from dynmem.limits import CHUNK_CLIENTS_MAX, CHUNK_NAME_BYTES_MAX, CHUNK_REQUEST_BYTES_MAX
 from dynmem.memory.backend import BackendError
@@ -145,7 +145,7 @@ def test_the_longest_request_and_the_longest_reply_fit(
     web = served.greeted("web")
     longest = bytes(CHUNK_REQUEST_BYTES_MAX)
     assert served.exchanged(web, encode_request(1, longest)) == longest
-    with pytest.raises(ValueError, match="send smaller batches"):
+    with pytest.raises(LocalProtocolError, match="send smaller batches"):
         encode_request(1, longest + b"x")
 
 
@@ -239,8 +239,7 @@ def test_a_process_that_is_killed_is_cleaned_up_though_its_child_holds_the_conne
 def greeting(
     *, magic: bytes = MAGIC, version: int = VERSION, window: int = WINDOW, name: bytes = b"web"
 ) -> bytes:
-    head = Greeting("", 0).encode()
-    return magic + version.to_bytes(2, "little") + head[6:8] + window.to_bytes(8, "little") + name
+    return magic + version.to_bytes(2, "little") + bytes(2) + window.to_bytes(8, "little") + name
 
 
 NO_GREETINGS = {
@@ -397,3 +396,12 @@ def test_a_greeting_and_a_request_are_read_as_they_were_written() -> None:
         Welcome.decode(Welcome(Status.SUCCESS).encode()[:8] + b"\x05\0\0\0")
     with pytest.raises(RemoteProtocolError):
         Welcome.decode(MAGIC + b"\x02" + Welcome(Status.SUCCESS).encode()[5:])
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [Greeting("", WINDOW), Greeting("x" * 65, WINDOW), Greeting("a\nb", WINDOW), Greeting("web", WINDOW, -1)],
+)
+def test_a_greeting_that_would_be_refused_is_not_sent(wrong: Greeting) -> None:
+    with pytest.raises(LocalProtocolError, match="no greeting for"):
+        wrong.encode()

@@ -14,7 +14,13 @@ from typing import Final, Self
 
 from dynmem.chunks.messages import REPLY_BYTES_MAX, Greeting, Welcome, encode_request
 from dynmem.chunks.window import Window, WindowError
-from dynmem.errors import DeadlineError, DynmemError, RemoteProtocolError, UnreachableError
+from dynmem.errors import (
+    DeadlineError,
+    DynmemError,
+    LocalProtocolError,
+    RemoteProtocolError,
+    UnreachableError,
+)
 from dynmem.gmm.codes import GmmError, Status
 from dynmem.gmm.constants import NIL_GMM_CHUNKID
 from dynmem.gmm.replies import Reply, parse_reply
@@ -34,8 +40,8 @@ class RequestClient:
     def __init__(self, path: Path, vm: str, *, numa_node: int = 0, timeout_s: float = _TIMEOUT_S) -> None:
         """Connect, and have the books of `vm` opened.
 
-        Raises GmmError if the books refuse the VM; UnreachableError, DeadlineError, RemoteProtocolError,
-        WindowError.
+        Raises GmmError if the books refuse the VM; LocalProtocolError for a name that cannot be sent;
+        UnreachableError, DeadlineError, RemoteProtocolError, WindowError.
         """
         self.vm: Final = vm
         self._path: Final = path
@@ -54,11 +60,14 @@ class RequestClient:
     def perform(self, operation: int, buffer: bytes) -> bytes:
         """Perform one request; return its buffer with the outputs.
 
-        The reply says whether the call succeeded (`gmm.replies`). Raises ValueError if the buffer is longer
-        than CHUNK_REQUEST_BYTES_MAX; UnreachableError, DeadlineError, RemoteProtocolError, and then the
-        connection is closed: a late reply would be taken for that of the next request.
+        The reply says whether the call succeeded (`gmm.replies`); INVALID_PARAMETER, from here, if the buffer
+        is longer than CHUNK_REQUEST_BYTES_MAX. Raises UnreachableError, DeadlineError, RemoteProtocolError,
+        and then the connection is closed: a late reply would be taken for that of the next request.
         """
-        packet = encode_request(operation, buffer)
+        try:
+            packet = encode_request(operation, buffer)
+        except LocalProtocolError as error:
+            return Reply(Status.INVALID_PARAMETER, None, str(error)).encode()
         with self._lock:
             reply = self._exchange(packet)
             return self._mapped_here(reply) if operation == Operation.MAP_UNMAP_CHUNK else reply

@@ -79,7 +79,10 @@ class MemfdStore:
         return self._page(first) == self._page(second)
 
     def map_chunk(self, process: int, chunk_id: int) -> int:
-        return self._windows[process] + (chunk_id << GMM_CHUNK_SHIFT)
+        window = self._windows.get(process)
+        if window is None:
+            raise StoreFullError(f"process {process} has no window for chunks: attach it first")
+        return window + (chunk_id << GMM_CHUNK_SHIFT)
 
     def unmap_chunk(self, process: int, chunk_id: int) -> None:
         # the process itself unmaps it; there is nothing to undo here

@@ -13,7 +13,7 @@ All little-endian. The socket keeps packets whole (SOCK_SEQPACKET), so none need
 import struct
 from typing import Final, NamedTuple, Self
 
-from dynmem.errors import RemoteProtocolError
+from dynmem.errors import LocalProtocolError, RemoteProtocolError
 from dynmem.gmm.codes import Status
 from dynmem.gmm.replies import REPLY_EXTRA_BYTES_MAX
 from dynmem.limits import CHUNK_NAME_BYTES_MAX, CHUNK_REQUEST_BYTES_MAX
@@ -47,8 +47,15 @@ class Greeting(NamedTuple):
     numa_node: int = 0
 
     def encode(self) -> bytes:
-        """Return the packet."""
-        return _GREETING.pack(MAGIC, VERSION, self.numa_node, self.window) + self.vm.encode()
+        """Return the packet. Raises LocalProtocolError if the name, or the node, cannot be sent."""
+        try:
+            packet = _GREETING.pack(MAGIC, VERSION, self.numa_node, self.window) + self.vm.encode()
+            self.decode(packet)
+        except (RemoteProtocolError, UnicodeEncodeError, struct.error) as error:
+            raise LocalProtocolError(
+                f"no greeting for {self.vm!r} on node {self.numa_node}: {error}"
+            ) from None
+        return packet
 
     @classmethod
     def decode(cls, packet: bytes) -> Self:
@@ -105,9 +112,9 @@ class Welcome(NamedTuple):
 
 
 def encode_request(operation: int, buffer: bytes) -> bytes:
-    """Return the packet of a request. Raises ValueError if it would be too long."""
+    """Return the packet of a request. Raises LocalProtocolError if it would be too long."""
     if len(buffer) > CHUNK_REQUEST_BYTES_MAX:
-        raise ValueError(
+        raise LocalProtocolError(
             f"a request of {len(buffer)} bytes is longer than {CHUNK_REQUEST_BYTES_MAX}: send smaller batches"
         )
     return _OPERATION.pack(operation) + buffer
