@@ -62,6 +62,14 @@ class NaivePages:
             self._discard(page_id)
         self.pages[page_id].references -= 1
 
+    def free_shared(self, page_ids: NDArray[np.uint32]) -> None:
+        ids = page_ids.tolist()
+        assert all(self.pages[page_id].references == 1 for page_id in ids)
+        for page_id in ids:
+            self._discard(page_id)
+        for page_id in ids:
+            self.pages[page_id].references = 0
+
     def free(self, page_id: int) -> None:
         assert self.pages[page_id].owner is not None
         self._discard(page_id)

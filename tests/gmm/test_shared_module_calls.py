@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from tests.gmm.naive_pages import page_to_check, regions_of
 
 from dynmem.gmm import Account, GlobalMemoryManager, GmmError, OcPolicy, OsFamily, Priority, Status
@@ -11,6 +12,7 @@ from dynmem.gmm.constants import GMM_GCPHYS_UNSHAREABLE, NIL_GMM_PAGEID
 from dynmem.gmm.manager import Mode
 from dynmem.gmm.modules import Region
 from dynmem.gmm.sharing import Checked
+from dynmem.gmm.store import ChunkStore, NoStore
 from dynmem.gmm.structures import free_page_descriptors, page_descriptors
 
 BASE = 0x7FF0_0000_0000
@@ -18,9 +20,19 @@ REGIONS = regions_of(Region(BASE, 0x4000))
 FIRST = 1 << 9
 
 
-def host(mode: Mode = "shared") -> GlobalMemoryManager:
+class CountingStore(NoStore):
+    """A store that notes how many pages it was asked to discard in each call."""
+
+    def __init__(self) -> None:
+        self.discarded: list[int] = []
+
+    def discard(self, page_ids: NDArray[np.uint32], /) -> None:
+        self.discarded.append(page_ids.size)
+
+
+def host(mode: Mode = "shared", store: ChunkStore | None = None) -> GlobalMemoryManager:
     """VMs a and b with 4 pages each, a stopped with the first shared; c has the module and nothing else."""
-    gmm = GlobalMemoryManager(4096, mode=mode)
+    gmm = GlobalMemoryManager(4096, store, mode)
     for vm in "abc":
         gmm.initial_reservation(vm, 600, 10, 10, OcPolicy.TBD, Priority.NORMAL)
         if mode == "shared":
@@ -156,3 +168,25 @@ def test_an_unshareable_page_and_one_of_a_large_page_are_left_alone() -> None:
         gmm.shared_module_check_page("a", BASE, 0, 1, descriptor)
         assert descriptor["idPage"] == NIL_GMM_PAGEID
         assert gmm.verify().pages.owner(page_id) == "a"
+
+
+def test_what_a_vm_leaves_behind_is_returned_to_the_store_in_one_call() -> None:
+    store = CountingStore()
+    gmm = host(store=store)
+    for page in range(1, 3):
+        gmm.shared_module_check_page("a", BASE, 0, page, page_to_check(FIRST + page))
+    gmm.cleanup_vm("a")
+    # the shared ones, then its last private one
+    assert store.discarded == [3, 1]
+    assert gmm.verify().query_statistics().left_behind_shared_pages == 3
+
+
+def test_a_page_that_others_refer_to_is_not_freed_with_those_that_were_left_behind() -> None:
+    gmm = host()
+    gmm.shared_module_check_page("a", BASE, 0, 1, page_to_check(FIRST + 1))
+    gmm.pages.refer(FIRST)
+    for page_ids in ([FIRST + 1, FIRST], [FIRST + 1, FIRST + 2], [FIRST + 1, 0]):
+        with pytest.raises(GmmError) as refused:
+            gmm.pages.free_shared(np.array(page_ids, np.uint32))
+        assert refused.value.code is Status.PAGE_NOT_SHARED
+        assert gmm.pages.references(FIRST + 1) == 1

@@ -337,6 +337,16 @@ class PageTable:
             self._words[position] = self.word(position) - _ONE_REFERENCE
             self._accounts.duplicate_pages -= 1
 
+    def free_shared(self, page_ids: Ids) -> None:
+        """Free shared pages that have one reference each. Raises GmmError (PAGE_NOT_SHARED)."""
+        positions = self.positions(page_ids)
+        one_reference = _SHARED_WORD | _ONE_REFERENCE
+        if int(positions.min()) < 0 or bool(
+            (self.words(positions) & ~np.uint64(PFN_MASK) != one_reference).any()
+        ):
+            raise GmmError(Status.PAGE_NOT_SHARED, "a page to be freed does not have one reference")
+        self.put_back(positions, spare=False, shared=True)
+
     def free(self, page_id: int) -> None:
         """Free a private page, whose VM remains charged for it. Raises GmmError (PAGE_NOT_PRIVATE)."""
         self.put_back(np.array([self._private(page_id)], np.intp))

@@ -32,6 +32,8 @@ from dynmem.gmm.references import References
 
 #: References to one page at most: the original's page has 16 bits for them and would begin again at 0.
 MAX_REFERENCES: Final = (1 << 16) - 1
+#: Pages that a VM left behind, freed by one call to the store: it takes their order and gaps as they come.
+FREED_AT_ONCE: Final = 4096
 
 
 class PageBooks(Protocol):
@@ -65,6 +67,9 @@ class PageBooks(Protocol):
 
     def release(self, page_id: int) -> None:
         """Drop a reference to a shared page; the last one frees it."""
+
+    def free_shared(self, page_ids: NDArray[np.uint32]) -> None:
+        """Free shared pages that have one reference each, in one call to the store."""
 
     def free(self, page_id: int) -> None:
         """Free a private page, whose VM remains charged for it."""
@@ -246,12 +251,23 @@ class Sharing:
         self._stopped.discard(vm)
         self._guests.pop(vm, None)
         references = self._references.get(vm, References())
-        total, freed = references.total, 0
-        for page_id in np.repeat(*references.pages()).tolist():
-            freed += self._release(vm, page_id)
-            self.left_behind_pages += 1
+        total, last = references.total, list[int]()
+        for page_id, count in zip(*(column.tolist() for column in references.pages()), strict=True):
+            others = self._pages.references(page_id) - count
+            for _ in range(count if others else count - 1):
+                self._release(vm, page_id)
+                self.left_behind_pages += 1
+            if not others:
+                last.append(page_id)
+        for start in range(0, len(last), FREED_AT_ONCE):
+            block = last[start : start + FREED_AT_ONCE]
+            self._pages.free_shared(np.array(block, np.uint32))
+            for page_id in block:
+                references.drop(page_id)
+            self.shared_pages -= len(block)
+            self.left_behind_pages += len(block)
         self._references.pop(vm, None)
-        return LeftBehind(total, freed)
+        return LeftBehind(total, len(last))
 
     def find_duplicate(self, vm: str, page_id: int) -> bool:
         """Return whether a private page of another VM has the content of a page of this one.
