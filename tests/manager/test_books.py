@@ -455,7 +455,8 @@ def calls_of_a_quiet_step(vms: int, monkeypatch: pytest.MonkeyPatch) -> Counter[
         return count
 
     with monkeypatch.context() as patch:
-        for name, call in vars(GlobalMemoryManager).items():
+        for name in dir(GlobalMemoryManager):
+            call = getattr(GlobalMemoryManager, name)
             if callable(call) and (not name.startswith("_") or name == "__contains__"):
                 patch.setattr(GlobalMemoryManager, name, counted(name, call))
         host.sweep()
@@ -464,6 +465,6 @@ def calls_of_a_quiet_step(vms: int, monkeypatch: pytest.MonkeyPatch) -> Counter[
 
 def test_a_quiet_step_asks_the_books_no_more_for_each_vm_than_it_did(monkeypatch: pytest.MonkeyPatch) -> None:
     few, many = calls_of_a_quiet_step(10, monkeypatch), calls_of_a_quiet_step(1000, monkeypatch)
-    assert many.total() <= CALLS_PER_VM * 1000
+    assert 1000 < many.total() <= CALLS_PER_VM * 1000
     assert many.total() - few.total() <= CALLS_PER_VM * 990
     assert set(many) <= {"__contains__", "allocated", "figures", "may_not_allocate_why"}  # nothing is changed
