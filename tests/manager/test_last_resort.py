@@ -6,7 +6,10 @@ import time
 from pathlib import Path
 
 import pytest
+from tests.rigs.managers import ObedientVm, configured, managing
+from tests.rigs.monitored import listening
 from tests.rigs.obedient import CALM, ObedientHost
+from tests.rigs.scenes import play
 
 from dynmem.errors import ConfigError
 from dynmem.manager import config
@@ -217,3 +220,39 @@ def test_the_command_arrives_as_it_was_written(tmp_path: Path) -> None:
     assert config.load(path).vms[0].on_out_of_memory == SAVE
     path.write_text(FILE)
     assert config.load(path).vms[0].on_out_of_memory == ()
+
+
+@pytest.mark.soak
+def test_a_running_manager_runs_the_command_of_a_low_vm_and_says_what_came_of_it(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        web, batch = ObedientVm(32), ObedientVm(200)
+        save, told = tmp_path / "save", tmp_path / "told"
+        save.write_text(f'#!/bin/sh\necho "$@" > {told}\n')
+        save.chmod(0o700)
+        sizes = 'minimum = "32MiB"\nmaximum = "256MiB"\n'
+        config = configured(
+            tmp_path,
+            "enforce",
+            "300MiB",
+            web=f'{sizes}priority = "high"',
+            batch=f'{sizes}priority = "low"\non_out_of_memory = ["{save}", "now"]',
+        )
+        async with (
+            listening(tmp_path / "web.qmp", web.serve),
+            listening(tmp_path / "batch.qmp", batch.serve),
+            managing(config) as manager,
+        ):
+            await manager.until(lambda status: all(vm.demand_bytes for vm in status.vms))
+            web.demand = 200 * MIB
+            await manager.until(lambda _: any(f"{save} is done" in line for line in manager.lines))
+            status = await manager.status()
+            books = status.vm("batch").books
+            assert books is not None
+            assert books.may_not_allocate_why.endswith("it is to be saved or ended")
+            (said,) = (
+                line for line in manager.lines if "batch: interrupted: memory is out: web (high)" in line
+            )
+            assert said.endswith(f"running {save} now batch")
+        assert told.read_text() == "now batch\n"
+
+    play(scenario())
