@@ -30,8 +30,8 @@ from dynmem.gmm.constants import (
     NIL_GMM_PAGEID,
     PAGE_SHIFT,
 )
-from dynmem.gmm.descriptors import check_addresses, check_array, check_nil, pfns
-from dynmem.gmm.page_table import HANDLE_SHIFT, PageTable, Words
+from dynmem.gmm.descriptors import check_array, check_new, pfns
+from dynmem.gmm.page_table import HANDLE_SHIFT, PageTable
 from dynmem.gmm.store import StoreFullError
 from dynmem.gmm.structures import GMMPAGEDESC, Records
 from dynmem.gmm.vms import Vm, Vms
@@ -172,8 +172,7 @@ class Allocator:
     def allocate_pages(self, name: str, descriptors: Records, account: Account) -> None:
         """Allocate a page for each descriptor, all or none; `GlobalMemoryManager.allocate_pages` says how."""
         check_array(descriptors, GMMPAGEDESC, "page descriptors")
-        check_addresses(descriptors, only_marks=account is not Account.BASE)
-        check_nil(descriptors)
+        check_new(descriptors, only_marks=account is not Account.BASE)
         self._allocate(name, descriptors, account)
 
     def allocate_handy_pages(self, name: str, descriptors: Records) -> None:
@@ -206,9 +205,11 @@ class Allocator:
         book = self._accounts.check_allocation(name, descriptors.size, account)
         vm = self._vms.of(name)
         search = self._search(vm, book, descriptors.size)
-        words = pfns(descriptors)
-        words |= np.uint64(vm.handle << HANDLE_SHIFT)
-        self._hand_out(search, words, descriptors)
+        if descriptors.size == 1:
+            self._hand_out_one(search, descriptors)
+        else:
+            self._hand_out(search, descriptors)
+        search.vm.hint = next(reversed(search.found))
         self._accounts.identify(book, account, descriptors.size)
 
     def _search(self, vm: Vm, book: Book, pages: int) -> _Search:
@@ -227,9 +228,17 @@ class Allocator:
         search.undo()
         raise _out_of_memory(vm.name, pages)
 
-    def _hand_out(self, search: _Search, words: Words, descriptors: Records) -> None:
+    def _hand_out_one(self, search: _Search, descriptors: Records) -> None:
+        """Do the same for one page, without the arrays that a batch is worth."""
+        (slot,) = search.found
+        pfn = min(descriptors.item(0)[0] >> PAGE_SHIFT, GMM_PAGE_PFN_UNSHAREABLE)
+        page_id = self._table.take_one(slot, pfn, search.vm)
+        descriptors[0] = (page_id << PAGE_SHIFT, page_id, NIL_GMM_PAGEID)
+
+    def _hand_out(self, search: _Search, descriptors: Records) -> None:
+        words = pfns(descriptors)
+        words |= np.uint64(search.vm.handle << HANDLE_SHIFT)
         ids = self._table.take_all(search.found, words, search.vm)
-        search.vm.hint = next(reversed(search.found))
         descriptors["idPage"] = ids
         descriptors["idSharedPage"] = NIL_GMM_PAGEID
         descriptors["HCPhysGCPhys"] = ids.astype(np.uint64) << PAGE_SHIFT

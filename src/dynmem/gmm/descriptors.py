@@ -30,6 +30,18 @@ def check_array(descriptors: Records, structure: Structure, what: str) -> None:
         raise _invalid(f"{descriptors.size} {what} are not 1 to {MAX_PAGES_OF_CALL}")
 
 
+def check_new(descriptors: Records, *, only_marks: bool) -> None:
+    """Raise GmmError (INVALID_PARAMETER) unless these are what pages can be allocated for."""
+    if descriptors.size == 1:
+        address, page_id, shared_id = descriptors.item(0)
+        is_mark = address in (NIL_RTHCPHYS, GMM_GCPHYS_UNSHAREABLE)
+        is_page = not address & _NOT_IN_ADDRESS and address <= GMM_GCPHYS_LAST
+        if (is_mark or (is_page and not only_marks)) and not page_id and not shared_id:
+            return
+    check_addresses(descriptors, only_marks=only_marks)
+    check_nil(descriptors)
+
+
 def check_addresses(descriptors: Records, *, only_marks: bool = False) -> None:
     """Raise GmmError (INVALID_PARAMETER) unless each address is one of a guest page, or a mark.
 
@@ -69,7 +81,7 @@ def check_page_id(page_id: int) -> None:
 
 def check_page_ids(page_ids: NDArray[np.uint32]) -> None:
     """Raise GmmError (INVALID_PARAMETER) if any of these numbers is beyond the ids of pages."""
-    check_page_id(int(page_ids.max()))
+    check_page_id(page_ids.item(0) if page_ids.size == 1 else int(page_ids.max()))
 
 
 def pfns(descriptors: Records) -> NDArray[np.uint64]:

@@ -123,6 +123,10 @@ class Frees:
 
     def _batch(self, vm: Vm, ids: Ids) -> _Batch:
         """Return what can be freed: at once if all are private pages of the VM, else page by page."""
+        if ids.size == 1:
+            position = self._table.find(ids.item(0))
+            if position >= 0 and self._table.word(position) >> HANDLE_SHIFT == vm.handle:
+                return _Batch(np.array([position], np.intp), [])
         positions = self._table.positions(ids)
         if (
             int(positions.min()) >= 0

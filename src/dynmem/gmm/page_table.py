@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dynmem.gmm.accounts import Accounts
-from dynmem.gmm.chunks import LARGE_PAGE, MAPPED, MIXED, NOBODY, NONE, Chunks, Slots
+from dynmem.gmm.chunks import LARGE_PAGE, MAPPED, MIXED, NOBODY, Chunks, Slots
 from dynmem.gmm.codes import GmmError, Status
 from dynmem.gmm.constants import (
     GMM_CHUNK_NUM_PAGES,
@@ -70,9 +70,14 @@ class PageTable:
 
     def position(self, page_id: int) -> int:
         """Return where in the table a page is, or raise GmmError (PAGE_NOT_FOUND)."""
-        slot = self.chunks.find(page_id >> GMM_CHUNKID_SHIFT)
-        if slot == NONE:
+        position = self.find(page_id)
+        if position < 0:
             raise GmmError(Status.PAGE_NOT_FOUND, f"page {page_id:#x} is not a page of any chunk")
+        return position
+
+    def find(self, page_id: int) -> int:
+        """Return where in the table a page is, a negative number if it is of no chunk."""
+        slot = self.chunks.find(page_id >> GMM_CHUNKID_SHIFT)
         return slot << GMM_CHUNKID_SHIFT | page_id & GMM_PAGEID_IDX_MASK
 
     def positions(self, page_ids: Ids) -> Slots:
@@ -134,14 +139,28 @@ class PageTable:
         first = slot << GMM_CHUNKID_SHIFT
         indices = self._stacks[first + start : first + end][::-1]
         self._words[indices.astype(np.intp) + first] = words
-        chunks.free[slot] = start
-        chunks.free_pages -= words.size
-        if end == GMM_CHUNK_NUM_PAGES:
+        self._taken(slot, end, words.size, vm)
+        return indices | np.uint32(chunks.ids.item(slot) << GMM_CHUNKID_SHIFT)
+
+    def take_one(self, slot: int, pfn: int, vm: Vm) -> int:
+        """Give one free page of a chunk to a VM; return its id."""
+        end = self.chunks.free.item(slot)
+        first = slot << GMM_CHUNKID_SHIFT
+        index = self._stacks.item(first + end - 1)
+        self._words[first + index] = pfn | vm.handle << HANDLE_SHIFT
+        self._taken(slot, end, 1, vm)
+        return self.chunks.ids.item(slot) << GMM_CHUNKID_SHIFT | index
+
+    def _taken(self, slot: int, free: int, pages: int, vm: Vm) -> None:
+        """Count pages of a chunk, of which so many were free, as taken."""
+        chunks = self.chunks
+        chunks.free[slot] = free - pages
+        chunks.free_pages -= pages
+        if free == GMM_CHUNK_NUM_PAGES:
             chunks.owner[slot] = vm.handle
         elif chunks.owner.item(slot) != vm.handle:
             chunks.flags[slot] |= MIXED
         chunks.relink(slot)
-        return indices | np.uint32(chunks.ids.item(slot) << GMM_CHUNKID_SHIFT)
 
     def take_all(self, found: dict[int, int], words: Words, vm: Vm) -> Ids:
         """Give a VM as many free pages of each slot as it was found to have; return their ids."""
