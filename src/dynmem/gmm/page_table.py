@@ -189,28 +189,62 @@ class PageTable:
         The store has discarded what was in them before the first of them counts as free. With *spare*, as
         many unused chunks are kept as the table was told to.
         """
-        if positions.size == 1 and self._put_back_one(positions.item(0), shared=shared):
+        slot = positions.item(0) >> GMM_CHUNKID_SHIFT
+        if positions.size == 1 or bool((positions >> GMM_CHUNKID_SHIFT == slot).all()):
+            self._put_back_in(slot, positions, spare=spare, shared=shared)
             return
         chunks = self.chunks
         slots, counts, ordered = _by_chunk(positions)
         before = chunks.free[slots].astype(np.intp)
         after = before + counts
-        emptied = slots[after == GMM_CHUNK_NUM_PAGES]
-        dropped = self._to_drop(emptied, spare=spare) if emptied.size else emptied
-        self._discard(ordered, dropped)
+        emptied = after == GMM_CHUNK_NUM_PAGES
+        dropped = self._to_drop(slots, emptied, spare=spare)
+        self._discard(ordered[np.repeat(~dropped, counts)], slots[dropped])
         self._words[ordered] = FREE_WORD
-        starts = np.repeat((slots << GMM_CHUNKID_SHIFT) + before - np.cumsum(counts) + counts, counts)
-        self._stacks[starts + np.arange(ordered.size)] = ordered & GMM_PAGEID_IDX_MASK
+        tops = np.repeat((slots << GMM_CHUNKID_SHIFT) + before - np.cumsum(counts) + counts, counts)
+        self._stacks[tops + np.arange(ordered.size)] = ordered & GMM_PAGEID_IDX_MASK
         chunks.free[slots] = after
         chunks.free_pages += positions.size
         if shared:
             self.shared_pages -= positions.size
             chunks.shared[slots] -= counts.astype(np.uint16)
         chunks.flags[slots] &= ~np.uint8(LARGE_PAGE)
-        chunks.flags[emptied] &= np.uint8(MAPPED)
-        chunks.owner[emptied] = NOBODY
+        chunks.flags[slots[emptied]] &= np.uint8(MAPPED)
+        chunks.owner[slots[emptied]] = NOBODY
         chunks.relink_all(slots)
-        for slot in dropped.tolist():
+        for gone in slots[dropped].tolist():
+            chunks.drop(gone)
+
+    def _put_back_in(self, slot: int, positions: Slots, *, spare: bool, shared: bool) -> None:
+        """Do the same for pages of one chunk."""
+        chunks = self.chunks
+        first = slot << GMM_CHUNKID_SHIFT
+        before, flags = chunks.free.item(slot), chunks.flags.item(slot)
+        after = before + positions.size
+        emptied = after == GMM_CHUNK_NUM_PAGES
+        dropped = (
+            emptied and not flags & MAPPED and not (spare and chunks.unused_count() < self._spare_chunks)
+        )
+        indices = positions & GMM_PAGEID_IDX_MASK
+        if dropped:
+            self._store.drop_chunks(chunks.ids[slot : slot + 1])
+        else:
+            first_id = chunks.ids.item(slot) << GMM_CHUNKID_SHIFT
+            self._store.discard((indices + first_id).astype(np.uint32))
+        self._words[positions] = FREE_WORD
+        self._stacks[first + before : first + after] = indices
+        chunks.free[slot] = after
+        chunks.free_pages += positions.size
+        if shared:
+            self.shared_pages -= positions.size
+            chunks.shared[slot] = chunks.shared.item(slot) - positions.size
+        if emptied:
+            chunks.owner[slot] = NOBODY
+            chunks.flags[slot] = flags & MAPPED
+        elif flags & LARGE_PAGE:
+            chunks.flags[slot] = flags ^ LARGE_PAGE
+        chunks.relink(slot)
+        if dropped:
             chunks.drop(slot)
 
     def release_unused(self, *, spare: bool = True) -> int:
@@ -228,40 +262,16 @@ class PageTable:
                 self.chunks.drop(slot)
         return len(dropped)
 
-    def _put_back_one(self, position: int, *, shared: bool) -> bool:
-        """Free one page, unless that empties its chunk: then return False."""
-        chunks = self.chunks
-        slot = position >> GMM_CHUNKID_SHIFT
-        free = chunks.free.item(slot)
-        if free == GMM_CHUNK_NUM_PAGES - 1:
-            return False
-        index = position & GMM_PAGEID_IDX_MASK
-        self._store.discard(np.array([chunks.ids.item(slot) << GMM_CHUNKID_SHIFT | index], np.uint32))
-        self._words[position] = FREE_WORD
-        self._stacks[(slot << GMM_CHUNKID_SHIFT) + free] = index
-        chunks.free[slot] = free + 1
-        chunks.free_pages += 1
-        if shared:
-            self.shared_pages -= 1
-            chunks.shared[slot] -= 1
-        if chunks.flags.item(slot) & LARGE_PAGE:
-            chunks.flags[slot] ^= LARGE_PAGE
-        chunks.relink(slot)
-        return True
-
-    def _to_drop(self, emptied: Slots, *, spare: bool) -> Slots:
-        """Return which of the chunks that are about to be empty go back to the host."""
-        unmapped: Slots = emptied[self.chunks.flags[emptied] & MAPPED == 0]
-        if not spare:
-            return unmapped
-        kept = self.chunks.unused_count() + emptied.size - unmapped.size
-        gone: Slots = unmapped[max(0, self._spare_chunks - kept) :]
-        return gone
+    def _to_drop(self, slots: Slots, emptied: NDArray[np.bool_], *, spare: bool) -> NDArray[np.bool_]:
+        """Return which of these chunks go back to the host, of those that are about to be empty."""
+        unmapped: NDArray[np.bool_] = emptied & (self.chunks.flags[slots] & MAPPED == 0)
+        if spare and emptied.any():
+            kept = self.chunks.unused_count() + int(emptied.sum()) - int(unmapped.sum())
+            unmapped[np.flatnonzero(unmapped)[: max(0, self._spare_chunks - kept)]] = False
+        return unmapped
 
     def _discard(self, positions: Slots, dropped: Slots) -> None:
-        """Have the store discard pages; those in chunks that are *dropped* go with them."""
-        if dropped.size:
-            positions = positions[~np.isin(positions >> GMM_CHUNKID_SHIFT, dropped)]
+        """Have the store discard pages, and drop chunks with all that is in them."""
         if positions.size:
             self._store.discard(self.page_ids(positions))
         if dropped.size:
@@ -430,8 +440,6 @@ _ALL_PAGES: Final = np.arange(GMM_CHUNK_NUM_PAGES - 1, -1, -1).astype(np.uint16)
 def _by_chunk(positions: Slots) -> tuple[Slots, Slots, Slots]:
     """Return the slots of pages, how many pages are in each, and the pages in that order of slots."""
     slots = positions >> GMM_CHUNKID_SHIFT
-    if bool((slots == slots[0]).all()):
-        return slots[:1], np.array([positions.size]), positions
     order = np.argsort(slots, kind="stable")
     ordered = slots[order]
     starts = np.flatnonzero(np.concatenate(([True], ordered[1:] != ordered[:-1])))
