@@ -38,6 +38,23 @@ def test_what_is_guaranteed_to_one_vm_is_allocated_by_no_other() -> None:
     gmm.verify()
 
 
+def test_a_declined_reservation_carries_the_numbers_that_decided_it() -> None:
+    gmm = host(low=3000)
+    gmm.initial_reservation("full", 5000, 1, 1, FULL, Priority.NORMAL)
+    with pytest.raises(GmmError) as declined:
+        gmm.initial_reservation("more", 2000, 1, 1, FULL, Priority.NORMAL)
+    assert declined.value.code is Status.MEMORY_RESERVATION_DECLINED
+    numbers = declined.value.numbers
+    assert (numbers["asked_pages"], numbers["backed_pages"]) == (2002, 10_000 - 5002 - 3000)
+    assert (numbers["guaranteed_pages"], numbers["held_pages"]) == (5002, 3000)
+    with pytest.raises(GmmError) as declined:
+        gmm.update_reservation("full", 9000, 1, 1)
+    assert declined.value.numbers["asked_pages"] == 9002
+    with pytest.raises(GmmError) as other:
+        gmm.charge_pages("low", 10_000, BASE)
+    assert other.value.numbers == {}
+
+
 def test_a_guarantee_ends_with_its_vm_and_moves_with_its_reservation() -> None:
     gmm = host(low=1)
     gmm.initial_reservation("full", 5000, 1, 1, FULL, Priority.NORMAL)

@@ -87,10 +87,10 @@ class Accounts:
             raise GmmError(Status.WRONG_ORDER, f"{vm} has made its initial reservation already")
         book = Book(reserved, policy, priority)
         book.least = least
-        refusal = self.commitments.admission(vm, book.backing, None, self.max_pages, self.rules).refusal
+        made = self.commitments.admission(vm, book.backing, None, self.max_pages, self.rules)
         if not is_running:
-            _decline(refusal)
-        book.refusal = refusal
+            _decline(made)
+        book.refusal = made.refusal
         self._vms[vm] = book
         self.commitments.add(book.backing)
         self.reserved_pages += sum(reserved.values())
@@ -105,7 +105,7 @@ class Accounts:
         reserved = _checked_reservation(base_pages, shadow_pages, fixed_pages)
         try:
             _decline_below_use(vm, book, reserved)
-            _decline(self.admission(vm, reserved).refusal)
+            _decline(self.admission(vm, reserved))
         except GmmError as error:
             book.refusal = str(error)
             raise
@@ -391,9 +391,9 @@ def _check_priority(priority: Priority) -> None:
         raise GmmError(Status.INVALID_PARAMETER, f"{priority!r} is not a priority")
 
 
-def _decline(refusal: str) -> None:
-    if refusal:
-        raise GmmError(Status.MEMORY_RESERVATION_DECLINED, refusal)
+def _decline(made: Admission) -> None:
+    if refusal := made.refusal:
+        raise GmmError(Status.MEMORY_RESERVATION_DECLINED, refusal, made.numbers)
 
 
 def _decline_below_use(vm: str, book: Book, reserved: dict[Account, int]) -> None:

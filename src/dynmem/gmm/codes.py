@@ -6,6 +6,7 @@ name, and the names of the header are constants of this module.
 """
 
 import enum
+from collections.abc import Mapping
 from typing import Final
 
 from dynmem.errors import DynmemError
@@ -157,10 +158,12 @@ RESERVED: Final = frozenset(
 class GmmError(DynmemError):
     """A call that failed; `code` is its status and `sentence` what happened.
 
-    The call changed nothing, unless its documentation describes a partial result.
+    The call changed nothing, unless its documentation describes a partial result. A declined reservation has
+    the `numbers` that decided it, pages by name (`overcommit.Admission`); of other errors they are empty.
     """
 
-    def __init__(self, code: Status, sentence: str) -> None:
+    def __init__(self, code: Status, sentence: str, numbers: Mapping[str, int] | None = None) -> None:
         super().__init__(f"{sentence} ({code.symbol} {code.value})")
         self.code = code
         self.sentence = sentence
+        self.numbers: Mapping[str, int] = numbers or {}

@@ -115,6 +115,22 @@ class Admission(msgspec.Struct, frozen=True):
         return max(0, self.room_pages * self.ratio_percent // PERCENT - self.others_reserved_pages)
 
     @property
+    def numbers(self) -> dict[str, int]:
+        """What decided it, by name."""
+        return {
+            "asked_pages": self.asked_pages,
+            "least_pages": self.least_pages,
+            "max_pages": self.max_pages,
+            "slush_pages": self.slush_pages,
+            "guaranteed_pages": self.guaranteed_pages,
+            "held_pages": self.held_pages,
+            "others_least_pages": self.others_least_pages,
+            "others_reserved_pages": self.others_reserved_pages,
+            "backed_pages": self.backed_pages,
+            "worst_pages": self.worst_pages,
+        }
+
+    @property
     def refusal(self) -> str:
         """Why the reservation is declined, with its numbers; "" if it fits."""
         if not self.is_more:
