@@ -42,6 +42,7 @@ nitpick_ignore_regex = [
     ),  # made and read by the ends themselves
     ("py:class", r"tuple\[.*"),  # Sphinx cuts a tuple of any length at its dots
     ("py:obj", r"(\w+\.)?[a-z_0-9-]+|[A-Z_0-9]+"),  # a parameter, a field, a QMP command, a constant
+    ("py:obj", r"(id|HC|GC|f|c)[A-Z]\w+"),  # a field of VirtualBox's structures
 ]
 
 GOOGLE_STYLE: Final = napoleon.Config(napoleon_use_ivar=True)

@@ -81,7 +81,7 @@ class PageBooks(Protocol):
 class GuestPages(Protocol):
     """What a check of all modules needs of one guest: which page it has where.
 
-    `GlobalMemoryManager.sharing.attach` takes it.
+    `Sharing.attach` takes it.
     """
 
     def page_at(self, address: int) -> int | None:
