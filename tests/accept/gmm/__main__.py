@@ -13,9 +13,6 @@ from pathlib import Path
 from typing import Final
 
 from tests.accept.gmm.figures import Figures
-from tests.accept.gmm.host import NotAcceptedError
-
-from dynmem.errors import DynmemError
 
 SCENES: Final = {
     "refusal": "an over-full host refuses a VM",
@@ -54,7 +51,7 @@ def _play(name: str) -> list[str]:
     with tempfile.TemporaryDirectory(prefix="dynmem-a") as folder:
         try:
             asyncio.run(asyncio.wait_for(scene.play(Path(folder), figures), _SCENE_S))
-        except (NotAcceptedError, DynmemError, AssertionError, TimeoutError) as error:
+        except Exception as error:  # the other scenes are played all the same
             figures.wrong.append(f"{type(error).__name__}: {error}")
     if not figures.rules:
         figures.wrong.append("nothing was compared")

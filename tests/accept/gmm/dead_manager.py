@@ -2,15 +2,15 @@
 
 import signal
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from tests.accept.gmm.figures import Figures, in_bytes
-from tests.accept.gmm.host import Host, Plan, Status, books, last_changes, running, vm_of
+from tests.accept.gmm.host import Host, Plan, Status, books, running, vm_of
 from tests.rigs.managers import RunningManager, cli
 from tests.rigs.scenes import until
 
 from dynmem.manager.journal.journal import Journal
-from dynmem.manager.step.safeguards import EQUAL_SWEEPS
+from dynmem.units import MIB
 
 PLANS: Final = (
     Plan("web", boot=128, minimum=32, priority="high", holds=48),
@@ -19,7 +19,7 @@ PLANS: Final = (
 )
 QUIET_S: Final = 3.0
 ROOM: Final = 32  # MiB that are reserved meanwhile
-GROWS: Final = ("db", 72)  # a guest, and the MiB that it holds when the last manager starts
+MOVED: Final = ("test", 12)  # a VM, and the MiB that somebody else gives it
 #: What happened in the life of one manager, and not what there is: the next one begins at 0.
 HISTORY: Final = ("freed_chunks", "given_bytes")
 
@@ -61,26 +61,34 @@ async def _hold_books(host: Host, manager: RunningManager, before: Status, figur
 
 
 async def _hold_looks(host: Host, figures: Figures) -> None:
-    """Give the next manager something to do at once, and hold it to look first."""
-    name, mib = GROWS
-    host.order(name, mib)
-    await host.until_loads_are({name: mib})
-    sizes = await host.sizes()
-    seen: dict[int, tuple[bool, int]] = {}  # by sweep: whether a command was sent, and what all VMs had
+    """Change the size of a VM after the next manager's first sweep, and hold it to see that twice."""
+    name, more = MOVED
+    seen: dict[int, tuple[int, bool]] = {}  # by sweep: the VM's size, and whether a command was sent to it
     async with host.managing() as third:
 
-        async def is_sent() -> Any:
+        async def look() -> bool:
             status = await third.ask(command="status")
-            if actual := [vm["actual_bytes"] for vm in status["vms"] if vm["actual_bytes"]]:
-                seen.setdefault(status["manager"]["sweeps"], (any(last_changes(status)), sum(actual)))
-            return any(sent for sent, _ in seen.values())
+            vm = vm_of(status, name)
+            if vm["actual_bytes"]:
+                seen.setdefault(
+                    status["manager"]["sweeps"], (vm["actual_bytes"], vm["last_change"] is not None)
+                )
+            return bool(seen)
 
+        async def is_sent() -> bool:
+            return await look() and any(sent for _, sent in seen.values())
+
+        await until(look)
+        await host.balloon(name, (await host.sizes())[name] + more * MIB)
         await until(is_sent)
-    quiet = {sweep: total for sweep, (sent, total) in seen.items() if not sent}
-    figures.note(f"{name} wants more meanwhile; sweeps seen without a command", list(quiet))
-    figures.at_least("sweeps until the first command", max(seen), EQUAL_SWEEPS, "equal ones")
-    for sweep, total in quiet.items():
-        figures.equal(f"sizes in sweep {sweep}", total, sum(sizes.values()), "the monitors", in_bytes)
+    sweep = max(seen)
+    for each, (size, sent) in sorted(seen.items()):
+        figures.note(
+            f"sweep {each}: size of {name}{', and the first command' if sent else ''}", in_bytes(size)
+        )
+    figures.at_least("sizes seen", len({size for size, _ in seen.values()}), 2, "it was changed meanwhile")
+    last = [seen[each][0] if each in seen else 0 for each in (sweep - 1, sweep)]
+    figures.equal("size in the last sweep", last[1], last[0], "in the one before: two equal sweeps", in_bytes)
 
 
 def _commands(folder: Path) -> int:

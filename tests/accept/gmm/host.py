@@ -136,6 +136,11 @@ class Host:
         """Return the size of each VM's guest as its monitor reports it. Bytes."""
         return {name: await self._size(name) for name in self.vms}
 
+    async def balloon(self, name: str, size: int) -> None:
+        """Set the size of a VM by its monitor, as nobody but the manager should. Bytes."""
+        async with await QmpClient.connect(self._qmp(name)) as client:
+            await client.execute("balloon", {"value": size})
+
     def resident(self, name: str) -> int:
         """Return the blocks of a VM's memory files. Bytes."""
         return sum(memory_files(self.vms[name].process.pid).values())
