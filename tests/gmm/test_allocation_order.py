@@ -86,8 +86,8 @@ def test_an_unused_chunk_on_the_node_is_used_before_a_new_one_and_on_another_onl
 
 def test_with_much_free_there_are_no_new_chunks_and_the_vms_node_comes_first() -> None:
     order = Order()
-    order.reserve("a", 30)
     order.reserve("far", 30, node=1)
+    order.reserve("a", 30)
     order.reserve("b", 40)
     for vm in ("far", "a"):
         ids = order.take(vm, 9 * CHUNK)
@@ -101,6 +101,14 @@ def test_with_much_free_there_are_no_new_chunks_and_the_vms_node_comes_first() -
     order.take("far", 1)
     assert order.store.chunks == before
     assert set(chunks(order.take("b", 600))) == {19, 20}  # too little is free now
+
+
+def test_private_pages_keep_away_from_a_chunk_with_shared_ones() -> None:
+    order = Order()
+    order.reserve("a", 20)
+    (page,) = order.take("a", 1)
+    order.gmm.pages.share(page)
+    assert chunks(order.take("a", 1)) == [2]
 
 
 def test_under_pressure_any_page_is_used_those_beside_shared_ones_too() -> None:

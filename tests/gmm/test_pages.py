@@ -204,6 +204,20 @@ def test_a_large_page_is_a_whole_chunk_until_one_of_its_pages_is_freed() -> None
     assert host.gmm.verify().allocated("a") == 1
 
 
+def test_a_page_of_a_large_page_is_not_shared_wherever_the_guest_has_it() -> None:
+    host = Host()
+    large = host.gmm.allocate_large_page("a")
+    descriptors = page_descriptors(1)
+    descriptors[0] = (0x3000, large + 3, NIL_GMM_PAGEID)
+    host.gmm.allocate_handy_pages("a", 1, 0, descriptors)
+    assert not host.gmm.pages.may_share(large + 3)
+    small, _ = host.take("a", 2)
+    host.free("a", [small, large + 7])  # two chunks at once; no large page is left
+    assert host.gmm.verify().pages.may_share(large + 3)
+    with pytest.raises(GmmError, match="not the first of a large page"):
+        host.gmm.free_large_page("a", large)
+
+
 def test_a_chunk_is_mapped_once_for_all_vms_of_a_process_and_is_kept_while_it_is() -> None:
     host = Host()
     host.gmm.register_vm("a2", process=1)
@@ -234,6 +248,29 @@ def test_an_unused_chunk_goes_back_to_the_host_when_the_last_process_unmaps_it()
     host.gmm.map_unmap_chunk("b", 0, 1)
     host.gmm.verify()
     assert host.store.chunks == set()
+
+
+def test_mapped_chunks_stay_when_they_become_empty_and_one_of_them_is_to_spare() -> None:
+    host = Host()
+    ids = host.take("a", 3 * CHUNK)
+    for chunk_id in (1, 3):
+        host.gmm.map_unmap_chunk("a", chunk_id, 0)
+    host.free("a", ids)
+    assert host.store.chunks == {1, 3}
+    host.gmm.verify()
+    host.gmm.map_unmap_chunk("a", 0, 3)
+    assert host.store.chunks == {1}
+
+
+def test_an_allocation_that_the_store_cannot_end_takes_its_chunks_back() -> None:
+    host = Host(max_chunks=20, reserved_chunks=20)
+    (kept,) = host.take("a", 1)
+    before = snapshot(host.gmm)
+    with pytest.raises(GmmError, match="OUT_OF_MEMORY"):
+        host.take("a", 9 * CHUNK)
+    assert snapshot(host.gmm.verify()) == before
+    assert host.store.chunks == {kept >> 9}
+    assert host.take("b", 5 * CHUNK)[0] >> 9 == 2
 
 
 def test_a_vm_that_ends_at_any_moment_leaves_nothing_behind() -> None:

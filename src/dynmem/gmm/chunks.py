@@ -324,8 +324,11 @@ class Chunks:
             assert free_set.mask
             for index, head in enumerate(free_set.heads):
                 assert (head != NONE) == bool(free_set.mask >> index & 1)
+                before = NONE
                 for slot in self._walk(key, index, index + 1):
                     assert slot not in listed
+                    assert self._previous.item(slot) == before
+                    before = slot
                     listed[slot] = (key, index)
         for slot in slots.tolist():
             free = self.free.item(slot)

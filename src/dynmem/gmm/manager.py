@@ -5,6 +5,7 @@ from typing import Literal, Self
 import numpy as np
 
 from dynmem.gmm.allocation import Allocator
+from dynmem.gmm.chunks import NOBODY
 from dynmem.gmm.codes import Account, GmmError, Status
 from dynmem.gmm.constants import GMM_CHUNK_NUM_PAGES, GMM_CHUNK_SIZE
 from dynmem.gmm.counted import CountedBooks
@@ -327,6 +328,9 @@ class GlobalMemoryManager(CountedBooks):
         self._mappings.verify()
         assert self._sharing.shared_pages == self._table.shared_pages
         assert self._sharing.duplicate_pages == self._accounts.duplicate_pages
+        chunks = self._table.chunks
+        owners = set(chunks.owner[chunks.slots()].tolist())
+        assert owners <= {NOBODY, *(vm.handle for vm in self._vms)}
         private = self._table.private_counts()
         for vm in self._vms:
             pages = private.pop(vm.handle, 0) + self._sharing.held(vm.name)
