@@ -23,6 +23,7 @@ from dynmem.gmm import Account, BalloonAction, GlobalMemoryManager, OcPolicy
 from dynmem.gmm import Priority as GmmPriority
 from dynmem.gmm.book import Figures
 from dynmem.gmm.overcommit import OvercommitRules
+from dynmem.limits import MANAGER_FIGURE_BYTES_MAX
 from dynmem.manager.step.record import Record
 from dynmem.units import MIB, PAGE_SIZE, format_pages, pages_of
 
@@ -31,6 +32,7 @@ PRIORITIES: Final = {"high": GmmPriority.HIGH, "normal": GmmPriority.NORMAL, "lo
 NO_SHADOW: Final = 1  # the GMM takes no reservation of zero pages
 NO_FIXED: Final = 1
 RESERVATION: Final = "reservation "  # followed by a name: a reservation's own book
+MOST_PAGES: Final = MANAGER_FIGURE_BYTES_MAX // PAGE_SIZE  # no VM has more, whatever is said of it
 # A VM may reserve as much as it likes, as long as all fit at their minimums.
 RULES: Final = OvercommitRules(worst_case=True)
 
@@ -53,7 +55,8 @@ class Claims:
 
     def begin(self, record: Record) -> None:
         """Open the book of a VM that has appeared, at its full size, whether it fits or not."""
-        boot, priority = min(record.boot_pages, record.most_pages), PRIORITIES[record.config.priority]
+        boot = min(record.boot_pages, record.most_pages, MOST_PAGES)
+        priority = PRIORITIES[record.config.priority]
         size = max(1, boot)
         reservation = RESERVATION + record.name
         is_admitted = reservation in self.gmm
@@ -140,8 +143,9 @@ class Claims:
         fact, and no limit refuses it. What shrinks goes first: no reservation falls below what is held.
         """
         gmm, name = self.gmm, record.name
+        pages = min(pages, MOST_PAGES)
         growth = pages - before.allocated
-        reserved = max(1, min(record.boot_pages, record.most_pages), pages)
+        reserved = max(1, min(record.boot_pages, record.most_pages, MOST_PAGES), pages)
         if growth == 0 and reserved == before.reserved:
             return
         inflated = reserved - pages - before.ballooned
