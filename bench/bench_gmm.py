@@ -80,9 +80,9 @@ class Workload(NamedTuple):
 
 
 WORKLOADS: Final = (
-    Workload("batches of 512", 512, 1 << 18, 256, False, 0.05, 0.01),
-    Workload("batches of 512, scattered", 512, 1 << 18, 256, True, 0.05, 0.004),
-    Workload("batches of 1", 1, 1 << 12, 4096, True, 0.0003, 0.0001),
+    Workload("batches of 512", 512, 1 << 18, 256, False, 0.05, 0.018),
+    Workload("batches of 512, scattered", 512, 1 << 18, 256, True, 0.05, 0.018),
+    Workload("batches of 1", 1, 1 << 12, 4096, True, 0.0012, 0.00025),
 )
 BOOKS_SHARE: Final = 0.0025  # of the memory that is managed
 LEDGER_SHARE: Final = 0.0001

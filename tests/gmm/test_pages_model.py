@@ -3,6 +3,7 @@
 The model says of each call what becomes of it, from plain facts: who has which page, who reserved what.
 """
 
+import contextlib
 from collections import Counter
 from collections.abc import Callable
 from random import Random
@@ -434,10 +435,30 @@ class Books(RuleBasedStateMachine):
             vm.ballooned += 0 if code else change
         self.expect(code, lambda: self.gmm.ballooned_pages(name, action, pages))
 
-    @rule(name=VMS)
-    def end(self, name: str) -> None:
+    @rule(name=VMS, pages=COUNTS)
+    def free_while_broken(self, name: str, pages: int) -> None:
+        """Free private pages while the store returns none: nothing comes of it."""
+        mine = sorted(page_id for page_id, owner in self.private.items() if owner == name)[:pages]
+        if not mine or self.vms[name].charged[Account.BASE] < len(mine):
+            return
+        before = snapshot(self.gmm)
+        self.store.broken = True
+        with pytest.raises(OSError, match="broken"):
+            self.gmm.free_pages(name, free_page_descriptors(mine), Account.BASE)
+        self.store.broken = False
+        assert snapshot(self.gmm) == before
+
+    @rule(name=VMS, interrupted=st.booleans())
+    def end(self, name: str, interrupted: bool) -> None:
         known = name in self.gmm._vms
-        self.expect(None if known else Status.WRONG_ORDER, lambda: self.gmm.cleanup_vm(name))
+        self.store.broken = interrupted and known
+        if self.store.broken:
+            with contextlib.suppress(OSError):
+                self.gmm.cleanup_vm(name)
+            self.store.broken = False
+            self.gmm.verify()
+        if not known or name in self.gmm._vms:
+            self.expect(None if known else Status.WRONG_ORDER, lambda: self.gmm.cleanup_vm(name))
         vm = self.vms.pop(name, None)
         if vm is not None:
             self.left_behind += vm.references.total()
@@ -525,12 +546,14 @@ def walk(books: Books, steps: int, random: Random) -> None:
                 books.map_unmap(name, choice % (CHUNKS + 2), other % (CHUNKS + 2) if other & 3 else 0)
             case 21:
                 (books.charge if choice & 1 else books.release)(name, random.choice((1, 30, 600)), account)
+            case 22 if choice & 1:
+                books.free_while_broken(name, pages)
             case 22:
                 books.balloon(name, random.choice(tuple(BalloonAction)), pages)
             case _ if choice % 3:
                 books.fill_store(choice % 3 == 1)
             case _:
-                books.end(name)
+                books.end(name, bool(other & 1))
         books.books_agree_with_themselves_and_with_the_model()
         books.the_store_has_what_the_books_say_and_nothing_of_what_is_free()
 
