@@ -219,6 +219,8 @@ PROC_DESCRIPTORS_MAX: Final = 65_536
 PROC_MAPPINGS_MAX: Final = 131_072
 # Large files among them, each of which is looked at: a machine has at most 256 DIMMs.
 PROC_RAM_FILES_MAX: Final = 1024
+# A file of a cgroup holds one number, or the word max.
+CGROUPS_FILE_BYTES_MAX: Final = 64
 # The range of Hyper-V's weights is 1..10000.
 WEIGHT_MAX: Final = 10_000
 # The longest request names one VM.
@@ -261,3 +263,16 @@ LAB_GUEST_BYTES_MIN: Final = 96 << 20
 LAB_INITRDS_KEPT: Final = 4
 # The end of QEMU's error log that is quoted in an error.
 LAB_ERROR_LOG_BYTES_SHOWN: Final = 600
+
+# -- discovery and scan: other people's VMs --
+
+# Options of one VM that are looked at: machines have hundreds of devices.
+SCAN_OPTIONS_MAX: Final = 8192
+# Unix sockets of a host: a busy desktop has a thousand.
+SCAN_SOCKETS_MAX: Final = 1 << 17
+# A file of Proxmox's about one VM, with all its snapshots. What is wanted stands at its top.
+SCAN_PROXMOX_BYTES_MAX: Final = 1 << 18
+# VMs of which it has files.
+SCAN_VMS_MAX: Final = 1000
+# Lines of /proc/PID/smaps: 25 for each mapping, of which the kernel allows 65,530 by default.
+SCAN_SMAPS_LINES_MAX: Final = 1_638_250

@@ -1,4 +1,4 @@
-"""Which processes are VMs, what they are called, and what is said when one cannot be read."""
+"""What is said of a VM that cannot be read, and which of its files are RAM."""
 
 import os
 from pathlib import Path
@@ -7,29 +7,8 @@ import pytest
 from tests.rigs.ram_holder import file_of, holder
 
 from dynmem.duplicates import vms
-from dynmem.duplicates.vms import Vm, VmGoneError, is_vm, name_of, pid_at, without_repeats
+from dynmem.duplicates.vms import Vm, VmGoneError, pid_at, without_repeats
 from dynmem.errors import NotPermittedError, UnreachableError
-
-
-@pytest.mark.parametrize(
-    ("arguments", "expected", "name"),
-    [
-        (["/usr/bin/qemu-system-x86_64", "-name", "guest=web,debug-threads=on"], True, "web"),
-        (["/usr/libexec/qemu-kvm", "-name", "db,process=x"], True, "db"),
-        (["qemu-img", "convert"], False, None),
-        (["python3", "-m", "dynmem", "vm", "--name=web", "-m", "1G"], True, "web"),
-        (["python3", "/opt/bin/dynmem", "vm", "-name", "shop"], True, "shop"),
-        (["/opt/bin/dynmem", "run", "--config", "vm"], False, None),
-        (["python3", "-P", "-m", "dynmem.guest"], False, None),
-        (["postgres", "vm"], False, None),
-        (["qemu-system-x86_64", "-name"], True, None),
-        (["qemu-system-x86_64", "-name", "guest=a\nb"], True, None),
-        (["qemu-system-x86_64", "-name", "x" * 65], True, None),
-        ([], False, None),
-    ],
-)
-def test_vms_are_known_by_their_command_line(arguments: list[str], expected: bool, name: str | None) -> None:
-    assert (is_vm(arguments), name_of(arguments)) == (expected, name)
 
 
 def test_a_process_that_is_not_there_is_named() -> None:

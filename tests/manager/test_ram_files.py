@@ -13,8 +13,9 @@ from collections.abc import Iterator
 import pytest
 from tests.rigs import machine_wide
 
+from dynmem.cgroups import memory_groups
 from dynmem.manager.sweep.process import Process
-from dynmem.manager.sweep.resident import Resident, ResidentMeter, cgroup_figures
+from dynmem.manager.sweep.resident import Resident, ResidentMeter
 from dynmem.ram_files import find_ram_files
 from dynmem.units import MIB
 
@@ -202,5 +203,5 @@ V2 = "31 29 0:28 {root} {point} rw shared:5 - cgroup2 none rw"
 def test_the_cgroups_of_a_process_are_where_their_hierarchy_is_mounted(
     groups: str, mounts: str, expected: str | None
 ) -> None:
-    found = [f"{folder}/{memory}" for folder, memory, _ in cgroup_figures(groups, mounts)]
+    found = [f"{each.folder}/{each.usage}" for each in memory_groups(groups, mounts)]
     assert found == ([] if expected is None else [expected])

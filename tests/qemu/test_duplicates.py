@@ -10,7 +10,7 @@ from tests.rigs.linux_guest import Boot
 from tests.rigs.scenes import play
 
 from dynmem.cli import main
-from dynmem.duplicates.vms import command_line, name_of, running_vms
+from dynmem.discovery.processes import command_line, name_of, running_vms
 from dynmem.lab.qemu import QemuGuest
 from dynmem.qmp.client import QmpClient
 from dynmem.ram_files import find_ram_files

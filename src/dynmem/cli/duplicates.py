@@ -99,7 +99,8 @@ def _rate(text: str) -> int | None:
 
 def _vms(named: Sequence[str]) -> "tuple[list[Vm], list[DynmemError]]":
     """Return the named VMs, or all of the host, and why others cannot be read. Raises ConfigError."""
-    from dynmem.duplicates.vms import Vm, pid_at, running_vms
+    from dynmem.discovery.processes import running_vms
+    from dynmem.duplicates.vms import Vm, pid_at
 
     vms: list[Vm] = []
     problems: list[DynmemError] = []

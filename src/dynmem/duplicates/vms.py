@@ -1,4 +1,4 @@
-"""Find running VMs, ours and QEMU's, and the files that are their RAM.
+"""A running VM, ours or QEMU's, and the files that are its RAM.
 
 A VM is named by the id of its process or by the socket of its monitor. A descriptor of the process (pidfd)
 is opened first, so what is found by its number belongs to it if it still lives afterwards.
@@ -6,22 +6,17 @@ is opened first, so what is found by its number belongs to it if it still lives 
 
 import contextlib
 import errno
-import itertools
 import os
 import select
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final, Self
 
+from dynmem.discovery.processes import command_line, name_of
 from dynmem.errors import DynmemError, NotPermittedError, UnreachableError, quoted
 from dynmem.ram_files import RamFile, find_ram_files
 from dynmem.sockets import listener
 from dynmem.units import format_size
-
-_QEMU: Final = ("qemu-system-", "qemu-kvm", "qemu")
-_NAME_OPTIONS: Final = ("-name", "--name")
-_CMDLINE_BYTES_MAX: Final = 1 << 20
-_NAME_MAX: Final = 64  # characters of a name that the process itself has chosen
 
 
 class VmGoneError(DynmemError):
@@ -159,44 +154,3 @@ def pid_at(socket: Path) -> int:
             " monitor's socket"
         )
     return pid
-
-
-def running_vms() -> Iterator[int]:
-    """Yield the processes that are QEMU or `dynmem vm` by their command line, in the order of their ids.
-
-    No others: what else keeps memory in files is not looked into, unless it is named.
-    """
-    for pid in sorted(int(name) for name in os.listdir("/proc") if name.isdigit()):  # noqa: PTH208 - names only
-        if is_vm(command_line(pid)):
-            yield pid
-
-
-def command_line(pid: int) -> list[str]:
-    """Return the arguments of a process; none if it is gone or a thread of the kernel."""
-    with contextlib.suppress(OSError), Path(f"/proc/{pid}/cmdline").open("rb") as file:
-        text = file.read(_CMDLINE_BYTES_MAX).decode(errors="replace")
-        return text.rstrip("\0").split("\0") if text else []
-    return []
-
-
-def is_vm(arguments: Sequence[str]) -> bool:
-    """Return whether a command line is that of QEMU's system emulator or of `dynmem vm`."""
-    if not arguments:
-        return False
-    program = arguments[0].rpartition("/")[2]
-    if program in _QEMU or program.startswith(_QEMU[0]):
-        return True
-    names = [each.rpartition("/")[2] for each in arguments[:8]]
-    return ("dynmem", "vm") in itertools.pairwise(names)
-
-
-def name_of(arguments: Sequence[str]) -> str | None:
-    """Return the name that a VM's command line has for it (``-name guest=web,...``); None if it has none."""
-    for option, value in itertools.pairwise([*arguments, ""]):
-        key, has_value, joined = option.partition("=")
-        if key not in _NAME_OPTIONS:
-            continue
-        name = (joined if has_value else value).split(",")[0].removeprefix("guest=")
-        if name.isprintable() and 0 < len(name) <= _NAME_MAX:
-            return name
-    return None

@@ -8,26 +8,10 @@ import asyncio
 from typing import Final
 
 from dynmem.errors import LocalProtocolError
-from dynmem.limits import QMP_VALUES_MAX
 from dynmem.qmp.client import QmpClient
+from dynmem.qmp.queries import QUERIES, values_max
 
-QUERIES: Final = frozenset(
-    {
-        "query-balloon",
-        "query-hv-balloon-status-report",
-        "query-memory-devices",
-        "query-memory-size-summary",
-        "query-migrate",
-        "query-status",
-        "query-uuid",
-        "qom-get",
-        "qom-list",
-    }
-)
 WRITES: Final = frozenset({"balloon", "qom-set"})
-# Queries whose replies grow with the machine. All others return a few figures.
-_LISTS: Final = frozenset({"query-memory-devices", "qom-list"})
-_FIGURES_MAX: Final = 1024
 # The only property that is ever set (QEMU hw/virtio/virtio-balloon.c, in seconds).
 STATISTICS_INTERVAL: Final = "guest-stats-polling-interval"
 
@@ -51,8 +35,8 @@ class Monitor:
         """Send a command that changes nothing and return its reply. Raises what QmpClient.execute raises."""
         if command not in QUERIES:
             raise LocalProtocolError(f"{command} is not one of the queries that the manager may send")
-        values_max = QMP_VALUES_MAX if command in _LISTS else _FIGURES_MAX
-        return await self.client.execute(command, arguments, timeout_s=self._timeout_s, values_max=values_max)
+        most = values_max(command)
+        return await self.client.execute(command, arguments, timeout_s=self._timeout_s, values_max=most)
 
     async def set_balloon(self, target_bytes: int) -> None:
         """Set the balloon's target. An empty reply does not mean success; only `actual` shows it."""

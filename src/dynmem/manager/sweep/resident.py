@@ -17,10 +17,10 @@ Configured, actual, guest-reported and resident are four quantities: nothing her
 """
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from dynmem.cgroups import memory_groups
 from dynmem.manager.sweep.process import Process
 from dynmem.procfs import is_shortage
 from dynmem.ram_files import RAM_FILE_BYTES_MIN, RamFiles, find_ram_files
@@ -113,41 +113,17 @@ def _mappings(pid: int, blocks: tuple[int, ...]) -> _Mappings:
     return _Mappings(held, outside, huge) if ram else _Mappings(held, 0, 0)
 
 
-def cgroup_figures(groups: str, mounts: str) -> Iterator[tuple[Path, str, str]]:
-    """Yield the folders of a process's memory cgroups and the files there that say what it uses.
-
-    *groups* is its /proc/PID/cgroup, *mounts* is our /proc/self/mountinfo: where a hierarchy is mounted, and
-    what part of it, differs from host to host. A folder comes with the patterns of its memory and its huge
-    pages. Raises ValueError for what the kernel does not write.
-    """
-    points: dict[str, tuple[str, str]] = {}
-    for line in mounts.splitlines():
-        own, _, rest = line.partition(" - ")
-        kind, _, options = rest.split(maxsplit=2)
-        root, point = own.split()[3:5]
-        if kind == "cgroup2":
-            points[""] = (root, point)
-        elif kind == "cgroup" and "memory" in options.split(","):
-            points["memory"] = (root, point)
-    for line in sorted(groups.splitlines()):
-        _, controllers, path = line.split(":", 2)
-        controller = "memory" if "memory" in controllers.split(",") else controllers
-        if path == "/" or controller not in points:
-            continue  # the root group is the whole host
-        root, point = points[controller]
-        if Path(path).is_relative_to(root):
-            names = ("memory.usage_in_bytes", "") if controller else ("memory.current", "hugetlb.*B.current")
-            yield Path(point, Path(path).relative_to(root)), *names
-
-
 def _cgroup_bytes(pid: int) -> int | None:
     """Return the memory of the process's cgroup if no other process is in it, else None."""
     groups = Path(f"/proc/{pid}/cgroup").read_text(encoding="utf-8")
     mounts = Path("/proc/self/mountinfo").read_text(encoding="utf-8")
-    for folder, memory, huge in cgroup_figures(groups, mounts):
+    for group in memory_groups(groups, mounts):
         try:
-            if (folder / "cgroup.procs").read_text(encoding="ascii").split() == [str(pid)]:
-                figures = [folder / memory, *(folder.glob(huge) if huge else ())]
+            if (group.folder / "cgroup.procs").read_text(encoding="ascii").split() == [str(pid)]:
+                figures = [
+                    group.folder / group.usage,
+                    *(group.folder.glob(group.huge_usage) if group.huge_usage else ()),
+                ]
                 return sum(int(each.read_text(encoding="ascii")) for each in figures)
         except (OSError, ValueError):
             continue

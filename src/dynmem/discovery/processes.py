@@ -1,0 +1,63 @@
+"""Which processes of this host are VMs, ours and QEMU's, by their command lines.
+
+A command line is what a process says of itself: it proves nothing.
+"""
+
+import contextlib
+import itertools
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+PROC: Final = Path("/proc")
+# Proxmox starts QEMU by the name of kvm.
+_QEMU: Final = ("qemu-kvm", "qemu", "kvm")
+_QEMU_SYSTEM: Final = "qemu-system-"
+_NAME_OPTIONS: Final = ("-name", "--name")
+_CMDLINE_BYTES_MAX: Final = 1 << 20
+_NAME_MAX: Final = 64  # characters of a name that the process itself has chosen
+
+
+def running_vms(proc: Path = PROC) -> Iterator[int]:
+    """Yield the processes that are QEMU or `dynmem vm` by their command line, in the order of their ids.
+
+    No others: what else keeps memory in files is not looked into, unless it is named.
+    """
+    for pid in sorted(int(name) for name in os.listdir(proc) if name.isdecimal()):  # noqa: PTH208 - names only
+        if is_vm(command_line(pid, proc)):
+            yield pid
+
+
+def command_line(pid: int, proc: Path = PROC) -> list[str]:
+    """Return the arguments of a process; none if it is gone or a thread of the kernel."""
+    with contextlib.suppress(OSError), (proc / str(pid) / "cmdline").open("rb") as file:
+        text = file.read(_CMDLINE_BYTES_MAX).decode(errors="replace")
+        return text.rstrip("\0").split("\0") if text else []
+    return []
+
+
+def is_ours(arguments: Sequence[str]) -> bool:
+    """Return whether a command line is that of `dynmem vm`."""
+    names = [each.rpartition("/")[2] for each in arguments[:8]]
+    return ("dynmem", "vm") in itertools.pairwise(names)
+
+
+def is_vm(arguments: Sequence[str]) -> bool:
+    """Return whether a command line is that of QEMU's system emulator or of `dynmem vm`."""
+    if not arguments:
+        return False
+    program = arguments[0].rpartition("/")[2]
+    return program in _QEMU or program.startswith(_QEMU_SYSTEM) or is_ours(arguments)
+
+
+def name_of(arguments: Sequence[str]) -> str | None:
+    """Return the name that a VM's command line has for it (``-name guest=web,...``); None if it has none."""
+    for option, value in itertools.pairwise([*arguments, ""]):
+        key, has_value, joined = option.partition("=")
+        if key not in _NAME_OPTIONS:
+            continue
+        name = (joined if has_value else value).split(",")[0].removeprefix("guest=")
+        if name.isprintable() and 0 < len(name) <= _NAME_MAX:
+            return name
+    return None
