@@ -1,0 +1,116 @@
+"""What Proxmox's files say of its VMs: one file for each, `qemu-server/VMID.conf`, of ``key: value`` lines.
+
+    memory   its maximum, in MiB; newer versions write current=N
+    balloon  its minimum, in MiB; 0: no balloon device; absent: as much as memory
+    shares   its weight, 1000 unless it says otherwise; 0: Proxmox does not balloon it
+    lock     what is going on: backup, migrate, snapshot and others
+
+Below the first line in brackets stand snapshots, which are not what runs.
+"""
+
+import re
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from dynmem.limits import SCAN_PROXMOX_BYTES_MAX, SCAN_VMS_MAX
+from dynmem.units import MIB
+
+FOLDER: Final = Path("/etc/pve/qemu-server")
+_NAME_MAX: Final = 64
+_FILE: Final = re.compile(r"[1-9][0-9]{0,8}\.conf")
+_NUMBER: Final = re.compile(r"(?:current=)?([0-9]{1,9})")
+_SHARES: Final = 1000
+
+
+class ProxmoxVm(NamedTuple):
+    """A VM as its file has it.
+
+    Attributes:
+        number: Its VMID.
+        name: Its name; "" if it has none.
+        maximum_bytes: What `memory` says.
+        minimum_bytes: What `balloon` says, or the maximum; None: it has no balloon device.
+        shares: Its weight; 0: Proxmox does not balloon it.
+        lock: What is going on; "" if nothing is.
+        tags: Its tags.
+    """
+
+    number: int
+    name: str
+    maximum_bytes: int
+    minimum_bytes: int | None
+    shares: int
+    lock: str
+    tags: tuple[str, ...]
+
+
+class ProxmoxFiles(NamedTuple):
+    """What the folder says.
+
+    Attributes:
+        vms: The VMs, by VMID.
+        problem: Why it could not be read, or not all of it; "" if it could, or this is no Proxmox host.
+    """
+
+    vms: dict[int, ProxmoxVm]
+    problem: str = ""
+
+
+def read_proxmox(folder: Path = FOLDER) -> ProxmoxFiles:
+    """Return the VMs of a folder like `/etc/pve/qemu-server`. It raises nothing."""
+    vms: dict[int, ProxmoxVm] = {}
+    problem = ""
+    try:
+        files = sorted(each for each in folder.iterdir() if _FILE.fullmatch(each.name))
+    except FileNotFoundError:
+        return ProxmoxFiles({})
+    except OSError as error:
+        return ProxmoxFiles({}, _sentence(folder, error))
+    for file in files[:SCAN_VMS_MAX]:
+        try:
+            with file.open("rb") as opened:
+                text = opened.read(SCAN_PROXMOX_BYTES_MAX).decode(errors="replace")
+        except FileNotFoundError:
+            continue  # removed since
+        except OSError as error:
+            problem = _sentence(file, error)
+            continue
+        number = int(file.stem)
+        vms[number] = proxmox_vm(number, text)
+    return ProxmoxFiles(vms, problem)
+
+
+def proxmox_vm(number: int, text: str) -> ProxmoxVm:
+    """Return what the text of a file says; what is no number there counts as not said."""
+    said: dict[str, str] = {}
+    for line in text.splitlines():
+        if line.startswith("["):
+            break
+        key, has_value, value = line.partition(":")
+        if has_value and not key.startswith("#"):
+            said[key.strip()] = value.strip()
+    maximum = _number(said.get("memory"), 512)
+    minimum = _number(said.get("balloon"), maximum)
+    return ProxmoxVm(
+        number,
+        _shown(said.get("name", "")),
+        maximum * MIB,
+        minimum * MIB if minimum else None,
+        _number(said.get("shares"), _SHARES),
+        _shown(said.get("lock", "")),
+        tuple(filter(None, map(_shown, re.split(r"[;, ]+", said.get("tags", ""))))),
+    )
+
+
+def _number(text: str | None, otherwise: int) -> int:
+    match = _NUMBER.fullmatch(text or "")
+    return int(match[1]) if match is not None else otherwise
+
+
+def _shown(text: str) -> str:
+    return text if text.isprintable() and len(text) <= _NAME_MAX else ""
+
+
+def _sentence(path: Path, error: OSError) -> str:
+    step = ": run this as root" if isinstance(error, PermissionError) else ""
+    return f"{path} cannot be read ({error.strerror}): what it says of its VMs is missing{step}"

@@ -1,0 +1,64 @@
+"""What Proxmox's files say, as Proxmox writes them and otherwise."""
+
+from pathlib import Path
+
+import pytest
+
+from dynmem.discovery.proxmox import ProxmoxVm, proxmox_vm, read_proxmox
+
+MIB = 1 << 20
+FILE = """#priority%3A high
+balloon: 1024
+boot: order=scsi0
+memory: 4096
+name: shop
+shares: 2000
+lock: backup
+tags: dynmem-high;web
+net0: virtio=BC:24:11:00:00:01,bridge=vmbr0
+
+[before]
+memory: 512
+name: old
+"""
+
+
+def test_a_file_is_read_up_to_its_first_snapshot(tmp_path: Path) -> None:
+    (tmp_path / "100.conf").write_text(FILE)
+    (tmp_path / "notes.txt").write_text("memory: 1")
+    expected = ProxmoxVm(100, "shop", 4096 * MIB, 1024 * MIB, 2000, "backup", ("dynmem-high", "web"))
+    assert read_proxmox(tmp_path) == ({100: expected}, "")
+
+
+@pytest.mark.parametrize(
+    ("text", "maximum", "minimum", "shares"),
+    [
+        ("memory: current=2048\n", 2048 * MIB, 2048 * MIB, 1000),
+        ("memory: 2048\nballoon: 0\nshares: 0\n", 2048 * MIB, None, 0),
+        ("memory: -1\nballoon: x\nshares: \n", 512 * MIB, 512 * MIB, 1000),
+        ("", 512 * MIB, 512 * MIB, 1000),
+        ("memory: " + "9" * 100_000, 512 * MIB, 512 * MIB, 1000),
+    ],
+)
+def test_what_is_absent_or_no_number_is_what_proxmox_takes_it_for(
+    text: str, maximum: int, minimum: int | None, shares: int
+) -> None:
+    vm = proxmox_vm(7, text)
+    assert (vm.maximum_bytes, vm.minimum_bytes, vm.shares) == (maximum, minimum, shares)
+
+
+def test_names_that_cannot_be_shown_are_none() -> None:
+    assert proxmox_vm(7, "name: a\x1b[2J\nlock: " + "x" * 65).name == ""
+    assert proxmox_vm(7, "name: a\x1b[2J\nlock: " + "x" * 65).lock == ""
+
+
+def test_a_host_without_proxmox_has_no_files_and_no_problem(tmp_path: Path) -> None:
+    assert read_proxmox(tmp_path / "qemu-server") == ({}, "")
+
+
+def test_a_file_that_cannot_be_read_is_named_and_the_others_are_read(tmp_path: Path) -> None:
+    (tmp_path / "100.conf").mkdir()
+    (tmp_path / "101.conf").write_text(FILE)
+    vms, problem = read_proxmox(tmp_path)
+    assert list(vms) == [101]
+    assert "100.conf cannot be read" in problem
