@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Final
 
-from tests.accept.gmm.figures import Figures
+from tests.accept.gmm.figures import HEADER, Figures
 
 SCENES: Final = {
     "refusal": "an over-full host refuses a VM",
@@ -44,7 +44,7 @@ def main() -> int:
 
 def _play(name: str) -> list[str]:
     """Play one scene; return what was wrong."""
-    print(f"\n{name}: {SCENES[name]}", flush=True)
+    print(f"\n{name}: {SCENES[name]}\n{HEADER}", flush=True)
     begun = time.monotonic()
     figures = Figures(_show)
     scene = importlib.import_module(f"tests.accept.gmm.{name}")

@@ -12,6 +12,7 @@ from dynmem.units import PAGE_SIZE, format_size
 
 _WHAT: Final = 62  # columns
 _SEEN: Final = 14
+HEADER: Final = f"  {'what':<{_WHAT}} {'seen':>{_SEEN}}         must be"
 
 
 def in_bytes(size: int) -> str:

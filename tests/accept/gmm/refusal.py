@@ -6,7 +6,7 @@ from typing import Final
 
 from tests.accept.gmm.figures import Figures, in_bytes
 from tests.accept.gmm.host import Host, Plan, books, running, vm_of
-from tests.rigs.managers import cli
+from tests.rigs.managers import RunningManager, cli
 
 from dynmem.errors import ExitCode
 from dynmem.units import MIB, parse_size
@@ -14,12 +14,13 @@ from dynmem.units import MIB, parse_size
 WEB: Final = Plan("web", boot=160, minimum=128, holds=64)
 DB: Final = Plan("db", boot=96, minimum=32)
 FITS: Final = 48
+BIG: Final = Plan("big", boot=112, minimum=96)  # not even with web at its floor does this one fit
 _SIZE: Final = re.compile(r"\d+(?:\.\d+)? (?:[KMGT]iB|B)")
 
 
 async def play(folder: Path, figures: Figures) -> None:
     """Play the scene."""
-    host = Host(folder, (WEB, DB), budget=224)
+    host = Host(folder, (WEB, DB, BIG), budget=224)
     async with running(host, "web") as manager:
         before = await host.until_quiet(manager, 1)
         room = host.budget - host.slush - WEB.minimum * MIB
@@ -34,7 +35,7 @@ async def play(folder: Path, figures: Figures) -> None:
         code, out, error = await cli(*host.command("db", asked // MIB))
         figures.note("db asks for", in_bytes(asked))
         figures.equal("its exit code", code, int(ExitCode.REFUSED), "no room, ever")
-        figures.note("it says", "")
+        figures.note("it says:", "")
         figures.sentence(error)
         named = [*map(parse_size, _SIZE.findall(error)), 0, 0, 0]
         figures.equal("the first size in that sentence", named[0], asked, "asked", in_bytes)
@@ -58,14 +59,37 @@ async def play(folder: Path, figures: Figures) -> None:
             "nothing is kept for it",
         )
 
-        host.start("db", boot=FITS, options=("--manager", str(host.socket)))
-        await manager.until(lambda status: status.vm("db").there and status.vm("db").demand_bytes)
-        admitted = await host.until_quiet(manager, 1)
-        figures.note("db asks for less, and runs; its monitor reports", in_bytes((await host.sizes())["db"]))
-        claims = sum(each["claim_bytes"] or 0 for each in admitted["vms"])
-        figures.equal(
-            "what they hold", admitted["books"]["allocated_bytes"], claims, "the claims of both VMs", in_bytes
-        )
-        figures.at_most("what they hold", claims, admitted["books"]["max_bytes"], "the limit", in_bytes)
-        sizes = await host.sizes()
-        figures.equal("what the monitors of both report", sum(sizes.values()), claims, "the books", in_bytes)
+        await _start_unasked(host, manager, figures)
+        await _admit(host, manager, figures)
+
+
+async def _start_unasked(host: Host, manager: RunningManager, figures: Figures) -> None:
+    """Start a VM without asking: it is taken in, since it runs, and is never grown."""
+    vm = host.start("big")
+    status = await host.until_quiet(manager, 1)
+    books = vm_of(status, "big")["books"]
+    figures.equal("big starts unasked: it may allocate", books["may_allocate"], False, "it does not fit")
+    figures.sentence(books["may_not_allocate_why"])
+    size = (await host.sizes())["big"]
+    host.order("big", BIG.boot)
+    await host.until_quiet(manager, 2)
+    now = (await host.sizes())["big"]
+    figures.at_most("its guest wants all it can get; its size", now, size, "what it had", in_bytes)
+    vm.kill()
+    await manager.until(lambda status: not status.vm("big").there)
+    del host.vms["big"]
+
+
+async def _admit(host: Host, manager: RunningManager, figures: Figures) -> None:
+    """Start the VM with less: room is made for it."""
+    host.start("db", boot=FITS, options=("--manager", str(host.socket)))
+    await manager.until(lambda status: status.vm("db").there and status.vm("db").demand_bytes)
+    admitted = await host.until_quiet(manager, 1)
+    figures.note("db asks for less, and runs; its monitor reports", in_bytes((await host.sizes())["db"]))
+    claims = sum(each["claim_bytes"] or 0 for each in admitted["vms"])
+    figures.equal(
+        "what they hold", admitted["books"]["allocated_bytes"], claims, "the claims of both VMs", in_bytes
+    )
+    figures.at_most("what they hold", claims, admitted["books"]["max_bytes"], "the limit", in_bytes)
+    sizes = await host.sizes()
+    figures.equal("what the monitors of both report", sum(sizes.values()), claims, "the books", in_bytes)

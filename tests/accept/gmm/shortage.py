@@ -85,11 +85,9 @@ async def _hold(host: Host, step: int, room: int, before: dict[str, int], figure
         figures.at_most("    blocks of its memory files", blocks, size + SLACK, "its size", in_bytes)
     gave = [before[name] - sizes[name] for name in ORDER]
     figures.true("  low, normal, high", "gave", "in this order", holds=gave == sorted(gave, reverse=True))
-    held = sum(sizes.values()) + room
-    most = host.budget - host.slush
-    figures.at_most("  all sizes and the room", held, most, "the budget less the slush", in_bytes)
-    books = status["books"]["allocated_bytes"] + room
-    figures.equal("  all sizes and the room", held, books, "the books", in_bytes)
+    held, most = sum(sizes.values()), host.budget - host.slush
+    figures.at_most("  all sizes and the room", held + room, most, "the budget less the slush", in_bytes)
+    figures.equal("  all sizes", held, status["books"]["allocated_bytes"], "the books", in_bytes)
 
 
 def _short(status: Status, name: str) -> int:
