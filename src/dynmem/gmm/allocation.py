@@ -66,11 +66,20 @@ class _Search:
         self.found: dict[int, int] = {}
         self.added: list[tuple[int, int]] = []
 
-    def take(self, slot: int) -> None:
-        """Count on the free pages of a chunk, unless they are counted on already."""
-        if slot not in self.found:
-            pages = self.found[slot] = min(self.wanted, self.table.chunks.free.item(slot))
-            self.wanted -= pages
+    def take(self, slots: Iterator[int]) -> bool:
+        """Count on the free pages of chunks, but once on each; return whether that is enough."""
+        chunks, found, wanted = self.table.chunks, self.found, self.wanted
+        for slot in slots:
+            if slot in found:
+                continue
+            pages = chunks.free.item(slot)
+            if pages >= wanted:
+                found[slot] = wanted
+                return True
+            found[slot] = pages
+            wanted -= pages
+        self.wanted = wanted
+        return False
 
     def undo(self) -> None:
         """Take back the new chunks."""
@@ -217,11 +226,8 @@ class Allocator:
         search = _Search(vm, self._table, left, pages)
         try:
             for each in IN_BOUND_MODE if self._bound else PASSES:
-                if each.applies(search):
-                    for slot in each.chunks(search):
-                        search.take(slot)
-                        if not search.wanted:
-                            return search
+                if each.applies(search) and search.take(each.chunks(search)):
+                    return search
         except BaseException:
             search.undo()
             raise
