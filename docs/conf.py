@@ -52,8 +52,13 @@ CONTENTS: Final = """
 :hidden:
 :caption: The programs
 
+docs/which-knob
+docs/proxmox
+docs/libvirt
+docs/coming-from
 docs/config
 docs/balloon
+docs/demand
 docs/duplicates
 docs/status
 docs/honesty
