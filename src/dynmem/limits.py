@@ -233,6 +233,8 @@ API_CLIENTS_MAX: Final = 64
 API_RESERVATIONS_MAX: Final = 64
 # A day: a reservation is for a VM that is about to start.
 API_WAIT_NS_MAX: Final = 24 * 3600 * 1_000_000_000
+# A month: whoever wants a VM left alone for longer releases it, or takes it out of the file.
+PAUSE_NS_MAX: Final = 31 * 24 * 3600 * 1_000_000_000
 # About a week of a busy host, 4 MiB.
 JOURNAL_ROWS_MAX: Final = 20_000
 # Characters kept of a reason or an outcome.

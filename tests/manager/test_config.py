@@ -169,7 +169,7 @@ WRONG = {
     "a weight out of range": ("weight = 7000", "weight = 0", ["vm 'web'.weight", "0 is outside 1 to 10000"]),
     "a buffer out of range": ("buffer = 25", "buffer = -1", ["vm 'web'.buffer", "-1 is outside 0 to 1000"]),
     "a wrong priority": ('"high"', '"urgent"', ["vm 'web'.priority", "urgent"]),
-    "a wrong mode": ('"enforce"', '"advise"', ["manager.mode", "advise"]),
+    "a wrong mode": ('"enforce"', '"manage"', ["manager.mode", "manage"]),
     "a period out of range": ('"500ms"', '"1ms"', ["manager.period", "100ms to 1h"]),
     "a period that is none": ('"500ms"', '"often"', ["manager.period", "'often' is not a duration"]),
     "a name twice": ('name = "db"', 'name = "web"', ["vm number 2.name", "'web' is used by an earlier VM"]),

@@ -484,7 +484,7 @@ def test_in_observe_mode_nothing_is_set_and_missing_statistics_are_explained(tmp
         async with listening(tmp_path / "qmp", vm.serve), hold(tmp_path / "qmp") as connection:
             for _ in range(30):
                 facts = await look(connection)
-            assert "are off, and observe mode does not change that" in (facts.problem or "")
+            assert "are off, and only enforce mode changes that" in (facts.problem or "")
             with pytest.raises(LocalProtocolError):
                 await connection.set_balloon(32 * MEBIBYTE)
             allowed = {

@@ -67,8 +67,8 @@ def test_in_observe_mode_a_slow_interval_is_named_with_what_to_do_and_never_set(
                 facts = await look(connection)
             assert facts.report_interval_ns == 10 * NS_PER_S
             assert facts.problem == (
-                "its guest statistics come every 10 s, too slowly to follow its growth, and observe mode does"
-                " not change that: set guest-stats-polling-interval of /machine/peripheral/balloon0 to 1, or"
+                "its guest statistics come every 10 s, too slowly to follow its growth, and only enforce mode"
+                " changes that: set guest-stats-polling-interval of /machine/peripheral/balloon0 to 1, or"
                 ' use mode = "enforce"'
             )
             vm.interval = 2
@@ -233,5 +233,21 @@ def test_a_manager_that_releases_a_vm_puts_its_interval_back(tmp_path: Path) -> 
             await manager.until(lambda _: vm.interval == 1)
             await manager.ask(command="release", vm="web")
             await manager.until(lambda _: vm.interval == 10)
+
+    play(scenario())
+
+
+def test_the_interval_of_a_paused_vm_is_not_set_before_the_pause_is_over(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        vm = AskedVm(10)
+        async with watched(vm, tmp_path, may_write=True) as connection:
+            connection.is_paused = True
+            for _ in range(5):
+                await look(connection)
+            assert vm.sets == []
+            connection.is_paused = False
+            for _ in range(12):
+                await look(connection)
+            assert vm.sets == [1]
 
     play(scenario())

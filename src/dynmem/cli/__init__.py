@@ -19,6 +19,7 @@ COMMANDS: Final = {  # name -> (module, attribute, one line for --help)
     "doctor": ("dynmem.cli.doctor", "doctor", "Examine what this host can do, and what would help"),
     "duplicates": ("dynmem.cli.duplicates", "duplicates", "Count equal pages in the memory of running VMs"),
     "explain": ("dynmem.cli.status", "explain", "Show how the size of a VM was computed"),
+    "pause": ("dynmem.cli.status", "pause", "Leave VMs exactly as they are for a while"),
     "release": ("dynmem.cli.status", "release", "Grow VMs to their full size and leave them alone"),
     "reserve": ("dynmem.cli.status", "reserve", "Make room for a VM that is about to start"),
     "run": ("dynmem.cli.run", "run", "Run the memory manager of this host"),
@@ -30,7 +31,7 @@ COMMANDS: Final = {  # name -> (module, attribute, one line for --help)
 EPILOG: Final = """\b
 Examples:
   dynmem demo                        three VMs share a budget for a minute
-  dynmem run --config hosts.toml     watch (mode = "observe") or manage ("enforce")
+  dynmem run --config hosts.toml     watch, advise or manage, by its mode
   dynmem status                      how much each VM has, and why
   dynmem explain web                 the whole arithmetic of one VM
   dynmem doctor                      what this host can do, and what would help

@@ -112,6 +112,11 @@ def _words(status: "StatusReply", vm: "VmView") -> "Iterator[str]":
         if change is not None:
             paid = f" [{change.measurement}]" if change.measurement else ""
             yield f"{word}: {change.reason}{paid}"
+        if change is not None and change.command:
+            yield f"to do it: {change.command}"
+    if vm.paused_until:
+        undo = f"dynmem pause {vm.name} --undo"
+        yield f"paused until {vm.paused_until}: until then, or until `{undo}`, it is left as it is"
     if status.cut:
         yield f"the plan of all VMs: memory ends in the level {status.cut!r}"
     for text in (vm.parachute, vm.free_pages, vm.problem):

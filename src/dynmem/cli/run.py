@@ -38,7 +38,8 @@ def run(path: Path, *, check: bool) -> int:
       dynmem run --config hosts.toml            run in the foreground
 
     With mode = "observe" (the default) it changes nothing: `dynmem status` shows what it would do, and why.
-    With mode = "enforce" it does it. Ctrl-C and SIGTERM end it and leave every VM at its present target; to
+    With mode = "advise" it prints, for each change, the command that you would type to make it. With mode =
+    "enforce" it does it. Ctrl-C and SIGTERM end it and leave every VM at its present target; to
     undo, run `dynmem release --all` first. SIGHUP makes it read the file again; a wrong one changes nothing.
     It prints one line per change, with the date.
 

@@ -53,7 +53,7 @@ def _cell(size: int | None) -> str:
 def _host(status: "StatusReply") -> list[str]:
     manager, free = status.manager, status.measured_free
     period_s = status.period_ns / NS_PER_S
-    note = " (nothing is sent)" if status.mode == "observe" else ""
+    note = "" if status.mode == "enforce" else " (nothing is sent)"
     lines = [
         f"{status.mode}{note}; a sweep every {period_s:g} s, the last {_ago(manager.swept_ago_s)}",
         f"budget {format_size(status.budget_bytes)}, slush {format_size(status.slush_bytes)}",
@@ -126,6 +126,10 @@ def _lines(status: "StatusReply") -> list[str]:
         if vm.change is not None:
             unsent = "" if vm.change.sent else " (not sent)"
             lines.append(f"    {vm.change.reason.split(': ', maxsplit=1)[0]}{unsent}")
+            if vm.change.command:
+                lines.append(f"    to do it: {vm.change.command}")
+        if vm.paused_until:
+            lines.append(f"    paused until {vm.paused_until}")
         if vm.problem and vm.problem not in lines[-1]:
             lines.append(f"    {vm.problem}")
     if status.vms:

@@ -6,7 +6,7 @@
     ready = "auto"                  # kept for whoever grows next; a size, or as needed (default auto)
 
     [manager]
-    mode = "observe"                # or "enforce"; observe changes nothing (default)
+    mode = "observe"                # changes nothing (default); "advise" prints commands, "enforce" acts
     period = "1s"                   # 100ms to 1h (default 1s)
     socket = "/run/dynmem/api.sock" # where `dynmem status` connects
     state = "/var/lib/dynmem"       # the journal's private folder
@@ -73,7 +73,8 @@ class ManagerTable(msgspec.Struct, forbid_unknown_fields=True):
     """The manager. The table may be left out.
 
     Attributes:
-        mode: "observe" plans and sends nothing that changes anything; "enforce" acts.
+        mode: "observe" plans and sends nothing that changes anything; "advise" does the same, and prints for
+            each change the command that an operator would type; "enforce" acts.
         period: From one look at the VMs to the next: 100ms to 1h. Its unit is ms, s, min or h; without one
             it is in seconds.
         socket: Where `dynmem status` connects: an absolute path of at most 107 bytes. Default: as root

@@ -10,7 +10,7 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from typing import Final
@@ -31,7 +31,7 @@ from dynmem.manager.next_sweep import NextSweep
 from dynmem.manager.private import lock, private_folder
 from dynmem.manager.reload import ConfigWatch
 from dynmem.manager.step import Manager
-from dynmem.manager.step.facts import ABSENT, Facts, HostFacts, VmFacts
+from dynmem.manager.step.facts import ABSENT, Facts, HostFacts, Mode, VmFacts
 from dynmem.manager.step.results import StepResult
 from dynmem.manager.sweep.connection import VmConnection
 from dynmem.manager.sweep.identity import Identities
@@ -46,6 +46,12 @@ PATIENCE_S_MAX: Final = 1.0
 SOON_SHARE: Final = 5
 # A sweep that a client or a reset asks for follows the last one no later than this.
 SOON_S_MAX: Final = 0.2
+# What each mode does.
+_MODES: Final[Mapping[Mode, str]] = {
+    "observe": "changing nothing",
+    "advise": "changing nothing, printing commands",
+    "enforce": "managing",
+}
 # The most names in one line.
 NAMES_MAX: Final = 20
 
@@ -115,6 +121,8 @@ class Daemon:
             self._report(self._greeting())
             if self._manager.released:
                 self._report(self._released())
+            if self._manager.paused:
+                self._report(self._paused())
             self._allow_descriptors()
             acts = Acts(self._manager, writer, self._report)
             try:
@@ -165,7 +173,7 @@ class Daemon:
 
     def _greeting(self) -> str:
         settings = self._config.settings
-        what = "managing" if settings.is_enforcing else "changing nothing"
+        what = _MODES[settings.mode]
         count = len(self._connections)
         vms = f"{count} VM{'' if count == 1 else 's'}"
         return (
@@ -183,6 +191,15 @@ class Daemon:
             f" grown to their full size and left alone,"
             f" also after they start again; to manage one again: dynmem release {one} --undo"
             f" --socket {socket}"
+        )
+
+    def _paused(self) -> str:
+        names = self._manager.paused
+        more = f" and {len(names) - NAMES_MAX} more" if len(names) > NAMES_MAX else ""
+        return (
+            f"paused earlier: {', '.join(names[:NAMES_MAX])}{more}: left exactly as they are until then; to"
+            f" end a pause: dynmem pause {names[0] if len(names) == 1 else 'VM'} --undo"
+            f" --socket {self._config.socket}"
         )
 
     def _farewell(self) -> str:
@@ -265,9 +282,9 @@ class Daemon:
         """
         now_ns = time.monotonic_ns()
         patience_s = min(self._period_s / PATIENCE_SHARE, PATIENCE_S_MAX)
-        released = set(self._manager.released)
+        released, paused = set(self._manager.released), set(self._manager.paused)
         for name, connection in self._connections.items():
-            connection.is_released = name in released
+            connection.is_released, connection.is_paused = name in released, name in paused
         vms = await asyncio.gather(*(each.observe(now_ns, patience_s) for each in self._connections.values()))
         for facts in vms:
             before = self._facts.get(facts.name)

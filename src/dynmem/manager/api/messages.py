@@ -5,6 +5,8 @@
     {"command": "admit", "name": "web", "size_bytes": 1073741824, "monitor": "/run/vm/web.qmp"}
     {"command": "release", "vm": "web"}          without "vm": all of them
     {"command": "take-up", "vm": "web"}          manage a released VM again
+    {"command": "pause", "vm": "web", "for_ns": 7200000000000}
+    {"command": "resume", "vm": "web"}           manage a paused VM again
 
 Every reply is one JSON object on one line. It begins with "schema_version", which rises when clients have to
 change, and "ok"; a refusal has "error" (a sentence) and "exit_code", any other reply the fields of one of the
@@ -81,7 +83,36 @@ class TakeUpRequest(
     vm: str | None = None
 
 
-Request = StatusRequest | ReserveRequest | AdmitRequest | ReleaseRequest | TakeUpRequest
+class PauseRequest(msgspec.Struct, frozen=True, tag_field="command", tag="pause", forbid_unknown_fields=True):
+    """Leave a VM (None: all) exactly as it is for a while.
+
+    Attributes:
+        for_ns: How long.
+        vm: The VM. One that is released is left as it is already: it is not paused.
+
+    """
+
+    for_ns: int
+    vm: str | None = None
+
+
+class ResumeRequest(
+    msgspec.Struct, frozen=True, tag_field="command", tag="resume", forbid_unknown_fields=True
+):
+    """Manage a paused VM (None: all) again."""
+
+    vm: str | None = None
+
+
+Request = (
+    StatusRequest
+    | ReserveRequest
+    | AdmitRequest
+    | ReleaseRequest
+    | TakeUpRequest
+    | PauseRequest
+    | ResumeRequest
+)
 
 
 class DaemonView(msgspec.Struct, frozen=True, kw_only=True):
@@ -147,7 +178,7 @@ class ReleaseReply(msgspec.Struct, frozen=True):
 
     Attributes:
         released: Their names.
-        sent: Whether commands are sent; not in observe mode.
+        sent: Whether commands are sent; only in enforce mode.
         promised_bytes: What all released VMs may take.
         budget_bytes: What the guests of all VMs together may hold.
 
@@ -170,6 +201,30 @@ class TakeUpReply(msgspec.Struct, frozen=True):
     taken_up: tuple[str, ...]
 
 
+class PauseReply(msgspec.Struct, frozen=True):
+    """The VMs are paused.
+
+    Attributes:
+        paused: Their names.
+        until: The date until which they are left as they are.
+
+    """
+
+    paused: tuple[str, ...]
+    until: str
+
+
+class ResumeReply(msgspec.Struct, frozen=True):
+    """The VMs are managed again.
+
+    Attributes:
+        resumed: The names of those that were paused.
+
+    """
+
+    resumed: tuple[str, ...]
+
+
 class Refusal(msgspec.Struct, frozen=True):
     """The request was not carried out.
 
@@ -183,7 +238,7 @@ class Refusal(msgspec.Struct, frozen=True):
     exit_code: int
 
 
-Reply = StatusReply | ReserveReply | ReleaseReply | TakeUpReply
+Reply = StatusReply | ReserveReply | ReleaseReply | TakeUpReply | PauseReply | ResumeReply
 
 
 def encode(reply: Reply | Refusal) -> bytes:

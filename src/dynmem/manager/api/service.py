@@ -1,4 +1,4 @@
-"""What the manager does for its clients: status, reservations, releases."""
+"""What the manager does for its clients: status, reservations, releases, pauses."""
 
 import asyncio
 import contextlib
@@ -13,16 +13,20 @@ import msgspec
 from dynmem import __version__
 from dynmem.dates import format_date
 from dynmem.errors import ConfigError, DeadlineError, RefusedError, quoted
-from dynmem.limits import API_WAIT_NS_MAX, MANAGER_FIGURE_BYTES_MAX
+from dynmem.limits import API_WAIT_NS_MAX, MANAGER_FIGURE_BYTES_MAX, PAUSE_NS_MAX
 from dynmem.manager.api.messages import (
     AdmitRequest,
     DaemonView,
+    PauseReply,
+    PauseRequest,
     ReleaseReply,
     ReleaseRequest,
     Reply,
     Request,
     ReserveReply,
     ReserveRequest,
+    ResumeReply,
+    ResumeRequest,
     StatusReply,
     StatusRequest,
     TakeUpReply,
@@ -31,7 +35,7 @@ from dynmem.manager.api.messages import (
 from dynmem.manager.api.promises import Promises
 from dynmem.manager.config import Config
 from dynmem.manager.config_file import is_name
-from dynmem.manager.journal.journal import RELEASED, RESERVED, Instruction, JournalError
+from dynmem.manager.journal.journal import PAUSED, RELEASED, RESERVED, Instruction, JournalError
 from dynmem.manager.journal.writer import JournalWriter
 from dynmem.manager.next_sweep import NextSweep
 from dynmem.manager.reload import ConfigWatch
@@ -90,6 +94,10 @@ class Service:
                 return await self._release(vm)
             case TakeUpRequest(vm):
                 return await self._take_up(vm)
+            case PauseRequest():
+                return await self._pause(request)
+            case ResumeRequest(vm):
+                return await self._resume(vm)
 
     async def _resets_taken_in(self) -> None:
         """Wait until the figures of guests that were reset by now are not those of their former lives."""
@@ -192,7 +200,9 @@ class Service:
                     state, reason = self._manager.reservation_state(name)
         except TimeoutError as error:
             why = (
-                "" if self._config.settings.is_enforcing else "; in observe mode no VM is shrunk to make room"
+                ""
+                if self._config.settings.is_enforcing
+                else f"; in {self._config.settings.mode} mode no VM is shrunk to make room"
             )
             raise DeadlineError(f"{name}: no room after {wait_s:g} s: {reason}{why}") from error
         if state != "ready":
@@ -204,6 +214,8 @@ class Service:
         for each in names:
             release = Instruction(RELEASED, each)
             await self._writer.do(partial(self._writer.journal.keep, release, time.time_ns()))
+            if each in self._manager.paused:
+                await self._writer.do(partial(self._writer.journal.drop_all, PAUSED, each))
             self._manager.release(each)
         self._next_sweep.wanted.set()
         return ReleaseReply(
@@ -220,6 +232,34 @@ class Service:
             self._manager.take_up(each)
         self._next_sweep.wanted.set()
         return TakeUpReply(names)
+
+    async def _pause(self, request: PauseRequest) -> PauseReply:
+        """Leave VMs as they are; one that is released is left as it is already, and stays released."""
+        if not 0 < request.for_ns <= PAUSE_NS_MAX:
+            days = PAUSE_NS_MAX // (24 * 3600 * NS_PER_S)
+            raise ConfigError(f"a pause lasts more than 0 and at most {days * 24} h: choose a time between")
+        released = self._manager.released
+        if request.vm in released:
+            raise RefusedError(
+                f"{request.vm}: it is released, and left alone already: to pause it instead, run first:"
+                f" dynmem release {request.vm} --undo"
+            )
+        names = tuple(each for each in self._known(request.vm) if each not in released)
+        until_ns = time.time_ns() + request.for_ns
+        for each in names:
+            pause = Instruction(PAUSED, each, until_ns=until_ns)
+            await self._writer.do(partial(self._writer.journal.keep, pause, time.time_ns()))
+            self._manager.pause(each, time.monotonic_ns() + request.for_ns)
+        self._next_sweep.wanted.set()
+        return PauseReply(names, format_date(until_ns))
+
+    async def _resume(self, name: str | None) -> ResumeReply:
+        names = tuple(each for each in self._known(name) if each in self._manager.paused)
+        for each in names:
+            await self._writer.do(partial(self._writer.journal.drop_all, PAUSED, each))
+            self._manager.resume(each)
+        self._next_sweep.wanted.set()
+        return ResumeReply(names)
 
     def _known(self, name: str | None) -> tuple[str, ...]:
         configured = tuple(vm.name for vm in self._config.vms)

@@ -38,7 +38,7 @@ CREATE TABLE action (
 ) STRICT;
 CREATE INDEX action_open ON action (id) WHERE outcome IS NULL;
 CREATE TABLE standing (
-    kind TEXT NOT NULL,              -- 'released' or 'reserved'
+    kind TEXT NOT NULL,              -- 'released', 'paused' or 'reserved'
     name TEXT NOT NULL,              -- the VM
     size_bytes INTEGER NOT NULL,
     until_ns INTEGER NOT NULL,       -- wall clock; 0 for a release, which has no end

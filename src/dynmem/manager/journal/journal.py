@@ -2,8 +2,8 @@
 
 SQLite in WAL mode with synchronous=FULL: what `intend` has returned for survives kill -9 and power loss.
 Sizes are never read from here. After a restart they are read from the VMs; the journal says only which
-commands were open, which VMs were released, and which reservations were promised. Bounded by JOURNAL_ROWS_MAX
-rows.
+commands were open, which VMs were released or paused, and which reservations were promised. Bounded by
+JOURNAL_ROWS_MAX rows.
 """
 
 import sqlite3
@@ -30,6 +30,7 @@ REACHED: Final = "reached"
 FILE_NAME: Final = "journal.sqlite"
 RELEASED: Final = "released"
 RESERVED: Final = "reserved"
+PAUSED: Final = "paused"
 _PRUNE_EVERY: Final = 256  # rows between two looks at the bound
 # Concluded actions that are dropped when the disk is full and the room that was kept is used up.
 _DROPPED_WHEN_FULL: Final = 100
@@ -64,12 +65,12 @@ class Action(NamedTuple):
 
 
 class Instruction(NamedTuple):
-    """An operator's instruction that outlives a restart: release a VM, keep room for one.
+    """An operator's instruction that outlives a restart: release a VM, pause one, keep room for one.
 
     Attributes:
-        kind: RELEASED or RESERVED.
+        kind: RELEASED, PAUSED or RESERVED.
         name: The VM.
-        size_bytes: The room; 0 for a release.
+        size_bytes: The room; 0 for a release or a pause.
         until_ns: When it lapses, by the wall clock; 0 for a release, which does not.
         incarnation: The life of the VM when room was asked for, empty if it was absent: a later life takes
             the room over.
@@ -197,6 +198,11 @@ class Journal:
         query = "DELETE FROM standing WHERE kind = ? AND name = ? AND until_ns = ?"
         row = (instruction.kind, instruction.name, instruction.until_ns)
         self._write(lambda db: db.execute(query, row))
+
+    def drop_all(self, kind: str, name: str) -> None:
+        """Drop every instruction of a kind about a VM. JournalError."""
+        query = "DELETE FROM standing WHERE kind = ? AND name = ?"
+        self._write(lambda db: db.execute(query, (kind, name)))
 
     def instructions(self) -> list[Instruction]:
         """Return all instructions that are in force."""

@@ -6,8 +6,8 @@ Sizes are never taken from the journal. An open action is closed by looking at t
 import time
 from collections.abc import Collection, Iterable
 
-from dynmem.limits import MANAGER_FIGURE_BYTES_MAX
-from dynmem.manager.journal.journal import REACHED, RELEASED, RESERVED, Action, Intent, Journal
+from dynmem.limits import MANAGER_FIGURE_BYTES_MAX, PAUSE_NS_MAX
+from dynmem.manager.journal.journal import PAUSED, REACHED, RELEASED, RESERVED, Action, Intent, Journal
 from dynmem.manager.step import Manager
 from dynmem.manager.step.facts import ABSENT, SILENT, Facts, VmFacts
 from dynmem.units import format_size
@@ -17,7 +17,7 @@ def take_over(journal: Journal, manager: Manager, names: Collection[str]) -> Non
     """Continue where a predecessor ended.
 
     A VM does not report its target, so the last ones sent come from the journal. Released VMs stay released,
-    promised reservations stay promised.
+    paused ones paused until the date that was set, and promised reservations stay promised.
     """
     for action in journal.last_targets():
         if _is_size(action.target_bytes):
@@ -26,6 +26,9 @@ def take_over(journal: Journal, manager: Manager, names: Collection[str]) -> Non
     for each in journal.instructions():
         if each.kind == RELEASED and each.name in names:
             manager.release(each.name)
+        elif each.kind == PAUSED and each.name in names and each.until_ns > wall_ns:
+            if each.name not in manager.released:
+                manager.pause(each.name, now_ns + min(each.until_ns - wall_ns, PAUSE_NS_MAX))
         elif each.kind == RESERVED and each.until_ns > wall_ns:
             deadline_ns = now_ns + each.until_ns - wall_ns
             manager.reserve(each.name, each.size_bytes, now_ns, deadline_ns, each.incarnation)

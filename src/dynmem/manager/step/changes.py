@@ -109,10 +109,14 @@ class Change(msgspec.Struct, frozen=True):
     is_found: bool = False
 
     @property
+    def text(self) -> str:
+        """Why, and what pays for it."""
+        return f"{self.reason} [{self.measurement}]" if self.measurement else self.reason
+
+    @property
     def line(self) -> str:
         """The line that reports it."""
-        paid = f" [{self.measurement}]" if self.measurement else ""
-        return f"{self.record.name}: {self.reason}{paid}"
+        return f"{self.record.name}: {self.text}"
 
 
 def choose_shrinks(

@@ -12,7 +12,7 @@ import msgspec
 
 from dynmem.policy import MemorySettings, OnShortage
 
-Mode = Literal["observe", "enforce"]
+Mode = Literal["observe", "advise", "enforce"]
 
 RUNNING: Final = "running"
 SILENT: Final = "silent"
@@ -53,6 +53,19 @@ class Demand(msgspec.Struct, frozen=True):
     faults: int | None = None
 
 
+class Owner(msgspec.Struct, frozen=True):
+    """The program that runs a VM.
+
+    Attributes:
+        kind: Which program.
+        name: What its commands call the VM: libvirt's name of a domain, Proxmox's number.
+
+    """
+
+    kind: Literal["libvirt", "proxmox"]
+    name: str
+
+
 class VmFacts(msgspec.Struct, frozen=True):
     """One VM as one sweep saw it.
 
@@ -79,6 +92,7 @@ class VmFacts(msgspec.Struct, frozen=True):
         deflates_on_oom: Whether its guest may take pages back from the balloon before it kills a process:
             whether the device offers that; None: not known.
         reports_free_pages: Whether its guest may hand back free pages by itself; None: not known.
+        owner: The program that runs it; None: not known, or nobody but whoever started it.
 
     """
 
@@ -101,6 +115,7 @@ class VmFacts(msgspec.Struct, frozen=True):
     report_interval_ns: int = 0
     deflates_on_oom: bool | None = None
     reports_free_pages: bool | None = None
+    owner: Owner | None = None
 
     @property
     def guest_bytes(self) -> int | None:
@@ -191,7 +206,7 @@ class ManagerSettings(msgspec.Struct, frozen=True):
         slush_bytes: The part of it that is never granted.
         period_ns: From one sweep to the next.
         ready_bytes: What is kept ready for whoever grows next; None: what the manager finds right.
-        mode: In "observe", nothing that changes anything is sent.
+        mode: In "observe" and "advise", nothing that changes anything is sent.
 
     """
 

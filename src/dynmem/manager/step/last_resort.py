@@ -7,10 +7,12 @@ command nobody is interrupted. It runs once for each life of a VM, and for the n
 gone, or has had its time.
 """
 
-from collections.abc import Iterable, Sequence
+import shlex
+from collections.abc import Container, Iterable, Sequence
 from typing import Final
 
 from dynmem.manager.step.claims import PRIORITIES, Claims
+from dynmem.manager.step.facts import Mode
 from dynmem.manager.step.record import Record
 from dynmem.manager.step.results import Interrupt
 from dynmem.manager.step.safeguards import ARRIVED_PAGES
@@ -38,8 +40,12 @@ class LastResort:
         records: Iterable[Record],
         claims: Claims,
         now_ns: int,
+        paused: Container[str] = (),
     ) -> Interrupt | None:
-        """Return whose command is to be run now; *lack* is who gets less than they use, by priority."""
+        """Return whose command is to be run now; *lack* is who gets less than they use, by priority.
+
+        Those that are *paused* are left alone.
+        """
         there = {record.name: record for record in records}
         self._interrupted = {
             name: life
@@ -54,7 +60,7 @@ class LastResort:
         if now_ns - self._since_ns < OUT_NS or self._is_going(now_ns):
             return None
         needy, lacking = lack[0]
-        found = self._whom(needy, there, claims)
+        found = self._whom(needy, there, claims, paused)
         if found is None:
             return None
         self._since_ns, self._last = now_ns, (found.name, now_ns)
@@ -72,15 +78,20 @@ class LastResort:
         name, at_ns = self._last
         return name in self._interrupted and now_ns - at_ns < GOING_NS
 
-    def _whom(self, needy: Record, there: dict[str, Record], claims: Claims) -> Record | None:
+    def _whom(
+        self, needy: Record, there: dict[str, Record], claims: Claims, paused: Container[str]
+    ) -> Record | None:
         """Return the first of those that the books allow which has a command and was not interrupted yet."""
-        names = claims.gmm.interruptible(PRIORITIES[needy.config.priority])
+        names = (
+            name for name in claims.gmm.interruptible(PRIORITIES[needy.config.priority]) if name not in paused
+        )
         found = (there[name] for name in names if name in there and name not in self._interrupted)
         return next((record for record in found if record.config.on_out_of_memory), None)
 
 
-def interrupt_line(interrupt: Interrupt, *, enforced: bool) -> str:
+def interrupt_line(interrupt: Interrupt, mode: Mode) -> str:
     """Return the line that reports it."""
-    note = "" if enforced else " (not run: observe)"
-    command = " ".join((*interrupt.command, interrupt.vm))
+    note = "" if mode == "enforce" else f" (not run: {mode})"
+    words = (*interrupt.command, interrupt.vm)
+    command = shlex.join(words) if mode == "advise" else " ".join(words)
     return f"{interrupt.vm}: interrupted: {interrupt.reason}: running {command}{note}"

@@ -12,6 +12,7 @@ from typing import Final
 import msgspec
 
 from dynmem.manager.step.admission import lasting_pages, refusal_of
+from dynmem.manager.step.advice import Announcements
 from dynmem.manager.step.attention import is_tight, may_give_now, moving
 from dynmem.manager.step.changes import Candidate, Change, choose_grants, choose_shrinks, growing
 from dynmem.manager.step.chatter import Chatter
@@ -19,15 +20,16 @@ from dynmem.manager.step.claims import Claims, limit_pages
 from dynmem.manager.step.facts import Facts, ManagerSettings, VmConfig
 from dynmem.manager.step.last_resort import INTERRUPTED, LastResort, interrupt_line
 from dynmem.manager.step.measured import Charge, MeasuredFree, charge, measure
-from dynmem.manager.step.orders import Orders
+from dynmem.manager.step.orders import Orders, commands_for
+from dynmem.manager.step.pauses import Pauses
 from dynmem.manager.step.ready import Ready, refilled
 from dynmem.manager.step.record import Record
 from dynmem.manager.step.releases import Releases
 from dynmem.manager.step.reservations import Reservations
-from dynmem.manager.step.results import Reservation, ReservationState, SetBalloon, StepResult
+from dynmem.manager.step.results import Reservation, ReservationState, StepResult
 from dynmem.manager.step.room import Taken, holders_of, room_for, taken_by_fixed, taken_by_movable
 from dynmem.manager.step.roster import Arrivals, Roster
-from dynmem.manager.step.safeguards import ALL_ON, Safeguards, band_pages
+from dynmem.manager.step.safeguards import ALL_ON, Safeguards
 from dynmem.manager.step.shortage import lacking, shortage_lines
 from dynmem.manager.step.stalls import apply, forgive, stall_of
 from dynmem.manager.step.standing import Moment, above, standing_of
@@ -55,12 +57,13 @@ class Manager:
         self._roster = Roster(settings, vms, safeguards)
         self._reservations = Reservations(self.claims)
         self._releases = Releases(settings)
+        self._pauses = Pauses()
         self._chatter = Chatter()
         self._ready = Ready()
         self._last_resort = LastResort()
         self._lacked = False
         self._asked_to_look: set[str] = set()
-        self._announced: dict[str, int] = {}
+        self._announcements = Announcements()
         self._last: dict[str, tuple[int, Change]] = {}
         self._last_before: dict[str, tuple[int, Change]] = {}
         self._sent: set[str] = set()
@@ -92,7 +95,7 @@ class Manager:
             views = views_of(movable, survey, self.safeguards, lack[0][0].config.priority)
             result = plan(Snapshot(room - reserved, views, holders, ready))
         out = lacking(movable, result, survey.barred)
-        interrupt = self._last_resort.decide(out, self._roster, self.claims, survey.now_ns)
+        interrupt = self._last_resort.decide(out, self._roster, self.claims, survey.now_ns, self._pauses)
         candidates = self._candidates(movable, views, result, survey)
         spared = sum(each.spared for each in taken) if self.safeguards.sparing else 0
         changes = (*stalls, *self._changes(candidates, free, survey, spared, ready))
@@ -102,19 +105,23 @@ class Manager:
         self._last.update({each.record.name: (survey.now_ns, each) for each in changes})
         self._sent.difference_update(each.record.name for each in changes)
         seen = Seen(survey, free, result, changes, ready, waiting, dict(self._last))
-        lines += [*self._news(changes), *emergency_lines(self._seen, seen)]
+        self._announcements.see(self._roster)
+        lines += self._announcements.lines(changes, self.settings.mode, self._chatter, survey.now_ns)
+        lines += emergency_lines(self._seen, seen)
         lines += shortage_lines(lack, was=self._lacked)
+        paused = {each.name: survey.held(each.name) for each in self._roster if each.name in self._pauses}
+        lines += self._pauses.starving_lines(paused, cut=result.cut)
         self._lacked = bool(lack)
         self._seen = seen
         if interrupt is not None:
-            lines.append(interrupt_line(interrupt, enforced=self.settings.is_enforcing))
+            lines.append(interrupt_line(interrupt, self.settings.mode))
             if self.settings.is_enforcing:
                 self.claims.bar(interrupt.vm, INTERRUPTED)
         if not self.settings.is_enforcing:
             return StepResult(result, (), tuple(lines), waiting=False)
         return StepResult(
             result,
-            self._commands(changes),
+            commands_for(changes, self._targets_before),
             tuple(lines),
             waiting,
             moving(movable, self._asked_to_look, survey.now_ns, is_any_short=self._shortage),
@@ -130,7 +137,7 @@ class Manager:
         self._releases.configure(settings)
         for record in self._roster.configure(settings, vms):
             self.claims.end(record.name)
-            self._announced.pop(record.name, None)
+            self._announcements.forget(record.name)
             self._last.pop(record.name, None)
         for record in self._roster:
             if record.config.priority != priorities[record.name]:
@@ -220,14 +227,32 @@ class Manager:
 
     def release(self, name: str | None) -> None:
         """Release one VM (None: all): grow it to its full size, then leave it unmanaged until `take_up`."""
+        self._pauses.end(self._names(name))
         self._releases.release(self._names(name))
 
     def take_up(self, name: str | None) -> None:
         """Manage one VM (None: all) again; its size is adopted first, as after a start."""
-        for each in self._releases.take_up(self._names(name)):
+        self._adopt_again(self._releases.take_up(self._names(name)))
+
+    def _adopt_again(self, names: Iterable[str]) -> None:
+        for each in names:
             record = self._roster.get(each)
             if record is not None:
                 record.adopt_again()
+
+    def pause(self, name: str, until_ns: int) -> None:
+        """Leave one VM exactly as it is until a time of the monotonic clock; one that was released is not."""
+        self._releases.take_up((name,))
+        self._pauses.pause((name,), until_ns)
+
+    def resume(self, name: str | None) -> None:
+        """Manage one VM (None: all) again that was paused; its size is adopted first, as after a start."""
+        self._adopt_again(self._pauses.end(self._names(name)))
+
+    @property
+    def paused(self) -> tuple[str, ...]:
+        """The configured VMs that are paused, there or not."""
+        return tuple(name for name in self._roster.configs if name in self._pauses)
 
     @property
     def released(self) -> tuple[str, ...]:
@@ -246,6 +271,7 @@ class Manager:
             self.claims,
             self._reservations,
             self._releases,
+            self._pauses,
             self._seen,
             self._sent,
         ).read()
@@ -253,6 +279,9 @@ class Manager:
     def _take_in(self, facts: Facts) -> list[str]:
         """Take in one sweep: roster, books, reservations that ended; return a line for each event."""
         lines = self._move_books(self._roster.see(facts), facts)
+        expired = self._pauses.expire(facts.now_ns)
+        self._adopt_again(expired)
+        lines += [f"{name}: the time of its pause is over" for name in expired]
         if facts.looked is None:  # or the VM that it is for could be there and not seen yet
             lines += self._reservations.expire(facts.now_ns)
         for record in self._roster:
@@ -265,10 +294,12 @@ class Manager:
         for name in arrivals.gone:
             freed = format_pages(self.claims.end(name))
             lines += self._chatter.line(name, f"gone, {freed} freed", facts.now_ns)
+            self._announcements.forget(name)
         for record in sorted(arrivals.begun, key=Claims.rank):
             self.claims.begin(record)
         for record in arrivals.reset:
             self.claims.reset(record)
+            self._announcements.forget(record.name)
             counted = format_pages(self.claims.pages(record.name))
             line = f"reset, counts {counted} until it reports"
             lines += self._chatter.line(record.name, line, facts.now_ns)
@@ -283,7 +314,13 @@ class Manager:
         standings = {
             record.name: standing_of(
                 record,
-                Moment(facts.now_ns, self.settings, self.safeguards, record.name in self._releases),
+                Moment(
+                    facts.now_ns,
+                    self.settings,
+                    self.safeguards,
+                    record.name in self._releases,
+                    record.name in self._pauses,
+                ),
             )
             for record in self._roster
         }
@@ -355,7 +392,8 @@ class Manager:
         held, due = survey.held(record.name), self._releases.promised(record)
         if due:
             return Taken(record, max(held, due), f"{record.name} is released and is due {format_pages(due)}")
-        return taken_by_fixed(record, held, survey.charges[record.name].untouched, survey.now_ns)
+        untouched, paused = survey.charges[record.name].untouched, record.name in self._pauses
+        return taken_by_fixed(record, held, untouched, survey.now_ns, paused=paused)
 
     def _candidates(
         self,
@@ -453,37 +491,6 @@ class Manager:
         reserved = any(entry.state == "waiting" for entry in self._reservations)
         releasing = any(self._releases.missing(record, self.claims) for record in self._roster)
         return coming and (short or reserved or releasing)
-
-    def _news(self, changes: Sequence[Change]) -> list[str]:
-        """Return a line for each change that is true now: what was found or, in observe mode, what is new.
-
-        What is sent is reported once it was sent.
-        """
-        if self.settings.is_enforcing:
-            return [each.line for each in changes if each.is_found]
-        lines = []
-        for each in changes:
-            before = self._announced.get(each.record.name)
-            if before is None or abs(before - each.target) >= band_pages(each.record.maximum_pages):
-                self._announced[each.record.name] = each.target
-                lines.append(f"{each.line} (not sent: observe)")
-        return lines
-
-    def _commands(self, changes: Sequence[Change]) -> tuple[SetBalloon, ...]:
-        """Return what to send; of two changes of one VM, the last."""
-        last = {each.record.name: each for each in changes}
-        return tuple(
-            SetBalloon(
-                vm=name,
-                target_bytes=each.target * PAGE_SIZE,
-                reason=each.reason,
-                measurement=each.measurement,
-                takes_nothing=each.target
-                >= min(each.record.actual_pages or 0, self._targets_before[name] or 0),
-                news="" if each.is_found else each.line,
-            )
-            for name, each in last.items()
-        )
 
 
 def _guarded(settings: ManagerSettings, safeguards: Safeguards) -> ManagerSettings:

@@ -1,7 +1,9 @@
 """Chosen targets become orders: booked, recorded, and given their reason.
 
-In observe mode the same orders are made, with the same reasons, and nothing is booked or recorded.
+In observe and advise mode the same orders are made, with the same reasons, and nothing is booked or recorded.
 """
+
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -9,8 +11,9 @@ from dynmem.manager.step.changes import ALREADY_HELD, Candidate, Change
 from dynmem.manager.step.claims import Claims
 from dynmem.manager.step.measured import MeasuredFree
 from dynmem.manager.step.record import Record
+from dynmem.manager.step.results import SetBalloon
 from dynmem.manager.step.standing import boast
-from dynmem.units import format_pages
+from dynmem.units import PAGE_SIZE, format_pages
 
 
 class Orders(msgspec.Struct, frozen=True):
@@ -32,7 +35,7 @@ class Orders(msgspec.Struct, frozen=True):
 
     @property
     def grown(self) -> str:
-        """The verb of a growth: in observe mode it would have happened."""
+        """The verb of a growth: where nothing is sent, it would have happened."""
         return "grown" if self.enforced else "would grow"
 
     @property
@@ -70,3 +73,21 @@ class Orders(msgspec.Struct, frozen=True):
             self.claims.grant(record, target, checked=checked)
             record.retarget(target, self.now_ns)
             self.claims.ask(record)
+
+
+def commands_for(
+    changes: Sequence[Change], targets_before: Mapping[str, int | None]
+) -> tuple[SetBalloon, ...]:
+    """Return what to send; of two changes of one VM, the last. *targets_before* are those before the step."""
+    last = {each.record.name: each for each in changes}
+    return tuple(
+        SetBalloon(
+            vm=name,
+            target_bytes=each.target * PAGE_SIZE,
+            reason=each.reason,
+            measurement=each.measurement,
+            takes_nothing=each.target >= min(each.record.actual_pages or 0, targets_before[name] or 0),
+            news="" if each.is_found else each.line,
+        )
+        for name, each in last.items()
+    )

@@ -80,9 +80,13 @@ def taken_by_movable(record: Record, late_pages: int, *, emergency: bool) -> Tak
     return Taken(record, pages, text, above=record.above_pages)
 
 
-def taken_by_fixed(record: Record, held_pages: int, untouched_pages: int, now_ns: int) -> Taken:
+def taken_by_fixed(
+    record: Record, held_pages: int, untouched_pages: int, now_ns: int, *, paused: bool
+) -> Taken:
     """Return what a VM takes that cannot be changed now."""
     name, held = record.name, format_pages(held_pages)
+    if paused:  # it can be changed at the operator's word, so all of it counts at once
+        return Taken(record, held_pages, f"{name} is paused and keeps {held}", above=record.above_pages)
     if not record.reported:
         text = f"{name} has not reported since it started and counts as {held}"
         is_new = now_ns - record.began_ns < REPORT_PATIENCE_NS

@@ -35,6 +35,7 @@ class Moment(msgspec.Struct, frozen=True):
     settings: ManagerSettings
     safeguards: Safeguards
     released: bool
+    paused: bool = False
 
 
 Row = tuple[Callable[[Record, Moment], bool], StandingKind, Callable[[Record], str]]
@@ -109,6 +110,14 @@ FROZEN: Final[tuple[Row, ...]] = (
         lambda record, _: record.facts.actual_bytes is None,
         "frozen",
         lambda record: f"frozen: its VMM does not report its size{_problem(record)}",
+    ),
+    (
+        lambda _, moment: moment.paused,
+        "paused",
+        lambda record: (
+            "paused: left exactly as it is until its time is over, or until"
+            f" `dynmem pause {record.name} --undo`"
+        ),
     ),
     (
         lambda _, moment: moment.released,

@@ -5,11 +5,13 @@ from typing import Final, Self
 
 import msgspec
 
+from dynmem.manager.step.advice import command_for
 from dynmem.manager.step.books_view import books_view, vm_books_view
 from dynmem.manager.step.changes import Change
 from dynmem.manager.step.claims import Claims
 from dynmem.manager.step.facts import ABSENT, ManagerSettings, VmConfig
 from dynmem.manager.step.measured import MeasuredFree
+from dynmem.manager.step.pauses import Pauses
 from dynmem.manager.step.record import Record
 from dynmem.manager.step.releases import Releases
 from dynmem.manager.step.reservations import Reservations
@@ -95,6 +97,7 @@ class StatusReader(msgspec.Struct, frozen=True):
     claims: Claims
     reservations: Reservations
     releases: Releases
+    pauses: Pauses
     seen: Seen | None
     sent: Collection[str]
 
@@ -147,6 +150,7 @@ class StatusReader(msgspec.Struct, frozen=True):
             **msgspec.structs.asdict(config),
             there=False,
             released=config.name in self.releases,
+            paused_until_ns=self.pauses.until_ns(config.name),
             run_state=ABSENT,
             reason="its process is not running",
             problem=problem,
@@ -169,6 +173,7 @@ class StatusReader(msgspec.Struct, frozen=True):
             **msgspec.structs.asdict(record.config),
             there=True,
             released=record.name in self.releases,
+            paused_until_ns=self.pauses.until_ns(record.name),
             run_state=facts.run_state,
             device=facts.device,
             floor_bytes=record.floor_pages * PAGE_SIZE,
@@ -200,19 +205,21 @@ class StatusReader(msgspec.Struct, frozen=True):
         )
 
     def _state(self, record: Record, seen: Seen, decision: Decision) -> str:
-        """Return what a VM has of what the plan gives it; "" in observe mode, where it gets nothing."""
+        """Return what a VM has of what the plan gives it; "" where nothing is sent."""
         if not self.settings.is_enforcing:
             return ""
         return state_of(record, decision, self.roster, seen.survey.now_ns, is_any_free=seen.free.pages > 0)
 
     def _change(self, change: Change) -> ChangeView:
         sent = change.record.name in self.sent
-        why_not = "yet" if self.settings.is_enforcing else "observe"
+        mode = self.settings.mode
+        why_not = "yet" if mode == "enforce" else mode
         return ChangeView(
             target_bytes=change.target * PAGE_SIZE,
             reason=change.reason if sent else f"{change.reason} (not sent: {why_not})",
             measurement=change.measurement,
             sent=sent,
+            command=command_for(change) if mode == "advise" and not sent else "",
         )
 
     def _last_change(self, last: tuple[int, Change] | None) -> LastChangeView | None:

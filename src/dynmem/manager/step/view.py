@@ -16,12 +16,12 @@ import msgspec
 from dynmem.manager.step.facts import Mode, VmConfig
 from dynmem.manager.step.results import Reservation
 
-SCHEMA: Final = 4
+SCHEMA: Final = 5
 
 #: Returns the date of a point on the monotonic clock.
 Dating = Callable[[int], str]
 
-StandingKind = Literal["movable", "frozen", "released"]
+StandingKind = Literal["movable", "frozen", "released", "paused"]
 
 
 class MeasuredView(msgspec.Struct, frozen=True):
@@ -148,13 +148,15 @@ class VmBooksView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ChangeView(msgspec.Struct, frozen=True, kw_only=True):
-    """A target that a step set, or in observe mode would have set.
+    """A target that a step set, or in observe and advise mode would have set.
 
     Attributes:
         target_bytes: The new target.
         reason: Why, as a sentence.
         measurement: The term of measured free that pays for it; empty for a shrink.
-        sent: Whether it was sent to the VM: never in observe mode.
+        sent: Whether it was sent to the VM: never in observe and advise mode.
+        command: What an operator would type to make the change; empty in other modes than advise. Since
+            schema 5.
 
     """
 
@@ -162,6 +164,7 @@ class ChangeView(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
     measurement: str
     sent: bool
+    command: str = ""
 
 
 class LastChangeView(ChangeView, frozen=True, kw_only=True):
@@ -184,6 +187,9 @@ class VmView(VmConfig, frozen=True, kw_only=True):
         there: Whether its process is running.
         released: Whether it was released: grown to its full size (what it booted with or, where memory can be
             hot-added, its maximum) and then left alone.
+        paused_until_ns: Until when it is left exactly as it is (`dynmem pause`); null if it is not paused.
+            Since schema 5.
+        paused_until: The date of that. Since schema 5.
         run_state: What its monitor reports (QEMU's RunState, such as "running" or "paused"), or "migrating",
             "silent" (no reply) or "absent" (no process). Only a "running" VM is changed.
         device: The kind of its balloon device: "hv-balloon" or "virtio-balloon"; null if it has none.
@@ -217,7 +223,7 @@ class VmView(VmConfig, frozen=True, kw_only=True):
         planned_bytes: What the plan gives it; it gets there as others give.
         headroom_bytes: How far the plan goes beyond `wanted_bytes`.
         short_bytes: How far the plan stays below `wanted_bytes`.
-        standing: Whether the manager may change it.
+        standing: Whether the manager may change it. "paused" is since schema 5.
         reason: Why it has what it has, as a sentence.
         problem: What is wrong with it, and what to do.
         change: What the last step changed.
@@ -227,6 +233,8 @@ class VmView(VmConfig, frozen=True, kw_only=True):
 
     there: bool
     released: bool
+    paused_until_ns: int | None = None
+    paused_until: str | None = None
     run_state: str
     device: str | None = None
     floor_bytes: int | None = None
@@ -262,7 +270,8 @@ class StatusView(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         schema: The version of these tables. It rises when a field is added.
-        mode: Whether commands are sent ("enforce") or only planned ("observe").
+        mode: Whether commands are sent ("enforce"), only planned ("observe"), or planned and printed for an
+            operator to type ("advise", since schema 5).
         budget_bytes: What the guests of all VMs together may hold.
         slush_bytes: The part of it that is never granted.
         period_ns: From one sweep to the next.
@@ -311,14 +320,7 @@ class StatusView(msgspec.Struct, frozen=True, kw_only=True):
             reservations=tuple(
                 msgspec.structs.replace(each, until=date(each.deadline_ns)) for each in self.reservations
             ),
-            vms=tuple(
-                msgspec.structs.replace(
-                    vm, last_change=msgspec.structs.replace(vm.last_change, at=date(vm.last_change.at_ns))
-                )
-                if vm.last_change is not None
-                else vm
-                for vm in self.vms
-            ),
+            vms=tuple(_dated_vm(vm, date) for vm in self.vms),
         )
 
     def vm(self, name: str) -> VmView:
@@ -327,3 +329,12 @@ class StatusView(msgspec.Struct, frozen=True, kw_only=True):
             if each.name == name:
                 return each
         raise KeyError(name)
+
+
+def _dated_vm(vm: VmView, date: Dating) -> VmView:
+    last, until_ns = vm.last_change, vm.paused_until_ns
+    return msgspec.structs.replace(
+        vm,
+        paused_until=None if until_ns is None else date(until_ns),
+        last_change=None if last is None else msgspec.structs.replace(last, at=date(last.at_ns)),
+    )

@@ -22,7 +22,7 @@ from typing import Final
 
 from dynmem.errors import DynmemError, RefusedError, RemoteProtocolError, UnreachableError
 from dynmem.limits import RECONNECT_PAUSE_S_MAX
-from dynmem.manager.step.facts import ABSENT, SILENT, VmFacts
+from dynmem.manager.step.facts import ABSENT, SILENT, Owner, VmFacts
 from dynmem.manager.sweep.balloon import glance_at_balloon, look_at_balloon
 from dynmem.manager.sweep.conduct import Conduct, trouble
 from dynmem.manager.sweep.demand import (
@@ -36,6 +36,7 @@ from dynmem.manager.sweep.identity import Identities
 from dynmem.manager.sweep.life import Life
 from dynmem.manager.sweep.measuring import Measuring
 from dynmem.manager.sweep.monitor import Monitor
+from dynmem.manager.sweep.owner import owner_of
 from dynmem.manager.sweep.process import Process
 from dynmem.manager.sweep.quiet import QuietMoment
 from dynmem.manager.sweep.resident import Resident, ResidentMeter
@@ -90,6 +91,9 @@ class VmConnection:
         self.path: Final = path
         #: Whether the VM is left alone: what was changed of its settings is put back.
         self.is_released: bool = False
+        #: Whether nothing of the VM may be changed now, whatever the mode.
+        self.is_paused: bool = False
+        self._owner: Owner | None = None
         self._hold = Hold(name, path, Identities() if identities is None else identities)
         self._threads = Measuring() if measuring is None else measuring
         self._may_write = may_write
@@ -230,6 +234,7 @@ class VmConnection:
             await asyncio.wait((self._glance,))
         try:
             monitor = self._monitor or await self._connect()
+            monitor.may_write = self._may_write and not self.is_paused
             if self._may_write:
                 self._hold.lock()
             return await self._ask(monitor, now_ns)
@@ -283,6 +288,7 @@ class VmConnection:
         incarnation = process.incarnation if process is not None else f"connection {self._lives}"
         meter = ResidentMeter(process) if process is not None else None
         self._life = Life(process, incarnation, meter)
+        self._owner = owner_of(process.pid) if process is not None else None
         if meter is None:
             self._life.resident = Resident(
                 None, "unknown (its process cannot be found yet, or is in another pid namespace)"
@@ -448,6 +454,7 @@ class VmConnection:
             deflates_on_oom=life.properties.deflates_on_oom if life.properties is not None else None,
             reports_free_pages=life.properties.reports_free_pages if life.properties is not None else None,
             resets=life.resets,
+            owner=self._owner,
             problem=self._problem,
         )
 

@@ -1,7 +1,7 @@
 """The manager's only way to reach a VM: a QMP client behind a list of what may be sent.
 
 Reading: `query-*`, `qom-list`, `qom-get`. Writing: `balloon`, and `qom-set` of the statistics interval. In
-observe mode writing raises before a byte is sent.
+observe and advise mode, and of a VM that is paused, writing raises before a byte is sent.
 """
 
 import asyncio
@@ -66,6 +66,6 @@ class Monitor:
 
     async def _write(self, command: str, arguments: dict[str, object]) -> None:
         if not self.may_write:
-            raise LocalProtocolError(f"{command} was about to be sent in observe mode")
+            raise LocalProtocolError(f"{command} was about to be sent to a VM that nothing may be sent to")
         assert command in WRITES
         await self.client.execute(command, arguments, timeout_s=self._timeout_s)

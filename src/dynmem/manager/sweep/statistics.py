@@ -5,7 +5,7 @@ it now and then, and whenever a report is late. In enforce mode it sets an inter
 few times: where another program insists on its own, that one stays. What was found is put back when the VM is
 released.
 
-    found                        observe         enforce
+    found                        observe, advise enforce
     as short as the period       used            used
     a few periods                used            set
     longer: too slow to shrink   used, and said  set
@@ -92,7 +92,7 @@ class Statistics:
         if 0 < now_s <= self._wanted_s:
             return
         if not monitor.may_write:
-            self.problem = self._why("observe mode does not change that", 'or use mode = "enforce"')
+            self.problem = self._why("only enforce mode changes that", 'or use mode = "enforce"')
         elif number <= LOOKS_BEFORE_WRITING:
             self._next = LOOKS_BEFORE_WRITING + 1
             self.problem = None if now_s else "its guest statistics are being turned on"
