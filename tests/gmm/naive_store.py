@@ -1,4 +1,4 @@
-"""A chunk store as a set and a dictionary, which fails when it is told to; and the books as one value."""
+"""A chunk store as a set and a dictionary, which fails on demand; and the books as one value."""
 
 import pickle
 

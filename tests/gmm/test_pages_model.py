@@ -142,7 +142,7 @@ class Books(RuleBasedStateMachine):
         return Status.NOT_PAGE_OWNER
 
     def not_private(self, name: str, page_id: int) -> Status | None:
-        """Return why a page is no private one of a VM."""
+        """Return why a page is not a private one of a VM."""
         if page_id >> 9 not in self.store.chunks:
             return Status.PAGE_NOT_FOUND
         if page_id not in self.private:

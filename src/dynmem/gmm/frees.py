@@ -163,7 +163,7 @@ class Frees:
 
 
 def _all_different(positions: Slots) -> bool:
-    """Return whether no page is named twice; ascending ones are told at a glance."""
+    """Return whether no page is named twice, which for ascending ones takes one look."""
     if bool((positions[1:] > positions[:-1]).all()):
         return True
     ordered = np.sort(positions)

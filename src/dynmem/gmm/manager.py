@@ -181,7 +181,7 @@ class GlobalMemoryManager(CountedBooks):
     def free_large_page(self, vm: str, page_id: int) -> None:
         """Free a large page by the id of its first page (GMMR0FreeLargePage).
 
-        Once a page of it was freed alone it is no large page any more.
+        Once a page of it has been freed alone, it no longer counts as a large page.
 
         Raises:
             GmmError: INVALID_PARAMETER (also for a page that is not the first of a large one), WRONG_ORDER,

@@ -152,7 +152,7 @@ class PageTable:
         return self.chunks.ids.item(slot) << GMM_CHUNKID_SHIFT | index
 
     def _taken(self, slot: int, free: int, pages: int, vm: Vm) -> None:
-        """Count pages of a chunk, of which so many were free, as taken."""
+        """Count pages of a chunk as taken; *free* is how many were free before."""
         chunks = self.chunks
         chunks.free[slot] = free - pages
         chunks.free_pages -= pages
@@ -187,7 +187,7 @@ class PageTable:
         """Free pages that are allocated: *shared* ones or private ones. Emptied chunks go back to the host.
 
         The store has discarded what was in them before the first of them counts as free. With *spare*, as
-        many unused chunks are kept as the table was told to.
+        many unused chunks are kept as `spare_chunks` says.
         """
         slot = positions.item(0) >> GMM_CHUNKID_SHIFT
         if positions.size == 1 or bool((positions >> GMM_CHUNKID_SHIFT == slot).all()):
@@ -250,7 +250,7 @@ class PageTable:
     def release_unused(self, *, spare: bool = True) -> int:
         """Return unused chunks to the host that are not mapped; return how many.
 
-        With *spare*, as many unused chunks are kept as the table was told to.
+        With *spare*, as many unused chunks are kept as `spare_chunks` says.
         """
         unused = np.fromiter(self.chunks.unused(), np.intp)
         unmapped = unused[self.chunks.flags[unused] & MAPPED == 0]
