@@ -118,7 +118,7 @@ class VmBooksView(msgspec.Struct, frozen=True, kw_only=True):
         max_ballooned_bytes: The most that it could hold: what is reserved, less the VM's minimum. Since
             schema 4.
         requested_bytes: What its guest is asked for and has not given yet. Since schema 4.
-        given_bytes: What it gave in answer to the last request. Since schema 4.
+        given_bytes: What it gave in answer to this manager's last request. Since schema 4.
         returning_bytes: What its guest was offered and has not taken yet. Since schema 4.
         policy: "ratio": it may reserve more than there is. "none": what it has reserved is kept for it. Since
             schema 4.
