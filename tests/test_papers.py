@@ -22,7 +22,7 @@ MUST_EXIST = {
     ".github/ISSUE_TEMPLATE/capture.md",
     ".pre-commit-config.yaml",
 }
-FOLDERS = ("src/", "tests/", "docs/", "scripts/", "bench/", "examples/", ".ci/", ".github/")
+FOLDERS = ("src/", "contrib/", "tests/", "docs/", "scripts/", "bench/", "examples/", ".ci/", ".github/")
 SOURCE = ROOT / "src" / "dynmem"
 ROOMS = {path.name for path in SOURCE.iterdir() if path.is_dir()}
 
