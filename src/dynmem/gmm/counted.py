@@ -37,7 +37,7 @@ class CountedBooks:
 
     @property
     def rules(self) -> OvercommitRules:
-        """How far reservations may exceed the maximum; who was admitted stays when they change."""
+        """How far reservations may exceed the maximum; a VM that was admitted stays when they change."""
         return self._accounts.rules
 
     @rules.setter
@@ -89,7 +89,7 @@ class CountedBooks:
         *,
         least: int = 0,
     ) -> str:
-        """Open the books of a VM that runs already, whatever the rules; return why it does not fit, "" if so.
+        """Open the books of a running VM, whatever the rules; return why it does not fit, "" if it does.
 
         A VM that does not fit may not allocate until `reconsider` finds that it fits. (Ours.)
         """
@@ -136,7 +136,7 @@ class CountedBooks:
         return self._accounts.admission_anew(vm)
 
     def limit_balloon(self, vm: str, least: int) -> None:
-        """Leave a VM at least so many base pages (the rest: cMaxBalloonedPages)."""
+        """Leave a VM at least *least* base pages (the rest: cMaxBalloonedPages)."""
         self._accounts.limit_balloon(vm, least)
 
     def update_reservation(self, vm: str, base: int, shadow: int, fixed: int) -> None:
@@ -169,7 +169,7 @@ class CountedBooks:
         self._accounts.forbid_allocation(vm, why)
 
     def charge_pages(self, vm: str, pages: int, account: Account) -> None:
-        """Charge an account with pages that somebody else allocates and that have no page ids.
+        """Charge an account with pages that are allocated elsewhere and have no page ids.
 
         Raises:
             GmmError: INVALID_PARAMETER, WRONG_ORDER, HIT_GLOBAL_LIMIT, HIT_VM_ACCOUNT_LIMIT.
@@ -212,15 +212,15 @@ class CountedBooks:
         self._accounts.ballooned_pages(vm, action, pages)
 
     def shortage(self, pages: int = 0) -> Shortage:
-        """Return who is to give so that *pages* are free beside all that is promised (`shortage`).
+        """Return which VMs have to give so that *pages* are free beside all that is promised.
 
-        With 0, what is allocated beyond the limit is what is missing. Nobody is asked by this: the policy
-        answers it, and records with `request_pages` what it asked for.
+        With 0, what is missing is what is allocated beyond the limit. This asks no VM: the policy does, and
+        records with `request_pages` what it asked for.
         """
         return shortage_of(pages, self._accounts.free_pages(OcPolicy.TBD), self._accounts.givers())
 
     def request_pages(self, vm: str, pages: int, account: Account = Account.BASE) -> None:
-        """Record that a VM is asked for so many pages in all: by its balloon, or of its shadow account.
+        """Record how many pages a VM is asked for in all: of its balloon, or of its shadow account.
 
         What it then gives counts: `ballooned_pages` inflated, shadow pages released. 0 withdraws the request.
         While its shadow account is squeezed, the VM may not allocate there (TRY_AGAIN).
@@ -232,11 +232,11 @@ class CountedBooks:
         self._accounts.book(vm).asked.returning = max(0, pages)
 
     def give_up(self, vm: str) -> None:
-        """Expect nothing of a VM that gives nothing, until it does or is asked again."""
+        """Expect no pages of a VM that gives none, until it gives or is asked again."""
         self._accounts.book(vm).asked.is_stuck = True
 
     def interruptible(self, needy: Priority) -> tuple[str, ...]:
-        """Return who may be saved or ended for a VM of this priority when memory is out, in this order."""
+        """Return which VMs may be saved or ended, in order, for one of this priority when memory is out."""
         return interruptible(self._accounts.givers(), needy)
 
     def may_not_allocate_why(self, vm: str) -> str:

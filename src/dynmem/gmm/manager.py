@@ -31,8 +31,8 @@ class GlobalMemoryManager(CountedBooks):
     Counts are pages of 4 KiB.
 
     Pages come in two kinds, and a VM may have both. Those of `allocate_pages` have ids, lie in chunks of the
-    store and can be shared. Those of `charge_pages` are memory that somebody else made: they are counted, and
-    nobody says which they are.
+    store and can be shared. Those of `charge_pages` are memory made elsewhere: they are counted, and have
+    no ids.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
 """What a host stands for: the rules of over-commitment, and whether one more reservation fits.
 
-A VM without over-commitment (NO_OC) is fully backed: the pages that it has reserved are nobody else's, used
-or not. The others (TBD in the seed; here: by ratio) share the rest. They may reserve more than there is, up
+A VM without over-commitment (NO_OC) is fully backed: the pages that it has reserved are its own, used or
+not. The others (TBD in the seed; here: by ratio) share the rest. They may reserve more than there is, up
 to a ratio, and get what is free. Three checks, each with its numbers:
 
     backed      what is guaranteed, and what the others hold now, fits beside the slush
@@ -9,9 +9,9 @@ to a ratio, and get what is free. Three checks, each with its numbers:
     ratio       the others have reserved no more than this part of what is not guaranteed
 
 A fully backed VM has to pass the first two, one by ratio the last two, if the owner of the host wants that.
-Whoever asks for no more than before passes. The sums are kept as they change, so a
-check costs the same for one VM as for a thousand. VirtualBox has none of this: its GMMR0InitialReservation
-leaves "check if we can accommodate this" for later and declines nothing.
+A VM that asks for no more than before passes. The sums are kept as they change, so a check costs the same
+for one VM as for a thousand. VirtualBox has none of this: its GMMR0InitialReservation leaves
+"check if we can accommodate this" for later and declines nothing.
 """
 
 from typing import Final
@@ -29,7 +29,7 @@ class OvercommitRules(msgspec.Struct, frozen=True):
     Attributes:
         ratio_percent: How much VMs by ratio may reserve, as a part of what is not guaranteed to others; None:
             as much as they like.
-        slush_pages: The part of the limit that is promised to nobody.
+        slush_pages: The part of the limit that is promised to no VM.
         worst_case: Whether VMs by ratio have to fit with their balloons filled; those with a ratio always do.
     """
 
@@ -68,7 +68,7 @@ class Admission(msgspec.Struct, frozen=True):
         asked_pages: What it reserves.
         least_pages: What it needs at least, with its balloon filled to its maximum.
         max_pages: The limit of the books.
-        slush_pages: The part of the limit that is promised to nobody.
+        slush_pages: The part of the limit that is promised to no VM.
         guaranteed_pages: What is kept for other, fully backed VMs.
         held_pages: What the other VMs by ratio hold now.
         others_least_pages: What the other VMs by ratio keep with their balloons filled to the maximum.
@@ -94,7 +94,7 @@ class Admission(msgspec.Struct, frozen=True):
 
     @property
     def room_pages(self) -> int:
-        """What is promised to nobody yet: the limit, less slush and guarantees."""
+        """What is not promised yet: the limit, less slush and guarantees."""
         return self.max_pages - self.slush_pages - self.guaranteed_pages
 
     @property

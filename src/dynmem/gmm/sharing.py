@@ -209,8 +209,7 @@ class Sharing:
     def check(self, vm: str) -> Checked:
         """Share what can be shared of all modules of a VM (GMMR0CheckSharedModules).
 
-        The guest is told of each page as it is shared, so that a call that fails at a page has done the ones
-        before it.
+        The guest learns of each page as it is shared: a call that fails at a page has done those before.
 
         Raises:
             GmmError: WRONG_ORDER (the VM runs), NOT_SUPPORTED (no guest was attached), and what `check_page`

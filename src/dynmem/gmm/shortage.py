@@ -112,14 +112,14 @@ class Ask(msgspec.Struct, frozen=True):
 
 
 class Shortage(msgspec.Struct, frozen=True):
-    """What is missing and who is to give it. Pages.
+    """What is missing, and which VMs have to give it. Pages.
 
     Attributes:
-        needed_pages: What somebody needs.
-        free_pages: What is free of that.
+        needed_pages: What is needed.
+        free_pages: The part of that which is free.
         under_way_pages: What was asked for before, and is on its way.
         asks: What has to be asked for now, in this order.
-        lacking_pages: What nobody can give: memory is out.
+        lacking_pages: What no VM can give: memory is out.
     """
 
     needed_pages: int

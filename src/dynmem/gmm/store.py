@@ -47,10 +47,10 @@ class ChunkStore(Protocol):
 
 
 class Ledger(Protocol):
-    """Chunk ids for memory that somebody else made, of which only the amount is known."""
+    """Chunk ids for memory that was made elsewhere, of which only the amount is known."""
 
     def set_chunks(self, vm: str, chunks: int, /) -> None:
-        """Represent a VM's memory by this many chunk ids; 0 forgets the VM. Cannot fail."""
+        """Represent a VM's memory by this number of chunk ids; 0 removes the VM. Cannot fail."""
 
 
 class NoStore:
