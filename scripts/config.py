@@ -33,6 +33,8 @@ again.
 {example}
 ```
 
+`dynmem config init` writes such a file for the VMs that it finds.
+
 A size is text such as "512MiB", "2G" or "1.5 GiB", or a whole number of bytes; units are binary however they
 are spelled. Unknown keys are errors.
 """

@@ -1,0 +1,112 @@
+"""``dynmem config init``: a first configuration from the VMs that are found."""
+
+import asyncio
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from dynmem.errors import ConfigError, DynmemError, ExitCode
+
+if TYPE_CHECKING:
+    from dynmem.cli.config_text import Sized
+    from dynmem.discovery.find import Found, FoundVm
+
+# A monitor that is asked for the VM's size has this long for each reply, and is asked nothing else.
+_PATIENCE_S: Final = 0.5
+
+
+@click.group()
+def config() -> None:
+    """Write a configuration for `dynmem run`."""
+
+
+@config.command()
+@click.argument("folders", nargs=-1, type=click.Path(path_type=Path), metavar="[FOLDER]...")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write to FILE, which must not exist, and not to standard output.",
+)
+def init(folders: tuple[Path, ...], output: Path | None) -> int:
+    """Write a first configuration, with a comment on each line, for the VMs that run on this host.
+
+    It looks at command lines, sockets and Proxmox's files, and changes nothing. With FOLDER, only VMs whose
+    monitors are in these folders are written, and a monitor there that no command line names is asked for the
+    size of its VM. A VM that dynmem cannot manage as it is stands behind `#`, with the reason and what to do.
+
+    \b
+    Examples:
+      dynmem config init                          the VMs of this host, on standard output
+      dynmem config init /run/vm -o hosts.toml    those with a monitor in /run/vm
+      dynmem run --config hosts.toml --check      is the file OK, and what does it mean?
+
+    Exit codes: 0 OK, 2 wrong usage or FILE exists, 3 a folder cannot be read, 4 not permitted.
+    """  # noqa: D301 - click reads the backspace as "do not wrap"
+    from dynmem.cli.config_text import initial
+    from dynmem.dates import format_date
+    from dynmem.discovery.find import find_vms
+    from dynmem.procfs import meminfo
+
+    found = find_vms(folders)
+    sized = asyncio.run(_sized(_wanted(found, folders)))
+    (total_bytes,) = meminfo("MemTotal")
+    text = initial(sized, found.unseen, total_bytes, format_date(time.time_ns())[:10])
+    for sentence in found.unseen:
+        click.echo(f"dynmem: note: {sentence}", err=True)
+    if output is None:
+        sys.stdout.write(text)
+    else:
+        _write(output, text)
+        click.echo(f"{output}: {len(sized)} VMs; check it: dynmem run --config {output} --check")
+    return ExitCode.OK
+
+
+def _wanted(found: "Found", folders: Sequence[Path]) -> "list[FoundVm]":
+    """Return all VMs or, with folders, those that have a monitor there."""
+    if not folders:
+        return list(found.vms)
+    real = {os.path.realpath(folder) for folder in folders}
+    return [vm for vm in found.vms if any(os.path.realpath(each.path.parent) in real for each in vm.monitors)]
+
+
+async def _sized(vms: "Sequence[FoundVm]") -> "list[Sized]":
+    return list(await asyncio.gather(*map(_size_of, vms)))
+
+
+async def _size_of(vm: "FoundVm") -> "Sized":
+    """Return a VM with its size: by its command line or, where none names its socket, as its monitor says."""
+    from dynmem.cli.config_text import Sized
+    from dynmem.qmp.client import QmpClient
+
+    if vm.started.monitors or not vm.monitors or vm.monitors[0].is_taken:
+        return Sized(vm, vm.started.memory_bytes)
+    path = vm.monitors[0].path
+    try:
+        client = await QmpClient.connect(path, greeting_timeout_s=_PATIENCE_S, events=())
+        try:
+            reply = await client.execute("query-memory-size-summary", timeout_s=_PATIENCE_S)
+        finally:
+            await client.close()
+    except (DynmemError, OSError, TimeoutError) as error:
+        return Sized(vm, 0, f"nobody replies at {path} as a monitor does ({error})")
+    size = reply.get("base-memory") if isinstance(reply, dict) else None
+    return Sized(vm, size if isinstance(size, int) and 0 <= size < 1 << 52 else 0)
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        with os.fdopen(
+            os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644), "w"
+        ) as file:
+            file.write(text)
+    except FileExistsError as error:
+        raise ConfigError(f"{path}: there is such a file already: move it away, or name another") from error
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be written ({error.strerror}): name another file") from error

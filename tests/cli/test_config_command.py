@@ -1,0 +1,158 @@
+"""`dynmem config init`: what it writes can be loaded, and says where each figure comes from."""
+
+import asyncio
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+from tests.rigs.managers import cli
+from tests.rigs.monitored import FakeVm, listening
+from tests.rigs.proc_tree import QEMU, ProcTree
+from tests.rigs.scenes import play
+
+from dynmem.cli.config_text import Sized, initial
+from dynmem.discovery.find import find_vms
+from dynmem.manager.config import Config, load
+from dynmem.units import GIB, MIB
+
+DATE = "2026-11-27"
+PROXMOX_MONITORS = ("-qmp", "unix:/run/qemu-server/104.qmp,server=on,wait=off")
+OUR_MONITOR = ("-qmp", "unix:/run/qemu-server/104-dynmem.qmp,server=on,wait=off")
+
+
+@pytest.fixture(name="tree")
+def _tree(tmp_path: Path) -> ProcTree:
+    return ProcTree(tmp_path / "proc")
+
+
+def written(tree: ProcTree, host_bytes: int = 64 * GIB, *, proxmox: str = "") -> str:
+    """Return the file for the VMs of a folder like /proc, and for Proxmox's VM 104."""
+    folder = tree.root.parent / "qemu-server"
+    if proxmox:
+        folder.mkdir()
+        (folder / "104.conf").write_text(proxmox)
+    found = find_vms(proc=tree.root, proxmox=folder)
+    sized = [Sized(vm, vm.started.memory_bytes) for vm in found.vms]
+    return initial(sized, found.unseen, host_bytes, DATE)
+
+
+def loaded(tree: ProcTree, text: str) -> Config:
+    path = tree.root.parent / "hosts.toml"
+    path.write_text(text)
+    return load(path)
+
+
+def uncommented(text: str) -> dict[str, object]:
+    """Return the last table that stands behind `#`."""
+    lines = text[text.rindex("# [[vm]]") :].splitlines()
+    (table,) = tomllib.loads("\n".join(line.removeprefix("# ") for line in lines))["vm"]
+    assert isinstance(table, dict)
+    return table
+
+
+def test_a_vm_with_a_free_monitor_is_written_and_every_line_has_a_comment(tree: ProcTree) -> None:
+    tree.process(7, [QEMU, "-name", "web", "-m", "4G", "-qmp", "unix:/run/web.qmp,server=on,wait=off"])
+    text = written(tree)
+    (vm,) = loaded(tree, text).vms
+    assert (vm.name, vm.minimum_bytes, vm.maximum_bytes) == ("web", GIB, 4 * GIB)
+    config = loaded(tree, text)
+    assert config.monitors == {"web": Path("/run/web.qmp")}
+    assert (config.settings.mode, config.settings.budget_bytes) == ("observe", 56 * GIB)
+    for line in text.splitlines():
+        assert re.fullmatch(r"|\[.*\]|#.*|\w+ = .* # .+", line), line
+
+
+@pytest.mark.parametrize("taken", [True, False])
+def test_proxmoxs_own_monitor_is_never_used_and_its_figures_are(taken: bool, tree: ProcTree) -> None:
+    tree.process(9, ["kvm", "-id", "104", "-name", "shop,debug-threads=on", "-m", "8192", *PROXMOX_MONITORS])
+    tree.socket("/run/qemu-server/104.qmp", 71, listens=True)
+    if taken:
+        tree.socket("/run/qemu-server/104.qmp", 72, state="03")
+    text = written(tree, proxmox="balloon: 2048\nmemory: 8192\nname: shop\nshares: 2000\n")
+    assert loaded(tree, text).vms == ()
+    assert "qm set 104 --args '-chardev socket,id=dynmem,path=/run/qemu-server/104-dynmem.qmp" in text
+    table = uncommented(text)
+    assert (table["minimum"], table["maximum"], table["weight"]) == ("2GiB", "8GiB", 10000)
+    assert table["qmp"] == "/run/qemu-server/104-dynmem.qmp"
+
+
+def test_a_vm_of_proxmox_with_a_monitor_for_dynmem_is_written(tree: ProcTree) -> None:
+    tree.process(9, ["kvm", "-id", "104", "-name", "shop", "-m", "8192", *PROXMOX_MONITORS, *OUR_MONITOR])
+    config = loaded(tree, written(tree, proxmox="memory: 8192\nname: shop\n"))
+    assert config.monitors == {"shop": Path("/run/qemu-server/104-dynmem.qmp")}
+
+
+def test_a_vm_without_a_balloon_or_a_monitor_stands_behind_a_remark_with_what_to_do(tree: ProcTree) -> None:
+    tree.process(9, ["kvm", "-id", "104", "-name", "shop", "-m", "8192", *PROXMOX_MONITORS, *OUR_MONITOR])
+    tree.process(10, [QEMU, "-name", "lone", "-m", "1G"])
+    text = written(tree, proxmox="memory: 8192\nname: shop\nballoon: 0\n")
+    assert loaded(tree, text).vms == ()
+    assert "# shop cannot be managed yet: it has no balloon device: run `qm set 104 --delete balloon`" in text
+    assert re.search(r"# lone cannot be managed yet: .*: start it with -qmp unix:PATH", text)
+
+
+def test_names_are_made_plain_and_told_apart(tree: ProcTree) -> None:
+    for pid, name in ((7, "web"), (8, "web"), (9, "my shop"), (10, "..."), (11, "x" * 64), (12, "x" * 64)):
+        monitor = ("-qmp", f"unix:/run/{pid}.qmp,server=on,wait=off")
+        tree.process(pid, [QEMU, "-name", name, "-m", "1G", *monitor])
+    text = written(tree)
+    names = [vm.name for vm in loaded(tree, text).vms]
+    assert names == ["web", "web-8", "my-shop", "vm-10", "x" * 64, f"{'x' * 53}-12"]
+    assert "it calls itself my shop" in text
+
+
+@pytest.mark.parametrize("host_bytes", [0, 200 * MIB, 600 * MIB, 3 * GIB, 7 * GIB + 12345])
+def test_on_a_small_host_too_the_file_is_right_or_says_what_is_missing(
+    host_bytes: int, tree: ProcTree
+) -> None:
+    tree.process(7, [QEMU, "-name", "web", "-m", "8G", "-qmp", "unix:/run/web.qmp,server=on,wait=off"])
+    text = written(tree, host_bytes)
+    if host_bytes >= 600 * MIB:
+        assert [vm.name for vm in loaded(tree, text).vms] == ["web"]
+    else:
+        assert "# web cannot be managed yet" in text
+
+
+def test_on_a_host_without_vms_a_table_is_shown_and_the_file_is_right(tree: ProcTree) -> None:
+    text = written(tree)
+    assert loaded(tree, text).vms == ()
+    assert uncommented(text)["name"] == "web"
+
+
+def test_a_folder_of_sockets_becomes_a_file_that_run_accepts(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        folder = tmp_path / "vms"
+        folder.mkdir()
+        (folder / "notes.txt").write_text("no socket")
+        web, config = FakeVm(), tmp_path / "hosts.toml"
+        hostile = folder / 'a"\n[host]\nbudget="1".qmp'
+        async with (
+            listening(folder / "web.qmp", web.serve),
+            listening(folder / "log.sock", lambda reader, writer: writer.write(b"hello\n")),
+            listening(hostile, FakeVm().serve),
+        ):
+            code, out, err = await cli("config", "init", folder, "-o", config)
+            assert (code, err) == (0, "") or "note" in err
+            assert out.startswith(f"{config}: 3 VMs")
+            assert [name for name, _ in web.asked] == ["query-memory-size-summary"]
+            found = await asyncio.to_thread(load, config)
+            assert found.monitors == {"web": folder / "web.qmp"}
+            assert found.vms[0].maximum_bytes == 64 * MIB
+            text = config.read_text()
+            assert "# log cannot be managed yet: nobody replies at" in text
+            assert "the path of its monitor cannot stand in this file" in text
+            assert (await cli("run", "--config", config, "--check"))[0] == 0
+            code, _, err = await cli("config", "init", folder, "-o", config)
+            assert (code, "there is such a file already" in err) == (2, True)
+            assert config.read_text() == text
+
+    play(scenario())
+
+
+def test_a_folder_that_cannot_be_read_is_a_sentence(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        code, out, err = await cli("config", "init", tmp_path / "none")
+        assert (code, out, err.count("\n")) == (3, "", 1)
+
+    play(scenario())
