@@ -6,13 +6,15 @@ import shlex
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 from tests.rigs.managers import ObedientVm, configured, managing
 from tests.rigs.monitored import listening
 from tests.rigs.obedient import ObedientHost
 from tests.rigs.scenes import play
 
 from dynmem.manager.journal.journal import Journal
-from dynmem.manager.step.chatter import LINES_MAX
+from dynmem.manager.step.advice import Announcements, command_for
+from dynmem.manager.step.chatter import LINES_MAX, WINDOW_NS, Chatter
 from dynmem.manager.step.facts import ManagerSettings as Settings
 from dynmem.manager.step.facts import Mode, Owner, VmConfig
 from dynmem.manager.sweep.owner import owner_by
@@ -95,6 +97,27 @@ def test_the_same_advice_is_printed_once_until_the_vm_has_come_there() -> None:
     host.sizes = dict.fromkeys(host.sizes, 512 * MIB)  # and somebody has undone it
     again = [commands(host.sweep().changes) for _ in range(4)]
     assert [each for each in again if each] == [first]
+
+
+def test_what_was_said_in_observe_mode_is_said_again_with_its_command_when_the_mode_changes() -> None:
+    host = one_too_many("observe")
+    said = [line for _ in range(3) for line in host.sweep().changes if "not sent: observe" in line]
+    host.manager.configure(replace(host.settings, mode="advise"), list(host.configs.values()))
+    assert set(commands(host.sweep().changes)) == {line.partition(":")[0] for line in said}
+
+
+def test_what_a_full_log_left_out_is_said_later_and_the_command_still_ends_its_line() -> None:
+    host = one_too_many()
+    host.sweep()
+    seen = host.manager._seen
+    assert seen is not None
+    change, said, chatter = seen.changes[0], Announcements(), Chatter()
+    for now_ns in range(LINES_MAX + 5):
+        chatter.line(change.record.name, "reset", now_ns)
+    assert said.lines([change], "advise", chatter, 100) == []
+    (line,) = said.lines([change], "advise", chatter, WINDOW_NS)
+    assert "(6 more lines about it were left out)" in line
+    assert line.endswith(f"; to do it: {command_for(change)}")
 
 
 def test_a_guest_that_is_reset_again_and_again_fills_no_log_with_advice() -> None:

@@ -74,6 +74,10 @@ class Liars:
             self.manager.release(self.random.choice((None, "v0")))
         elif chance < 0.2:
             self.manager.take_up(self.random.choice((None, "v0")))
+        elif chance < 0.25:
+            self.manager.pause("v0", self.now + self.random.choice((0, NS_PER_S, 100 * NS_PER_S)))
+        elif chance < 0.3:
+            self.manager.resume(self.random.choice((None, "v0")))
 
     def sweep(self) -> None:
         self.now += self.random.choice((1, NS_PER_S // 5, NS_PER_S, 10 * NS_PER_S))
@@ -84,6 +88,7 @@ class Liars:
         self.manager.claims.gmm.verify()
         self.manager.status()
         for command in result.commands:
+            assert command.vm not in self.manager.paused
             record, old = self.manager._roster.get(command.vm), before.get(command.vm)
             assert record is not None
             assert command.target_bytes >= PAGE_SIZE

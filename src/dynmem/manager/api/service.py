@@ -214,8 +214,6 @@ class Service:
         for each in names:
             release = Instruction(RELEASED, each)
             await self._writer.do(partial(self._writer.journal.keep, release, time.time_ns()))
-            if each in self._manager.paused:
-                await self._writer.do(partial(self._writer.journal.drop_all, PAUSED, each))
             self._manager.release(each)
         self._next_sweep.wanted.set()
         return ReleaseReply(

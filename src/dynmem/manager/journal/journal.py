@@ -185,10 +185,16 @@ class Journal:
             ) from error
 
     def keep(self, instruction: Instruction, now_ns: int) -> None:
-        """Keep an instruction over restarts, one of a kind per VM, and drop lapsed ones. JournalError."""
+        """Keep an instruction over restarts, one of a kind per VM, and drop lapsed ones. JournalError.
+
+        A release ends a pause, and a pause a release.
+        """
 
         def work(db: sqlite3.Connection) -> None:
             db.execute("DELETE FROM standing WHERE until_ns BETWEEN 1 AND ?", (now_ns,))
+            if instruction.kind in (RELEASED, PAUSED):
+                query = "DELETE FROM standing WHERE kind IN (?, ?) AND name = ?"
+                db.execute(query, (RELEASED, PAUSED, instruction.name))
             db.execute("INSERT OR REPLACE INTO standing VALUES (?, ?, ?, ?, ?)", instruction)
 
         self._write(work)

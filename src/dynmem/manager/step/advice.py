@@ -70,11 +70,11 @@ class Announcements:
         for each in changes:
             if not self._is_new(each):
                 continue
-            advice = f"; to do it: {command_for(each)}" if mode == "advise" else ""
-            line = chatter.line(each.record.name, f"{each.text} (not sent: {mode}){advice}", now_ns)
-            if line:
+            found = chatter.line(each.record.name, f"{each.text} (not sent: {mode})", now_ns)
+            if found:
                 self._said[each.record.name] = each.target
-            lines += line
+            advice = f"; to do it: {command_for(each)}" if mode == "advise" else ""
+            lines += [f"{line}{advice}" for line in found]  # the command ends the line, to be copied
         return lines
 
     def _is_new(self, change: Change) -> bool:

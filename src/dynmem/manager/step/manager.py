@@ -132,6 +132,8 @@ class Manager:
     def configure(self, settings: ManagerSettings, vms: Sequence[VmConfig]) -> None:
         """Put another configuration in force between two steps; what is known of the VMs is kept."""
         priorities = {record.name: record.config.priority for record in self._roster}
+        if settings.mode != self.settings.mode:
+            self._announcements = Announcements()  # in the words of the new mode
         self.settings = settings = _guarded(settings, self.safeguards)
         self.claims.limit(limit_pages(settings.budget_bytes, settings.slush_bytes))
         self._releases.configure(settings)

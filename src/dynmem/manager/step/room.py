@@ -85,13 +85,12 @@ def taken_by_fixed(
 ) -> Taken:
     """Return what a VM takes that cannot be changed now."""
     name, held = record.name, format_pages(held_pages)
-    if paused:  # it can be changed at the operator's word, so all of it counts at once
-        return Taken(record, held_pages, f"{name} is paused and keeps {held}", above=record.above_pages)
     if not record.reported:
         text = f"{name} has not reported since it started and counts as {held}"
         is_new = now_ns - record.began_ns < REPORT_PATIENCE_NS
         return Taken(record, held_pages, text, untouched_pages, record.above_pages, is_new)
-    return Taken(record, held_pages, f"{name} is frozen and keeps {held}", above=record.above_pages)
+    why = "paused" if paused else "frozen"
+    return Taken(record, held_pages, f"{name} is {why} and keeps {held}", above=record.above_pages)
 
 
 def holders_of(taken: Iterable[Taken], reserved: Mapping[str, int], lacking: int) -> tuple[Holder, ...]:
