@@ -57,6 +57,7 @@ docs/proxmox
 docs/libvirt
 docs/coming-from
 docs/config
+docs/scan
 docs/balloon
 docs/demand
 docs/duplicates

@@ -24,6 +24,7 @@ COMMANDS: Final = {  # name -> (module, attribute, one line for --help)
     "release": ("dynmem.cli.status", "release", "Grow VMs to their full size and leave them alone"),
     "reserve": ("dynmem.cli.status", "reserve", "Make room for a VM that is about to start"),
     "run": ("dynmem.cli.run", "run", "Run the memory manager of this host"),
+    "scan": ("dynmem.cli.scan", "scan", "Show what the VMs of this host hold and could give back"),
     "status": ("dynmem.cli.status", "status", "Show how much memory each VM has, and why"),
     "trace": ("dynmem.cli.trace", "trace", "Read captures and trace logs"),
     "vm": ("dynmem.cli.vm", "vm", "Run one virtual machine with dynamic memory"),
@@ -32,6 +33,7 @@ COMMANDS: Final = {  # name -> (module, attribute, one line for --help)
 EPILOG: Final = """\b
 Examples:
   dynmem demo                        three VMs share a budget for a minute
+  dynmem scan                        what the VMs of this host hold and could give back
   dynmem run --config hosts.toml     watch, advise or manage, by its mode
   dynmem status                      how much each VM has, and why
   dynmem explain web                 the whole arithmetic of one VM

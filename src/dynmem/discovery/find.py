@@ -91,11 +91,13 @@ def find_vms(folders: Sequence[Path] = (), *, proc: Path = PROC, proxmox: Path =
         arguments = command_line(pid, proc)
         if arguments:
             vms.append(_vm(pid, started_as(arguments), files.vms, sockets, proc))
-    known = {_key(each.path) for vm in vms for each in vm.monitors}
-    for path in _sockets_in(folders):
+    named = list(_sockets_in(folders))
+    # A path on a command line may lie on a server that is dead: it is looked at only where it must be.
+    known = {_key(each.path) for vm in vms for each in vm.monitors} if named else set()
+    for path in named:
         if (key := _key(path)) not in known:
             known.add(key)
-            vms.append(_behind(path, sockets))
+            vms.append(_behind(path, sockets, proc))
     return Found(tuple(vms), tuple(unseen))
 
 
@@ -168,10 +170,10 @@ def _key(path: Path) -> tuple[int, int] | None:
     return info.st_dev, info.st_ino
 
 
-def _behind(path: Path, sockets: UnixSockets) -> FoundVm:
+def _behind(path: Path, sockets: UnixSockets, proc: Path) -> FoundVm:
     """Return the VM behind a socket that no command line names."""
     monitor = FoundMonitor(path, str(path) in sockets.taken)
     pid = 0 if monitor.is_taken else listener(path)
-    started = started_as(command_line(pid)) if pid else started_as(())
+    started = started_as(command_line(pid, proc)) if pid else started_as(())
     keeper = OURS if started.is_ours else BY_HAND
     return FoundVm(pid, started.name or path.stem, keeper, started, (monitor,))

@@ -21,16 +21,6 @@ Fields = Mapping[str, str]
 _DEFAULT_MEMORY: Final = 128 * MIB
 _UUID: Final = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _ON: Final = frozenset({"on", "yes", "true", "y"})
-# The key that may be left out, by option.
-_FIRST_KEYS: Final = {
-    "device": "driver",
-    "object": "qom-type",
-    "chardev": "backend",
-    "mon": "chardev",
-    "m": "size",
-    "memory": "size",
-    "machine": "type",
-}
 
 
 class MonitorOption(NamedTuple):
@@ -57,6 +47,7 @@ class StartedAs(NamedTuple):
         monitors: Its QMP monitors.
         devices: Its devices, by their properties; "driver" is the type.
         objects: Its objects, by their properties; "qom-type" is the type.
+        netdevs: Its network backends, by their properties; "type" is the type.
         machine: The properties of its machine.
         locks_memory: Whether it was told to lock its memory.
         memory_path: Where ``-mem-path`` puts its memory; "" if it does not.
@@ -71,6 +62,7 @@ class StartedAs(NamedTuple):
     monitors: tuple[MonitorOption, ...]
     devices: tuple[Fields, ...]
     objects: tuple[Fields, ...]
+    netdevs: tuple[Fields, ...]
     machine: Fields
     locks_memory: bool
     memory_path: str
@@ -97,6 +89,7 @@ def started_as(arguments: Sequence[str]) -> StartedAs:
         tuple(_monitors(found)),
         tuple(fields_of(value, "driver") for value in found.get("device", ())),
         tuple(fields_of(value, "qom-type") for value in found.get("object", ())),
+        tuple(fields_of(value, "type") for value in found.get("netdev", ())),
         machine,
         any(is_on(each.get("mem-lock", each.get("mlock", ""))) for each in locks),
         next(iter(found.get("mem-path", ())), ""),
@@ -118,7 +111,10 @@ def size_of(text: str) -> int | None:
 
 
 def fields_of(value: str, first_key: str) -> dict[str, str]:
-    """Return the properties in the value of an option; what is nested in JSON is left out."""
+    """Return the properties in the value of an option; what is nested in JSON is left out.
+
+    *first_key* is the key that may be left out in front.
+    """
     if value.startswith("{"):
         return _from_json(value)
     fields: dict[str, str] = {}

@@ -1,0 +1,187 @@
+"""One scan: find the VMs, visit their monitors, look at their processes, judge.
+
+First all monitors, four at a time, so that none is kept for longer than its tenth of a second; then all
+processes, in threads. Sixty VMs whose monitors are silent take a second and a half; mappings are walked only
+until `WALKS_S` have passed.
+"""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from dynmem.discovery.find import LIBVIRT, Found, FoundVm
+from dynmem.discovery.processes import PROC
+from dynmem.discovery.proxmox import ProxmoxVm
+from dynmem.errors import DynmemError
+from dynmem.procfs import meminfo
+from dynmem.scan import judge
+from dynmem.scan.advice import ORDER, Case, advise
+from dynmem.scan.held import Held, measure, state_of
+from dynmem.scan.monitored import HV_BALLOON, VIRTIO_BALLOON, VIRTIO_MEM, Monitored, monitored
+from dynmem.scan.report import ScanReport, VmReport
+from dynmem.scan.surroundings import NOTHING_SEEN, Surroundings, look_around
+from dynmem.scan.visit import Answers, visit
+from dynmem.units import parse_size
+
+AT_ONCE: Final = 4
+#: After this long no more mappings are walked: what is left of a scan takes milliseconds.
+WALKS_S: Final = 3.0
+_MEMORY_BACKENDS: Final = "memory-backend-"
+
+
+class Process:
+    """What was seen of a VM's process."""
+
+    def __init__(self, held: Held | None, around: Surroundings, problem: str = "") -> None:
+        self.held: Final = held
+        self.around: Final = around
+        self.problem: Final = problem
+
+
+async def scan(found: Found, *, proc: Path = PROC, walks_s: float = WALKS_S) -> ScanReport:
+    """Return what is known of the VMs; it changes nothing."""
+    began = time.monotonic()
+    gate = asyncio.Semaphore(AT_ONCE)
+
+    async def ask(vm: FoundVm) -> Answers:
+        async with gate:
+            return await _visited(vm, proc)
+
+    async def look(vm: FoundVm, pid: int, told: Monitored) -> Process:
+        async with gate:
+            walks = time.monotonic() - began < walks_s
+            return await asyncio.to_thread(_looked_at, vm, pid, told, proc, walks=walks)
+
+    answers = await asyncio.gather(*map(ask, found.vms))
+    now_s = int(time.time())
+    told = [monitored(each) for each in answers]
+    pids = [vm.pid or said.pid for vm, said in zip(found.vms, answers, strict=True)]
+    processes = await asyncio.gather(*map(look, found.vms, pids, told))
+    total, available, swap_total, swap_free = _host(proc)
+    vms = [
+        _report(vm, pid, said, answer.problem, process, now_s, has_swap=bool(swap_total))
+        for vm, pid, said, answer, process in zip(found.vms, pids, told, answers, processes, strict=True)
+        if process.problem != _GONE
+    ]
+    return ScanReport(
+        host_total_bytes=total,
+        host_available_bytes=available,
+        host_swap_used_bytes=None if swap_total is None or swap_free is None else swap_total - swap_free,
+        seconds=round(time.monotonic() - began, 3),
+        vms=tuple(sorted(vms, key=lambda each: (ORDER.index(each.worst), -each.worst_bytes, each.name))),
+        unseen=found.unseen,
+    )
+
+
+_GONE: Final = "its process has ended"
+
+
+async def _visited(vm: FoundVm, proc: Path) -> Answers:
+    """Visit the first monitor of a VM that serves nobody else."""
+    if not vm.monitors:
+        return Answers(problem=vm.problem)
+    monitor = vm.monitors[0]
+    if vm.pid and state_of(vm.pid, proc) in {"T", "t"}:
+        return Answers(problem="its process is stopped: its monitor was not asked")
+    if monitor.is_taken and not vm.started.is_ours:
+        return Answers(problem=f"another client holds its monitor {monitor.path}")
+    return await visit(monitor.path, 0 if vm.keeper == LIBVIRT else vm.pid)
+
+
+def _looked_at(vm: FoundVm, pid: int, told: Monitored, proc: Path, *, walks: bool) -> Process:
+    """Look at a VM's process; it raises nothing."""
+    if not pid:
+        return Process(None, NOTHING_SEEN, "its process cannot be seen from here")
+    around = look_around(pid, proc)
+    try:
+        return Process(measure(pid, _blocks(vm, told), walks=walks, proc=proc), around)
+    except PermissionError:
+        return Process(None, around, "what it holds cannot be read: run this as root")
+    except OSError:
+        return Process(None, around, _GONE)
+
+
+def _blocks(vm: FoundVm, told: Monitored) -> frozenset[int]:
+    """Return the sizes of the pieces of a guest's memory, as far as they are known."""
+    found = {vm.started.memory_bytes, told.base_bytes or 0}
+    for each in vm.started.objects:
+        if each.get("qom-type", "").startswith(_MEMORY_BACKENDS):
+            with suppress(ValueError):
+                found.add(parse_size(each.get("size", "")))
+    return frozenset(found - {0})
+
+
+def _host(proc: Path) -> Sequence[int | None]:
+    try:
+        return meminfo("MemTotal", "MemAvailable", "SwapTotal", "SwapFree", path=proc / "meminfo")
+    except (OSError, DynmemError):
+        return (None,) * 4
+
+
+def _report(
+    vm: FoundVm, pid: int, told: Monitored, problem: str, process: Process, now_s: int, *, has_swap: bool
+) -> VmReport:
+    held, around = process.held, process.around
+    size = judge.assigned(told)
+    full = (told.base_bytes + told.dimm_bytes if told.base_bytes else 0) or vm.started.memory_bytes
+    traits = judge.Traits(vm.started, held, around.links, has_swap and around.can_be_reclaimed)
+    state, back = judge.driver(told, now_s), judge.discards(told, traits, full)
+    gives = judge.give(told, traits, state, back, now_s)
+    stranded = judge.stranded(told, held, now_s)
+    case = Case(vm, told, size or full, state, back, gives, stranded, around.limit, problem)
+    advice = advise(case)
+    fresh = judge.is_fresh(told, now_s)
+    unseen = (problem, process.problem, held.unseen if held is not None else "", around.unseen)
+    return VmReport(
+        name=vm.name,
+        pid=pid,
+        number=vm.started.number,
+        uuid=told.uuid or vm.started.uuid,
+        keeper=vm.keeper,
+        lock=_lock(vm.proxmox),
+        monitor=str(vm.monitors[0].path) if told.is_known and vm.monitors else None,
+        run_state=told.run_state,
+        configured_bytes=full or None,
+        assigned_bytes=size,
+        resident_bytes=held.resident_bytes if held is not None else None,
+        swapped_bytes=held.swapped_bytes if held is not None else None,
+        guest_uses_bytes=judge.used(told, now_s),
+        guest_free_bytes=told.report.free if fresh else None,
+        guest_available_bytes=told.report.available if fresh else None,
+        report_age_s=judge.report_age_s(told, now_s),
+        stranded_bytes=stranded,
+        could_give_bytes=gives.size,
+        knob=gives.knob,
+        knob_reason=gives.reason,
+        devices=_devices(told, vm),
+        free_page_reporting=told.reports_free_pages,
+        deflate_on_oom=told.deflates_on_oom,
+        driver=state.word,
+        driver_evidence=state.evidence,
+        discards=back.word,
+        discards_evidence=back.evidence,
+        limit_bytes=around.limit.size if around.limit is not None else None,
+        limit_is_known=around.is_known,
+        limit_file=str(around.limit.file) if around.limit is not None else "",
+        worst=advice.kind,
+        finding=advice.finding,
+        change=advice.change,
+        worst_bytes=advice.size,
+        unseen=tuple(each for each in unseen if each),
+    )
+
+
+def _lock(file: ProxmoxVm | None) -> str:
+    return file.lock if file is not None else ""
+
+
+def _devices(told: Monitored, vm: FoundVm) -> tuple[str, ...]:
+    """Return what moves memory: by its monitor, or else by its command line."""
+    if told.is_known:
+        return (*told.balloons, *((VIRTIO_MEM,) if told.virtio_mems else ()))
+    drivers = [each.get("driver", "") for each in vm.started.devices]
+    kinds = (VIRTIO_BALLOON, HV_BALLOON, VIRTIO_MEM)
+    return tuple(kind for kind in kinds if any(each.startswith(kind) for each in drivers))
