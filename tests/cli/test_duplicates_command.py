@@ -12,6 +12,7 @@ from tests.rigs.ram_holder import file_of, holder
 
 from dynmem.cli import main
 from dynmem.cli.duplicates_text import rendered
+from dynmem.discovery import processes
 from dynmem.duplicates import vms
 from dynmem.duplicates.report import Report
 
@@ -94,7 +95,8 @@ def test_all_finds_vms_by_their_command_line(
 ) -> None:
     with file_of(WEB) as one, holder(one) as web:
         lines = {web.pid: ["qemu-system-x86_64", "-name", "guest=web"]}
-        monkeypatch.setattr(vms, "command_line", lambda pid: lines.get(pid, []))
+        for module in (vms, processes):
+            monkeypatch.setattr(module, "command_line", lambda pid, *_: lines.get(pid, []))
         code, out, _ = dynmem(capsys, "--all", "--json")
     assert code == 0
     assert [(vm["name"], vm["pid"]) for vm in json.loads(out)["vms"]] == [("web", web.pid)]
@@ -105,7 +107,8 @@ def test_vms_with_one_name_on_their_command_lines_are_told_apart_by_their_pids(
 ) -> None:
     with file_of(WEB) as one, file_of(DB) as two, holder(one) as web, holder(two) as db:
         lines = {pid: ["qemu-system-x86_64", "-name", "web"] for pid in (web.pid, db.pid)}
-        monkeypatch.setattr(vms, "command_line", lambda pid: lines.get(pid, []))
+        for module in (vms, processes):
+            monkeypatch.setattr(module, "command_line", lambda pid, *_: lines.get(pid, []))
         code, out, _ = dynmem(capsys, "--all", "--json")
     assert code == 0
     assert {vm["name"] for vm in json.loads(out)["vms"]} == {f"web-{web.pid}", f"web-{db.pid}"}
@@ -143,7 +146,7 @@ def test_a_vm_that_has_ended_since_all_were_listed_is_no_problem(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with file_of(WEB) as one, holder(one) as web:
-        monkeypatch.setattr(vms, "running_vms", lambda: iter((web.pid, 4194305)))
+        monkeypatch.setattr(processes, "running_vms", lambda: iter((web.pid, 4194305)))
         code, out, err = dynmem(capsys, "--all", "--json")
     assert (code, err) == (0, "")
     assert [vm["pid"] for vm in json.loads(out)["vms"]] == [web.pid]
