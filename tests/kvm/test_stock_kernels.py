@@ -3,6 +3,7 @@
 import asyncio
 from pathlib import Path
 
+import pytest
 from tests.kvm.balloon_scenes import BOOT, agree
 from tests.kvm_rig.guests import MIB, Guest, running, stock_command
 from tests.kvm_rig.place import GuestKernel
@@ -103,6 +104,71 @@ def test_a_second_kernel_started_by_kexec_takes_the_devices_over(folder: Path, k
             assert (await guest.shell.sh("cat /proc/cmdline")).endswith("second")
             await agree(guest)
             await guest.balloon(BOOT)
+            assert await guest.complaints() == []
+
+    asyncio.run(scene())
+
+
+def test_memory_that_was_added_is_still_the_guests_after_kexec_and_more_can_be_added(
+    folder: Path, kernel: GuestKernel
+) -> None:
+    async def scene() -> None:
+        command = stock_command(folder, kernel, memory="384M,maxmem=1G", initrd=kernel.initrd_kexec)
+        async with running(folder, command) as guest:
+            await agree(guest)
+            await guest.balloon(512 * MIB)
+            await guest.shell.send('0 kexec /second/vmlinuz /second/initrd "$(cat /proc/cmdline) second"')
+            await guest.shell.ready()
+            await agree(guest)
+            assert await guest.actual() == 512 * MIB
+            before = await guest.meminfo("MemTotal")
+            await guest.balloon(640 * MIB)
+            assert await guest.meminfo("MemTotal") >= before + 96 * MIB
+            assert await guest.complaints() == []
+
+    asyncio.run(scene())
+
+
+def test_the_kernel_that_waits_for_a_crash_takes_the_devices_over_and_reads_the_crashed_ones_memory(
+    folder: Path, kernel: GuestKernel
+) -> None:
+    async def scene() -> None:
+        command = stock_command(
+            folder,
+            kernel,
+            memory="640M",
+            initrd=kernel.initrd_kexec,
+            append="crashkernel=192M",
+            options=("--action", "panic=none"),
+        )
+        async with running(folder, command) as guest:
+            await agree(guest)
+            await guest.balloon(576 * MIB)
+            line = '"$(cat /proc/cmdline) nr_cpus=1 reset_devices second"'
+            await guest.shell.sh(f"kexec -p /second/vmlinuz /second/initrd {line}")
+            await guest.shell.send("0 echo c >/proc/sysrq-trigger")
+            assert (await guest.event("GUEST_PANICKED"))["action"] == "run"
+            await guest.shell.ready()
+            assert "second" in (await guest.shell.sh("cat /proc/cmdline")).split()
+            assert await guest.shell.sh("head -c 4 /proc/vmcore | tail -c 3") == "ELF"
+            await guest.shell.sh("cat /proc/vmcore >/dev/null")  # also what was ballooned
+            await agree(guest)
+            assert await guest.meminfo("MemTotal") < 192 * MIB
+            assert await guest.complaints() == []
+
+    asyncio.run(scene())
+
+
+@pytest.mark.parametrize("version", ["5.0", "4.0", "3.0", "2.4"])
+def test_a_guest_that_is_held_back_speaks_an_older_version_of_the_bus(
+    version: str, folder: Path, kernel: GuestKernel
+) -> None:
+    async def scene() -> None:
+        command = stock_command(folder, kernel, options=("--vmbus-version", version))
+        async with running(folder, command) as guest:
+            await agree(guest)
+            assert f"Vmbus version:{version}" in await guest.shell.sh("dmesg")
+            await balloons(guest)
             assert await guest.complaints() == []
 
     asyncio.run(scene())
