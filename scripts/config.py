@@ -14,6 +14,7 @@ from dynmem.manager import config_file
 WORDS = {
     list[str]: "list of texts",
     str: "text",
+    bool: "true, false",
     int: "whole number",
     config_file.Size: "size",
     str | int | float: "duration",
@@ -60,6 +61,8 @@ def default(field: msgspec.structs.FieldInfo) -> str:
         return "required"
     if field.default == "":
         return "see there"
+    if isinstance(field.default, bool):
+        return "`true`" if field.default else "`false`"
     return f'`"{field.default}"`' if isinstance(field.default, str) else f"`{field.default}`"
 
 

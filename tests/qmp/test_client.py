@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -100,6 +101,37 @@ def test_an_error_reply_has_its_class_and_its_words(tmp_path: Path) -> None:
         assert (refused.value.error_class, refused.value.desc) == ("GenericError", "no")
         with pytest.raises(QmpCommandError, match="The command nix has not been found"):
             await client.execute("nix")
+
+    with_monitor(tmp_path, scene)
+
+
+def test_commands_that_belong_together_are_sent_as_one_and_each_is_run_also_after_one_that_fails(
+    tmp_path: Path,
+) -> None:
+    read: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(GREETING)
+        await reader.readline()
+        writer.write(DONE)
+        read.append(await reader.read(1 << 16))
+        writer.write(b'{"return": 1, "id": 2}\n{"error": {"class": "X", "desc": "no"}, "id": 3}\n')
+        writer.write(b'{"return": 3, "id": 4}\n')
+
+    async def story() -> None:
+        server = await asyncio.start_unix_server(serve, tmp_path / "fake")
+        async with server, await QmpClient.connect(tmp_path / "fake") as client:
+            with pytest.raises(QmpCommandError, match="no"):
+                await client.execute_together([("a", None), ("b", {"value": 1}), ("c", None)])
+
+    play(story())
+    assert [json.loads(line)["execute"] for line in read[0].splitlines()] == ["a", "b", "c"]
+
+
+def test_results_of_commands_that_belong_together_come_in_their_order(tmp_path: Path) -> None:
+    async def scene(_: QmpServer, client: QmpClient) -> None:
+        both = [("late", {"value": 1}), ("now", {"value": 2})]
+        assert await client.execute_together(both) == [1, 2]
 
     with_monitor(tmp_path, scene)
 

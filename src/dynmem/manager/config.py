@@ -245,6 +245,7 @@ def _vm(fail: _Fail, index: int, vm: VmTable, room: int) -> VmConfig:
         weight=vm.weight,
         priority=vm.priority,
         on_shortage=vm.on_shortage,
+        may_stop=vm.may_stop,
         on_out_of_memory=_command(fail, place, vm),
     )
 

@@ -19,6 +19,7 @@
     buffer = 20                     # percent on top of its demand (default 20)
     weight = 5000                   # 1 to 10000, divides memory within a priority (default 5000)
     priority = "normal"             # low, normal or high (default normal)
+    may_stop = false                # true: QEMU's hv-balloon is changed too, stopped for a moment each time
     on_shortage = "wait"            # or "squeeze": a VM of higher priority may have what this one uses
     on_out_of_memory = ["/usr/bin/virsh", "managedsave"] # saves or ends it, for one of higher priority
 
@@ -105,6 +106,10 @@ class VmTable(msgspec.Struct, forbid_unknown_fields=True):
         on_shortage: When a VM of higher priority lacks what it uses and this one has nothing to spare: "wait"
             leaves it what it uses, and "squeeze" takes of that, down to its minimum; its guest swaps or
             kills processes then.
+        may_stop: Whether the VM's processors may be stopped for the moment in which its target is set, for as
+            long as QEMU takes to write out what its disks hold. QEMU's own hv-balloon can abort, and with it
+            the VM, when a target is set while its guest runs; without this such a VM is watched, and left as
+            it is. No other VM is ever stopped.
         on_out_of_memory: The program, by its absolute path, and its arguments, to save or end this VM when a
             VM of higher priority has lacked what it uses for 10 s and no balloon can help; the VM's name
             follows as the last argument. It runs without a shell, as the manager's user, for 120 s at most,
@@ -120,6 +125,7 @@ class VmTable(msgspec.Struct, forbid_unknown_fields=True):
     weight: int = _DEFAULTS.weight
     priority: Priority = _DEFAULTS.priority
     on_shortage: OnShortage = "wait"
+    may_stop: bool = False
     on_out_of_memory: list[str] = []
 
 

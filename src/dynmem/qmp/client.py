@@ -5,7 +5,7 @@ import contextlib
 import itertools
 import socket
 from collections import deque
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Final, NamedTuple, Self
@@ -160,23 +160,45 @@ class QmpClient:
         late one is discarded), RemoteProtocolError for a result of more than `values_max` values, and what
         the class says when the connection has ended.
         """
+        (result,) = await self.execute_together(
+            [(command, arguments)], timeout_s=timeout_s, values_max=values_max
+        )
+        return result
+
+    async def execute_together(
+        self,
+        commands: Sequence[tuple[str, Mapping[str, object] | None]],
+        *,
+        timeout_s: float = 5.0,
+        values_max: int = QMP_VALUES_MAX,
+    ) -> list[object]:
+        """Run commands, each with its arguments, that must all arrive or none; return their results.
+
+        They are sent as one, so that whoever is killed meanwhile has sent all of them or none, and a monitor
+        runs each in turn, also after one that fails. Raises as `execute`; of several errors the first.
+        """
         if self._failure is not None:
             raise type(self._failure)(str(self._failure))
-        number = next(self._numbers)
-        request: dict[str, object] = {"execute": command, "id": number}
-        if arguments is not None:
-            request["arguments"] = dict(arguments)
-        waiting: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
-        self._waiting[number] = waiting
+        lines, waiting = [], {}
+        for command, arguments in commands:
+            number = next(self._numbers)
+            request: dict[str, object] = {"execute": command, "id": number}
+            if arguments is not None:
+                request["arguments"] = dict(arguments)
+            lines.append(encode_line(request))
+            waiting[number] = self._waiting[number] = asyncio.get_running_loop().create_future()
         try:
             async with asyncio.timeout(timeout_s):
-                await self._send(encode_line(request))
-                message = await waiting
+                await self._send(b"".join(lines))
+                messages = [await each for each in waiting.values()]
         except TimeoutError:
-            raise DeadlineError(f"{self.path}: no reply to {command} within {timeout_s:g} s") from None
+            names = " and ".join(command for command, _ in commands)
+            raise DeadlineError(f"{self.path}: no reply to {names} within {timeout_s:g} s") from None
         finally:
-            self._waiting.pop(number, None)
-        return self._result(message, command, values_max)
+            for number in waiting:
+                self._waiting.pop(number, None)
+        pairs = zip(messages, commands, strict=True)
+        return [self._result(message, command, values_max) for message, (command, _) in pairs]
 
     async def close(self) -> None:
         """Close the connection; waiting commands raise UnreachableError. May be called twice."""

@@ -92,6 +92,7 @@ class VmFacts(msgspec.Struct, frozen=True):
         deflates_on_oom: Whether its guest may take pages back from the balloon before it kills a process:
             whether the device offers that; None: not known.
         reports_free_pages: Whether its guest may hand back free pages by itself; None: not known.
+        needs_stop: Whether a target is safe only while its processors are stopped: with QEMU's hv-balloon.
         owner: The program that runs it; None: not known, or nobody but whoever started it.
 
     """
@@ -115,6 +116,7 @@ class VmFacts(msgspec.Struct, frozen=True):
     report_interval_ns: int = 0
     deflates_on_oom: bool | None = None
     reports_free_pages: bool | None = None
+    needs_stop: bool = False
     owner: Owner | None = None
 
     @property
@@ -186,6 +188,8 @@ class VmConfig(MemorySettings, frozen=True):
         maximum_bytes: The most it may get.
         on_shortage: What happens when a VM of higher priority lacks what it uses, and this one has nothing
             to spare: "wait" leaves it what it uses, "squeeze" takes of that, down to its minimum.
+        may_stop: Whether its processors may be stopped for the moment in which its target is set, without
+            which QEMU's hv-balloon can abort. Since schema 4.
         on_out_of_memory: The command that is run for it when even that is no help: the program and its
             arguments. Empty: none, and it is never interrupted. Since schema 4.
 
@@ -195,6 +199,7 @@ class VmConfig(MemorySettings, frozen=True):
     minimum_bytes: int
     maximum_bytes: int
     on_shortage: OnShortage = "wait"
+    may_stop: bool = False
     on_out_of_memory: tuple[str, ...] = ()
 
 

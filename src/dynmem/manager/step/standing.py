@@ -107,6 +107,14 @@ FROZEN: Final[tuple[Row, ...]] = (
         lambda record: f"frozen: {record.facts.problem or 'it has no balloon device'}",
     ),
     (
+        lambda record, _: record.facts.needs_stop and not record.config.may_stop,
+        "frozen",
+        lambda _: (
+            "frozen: QEMU's hv-balloon can abort when its target is set while the guest runs: may_stop = true"
+            " allows to stop the guest for that moment"
+        ),
+    ),
+    (
         lambda record, _: record.facts.actual_bytes is None,
         "frozen",
         lambda record: f"frozen: its VMM does not report its size{_problem(record)}",

@@ -10,9 +10,10 @@ another one, so it is looked for again at once, and at each look until one repli
 
 from typing import Final
 
-from dynmem.manager.step.facts import HV_BALLOON, VIRTIO_BALLOON
+from dynmem.manager.step.facts import HV_BALLOON, RUNNING, VIRTIO_BALLOON
 from dynmem.manager.sweep.demand import (
     DEMAND_SOURCES,
+    STATUS_QUERY,
     DemandTracker,
     Device,
     Silence,
@@ -24,6 +25,7 @@ from dynmem.manager.sweep.demand import (
 from dynmem.manager.sweep.life import Life
 from dynmem.manager.sweep.monitor import Monitor
 from dynmem.manager.sweep.properties import read_properties
+from dynmem.manager.sweep.quiet import Figures
 from dynmem.manager.sweep.sizes import Grown
 from dynmem.manager.sweep.statistics import Statistics
 from dynmem.qmp.errors import QmpCommandError
@@ -65,6 +67,14 @@ async def glance_at_balloon(monitor: Monitor, life: Life, now_ns: int) -> bool:
         return False
     await _read_report(monitor, life, life.device, now_ns)
     return True
+
+
+async def read_figures(monitor: Monitor) -> Figures:
+    """Read the last report of a guest with hv-balloon, its size and whether it runs."""
+    report = await monitor.query(STATUS_QUERY)
+    actual = fields(await monitor.query("query-balloon"), "query-balloon").get("actual")
+    status = fields(await monitor.query("query-status"), "query-status").get("status")
+    return Figures(report, actual, is_running=status == RUNNING)
 
 
 async def _find(monitor: Monitor, life: Life) -> None:

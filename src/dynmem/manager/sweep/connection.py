@@ -23,7 +23,7 @@ from typing import Final
 from dynmem.errors import DynmemError, RefusedError, RemoteProtocolError, UnreachableError
 from dynmem.limits import RECONNECT_PAUSE_S_MAX
 from dynmem.manager.step.facts import ABSENT, SILENT, Owner, VmFacts
-from dynmem.manager.sweep.balloon import glance_at_balloon, look_at_balloon
+from dynmem.manager.sweep.balloon import glance_at_balloon, look_at_balloon, read_figures
 from dynmem.manager.sweep.conduct import Conduct, trouble
 from dynmem.manager.sweep.demand import (
     BALLOON_EVENT,
@@ -202,12 +202,14 @@ class VmConnection:
         if self._monitor is None or self._look is not None:
             raise UnreachableError(f"{self.name} does not reply at {self.path}")
         monitor, life = self._monitor, self._life
+        send = monitor.set_balloon
         if self._quiet is not None and life is not None and life.is_hv_balloon:
-            await self._quiet.wait(life)
+            await self._quiet.wait(partial(read_figures, monitor))
+            send = monitor.set_balloon_stopped
         if life is not None:
             life.target_bytes = target_bytes
         try:
-            await monitor.set_balloon(target_bytes)
+            await send(target_bytes)
         except QmpCommandError:
             raise
         except (DynmemError, OSError, TimeoutError) as error:
@@ -453,6 +455,7 @@ class VmConnection:
             report_interval_ns=life.statistics.interval_ns if life.statistics is not None else 0,
             deflates_on_oom=life.properties.deflates_on_oom if life.properties is not None else None,
             reports_free_pages=life.properties.reports_free_pages if life.properties is not None else None,
+            needs_stop=self._quiet is not None and life.is_hv_balloon,
             resets=life.resets,
             owner=self._owner,
             problem=self._problem,

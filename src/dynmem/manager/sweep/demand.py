@@ -19,6 +19,7 @@ from dynmem.qmp.errors import COMMAND_NOT_FOUND, DEVICE_NOT_FOUND, QmpCommandErr
 from dynmem.units import MIB, PAGE_SIZE, format_size
 
 STATUS_EVENT: Final = "HV_BALLOON_STATUS_REPORT"
+STATUS_QUERY: Final = "query-hv-balloon-status-report"
 # A guest's driver wrote a size that differs from the one before (virtio-balloon only).
 BALLOON_EVENT: Final = "BALLOON_CHANGE"
 # QEMU hw/virtio/virtio-balloon.c: the guest never reported it.
@@ -142,7 +143,7 @@ def fields(value: object, what: str) -> Mapping[str, object]:
 async def _read_hv_balloon(monitor: Monitor, device: Device, boot_bytes: int) -> Report | Silence:
     """Read the last STATUS_REPORT (QEMU hw/hyperv/hv-balloon.c); committed includes what is ballooned."""
     del device
-    command = "query-hv-balloon-status-report"
+    command = STATUS_QUERY
     try:
         reply = fields(await monitor.query(command), command)
     except QmpCommandError as error:
@@ -231,7 +232,7 @@ async def find_device(monitor: Monitor) -> Device | None:
     Raises QmpCommandError if the monitor does not say what devices there are.
     """
     try:
-        await monitor.query("query-hv-balloon-status-report")
+        await monitor.query(STATUS_QUERY)
     except QmpCommandError as error:
         # "no hv-balloon device present", "... in this build" and an unknown command all mean: absent.
         if error.desc.startswith(("guest memory status reporting", "no guest memory status")):

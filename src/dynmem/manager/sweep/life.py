@@ -8,14 +8,12 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from dynmem.manager.step.facts import HV_BALLOON, VIRTIO_BALLOON
-from dynmem.manager.step.safeguards import ARRIVED_PAGES
 from dynmem.manager.sweep.demand import DemandTracker, Device, Report
 from dynmem.manager.sweep.process import Process
 from dynmem.manager.sweep.properties import Properties
 from dynmem.manager.sweep.resident import Resident, ResidentMeter
 from dynmem.manager.sweep.sizes import Grown, VmMemory
 from dynmem.manager.sweep.statistics import Statistics
-from dynmem.units import PAGE_SIZE
 
 # How long a VMM holds an event back at most, with time to spare.
 _HELD_BACK_US: Final = 3_000_000
@@ -86,13 +84,6 @@ class Life:
     def is_hv_balloon(self) -> bool:
         """Whether its balloon device is known to be an hv-balloon."""
         return self.device is not None and self.device.kind == HV_BALLOON
-
-    @property
-    def has_its_target(self) -> bool:
-        """Whether its guest had what it was asked for last, when it was last looked at."""
-        if not self.target_bytes or self.actual_bytes is None:
-            return True
-        return abs(self.actual_bytes - self.target_bytes) <= ARRIVED_PAGES * PAGE_SIZE
 
     @property
     def size_bytes(self) -> int:

@@ -1,7 +1,8 @@
 """The manager's only way to reach a VM: a QMP client behind a list of what may be sent.
 
-Reading: `query-*`, `qom-list`, `qom-get`. Writing: `balloon`, and `qom-set` of the statistics interval. In
-observe and advise mode, and of a VM that is paused, writing raises before a byte is sent.
+Reading: `query-*`, `qom-list`, `qom-get`. Writing: `balloon`, and `qom-set` of the statistics interval; and
+around a `balloon` `stop` and `cont`, where the operator allows that. In observe and advise mode, and of a VM
+that is paused, writing raises before a byte is sent.
 """
 
 import asyncio
@@ -43,6 +44,16 @@ class Monitor:
         assert target_bytes > 0
         await self._write("balloon", {"value": target_bytes})
 
+    async def set_balloon_stopped(self, target_bytes: int) -> None:
+        """Set the balloon's target while the VM's processors are stopped.
+
+        All is sent as one: a manager that is killed meanwhile leaves no VM stopped.
+        """
+        assert target_bytes > 0
+        self._check()
+        commands = [("stop", None), ("balloon", {"value": target_bytes}), ("cont", None)]
+        await self.client.execute_together(commands, timeout_s=self._timeout_s)
+
     async def set_statistics_interval(self, path: str, seconds: int) -> None:
         """Let QEMU ask the guest for its statistics every *seconds* seconds; 0: never, as it was found."""
         assert seconds >= 0
@@ -65,7 +76,10 @@ class Monitor:
                 raise reply
 
     async def _write(self, command: str, arguments: dict[str, object]) -> None:
-        if not self.may_write:
-            raise LocalProtocolError(f"{command} was about to be sent to a VM that nothing may be sent to")
+        self._check()
         assert command in WRITES
         await self.client.execute(command, arguments, timeout_s=self._timeout_s)
+
+    def _check(self) -> None:
+        if not self.may_write:
+            raise LocalProtocolError("a command was about to be sent to a VM that nothing may be sent to")

@@ -1,30 +1,50 @@
-"""When a target may be sent to a VM whose VMM a target can end.
+"""When and how a target may be sent to a VM whose VMM a target can end.
 
 QEMU's hv-balloon reads its ring also when a target comes, which it may do only on the guest's signal: where a
 message of the guest waits unread at that moment, QEMU aborts (`gpadl_iter_seek: Assertion iter->active
 failed`), and the guest is lost (hw/hyperv/hv-balloon.c, hv_balloon_to_target and hv_balloon_recv_channel, at
-least up to 10.0). So a target is sent only when no message can be on its way:
+least up to 10.0). That message can be a report, the late answer to the target before, or the quick answer to
+this one: QEMU asks the guest and reads the ring again in one go. So a target is sent
 
-    just after a report, of which a guest makes one a second       (the event HV_BALLOON_STATUS_REPORT)
-    and once the guest has what it was asked for last, or has long had the time to answer
+    just after QEMU has read a report, of which a guest makes one a second
+    when the last target is long past, and the guest's size has not moved since for as long
+    while the guest's processors are stopped, for as long as it takes   (`stop`, `balloon`, `cont`, as one)
+
+and only to a VM whose operator allows the last (`may_stop`). When a report was read, only its figures tell:
+they change. The event HV_BALLOON_STATUS_REPORT can come a second late, since QEMU sends one a second; it is
+good enough for a guest so idle that its figures do not change. That a guest has its target says nothing: QEMU
+counts memory as the guest's when it offers it, and the answer is still to come.
 
 A target that has to wait is replaced by a later one. QEMU would not act on it any sooner.
 """
 
 import asyncio
 import time
-from typing import Final
+from collections.abc import Awaitable, Callable
+from typing import Final, NamedTuple
 
 from dynmem.errors import DynmemError
-from dynmem.manager.sweep.life import Life
 
-# A report is followed by the next one after a second (Linux: dm_thread_func); half of that is safe.
-QUIET_S: Final = 0.5
-# A guest that gives has answered by then, all but the slowest.
+# How often the figures are read while a target waits. A report is followed by the next one after a second
+# (Linux: dm_thread_func), so one that is this old is young.
+LOOK_S: Final = 0.025
+# A guest whose figures have not changed for this long is idle.
+SAME_S: Final = 2.5
+# A guest on its way to a target answers more often than this: one that makes much memory usable took 2 s.
 ANSWER_S: Final = 3.0
-# A guest that has not reported by then does not report.
-PATIENCE_S: Final = 5.0
-_LOOK_S: Final = 0.1
+# A guest that has not reported by then does not report, and one that moves for longer is asked again later.
+PATIENCE_S: Final = 10.0
+
+
+class Figures(NamedTuple):
+    """What a VMM says of its guest: its last report, its size, and whether it runs."""
+
+    report: object
+    size: object
+    is_running: bool
+
+
+Read = Callable[[], Awaitable[Figures]]
 
 
 class NotSentError(DynmemError):
@@ -36,35 +56,39 @@ class QuietMoment:
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._reported = asyncio.Event()
-        self._reported_s = -QUIET_S
+        self._has_reported = False
         self._sent_s = -ANSWER_S
         self._turn = 0
 
     def saw_report(self) -> None:
-        """Take in that its guest's report has just been read by its VMM."""
-        self._reported_s = time.monotonic()
-        self._reported.set()
+        """Take in that its VMM sent the event of a report."""
+        self._has_reported = True
 
-    async def wait(self, life: Life) -> None:
+    async def wait(self, read: Read) -> None:
         """Return when a target may be sent, and count it as sent. NotSentError: not this one."""
         self._turn += 1
-        turn, until_s = self._turn, time.monotonic() + PATIENCE_S
-        while not self._is_quiet(life):
-            self._reported.clear()
-            with_report = asyncio.create_task(self._reported.wait())
-            await asyncio.wait((with_report,), timeout=_LOOK_S)
-            with_report.cancel()
+        turn, began_s = self._turn, time.monotonic()
+        before = await read()
+        busy_s = self._sent_s  # when it was last seen busy
+        while True:
+            self._has_reported = False
+            await asyncio.sleep(LOOK_S)
+            figures = await read()
             if turn != self._turn:
                 raise NotSentError("a later target has replaced this one")
-            if time.monotonic() >= until_s:
+            now_s = time.monotonic()
+            if not figures.is_running:
+                raise NotSentError(f"{self._name} has been stopped by somebody else")
+            if figures.size != before.size:
+                busy_s = now_s
+            is_idle = self._has_reported and now_s - began_s >= SAME_S
+            is_new = figures.report != before.report or is_idle
+            before = figures
+            if is_new and now_s - busy_s >= ANSWER_S:
+                self._sent_s = now_s
+                return
+            if now_s - began_s >= PATIENCE_S:
                 raise NotSentError(
                     f"the guest of {self._name} has not reported for {PATIENCE_S:g} s, or is busy with its"
                     " last target: a target that crosses one of its messages would end QEMU"
                 )
-        self._sent_s = time.monotonic()
-
-    def _is_quiet(self, life: Life) -> bool:
-        now_s = time.monotonic()
-        has_answered = life.has_its_target or now_s - self._sent_s >= ANSWER_S
-        return has_answered and now_s - self._reported_s < QUIET_S
