@@ -3,12 +3,14 @@
 import asyncio
 import json
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
 from tests.rigs.managers import ObedientVm, configured, managing
-from tests.rigs.monitored import listening
+from tests.rigs.monitored import FakeVm, listening, look
 from tests.rigs.obedient import ObedientHost
 from tests.rigs.scenes import play
 
@@ -17,7 +19,8 @@ from dynmem.manager.step.advice import Announcements, command_for
 from dynmem.manager.step.chatter import LINES_MAX, WINDOW_NS, Chatter
 from dynmem.manager.step.facts import ManagerSettings as Settings
 from dynmem.manager.step.facts import Mode, Owner, VmConfig
-from dynmem.manager.sweep.owner import owner_by
+from dynmem.manager.sweep import connection
+from dynmem.manager.sweep.owner import owner_by, owner_of
 from dynmem.units import GIB, MIB, NS_PER_S
 
 QEMU = ("/usr/bin/qemu-system-x86_64",)
@@ -167,6 +170,32 @@ def test_in_observe_and_enforce_mode_there_is_no_command() -> None:
 )
 def test_who_runs_a_vm_is_read_from_its_command_line(words: tuple[str, ...], owner: Owner | None) -> None:
     assert owner_by(words) == owner
+
+
+def test_the_command_line_of_a_running_process_says_who_runs_it() -> None:
+    words = (sys.executable, "-c", "input()", "-id", "104", "-pidfile", "/var/run/qemu-server/104.pid")
+    with subprocess.Popen(words, stdin=subprocess.PIPE) as process:
+        assert owner_of(process.pid) == Owner("proxmox", "104")
+    assert owner_of(process.pid) is None
+
+
+def test_a_look_at_a_vm_finds_who_runs_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario() -> None:
+        asked: list[int] = []
+
+        def owner(pid: int) -> Owner:
+            asked.append(pid)
+            return Owner("libvirt", "w")
+
+        monkeypatch.setattr(connection, "owner_of", owner)
+        watched = connection.VmConnection("web", tmp_path / "qmp", may_write=False, period_s=0.1)
+        async with listening(tmp_path / "qmp", FakeVm().serve):
+            assert (await look(watched)).owner == Owner("libvirt", "w")
+            await look(watched)
+            await watched.close()
+        assert len(asked) == 1  # once for each life
+
+    play(scenario())
 
 
 def test_a_manager_in_advise_mode_prints_commands_and_writes_nothing(tmp_path: Path) -> None:

@@ -126,6 +126,16 @@ def test_in_observe_mode_it_is_said_and_not_run() -> None:
     assert [line for line in crowd.lines if "interrupted" in line and "(not run: observe)" in line]
 
 
+def test_in_advise_mode_the_command_ends_its_line_as_an_operator_would_type_it() -> None:
+    crowd = Crowd(mode="advise", command=("/usr/bin/save", "a b"))
+    crowd.host.sizes["web"] = 300 * MIB
+    crowd.fill()
+    assert crowd.sweep(3 * SWEEPS) == []
+    said = [line.partition("; to do it: ")[2] for line in crowd.lines if "interrupted: memory is out" in line]
+    assert set(said) <= {"/usr/bin/save 'a b' one", "/usr/bin/save 'a b' two"}
+    assert said
+
+
 def ran(folder: Path, script: str, *, limit_s: float = 20.0) -> list[str]:
     """Run a command that is this script; return what was reported."""
     program = folder / "save"

@@ -91,7 +91,8 @@ class LastResort:
 
 def interrupt_line(interrupt: Interrupt, mode: Mode) -> str:
     """Return the line that reports it."""
+    words, what = (*interrupt.command, interrupt.vm), f"{interrupt.vm}: interrupted: {interrupt.reason}"
+    if mode == "advise":
+        return f"{what} (not run: advise); to do it: {shlex.join(words)}"
     note = "" if mode == "enforce" else f" (not run: {mode})"
-    words = (*interrupt.command, interrupt.vm)
-    command = shlex.join(words) if mode == "advise" else " ".join(words)
-    return f"{interrupt.vm}: interrupted: {interrupt.reason}: running {command}{note}"
+    return f"{what}: running {' '.join(words)}{note}"
