@@ -92,6 +92,29 @@ def test_a_vm_without_a_balloon_or_a_monitor_stands_behind_a_remark_with_what_to
     assert re.search(r"# lone cannot be managed yet: .*: start it with -qmp unix:PATH", text)
 
 
+def test_libvirts_own_monitor_is_never_used_and_one_beside_it_is(tree: ProcTree) -> None:
+    path = "/var/lib/libvirt/qemu/domain-1-web/monitor.sock"
+    theirs = ("-chardev", "socket,id=c,fd=22,server=on", "-mon", "chardev=c,mode=control")
+    tree.process(7, [QEMU, "-name", "guest=web", "-m", "1G", *theirs], fds={22: "socket:[4711]"})
+    tree.socket(path, 4711, listens=True)  # libvirt has lost it, and will come back
+    text = written(tree)
+    assert loaded(tree, text).vms == ()
+    assert "# web cannot be managed yet: its monitor is libvirt's" in text
+    ours = ("-qmp", "unix:/run/web-dynmem.qmp,server=on,wait=off")
+    tree.process(8, [QEMU, "-name", "guest=db", "-m", "1G", *theirs, *ours], fds={22: "socket:[4711]"})
+    assert loaded(tree, written(tree)).monitors == {"db": Path("/run/web-dynmem.qmp")}
+
+
+def test_a_vm_of_dynmem_serves_several_clients_and_is_written_also_where_one_is_connected(
+    tree: ProcTree,
+) -> None:
+    qmp = "unix:/run/own.qmp,server=on,wait=off"
+    tree.process(7, ["/usr/bin/dynmem", "vm", "--name", "own", "-m", "512M", "--qmp", qmp])
+    tree.socket("/run/own.qmp", 71, listens=True)
+    tree.socket("/run/own.qmp", 72, state="03")
+    assert [vm.name for vm in loaded(tree, written(tree)).vms] == ["own"]
+
+
 def test_names_are_made_plain_and_told_apart(tree: ProcTree) -> None:
     for pid, name in ((7, "web"), (8, "web"), (9, "my shop"), (10, "..."), (11, "x" * 64), (12, "x" * 64)):
         monitor = ("-qmp", f"unix:/run/{pid}.qmp,server=on,wait=off")
