@@ -14,6 +14,11 @@ def quoted(text: str) -> str:
     return repr(text) if len(text) <= _QUOTED else f"{text[:_QUOTED]!r}..."
 
 
+def printable(text: str) -> str:
+    """Return a text of unknown origin as it can be shown: control characters and broken ones become "?"."""
+    return "".join(each if each.isprintable() else "?" for each in text)
+
+
 class ExitCode(enum.IntEnum):
     """Exit codes of every command. ``dynmem --help`` lists them."""
 

@@ -98,6 +98,11 @@ def test_what_hides_processes_and_sockets_is_named(tmp_path: Path) -> None:
     assert "hidepid" in found.unseen[1]
 
 
+def test_processes_whose_command_lines_are_hidden_count_as_hidden(tree: ProcTree) -> None:
+    (tree.root / "1" / "cmdline").unlink()  # hidepid=1: the folder is there, and nothing in it can be read
+    assert "hidepid" in find_vms(proc=tree.root, proxmox=NO_PROXMOX).unseen[0]
+
+
 def test_lines_that_the_kernel_does_not_write_are_left_out(tree: ProcTree) -> None:
     tree.process(7, [QEMU, "-qmp", "unix:/run/web.qmp,server=on"])
     with (tree.root / "net" / "unix").open("ab") as file:

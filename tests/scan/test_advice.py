@@ -9,7 +9,7 @@ from dynmem.cgroups import Limit
 from dynmem.discovery.find import FoundMonitor, FoundVm
 from dynmem.discovery.qemu_options import started_as
 from dynmem.scan.advice import CHANGES, ORDER, Case, advise, raise_limit
-from dynmem.scan.judge import Give, Verdict
+from dynmem.scan.judge import LOCKED, Give, Verdict
 from dynmem.scan.monitored import Monitored, VirtioMem
 
 MIB = 1 << 20
@@ -25,6 +25,7 @@ BALLOON = Monitored(
     balloon_path="/machine/peripheral/b",
     interval_s=2,
 )
+PLUGLESS = Monitored(is_known=True, devices=("virtio-mem-pci",), virtio_mems=(VirtioMem(0, GIB, MIB),))
 
 
 def case(
@@ -52,6 +53,10 @@ def case(
             "systemctl set-property a.scope Mem",
         ),
         (case(back=NO), "pinned", "virtio-mem-pci"),
+        (case(back=Verdict("ineffective", LOCKED)), "pinned", "leave out `mem-lock=on`"),
+        (case(back=Verdict("ineffective", f"VFIO; {LOCKED}")), "pinned", ""),
+        (case(back=Verdict("ineffective", "vhost-vdpa pins")), "pinned", ""),
+        (case(PLUGLESS, state=Verdict("absent", "x")), "not-plugged", "memhp_default_state"),
         (case(state=Verdict("absent", "x")), "no-driver", "modprobe virtio_balloon"),
         (case(stranded=GIB), "stranded", "free-page-reporting=on"),
         (case(stranded=GIB, keeper="libvirt"), "stranded", "virsh edit web"),
@@ -126,6 +131,10 @@ def test_a_name_that_is_a_command_is_quoted_wherever_it_stands(keeper: str) -> N
         assert not re.search(r"reboot ;|; reboot|\$\(|\bid`", rest)
 
 
+def test_a_name_that_virsh_would_take_for_an_option_is_in_no_command() -> None:
+    assert advise(case(stranded=GIB, keeper="libvirt", name="--all")).change == ""
+
+
 def test_a_limit_is_raised_to_what_the_vm_needs_and_its_path_is_quoted() -> None:
     wanted = SIZE + SIZE // 16 + 512 * MIB
     assert raise_limit(Limit(1, Path("/c/a b/memory.max")), SIZE) == f"`echo {wanted} > '/c/a b/memory.max'`"
@@ -134,4 +143,4 @@ def test_a_limit_is_raised_to_what_the_vm_needs_and_its_path_is_quoted() -> None
 
 def test_every_kind_of_fault_has_its_place_in_the_order() -> None:
     assert set(CHANGES) <= set(ORDER)
-    assert len(ORDER) == len(set(ORDER)) == 10
+    assert len(ORDER) == len(set(ORDER)) == 11

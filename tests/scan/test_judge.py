@@ -70,6 +70,8 @@ def traits(
         (balloon(updated_s=NOW_S + 1), "live", "reported 0 s ago"),
         (balloon(updated_s=NOW_S - 31), "silent", "asked every 2 s, and its last report is 31 s old"),
         (balloon(updated_s=NOW_S - 31, interval_s=20), "live", "31 s ago"),
+        (balloon(updated_s=0)._replace(run_state="paused"), "unknown", "does not run (paused)"),
+        (balloon(updated_s=0)._replace(run_state="running"), "absent", "has never reported"),
         (balloon(updated_s=NOW_S + 500), "silent", "dated 500 s ahead: a clock was set"),
         (balloon(updated_s=0), "absent", "has never reported: no driver, or Windows without"),
         (balloon(updated_s=0, actual=SIZE - GIB), "live", "holds 1 GiB, which a driver has given, but stat"),
@@ -165,8 +167,9 @@ def test_virtio_mem_comes_first_and_works_where_pages_are_pinned() -> None:
     for seen in (traits(held=holding(5 * GIB)), traits(held=holding(5 * GIB), links=["/dev/vfio/1"])):
         back = discards(told, seen, SIZE)
         assert give(told, seen, driver(told, NOW_S), back, NOW_S)[:2] == (GIB, "virtio-mem")
-    secret = traits("-object", "sev-snp-guest,id=s", held=holding(5 * GIB))
-    assert give(told, secret, driver(told, NOW_S), discards(told, secret, SIZE), NOW_S)[:2] == (0, "none")
+    for pinned in (("-object", "sev-snp-guest,id=s"), ("-overcommit", "mem-lock=on")):
+        seen = traits(*pinned, held=holding(5 * GIB), links=["/dev/vfio/1"])
+        assert give(told, seen, driver(told, NOW_S), discards(told, seen, SIZE), NOW_S)[:2] == (0, "none")
 
 
 def test_a_guest_that_reports_more_than_it_has_gives_no_more_than_is_held() -> None:

@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
+import msgspec
 import pytest
 from tests.rigs.monitored import FakeVm
 from tests.rigs.proc_tree import QEMU, ProcTree
@@ -106,6 +107,16 @@ def test_a_monitor_that_serves_another_client_is_left_alone(
     assert (vm.worst, vm.monitor) == ("monitor-taken", None)
     assert "another client holds its monitor" in vm.unseen[0]
     assert vm.resident_bytes == 400 * MIB
+
+
+def test_a_path_that_would_write_to_the_terminal_is_shown_without_its_controls(
+    tree: ProcTree, tmp_path: Path
+) -> None:
+    add(tree, tmp_path / "\x1b[2J\udcff")
+    vm = only(scanned(tree))
+    assert "no such socket" in vm.finding
+    assert vm.finding.isprintable()
+    assert msgspec.json.encode(vm)
 
 
 def test_a_stopped_process_is_not_asked(tree: ProcTree, tmp_path: Path) -> None:

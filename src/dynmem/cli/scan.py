@@ -12,7 +12,7 @@ from dynmem.cli.scan_text import rendered
 from dynmem.errors import ExitCode, UnreachableError, quoted
 
 if TYPE_CHECKING:
-    from dynmem.discovery.find import Found
+    from dynmem.discovery.find import Found, FoundVm
 
 
 @click.command()
@@ -61,9 +61,15 @@ def _chosen(found: "Found", named: tuple[str, ...]) -> "Found":
     """Return the VMs that are named, or all. Raises UnreachableError if one is not there."""
     if not named:
         return found
-    vms = [vm for vm in found.vms if {vm.name, str(vm.pid), str(vm.started.number)} & set(named)]
+    vms = [vm for vm in found.vms if _names(vm) & set(named)]
     for name in named:
-        if not any(name in (vm.name, str(vm.pid), str(vm.started.number)) for vm in vms):
+        if not any(name in _names(vm) for vm in vms):
             known = ", ".join(vm.name for vm in found.vms[:20]) or "none"
             raise UnreachableError(f"there is no VM {quoted(name)} here: there is {known}")
     return found._replace(vms=tuple(vms))
+
+
+def _names(vm: "FoundVm") -> set[str]:
+    """Return what a VM can be called on the command line."""
+    numbers = (vm.pid or None, vm.started.number)
+    return {vm.name, *(str(each) for each in numbers if each is not None)}

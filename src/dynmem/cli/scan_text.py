@@ -104,8 +104,10 @@ def _evidence(vms: Sequence["VmReport"]) -> Iterator[str]:
         yield f"{vm.name}: driver {vm.driver}: {vm.driver_evidence}"
         yield f"  discards {vm.discards}: {vm.discards_evidence}"
         yield f"  could give {_size(vm.could_give_bytes)} by {vm.knob}: {vm.knob_reason}"
+        if vm.lock:
+            yield f"  locked by Proxmox ({vm.lock}): leave it alone until that is over"
         if vm.limit_file:
-            yield f"  limit: {_printable(vm.limit_file)}"
+            yield f"  limit: {vm.limit_file}"
         yield from (f"  not seen: {each}" for each in vm.unseen)
         if vm.finding:
             yield f"  {vm.finding}" + (f" -> {vm.change}" if vm.change else "")
@@ -115,13 +117,9 @@ def _unseen(vms: Sequence["VmReport"]) -> Iterator[str]:
     """Yield what could not be seen of VMs, each reason once."""
     reasons = Counter(each for vm in vms for each in vm.unseen if each not in vm.finding)
     for reason, count in reasons.most_common(_LINES_MAX):
-        yield f"not seen of {count} VM{'s' if count > 1 else ''}: {_printable(reason)}"
+        yield f"not seen of {count} VM{'s' if count > 1 else ''}: {reason}"
     if len(reasons) > _LINES_MAX:
         yield f"and {len(reasons) - _LINES_MAX} more that could not be seen: --json"
-
-
-def _printable(text: str) -> str:
-    return "".join(each if each.isprintable() else "?" for each in text)
 
 
 def _broken(text: str, columns: int | None) -> list[str]:

@@ -15,7 +15,7 @@ from dynmem.discovery.processes import PROC, command_line, running_vms
 from dynmem.discovery.proxmox import FOLDER, ProxmoxVm, read_proxmox
 from dynmem.discovery.qemu_options import MonitorOption, StartedAs, started_as
 from dynmem.discovery.unix_sockets import UnixSockets, unix_sockets
-from dynmem.errors import UnreachableError
+from dynmem.errors import UnreachableError, printable
 from dynmem.limits import SCAN_VMS_MAX
 from dynmem.sockets import listener
 
@@ -79,7 +79,7 @@ def find_vms(folders: Sequence[Path] = (), *, proc: Path = PROC, proxmox: Path =
     unseen = [files.problem] if files.problem else []
     if not sockets.is_known:
         unseen.append(f"{proc}/net/unix cannot be read: whether a monitor serves another client is not known")
-    if not (proc / "1").exists():
+    if not _can_be_read(proc / "1" / "cmdline"):
         unseen.append(
             f"processes of other users are hidden ({proc} is mounted with hidepid): run this as root"
         )
@@ -90,7 +90,7 @@ def find_vms(folders: Sequence[Path] = (), *, proc: Path = PROC, proxmox: Path =
             break
         arguments = command_line(pid, proc)
         if arguments:
-            vms.append(_vm(pid, started_as(arguments), files.vms, sockets, proc))
+            vms.append(_vm(pid, arguments, files.vms, sockets, proc))
     named = list(_sockets_in(folders))
     # A path on a command line may lie on a server that is dead: it is looked at only where it must be.
     known = {_key(each.path) for vm in vms for each in vm.monitors} if named else set()
@@ -102,8 +102,9 @@ def find_vms(folders: Sequence[Path] = (), *, proc: Path = PROC, proxmox: Path =
 
 
 def _vm(
-    pid: int, started: StartedAs, files: dict[int, ProxmoxVm], sockets: UnixSockets, proc: Path
+    pid: int, arguments: Sequence[str], files: dict[int, ProxmoxVm], sockets: UnixSockets, proc: Path
 ) -> FoundVm:
+    started = started_as(arguments)
     monitors: list[FoundMonitor] = []
     problem = "" if started.monitors else "it was started without a QMP monitor at a unix socket"
     if started.reads_a_file and problem:
@@ -117,17 +118,17 @@ def _vm(
     monitors.sort(key=lambda each: each.is_taken)
     file = files.get(started.number) if started.number is not None else None
     name = started.name or (file.name if file is not None else "") or str(pid)
-    keeper = _keeper(started, monitors)
+    keeper = _keeper(started, (*arguments, *(str(each.path) for each in monitors)))
     return FoundVm(pid, name, keeper, started, tuple(monitors), file, "" if monitors else problem)
 
 
-def _keeper(started: StartedAs, monitors: Sequence[FoundMonitor]) -> str:
+def _keeper(started: StartedAs, words: Sequence[str]) -> str:
+    """Return who runs a VM: libvirt gives each QEMU files in folders of its own."""
     if started.is_ours:
         return OURS
     if started.number is not None:
         return PROXMOX
-    passed = any(each.descriptor is not None for each in started.monitors)
-    return LIBVIRT if passed or any(_LIBVIRTS in str(each.path) for each in monitors) else BY_HAND
+    return LIBVIRT if any(_LIBVIRTS in each for each in words) else BY_HAND
 
 
 def _path_of(pid: int, option: MonitorOption, sockets: UnixSockets, proc: Path) -> Path | str:
@@ -145,6 +146,14 @@ def _path_of(pid: int, option: MonitorOption, sockets: UnixSockets, proc: Path) 
         return "where its monitor listens cannot be seen: run this as root or as the VM's user"
     except (OSError, ValueError):
         return "where its monitor listens cannot be seen: its process has ended"
+
+
+def _can_be_read(path: Path) -> bool:
+    try:
+        path.open("rb").close()
+    except OSError:
+        return False
+    return True
 
 
 def _sockets_in(folders: Sequence[Path]) -> Iterator[Path]:
@@ -176,4 +185,4 @@ def _behind(path: Path, sockets: UnixSockets, proc: Path) -> FoundVm:
     pid = 0 if monitor.is_taken else listener(path)
     started = started_as(command_line(pid, proc)) if pid else started_as(())
     keeper = OURS if started.is_ours else BY_HAND
-    return FoundVm(pid, started.name or path.stem, keeper, started, (monitor,))
+    return FoundVm(pid, started.name or printable(path.stem), keeper, started, (monitor,))

@@ -12,19 +12,21 @@ from typing import Final, NamedTuple
 
 from dynmem.cgroups import Limit
 from dynmem.discovery.find import BY_HAND, LIBVIRT, OURS, PROXMOX, FoundVm
-from dynmem.scan.judge import ABSENT, BALLOON, INEFFECTIVE, Give, Verdict
+from dynmem.errors import printable
+from dynmem.scan.judge import ABSENT, BALLOON, INEFFECTIVE, LOCKED, Give, Verdict, leaves_virtio_mem
 from dynmem.scan.monitored import VIRTIO_MEM, Monitored
 from dynmem.units import KIB, MIB, format_size
 
 # What is wrong.
-LIMITED, PINNED, UNDRIVEN, STRANDED, SPARE = "limit", "pinned", "no-driver", "stranded", "spare"
+LIMITED, PINNED, UNDRIVEN, UNPLUGGED = "limit", "pinned", "no-driver", "not-plugged"
+STRANDED, SPARE = "stranded", "spare"
 DEVICELESS, MUTE, TAKEN, UNREACHABLE, FINE = (
     *("no-device", "no-statistics", "monitor-taken", "no-monitor"),
     "none",
 )
 #: The worst first.
 ORDER: Final = (
-    *(LIMITED, PINNED, UNDRIVEN, STRANDED, SPARE, DEVICELESS, MUTE, TAKEN, UNREACHABLE),
+    *(LIMITED, PINNED, UNDRIVEN, UNPLUGGED, STRANDED, SPARE, DEVICELESS, MUTE, TAKEN, UNREACHABLE),
     FINE,
 )
 #: What is worth a line: a quarter of a GiB, and a sixteenth of the VM.
@@ -46,6 +48,11 @@ _DRIVER: Final = (
     "in the guest: `modprobe virtio_balloon` (Linux), or the balloon driver and its service of virtio-win"
     " (Windows)"
 )
+_PLUG: Final = (
+    "in the guest: the driver virtio_mem, and `memhp_default_state=online_movable` on the command line of its"
+    " kernel"
+)
+_UNLOCK: Final = "leave out `mem-lock=on` at its next start, if no program in it needs locked memory"
 _HMP: Final = "`qm monitor {number}`, then "
 CHANGES: Final[Mapping[str, Mapping[str, str]]] = {
     PINNED: {
@@ -54,6 +61,7 @@ CHANGES: Final[Mapping[str, Mapping[str, str]]] = {
         PROXMOX: "in its `args:`, " + _VIRTIO_MEM,
     },
     UNDRIVEN: {BY_HAND: _DRIVER, LIBVIRT: _DRIVER, PROXMOX: _DRIVER},
+    UNPLUGGED: {BY_HAND: _PLUG, LIBVIRT: _PLUG, PROXMOX: _PLUG},
     STRANDED: {
         BY_HAND: "`-device virtio-balloon-pci,free-page-reporting=on`, at its next start",
         LIBVIRT: "`virsh edit {name}`, for the next start: <memballoon freePageReporting='on'/>",
@@ -141,6 +149,10 @@ def advise(case: Case) -> Advice:
     if kind == LIMITED and case.limit is not None:
         return Advice(kind, finding, raise_limit(case.limit, case.size), size)
     template = CHANGES.get(kind, {}).get(case.vm.keeper, "")
+    if kind == PINNED and not leaves_virtio_mem(case.back):
+        template = _UNLOCK if case.back.evidence == LOCKED else ""
+    if case.vm.name.startswith("-") and "{name}" in template:
+        template = ""  # virsh would take it for an option
     return Advice(kind, finding, _filled(template, case, size), size)
 
 
@@ -158,7 +170,8 @@ def _wrong_with_memory(case: Case) -> Iterator[tuple[str, str, int]]:
     if case.back.word == INEFFECTIVE and told.balloons and not told.virtio_mems:
         yield PINNED, f"its balloon returns nothing: {case.back.evidence}", stranded
     if case.state.word == ABSENT:
-        yield UNDRIVEN, f"no driver answers: {case.state.evidence}", 0
+        kind = UNDRIVEN if told.balloons else UNPLUGGED
+        yield kind, f"no driver replies: {case.state.evidence}", 0
     if stranded >= worth and told.reports_free_pages is not True:
         what = f"{format_size(stranded)} or more is free in its guest and held on the host"
         yield STRANDED, f"{what}, and no free page reporting returns it", stranded
@@ -220,4 +233,4 @@ def _shrink_virtio_mem(case: Case, size: int) -> str:
 
 def _shown(path: Path | str) -> str:
     """Return a path as it can be printed."""
-    return "".join(each if each.isprintable() else "?" for each in str(path))
+    return printable(str(path))

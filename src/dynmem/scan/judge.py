@@ -13,6 +13,9 @@ from dynmem.units import MIB, format_size
 
 LIVE, SILENT, ABSENT, UNKNOWN, NONE = "live", "silent", "absent", "unknown", "none"
 EFFECTIVE, INEFFECTIVE = "effective", "ineffective"
+#: What keeps pages on the host: how its sentence begins.
+VFIO, VDPA, LOCKED = "VFIO", "vhost-vdpa", "it was started with its memory locked"
+HUGE: Final = "its memory is huge pages"
 BALLOON, RECLAIM = "balloon", "host reclaim"
 #: What a guest keeps at hand for its next second of growth: the manager's reserve for virtio-balloon.
 RESERVE_BYTES: Final = 64 * MIB
@@ -113,10 +116,11 @@ def driver(told: Monitored, now_s: int) -> Verdict:
         if told.committed_bytes is not None:
             return Verdict(LIVE, "its guest has sent a status report")
         return Verdict(UNKNOWN, "its guest has sent no status report, or the device passes none on")
-    if VIRTIO_BALLOON in told.balloons:
-        return _virtio_driver(told, now_s)
-    if told.virtio_mems:
-        return _virtio_mem_driver(told)
+    if VIRTIO_BALLOON in told.balloons or told.virtio_mems:
+        found = _virtio_driver(told, now_s) if told.balloons else _virtio_mem_driver(told)
+        if found.word in (ABSENT, SILENT) and told.run_state not in ("", "running"):
+            return Verdict(UNKNOWN, f"its guest does not run ({told.run_state}), so it cannot reply")
+        return found
     if told.devices is None:
         return Verdict(UNKNOWN, "its monitor does not say what devices there are")
     return Verdict(NONE, "it has no device that moves memory")
@@ -173,25 +177,31 @@ def _pins(told: Monitored, traits: Traits, size: int) -> Iterator[str]:
     if any(each.startswith("vfio-") for each in drivers) or _any_link(
         links, "/dev/vfio/", "anon_inode:[vfio"
     ):
-        yield "VFIO: a device that was passed through pins all of its memory"
+        yield f"{VFIO}: a device that was passed through pins all of its memory"
     if any(each.startswith("vhost-vdpa") for each in (*drivers, *nets)) or _any_link(
         links, "/dev/vhost-vdpa"
     ):
-        yield "vhost-vdpa pins all of its memory"
+        yield f"{VDPA} pins all of its memory"
     kinds = [each.get("qom-type", "") for each in started.objects]
     if any(each in _CONFIDENTIAL for each in kinds) or "confidential-guest-support" in started.machine:
         yield "confidential memory cannot be taken back"
     held = traits.held
     if started.locks_memory:
-        yield "it was started with its memory locked"
+        yield LOCKED
     elif held is not None and size and 2 * held.locked_bytes >= size:
         yield f"{format_size(held.locked_bytes)} of its memory is locked or pinned"
     if any(is_on(each.get("hugetlb", "")) for each in started.objects) or (
         held is not None and size and 2 * held.huge_bytes >= size
     ):
-        yield "its memory is huge pages, of which a balloon returns none in parts"
+        yield f"{HUGE}, of which a balloon returns none in parts"
     if told.migration.startswith("postcopy"):
         yield "a postcopy migration is running"
+
+
+def leaves_virtio_mem(back: Verdict) -> bool:
+    """Return whether virtio-mem gives memory back: QEMU has it work with VFIO, and in whole huge pages."""
+    reasons = back.evidence.split("; ") if back.word == INEFFECTIVE else []
+    return all(each.startswith((VFIO, HUGE)) for each in reasons)
 
 
 def _any_link(links: Sequence[str], *starts: str) -> bool:
@@ -220,12 +230,11 @@ def give(told: Monitored, traits: Traits, state: Verdict, back: Verdict, now_s: 
     virtio-mem comes first where it has something: it is faster, and works where pages are pinned.
     """
     size, need = assigned(told), used(told, now_s)
-    plugged = sum(each.size for each in told.virtio_mems)
-    is_confidential = "confidential" in back.evidence
+    plugged = sum(each.size for each in told.virtio_mems) if leaves_virtio_mem(back) else 0
     if size is not None and need is not None and traits.held is not None:
         spare = max(0, size - need - RESERVE_BYTES)
         spare = min(spare, max(0, guest_held(traits.held) - need))
-        if plugged and not is_confidential:
+        if plugged:
             block = max(each.block for each in told.virtio_mems)
             return Give(min(spare, plugged) // block * block, VIRTIO_MEM, "it has plugged memory")
         if back.word == INEFFECTIVE:

@@ -113,7 +113,7 @@ def monitored(answers: Answers) -> Monitored:
         is_known=bool(replies),
         run_state=_word(_members(replies.get("query-status")).get("status")),
         migration=_word(_members(replies.get("query-migrate")).get("status")),
-        uuid=_word(_members(replies.get("query-uuid")).get("UUID")),
+        uuid=_uuid(_members(replies.get("query-uuid")).get("UUID")),
         base_bytes=_size(_members(replies.get("query-memory-size-summary")).get("base-memory")) or None,
         actual_bytes=_size(_members(replies.get("query-balloon")).get("actual")),
         dimm_bytes=dimms,
@@ -178,6 +178,12 @@ def _size(value: object) -> int | None:
 def _number(value: object, most: int) -> int | None:
     is_one = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= most
     return value if isinstance(value, int) and is_one else None
+
+
+def _uuid(value: object) -> str:
+    """Return a UUID; "" if it is none, or of zeros: QEMU's for a VM that was given none."""
+    text = _word(value)
+    return text if text.strip("0-") else ""
 
 
 def _flag(value: object) -> bool | None:

@@ -12,10 +12,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from dynmem.discovery.find import LIBVIRT, Found, FoundVm
+import msgspec
+
+from dynmem.discovery.find import Found, FoundVm
 from dynmem.discovery.processes import PROC
 from dynmem.discovery.proxmox import ProxmoxVm
-from dynmem.errors import DynmemError
+from dynmem.errors import DynmemError, printable
 from dynmem.procfs import meminfo
 from dynmem.scan import judge
 from dynmem.scan.advice import ORDER, Case, advise
@@ -29,6 +31,10 @@ from dynmem.units import parse_size
 AT_ONCE: Final = 4
 #: After this long no more mappings are walked: what is left of a scan takes milliseconds.
 WALKS_S: Final = 3.0
+_GONE: Final = "its process has ended"
+# States of a process that has ended and is not waited for yet (proc_pid_status(5)).
+_ENDED: Final = frozenset({"Z", "X"})
+_STOPPED: Final = frozenset({"T", "t"})
 _MEMORY_BACKENDS: Final = "memory-backend-"
 
 
@@ -72,11 +78,8 @@ async def scan(found: Found, *, proc: Path = PROC, walks_s: float = WALKS_S) -> 
         host_swap_used_bytes=None if swap_total is None or swap_free is None else swap_total - swap_free,
         seconds=round(time.monotonic() - began, 3),
         vms=tuple(sorted(vms, key=lambda each: (ORDER.index(each.worst), -each.worst_bytes, each.name))),
-        unseen=found.unseen,
+        unseen=tuple(map(printable, found.unseen)),
     )
-
-
-_GONE: Final = "its process has ended"
 
 
 async def _visited(vm: FoundVm, proc: Path) -> Answers:
@@ -84,17 +87,21 @@ async def _visited(vm: FoundVm, proc: Path) -> Answers:
     if not vm.monitors:
         return Answers(problem=vm.problem)
     monitor = vm.monitors[0]
-    if vm.pid and state_of(vm.pid, proc) in {"T", "t"}:
+    if vm.pid and state_of(vm.pid, proc) in _STOPPED:
         return Answers(problem="its process is stopped: its monitor was not asked")
     if monitor.is_taken and not vm.started.is_ours:
         return Answers(problem=f"another client holds its monitor {monitor.path}")
-    return await visit(monitor.path, 0 if vm.keeper == LIBVIRT else vm.pid)
+    # Whoever passed the monitor as a descriptor has made it listen, and is its listener for the kernel.
+    was_passed = any(each.descriptor is not None for each in vm.started.monitors)
+    return await visit(monitor.path, 0 if was_passed else vm.pid)
 
 
 def _looked_at(vm: FoundVm, pid: int, told: Monitored, proc: Path, *, walks: bool) -> Process:
     """Look at a VM's process; it raises nothing."""
     if not pid:
         return Process(None, NOTHING_SEEN, "its process cannot be seen from here")
+    if state_of(pid, proc) in _ENDED:
+        return Process(None, NOTHING_SEEN, _GONE)
     around = look_around(pid, proc)
     try:
         return Process(measure(pid, _blocks(vm, told), walks=walks, proc=proc), around)
@@ -135,7 +142,7 @@ def _report(
     advice = advise(case)
     fresh = judge.is_fresh(told, now_s)
     unseen = (problem, process.problem, held.unseen if held is not None else "", around.unseen)
-    return VmReport(
+    report = VmReport(
         name=vm.name,
         pid=pid,
         number=vm.started.number,
@@ -172,6 +179,17 @@ def _report(
         worst_bytes=advice.size,
         unseen=tuple(each for each in unseen if each),
     )
+    return _cleaned(report)
+
+
+def _cleaned(report: VmReport) -> VmReport:
+    """Return a report whose texts can be shown: paths and names come from command lines and sockets."""
+    texts: dict[str, object] = {"unseen": tuple(map(printable, report.unseen))}
+    for name in VmReport.__struct_fields__:
+        value = getattr(report, name)
+        if isinstance(value, str):
+            texts[name] = printable(value)
+    return msgspec.structs.replace(report, **texts)
 
 
 def _lock(file: ProxmoxVm | None) -> str:
