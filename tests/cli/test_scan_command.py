@@ -28,7 +28,11 @@ def vm(name: str = "web", **changes: object) -> VmReport:
         ("uuid", "lock", "run_state", "knob_reason", "limit_file", "finding", "change"), ""
     )
     known |= {"name": name, "pid": 7, "keeper": "qemu", "knob": "none", "devices": (), "driver": "unknown"}
-    known |= {"driver_evidence": "nobody asks", "discards": "unknown", "discards_evidence": "not looked at"}
+    known |= {
+        "driver_evidence": "no program asks",
+        "discards": "unknown",
+        "discards_evidence": "not looked at",
+    }
     known |= {"worst": "none", "worst_bytes": 0, "unseen": (), "limit_is_known": True}
     return msgspec.convert(known | changes, VmReport)
 
@@ -76,7 +80,7 @@ def test_each_vm_is_a_line_and_what_is_not_known_is_a_question_mark() -> None:
 
 def test_a_vm_that_is_named_is_shown_with_its_evidence() -> None:
     shown = rendered(report([vm(unseen=("its open files",))]), 80, with_evidence=True)
-    assert "driver unknown: nobody asks" in shown
+    assert "driver unknown: no program asks" in shown
     assert "discards unknown: not looked at" in shown
     assert "not seen: its open files" in shown
 

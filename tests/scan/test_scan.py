@@ -109,6 +109,22 @@ def test_a_monitor_that_serves_another_client_is_left_alone(
     assert vm.resident_bytes == 400 * MIB
 
 
+def test_a_client_that_came_after_the_vms_were_found_is_left_alone_as_well(
+    tree: ProcTree, tmp_path: Path
+) -> None:
+    add(tree, tmp_path / "qmp")
+    fake = monitor()
+
+    async def play() -> ScanReport:
+        async with served([(tmp_path / "qmp", fake)]):
+            found = find_vms(proc=tree.root, proxmox=Path("/nonexistent"))
+            tree.socket(tmp_path / "qmp", 5, state="03")
+            return await scan(found, proc=tree.root)
+
+    assert only(asyncio.run(play())).worst == "monitor-taken"
+    assert fake.writers == []
+
+
 def test_a_path_that_would_write_to_the_terminal_is_shown_without_its_controls(
     tree: ProcTree, tmp_path: Path
 ) -> None:

@@ -63,6 +63,17 @@ def test_only_queries_are_sent_and_each_figure_arrives(tmp_path: Path) -> None:
     assert told.report == GuestReport(60 * MIB, 40 * MIB, None, 1000)
 
 
+def test_whether_an_hv_balloon_reports_free_pages_is_asked_as_well(tmp_path: Path) -> None:
+    devices = [{"name": "hv0", "type": "child<hv-balloon>"}]
+    answers: dict[str, object] = {
+        "qom-list": lambda arguments: devices if arguments["path"] == "/machine/peripheral" else [],
+        "query-hv-balloon-status-report": {"committed": MIB, "available": MIB},
+        "qom-get free-page-reporting": True,
+    }
+    told = monitored(visited(tmp_path / "qmp", FakeVm(answers).serve))
+    assert (told.balloons, told.reports_free_pages) == (("hv-balloon",), True)
+
+
 def test_the_monitor_is_free_again_when_the_visit_is_over(tmp_path: Path) -> None:
     async def play() -> None:
         vm, is_free = FakeVm(), asyncio.Event()

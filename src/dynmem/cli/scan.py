@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 def scan(named: tuple[str, ...], folders: tuple[Path, ...], *, as_json: bool) -> int:
     """Show what the VMs of this host hold, need and could give back. Nothing is changed.
 
-    Finds QEMU (plain, Proxmox, libvirt) and `dynmem vm` by their processes, asks each monitor that nobody
-    else uses for at most 100 ms, and reads /proc. VM is a name, a pid or Proxmox's VMID; a VM that is named
-    is shown with its evidence. Without root, it says what it could not see.
+    Finds QEMU (plain, Proxmox, libvirt) and `dynmem vm` by their processes, asks each monitor that no other
+    client uses for at most 100 ms, and reads /proc. VM is a name, a pid or Proxmox's VMID; a VM that is named
+    is shown with its evidence. Without root, it reports what it could not see.
 
     \b
     Examples:

@@ -43,7 +43,7 @@ class FoundVm(NamedTuple):
         name: What it is called: by its command line, Proxmox, or its socket; else its pid.
         keeper: Who runs it, by how it was started: "proxmox", "libvirt", "dynmem vm" or "qemu".
         started: What its command line says.
-        monitors: Its monitors that may be reachable from here, those that nobody uses first.
+        monitors: Its monitors that may be reachable from here, those without a client first.
         proxmox: What Proxmox's file says of it; None: there is none.
         problem: Why it has no monitor; "" if it has.
     """

@@ -32,7 +32,7 @@ class Held(NamedTuple):
         guest_bytes: What of both is its guest's memory; the process's own is in it where `own` says so.
         locked_bytes: What it has locked or pinned.
         huge_bytes: Reserved huge pages.
-        has_own: Whether the process's own memory could not be told from the guest's.
+        has_own: Whether the process's own memory could not be distinguished from the guest's.
         unseen: What could not be read, and why: a sentence, or "".
     """
 

@@ -8,7 +8,8 @@ from typing import Final, NamedTuple
 
 from dynmem.discovery.qemu_options import StartedAs, is_on
 from dynmem.scan.held import RIGHTS, Held
-from dynmem.scan.monitored import HV_BALLOON, VIRTIO_BALLOON, VIRTIO_MEM, Monitored
+from dynmem.scan.monitored import VIRTIO_MEM, Monitored
+from dynmem.scan.visit import HV_BALLOON, VIRTIO_BALLOON
 from dynmem.units import MIB, format_size
 
 LIVE, SILENT, ABSENT, UNKNOWN, NONE = "live", "silent", "absent", "unknown", "none"
@@ -19,7 +20,7 @@ HUGE: Final = "its memory is huge pages"
 BALLOON, RECLAIM = "balloon", "host reclaim"
 #: What a guest keeps at hand for its next second of growth: the manager's reserve for virtio-balloon.
 RESERVE_BYTES: Final = 64 * MIB
-#: What a QEMU process holds beside its guest's memory, at most, where the two cannot be told apart.
+#: What a QEMU process holds beside its guest's memory, at most, where the two cannot be distinguished.
 OWN_BYTES: Final = 128 * MIB
 # A report is fresh for three intervals, and for ten seconds: QEMU's timer waits for the guest.
 _FRESH_INTERVALS: Final = 3
@@ -114,7 +115,7 @@ def driver(told: Monitored, now_s: int) -> Verdict:
         return Verdict(UNKNOWN, "its monitor was not asked")
     if HV_BALLOON in told.balloons:
         if told.committed_bytes is not None:
-            return Verdict(LIVE, "its guest has sent a status report")
+            return Verdict(LIVE, "its guest has sent a status report, of unknown age")
         return Verdict(UNKNOWN, "its guest has sent no status report, or the device passes none on")
     if VIRTIO_BALLOON in told.balloons or told.virtio_mems:
         found = _virtio_driver(told, now_s) if told.balloons else _virtio_mem_driver(told)
@@ -142,8 +143,8 @@ def _virtio_driver(told: Monitored, now_s: int) -> Verdict:
     if interval and age is not None:
         return Verdict(SILENT, f"it is asked every {interval} s, and its last report is {age} s old")
     if age is not None:
-        return Verdict(UNKNOWN, f"its guest reported {age} s ago, and nobody has asked since")
-    return Verdict(UNKNOWN, "nobody asks its guest for statistics, and its balloon is empty")
+        return Verdict(UNKNOWN, f"its guest reported {age} s ago, and no program has asked since")
+    return Verdict(UNKNOWN, "no program asks its guest for statistics, and its balloon is empty")
 
 
 def _virtio_mem_driver(told: Monitored) -> Verdict:

@@ -8,18 +8,19 @@ from typing import Final, NamedTuple
 
 from dynmem.limits import MANAGER_FIGURE_BYTES_MAX, QMP_NAME_MAX
 from dynmem.scan.visit import (
-    BALLOON,
     DEFLATES,
     FOLDERS,
+    HV_BALLOON,
     INTERVAL,
     REPORTING,
     STATISTICS,
+    VIRTIO_BALLOON,
     Answers,
-    balloon_path,
+    device_path,
     devices_in,
 )
 
-VIRTIO_BALLOON, HV_BALLOON, VIRTIO_MEM = BALLOON, "hv-balloon", "virtio-mem"
+VIRTIO_MEM: Final = "virtio-mem"
 # Texts of QEMU's hv-balloon: it is there, and has no report.
 _HV_SAYS_NOTHING: Final = ("guest memory status reporting", "no guest memory status")
 _SECONDS_MAX: Final = 1 << 40  # a wall clock beyond this is nonsense
@@ -105,7 +106,7 @@ def monitored(answers: Answers) -> Monitored:
     balloons = []
     if hv or hv_refusal.startswith(_HV_SAYS_NOTHING):
         balloons.append(HV_BALLOON)
-    path = balloon_path(replies)
+    path = device_path(replies, VIRTIO_BALLOON)
     if path:
         balloons.append(VIRTIO_BALLOON)
     dimms, virtio_mems = _memory_devices(replies.get("query-memory-devices"))

@@ -17,15 +17,16 @@ import msgspec
 from dynmem.discovery.find import Found, FoundVm
 from dynmem.discovery.processes import PROC
 from dynmem.discovery.proxmox import ProxmoxVm
+from dynmem.discovery.unix_sockets import unix_sockets
 from dynmem.errors import DynmemError, printable
 from dynmem.procfs import meminfo
 from dynmem.scan import judge
 from dynmem.scan.advice import ORDER, Case, advise
 from dynmem.scan.held import Held, measure, state_of
-from dynmem.scan.monitored import HV_BALLOON, VIRTIO_BALLOON, VIRTIO_MEM, Monitored, monitored
+from dynmem.scan.monitored import VIRTIO_MEM, Monitored, monitored
 from dynmem.scan.report import ScanReport, VmReport
 from dynmem.scan.surroundings import NOTHING_SEEN, Surroundings, look_around
-from dynmem.scan.visit import Answers, visit
+from dynmem.scan.visit import HV_BALLOON, VIRTIO_BALLOON, Answers, visit
 from dynmem.units import parse_size
 
 AT_ONCE: Final = 4
@@ -83,13 +84,15 @@ async def scan(found: Found, *, proc: Path = PROC, walks_s: float = WALKS_S) -> 
 
 
 async def _visited(vm: FoundVm, proc: Path) -> Answers:
-    """Visit the first monitor of a VM that serves nobody else."""
+    """Visit the first monitor of a VM that serves no other client."""
     if not vm.monitors:
         return Answers(problem=vm.problem)
     monitor = vm.monitors[0]
     if vm.pid and state_of(vm.pid, proc) in _STOPPED:
         return Answers(problem="its process is stopped: its monitor was not asked")
-    if monitor.is_taken and not vm.started.is_ours:
+    # Asked again: since the VMs were found, their owners may have connected.
+    is_taken = monitor.is_taken or str(monitor.path) in unix_sockets(proc).taken
+    if is_taken and not vm.started.is_ours:
         return Answers(problem=f"another client holds its monitor {monitor.path}")
     # Whoever passed the monitor as a descriptor has made it listen, and is its listener for the kernel.
     was_passed = any(each.descriptor is not None for each in vm.started.monitors)

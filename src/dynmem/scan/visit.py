@@ -17,11 +17,13 @@ from dynmem.qmp.queries import QUERIES, values_max
 
 VISIT_S: Final = 0.1
 FOLDERS: Final = ("/machine/peripheral", "/machine/peripheral-anon")
-BALLOON: Final = "virtio-balloon"
+VIRTIO_BALLOON, HV_BALLOON = "virtio-balloon", "hv-balloon"
 STATISTICS: Final = "guest-stats"
 INTERVAL: Final = "guest-stats-polling-interval"
 REPORTING: Final = "free-page-reporting"
 DEFLATES: Final = "deflate-on-oom"
+# What is read of each device. A VM has one of them; of hv-balloon only ours has it.
+_PROPERTIES: Final = {VIRTIO_BALLOON: (STATISTICS, INTERVAL, REPORTING, DEFLATES), HV_BALLOON: (REPORTING,)}
 _FIRST: Final = (
     *("query-status", "query-balloon", "query-memory-size-summary", "query-memory-devices"),
     *("query-hv-balloon-status-report", "query-migrate", "query-uuid"),
@@ -71,10 +73,10 @@ class _Visit:
             await self._ask(client, command, command)
         for folder in FOLDERS:
             await self._ask(client, folder, "qom-list", {"path": folder})
-        balloon = balloon_path(self.replies)
-        if balloon:
-            for name in (STATISTICS, INTERVAL, REPORTING, DEFLATES):
-                await self._ask(client, name, "qom-get", {"path": balloon, "property": name})
+        for kind, names in _PROPERTIES.items():
+            path = device_path(self.replies, kind)
+            for name in names if path else ():
+                await self._ask(client, name, "qom-get", {"path": path, "property": name})
 
     async def _ask(
         self, client: QmpClient, key: str, command: str, arguments: Mapping[str, object] | None = None
@@ -110,11 +112,11 @@ async def visit(path: Path, pid: int = 0) -> Answers:
     return Answers(made.replies, made.refusals, made.pid, problem)
 
 
-def balloon_path(replies: Mapping[str, object]) -> str:
-    """Return the QOM path of the first virtio-balloon; "" if there is none."""
+def device_path(replies: Mapping[str, object], wanted: str) -> str:
+    """Return the QOM path of the first device of a kind; "" if there is none."""
     for folder in FOLDERS:
         for name, kind in devices_in(replies.get(folder)):
-            if kind.startswith(BALLOON):
+            if kind.startswith(wanted):
                 return f"{folder}/{name}"
     return ""
 

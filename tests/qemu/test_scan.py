@@ -1,0 +1,65 @@
+"""`dynmem scan` of a real guest: its figures are those of the guest's kernel and of the file of its RAM."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from tests.rigs.linux_guest import Boot, Until
+from tests.rigs.scenes import play
+
+from dynmem.discovery.find import find_vms
+from dynmem.lab.qemu import BALLOON_PATH, QemuGuest
+from dynmem.lab.workload import Load
+from dynmem.qmp.client import QmpClient
+from dynmem.scan.report import VmReport
+from dynmem.scan.scan import scan
+from dynmem.units import MIB, PAGE_SIZE
+
+pytestmark = pytest.mark.qemu
+SIZE = 256 * MIB
+
+
+def scanned(guest: QemuGuest) -> VmReport:
+    found = find_vms(proxmox=Path("/nonexistent"))
+    found = found._replace(vms=tuple(vm for vm in found.vms if vm.pid == guest.pid))
+    (vm,) = asyncio.run(scan(found)).vms
+    return vm
+
+
+def hold(guest: QemuGuest, until: Until, mib: int) -> None:
+    """Have the load hold so much, no less and no more."""
+    guest.order(Load(high_bytes=mib * MIB, rate_bytes=512 * MIB))
+    until(guest, lambda: (report := guest.read_serial()) is not None and report.held_pages == mib * 256)
+
+
+def test_memory_that_a_real_guest_has_freed_is_stranded_as_its_kernel_and_its_ram_file_say(
+    boot: Boot, until: Until
+) -> None:
+    guest = boot(SIZE // MIB)
+
+    async def switch_statistics_on() -> None:
+        async with await QmpClient.connect(guest.lab_qmp_path) as client:
+            interval = {"path": BALLOON_PATH, "property": "guest-stats-polling-interval", "value": 1}
+            await client.execute("qom-set", interval)
+
+    play(switch_statistics_on())
+    hold(guest, until, 120)
+    hold(guest, until, 8)
+    seen: list[VmReport] = []
+
+    def is_stranded() -> bool:
+        seen.append(scanned(guest))
+        return (seen[-1].stranded_bytes or 0) >= 64 * MIB
+
+    until(guest, is_stranded)
+    vm = seen[-1]
+    report = guest.read_serial()
+    assert report is not None
+    used = SIZE - report.free_pages * PAGE_SIZE
+    assert vm.stranded_bytes is not None
+    assert abs(vm.stranded_bytes - (guest.resident_bytes() - used)) < 16 * MIB
+    assert vm.guest_available_bytes is not None
+    assert abs(vm.guest_available_bytes - report.available_pages * PAGE_SIZE) < 16 * MIB
+    assert (vm.driver, vm.discards, vm.knob) == ("live", "effective", "balloon")
+    assert vm.could_give_bytes is not None
+    assert 0 < vm.could_give_bytes <= guest.resident_bytes()
