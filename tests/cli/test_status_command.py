@@ -55,6 +55,19 @@ def test_status_imports_nothing_heavy_and_little_at_all() -> None:
     assert len(modules) <= MODULES_MAX
 
 
+def test_a_manager_runs_without_numpy() -> None:
+    script = (
+        "import sys, dynmem.cli.run, dynmem.manager.loop\n"
+        "from dynmem.manager.step.claims import Claims\n"
+        "from dynmem.manager.step.books_view import books_view\n"
+        "gmm = Claims(1000).gmm\n"
+        "books_view(gmm.verify().query_statistics(), gmm.shortage(), gmm.least_pages)\n"
+        "assert 'numpy' not in sys.modules\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_without_a_manager_the_next_step_is_named(tmp_path: Path) -> None:
     code, out, err = dynmem("status", "--socket", tmp_path / "api.sock")
     assert (code, out) == (3, "")

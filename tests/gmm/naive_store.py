@@ -95,7 +95,7 @@ def snapshot(gmm: GlobalMemoryManager) -> list[object]:
         )
     lists = [chunks.ids.item(slot) for slot in chunks.any()]
     vms = [
-        (vm.name, vm.handle, vm.process, vm.node, chunks.ids.item(vm.hint) if vm.hint >= 0 else 0)
+        (vm.name, vm.handle, vm.process, vm.node, chunks.ids.item(vm.hint) if vm.hint is not None else 0)
         for vm in gmm._vms
     ]
     mappings = sorted(

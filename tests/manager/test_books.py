@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from tests.rigs.obedient import CALM, ObedientHost
 
-from dynmem.gmm import Account, BalloonAction, GlobalMemoryManager
+from dynmem.gmm import Account, BalloonAction, CountedBooks
 from dynmem.gmm import Priority as GmmPriority
 from dynmem.gmm.structures import GMMSTATS, GMMVMSTATS
 from dynmem.manager.journal.journal import SENT, Intent, Journal
@@ -455,10 +455,10 @@ def calls_of_a_quiet_step(vms: int, monkeypatch: pytest.MonkeyPatch) -> Counter[
         return count
 
     with monkeypatch.context() as patch:
-        for name in dir(GlobalMemoryManager):
-            call = getattr(GlobalMemoryManager, name)
+        for name in dir(CountedBooks):
+            call = getattr(CountedBooks, name)
             if callable(call) and (not name.startswith("_") or name == "__contains__"):
-                patch.setattr(GlobalMemoryManager, name, counted(name, call))
+                patch.setattr(CountedBooks, name, counted(name, call))
         host.sweep()
     return counts
 

@@ -104,7 +104,7 @@ class _Pass(NamedTuple):
 def _hint(search: _Search) -> Iterator[int]:
     slot, chunks = search.vm.hint, search.table.chunks
     if (
-        slot != NONE
+        slot is not None
         and chunks.ids.item(slot)
         and chunks.free.item(slot)
         and chunks.owner.item(slot) == search.vm.handle

@@ -140,7 +140,7 @@ class Book:
             asked.is_stuck,
         )
 
-    def stats(self, shared_pages: int, *, shared_paging_enabled: bool) -> VmStats:
+    def stats(self, shared_pages: int = 0, *, shared_paging_enabled: bool = False) -> VmStats:
         """Return its figures; *shared_pages* of those with ids are references."""
         return VmStats(
             reserved=_sizes(self.reserved),

@@ -1,21 +1,31 @@
 """What is booked by count: what VMs reserve, pages that have no ids, balloons, and who is to give."""
 
 from collections.abc import Iterator
+from typing import Protocol, Self
 
 from dynmem.gmm.accounts import Accounts
 from dynmem.gmm.book import Figures
-from dynmem.gmm.codes import Account, BalloonAction, GmmError, OcPolicy, Priority
+from dynmem.gmm.codes import Account, BalloonAction, GmmError, OcPolicy, Priority, Status
 from dynmem.gmm.overcommit import Admission, OvercommitRules
 from dynmem.gmm.shortage import Shortage, interruptible, shortage_of
-from dynmem.gmm.statistics import MemoryStats
-from dynmem.gmm.store import Ledger
-from dynmem.gmm.vms import Vms
+from dynmem.gmm.statistics import MemoryStats, Stats
+from dynmem.gmm.vms import Vm, Vms
+
+
+class Ledger(Protocol):
+    """Chunk ids for memory that was made elsewhere, of which only the amount is known."""
+
+    def set_chunks(self, vm: str, chunks: int, /) -> None:
+        """Represent a VM's memory by this number of chunk ids; 0 removes the VM. Cannot fail."""
 
 
 class CountedBooks:
-    """The part of the Global Memory Manager that knows how many pages a VM has, and never which."""
+    """The part of the Global Memory Manager that knows how many pages a VM has, and never which.
 
-    def __init__(self, max_pages: int, ledger: Ledger | None) -> None:
+    For a host whose VMs make their own memory it is all that is needed.
+    """
+
+    def __init__(self, max_pages: int, ledger: Ledger | None = None) -> None:
         self._accounts = Accounts(max_pages)
         self._vms = Vms()
         self._ledger = ledger
@@ -116,6 +126,31 @@ class CountedBooks:
             if not registered:
                 self._vms.undo_register(known)
             raise
+
+    def cleanup_vm(self, vm: str) -> int:
+        """Close the books of a VM that is gone, at any moment; return what it was charged (GMMR0CleanupVM).
+
+        Its modules go first, then its references to shared pages, its mappings and its private pages; chunks
+        that are empty then go back to the host. If the store fails, what it raises comes out, and another
+        call continues.
+
+        Raises:
+            GmmError: WRONG_ORDER (it is neither registered nor has a reservation).
+        """
+        known = self._vms.get(vm)
+        if known is None:
+            raise GmmError(Status.WRONG_ORDER, f"{vm} has no initial reservation and is not registered")
+        pages = self._accounts.book(vm).total_allocated if vm in self._accounts else 0
+        self._drop_pages(known)
+        if vm in self._accounts:
+            self._accounts.cleanup_vm(vm)
+        if self._ledger is not None:
+            self._ledger.set_chunks(vm, 0)
+        self._vms.remove(known)
+        return pages
+
+    def _drop_pages(self, vm: Vm) -> None:
+        """Free the pages of a VM that have ids, if there are such."""
 
     @property
     def least_pages(self) -> int:
@@ -243,6 +278,25 @@ class CountedBooks:
         """Return why a VM may not allocate (fMayAllocate); "" if it may."""
         return self._accounts.book(vm).may_not_allocate_why
 
+    def query_statistics(self, vm: str | None = None) -> Stats:
+        """Return the totals, and the figures of one VM if it is named (GMMR0QueryStatistics).
+
+        Raises:
+            GmmError: WRONG_ORDER.
+        """
+        accounts = self._accounts
+        return Stats(
+            max_pages=accounts.max_pages,
+            reserved_pages=accounts.reserved_pages,
+            over_committed_pages=max(0, accounts.reserved_pages - accounts.max_pages),
+            allocated_pages=accounts.allocated_pages,
+            ballooned_pages=accounts.ballooned,
+            chunks=accounts.chunks,
+            freed_chunks=accounts.freed_chunks,
+            vms=len(accounts),
+            vm=None if vm is None else accounts.book(vm).stats(),
+        )
+
     def query_memory_stats(self, vm: str) -> MemoryStats:
         """Return the figures of one VM's base account (GMMR0QueryMemoryStatsReq, GMMR3QueryMemoryStats).
 
@@ -262,3 +316,9 @@ class CountedBooks:
     def reserved(self, vm: str, account: Account = Account.BASE) -> int:
         """Return the reserved pages of one account, without building statistics."""
         return self._accounts.reserved(vm, account)
+
+    def verify(self) -> Self:
+        """Assert every invariant: each total is the sum of its parts, and all books agree."""
+        self._accounts.verify()
+        assert all(vm in self._vms for vm in self._accounts)
+        return self

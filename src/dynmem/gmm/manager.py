@@ -2,20 +2,21 @@
 
 from typing import Literal, Self
 
+import msgspec
 import numpy as np
 
 from dynmem.gmm.allocation import Allocator
 from dynmem.gmm.chunks import NOBODY
 from dynmem.gmm.codes import Account, GmmError, Status
 from dynmem.gmm.constants import GMM_CHUNK_NUM_PAGES, GMM_CHUNK_SIZE
-from dynmem.gmm.counted import CountedBooks
+from dynmem.gmm.counted import CountedBooks, Ledger
 from dynmem.gmm.frees import Frees
 from dynmem.gmm.handy import HandyPages
 from dynmem.gmm.mappings import CHUNK_MAPPINGS_MAX, PROCESS_MAPPINGS_MAX, Mappings
 from dynmem.gmm.page_table import PageTable
 from dynmem.gmm.sharing import Checked, Sharing
 from dynmem.gmm.statistics import HypervisorMemoryStats, Stats
-from dynmem.gmm.store import ChunkStore, Ledger, NoStore
+from dynmem.gmm.store import ChunkStore, NoStore
 from dynmem.gmm.structures import Records
 from dynmem.gmm.vms import Vm
 
@@ -81,28 +82,6 @@ class GlobalMemoryManager(CountedBooks):
         return self._table
 
     # VMs that end.
-
-    def cleanup_vm(self, vm: str) -> int:
-        """Close the books of a VM that is gone, at any moment; return what it was charged (GMMR0CleanupVM).
-
-        Its modules go first, then its references to shared pages, its mappings and its private pages; chunks
-        that are empty then go back to the host. If the store fails, what it raises comes out, and another
-        call continues.
-
-        Raises:
-            GmmError: WRONG_ORDER (it is neither registered nor has a reservation).
-        """
-        known = self._vms.get(vm)
-        if known is None:
-            raise GmmError(Status.WRONG_ORDER, f"{vm} has no initial reservation and is not registered")
-        pages = self._accounts.book(vm).total_allocated if vm in self._accounts else 0
-        self._drop_pages(known)
-        if vm in self._accounts:
-            self._accounts.cleanup_vm(vm)
-        if self._ledger is not None:
-            self._ledger.set_chunks(vm, 0)
-        self._vms.remove(known)
-        return pages
 
     def _drop_pages(self, vm: Vm) -> None:
         """Free all pages of a VM, and charge nothing for each as soon as it is free."""
@@ -276,28 +255,18 @@ class GlobalMemoryManager(CountedBooks):
     # Figures.
 
     def query_statistics(self, vm: str | None = None) -> Stats:
-        """Return the totals, and the figures of one VM if it is named (GMMR0QueryStatistics).
-
-        Raises:
-            GmmError: WRONG_ORDER.
-        """
-        accounts, chunks, sharing = self._accounts, self._table.chunks, self._sharing
-        return Stats(
-            max_pages=accounts.max_pages,
-            reserved_pages=accounts.reserved_pages,
-            over_committed_pages=max(0, accounts.reserved_pages - accounts.max_pages),
-            allocated_pages=accounts.allocated_pages,
+        counted, chunks, sharing = super().query_statistics(), self._table.chunks, self._sharing
+        return msgspec.structs.replace(
+            counted,
             shared_pages=self._table.shared_pages,
-            duplicate_pages=accounts.duplicate_pages,
+            duplicate_pages=self._accounts.duplicate_pages,
             left_behind_shared_pages=sharing.left_behind_pages,
-            ballooned_pages=accounts.ballooned,
-            chunks=accounts.chunks + chunks.count,
-            freed_chunks=accounts.freed_chunks + chunks.dropped,
+            chunks=counted.chunks + chunks.count,
+            freed_chunks=counted.freed_chunks + chunks.dropped,
             shareable_modules=len(sharing.modules),
-            vms=len(accounts),
             vm=None
             if vm is None
-            else accounts.book(vm).stats(sharing.held(vm), shared_paging_enabled=not self._bound),
+            else self._accounts.book(vm).stats(sharing.held(vm), shared_paging_enabled=not self._bound),
         )
 
     def reset_statistics(self, stats: Records) -> None:
@@ -321,8 +290,7 @@ class GlobalMemoryManager(CountedBooks):
         )
 
     def verify(self) -> Self:
-        """Assert every invariant: each total is the sum of its parts, and all books agree."""
-        self._accounts.verify()
+        super().verify()
         self._table.verify()
         self._sharing.verify()
         self._mappings.verify()
@@ -336,5 +304,4 @@ class GlobalMemoryManager(CountedBooks):
             pages = private.pop(vm.handle, 0) + self._sharing.held(vm.name)
             assert pages == (self._accounts.book(vm.name).identified if vm.name in self._accounts else 0)
         assert not private
-        assert all(vm in self._vms for vm in self._accounts)
         return self

@@ -1,10 +1,13 @@
 """The figures that the Global Memory Manager reports: of one VM, and of all."""
 
+from typing import TYPE_CHECKING
+
 import msgspec
-import numpy as np
 
 from dynmem.gmm.codes import OcPolicy, Priority
-from dynmem.gmm.structures import GMMSTATS, GMMVMSIZES, GMMVMSTATS
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 class VmSizes(msgspec.Struct, frozen=True):
@@ -57,8 +60,12 @@ class VmStats(msgspec.Struct, frozen=True):
     ballooning_enabled: bool = True
     shared_paging_enabled: bool = False
 
-    def structure(self) -> np.void:
+    def structure(self) -> "np.void":
         """Return the figures as a GMMVMSTATS."""
+        import numpy as np
+
+        from dynmem.gmm.structures import GMMVMSIZES, GMMVMSTATS
+
         one = np.zeros(1, GMMVMSTATS)
         for field, sizes in (("Reserved", self.reserved), ("Allocated", self.allocated)):
             one[field] = np.array([(sizes.base_pages, sizes.shadow_pages, sizes.fixed_pages)], GMMVMSIZES)
@@ -114,8 +121,12 @@ class Stats(msgspec.Struct, frozen=True):
     left_behind_shared_pages: int = 0
     shareable_modules: int = 0
 
-    def structure(self) -> np.void:
+    def structure(self) -> "np.void":
         """Return the figures as a GMMSTATS; those of the VM are 0 if none was named."""
+        import numpy as np
+
+        from dynmem.gmm.structures import GMMSTATS
+
         one = np.zeros(1, GMMSTATS)
         for field, figure in (
             ("cMaxPages", self.max_pages),

@@ -46,13 +46,6 @@ class ChunkStore(Protocol):
         """End the use of a chunk by a process, which may have ended itself."""
 
 
-class Ledger(Protocol):
-    """Chunk ids for memory that was made elsewhere, of which only the amount is known."""
-
-    def set_chunks(self, vm: str, chunks: int, /) -> None:
-        """Represent a VM's memory by this number of chunk ids; 0 removes the VM. Cannot fail."""
-
-
 class NoStore:
     """Books without memory: every chunk can be made, and no two pages are equal."""
 

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from typing import Final
 
-from dynmem.gmm.chunks import NONE
 from dynmem.gmm.codes import GmmError, Status
 
 #: Handles of VMs are 1 to this; a page has 16 bits for its VM's.
@@ -19,7 +18,7 @@ class Vm:
         handle: Its number in the page table.
         process: The number that the store gave its process.
         node: The NUMA node on which it wants its memory.
-        hint: The slot of the chunk from which it allocated last.
+        hint: The slot of the chunk from which it allocated last, if it has.
     """
 
     __slots__ = ("handle", "hint", "name", "node", "process")
@@ -29,7 +28,7 @@ class Vm:
         self.handle: Final[int] = handle
         self.process: Final[int] = process
         self.node: Final[int] = node
-        self.hint: int = NONE
+        self.hint: int | None = None
 
 
 class Vms:

@@ -1,13 +1,13 @@
 """Whether room for a VM that is about to start can be made at all: by the books, all VMs at their minimum."""
 
-from dynmem.gmm import GlobalMemoryManager
+from dynmem.gmm import CountedBooks
 from dynmem.manager.step.reservations import Reservations
 from dynmem.manager.step.roster import Roster
 from dynmem.units import format_pages, pages_of
 
 
 def refusal_of(
-    name: str, size: int, left_ns: int, roster: Roster, reservations: Reservations, gmm: GlobalMemoryManager
+    name: str, size: int, left_ns: int, roster: Roster, reservations: Reservations, gmm: CountedBooks
 ) -> str:
     """Return why a reservation of *size* pages can never be made ready; "" if it can."""
     if size < 1 or left_ns <= 0:

@@ -19,7 +19,7 @@ A claim takes memory from others, so no figure of a VM's own monitor makes one a
 
 from typing import Final
 
-from dynmem.gmm import Account, BalloonAction, GlobalMemoryManager, OcPolicy
+from dynmem.gmm import Account, BalloonAction, CountedBooks, OcPolicy
 from dynmem.gmm import Priority as GmmPriority
 from dynmem.gmm.book import Figures
 from dynmem.gmm.overcommit import OvercommitRules
@@ -41,7 +41,7 @@ class Claims:
     """The books of one host's VMs and reservations."""
 
     def __init__(self, limit_pages: int) -> None:
-        self.gmm: Final = GlobalMemoryManager(limit_pages, mode="bound")
+        self.gmm: Final = CountedBooks(limit_pages)
         self.gmm.rules = RULES
 
     @staticmethod
