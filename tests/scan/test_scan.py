@@ -194,3 +194,20 @@ def test_sixty_vms_are_visited_a_few_at_a_time(tree: ProcTree, tmp_path: Path) -
     report = asyncio.run(play())
     assert len(report.vms) == 60
     assert 1 < Counting.most <= AT_ONCE
+
+
+def test_after_the_time_for_it_no_monitor_is_visited_and_no_mapping_is_walked_and_that_is_said(
+    tree: ProcTree, tmp_path: Path
+) -> None:
+    add(tree, tmp_path / "qmp")
+    fake = monitor()
+
+    async def play() -> ScanReport:
+        async with served([(tmp_path / "qmp", fake)]):
+            found = find_vms(proc=tree.root, proxmox=Path("/nonexistent"))
+            return await scan(found, proc=tree.root, visits_s=-1, walks_s=-1)
+
+    vm = only(asyncio.run(play()))
+    assert fake.writers == []
+    assert [each.rpartition(": ")[2] for each in vm.unseen] == ["there was no time left"] * 2
+    assert vm.resident_bytes == 400 * MIB

@@ -149,6 +149,18 @@ def test_a_monitor_that_floods_is_left_as_well(tmp_path: Path) -> None:
     assert visited(tmp_path / "qmp", flood).problem
 
 
+def test_a_monitor_that_this_user_may_not_connect_to_is_said_to_be_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("socket.socket.connect", refuse)
+    answers = asyncio.run(visit(tmp_path / "qmp"))
+    assert answers.is_forbidden
+    assert "may not connect" in answers.problem
+
+
 @pytest.mark.parametrize("path", ["nosuch", "x" * 200, "a\0b"])
 def test_a_socket_that_cannot_be_reached_is_a_sentence(tmp_path: Path, path: str) -> None:
     assert asyncio.run(visit(tmp_path / path)).problem

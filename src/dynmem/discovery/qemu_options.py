@@ -50,7 +50,6 @@ class StartedAs(NamedTuple):
         netdevs: Its network backends, by their properties; "type" is the type.
         machine: The properties of its machine.
         locks_memory: Whether it was told to lock its memory.
-        memory_path: Where ``-mem-path`` puts its memory; "" if it does not.
         reads_a_file: Whether options of it stand in a file that is not looked at.
     """
 
@@ -65,7 +64,6 @@ class StartedAs(NamedTuple):
     netdevs: tuple[Fields, ...]
     machine: Fields
     locks_memory: bool
-    memory_path: str
     reads_a_file: bool
 
 
@@ -92,7 +90,6 @@ def started_as(arguments: Sequence[str]) -> StartedAs:
         tuple(fields_of(value, "type") for value in found.get("netdev", ())),
         machine,
         any(is_on(each.get("mem-lock", each.get("mlock", ""))) for each in locks),
-        next(iter(found.get("mem-path", ())), ""),
         "readconfig" in found,
     )
 

@@ -20,13 +20,12 @@ from dynmem.units import KIB, MIB, format_size
 # What is wrong.
 LIMITED, PINNED, UNDRIVEN, UNPLUGGED = "limit", "pinned", "no-driver", "not-plugged"
 STRANDED, SPARE = "stranded", "spare"
-DEVICELESS, MUTE, TAKEN, UNREACHABLE, FINE = (
-    *("no-device", "no-statistics", "monitor-taken", "no-monitor"),
-    "none",
-)
+DEVICELESS, MUTE, TAKEN, FORBIDDEN = "no-device", "no-statistics", "monitor-taken", "not-permitted"
+UNREACHABLE, FINE = "no-monitor", "none"
 #: The worst first.
 ORDER: Final = (
-    *(LIMITED, PINNED, UNDRIVEN, UNPLUGGED, STRANDED, SPARE, DEVICELESS, MUTE, TAKEN, UNREACHABLE),
+    *(LIMITED, PINNED, UNDRIVEN, UNPLUGGED, STRANDED, SPARE, DEVICELESS, MUTE, TAKEN),
+    *(FORBIDDEN, UNREACHABLE),
     FINE,
 )
 #: What is worth a line: a quarter of a GiB, and a sixteenth of the VM.
@@ -92,6 +91,7 @@ CHANGES: Final[Mapping[str, Mapping[str, str]]] = {
         PROXMOX: "`qm set {number} --args '" + _OWN_MONITOR + "'` (beside the args that it has), at its next"
         " start",
     },
+    FORBIDDEN: dict.fromkeys((BY_HAND, LIBVIRT, PROXMOX, OURS), "`sudo dynmem scan`"),
     UNREACHABLE: {
         BY_HAND: "a monitor for dynmem, at its next start: `" + _OWN_MONITOR + "`",
         OURS: "a monitor, at its next start: `--qmp unix:/run/dynmem-{word}.qmp,server=on,wait=off`",
@@ -129,6 +129,7 @@ class Case(NamedTuple):
         stranded: What is stranded; None: not known.
         limit: The tightest limit above it.
         problem: Why its monitor was not asked, or not all.
+        is_forbidden: Whether this user may not ask it.
     """
 
     vm: FoundVm
@@ -140,6 +141,7 @@ class Case(NamedTuple):
     stranded: int | None
     limit: Limit | None
     problem: str
+    is_forbidden: bool = False
 
 
 def advise(case: Case) -> Advice:
@@ -187,7 +189,8 @@ def _wrong_with_access(case: Case) -> Iterator[tuple[str, str, int]]:
     if told.balloon_path and told.interval_s == 0:
         yield MUTE, "its guest is not asked for statistics, so what it needs is not known", 0
     if case.vm.monitors and not told.is_known:
-        yield TAKEN, case.problem or "its monitor could not be asked", 0
+        kind = FORBIDDEN if case.is_forbidden else TAKEN
+        yield kind, case.problem or "its monitor could not be asked", 0
     if not case.vm.monitors:
         yield UNREACHABLE, case.problem or "it has no monitor that can be asked", 0
 

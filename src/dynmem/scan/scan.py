@@ -1,8 +1,8 @@
 """One scan: find the VMs, visit their monitors, look at their processes, judge.
 
 First all monitors, four at a time, so that none is kept for longer than its tenth of a second; then all
-processes, in threads. Sixty VMs whose monitors are silent take a second and a half; mappings are walked only
-until `WALKS_S` have passed.
+processes, in threads. Sixty VMs whose monitors are silent take a second and a half. However many there are,
+and whatever they do: no monitor is visited after `VISITS_S`, and no mapping is walked after `WALKS_S`.
 """
 
 import asyncio
@@ -30,8 +30,10 @@ from dynmem.scan.visit import HV_BALLOON, VIRTIO_BALLOON, Answers, visit
 from dynmem.units import parse_size
 
 AT_ONCE: Final = 4
-#: After this long no more mappings are walked: what is left of a scan takes milliseconds.
-WALKS_S: Final = 3.0
+#: Seconds after which no more monitors are visited: a hundred silent ones.
+VISITS_S: Final = 2.5
+#: Seconds after which no more mappings are walked: what is left of a scan takes milliseconds.
+WALKS_S: Final = 4.0
 _GONE: Final = "its process has ended"
 # States of a process that has ended and is not waited for yet (proc_pid_status(5)).
 _ENDED: Final = frozenset({"Z", "X"})
@@ -48,13 +50,17 @@ class Process:
         self.problem: Final = problem
 
 
-async def scan(found: Found, *, proc: Path = PROC, walks_s: float = WALKS_S) -> ScanReport:
+async def scan(
+    found: Found, *, proc: Path = PROC, visits_s: float = VISITS_S, walks_s: float = WALKS_S
+) -> ScanReport:
     """Return what is known of the VMs; it changes nothing."""
     began = time.monotonic()
     gate = asyncio.Semaphore(AT_ONCE)
 
     async def ask(vm: FoundVm) -> Answers:
         async with gate:
+            if time.monotonic() - began > visits_s:
+                return Answers(problem="its monitor was not asked: there was no time left")
             return await _visited(vm, proc)
 
     async def look(vm: FoundVm, pid: int, told: Monitored) -> Process:
@@ -69,7 +75,7 @@ async def scan(found: Found, *, proc: Path = PROC, walks_s: float = WALKS_S) -> 
     processes = await asyncio.gather(*map(look, found.vms, pids, told))
     total, available, swap_total, swap_free = _host(proc)
     vms = [
-        _report(vm, pid, said, answer.problem, process, now_s, has_swap=bool(swap_total))
+        _report(vm, pid, said, answer, process, now_s, has_swap=bool(swap_total))
         for vm, pid, said, answer, process in zip(found.vms, pids, told, answers, processes, strict=True)
         if process.problem != _GONE
     ]
@@ -132,7 +138,7 @@ def _host(proc: Path) -> Sequence[int | None]:
 
 
 def _report(
-    vm: FoundVm, pid: int, told: Monitored, problem: str, process: Process, now_s: int, *, has_swap: bool
+    vm: FoundVm, pid: int, told: Monitored, answers: Answers, process: Process, now_s: int, *, has_swap: bool
 ) -> VmReport:
     held, around = process.held, process.around
     size = judge.assigned(told)
@@ -141,10 +147,21 @@ def _report(
     state, back = judge.driver(told, now_s), judge.discards(told, traits, full)
     gives = judge.give(told, traits, state, back, now_s)
     stranded = judge.stranded(told, held, now_s)
-    case = Case(vm, told, size or full, state, back, gives, stranded, around.limit, problem)
+    case = Case(
+        vm,
+        told,
+        size or full,
+        state,
+        back,
+        gives,
+        stranded,
+        around.limit,
+        answers.problem,
+        answers.is_forbidden,
+    )
     advice = advise(case)
     fresh = judge.is_fresh(told, now_s)
-    unseen = (problem, process.problem, held.unseen if held is not None else "", around.unseen)
+    unseen = (answers.problem, process.problem, held.unseen if held is not None else "", around.unseen)
     report = VmReport(
         name=vm.name,
         pid=pid,

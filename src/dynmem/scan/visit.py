@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from dynmem.errors import DynmemError, LocalProtocolError
+from dynmem.errors import DynmemError, LocalProtocolError, NotPermittedError
 from dynmem.limits import QMP_PATH_MAX
 from dynmem.qmp.client import QmpClient
 from dynmem.qmp.errors import BusyError, QmpCommandError
@@ -38,12 +38,14 @@ class Answers(NamedTuple):
         refusals: The texts of errors, likewise.
         pid: The process that listens; 0: not known.
         problem: Why the visit ended early; "" if it did not.
+        is_forbidden: Whether this user may not connect.
     """
 
     replies: Mapping[str, object] = {}
     refusals: Mapping[str, str] = {}
     pid: int = 0
     problem: str = ""
+    is_forbidden: bool = False
 
 
 class _Visit:
@@ -105,6 +107,9 @@ async def visit(path: Path, pid: int = 0) -> Answers:
             problem = f"another client holds its monitor {path}"
         else:
             problem = f"its monitor {path} did not greet within 100 ms: another client holds it, or it hangs"
+    except NotPermittedError:
+        problem = f"this user may not connect to its monitor {path}"
+        return Answers(problem=problem, is_forbidden=True)
     except DynmemError as error:
         problem = str(error)
     except (OSError, ValueError) as error:
