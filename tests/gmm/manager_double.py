@@ -80,12 +80,12 @@ class ManagerDouble:
         self._called("reset_shared_modules", vm)
         return 1
 
-    def check_shared_modules(self, vm: str) -> int:
-        self._called("check_shared_modules", vm)
+    def check_shared_modules(self, vm: str, *, most_pages: int | None = None) -> int:
+        self._called("check_shared_modules", vm, most_pages)
         return 1
 
-    def find_duplicate_page(self, vm: str, page_id: int) -> bool:
-        self._called("find_duplicate_page", vm, page_id)
+    def find_duplicate_page(self, vm: str, page_id: int, *, most_pages: int | None = None) -> bool:
+        self._called("find_duplicate_page", vm, page_id, most_pages)
         return bool(self.result)
 
     def query_statistics(self, vm: str | None = None) -> FiguresDouble:

@@ -9,7 +9,7 @@ from tests.gmm.manager_double import ManagerDouble
 
 from dynmem.gmm import BalloonAction, GmmError, OcPolicy, OsFamily, Priority, Status
 from dynmem.gmm.calls import Calls
-from dynmem.gmm.serving import perform
+from dynmem.gmm.serving import PAGES_COMPARED_MAX, perform
 from dynmem.gmm.statistics import HypervisorMemoryStats, MemoryStats
 from dynmem.gmm.structures import VMMDEVSHAREDREGIONDESC
 
@@ -80,13 +80,13 @@ CALLS: dict[str, tuple[Callable[[Calls], object], object, tuple[Any, ...], objec
     "check_shared_modules": (
         lambda calls: calls.check_shared_modules(),
         None,
-        ("check_shared_modules", "a"),
+        ("check_shared_modules", "a", PAGES_COMPARED_MAX),
         None,
     ),
     "is_duplicate_page": (
         lambda calls: calls.is_duplicate_page(513),
         True,
-        ("find_duplicate_page", "a", 513),
+        ("find_duplicate_page", "a", 513, PAGES_COMPARED_MAX),
         True,
     ),
     "query_statistics": (

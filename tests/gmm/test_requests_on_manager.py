@@ -5,12 +5,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dynmem.gmm import Account, BalloonAction, GlobalMemoryManager, GmmError, OcPolicy, Priority, Status
+from dynmem.gmm import (
+    Account,
+    BalloonAction,
+    GlobalMemoryManager,
+    GmmError,
+    OcPolicy,
+    OsFamily,
+    Priority,
+    Status,
+    serving,
+)
 from dynmem.gmm.batches import AllocateBatch, FreeBatch, Transport
 from dynmem.gmm.calls import Calls
 from dynmem.gmm.constants import GMM_CHUNK_NUM_PAGES, GMM_CHUNKID_SHIFT, NIL_GMM_CHUNKID
 from dynmem.gmm.requests import SHAPES, Operation, Request, new_request
 from dynmem.gmm.serving import Manager, perform
+from dynmem.gmm.structures import VMMDEVSHAREDREGIONDESC
 
 PAGES = 4 * GMM_CHUNK_NUM_PAGES
 
@@ -72,6 +83,39 @@ def test_the_pages_of_another_vm_are_freed_by_no_request() -> None:
         assert refused.value.code is Status.NOT_PAGE_OWNER
         assert free.descriptors["idPage"].tolist() == ids
     assert gmm.allocated("a") == gmm.allocated("b") == 3
+    gmm.verify()
+
+
+class NothingThere:
+    """A guest that has no pages where its modules are."""
+
+    def page_at(self, address: int) -> None:
+        del address
+
+    def shared(self, page_id: int, now: int) -> None:
+        raise AssertionError(f"page {page_id} became {now}")
+
+
+def test_a_request_has_no_more_pages_compared_than_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    gmm = manager_of("a", "b")
+    with (
+        AllocateBatch(wire(gmm, "a"), 2, Account.BASE) as own,
+        AllocateBatch(wire(gmm, "b"), 3, Account.BASE) as others,
+    ):
+        (first, _) = own.perform()["idPage"].tolist()
+        others.perform()
+        calls = Calls(wire(gmm, "a"))
+        regions = np.array([(0x10_0000, 0x2000, 0)], VMMDEVSHAREDREGIONDESC)
+        calls.register_shared_module(OsFamily.LINUX64, "libc", "6", 0x10_0000, 0x2000, regions)
+        gmm.sharing.stop("a")
+        gmm.sharing.attach("a", NothingThere())
+        for call, pages in ((lambda: calls.is_duplicate_page(first), 3), (calls.check_shared_modules, 2)):
+            monkeypatch.setattr(serving, "PAGES_COMPARED_MAX", pages)
+            call()
+            monkeypatch.setattr(serving, "PAGES_COMPARED_MAX", pages - 1)
+            with pytest.raises(GmmError, match=f"{pages} pages are too many") as refused:
+                call()
+            assert refused.value.code is Status.NOT_SUPPORTED
     gmm.verify()
 
 

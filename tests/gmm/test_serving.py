@@ -11,7 +11,7 @@ from tests.gmm.manager_double import ManagerDouble
 from dynmem.gmm import Account, BalloonAction, GmmError, OcPolicy, Priority, Status
 from dynmem.gmm.replies import Reply, parse_reply
 from dynmem.gmm.requests import Operation, new_request
-from dynmem.gmm.serving import perform
+from dynmem.gmm.serving import PAGES_COMPARED_MAX, perform
 from dynmem.gmm.structures import VMMDEVSHAREDREGIONDESC
 
 
@@ -45,7 +45,7 @@ ASKED: list[tuple[Operation, dict[str, int | bytes], tuple[Any, ...]]] = [
         ("unregister_shared_module", "a", "libc", "6", 2**63, 4096),
     ),
     (Operation.RESET_SHARED_MODULES, {}, ("reset_shared_modules", "a")),
-    (Operation.CHECK_SHARED_MODULES, {}, ("check_shared_modules", "a")),
+    (Operation.CHECK_SHARED_MODULES, {}, ("check_shared_modules", "a", PAGES_COMPARED_MAX)),
 ]
 
 
@@ -148,7 +148,7 @@ def test_a_page_is_a_duplicate_or_not(is_duplicate: bool) -> None:
     manager = ManagerDouble()
     manager.result = is_duplicate
     reply = asked(manager, Operation.FIND_DUPLICATE_PAGE, idPage=513)
-    assert manager.calls == [("find_duplicate_page", "a", 513)]
+    assert manager.calls == [("find_duplicate_page", "a", 513, PAGES_COMPARED_MAX)]
     assert reply.outputs()["fDuplicate"] == is_duplicate
 
 

@@ -215,13 +215,15 @@ class GlobalMemoryManager(CountedBooks):
         self._check_sharing(vm)
         return self._sharing.modules.reset(vm)
 
-    def check_shared_modules(self, vm: str) -> Checked:
+    def check_shared_modules(self, vm: str, *, most_pages: int | None = None) -> Checked:
         """Share what can be shared of all modules of a stopped VM (GMMR0CheckSharedModules).
 
         Raises:
-            GmmError: WRONG_ORDER, NOT_SUPPORTED (bound mode), and what `Sharing.check` raises.
+            GmmError: WRONG_ORDER, NOT_SUPPORTED (bound mode, or its modules have more than *most_pages*
+                pages), and what `Sharing.check` raises.
         """
         self._check_sharing(vm)
+        _check_work(self._sharing.modules.pages_of(vm), most_pages)
         return self._sharing.check(vm)
 
     def shared_module_check_page(
@@ -238,13 +240,17 @@ class GlobalMemoryManager(CountedBooks):
         self._check_sharing(vm)
         self._sharing.check_page(vm, module, region, page, descriptor)
 
-    def find_duplicate_page(self, vm: str, page_id: int) -> bool:
+    def find_duplicate_page(self, vm: str, page_id: int, *, most_pages: int | None = None) -> bool:
         """Return whether a private page of another VM has the same content (GMMR0FindDuplicatePage).
 
         Raises:
-            GmmError: WRONG_ORDER, NOT_SUPPORTED (bound mode), and what `Sharing.find_duplicate` raises.
+            GmmError: WRONG_ORDER, NOT_SUPPORTED (bound mode, or the other VMs have more than *most_pages*
+                private pages), and what `Sharing.find_duplicate` raises.
         """
         self._check_sharing(vm)
+        chunks, own = self._table.chunks, self._accounts.book(vm).identified - self._sharing.held(vm)
+        used = chunks.count * GMM_CHUNK_NUM_PAGES - chunks.free_pages
+        _check_work(used - self._table.shared_pages - own, most_pages)
         return self._sharing.find_duplicate(vm, page_id)
 
     def _check_sharing(self, vm: str) -> None:
@@ -305,3 +311,12 @@ class GlobalMemoryManager(CountedBooks):
             assert pages == (self._accounts.book(vm.name).identified if vm.name in self._accounts else 0)
         assert not private
         return self
+
+
+def _check_work(pages: int, most_pages: int | None) -> None:
+    if most_pages is not None and pages > most_pages:
+        raise GmmError(
+            Status.NOT_SUPPORTED,
+            f"{pages} pages are too many to compare in one request, which has {most_pages} at most: make the"
+            " call in the process that keeps the books",
+        )

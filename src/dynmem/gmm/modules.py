@@ -222,6 +222,11 @@ class ModuleRegistry:
         """Return the bases of a VM's modules, lowest first."""
         return sorted(self._by_vm.get(vm, ()))
 
+    def pages_of(self, vm: str) -> int:
+        """Return the pages of all modules of a VM together."""
+        own = self._by_vm.get(vm, {}).values()
+        return sum(region.pages for registration in own for region in registration.regions)
+
     def describe(self, vm: str, base: int) -> ModuleDescription:
         """Return what is known of the module that a VM has at *base*, or raise GmmError as `find`."""
         module, places = self.find(vm, base)

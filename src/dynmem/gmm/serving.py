@@ -2,6 +2,8 @@
 
 `perform` returns a reply to whatever bytes arrive: a request that cannot be read, that names an operation the
 original has and we do not (VMMR0_DO_GMM_SEED_CHUNK), or that the manager refuses has its status in the reply.
+
+What one request costs is bounded by its bytes, or by `PAGES_COMPARED_MAX`: other callers wait meanwhile.
 """
 
 import enum
@@ -17,6 +19,9 @@ from dynmem.gmm.statistics import HypervisorMemoryStats, MemoryStats
 from dynmem.gmm.structures import MODULE_NAME, MODULE_VERSION, Records
 
 E = TypeVar("E", bound=enum.IntEnum)
+
+#: Pages that one request may have compared: as many as the longest one on a socket can free.
+PAGES_COMPARED_MAX: Final = 8192
 
 
 class Figures(Protocol):
@@ -63,10 +68,10 @@ class Manager(Protocol):
     def reset_shared_modules(self, vm: str) -> object:
         """Unregister all modules of a VM."""
 
-    def check_shared_modules(self, vm: str) -> object:
+    def check_shared_modules(self, vm: str, *, most_pages: int | None = None) -> object:
         """Share the equal pages of all modules of a VM."""
 
-    def find_duplicate_page(self, vm: str, page_id: int) -> bool:
+    def find_duplicate_page(self, vm: str, page_id: int, *, most_pages: int | None = None) -> bool:
         """Return whether another page has the same content."""
 
     def query_statistics(self, vm: str | None = None) -> Figures:
@@ -174,11 +179,11 @@ def _reset_shared_modules(gmm: Manager, vm: str, _: Request) -> None:
 
 
 def _check_shared_modules(gmm: Manager, vm: str, _: Request) -> None:
-    gmm.check_shared_modules(vm)
+    gmm.check_shared_modules(vm, most_pages=PAGES_COMPARED_MAX)
 
 
 def _find_duplicate_page(gmm: Manager, vm: str, request: Request) -> None:
-    request["fDuplicate"] = gmm.find_duplicate_page(vm, request["idPage"])
+    request["fDuplicate"] = gmm.find_duplicate_page(vm, request["idPage"], most_pages=PAGES_COMPARED_MAX)
 
 
 def _query_statistics(gmm: Manager, vm: str, request: Request) -> None:
