@@ -182,9 +182,7 @@ class SharingMachine(RuleBasedStateMachine):
     @invariant()
     def every_figure_is_the_models(self) -> None:
         shared = self.shared()
-        self.sharing.verify()
-        assert self.sharing.shared_pages == len(shared)
-        assert self.sharing.duplicate_pages == shared.total() - len(shared)
+        assert self.sharing.verify() == (len(shared), shared.total() - len(shared))
         assert self.sharing.left_behind_pages == self.left_behind
         assert len(self.sharing.modules) == len(set(self.registered.values()))
         for page_id in self.content:

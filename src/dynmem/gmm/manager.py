@@ -298,10 +298,8 @@ class GlobalMemoryManager(CountedBooks):
     def verify(self) -> Self:
         super().verify()
         self._table.verify()
-        self._sharing.verify()
+        assert self._sharing.verify() == (self._table.shared_pages, self._accounts.duplicate_pages)
         self._mappings.verify()
-        assert self._sharing.shared_pages == self._table.shared_pages
-        assert self._sharing.duplicate_pages == self._accounts.duplicate_pages
         chunks = self._table.chunks
         owners = set(chunks.owner[chunks.slots()].tolist())
         assert owners <= {NOBODY, *(vm.handle for vm in self._vms)}

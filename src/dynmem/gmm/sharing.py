@@ -134,12 +134,10 @@ class LeftBehind(NamedTuple):
 
 
 class Sharing:
-    """Which VM refers to which shared page, and the figures of sharing.
+    """Which VM refers to which shared page, and what VMs left behind.
 
     Attributes:
         modules: The modules of all VMs.
-        shared_pages: Pages that are shared (GMMSTATS.cSharedPages).
-        duplicate_pages: References beyond the first of each, which is what sharing saves (cDuplicatePages).
         left_behind_pages: References that VMs held when they ended, ever (cLeftBehindSharedPages): a count
             for the operator as in the original, but reclaimed.
     """
@@ -150,8 +148,6 @@ class Sharing:
         self._stopped: set[str] = set()
         self._guests: dict[str, GuestPages] = {}
         self.modules: ModuleRegistry = ModuleRegistry()
-        self.shared_pages: int = 0
-        self.duplicate_pages: int = 0
         self.left_behind_pages: int = 0
 
     def stop(self, vm: str) -> None:
@@ -263,7 +259,6 @@ class Sharing:
             self._pages.free_shared(np.array(block, np.uint32))
             for page_id in block:
                 references.drop(page_id)
-            self.shared_pages -= len(block)
             self.left_behind_pages += len(block)
         self._references.pop(vm, None)
         return LeftBehind(total, len(last))
@@ -285,8 +280,11 @@ class Sharing:
         others = self._pages.private_pages(vm).tolist()
         return any(self._pages.equal(page_id, other) for other in others)
 
-    def verify(self) -> None:
-        """Assert that pages and VMs agree on every reference, and that the figures are their sums."""
+    def verify(self) -> tuple[int, int]:
+        """Assert that pages and VMs agree on every reference.
+
+        Return what the VMs refer to: pages, and references beyond the first of each.
+        """
         self.modules.verify()
         sums: dict[int, int] = {}
         for references in self._references.values():
@@ -295,8 +293,7 @@ class Sharing:
             for page_id, count in zip(ids.tolist(), counts.tolist(), strict=True):
                 sums[page_id] = sums.get(page_id, 0) + count
         assert all(self._pages.references(page_id) == count for page_id, count in sums.items())
-        assert self.shared_pages == len(sums)
-        assert self.duplicate_pages == sum(sums.values()) - len(sums)
+        return len(sums), sum(sums.values()) - len(sums)
 
     def _check_stopped(self, vm: str) -> None:
         if vm not in self._stopped:
@@ -344,14 +341,12 @@ class Sharing:
             self._pages.share(own)
             known[page] = own
             self._refer(vm, own)
-            self.shared_pages += 1
             return Outcome.SHARED, own
         if self._pages.references(there) >= MAX_REFERENCES or not self._pages.equal(own, there):
             return Outcome.LEFT, NIL_GMM_PAGEID
         self._pages.free(own)
         self._pages.refer(there)
         self._refer(vm, there)
-        self.duplicate_pages += 1
         return Outcome.MERGED, there
 
     def _is_shared(self, page_id: int) -> bool:
@@ -370,8 +365,4 @@ class Sharing:
         # first what can fail: the store may be unable to return the page's memory
         self._pages.release(page_id)
         self._references[vm].drop(page_id)
-        if last:
-            self.shared_pages -= 1
-        else:
-            self.duplicate_pages -= 1
         return last
