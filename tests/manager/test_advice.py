@@ -175,6 +175,8 @@ def test_who_runs_a_vm_is_read_from_its_command_line(words: tuple[str, ...], own
 def test_the_command_line_of_a_running_process_says_who_runs_it() -> None:
     words = (sys.executable, "-c", "input()", "-id", "104", "-pidfile", "/var/run/qemu-server/104.pid")
     with subprocess.Popen(words, stdin=subprocess.PIPE) as process:
+        while not Path(f"/proc/{process.pid}/cmdline").read_bytes():  # it has only just begun
+            assert process.poll() is None
         assert owner_of(process.pid) == Owner("proxmox", "104")
     assert owner_of(process.pid) is None
 

@@ -176,6 +176,7 @@ def test_pages_that_a_former_kernel_gave_are_the_next_ones_own(tmp_path: Path) -
             return bool(await client.execute("query-balloon") == {"actual": FULL - 500 * 4096})
 
         await until(given)
+        await client.execute("balloon", {"value": FULL // 4})
 
     attack(tmp_path, "reboot", check, some_are_given)
 
