@@ -30,6 +30,7 @@ from dynmem.chunks.messages import (
 from dynmem.chunks.server import RequestServer
 from dynmem.errors import LocalProtocolError, RemoteProtocolError
 from dynmem.gmm.codes import GmmError, Status
+from dynmem.gmm.store import StoreFullError
 from dynmem.limits import CHUNK_CLIENTS_MAX, CHUNK_NAME_BYTES_MAX, CHUNK_REQUEST_BYTES_MAX
 from dynmem.memory.backend import BackendError
 
@@ -149,7 +150,16 @@ def test_the_longest_request_and_the_longest_reply_fit(
         encode_request(1, longest + b"x")
 
 
-def test_a_vm_that_the_books_refuse_gets_the_status_and_may_greet_again(served: Served) -> None:
+def test_a_vm_that_the_books_refuse_leaves_no_window_in_the_store(served: Served) -> None:
+    served.books.register_vm("web")
+    refused = served.exchanged(served.connected(), Greeting("web", WINDOW).encode())
+    assert Welcome.decode(refused) == Welcome(Status.WRONG_ORDER)
+    with pytest.raises(StoreFullError, match="attach it first"):
+        served.store.map_chunk(served.store.attach(WINDOW) - 1, 1)
+    served.books.cleanup_vm("web")
+
+
+def test_a_vm_that_has_a_caller_is_refused_to_another_who_may_greet_again(served: Served) -> None:
     served.greeted("web")
     second = served.connected()
     refused = served.exchanged(second, Greeting("web", WINDOW).encode())

@@ -172,6 +172,16 @@ def test_handy_pages_are_updated_replace_shared_ones_and_are_refilled() -> None:
     assert not table.may_share(first)
 
 
+def test_a_shared_page_that_a_handy_page_replaced_is_nil_in_its_descriptor() -> None:
+    host = Host()
+    shared, _ = host.share()
+    descriptors = page_descriptors(1)
+    descriptors[0] = (NIL_RTHCPHYS, NIL_GMM_PAGEID, shared)
+    host.gmm.allocate_handy_pages("b", 1, 0, descriptors)
+    assert descriptors.tolist() == [(NIL_RTHCPHYS, NIL_GMM_PAGEID, NIL_GMM_PAGEID)]
+    assert host.gmm.verify().sharing.held("b") == 0
+
+
 def test_handy_updates_before_the_first_that_fails_are_done() -> None:
     host = Host()
     ids = host.take("a", 2)
@@ -352,6 +362,8 @@ def test_a_chunk_can_be_mapped_by_so_many_vms_and_a_process_can_map_so_many_chun
     with pytest.raises(GmmError, match="OUT_OF_MEMORY"):
         host.gmm.map_unmap_chunk("b", 2, 0)
     assert snapshot(host.gmm) == before
+    host.gmm.register_vm("a2", process=1)
+    assert host.gmm.map_unmap_chunk("a2", 1, 0) == address(1, 1)  # its process has that one mapped
 
 
 def test_in_bound_mode_a_chunk_belongs_to_one_vm_and_nothing_is_shared() -> None:

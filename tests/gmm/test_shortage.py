@@ -72,6 +72,7 @@ def test_low_is_interrupted_before_normal_the_largest_first_and_high_never() -> 
     assert interruptible(vms, HIGH) == ("larger", "low", "normal")
     assert interruptible(vms, NORMAL) == ("larger", "low")
     assert interruptible(vms, LOW) == ()
+    assert interruptible((*vms, Giver("with shadow", LOW, 900, 400, 2)), NORMAL)[0] == "with shadow"
 
 
 GIVERS = st.lists(
