@@ -15,7 +15,7 @@ from dynmem.errors import ConfigError
 from dynmem.manager import config
 from dynmem.manager.last_resort import LastResort
 from dynmem.manager.step.facts import Demand, ManagerSettings, Mode, VmConfig
-from dynmem.manager.step.last_resort import OUT_NS
+from dynmem.manager.step.last_resort import GOING_NS, OUT_NS
 from dynmem.manager.step.results import Interrupt
 from dynmem.policy import Priority
 from dynmem.units import GIB, MIB, NS_PER_S
@@ -44,6 +44,7 @@ class Crowd:
         self.used = {"web": 200, "one": 300, "two": 350}
         demands = {name: size * MIB for name, size in self.used.items()}
         self.host = ObedientHost(settings, configs, demands, safeguards=CALM)
+        self.lives: dict[str, str] = {}
         self.lines: list[str] = []
         self.interrupts: list[Interrupt] = []
         self.sweep(8)
@@ -56,7 +57,10 @@ class Crowd:
                 if name in self.host.demands:
                     used = self.used[name] * MIB
                     spare = max(0, self.host.sizes[name] - used)
-                    self.host.overrides[name] = {"demand": Demand(used, spare, "used", 1)}
+                    self.host.overrides[name] = {
+                        "demand": Demand(used, spare, "used", 1),
+                        "incarnation": self.lives.get(name, f"{name}.1"),
+                    }
             result = self.host.sweep()
             self.lines += result.changes
             if result.interrupt is not None:
@@ -87,6 +91,17 @@ def test_when_memory_has_been_out_for_a_while_the_command_of_the_largest_low_vm_
     assert said.startswith("two: interrupted: memory is out")
     assert said.endswith("running /usr/bin/virsh managedsave two")
     assert crowd.sweep(3 * SWEEPS) == []  # it is on its way out: nobody else is interrupted meanwhile
+
+
+def test_a_vm_that_is_still_there_after_its_time_is_passed_over_until_its_next_life() -> None:
+    crowd = Crowd()
+    crowd.fill(1000)
+    assert crowd.sweep(SWEEPS + 6) == ["two"]
+    times = GOING_NS // NS_PER_S + SWEEPS
+    assert crowd.sweep(times) == ["one"]  # two has had its time
+    assert crowd.sweep(times) == []  # each once
+    crowd.lives["two"] = "two.2"
+    assert crowd.sweep(times) == ["two"]
 
 
 def test_one_that_was_saved_is_enough_if_what_is_used_fits_then() -> None:

@@ -20,7 +20,7 @@ from dynmem.gmm.structures import MODULE_NAME, MODULE_VERSION, Records
 
 E = TypeVar("E", bound=enum.IntEnum)
 
-#: Pages that one request may have compared: as many as the longest one on a socket can free.
+#: Pages that one request may have compared, as many as the longest one on a socket can free.
 PAGES_COMPARED_MAX: Final = 8192
 
 

@@ -7,7 +7,7 @@ import msgspec
 from dynmem.gmm.codes import OcPolicy, Priority
 
 if TYPE_CHECKING:
-    import numpy as np
+    import numpy
 
 
 class VmSizes(msgspec.Struct, frozen=True):
@@ -60,7 +60,7 @@ class VmStats(msgspec.Struct, frozen=True):
     ballooning_enabled: bool = True
     shared_paging_enabled: bool = False
 
-    def structure(self) -> "np.void":
+    def structure(self) -> "numpy.void":
         """Return the figures as a GMMVMSTATS."""
         import numpy as np
 
@@ -84,7 +84,7 @@ class VmStats(msgspec.Struct, frozen=True):
             ("fMayAllocate", self.may_allocate),
         ):
             one[field] = figure
-        structure: np.void = one[0]
+        structure: numpy.void = one[0]
         return structure
 
 
@@ -121,7 +121,7 @@ class Stats(msgspec.Struct, frozen=True):
     left_behind_shared_pages: int = 0
     shareable_modules: int = 0
 
-    def structure(self) -> "np.void":
+    def structure(self) -> "numpy.void":
         """Return the figures as a GMMSTATS; those of the VM are 0 if none was named."""
         import numpy as np
 
@@ -144,7 +144,7 @@ class Stats(msgspec.Struct, frozen=True):
             one[field] = figure
         if self.vm is not None:
             one["VMStats"] = self.vm.structure()
-        structure: np.void = one[0]
+        structure: numpy.void = one[0]
         return structure
 
 
