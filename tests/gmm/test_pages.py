@@ -306,6 +306,23 @@ def test_a_vm_that_ends_at_any_moment_leaves_nothing_behind() -> None:
     assert host.store.chunks == set()
 
 
+def test_pages_with_ids_and_pages_that_are_counted_leave_an_account_each_by_their_own_call() -> None:
+    host = Host()
+    ids = host.take("a", 3)
+    host.gmm.charge_pages("a", 3, SHADOW)
+    for call in (
+        lambda: host.gmm.release_pages("a", 3, BASE),
+        lambda: host.free("a", ids, SHADOW),
+    ):
+        before = snapshot(host.gmm)
+        with pytest.raises(GmmError) as refused:
+            call()
+        assert refused.value.code is Status.ATTEMPT_TO_FREE_TOO_MUCH
+        assert snapshot(host.gmm.verify()) == before
+    host.gmm.release_pages("a", 3, SHADOW)
+    assert host.free("a", ids) == 3
+
+
 def test_a_store_that_cannot_return_memory_leaves_the_books_as_they_were() -> None:
     host = Host(spare_chunks=0)
     ids = host.take("a", 600)

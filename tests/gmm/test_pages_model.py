@@ -45,11 +45,17 @@ class NaiveVm:
     def __init__(self, sizes: tuple[int, int, int]) -> None:
         self.reserved = dict(zip(ACCOUNTS, sizes, strict=True))
         self.charged = dict.fromkeys(ACCOUNTS, 0)
-        self.counted = 0
+        self.counted = dict.fromkeys(ACCOUNTS, 0)
         self.ballooned = 0
         self.why = ""
         self.references: Counter[int] = Counter()
         self.has_module = False
+
+    def total_counted(self) -> int:
+        return sum(self.counted.values())
+
+    def identified(self, account: Account) -> int:
+        return self.charged[account] - self.counted[account]
 
     def held(self, account: Account) -> int:
         return self.charged[account] + (self.ballooned if account is Account.BASE else 0)
@@ -88,7 +94,7 @@ class Books(RuleBasedStateMachine):
         return set(self.private) | set(self.references())
 
     def allocated(self) -> int:
-        return len(self.used()) + sum(vm.counted for vm in self.vms.values())
+        return len(self.used()) + sum(vm.total_counted() for vm in self.vms.values())
 
     def room(self, name: str) -> int:
         """Return how many pages the store has for a VM."""
@@ -251,7 +257,7 @@ class Books(RuleBasedStateMachine):
         vm = self.vms.get(name)
         code = Status.WRONG_ORDER if vm is None else None
         if vm is not None:
-            if vm.charged[Account.BASE] < CHUNK:
+            if vm.identified(Account.BASE) < CHUNK:
                 code = Status.ATTEMPT_TO_FREE_TOO_MUCH
             else:
                 code = self.not_private(name, page_id)
@@ -275,7 +281,7 @@ class Books(RuleBasedStateMachine):
         freed: set[int] = set()
         dropped: Counter[int] = Counter()
         code = Status.WRONG_ORDER if vm is None else None
-        if vm is not None and vm.charged[account] < len(ids):
+        if vm is not None and vm.identified(account) < len(ids):
             code = Status.ATTEMPT_TO_FREE_TOO_MUCH
         elif vm is not None:
             for page_id in ids:
@@ -329,7 +335,7 @@ class Books(RuleBasedStateMachine):
             self.unshareable |= set(ids)
 
     def not_droppable(self, name: str, page_id: int) -> Status | None:
-        if not self.vms[name].charged[Account.BASE]:
+        if not self.vms[name].identified(Account.BASE):
             return Status.ATTEMPT_TO_FREE_TOO_MUCH
         if page_id >> 9 not in self.store.chunks:
             return Status.PAGE_NOT_FOUND
@@ -406,18 +412,18 @@ class Books(RuleBasedStateMachine):
         self.expect(code, lambda: self.gmm.charge_pages(name, pages, account))
         if code is None:
             self.vms[name].charged[account] += pages
-            self.vms[name].counted += pages
+            self.vms[name].counted[account] += pages
 
     @rule(name=VMS, pages=COUNTS, account=ACCOUNT)
     def release(self, name: str, pages: int, account: Account) -> None:
         vm = self.vms.get(name)
         code = Status.WRONG_ORDER if vm is None else None
-        if vm is not None and pages > min(vm.charged[account], vm.counted):
+        if vm is not None and pages > vm.counted[account]:
             code = Status.ATTEMPT_TO_FREE_TOO_MUCH
         self.expect(code, lambda: self.gmm.release_pages(name, pages, account))
         if code is None and vm is not None:
             vm.charged[account] -= pages
-            vm.counted -= pages
+            vm.counted[account] -= pages
 
     @rule(name=VMS, action=st.sampled_from(BalloonAction), pages=COUNTS)
     def balloon(self, name: str, action: BalloonAction, pages: int) -> None:
@@ -439,7 +445,7 @@ class Books(RuleBasedStateMachine):
     def free_while_broken(self, name: str, pages: int) -> None:
         """Free private pages while the store returns none: nothing comes of it."""
         mine = sorted(page_id for page_id, owner in self.private.items() if owner == name)[:pages]
-        if not mine or self.vms[name].charged[Account.BASE] < len(mine):
+        if not mine or self.vms[name].identified(Account.BASE) < len(mine):
             return
         before = snapshot(self.gmm)
         self.store.broken = True
@@ -483,14 +489,14 @@ class Books(RuleBasedStateMachine):
         assert stats.duplicate_pages == references.total() - len(references)
         assert stats.left_behind_shared_pages == self.left_behind
         assert stats.chunks == len(self.store.chunks) + sum(
-            -(-vm.counted // CHUNK) for vm in self.vms.values()
+            -(-vm.total_counted() // CHUNK) for vm in self.vms.values()
         )
         assert set(self.gmm) == set(self.vms)
         for name, vm in self.vms.items():
             private = {page_id for page_id, owner in self.private.items() if owner == name}
             figures = self.gmm.query_statistics(name).vm
             assert figures is not None
-            assert figures.private_pages == len(private) + vm.counted
+            assert figures.private_pages == len(private) + vm.total_counted()
             assert figures.shared_pages == vm.references.total()
             assert figures.ballooned_pages == vm.ballooned
             assert figures.may_allocate == (not vm.why)

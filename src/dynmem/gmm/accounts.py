@@ -213,23 +213,23 @@ class Accounts:
             raise GmmError(
                 Status.INVALID_PARAMETER, f"{pages} pages of account {account!r} cannot be released"
             )
-        if pages > (most := min(book.allocated[account], book.counted)):
+        if pages > (most := book.counted[account]):
             raise GmmError(
-                Status.ATTEMPT_TO_FREE_TOO_MUCH, f"{vm} releases {pages} pages of {most} in {account.name}"
+                Status.ATTEMPT_TO_FREE_TOO_MUCH,
+                f"{vm} releases {pages} pages of {most} without ids in {account.name}",
             )
         self._count(book, account, -pages)
 
     def identify(self, book: Book, account: Account, pages: int) -> None:
         """Charge an account with pages that have ids; a negative number takes them off."""
         book.allocated[account] += pages
-        book.identified += pages
         self.charged_pages += pages
         self._moved(book, account, pages)
 
     def forget(self, book: Book, pages: int) -> None:
         """Take pages with ids off the accounts of a VM that ended, whichever they were charged to."""
         for account in ACCOUNTS:
-            some = min(pages, book.allocated[account])
+            some = min(pages, book.identified(account))
             self.identify(book, account, -some)
             pages -= some
 
@@ -321,7 +321,7 @@ class Accounts:
         for each in Commitments.__slots__:
             assert getattr(commitments, each) == getattr(self.commitments, each), each
         for book in books:
-            assert min(*book.allocated.values(), book.ballooned, book.identified, book.counted) >= 0
+            assert min(book.ballooned, *book.counted.values(), *map(book.identified, ACCOUNTS)) >= 0
             assert all(book.held(account) <= book.reserved[account] for account in ACCOUNTS)
         return self
 
@@ -365,6 +365,7 @@ class Accounts:
         """Charge an account with pages that have no ids; a negative number takes them off."""
         before = book.chunks
         book.allocated[account] += pages
+        book.counted[account] += pages
         self.charged_pages += pages
         self._moved(book, account, pages)
         self.chunks += book.chunks - before

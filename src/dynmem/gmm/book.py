@@ -41,7 +41,7 @@ class Book:
     Attributes:
         reserved: Pages reserved, by account.
         allocated: Pages charged, by account.
-        identified: Those of them that have page ids: its private pages and its references to shared ones.
+        counted: Those of them that have no page ids, by account.
         ballooned: Pages that its guest has given up.
         policy: Its over-commit policy.
         priority: Its priority.
@@ -55,7 +55,7 @@ class Book:
         "allocated",
         "asked",
         "ballooned",
-        "identified",
+        "counted",
         "least",
         "order",
         "policy",
@@ -67,7 +67,7 @@ class Book:
     def __init__(self, reserved: dict[Account, int], policy: OcPolicy, priority: Priority) -> None:
         self.reserved: dict[Account, int] = reserved
         self.allocated: dict[Account, int] = dict.fromkeys(ACCOUNTS, 0)
-        self.identified: int = 0
+        self.counted: dict[Account, int] = dict.fromkeys(ACCOUNTS, 0)
         self.ballooned: int = 0
         self.policy: OcPolicy = policy
         self.priority: Priority = priority
@@ -82,9 +82,18 @@ class Book:
         return sum(self.allocated.values())
 
     @property
-    def counted(self) -> int:
-        """Pages that have no ids."""
-        return self.total_allocated - self.identified
+    def total_counted(self) -> int:
+        """Pages that have no ids, of all accounts."""
+        return sum(self.counted.values())
+
+    @property
+    def total_identified(self) -> int:
+        """Pages that have ids: its private pages and its references to shared ones."""
+        return self.total_allocated - self.total_counted
+
+    def identified(self, account: Account) -> int:
+        """Return the pages of an account that have ids."""
+        return self.allocated[account] - self.counted[account]
 
     @property
     def may_not_allocate_why(self) -> str:
@@ -98,7 +107,7 @@ class Book:
     @property
     def chunks(self) -> int:
         """Whole chunks that its pages without ids take."""
-        return -(-self.counted // GMM_CHUNK_NUM_PAGES)
+        return -(-self.total_counted // GMM_CHUNK_NUM_PAGES)
 
     @property
     def backing(self) -> Backing:

@@ -65,10 +65,10 @@ class Frees:
         if account not in ACCOUNTS:
             raise GmmError(Status.INVALID_PARAMETER, f"{account!r} is not an account")
         book = self._accounts.book(name)
-        if ids.size > book.allocated[account]:
+        if ids.size > book.identified(account):
             raise GmmError(
                 Status.ATTEMPT_TO_FREE_TOO_MUCH,
-                f"{name} frees {ids.size} pages of {book.allocated[account]} in {account.name}",
+                f"{name} frees {ids.size} pages of {book.identified(account)} in {account.name}",
             )
         batch = self._batch(self._vms.of(name), ids)
         if batch.private.size:
@@ -89,10 +89,10 @@ class Frees:
         """Free a large page; `GlobalMemoryManager.free_large_page` says how."""
         book = self._accounts.book(name)
         check_page_id(page_id)
-        if book.allocated[Account.BASE] < GMM_CHUNK_NUM_PAGES:
+        if book.identified(Account.BASE) < GMM_CHUNK_NUM_PAGES:
             raise GmmError(
                 Status.ATTEMPT_TO_FREE_TOO_MUCH,
-                f"{name} frees a large page and has {book.allocated[Account.BASE]} pages in BASE",
+                f"{name} frees a large page and has {book.identified(Account.BASE)} pages in BASE",
             )
         position = self.owned(self._vms.of(name), page_id)
         slot = position >> GMM_CHUNKID_SHIFT
@@ -104,7 +104,7 @@ class Frees:
 
     def drop(self, name: str, book: Book, page_id: int) -> None:
         """Drop a reference of a VM to a shared page, charged to BASE."""
-        if not book.allocated[Account.BASE]:
+        if not book.identified(Account.BASE):
             raise GmmError(
                 Status.ATTEMPT_TO_FREE_TOO_MUCH, f"{name} drops a shared page and has no pages in BASE"
             )

@@ -248,7 +248,7 @@ class GlobalMemoryManager(CountedBooks):
                 private pages), and what `Sharing.find_duplicate` raises.
         """
         self._check_sharing(vm)
-        chunks, own = self._table.chunks, self._accounts.book(vm).identified - self._sharing.held(vm)
+        chunks, own = self._table.chunks, self._accounts.book(vm).total_identified - self._sharing.held(vm)
         used = chunks.count * GMM_CHUNK_NUM_PAGES - chunks.free_pages
         _check_work(used - self._table.shared_pages - own, most_pages)
         return self._sharing.find_duplicate(vm, page_id)
@@ -286,7 +286,7 @@ class GlobalMemoryManager(CountedBooks):
     def query_hypervisor_memory_stats(self) -> HypervisorMemoryStats:
         """Return the totals (GMMR0QueryHypervisorMemoryStatsReq); what is free is free in chunks."""
         accounts = self._accounts
-        counted = sum(accounts.book(vm).counted for vm in accounts)
+        counted = sum(accounts.book(vm).total_counted for vm in accounts)
         return HypervisorMemoryStats(
             allocated_pages=accounts.allocated_pages,
             free_pages=accounts.chunks * GMM_CHUNK_NUM_PAGES - counted + self._table.chunks.free_pages,
@@ -306,7 +306,9 @@ class GlobalMemoryManager(CountedBooks):
         private = self._table.private_counts()
         for vm in self._vms:
             pages = private.pop(vm.handle, 0) + self._sharing.held(vm.name)
-            assert pages == (self._accounts.book(vm.name).identified if vm.name in self._accounts else 0)
+            assert pages == (
+                self._accounts.book(vm.name).total_identified if vm.name in self._accounts else 0
+            )
         assert not private
         return self
 
