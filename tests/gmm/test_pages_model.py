@@ -362,7 +362,7 @@ class Books(RuleBasedStateMachine):
         if code is not None:
             return
         there, now = self.places[place], int(descriptor["idPage"][0])
-        if page_id in self.unshareable:
+        if page_id in self.unshareable or page_id >> 9 in self.large:
             assert now == NIL_GMM_PAGEID
         elif there not in self.references():
             assert now == page_id
