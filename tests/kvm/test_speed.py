@@ -81,7 +81,7 @@ async def seconds_to_grow(guest: Guest, size: int, figure: str, value: int) -> f
     Monitors differ on when a guest has what it was given: QEMU's hv-balloon counts it as soon as it is sent.
     """
     begun = time.monotonic()
-    await guest.execute("balloon", value=size)
+    await guest.order(size)
     while await guest.meminfo(figure) < value:
         assert time.monotonic() < begun + READY_S, f"{figure} stays below {value}"
     return time.monotonic() - begun
