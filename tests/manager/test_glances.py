@@ -9,6 +9,7 @@ from tests.rigs.monitored import MEBIBYTE, FakeVm, look, look_until, watched
 from tests.rigs.scenes import play, until
 
 from dynmem.manager.step.facts import RUNNING, SILENT, VmFacts
+from dynmem.manager.sweep import balloon
 from dynmem.manager.sweep import connection as connection_module
 from dynmem.manager.sweep.connection import VmConnection
 from dynmem.units import NS_PER_MS, NS_PER_S
@@ -96,6 +97,35 @@ def test_a_guest_is_asked_at_once_by_turning_its_timer_off_and_on(tmp_path: Path
             assert used(await connection.glance(0)) == 44  # it was not asked
             assert used(await connection.glance(0, ask=True)) == 60
             assert (vm.sets, vm.interval) == ([0, 1], 1)
+
+    play(scenario())
+
+
+def test_a_guest_that_is_asked_has_a_moment_to_reply_within_the_same_glance(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(balloon, "REPLY_S", 0.0)
+
+    class LaterVm(PromptVm):
+        """Its guest has replied when it is read for the second time."""
+
+        def _statistics(self, arguments: Mapping[str, object]) -> object:
+            found = super()._statistics(arguments)
+            self.reported = self.later
+            return found
+
+        later = 20
+
+    async def scenario() -> None:
+        vm = LaterVm()
+        async with watched(vm, tmp_path, may_write=True) as connection:
+            for available in (22, 21, 20, 20):
+                vm.later = vm.available = available
+                facts = await look(connection, now_ns=0)
+            assert used(facts) == 44
+            vm.later = 4
+            assert used(await connection.glance(1, ask=True)) == 60
+            assert used(await connection.glance(2)) == 60
 
     play(scenario())
 

@@ -8,6 +8,7 @@ Devices come and go with other people's tools. A device that replies with an err
 another one, so it is looked for again at once, and at each look until one replies.
 """
 
+import asyncio
 from typing import Final
 
 from dynmem.manager.step.facts import HV_BALLOON, RUNNING, VIRTIO_BALLOON
@@ -30,6 +31,8 @@ from dynmem.manager.sweep.sizes import Grown
 from dynmem.manager.sweep.statistics import Statistics
 from dynmem.qmp.errors import QmpCommandError
 
+# A guest that is asked at once has mostly replied by then (measured: 9 ms, median).
+REPLY_S: Final = 0.015
 # Looks between two searches of a VM that has no balloon device: one may be plugged in.
 _FIND_DEVICE_EVERY: Final = 10
 
@@ -57,11 +60,23 @@ async def look_at_balloon(
     return life.device_problem
 
 
-async def glance_at_balloon(monitor: Monitor, life: Life, now_ns: int) -> bool:
+async def glance_at_balloon(monitor: Monitor, life: Life, now_ns: int, *, ask: bool) -> bool:
     """Read size and report of a device that is known; return whether its size could be true.
 
-    Raises as QmpClient.execute: what it means is for the next look to find out.
+    With *ask*, the guest is asked for a report before, where that is allowed, and has a moment to reply: a
+    guest in need cannot wait until the next glance finds what others could give. Raises as QmpClient.execute:
+    what it means is for the next look to find out.
     """
+    is_asked = ask and life.statistics is not None and await life.statistics.ask_now(monitor, now_ns)
+    is_known = await _read_both(monitor, life, now_ns)
+    if is_asked and is_known and not life.has_reported_at(now_ns):
+        await asyncio.sleep(REPLY_S)
+        is_known = await _read_both(monitor, life, now_ns)
+    return is_known
+
+
+async def _read_both(monitor: Monitor, life: Life, now_ns: int) -> bool:
+    """Read size and report; return whether the size could be true."""
     assert life.device is not None
     if await _read_size(monitor, life, life.device) is not None:
         return False

@@ -330,9 +330,7 @@ class VmConnection:
             return None
         try:
             self._take_events(monitor, life)
-            if ask and life.statistics is not None and not self.is_released:
-                await life.statistics.ask_now(monitor, now_ns)
-            if not await glance_at_balloon(monitor, life, now_ns):
+            if not await glance_at_balloon(monitor, life, now_ns, ask=ask and not self.is_released):
                 return None
         except (DynmemError, OSError, TimeoutError):
             return None

@@ -118,6 +118,11 @@ class Life:
             self.minor_faults = report.minor_faults
         return is_new
 
+    def has_reported_at(self, now_ns: int) -> bool:
+        """Return whether its guest's last report was new at that moment."""
+        demand = self.tracker.demand(now_ns) if self.tracker is not None else None
+        return demand is not None and demand.age_ns <= 0
+
     def was_deaf(self) -> None:
         """Take in that nobody listened for a while: what is read next may be from before a reset, too."""
         self.deaf = True
