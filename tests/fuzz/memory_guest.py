@@ -94,6 +94,7 @@ class HeldDiscards(DiscardThread):
             _, _, future = self.flights.pop(0)
             if fails:
                 future.set_exception(DiscardError("no", 1, 0))
+                future.exception()  # the run may end before the device has asked for it
             else:
                 future.set_result(0)
 

@@ -179,7 +179,8 @@ class QmpClient:
         """
         if self._failure is not None:
             raise type(self._failure)(str(self._failure))
-        lines, waiting = [], {}
+        lines: list[bytes] = []
+        waiting: dict[int, asyncio.Future[Message]] = {}
         for command, arguments in commands:
             number = next(self._numbers)
             request: dict[str, object] = {"execute": command, "id": number}
@@ -195,8 +196,10 @@ class QmpClient:
             names = " and ".join(command for command, _ in commands)
             raise DeadlineError(f"{self.path}: no reply to {names} within {timeout_s:g} s") from None
         finally:
-            for number in waiting:
+            for number, future in waiting.items():
                 self._waiting.pop(number, None)
+                if future.done() and not future.cancelled():
+                    future.exception()  # one that came before has been raised
         pairs = zip(messages, commands, strict=True)
         return [self._result(message, command, values_max) for message, (command, _) in pairs]
 
