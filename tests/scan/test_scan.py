@@ -14,6 +14,8 @@ from tests.rigs.proc_tree import QEMU, ProcTree
 
 from dynmem.discovery.find import Found, FoundMonitor, FoundVm, find_vms
 from dynmem.discovery.qemu_options import started_as
+from dynmem.ram_files import RamFiles
+from dynmem.scan.held import measure
 from dynmem.scan.report import ScanReport, VmReport
 from dynmem.scan.scan import AT_ONCE, scan
 
@@ -56,6 +58,14 @@ def scanned(tree: ProcTree, *vms: tuple[Path, FakeVm]) -> ScanReport:
 def only(report: ScanReport) -> VmReport:
     (vm,) = report.vms
     return vm
+
+
+@pytest.fixture(autouse=True)
+def _no_ram_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This process stands for a VM, and memory files that other tests left with it are not that VM's."""
+    defaults = measure.__kwdefaults__
+    assert defaults is not None
+    monkeypatch.setitem(defaults, "find", lambda _pid, _blocks: RamFiles())
 
 
 @pytest.fixture(name="tree")
