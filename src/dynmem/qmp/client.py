@@ -196,10 +196,8 @@ class QmpClient:
             names = " and ".join(command for command, _ in commands)
             raise DeadlineError(f"{self.path}: no reply to {names} within {timeout_s:g} s") from None
         finally:
-            for number, future in waiting.items():
+            for number in waiting:
                 self._waiting.pop(number, None)
-                if future.done() and not future.cancelled():
-                    future.exception()  # one that came before has been raised
         pairs = zip(messages, commands, strict=True)
         return [self._result(message, command, values_max) for message, (command, _) in pairs]
 
