@@ -8,7 +8,8 @@ from typing import Final
 from dynmem.errors import RemoteProtocolError
 from dynmem.units import KIB
 
-MEMINFO: Final = Path("/proc/meminfo")
+PROC: Final = Path("/proc")
+MEMINFO: Final = PROC / "meminfo"
 #: Errors of a process, or of the whole host, that is short of something.
 SHORTAGES: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from dynmem.limits import PROC_DESCRIPTORS_MAX, PROC_MAPPINGS_MAX, PROC_RAM_FILES_MAX
+from dynmem.procfs import PROC
 from dynmem.units import MIB, STAT_BLOCK_BYTES
 
 # Smaller shared files are ROMs, video memory and rings.
@@ -88,12 +89,12 @@ class RamFiles(NamedTuple):
         return sum(each.size for each in self.ram if each.is_huge)
 
 
-def find_ram_files(pid: int, blocks: tuple[int, ...] | None) -> RamFiles:
+def find_ram_files(pid: int, blocks: tuple[int, ...] | None, proc: Path = PROC) -> RamFiles:
     """Return the files that are RAM, and the others; *blocks* are the sizes of its pieces where known.
 
     Raises OSError if the process may not be looked into.
     """
-    files = _memory_files(pid)
+    files = _memory_files(proc / str(pid))
     if blocks is None:
         return RamFiles(tuple(files))
     left = list(files)
@@ -114,11 +115,11 @@ def find_ram_files(pid: int, blocks: tuple[int, ...] | None) -> RamFiles:
     return RamFiles((*ram, *parts), tuple(each for each in left if each not in parts))
 
 
-def _memory_files(pid: int) -> list[RamFile]:
-    """Return the files of memory that a process maps shared, each once."""
-    mappings = _shared_mappings(pid)
+def _memory_files(process: Path) -> list[RamFile]:
+    """Return the files of memory that a process maps shared, each once; *process* is its folder in /proc."""
+    mappings = _shared_mappings(process / "maps")
     names = {each.name for each in mappings.values()}
-    folder = f"/proc/{pid}/fd"
+    folder = f"{process}/fd"
     paths: dict[tuple[int, int], str] = {}
     for number, name in enumerate(os.listdir(folder)):  # noqa: PTH208 - only names are wanted, fast
         if number >= PROC_DESCRIPTORS_MAX or len(paths) == len(mappings):
@@ -134,7 +135,7 @@ def _memory_files(pid: int) -> list[RamFile]:
     found = []
     for key, mapping in mappings.items():
         # Closed after it was mapped: root can still reach it.
-        path = paths.get(key) or f"/proc/{pid}/map_files/{mapping.range}"
+        path = paths.get(key) or f"{process}/map_files/{mapping.range}"
         try:
             file = _memory_file(path, key, mapping)
         except OSError:
@@ -158,15 +159,15 @@ def _memory_file(path: str, key: tuple[int, int], mapping: _Mapping) -> RamFile 
     return RamFile(path, key, size, frozenset((info.st_size, *mapping.sizes)), kind == _HUGETLBFS)
 
 
-def _shared_mappings(pid: int) -> dict[tuple[int, int], _Mapping]:
+def _shared_mappings(maps: Path) -> dict[tuple[int, int], _Mapping]:
     """Return the large files that a process maps shared, by device and inode (proc_pid_maps(5))."""
     sizes: dict[tuple[int, int], int] = {}
-    for key, _, begin, end in _shared_lines(pid):
+    for key, _, begin, end in _shared_lines(maps):
         sizes[key] = sizes.get(key, 0) + end - begin
     large = (key for key, size in sizes.items() if size >= RAM_FILE_BYTES_MIN)
     found = {key: _Mapping("", "", []) for key in islice(large, PROC_RAM_FILES_MAX)}
     del sizes
-    for key, name, begin, end in _shared_lines(pid):
+    for key, name, begin, end in _shared_lines(maps):
         if key in found:
             if not found[key].sizes:
                 found[key] = _Mapping(name, f"{begin:x}-{end:x}", [])
@@ -174,9 +175,9 @@ def _shared_mappings(pid: int) -> dict[tuple[int, int], _Mapping]:
     return {key: mapping for key, mapping in found.items() if mapping.sizes}
 
 
-def _shared_lines(pid: int) -> Iterator[tuple[tuple[int, int], str, int, int]]:
+def _shared_lines(maps: Path) -> Iterator[tuple[tuple[int, int], str, int, int]]:
     """Yield device and inode, name, begin and end of each shared mapping of a process."""
-    with Path(f"/proc/{pid}/maps").open(encoding="utf-8", errors="surrogateescape") as lines:
+    with maps.open(encoding="utf-8", errors="surrogateescape") as lines:
         for line in islice(lines, PROC_MAPPINGS_MAX):
             addresses, flags, _, device, inode, *name = line.rstrip("\n").split(maxsplit=5)
             if flags.endswith("s") and inode != "0":

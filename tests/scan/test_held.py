@@ -1,5 +1,7 @@
 """What a process holds, from files like those of /proc."""
 
+import mmap
+import os
 from pathlib import Path
 
 import pytest
@@ -25,26 +27,24 @@ def mapping(size_mib: int, rss_mib: int, swap_mib: int, *, rights: str = "rw-p")
     return f"7f0000000000-7f0040000000 {rights} 00000000 00:00 0    [some: name]\n{lines}VmFlags: rd wr mr\n"
 
 
-def no_files(_pid: int, _blocks: object) -> RamFiles:
-    return RamFiles()
-
-
-def tree(root: Path, status: str = STATUS, smaps: str = "") -> Path:
-    (root / "7").mkdir()
-    (root / "7" / "status").write_text(status)
-    (root / "7" / "smaps").write_text(smaps)
+def tree(root: Path, status: str = STATUS, smaps: str = "", *, pid: int = 7) -> Path:
+    folder = root / str(pid)
+    (folder / "fd").mkdir(parents=True)
+    (folder / "maps").write_text("")
+    (folder / "status").write_text(status)
+    (folder / "smaps").write_text(smaps)
     return root
 
 
 def test_private_memory_is_told_from_the_process_s_own_by_its_mapping(tmp_path: Path) -> None:
     smaps = mapping(1024, 500, 80) + mapping(64, 64, 20)
-    held = measure(7, [1024 * MIB], proc=tree(tmp_path, smaps=smaps), find=no_files)
+    held = measure(7, [1024 * MIB], proc=tree(tmp_path, smaps=smaps))
     assert (held.resident_bytes, held.swapped_bytes) == (600 * MIB, 100 * MIB)
     assert (held.guest_bytes, held.has_own, held.locked_bytes) == (580 * MIB, False, 2 * MIB)
 
 
 def test_without_the_right_to_its_mappings_the_whole_process_counts_and_that_is_said(tmp_path: Path) -> None:
-    def refuse(_pid: int, _blocks: object) -> RamFiles:
+    def refuse(*_: object) -> RamFiles:
         raise PermissionError(13, "no")
 
     held = measure(7, [1024 * MIB], proc=tree(tmp_path), find=refuse)
@@ -59,17 +59,24 @@ def test_shared_memory_counts_by_the_blocks_of_its_file_and_its_swap_apart(tmp_p
     file = RamFile(str(ram), (info.st_dev, info.st_ino), 64 * MIB, frozenset({64 * MIB}), is_huge=False)
     smaps = mapping(64, 1, 1, rights="rw-s")
     status = STATUS.replace("102400 kB", "0 kB")
-    held = measure(
-        7, [64 * MIB], proc=tree(tmp_path, status, smaps), find=lambda _pid, _blocks: RamFiles((file,))
-    )
+    held = measure(7, [64 * MIB], proc=tree(tmp_path, status, smaps), find=lambda *_: RamFiles((file,)))
     assert held.guest_bytes == info.st_blocks * 512
     assert held.swapped_bytes == MIB
     assert held.resident_bytes == 600 * MIB + held.guest_bytes - MIB
 
 
+def test_ram_files_are_looked_for_in_the_same_folder_as_everything_else(tmp_path: Path) -> None:
+    with os.fdopen(os.memfd_create("ram"), "r+b") as file:
+        file.truncate(16 * MIB)
+        with mmap.mmap(file.fileno(), 16 * MIB) as memory:
+            memory[: 4 * MIB] = b"x" * (4 * MIB)
+            held = measure(os.getpid(), [16 * MIB], proc=tree(tmp_path, pid=os.getpid()))
+    assert (held.resident_bytes, held.guest_bytes) == (600 * MIB, 700 * MIB)
+
+
 def test_a_process_that_has_ended_raises(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
-        measure(8, [], proc=tree(tmp_path), find=no_files)
+        measure(8, [], proc=tree(tmp_path))
     assert state_of(8, tmp_path) == ""
     assert state_of(7, tmp_path) == "S"
 
@@ -81,6 +88,6 @@ def test_a_process_that_has_ended_raises(tmp_path: Path) -> None:
 def test_files_that_the_kernel_does_not_write_raise_nothing(tmp_path: Path, smaps: str) -> None:
     head = "7f00-7f01 rw-s 0 00:00 0\n"
     status = "RssAnon: -5 kB\nVmSwap: " + "9" * 5000 + " kB\nState:\n"
-    held = measure(7, [MIB], proc=tree(tmp_path, status, head + smaps), find=no_files)
+    held = measure(7, [MIB], proc=tree(tmp_path, status, head + smaps))
     assert held.resident_bytes == 0
     assert state_of(7, tmp_path) == ""

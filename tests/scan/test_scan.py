@@ -14,8 +14,6 @@ from tests.rigs.proc_tree import QEMU, ProcTree
 
 from dynmem.discovery.find import Found, FoundMonitor, FoundVm, find_vms
 from dynmem.discovery.qemu_options import started_as
-from dynmem.ram_files import RamFiles
-from dynmem.scan.held import measure
 from dynmem.scan.report import ScanReport, VmReport
 from dynmem.scan.scan import AT_ONCE, scan
 
@@ -60,14 +58,6 @@ def only(report: ScanReport) -> VmReport:
     return vm
 
 
-@pytest.fixture(autouse=True)
-def _no_ram_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    """This process stands for a VM, and memory files that other tests left with it are not that VM's."""
-    defaults = measure.__kwdefaults__
-    assert defaults is not None
-    monkeypatch.setitem(defaults, "find", lambda _pid, _blocks: RamFiles())
-
-
 @pytest.fixture(name="tree")
 def _tree(tmp_path: Path) -> ProcTree:
     tree = ProcTree(tmp_path / "proc")
@@ -82,7 +72,7 @@ def _tree(tmp_path: Path) -> ProcTree:
 def add(tree: ProcTree, path: Path, status: str = STATUS) -> None:
     """Add a QEMU of 512 MiB that this very process stands for, so that its monitor has the right listener."""
     line = [QEMU, "-name", "web", "-m", "512", "-qmp", f"unix:{path},server=on"]
-    tree.process(os.getpid(), line, status=status, cgroup="0::/vm/web.scope\n", smaps="")
+    tree.process(os.getpid(), line, status=status, cgroup="0::/vm/web.scope\n", maps="", smaps="")
 
 
 def test_a_vm_is_shown_with_the_figures_of_its_guest_its_host_and_its_cgroup(

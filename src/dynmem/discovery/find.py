@@ -11,12 +11,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from dynmem.discovery.processes import PROC, command_line, running_vms
+from dynmem.discovery.processes import command_line, running_vms
 from dynmem.discovery.proxmox import FOLDER, ProxmoxVm, read_proxmox
 from dynmem.discovery.qemu_options import MonitorOption, StartedAs, started_as
 from dynmem.discovery.unix_sockets import UnixSockets, unix_sockets
 from dynmem.errors import UnreachableError, printable
 from dynmem.limits import SCAN_VMS_MAX
+from dynmem.procfs import PROC
 from dynmem.sockets import listener
 
 PROXMOX, LIBVIRT, OURS, BY_HAND = "proxmox", "libvirt", "dynmem vm", "qemu"

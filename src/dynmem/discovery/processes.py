@@ -10,7 +10,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-PROC: Final = Path("/proc")
+from dynmem.procfs import PROC
+
 # Proxmox starts QEMU by the name of kvm.
 _QEMU: Final = ("qemu-kvm", "qemu", "kvm")
 _QEMU_SYSTEM: Final = "qemu-system-"

@@ -13,8 +13,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from dynmem.discovery.processes import PROC
 from dynmem.limits import SCAN_SOCKETS_MAX
+from dynmem.procfs import PROC
 
 _LISTENS: Final = 0x1_0000
 _STREAM: Final = "0001"

@@ -13,8 +13,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from dynmem.discovery.processes import PROC
 from dynmem.limits import SCAN_SMAPS_LINES_MAX
+from dynmem.procfs import PROC
 from dynmem.ram_files import RAM_FILE_BYTES_MIN, RamFiles, find_ram_files
 from dynmem.units import KIB
 
@@ -58,7 +58,7 @@ def measure(
     *,
     walks: bool = True,
     proc: Path = PROC,
-    find: Callable[[int, tuple[int, ...] | None], RamFiles] = find_ram_files,
+    find: Callable[[int, tuple[int, ...] | None, Path], RamFiles] = find_ram_files,
 ) -> Held:
     """Return what a process holds. *blocks* are the sizes of the pieces of its guest's memory.
 
@@ -71,7 +71,7 @@ def measure(
     files, mapped = RamFiles(), None
     unseen = "" if walks else "its mappings were not looked at: there was no time left"
     try:
-        files = find(pid, tuple(blocks) or None)
+        files = find(pid, tuple(blocks) or None, proc)
         mapped = _mappings(proc / str(pid) / "smaps", blocks) if walks else None
     except (PermissionError, ValueError):
         unseen = f"its mappings cannot be read: its process's own memory counts as the guest's: {RIGHTS}"

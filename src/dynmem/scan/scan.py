@@ -15,11 +15,10 @@ from typing import Final
 import msgspec
 
 from dynmem.discovery.find import Found, FoundVm
-from dynmem.discovery.processes import PROC
 from dynmem.discovery.proxmox import ProxmoxVm
 from dynmem.discovery.unix_sockets import unix_sockets
 from dynmem.errors import DynmemError, printable
-from dynmem.procfs import meminfo
+from dynmem.procfs import PROC, meminfo
 from dynmem.scan import judge
 from dynmem.scan.advice import ORDER, Case, advise
 from dynmem.scan.held import Held, measure, state_of

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from dynmem.cgroups import Limit, memory_groups, tightest_limit
-from dynmem.discovery.processes import PROC
 from dynmem.limits import PROC_DESCRIPTORS_MAX
+from dynmem.procfs import PROC
 
 _FILE_BYTES_MAX: Final = 1 << 20
 
