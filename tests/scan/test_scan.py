@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -15,7 +15,7 @@ from tests.rigs.proc_tree import QEMU, ProcTree
 from dynmem.discovery.find import Found, FoundMonitor, FoundVm, find_vms
 from dynmem.discovery.qemu_options import started_as
 from dynmem.scan.report import ScanReport, VmReport
-from dynmem.scan.scan import AT_ONCE, scan
+from dynmem.scan.scan import AT_ONCE, VISITS_S, WALKS_S, scan
 
 MIB = 1 << 20
 STATUS = "State:\tS (sleeping)\nRssAnon:\t409600 kB\nVmSwap:\t102400 kB\n"
@@ -45,10 +45,18 @@ async def served(vms: Sequence[tuple[Path, FakeVm]]) -> AsyncIterator[None]:
         yield
 
 
-def scanned(tree: ProcTree, *vms: tuple[Path, FakeVm]) -> ScanReport:
+def scanned(
+    tree: ProcTree,
+    *vms: tuple[Path, FakeVm],
+    once_found: Callable[[], None] = lambda: None,
+    visits_s: float = VISITS_S,
+    walks_s: float = WALKS_S,
+) -> ScanReport:
     async def play() -> ScanReport:
         async with served(vms):
-            return await scan(find_vms(proc=tree.root, proxmox=Path("/nonexistent")), proc=tree.root)
+            found = find_vms(proc=tree.root, proxmox=Path("/nonexistent"))
+            once_found()
+            return await scan(found, proc=tree.root, visits_s=visits_s, walks_s=walks_s)
 
     return asyncio.run(play())
 
@@ -114,14 +122,12 @@ def test_a_client_that_came_after_the_vms_were_found_is_left_alone_as_well(
 ) -> None:
     add(tree, tmp_path / "qmp")
     fake = monitor()
-
-    async def play() -> ScanReport:
-        async with served([(tmp_path / "qmp", fake)]):
-            found = find_vms(proc=tree.root, proxmox=Path("/nonexistent"))
-            tree.socket(tmp_path / "qmp", 5, state="03")
-            return await scan(found, proc=tree.root)
-
-    assert only(asyncio.run(play())).worst == "monitor-taken"
+    report = scanned(
+        tree,
+        (tmp_path / "qmp", fake),
+        once_found=lambda: tree.socket(tmp_path / "qmp", 5, state="03"),
+    )
+    assert only(report).worst == "monitor-taken"
     assert fake.writers == []
 
 
@@ -201,13 +207,7 @@ def test_after_the_time_for_it_no_monitor_is_visited_and_no_mapping_is_walked_an
 ) -> None:
     add(tree, tmp_path / "qmp")
     fake = monitor()
-
-    async def play() -> ScanReport:
-        async with served([(tmp_path / "qmp", fake)]):
-            found = find_vms(proc=tree.root, proxmox=Path("/nonexistent"))
-            return await scan(found, proc=tree.root, visits_s=-1, walks_s=-1)
-
-    vm = only(asyncio.run(play()))
+    vm = only(scanned(tree, (tmp_path / "qmp", fake), visits_s=-1, walks_s=-1))
     assert fake.writers == []
     assert [each.rpartition(": ")[2] for each in vm.unseen] == ["there was no time left"] * 2
     assert vm.resident_bytes == 400 * MIB
