@@ -19,12 +19,20 @@ from dynmem.procfs import PROC
 from dynmem.units import MIB, STAT_BLOCK_BYTES
 
 # Smaller shared files are ROMs, video memory and rings.
-RAM_FILE_BYTES_MIN: Final = 16 * MIB
+_RAM_FILE_BYTES_MIN: Final = 16 * MIB
 # linux/magic.h, and statfs(2): the type comes first.
 _TMPFS: Final = 0x0102_1994
 _HUGETLBFS: Final = 0x9584_58F6
 _STATFS_BYTES: Final = 120
 _LIBC: Final = ctypes.CDLL(None, use_errno=True)
+
+
+def fits_block(size: int, block: int) -> bool:
+    """Return whether a mapping or file of this size can be a piece of RAM: as large, or a little larger.
+
+    QEMU maps each block of RAM at once, and the kernel may merge the mapping with a neighbour.
+    """
+    return 0 <= size - block <= _RAM_FILE_BYTES_MIN
 
 
 class _Mapping(NamedTuple):
@@ -60,9 +68,7 @@ class RamFile(NamedTuple):
 
     def beyond(self, block: int) -> int | None:
         """Return how much larger it is than a piece of RAM; None if it cannot be that piece."""
-        return min(
-            (size - block for size in self.sizes if 0 <= size - block <= RAM_FILE_BYTES_MIN), default=None
-        )
+        return min((size - block for size in self.sizes if fits_block(size, block)), default=None)
 
     def held_bytes(self) -> int:
         """Return what it takes of the host, swapped pages included; OSError if it is there no more."""
@@ -154,7 +160,7 @@ def _memory_file(path: str, key: tuple[int, int], mapping: _Mapping) -> RamFile 
     if (info.st_dev, info.st_ino) != key or not stat.S_ISREG(info.st_mode):
         return None
     size = min(info.st_size, sum(mapping.sizes))
-    if size < RAM_FILE_BYTES_MIN:
+    if size < _RAM_FILE_BYTES_MIN:
         return None
     return RamFile(path, key, size, frozenset((info.st_size, *mapping.sizes)), kind == _HUGETLBFS)
 
@@ -164,7 +170,7 @@ def _shared_mappings(maps: Path) -> dict[tuple[int, int], _Mapping]:
     sizes: dict[tuple[int, int], int] = {}
     for key, _, begin, end in _shared_lines(maps):
         sizes[key] = sizes.get(key, 0) + end - begin
-    large = (key for key, size in sizes.items() if size >= RAM_FILE_BYTES_MIN)
+    large = (key for key, size in sizes.items() if size >= _RAM_FILE_BYTES_MIN)
     found = {key: _Mapping("", "", []) for key in islice(large, PROC_RAM_FILES_MAX)}
     del sizes
     for key, name, begin, end in _shared_lines(maps):

@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 
 from dynmem.limits import SCAN_SMAPS_LINES_MAX
 from dynmem.procfs import PROC
-from dynmem.ram_files import RAM_FILE_BYTES_MIN, RamFiles, find_ram_files
+from dynmem.ram_files import RamFiles, find_ram_files, fits_block
 from dynmem.units import KIB
 
 RIGHTS: Final = "run this as root or as the VM's user"
@@ -138,7 +138,7 @@ def _mappings(path: Path, blocks: Collection[int]) -> _Mapped:
                 is_shared = name.split()[1].endswith("s")
             elif name == "Size":
                 size = _kib(rest)
-                is_ram = any(block <= size <= block + RAM_FILE_BYTES_MIN for block in blocks)
+                is_ram = any(fits_block(size, block) for block in blocks)
                 found = found or is_ram
             elif name == "Swap":
                 swap += _kib(rest) if is_shared else 0

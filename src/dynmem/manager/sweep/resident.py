@@ -23,7 +23,7 @@ from typing import Final, NamedTuple
 from dynmem.cgroups import memory_groups
 from dynmem.manager.sweep.process import Process
 from dynmem.procfs import is_shortage
-from dynmem.ram_files import RAM_FILE_BYTES_MIN, RamFiles, find_ram_files
+from dynmem.ram_files import RamFiles, find_ram_files, fits_block
 from dynmem.units import KIB, PAGE_SIZE
 
 # Measurements between two searches of the descriptors: memory may be plugged.
@@ -91,9 +91,6 @@ class _Mappings(NamedTuple):
 def _mappings(pid: int, blocks: tuple[int, ...]) -> _Mappings:
     """Return what the mappings of a process hold, the guest's RAM told from the others.
 
-    QEMU maps each RAM block at once, so RAM is a mapping of a block's size, or a little more when the kernel
-    has merged it with a neighbour.
-
     Both sums come from the same walk: the share of a library that counts as this process's changes whenever
     another program that uses it starts or ends.
     """
@@ -103,7 +100,7 @@ def _mappings(pid: int, blocks: tuple[int, ...]) -> _Mappings:
         for line in lines:
             if line.startswith(b"Size:"):
                 size = _kib(line)
-                is_ram = any(block <= size <= block + RAM_FILE_BYTES_MIN for block in blocks)
+                is_ram = any(fits_block(size, block) for block in blocks)
                 ram += is_ram
             elif line.startswith(b"KernelPageSize:") and is_ram and _kib(line) > PAGE_SIZE:
                 huge += size
