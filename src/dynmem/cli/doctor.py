@@ -1,19 +1,16 @@
 """``dynmem doctor``: what this host can do, what it cannot, and what would help."""
 
 import json
-import shutil
-import sys
-import textwrap
 from collections.abc import Sequence
 from typing import Final
 
 import click
 
+from dynmem.cli.layout import broken, terminal_columns
 from dynmem.errors import ExitCode
 from dynmem.findings import Finding, Verdict
 
 SCHEMA_VERSION: Final = 1  # of the output of --json
-_NARROWEST: Final = 40  # characters of a detail, however narrow the terminal is
 
 
 @click.command()
@@ -39,8 +36,7 @@ def doctor(*, as_json: bool) -> int:
     if as_json:
         click.echo(json.dumps(as_values(findings, verdict), indent=2))
     else:
-        columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-        click.echo(rendered(findings, columns))
+        click.echo(rendered(findings, terminal_columns()))
     return ExitCode.FAILURE if verdict is Verdict.MISSING else ExitCode.OK
 
 
@@ -57,21 +53,15 @@ def rendered(findings: Sequence[Finding], columns: int | None = None) -> str:
     """Return a table of the findings; what to do stands below each. Lines end before `columns`."""
     widths = [max(map(len, cells)) for cells in zip(*(_head(each) for each in findings), strict=True)]
     indent = " " * (sum(widths) + 4)
-    width = None if columns is None else max(columns - len(indent), _NARROWEST)
+    width = None if columns is None else columns - len(indent)
     lines = []
     for finding in findings:
         head = "  ".join(cell.ljust(size) for cell, size in zip(_head(finding), widths, strict=True))
         texts = [finding.detail, *([f"-> {finding.step}"] if finding.step else [])]
-        pieces = [piece for text in texts for piece in _broken(text, width)]
+        pieces = [piece for text in texts for piece in broken(text, width, hang=0)]
         lines += [f"{head}  {pieces[0]}", *(indent + piece for piece in pieces[1:])]
     return "\n".join(lines)
 
 
 def _head(finding: Finding) -> tuple[str, str]:
     return finding.verdict.value, finding.subject
-
-
-def _broken(text: str, width: int | None) -> list[str]:
-    if width is None:
-        return [text]
-    return textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)

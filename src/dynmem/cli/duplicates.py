@@ -1,7 +1,6 @@
 """``dynmem duplicates``: zero pages and equal pages in the memory of running VMs."""
 
 import contextlib
-import shutil
 import sys
 import time
 from collections import Counter
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from dynmem.cli.duplicates_text import rendered
+from dynmem.cli.layout import terminal_columns
 from dynmem.errors import ConfigError, DynmemError, ExitCode, UnreachableError, quoted
 from dynmem.units import MIB, parse_size
 
@@ -78,8 +78,7 @@ def duplicates(
 
         click.echo(msgspec.json.format(msgspec.json.encode(report), indent=2))
     else:
-        columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-        click.echo(rendered(report, columns))
+        click.echo(rendered(report, terminal_columns()))
         for problem in problems:
             click.echo(f"dynmem: {problem}", err=True)
     return ExitCode.PARTIAL if problems else ExitCode.OK

@@ -1,15 +1,14 @@
 """What `dynmem duplicates` prints for people: a table for each account, and what the figures mean."""
 
-import textwrap
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
+from dynmem.cli.layout import broken, table
 from dynmem.units import format_size
 
 if TYPE_CHECKING:
     from dynmem.duplicates.report import AccountFigures, Report, VmFigures
 
-_NARROWEST: Final = 40
 _KSM_NOTE: Final = (
     "KSM merges private memory only. The RAM above is in shared files, so KSM would save that much only if"
     " the VMs were started again with private RAM."
@@ -32,8 +31,7 @@ def rendered(report: "Report", columns: int | None = None) -> str:
     ]
     notes = [*report.notes, *(note for each in report.accounts for note in _notes(each))]
     notes += [_KSM_NOTE, _BALLOON_NOTE, _LEAK_NOTE]
-    width = None if columns is None else max(columns, _NARROWEST)
-    sections.append("\n".join(_broken(f"- {note}", width) for note in notes))
+    sections.append("\n".join(line for note in notes for line in broken(f"- {note}", columns)))
     return "\n\n".join(sections)
 
 
@@ -55,18 +53,4 @@ def _table(account: "AccountFigures", vms: "Sequence[VmFigures]") -> str:
     rows += [[vm.name, *map(format_size, row)] for vm, row in zip(vms, figures, strict=True)]
     if len(vms) > 1:
         rows.append(["sum", *(format_size(sum(column)) for column in zip(*figures, strict=True))])
-    widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
-    lines = [
-        "  ".join(
-            cell.rjust(width) if index else cell.ljust(width)
-            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    ]
-    return "\n".join([f"account {account.name}", *lines])
-
-
-def _broken(text: str, width: int | None) -> str:
-    if width is None:
-        return text
-    return textwrap.fill(text, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+    return "\n".join([f"account {account.name}", *table(rows, {"VM"})])

@@ -1,13 +1,12 @@
 """``dynmem scan``: what the VMs of this host hold, need and could give back."""
 
 import asyncio
-import shutil
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from dynmem.cli.layout import terminal_columns
 from dynmem.cli.scan_text import rendered
 from dynmem.errors import ExitCode, UnreachableError, quoted
 
@@ -52,8 +51,7 @@ def scan(named: tuple[str, ...], folders: tuple[Path, ...], *, as_json: bool) ->
 
         click.echo(msgspec.json.format(msgspec.json.encode(report), indent=2))
     else:
-        columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-        click.echo(rendered(report, columns, with_evidence=bool(named)))
+        click.echo(rendered(report, terminal_columns(), with_evidence=bool(named)))
     return ExitCode.OK
 
 

@@ -1,10 +1,10 @@
 """What ``dynmem scan`` prints on a terminal: one table, what would help most, and what could not be seen."""
 
-import textwrap
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
+from dynmem.cli.layout import broken, table
 from dynmem.units import format_size
 
 if TYPE_CHECKING:
@@ -18,7 +18,6 @@ _WORDS: Final = frozenset({"VM", "BY", "DEVICE", "DRIVER", "DISCARDS"})
 _NAME_MAX: Final = 24
 _LINES_MAX: Final = 5  # pieces of advice below the table
 _UNKNOWN, _NOTHING = "?", "-"
-_NARROWEST: Final = 40
 _DISCARDS: Final = {"effective": "yes", "ineffective": "no"}
 
 
@@ -28,7 +27,7 @@ def rendered(report: "ScanReport", columns: int | None, *, with_evidence: bool =
     if not report.vms:
         lines.append("no VM runs here that can be seen")
     else:
-        lines += ["", *_table([_HEAD, *(_row(vm) for vm in report.vms)])]
+        lines += ["", *table([_HEAD, *map(_row, report.vms)], _WORDS)]
     texts = list(_evidence(report.vms) if with_evidence else _advice(report.vms))
     texts += [f"not seen: {each}" for each in report.unseen]
     if not with_evidence:
@@ -36,7 +35,7 @@ def rendered(report: "ScanReport", columns: int | None, *, with_evidence: bool =
     if texts:
         lines.append("")
     for text in texts:
-        lines += _broken(text, columns)
+        lines += broken(text, columns)
     return "\n".join(lines)
 
 
@@ -79,17 +78,6 @@ def _size(size: int | None) -> str:
     return _UNKNOWN if size is None else format_size(size)
 
 
-def _table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """Yield the lines of a table: words to the left, figures to the right."""
-    widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
-    for row in rows:
-        cells = [
-            cell.ljust(width) if head in _WORDS else cell.rjust(width)
-            for cell, width, head in zip(row, widths, _HEAD, strict=True)
-        ]
-        yield "  ".join(cells).rstrip()
-
-
 def _advice(vms: Sequence["VmReport"]) -> Iterator[str]:
     """Yield what would help most; the VMs come with the worst first."""
     wrong = [vm for vm in vms if vm.finding]
@@ -120,13 +108,3 @@ def _unseen(vms: Sequence["VmReport"]) -> Iterator[str]:
         yield f"not seen of {count} VM{'s' if count > 1 else ''}: {reason}"
     if len(reasons) > _LINES_MAX:
         yield f"and {len(reasons) - _LINES_MAX} more that could not be seen: --json"
-
-
-def _broken(text: str, columns: int | None) -> list[str]:
-    if columns is None:
-        return [text]
-    width = max(columns, _NARROWEST)
-    indent = " " * (len(text) - len(text.lstrip()) + 2)
-    return textwrap.wrap(
-        text, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
-    )

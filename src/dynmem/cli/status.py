@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from dynmem.cli.explain_text import explained
+from dynmem.cli.layout import terminal_columns
 from dynmem.cli.status_text import rendered
 from dynmem.errors import ConfigError, ExitCode, quoted
 from dynmem.limits import API_WAIT_NS_MAX, PAUSE_NS_MAX
@@ -44,7 +45,7 @@ def status(path: Path | None, *, as_json: bool) -> int:
     4 not permitted, 7 no reply in time.
     """  # noqa: D301 - click reads the backspace as "do not wrap"
     answer = ask(path or default_socket(), {"command": "status"})
-    click.echo(json.dumps(answer, indent=2) if as_json else rendered(status_of(answer), _terminal_columns()))
+    click.echo(json.dumps(answer, indent=2) if as_json else rendered(status_of(answer), terminal_columns()))
     return ExitCode.OK
 
 
@@ -226,11 +227,3 @@ def _duration(option: str, text: str, most_ns: int = API_WAIT_NS_MAX) -> int:
         hours = most_ns // (3600 * NS_PER_S)
         raise ConfigError(f"{option}: {quoted(text)} is above {hours}h, the limit: shorten it")
     return duration_ns
-
-
-def _terminal_columns() -> int | None:
-    """Return the width of the terminal; None if the output goes elsewhere: to a program, lines stay whole."""
-    try:
-        return os.get_terminal_size(1).columns or None
-    except OSError:
-        return None

@@ -3,10 +3,10 @@
 Nothing heavy is imported: `dynmem status` takes less than 150 ms from start to finish.
 """
 
-import textwrap
 from typing import TYPE_CHECKING, Final
 
 from dynmem.cli.explain_text import in_a_line
+from dynmem.cli.layout import broken, table
 from dynmem.units import NS_PER_S, format_size
 
 if TYPE_CHECKING:
@@ -15,9 +15,6 @@ if TYPE_CHECKING:
     from dynmem.manager.api.messages import StatusReply
     from dynmem.manager.step.results import Reservation
     from dynmem.manager.step.view import VmView
-
-# Prose is not made narrower than this, however narrow the terminal is.
-_NARROWEST: Final = 40
 
 
 def rendered(status: "StatusReply", columns: int | None = None) -> str:
@@ -29,20 +26,7 @@ def rendered(status: "StatusReply", columns: int | None = None) -> str:
 
 
 def _wrapped(lines: "Iterable[str]", columns: int | None) -> str:
-    """Break lines where they are too long; what continues one stands further to the right."""
-    if columns is None:
-        return "\n".join(lines)
-    broken: list[str] = []
-    for line in lines:
-        indent = " " * (len(line) - len(line.lstrip()) + 2)
-        broken += textwrap.wrap(
-            line,
-            max(columns, _NARROWEST),
-            subsequent_indent=indent,
-            break_long_words=False,
-            break_on_hyphens=False,
-        )
-    return "\n".join(broken)
+    return "\n".join(piece for line in lines for piece in broken(line, columns))
 
 
 def _cell(size: int | None) -> str:
@@ -108,14 +92,7 @@ def _table(vms: "Sequence[VmView]") -> str:
     known = [[size for vm in vms if (size := figure(vm)) is not None] for _, figure in FIGURES]
     if len(vms) > 1:
         rows.append(["sum", "", "", *(_cell(sum(sizes) if sizes else None) for sizes in known)])
-    widths = [max(len(row[index]) for row in rows) for index in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if index < len(TEXTS) else cell.rjust(width)
-            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    )
+    return "\n".join(table(rows, [title for title, _ in TEXTS]))
 
 
 def _lines(status: "StatusReply") -> list[str]:
