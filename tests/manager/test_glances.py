@@ -101,6 +101,24 @@ def test_a_guest_is_asked_at_once_by_turning_its_timer_off_and_on(tmp_path: Path
     play(scenario())
 
 
+def test_no_setting_of_a_paused_vm_is_changed_also_after_a_reload(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        vm = PromptVm()
+        async with watched(vm, tmp_path, may_write=True) as connection:
+            await known(vm, connection)
+            connection.is_paused = True
+            await look(connection, now_ns=0)
+            connection.configure(may_write=True, period_s=0.1)
+            assert await connection.glance(NS_PER_S, ask=True) is not None
+            assert vm.sets == []
+            connection.is_paused = False
+            await look(connection, now_ns=0)
+            assert await connection.glance(2 * NS_PER_S, ask=True) is not None
+            assert vm.sets == [0, 1]
+
+    play(scenario())
+
+
 def test_a_guest_that_is_asked_has_a_moment_to_reply_within_the_same_glance(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

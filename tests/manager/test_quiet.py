@@ -193,6 +193,29 @@ def test_a_target_that_waits_is_replaced_by_a_later_one(tmp_path: Path) -> None:
     play(scenario())
 
 
+def test_a_target_that_waits_is_not_sent_to_a_vm_that_is_paused_meanwhile_which_stays_connected(
+    tmp_path: Path,
+) -> None:
+    async def scenario() -> None:
+        vm = ReportingVm()
+        async with watched(vm, tmp_path, may_write=True) as connection:
+            await look(connection)
+            order = asyncio.create_task(connection.set_balloon(48 * MEBIBYTE))
+            assert await waits(vm)
+            connection.is_paused = True
+            connection.configure(may_write=True, period_s=0.1)
+            await look(connection)
+            vm.report()
+            with pytest.raises(NotSentError, match="not to be changed now"):
+                await order
+            assert sent(vm) == []
+            connection.is_paused = False
+            assert (await look(connection)).run_state == "running"
+            assert len(vm.writers) == 1
+
+    play(scenario())
+
+
 def test_a_guest_that_does_not_report_is_sent_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

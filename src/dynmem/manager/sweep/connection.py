@@ -38,7 +38,7 @@ from dynmem.manager.sweep.measuring import Measuring
 from dynmem.manager.sweep.monitor import Monitor
 from dynmem.manager.sweep.owner import owner_of
 from dynmem.manager.sweep.process import Process
-from dynmem.manager.sweep.quiet import QuietMoment
+from dynmem.manager.sweep.quiet import NotSentError, QuietMoment
 from dynmem.manager.sweep.resident import Resident, ResidentMeter
 from dynmem.manager.sweep.sizes import read_base, read_memory
 from dynmem.qmp.client import QmpClient
@@ -121,11 +121,16 @@ class VmConnection:
         """The process at the other end; empty if there is none."""
         return self._life.incarnation if self._life is not None else ""
 
+    @property
+    def _may_change(self) -> bool:
+        """Whether anything of the VM may be changed now."""
+        return self._may_write and not self.is_paused
+
     def configure(self, *, may_write: bool, period_s: float) -> None:
         """Put another mode and period in force."""
         self._may_write, self._period_s = may_write, period_s
         if self._monitor is not None:
-            self._monitor.may_write = may_write
+            self._monitor.may_write = self._may_change
         if not may_write:
             self._hold.unlock()
 
@@ -206,6 +211,8 @@ class VmConnection:
         if self._quiet is not None and life is not None and life.is_hv_balloon:
             await self._quiet.wait(partial(read_figures, monitor))
             send = monitor.set_balloon_stopped
+            if not self._may_change:
+                raise NotSentError(f"{self.name} is not to be changed now")
         if life is not None:
             life.target_bytes = target_bytes
         try:
@@ -236,7 +243,7 @@ class VmConnection:
             await asyncio.wait((self._glance,))
         try:
             monitor = self._monitor or await self._connect()
-            monitor.may_write = self._may_write and not self.is_paused
+            monitor.may_write = self._may_change
             if self._may_write:
                 self._hold.lock()
             return await self._ask(monitor, now_ns)
@@ -258,7 +265,7 @@ class VmConnection:
         self._hold.look()
         client = await QmpClient.connect(self.path, events=_EVENTS)
         client.when["RESET"] = self._reset
-        monitor = self._monitor = Monitor(client, may_write=self._may_write, timeout_s=COMMAND_TIMEOUT_S)
+        monitor = self._monitor = Monitor(client, may_write=self._may_change, timeout_s=COMMAND_TIMEOUT_S)
         self._quiet = None if monitor.is_ours else QuietMoment(self.name)
         if self._quiet is not None:
             client.when[STATUS_EVENT] = self._quiet.saw_report
