@@ -20,17 +20,12 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from dynmem.errors import DynmemError, RefusedError, RemoteProtocolError, UnreachableError
+from dynmem.errors import DynmemError, RefusedError, UnreachableError
 from dynmem.limits import RECONNECT_PAUSE_S_MAX
 from dynmem.manager.step.facts import ABSENT, SILENT, Owner, VmFacts
 from dynmem.manager.sweep.balloon import glance_at_balloon, look_at_balloon, read_figures
 from dynmem.manager.sweep.conduct import Conduct, trouble
-from dynmem.manager.sweep.demand import (
-    BALLOON_EVENT,
-    STATUS_EVENT,
-    fields,
-    word,
-)
+from dynmem.manager.sweep.demand import BALLOON_EVENT, STATUS_EVENT
 from dynmem.manager.sweep.hold import Hold
 from dynmem.manager.sweep.identity import Identities
 from dynmem.manager.sweep.life import Life
@@ -40,6 +35,7 @@ from dynmem.manager.sweep.owner import owner_of
 from dynmem.manager.sweep.process import Process
 from dynmem.manager.sweep.quiet import NotSentError, QuietMoment
 from dynmem.manager.sweep.resident import Resident, ResidentMeter
+from dynmem.manager.sweep.run_state import read_run_state
 from dynmem.manager.sweep.sizes import read_base, read_memory
 from dynmem.qmp.client import QmpClient
 from dynmem.qmp.errors import NotListeningError, QmpCommandError
@@ -58,19 +54,6 @@ _PATIENCE_TICKS: Final = 20
 _EVENTS: Final = frozenset({"RESET", BALLOON_EVENT, STATUS_EVENT})
 # Looks between two checks for new DIMMs, of a VM that cannot grow otherwise.
 _LOOK_AT_MEMORY_EVERY: Final = 10
-# States of QEMU's MigrationStatus in which the VM's memory is being moved.
-_MIGRATING: Final = frozenset(
-    {
-        "setup",
-        "cancelling",
-        "active",
-        "postcopy-active",
-        "postcopy-paused",
-        "postcopy-recover",
-        "pre-switchover",
-    }
-    | {"device", "wait-unplug", "postcopy-device", "postcopy-recover-setup"}
-)
 
 
 class VmConnection:
@@ -314,7 +297,7 @@ class VmConnection:
         life = self._life
         assert life is not None
         self._take_events(monitor, life)
-        run_state = await self._run_state(monitor, life)
+        run_state = await read_run_state(monitor)
         await self._look_at_memory(monitor, life)
         life.looks += 1
         self._problem = await look_at_balloon(
@@ -373,20 +356,6 @@ class VmConnection:
         if monitor.client.events_dropped != self._dropped:
             self._dropped = monitor.client.events_dropped
             life.deaf = True  # a RESET may be among them
-
-    @staticmethod
-    async def _run_state(monitor: Monitor, life: Life) -> str:
-        reply = fields(await monitor.query("query-status"), "query-status")
-        status = word(reply.get("status"))
-        if status is None:
-            raise RemoteProtocolError("the reply to query-status has no status")
-        try:
-            migration = fields(await monitor.query("query-migrate"), "query-migrate")
-        except QmpCommandError:
-            return status  # dynmem vm does not migrate; QEMU before its machine exists may say so, too
-        if migration.get("status") in _MIGRATING:
-            return "migrating"
-        return status
 
     # -- from outside ---------------------------------------------------------------------------------------
 
