@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from dynmem.discovery.processes import command_line, is_vm, name_of, running_vms
+from dynmem.discovery.processes import command_line, is_vm, running_vms
+from dynmem.discovery.qemu_options import name_of
 
 
 @pytest.mark.parametrize(
@@ -13,6 +14,8 @@ from dynmem.discovery.processes import command_line, is_vm, name_of, running_vms
         (["/usr/bin/qemu-system-x86_64", "-name", "guest=web,debug-threads=on"], True, "web"),
         (["/usr/libexec/qemu-kvm", "-name", "db,process=x"], True, "db"),
         (["/usr/bin/kvm", "-id", "100", "-name", "shop,debug-threads=on"], True, "shop"),
+        (["/usr/bin/kvm", "-name", "guest=a,,b,process=x"], True, "a,b"),
+        (["/usr/bin/kvm", "-name", "process=x,guest=web"], True, "web"),
         (["qemu-img", "convert"], False, None),
         (["python3", "-m", "dynmem", "vm", "--name=web", "-m", "1G"], True, "web"),
         (["python3", "/opt/bin/dynmem", "vm", "-name", "shop"], True, "shop"),

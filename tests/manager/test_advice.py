@@ -164,6 +164,7 @@ def test_in_observe_and_enforce_mode_there_is_no_command() -> None:
         ((*QEMU, "-name", "guest=web"), None),
         ((*QEMU, "-name", "guest=--live", "-chardev", LIBVIRT_FILE), None),
         ((*QEMU, "-name", "guest=\x1b[2Jweb", "-chardev", LIBVIRT_FILE), None),
+        ((*QEMU, "-name", "guest=w\ufffdb", "-chardev", LIBVIRT_FILE), None),
         ((*QEMU, "-chardev", LIBVIRT_FILE, "-name"), None),
         ((), None),
     ],

@@ -10,7 +10,8 @@ from tests.rigs.linux_guest import Boot
 from tests.rigs.scenes import play
 
 from dynmem.cli import main
-from dynmem.discovery.processes import command_line, name_of, running_vms
+from dynmem.discovery.processes import command_line, running_vms
+from dynmem.discovery.qemu_options import name_of
 from dynmem.lab.qemu import QemuGuest
 from dynmem.qmp.client import QmpClient
 from dynmem.ram_files import find_ram_files

@@ -15,9 +15,7 @@ from dynmem.procfs import PROC
 # Proxmox starts QEMU by the name of kvm.
 _QEMU: Final = ("qemu-kvm", "qemu", "kvm")
 _QEMU_SYSTEM: Final = "qemu-system-"
-_NAME_OPTIONS: Final = ("-name", "--name")
 _CMDLINE_BYTES_MAX: Final = 1 << 20
-_NAME_MAX: Final = 64  # characters of a name that the process itself has chosen
 
 
 def running_vms(proc: Path = PROC) -> Iterator[int]:
@@ -50,15 +48,3 @@ def is_vm(arguments: Sequence[str]) -> bool:
         return False
     program = arguments[0].rpartition("/")[2]
     return program in _QEMU or program.startswith(_QEMU_SYSTEM) or is_ours(arguments)
-
-
-def name_of(arguments: Sequence[str]) -> str | None:
-    """Return the name that a VM's command line has for it (``-name guest=web,...``); None if it has none."""
-    for option, value in itertools.pairwise([*arguments, ""]):
-        key, has_value, joined = option.partition("=")
-        if key not in _NAME_OPTIONS:
-            continue
-        name = (joined if has_value else value).split(",")[0].removeprefix("guest=")
-        if name.isprintable() and 0 < len(name) <= _NAME_MAX:
-            return name
-    return None

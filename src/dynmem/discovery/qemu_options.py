@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from dynmem.discovery.processes import is_ours, name_of
+from dynmem.discovery.processes import is_ours
 from dynmem.json_errors import NOT_JSON
 from dynmem.limits import SCAN_OPTIONS_MAX
 from dynmem.units import MIB, parse_size
@@ -21,6 +21,7 @@ Fields = Mapping[str, str]
 _DEFAULT_MEMORY: Final = 128 * MIB
 _UUID: Final = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _ON: Final = frozenset({"on", "yes", "true", "y"})
+_NAME_MAX: Final = 64  # characters of a name that the process itself has chosen
 
 
 class MonitorOption(NamedTuple):
@@ -82,7 +83,7 @@ def started_as(arguments: Sequence[str]) -> StartedAs:
         is_ours(arguments),
         name_of(arguments) or "",
         next((text.lower() for text in found.get("uuid", ()) if _UUID.fullmatch(text)), ""),
-        next((int(text) for text in found.get("id", ()) if _is_number(text)), None),
+        number_of(arguments),
         next((size_of(each["size"]) or 0 for each in memory if "size" in each), 0) or otherwise,
         tuple(_monitors(found)),
         tuple(fields_of(value, "driver") for value in found.get("device", ())),
@@ -92,6 +93,19 @@ def started_as(arguments: Sequence[str]) -> StartedAs:
         any(is_on(each.get("mem-lock", each.get("mlock", ""))) for each in locks),
         "readconfig" in found,
     )
+
+
+def name_of(arguments: Sequence[str]) -> str | None:
+    """Return the name that a VM's command line has for it (``-name guest=web,...``); None if it has none."""
+    values = (value for option, value in _options(arguments) if option == "name")
+    names = (fields_of(value, "guest").get("guest", "") for value in values)
+    return next((name for name in names if name.isprintable() and 0 < len(name) <= _NAME_MAX), None)
+
+
+def number_of(arguments: Sequence[str]) -> int | None:
+    """Return Proxmox's VMID on a VM's command line (``-id 104``); None if it has none."""
+    values = (value for option, value in _options(arguments) if option == "id")
+    return next((int(value) for value in values if _is_number(value)), None)
 
 
 def is_on(value: str) -> bool:

@@ -12,7 +12,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final, Self
 
-from dynmem.discovery.processes import command_line, name_of
+from dynmem.discovery.processes import command_line
+from dynmem.discovery.qemu_options import name_of
 from dynmem.errors import DynmemError, NotPermittedError, UnreachableError, quoted
 from dynmem.ram_files import RamFile, find_ram_files
 from dynmem.sockets import listener
