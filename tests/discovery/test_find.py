@@ -55,6 +55,21 @@ def test_libvirts_monitor_is_found_by_the_descriptor_that_it_passed(tree: ProcTr
     assert (vm.keeper, vm.monitors) == (LIBVIRT, (FoundMonitor(Path(path), is_taken=True),))
 
 
+@pytest.mark.parametrize(
+    ("file", "keeper"),
+    [
+        ("/var/lib/libvirt/qemu/domain-1-web/master-key.aes", LIBVIRT),
+        ("/home/u/.config/libvirt/qemu/lib/domain-1-web/master-key.aes", LIBVIRT),
+        ("/var/lib/libvirt/images/web.qcow2", BY_HAND),
+    ],
+)
+def test_libvirt_runs_whom_it_gave_a_file_of_its_own_and_not_everybody_on_an_image_of_its_pool(
+    tree: ProcTree, file: str, keeper: str
+) -> None:
+    tree.process(7, [QEMU, "-name", "guest=web", "-drive", f"file={file}"])
+    assert only(tree).keeper == keeper
+
+
 @pytest.mark.parametrize("target", ["/dev/null", "socket:[9]", "socket:[x]", "socket:[" + "9" * 4000])
 def test_a_descriptor_that_leads_to_no_monitor_is_a_sentence(tree: ProcTree, target: str) -> None:
     tree.process(7, [QEMU, *BY_DESCRIPTOR], fds={22: target})

@@ -21,7 +21,7 @@ from dynmem.procfs import PROC
 from dynmem.sockets import listener
 
 PROXMOX, LIBVIRT, OURS, BY_HAND = "proxmox", "libvirt", "dynmem vm", "qemu"
-_LIBVIRTS: Final = "/libvirt/"
+_LIBVIRTS: Final = "/libvirt/qemu/"  # images lie elsewhere, and anybody may use them
 
 
 class FoundMonitor(NamedTuple):
