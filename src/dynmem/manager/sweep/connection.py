@@ -22,7 +22,7 @@ from typing import Final
 
 from dynmem.errors import DynmemError, RefusedError, UnreachableError
 from dynmem.limits import RECONNECT_PAUSE_S_MAX
-from dynmem.manager.step.facts import ABSENT, SILENT, Owner, VmFacts
+from dynmem.manager.step.facts import ABSENT, SILENT, VmFacts
 from dynmem.manager.sweep.balloon import glance_at_balloon, look_at_balloon, read_figures
 from dynmem.manager.sweep.conduct import Conduct, trouble
 from dynmem.manager.sweep.demand import BALLOON_EVENT, STATUS_EVENT
@@ -76,7 +76,6 @@ class VmConnection:
         self.is_released: bool = False
         #: Whether nothing of the VM may be changed now, whatever the mode.
         self.is_paused: bool = False
-        self._owner: Owner | None = None
         self._hold = Hold(name, path, Identities() if identities is None else identities)
         self._threads = Measuring() if measuring is None else measuring
         self._may_write = may_write
@@ -279,8 +278,8 @@ class VmConnection:
         self._lives += 1
         incarnation = process.incarnation if process is not None else f"connection {self._lives}"
         meter = ResidentMeter(process) if process is not None else None
-        self._life = Life(process, incarnation, meter)
-        self._owner = owner_of(process.pid) if process is not None else None
+        owner = owner_of(process.pid) if process is not None else None
+        self._life = Life(process, incarnation, meter, owner)
         if meter is None:
             self._life.resident = Resident(
                 None, "unknown (its process cannot be found yet, or is in another pid namespace)"
@@ -431,7 +430,7 @@ class VmConnection:
             reports_free_pages=life.properties.reports_free_pages if life.properties is not None else None,
             needs_stop=self._quiet is not None and life.is_hv_balloon,
             resets=life.resets,
-            owner=self._owner,
+            owner=life.owner,
             problem=self._problem,
         )
 

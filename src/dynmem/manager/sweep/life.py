@@ -7,7 +7,7 @@ the next one's driver writes a size of its own, and until then that guest has al
 from dataclasses import dataclass, field
 from typing import Final
 
-from dynmem.manager.step.facts import HV_BALLOON, VIRTIO_BALLOON
+from dynmem.manager.step.facts import HV_BALLOON, VIRTIO_BALLOON, Owner
 from dynmem.manager.sweep.demand import DemandTracker, Device, Report
 from dynmem.manager.sweep.process import Process
 from dynmem.manager.sweep.properties import Properties
@@ -27,6 +27,7 @@ class Life:
         process: Its process; None if it cannot be seen.
         incarnation: The name of this life.
         meter: Measures its resident memory.
+        owner: The program that runs it; None: not known.
         base_bytes: What it was started with, DIMMs excluded.
         memory: All its memory.
         next_memory: The look at which its memory is read again.
@@ -53,6 +54,7 @@ class Life:
     process: Process | None
     incarnation: str
     meter: ResidentMeter | None
+    owner: Owner | None
     base_bytes: int | None = None
     memory: VmMemory | None = None
     next_memory: int = 0
