@@ -19,6 +19,8 @@ from dynmem.discovery.qemu_options import name_of
         (["qemu-img", "convert"], False, None),
         (["python3", "-m", "dynmem", "vm", "--name=web", "-m", "1G"], True, "web"),
         (["python3", "/opt/bin/dynmem", "vm", "-name", "shop"], True, "shop"),
+        (["/opt/bin/dynmem", "vm", "--name", "a,b=c"], True, "a,b=c"),
+        (["/opt/bin/dynmem", "vm", "--name=a=b"], True, "a=b"),
         (["/opt/bin/dynmem", "run", "--config", "vm"], False, None),
         (["python3", "-P", "-m", "dynmem.guest"], False, None),
         (["postgres", "vm"], False, None),

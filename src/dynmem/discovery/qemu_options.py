@@ -96,9 +96,13 @@ def started_as(arguments: Sequence[str]) -> StartedAs:
 
 
 def name_of(arguments: Sequence[str]) -> str | None:
-    """Return the name that a VM's command line has for it (``-name guest=web,...``); None if it has none."""
-    values = (value for option, value in _options(arguments) if option == "name")
-    names = (fields_of(value, "guest").get("guest", "") for value in values)
+    """Return the name that a VM's command line has for it; None if it has none that can be shown.
+
+    QEMU's has properties beside it (``-name guest=web,...``), that of `dynmem vm` is a plain text.
+    """
+    names = (value for option, value in _options(arguments) if option == "name")
+    if not is_ours(arguments):
+        names = (fields_of(name, "guest").get("guest", "") for name in names)
     return next((name for name in names if name.isprintable() and 0 < len(name) <= _NAME_MAX), None)
 
 
