@@ -1,4 +1,7 @@
-"""What may be asked of a monitor that another program may own: commands that change nothing in its VM."""
+"""What may be asked of a monitor that another program may own: commands that change nothing in its VM.
+
+And what of QEMU's replies is to be known for it: where devices are listed, and how hv-balloon refuses.
+"""
 
 from typing import Final
 
@@ -17,6 +20,11 @@ QUERIES: Final = frozenset(
         "qom-list",
     }
 )
+#: The folders of a machine's devices: those that were given an id, and the others.
+DEVICE_FOLDERS: Final = ("/machine/peripheral", "/machine/peripheral-anon")
+#: How `query-hv-balloon-status-report` is refused where there is such a device (QEMU hw/hyperv/hv-balloon.c):
+#: it passes on no report, or there was none yet. Every other refusal means that there is no device.
+HV_BALLOON_WITHOUT_REPORT: Final = ("guest memory status reporting", "no guest memory status")
 # Queries whose replies grow with the machine. All others return a few figures.
 _LISTS: Final = frozenset({"query-memory-devices", "qom-list"})
 _FIGURES_MAX: Final = 1024

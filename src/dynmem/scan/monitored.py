@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 from dynmem.limits import MANAGER_FIGURE_BYTES_MAX, QMP_NAME_MAX
+from dynmem.qmp.queries import DEVICE_FOLDERS, HV_BALLOON_WITHOUT_REPORT
 from dynmem.scan.visit import (
     DEFLATES,
-    FOLDERS,
     HV_BALLOON,
     INTERVAL,
     REPORTING,
@@ -21,8 +21,6 @@ from dynmem.scan.visit import (
 )
 
 VIRTIO_MEM: Final = "virtio-mem"
-# Texts of QEMU's hv-balloon: it is there, and has no report.
-_HV_SAYS_NOTHING: Final = ("guest memory status reporting", "no guest memory status")
 _SECONDS_MAX: Final = 1 << 40  # a wall clock beyond this is nonsense
 
 
@@ -104,7 +102,7 @@ def monitored(answers: Answers) -> Monitored:
     hv_refusal = refusals.get("query-hv-balloon-status-report", "")
     hv = _members(replies.get("query-hv-balloon-status-report"))
     balloons = []
-    if hv or hv_refusal.startswith(_HV_SAYS_NOTHING):
+    if hv or hv_refusal.startswith(HV_BALLOON_WITHOUT_REPORT):
         balloons.append(HV_BALLOON)
     path = device_path(replies, VIRTIO_BALLOON)
     if path:
@@ -163,9 +161,9 @@ def _memory_devices(reply: object) -> tuple[int, tuple[VirtioMem, ...]]:
 
 
 def _types(replies: Mapping[str, object]) -> tuple[str, ...] | None:
-    if not any(folder in replies for folder in FOLDERS):
+    if not any(folder in replies for folder in DEVICE_FOLDERS):
         return None
-    return tuple(kind for folder in FOLDERS for _, kind in devices_in(replies.get(folder)))
+    return tuple(kind for folder in DEVICE_FOLDERS for _, kind in devices_in(replies.get(folder)))
 
 
 def _members(value: object) -> Mapping[str, object]:

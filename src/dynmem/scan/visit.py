@@ -13,10 +13,9 @@ from dynmem.errors import DynmemError, LocalProtocolError, NotPermittedError
 from dynmem.limits import QMP_PATH_MAX
 from dynmem.qmp.client import QmpClient
 from dynmem.qmp.errors import BusyError, QmpCommandError
-from dynmem.qmp.queries import QUERIES, values_max
+from dynmem.qmp.queries import DEVICE_FOLDERS, QUERIES, values_max
 
 VISIT_S: Final = 0.1
-FOLDERS: Final = ("/machine/peripheral", "/machine/peripheral-anon")
 VIRTIO_BALLOON, HV_BALLOON = "virtio-balloon", "hv-balloon"
 STATISTICS: Final = "guest-stats"
 INTERVAL: Final = "guest-stats-polling-interval"
@@ -73,7 +72,7 @@ class _Visit:
     async def _ask_all(self, client: QmpClient) -> None:
         for command in _FIRST:
             await self._ask(client, command, command)
-        for folder in FOLDERS:
+        for folder in DEVICE_FOLDERS:
             await self._ask(client, folder, "qom-list", {"path": folder})
         for kind, names in _PROPERTIES.items():
             path = device_path(self.replies, kind)
@@ -119,7 +118,7 @@ async def visit(path: Path, pid: int = 0) -> Answers:
 
 def device_path(replies: Mapping[str, object], wanted: str) -> str:
     """Return the QOM path of the first device of a kind; "" if there is none."""
-    for folder in FOLDERS:
+    for folder in DEVICE_FOLDERS:
         for name, kind in devices_in(replies.get(folder)):
             if kind.startswith(wanted):
                 return f"{folder}/{name}"

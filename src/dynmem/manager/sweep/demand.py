@@ -16,6 +16,7 @@ from dynmem.limits import MANAGER_FIGURE_BYTES_MAX, QMP_NAME_MAX, QMP_PATH_MAX
 from dynmem.manager.step.facts import HV_BALLOON, VIRTIO_BALLOON, Demand
 from dynmem.manager.sweep.monitor import STATISTICS_INTERVAL, Monitor
 from dynmem.qmp.errors import COMMAND_NOT_FOUND, DEVICE_NOT_FOUND, QmpCommandError
+from dynmem.qmp.queries import DEVICE_FOLDERS, HV_BALLOON_WITHOUT_REPORT
 from dynmem.units import MIB, PAGE_SIZE, format_size
 
 STATUS_EVENT: Final = "HV_BALLOON_STATUS_REPORT"
@@ -235,7 +236,7 @@ async def find_device(monitor: Monitor) -> Device | None:
         await monitor.query(STATUS_QUERY)
     except QmpCommandError as error:
         # "no hv-balloon device present", "... in this build" and an unknown command all mean: absent.
-        if error.desc.startswith(("guest memory status reporting", "no guest memory status")):
+        if error.desc.startswith(HV_BALLOON_WITHOUT_REPORT):
             return Device(HV_BALLOON, "")
     else:
         return Device(HV_BALLOON, "")
@@ -248,7 +249,7 @@ async def find_object(monitor: Monitor, kind: str) -> str | None:
 
     Raises QmpCommandError if the monitor does not say what devices there are.
     """
-    for folder in ("/machine/peripheral", "/machine/peripheral-anon"):
+    for folder in DEVICE_FOLDERS:
         try:
             entries = await monitor.query("qom-list", {"path": folder})
         except QmpCommandError as error:
