@@ -44,7 +44,7 @@ def balloon(
         balloons=("virtio-balloon",),
         balloon_path="/machine/peripheral/balloon0",
         interval_s=interval_s,
-        report=GuestReport(SIZE, free, available, updated_s),
+        report=GuestReport(free, available, updated_s),
         virtio_mems=virtio_mems,
         migration=migration,
     )

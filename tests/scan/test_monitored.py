@@ -36,13 +36,13 @@ def test_an_impossible_figure_counts_as_absent(wrong: object) -> None:
     replies = {
         "query-balloon": {"actual": wrong},
         "query-memory-size-summary": {"base-memory": wrong},
-        "guest-stats": {"last-update": 5, "stats": {"stat-free-memory": wrong, "stat-total-memory": 7}},
+        "guest-stats": {"last-update": 5, "stats": {"stat-free-memory": wrong, "stat-available-memory": 7}},
         "guest-stats-polling-interval": wrong,
         "free-page-reporting": wrong if not isinstance(wrong, bool) else 1,
     }
     told = monitored(Answers(replies))
     assert (told.actual_bytes, told.base_bytes, told.interval_s) == (None, None, None)
-    assert (told.report.free, told.report.total, told.reports_free_pages) == (None, 7, None)
+    assert (told.report.free, told.report.available, told.reports_free_pages) == (None, 7, None)
 
 
 def test_available_is_free_and_caches_for_an_old_kernel() -> None:

@@ -32,7 +32,6 @@ class ProxmoxVm(NamedTuple):
         minimum_bytes: What `balloon` says, or the maximum; None: it has no balloon device.
         shares: Its weight; 0: Proxmox does not balloon it.
         lock: What is going on; "" if nothing is.
-        tags: Its tags.
     """
 
     number: int
@@ -41,7 +40,6 @@ class ProxmoxVm(NamedTuple):
     minimum_bytes: int | None
     shares: int
     lock: str
-    tags: tuple[str, ...]
 
 
 class ProxmoxFiles(NamedTuple):
@@ -98,7 +96,6 @@ def proxmox_vm(number: int, text: str) -> ProxmoxVm:
         minimum * MIB if minimum else None,
         _number(said.get("shares"), _SHARES),
         _shown(said.get("lock", "")),
-        tuple(filter(None, map(_shown, re.split(r"[;, ]+", said.get("tags", ""))))),
     )
 
 

@@ -28,13 +28,11 @@ class GuestReport(NamedTuple):
     """What the guest reports of itself. Bytes; None: not reported, or impossible.
 
     Attributes:
-        total: All memory that its kernel has.
         free: What nothing uses.
         available: What it could use at once, caches included.
         updated_s: When it reported, by the clock of the host; 0: never; None: that is not said.
     """
 
-    total: int | None = None
     free: int | None = None
     available: int | None = None
     updated_s: int | None = None
@@ -74,7 +72,6 @@ class Monitored(NamedTuple):
         deflates_on_oom: Whether the guest may take pages back before it kills; None: not said.
         report: What the guest reports.
         committed_bytes: What a guest with hv-balloon has promised its programs; None: not said.
-        refusal: Why there is no size or no report, in the monitor's words.
     """
 
     is_known: bool = False
@@ -93,13 +90,12 @@ class Monitored(NamedTuple):
     deflates_on_oom: bool | None = None
     report: GuestReport = GuestReport()
     committed_bytes: int | None = None
-    refusal: str = ""
 
 
 def monitored(answers: Answers) -> Monitored:
     """Return what the answers mean. Whatever they are, it raises nothing."""
-    replies, refusals = answers.replies, answers.refusals
-    hv_refusal = refusals.get("query-hv-balloon-status-report", "")
+    replies = answers.replies
+    hv_refusal = answers.refusals.get("query-hv-balloon-status-report", "")
     hv = _members(replies.get("query-hv-balloon-status-report"))
     balloons = []
     if hv or hv_refusal.startswith(HV_BALLOON_WITHOUT_REPORT):
@@ -125,7 +121,6 @@ def monitored(answers: Answers) -> Monitored:
         deflates_on_oom=_flag(replies.get(DEFLATES)),
         report=_hv_report(hv) if hv else _virtio_report(replies.get(STATISTICS)),
         committed_bytes=_size(hv.get("committed")),
-        refusal=refusals.get("query-balloon", "") if path or hv_refusal else "",
     )
 
 
@@ -138,7 +133,7 @@ def _virtio_report(reply: object) -> GuestReport:
     if available is None and free is not None and caches is not None:
         available = free + caches  # Linux before 4.6
     updated = _number(report.get("last-update"), _SECONDS_MAX)
-    return GuestReport(_size(figures.get("stat-total-memory")), free, available, updated)
+    return GuestReport(free, available, updated)
 
 
 def _hv_report(reply: Mapping[str, object]) -> GuestReport:
