@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import pytest
 
 from dynmem.discovery.qemu_options import started_as
+from dynmem.manager.sweep.demand import VIRTIO_RESERVE_BYTES
 from dynmem.scan.held import Held
 from dynmem.scan.judge import (
     OWN_BYTES,
@@ -196,3 +197,7 @@ def test_what_a_guest_with_hv_balloon_uses_leaves_out_what_is_ballooned() -> Non
     )
     assert used(told, NOW_S) == 3 * GIB // 2
     assert stranded(told, holding(SIZE), NOW_S) is None  # it does not report what is free
+
+
+def test_a_scan_leaves_a_guest_the_reserve_that_the_manager_leaves_it() -> None:
+    assert RESERVE_BYTES == VIRTIO_RESERVE_BYTES

@@ -22,6 +22,9 @@ BALLOON, RECLAIM = "balloon", "host reclaim"
 RESERVE_BYTES: Final = 64 * MIB
 #: What a QEMU process holds beside its guest's memory, at most, where the two cannot be distinguished.
 OWN_BYTES: Final = 128 * MIB
+_SPARE: Final = (
+    f"what its guest has available beyond {format_size(RESERVE_BYTES)}, as far as the host holds it"
+)
 # A report is fresh for three intervals, and for ten seconds: QEMU's timer waits for the guest.
 _FRESH_INTERVALS: Final = 3
 _FRESH_S: Final = 10
@@ -241,9 +244,7 @@ def give(told: Monitored, traits: Traits, state: Verdict, back: Verdict, now_s: 
         if back.word == INEFFECTIVE:
             return Give(0, NONE, f"a balloon would return nothing: {back.evidence}")
         if told.balloons:
-            return Give(
-                spare, BALLOON, "what its guest has available beyond 64 MiB, as far as the host holds it"
-            )
+            return Give(spare, BALLOON, _SPARE)
     if back.word == INEFFECTIVE:
         return Give(None if plugged else 0, VIRTIO_MEM if plugged else NONE, back.evidence)
     if told.balloons and state.word in (LIVE, SILENT, UNKNOWN):
