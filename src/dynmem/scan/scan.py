@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -40,13 +40,18 @@ _STOPPED: Final = frozenset({"T", "t"})
 _MEMORY_BACKENDS: Final = "memory-backend-"
 
 
-class Process:
-    """What was seen of a VM's process."""
+class Process(NamedTuple):
+    """What was seen of a VM's process.
 
-    def __init__(self, held: Held | None, around: Surroundings, problem: str = "") -> None:
-        self.held: Final = held
-        self.around: Final = around
-        self.problem: Final = problem
+    Attributes:
+        held: What it holds; None: not known.
+        around: What is around it.
+        problem: Why it could not be seen, or not all of it; "" if it could.
+    """
+
+    held: Held | None
+    around: Surroundings
+    problem: str = ""
 
 
 async def scan(
