@@ -84,20 +84,18 @@ async def _size_of(vm: "FoundVm") -> "Sized":
     """Return a VM with its size: by its command line or, where none names its socket, as its monitor says."""
     from dynmem.cli.config_text import Sized
     from dynmem.qmp.client import QmpClient
+    from dynmem.scan.monitored import figure
 
     if vm.started.monitors or not vm.monitors or vm.monitors[0].is_taken:
         return Sized(vm, vm.started.memory_bytes)
     path = vm.monitors[0].path
     try:
-        client = await QmpClient.connect(path, greeting_timeout_s=_PATIENCE_S, events=())
-        try:
+        async with await QmpClient.connect(path, greeting_timeout_s=_PATIENCE_S, events=()) as client:
             reply = await client.execute("query-memory-size-summary", timeout_s=_PATIENCE_S)
-        finally:
-            await client.close()
     except (DynmemError, OSError, TimeoutError) as error:
         return Sized(vm, 0, f"nobody replies at {path} as a monitor does ({error})")
-    size = reply.get("base-memory") if isinstance(reply, dict) else None
-    return Sized(vm, size if isinstance(size, int) and 0 <= size < 1 << 52 else 0)
+    size = figure(reply.get("base-memory")) if isinstance(reply, dict) else None
+    return Sized(vm, size or 0)
 
 
 def _write(path: Path, text: str) -> None:

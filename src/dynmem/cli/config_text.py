@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
 from dynmem.discovery.find import LIBVIRT, OURS, PROXMOX, FoundMonitor, FoundVm
+from dynmem.errors import printable
 from dynmem.limits import MANAGER_NAME_MAX, MANAGER_VMS_MAX, UNIX_PATH_BYTES_MAX, WEIGHT_MAX
 from dynmem.manager.config_file import SLUSH, is_name
 from dynmem.policy import MemorySettings
@@ -202,7 +203,7 @@ def _line(key: str, value: str, comment: str) -> str:
 
 def _remark(text: str) -> str:
     """Return a text as a remark can have it, whatever names and paths are in it: one line."""
-    return "".join(each if each.isprintable() else "?" for each in text)[:_REMARK_MAX]
+    return printable(text)[:_REMARK_MAX]
 
 
 def _commented(lines: Sequence[str]) -> list[str]:

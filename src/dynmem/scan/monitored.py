@@ -109,8 +109,8 @@ def monitored(answers: Answers) -> Monitored:
         run_state=_word(_members(replies.get("query-status")).get("status")),
         migration=_word(_members(replies.get("query-migrate")).get("status")),
         uuid=_uuid(_members(replies.get("query-uuid")).get("UUID")),
-        base_bytes=_size(_members(replies.get("query-memory-size-summary")).get("base-memory")) or None,
-        actual_bytes=_size(_members(replies.get("query-balloon")).get("actual")),
+        base_bytes=figure(_members(replies.get("query-memory-size-summary")).get("base-memory")) or None,
+        actual_bytes=figure(_members(replies.get("query-balloon")).get("actual")),
         dimm_bytes=dimms,
         devices=_types(replies),
         balloons=tuple(balloons),
@@ -120,16 +120,16 @@ def monitored(answers: Answers) -> Monitored:
         reports_free_pages=_flag(replies.get(REPORTING)),
         deflates_on_oom=_flag(replies.get(DEFLATES)),
         report=_hv_report(hv) if hv else _virtio_report(replies.get(STATISTICS)),
-        committed_bytes=_size(hv.get("committed")),
+        committed_bytes=figure(hv.get("committed")),
     )
 
 
 def _virtio_report(reply: object) -> GuestReport:
     report = _members(reply)
     figures = _members(report.get("stats"))
-    free = _size(figures.get("stat-free-memory"))
-    available = _size(figures.get("stat-available-memory"))
-    caches = _size(figures.get("stat-disk-caches"))
+    free = figure(figures.get("stat-free-memory"))
+    available = figure(figures.get("stat-available-memory"))
+    caches = figure(figures.get("stat-disk-caches"))
     if available is None and free is not None and caches is not None:
         available = free + caches  # Linux before 4.6
     updated = _number(report.get("last-update"), _SECONDS_MAX)
@@ -137,7 +137,7 @@ def _virtio_report(reply: object) -> GuestReport:
 
 
 def _hv_report(reply: Mapping[str, object]) -> GuestReport:
-    return GuestReport(available=_size(reply.get("available")))
+    return GuestReport(available=figure(reply.get("available")))
 
 
 def _memory_devices(reply: object) -> tuple[int, tuple[VirtioMem, ...]]:
@@ -147,11 +147,11 @@ def _memory_devices(reply: object) -> tuple[int, tuple[VirtioMem, ...]]:
     for entry in reply if isinstance(reply, list) else ():
         device = _members(entry)
         data = _members(device.get("data"))
-        size, requested = _size(data.get("size")), _size(data.get("requested-size"))
+        size, requested = figure(data.get("size")), figure(data.get("requested-size"))
         if device.get("type") == "dimm":
             dimms = min(dimms + (size or 0), MANAGER_FIGURE_BYTES_MAX)
         elif device.get("type") == VIRTIO_MEM and size is not None and requested is not None:
-            found.append(VirtioMem(size, requested, _size(data.get("block-size")) or 1))
+            found.append(VirtioMem(size, requested, figure(data.get("block-size")) or 1))
     return dimms, tuple(found)
 
 
@@ -165,7 +165,8 @@ def _members(value: object) -> Mapping[str, object]:
     return value if isinstance(value, dict) else {}
 
 
-def _size(value: object) -> int | None:
+def figure(value: object) -> int | None:
+    """Return a number of bytes that a monitor sent; None if it is not one, or no VM has as many."""
     return _number(value, MANAGER_FIGURE_BYTES_MAX)
 
 
