@@ -219,21 +219,10 @@ class Record(msgspec.Struct):
         return max(self.actual_pages or 0, self.target_pages or 0, self.restored_pages or 0)
 
     @property
-    def resident_pages(self) -> int | None:
-        """What the host measured, rounded up."""
-        resident = self.facts.resident_bytes
-        return None if resident is None else pages_covering(resident)
-
-    @property
-    def known_overhead_pages(self) -> int:
-        """What the measurement is known to include besides guest memory."""
-        return pages_of(self.facts.resident_overhead_bytes)
-
-    @property
     def guest_pages(self) -> int | None:
-        """What the host measured that the guest holds."""
-        resident = self.resident_pages
-        return None if resident is None else max(0, resident - self.known_overhead_pages)
+        """What the host measured that the guest holds, rounded up."""
+        held = self.facts.guest_bytes
+        return None if held is None else pages_covering(held)
 
     @property
     def above_pages(self) -> int:

@@ -147,7 +147,7 @@ FROZEN: Final[tuple[Row, ...]] = (
         lambda record: f"frozen: no fresh report from the guest{_problem(record)}",
     ),
     (
-        lambda record, _: record.resident_pages is None,
+        lambda record, _: record.guest_pages is None,
         "frozen",
         lambda record: f"frozen: its resident memory cannot be measured{_problem(record)}",
     ),
