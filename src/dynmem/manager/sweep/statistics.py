@@ -52,8 +52,6 @@ class Statistics:
         self._cut_short_s = 0
         self._asked_ns: int | None = None
         self.problem: str | None = None
-        #: How often the guest was asked at once.
-        self.asked: int = 0
 
     @property
     def _wanted_s(self) -> int:
@@ -118,7 +116,6 @@ class Statistics:
         self._cut_short_s = self._wanted_s
         await monitor.ask_for_statistics(self._device.path, self._wanted_s)
         self._cut_short_s = 0
-        self.asked += 1
         return True
 
     async def _finish(self, monitor: Monitor) -> None:
