@@ -61,14 +61,20 @@ async def waits(vm: FakeVm) -> bool:
     return not sent(vm)
 
 
+async def ordering(vm: ReportingVm, connection: VmConnection, mib: int) -> asyncio.Task[None]:
+    """Order a size, which waits."""
+    order = asyncio.create_task(connection.set_balloon(mib * MEBIBYTE))
+    assert await waits(vm)
+    return order
+
+
 def test_a_target_waits_until_the_guests_report_has_been_read(tmp_path: Path) -> None:
     async def scenario() -> None:
         vm = ReportingVm()
         async with watched(vm, tmp_path, may_write=True) as connection:
             await look(connection)
             vm.report()  # when, nobody knows by now
-            order = asyncio.create_task(connection.set_balloon(48 * MEBIBYTE))
-            assert await waits(vm)
+            order = await ordering(vm, connection, 48)
             vm.event(REPORT)  # which can be late
             assert await waits(vm)
             vm.report()
@@ -84,8 +90,7 @@ def test_a_guest_that_somebody_else_has_stopped_is_not_continued(tmp_path: Path)
         vm = ReportingVm()
         async with watched(vm, tmp_path, may_write=True) as connection:
             await look(connection)
-            order = asyncio.create_task(connection.set_balloon(48 * MEBIBYTE))
-            assert await waits(vm)
+            order = await ordering(vm, connection, 48)
             vm.answers["query-status"] = {"status": "paused", "running": False}
             with pytest.raises(NotSentError, match="has been stopped by somebody else"):
                 await order
@@ -100,8 +105,7 @@ def test_a_guest_continues_also_after_a_target_that_was_refused(tmp_path: Path) 
         vm.answers["balloon"] = RuntimeError("no")
         async with watched(vm, tmp_path, may_write=True) as connection:
             await look(connection)
-            order = asyncio.create_task(connection.set_balloon(48 * MEBIBYTE))
-            assert await waits(vm)
+            order = await ordering(vm, connection, 48)
             vm.report()
             with pytest.raises(QmpCommandError, match="no"):
                 await order
@@ -151,19 +155,19 @@ def test_a_guest_that_was_asked_or_whose_size_moves_is_left_alone_for_a_while(
         vm = ReportingVm()
         async with watched(vm, tmp_path, may_write=True) as connection:
             await look(connection)
-            await ordered(vm, connection, 48)
+            order = await ordering(vm, connection, 48)
+            vm.report()
+            await order
             vm.answers["query-balloon"] = {"actual": 48 * MEBIBYTE}  # it has that, and may yet answer
             vm.asked.clear()
-            order = asyncio.create_task(connection.set_balloon(40 * MEBIBYTE))
-            assert await waits(vm)
+            order = await ordering(vm, connection, 40)
             vm.report()
             assert await waits(vm)
             monkeypatch.setattr(quiet, "ANSWER_S", 0.0)
             vm.report()
             await order
             vm.asked.clear()
-            order = asyncio.create_task(connection.set_balloon(44 * MEBIBYTE))
-            assert await waits(vm)
+            order = await ordering(vm, connection, 44)
             monkeypatch.setattr(quiet, "ANSWER_S", 300.0)
             vm.answers["query-balloon"] = {"actual": 44 * MEBIBYTE}  # on its way to the target before
             assert await waits(vm)
@@ -180,8 +184,7 @@ def test_a_target_that_waits_is_replaced_by_a_later_one(tmp_path: Path) -> None:
         vm = ReportingVm()
         async with watched(vm, tmp_path, may_write=True) as connection:
             await look(connection)
-            first = asyncio.create_task(connection.set_balloon(48 * MEBIBYTE))
-            assert await waits(vm)
+            first = await ordering(vm, connection, 48)
             second = asyncio.create_task(connection.set_balloon(56 * MEBIBYTE))
             with pytest.raises(NotSentError, match="a later target has replaced this one"):
                 await first
@@ -200,8 +203,7 @@ def test_a_target_that_waits_is_not_sent_to_a_vm_that_is_paused_meanwhile_which_
         vm = ReportingVm()
         async with watched(vm, tmp_path, may_write=True) as connection:
             await look(connection)
-            order = asyncio.create_task(connection.set_balloon(48 * MEBIBYTE))
-            assert await waits(vm)
+            order = await ordering(vm, connection, 48)
             connection.is_paused = True
             connection.configure(may_write=True, period_s=0.1)
             await look(connection)
@@ -243,11 +245,3 @@ def test_our_own_monitor_and_virtio_balloon_take_a_target_at_any_time(vm: FakeVm
             assert sent(vm) == [48, 40]
 
     play(scenario())
-
-
-async def ordered(vm: ReportingVm, connection: VmConnection, mib: int) -> None:
-    """Order a size, and have it sent."""
-    order = asyncio.create_task(connection.set_balloon(mib * MEBIBYTE))
-    assert await waits(vm)
-    vm.report()
-    await order
