@@ -183,22 +183,26 @@ class Daemon:
         )
 
     def _released(self) -> str:
-        names, socket = self._manager.released, self._config.socket
-        one = names[0] if len(names) == 1 else "VM"
-        more = f" and {len(names) - NAMES_MAX} more" if len(names) > NAMES_MAX else ""
-        return (
-            f"released earlier: {', '.join(names[:NAMES_MAX])}{more}:"
-            f" grown to their full size and left alone,"
-            f" also after they start again; to manage one again: dynmem release {one} --undo"
-            f" --socket {socket}"
+        return self._left_alone(
+            "released",
+            self._manager.released,
+            "grown to their full size and left alone, also after they start again; to manage one again:"
+            " dynmem release",
         )
 
     def _paused(self) -> str:
-        names = self._manager.paused
+        return self._left_alone(
+            "paused",
+            self._manager.paused,
+            "left exactly as they are until their time is over; to end a pause: dynmem pause",
+        )
+
+    def _left_alone(self, what: str, names: Sequence[str], undo: str) -> str:
+        """Return the line about VMs that an operator took out of the manager's hands before it started."""
         more = f" and {len(names) - NAMES_MAX} more" if len(names) > NAMES_MAX else ""
+        one = names[0] if len(names) == 1 else "VM"
         return (
-            f"paused earlier: {', '.join(names[:NAMES_MAX])}{more}: left exactly as they are until then; to"
-            f" end a pause: dynmem pause {names[0] if len(names) == 1 else 'VM'} --undo"
+            f"{what} earlier: {', '.join(names[:NAMES_MAX])}{more}: {undo} {one} --undo"
             f" --socket {self._config.socket}"
         )
 
