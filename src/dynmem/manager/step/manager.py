@@ -21,6 +21,7 @@ from dynmem.manager.step.facts import Facts, ManagerSettings, VmConfig
 from dynmem.manager.step.last_resort import INTERRUPTED, LastResort, interrupt_line
 from dynmem.manager.step.measured import Charge, MeasuredFree, charge, measure
 from dynmem.manager.step.orders import Orders, commands_for
+from dynmem.manager.step.outcomes import Outcomes
 from dynmem.manager.step.pauses import Pauses
 from dynmem.manager.step.ready import Ready, refilled
 from dynmem.manager.step.record import Record
@@ -64,13 +65,9 @@ class Manager:
         self._lacked = False
         self._asked_to_look: set[str] = set()
         self._announcements = Announcements()
-        self._last: dict[str, tuple[int, Change]] = {}
-        self._last_before: dict[str, tuple[int, Change]] = {}
-        self._sent: set[str] = set()
-        self._sent_before: set[str] = set()
+        self._outcomes = Outcomes(self._roster, self.claims)
         self._shortage = False
         self._seen: Seen | None = None
-        self._targets_before: dict[str, int | None] = {}
 
     def step(self, facts: Facts) -> StepResult:
         """Decide what to do about one sweep."""
@@ -78,7 +75,7 @@ class Manager:
         survey = self._survey(facts)
         lines += self._reservations.settle(survey.bare.pages, survey.held)
         lines += self._announce_standings(survey)
-        self._targets_before = {record.name: record.target_pages for record in self._roster}
+        self._outcomes.begin()
         stalls = self._stalls(survey)
         movable = [record for record in self._roster if survey.is_movable(record.name)]
         views = views_of(movable, survey, self.safeguards)
@@ -101,10 +98,8 @@ class Manager:
         changes = (*stalls, *self._changes(candidates, free, survey, spared, ready))
         waiting = self._waiting(candidates, survey)
         self._shortage = waiting or any(each.decision.short_pages for each in candidates)
-        self._last_before, self._sent_before = dict(self._last), set(self._sent)
-        self._last.update({each.record.name: (survey.now_ns, each) for each in changes})
-        self._sent.difference_update(each.record.name for each in changes)
-        seen = Seen(survey, free, result, changes, ready, waiting, dict(self._last))
+        self._outcomes.chose(changes, survey.now_ns)
+        seen = Seen(survey, free, result, changes, ready, waiting, self._outcomes.last)
         self._announcements.see(self._roster)
         lines += self._announcements.lines(changes, self.settings.mode, self._chatter, survey.now_ns)
         lines += emergency_lines(self._seen, seen)
@@ -121,7 +116,7 @@ class Manager:
             return StepResult(result, (), tuple(lines), waiting=False)
         return StepResult(
             result,
-            commands_for(changes, self._targets_before),
+            commands_for(changes, self._outcomes.targets_before),
             tuple(lines),
             waiting,
             moving(movable, self._asked_to_look, survey.now_ns, is_any_short=self._shortage),
@@ -140,7 +135,7 @@ class Manager:
         for record in self._roster.configure(settings, vms):
             self.claims.end(record.name)
             self._announcements.forget(record.name)
-            self._last.pop(record.name, None)
+            self._outcomes.forget(record.name)
         for record in self._roster:
             if record.config.priority != priorities[record.name]:
                 self.claims.change_priority(record)
@@ -154,35 +149,22 @@ class Manager:
 
     def was_sent(self, name: str) -> None:
         """Take in that the command of the last step to a VM was sent."""
-        self._sent.add(name)
+        self._outcomes.sent.add(name)
 
     def not_sent(self, vms: Iterable[str]) -> None:
         """Take back commands of the last step that were not sent: these VMs keep the target before it."""
         names = tuple(vms)
-        for name in names:
-            record = self._roster.get(name)
-            if record is not None and name in self._targets_before:
-                record.take_back(self._targets_before[name])
-                self.claims.ask(record)
-            if self._last_before.get(name) is None:
-                self._last.pop(name, None)
-            else:
-                self._last[name] = self._last_before[name]
-            if name in self._sent_before:
-                self._sent.add(name)
+        self._outcomes.not_sent(names)
         if self._seen is not None:
-            self._seen = self._seen.without(names, self._last)
+            self._seen = self._seen.without(names, self._outcomes.last)
 
     def target_before(self, name: str) -> int | None:
         """Return the target that a VM had before the last step. Pages."""
-        return self._targets_before.get(name)
+        return self._outcomes.targets_before.get(name)
 
     def refused_late(self, name: str, target_bytes: int, before: int | None) -> None:
         """Take back a target that a VM refused after more steps were made, unless it has another by now."""
-        record = self._roster.get(name)
-        if record is not None and record.target_pages == target_bytes // PAGE_SIZE:
-            record.take_back(before)
-            self.claims.ask(record)
+        self._outcomes.refused_late(name, target_bytes, before)
 
     def life(self, name: str) -> str:
         """Return which life of a VM is there: its incarnation, or "" if it is absent."""
@@ -275,7 +257,7 @@ class Manager:
             self._releases,
             self._pauses,
             self._seen,
-            self._sent,
+            self._outcomes.sent,
         ).read()
 
     def _take_in(self, facts: Facts) -> list[str]:
