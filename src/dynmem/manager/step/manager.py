@@ -88,10 +88,11 @@ class Manager:
         if self.safeguards.ready:
             ready = self._ready.kept(movable, room - reserved, self.settings.ready_bytes, survey.now_ns)
         result = plan(Snapshot(room - reserved, views, holders, ready))
-        if lack := lacking(movable, result, survey.barred):
+        out = lack = lacking(movable, result, survey.barred)
+        if lack:
             views = views_of(movable, survey, self.safeguards, lack[0][0].config.priority)
             result = plan(Snapshot(room - reserved, views, holders, ready))
-        out = lacking(movable, result, survey.barred)
+            out = lacking(movable, result, survey.barred)
         interrupt = self._last_resort.decide(out, self._roster, self.claims, survey.now_ns, self._pauses)
         candidates = self._candidates(movable, views, result, survey)
         spared = sum(each.spared for each in taken) if self.safeguards.sparing else 0
