@@ -82,3 +82,21 @@ def test_qemus_options_of_one_dash_are_read_as_those_of_two() -> None:
 def test_a_pattern_that_turns_trace_events_off_is_no_option() -> None:
     code, complaint = dynmem("vm", "-m", "64M", "-trace", "*", "-trace", "-vmbus*", "-cpu", "max")
     assert (code, complaint) == (2, "dynmem: No such option '-cpu' (see dynmem vm --help)\n")
+
+
+@pytest.mark.parametrize(
+    "start", ["import dynmem_command; dynmem_command.main()", "import runpy; runpy.run_module('dynmem')"]
+)
+def test_ctrl_c_while_the_command_is_still_being_imported_ends_it_without_a_traceback(start: str) -> None:
+    interrupted = """
+import sys
+class Interrupted:
+    def find_spec(self, name, path=None, target=None):
+        if name == "dynmem.cli":
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Interrupted())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", interrupted + start], capture_output=True, text=True, timeout=100, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")

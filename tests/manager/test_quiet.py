@@ -4,14 +4,17 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from tests.rigs.monitored import MEBIBYTE, OURS, QEMUS, FakeVm, look, watched
+from tests.rigs.monitored import MEBIBYTE, OURS, QEMUS, FakeVm, listening, look, watched
 from tests.rigs.obedient import ObedientHost
 from tests.rigs.scenes import play, until
 
+from dynmem.errors import LocalProtocolError
 from dynmem.manager.step.facts import ManagerSettings, VmConfig
 from dynmem.manager.sweep import quiet
 from dynmem.manager.sweep.connection import VmConnection
+from dynmem.manager.sweep.monitor import Monitor
 from dynmem.manager.sweep.quiet import NotSentError
+from dynmem.qmp.client import QmpClient
 from dynmem.qmp.errors import QmpCommandError
 from dynmem.units import GIB, NS_PER_S
 
@@ -175,6 +178,38 @@ def test_a_guest_that_was_asked_or_whose_size_moves_is_left_alone_for_a_while(
             vm.report()
             await order
             assert sent(vm) == [44]
+
+    play(scenario())
+
+
+def test_a_guest_whose_size_moves_is_left_alone_however_long_ago_it_was_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        vm = ReportingVm()
+        async with watched(vm, tmp_path, may_write=True) as connection:
+            await look(connection)
+            order = await ordering(vm, connection, 48)
+            vm.answers["query-balloon"] = {"actual": 60 * MEBIBYTE}
+            assert await waits(vm)
+            vm.report()
+            assert await waits(vm)
+            monkeypatch.setattr(quiet, "ANSWER_S", 0.0)
+            vm.report()
+            await order
+
+    play(scenario())
+
+
+def test_where_nothing_may_be_sent_no_guest_is_stopped(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        vm = ReportingVm()
+        async with listening(tmp_path / "qmp", vm.serve), await QmpClient.connect(tmp_path / "qmp") as client:
+            monitor = Monitor(client, may_write=False, timeout_s=100)
+            for send in (monitor.set_balloon, monitor.set_balloon_stopped):
+                with pytest.raises(LocalProtocolError, match="nothing may be sent to"):
+                    await send(48 * MEBIBYTE)
+            assert vm.asked == []
 
     play(scenario())
 

@@ -106,26 +106,35 @@ def test_an_error_reply_has_its_class_and_its_words(tmp_path: Path) -> None:
 
 
 def test_commands_that_belong_together_are_sent_as_one_and_each_is_run_also_after_one_that_fails(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read: list[bytes] = []
+    sent: list[bytes] = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(GREETING)
         await reader.readline()
         writer.write(DONE)
-        read.append(await reader.read(1 << 16))
+        for _ in range(3):
+            await reader.readline()
         writer.write(b'{"return": 1, "id": 2}\n{"error": {"class": "X", "desc": "no"}, "id": 3}\n')
         writer.write(b'{"return": 3, "id": 4}\n')
 
     async def story() -> None:
         server = await asyncio.start_unix_server(serve, tmp_path / "fake")
         async with server, await QmpClient.connect(tmp_path / "fake") as client:
+            send = client._send
+
+            async def seen(data: bytes) -> None:
+                sent.append(data)
+                await send(data)
+
+            monkeypatch.setattr(client, "_send", seen)
             with pytest.raises(QmpCommandError, match="no"):
                 await client.execute_together([("a", None), ("b", {"value": 1}), ("c", None)])
 
     play(story())
-    assert [json.loads(line)["execute"] for line in read[0].splitlines()] == ["a", "b", "c"]
+    (together,) = sent
+    assert [json.loads(line)["execute"] for line in together.splitlines()] == ["a", "b", "c"]
 
 
 def test_results_of_commands_that_belong_together_come_in_their_order(tmp_path: Path) -> None:
