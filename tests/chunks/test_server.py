@@ -7,6 +7,7 @@ import errno
 import logging
 import os
 import random
+import selectors
 import socket
 import subprocess
 import sys
@@ -106,6 +107,18 @@ class Served:
         os.close(fds[0])
         assert Welcome.decode(packet).status == 0
         return caller
+
+    def waits(self, monkeypatch: pytest.MonkeyPatch) -> list[float | None]:
+        """How long each turn is ready to wait from now on; none does."""
+        waits: list[float | None] = []
+        select = self.server._selector.select
+
+        def recorded(timeout_s: float | None) -> list[tuple[selectors.SelectorKey, int]]:
+            waits.append(timeout_s)
+            return select(0)
+
+        monkeypatch.setattr(self.server._selector, "select", recorded)
+        return waits
 
 
 @pytest.fixture
@@ -212,8 +225,14 @@ def test_a_cleanup_that_the_kernel_fails_is_tried_again_and_holds_up_no_other(
         served.server.turn(0)
         assert served.exchanged(db, encode_request(7, b"abc")) == b"db 7 abc"
         assert served.books.gone == []
-    served.server.turn(0)
+        waits = served.waits(monkeypatch)
+        for asked in (None, 30.0, 0.25):
+            served.server.turn(asked)
+        assert waits == [1.0, 1.0, 0.25]
+    served.server.turn()
     assert served.books.gone == ["web"]
+    served.server.turn()
+    assert waits[3:] == [1.0, None]
 
 
 HANGS = """
@@ -383,16 +402,19 @@ def test_the_oldest_caller_without_a_vm_makes_room_and_one_with_a_vm_never_does(
 def test_without_descriptors_no_caller_is_accepted_and_those_there_are_served(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server_module, "_PAUSE_S", 0.01)
     web = served.greeted("web")
     waiting = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    waiting.settimeout(5)
     served.sockets.append(waiting)
     with own_process.few_more_descriptors(0):
         waiting.connect(str(served.path))
         served.server.turn(0)
+        waits = served.waits(monkeypatch)
+        served.server.turn()
+        assert waits == [1.0]
         assert served.exchanged(web, encode_request(7, b"abc")) == b"web 7 abc"
-    for _ in range(3):
-        served.server.turn(0.01)
+    for _ in range(3):  # a caller that is busy does not keep it waiting
+        assert served.exchanged(web, encode_request(7, b"abc")) == b"web 7 abc"
     assert Welcome.decode(served.exchanged(waiting, Greeting("db", WINDOW).encode())).status == 0
 
 

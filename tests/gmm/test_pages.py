@@ -306,6 +306,19 @@ def test_a_vm_that_ends_at_any_moment_leaves_nothing_behind() -> None:
     assert host.store.chunks == set()
 
 
+@pytest.mark.parametrize("mapped", [(), (1,), (1, 2)])
+def test_a_vm_that_ends_leaves_no_unused_chunk_behind_not_even_the_spare(mapped: tuple[int, ...]) -> None:
+    host = Host()
+    ids = host.take("a", 2 * CHUNK)
+    for chunk_id in mapped:
+        host.gmm.map_unmap_chunk("a", chunk_id, 0)
+    host.free("a", ids)
+    assert len(host.store.chunks) == max(1, len(mapped))
+    host.gmm.cleanup_vm("a")
+    host.gmm.verify()
+    assert host.store.chunks == set()
+
+
 def test_pages_with_ids_and_pages_that_are_counted_leave_an_account_each_by_their_own_call() -> None:
     host = Host()
     ids = host.take("a", 3)
