@@ -94,10 +94,10 @@ class GlobalMemoryManager(CountedBooks):
                 self._accounts.forget(self._accounts.book(vm.name), dropped)
         self._mappings.unmap_all(vm)
         for positions in self._table.private_positions(vm.handle):
-            self._table.put_back(positions, spare=False)
+            self._table.put_back(positions)
             self._accounts.forget(self._accounts.book(vm.name), positions.size)
         self._table.disown(vm.handle)
-        # those that were mapped, or of which shared pages were the last, are empty and still there
+        # those that were mapped, and the spare ones, are empty and still there
         self._table.release_unused(spare=False)
 
     # Pages with ids.

@@ -183,22 +183,22 @@ class PageTable:
         chunks.relink_all(slots)
         return np.repeat(chunks.ids[slots] << _ID_SHIFT, counts) | indices
 
-    def put_back(self, positions: Slots, *, spare: bool = True, shared: bool = False) -> None:
-        """Free pages that are allocated: *shared* ones or private ones. Emptied chunks go back to the host.
+    def put_back(self, positions: Slots, *, shared: bool = False) -> None:
+        """Free pages that are allocated: *shared* ones or private ones.
 
-        The store has discarded what was in them before the first of them counts as free. With *spare*, as
-        many unused chunks are kept as `spare_chunks` says.
+        Emptied chunks go back to the host, but for as many unused ones as `spare_chunks` says. The store has
+        discarded what was in the pages before the first of them counts as free.
         """
         slot = positions.item(0) >> GMM_CHUNKID_SHIFT
         if positions.size == 1 or bool((positions >> GMM_CHUNKID_SHIFT == slot).all()):
-            self._put_back_in(slot, positions, spare=spare, shared=shared)
+            self._put_back_in(slot, positions, shared=shared)
             return
         chunks = self.chunks
         slots, counts, ordered = _by_chunk(positions)
         before = chunks.free[slots].astype(np.intp)
         after = before + counts
         emptied = after == GMM_CHUNK_NUM_PAGES
-        dropped = self._to_drop(slots, emptied, spare=spare)
+        dropped = self._to_drop(slots, emptied)
         self._discard(ordered[np.repeat(~dropped, counts)], slots[dropped])
         self._words[ordered] = FREE_WORD
         tops = np.repeat((slots << GMM_CHUNKID_SHIFT) + before - np.cumsum(counts) + counts, counts)
@@ -215,16 +215,14 @@ class PageTable:
         for gone in slots[dropped].tolist():
             chunks.drop(gone)
 
-    def _put_back_in(self, slot: int, positions: Slots, *, spare: bool, shared: bool) -> None:
+    def _put_back_in(self, slot: int, positions: Slots, *, shared: bool) -> None:
         """Do the same for pages of one chunk."""
         chunks = self.chunks
         first = slot << GMM_CHUNKID_SHIFT
         before, flags = chunks.free.item(slot), chunks.flags.item(slot)
         after = before + positions.size
         emptied = after == GMM_CHUNK_NUM_PAGES
-        dropped = (
-            emptied and not flags & MAPPED and not (spare and chunks.unused_count() < self._spare_chunks)
-        )
+        dropped = emptied and not flags & MAPPED and chunks.unused_count() >= self._spare_chunks
         indices = positions & GMM_PAGEID_IDX_MASK
         if dropped:
             self._store.drop_chunks(chunks.ids[slot : slot + 1])
@@ -262,10 +260,10 @@ class PageTable:
                 self.chunks.drop(slot)
         return len(dropped)
 
-    def _to_drop(self, slots: Slots, emptied: NDArray[np.bool_], *, spare: bool) -> NDArray[np.bool_]:
+    def _to_drop(self, slots: Slots, emptied: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Return which of these chunks go back to the host, of those that are about to be empty."""
         unmapped: NDArray[np.bool_] = emptied & (self.chunks.flags[slots] & MAPPED == 0)
-        if spare and emptied.any():
+        if emptied.any():
             kept = self.chunks.unused_count() + int(emptied.sum()) - int(unmapped.sum())
             unmapped[np.flatnonzero(unmapped)[: max(0, self._spare_chunks - kept)]] = False
         return unmapped
@@ -374,7 +372,7 @@ class PageTable:
             (self.words(positions) & ~np.uint64(PFN_MASK) != one_reference).any()
         ):
             raise GmmError(Status.PAGE_NOT_SHARED, "a page to be freed does not have one reference")
-        self.put_back(positions, spare=False, shared=True)
+        self.put_back(positions, shared=True)
 
     def free(self, page_id: int) -> None:
         """Free a private page, whose VM remains charged for it. Raises GmmError (PAGE_NOT_PRIVATE)."""
