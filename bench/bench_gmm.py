@@ -32,11 +32,10 @@ from dynmem.gmm.constants import (
     GMM_CHUNK_SHIFT,
     GMM_CHUNK_SIZE,
     GMM_CHUNKID_LAST,
-    NIL_RTHCPHYS,
 )
 from dynmem.gmm.manager import GlobalMemoryManager
 from dynmem.gmm.store import ChunkStore, NoStore
-from dynmem.gmm.structures import GMMFREEPAGEDESC, GMMPAGEDESC
+from dynmem.gmm.structures import free_page_descriptors, page_descriptors
 from dynmem.memory import system_calls
 from dynmem.units import GIB, MIB, PAGE_SIZE, TIB
 
@@ -98,16 +97,13 @@ class Books:
         self.gmm.initial_reservation(VM, pages, 1, 1, OcPolicy.TBD, Priority.NORMAL)
 
     def allocate(self, batch: int) -> U32Array:
-        descriptors = np.zeros(batch, GMMPAGEDESC)
-        descriptors["HCPhysGCPhys"] = NIL_RTHCPHYS
+        descriptors = page_descriptors(batch)
         self.gmm.allocate_pages(VM, descriptors, Account.BASE)
         ids: U32Array = descriptors["idPage"]
         return ids
 
     def free(self, ids: U32Array) -> None:
-        descriptors = np.zeros(ids.size, GMMFREEPAGEDESC)
-        descriptors["idPage"] = ids
-        self.gmm.free_pages(VM, descriptors, Account.BASE)
+        self.gmm.free_pages(VM, free_page_descriptors(ids), Account.BASE)
 
 
 def _resident() -> int:

@@ -13,9 +13,9 @@ import pytest
 
 from dynmem.chunks.memfd_store import MemfdStore
 from dynmem.gmm.codes import Account, GmmError, OcPolicy, Priority, Status
-from dynmem.gmm.constants import GMM_CHUNK_NUM_PAGES, GMM_CHUNKID_SHIFT, NIL_GMM_PAGEID, NIL_RTHCPHYS
+from dynmem.gmm.constants import GMM_CHUNK_NUM_PAGES, GMM_CHUNKID_SHIFT, NIL_GMM_PAGEID
 from dynmem.gmm.manager import GlobalMemoryManager
-from dynmem.gmm.structures import GMMFREEPAGEDESC, GMMPAGEDESC
+from dynmem.gmm.structures import free_page_descriptors, page_descriptors
 from dynmem.memory import system_calls
 from dynmem.memory.discard import DiscardError
 from dynmem.units import PAGE_SHIFT, PAGE_SIZE
@@ -82,8 +82,7 @@ class Bench:
             self.gmm.initial_reservation(vm, LAST_CHUNK * PAGES, 1, 1, OcPolicy.TBD, Priority.NORMAL)
 
     def allocate(self, vm: str, pages: int) -> None:
-        descriptors = np.zeros(pages, GMMPAGEDESC)
-        descriptors["HCPhysGCPhys"] = NIL_RTHCPHYS
+        descriptors = page_descriptors(pages)
         self.gmm.allocate_pages(vm, descriptors, Account.BASE)
         ids = descriptors["idPage"].copy()
         self.held[vm] = np.concatenate((self.held[vm], ids))
@@ -95,8 +94,7 @@ class Bench:
         order = self.chance.permutation(self.held[vm].size)
         ids, self.held[vm] = self.held[vm][order[:pages]], self.held[vm][order[pages:]]
         self.touched[vm] = np.setdiff1d(self.touched[vm], ids)
-        descriptors = np.zeros(ids.size, GMMFREEPAGEDESC)
-        descriptors["idPage"] = ids
+        descriptors = free_page_descriptors(ids)
         assert self.gmm.free_pages(vm, descriptors, Account.BASE) == ids.size
         assert (descriptors["idPage"] == NIL_GMM_PAGEID).all()
 
@@ -173,8 +171,8 @@ def test_pages_that_the_kernel_does_not_take_stay_the_vms(
     bench = Bench(store, 1)
     bench.allocate("web", 2 * PAGES)
     before = bench.gmm.query_statistics("web")
-    descriptors = np.zeros(1, GMMFREEPAGEDESC)
-    descriptors["idPage"] = page = bench.held["web"][0]
+    page = bench.held["web"][0]
+    descriptors = free_page_descriptors([page])
     with monkeypatch.context() as kernel:
         kernel.setattr(system_calls, "punch", lambda *_: errno.ENOMEM)
         with pytest.raises(DiscardError):

@@ -16,7 +16,12 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from dynmem.gmm.codes import GmmError, Status
-from dynmem.gmm.constants import MAX_PAGES_OF_CALL, SUPVMMR0REQHDR_MAGIC
+from dynmem.gmm.constants import (
+    GMM_SHARED_MODULE_MAX_NAME_STRING,
+    GMM_SHARED_MODULE_MAX_VERSION_STRING,
+    MAX_PAGES_OF_CALL,
+    SUPVMMR0REQHDR_MAGIC,
+)
 from dynmem.gmm.structures import (
     GMMFREEPAGEDESC,
     GMMPAGEDESC,
@@ -98,16 +103,16 @@ GMMREGISTERSHAREDMODULEREQ: Final[Structure] = layout(
     ("GCBaseAddr", "<u8"),
     ("enmGuestOS", "<u4"),
     ("rc", "<i4"),
-    ("szName", "S128"),
-    ("szVersion", "S16"),
+    ("szName", f"S{GMM_SHARED_MODULE_MAX_NAME_STRING}"),
+    ("szVersion", f"S{GMM_SHARED_MODULE_MAX_VERSION_STRING}"),
 )
 GMMUNREGISTERSHAREDMODULEREQ: Final[Structure] = layout(
     ("Hdr", SUPVMMR0REQHDR),
     ("cbModule", "<u4"),
     ("u32Alignment", "<u4"),
     ("GCBaseAddr", "<u8"),
-    ("szName", "S128"),
-    ("szVersion", "S16"),
+    ("szName", f"S{GMM_SHARED_MODULE_MAX_NAME_STRING}"),
+    ("szVersion", f"S{GMM_SHARED_MODULE_MAX_VERSION_STRING}"),
 )
 GMMFINDDUPLICATEPAGEREQ: Final[Structure] = layout(
     ("Hdr", SUPVMMR0REQHDR), ("idPage", "<u4"), ("fDuplicate", "?")

@@ -6,9 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dynmem.errors import DynmemError
-
-#: The last valid chunk id (GMM_CHUNKID_LAST).
-_LAST_CHUNK = (1 << 19) - 1
+from dynmem.gmm.constants import GMM_CHUNK_SHIFT, GMM_CHUNKID_LAST
 
 
 class StoreFullError(DynmemError):
@@ -49,7 +47,7 @@ class ChunkStore(Protocol):
 class NoStore:
     """Books without memory: every chunk can be made, and no two pages are equal."""
 
-    last_chunk = _LAST_CHUNK
+    last_chunk = GMM_CHUNKID_LAST
 
     def new_chunk(self, chunk_id: int, /) -> None:
         del chunk_id
@@ -66,7 +64,7 @@ class NoStore:
 
     def map_chunk(self, process: int, chunk_id: int, /) -> int:
         del process
-        return chunk_id << 21
+        return chunk_id << GMM_CHUNK_SHIFT
 
     def unmap_chunk(self, process: int, chunk_id: int, /) -> None:
         del process, chunk_id

@@ -14,7 +14,6 @@ from dynmem.gmm.codes import GmmError, Status
 from dynmem.gmm.constants import (
     GMM_SHARED_MODULE_MAX_NAME_STRING,
     GMM_SHARED_MODULE_MAX_VERSION_STRING,
-    NIL_GMM_PAGEID,
     NIL_RTHCPHYS,
 )
 
@@ -118,10 +117,7 @@ def page_descriptors(pages: int) -> Records:
 
 def free_page_descriptors(page_ids: npt.ArrayLike) -> Records:
     """Return a GMMFREEPAGEDESC for each of *page_ids*."""
-    ids = np.asarray(page_ids, np.uint32)
-    descriptors = np.full(len(ids), NIL_GMM_PAGEID, GMMFREEPAGEDESC)
-    descriptors["idPage"] = ids
-    return descriptors
+    return np.array(page_ids, np.uint32).view(GMMFREEPAGEDESC)
 
 
 class ModuleText(NamedTuple):
