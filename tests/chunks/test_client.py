@@ -145,11 +145,14 @@ def test_a_refused_request_maps_nothing(served: Served) -> None:
         assert maps_chunks() == 0
 
 
-def test_the_books_undo_what_the_system_does_not_map(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("call", ["map_file", "madvise"])
+def test_the_books_undo_what_the_system_does_not_map(
+    call: str, served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with RequestClient(served.path, "web") as client:
         calls = Calls(client.perform)
         calls.map_unmap_chunk(1, 0)
-        monkeypatch.setattr(system_calls, "map_file", lambda *_: errno.ENOMEM)
+        monkeypatch.setattr(system_calls, call, lambda *_: errno.ENOMEM)
         with pytest.raises(GmmError, match="chunk 2 cannot be mapped: Cannot allocate memory") as refusal:
             calls.map_unmap_chunk(2, 1)
         assert refusal.value.code is Status.OUT_OF_MEMORY
