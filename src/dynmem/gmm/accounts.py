@@ -174,8 +174,7 @@ class Accounts:
         being squeezed), then whether the VM may allocate at all (HIT_VM_ACCOUNT_LIMIT).
         """
         book = self.book(vm)
-        if account not in ACCOUNTS or pages < 1:
-            raise GmmError(Status.INVALID_PARAMETER, f"{pages} pages of {account!r} cannot be charged")
+        _check_pages(pages, account, "charged")
         missing = pages - self.free_pages(book.policy)
         if missing > 0:
             raise self._hit_limit(vm, pages, missing)
@@ -199,20 +198,14 @@ class Accounts:
         VirtualBox has no such call: no limit refuses a fact; what exceeds the limit is the shortage.
         """
         book = self.book(vm)
-        if account not in ACCOUNTS or pages < 1:
-            raise GmmError(
-                Status.INVALID_PARAMETER, f"{pages} pages of account {account!r} cannot be adopted"
-            )
+        _check_pages(pages, account, "adopted")
         self._check_account(vm, book, pages, account)
         self._count(book, account, pages)
 
     def release_pages(self, vm: str, pages: int, account: Account) -> None:
         """Take *pages* that have no page ids off an account."""
         book = self.book(vm)
-        if account not in ACCOUNTS or pages < 1:
-            raise GmmError(
-                Status.INVALID_PARAMETER, f"{pages} pages of account {account!r} cannot be released"
-            )
+        _check_pages(pages, account, "released")
         if pages > (most := book.counted[account]):
             raise GmmError(
                 Status.ATTEMPT_TO_FREE_TOO_MUCH,
@@ -222,9 +215,7 @@ class Accounts:
 
     def identify(self, book: Book, account: Account, pages: int) -> None:
         """Charge an account with pages that have ids; a negative number takes them off."""
-        book.allocated[account] += pages
-        self.charged_pages += pages
-        self._moved(book, account, pages)
+        self._charge(book, account, pages)
 
     def forget(self, book: Book, pages: int) -> None:
         """Take pages with ids off the accounts of a VM that ended, whichever they were charged to."""
@@ -346,8 +337,10 @@ class Accounts:
         self.commitments.remove(before)
         self.commitments.add(book.backing)
 
-    def _moved(self, book: Book, account: Account, pages: int) -> None:
-        """Count pages that an account holds from now on; a negative number: no longer."""
+    def _charge(self, book: Book, account: Account, pages: int) -> None:
+        """Charge an account with pages of either kind; a negative number takes them off."""
+        book.allocated[account] += pages
+        self.charged_pages += pages
         self.commitments.allocate(book.policy, pages)
         if pages < 0 and account is Account.SHADOW:
             book.asked.gave(account, -pages)
@@ -364,10 +357,8 @@ class Accounts:
     def _count(self, book: Book, account: Account, pages: int) -> None:
         """Charge an account with pages that have no ids; a negative number takes them off."""
         before = book.chunks
-        book.allocated[account] += pages
+        self._charge(book, account, pages)
         book.counted[account] += pages
-        self.charged_pages += pages
-        self._moved(book, account, pages)
         self.chunks += book.chunks - before
         self.freed_chunks += max(0, before - book.chunks)
 
@@ -385,6 +376,11 @@ def _checked_reservation(base_pages: int, shadow_pages: int, fixed_pages: int) -
             f"{_BASE_PAGES_MAX} base pages (addresses of 52 bits), {_OTHER_PAGES_MAX} shadow and fixed each",
         )
     return counts
+
+
+def _check_pages(pages: int, account: Account, what: str) -> None:
+    if account not in ACCOUNTS or pages < 1:
+        raise GmmError(Status.INVALID_PARAMETER, f"{pages} pages of {account!r} cannot be {what}")
 
 
 def _check_priority(priority: Priority) -> None:
