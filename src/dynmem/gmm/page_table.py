@@ -282,10 +282,8 @@ class PageTable:
         flags, owners = self.chunks.flags, self.chunks.owner
         slots = self.chunks.slots()
         slots = slots[(owners[slots] == handle) | (flags[slots] & MIXED != 0)]
-        table = self._words.reshape(-1, GMM_CHUNK_NUM_PAGES)
-        for start in range(0, slots.size, _BLOCK):
-            block = slots[start : start + _BLOCK]
-            rows, columns = np.nonzero(table[block] >> HANDLE_SHIFT == handle)
+        for block, words in self._blocks(slots):
+            rows, columns = np.nonzero(words >> HANDLE_SHIFT == handle)
             if rows.size:
                 yield (block[rows] << GMM_CHUNKID_SHIFT) + columns
 
@@ -300,16 +298,26 @@ class PageTable:
         """Return the ids of the private pages of a VM, in no order."""
         known = self._vms.get(vm)
         blocks = [self.page_ids(block) for block in self.private_positions(known.handle)] if known else []
-        return np.concatenate(blocks) if blocks else np.zeros(0, np.uint32)
+        return np.concatenate([np.zeros(0, np.uint32), *blocks])
 
     def private_pages(self, other_than: str) -> Ids:
         """Return the ids of all private pages of other VMs, in no order."""
         known = self._vms.get(other_than)
         handle = known.handle if known else NOBODY
-        slots = self.chunks.slots()
-        words = self._words.reshape(-1, GMM_CHUNK_NUM_PAGES)[slots]
-        rows, columns = np.nonzero((words >> STATE_SHIFT == 0) & (words >> HANDLE_SHIFT != handle))
-        return self.page_ids((slots[rows] << GMM_CHUNKID_SHIFT) + columns)
+        found = [np.zeros(0, np.uint32)]
+        for block, words in self._blocks(self.chunks.slots()):
+            rows, columns = np.nonzero(
+                (words >> STATE_SHIFT == GMM_PAGE_STATE_PRIVATE) & (words >> HANDLE_SHIFT != handle)
+            )
+            found.append(self.page_ids((block[rows] << GMM_CHUNKID_SHIFT) + columns))
+        return np.concatenate(found)
+
+    def _blocks(self, slots: Slots) -> Iterator[tuple[Slots, Words]]:
+        """Yield the words of chunks, a row for each, with their slots: some chunks at a time."""
+        table = self._words.reshape(-1, GMM_CHUNK_NUM_PAGES)
+        for start in range(0, slots.size, _BLOCK):
+            block = slots[start : start + _BLOCK]
+            yield block, table[block]
 
     # Sharing: accounts are no concern of these, for a merged page stays charged to its VM as a reference.
 
@@ -397,8 +405,8 @@ class PageTable:
     def private_counts(self) -> dict[int, int]:
         """Return how many private pages each handle has, counted in the table."""
         counts: dict[int, int] = {}
-        for words in self._rows():
-            handles = words[words >> STATE_SHIFT == 0] >> HANDLE_SHIFT
+        for _, words in self._blocks(self.chunks.slots()):
+            handles = words[words >> STATE_SHIFT == GMM_PAGE_STATE_PRIVATE] >> HANDLE_SHIFT
             for handle, count in zip(*np.unique(handles, return_counts=True), strict=True):
                 counts[int(handle)] = counts.get(int(handle), 0) + int(count)
         return counts
@@ -424,12 +432,6 @@ class PageTable:
             references += int(counts.sum())
         assert self.shared_pages == shared
         assert self._accounts.duplicate_pages == references - shared
-
-    def _rows(self) -> Iterator[Words]:
-        slots = self.chunks.slots()
-        table = self._words.reshape(-1, GMM_CHUNK_NUM_PAGES)
-        for start in range(0, slots.size, _BLOCK):
-            yield table[slots[start : start + _BLOCK]]
 
 
 _ALL_PAGES: Final = np.arange(GMM_CHUNK_NUM_PAGES - 1, -1, -1).astype(np.uint16)  # the lowest is taken first
