@@ -10,9 +10,7 @@ page.
 """
 
 import ctypes
-import json
 import statistics
-import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
@@ -24,6 +22,7 @@ import numpy.typing as npt
 
 from bench import peer_programs
 from bench.figures import Figure
+from bench.peer_programs import Measured
 from dynmem.chunks.ledger import LedgerStore
 from dynmem.chunks.memfd_store import MemfdStore
 from dynmem.gmm.codes import Account, OcPolicy, Priority
@@ -42,7 +41,6 @@ from dynmem.units import GIB, MIB, PAGE_SIZE, TIB
 ROUNDS: Final = 3
 VM: Final = "bench"
 U32Array = npt.NDArray[np.uint32]
-Measured = dict[str, float]
 
 
 class Workload(NamedTuple):
@@ -129,14 +127,6 @@ def _ours(pages: int, victims: U32Array) -> Measured:
     return {"fill_s": filled, "rounds_s": moved, "distinct": np.unique(held).size, "chunks": chunks}
 
 
-def _theirs(program: Path, pages: int, victims: U32Array, file: Path) -> Measured:
-    rounds, batch = victims.shape
-    command = [str(program), *map(str, (pages, batch, rounds)), str(file)]
-    told = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
-    assert isinstance(told, dict)
-    return told
-
-
 def _beside_c(program: Path, workload: Workload) -> Iterator[Figure]:
     pages, victims = workload.pages, workload.victims()
     sides: dict[str, list[Measured]] = {"ours": [], "theirs": []}
@@ -144,13 +134,12 @@ def _beside_c(program: Path, workload: Workload) -> Iterator[Figure]:
         victims.tofile(file.name)
         for _round in range(ROUNDS):
             sides["ours"].append(_ours(pages, victims))
-            sides["theirs"].append(_theirs(program, pages, victims, Path(file.name)))
+            sides["theirs"].append(
+                peer_programs.measured(program, pages, workload.batch, workload.rounds, file.name)
+            )
             if sides["ours"][-1]["distinct"] != sides["theirs"][-1]["distinct"]:
                 raise AssertionError(f"{sides['ours'][-1]} here, {sides['theirs'][-1]} in C")
-    ours, theirs = (
-        {name: statistics.median(one[name] for one in rounds_) for name in rounds_[0]}
-        for rounds_ in sides.values()
-    )
+    ours, theirs = map(peer_programs.medians, sides.values())
     name = workload.name
     for part, what, moved, bound in (
         ("fill", "allocate", pages, workload.fill_of_c),

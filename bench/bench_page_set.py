@@ -6,9 +6,7 @@ that the caller of `PageSet.add` waits, one call per message, including the sort
 Times are processor time. "Beside the tree" is the tree's time divided by ours: above 1 ours is faster.
 """
 
-import json
 import statistics
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +18,7 @@ import numpy as np
 from bench import page_workloads, peer_programs
 from bench.figures import Figure
 from bench.page_workloads import Workload
+from bench.peer_programs import Measured
 from dynmem.limits import DM_RANGES_PER_MESSAGE, DM_UNBALLOON_CHUNK_PAGES
 from dynmem.memory.pending import PendingDiscards
 from dynmem.pages import ranges
@@ -38,8 +37,6 @@ IN_A_SECOND: Final = (
     "random 256 KiB",
     "mix",
 )  # 200 GB given back, whatever guest they came from
-
-Measured = dict[str, float]
 
 
 def _resident() -> int:
@@ -79,10 +76,7 @@ def _ours(workload: Workload, messages: list[bytes]) -> Measured:
 
 def _theirs(program: Path, variant: str, workload: Workload, file: Path) -> Measured:
     limits = (workload.guest_pages, DM_RANGES_PER_MESSAGE, DM_UNBALLOON_CHUNK_PAGES)
-    command = [str(program), variant, *map(str, limits), str(file)]
-    told = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
-    assert isinstance(told, dict)
-    return told
+    return peer_programs.measured(program, variant, *limits, file)
 
 
 def _agree(ours: Measured, theirs: Measured) -> None:
@@ -102,12 +96,8 @@ def _compare(program: Path, workload: Workload) -> tuple[Measured, Measured]:
             for variant in VARIANTS:
                 sides[variant].append(_theirs(program, variant, workload, Path(file.name)))
                 _agree(sides["ours"][-1], sides[variant][-1])
-    middle = {side: _medians(rounds) for side, rounds in sides.items()}
+    middle = {side: peer_programs.medians(rounds) for side, rounds in sides.items()}
     return middle["ours"], min((middle[variant] for variant in VARIANTS), key=lambda side: side["insert_s"])
-
-
-def _medians(rounds: list[Measured]) -> Measured:
-    return {name: statistics.median(one[name] for one in rounds) for name in rounds[0]}
 
 
 def _workload(program: Path, workload: Workload) -> Iterator[Figure]:

@@ -1,5 +1,7 @@
-"""The C programs that benchmarks compare with: what they need from Debian, and building them."""
+"""The C programs that benchmarks compare with: what they need from Debian, how they are built and run."""
 
+import json
+import statistics
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +15,9 @@ from dynmem.lab import packages
 SOURCES: Final = Path(__file__).parent / "peer"
 NEEDED: Final = ("gcc", "libc6-dev", "pkg-config", "libglib2.0-dev")
 _HAS_GLIB: Final = ("pkg-config", "--exists", "glib-2.0")
+
+#: What one side did in one round: seconds, and counts that both sides must agree on.
+Measured = dict[str, float]
 
 
 def set_up() -> None:
@@ -47,3 +52,16 @@ def built(name: str) -> Iterator[Path]:
         if result.returncode:
             raise DynmemError(f"cannot build {name}: {result.stderr}")
         yield program
+
+
+def measured(program: Path, *arguments: object) -> Measured:
+    """Run a program; return what it says of its work. Raises CalledProcessError if it fails."""
+    command = [str(program), *map(str, arguments)]
+    told = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+    assert isinstance(told, dict)
+    return told
+
+
+def medians(rounds: list[Measured]) -> Measured:
+    """The median of each figure of one side."""
+    return {name: statistics.median(one[name] for one in rounds) for name in rounds[0]}
