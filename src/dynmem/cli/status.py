@@ -5,6 +5,7 @@ Nothing heavy is imported: `status` takes less than 150 ms from start to finish.
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -145,16 +146,11 @@ def release(vm: str | None, path: Path | None, *, everyone: bool, undo: bool, as
     """  # noqa: D301 - click reads the backspace as "do not wrap"
     if (vm is None) != everyone:
         raise ConfigError("name one VM, or use --all: `dynmem release web` or `dynmem release --all`")
-    request: dict[str, Any] = {"command": "take-up" if undo else "release"}
-    if vm is not None:
-        request["vm"] = vm
-    answer = ask(path or default_socket(), request)
+    answer = _ordered("take-up" if undo else "release", vm, path)
     if as_json:
         click.echo(json.dumps(answer, indent=2))
     elif undo:
-        taken_up = answer["taken_up"]
-        none = f"{vm} was not released" if vm is not None else "no VM was released"
-        click.echo(f"managed again: {', '.join(taken_up)}" if taken_up else f"{none}: nothing is changed")
+        click.echo(_managed_again(answer["taken_up"], vm, "released"))
     else:
         note = "" if answer["sent"] else " (nothing was sent: only enforce mode does that)"
         click.echo(f"released: {', '.join(answer['released'])}{note}")
@@ -193,22 +189,32 @@ def pause(
         raise ConfigError("name one VM, or use --all: `dynmem pause web --for 2h`")
     if (for_ is None) != undo:
         raise ConfigError("say for how long, or use --undo: `dynmem pause web --for 2h`")
-    request: dict[str, Any] = {"command": "resume" if undo else "pause"}
-    if vm is not None:
-        request["vm"] = vm
-    if for_ is not None:
-        request["for_ns"] = _duration("--for", for_, PAUSE_NS_MAX)
-    answer = ask(path or default_socket(), request)
+    how_long = {} if for_ is None else {"for_ns": _duration("--for", for_, PAUSE_NS_MAX)}
+    answer = _ordered("resume" if undo else "pause", vm, path, **how_long)
     if as_json:
         click.echo(json.dumps(answer, indent=2))
     elif undo:
-        names = ", ".join(answer["resumed"])
-        none = f"{vm} was not paused" if vm is not None else "no VM was paused"
-        click.echo(f"managed again: {names}" if names else f"{none}: nothing is changed")
+        click.echo(_managed_again(answer["resumed"], vm, "paused"))
     else:
         names = ", ".join(answer["paused"]) or "none, since all are released"
         click.echo(f"paused until {answer['until']}: {names}")
     return ExitCode.OK
+
+
+def _ordered(command: str, vm: str | None, path: Path | None, **figures: int) -> dict[str, Any]:
+    """Return the manager's reply to a command about one VM; None: all of them."""
+    request: dict[str, Any] = {"command": command, **figures}
+    if vm is not None:
+        request["vm"] = vm
+    return ask(path or default_socket(), request)
+
+
+def _managed_again(names: Sequence[str], vm: str | None, state: str) -> str:
+    """Return what an --undo did; *state* is what it ended for these VMs."""
+    if names:
+        return f"managed again: {', '.join(names)}"
+    none = f"{vm} was not {state}" if vm is not None else f"no VM was {state}"
+    return f"{none}: nothing is changed"
 
 
 def _size(text: str) -> int:
