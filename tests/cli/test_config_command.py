@@ -137,6 +137,15 @@ def test_on_a_small_host_too_the_file_is_right_or_says_what_is_missing(
         assert "# web cannot be managed yet" in text
 
 
+def test_nothing_that_a_socket_is_called_becomes_a_line_of_the_file(tree: ProcTree) -> None:
+    tree.process(7, [QEMU, "-name", "web", "-m", "1G"])
+    (vm,) = find_vms(proc=tree.root).vms
+    problem = "nobody replies at /run/a\n[host]\nbudget = 1 " + "x" * 5000
+    text = initial([Sized(vm, GIB, problem)], ["a\n[x]"], 64 * GIB, DATE)
+    assert loaded(tree, text).vms == ()
+    assert max(map(len, text.splitlines())) < 400
+
+
 def test_on_a_host_without_vms_a_table_is_shown_and_the_file_is_right(tree: ProcTree) -> None:
     text = written(tree)
     assert loaded(tree, text).vms == ()

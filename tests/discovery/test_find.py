@@ -104,6 +104,17 @@ def test_our_own_vms_are_found_like_the_others(tree: ProcTree) -> None:
     assert (vm.keeper, vm.name, len(vm.monitors)) == (OURS, "web", 1)
 
 
+def test_of_more_vms_than_can_be_looked_at_the_first_are_shown_and_that_is_said(
+    tree: ProcTree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dynmem.discovery.find.SCAN_VMS_MAX", 2)
+    for pid in (7, 8, 9):
+        tree.process(pid, [QEMU])
+    found = find_vms(proc=tree.root, proxmox=NO_PROXMOX)
+    assert [vm.pid for vm in found.vms] == [7, 8]
+    assert found.unseen == ("there are more than 2 VMs: only the first 2 are shown",)
+
+
 def test_what_hides_processes_and_sockets_is_named(tmp_path: Path) -> None:
     tree = ProcTree(tmp_path / "proc", hides_others=True)
     (tree.root / "net" / "unix").unlink()

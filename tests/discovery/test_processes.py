@@ -34,6 +34,12 @@ def test_vms_are_known_by_their_command_line(arguments: list[str], expected: boo
     assert (is_vm(arguments), name_of(arguments)) == (expected, name)
 
 
+def test_a_command_line_is_read_no_further_than_its_first_mebibyte(tmp_path: Path) -> None:
+    (tmp_path / "7").mkdir()
+    (tmp_path / "7" / "cmdline").write_bytes(b"x" * (1 << 21))
+    assert list(map(len, command_line(7, tmp_path))) == [1 << 20]
+
+
 def test_processes_that_are_no_vms_and_those_that_vanish_are_left_out(tmp_path: Path) -> None:
     for pid, text in ((7, b"qemu-system-x86_64\0-m\0512\0"), (8, b"bash\0"), (9, b"")):
         (tmp_path / str(pid)).mkdir()

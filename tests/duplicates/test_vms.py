@@ -1,10 +1,12 @@
 """What is said of a VM that cannot be read, and which of its files are RAM."""
 
+import fcntl
 import os
+import signal
 from pathlib import Path
 
 import pytest
-from tests.rigs.ram_holder import file_of, holder
+from tests.rigs.ram_holder import SIZE, file_of, holder
 
 from dynmem.duplicates import vms
 from dynmem.duplicates.vms import Vm, VmGoneError, pid_at, without_repeats
@@ -52,6 +54,24 @@ def test_a_pipe_in_the_place_of_the_ram_holds_nobody_up(tmp_path: Path) -> None:
         (file,) = vm.files
         with pytest.raises(VmGoneError, match="another file"):
             vm.open(file._replace(path=str(tmp_path / "pipe")))
+
+
+def test_a_lease_on_the_ram_holds_nobody_up(tmp_path: Path) -> None:
+    path = tmp_path / "ram"
+    with file_of({}) as fd, holder(fd) as child, Vm(child.pid) as vm, path.open("wb") as leased:
+        info = os.fstat(leased.fileno())
+        fcntl.fcntl(leased, fcntl.F_SETSIG, signal.SIGWINCH)  # which nobody minds
+        fcntl.fcntl(leased, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        (file,) = vm.files
+        with pytest.raises(VmGoneError, match="cannot be opened"):
+            vm.open(file._replace(path=str(path), key=(info.st_dev, info.st_ino)))
+
+
+def test_a_file_counts_as_far_as_it_is_mapped() -> None:
+    with file_of({}) as fd, holder(fd) as child:
+        os.ftruncate(fd, 4 * SIZE)
+        with Vm(child.pid) as vm:
+            assert [file.size for file in vm.files] == [SIZE]
 
 
 def test_memory_of_two_vms_that_is_one_file_counts_once() -> None:

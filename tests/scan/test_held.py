@@ -21,8 +21,8 @@ HugetlbPages:\t  0 kB
 """
 
 
-def mapping(size_mib: int, rss_mib: int, swap_mib: int, *, rights: str = "rw-p") -> str:
-    figures = (("Size", size_mib), ("Rss", rss_mib), ("Private_Hugetlb", 0), ("Swap", swap_mib))
+def mapping(size_mib: int, rss_mib: int, swap_mib: int, *, rights: str = "rw-p", huge_mib: int = 0) -> str:
+    figures = (("Size", size_mib), ("Rss", rss_mib), ("Private_Hugetlb", huge_mib), ("Swap", swap_mib))
     lines = "".join(f"{name}:  {value * 1024} kB\n" for name, value in figures)
     return f"7f0000000000-7f0040000000 {rights} 00000000 00:00 0    [some: name]\n{lines}VmFlags: rd wr mr\n"
 
@@ -41,6 +41,13 @@ def test_private_memory_is_told_from_the_process_s_own_by_its_mapping(tmp_path: 
     held = measure(7, [1024 * MIB], proc=tree(tmp_path, smaps=smaps))
     assert (held.resident_bytes, held.swapped_bytes) == (600 * MIB, 100 * MIB)
     assert (held.guest_bytes, held.has_own, held.locked_bytes) == (580 * MIB, False, 2 * MIB)
+
+
+def test_huge_pages_of_the_guest_s_mapping_are_its_memory(tmp_path: Path) -> None:
+    smaps = mapping(1024, 0, 0, huge_mib=512)
+    status = STATUS.replace("HugetlbPages:\t  0 kB", "HugetlbPages:\t  524288 kB")
+    held = measure(7, [1024 * MIB], proc=tree(tmp_path, status, smaps))
+    assert (held.guest_bytes, held.huge_bytes, held.has_own) == (512 * MIB, 512 * MIB, False)
 
 
 def test_without_the_right_to_its_mappings_the_whole_process_counts_and_that_is_said(tmp_path: Path) -> None:

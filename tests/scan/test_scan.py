@@ -131,6 +131,23 @@ def test_a_client_that_came_after_the_vms_were_found_is_left_alone_as_well(
     assert fake.writers == []
 
 
+@pytest.mark.parametrize("is_passed", [False, True])
+def test_a_monitor_at_which_another_process_listens_is_asked_only_if_it_was_passed_on(
+    tree: ProcTree, tmp_path: Path, is_passed: bool
+) -> None:
+    line = [QEMU, "-name", "web", "-m", "512"]
+    if is_passed:
+        line += ["-chardev", "socket,id=c,fd=22,server=on", "-mon", "chardev=c,mode=control"]
+    else:
+        line += ["-qmp", f"unix:{tmp_path}/qmp,server=on"]
+    tree.process(7, line, fds={22: "socket:[5]"}, status=STATUS, cgroup="0::/\n", maps="", smaps="")
+    tree.socket(tmp_path / "qmp", 5, listens=True)
+    fake = monitor()
+    vm = only(scanned(tree, (tmp_path / "qmp", fake)))
+    assert (vm.assigned_bytes, bool(fake.asked)) == ((512 * MIB, True) if is_passed else (None, False))
+    assert any("another process" in each for each in vm.unseen) is not is_passed
+
+
 def test_a_path_that_would_write_to_the_terminal_is_shown_without_its_controls(
     tree: ProcTree, tmp_path: Path
 ) -> None:

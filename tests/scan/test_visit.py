@@ -12,7 +12,7 @@ from tests.rigs.monitored import FakeVm
 
 from dynmem.qmp.queries import QUERIES
 from dynmem.scan.monitored import GuestReport, monitored
-from dynmem.scan.visit import Answers, visit
+from dynmem.scan.visit import Answers, devices_in, visit
 
 MIB = 1 << 20
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[None, None, None]]
@@ -72,6 +72,11 @@ def test_whether_an_hv_balloon_reports_free_pages_is_asked_as_well(tmp_path: Pat
     }
     told = monitored(visited(tmp_path / "qmp", FakeVm(answers).serve))
     assert (told.balloons, told.reports_free_pages) == (("hv-balloon",), True)
+
+
+def test_a_device_whose_name_cannot_stand_in_a_path_is_left_out() -> None:
+    listed = [{"name": name, "type": "child<virtio-balloon-pci>"} for name in ("a\x1b[2J", "x" * 5000, "b0")]
+    assert devices_in(listed) == [("b0", "virtio-balloon-pci")]
 
 
 def test_the_monitor_is_free_again_when_the_visit_is_over(tmp_path: Path) -> None:
