@@ -139,7 +139,7 @@ def test_on_a_small_host_too_the_file_is_right_or_says_what_is_missing(
 
 def test_nothing_that_a_socket_is_called_becomes_a_line_of_the_file(tree: ProcTree) -> None:
     tree.process(7, [QEMU, "-name", "web", "-m", "1G"])
-    (vm,) = find_vms(proc=tree.root).vms
+    (vm,) = find_vms(proc=tree.root, proxmox=tree.root / "none").vms
     problem = "nobody replies at /run/a\n[host]\nbudget = 1 " + "x" * 5000
     text = initial([Sized(vm, GIB, problem)], ["a\n[x]"], 64 * GIB, DATE)
     assert loaded(tree, text).vms == ()

@@ -84,6 +84,7 @@ async def _size_of(vm: "FoundVm") -> "Sized":
     """Return a VM with its size: by its command line or, where none names its socket, as its monitor says."""
     from dynmem.cli.config_text import Sized
     from dynmem.qmp.client import QmpClient
+    from dynmem.qmp.queries import query
     from dynmem.scan.monitored import figure
 
     if vm.started.monitors or not vm.monitors or vm.monitors[0].is_taken:
@@ -91,7 +92,7 @@ async def _size_of(vm: "FoundVm") -> "Sized":
     path = vm.monitors[0].path
     try:
         async with await QmpClient.connect(path, greeting_timeout_s=_PATIENCE_S, events=()) as client:
-            reply = await client.execute("query-memory-size-summary", timeout_s=_PATIENCE_S)
+            reply = await query(client, "query-memory-size-summary", timeout_s=_PATIENCE_S)
     except (DynmemError, OSError, TimeoutError) as error:
         return Sized(vm, 0, f"nobody replies at {path} as a monitor does ({error})")
     size = figure(reply.get("base-memory")) if isinstance(reply, dict) else None

@@ -3,9 +3,12 @@
 And what of QEMU's replies is to be known for it: where devices are listed, and how hv-balloon refuses.
 """
 
+from collections.abc import Mapping
 from typing import Final
 
+from dynmem.errors import LocalProtocolError
 from dynmem.limits import QMP_VALUES_MAX
+from dynmem.qmp.client import QmpClient
 
 QUERIES: Final = frozenset(
     {
@@ -30,6 +33,14 @@ _LISTS: Final = frozenset({"query-memory-devices", "qom-list"})
 _FIGURES_MAX: Final = 1024
 
 
-def values_max(command: str) -> int:
-    """Return how many values the reply to a query may hold."""
-    return QMP_VALUES_MAX if command in _LISTS else _FIGURES_MAX
+async def query(
+    client: QmpClient, command: str, arguments: Mapping[str, object] | None = None, *, timeout_s: float
+) -> object:
+    """Send a command that changes nothing and return its reply.
+
+    Raises LocalProtocolError for any other command, before a byte is sent, and what QmpClient.execute raises.
+    """
+    if command not in QUERIES:
+        raise LocalProtocolError(f"{command} is not one of the queries that may be sent")
+    most = QMP_VALUES_MAX if command in _LISTS else _FIGURES_MAX
+    return await client.execute(command, arguments, timeout_s=timeout_s, values_max=most)

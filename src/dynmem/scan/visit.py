@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from dynmem.errors import DynmemError, LocalProtocolError, NotPermittedError
+from dynmem.errors import DynmemError, NotPermittedError
 from dynmem.limits import QMP_PATH_MAX
 from dynmem.qmp.client import QmpClient
 from dynmem.qmp.errors import BusyError, QmpCommandError
-from dynmem.qmp.queries import DEVICE_FOLDERS, QUERIES, values_max
+from dynmem.qmp.queries import DEVICE_FOLDERS, query
 
 VISIT_S: Final = 0.1
 VIRTIO_BALLOON, HV_BALLOON = "virtio-balloon", "hv-balloon"
@@ -82,11 +82,8 @@ class _Visit:
     async def _ask(
         self, client: QmpClient, key: str, command: str, arguments: Mapping[str, object] | None = None
     ) -> None:
-        if command not in QUERIES:
-            raise LocalProtocolError(f"{command} is not one of the queries that may be sent")
-        most = values_max(command)
         try:
-            self.replies[key] = await client.execute(command, arguments, timeout_s=VISIT_S, values_max=most)
+            self.replies[key] = await query(client, command, arguments, timeout_s=VISIT_S)
         except QmpCommandError as error:
             self.refusals[key] = error.desc
 

@@ -10,7 +10,7 @@ from typing import Final
 
 from dynmem.errors import LocalProtocolError
 from dynmem.qmp.client import QmpClient
-from dynmem.qmp.queries import QUERIES, values_max
+from dynmem.qmp.queries import query
 
 WRITES: Final = frozenset({"balloon", "qom-set"})
 # The only property that is ever set (QEMU hw/virtio/virtio-balloon.c, in seconds).
@@ -34,10 +34,7 @@ class Monitor:
 
     async def query(self, command: str, arguments: dict[str, object] | None = None) -> object:
         """Send a command that changes nothing and return its reply. Raises what QmpClient.execute raises."""
-        if command not in QUERIES:
-            raise LocalProtocolError(f"{command} is not one of the queries that the manager may send")
-        most = values_max(command)
-        return await self.client.execute(command, arguments, timeout_s=self._timeout_s, values_max=most)
+        return await query(self.client, command, arguments, timeout_s=self._timeout_s)
 
     async def set_balloon(self, target_bytes: int) -> None:
         """Set the balloon's target. An empty reply does not mean success; only `actual` shows it."""
