@@ -1,29 +1,18 @@
 """`dynmem scan` of a real guest: its figures are those of the guest's kernel and of the file of its RAM."""
 
-import asyncio
-from pathlib import Path
-
 import pytest
 from tests.rigs.linux_guest import Boot, Until
+from tests.rigs.scans import scanned
 from tests.rigs.scenes import play
 
-from dynmem.discovery.find import find_vms
 from dynmem.lab.qemu import BALLOON_PATH, QemuGuest
 from dynmem.lab.workload import Load
 from dynmem.qmp.client import QmpClient
 from dynmem.scan.report import VmReport
-from dynmem.scan.scan import scan
 from dynmem.units import MIB, PAGE_SIZE
 
 pytestmark = pytest.mark.qemu
 SIZE = 256 * MIB
-
-
-def scanned(guest: QemuGuest) -> VmReport:
-    found = find_vms(proxmox=Path("/nonexistent"))
-    found = found._replace(vms=tuple(vm for vm in found.vms if vm.pid == guest.pid))
-    (vm,) = asyncio.run(scan(found)).vms
-    return vm
 
 
 def hold(guest: QemuGuest, until: Until, mib: int) -> None:
@@ -48,7 +37,7 @@ def test_memory_that_a_real_guest_has_freed_is_stranded_as_its_kernel_and_its_ra
     seen: list[VmReport] = []
 
     def is_stranded() -> bool:
-        seen.append(scanned(guest))
+        seen.append(scanned(guest.pid))
         return (seen[-1].stranded_bytes or 0) >= 64 * MIB
 
     until(guest, is_stranded)

@@ -9,24 +9,13 @@ from pathlib import Path
 
 import pytest
 from tests.rigs.monitored import BALLOON, MEBIBYTE, MEMFD, kill, qemu, stop
+from tests.rigs.scans import found, scanned
 from tests.rigs.scenes import PATIENCE_S
 
-from dynmem.discovery.find import Found, find_vms
 from dynmem.scan.report import VmReport
 from dynmem.scan.scan import scan
 
 pytestmark = pytest.mark.qemu
-
-
-def found(pid: int) -> Found:
-    """The VMs of this host, without those of others."""
-    everything = find_vms(proxmox=Path("/nonexistent"))
-    return everything._replace(vms=tuple(vm for vm in everything.vms if vm.pid == pid))
-
-
-def scanned(pid: int) -> VmReport:
-    (vm,) = asyncio.run(scan(found(pid))).vms
-    return vm
 
 
 def asked(pid: int) -> VmReport:
