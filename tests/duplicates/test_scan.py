@@ -261,3 +261,5 @@ def test_data_extents_are_whole_pages_within_the_bounds() -> None:
         assert list(data_extents(fd, PAGE_SIZE, SIZE)) == [(PAGE_SIZE, SIZE)]
     with file_of({}) as fd:
         assert list(data_extents(fd, 0, SIZE)) == []
+        os.posix_fallocate(fd, 0, SIZE)  # a file that is allocated whole is data, written or not
+        assert list(data_extents(fd, PAGE_SIZE, SIZE)) == [(PAGE_SIZE, SIZE)]
