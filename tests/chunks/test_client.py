@@ -8,12 +8,14 @@ import threading
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import cast
 
 import pytest
 from tests.rigs import own_process
 from tests.rigs.scenes import wait_until
 
+from dynmem import mappings
 from dynmem.chunks.client import RequestClient
 from dynmem.chunks.memfd_store import OWN_PROCESS, MemfdStore
 from dynmem.chunks.messages import Welcome
@@ -145,14 +147,14 @@ def test_a_refused_request_maps_nothing(served: Served) -> None:
         assert maps_chunks() == 0
 
 
-@pytest.mark.parametrize("call", ["map_file", "madvise"])
+@pytest.mark.parametrize(("module", "call"), [(mappings, "map_file"), (system_calls, "madvise")])
 def test_the_books_undo_what_the_system_does_not_map(
-    call: str, served: Served, monkeypatch: pytest.MonkeyPatch
+    module: ModuleType, call: str, served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with RequestClient(served.path, "web") as client:
         calls = Calls(client.perform)
         calls.map_unmap_chunk(1, 0)
-        monkeypatch.setattr(system_calls, call, lambda *_: errno.ENOMEM)
+        monkeypatch.setattr(module, call, lambda *_: errno.ENOMEM)
         with pytest.raises(GmmError, match="chunk 2 cannot be mapped: Cannot allocate memory") as refusal:
             calls.map_unmap_chunk(2, 1)
         assert refusal.value.code is Status.OUT_OF_MEMORY
@@ -214,7 +216,7 @@ def test_without_a_server_there_is_a_sentence(tmp_path: Path) -> None:
 
 
 def test_without_addresses_there_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(system_calls, "reserve_addresses", lambda _: -errno.ENOMEM)
+    monkeypatch.setattr(mappings, "reserve", lambda _: -errno.ENOMEM)
     with pytest.raises(WindowError, match="Cannot allocate memory: raise the limit of addresses"):
         RequestClient(tmp_path / "absent", "web")
 

@@ -9,6 +9,7 @@ import ctypes
 import os
 from typing import Final
 
+from dynmem import mappings
 from dynmem.errors import DynmemError
 from dynmem.gmm.constants import GMM_CHUNK_SHIFT, GMM_CHUNK_SIZE, GMM_CHUNKID_LAST
 from dynmem.memory import system_calls
@@ -25,7 +26,7 @@ class Window:
 
     def __init__(self) -> None:
         """Reserve the addresses. Raises WindowError."""
-        self.base: Final = system_calls.reserve_addresses(_WINDOW_BYTES)
+        self.base: Final = mappings.reserve(_WINDOW_BYTES)
         self._open = self.base > 0
         if not self._open:
             raise WindowError(
@@ -43,15 +44,15 @@ class Window:
         A forked child does not inherit it: the child would keep a chunk that nobody counts.
         """
         address = self.address(chunk_id)
-        number = system_calls.map_file(address, GMM_CHUNK_SIZE, fd, chunk_id << GMM_CHUNK_SHIFT)
+        number = mappings.map_file(address, GMM_CHUNK_SIZE, fd, chunk_id << GMM_CHUNK_SHIFT)
         number = number or system_calls.madvise(address, GMM_CHUNK_SIZE, system_calls.MADV_DONTFORK)
         if number:
-            system_calls.clear_addresses(address, GMM_CHUNK_SIZE)
+            mappings.clear(address, GMM_CHUNK_SIZE)
             raise WindowError(f"chunk {chunk_id} cannot be mapped: {os.strerror(number)}")
 
     def unmap(self, chunk_id: int) -> None:
         """Unmap a chunk. Raises WindowError. Touching a view of it is then a segmentation fault."""
-        number = system_calls.clear_addresses(self.address(chunk_id), GMM_CHUNK_SIZE)
+        number = mappings.clear(self.address(chunk_id), GMM_CHUNK_SIZE)
         if number:
             raise WindowError(f"chunk {chunk_id} cannot be unmapped: {os.strerror(number)}")
 
@@ -64,4 +65,4 @@ class Window:
         """Unmap all chunks and return the addresses."""
         if self._open:
             self._open = False
-            system_calls.release_addresses(self.base, _WINDOW_BYTES)
+            mappings.release(self.base, _WINDOW_BYTES)

@@ -6,45 +6,30 @@ reserved but not mapped: touching one ends the process, as a machine check would
 """
 
 import ctypes
-import mmap
 import os
 from typing import Final
 
 import numpy as np
 
+from dynmem import mappings
 from dynmem.errors import RemoteProtocolError
 from dynmem.guest.pattern import PAGE_WORDS, Memory
 from dynmem.limits import GUEST_ADDRESS_BYTES_MAX
 from dynmem.units import GIB, PAGE_SHIFT, PAGE_SIZE
 
-_PROT_NONE: Final = 0
-_MAP_FIXED: Final = 0x10
-_MAP_NORESERVE: Final = 0x4000
-_NOTHING: Final = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE  # addresses without memory
 _ALIGNMENT: Final = (
     GIB  # alignment of address 0, so that slots of huge pages, up to 1 GiB, can be mapped in place
 )
-_MAP_FAILED: Final = ctypes.c_void_p(-1).value
-
-_libc: Final = ctypes.CDLL(None, use_errno=True)
-_libc.mmap.restype = ctypes.c_void_p
-_libc.mmap.argtypes = (
-    ctypes.c_void_p,
-    ctypes.c_size_t,
-    ctypes.c_int,
-    ctypes.c_int,
-    ctypes.c_int,
-    ctypes.c_long,
-)
-_libc.munmap.restype = ctypes.c_int
-_libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
+_RESERVED_BYTES: Final = GUEST_ADDRESS_BYTES_MAX + _ALIGNMENT
 
 
 class GuestRam:
     """The slots of one guest, mapped shared."""
 
     def __init__(self) -> None:
-        self._reserved = _map(None, GUEST_ADDRESS_BYTES_MAX + _ALIGNMENT, _PROT_NONE, _NOTHING, -1, 0)
+        self._reserved = mappings.reserve(_RESERVED_BYTES)
+        if self._reserved < 0:
+            raise _cannot_map(_RESERVED_BYTES, -self._reserved)
         self._base = -(-self._reserved // _ALIGNMENT) * _ALIGNMENT
         self._slots: dict[int, tuple[int, int]] = {}
         everything = (ctypes.c_uint64 * (GUEST_ADDRESS_BYTES_MAX // 8)).from_address(self._base)
@@ -61,21 +46,16 @@ class GuestRam:
             raise RemoteProtocolError(f"slot {slot} ends above {GUEST_ADDRESS_BYTES_MAX:#x}")
         if any(gpa < end and start < gpa + size for start, end in self._slots.values()):
             raise RemoteProtocolError(f"slot {slot} overlaps another one")
-        _map(
-            self._base + gpa,
-            size,
-            mmap.PROT_READ | mmap.PROT_WRITE,
-            mmap.MAP_SHARED | _MAP_FIXED,
-            descriptor,
-            offset,
-        )
+        if number := mappings.map_file(self._base + gpa, size, descriptor, offset):
+            raise _cannot_map(size, number)
         self._slots[slot] = (gpa, gpa + size)
 
     def unmap_slot(self, slot: int) -> None:
         """Unmap a slot, none of which may be in use. Raises RemoteProtocolError if there is none."""
         self.pages(slot)
         start, end = self._slots.pop(slot)
-        _map(self._base + start, end - start, _PROT_NONE, _NOTHING | _MAP_FIXED, -1, 0)
+        if number := mappings.clear(self._base + start, end - start):
+            raise _cannot_map(end - start, number)
 
     def is_mapped(self, start: int, end: int) -> bool:
         """Return whether there is memory at every page from `start` up to `end`."""
@@ -110,12 +90,8 @@ class GuestRam:
     def close(self) -> None:
         """Unmap everything; arrays and views of the memory must not be used after this."""
         self._slots.clear()
-        _libc.munmap(self._reserved, GUEST_ADDRESS_BYTES_MAX + _ALIGNMENT)
+        mappings.release(self._reserved, _RESERVED_BYTES)
 
 
-def _map(address: int | None, size: int, protection: int, flags: int, descriptor: int, offset: int) -> int:
-    mapped = _libc.mmap(address, size, protection, flags, descriptor, offset)
-    if mapped == _MAP_FAILED or mapped is None:
-        number = ctypes.get_errno()
-        raise RemoteProtocolError(f"{size} bytes of guest memory cannot be mapped: {os.strerror(number)}")
-    return int(mapped)
+def _cannot_map(size: int, number: int) -> RemoteProtocolError:
+    return RemoteProtocolError(f"{size} bytes of guest memory cannot be mapped: {os.strerror(number)}")

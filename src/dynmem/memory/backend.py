@@ -19,6 +19,7 @@ from typing import ClassVar, Final, Self
 
 import numpy as np
 
+from dynmem import mappings
 from dynmem.errors import ConfigError, DynmemError
 from dynmem.limits import HUGE_PAGE_REFUSALS_MAX
 from dynmem.memory import system_calls
@@ -150,7 +151,7 @@ class Backend:
             start, end = blocks.pop()
             known = refusals >= HUGE_PAGE_REFUSALS_MAX
             parts = self.files(start * self.page_size, (end - start) * self.page_size)
-            if not known and not any(system_calls.reserve_huge(*part) for part in parts):
+            if not known and not any(mappings.reserve_huge(*part) for part in parts):
                 continue
             if known or end - start == 1 or not in_parts:
                 refusals += 1
@@ -189,7 +190,7 @@ class Backend:
         self._fd = first
         for start, length in zip(starts, sizes, strict=True):
             self._files.append(self._another_file(length) if start else first)
-            number = system_calls.map_file(self._address + start, length, self._files[-1])
+            number = mappings.map_file(self._address + start, length, self._files[-1])
             if not number and self.prealloc:
                 number = system_calls.allocate(self._files[-1], 0, length)
             if number:
