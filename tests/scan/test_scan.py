@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from tests.rigs.proc_tree import QEMU, ProcTree
 
 from dynmem.discovery.find import Found, FoundMonitor, FoundVm, find_vms
 from dynmem.discovery.qemu_options import started_as
+from dynmem.discovery.unix_sockets import UnixSockets, unix_sockets
 from dynmem.scan.report import ScanReport, VmReport
 from dynmem.scan.scan import AT_ONCE, VISITS_S, WALKS_S, scan
 
@@ -146,6 +148,22 @@ def test_a_monitor_at_which_another_process_listens_is_asked_only_if_it_was_pass
     vm = only(scanned(tree, (tmp_path / "qmp", fake)))
     assert (vm.assigned_bytes, bool(fake.asked)) == ((512 * MIB, True) if is_passed else (None, False))
     assert any("another process" in each for each in vm.unseen) is not is_passed
+
+
+def test_a_long_list_of_sockets_takes_no_time_from_the_visits_of_others(
+    tree: ProcTree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    readers: list[threading.Thread] = []
+
+    def read(proc: Path) -> UnixSockets:
+        readers.append(threading.current_thread())
+        return unix_sockets(proc)
+
+    add(tree, tmp_path / "qmp")
+    monkeypatch.setattr("dynmem.scan.scan.unix_sockets", read)
+    assert only(scanned(tree, (tmp_path / "qmp", monitor()))).monitor
+    assert len(readers) == 1
+    assert threading.main_thread() not in readers
 
 
 def test_a_path_that_would_write_to_the_terminal_is_shown_without_its_controls(

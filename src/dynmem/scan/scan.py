@@ -100,13 +100,19 @@ async def _visited(vm: FoundVm, proc: Path) -> Answers:
     monitor = vm.monitors[0]
     if vm.pid and state_of(vm.pid, proc) in _STOPPED:
         return Answers(problem="its process is stopped: its monitor was not asked")
-    # Asked again: since the VMs were found, their owners may have connected.
-    is_taken = monitor.is_taken or str(monitor.path) in unix_sockets(proc).taken
-    if is_taken and not vm.started.is_ours:
+    if not vm.started.is_ours and (monitor.is_taken or str(monitor.path) in await _taken(proc)):
         return Answers(problem=f"another client holds its monitor {monitor.path}")
     # Whoever passed the monitor as a descriptor has made it listen, and is its listener for the kernel.
     was_passed = any(each.descriptor is not None for each in vm.started.monitors)
     return await visit(monitor.path, 0 if was_passed else vm.pid)
+
+
+async def _taken(proc: Path) -> frozenset[str]:
+    """Return who is served now: since the VMs were found, their owners may have connected.
+
+    In a thread: where there are very many sockets, the list takes as long as a visit may last.
+    """
+    return (await asyncio.to_thread(unix_sockets, proc)).taken
 
 
 def _looked_at(vm: FoundVm, pid: int, told: Monitored, proc: Path, *, walks: bool) -> Process:
