@@ -19,7 +19,7 @@ from dynmem.duplicates.tally import IntArray
 from dynmem.duplicates.verify import BATCH_PAGES
 from dynmem.duplicates.vms import Vm, VmGoneError
 from dynmem.errors import DynmemError, NotPermittedError
-from dynmem.memory.extents import data_extents
+from dynmem.memory.extents import data_pieces
 from dynmem.pages.ranges import U64Array
 from dynmem.ram_files import RamFile
 from dynmem.units import PAGE_SHIFT, PAGE_SIZE, format_size
@@ -85,17 +85,15 @@ class AccountReader:
 
     def _read_file(self, vm: Vm, fd: int, size: int) -> Iterator[tuple[int, int]]:
         """Fill the buffer with what a file holds; yield offset and number of pages, again and again."""
-        for begin, end in data_extents(fd, 0, size - size % PAGE_SIZE):
-            for offset in range(begin, end, _BATCH_BYTES):
-                length = min(_BATCH_BYTES, end - offset)
-                self._rate.spend(length)
-                vm.check_alive()
-                got = os.preadv(fd, (self._view[:length],), offset)
-                self._progress.did(length)
-                if got >= PAGE_SIZE:
-                    yield offset, got >> PAGE_SHIFT
-                if got < length:
-                    return
+        for offset, length in data_pieces(fd, 0, size - size % PAGE_SIZE, _BATCH_BYTES):
+            self._rate.spend(length)
+            vm.check_alive()
+            got = os.preadv(fd, (self._view[:length],), offset)
+            self._progress.did(length)
+            if got >= PAGE_SIZE:
+                yield offset, got >> PAGE_SHIFT
+            if got < length:
+                return
 
     def _note_size(self, position: int, fd: int, file: RamFile) -> None:
         size = os.fstat(fd).st_size

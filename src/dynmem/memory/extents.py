@@ -41,3 +41,10 @@ def data_extents(fd: int, begin: int, end: int) -> Iterator[tuple[int, int]]:
         stop = min(-(-stop // PAGE_SIZE) * PAGE_SIZE, end)
         yield start, stop
         begin = stop
+
+
+def data_pieces(fd: int, begin: int, end: int, most: int) -> Iterator[tuple[int, int]]:
+    """Yield the same in pieces of at most *most* bytes, whole pages, as (offset, length). Raises OSError."""
+    for start, stop in data_extents(fd, begin, end):
+        for offset in range(start, stop, most):
+            yield offset, min(most, stop - offset)

@@ -16,7 +16,7 @@ import numpy as np
 from dynmem.memory.backend import Backend
 from dynmem.memory.backend_file import FileBackend
 from dynmem.memory.discard import Discarder
-from dynmem.memory.extents import data_extents
+from dynmem.memory.extents import data_pieces
 from dynmem.pages import ranges as page_ranges
 from dynmem.units import MIB, PAGE_SHIFT, PAGE_SIZE
 
@@ -67,7 +67,6 @@ def _pieces(backend: Backend) -> Iterator[tuple[int, int, int, int]]:
     """Yield (descriptor, offset in its file, offset in the memory, length) of what holds data."""
     begin = 0
     for fd, start, size in backend.files(0, backend.size):
-        for low, high in data_extents(fd, start, start + size):
-            for at in range(low, high, _STEP_BYTES):
-                yield fd, at, begin + at - start, min(_STEP_BYTES, high - at)
+        for at, length in data_pieces(fd, start, start + size, _STEP_BYTES):
+            yield fd, at, begin + at - start, length
         begin += size
