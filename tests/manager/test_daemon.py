@@ -351,10 +351,10 @@ def test_while_the_journal_cannot_be_written_vms_grow_from_what_is_free_and_none
         config = configured(tmp_path, "enforce", "400MiB", web="", db="")
         async with managing(config) as manager:
             with locked_journal(tmp_path / "state") as journal:
-                async with (
-                    listening(tmp_path / "web.qmp", web.serve),
-                    listening(tmp_path / "db.qmp", db.serve),
-                ):
+                async with contextlib.AsyncExitStack() as stack:
+                    await stack.enter_async_context(listening(tmp_path / "db.qmp", db.serve))
+                    await manager.until(lambda status: status.vm("db").there)  # or web could have its memory
+                    await stack.enter_async_context(listening(tmp_path / "web.qmp", web.serve))
                     await manager.until(lambda _: web.actual >= 100 * MEBIBYTE)
                     web.demand = 200 * MEBIBYTE  # for which db would have to give
                     await manager.until(lambda status: status.vm("web").short_bytes == 0)

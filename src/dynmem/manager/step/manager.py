@@ -13,7 +13,7 @@ import msgspec
 
 from dynmem.manager.step.admission import lasting_pages, refusal_of
 from dynmem.manager.step.advice import Announcements
-from dynmem.manager.step.attention import is_tight, may_give_now, moving
+from dynmem.manager.step.attention import is_tight, is_unsettled, may_give_now, moving, starting
 from dynmem.manager.step.changes import Candidate, Change, choose_grants, choose_shrinks, growing
 from dynmem.manager.step.chatter import Chatter
 from dynmem.manager.step.claims import Claims, limit_pages
@@ -119,8 +119,13 @@ class Manager:
             result,
             commands_for(changes, self._outcomes.targets_before),
             tuple(lines),
-            waiting,
-            moving(movable, self._asked_to_look, survey.now_ns, is_any_short=self._shortage),
+            waiting or any(is_unsettled(record, survey.now_ns) for record in self._roster),
+            moving(
+                movable,
+                self._asked_to_look | starting(self._roster, survey.now_ns),
+                survey.now_ns,
+                is_any_short=self._shortage,
+            ),
             frozenset(record.name for record in movable if is_tight(record)),
             interrupt,
         )

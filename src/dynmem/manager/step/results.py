@@ -74,7 +74,8 @@ class StepResult(msgspec.Struct, frozen=True):
         plan: The division of the host.
         commands: What to send, in this order: shrinks first. None in observe mode.
         changes: The lines to print now: what was found and, in observe mode, what would be sent.
-        waiting: Whether a VM or a reservation waits for memory that is being given: sweep again soon.
+        waiting: Whether a VM or a reservation waits for memory that is being given, or a VM has just come:
+            sweep again soon.
         moving: The VMs that grow, or give what they were asked for: look at these again at once.
         tight: The VMs whose guests have little available: ask these for a report as soon as they do anything.
         interrupt: Whose command is to be run, since memory is out.
