@@ -23,6 +23,7 @@ BENCHMARKS: Final = {  # name -> what it answers
     "discard": "from the bytes of a balloon response to free memory, beside the bare call and a tree in C",
     "duplicates": "a scan for equal pages of two VMs, beside memcpy",
     "memory": "resident memory of a VM's two processes without guest RAM",
+    "metrics": "the metrics of 1000 VMs, beside the same status as JSON",
     "ring": "round trips over a ring between two processes, beside a socket",
     "status": "dynmem status, start to finish",
 }

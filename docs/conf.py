@@ -62,6 +62,7 @@ docs/balloon
 docs/demand
 docs/duplicates
 docs/status
+docs/metrics
 docs/honesty
 docs/kvm
 docs/windows

@@ -21,6 +21,7 @@ from dynmem.manager.step.view import (
     VmBooksView,
     VmView,
 )
+from dynmem.manager.totals import HistogramView, TotalsView, VmTotalsView
 
 STRUCTS: tuple[type[msgspec.Struct], ...] = (
     StatusReply,
@@ -33,8 +34,11 @@ STRUCTS: tuple[type[msgspec.Struct], ...] = (
     ChangeView,
     LastChangeView,
     DaemonView,
+    TotalsView,
+    VmTotalsView,
+    HistogramView,
 )
-UNITS = {"_bytes": "bytes", "_ns": "ns", "_s": "s", "_percent": "%"}
+UNITS = {"_byte_s": "bytes × s", "_bytes": "bytes", "_ns": "ns", "_s": "s", "_percent": "%"}
 WORDS = {int: "integer", float: "number", str: "text", bool: "boolean"}
 
 INTRO = f"""# The status of the manager

@@ -229,6 +229,10 @@ API_REQUEST_BYTES_MAX: Final = 4096
 API_REPLY_BYTES_MAX: Final = 8 << 20
 # People and scripts at once.
 API_CLIENTS_MAX: Final = 64
+# Scrapers at once: a host has two or three.
+METRICS_CLIENTS_MAX: Final = 32
+# What a scraper's request and headers take, many times over.
+METRICS_REQUEST_BYTES_MAX: Final = 8192
 # VMs about to start at once.
 API_RESERVATIONS_MAX: Final = 64
 # A day: a reservation is for a VM that is about to start.

@@ -13,6 +13,7 @@ from dynmem.manager.journal.writer import JournalWriter
 from dynmem.manager.step import Manager
 from dynmem.manager.step.facts import ManagerSettings
 from dynmem.manager.step.results import SetBalloon
+from dynmem.manager.totals import Totals
 from dynmem.qmp.errors import QmpCommandError
 from dynmem.units import GIB, MIB, NS_PER_S
 
@@ -67,7 +68,9 @@ def acted(journal: Journal, commands: list[SetBalloon], errors: dict[str, Except
     async def scenario() -> list[tuple[int, Intent]]:
         manager = Manager(ManagerSettings(1 * GIB, 64 * MIB, NS_PER_S, "enforce"), [])
         writer = JournalWriter(journal, log.append)
-        open_rows = await Acts(manager, writer, log.append).act(cast("Connections", links), commands)
+        open_rows = await Acts(manager, writer, log.append, Totals()).act(
+            cast("Connections", links), commands
+        )
         await writer.finish()
         return open_rows
 
@@ -115,7 +118,7 @@ def test_a_monitor_that_is_late_with_its_reply_keeps_nobody_waiting_and_is_recor
     async def scenario() -> None:
         manager = Manager(ManagerSettings(1 * GIB, 64 * MIB, NS_PER_S, "enforce"), [])
         writer = JournalWriter(journal, log.append)
-        acts = Acts(manager, writer, log.append)
+        acts = Acts(manager, writer, log.append, Totals())
         assert await acts.act(links, [order("web", 200, "grown"), order("db", 100, "shrunk")]) == []
         assert "db: shrunk to 100 MiB" in log
         assert "web: grown to 200 MiB" not in log
@@ -147,7 +150,7 @@ def test_a_late_outcome_that_cannot_be_recorded_is_left_open_for_the_next_step(t
     async def scenario() -> None:
         manager = Manager(ManagerSettings(1 * GIB, 64 * MIB, NS_PER_S, "enforce"), [])
         writer = JournalWriter(journal, log.append)
-        acts = Acts(manager, writer, log.append)
+        acts = Acts(manager, writer, log.append, Totals())
         links = cast("Connections", {"web": slow})
         assert await acts.act(links, [order("web", 200, "grown")]) == []
         slow.reply.set()

@@ -21,6 +21,7 @@ from dynmem.manager.reload import ConfigWatch
 from dynmem.manager.step import Manager
 from dynmem.manager.step.facts import Demand, ManagerSettings, VmConfig, VmFacts
 from dynmem.manager.sweep.connection import VmConnection
+from dynmem.manager.totals import Totals
 from dynmem.units import GIB, MIB, NS_PER_S
 
 FULL, FORMER = 512, 300
@@ -239,7 +240,7 @@ def test_a_status_does_not_show_a_former_life_while_a_reset_is_being_looked_at(t
         journal = Journal(config.state)
         writer = JournalWriter(journal, print)
         sweep = NextSweep()
-        service = Service(ConfigWatch(config), Manager(config.settings, config.vms), writer, sweep)
+        service = Service(ConfigWatch(config), Manager(config.settings, config.vms), writer, sweep, Totals())
         await service.handle(StatusRequest())
         sweep.begin()
         sweep.saw_reset()

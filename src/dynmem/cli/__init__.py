@@ -20,6 +20,7 @@ COMMANDS: Final = {  # name -> (module, attribute, one line for --help)
     "doctor": ("dynmem.cli.doctor", "doctor", "Examine what this host can do, and what would help"),
     "duplicates": ("dynmem.cli.duplicates", "duplicates", "Count equal pages in the memory of running VMs"),
     "explain": ("dynmem.cli.status", "explain", "Show how the size of a VM was computed"),
+    "metrics": ("dynmem.cli.metrics", "metrics", "Print the manager's metrics, as Prometheus reads them"),
     "pause": ("dynmem.cli.status", "pause", "Leave VMs exactly as they are for a while"),
     "release": ("dynmem.cli.status", "release", "Grow VMs to their full size and leave them alone"),
     "reserve": ("dynmem.cli.status", "reserve", "Make room for a VM that is about to start"),

@@ -97,7 +97,7 @@ def _summary(config: "Config") -> str:
         f"{config.path}: OK",
         f"mode {settings.mode}, period {settings.period_ns / NS_PER_S:g} s",
         f"budget {format_size(settings.budget_bytes)}, slush {format_size(settings.slush_bytes)}{ready}",
-        f"socket {config.socket}, state {config.state}",
+        f"socket {config.socket}, state {config.state}, metrics {config.metrics or 'off'}",
     ]
     lines += [
         (

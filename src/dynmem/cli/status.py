@@ -13,6 +13,7 @@ import click
 
 from dynmem.cli.explain_text import explained
 from dynmem.cli.layout import terminal_columns
+from dynmem.cli.options import socket_option
 from dynmem.cli.status_text import rendered
 from dynmem.errors import ConfigError, ExitCode, quoted
 from dynmem.limits import API_WAIT_NS_MAX, PAUSE_NS_MAX
@@ -20,19 +21,11 @@ from dynmem.manager.api.client import ask, status_of
 from dynmem.manager.paths import default_socket
 from dynmem.units import NS_PER_S, format_size, parse_duration, parse_size
 
-_socket_option = click.option(
-    "--socket",
-    "path",
-    type=click.Path(path_type=Path),
-    envvar="DYNMEM_SOCKET",
-    metavar="PATH",
-    help="The manager's socket [default: $DYNMEM_SOCKET, or that of this user's manager].",
-)
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print the whole reply as JSON.")
 
 
 @click.command()
-@_socket_option
+@socket_option
 @_json_option
 def status(path: Path | None, *, as_json: bool) -> int:
     """Show how much memory each VM has, and why.
@@ -52,7 +45,7 @@ def status(path: Path | None, *, as_json: bool) -> int:
 
 @click.command()
 @click.argument("name", metavar="VM")
-@_socket_option
+@socket_option
 @_json_option
 def explain(name: str, path: Path | None, *, as_json: bool) -> int:
     """Show how the size of VM was computed: every figure, and where it comes from.
@@ -92,7 +85,7 @@ def explain(name: str, path: Path | None, *, as_json: bool) -> int:
     metavar="TIME",
     help="How long to keep the room once it is there.",
 )
-@_socket_option
+@socket_option
 @_json_option
 def reserve(size: str, name: str | None, wait: str, hold: str, path: Path | None, *, as_json: bool) -> int:
     """Make room for a VM that is about to start; shrink others if necessary.
@@ -126,7 +119,7 @@ def reserve(size: str, name: str | None, wait: str, hold: str, path: Path | None
 @click.argument("vm", required=False)
 @click.option("--all", "everyone", is_flag=True, help="Release all VMs.")
 @click.option("--undo", is_flag=True, help="Manage the VM again.")
-@_socket_option
+@socket_option
 @_json_option
 def release(vm: str | None, path: Path | None, *, everyone: bool, undo: bool, as_json: bool) -> int:
     """Grow a VM to its full size and leave it alone until --undo.
@@ -165,7 +158,7 @@ def release(vm: str | None, path: Path | None, *, everyone: bool, undo: bool, as
 @click.option("--all", "everyone", is_flag=True, help="Pause all VMs.")
 @click.option("--for", "for_", metavar="TIME", help="How long, such as 30min or 2h; at most 31 days (744h).")
 @click.option("--undo", is_flag=True, help="Manage the VM again now.")
-@_socket_option
+@socket_option
 @_json_option
 def pause(
     vm: str | None, for_: str | None, path: Path | None, *, everyone: bool, undo: bool, as_json: bool

@@ -22,6 +22,7 @@ from dynmem.manager.step import Manager
 from dynmem.manager.step.results import SetBalloon
 from dynmem.manager.sweep.connection import VmConnection
 from dynmem.manager.sweep.quiet import NotSentError
+from dynmem.manager.totals import Totals
 from dynmem.qmp.errors import QmpCommandError
 
 Connections = Mapping[str, VmConnection]
@@ -34,10 +35,13 @@ REPLY_PATIENCE_S: Final = 0.1
 class Acts:
     """Carries out commands of the manager; *report* prints a line for the operator."""
 
-    def __init__(self, manager: Manager, writer: JournalWriter, report: Callable[[str], None]) -> None:
+    def __init__(
+        self, manager: Manager, writer: JournalWriter, report: Callable[[str], None], totals: Totals
+    ) -> None:
         self._manager = manager
         self._writer = writer
         self._report = report
+        self._totals = totals
         self._unrecorded: dict[str, Intent] = {}  # the last growth of each VM that was sent without a record
         self._late: set[asyncio.Task[str] | asyncio.Task[None]] = set()
         self._left_open: Rows = []
@@ -136,14 +140,17 @@ class Acts:
             if not isinstance(error, (QmpCommandError, NotSentError)):
                 if command.vm not in late:
                     self._manager.was_sent(command.vm)
+                self._totals.ended("unknown")
                 return f"{UNKNOWN}: {error}"  # it may have arrived, so it counts as sent
             if command.vm in late:
                 self._manager.refused_late(command.vm, command.target_bytes, before)
             else:
                 self._manager.not_sent([command.vm])
+            self._totals.ended("failed")
             return f"{FAILED}: {error}"
         if command.vm not in late:
             self._manager.was_sent(command.vm)
+        self._totals.ended("sent")
         if command.news:
             self._report(command.news)
         return SENT

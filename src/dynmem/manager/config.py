@@ -22,6 +22,7 @@ from dynmem.limits import (
     UNIX_PATH_BYTES_MAX,
     WEIGHT_MAX,
 )
+from dynmem.manager.address import Address, parse_address
 from dynmem.manager.config_file import AUTO, SLUSH, File, Size, VmTable, is_name, read, vm_place
 from dynmem.manager.paths import default_socket, default_state
 from dynmem.manager.step.facts import ManagerSettings, VmConfig
@@ -45,6 +46,7 @@ class Config(msgspec.Struct, frozen=True):
         monitors: Each VM's QMP socket, by its name.
         socket: The manager's own socket.
         state: The private folder of the journal.
+        metrics: Where metrics are served; None: nowhere.
     """
 
     path: Path
@@ -53,6 +55,7 @@ class Config(msgspec.Struct, frozen=True):
     monitors: dict[str, Path]
     socket: Path
     state: Path
+    metrics: Address | None = None
 
 
 def load(path: Path) -> Config:
@@ -83,6 +86,11 @@ def warnings(config: Config, host_total_bytes: int) -> list[str]:
         for vm in config.vms
         if vm.maximum_bytes > limit
     ]
+    if config.metrics is not None and not config.metrics.is_loopback:
+        found.append(
+            f"manager.metrics is {config.metrics}: whoever reaches that address can read the names and sizes"
+            " of all VMs"
+        )
     if not config.vms:
         found.append("it has no [[vm]]: there is nothing to manage")
     return found
@@ -155,6 +163,7 @@ def _checked(path: Path, file: File) -> Config:
         monitors={vm.name: Path(vm.qmp) for vm in file.vm},
         socket=socket,
         state=_absolute(fail, "manager.state", manager.state or str(default_state())),
+        metrics=_address(fail, "manager.metrics", manager.metrics),
     )
 
 
@@ -186,6 +195,13 @@ def _period(fail: _Fail, value: str | float) -> int:
     if not PERIOD_NS_MIN <= period <= PERIOD_NS_MAX:
         raise fail("manager.period", f"{quoted(str(value))} is outside 100ms to 1h: 1s suits most hosts")
     return period
+
+
+def _address(fail: _Fail, key: str, text: str) -> Address | None:
+    try:
+        return parse_address(text) if text else None
+    except ValueError as error:
+        raise fail(key, str(error)) from error
 
 
 def _absolute(fail: _Fail, key: str, text: str) -> Path:

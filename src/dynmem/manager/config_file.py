@@ -10,6 +10,7 @@
     period = "1s"                   # 100ms to 1h (default 1s)
     socket = "/run/dynmem/api.sock" # where `dynmem status` connects
     state = "/var/lib/dynmem"       # the journal's private folder
+    metrics = "127.0.0.1:9737"      # where Prometheus reads; empty: nowhere (default)
 
     [[vm]]                          # once per VM
     name = "web"                    # letters, digits, dot, dash, underscore
@@ -82,12 +83,16 @@ class ManagerTable(msgspec.Struct, forbid_unknown_fields=True):
             `/run/dynmem/api.sock`, otherwise `$XDG_RUNTIME_DIR/dynmem/api.sock`.
         state: The private folder of the journal: an absolute path. Default: as root `/var/lib/dynmem`,
             otherwise `~/.local/state/dynmem` (`$XDG_STATE_HOME/dynmem` if that is set).
+        metrics: The address and port on which metrics are served to Prometheus, such as "127.0.0.1:9737" or
+            "[::1]:9737"; port 0 takes a free one, which the log names. Whoever reaches the address can read
+            the names and sizes of all VMs, and change nothing. Empty, the default: nowhere.
     """
 
     mode: Mode = "observe"
     period: str | int | float = "1s"
     socket: str = ""
     state: str = ""
+    metrics: str = ""
 
 
 class VmTable(msgspec.Struct, forbid_unknown_fields=True):

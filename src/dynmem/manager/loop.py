@@ -19,6 +19,7 @@ from dynmem import __version__
 from dynmem.errors import ExitCode, RemoteProtocolError
 from dynmem.limits import MANAGER_DESCRIPTORS, MANAGER_DESCRIPTORS_PER_VM
 from dynmem.manager.acts import Acts
+from dynmem.manager.api.scrapes import MetricsServer
 from dynmem.manager.api.server import ApiServer
 from dynmem.manager.api.service import Service
 from dynmem.manager.config import Config
@@ -36,6 +37,9 @@ from dynmem.manager.step.results import StepResult
 from dynmem.manager.sweep.connection import VmConnection
 from dynmem.manager.sweep.identity import Identities
 from dynmem.manager.sweep.measuring import Measuring
+from dynmem.manager.totals import Totals
+from dynmem.metrics.render import render
+from dynmem.metrics.text import CONTENT_TYPE
 from dynmem.procfs import allow_descriptors, meminfo
 from dynmem.units import NS_PER_S, format_size
 
@@ -68,6 +72,7 @@ class Daemon:
         self._report = report
         self._manager = Manager(config.settings, config.vms)
         self._next_sweep = NextSweep()
+        self._totals = Totals()
         self._wants_reload = False
         self._identities = Identities()
         self._measuring = Measuring()
@@ -115,21 +120,24 @@ class Daemon:
             if self._hangups:
                 self._reload_soon()
             writer = JournalWriter(journal, self._report)
-            service = Service(self._watch, self._manager, writer, self._next_sweep)
+            service = Service(self._watch, self._manager, writer, self._next_sweep, self._totals)
             api = ApiServer(config.socket, service.handle)
             await api.start()
             self._report(self._greeting())
+            metrics = MetricsServer(service.status, render, CONTENT_TYPE, self._report)
+            await metrics.listen(config.metrics)
             if self._manager.released:
                 self._report(self._released())
             if self._manager.paused:
                 self._report(self._paused())
             self._allow_descriptors()
-            acts = Acts(self._manager, writer, self._report)
+            acts = Acts(self._manager, writer, self._report, self._totals)
             try:
-                await self._serve(acts, writer, service, Unfinished(journal.open_actions()))
+                await self._serve(acts, writer, service, metrics, Unfinished(journal.open_actions()))
             finally:
                 await self._last_resort.close()
                 await api.close()
+                await metrics.close()
                 await service.forget_ended()
                 await asyncio.gather(*(each.close() for each in self._connections.values()))
                 await acts.finish()
@@ -221,7 +229,12 @@ class Daemon:
     # -- sweep and step -------------------------------------------------------------------------------------
 
     async def _serve(
-        self, acts: Acts, writer: JournalWriter, service: Service, unfinished: Unfinished
+        self,
+        acts: Acts,
+        writer: JournalWriter,
+        service: Service,
+        metrics: MetricsServer,
+        unfinished: Unfinished,
     ) -> None:
         """Sweep and step until the stop signal; a sweep that took too long is not made up for."""
         stopping = asyncio.create_task(self._stop.wait())
@@ -232,6 +245,7 @@ class Daemon:
             began = time.monotonic()
             if self._wants_reload:
                 await self._reload()
+                await metrics.listen(self._config.metrics)
             elif (news := self._watch.look()) is not None:
                 self._report(news)
             self._next_sweep.begin()
@@ -270,12 +284,15 @@ class Daemon:
 
     async def _step(self, facts: Facts, lane: FastLane, acts: Acts, unfinished: Unfinished) -> StepResult:
         """Decide, say what was found, and carry out what was decided."""
+        self._totals.looked(facts)
         result = self._manager.step(facts)
         for line in result.changes:
             self._report(line)
         if result.interrupt is not None:
+            self._totals.interrupted()
             self._last_resort.run(result.interrupt)
         unfinished.add(await acts.act(self._connections, result.commands))
+        self._totals.decided(time.monotonic_ns() - facts.now_ns)
         lane.stepped(facts, result)
         return result
 

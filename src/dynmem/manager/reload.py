@@ -100,6 +100,7 @@ def _changes(before: Config, after: Config) -> Iterator[str]:
         ("slush", format_size(old.slush_bytes), format_size(new.slush_bytes)),
         ("mode", old.mode, new.mode),
         ("period", f"{old.period_ns / NS_PER_S:g} s", f"{new.period_ns / NS_PER_S:g} s"),
+        ("metrics", str(before.metrics or "off"), str(after.metrics or "off")),
     )
     known = {vm.name: vm for vm in before.vms}
     now = {vm.name: vm for vm in after.vms}

@@ -18,6 +18,7 @@ from typing import Final
 import msgspec
 
 from dynmem.manager.step.view import StatusView
+from dynmem.manager.totals import TotalsView
 from dynmem.units import NS_PER_S
 
 SCHEMA_VERSION: Final = 1
@@ -152,10 +153,12 @@ class StatusReply(StatusView, frozen=True, kw_only=True):
 
     Attributes:
         manager: The manager's process.
+        totals: What has added up since it started. Since schema 6.
 
     """
 
     manager: DaemonView
+    totals: TotalsView | None = None
 
 
 class ReserveReply(msgspec.Struct, frozen=True):

@@ -40,6 +40,7 @@ from dynmem.manager.journal.writer import JournalWriter
 from dynmem.manager.next_sweep import NextSweep
 from dynmem.manager.reload import ConfigWatch
 from dynmem.manager.step import Manager
+from dynmem.manager.totals import Totals
 from dynmem.units import NS_PER_S, format_size
 
 # A sweep that is asked for has been and was decided on within this, unless the host is very busy.
@@ -52,7 +53,12 @@ class Service:
     """Carries out requests between two steps of the loop; one that cannot wait has the next sweep soon."""
 
     def __init__(
-        self, watch: ConfigWatch, manager: Manager, writer: JournalWriter, next_sweep: NextSweep
+        self,
+        watch: ConfigWatch,
+        manager: Manager,
+        writer: JournalWriter,
+        next_sweep: NextSweep,
+        totals: Totals,
     ) -> None:
         self._next_sweep = next_sweep
         self._watch = watch
@@ -63,6 +69,7 @@ class Service:
         self._sweeps = 0
         self._swept_s = 0.0
         self._promises = Promises(manager, writer)
+        self._totals = totals
 
     @property
     def _config(self) -> Config:
@@ -72,6 +79,7 @@ class Service:
         """Take note of a step after a sweep of *swept_s* seconds, and wake every request that waits."""
         self._sweeps += 1
         self._swept_s = swept_s
+        self._totals.swept(swept_s)
         await self.forget_ended()
         async with self._stepped:
             self._stepped.notify_all()
@@ -85,7 +93,7 @@ class Service:
         match request:
             case StatusRequest():
                 await self._resets_taken_in()
-                return self._status()
+                return self.status()
             case ReserveRequest():
                 return await self._reserve(request)
             case AdmitRequest():
@@ -106,7 +114,8 @@ class Service:
             async with asyncio.timeout(_FRESH_S), self._stepped:
                 await self._stepped.wait_for(lambda: self._next_sweep.resets_known >= seen)
 
-    def _status(self) -> StatusReply:
+    def status(self) -> StatusReply:
+        """Return everything that can be asked about the last step, as it stands now."""
         since_epoch_ns = time.time_ns() - time.monotonic_ns()
         view = self._manager.status().dated(lambda at_ns: format_date(at_ns + since_epoch_ns))
         ago_s = None
@@ -125,7 +134,7 @@ class Service:
             journal_problem=self._writer.problem,
             config_problem=self._watch.problem,
         )
-        return StatusReply(**msgspec.structs.asdict(view), manager=daemon)
+        return StatusReply(**msgspec.structs.asdict(view), manager=daemon, totals=self._totals.view())
 
     async def _reserve(self, request: ReserveRequest) -> ReserveReply:
         """Make room and reply when it is there; a client that hangs up before that withdraws the request."""

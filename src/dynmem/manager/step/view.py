@@ -16,7 +16,7 @@ import msgspec
 from dynmem.manager.step.facts import Mode, VmConfig
 from dynmem.manager.step.results import Reservation
 
-SCHEMA: Final = 5
+SCHEMA: Final = 6
 
 #: Returns the date of a point on the monotonic clock.
 Dating = Callable[[int], str]
