@@ -9,6 +9,7 @@ from tests.rigs.monitored import MEBIBYTE, FakeVm, listening, look, watched
 from tests.rigs.obedient import ObedientHost
 from tests.rigs.scenes import play
 
+from dynmem.errors import LocalProtocolError
 from dynmem.manager.step.facts import RUNNING, Demand, ManagerSettings, VmConfig
 from dynmem.units import GIB, MIB, NS_PER_S
 
@@ -69,12 +70,46 @@ def test_in_observe_mode_a_slow_interval_is_named_with_what_to_do_and_never_set(
             assert facts.problem == (
                 "its guest statistics come every 10 s, too slowly to follow its growth, and only enforce mode"
                 " changes that: set guest-stats-polling-interval of /machine/peripheral/balloon0 to 1, or"
-                ' use mode = "enforce"'
+                ' use mode = "enforce", or statistics = true'
             )
             vm.interval = 2
             for _ in range(20):
                 facts = await look(connection)
             assert facts.problem is None
+            assert vm.sets == []
+
+    play(scenario())
+
+
+def test_with_the_operators_leave_observe_mode_sets_the_interval_and_nothing_else(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        vm = AskedVm(0)
+        async with watched(vm, tmp_path, may_ask=True) as connection:
+            for _ in range(20):
+                facts = await look(connection)
+            assert vm.sets == [1]
+            assert facts.problem is None
+            connection.is_released = True
+            await look(connection)
+            assert vm.sets == [1, 0]
+            with pytest.raises(LocalProtocolError, match="nothing may be sent to"):
+                await connection.set_balloon(50 * MEBIBYTE)
+
+    play(scenario())
+
+
+def test_the_leave_to_set_the_interval_is_for_no_vm_that_is_paused(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        vm = AskedVm(0)
+        async with watched(vm, tmp_path, may_ask=True) as connection:
+            connection.is_paused = True
+            for _ in range(20):
+                await look(connection)
+            assert vm.sets == []
+            connection.is_paused = False
+            connection.configure(may_write=False, may_ask=False, period_s=0.1)  # a reload took it back
+            for _ in range(20):
+                await look(connection)
             assert vm.sets == []
 
     play(scenario())

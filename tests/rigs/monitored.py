@@ -161,10 +161,12 @@ async def listening(
 
 
 @contextlib.asynccontextmanager
-async def watched(vm: FakeVm, folder: Path, *, may_write: bool = False) -> AsyncIterator[VmConnection]:
+async def watched(
+    vm: FakeVm, folder: Path, *, may_write: bool = False, may_ask: bool = False
+) -> AsyncIterator[VmConnection]:
     """The manager's connection to a VM that this process plays."""
     async with listening(folder / "qmp", vm.serve):
-        connection = VmConnection("web", folder / "qmp", may_write=may_write, period_s=0.1)
+        connection = VmConnection("web", folder / "qmp", may_write=may_write, may_ask=may_ask, period_s=0.1)
         try:
             yield connection
         finally:

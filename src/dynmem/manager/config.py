@@ -158,6 +158,7 @@ def _checked(path: Path, file: File) -> Config:
             period_ns=_period(fail, manager.period),
             mode=manager.mode,
             ready_bytes=ready,
+            statistics=manager.statistics,
         ),
         vms=vms,
         monitors={vm.name: Path(vm.qmp) for vm in file.vm},

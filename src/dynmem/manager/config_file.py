@@ -8,6 +8,7 @@
     [manager]
     mode = "observe"                # changes nothing (default); "advise" prints commands, "enforce" acts
     period = "1s"                   # 100ms to 1h (default 1s)
+    statistics = false              # true: guests are asked for their statistics in observe and advise, too
     socket = "/run/dynmem/api.sock" # where `dynmem status` connects
     state = "/var/lib/dynmem"       # the journal's private folder
     metrics = "127.0.0.1:9737"      # where Prometheus reads; empty: nowhere (default)
@@ -79,6 +80,9 @@ class ManagerTable(msgspec.Struct, forbid_unknown_fields=True):
             each change the command that an operator would type; "enforce" acts.
         period: From one look at the VMs to the next: 100ms to 1h. Its unit is ms, s, min or h; without one
             it is in seconds.
+        statistics: Whether guests with virtio-balloon may be asked for their statistics every period in
+            "observe" and "advise" as well, as they are in "enforce": that is the only setting of a VM that is
+            changed then, and without it such a VM mostly gives no signal. `dynmem release` puts it back.
         socket: Where `dynmem status` connects: an absolute path of at most 107 bytes. Default: as root
             `/run/dynmem/api.sock`, otherwise `$XDG_RUNTIME_DIR/dynmem/api.sock`.
         state: The private folder of the journal: an absolute path. Default: as root `/var/lib/dynmem`,
@@ -90,6 +94,7 @@ class ManagerTable(msgspec.Struct, forbid_unknown_fields=True):
 
     mode: Mode = "observe"
     period: str | int | float = "1s"
+    statistics: bool = False
     socket: str = ""
     state: str = ""
     metrics: str = ""

@@ -96,6 +96,7 @@ class Daemon:
             name,
             self._config.monitors[name],
             may_write=self._config.settings.is_enforcing,
+            may_ask=self._config.settings.statistics,
             period_s=self._period_s,
             reset=self._next_sweep.saw_reset,
             identities=self._identities,
@@ -175,13 +176,18 @@ class Daemon:
         self._connections = {
             vm.name: self._connections.get(vm.name) or self._connection(vm.name) for vm in config.vms
         }
+        settings = config.settings
         for each in self._connections.values():
-            each.configure(may_write=config.settings.is_enforcing, period_s=self._period_s)
+            each.configure(
+                may_write=settings.is_enforcing, may_ask=settings.statistics, period_s=self._period_s
+            )
         self._allow_descriptors()
 
     def _greeting(self) -> str:
         settings = self._config.settings
         what = _MODES[settings.mode]
+        if settings.statistics and not settings.is_enforcing:
+            what += ", but for how often guests are asked for their statistics"
         count = len(self._connections)
         vms = f"{count} VM{'' if count == 1 else 's'}"
         return (

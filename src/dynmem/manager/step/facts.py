@@ -211,7 +211,8 @@ class ManagerSettings(msgspec.Struct, frozen=True):
         slush_bytes: The part of it that is never granted.
         period_ns: From one sweep to the next.
         ready_bytes: What is kept ready for whoever grows next; None: what the manager finds right.
-        mode: In "observe" and "advise", nothing that changes anything is sent.
+        mode: In "observe" and "advise", nothing that changes anything is sent, but for the next.
+        statistics: Whether guests may be asked for their statistics more often in these modes, too.
 
     """
 
@@ -220,6 +221,7 @@ class ManagerSettings(msgspec.Struct, frozen=True):
     period_ns: int
     mode: Mode = "observe"
     ready_bytes: int | None = None
+    statistics: bool = False
 
     @property
     def is_enforcing(self) -> bool:

@@ -66,6 +66,7 @@ class VmConnection:
         *,
         may_write: bool,
         period_s: float,
+        may_ask: bool = False,
         reset: Callable[[], None] = lambda: None,
         identities: Identities | None = None,
         measuring: Measuring | None = None,
@@ -79,6 +80,7 @@ class VmConnection:
         self._hold = Hold(name, path, Identities() if identities is None else identities)
         self._threads = Measuring() if measuring is None else measuring
         self._may_write = may_write
+        self._may_ask = may_ask
         self._period_s = period_s
         self._reset = reset
         self._monitor: Monitor | None = None
@@ -108,13 +110,18 @@ class VmConnection:
         """Whether anything of the VM may be changed now."""
         return self._may_write and not self.is_paused
 
-    def configure(self, *, may_write: bool, period_s: float) -> None:
+    def configure(self, *, may_write: bool, period_s: float, may_ask: bool = False) -> None:
         """Put another mode and period in force."""
-        self._may_write, self._period_s = may_write, period_s
+        self._may_write, self._period_s, self._may_ask = may_write, period_s, may_ask
         if self._monitor is not None:
-            self._monitor.may_write = self._may_change
+            self._allow(self._monitor)
         if not may_write:
             self._hold.unlock()
+
+    def _allow(self, monitor: Monitor) -> None:
+        """Put in force what may be sent to the VM now."""
+        monitor.may_write = self._may_change
+        monitor.may_ask = self._may_change or (self._may_ask and not self.is_paused)
 
     async def observe(self, now_ns: int, patience_s: float) -> VmFacts:
         """Look at the VM for at most *patience_s* seconds; never raises: the facts say what is wrong.
@@ -225,7 +232,7 @@ class VmConnection:
             await asyncio.wait((self._glance,))
         try:
             monitor = self._monitor or await self._connect()
-            monitor.may_write = self._may_change
+            self._allow(monitor)
             if self._may_write:
                 self._hold.lock()
             return await self._ask(monitor, now_ns)
@@ -247,7 +254,8 @@ class VmConnection:
         self._hold.look()
         client = await QmpClient.connect(self.path, events=_EVENTS)
         client.when["RESET"] = self._reset
-        monitor = self._monitor = Monitor(client, may_write=self._may_change, timeout_s=COMMAND_TIMEOUT_S)
+        monitor = self._monitor = Monitor(client, may_write=False, timeout_s=COMMAND_TIMEOUT_S)
+        self._allow(monitor)
         self._quiet = None if monitor.is_ours else QuietMoment(self.name)
         if self._quiet is not None:
             client.when[STATUS_EVENT] = self._quiet.saw_report

@@ -2,7 +2,8 @@
 
 Reading: `query-*`, `qom-list`, `qom-get`. Writing: `balloon`, and `qom-set` of the statistics interval; and
 around a `balloon` `stop` and `cont`, where the operator allows that. In observe and advise mode, and of a VM
-that is paused, writing raises before a byte is sent.
+that is paused, writing raises before a byte is sent; the interval is apart, since an operator may give leave
+for that alone.
 """
 
 import asyncio
@@ -18,11 +19,20 @@ STATISTICS_INTERVAL: Final = "guest-stats-polling-interval"
 
 
 class Monitor:
-    """A connected QMP client behind the allow-list."""
+    """A connected QMP client behind the allow-list.
 
-    def __init__(self, client: QmpClient, *, may_write: bool, timeout_s: float) -> None:
+    Attributes:
+        client: The client.
+        may_write: Whether anything may be sent that changes something.
+        may_ask: Whether its guest may be asked for statistics more often, also where that is all.
+    """
+
+    def __init__(
+        self, client: QmpClient, *, may_write: bool, timeout_s: float, may_ask: bool = False
+    ) -> None:
         self.client: Final = client
-        self.may_write = may_write
+        self.may_write: bool = may_write
+        self.may_ask: bool = may_ask or may_write
         self._timeout_s = timeout_s
 
     @property
@@ -39,7 +49,8 @@ class Monitor:
     async def set_balloon(self, target_bytes: int) -> None:
         """Set the balloon's target. An empty reply does not mean success; only `actual` shows it."""
         assert target_bytes > 0
-        await self._write("balloon", {"value": target_bytes})
+        self._check(may=self.may_write)
+        await self._send("balloon", {"value": target_bytes})
 
     async def set_balloon_stopped(self, target_bytes: int) -> None:
         """Set the balloon's target while the VM's processors are stopped.
@@ -47,14 +58,15 @@ class Monitor:
         All is sent as one: a manager that is killed meanwhile leaves no VM stopped.
         """
         assert target_bytes > 0
-        self._check()
+        self._check(may=self.may_write)
         commands = [("stop", None), ("balloon", {"value": target_bytes}), ("cont", None)]
         await self.client.execute_together(commands, timeout_s=self._timeout_s)
 
     async def set_statistics_interval(self, path: str, seconds: int) -> None:
         """Let QEMU ask the guest for its statistics every *seconds* seconds; 0: never, as it was found."""
         assert seconds >= 0
-        await self._write("qom-set", {"path": path, "property": STATISTICS_INTERVAL, "value": seconds})
+        self._check(may=self.may_ask)
+        await self._send("qom-set", {"path": path, "property": STATISTICS_INTERVAL, "value": seconds})
 
     async def ask_for_statistics(self, path: str, seconds: int) -> None:
         """Let QEMU ask the guest for its statistics at once, and every *seconds* seconds as before.
@@ -72,11 +84,11 @@ class Monitor:
             if reply is not None:
                 raise reply
 
-    async def _write(self, command: str, arguments: dict[str, object]) -> None:
-        self._check()
+    async def _send(self, command: str, arguments: dict[str, object]) -> None:
         assert command in WRITES
         await self.client.execute(command, arguments, timeout_s=self._timeout_s)
 
-    def _check(self) -> None:
-        if not self.may_write:
+    @staticmethod
+    def _check(*, may: bool) -> None:
+        if not may:
             raise LocalProtocolError("a command was about to be sent to a VM that nothing may be sent to")

@@ -1,11 +1,11 @@
 """How often QEMU asks a guest with virtio-balloon for its statistics, and what the manager does about that.
 
 Whoever started the VM, or a tool that watches it, may have set an interval of its own. The manager looks at
-it now and then, and whenever a report is late. In enforce mode it sets an interval as short as its period, a
-few times: where another program insists on its own, that one stays. What was found is put back when the VM is
-released.
+it now and then, and whenever a report is late. In enforce mode, and with `statistics = true` in any, it sets
+an interval as short as its period, a few times: where another program insists on its own, that one stays.
+What was found is put back when the VM is released.
 
-    found                        observe, advise enforce
+    found                        observe, advise enforce, or statistics = true
     as short as the period       used            used
     a few periods                used            set
     longer: too slow to shrink   used, and said  set
@@ -89,8 +89,10 @@ class Statistics:
         self.problem = None
         if 0 < now_s <= self._wanted_s:
             return
-        if not monitor.may_write:
-            self.problem = self._why("only enforce mode changes that", 'or use mode = "enforce"')
+        if not monitor.may_ask:
+            self.problem = self._why(
+                "only enforce mode changes that", 'or use mode = "enforce", or statistics = true'
+            )
         elif number <= LOOKS_BEFORE_WRITING:
             self._next = LOOKS_BEFORE_WRITING + 1
             self.problem = None if now_s else "its guest statistics are being turned on"
@@ -120,7 +122,7 @@ class Statistics:
 
     async def _finish(self, monitor: Monitor) -> None:
         """Turn the statistics on again if a question at once was cut short and left them off."""
-        if not self._cut_short_s or not monitor.may_write:
+        if not self._cut_short_s or not monitor.may_ask:
             return
         if await statistics_interval(monitor, self._device) == 0:
             await monitor.set_statistics_interval(self._device.path, self._cut_short_s)
@@ -141,7 +143,7 @@ class Statistics:
     async def _put_back(self, monitor: Monitor) -> None:
         """Set what was found before the manager set it, unless another program has set another one since."""
         self.problem, self._next, self._sets = None, 0, 0
-        if self._found_s is None or not monitor.may_write:
+        if self._found_s is None or not monitor.may_ask:
             return
         found_s, self._found_s = self._found_s, None
         if await statistics_interval(monitor, self._device) != self._set_s:
