@@ -1,10 +1,11 @@
 """What Proxmox's files say, as Proxmox writes them and otherwise."""
 
+import os
 from pathlib import Path
 
 import pytest
 
-from dynmem.discovery.proxmox import ProxmoxVm, proxmox_vm, read_proxmox
+from dynmem.discovery.proxmox import ProxmoxLock, ProxmoxVm, proxmox_vm, read_proxmox
 
 MIB = 1 << 20
 FILE = """#priority%3A high
@@ -49,7 +50,7 @@ def test_what_is_absent_or_no_number_is_what_proxmox_takes_it_for(
 
 def test_names_that_cannot_be_shown_are_none() -> None:
     assert proxmox_vm(7, "name: a\x1b[2J\nlock: " + "x" * 65).name == ""
-    assert proxmox_vm(7, "name: a\x1b[2J\nlock: " + "x" * 65).lock == ""
+    assert proxmox_vm(7, "name: a\x1b[2J\nlock: " + "x" * 65).lock == "unknown"  # which is a lock
 
 
 def test_a_host_without_proxmox_has_no_files_and_no_problem(tmp_path: Path) -> None:
@@ -62,3 +63,50 @@ def test_a_file_that_cannot_be_read_is_named_and_the_others_are_read(tmp_path: P
     vms, problem = read_proxmox(tmp_path)
     assert list(vms) == [101]
     assert "100.conf cannot be read" in problem
+
+
+def folder_of(root: Path) -> Path:
+    folder = root / "pve" / "qemu-server"
+    folder.mkdir(parents=True)
+    return folder
+
+
+def test_a_lock_is_seen_when_its_file_changes_also_within_the_second_that_it_is_dated_with(
+    tmp_path: Path,
+) -> None:
+    folder = folder_of(tmp_path)
+    file, lock, second = folder / "100.conf", ProxmoxLock(100, folder), 10**9
+    for text, reason in [
+        ("lock: create\nmemory: 512\n", "Proxmox has locked it (create)"),
+        ("lock: backup\nmemory: 512\n", "Proxmox has locked it (backup)"),  # as long as the one before
+        ("memory: 512\n", ""),
+        ("memory: 512\n\n[before]\nlock: snapshot\n", ""),  # a snapshot is not what runs
+        ("lock: " + "x" * 70, "Proxmox has locked it (unknown)"),
+    ]:
+        file.write_text(text)
+        os.utime(file, ns=(50 * second, 50 * second))
+        assert lock.read(51 * second) == reason
+
+
+def test_a_file_that_has_not_changed_is_not_read_again(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path)
+    file, lock = folder / "100.conf", ProxmoxLock(100, folder)
+    file.write_text("lock: backup\n")
+    os.utime(file, ns=(5, 5))
+    assert lock.read() == "Proxmox has locked it (backup)"
+    file.write_text("lock: create\n")
+    os.utime(file, ns=(5, 5))  # a change that nothing shows
+    assert lock.read() == "Proxmox has locked it (backup)"
+
+
+def test_what_cannot_be_known_of_a_lock_is_a_reason_to_leave_the_vm_alone(tmp_path: Path) -> None:
+    nowhere = tmp_path / "none" / "qemu-server"
+    assert ProxmoxLock(100, nowhere).read() == ""  # no Proxmox
+    folder = folder_of(tmp_path)
+    lock = ProxmoxLock(100, folder)
+    assert "has moved or removed it" in lock.read()
+    (folder / "100.conf").mkdir()
+    assert "whether Proxmox has locked it is not known" in lock.read()
+    (folder / "100.conf").rmdir()
+    folder.rmdir()  # the host's, while its file system is not mounted
+    assert "whether Proxmox has locked it is not known" in lock.read()

@@ -7,9 +7,10 @@ import pytest
 
 from dynmem.cgroups import Limit
 from dynmem.discovery.find import FoundMonitor, FoundVm
+from dynmem.discovery.pins import LOCKED
 from dynmem.discovery.qemu_options import started_as
 from dynmem.scan.advice import CHANGES, ORDER, Case, advise, raise_limit
-from dynmem.scan.judge import LOCKED, Give, Verdict
+from dynmem.scan.judge import Give, Verdict
 from dynmem.scan.monitored import Monitored, VirtioMem
 
 MIB = 1 << 20

@@ -6,20 +6,27 @@
     lock     what is going on: backup, migrate, snapshot and others
 
 Below the first line in brackets stand snapshots, which are not what runs.
+
+The folder is a file system of Proxmox's own (pmxcfs), which every process of a cluster's node shares: it dates
+files in whole seconds, and moves a VM's file to another node's folder when the VM has migrated there.
 """
 
 import re
+import time
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from dynmem.limits import SCAN_PROXMOX_BYTES_MAX, SCAN_VMS_MAX
-from dynmem.units import MIB
+from dynmem.units import MIB, NS_PER_S
 
 FOLDER: Final = Path("/etc/pve/qemu-server")
 _NAME_MAX: Final = 64
 _FILE: Final = re.compile(r"[1-9][0-9]{0,8}\.conf")
 _NUMBER: Final = re.compile(r"(?:current=)?([0-9]{1,9})")
 _SHARES: Final = 1000
+_UNNAMED: Final = "unknown"  # a lock whose name cannot be shown
+# A file that changed this long ago may have changed again within the second that it is dated with.
+_SETTLED_NS: Final = 3 * NS_PER_S
 
 
 class ProxmoxVm(NamedTuple):
@@ -31,7 +38,7 @@ class ProxmoxVm(NamedTuple):
         maximum_bytes: What `memory` says.
         minimum_bytes: What `balloon` says, or the maximum; None: it has no balloon device.
         shares: Its weight; 0: Proxmox does not balloon it.
-        lock: What is going on; "" if nothing is.
+        lock: What is going on; "" if nothing is, "unknown" if its name cannot be shown.
     """
 
     number: int
@@ -95,8 +102,52 @@ def proxmox_vm(number: int, text: str) -> ProxmoxVm:
         maximum * MIB,
         minimum * MIB if minimum else None,
         _number(said.get("shares"), _SHARES),
-        _shown(said.get("lock", "")),
+        _shown(lock) or _UNNAMED if (lock := said.get("lock", "")) else "",
     )
+
+
+class ProxmoxLock:
+    """The lock of one VM, read again when its file has changed."""
+
+    def __init__(self, number: int, folder: Path = FOLDER) -> None:
+        self._file: Final = folder / f"{number}.conf"
+        self._number = number
+        self._seen: tuple[int, ...] = ()
+        self._lock = ""
+
+    def read(self, now_ns: int | None = None) -> str:
+        """Return why the VM is to be left alone, as a part of a sentence; "" if nothing is going on.
+
+        What cannot be known is a reason, too. It raises nothing; on a host without Proxmox there is no lock.
+        """
+        try:
+            lock = self._read(time.time_ns() if now_ns is None else now_ns)
+        except OSError as error:
+            self._seen = ()
+            step = ": run dynmem as root" if isinstance(error, PermissionError) else ""
+            return f"whether Proxmox has locked it is not known ({self._file}: {error.strerror}{step})"
+        if lock is None:
+            return f"Proxmox has moved or removed it ({self._file} is not there)"
+        return f"Proxmox has locked it ({lock})" if lock else ""
+
+    def _read(self, now_ns: int) -> str | None:
+        """Return the lock; None if the folder is there without the VM's file. Raises OSError."""
+        try:
+            info = self._file.stat()
+            seen = (info.st_ino, info.st_size, info.st_mtime_ns)
+            if seen != self._seen or abs(now_ns - info.st_mtime_ns) < _SETTLED_NS:
+                with self._file.open("rb") as opened:
+                    text = opened.read(SCAN_PROXMOX_BYTES_MAX).decode(errors="replace")
+                self._lock, self._seen = proxmox_vm(self._number, text).lock, seen
+        except FileNotFoundError:
+            self._seen = ()
+            folder = self._file.parent
+            if folder.exists():
+                return None
+            if folder.parent.exists():  # of a host whose pmxcfs is not mounted now
+                raise
+            return ""
+        return self._lock
 
 
 def _number(text: str | None, otherwise: int) -> int:

@@ -12,8 +12,9 @@ from typing import Final, NamedTuple
 
 from dynmem.cgroups import Limit
 from dynmem.discovery.find import BY_HAND, LIBVIRT, OURS, PROXMOX, FoundVm
+from dynmem.discovery.pins import LOCKED
 from dynmem.errors import printable
-from dynmem.scan.judge import ABSENT, BALLOON, INEFFECTIVE, LOCKED, Give, Verdict, leaves_virtio_mem
+from dynmem.scan.judge import ABSENT, BALLOON, INEFFECTIVE, Give, Verdict, leaves_virtio_mem
 from dynmem.scan.monitored import VIRTIO_MEM, Monitored
 from dynmem.units import KIB, MIB, format_size
 

@@ -6,6 +6,7 @@ Every verdict comes with its evidence. What is not known is said to be unknown; 
 from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
+from dynmem.discovery.pins import VFIO, pins
 from dynmem.discovery.qemu_options import StartedAs, is_on
 from dynmem.scan.held import RIGHTS, Held
 from dynmem.scan.monitored import VIRTIO_MEM, Monitored
@@ -14,8 +15,7 @@ from dynmem.units import MIB, format_size
 
 LIVE, SILENT, ABSENT, UNKNOWN, NONE = "live", "silent", "absent", "unknown", "none"
 EFFECTIVE, INEFFECTIVE = "effective", "ineffective"
-#: What keeps pages on the host: how its sentence begins.
-VFIO, VDPA, LOCKED = "VFIO", "vhost-vdpa", "it was started with its memory locked"
+#: What else keeps pages on the host: how its sentence begins.
 HUGE: Final = "its memory is huge pages"
 BALLOON, RECLAIM = "balloon", "host reclaim"
 #: What a guest keeps at hand for its next second of growth: the manager's reserve for virtio-balloon.
@@ -30,7 +30,6 @@ _FRESH_INTERVALS: Final = 3
 _FRESH_S: Final = 10
 # The guest's report is dated in whole seconds by a clock that may be set.
 _AHEAD_S: Final = 2
-_CONFIDENTIAL: Final = ("sev-guest", "sev-snp-guest", "tdx-guest")
 
 
 class Verdict(NamedTuple):
@@ -175,25 +174,10 @@ def discards(told: Monitored, traits: Traits, size: int) -> Verdict:
 
 def _pins(told: Monitored, traits: Traits, size: int) -> Iterator[str]:
     """Yield what keeps a guest's pages on the host."""
-    started, links = traits.started, traits.links or ()
-    drivers = [*(each.get("driver", "") for each in started.devices), *(told.devices or ())]
-    nets = [each.get("type", "") for each in started.netdevs]
-    if any(each.startswith("vfio-") for each in drivers) or _any_link(
-        links, "/dev/vfio/", "anon_inode:[vfio"
-    ):
-        yield f"{VFIO}: a device that was passed through pins all of its memory"
-    if any(each.startswith("vhost-vdpa") for each in (*drivers, *nets)) or _any_link(
-        links, "/dev/vhost-vdpa"
-    ):
-        yield f"{VDPA} pins all of its memory"
-    kinds = [each.get("qom-type", "") for each in started.objects]
-    if any(each in _CONFIDENTIAL for each in kinds) or "confidential-guest-support" in started.machine:
-        yield "confidential memory cannot be taken back"
-    held = traits.held
-    if started.locks_memory:
-        yield LOCKED
-    elif held is not None and size and 2 * held.locked_bytes >= size:
-        yield f"{format_size(held.locked_bytes)} of its memory is locked or pinned"
+    started, held = traits.started, traits.held
+    locked = held.locked_bytes if held is not None else 0
+    for pin in pins(started, traits.links or (), told.devices or (), locked_bytes=locked, size=size):
+        yield pin.reason
     if any(is_on(each.get("hugetlb", "")) for each in started.objects) or (
         held is not None and size and 2 * held.huge_bytes >= size
     ):
@@ -206,10 +190,6 @@ def leaves_virtio_mem(back: Verdict) -> bool:
     """Return whether virtio-mem gives memory back: QEMU has it work with VFIO, and in whole huge pages."""
     reasons = back.evidence.split("; ") if back.word == INEFFECTIVE else []
     return all(each.startswith((VFIO, HUGE)) for each in reasons)
-
-
-def _any_link(links: Sequence[str], *starts: str) -> bool:
-    return any(each.startswith(starts) for each in links)
 
 
 def stranded(told: Monitored, held: Held | None, now_s: int) -> int | None:

@@ -24,7 +24,7 @@ from dynmem.scan.advice import ORDER, Case, advise
 from dynmem.scan.held import Held, measure, state_of
 from dynmem.scan.monitored import VIRTIO_MEM, Monitored, monitored
 from dynmem.scan.report import ScanReport, VmReport
-from dynmem.scan.surroundings import NOTHING_SEEN, Surroundings, look_around
+from dynmem.discovery.surroundings import NOTHING_SEEN, Surroundings, look_around
 from dynmem.scan.visit import HV_BALLOON, VIRTIO_BALLOON, Answers, visit
 from dynmem.units import parse_size
 
