@@ -14,7 +14,7 @@ from tests.rigs.scenes import play
 from dynmem.errors import ConfigError
 from dynmem.manager import config
 from dynmem.manager.last_resort import LastResort
-from dynmem.manager.step.facts import Demand, ManagerSettings, Mode, VmConfig
+from dynmem.manager.step.facts import RUNNING, Demand, ManagerSettings, Mode, VmConfig
 from dynmem.manager.step.last_resort import GOING_NS, OUT_NS
 from dynmem.manager.step.results import Interrupt
 from dynmem.policy import Priority
@@ -45,6 +45,7 @@ class Crowd:
         demands = {name: size * MIB for name, size in self.used.items()}
         self.host = ObedientHost(settings, configs, demands, safeguards=CALM)
         self.lives: dict[str, str] = {}
+        self.states: dict[str, str] = {}
         self.lines: list[str] = []
         self.interrupts: list[Interrupt] = []
         self.sweep(8)
@@ -60,6 +61,7 @@ class Crowd:
                     self.host.overrides[name] = {
                         "demand": Demand(used, spare, "used", 1),
                         "incarnation": self.lives.get(name, f"{name}.1"),
+                        "run_state": self.states.get(name, RUNNING),
                     }
             result = self.host.sweep()
             self.lines += result.changes
@@ -102,6 +104,14 @@ def test_a_vm_that_is_still_there_after_its_time_is_passed_over_until_its_next_l
     assert crowd.sweep(times) == []  # each once
     crowd.lives["two"] = "two.2"
     assert crowd.sweep(times) == ["two"]
+
+
+@pytest.mark.parametrize("state", ["migrating", "backup", "inmigrate"])
+def test_a_vm_whose_memory_or_disks_another_program_copies_is_never_interrupted(state: str) -> None:
+    crowd = Crowd()
+    crowd.fill()
+    crowd.states["two"] = state
+    assert crowd.sweep(SWEEPS + 3) == ["one"]
 
 
 def test_one_that_was_saved_is_enough_if_what_is_used_fits_then() -> None:

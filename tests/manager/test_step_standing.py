@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from tests.rigs.obedient import ObedientHost
 
-from dynmem.manager.step.facts import Demand, Facts, ManagerSettings, VmConfig
+from dynmem.manager.step.facts import Demand, Facts, ManagerSettings, Pinned, VmConfig
 from dynmem.manager.step.results import StepResult
 from dynmem.policy import Priority
 from dynmem.units import GIB, MIB, NS_PER_S, PAGE_SIZE
@@ -72,7 +72,8 @@ def test_a_reset_books_the_full_size_until_a_report_that_is_younger() -> None:
         ({"run_state": "silent", "actual_bytes": None, "demand": None}, "does not reply"),
         ({"run_state": "paused"}, "its state is paused"),
         ({"run_state": "finish-migrate"}, "its state is finish-migrate"),
-        ({"run_state": "inmigrate"}, "its state is inmigrate"),
+        ({"lock": "Proxmox has locked it (backup)"}, "frozen: Proxmox has locked it (backup)"),
+        ({"pinned": Pinned("VFIO: a device", leaves_virtio_mem=True)}, "never ballooned: VFIO: a device"),
         (
             {"device": None, "problem": "it has no balloon device: add one"},
             "frozen: it has no balloon device: add",

@@ -165,7 +165,10 @@ def test_a_balloon_could_give_what_is_available_and_held_beyond_the_reserve() ->
 def test_virtio_mem_comes_first_and_works_where_pages_are_pinned() -> None:
     told = balloon(virtio_mems=(VirtioMem(GIB, GIB, 128 * MIB),))
     assert assigned(told) == 5 * GIB
-    for seen in (traits(held=holding(5 * GIB)), traits(held=holding(5 * GIB, locked=5 * GIB), links=["/dev/vfio/1"])):
+    for seen in (
+        traits(held=holding(5 * GIB)),
+        traits(held=holding(5 * GIB, locked=5 * GIB), links=["/dev/vfio/1"]),
+    ):
         back = discards(told, seen, SIZE)
         assert give(told, seen, driver(told, NOW_S), back, NOW_S)[:2] == (GIB, "virtio-mem")
     for pinned in (("-object", "sev-snp-guest,id=s"), ("-overcommit", "mem-lock=on")):

@@ -7,8 +7,8 @@
 
 Below the first line in brackets stand snapshots, which are not what runs.
 
-The folder is a file system of Proxmox's own (pmxcfs), which every process of a cluster's node shares: it dates
-files in whole seconds, and moves a VM's file to another node's folder when the VM has migrated there.
+The folder is a file system of Proxmox's own (pmxcfs), shared by all nodes of a cluster: it dates files in
+whole seconds, and a VM's file moves to another node's folder when the VM has migrated there.
 """
 
 import re

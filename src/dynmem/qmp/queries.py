@@ -14,6 +14,7 @@ QUERIES: Final = frozenset(
     {
         "query-balloon",
         "query-hv-balloon-status-report",
+        "query-jobs",
         "query-memory-devices",
         "query-memory-size-summary",
         "query-migrate",
@@ -29,7 +30,7 @@ DEVICE_FOLDERS: Final = ("/machine/peripheral", "/machine/peripheral-anon")
 #: it passes on no report, or there was none yet. Every other refusal means that there is no device.
 HV_BALLOON_WITHOUT_REPORT: Final = ("guest memory status reporting", "no guest memory status")
 # Queries whose replies grow with the machine. All others return a few figures.
-_LISTS: Final = frozenset({"query-memory-devices", "qom-list"})
+_LISTS: Final = frozenset({"query-jobs", "query-memory-devices", "qom-list"})
 _FIGURES_MAX: Final = 1024
 
 

@@ -16,6 +16,7 @@ import msgspec
 
 from dynmem.discovery.find import Found, FoundVm
 from dynmem.discovery.proxmox import ProxmoxVm
+from dynmem.discovery.surroundings import NOTHING_SEEN, Surroundings, look_around
 from dynmem.discovery.unix_sockets import unix_sockets
 from dynmem.errors import DynmemError, printable
 from dynmem.procfs import PROC, meminfo
@@ -24,7 +25,6 @@ from dynmem.scan.advice import ORDER, Case, advise
 from dynmem.scan.held import Held, measure, state_of
 from dynmem.scan.monitored import VIRTIO_MEM, Monitored, monitored
 from dynmem.scan.report import ScanReport, VmReport
-from dynmem.discovery.surroundings import NOTHING_SEEN, Surroundings, look_around
 from dynmem.scan.visit import HV_BALLOON, VIRTIO_BALLOON, Answers, visit
 from dynmem.units import parse_size
 

@@ -14,9 +14,14 @@ from dynmem.policy import MemorySettings, OnShortage
 
 Mode = Literal["observe", "advise", "enforce"]
 
+# States of a VM; `states` says what each allows.
 RUNNING: Final = "running"
 SILENT: Final = "silent"
 ABSENT: Final = "absent"
+MIGRATING: Final = "migrating"
+BACKUP: Final = "backup"
+SAVING: Final = "save-vm"
+RESTORING: Final = "restore-vm"
 
 HV_BALLOON: Final = "hv-balloon"
 VIRTIO_BALLOON: Final = "virtio-balloon"
@@ -66,6 +71,19 @@ class Owner(msgspec.Struct, frozen=True):
     name: str
 
 
+class Pinned(msgspec.Struct, frozen=True):
+    """What keeps a VM's pages on the host, so that a balloon would return nothing of them.
+
+    Attributes:
+        reason: What it is, as a sentence.
+        leaves_virtio_mem: Whether what virtio-mem unplugs goes back to the host all the same.
+
+    """
+
+    reason: str
+    leaves_virtio_mem: bool
+
+
 class VmFacts(msgspec.Struct, frozen=True):
     """One VM as one sweep saw it.
 
@@ -73,7 +91,7 @@ class VmFacts(msgspec.Struct, frozen=True):
         name: Its name.
         incarnation: One life of the process (pid and start time). Empty only if the process is known to be
             gone: a closed or silent socket keeps it, and `run_state` says "silent".
-        run_state: What its monitor reports, or "migrating", "silent" or "absent".
+        run_state: What its monitor reports, or another word of `states`.
         device: The kind of its balloon device.
         boot_bytes: What it booted with.
         actual_bytes: Its size as its VMM reports it.
@@ -94,6 +112,8 @@ class VmFacts(msgspec.Struct, frozen=True):
         reports_free_pages: Whether its guest may hand back free pages by itself; None: not known.
         needs_stop: Whether a target is safe only while its processors are stopped: with QEMU's hv-balloon.
         owner: The program that runs it; None: not known, or nobody but whoever started it.
+        lock: Why another program wants it to be left alone, as a part of a sentence; "" if none does.
+        pinned: What keeps its pages on the host; None: nothing that is known. It is never ballooned then.
 
     """
 
@@ -118,6 +138,8 @@ class VmFacts(msgspec.Struct, frozen=True):
     reports_free_pages: bool | None = None
     needs_stop: bool = False
     owner: Owner | None = None
+    lock: str = ""
+    pinned: Pinned | None = None
 
     @property
     def guest_bytes(self) -> int | None:

@@ -34,6 +34,7 @@ from dynmem.manager.step.safeguards import ALL_ON, Safeguards
 from dynmem.manager.step.shortage import lacking, shortage_lines
 from dynmem.manager.step.stalls import apply, forgive, stall_of
 from dynmem.manager.step.standing import Moment, above, standing_of
+from dynmem.manager.step.states import is_held
 from dynmem.manager.step.status import Seen, StatusReader, emergency_lines
 from dynmem.manager.step.survey import Survey
 from dynmem.manager.step.view import StatusView
@@ -93,7 +94,8 @@ class Manager:
             views = views_of(movable, survey, self.safeguards, lack[0][0].config.priority)
             result = plan(Snapshot(room - reserved, views, holders, ready))
             out = lacking(movable, result, survey.barred)
-        interrupt = self._last_resort.decide(out, self._roster, self.claims, survey.now_ns, self._pauses)
+        held = {each.name for each in self._roster if each.name in self._pauses or is_held(each.facts)}
+        interrupt = self._last_resort.decide(out, self._roster, self.claims, survey.now_ns, held)
         candidates = self._candidates(movable, views, result, survey)
         spared = sum(each.spared for each in taken) if self.safeguards.sparing else 0
         changes = (*stalls, *self._changes(candidates, free, survey, spared, ready))

@@ -396,15 +396,25 @@ class Record(msgspec.Struct):
     def start_again(self, resets: int, now_ns: int) -> None:
         """Forget what was known of the guest before its reset."""
         self.resets = resets
+        self.began_ns = now_ns
+        self._forget_guest(now_ns)
+        if self.facts.device == HV_BALLOON:  # virtio-balloon keeps its target
+            self.adopt_again()
+            self.is_target_over = True
+
+    def await_guest(self, now_ns: int) -> None:
+        """Take in that another guest will run than the one that has reported, with another target."""
+        self._forget_guest(now_ns)
+        self.adopt_again()
+        self.is_target_over = True
+
+    def _forget_guest(self, now_ns: int) -> None:
         self.reported = False
-        self.reported_after_ns = self.began_ns = now_ns
+        self.reported_after_ns = now_ns
         self.stopped = self.declined = None
         self.highest_pages = self.demand_pages = self.expected_pages = 0
         self.growth.forget()
         self.thrash, self.regained_pages = Thrash(), 0
-        if self.facts.device == HV_BALLOON:  # virtio-balloon keeps its target
-            self.adopt_again()
-            self.is_target_over = True
         self.excess.forget()
         self.restart(now_ns)
 

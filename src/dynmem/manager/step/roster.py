@@ -9,6 +9,7 @@ from dynmem.manager.step.facts import SILENT, Facts, ManagerSettings, VmConfig, 
 from dynmem.manager.step.record import Excess, Record
 from dynmem.manager.step.safeguards import EQUAL_SWEEPS, Safeguards, stall_ns
 from dynmem.manager.step.standing import fresh_report
+from dynmem.manager.step.states import allows
 from dynmem.units import pages_of
 
 
@@ -132,6 +133,8 @@ class Roster:
         record.see_demand(now_ns, believe_all=not self._safeguards.fresh_demand)
         record.see_growth(now_ns, expects=self._safeguards.growth)
         record.see_faults(now_ns, minds=self._safeguards.thrash)
+        if allows(vm.run_state).another_guest:
+            record.await_guest(now_ns)
         self._settle(record)
         if not record.reported and fresh_report(record, now_ns, self._settings.period_ns):
             record.reported, record.first_report_ns = True, now_ns
@@ -145,11 +148,15 @@ class Roster:
         fingerprint = (vm.incarnation, vm.device, vm.actual_bytes, vm.resets)
         record.equal_sweeps = record.equal_sweeps + 1 if fingerprint == record.fingerprint else 1
         record.fingerprint = fingerprint
+        if allows(vm.run_state).another_guest:
+            record.equal_sweeps = 0  # its size is not the one of the guest that is to come
         if record.actual_pages is None:
             return
         enough = record.equal_sweeps >= EQUAL_SWEEPS or not self._safeguards.two_sweeps
         if not self._settings.is_enforcing:
             record.target_pages = record.actual_pages
+            if record.is_target_over:
+                record.restored_pages, record.is_target_over = None, False
         elif not record.adopted and enough and vm.actual_bytes is not None:
             restored = None if record.is_target_over else record.restored_pages
             record.target_pages = record.actual_pages if restored is None else restored

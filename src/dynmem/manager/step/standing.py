@@ -5,9 +5,10 @@ from typing import Final
 
 import msgspec
 
-from dynmem.manager.step.facts import ABSENT, RUNNING, SILENT, ManagerSettings
+from dynmem.manager.step.facts import ABSENT, SILENT, ManagerSettings
 from dynmem.manager.step.record import Record
 from dynmem.manager.step.safeguards import EQUAL_SWEEPS, Safeguards, fresh_ns, tolerance_pages
+from dynmem.manager.step.states import allows
 from dynmem.manager.step.view import StandingKind
 from dynmem.units import NS_PER_S, PAGE_SIZE, format_pages, format_size
 
@@ -85,7 +86,10 @@ def _sweeps_missing(record: Record, moment: Moment) -> bool:
 
 
 def _run_state(record: Record) -> str:
-    return f"frozen: its state is {record.facts.run_state}"
+    what = allows(record.facts.run_state)
+    why = f" ({what.why})" if what.why else ""
+    size = ", and counts at its full size until its guest reports" if what.another_guest else ""
+    return f"frozen: its state is {record.facts.run_state}{why}{size}"
 
 
 def _not_replying(record: Record) -> str:
@@ -100,7 +104,13 @@ FROZEN: Final[tuple[Row, ...]] = (
         "frozen",
         _not_replying,
     ),
-    (lambda record, _: record.facts.run_state != RUNNING, "frozen", _run_state),
+    (lambda record, _: not allows(record.facts.run_state).sending, "frozen", _run_state),
+    (lambda record, _: bool(record.facts.lock), "frozen", lambda record: f"frozen: {record.facts.lock}"),
+    (
+        lambda record, _: record.facts.pinned is not None,
+        "frozen",
+        lambda record: f"frozen: it is never ballooned: {record.facts.pinned and record.facts.pinned.reason}",
+    ),
     (
         lambda record, _: record.facts.device is None,
         "frozen",

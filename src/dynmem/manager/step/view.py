@@ -191,7 +191,12 @@ class VmView(VmConfig, frozen=True, kw_only=True):
             Since schema 5.
         paused_until: The date of that. Since schema 5.
         run_state: What its monitor reports (QEMU's RunState, such as "running" or "paused"), or "migrating",
-            "silent" (no reply) or "absent" (no process). Only a "running" VM is changed.
+            "backup" (a job of its monitor copies its disks), "silent" (no reply) or "absent" (no process).
+            Only a "running" VM is changed.
+        lock: Why another program wants it to be left alone, such as Proxmox's lock; null if none does. Since
+            schema 6.
+        pinned: What keeps its pages on the host, so that it is never ballooned; null if nothing is known to.
+            Since schema 6.
         device: The kind of its balloon device: "hv-balloon" or "virtio-balloon"; null if it has none.
         floor_bytes: The least it may get: its minimum, or the guest's own floor if that is higher.
         boot_bytes: What it booted with.
@@ -236,6 +241,8 @@ class VmView(VmConfig, frozen=True, kw_only=True):
     paused_until_ns: int | None = None
     paused_until: str | None = None
     run_state: str
+    lock: str | None = None
+    pinned: str | None = None
     device: str | None = None
     floor_bytes: int | None = None
     boot_bytes: int | None = None

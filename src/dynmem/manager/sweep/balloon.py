@@ -38,9 +38,12 @@ _FIND_DEVICE_EVERY: Final = 10
 
 
 async def look_at_balloon(
-    monitor: Monitor, life: Life, now_ns: int, *, period_s: float, released: bool
+    monitor: Monitor, life: Life, now_ns: int, *, period_s: float, released: bool, held: bool = False
 ) -> str | None:
-    """Read the figures of one look into *life*; return what is wrong with them, and what to do."""
+    """Read the figures of one look into *life*; return what is wrong with them, and what to do.
+
+    Of a VM that is *held*, the interval of statistics is left to the first look after that.
+    """
     for _ in range(2):
         if life.device is None and life.looks >= life.next_search:
             await _find(monitor, life)
@@ -52,7 +55,10 @@ async def look_at_balloon(
             problem = await _read_size(monitor, life, life.device)
             if problem is not None:
                 return problem
-            await _look_at_statistics(monitor, life, now_ns, period_s=period_s, released=released)
+            if not held:
+                await _look_at_statistics(monitor, life, now_ns, period_s=period_s, released=released)
+            elif life.statistics is not None:
+                life.statistics.check_again()
             return await _read_report(monitor, life, life.device, now_ns)
         except QmpCommandError as error:
             life.device, life.next_search = None, life.looks

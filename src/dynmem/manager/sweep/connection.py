@@ -23,6 +23,7 @@ from typing import Final
 from dynmem.errors import DynmemError, RefusedError, UnreachableError
 from dynmem.limits import RECONNECT_PAUSE_S_MAX
 from dynmem.manager.step.facts import ABSENT, SILENT, VmFacts
+from dynmem.manager.step.states import may_send
 from dynmem.manager.sweep.balloon import glance_at_balloon, look_at_balloon, read_figures
 from dynmem.manager.sweep.conduct import Conduct, trouble
 from dynmem.manager.sweep.demand import BALLOON_EVENT, STATUS_EVENT
@@ -35,8 +36,9 @@ from dynmem.manager.sweep.owner import owner_of
 from dynmem.manager.sweep.process import Process
 from dynmem.manager.sweep.quiet import NotSentError, QuietMoment
 from dynmem.manager.sweep.resident import Resident, ResidentMeter
-from dynmem.manager.sweep.run_state import read_run_state
+from dynmem.manager.sweep.run_state import JOB_EVENT, read_run_state
 from dynmem.manager.sweep.sizes import read_base, read_memory
+from dynmem.manager.sweep.surroundings import read_lock
 from dynmem.qmp.client import QmpClient
 from dynmem.qmp.errors import NotListeningError, QmpCommandError
 from dynmem.sockets import listener
@@ -51,7 +53,7 @@ _BUSY_TICKS: Final = 2
 # A sweep's patience with one VM, in parts.
 _PATIENCE_TICKS: Final = 20
 # The events that are looked at; others are dropped as they come.
-_EVENTS: Final = frozenset({"RESET", BALLOON_EVENT, STATUS_EVENT})
+_EVENTS: Final = frozenset({"RESET", BALLOON_EVENT, STATUS_EVENT, JOB_EVENT})
 # Looks between two checks for new DIMMs, of a VM that cannot grow otherwise.
 _LOOK_AT_MEMORY_EVERY: Final = 10
 
@@ -196,11 +198,13 @@ class VmConnection:
         if self._monitor is None or self._look is not None:
             raise UnreachableError(f"{self.name} does not reply at {self.path}")
         monitor, life = self._monitor, self._life
+        if self._may_write and not monitor.may_write:
+            raise NotSentError(f"{self.name} is not to be changed now")
         send = monitor.set_balloon
         if self._quiet is not None and life is not None and life.is_hv_balloon:
             await self._quiet.wait(partial(read_figures, monitor))
             send = monitor.set_balloon_stopped
-            if not self._may_change:
+            if not monitor.may_write:
                 raise NotSentError(f"{self.name} is not to be changed now")
         if life is not None:
             life.target_bytes = target_bytes
@@ -304,11 +308,15 @@ class VmConnection:
         life = self._life
         assert life is not None
         self._take_events(monitor, life)
-        run_state = await read_run_state(monitor)
+        run_state = await read_run_state(monitor, life.jobs, life.looks)
+        life.lock = await read_lock(life.proxmox, self._threads)
+        monitor.may_write = self._may_change and may_send(run_state, life.lock)
         await self._look_at_memory(monitor, life)
+        await life.around.look(monitor, life.pid, life.boot_bytes, life.looks, self._threads)
         life.looks += 1
+        held = self._may_write and not monitor.may_write
         self._problem = await look_at_balloon(
-            monitor, life, now_ns, period_s=self._period_s, released=self.is_released
+            monitor, life, now_ns, period_s=self._period_s, released=self.is_released, held=held
         )
         await self._measure(life)
         self._problem = self._problem or self._conduct.sentence(monitor.client.unasked) or None
@@ -360,6 +368,8 @@ class VmConnection:
                 life.balloon_changed(event.at_us)
             elif event.name == STATUS_EVENT:
                 life.guest_reported(event.at_us)
+            else:
+                life.jobs.changed()
         if monitor.client.events_dropped != self._dropped:
             self._dropped = monitor.client.events_dropped
             life.deaf = True  # a RESET may be among them
@@ -439,6 +449,8 @@ class VmConnection:
             needs_stop=self._quiet is not None and life.is_hv_balloon,
             resets=life.resets,
             owner=life.owner,
+            lock=life.lock,
+            pinned=life.around.found.pinned,
             problem=self._problem,
         )
 

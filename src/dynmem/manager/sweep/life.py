@@ -7,13 +7,16 @@ the next one's driver writes a size of its own, and until then that guest has al
 from dataclasses import dataclass, field
 from typing import Final
 
+from dynmem.discovery.proxmox import ProxmoxLock
 from dynmem.manager.step.facts import HV_BALLOON, VIRTIO_BALLOON, Owner
 from dynmem.manager.sweep.demand import DemandTracker, Device, Report
 from dynmem.manager.sweep.process import Process
 from dynmem.manager.sweep.properties import Properties
 from dynmem.manager.sweep.resident import Resident, ResidentMeter
+from dynmem.manager.sweep.run_state import Jobs
 from dynmem.manager.sweep.sizes import Grown, VmMemory
 from dynmem.manager.sweep.statistics import Statistics
+from dynmem.manager.sweep.surroundings import Surroundings
 
 # How long a VMM holds an event back at most, with time to spare.
 _HELD_BACK_US: Final = 3_000_000
@@ -49,6 +52,10 @@ class Life:
         next_search: The look at which a device is searched again.
         statistics: How often its guest is asked to report, where that can be set.
         device_problem: Why no device is known.
+        jobs: The jobs of its monitor.
+        proxmox: Its lock in Proxmox's files; None: Proxmox does not run it.
+        lock: Why another program wants it to be left alone; "" if none does.
+        around: What around its process bounds what may be done with it.
     """
 
     process: Process | None
@@ -76,6 +83,24 @@ class Life:
     next_search: int = 0
     statistics: Statistics | None = None
     device_problem: str = ""
+    jobs: Jobs = field(default_factory=Jobs)
+    proxmox: ProxmoxLock | None = None
+    lock: str = ""
+    around: Surroundings = field(default_factory=Surroundings)
+
+    def __post_init__(self) -> None:
+        if self.owner is not None and self.owner.kind == "proxmox":
+            self.proxmox = ProxmoxLock(int(self.owner.name))
+
+    @property
+    def pid(self) -> int:
+        """Its process; 0: it cannot be seen."""
+        return 0 if self.process is None else self.process.pid
+
+    @property
+    def boot_bytes(self) -> int:
+        """What it booted with; 0: not known yet."""
+        return 0 if self.memory is None else self.memory.boot_bytes
 
     @property
     def blocks(self) -> tuple[int, ...] | None:

@@ -101,6 +101,10 @@ class Statistics:
         else:
             await self._set(monitor, now_s)
 
+    def check_again(self) -> None:
+        """Check the interval at the next look, whenever that comes: nothing may be set until then."""
+        self.problem, self._next = None, 0
+
     async def ask_now(self, monitor: Monitor, now_ns: int) -> bool:
         """Have the guest asked at once where that changes nobody's setting; return whether it is asked.
 

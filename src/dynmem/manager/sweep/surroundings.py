@@ -1,0 +1,81 @@
+"""What around a VM bounds what may be done with it: locks of other programs, and what pins its memory.
+
+Whatever may take long is read in a thread: /etc/pve is a file system of a program's own.
+"""
+
+from functools import partial
+from typing import Final, NamedTuple
+
+from dynmem.discovery.pins import pins
+from dynmem.discovery.processes import command_line
+from dynmem.discovery.proxmox import ProxmoxLock
+from dynmem.discovery.qemu_options import started_as
+from dynmem.discovery.surroundings import NOTHING_SEEN, look_around
+from dynmem.manager.step.facts import Pinned
+from dynmem.manager.sweep.measuring import Measuring
+from dynmem.manager.sweep.monitor import Monitor
+from dynmem.qmp.errors import QmpCommandError
+from dynmem.qmp.queries import DEVICE_FOLDERS
+
+# Looks between two looks around: a device may be plugged in, a cgroup may get another limit.
+_LOOK_EVERY: Final = 10
+
+
+class Found(NamedTuple):
+    """What was found around a VM.
+
+    Attributes:
+        pinned: What keeps its pages on the host; None: nothing that is known.
+    """
+
+    pinned: Pinned | None = None
+
+
+class Surroundings:
+    """What is around one VM."""
+
+    def __init__(self) -> None:
+        self.found = Found()
+        self._next = 0
+
+    async def look(self, monitor: Monitor, pid: int, size: int, number: int, threads: Measuring) -> None:
+        """Look around the VM at look *number*, if it is time to.
+
+        *pid* is its process (0: it cannot be seen), *size* what it booted with. Raises as
+        QmpClient.execute, but not QmpCommandError.
+        """
+        if number >= self._next:
+            devices = await _device_types(monitor)
+            self.found = await threads.run(partial(_around, pid, devices, size))
+            self._next = number + _LOOK_EVERY
+
+
+async def read_lock(proxmox: ProxmoxLock | None, threads: Measuring) -> str:
+    """Return why another program wants a VM to be left alone; "" if none does."""
+    return "" if proxmox is None else await threads.run(proxmox.read)
+
+
+def _around(pid: int, devices: tuple[str, ...], size: int) -> Found:
+    """Return what is around a process; it raises nothing."""
+    seen = look_around(pid) if pid else NOTHING_SEEN
+    started = started_as(command_line(pid) if pid else ())
+    found = tuple(pins(started, seen.links or (), devices, locked_bytes=seen.locked_bytes, size=size))
+    if not found:
+        return Found()
+    reason = "; ".join(each.reason for each in found)
+    return Found(Pinned(reason, all(each.leaves_virtio_mem for each in found)))
+
+
+async def _device_types(monitor: Monitor) -> tuple[str, ...]:
+    """Return the types of a VM's devices, as far as its monitor lists them."""
+    found: list[str] = []
+    for folder in DEVICE_FOLDERS:
+        try:
+            listed = await monitor.query("qom-list", {"path": folder})
+        except QmpCommandError:
+            continue
+        for entry in listed if isinstance(listed, list) else ():
+            kind = entry.get("type") if isinstance(entry, dict) else None
+            if isinstance(kind, str) and kind.startswith("child<"):
+                found.append(kind.removeprefix("child<").removesuffix(">"))
+    return tuple(found)
