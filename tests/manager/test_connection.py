@@ -493,6 +493,7 @@ def test_in_observe_mode_nothing_is_set_and_missing_statistics_are_explained(tmp
                 "query-balloon",
                 "query-memory-size-summary",
                 "query-migrate",
+                "query-jobs",
             }
             allowed |= {"query-hv-balloon-status-report", "query-memory-devices", "qom-list", "qom-get"}
             assert {name for name, _ in vm.asked} <= allowed
