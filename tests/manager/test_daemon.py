@@ -26,6 +26,7 @@ READS = {
     "query-memory-devices",
     "query-memory-size-summary",
     "query-migrate",
+    "query-jobs",
     "query-hv-balloon-status-report",
     "qom-list",
     "qom-get",
