@@ -35,7 +35,7 @@ class Surroundings:
     """What is around one VM."""
 
     def __init__(self) -> None:
-        self.found = Found()
+        self.found: Found = Found()
         self._next = 0
 
     async def look(self, monitor: Monitor, pid: int, size: int, number: int, threads: Measuring) -> None:
