@@ -121,6 +121,8 @@ VM_MEMORY_BYTES_MAX: Final = 1 << 40
 VM_PROCESSORS_MAX: Final = 64
 # Slots for DIMMs, as many as ACPI's memory hotplug has.
 VM_DIMM_SLOTS_MAX: Final = 256
+# Reports of a guest on a slot that are passed on until something happens to the slot: Linux sends two.
+VM_DIMM_REPORTS_MAX: Final = 16
 # Memory backends of one VM. Each holds a descriptor and a mapping.
 VM_OBJECTS_MAX: Final = 1024
 # Pieces that a guest can cut hot-added memory into: with this many a message still takes a millisecond.

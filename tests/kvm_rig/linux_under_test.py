@@ -155,6 +155,12 @@ class LinuxUnderTest:
     async def unplug_answered(self, address: int, *, is_done: bool) -> None:
         raise AssertionError("it has no DIMM")
 
+    async def dimm_ejected(self, slot: int) -> None:
+        raise AssertionError("it has no DIMM")
+
+    def dimm_reported(self, slot: int, source: int, status: int) -> None:
+        raise AssertionError("it has no DIMM")
+
     # what its platform reports
 
     def wake(self) -> None:

@@ -10,6 +10,7 @@ from tests.rigs.scenes import until
 
 from dynmem import vmbus
 from dynmem.space.address_space import Section
+from dynmem.space.dimm import PcDimm
 from dynmem.units import GIB, MIB
 from dynmem.vm.faults import Faults
 from dynmem.vm.machine import Machine
@@ -70,8 +71,8 @@ class FakePlatform:
 
     ram_hole = range(0)
     addresses = 1 << 48
-    has_dimm_hotplug = True
     vp = 0  # that gets what the host sends
+    has_acpi = False  # its guest says by itself what it does to a DIMM, in `acts`
 
     def __init__(
         self,
@@ -91,6 +92,7 @@ class FakePlatform:
         self.ending: GuestEnding | None = None
         self.is_busy = False  # its message slot is
         self.answers: list[tuple[int, bool]] = []
+        self.acts: list[tuple[int, tuple[int, int] | None]] = []  # a slot with a report; None: it is ejected
         self.to_call: list[HypercallInput] = []  # besides its posts
         self.results: list[int] = []
 
@@ -123,11 +125,14 @@ class FakePlatform:
     def thaw(self) -> None:
         self.calls.append("thaw")
 
-    def plug(self, address: int) -> None:
+    def plug(self, dimm: PcDimm) -> None:
         self.calls.append("plug")
 
-    def unplug(self, address: int) -> bool:
-        self.answers.append((address, True))
+    def unplug(self, dimm: PcDimm) -> bool:
+        self.calls.append("unplug")
+        if self.has_acpi:
+            return True
+        self.answers.append((dimm.get_addr(), True))
         self.wake()
         return True
 
@@ -162,6 +167,12 @@ class FakePlatform:
         for address, is_done in self.answers:
             await calls.unplug_answered(address, is_done=is_done)
         self.answers.clear()
+        for slot, report in self.acts:
+            if report is None:
+                await calls.dimm_ejected(slot)
+            else:
+                calls.dimm_reported(slot, *report)
+        self.acts.clear()
 
     def _may_open(self, channel: vmbus.GuestChannel) -> bool:
         """Whether a channel has closed by itself: neither the bus nor the channel is on its way out."""
@@ -201,6 +212,12 @@ class Scene:
     def _emit(self, event: str, data: Mapping[str, object] | None = None) -> None:
         self.events.append(event)
         self.reported.append(data or {})
+
+    async def acts(self, *acts: tuple[int, tuple[int, int] | None]) -> None:
+        """Have the guest do this to its DIMMs, and wait until the machine has heard of it."""
+        self.guest.acts += acts
+        self.guest.wake()
+        await until(lambda: not self.guest.acts)
 
     async def until_actual(self, size: int) -> None:
         await until(lambda: self.balloon.actual_bytes == size)

@@ -119,6 +119,12 @@ class MiniGuest:
     async def unplug_answered(self, address: int, *, is_done: bool) -> None:
         raise AssertionError
 
+    async def dimm_ejected(self, slot: int) -> None:
+        raise AssertionError
+
+    def dimm_reported(self, slot: int, source: int, status: int) -> None:
+        raise AssertionError
+
     # what the test does
 
     @property

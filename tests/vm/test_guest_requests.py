@@ -1,17 +1,16 @@
 """What a guest asks of its machine by itself: a reset, power off, and what its crash leads to."""
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 
 import pytest
 from tests.rigs.fake_platform import BOOT, Scene
 from tests.rigs.scenes import plays, until
 
-from dynmem.qmp.errors import QmpCommandError
 from dynmem.qmp.types import read
 from dynmem.units import MIB
-from dynmem.vm.dimms import NoHotplugError
 from dynmem.vm.guest_crash import GuestCrash
 from dynmem.vm.machine import Machine
 from dynmem.vm.monitor.commands import commands
@@ -227,14 +226,47 @@ async def test_every_processor_is_listed_with_its_thread() -> None:
 
 
 @plays
-async def test_a_dimm_is_refused_where_nothing_could_announce_it_to_the_guest() -> None:
+async def test_what_a_guest_reports_of_a_dimm_by_acpi_is_passed_on_and_a_refusal_ends_the_request() -> None:
+    async with with_dimm() as scene:
+        for status in (0x80, 0x81):
+            scene.machine.dimms.request_unplug("x")
+            assert scene.machine.dimms.is_unplugging("x")
+            await scene.acts((0, (3, 0x84)), (0, (1, status)), (0, (0x200, status)))
+            assert scene.machine.dimms.is_unplugging("x")
+            await scene.acts((0, (0x103, status)), (0, (3, status)))
+            assert not scene.machine.dimms.is_unplugging("x")
+        reported = [data["info"] for name, data in declared(scene) if name == "ACPI_DEVICE_OST"]
+        assert reported[1] == {"device": "x", "slot": "0", "slot-type": "DIMM", "source": 1, "status": 0x80}
+        assert len(reported) == 10
+        refused = [data for name, data in declared(scene) if name == "DEVICE_UNPLUG_GUEST_ERROR"]
+        assert refused == [{"device": "x", "path": "/machine/peripheral/x"}] * 2
+        assert scene.guest.calls.count("unplug") == 2
+        assert scene.machine.faults.counts == {}
+
+
+@pytest.mark.parametrize("is_asked", [True, False])
+@plays
+async def test_a_guest_may_eject_a_dimm_whether_it_is_asked_to_or_not(is_asked: bool) -> None:
+    async with with_dimm() as scene:
+        if is_asked:
+            scene.machine.dimms.request_unplug("x")
+        await scene.acts((0, None), (0, (3, 0)))
+        assert [each for each in declared(scene) if each[0] != "BALLOON_CHANGE"] == [
+            ("DEVICE_DELETED", {"device": "x", "path": "/machine/peripheral/x"}),
+            ("ACPI_DEVICE_OST", {"info": {"slot": "0", "slot-type": "DIMM", "source": 3, "status": 0}}),
+        ]
+        assert not scene.machine.objects.is_busy("a")
+        assert not scene.machine.dimms.is_unplugging("x")
+        await scene.until_actual(BOOT)
+
+
+@contextlib.asynccontextmanager
+async def with_dimm() -> AsyncIterator[Scene]:
+    """A guest with ACPI, and a DIMM x in slot 0."""
     scene = Scene()
-    scene.guest.has_dimm_hotplug = False
+    scene.guest.has_acpi = True
     await scene.machine.start()
-    with pytest.raises(QmpCommandError, match="memory hotplug is not enabled: missing acpi device"):
-        await ask(scene.machine, "device_add", driver="pc-dimm", id="x", memdev="a")
-    with pytest.raises(NoHotplugError):
-        scene.machine.dimms.plug(DimmOptions("a", "x"))
-    assert "plug" not in scene.guest.calls
-    assert not scene.machine.objects.is_busy("a")
+    scene.machine.dimms.plug(DimmOptions("a", "x"))
+    await scene.until_actual(BOOT + 2 * MIB)
+    yield scene
     await scene.machine.close()

@@ -1,6 +1,9 @@
 """DIMMs of one machine: plugged at the start or by device_add, unplugged when the guest releases them.
 
 The guest is asked to release a DIMM and answers when it likes, or never. Until then the DIMM stays as it is.
+A guest with ACPI may also eject one by itself.
+
+Source of the status codes: ACPI specification 6.3.5 (_OST).
 """
 
 from collections.abc import Mapping
@@ -26,11 +29,10 @@ class NoSuchDeviceError(DeviceError):
     """No device, or object, has that name."""
 
 
-class NoHotplugError(DeviceError):
-    """What runs the guest cannot announce a DIMM to it."""
-
-    def __init__(self) -> None:
-        super().__init__("memory hotplug is not enabled: missing acpi device or acpi disabled")
+# What a guest's report is about: a request to eject, and an ejection that the guest began itself.
+_EJECTIONS: Final = (0x3, 0x103)
+# Of an ejection: it has not worked, or is not possible, or something is in use. 0x84 is "in progress".
+_REFUSALS: Final = (0x1, 0x80, 0x81, 0x82, 0x83)
 
 
 class Dimms:
@@ -79,8 +81,6 @@ class Dimms:
         name = options.identity or self._next_name()
         if memdev not in objects:
             raise NoSuchDeviceError(f"Device '{memdev}' not found")
-        if not self._platform.has_dimm_hotplug:
-            raise NoHotplugError
         dimm = PcDimm(
             options.identity,
             objects[memdev],
@@ -96,7 +96,7 @@ class Dimms:
         self._dimms[name], self._options[name] = dimm, options
         if self._balloon is not None:
             self._balloon.memory_plugged(dimm.get_addr() >> PAGE_SHIFT, backend)
-        self._platform.plug(dimm.get_addr())
+        self._platform.plug(dimm)
         return dimm
 
     def is_unplugging(self, name: str) -> bool:
@@ -110,9 +110,9 @@ class Dimms:
         """
         if name not in self._dimms:
             raise NoSuchDeviceError(f"Device '{name}' not found")
-        address = self._dimms[name].get_addr()
-        if not self.is_unplugging(name) and self._platform.unplug(address):
-            self._leaving[address] = name
+        dimm = self._dimms[name]
+        if not self.is_unplugging(name) and self._platform.unplug(dimm):
+            self._leaving[dimm.get_addr()] = name
 
     def guest_gone(self) -> None:
         """Forget what the guest was asked to release: it is gone, and the next one has not been asked."""
@@ -126,10 +126,35 @@ class Dimms:
                 "unplug", f"the guest answered for memory at {address:#x}, which it was not asked to release"
             )
             return
-        path, identity = self.path(name), self._options[name].identity
-        if not is_done:
-            self._events.unplug_refused(path, identity)
+        if is_done:
+            await self._unplug(name)
+        else:
+            self._events.unplug_refused(self.path(name), self._options[name].identity)
+
+    async def ejected(self, slot: int) -> None:
+        """Unplug the DIMM in a slot, which the guest has ejected, whether it was asked to or not."""
+        name = self._in_slot(slot)
+        assert name is not None
+        self._leaving.pop(self._dimms[name].get_addr(), None)
+        await self._unplug(name)
+
+    def reported(self, slot: int, source: int, status: int) -> None:
+        """Report what a guest says of a slot; if it does not release the DIMM there, that it does not."""
+        name = self._in_slot(slot)
+        identity = None if name is None else self._options[name].identity
+        self._events.slot_status(slot, identity, source, status)
+        if name is None or source not in _EJECTIONS or status not in _REFUSALS:
             return
+        if self._leaving.pop(self._dimms[name].get_addr(), None) is not None:
+            self._events.unplug_refused(self.path(name), identity)
+
+    def _in_slot(self, slot: int) -> str | None:
+        """Return the name of the DIMM in a slot."""
+        return next((name for name, dimm in self._dimms.items() if dimm.slot == slot), None)
+
+    async def _unplug(self, name: str) -> None:
+        """Unplug a DIMM that the guest does not use any more."""
+        path, identity = self.path(name), self._options[name].identity
         dimm = self._dimms.pop(name)
         options = self._options.pop(name)
         if self._balloon is not None:

@@ -6,7 +6,7 @@ a hypervisor are another. The machine knows its platform by these protocols only
     machine --> Platform     power, freezing, DIMMs, messages and signals for the guest
     machine --> MemorySlots  the guest's address space, section by section, and what the guest acknowledged
     platform --> Owner       there is work, the guest has ended, wants a reset, has crashed
-    platform --> GuestCalls  hypercalls, room for messages, answers about DIMMs
+    platform --> GuestCalls  hypercalls, room for messages, what the guest does to its DIMMs
 
 Everything here is called on the machine's event loop. A platform with threads of its own queues what they
 meet, bounded, and serves it when the machine next calls `serve`.
@@ -17,6 +17,7 @@ from typing import NamedTuple, Protocol
 
 from dynmem.errors import DynmemError
 from dynmem.space.address_space import Listener
+from dynmem.space.dimm import PcDimm
 from dynmem.space.memslots import SlotConsumer
 from dynmem.vm.faults import Faults
 from dynmem.vm.guest_crash import GuestCrash
@@ -91,6 +92,12 @@ class GuestCalls(Protocol):
     async def unplug_answered(self, address: int, *, is_done: bool) -> None:
         """Unplug the DIMM at `address` if the guest released it, or report that it did not."""
 
+    async def dimm_ejected(self, slot: int) -> None:
+        """Unplug the DIMM in a slot, which the guest has ejected, whether it was asked to or not."""
+
+    def dimm_reported(self, slot: int, source: int, status: int) -> None:
+        """Pass on what the guest reports of a slot by ACPI's _OST."""
+
 
 class MemorySlots(Listener, SlotConsumer, Protocol):
     """The guest's memory slots: one for each section of the address space that they listen to."""
@@ -117,10 +124,6 @@ class Platform(Protocol):
     @property
     def thread_ids(self) -> Sequence[int]:
         """The host's thread that runs each virtual processor; empty while no guest runs."""
-
-    @property
-    def has_dimm_hotplug(self) -> bool:
-        """Whether `plug` and `unplug` reach the guest: without that the machine has no DIMMs."""
 
     @property
     def slots(self) -> MemorySlots:
@@ -169,11 +172,11 @@ class Platform(Protocol):
     def signal(self, signal: Signal) -> None:
         """Set an event flag and interrupt the guest."""
 
-    def plug(self, address: int) -> None:
-        """Announce the DIMM whose memory is mapped at `address` to the guest, if one runs."""
+    def plug(self, dimm: PcDimm) -> None:
+        """Announce a DIMM, whose memory is mapped, to the guest, if one runs, and to those that follow."""
 
-    def unplug(self, address: int) -> bool:
-        """Ask the guest to release the DIMM at `address`; False when no guest knows of it."""
+    def unplug(self, dimm: PcDimm) -> bool:
+        """Ask the guest to release a DIMM; False when no guest knows of it."""
 
 
 class MakePlatform(Protocol):

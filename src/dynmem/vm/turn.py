@@ -138,6 +138,12 @@ class Turn:
     async def unplug_answered(self, address: int, *, is_done: bool) -> None:
         await self._dimms.unplug_answered(address, is_done=is_done)
 
+    async def dimm_ejected(self, slot: int) -> None:
+        await self._dimms.ejected(slot)
+
+    def dimm_reported(self, slot: int, source: int, status: int) -> None:
+        self._dimms.reported(slot, source, status)
+
     # the bus
 
     def _follow_bus(self) -> None:

@@ -34,6 +34,12 @@ class Hurried:
     async def unplug_answered(self, address: int, *, is_done: bool) -> None:
         raise AssertionError
 
+    async def dimm_ejected(self, slot: int) -> None:
+        raise AssertionError
+
+    def dimm_reported(self, slot: int, source: int, status: int) -> None:
+        raise AssertionError
+
 
 @plays
 async def test_calls_that_a_turn_has_no_time_for_are_taken_in_the_next_one() -> None:

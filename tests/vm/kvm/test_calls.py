@@ -26,6 +26,12 @@ class Machine:
     async def unplug_answered(self, address: int, *, is_done: bool) -> None:
         raise AssertionError
 
+    async def dimm_ejected(self, slot: int) -> None:
+        raise AssertionError
+
+    def dimm_reported(self, slot: int, source: int, status: int) -> None:
+        raise AssertionError
+
 
 def test_a_guest_that_ends_messages_all_the_time_has_one_notification_on_its_way() -> None:
     notified: list[None] = []

@@ -1,6 +1,7 @@
 """The guest's memory slots, which each life of it gets again."""
 
 import errno
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -69,6 +70,34 @@ def test_what_kvm_refused_is_not_mapped_and_the_next_life_may_have_it(backend: B
     assert slots.is_mapped(GIB, MIB)
     slots.section_removed(section(backend, GIB))
     assert machine.mapped == {0: (0, MIB, False)}
+
+
+class SlowMachine(Machine):
+    """It maps nothing before it may."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.has_begun, self.may_go_on = threading.Event(), threading.Event()
+
+    def set_slot(self, number: int, address: int, size: int, host_address: int, *, is_readonly: bool) -> None:
+        self.has_begun.set()
+        assert self.may_go_on.wait(60)
+        super().set_slot(number, address, size, host_address, is_readonly=is_readonly)
+
+
+def test_a_section_that_comes_while_a_life_begins_is_mapped_in_it(backend: Backend) -> None:
+    slots, machine = KvmSlots(8, Faults(lambda: 0)), SlowMachine()
+    slots.section_added(section(backend, 0))
+    beginning = threading.Thread(target=slots.connect, args=(machine,))
+    beginning.start()
+    assert machine.has_begun.wait(60)
+    coming = threading.Thread(target=slots.section_added, args=(section(backend, GIB),))
+    coming.start()
+    coming.join(0.05)
+    machine.may_go_on.set()
+    for thread in (beginning, coming):
+        thread.join()
+    assert machine.mapped == {0: (0, MIB, False), 1: (GIB, MIB, False)}
 
 
 def test_memory_is_mapped_across_sections_that_meet(backend: Backend) -> None:

@@ -181,8 +181,6 @@ def test_resets_and_crashes_lead_to_what_qemu_leads_them_to() -> None:
             "--serial stdio: .* name a file, like file:/dev/stdout",
         ),
         ({"console": ConsoleOptions(ConsoleKind.SOCKET, Path("s"))}, "--serial unix: the embedded guest"),
-        ({"boot": BootOptions(Path("k")), "dimms": (DimmOptions("m", "d"),)}, "--device 'd': .*by ACPI"),
-        ({"boot": BootOptions(Path("k")), "dimms": (DimmOptions("m"),)}, "--device pc-dimm,memdev=m"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(wrong: dict[str, Any], said: str) -> None:
@@ -190,12 +188,11 @@ def test_options_that_do_not_go_together_are_refused(wrong: dict[str, Any], said
         combinations.check(VmOptions("one", MemoryOptions(64 * MIB, 128 * MIB, 1), **wrong))
 
 
-def test_a_kernel_may_have_processors_a_terminal_and_no_dimms() -> None:
+def test_a_kernel_may_have_processors_a_terminal_and_dimms() -> None:
     terminal = ConsoleOptions(ConsoleKind.STDIO)
     kernel = BootOptions(Path("vmlinuz"))
-    combinations.check(
-        VmOptions("one", MemoryOptions(64 * MIB, 64 * MIB), boot=kernel, vp_count=8, console=terminal)
-    )
+    memory, dimms = MemoryOptions(64 * MIB, 128 * MIB, 1), (DimmOptions("m"),)
+    combinations.check(VmOptions("one", memory, boot=kernel, vp_count=8, console=terminal, dimms=dimms))
 
 
 def test_keys_of_a_guest_that_are_not_the_machines_go_to_its_workload() -> None:

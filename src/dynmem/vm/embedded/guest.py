@@ -9,6 +9,7 @@ from typing import Final
 
 from dynmem.errors import DynmemError
 from dynmem.limits import GUEST_ADDRESS_BYTES_MAX
+from dynmem.space.dimm import PcDimm
 from dynmem.vm.embedded.calls import Calls
 from dynmem.vm.embedded.hardware import Hardware
 from dynmem.vm.embedded.keeper import MEANS
@@ -55,7 +56,6 @@ class EmbeddedGuest:
     vp_count: Final = 1
     ram_hole: range = range(0)
     addresses: Final = GUEST_ADDRESS_BYTES_MAX
-    has_dimm_hotplug: Final = True
 
     def __init__(
         self,
@@ -157,13 +157,13 @@ class EmbeddedGuest:
         if self._life is not None:
             self._life.synic.signal(signal.sint, signal.flag)
 
-    def plug(self, address: int) -> None:
-        number = self.slots.number_at(address)
+    def plug(self, dimm: PcDimm) -> None:
+        number = self.slots.number_at(dimm.get_addr())
         if self._life is not None and number is not None:
             self._life.hardware.plug(number)
 
-    def unplug(self, address: int) -> bool:
-        number = self.slots.number_at(address)
+    def unplug(self, dimm: PcDimm) -> bool:
+        number = self.slots.number_at(dimm.get_addr())
         if self._life is None or number is None:
             return False
         self._life.hardware.unplug(number)

@@ -1,7 +1,9 @@
-"""The ACPI tables of a machine without a BIOS: its processors, interrupts, power registers and the VMBus.
+"""The ACPI tables of a machine without a BIOS: its processors, interrupts, power registers, the VMBus, DIMMs.
 
 Everything is in one piece of memory, which begins with the RSDP. S4 is not offered: a Linux that could
-hibernate neither balloons nor takes hot-added memory.
+hibernate neither balloons nor takes hot-added memory. There is no SRAT: the machine has one node, and
+where an SRAT has memory above 4 GiB, also such as may come, Linux sets 64 MiB aside for devices that cannot
+reach it.
 
 Source: ACPI specification 6.4, chapters 5.2 and 4.8; Linux drivers/hv/vmbus_drv.c for the VMBus device.
 """
@@ -9,7 +11,7 @@ Source: ACPI specification 6.4, chapters 5.2 and 4.8; Linux drivers/hv/vmbus_drv
 import struct
 from typing import Final, NamedTuple
 
-from dynmem.vm.kvm import aml
+from dynmem.vm.kvm import acpi_dimms, aml
 
 LOCAL_APIC: Final = 0xFEE00000
 IO_APIC: Final = 0xFEC00000
@@ -32,6 +34,7 @@ _FACS_VERSION: Final = 2
 _FADT_BYTES: Final = 276
 _PM1_EVENT_BYTES: Final = 4
 _PM1_CONTROL_BYTES: Final = 2
+_GENERAL_EVENT_BYTES: Final = 2
 _LATENCY_NONE: Final = 0xFFF  # above 1000 us: there is no C2 and no C3
 _CMOS_CENTURY: Final = 0x32
 _BOOT_LEGACY_DEVICES: Final = 1 << 0
@@ -67,6 +70,8 @@ class Firmware(NamedTuple):
         reset_port: The reset register, a byte.
         reset_value: What resets the machine when written there.
         sci: The interrupt of ACPI events.
+        general_event: The first of two ports: status and enable of general purpose events, 8 bits each.
+        dimms: The first of the ports by which DIMMs come and go (`acpi_dimms.PORTS`).
     """
 
     pm1_event: int = 0x600
@@ -75,16 +80,18 @@ class Firmware(NamedTuple):
     reset_port: int = 0xCF9
     reset_value: int = 0x06
     sci: int = 9
+    general_event: int = 0x608
+    dimms: int = 0xA00
 
 
 #: The ports that a board of ours has.
 FIRMWARE: Final = Firmware()
 
 
-def tables(address: int, vp_count: int, firmware: Firmware) -> bytes:
+def tables(address: int, vp_count: int, firmware: Firmware, dimm_slots: int = 0) -> bytes:
     """Return all tables, for `address`, a multiple of 64: the RSDP comes first.
 
-    `vp_count` processors have the APIC ids from 0 on.
+    `vp_count` processors have the APIC ids from 0 on. Without slots for DIMMs nothing is said of them.
     """
     assert address % _ALIGNMENT == 0
     assert 0 < vp_count <= PROCESSORS_MAX
@@ -97,8 +104,8 @@ def tables(address: int, vp_count: int, firmware: Firmware) -> bytes:
         return at
 
     facs = put(_FACS.pack(b"FACS", _FACS.size, 0, 0, 0, 0, 0, _FACS_VERSION, 0))
-    dsdt = put(_dsdt(firmware))
-    fadt = put(_fadt(firmware, facs=facs, dsdt=dsdt))
+    dsdt = put(_dsdt(firmware, dimm_slots))
+    fadt = put(_fadt(firmware, facs=facs, dsdt=dsdt, has_events=dimm_slots > 0))
     madt = put(_madt(firmware, vp_count))
     xsdt = put(_table(b"XSDT", 1, struct.pack("<2Q", fadt, madt)))
     image[: _RSDP.size] = _rsdp(xsdt)
@@ -131,7 +138,7 @@ def _io_register(port: int, size: int) -> bytes:
     return struct.pack("<4BQ", 1, 8 * size, 0, 0, port)
 
 
-def _fadt(firmware: Firmware, *, facs: int, dsdt: int) -> bytes:
+def _fadt(firmware: Firmware, *, facs: int, dsdt: int, has_events: bool) -> bytes:
     """Return the FADT. There is no SMI command port, so ACPI is on from the start, and no PM timer."""
     flags = (
         _WBINVD
@@ -157,6 +164,12 @@ def _fadt(firmware: Firmware, *, facs: int, dsdt: int) -> bytes:
         148: _io_register(firmware.pm1_event, _PM1_EVENT_BYTES),
         172: _io_register(firmware.pm1_control, _PM1_CONTROL_BYTES),
     }
+    if has_events:
+        fields |= {
+            80: struct.pack("<I", firmware.general_event),
+            92: bytes([_GENERAL_EVENT_BYTES]),
+            220: _io_register(firmware.general_event, _GENERAL_EVENT_BYTES),
+        }
     fadt = bytearray(_FADT_BYTES)
     for offset, field in fields.items():
         fadt[offset : offset + len(field)] = field
@@ -177,8 +190,8 @@ def _madt(firmware: Firmware, vp_count: int) -> bytes:
     return _table(b"APIC", 5, b"".join(entries))
 
 
-def _dsdt(firmware: Firmware) -> bytes:
-    """Return the DSDT: S5, and the device without which Linux loads no VMBus driver."""
+def _dsdt(firmware: Firmware, dimm_slots: int) -> bytes:
+    """Return the DSDT: S5, the device without which Linux loads no VMBus driver, and DIMMs."""
     vmbus = aml.device(
         "VMBS",
         aml.name("_HID", aml.string("VMBus")),
@@ -188,4 +201,7 @@ def _dsdt(firmware: Firmware) -> bytes:
         aml.name("_CRS", aml.resources(aml.irq(_VMBUS_IRQ))),
     )
     sleep_types = [aml.integer(firmware.power_off_type), aml.integer(0), aml.integer(0), aml.integer(0)]
-    return _table(b"DSDT", 2, aml.scope("_SB", vmbus) + aml.name("_S5", aml.package(*sleep_types)))
+    terms = [aml.scope("_SB", vmbus), aml.name("_S5", aml.package(*sleep_types))]
+    if dimm_slots:
+        terms += [aml.scope("_SB", acpi_dimms.controller(firmware.dimms, dimm_slots)), acpi_dimms.event()]
+    return _table(b"DSDT", 2, b"".join(terms))

@@ -6,20 +6,24 @@ interrupt controllers or Hyper-V state is left. The board and its console stay.
 
 import asyncio
 import contextlib
+import logging
 import os
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Final
 
 from dynmem.errors import DynmemError
+from dynmem.space.dimm import PcDimm
 from dynmem.units import GIB
 from dynmem.vm.console.choice import open_console
 from dynmem.vm.faults import Faults
 from dynmem.vm.guest_memory import MappedMemory
 from dynmem.vm.kvm import api, cpuid, registers
 from dynmem.vm.kvm.board.board import Board
+from dynmem.vm.kvm.board.dimm_slots import Module
 from dynmem.vm.kvm.board.power import PowerRequest
 from dynmem.vm.kvm.boot.loader import load
+from dynmem.vm.kvm.dimm_acts import DimmActs
 from dynmem.vm.kvm.gate import accept_kicks
 from dynmem.vm.kvm.host import open_kvm
 from dynmem.vm.kvm.life import Life, Traits
@@ -30,6 +34,7 @@ from dynmem.vm.platform import GuestCalls, GuestEnding, Owner, round_hole
 from dynmem.vm.shortage import cannot_start
 from dynmem.vmbus import OutgoingMessage, Signal
 
+_LOG: Final = logging.getLogger("dynmem.vm")
 # Of the interpreter: an exit that meets a computing thread waits for it this long, and 5 ms by default.
 _SWITCH_INTERVAL_S: Final = 1e-4
 
@@ -46,7 +51,6 @@ class KvmGuest:
     """
 
     ram_hole: Final = range(7 * GIB // 2, 4 * GIB)
-    has_dimm_hotplug: Final = False
 
     def __init__(self, options: VmOptions, memory: MappedMemory, owner: Owner, faults: Faults) -> None:
         """Make it, with its console.
@@ -80,7 +84,14 @@ class KvmGuest:
             self.slots: Final = KvmSlots(slots_max, faults)
             self._console: Final = open_console(options.console, self._end)
             undone.callback(self._console.close)
-            self._board: Final = Board(line=self._set_line, requested=self._requested, console=self._console)
+            self._dimm_acts: Final = DimmActs(notify=self._wake, remove=self._remove_dimm)
+            self._board: Final = Board(
+                line=self._set_line,
+                requested=self._requested,
+                console=self._console,
+                slots=options.memory.slots,
+                dimm_did=self._dimm_acts.add,
+            )
             undone.pop_all()
         accept_kicks()
         sys.setswitchinterval(_SWITCH_INTERVAL_S)
@@ -94,6 +105,9 @@ class KvmGuest:
     def _requested(self, request: PowerRequest) -> None:
         if self._life is not None:
             self._life.requested(request)
+
+    def _wake(self) -> None:
+        self._loop.call_soon_threadsafe(self._owner.wake)
 
     # on a thread of the console
 
@@ -116,6 +130,7 @@ class KvmGuest:
                 initrd=self._boot.initrd,
                 append=self._boot.append,
                 vp_count=self.vp_count,
+                dimm_slots=self._options.memory.slots,
             )
             registers.start_at(life.vcpus[0].fd, entry)
             life.add_doorbells(doorbells)
@@ -134,6 +149,7 @@ class KvmGuest:
         life.end()
         await asyncio.to_thread(life.join)
         self.slots.disconnect()
+        self._dimm_acts.forget()
         with self._board.ports.lock:  # a thread of the console may be raising a line of it
             self._life = None
         await asyncio.to_thread(life.close)
@@ -171,6 +187,7 @@ class KvmGuest:
     async def serve(self, calls: GuestCalls) -> None:
         if self._life is not None:
             await self._life.calls.serve(calls)
+            await self._dimm_acts.serve(calls)
 
     def deliver(self, message: OutgoingMessage) -> bool:
         return self._life is not None and self._life.partition.deliver(message)
@@ -179,8 +196,26 @@ class KvmGuest:
         if self._life is not None:
             self._life.partition.signal(signal)
 
-    def plug(self, address: int) -> None:
-        """Do nothing: this machine has no ACPI device that could announce a DIMM."""
+    # DIMMs
 
-    def unplug(self, address: int) -> bool:
-        return False
+    def plug(self, dimm: PcDimm) -> None:
+        assert dimm.slot is not None
+        module = Module(dimm.get_addr(), dimm.get_memory_region().size, dimm.node)
+        is_mapped = self.slots.is_mapped(module.address, module.size)  # else KVM has refused it
+        if self._life is not None and self._options.balloon is not None:
+            _LOG.warning(
+                "a DIMM in slot %d: a Linux whose hv_balloon driver is loaded does not use what comes by"
+                " another way: let hv-balloon add memory (maxmem without slots), or unbind the driver first",
+                dimm.slot,
+            )
+        with self._board.ports.lock:
+            self._board.dimms.insert(dimm.slot, module, is_news=self._life is not None, is_shown=is_mapped)
+
+    def unplug(self, dimm: PcDimm) -> bool:
+        assert dimm.slot is not None
+        with self._board.ports.lock:
+            return self._life is not None and self._board.dimms.request(dimm.slot)
+
+    def _remove_dimm(self, slot: int) -> None:
+        with self._board.ports.lock:
+            self._board.dimms.remove(slot)

@@ -194,7 +194,17 @@ _CRASH: Final = Object(
     "type",
     {"hyper-v": Object(tuple(Member(f"arg{number}", SIZE) for number in range(1, 6)))},
 )
+_SLOT_STATUS: Final = Object(
+    (
+        Member("device", STR, is_optional=True),
+        Member("slot", STR),
+        Member("slot-type", Enum(("DIMM",))),
+        Member("source", INT),
+        Member("status", INT),
+    )
+)
 EVENTS: Final = {
+    "ACPI_DEVICE_OST": Object((Member("info", _SLOT_STATUS),)),
     "BALLOON_CHANGE": BALLOON_INFO,
     "DEVICE_DELETED": _UNPLUGGED,
     "DEVICE_UNPLUG_GUEST_ERROR": _UNPLUGGED,

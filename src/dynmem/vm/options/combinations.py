@@ -9,8 +9,6 @@ def check(options: VmOptions) -> None:
     """Raise ConfigError for an option that the guest of this machine cannot have."""
     if options.boot is None:
         _check_embedded(options)
-    else:
-        _check_kernel(options)
 
 
 def _check_embedded(options: VmOptions) -> None:
@@ -23,13 +21,4 @@ def _check_embedded(options: VmOptions) -> None:
         raise ConfigError(
             f"--serial {options.console.kind.value}: the embedded guest only writes its console: name a file,"
             " like file:/dev/stdout"
-        )
-
-
-def _check_kernel(options: VmOptions) -> None:
-    for dimm in options.dimms:
-        name = repr(dimm.identity) if dimm.identity else f"pc-dimm,memdev={dimm.memdev}"
-        raise ConfigError(
-            f"--device {name}: a guest with --kernel finds DIMMs by ACPI, which this machine has no memory"
-            " hotplug for: let hv-balloon add the memory (-m with maxmem)"
         )

@@ -9,7 +9,10 @@ from collections.abc import Callable
 from typing import Final
 
 from dynmem.vm.console.console import Console
-from dynmem.vm.kvm.board import power, rtc, serial
+from dynmem.vm.kvm import acpi_dimms
+from dynmem.vm.kvm.board import dimm_slots, general_events, power, rtc, serial
+from dynmem.vm.kvm.board.dimm_slots import DimmSlots, Ejected, Reported
+from dynmem.vm.kvm.board.general_events import GeneralEvents
 from dynmem.vm.kvm.board.ports import Ports
 from dynmem.vm.kvm.board.power import PowerRequest
 
@@ -19,6 +22,7 @@ class Board:
 
     Attributes:
         ports: What the vCPU threads read and write.
+        dimms: What is in the slots for DIMMs. Whoever calls it holds the lock of the ports.
 
     """
 
@@ -29,6 +33,8 @@ class Board:
         requested: Callable[[PowerRequest], None],
         console: Console,
         now: Callable[[], float] = time.time,
+        slots: int = 0,
+        dimm_did: Callable[[Ejected | Reported], None] = lambda _: None,
     ) -> None:
         """Make the devices, in their state after power on, and connect the console.
 
@@ -38,9 +44,11 @@ class Board:
                 `reset`.
             console: What the serial port is connected to.
             now: The time of day, in seconds since 1970.
+            slots: How many slots for DIMMs there are.
+            dimm_did: Called with what the guest did to a DIMM.
 
-        `line` and `requested` are called on whatever thread has touched a port, with the lock of the ports
-        held: they must return at once, and touch no port.
+        `line`, `requested` and `dimm_did` are called on whatever thread has touched a port, with the lock of
+        the ports held: they must return at once, and touch no port.
 
         """
         self.ports: Final = Ports()
@@ -59,6 +67,13 @@ class Board:
         add(power.RESET_PORT, 1, self._reset_register)
         add(power.KEYBOARD_DATA_PORT, 1, power.KeyboardData())
         add(power.KEYBOARD_COMMAND_PORT, 1, power.KeyboardCommand(self._ask))
+        self._general: Final = GeneralEvents(
+            self._lasting_events, lambda level: line(general_events.GSI, level)
+        )
+        self.dimms: Final = DimmSlots(slots, changed=self._general.changed, did=dimm_did)
+        if slots:
+            add(general_events.PORT, general_events.PORTS, self._general)
+            add(dimm_slots.PORT, acpi_dimms.PORTS, self.dimms)
         console.connect(self._arrived)
 
     def reset(self) -> None:
@@ -67,6 +82,11 @@ class Board:
             self._has_asked = False
             for device in (self._serial, self._rtc, self._events, self._control, self._reset_register):
                 device.reset()
+            self.dimms.reset()
+            self._general.reset()
+
+    def _lasting_events(self) -> int:
+        return self.dimms.has_news << acpi_dimms.EVENT
 
     def _arrived(self) -> None:
         with self.ports.lock:

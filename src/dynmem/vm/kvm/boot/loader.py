@@ -50,6 +50,7 @@ def load(
     initrd: Path | None,
     append: str,
     vp_count: int,
+    dimm_slots: int = 0,
 ) -> Entry:
     """Load a bzImage, or an ELF kernel with a PVH note, with everything that it needs to start.
 
@@ -63,6 +64,7 @@ def load(
         initrd: The file of its initial RAM disk.
         append: What follows on the command line.
         vp_count: Processors that the ACPI tables list.
+        dimm_slots: Slots for DIMMs that they list.
 
     Raises ConfigError, which names the file or option and the rule.
     """
@@ -82,7 +84,8 @@ def load(
             initrd_file.copy(0, initrd_file.size, memory, place[0])
         _copy_kernel(kernel_file, image, memory)
     memory.write(layout.COMMAND_LINE, text)
-    memory.write(layout.ACPI_TABLES, acpi.tables(layout.ACPI_TABLES, vp_count, acpi.FIRMWARE))
+    tables = acpi.tables(layout.ACPI_TABLES, vp_count, acpi.FIRMWARE, dimm_slots)
+    memory.write(layout.ACPI_TABLES, tables)
     return _pass(memory, image, place, layout.memory_map(ram))
 
 
