@@ -63,6 +63,7 @@ docs/demand
 docs/duplicates
 docs/status
 docs/metrics
+docs/service
 docs/honesty
 docs/kvm
 docs/windows

@@ -20,7 +20,7 @@ def printable(text: str) -> str:
 
 
 class ExitCode(enum.IntEnum):
-    """Exit codes of every command. ``dynmem --help`` lists them."""
+    """Exit codes of every command: MEANINGS says what each means."""
 
     OK = 0
     FAILURE = 1
@@ -34,6 +34,23 @@ class ExitCode(enum.IntEnum):
     OVER_BUDGET = 11
     GUEST_LOST = 12
     INTERRUPTED = 130
+
+
+#: What ``dynmem --help``, the man pages and docs/service.md say of each.
+MEANINGS: Final = {
+    ExitCode.OK: "OK",
+    ExitCode.FAILURE: "failure",
+    ExitCode.USAGE: "wrong usage or configuration",
+    ExitCode.UNREACHABLE: "unreachable",
+    ExitCode.NOT_PERMITTED: "not permitted",
+    ExitCode.REFUSED: "refused by a rule",
+    ExitCode.PARTIAL: "partly done",
+    ExitCode.TIMED_OUT: "timed out",
+    ExitCode.WRONG_BYTES: "wrong bytes in guest memory",
+    ExitCode.OVER_BUDGET: "over the budget",
+    ExitCode.GUEST_LOST: "a guest was lost or OOM-killed",
+    ExitCode.INTERRUPTED: "interrupted",
+}
 
 
 class DynmemError(Exception):

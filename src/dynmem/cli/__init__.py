@@ -5,6 +5,7 @@
 
 import importlib
 import sys
+import textwrap
 from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Final
@@ -12,7 +13,7 @@ from typing import Final
 import click
 
 from dynmem import __version__
-from dynmem.errors import DynmemError, ExitCode
+from dynmem.errors import MEANINGS, DynmemError, ExitCode
 
 COMMANDS: Final = {  # name -> (module, attribute, one line for --help)
     "config": ("dynmem.cli.config", "config", "Write a first configuration from the VMs that are found"),
@@ -31,7 +32,12 @@ COMMANDS: Final = {  # name -> (module, attribute, one line for --help)
     "vm": ("dynmem.cli.vm", "vm", "Run one virtual machine with dynamic memory"),
 }
 
-EPILOG: Final = """\b
+# A code stays on the line of its meaning.
+_CODES: Final = ", ".join(
+    f"{code:d} {text}".replace(" ", "\N{NO-BREAK SPACE}") for code, text in MEANINGS.items()
+)
+_EXIT_CODES: Final = textwrap.fill(f"Exit codes: {_CODES}.", 95).replace("\N{NO-BREAK SPACE}", " ")
+EPILOG: Final = f"""\b
 Examples:
   dynmem demo                        three VMs share a budget for a minute
   dynmem scan                        what the VMs of this host hold and could give back
@@ -41,9 +47,7 @@ Examples:
   dynmem doctor                      what this host can do, and what would help
 
 \b
-Exit codes: 0 OK, 1 failure, 2 wrong usage or configuration, 3 unreachable, 4 not permitted,
-5 refused by a rule, 6 partly done, 7 timed out, 10 wrong bytes in guest memory, 11 over the budget,
-12 a guest was lost or OOM-killed, 130 interrupted.
+{_EXIT_CODES}
 """
 
 

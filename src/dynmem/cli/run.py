@@ -3,9 +3,10 @@
 import os
 import signal
 import sys
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -14,6 +15,9 @@ from dynmem.errors import ExitCode
 if TYPE_CHECKING:
     from dynmem.manager.config import Config
 
+# What systemd's journal knows the lines of a manager by: those about one VM, and all others.
+VM_MESSAGE_ID: Final = "fe328537ea384d49ac322a4d40f0a58e"
+HOST_MESSAGE_ID: Final = "b1beb8da77ac4f25a401a94974b7138c"
 DEFAULT_CONFIG = Path("/etc/dynmem/config.toml")
 
 
@@ -67,6 +71,7 @@ def _serve(config: "Config", hangups: list[int]) -> int:
     import logging
 
     from dynmem.manager.loop import Daemon
+    from dynmem.systemd import journal
 
     logging.basicConfig(
         level=logging.WARNING,
@@ -76,6 +81,8 @@ def _serve(config: "Config", hangups: list[int]) -> int:
     )
 
     def report(line: str) -> None:
+        if is_journal and journal.send(entry(line, line.partition(": ")[0], daemon.is_vm)):
+            return
         date = datetime.now().astimezone().isoformat(timespec="milliseconds")
         try:
             print(date, line, flush=True)
@@ -85,7 +92,17 @@ def _serve(config: "Config", hangups: list[int]) -> int:
         except OSError as error:
             logging.getLogger("dynmem").warning("a line could not be printed (%s): %s", error.strerror, line)
 
-    return asyncio.run(Daemon(config, report, hangups).run())
+    is_journal = journal.is_journal(sys.stdout.fileno())
+    daemon = Daemon(config, report, hangups)
+    return asyncio.run(daemon.run())
+
+
+def entry(line: str, about: str, is_vm: Callable[[str], bool]) -> dict[str, str]:
+    """Return a line as an entry of systemd's journal, with the VM that it is *about*, if that is one."""
+    fields = {"MESSAGE": line, "PRIORITY": "6", "SYSLOG_IDENTIFIER": "dynmem"}
+    if is_vm(about):
+        return {**fields, "MESSAGE_ID": VM_MESSAGE_ID, "DYNMEM_VM": about}
+    return {**fields, "MESSAGE_ID": HOST_MESSAGE_ID}
 
 
 def _summary(config: "Config") -> str:

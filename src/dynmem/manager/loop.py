@@ -34,6 +34,7 @@ from dynmem.manager.reload import ConfigWatch
 from dynmem.manager.step import Manager
 from dynmem.manager.step.facts import ABSENT, Facts, HostFacts, Mode, VmFacts
 from dynmem.manager.step.results import StepResult
+from dynmem.manager.supervised import Supervised
 from dynmem.manager.sweep.connection import VmConnection
 from dynmem.manager.sweep.identity import Identities
 from dynmem.manager.sweep.measuring import Measuring
@@ -41,6 +42,7 @@ from dynmem.manager.totals import Totals
 from dynmem.metrics.render import render
 from dynmem.metrics.text import CONTENT_TYPE
 from dynmem.procfs import allow_descriptors, meminfo
+from dynmem.systemd.notify import ServiceManager
 from dynmem.units import NS_PER_S, format_size
 
 # A sweep waits this part of a period for the slowest VM, so that the others are served within theirs.
@@ -73,6 +75,7 @@ class Daemon:
         self._manager = Manager(config.settings, config.vms)
         self._next_sweep = NextSweep()
         self._totals = Totals()
+        self._supervised = Supervised(ServiceManager())
         self._wants_reload = False
         self._identities = Identities()
         self._measuring = Measuring()
@@ -86,6 +89,10 @@ class Daemon:
     @property
     def _config(self) -> Config:
         return self._watch.config
+
+    def is_vm(self, name: str) -> bool:
+        """Return whether a VM of this name is configured now."""
+        return name in self._connections
 
     @property
     def _period_s(self) -> float:
@@ -127,12 +134,14 @@ class Daemon:
             self._report(self._greeting())
             metrics = MetricsServer(service.status, render, CONTENT_TYPE, self._report)
             await metrics.listen(config.metrics)
+            self._supervised.ready()
             if self._manager.released:
                 self._report(self._released())
             if self._manager.paused:
                 self._report(self._paused())
             self._allow_descriptors()
             acts = Acts(self._manager, writer, self._report, self._totals)
+            alive = asyncio.create_task(self._supervised.keep_alive())
             try:
                 await self._serve(acts, writer, service, metrics, Unfinished(journal.open_actions()))
             finally:
@@ -143,12 +152,14 @@ class Daemon:
                 await asyncio.gather(*(each.close() for each in self._connections.values()))
                 await acts.finish()
                 await writer.finish()
+                alive.cancel()
         self._report(self._farewell())
         return ExitCode.INTERRUPTED if self._stopped_by == signal.SIGINT else ExitCode.OK
 
     def _stop_by(self, number: signal.Signals) -> None:
         self._stopped_by = number
         self._stop.set()
+        self._supervised.stopping()
 
     def _reload_soon(self) -> None:
         self._wants_reload = True
@@ -249,9 +260,12 @@ class Daemon:
             self._report(line)
         while not self._stop.is_set():
             began = time.monotonic()
+            self._supervised.sweeps(self._period_s)
             if self._wants_reload:
+                self._supervised.reloading()
                 await self._reload()
                 await metrics.listen(self._config.metrics)
+                self._supervised.ready()
             elif (news := self._watch.look()) is not None:
                 self._report(news)
             self._next_sweep.begin()
@@ -300,6 +314,7 @@ class Daemon:
         unfinished.add(await acts.act(self._connections, result.commands))
         self._totals.decided(time.monotonic_ns() - facts.now_ns)
         lane.stepped(facts, result)
+        self._supervised.stepped(self._config.settings, facts, result)
         return result
 
     async def _sweep(self) -> Facts | None:
