@@ -64,23 +64,31 @@ def test_a_vm_with_a_free_monitor_is_written_and_every_line_has_a_comment(tree: 
 
 
 @pytest.mark.parametrize("taken", [True, False])
-def test_proxmoxs_own_monitor_is_never_used_and_its_figures_are(taken: bool, tree: ProcTree) -> None:
+def test_proxmoxs_own_monitor_is_borrowed_and_its_figures_are_used(taken: bool, tree: ProcTree) -> None:
     tree.process(9, ["kvm", "-id", "104", "-name", "shop,debug-threads=on", "-m", "8192", *PROXMOX_MONITORS])
     tree.socket("/run/qemu-server/104.qmp", 71, listens=True)
     if taken:
         tree.socket("/run/qemu-server/104.qmp", 72, state="03")
     text = written(tree, proxmox="balloon: 2048\nmemory: 8192\nname: shop\nshares: 2000\n")
+    assert 'monitor = "borrowed"               # Proxmox\'s own: visited when nobody is connected' in text
+    config = loaded(tree, text)
+    (vm,) = config.vms
+    assert (vm.minimum_bytes, vm.maximum_bytes, vm.weight) == (2 * GIB, 8 * GIB, 10000)
+    assert config.ways == {"shop": (Path("/run/qemu-server/104.qmp"), "borrowed")}
+
+
+def test_a_vm_of_proxmox_without_a_monitor_is_given_one_for_dynmem(tree: ProcTree) -> None:
+    tree.process(9, ["kvm", "-id", "104", "-name", "shop", "-m", "8192"])
+    text = written(tree, proxmox="memory: 8192\nname: shop\n")
     assert loaded(tree, text).vms == ()
     assert "qm set 104 --args '-chardev socket,id=dynmem,path=/run/qemu-server/104-dynmem.qmp" in text
-    table = uncommented(text)
-    assert (table["minimum"], table["maximum"], table["weight"]) == ("2GiB", "8GiB", 10000)
-    assert table["qmp"] == "/run/qemu-server/104-dynmem.qmp"
+    assert uncommented(text)["qmp"] == "/run/qemu-server/104-dynmem.qmp"
 
 
 def test_a_vm_of_proxmox_with_a_monitor_for_dynmem_is_written(tree: ProcTree) -> None:
     tree.process(9, ["kvm", "-id", "104", "-name", "shop", "-m", "8192", *PROXMOX_MONITORS, *OUR_MONITOR])
     config = loaded(tree, written(tree, proxmox="memory: 8192\nname: shop\n"))
-    assert config.monitors == {"shop": Path("/run/qemu-server/104-dynmem.qmp")}
+    assert config.ways == {"shop": (Path("/run/qemu-server/104-dynmem.qmp"), "own")}
 
 
 def test_a_vm_without_a_balloon_or_a_monitor_stands_behind_a_remark_with_what_to_do(tree: ProcTree) -> None:

@@ -178,7 +178,10 @@ def test_check_says_what_a_configuration_means(tmp_path: Path) -> None:
     code, out, err = dynmem("run", "--config", path, "--check")
     assert (code, err) == (0, "")
     assert "mode observe" in out
-    assert "vm web: 512 MiB to 1 GiB, buffer 20 %, weight 5000, priority normal, monitor /run/web.qmp" in out
+    assert (
+        "vm web: 512 MiB to 1 GiB, buffer 20 %, weight 5000, priority normal, monitor /run/web.qmp (own)"
+        in out
+    )
     path.write_text(path.read_text().replace("512M", "4G"))
     code, out, err = dynmem("run", "--config", path, "--check")
     assert (code, out) == (2, "")

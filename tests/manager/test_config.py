@@ -20,6 +20,7 @@ from dynmem.limits import (
     WEIGHT_MAX,
 )
 from dynmem.manager import config
+from dynmem.manager.reload import _changes
 from dynmem.units import GIB, MIB, NS_PER_S, format_size, parse_duration
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -73,6 +74,24 @@ def test_every_key_arrives_as_it_was_written(tmp_path: Path) -> None:
     assert (db.minimum_bytes, db.maximum_bytes) == (512 * MIB, 2 * GIB)
     assert (db.buffer_percent, db.weight, db.priority) == (20, 5000, "normal")
     assert found.monitors == {"web": Path("/run/vm/web.qmp"), "db": Path("/run/vm/db.qmp")}
+
+
+def test_a_monitor_is_borrowed_where_it_is_a_keepers_own_or_the_file_says_so(tmp_path: Path) -> None:
+    theirs = GOOD.replace("/run/vm/web.qmp", "/run/qemu-server/100.qmp")
+    said = GOOD.replace('name = "web"', 'name = "web"\nmonitor = "borrowed"')
+    denied = theirs.replace('name = "web"', 'name = "web"\nmonitor = "own"')
+    kinds = [
+        [vm.monitor for vm in config.load(written(tmp_path, text)).vms]
+        for text in (GOOD, theirs, said, denied)
+    ]
+    assert kinds == [["own", "own"], ["borrowed", "own"], ["borrowed", "own"], ["own", "own"]]
+    before, after = (config.load(written(tmp_path, text)) for text in (GOOD, said))
+    (line,) = _changes(before, after)
+    assert line == "web: monitor /run/vm/web.qmp (own) -> /run/vm/web.qmp (borrowed)"
+    with pytest.raises(ConfigError, match="'shared' is not one of auto, own, borrowed"):
+        config.load(written(tmp_path, said.replace("borrowed", "shared")))
+    with pytest.raises(ConfigError, match="'kill' is not one of wait, squeeze"):
+        config.load(written(tmp_path, GOOD.replace("weight = 7000", 'on_shortage = "kill"')))
 
 
 def test_a_manager_only_observes_unless_it_is_told_otherwise(tmp_path: Path) -> None:

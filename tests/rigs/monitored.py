@@ -106,7 +106,7 @@ DOORMAN = """
 import socket, sys
 listening = socket.socket(socket.AF_UNIX)
 listening.bind(sys.argv[1])
-listening.listen()
+listening.listen(int(sys.argv[3]))
 socket.send_fds(socket.socket(fileno=int(sys.argv[2])), [b"listening"], [listening.fileno()])
 sys.stdin.read()
 """
@@ -114,9 +114,14 @@ sys.stdin.read()
 
 @contextlib.asynccontextmanager
 async def listening(
-    path: Path, serve: Callable[[asyncio.StreamReader, asyncio.StreamWriter], object]
+    path: Path,
+    serve: Callable[[asyncio.StreamReader, asyncio.StreamWriter], object],
+    *,
+    one_at_a_time: bool = False,
 ) -> AsyncIterator[None]:
     """A unix socket server at `path` for as long as the block lasts.
+
+    With `one_at_a_time` it does as QEMU does: who connects beside a client waits until that one has left.
 
     Whoever connects finds a small process of its own behind it (the one that listened, unix(7)): what the
     tests' own process holds of memory would otherwise count as the VM's.
@@ -125,6 +130,7 @@ async def listening(
     with ours, theirs:
         doorman = await asyncio.create_subprocess_exec(
             *(sys.executable, "-I", "-c", DOORMAN, str(path), str(theirs.fileno())),
+            "1" if one_at_a_time else str(socket.SOMAXCONN),
             stdin=asyncio.subprocess.PIPE,
             pass_fds=(theirs.fileno(),),
         )
@@ -139,12 +145,16 @@ async def listening(
         answer = serve(reader, writer)
         if asyncio.iscoroutine(answer):
             await answer
+        if one_at_a_time:
+            writer.close()
 
     async def accept() -> None:  # by hand: an asyncio server would listen again, and be the peer itself
         async with asyncio.TaskGroup() as talks:
             while True:
                 connection, _ = await asyncio.get_running_loop().sock_accept(listener)
-                talks.create_task(talk(connection))
+                talking = talks.create_task(talk(connection))
+                if one_at_a_time:
+                    await talking
 
     accepting = asyncio.create_task(accept())
     try:

@@ -9,9 +9,11 @@ from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
 from dynmem.discovery.find import LIBVIRT, OURS, PROXMOX, FoundMonitor, FoundVm
+from dynmem.discovery.keepers import is_keepers_own
 from dynmem.errors import printable
 from dynmem.limits import MANAGER_NAME_MAX, MANAGER_VMS_MAX, UNIX_PATH_BYTES_MAX, WEIGHT_MAX
 from dynmem.manager.config_file import SLUSH, is_name
+from dynmem.manager.step.facts import MonitorKind
 from dynmem.policy import MemorySettings
 from dynmem.units import GIB, MIB, format_size, parse_size
 
@@ -27,6 +29,10 @@ _NOT_IN_NAMES: Final = re.compile(r"[^A-Za-z0-9._-]+")
 # What tells two VMs of one name apart: a dash and a number.
 _SUFFIX_MAX: Final = 11
 _WIDTH: Final = 34
+_KINDS: Final[dict[MonitorKind, str]] = {
+    "own": "for dynmem alone: nobody else stays connected to it",
+    "borrowed": "Proxmox's own: visited when nobody is connected, for 100 ms at most",
+}
 # A remark is no longer than this: nothing of it may fill a screen.
 _REMARK_MAX: Final = 300
 
@@ -83,7 +89,7 @@ def _table(each: Sized, name: str, room: int) -> Iterator[str]:
     if vm.proxmox is not None:
         maximum = vm.proxmox.maximum_bytes
     maximum = _whole(maximum)
-    monitor = next((it for it in vm.monitors if _is_free(vm, it)), None)
+    monitor, kind = _monitor(vm)
     problem = each.problem or _problem(vm, monitor, maximum, room)
     shown = vm.monitors[0].path if monitor is None and vm.monitors else monitor and monitor.path
     path = str(shown) if problem == "" else _way_for_us(vm, str(shown or f"/run/vm/{name}.qmp"))
@@ -94,9 +100,8 @@ def _table(each: Sized, name: str, room: int) -> Iterator[str]:
     lines = [
         "[[vm]]",
         _line("name", f'"{name}"', f"{who}{called}"),
-        _line(
-            "qmp", json.dumps(path, ensure_ascii=False), "for dynmem alone: nobody else stays connected to it"
-        ),
+        _line("qmp", json.dumps(path, ensure_ascii=False), "its monitor"),
+        _line("monitor", f'"{kind}"', _KINDS[kind]),
         _line("minimum", _size(minimum), f"it is never shrunk below; {why}"),
         _line("maximum", _size(maximum), "it is never grown above; what it boots with"),
         _line("buffer", str(_DEFAULTS.buffer_percent), "percent on top of what its guest uses"),
@@ -150,16 +155,22 @@ def _way_for_us(vm: FoundVm, otherwise: str) -> str:
     return otherwise if otherwise.isprintable() else "/run/vm/name.qmp"
 
 
+def _monitor(vm: FoundVm) -> tuple[FoundMonitor | None, MonitorKind]:
+    """Return the monitor to use, and how: one for dynmem, or Proxmox's own, which is mostly free."""
+    for each in vm.monitors:
+        if _is_free(vm, each):
+            return each, "own"
+    for each in vm.monitors:
+        if vm.keeper == PROXMOX and is_keepers_own(each.path):
+            return each, "borrowed"
+    return None, "own"
+
+
 def _is_free(vm: FoundVm, monitor: FoundMonitor) -> bool:
     """Return whether a monitor can be dynmem's: not one that Proxmox or libvirt uses, connected or not."""
-    path = monitor.path
     if vm.keeper == OURS:
         return True  # it serves several clients
-    if vm.keeper == PROXMOX and path.name == f"{vm.started.number}.qmp":
-        return False
-    if vm.keeper == LIBVIRT and path.name == "monitor.sock":
-        return False
-    return not monitor.is_taken
+    return not monitor.is_taken and not is_keepers_own(monitor.path)
 
 
 def _minimum(vm: FoundVm, maximum: int, room: int) -> tuple[int, str]:

@@ -105,6 +105,8 @@ def _lines(status: "StatusReply") -> list[str]:
             lines.append(f"    {vm.change.reason.split(': ', maxsplit=1)[0]}{unsent}")
             if vm.change.command:
                 lines.append(f"    to do it: {vm.change.command}")
+        if vm.monitor == "borrowed":
+            lines.append("    its monitor is borrowed: visited when nobody is connected")
         if vm.paused_until:
             lines.append(f"    paused until {vm.paused_until}")
         if vm.problem and vm.problem not in lines[-1]:

@@ -36,6 +36,17 @@ def command_line(pid: int, proc: Path = PROC) -> list[str]:
     return []
 
 
+def holder_of_socket(inode: int, proc: Path = PROC) -> int:
+    """Return the VM's process that has this socket open; 0 if none is seen to."""
+    wanted = f"socket:[{inode}]"
+    for pid in running_vms(proc):
+        with contextlib.suppress(OSError):
+            folder = proc / str(pid) / "fd"
+            if any(os.readlink(folder / name) == wanted for name in os.listdir(folder)):  # noqa: PTH115, PTH208
+                return pid
+    return 0
+
+
 def is_ours(arguments: Sequence[str]) -> bool:
     """Return whether a command line is that of `dynmem vm`."""
     names = [each.rpartition("/")[2] for each in arguments[:8]]

@@ -8,10 +8,11 @@ import os
 import stat
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 
+from dynmem.discovery.keepers import is_keepers_own
 from dynmem.errors import ConfigError, quoted
 from dynmem.limits import (
     COMMAND_WORD_BYTES_MAX,
@@ -25,7 +26,7 @@ from dynmem.limits import (
 from dynmem.manager.address import Address, parse_address
 from dynmem.manager.config_file import AUTO, SLUSH, File, Size, VmTable, is_name, read, vm_place
 from dynmem.manager.paths import default_socket, default_state
-from dynmem.manager.step.facts import ManagerSettings, VmConfig
+from dynmem.manager.step.facts import ManagerSettings, MonitorKind, VmConfig
 from dynmem.policy import MemorySettings
 from dynmem.units import KIB, MIB, NS_PER_MS, NS_PER_S, PAGE_SIZE, format_size, parse_duration, parse_size
 
@@ -56,6 +57,11 @@ class Config(msgspec.Struct, frozen=True):
     socket: Path
     state: Path
     metrics: Address | None = None
+
+    @property
+    def ways(self) -> dict[str, tuple[Path, MonitorKind]]:
+        """How each VM is reached."""
+        return {vm.name: (self.monitors[vm.name], vm.monitor) for vm in self.vms}
 
 
 def load(path: Path) -> Config:
@@ -232,7 +238,7 @@ def _vm(fail: _Fail, index: int, vm: VmTable, room: int) -> VmConfig:
             f"{quoted(vm.name)} is not a name: use up to {MANAGER_NAME_MAX} letters, digits,"
             " '.', '-' and '_', beginning with a letter or digit",
         )
-    _socket_path(fail, f"{place}.qmp", vm.qmp)
+    path = _socket_path(fail, f"{place}.qmp", vm.qmp)
     minimum = _size(fail, f"{place}.minimum", vm.minimum, least=MINIMUM_BYTES_MIN)
     minimum = -(-minimum // PAGE_SIZE) * PAGE_SIZE
     maximum = _size(fail, f"{place}.maximum", vm.maximum, least=MINIMUM_BYTES_MIN) // PAGE_SIZE * PAGE_SIZE
@@ -264,7 +270,14 @@ def _vm(fail: _Fail, index: int, vm: VmTable, room: int) -> VmConfig:
         on_shortage=vm.on_shortage,
         may_stop=vm.may_stop,
         on_out_of_memory=_command(fail, place, vm),
+        monitor=_monitor_kind(vm.monitor, path),
     )
+
+
+def _monitor_kind(said: Literal["auto", MonitorKind], path: Path) -> MonitorKind:
+    if said != "auto":
+        return said
+    return "borrowed" if is_keepers_own(path) else "own"
 
 
 def _command(fail: _Fail, place: str, vm: VmTable) -> tuple[str, ...]:

@@ -15,7 +15,8 @@
 
     [[vm]]                          # once per VM
     name = "web"                    # letters, digits, dot, dash, underscore
-    qmp = "/run/vm/web.qmp"         # a monitor for dynmem alone: no other client stays connected to it
+    qmp = "/run/vm/web.qmp"         # its monitor
+monitor = "auto"                # "own": for dynmem alone; "borrowed": another program's, only visited
     minimum = "512MiB"              # it is never shrunk below
     maximum = "4GiB"
     buffer = 20                     # percent on top of its demand (default 20)
@@ -36,20 +37,20 @@ import stat
 import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Final, get_args
+from typing import Final, Literal, get_args
 
 import msgspec
 
 from dynmem.errors import ConfigError, quoted
 from dynmem.limits import MANAGER_CONFIG_BYTES_MAX, MANAGER_NAME_MAX
-from dynmem.manager.step.facts import Mode
+from dynmem.manager.step.facts import Mode, MonitorKind
 from dynmem.policy import MemorySettings, OnShortage, Priority
 from dynmem.units import format_size
 
 _DEFAULTS: Final = MemorySettings()
 #: The default of host.slush.
 SLUSH: Final = "256MiB"
-#: The default of host.ready: what the manager finds right.
+#: The default of host.ready and vm.monitor: what the manager finds right.
 AUTO: Final = "auto"
 _NAME: Final = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{MANAGER_NAME_MAX - 1}}}")
 
@@ -106,7 +107,11 @@ class VmTable(msgspec.Struct, forbid_unknown_fields=True):
     Attributes:
         name: Its name: up to 64 letters, digits, dots, dashes and underscores, beginning with a letter or
             digit.
-        qmp: The socket of a monitor for dynmem alone: an absolute path of at most 107 bytes.
+        qmp: The socket of its monitor: an absolute path of at most 107 bytes.
+        monitor: "own": dynmem alone uses this monitor, and stays connected. "borrowed": it is another
+            program's, which is to find it free: dynmem connects when nobody else is connected, twice a
+            second at most and for 100 ms at most. "auto": borrowed where the path is that of Proxmox's or
+            libvirt's own monitor, else own.
         minimum: The VM is never shrunk below this: at least 16 MiB, at most budget less slush; rounded up to
             a page of 4 KiB.
         maximum: The VM is never grown above this; rounded down to a page of 4 KiB.
@@ -131,6 +136,7 @@ class VmTable(msgspec.Struct, forbid_unknown_fields=True):
     qmp: str
     minimum: Size
     maximum: Size
+    monitor: Literal["auto", MonitorKind] = "auto"
     buffer: int = _DEFAULTS.buffer_percent
     weight: int = _DEFAULTS.weight
     priority: Priority = _DEFAULTS.priority
@@ -236,7 +242,12 @@ _ENUM: Final = re.compile(r"Invalid enum value (?P<shown>.*)")  # as repr shows 
 _ENUM_SHOWN: Final = 40
 _INTEGER_BITS: Final = 64
 _BARE_KEY: Final = re.compile(r"[A-Za-z0-9_-]{1,40}")
-_WORDS: Final = {"mode": get_args(Mode), "priority": get_args(Priority)}
+_WORDS: Final = {
+    "mode": get_args(Mode),
+    "monitor": (AUTO, *get_args(MonitorKind)),
+    "on_shortage": get_args(OnShortage),
+    "priority": get_args(Priority),
+}
 _KINDS: Final = {  # msgspec's names of types in words of TOML
     "int": "a whole number without quotes",
     "float": "a number",

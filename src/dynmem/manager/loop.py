@@ -35,6 +35,7 @@ from dynmem.manager.step import Manager
 from dynmem.manager.step.facts import ABSENT, Facts, HostFacts, Mode, VmFacts
 from dynmem.manager.step.results import StepResult
 from dynmem.manager.supervised import Supervised
+from dynmem.manager.sweep.borrowed import Borrowed, Visits
 from dynmem.manager.sweep.connection import VmConnection
 from dynmem.manager.sweep.identity import Identities
 from dynmem.manager.sweep.measuring import Measuring
@@ -79,6 +80,7 @@ class Daemon:
         self._wants_reload = False
         self._identities = Identities()
         self._measuring = Measuring()
+        self._visits = Visits()
         self._last_resort = LastResort(report)
         self._connections = {vm.name: self._connection(vm.name) for vm in config.vms}
         self._facts: dict[str, VmFacts] = {}
@@ -99,15 +101,18 @@ class Daemon:
         return self._config.settings.period_ns / NS_PER_S
 
     def _connection(self, name: str) -> VmConnection:
+        path = self._config.monitors[name]
+        is_borrowed = any(vm.name == name and vm.monitor == "borrowed" for vm in self._config.vms)
         return VmConnection(
             name,
-            self._config.monitors[name],
+            path,
             may_write=self._config.settings.is_enforcing,
             may_ask=self._config.settings.statistics,
             period_s=self._period_s,
             reset=self._next_sweep.saw_reset,
             identities=self._identities,
             measuring=self._measuring,
+            access=Borrowed(path, self._visits) if is_borrowed else None,
         )
 
     async def run(self) -> ExitCode:
@@ -175,12 +180,12 @@ class Daemon:
     async def _reload(self) -> None:
         """Read the configuration again and put it in force, if it is right."""
         self._wants_reload = False
-        monitors = self._config.monitors
+        before = self._config.ways
         for line in await self._watch.read_again():
             self._report(line)
         config = self._config
         self._manager.configure(config.settings, config.vms)
-        dropped = [name for name, path in monitors.items() if config.monitors.get(name) != path]
+        dropped = [name for name, way in before.items() if config.ways.get(name) != way]
         await asyncio.gather(*(self._connections.pop(name).close() for name in dropped))
         for name in dropped:
             self._facts.pop(name, None)

@@ -115,7 +115,7 @@ def _changes(before: Config, after: Config) -> Iterator[str]:
             ("buffer", f"{was.buffer_percent} %", f"{vm.buffer_percent} %"),
             ("weight", str(was.weight), str(vm.weight)),
             ("priority", was.priority, vm.priority),
-            ("monitor", str(before.monitors[name]), str(after.monitors[name])),
+            ("monitor", _way(before, name), _way(after, name)),
         ):
             yield f"{name}: {difference}"
     for name in known:
@@ -124,6 +124,11 @@ def _changes(before: Config, after: Config) -> Iterator[str]:
                 f"{name}: no longer in the file: left alone at the size it has; to give it its full size, put"
                 f" it back and run: dynmem release {name}"
             )
+
+
+def _way(config: Config, name: str) -> str:
+    path, kind = config.ways[name]
+    return f"{path} ({kind})"
 
 
 def _differences(*values: tuple[str, str, str]) -> Iterator[str]:

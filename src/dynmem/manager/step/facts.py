@@ -13,6 +13,8 @@ import msgspec
 from dynmem.policy import MemorySettings, OnShortage
 
 Mode = Literal["observe", "advise", "enforce"]
+#: Whether a monitor is the manager's alone, or visited between the visits of the program that owns it.
+MonitorKind = Literal["own", "borrowed"]
 
 # States of a VM; `states` says what each allows.
 RUNNING: Final = "running"
@@ -214,6 +216,8 @@ class VmConfig(MemorySettings, frozen=True):
             which QEMU's hv-balloon can abort. Since schema 4.
         on_out_of_memory: The command that is run for it when even that is no help: the program and its
             arguments. Empty: none, and it is never interrupted. Since schema 4.
+        monitor: Whether its monitor is the manager's alone ("own"), or another program's, which is visited
+            for a moment at a time ("borrowed"). Since schema 6.
 
     """
 
@@ -223,6 +227,7 @@ class VmConfig(MemorySettings, frozen=True):
     on_shortage: OnShortage = "wait"
     may_stop: bool = False
     on_out_of_memory: tuple[str, ...] = ()
+    monitor: MonitorKind = "own"
 
 
 class ManagerSettings(msgspec.Struct, frozen=True):

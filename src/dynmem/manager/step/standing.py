@@ -117,6 +117,11 @@ FROZEN: Final[tuple[Row, ...]] = (
         lambda record: f"frozen: {record.facts.problem or 'it has no balloon device'}",
     ),
     (
+        lambda record, _: record.facts.needs_stop and record.config.monitor == "borrowed",
+        "frozen",
+        lambda _: "frozen: QEMU's hv-balloon takes its targets only over a monitor for dynmem alone",
+    ),
+    (
         lambda record, _: record.facts.needs_stop and not record.config.may_stop,
         "frozen",
         lambda _: (

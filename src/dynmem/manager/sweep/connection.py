@@ -7,6 +7,8 @@ do not wait for it.
 
     connect --> find device --> look (status, size, figures) --> look ... --> lost --> pause --> connect
 
+A monitor that another program owns is connected for each look, and left after it (`borrowed`).
+
 Between two looks there can be glances at a VM that replies at once: its size and its guest's report only. A
 glance that fails changes nothing: the next look finds out why.
 """
@@ -15,7 +17,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -24,24 +26,21 @@ from dynmem.errors import DynmemError, RefusedError, UnreachableError
 from dynmem.limits import RECONNECT_PAUSE_S_MAX
 from dynmem.manager.step.facts import ABSENT, SILENT, VmFacts
 from dynmem.manager.step.states import may_send
+from dynmem.manager.sweep.access import Access, Own
 from dynmem.manager.sweep.balloon import glance_at_balloon, look_at_balloon, read_figures
+from dynmem.manager.sweep.borrowed import TakenError
 from dynmem.manager.sweep.conduct import Conduct, trouble
-from dynmem.manager.sweep.demand import BALLOON_EVENT, STATUS_EVENT
+from dynmem.manager.sweep.demand import STATUS_EVENT
 from dynmem.manager.sweep.hold import Hold
 from dynmem.manager.sweep.identity import Identities
-from dynmem.manager.sweep.life import Life
+from dynmem.manager.sweep.life import EVENTS, Life, begin_life
 from dynmem.manager.sweep.measuring import Measuring
 from dynmem.manager.sweep.monitor import Monitor
-from dynmem.manager.sweep.owner import owner_of
 from dynmem.manager.sweep.process import Process
 from dynmem.manager.sweep.quiet import NotSentError, QuietMoment
-from dynmem.manager.sweep.resident import Resident, ResidentMeter
-from dynmem.manager.sweep.run_state import JOB_EVENT, read_run_state
-from dynmem.manager.sweep.sizes import read_base, read_memory
+from dynmem.manager.sweep.run_state import read_run_state, read_uuid
 from dynmem.manager.sweep.surroundings import read_lock
-from dynmem.qmp.client import QmpClient
 from dynmem.qmp.errors import NotListeningError, QmpCommandError
-from dynmem.sockets import listener
 
 LOG: Final = logging.getLogger(__name__)
 # A monitor that takes longer for one command is disconnected and tried again later.
@@ -50,12 +49,11 @@ COMMAND_TIMEOUT_S: Final = 3.0
 GLANCE_PATIENCE_S: Final = 0.05
 # A process that has run for less than this between two glances did nothing that takes much memory.
 _BUSY_TICKS: Final = 2
+# How long a target, and a look or a glance, wait for another program to leave a borrowed monitor.
+_TARGET_WAITS_S: Final = 1.0
+_LOOK_WAITS_S: Final = 0.05
 # A sweep's patience with one VM, in parts.
 _PATIENCE_TICKS: Final = 20
-# The events that are looked at; others are dropped as they come.
-_EVENTS: Final = frozenset({"RESET", BALLOON_EVENT, STATUS_EVENT, JOB_EVENT})
-# Looks between two checks for new DIMMs, of a VM that cannot grow otherwise.
-_LOOK_AT_MEMORY_EVERY: Final = 10
 
 
 class VmConnection:
@@ -72,6 +70,7 @@ class VmConnection:
         reset: Callable[[], None] = lambda: None,
         identities: Identities | None = None,
         measuring: Measuring | None = None,
+        access: Access | None = None,
     ) -> None:
         self.name: Final = name
         self.path: Final = path
@@ -85,7 +84,9 @@ class VmConnection:
         self._may_ask = may_ask
         self._period_s = period_s
         self._reset = reset
+        self._access = Own(path) if access is None else access
         self._monitor: Monitor | None = None
+        self._has_replied = False
         self._conduct = Conduct()
         self._quiet: QuietMoment | None = None
         self._life: Life | None = None
@@ -108,6 +109,11 @@ class VmConnection:
         return self._life.incarnation if self._life is not None else ""
 
     @property
+    def _replies(self) -> bool:
+        """Whether it is connected or, if its monitor is borrowed, replied at the last visit."""
+        return self._monitor is not None or (self._has_replied and not self._access.stays)
+
+    @property
     def _may_change(self) -> bool:
         """Whether anything of the VM may be changed now."""
         return self._may_write and not self.is_paused
@@ -122,7 +128,8 @@ class VmConnection:
 
     def _allow(self, monitor: Monitor) -> None:
         """Put in force what may be sent to the VM now."""
-        monitor.may_write = self._may_change
+        state, lock = self._last_state, "" if self._life is None else self._life.lock
+        monitor.may_write = self._may_change and (state is None or may_send(state, lock))
         monitor.may_ask = self._may_change or (self._may_ask and not self.is_paused)
 
     async def observe(self, now_ns: int, patience_s: float) -> VmFacts:
@@ -132,11 +139,13 @@ class VmConnection:
         """
         if self._look is not None and self._look.done():
             # The result for an earlier sweep: too old to be used, but it shows whether the VM replies again.
-            self._is_slow = self._monitor is None
+            self._is_slow = not self._replies
             self._look = None
         if self._look is None:
-            if self._monitor is None and time.monotonic() < self._not_before:
+            if not self._replies and time.monotonic() < self._not_before:
                 return self._from_outside(now_ns)
+            if self._last_state is not None and self._life is not None and not self._access.is_due:
+                return await self._as_before(self._life, self._last_state, now_ns)
             self._look = asyncio.create_task(self._look_at_it(now_ns), name=f"look at {self.name}")
         await self._wait(0.0 if self._is_slow else patience_s)
         if not self._look.done():
@@ -155,9 +164,10 @@ class VmConnection:
         if self._glance is not None and self._glance.done():
             self._glance = None  # for an earlier call: what it found is known by now
         if self._glance is None:
-            if self._look is not None or self._is_slow or self._monitor is None or self._last_state is None:
+            is_busy = self._look is not None or self._is_slow or not self._access.is_due
+            if is_busy or not self._replies or self._last_state is None:
                 return None
-            task = self._glance_at_it(self._monitor, self._last_state, now_ns, ask=ask)
+            task = self._glance_at_it(self._last_state, now_ns, ask=ask)
             self._glance = asyncio.create_task(task, name=f"glance at {self.name}")
         glance = self._glance
         await asyncio.wait((glance,), timeout=GLANCE_PATIENCE_S)
@@ -195,26 +205,38 @@ class VmConnection:
 
         NotSentError and QmpCommandError mean that the VM does not have it; others, that it may.
         """
-        if self._monitor is None or self._look is not None:
+        if not self._replies or self._look is not None:
             raise UnreachableError(f"{self.name} does not reply at {self.path}")
-        monitor, life = self._monitor, self._life
-        if self._may_write and not monitor.may_write:
-            raise NotSentError(f"{self.name} is not to be changed now")
-        send = monitor.set_balloon
-        if self._quiet is not None and life is not None and life.is_hv_balloon:
-            await self._quiet.wait(partial(read_figures, monitor))
-            send = monitor.set_balloon_stopped
-            if not monitor.may_write:
-                raise NotSentError(f"{self.name} is not to be changed now")
-        if life is not None:
-            life.target_bytes = target_bytes
+        life, is_sent = self._life, False
         try:
-            await send(target_bytes)
-        except QmpCommandError:
+            async with self._reach(_TARGET_WAITS_S) as monitor:
+                send = await self._sender(monitor, life)
+                if life is not None:
+                    life.target_bytes = target_bytes
+                is_sent = True
+                await send(target_bytes)
+        except (QmpCommandError, NotSentError):
             raise
         except (DynmemError, OSError, TimeoutError) as error:
             await self._lose(error)
-            raise
+            if is_sent:
+                raise
+            raise NotSentError(str(error)) from error
+
+    async def _sender(self, monitor: Monitor, life: Life | None) -> Callable[[int], Awaitable[None]]:
+        """Return what sends a target, when one may be sent. NotSentError: not now."""
+        if life is not self._life:
+            raise NotSentError(f"{self.name} has been started again")
+        if self._may_write and not monitor.may_write:
+            raise NotSentError(f"{self.name} is not to be changed now")
+        if self._quiet is None or life is None or not life.is_hv_balloon:
+            return monitor.set_balloon
+        if not self._access.stays:
+            raise NotSentError(f"the hv-balloon of {self.name} needs a monitor for dynmem alone")
+        await self._quiet.wait(partial(read_figures, monitor))
+        if not monitor.may_write:
+            raise NotSentError(f"{self.name} is not to be changed now")
+        return monitor.set_balloon_stopped
 
     async def close(self) -> None:
         """Disconnect; targets stay as they are."""
@@ -231,19 +253,34 @@ class VmConnection:
 
     async def _look_at_it(self, now_ns: int) -> VmFacts:
         """Connect if need be and send all queries once."""
-        self._last_state = None
+        before, self._last_state = self._last_state, None
         if self._glance is not None:
             await asyncio.wait((self._glance,))
         try:
-            monitor = self._monitor or await self._connect()
-            self._allow(monitor)
-            if self._may_write:
-                self._hold.lock()
-            return await self._ask(monitor, now_ns)
+            if self._life is not None:
+                self._life.lock = await read_lock(self._life.proxmox, self._threads)
+            async with self._reach(_LOOK_WAITS_S) as monitor:
+                self._allow(monitor)
+                if self._may_write:
+                    self._hold.lock()
+                life, run_state = self._life, await self._ask(monitor, now_ns)
+            assert life is not None
+            await life.around.look(life.pid, life.boot_bytes, self._threads)
+            await self._measure(life)
+            self._problem = self._problem or self._conduct.sentence(monitor.client.unasked) or None
+            # A reset in the middle of a look makes its figures the former guest's.
+            self._take_events(monitor, life)
+            self._pause_s = 0.0
+            self._last_state = run_state
+            return self._facts(life, run_state, now_ns)
+        except TakenError as error:
+            is_known = before is not None and self._access.is_recent(self._period_s)
+            if before is not None and self._life is not None and is_known:
+                self._last_state = before
+                return await self._as_before(self._life, before, now_ns)
+            await self._lose(error)
         except QmpCommandError as error:
-            if (
-                self._monitor is not None and self._life is not None
-            ):  # an answer: it is there, and asked again
+            if self._replies and self._life is not None:  # an answer: it is there, and asked again
                 self._problem = f"its monitor {self.path} rejects what every VM is asked: {error.desc}"
                 return self._facts(self._life, SILENT, now_ns)
             await self._lose(error)
@@ -254,21 +291,40 @@ class VmConnection:
             await self._lose(error)
         return self._from_outside(now_ns)
 
+    @contextlib.asynccontextmanager
+    async def _reach(self, patience_s: float) -> AsyncIterator[Monitor]:
+        """Be connected to its monitor; afterwards no longer, if it is borrowed."""
+        async with self._access.turn(patience_s):
+            try:
+                monitor = self._monitor or await self._connect()
+                yield monitor
+            finally:
+                if not self._access.stays:
+                    await self._hang_up()
+
+    async def _as_before(self, life: Life, run_state: str, now_ns: int) -> VmFacts:
+        """Return what was found last, with what the host measures now."""
+        await self._measure(life)
+        return self._facts(life, run_state, now_ns)
+
     async def _connect(self) -> Monitor:
         self._hold.look()
-        client = await QmpClient.connect(self.path, events=_EVENTS)
+        client = await self._access.connect(EVENTS)
         client.when["RESET"] = self._reset
         monitor = self._monitor = Monitor(client, may_write=False, timeout_s=COMMAND_TIMEOUT_S)
         self._allow(monitor)
-        self._quiet = None if monitor.is_ours else QuietMoment(self.name)
+        self._quiet = None if monitor.is_ours else self._quiet or QuietMoment(self.name)
         if self._quiet is not None:
             client.when[STATUS_EVENT] = self._quiet.saw_report
         self._conduct = Conduct()
         self._dropped = 0
         self._begin_life(client.peer.pid)
-        self._hold.saw_uuid(await _uuid(monitor))
-        if self._life is not None and self._life.looks:
+        self._hold.saw_uuid(await read_uuid(monitor))
+        if self._life is not None and self._life.looks and not self._access.is_recent(self._period_s):
             self._life.was_deaf()  # events were missed while disconnected, perhaps a RESET
+        if self._life is not None and not self._access.stays:
+            self._life.jobs.changed()  # likewise
+        self._has_replied = True
         return monitor
 
     def _begin_life(self, pid: int) -> None:
@@ -288,14 +344,7 @@ class VmConnection:
                 process.close()
             raise
         self._lives += 1
-        incarnation = process.incarnation if process is not None else f"connection {self._lives}"
-        meter = ResidentMeter(process) if process is not None else None
-        owner = owner_of(process.pid) if process is not None else None
-        self._life = Life(process, incarnation, meter, owner)
-        if meter is None:
-            self._life.resident = Resident(
-                None, "unknown (its process cannot be found yet, or is in another pid namespace)"
-            )
+        self._life = begin_life(process, self._lives)
 
     def _end_life(self) -> None:
         if self._life is not None and self._life.process is not None:
@@ -303,40 +352,35 @@ class VmConnection:
         self._life = None
         self._hold.release()
 
-    async def _ask(self, monitor: Monitor, now_ns: int) -> VmFacts:
-        """Send all queries of one look and return the facts."""
+    async def _ask(self, monitor: Monitor, now_ns: int) -> str:
+        """Send all queries of one look; return its run state."""
         life = self._life
         assert life is not None
         self._take_events(monitor, life)
         run_state = await read_run_state(monitor, life.jobs, life.looks)
-        life.lock = await read_lock(life.proxmox, self._threads)
+        if not life.looks:
+            life.lock = await read_lock(life.proxmox, self._threads)
         monitor.may_write = self._may_change and may_send(run_state, life.lock)
-        await self._look_at_memory(monitor, life)
-        await life.around.look(monitor, life.pid, life.boot_bytes, life.looks, self._threads)
+        await life.look_at_memory(monitor)
+        await life.around.ask(monitor, life.looks)
         life.looks += 1
         held = self._may_write and not monitor.may_write
         self._problem = await look_at_balloon(
             monitor, life, now_ns, period_s=self._period_s, released=self.is_released, held=held
         )
-        await self._measure(life)
-        self._problem = self._problem or self._conduct.sentence(monitor.client.unasked) or None
-        # A reset in the middle of a look makes its figures the former guest's.
-        self._take_events(monitor, life)
-        self._pause_s = 0.0
-        self._last_state = run_state
-        return self._facts(life, run_state, now_ns)
+        return run_state
 
-    async def _glance_at_it(
-        self, monitor: Monitor, run_state: str, now_ns: int, *, ask: bool
-    ) -> VmFacts | None:
+    async def _glance_at_it(self, run_state: str, now_ns: int, *, ask: bool) -> VmFacts | None:
         """Read size and report once; None if there are none or the VM's life has ended meanwhile."""
         life = self._life
         if life is None or life.device is None or life.memory is None:
             return None
         try:
-            self._take_events(monitor, life)
-            if not await glance_at_balloon(monitor, life, now_ns, ask=ask and not self.is_released):
-                return None
+            async with self._reach(0.0) as monitor:
+                self._take_events(monitor, life)
+                may_ask = ask and not self.is_released
+                if life is not self._life or not await glance_at_balloon(monitor, life, now_ns, ask=may_ask):
+                    return None
         except (DynmemError, OSError, TimeoutError):
             return None
         except Exception:  # as with a look
@@ -349,27 +393,9 @@ class VmConnection:
         self._take_events(monitor, life)
         return self._facts(life, run_state, now_ns) if life is self._life else None
 
-    @staticmethod
-    async def _look_at_memory(monitor: Monitor, life: Life) -> None:
-        """Read its memory: seldom, except where it can grow."""
-        if life.base_bytes is None:
-            life.base_bytes = await read_base(monitor)
-        memory = life.memory
-        if memory is None or memory.limit_bytes > memory.boot_bytes or life.looks >= life.next_memory:
-            life.next_memory = life.looks + _LOOK_AT_MEMORY_EVERY
-            life.memory = await read_memory(monitor, life.base_bytes)
-
     def _take_events(self, monitor: Monitor, life: Life) -> None:
         """Count the events since the last look."""
-        for event in monitor.client.take_events():
-            if event.name == "RESET":
-                life.was_reset(event.at_us)
-            elif event.name == BALLOON_EVENT:
-                life.balloon_changed(event.at_us)
-            elif event.name == STATUS_EVENT:
-                life.guest_reported(event.at_us)
-            else:
-                life.jobs.changed()
+        life.saw_events(monitor.client.take_events())
         if monitor.client.events_dropped != self._dropped:
             self._dropped = monitor.client.events_dropped
             life.deaf = True  # a RESET may be among them
@@ -407,7 +433,7 @@ class VmConnection:
         """Begin the life of a VM that does not reply: its memory counts."""
         try:
             self._hold.look()
-            self._begin_life(listener(self.path))
+            self._begin_life(self._access.listener())
         except RefusedError as error:
             self._problem = f"it {error}"
 
@@ -423,36 +449,13 @@ class VmConnection:
                 return f"it {error}"
         return self._problem or f"its monitor {self.path} does not reply{self._hint()}"
 
+    def _facts(self, life: Life, run_state: str, now_ns: int) -> VmFacts:
+        needs_stop = self._quiet is not None and life.is_hv_balloon
+        return life.facts(self.name, run_state, now_ns, self._problem, needs_stop=needs_stop)
+
     def _is_gone(self, life: Life) -> bool:
         """Return whether its process has ended or, if no process is known, its socket is dead."""
         return life.process.gone() if life.process is not None else self._nobody_listens
-
-    def _facts(self, life: Life, run_state: str, now_ns: int) -> VmFacts:
-        return VmFacts(
-            name=self.name,
-            incarnation=life.incarnation,
-            run_state=run_state,
-            device=life.device.kind if life.device is not None else None,
-            boot_bytes=life.memory.boot_bytes if life.memory is not None else None,
-            limit_bytes=life.memory.limit_bytes if life.memory is not None else None,
-            added_bytes=life.memory.added_bytes if life.memory is not None else None,
-            actual_bytes=life.actual_bytes,
-            is_actual_former=life.is_actual_former,
-            resident_bytes=life.resident.bytes_held,
-            resident_source=life.resident.source,
-            resident_overhead_bytes=life.resident.overhead_bytes,
-            huge_bytes=life.resident.huge_bytes,
-            demand=life.tracker.demand(now_ns) if life.tracker is not None else None,
-            report_interval_ns=life.statistics.interval_ns if life.statistics is not None else 0,
-            deflates_on_oom=life.properties.deflates_on_oom if life.properties is not None else None,
-            reports_free_pages=life.properties.reports_free_pages if life.properties is not None else None,
-            needs_stop=self._quiet is not None and life.is_hv_balloon,
-            resets=life.resets,
-            owner=life.owner,
-            lock=life.lock,
-            pinned=life.around.found.pinned,
-            problem=self._problem,
-        )
 
     # -- losing it ------------------------------------------------------------------------------------------
 
@@ -462,13 +465,17 @@ class VmConnection:
         if conduct := self._monitor and self._conduct.sentence(self._monitor.client.unasked):
             self._problem = f"{conduct}; {self._problem}"
         await self._hang_up()
-        self._pause_s = min(max(2 * self._pause_s, self._period_s), RECONNECT_PAUSE_S_MAX)
+        self._has_replied = False
         self._nobody_listens = isinstance(error, NotListeningError)
+        if isinstance(error, TakenError):
+            return  # nothing was tried
+        self._pause_s = min(max(2 * self._pause_s, self._period_s), RECONNECT_PAUSE_S_MAX)
         # A dead socket costs one failed connect: try each period, so that a new VM is seen at once.
         self._not_before = time.monotonic() + (0.0 if self._nobody_listens else self._pause_s)
 
     def _sentence(self, error: BaseException) -> str:
-        return trouble(error, self.path, has_replied=self._monitor is not None) + self._hint()
+        said = str(error) if isinstance(error, TakenError) else ""
+        return (said or trouble(error, self.path, has_replied=self._replies)) + self._hint()
 
     def _hint(self) -> str:
         """Return what the state of the process says about its silence."""
@@ -480,12 +487,3 @@ class VmConnection:
         if self._monitor is not None:
             monitor, self._monitor = self._monitor, None
             await monitor.client.close()
-
-
-async def _uuid(monitor: Monitor) -> object:
-    """Return what a monitor reports as its VM's UUID; None if it reports none."""
-    try:
-        reply = await monitor.query("query-uuid")
-    except QmpCommandError:
-        return None
-    return reply.get("UUID") if isinstance(reply, dict) else None

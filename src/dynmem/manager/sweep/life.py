@@ -4,20 +4,29 @@ QEMU keeps the size of a virtio-balloon over a reset: `query-balloon` returns wh
 the next one's driver writes a size of its own, and until then that guest has all of its memory.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
 from dynmem.discovery.proxmox import ProxmoxLock
-from dynmem.manager.step.facts import HV_BALLOON, VIRTIO_BALLOON, Owner
-from dynmem.manager.sweep.demand import DemandTracker, Device, Report
+from dynmem.manager.step.facts import HV_BALLOON, VIRTIO_BALLOON, Owner, VmFacts
+from dynmem.manager.sweep.demand import BALLOON_EVENT, STATUS_EVENT, DemandTracker, Device, Report
+from dynmem.manager.sweep.monitor import Monitor
+from dynmem.manager.sweep.owner import owner_of
 from dynmem.manager.sweep.process import Process
 from dynmem.manager.sweep.properties import Properties
 from dynmem.manager.sweep.resident import Resident, ResidentMeter
-from dynmem.manager.sweep.run_state import Jobs
-from dynmem.manager.sweep.sizes import Grown, VmMemory
+from dynmem.manager.sweep.run_state import JOB_EVENT, Jobs
+from dynmem.manager.sweep.sizes import Grown, VmMemory, read_base, read_memory
 from dynmem.manager.sweep.statistics import Statistics
 from dynmem.manager.sweep.surroundings import Surroundings
+from dynmem.qmp.client import QmpEvent
 
+#: The events that are looked at; others are dropped as they come.
+EVENTS: Final = frozenset({"RESET", BALLOON_EVENT, STATUS_EVENT, JOB_EVENT})
+
+# Looks between two checks for new DIMMs, of a VM that cannot grow otherwise.
+_LOOK_AT_MEMORY_EVERY: Final = 10
 # How long a VMM holds an event back at most, with time to spare.
 _HELD_BACK_US: Final = 3_000_000
 
@@ -119,6 +128,27 @@ class Life:
         assert self.memory is not None
         return max(self.actual_bytes, self.memory.boot_bytes) if self.is_actual_former else self.actual_bytes
 
+    async def look_at_memory(self, monitor: Monitor) -> None:
+        """Read its memory: seldom, except where it can grow. Raises as `read_memory`."""
+        if self.base_bytes is None:
+            self.base_bytes = await read_base(monitor)
+        memory = self.memory
+        if memory is None or memory.limit_bytes > memory.boot_bytes or self.looks >= self.next_memory:
+            self.next_memory = self.looks + _LOOK_AT_MEMORY_EVERY
+            self.memory = await read_memory(monitor, self.base_bytes)
+
+    def saw_events(self, events: Iterable[QmpEvent]) -> None:
+        """Take in what its VMM sent unasked."""
+        for event in events:
+            if event.name == "RESET":
+                self.was_reset(event.at_us)
+            elif event.name == BALLOON_EVENT:
+                self.balloon_changed(event.at_us)
+            elif event.name == STATUS_EVENT:
+                self.guest_reported(event.at_us)
+            else:
+                self.jobs.changed()
+
     def was_reset(self, at_us: int = 0) -> None:
         """Forget what the guest before a reset had and said; *at_us* is when the reset was."""
         self.resets += 1
@@ -178,3 +208,42 @@ class Life:
         if actual_bytes != self.first_actual_bytes:
             self.is_actual_former = False
         self.actual_bytes = actual_bytes
+
+    def facts(
+        self, name: str, run_state: str, now_ns: int, problem: str | None, *, needs_stop: bool
+    ) -> VmFacts:
+        """Return what is known of it at a moment."""
+        memory, properties, statistics = self.memory, self.properties, self.statistics
+        return VmFacts(
+            name=name,
+            incarnation=self.incarnation,
+            run_state=run_state,
+            device=self.device.kind if self.device is not None else None,
+            boot_bytes=memory.boot_bytes if memory is not None else None,
+            limit_bytes=memory.limit_bytes if memory is not None else None,
+            added_bytes=memory.added_bytes if memory is not None else None,
+            actual_bytes=self.actual_bytes,
+            is_actual_former=self.is_actual_former,
+            resident_bytes=self.resident.bytes_held,
+            resident_source=self.resident.source,
+            resident_overhead_bytes=self.resident.overhead_bytes,
+            huge_bytes=self.resident.huge_bytes,
+            demand=self.tracker.demand(now_ns) if self.tracker is not None else None,
+            report_interval_ns=statistics.interval_ns if statistics is not None else 0,
+            deflates_on_oom=properties.deflates_on_oom if properties is not None else None,
+            reports_free_pages=properties.reports_free_pages if properties is not None else None,
+            needs_stop=needs_stop,
+            resets=self.resets,
+            owner=self.owner,
+            lock=self.lock,
+            pinned=self.around.found.pinned,
+            problem=problem,
+        )
+
+
+def begin_life(process: Process | None, number: int) -> Life:
+    """Return what is known at the beginning of the *number*th life; None: its process cannot be seen."""
+    if process is not None:
+        return Life(process, process.incarnation, ResidentMeter(process), owner_of(process.pid))
+    unknown = Resident(None, "unknown (its process cannot be found yet, or is in another pid namespace)")
+    return Life(None, f"connection {number}", None, None, resident=unknown)

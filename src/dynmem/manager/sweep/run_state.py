@@ -107,3 +107,12 @@ async def _is_moving(monitor: Monitor) -> bool:
     except QmpCommandError:
         return False  # dynmem vm does not migrate; QEMU before its machine exists may say so, too
     return migration.get("status") in _MOVING
+
+
+async def read_uuid(monitor: Monitor) -> object:
+    """Return what a monitor reports as its VM's UUID; None if it reports none."""
+    try:
+        reply = await monitor.query("query-uuid")
+    except QmpCommandError:
+        return None
+    return reply.get("UUID") if isinstance(reply, dict) else None

@@ -37,17 +37,25 @@ class Surroundings:
     def __init__(self) -> None:
         self.found: Found = Found()
         self._next = 0
+        self._devices: tuple[str, ...] | None = None
 
-    async def look(self, monitor: Monitor, pid: int, size: int, number: int, threads: Measuring) -> None:
-        """Look around the VM at look *number*, if it is time to.
+    async def ask(self, monitor: Monitor, number: int) -> None:
+        """Ask for the VM's devices at look *number*, if it is time to.
 
-        *pid* is its process (0: it cannot be seen), *size* what it booted with. Raises as
-        QmpClient.execute, but not QmpCommandError.
+        Raises as QmpClient.execute, but not QmpCommandError.
         """
         if number >= self._next:
-            devices = await _device_types(monitor)
-            self.found = await threads.run(partial(_around, pid, devices, size))
+            self._devices = await _device_types(monitor)
             self._next = number + _LOOK_EVERY
+
+    async def look(self, pid: int, size: int, threads: Measuring) -> None:
+        """Look around the VM after its devices were asked for; for that its monitor need not be connected.
+
+        *pid* is its process (0: it cannot be seen), *size* what it booted with.
+        """
+        devices, self._devices = self._devices, None
+        if devices is not None:
+            self.found = await threads.run(partial(_around, pid, devices, size))
 
 
 async def read_lock(proxmox: ProxmoxLock | None, threads: Measuring) -> str:

@@ -1,0 +1,142 @@
+"""A monitor that another program owns: visited for a moment, when nobody is connected.
+
+QEMU serves one client for each monitor. Whoever connects beside it waits in a queue of one or two places,
+which the owner then waits behind, and a place is kept even after its client has left. Proxmox connects for
+each batch of commands, and gives up after 3 to 5 s. So
+
+    nobody is connected    by the kernel's list of sockets, read just before
+    --> connect            no greeting within 50 ms: leave, and stay away for longer each time
+    --> ask, leave         100 ms after connecting at the latest
+    --> stay away          half a second, whatever wants to know more; only a command goes sooner
+
+Between two visits nobody listens: a RESET is missed, and shows by what the guest reports next (`life`).
+"""
+
+import asyncio
+import math
+import os
+import time
+from collections.abc import AsyncIterator, Callable, Container
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Final
+
+from dynmem.discovery.processes import holder_of_socket
+from dynmem.discovery.unix_sockets import UnixSockets, unix_sockets
+from dynmem.errors import DeadlineError
+from dynmem.qmp.client import QmpClient
+from dynmem.qmp.errors import BusyError
+
+VISIT_S: Final = 0.1
+GREETING_S: Final = 0.05
+# From one visit to the next, commands apart.
+VISIT_EVERY_S: Final = 0.5
+# Visits that one manager makes at a time: more of them would take the time from each other.
+AT_ONCE: Final = 8
+# Between two looks at a monitor that another program is using.
+_POLL_S: Final = 0.02
+# While its owner uses a monitor for no longer than this, or this many periods, what was seen last counts.
+RECENT_S: Final = 3.0
+RECENT_PERIODS: Final = 3
+
+
+class TakenError(BusyError):
+    """Another program uses the monitor just now: it was left alone."""
+
+
+class Visits:
+    """What the visits of one manager share: their number at a time, and the kernel's list of sockets."""
+
+    def __init__(self, read: Callable[[], UnixSockets] = unix_sockets) -> None:
+        self.gate: Final = asyncio.Semaphore(AT_ONCE)
+        self._read = read
+        self._reading: asyncio.Task[None] | None = None
+        self._read_s = -math.inf
+        self._taken: dict[str, list[str]] = {}
+
+    async def is_taken(self, path: Path) -> bool:
+        """Return whether somebody is connected to the monitor at *path*, or waits there."""
+        asked_s = time.monotonic()
+        while self._read_s < asked_s:  # whoever asks meanwhile shares the reading that begins after that
+            if self._reading is None or self._reading.done():
+                self._reading = asyncio.create_task(self._look())
+            await asyncio.shield(self._reading)
+        return any(_is_same(taken, path) for taken in self._taken.get(path.name, ()))
+
+    async def _look(self) -> None:
+        """Read the list, in a thread: on a host with very many sockets that takes a while."""
+        began_s = time.monotonic()
+        taken: dict[str, list[str]] = {}
+        for each in (await asyncio.to_thread(self._read)).taken:
+            taken.setdefault(each.rpartition("/")[2], []).append(each)
+        self._read_s, self._taken = began_s, taken
+
+
+def _is_same(taken: str, path: Path) -> bool:
+    """Return whether a listed path leads to the socket at *path*; one that is not absolute could."""
+    return (
+        not taken.startswith("/") or taken == str(path) or os.path.realpath(taken) == os.path.realpath(path)
+    )
+
+
+class Borrowed:
+    """A monitor of another program."""
+
+    stays: Final = False
+
+    def __init__(self, path: Path, visits: Visits) -> None:
+        self._path = path
+        self._visits = visits
+        self._alone = asyncio.Lock()
+        self._entered_s = self._left_s = -math.inf
+
+    @property
+    def is_due(self) -> bool:
+        """Whether the last visit is long enough past for another one."""
+        return time.monotonic() - self._entered_s >= VISIT_EVERY_S
+
+    def is_recent(self, period_s: float) -> bool:
+        """Return whether the last visit is so short a time past that what it found still counts."""
+        return time.monotonic() - self._left_s <= max(RECENT_S, RECENT_PERIODS * period_s)
+
+    @asynccontextmanager
+    async def turn(self, patience_s: float) -> AsyncIterator[None]:
+        """Visit the monitor once nobody else uses it.
+
+        TakenError if another program has used it for *patience_s*, and DeadlineError if it took too long: the
+        visit is over then.
+        """
+        async with self._alone:
+            await self._wait(patience_s)
+            async with self._visits.gate:
+                await self._wait(0.0)
+                self._entered_s = time.monotonic()
+                try:
+                    async with asyncio.timeout(VISIT_S):
+                        yield
+                except TimeoutError:
+                    raise DeadlineError(
+                        f"{self._path}: left after {VISIT_S * 1000:.0f} ms, with a part of what was asked"
+                    ) from None
+                self._left_s = time.monotonic()
+
+    async def connect(self, events: Container[str]) -> QmpClient:
+        """Connect, within a turn. BusyError if there is no greeting at once."""
+        return await QmpClient.connect(self._path, greeting_timeout_s=GREETING_S, events=events)
+
+    def listener(self) -> int:
+        """Return the process that listens, without connecting; 0: not known."""
+        for inode, path in unix_sockets().paths.items():
+            if path.rpartition("/")[2] == self._path.name and _is_same(path, self._path):
+                return holder_of_socket(inode)
+        return 0
+
+    async def _wait(self, patience_s: float) -> None:
+        until_s = time.monotonic() + patience_s
+        while await self._visits.is_taken(self._path):
+            if time.monotonic() >= until_s:
+                raise TakenError(
+                    f"another program uses its monitor {self._path} just now, or the VM hangs: dynmem waits;"
+                    " if it stays connected, give dynmem a monitor of its own (docs/proxmox.md)"
+                )
+            await asyncio.sleep(_POLL_S)
