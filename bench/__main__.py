@@ -17,6 +17,7 @@ BENCHMARKS: Final = {  # name -> what it answers
     "codec": "every dynamic memory message beside construct and dissect.cstruct; a whole handshake",
     "demo": "how soon dynmem demo shows a VM",
     "gmm": "pages allocated and freed in the books beside free lists in C; what the books occupy",
+    "history": "a month of the history of 1000 VMs in bytes, and what it costs of a processor",
     "kvm": "what an exit of a guest on KVM costs, beside a doorbell and beside a thread that computes",
     "manager": "what an idle manager costs per VM and second",
     "page_set": "the set of given-up pages beside a balanced tree of ranges in C: time, memory, giving back",

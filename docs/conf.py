@@ -64,6 +64,7 @@ docs/duplicates
 docs/status
 docs/metrics
 docs/service
+docs/history
 docs/honesty
 docs/kvm
 docs/windows

@@ -250,6 +250,25 @@ JOURNAL_BYTES_MAX: Final = 1 << 28
 # Kept on the disk for it: some thousand actions.
 JOURNAL_ROOM_BYTES: Final = 1 << 20
 
+# -- history: what the manager keeps of the past --
+
+# A thousand VMs for a month (docs/history.md); beyond that it thins sooner.
+HISTORY_BYTES_MAX: Final = 1 << 30
+# The part of it for events.
+HISTORY_EVENTS_PART: Final = 4
+# Left to the journal, and to whoever else writes to that disk: below this, history makes itself smaller.
+HISTORY_DISK_FREE_BYTES: Final = 256 << 20
+# Of one VM over an hour of sweeps, ten a second, decompressed.
+HISTORY_BLOCK_BYTES_MAX: Final = 16 << 20
+# Sweeps that wait for a disk that is slow or full: then the oldest are given up.
+HISTORY_WAITING_MAX: Final = 240
+# Events that wait likewise: a thousand VMs that all move twice.
+HISTORY_EVENTS_WAITING_MAX: Final = 2000
+# Characters of a sentence.
+HISTORY_TEXT_MAX: Final = 500
+# Files that are no history and were set aside.
+HISTORY_SET_ASIDE_MAX: Final = 9
+
 # -- chunks: callers of the Global Memory Manager in other processes --
 
 # One request, and one reply: 8000 page descriptors. It fits the buffer that the kernel gives a socket.

@@ -45,6 +45,7 @@ class Acts:
         self._unrecorded: dict[str, Intent] = {}  # the last growth of each VM that was sent without a record
         self._late: set[asyncio.Task[str] | asyncio.Task[None]] = set()
         self._left_open: Rows = []
+        self._refused: dict[str, str] = {}
 
     async def act(self, connections: Connections, commands: Sequence[SetBalloon]) -> Rows:
         """Record, send and report; return the actions whose outcome could not be recorded.
@@ -69,6 +70,11 @@ class Acts:
             if not row[2].done():
                 self._keep(asyncio.create_task(self._conclude([row])))
         return self._take_open()
+
+    def take_refused(self) -> dict[str, str]:
+        """Return the VMs whose last command was refused since this was called last, and why."""
+        refused, self._refused = self._refused, {}
+        return refused
 
     async def finish(self) -> None:
         """Wait for the replies that are late; none is later than a monitor's time for one command."""
@@ -142,6 +148,7 @@ class Acts:
                     self._manager.was_sent(command.vm)
                 self._totals.ended("unknown")
                 return f"{UNKNOWN}: {error}"  # it may have arrived, so it counts as sent
+            self._refused[command.vm] = str(error)
             if command.vm in late:
                 self._manager.refused_late(command.vm, command.target_bytes, before)
             else:

@@ -15,10 +15,14 @@ from contextlib import ExitStack
 from functools import partial
 from typing import Final
 
+import msgspec
+
 from dynmem import __version__
-from dynmem.errors import ExitCode, RemoteProtocolError
+from dynmem.errors import ExitCode, RefusedError, RemoteProtocolError
+from dynmem.history.recorder import Recorder
 from dynmem.limits import MANAGER_DESCRIPTORS, MANAGER_DESCRIPTORS_PER_VM
 from dynmem.manager.acts import Acts
+from dynmem.manager.api.messages import Reply, Request, StatusRequest
 from dynmem.manager.api.scrapes import MetricsServer
 from dynmem.manager.api.server import ApiServer
 from dynmem.manager.api.service import Service
@@ -82,6 +86,7 @@ class Daemon:
         self._measuring = Measuring()
         self._visits = Visits()
         self._last_resort = LastResort(report)
+        self._history = Recorder(config.state, report)
         self._connections = {vm.name: self._connection(vm.name) for vm in config.vms}
         self._facts: dict[str, VmFacts] = {}
         self._stop = asyncio.Event()
@@ -134,9 +139,11 @@ class Daemon:
                 self._reload_soon()
             writer = JournalWriter(journal, self._report)
             service = Service(self._watch, self._manager, writer, self._next_sweep, self._totals)
-            api = ApiServer(config.socket, service.handle)
+            api = ApiServer(config.socket, partial(self._handle, service))
             await api.start()
-            self._report(self._greeting())
+            greeting = self._greeting()
+            self._report(greeting)
+            self._history.happened("started", greeting)
             metrics = MetricsServer(service.status, render, CONTENT_TYPE, self._report)
             await metrics.listen(config.metrics)
             self._supervised.ready()
@@ -157,9 +164,26 @@ class Daemon:
                 await asyncio.gather(*(each.close() for each in self._connections.values()))
                 await acts.finish()
                 await writer.finish()
+                farewell = self._farewell()
+                self._history.happened("stopped", farewell)
+                await self._history.finish()
                 alive.cancel()
-        self._report(self._farewell())
+        self._report(farewell)
         return ExitCode.INTERRUPTED if self._stopped_by == signal.SIGINT else ExitCode.OK
+
+    async def _handle(self, service: Service, request: Request) -> Reply:
+        """Carry out a client's request; what was asked for, and refused, is part of the history."""
+        try:
+            reply = await service.handle(request)
+        except RefusedError as error:
+            self._history.happened("refused", str(error))
+            raise
+        if not isinstance(request, StatusRequest):
+            asked = msgspec.json.encode(request).decode()
+            self._history.happened(
+                "request", asked, getattr(request, "vm", None) or getattr(request, "name", None)
+            )
+        return reply
 
     def _stop_by(self, number: signal.Signals) -> None:
         self._stopped_by = number
@@ -183,6 +207,7 @@ class Daemon:
         before = self._config.ways
         for line in await self._watch.read_again():
             self._report(line)
+            self._history.happened("reload", line)
         config = self._config
         self._manager.configure(config.settings, config.vms)
         dropped = [name for name, way in before.items() if config.ways.get(name) != way]
@@ -318,6 +343,8 @@ class Daemon:
             self._last_resort.run(result.interrupt)
         unfinished.add(await acts.act(self._connections, result.commands))
         self._totals.decided(time.monotonic_ns() - facts.now_ns)
+        if facts.looked is None or result.commands:
+            self._history.stepped(self._manager.sample(), acts.take_refused())
         lane.stepped(facts, result)
         self._supervised.stepped(self._config.settings, facts, result)
         return result

@@ -31,6 +31,7 @@ from dynmem.manager.step.results import Reservation, ReservationState, StepResul
 from dynmem.manager.step.room import Taken, holders_of, room_for, taken_by_fixed, taken_by_movable
 from dynmem.manager.step.roster import Arrivals, Roster
 from dynmem.manager.step.safeguards import ALL_ON, Safeguards
+from dynmem.manager.step.sample import Sample, sample_of
 from dynmem.manager.step.shortage import lacking, shortage_lines
 from dynmem.manager.step.stalls import apply, forgive, stall_of
 from dynmem.manager.step.standing import Moment, above, standing_of
@@ -88,11 +89,13 @@ class Manager:
         ready = 0
         if self.safeguards.ready:
             ready = self._ready.kept(movable, room - reserved, self.settings.ready_bytes, survey.now_ns)
-        result = plan(Snapshot(room - reserved, views, holders, ready))
+        snapshot = Snapshot(room - reserved, views, holders, ready)
+        result = plan(snapshot)
         out = lack = lacking(movable, result, survey.barred)
         if lack:
             views = views_of(movable, survey, self.safeguards, lack[0][0].config.priority)
-            result = plan(Snapshot(room - reserved, views, holders, ready))
+            snapshot = msgspec.structs.replace(snapshot, vms=views)
+            result = plan(snapshot)
             out = lacking(movable, result, survey.barred)
         held = {each.name for each in self._roster if each.name in self._pauses or is_held(each.facts)}
         interrupt = self._last_resort.decide(out, self._roster, self.claims, survey.now_ns, held)
@@ -102,7 +105,7 @@ class Manager:
         waiting = self._waiting(candidates, survey)
         self._shortage = waiting or any(each.decision.short_pages for each in candidates)
         self._outcomes.chose(changes, survey.now_ns)
-        seen = Seen(survey, free, result, changes, ready, waiting, self._outcomes.last)
+        seen = Seen(survey, free, snapshot, result, changes, ready, waiting, self._outcomes.last)
         self._announcements.see(self._roster)
         lines += self._announcements.lines(changes, self.settings.mode, self._chatter, survey.now_ns)
         lines += emergency_lines(self._seen, seen)
@@ -257,6 +260,13 @@ class Manager:
 
     def status(self) -> StatusView:
         """Return everything that can be asked about the last step."""
+        return self._reader().read()
+
+    def sample(self) -> Sample | None:
+        """Return what a history keeps of the last step; None before the first."""
+        return sample_of(self._reader())
+
+    def _reader(self) -> StatusReader:
         return StatusReader(
             self.settings,
             self._roster,
@@ -266,7 +276,7 @@ class Manager:
             self._pauses,
             self._seen,
             self._outcomes.sent,
-        ).read()
+        )
 
     def _take_in(self, facts: Facts) -> list[str]:
         """Take in one sweep: roster, books, reservations that ended; return a line for each event."""

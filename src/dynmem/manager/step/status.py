@@ -28,7 +28,7 @@ from dynmem.manager.step.view import (
     VmBooksView,
     VmView,
 )
-from dynmem.policy import Decision, Plan
+from dynmem.policy import Decision, Plan, Snapshot
 from dynmem.units import PAGE_SIZE, format_pages
 
 NOT_LOOKED_AT = "no sweep has looked at it yet"
@@ -49,6 +49,7 @@ class Seen(msgspec.Struct, frozen=True):
     Attributes:
         survey: What was known before it.
         free: What was measured free beside reservations.
+        snapshot: What the plan was made from.
         plan: The division of the host.
         changes: What it changed.
         ready: What is kept ready. Pages.
@@ -58,6 +59,7 @@ class Seen(msgspec.Struct, frozen=True):
 
     survey: Survey
     free: MeasuredFree
+    snapshot: Snapshot
     plan: Plan
     changes: tuple[Change, ...]
     ready: int

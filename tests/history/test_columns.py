@@ -1,0 +1,70 @@
+"""Columns of numbers and texts: what was packed comes out again, and nothing else does."""
+
+import contextlib
+import zlib
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dynmem.history.block import Block, decode, encode
+from dynmem.history.columns import MalformedError, Reader, pack, pack_texts, unpack, unpack_texts
+
+NUMBERS = st.one_of(
+    st.integers(-3, 3), st.integers(0, 1 << 20).map(lambda n: n << 12), st.integers(-(1 << 80), 1 << 80)
+)
+COLUMNS = st.lists(st.one_of(st.none(), NUMBERS), min_size=1, max_size=40)
+
+
+@given(COLUMNS)
+def test_a_column_comes_out_as_it_was(column: list[int | None]) -> None:
+    reader = Reader(pack(column))
+    assert unpack(reader, len(column)) == column
+    assert reader.is_at_end
+
+
+@given(st.lists(st.sampled_from(["", "movable", "why\0not", "\udcff"]), min_size=1, max_size=40))
+def test_texts_come_out_as_they_were(texts: list[str]) -> None:
+    reader = Reader(pack_texts(texts))
+    assert unpack_texts(reader, len(texts)) == texts
+    assert reader.is_at_end
+
+
+def test_a_figure_that_stays_takes_the_same_few_bytes_however_long_it_stays() -> None:
+    assert len(pack([1 << 40] * 10)) == len(pack([1 << 40] * 10_000)) <= 8
+    assert pack([None] * 100) == b"\0"
+
+
+def test_sizes_in_whole_pages_that_move_a_little_take_a_byte_a_row() -> None:
+    column = [(1 << 30) + (at % 7) * 4096 for at in range(1000)]
+    assert len(pack(column)) < 1020
+
+
+@settings(max_examples=300)
+@given(st.binary(max_size=60), st.integers(1, 20))
+def test_whatever_stands_in_a_block_raises_one_named_error(data: bytes, rows: int) -> None:
+    for read in (
+        lambda: decode(data),
+        lambda: decode(zlib.compress(b"\1" + data)),
+        lambda: unpack(Reader(data), rows),
+        lambda: unpack_texts(Reader(data), rows),
+    ):
+        with contextlib.suppress(MalformedError):
+            read()
+
+
+@given(st.integers(0, 200), st.integers(1, 255))
+def test_a_block_with_a_byte_that_is_wrong_raises_one_named_error(at: int, change: int) -> None:
+    block = Block(3, {"actual_bytes": [1, None, 1 << 50], "at_ms": [5, 6, 7]}, {"reason": ["", "a", "b"]})
+    data = bytearray(encode(block))
+    assert decode(bytes(data)) == Block(
+        3, {"actual_bytes": [1, None, 1 << 50], "at_ms": [5, 6, 7]}, {"reason": ["", "a", "b"]}
+    )
+    data[at % len(data)] ^= change
+    with contextlib.suppress(MalformedError):
+        decode(bytes(data))
+
+
+def test_columns_of_a_later_version_are_left_out() -> None:
+    plain = zlib.decompress(encode(Block(2, {"actual_bytes": [1, 2]}, {})))
+    later = zlib.compress(plain + b"\xfe\x7f\1\4")  # a figure with a number that nobody knows yet
+    assert decode(later) == Block(2, {"actual_bytes": [1, 2]}, {})

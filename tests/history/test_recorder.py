@@ -1,0 +1,116 @@
+"""The recorder: steps come in at once, are written in a thread, and a disk that fails stops nothing."""
+
+import asyncio
+import sqlite3
+from pathlib import Path
+
+import pytest
+from tests.rigs.pasts import RecordedHost
+
+from dynmem.history import recorder as recording
+from dynmem.history.file import FILE_NAME
+from dynmem.history.past import Past
+from dynmem.history.recorder import ROWS, Recorder
+from dynmem.history.store import Store
+from dynmem.limits import HISTORY_WAITING_MAX
+
+
+def test_every_sweep_is_in_the_file_after_the_end_and_the_time_adds_up(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        recorder, recorded = Recorder(tmp_path, print), RecordedHost()
+        recorder.happened("started", "observe: 3 VMs")
+        for row in recorded.sweeps(2 * ROWS + 7):
+            recorder.stepped(row.sample, {})
+        await recorder.finish()
+        past = Past(tmp_path)
+        assert sum(len(piece.rows) for piece in past.pieces(0)) == 2 * ROWS + 7
+        assert sum(sum(piece.for_ds) for piece in past.pieces(0)) == (2 * ROWS + 6) * 10
+        kinds = [event.kind for event in past.events()]
+        assert kinds[0] == "started"
+        assert kinds.count("came") == 3
+
+    asyncio.run(scenario())
+
+
+def test_a_file_that_is_damaged_meanwhile_is_set_aside_and_named(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        lines: list[str] = []
+        recorder, recorded = Recorder(tmp_path, lines.append), RecordedHost()
+
+        async def some() -> None:
+            for row in recorded.sweeps(ROWS):
+                recorder.stepped(row.sample, {})
+            await recorder.written()
+
+        await some()
+        store = recorder._store
+        assert store is not None
+        store.db.execute("PRAGMA writable_schema=ON")
+        store.db.execute("UPDATE sqlite_schema SET rootpage = 9999 WHERE name = 'block'")
+        store.close()
+        recorder._store = None
+        await some()
+        await recorder.finish()
+        assert any("set aside as" in line for line in lines)
+        assert (tmp_path / f"{FILE_NAME}.aside-1").exists()
+        assert sum(len(piece.rows) for piece in Past(tmp_path).pieces(0)) == ROWS
+
+    asyncio.run(scenario())
+
+
+def test_what_waits_for_a_disk_is_bounded_and_what_was_given_up_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recording, "_PAUSE_S", 0.0)
+    is_broken = True
+    add = Store.add
+
+    def failing(self: Store, *what: object) -> None:
+        if is_broken:
+            raise sqlite3.OperationalError("disk I/O error")
+        add(self, *what)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Store, "add", failing)
+
+    async def scenario() -> None:
+        nonlocal is_broken
+        lines: list[str] = []
+        recorder, recorded = Recorder(tmp_path, lines.append), RecordedHost(1)
+        for row in recorded.sweeps(HISTORY_WAITING_MAX + 50, wandering=False):
+            recorder.stepped(row.sample, {})
+            await asyncio.sleep(0)
+        await recorder.written()
+        assert recorder.problem is not None
+        assert len(lines) == 1
+        assert "the VMs are served as ever" in lines[0]
+        is_broken = False
+        await recorder.finish()
+        past = Past(tmp_path)
+        assert sum(len(piece.rows) for piece in past.pieces(0)) == HISTORY_WAITING_MAX
+        lost = [event.text for event in past.events() if event.kind == "lost"]
+        assert lost == ["50 sweeps could not be written and are not in the history"]
+
+    asyncio.run(scenario())
+
+
+def test_a_folder_in_which_nothing_can_be_written_is_reported_once_and_the_end_comes(tmp_path: Path) -> None:
+    (tmp_path / FILE_NAME).mkdir()
+    for number in range(1, 10):
+        (tmp_path / f"{FILE_NAME}.aside-{number}").mkdir()
+
+    async def scenario() -> None:
+        lines: list[str] = []
+        recorder, recorded = Recorder(tmp_path, lines.append), RecordedHost(1)
+        for row in recorded.sweeps(3 * ROWS, wandering=False):
+            recorder.stepped(row.sample, {})
+            await asyncio.sleep(0)
+        await recorder.finish()
+        assert len(lines) == 1
+        assert "move them away" in lines[0]
+
+    asyncio.run(scenario())
+
+
+def test_the_file_is_its_users_alone(tmp_path: Path) -> None:
+    Store(tmp_path).close()
+    assert (tmp_path / FILE_NAME).stat().st_mode & 0o777 == 0o600
