@@ -34,6 +34,7 @@ GREETING: dict[str, str] = {
 
 SCHEMA: dict[str, str] = {  # what only QEMU's has
     "ACPI_DEVICE_OST": "a slot here is always one for a DIMM: no processor comes or goes",
+    "query-acpi-ospm-status": "a slot here is always one for a DIMM: no processor comes or goes",
     "GUEST_PANICKED": "a guest here reports its crash as on Hyper-V, and is never an s390x",
     "RESET": "there are no snapshots here, no window and no other subsystem that resets",
     "SHUTDOWN": "there are no snapshots here, no window and no other subsystem that resets",

@@ -9,6 +9,7 @@ import pytest
 from tests.rigs.fake_platform import BOOT, Scene
 from tests.rigs.scenes import plays, until
 
+from dynmem.qmp.errors import QmpCommandError
 from dynmem.qmp.types import read
 from dynmem.units import MIB
 from dynmem.vm.guest_crash import GuestCrash
@@ -240,6 +241,8 @@ async def test_what_a_guest_reports_of_a_dimm_by_acpi_is_passed_on_and_a_refusal
         assert len(reported) == 10
         refused = [data for name, data in declared(scene) if name == "DEVICE_UNPLUG_GUEST_ERROR"]
         assert refused == [{"device": "x", "path": "/machine/peripheral/x"}] * 2
+        with pytest.raises(QmpCommandError, match="command is not supported, missing ACPI device"):
+            await ask(scene.machine, "query-acpi-ospm-status")  # as the machine has no kernel
         assert scene.guest.calls.count("unplug") == 2
         assert scene.machine.faults.counts == {}
 

@@ -6,9 +6,9 @@ A guest with ACPI may also eject one by itself.
 Source of the status codes: ACPI specification 6.3.5 (_OST).
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import MappingProxyType
-from typing import Final
+from typing import Final, NamedTuple
 
 from dynmem.errors import DynmemError
 from dynmem.space.dimm import PcDimm, pre_plug_dimm
@@ -33,6 +33,29 @@ class NoSuchDeviceError(DeviceError):
 _EJECTIONS: Final = (0x3, 0x103)
 # Of an ejection: it has not worked, or is not possible, or something is in use. 0x84 is "in progress".
 _REFUSALS: Final = (0x1, 0x80, 0x81, 0x82, 0x83)
+
+
+class SlotStatus(NamedTuple):
+    """What a guest has last reported of a slot, by ACPI's _OST; zeros before it has.
+
+    Attributes:
+        slot: Its number.
+        identity: The id of the DIMM in it, if there is one and it has one.
+        source: Which event it is about.
+        status: What came of that.
+
+    """
+
+    slot: int
+    identity: str | None
+    source: int
+    status: int
+
+    def to_json(self) -> dict[str, object]:
+        """Return QEMU's ACPIOSTInfo."""
+        device = {} if self.identity is None else {"device": self.identity}
+        figures = {"source": self.source, "status": self.status}
+        return {**device, "slot": str(self.slot), "slot-type": "DIMM", **figures}
 
 
 class Dimms:
@@ -62,6 +85,7 @@ class Dimms:
         self._dimms: dict[str, PcDimm] = {}
         self._options: dict[str, DimmOptions] = {}
         self._attempts = 0  # to plug one without an id
+        self._reported: dict[int, tuple[int, int]] = {}  # by slot: source and status
         self._leaving: dict[int, str] = {}  # that the guest was asked to release, by address
         self.by_name: Final[Mapping[str, PcDimm]] = MappingProxyType(self._dimms)
 
@@ -140,13 +164,22 @@ class Dimms:
 
     def reported(self, slot: int, source: int, status: int) -> None:
         """Report what a guest says of a slot; if it does not release the DIMM there, that it does not."""
+        self._reported[slot] = source, status
+        self._events.slot_reported(self._status(slot).to_json())
         name = self._in_slot(slot)
-        identity = None if name is None else self._options[name].identity
-        self._events.slot_status(slot, identity, source, status)
         if name is None or source not in _EJECTIONS or status not in _REFUSALS:
             return
         if self._leaving.pop(self._dimms[name].get_addr(), None) is not None:
-            self._events.unplug_refused(self.path(name), identity)
+            self._events.unplug_refused(self.path(name), self._options[name].identity)
+
+    def statuses(self) -> Iterator[SlotStatus]:
+        """Yield what is known of each slot."""
+        return map(self._status, range(self._slots))
+
+    def _status(self, slot: int) -> SlotStatus:
+        name = self._in_slot(slot)
+        identity = None if name is None else self._options[name].identity
+        return SlotStatus(slot, identity, *self._reported.get(slot, (0, 0)))
 
     def _in_slot(self, slot: int) -> str | None:
         """Return the name of the DIMM in a slot."""

@@ -64,11 +64,9 @@ class Events:
         """Report that the guest does not release a device."""
         self._emit("DEVICE_UNPLUG_GUEST_ERROR", _device(path, identity))
 
-    def slot_status(self, slot: int, identity: str | None, source: int, status: int) -> None:
+    def slot_reported(self, status: Mapping[str, object]) -> None:
         """Report what a guest says by ACPI of a slot for DIMMs and of what is in it (QEMU qapi/acpi.json)."""
-        device = {} if identity is None else {"device": identity}
-        info = {"slot": str(slot), "slot-type": "DIMM", "source": source, "status": status}
-        self._emit("ACPI_DEVICE_OST", {"info": {**device, **info}})
+        self._emit("ACPI_DEVICE_OST", {"info": status})
 
     def memory_device_resized(self, identity: str, size: int) -> None:
         """Report the bytes of a memory device that the guest can use now."""

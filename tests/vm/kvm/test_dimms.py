@@ -62,6 +62,10 @@ def test_dimms_come_at_the_start_and_later_are_refused_and_ejected_and_stay_over
                 ("DEVICE_DELETED", {"device": "first", "path": path}),
                 ("ACPI_DEVICE_OST", status(None, 1, 0)),
             ]
+            assert await client.execute("query-acpi-ospm-status") == [
+                {"device": "second", "slot": "0", "slot-type": "DIMM", "source": 0, "status": 0},
+                status(None, 1, 0)["info"],
+            ]
             await client.execute("object-del", {"id": "a"})
             await client.execute("system_reset")
             await shows("=1.+0!1-1=0.")

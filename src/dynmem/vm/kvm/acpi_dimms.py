@@ -43,7 +43,7 @@ _SLOT, _FIRST, _BYTES, _NODE, _SOURCE, _STATUS = (
     aml.segment(name) for name in ("SLOT", "BASE", "SIZE", "NODE", "SRCE", "STAT")
 )
 _IS_THERE, _HAS_COME, _IS_TO_GO, _EJECT = (aml.segment(name) for name in ("HERE", "CAME", "GOES", "EJCT"))
-_LOCK: Final = "LOCK"
+_LOCK: Final = "DLCK"
 _ARGUMENT: Final = code.argument(0)
 _VALUE: Final = code.local(0)
 

@@ -186,8 +186,8 @@ class KvmGuest:
 
     async def serve(self, calls: GuestCalls) -> None:
         if self._life is not None:
-            await self._life.calls.serve(calls)
             await self._dimm_acts.serve(calls)
+            await self._life.calls.serve(calls)
 
     def deliver(self, message: OutgoingMessage) -> bool:
         return self._life is not None and self._life.partition.deliver(message)

@@ -35,6 +35,7 @@ def memory_commands(machine: Machine) -> dict[str, Command]:
         "qom-get": Command(handlers.qom_get, schema.QOM_GET, ANY),
         "qom-list": Command(handlers.qom_list, schema.QOM_PATH, schema.QOM_PROPERTIES),
         "qom-set": Command(handlers.qom_set, schema.QOM_SET),
+        "query-acpi-ospm-status": Command(handlers.query_slots, returns=schema.SLOT_STATUSES),
         "query-memdev": Command(handlers.query_memdev, returns=schema.MEMDEVS),
         "query-memory-devices": Command(handlers.query_memory_devices, returns=schema.MEMORY_DEVICES),
         "query-memory-size-summary": Command(handlers.query_memory_sizes, returns=schema.MEMORY_SIZES),
@@ -127,6 +128,11 @@ class _Handlers:
         except DynmemError as error:
             raise _refusal(error) from error
         return {}
+
+    def query_slots(self, _: Arguments) -> object:
+        if self._machine.options.boot is None:
+            raise wrong("command is not supported, missing ACPI device")
+        return [status.to_json() for status in self._machine.dimms.statuses()]
 
     def query_memory_devices(self, _: Arguments) -> object:
         return [info.to_json() for info in self._machine.device_memory.infos()]

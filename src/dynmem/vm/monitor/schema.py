@@ -80,6 +80,16 @@ MEMORY_DEVICES: Final = Array(
         },
     )
 )
+_SLOT_STATUS: Final = Object(
+    (
+        Member("device", STR, is_optional=True),
+        Member("slot", STR),
+        Member("slot-type", Enum(("DIMM",))),
+        Member("source", INT),
+        Member("status", INT),
+    )
+)
+SLOT_STATUSES: Final = Array(_SLOT_STATUS)
 QOM_PROPERTIES: Final = Array(
     Object(
         (
@@ -193,15 +203,6 @@ _CRASH: Final = Object(
     (Member("type", Enum(("hyper-v",))),),
     "type",
     {"hyper-v": Object(tuple(Member(f"arg{number}", SIZE) for number in range(1, 6)))},
-)
-_SLOT_STATUS: Final = Object(
-    (
-        Member("device", STR, is_optional=True),
-        Member("slot", STR),
-        Member("slot-type", Enum(("DIMM",))),
-        Member("source", INT),
-        Member("status", INT),
-    )
 )
 EVENTS: Final = {
     "ACPI_DEVICE_OST": Object((Member("info", _SLOT_STATUS),)),
