@@ -11,6 +11,7 @@ from dynmem.manager.acts import Acts, Connections
 from dynmem.manager.journal.journal import Intent, Journal, JournalError
 from dynmem.manager.journal.writer import JournalWriter
 from dynmem.manager.step import Manager
+from dynmem.manager.step.division import Parts
 from dynmem.manager.step.facts import ManagerSettings
 from dynmem.manager.step.results import SetBalloon
 from dynmem.manager.totals import Totals
@@ -27,7 +28,7 @@ class Sent:
         self.name, self.log, self.error = name, log, error
         self.incarnation = f"{name}.1"
 
-    async def set_balloon(self, target_bytes: int) -> None:
+    async def set_balloon(self, target_bytes: int, parts: Parts | None = None) -> None:
         await asyncio.sleep(0)
         self.log.append(f"{self.name} is sent {target_bytes // MIB} MiB")
         if self.error is not None:
@@ -48,7 +49,7 @@ class Slow(Sent):
         super().__init__(name, log, error)
         self.reply = asyncio.Event()
 
-    async def set_balloon(self, target_bytes: int) -> None:
+    async def set_balloon(self, target_bytes: int, parts: Parts | None = None) -> None:
         self.log.append(f"{self.name} is sent {target_bytes // MIB} MiB")
         await self.reply.wait()
         if self.error is not None:

@@ -140,7 +140,7 @@ class Acts:
         """
         before = self._manager.target_before(command.vm)
         try:
-            await connection.set_balloon(command.target_bytes)
+            await connection.set_balloon(command.target_bytes, command.parts)
         except (DynmemError, OSError, TimeoutError) as error:
             self._report(f"{command.vm}: not done: {error}")
             if not isinstance(error, (QmpCommandError, NotSentError)):

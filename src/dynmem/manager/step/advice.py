@@ -8,6 +8,10 @@ In advise mode each line ends with the command that an operator would type to ma
     Proxmox                               echo 'balloon 1024' | qm monitor NUMBER
     nobody that is known                  {"execute": "balloon", ...}, for a monitor of the operator's own
 
+    libvirt, virtio-mem                   virsh update-memory-device NAME --alias ID --requested-size NKiB
+    Proxmox, virtio-mem                   echo 'qom-set PATH requested-size 2147483648' | qm monitor NUMBER
+    nobody that is known, virtio-mem      {"execute": "qom-set", ...}
+
 A change that differs little from what was said last is not said again, unless the VM has come there since.
 """
 
@@ -18,7 +22,7 @@ from typing import Final
 
 from dynmem.manager.step.changes import Change
 from dynmem.manager.step.chatter import Chatter
-from dynmem.manager.step.facts import VIRTIO_BALLOON, Mode
+from dynmem.manager.step.facts import VIRTIO_BALLOON, Mode, VmFacts
 from dynmem.manager.step.record import Record
 from dynmem.manager.step.safeguards import band_pages
 from dynmem.units import KIB, MIB, PAGE_SIZE
@@ -29,17 +33,37 @@ _UNIT: Final = MIB // PAGE_SIZE
 
 def command_for(change: Change) -> str:
     """Return what an operator would type to make a change."""
-    owner, size = change.record.facts.owner, change.target * PAGE_SIZE
+    facts, parts = change.record.facts, change.parts
+    commands = [] if parts is None else [_request(facts, *each) for each in parts.requests]
+    own = change.target * PAGE_SIZE if parts is None else parts.balloon_bytes
+    if own is not None and (not commands or own != facts.balloon_bytes):
+        commands.append(_balloon(facts, own))
+    return (" " if facts.owner is None else " && ").join(commands)
+
+
+def _balloon(facts: VmFacts, size: int) -> str:
     qmp = json.dumps({"execute": "balloon", "arguments": {"value": size}})
-    if owner is None:
+    if facts.owner is None:
         return qmp
-    name = shlex.quote(owner.name)
-    if owner.kind == "proxmox":
+    name = shlex.quote(facts.owner.name)
+    if facts.owner.kind == "proxmox":
         # In whole MiB: no VM is asked to give more than was decided, and slush covers the rest.
-        return f"echo 'balloon {-(-change.target // _UNIT)}' | qm monitor {name}"
-    if change.record.facts.device == VIRTIO_BALLOON:
+        return f"echo 'balloon {-(-size // MIB)}' | qm monitor {name}"
+    if facts.device == VIRTIO_BALLOON:
         return f"virsh setmem {name} {size // KIB}KiB --live"
     return f"virsh qemu-monitor-command {name} {shlex.quote(qmp)}"
+
+
+def _request(facts: VmFacts, path: str, size: int) -> str:
+    arguments = {"path": path, "property": "requested-size", "value": size}
+    qmp = json.dumps({"execute": "qom-set", "arguments": arguments})
+    if facts.owner is None:
+        return qmp
+    name = shlex.quote(facts.owner.name)
+    if facts.owner.kind == "proxmox":
+        return f"echo {shlex.quote(f'qom-set {path} requested-size {size}')} | qm monitor {name}"
+    alias = shlex.quote(path.rpartition("/")[2])
+    return f"virsh update-memory-device {name} --alias {alias} --requested-size {size // KIB}KiB"
 
 
 class Announcements:

@@ -9,9 +9,11 @@ from collections.abc import Sequence
 
 import msgspec
 
+from dynmem.manager.step.division import Parts, divide
 from dynmem.manager.step.record import Record
 from dynmem.manager.step.safeguards import BUFFER_SHARE, band_pages
 from dynmem.policy import HUGE_PAGES, Climber, Decision, Tops, Vm, rise
+from dynmem.units import PAGE_SIZE
 
 ALREADY_HELD = "no grant: it holds this much already"
 
@@ -107,6 +109,13 @@ class Change(msgspec.Struct, frozen=True):
     reason: str
     measurement: str = ""
     is_found: bool = False
+
+    @property
+    def parts(self) -> Parts | None:
+        """What each device of the VM has of the target; None: its balloon has all."""
+        record = self.record
+        least = min(record.floor_pages, record.boot_pages) * PAGE_SIZE
+        return divide(record.facts, self.target * PAGE_SIZE, least, record.stuck)
 
     @property
     def text(self) -> str:

@@ -86,6 +86,25 @@ class Pinned(msgspec.Struct, frozen=True):
     leaves_virtio_mem: bool
 
 
+class VirtioMem(msgspec.Struct, frozen=True):
+    """A virtio-mem device.
+
+    Attributes:
+        path: Its QOM path; empty: not found, so nothing can be requested of it.
+        block_bytes: What it plugs and unplugs at a time.
+        size_bytes: What its guest has plugged.
+        requested_bytes: What its guest is to have plugged (`requested-size`).
+        max_bytes: The most that can be requested.
+
+    """
+
+    path: str
+    block_bytes: int
+    size_bytes: int
+    requested_bytes: int
+    max_bytes: int
+
+
 class VmFacts(msgspec.Struct, frozen=True):
     """One VM as one sweep saw it.
 
@@ -96,7 +115,7 @@ class VmFacts(msgspec.Struct, frozen=True):
         run_state: What its monitor reports, or another word of `states`.
         device: The kind of its balloon device.
         boot_bytes: What it booted with.
-        actual_bytes: Its size as its VMM reports it.
+        actual_bytes: Its size as its VMM reports it, with what virtio-mem has plugged.
         is_actual_former: Whether that may be the size of the guest before the last reset: until its balloon
             driver has written another, its present guest has all that it booted with.
         resident_bytes: What the host measured.
@@ -116,6 +135,8 @@ class VmFacts(msgspec.Struct, frozen=True):
         owner: The program that runs it; None: not known, or nobody but whoever started it.
         lock: Why another program wants it to be left alone, as a part of a sentence; "" if none does.
         pinned: What keeps its pages on the host; None: nothing that is known. It is never ballooned then.
+        virtio_mems: Its virtio-mem devices.
+        offline_bytes: What these have plugged and its guest does not use: it never put that online.
 
     """
 
@@ -142,6 +163,36 @@ class VmFacts(msgspec.Struct, frozen=True):
     owner: Owner | None = None
     lock: str = ""
     pinned: Pinned | None = None
+    virtio_mems: tuple[VirtioMem, ...] = ()
+    offline_bytes: int = 0
+
+    @property
+    def plugged_bytes(self) -> int:
+        """What virtio-mem has plugged."""
+        return sum(each.size_bytes for each in self.virtio_mems)
+
+    @property
+    def may_balloon(self) -> bool:
+        """Whether it has a balloon that returns something to the host."""
+        return self.device is not None and self.pinned is None
+
+    @property
+    def may_plug(self) -> bool:
+        """Whether it has virtio-mem that can be moved: beside an hv-balloon it is not."""
+        is_free = self.pinned is None or self.pinned.leaves_virtio_mem
+        return is_free and self.device != HV_BALLOON and any(each.path for each in self.virtio_mems)
+
+    @property
+    def balloon_bytes(self) -> int:
+        """What its balloon leaves of what it booted with, as far as that is known."""
+        boot = self.boot_bytes or 0
+        own = boot if self.actual_bytes is None else self.actual_bytes - self.plugged_bytes
+        return max(own, boot) if self.is_actual_former else own
+
+    @property
+    def offered_bytes(self) -> int:
+        """What its guest may plug yet without being asked again."""
+        return sum(max(0, each.requested_bytes - each.size_bytes) for each in self.virtio_mems)
 
     @property
     def guest_bytes(self) -> int | None:

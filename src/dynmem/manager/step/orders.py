@@ -88,6 +88,7 @@ def commands_for(
             measurement=each.measurement,
             takes_nothing=each.target >= min(each.record.actual_pages or 0, targets_before[name] or 0),
             news="" if each.is_found else each.line,
+            parts=each.parts,
         )
         for name, each in last.items()
     )

@@ -15,6 +15,7 @@ from dynmem.manager.step.safeguards import (
     ARRIVED_PAGES,
     HOT_ADD_STEP_PAGES,
     PROGRESS_PAGES,
+    RETRY_LONGEST_NS,
     SETTLES_NS,
     tolerance_pages,
 )
@@ -124,6 +125,8 @@ class Record(msgspec.Struct):
         set_ns: When a target was last sent; -1: never.
         stopped: Where it gave no more.
         declined: Where it took no more.
+        stuck: What its virtio-mem devices are not asked to unplug, since its guest could not. Bytes, by path.
+        stuck_ns: When that was found.
         released_ns: When making room for its release began.
         standing: The reason last printed why it is not managed; empty if it is.
         named_above: Whether it was reported that it is above its own maximum.
@@ -161,6 +164,8 @@ class Record(msgspec.Struct):
     set_ns: int = -1
     stopped: Stopped | None = None
     declined: Stopped | None = None
+    stuck: dict[str, int] = msgspec.field(default_factory=dict)
+    stuck_ns: int = 0
     released_ns: int | None = None
     standing: str = ""
     named_above: bool = False
@@ -184,6 +189,9 @@ class Record(msgspec.Struct):
     @property
     def sizes(self) -> Sizes:
         """The sizes it can have: any by its balloon, larger ones in the steps in which memory is added."""
+        if self.facts.may_plug:
+            block = pages_of(max(each.block_bytes for each in self.facts.virtio_mems))
+            return Sizes(self.boot_pages, block) if block > ARRIVED_PAGES else ANY
         if pages_of(self.facts.limit_bytes or 0) <= self.boot_pages:
             return ANY
         added = self.boot_pages + pages_of(self.facts.added_bytes or 0)
@@ -211,12 +219,20 @@ class Record(msgspec.Struct):
         """The least it may have: the operator's minimum or the guest's own floor."""
         demand = self.facts.demand
         floor = max(self.config.minimum_bytes, demand.floor_bytes if demand else 0)
+        if self.facts.may_plug and not self.facts.may_balloon:
+            floor = max(floor, self.facts.balloon_bytes)  # only what is plugged can be taken
         return min(pages_covering(floor), self.maximum_pages)
 
     @property
     def assigned_pages(self) -> int:
         """The larger of what it has and what it may take."""
-        return max(self.actual_pages or 0, self.target_pages or 0, self.restored_pages or 0)
+        takes = (self.actual_pages or 0) + self.offered_pages
+        return max(takes, self.target_pages or 0, self.restored_pages or 0)
+
+    @property
+    def offered_pages(self) -> int:
+        """What virtio-mem lets its guest plug beyond its size, by whoever's request."""
+        return min(pages_of(self.facts.offered_bytes), self.credible_pages)
 
     @property
     def guest_pages(self) -> int | None:
@@ -310,12 +326,21 @@ class Record(msgspec.Struct):
             return
         actual = min(pages_of(self.facts.actual_bytes), self.credible_pages)
         if self.facts.is_actual_former:
-            actual = max(actual, self.boot_pages)
+            actual = max(actual, self.boot_pages + pages_of(self.facts.plugged_bytes))
         if self.actual_pages is not None and actual != self.actual_pages:
             self.actual_changed_ns = now_ns
             self.actual_rose = actual > self.actual_pages
         self.actual_pages = actual
+        self._see_stuck(now_ns)
         self.highest_pages = max(self.highest_pages, actual)
+
+    def _see_stuck(self, now_ns: int) -> None:
+        """Forget what could not be unplugged once some of it was, or after long."""
+        if now_ns - self.stuck_ns >= RETRY_LONGEST_NS:
+            self.stuck = {}
+        elif self.stuck:
+            sizes = {each.path: each.size_bytes for each in self.facts.virtio_mems}
+            self.stuck = {path: size for path, size in self.stuck.items() if sizes.get(path, 0) >= size}
 
     def report_is_older_than_size(self, now_ns: int) -> bool:
         """Return whether the guest's report was made before its size last changed."""
@@ -412,11 +437,14 @@ class Record(msgspec.Struct):
         self.reported = False
         self.reported_after_ns = now_ns
         self.stopped = self.declined = None
+        self.stuck = {}
         self.highest_pages = self.demand_pages = self.expected_pages = 0
         self.growth.forget()
         self.thrash, self.regained_pages = Thrash(), 0
         self.excess.forget()
         self.restart(now_ns)
+        if self.facts.virtio_mems:  # a reset unplugs all that these have
+            self.mark_pages = self.boot_pages
 
     def take_back(self, pages: int | None) -> None:
         """Return to the target before the last one, which was not sent."""

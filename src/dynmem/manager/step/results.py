@@ -4,13 +4,14 @@ from typing import Literal
 
 import msgspec
 
+from dynmem.manager.step.division import Parts
 from dynmem.policy import Plan
 
 ReservationState = Literal["ready", "waiting", "expired", "refused"]
 
 
 class SetBalloon(msgspec.Struct, frozen=True):
-    """Set the target of one VM's balloon.
+    """Set the target of one VM.
 
     Attributes:
         vm: Its name.
@@ -19,6 +20,7 @@ class SetBalloon(msgspec.Struct, frozen=True):
         measurement: The term of measured free that pays for it; empty for a shrink.
         takes_nothing: Whether the guest keeps all that it has, or had been offered.
         news: The line to print once it is sent; empty if all was said when it was found.
+        parts: What each of its devices has of it; None: its balloon has all.
 
     """
 
@@ -28,6 +30,7 @@ class SetBalloon(msgspec.Struct, frozen=True):
     measurement: str = ""
     takes_nothing: bool = False
     news: str = ""
+    parts: Parts | None = None
 
 
 class Interrupt(msgspec.Struct, frozen=True):

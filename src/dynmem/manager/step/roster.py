@@ -159,7 +159,9 @@ class Roster:
                 record.restored_pages, record.is_target_over = None, False
         elif not record.adopted and enough and vm.actual_bytes is not None:
             restored = None if record.is_target_over else record.restored_pages
-            record.target_pages = record.actual_pages if restored is None else restored
+            # What another program requested of virtio-mem is still offered, until the guest does not take it.
+            offered = min(record.actual_pages + record.offered_pages, record.credible_pages)
+            record.target_pages = offered if restored is None else restored
             record.restored_pages, record.is_target_over = None, False
 
 

@@ -17,7 +17,12 @@ from it, and its size does not show how far it is.
 A guest in need that takes no more is left a small offer, which stands: as soon as it takes that, it is
 offered all of it again. Likewise a guest that is asked again and gives what it is asked starts with the short
 pause the next time. Either has shown that it only was slow.
+
+A guest may be unable to unplug memory, and still have something for its balloon. So where it has both, what
+is stuck counts as no floor: the next plan asks the balloon, and virtio-mem again after the longest pause.
 """
+
+from collections.abc import Mapping
 
 import msgspec
 
@@ -33,7 +38,7 @@ from dynmem.manager.step.safeguards import (
     band_pages,
     stall_ns,
 )
-from dynmem.units import NS_PER_S, format_pages
+from dynmem.units import NS_PER_S, format_pages, format_size
 
 
 class Stall(msgspec.Struct, frozen=True):
@@ -45,6 +50,7 @@ class Stall(msgspec.Struct, frozen=True):
         stopped: Where it gave no more, and when to ask again.
         declined: Where it took no more, and when to offer again.
         keeps: Whether it keeps this size for a while: it had run out of memory.
+        stuck: What its virtio-mem devices are not asked to unplug. Bytes, by path.
     """
 
     target: int
@@ -52,6 +58,7 @@ class Stall(msgspec.Struct, frozen=True):
     stopped: Stopped | None = None
     declined: Stopped | None = None
     keeps: bool = False
+    stuck: Mapping[str, int] = msgspec.field(default_factory=dict)
 
 
 def stall_of(
@@ -81,6 +88,8 @@ def apply(stall: Stall, record: Record, now_ns: int) -> Change:
         record.stopped = stall.stopped
     if stall.declined is not None:
         record.declined = stall.declined
+    if stall.stuck:
+        record.stuck, record.stuck_ns = {**record.stuck, **stall.stuck}, now_ns
     if stall.keeps:
         record.thrash.keep(stall.target, now_ns)
     record.retarget(stall.target, now_ns)
@@ -144,6 +153,11 @@ def _shrunk(record: Record, actual: int, target: int, now_ns: int, settings: Man
 
 
 def _gives_no_more(record: Record, actual: int, target: int, now_ns: int, settings: ManagerSettings) -> Stall:
+    stuck = _newly_stuck(record)
+    if stuck and record.facts.may_plug and record.facts.may_balloon:
+        kept = format_size(sum(stuck.values()))
+        reason = f"unplugs no more at {format_pages(actual)}: {kept} is stuck, and its balloon gives the rest"
+        return Stall(target=min(actual, max(target, record.maximum_pages)), reason=reason, stuck=stuck)
     stop = _stop(record, record.stopped, now_ns, settings)
     until = f"not asked again until its demand falls, or for {stop.pause_ns / NS_PER_S:g} s"
     if now_ns < record.settled_ns:
@@ -155,6 +169,15 @@ def _gives_no_more(record: Record, actual: int, target: int, now_ns: int, settin
         )
     back = min(actual, max(target, record.maximum_pages))
     return Stall(target=back, reason=f"{found}; {until}", stopped=stop)
+
+
+def _newly_stuck(record: Record) -> dict[str, int]:
+    """Return what each virtio-mem device was asked to unplug and has not, unless that is known."""
+    return {
+        each.path: each.size_bytes
+        for each in record.facts.virtio_mems
+        if each.path and each.size_bytes > max(each.requested_bytes, record.stuck.get(each.path, 0))
+    }
 
 
 def _takes_no_more(

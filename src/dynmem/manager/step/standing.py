@@ -98,6 +98,10 @@ def _not_replying(record: Record) -> str:
     return f"frozen at its last size: it does not reply{_problem(record)}"
 
 
+def _deviceless(record: Record) -> str:
+    return f"frozen: {record.facts.problem or 'it has no balloon device'}"
+
+
 FROZEN: Final[tuple[Row, ...]] = (
     (
         lambda record, _: record.facts.run_state in (SILENT, ABSENT),
@@ -107,14 +111,14 @@ FROZEN: Final[tuple[Row, ...]] = (
     (lambda record, _: not allows(record.facts.run_state).sending, "frozen", _run_state),
     (lambda record, _: bool(record.facts.lock), "frozen", lambda record: f"frozen: {record.facts.lock}"),
     (
-        lambda record, _: record.facts.pinned is not None,
+        lambda record, _: record.facts.pinned is not None and not record.facts.may_plug,
         "frozen",
         lambda record: f"frozen: it is never ballooned: {record.facts.pinned and record.facts.pinned.reason}",
     ),
     (
-        lambda record, _: record.facts.device is None,
+        lambda record, _: record.facts.device is None and not record.facts.virtio_mems,
         "frozen",
-        lambda record: f"frozen: {record.facts.problem or 'it has no balloon device'}",
+        _deviceless,
     ),
     (
         lambda record, _: record.facts.needs_stop and record.config.monitor == "borrowed",
@@ -150,6 +154,7 @@ FROZEN: Final[tuple[Row, ...]] = (
             f" and is left alone until `dynmem release {record.name} --undo`"
         ),
     ),
+    (lambda record, _: record.facts.device is None, "frozen", _deviceless),  # its virtio-mem can be released
     (
         lambda record, _: not record.reported,
         "frozen",

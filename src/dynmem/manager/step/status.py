@@ -29,7 +29,7 @@ from dynmem.manager.step.view import (
     VmView,
 )
 from dynmem.policy import Decision, Plan, Snapshot
-from dynmem.units import PAGE_SIZE, format_pages
+from dynmem.units import PAGE_SIZE, format_pages, format_size
 
 NOT_LOOKED_AT = "no sweep has looked at it yet"
 # What is said of two properties of a balloon device.
@@ -168,6 +168,7 @@ class StatusReader(msgspec.Struct, frozen=True):
             above(record),
             _stall(record),
             _thrash(record),
+            _offline(record),
             self._state(record, seen, decision) if decision else "",
             decision.reason if decision else "",
         )
@@ -206,6 +207,9 @@ class StatusReader(msgspec.Struct, frozen=True):
             problem=facts.problem,
             change=self._change(change) if change else None,
             last_change=self._last_change(seen.last.get(record.name)),
+            plugged_bytes=facts.plugged_bytes if facts.virtio_mems else None,
+            pluggable_bytes=sum(each.max_bytes for each in facts.virtio_mems) if facts.virtio_mems else None,
+            offline_bytes=facts.offline_bytes,
         )
 
     def _state(self, record: Record, seen: Seen, decision: Decision) -> str:
@@ -255,6 +259,17 @@ def _stall(record: Record) -> str:
     if record.declined is not None and record.declined.holds:
         return f"takes no more than {format_pages(record.declined.at_pages)}"
     return ""
+
+
+def _offline(record: Record) -> str:
+    """Return how much of what was plugged is of no use to a guest; "" if nothing."""
+    offline = record.facts.offline_bytes
+    if not offline:
+        return ""
+    return (
+        f"{format_size(offline)} that virtio-mem has plugged is not online in its guest: set"
+        " memhp_default_state=online_movable on the command line of its kernel"
+    )
 
 
 def _thrash(record: Record) -> str:

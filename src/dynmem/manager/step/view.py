@@ -200,7 +200,7 @@ class VmView(VmConfig, frozen=True, kw_only=True):
         device: The kind of its balloon device: "hv-balloon" or "virtio-balloon"; null if it has none.
         floor_bytes: The least it may get: its minimum, or the guest's own floor if that is higher.
         boot_bytes: What it booted with.
-        actual_bytes: Its size as its VMM reports it (`query-balloon`).
+        actual_bytes: Its size as its VMM reports it: `query-balloon`, and what virtio-mem has plugged.
         resident_bytes: What the host measures that its guest holds. This is what counts against the budget,
             and it includes the process's own memory only where `process_bytes` is null.
         resident_source: How that was measured: "blocks of its RAM files" or "Pss and swap of its process",
@@ -233,6 +233,11 @@ class VmView(VmConfig, frozen=True, kw_only=True):
         problem: What is wrong with it, and what to do.
         change: What the last step changed.
         last_change: The last change since the manager started.
+        plugged_bytes: What its virtio-mem devices have plugged, a part of `actual_bytes`; null if there are
+            none. Since schema 6.
+        pluggable_bytes: The most that these can plug. Since schema 6.
+        offline_bytes: What these have plugged and its guest never put online, as far as that is known. Since
+            schema 6.
 
     """
 
@@ -270,6 +275,9 @@ class VmView(VmConfig, frozen=True, kw_only=True):
     problem: str | None = None
     change: ChangeView | None = None
     last_change: LastChangeView | None = None
+    plugged_bytes: int | None = None
+    pluggable_bytes: int | None = None
+    offline_bytes: int = 0
 
 
 class StatusView(msgspec.Struct, frozen=True, kw_only=True):

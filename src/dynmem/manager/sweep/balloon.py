@@ -33,6 +33,11 @@ from dynmem.qmp.errors import QmpCommandError
 
 # A guest that is asked at once has mostly replied by then (measured: 9 ms, median).
 REPLY_S: Final = 0.015
+NO_BALLOON: Final = "it has no balloon device: start it with -device virtio-balloon-pci,id=balloon0"
+NO_SIGNAL: Final = (
+    "it has virtio-mem and no balloon, so nothing reports what its guest needs, and it is left as it is:"
+    " start it with -device virtio-balloon-pci,id=balloon0"
+)
 # Looks between two searches of a VM that has no balloon device: one may be plugged in.
 _FIND_DEVICE_EVERY: Final = 10
 
@@ -108,8 +113,10 @@ async def _find(monitor: Monitor, life: Life) -> None:
         return
     if life.device is None:
         life.next_search = life.looks + _FIND_DEVICE_EVERY
-        life.device_problem = "it has no balloon device: start it with -device virtio-balloon-pci,id=balloon0"
+        life.is_without_balloon = True
+        life.device_problem = NO_SIGNAL if life.virtio_mems else NO_BALLOON
         return
+    life.is_without_balloon = False
     life.tracker = DemandTracker(DEMAND_SOURCES[life.device.kind])
     if life.device.kind == VIRTIO_BALLOON:
         life.statistics = Statistics(life.device)
@@ -135,7 +142,7 @@ async def _read_size(monitor: Monitor, life: Life, device: Device) -> str | None
     if device.kind == HV_BALLOON:
         life.grown.saw(actual - life.memory.boot_bytes)
         own = life.memory.without_added(actual, life.grown.bytes)
-        life.tracker.saw_size(own, life.memory.limit_bytes)
+        life.tracker.saw_size(own, life.memory.limit_bytes + life.memory.plugged_bytes)
     else:
         life.tracker.saw_size(life.size_bytes)
     return None

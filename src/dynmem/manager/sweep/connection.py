@@ -24,6 +24,7 @@ from typing import Final
 
 from dynmem.errors import DynmemError, RefusedError, UnreachableError
 from dynmem.limits import RECONNECT_PAUSE_S_MAX
+from dynmem.manager.step.division import Parts
 from dynmem.manager.step.facts import ABSENT, SILENT, VmFacts
 from dynmem.manager.step.states import may_send
 from dynmem.manager.sweep.access import Access, Own
@@ -35,11 +36,13 @@ from dynmem.manager.sweep.hold import Hold
 from dynmem.manager.sweep.identity import Identities
 from dynmem.manager.sweep.life import EVENTS, Life, begin_life
 from dynmem.manager.sweep.measuring import Measuring
+from dynmem.manager.sweep.memory import glance_at_memory, look_at_memory
 from dynmem.manager.sweep.monitor import Monitor
 from dynmem.manager.sweep.process import Process
 from dynmem.manager.sweep.quiet import NotSentError, QuietMoment
 from dynmem.manager.sweep.run_state import read_run_state, read_uuid
 from dynmem.manager.sweep.surroundings import read_lock
+from dynmem.manager.sweep.virtio_mem import PartlySentError, send_parts
 from dynmem.qmp.errors import NotListeningError, QmpCommandError
 
 LOG: Final = logging.getLogger(__name__)
@@ -200,10 +203,11 @@ class VmConnection:
             if done or not patience_s:
                 return
 
-    async def set_balloon(self, target_bytes: int) -> None:
+    async def set_balloon(self, target_bytes: int, parts: Parts | None = None) -> None:
         """Set the target; DynmemError says why it was refused. Only `actual` shows what the guest does.
 
-        NotSentError and QmpCommandError mean that the VM does not have it; others, that it may.
+        *parts* is what each device has of it, where that is not the balloon alone. NotSentError and
+        QmpCommandError mean that the VM does not have it; others, that it may.
         """
         if not self._replies or self._look is not None:
             raise UnreachableError(f"{self.name} does not reply at {self.path}")
@@ -211,11 +215,13 @@ class VmConnection:
         try:
             async with self._reach(_TARGET_WAITS_S) as monitor:
                 send = await self._sender(monitor, life)
+                parts = parts or Parts(target_bytes)
                 if life is not None:
-                    life.target_bytes = target_bytes
+                    life.target_bytes = parts.balloon_bytes or life.target_bytes
+                    monitor.virtio_mems = life.virtio_paths
                 is_sent = True
-                await send(target_bytes)
-        except (QmpCommandError, NotSentError):
+                await send_parts(monitor, parts, send)
+        except (QmpCommandError, NotSentError, PartlySentError):
             raise
         except (DynmemError, OSError, TimeoutError) as error:
             await self._lose(error)
@@ -361,7 +367,7 @@ class VmConnection:
         if not life.looks:
             life.lock = await read_lock(life.proxmox, self._threads)
         monitor.may_write = self._may_change and may_send(run_state, life.lock)
-        await life.look_at_memory(monitor)
+        await look_at_memory(monitor, life)
         await life.around.ask(monitor, life.looks)
         life.looks += 1
         held = self._may_write and not monitor.may_write
@@ -379,6 +385,7 @@ class VmConnection:
             async with self._reach(0.0) as monitor:
                 self._take_events(monitor, life)
                 may_ask = ask and not self.is_released
+                await glance_at_memory(monitor, life)
                 if life is not self._life or not await glance_at_balloon(monitor, life, now_ns, ask=may_ask):
                     return None
         except (DynmemError, OSError, TimeoutError):

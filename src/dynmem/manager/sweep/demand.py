@@ -50,6 +50,7 @@ class Report(NamedTuple):
         minor_faults: How many page faults it has had since it booted; None: not reported.
         major_faults: How many of them read from a disk, and how many pages were swapped in; None: not
             reported.
+        total_bytes: What the guest's kernel manages; None: not reported.
     """
 
     mark: Hashable
@@ -57,6 +58,7 @@ class Report(NamedTuple):
     available_bytes: int
     minor_faults: int | None = None
     major_faults: int | None = None
+    total_bytes: int | None = None
 
 
 class Silence(NamedTuple):
@@ -208,7 +210,8 @@ async def _read_virtio_balloon(monitor: Monitor, device: Device, boot_bytes: int
     if major is not None:
         major += (swapped or 0) // PAGE_SIZE
     figures = tuple(_count(statistics, name) for name in _STATISTICS)
-    return Report((updated, figures), -available, available, minor, major)
+    total = _count(statistics, "stat-total-memory")
+    return Report((updated, figures), -available, available, minor, major, total)
 
 
 def _count(statistics: Mapping[str, object], name: str) -> int | None:
@@ -249,6 +252,12 @@ async def find_object(monitor: Monitor, kind: str) -> str | None:
 
     Raises QmpCommandError if the monitor does not say what devices there are.
     """
+    return next(iter(await find_objects(monitor, kind)), None)
+
+
+async def find_objects(monitor: Monitor, kind: str) -> list[str]:
+    """Return the paths of all the VM's devices whose type begins with *kind*. Raises as `find_object`."""
+    paths: list[str] = []
     for folder in DEVICE_FOLDERS:
         try:
             entries = await monitor.query("qom-list", {"path": folder})
@@ -260,8 +269,8 @@ async def find_object(monitor: Monitor, kind: str) -> str | None:
             found = fields(entry, "qom-list").get("type")
             name = word(entry.get("name"), longest=QMP_PATH_MAX)
             if isinstance(found, str) and found.startswith(f"child<{kind}") and name is not None:
-                return f"{folder}/{name}"
-    return None
+                paths.append(f"{folder}/{name}")
+    return paths
 
 
 async def statistics_interval(monitor: Monitor, device: Device) -> int:

@@ -4,29 +4,27 @@ QEMU keeps the size of a virtio-balloon over a reset: `query-balloon` returns wh
 the next one's driver writes a size of its own, and until then that guest has all of its memory.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
 from dynmem.discovery.proxmox import ProxmoxLock
-from dynmem.manager.step.facts import HV_BALLOON, VIRTIO_BALLOON, Owner, VmFacts
+from dynmem.manager.step.facts import HV_BALLOON, VIRTIO_BALLOON, Owner, VirtioMem, VmFacts
 from dynmem.manager.sweep.demand import BALLOON_EVENT, STATUS_EVENT, DemandTracker, Device, Report
-from dynmem.manager.sweep.monitor import Monitor
 from dynmem.manager.sweep.owner import owner_of
 from dynmem.manager.sweep.process import Process
 from dynmem.manager.sweep.properties import Properties
 from dynmem.manager.sweep.resident import Resident, ResidentMeter
 from dynmem.manager.sweep.run_state import JOB_EVENT, Jobs
-from dynmem.manager.sweep.sizes import Grown, VmMemory, read_base, read_memory
+from dynmem.manager.sweep.sizes import Grown, VmMemory
 from dynmem.manager.sweep.statistics import Statistics
 from dynmem.manager.sweep.surroundings import Surroundings
+from dynmem.manager.sweep.virtio_mem import Online
 from dynmem.qmp.client import QmpEvent
 
 #: The events that are looked at; others are dropped as they come.
 EVENTS: Final = frozenset({"RESET", BALLOON_EVENT, STATUS_EVENT, JOB_EVENT})
 
-# Looks between two checks for new DIMMs, of a VM that cannot grow otherwise.
-_LOOK_AT_MEMORY_EVERY: Final = 10
 # How long a VMM holds an event back at most, with time to spare.
 _HELD_BACK_US: Final = 3_000_000
 
@@ -43,8 +41,11 @@ class Life:
         base_bytes: What it was started with, DIMMs excluded.
         memory: All its memory.
         next_memory: The look at which its memory is read again.
+        virtio_mems: Its virtio-mem devices, as they were read last.
+        paths: Where these are, by their memory backends.
+        online: How much of what they have plugged its guest uses.
         grown: What must have been hot-added to it since the last reset.
-        actual_bytes: Its size as its VMM reported it last.
+        actual_bytes: Its size as its VMM reported it last, without what virtio-mem has plugged.
         first_actual_bytes: What it reported first since the last reset.
         is_actual_former: Whether `actual_bytes` may be what the guest before the last reset had.
         reset_us: When the last reset was, by the VMM's clock; 0: unknown.
@@ -59,6 +60,7 @@ class Life:
         reports: Status events seen; distinguishes two reports with the same figures.
         looks: How often it was looked at.
         next_search: The look at which a device is searched again.
+        is_without_balloon: Whether it is known that it has no balloon.
         statistics: How often its guest is asked to report, where that can be set.
         device_problem: Why no device is known.
         jobs: The jobs of its monitor.
@@ -74,6 +76,9 @@ class Life:
     base_bytes: int | None = None
     memory: VmMemory | None = None
     next_memory: int = 0
+    virtio_mems: tuple[VirtioMem, ...] = ()
+    paths: Mapping[str, str] = field(default_factory=dict)
+    online: Online = field(default_factory=Online)
     grown: Grown = field(default_factory=Grown)
     actual_bytes: int | None = None
     first_actual_bytes: int | None = None
@@ -90,6 +95,7 @@ class Life:
     reports: int = 0
     looks: int = 0
     next_search: int = 0
+    is_without_balloon: bool = False
     statistics: Statistics | None = None
     device_problem: str = ""
     jobs: Jobs = field(default_factory=Jobs)
@@ -126,16 +132,39 @@ class Life:
         """What its guest has: all its memory until its driver is known to have taken some."""
         assert self.actual_bytes is not None
         assert self.memory is not None
-        return max(self.actual_bytes, self.memory.boot_bytes) if self.is_actual_former else self.actual_bytes
+        own = max(self.actual_bytes, self.memory.boot_bytes) if self.is_actual_former else self.actual_bytes
+        return own + self.memory.plugged_bytes
 
-    async def look_at_memory(self, monitor: Monitor) -> None:
-        """Read its memory: seldom, except where it can grow. Raises as `read_memory`."""
-        if self.base_bytes is None:
-            self.base_bytes = await read_base(monitor)
-        memory = self.memory
-        if memory is None or memory.limit_bytes > memory.boot_bytes or self.looks >= self.next_memory:
-            self.next_memory = self.looks + _LOOK_AT_MEMORY_EVERY
-            self.memory = await read_memory(monitor, self.base_bytes)
+    @property
+    def limit_bytes(self) -> int | None:
+        """The most that its size can become; None: not known.
+
+        A virtio-mem beside an hv-balloon is not moved, nor is one that was not found.
+        """
+        if self.memory is None:
+            return None
+        more = sum(
+            each.max_bytes if each.path and not self.is_hv_balloon else each.size_bytes
+            for each in self.virtio_mems
+        )
+        return self.memory.limit_bytes + more
+
+    @property
+    def virtio_paths(self) -> frozenset[str]:
+        """Where its virtio-mem devices were found."""
+        return frozenset(each.path for each in self.virtio_mems if each.path)
+
+    @property
+    def reported_bytes(self) -> int | None:
+        """Its size by all that its VMM reports; None: not known.
+
+        Without a balloon it has what it booted with, and what virtio-mem has plugged.
+        """
+        plugged = self.memory.plugged_bytes if self.memory is not None else 0
+        if self.actual_bytes is not None:
+            return self.actual_bytes + plugged
+        is_all = self.memory is not None and self.is_without_balloon and bool(self.virtio_mems)
+        return self.memory.boot_bytes + plugged if self.memory is not None and is_all else None
 
     def saw_events(self, events: Iterable[QmpEvent]) -> None:
         """Take in what its VMM sent unasked."""
@@ -157,6 +186,7 @@ class Life:
         self.is_actual_former = self.device is not None and self.device.kind == VIRTIO_BALLOON
         self.first_actual_bytes = self.minor_faults = None
         self.grown = Grown()
+        self.online = Online()
         if self.tracker is not None:
             self.tracker.forget()
 
@@ -170,6 +200,10 @@ class Life:
         before, now = self.minor_faults, report.minor_faults
         if before is not None and now is not None and now < before:
             self.was_reset()
+        if report.total_bytes is not None and self.virtio_mems and self.memory is not None:
+            self.online.saw_sizes(self.memory.boot_bytes, self.size_bytes, self.memory.plugged_bytes)
+            self.online.saw_total((self.reports, report.mark), report.total_bytes)
+            report = report._replace(offset_bytes=report.offset_bytes - self.online.offline_bytes)
         is_new = self.tracker.saw_report(report._replace(mark=(self.reports, report.mark)), now_ns)
         if self.tracker.demand(now_ns) is not None:  # before that, the report may be a former guest's
             self.minor_faults = report.minor_faults
@@ -184,6 +218,7 @@ class Life:
         """Take in that nobody listened for a while: what is read next may be from before a reset, too."""
         self.deaf = True
         self.properties = None
+        self.online = Online()
         if self.tracker is not None:
             self.tracker.missed()
 
@@ -220,9 +255,9 @@ class Life:
             run_state=run_state,
             device=self.device.kind if self.device is not None else None,
             boot_bytes=memory.boot_bytes if memory is not None else None,
-            limit_bytes=memory.limit_bytes if memory is not None else None,
+            limit_bytes=self.limit_bytes,
             added_bytes=memory.added_bytes if memory is not None else None,
-            actual_bytes=self.actual_bytes,
+            actual_bytes=self.reported_bytes,
             is_actual_former=self.is_actual_former,
             resident_bytes=self.resident.bytes_held,
             resident_source=self.resident.source,
@@ -237,6 +272,8 @@ class Life:
             owner=self.owner,
             lock=self.lock,
             pinned=self.around.found.pinned,
+            virtio_mems=self.virtio_mems,
+            offline_bytes=self.online.offline_bytes,
             problem=problem,
         )
 

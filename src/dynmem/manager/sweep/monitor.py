@@ -1,9 +1,9 @@
 """The manager's only way to reach a VM: a QMP client behind a list of what may be sent.
 
-Reading: `query-*`, `qom-list`, `qom-get`. Writing: `balloon`, and `qom-set` of the statistics interval; and
-around a `balloon` `stop` and `cont`, where the operator allows that. In observe and advise mode, and of a VM
-that is paused, writing raises before a byte is sent; the interval is apart, since an operator may give leave
-for that alone.
+Reading: `query-*`, `qom-list`, `qom-get`. Writing: `balloon`, and `qom-set` of the statistics interval and of
+`requested-size` where a virtio-mem was found; and around a `balloon` `stop` and `cont`, where the operator
+allows that. In observe and advise mode, and of a VM that is paused, writing raises before a byte is sent; the
+interval is apart, since an operator may give leave for that alone.
 """
 
 import asyncio
@@ -14,8 +14,9 @@ from dynmem.qmp.client import QmpClient
 from dynmem.qmp.queries import query
 
 WRITES: Final = frozenset({"balloon", "qom-set"})
-# The only property that is ever set (QEMU hw/virtio/virtio-balloon.c, in seconds).
+# The only properties that are ever set (QEMU hw/virtio/virtio-balloon.c, in seconds, and virtio-mem.c).
 STATISTICS_INTERVAL: Final = "guest-stats-polling-interval"
+REQUESTED_SIZE: Final = "requested-size"
 
 
 class Monitor:
@@ -33,6 +34,8 @@ class Monitor:
         self.client: Final = client
         self.may_write: bool = may_write
         self.may_ask: bool = may_ask or may_write
+        #: The paths at which virtio-mem devices were found.
+        self.virtio_mems: frozenset[str] = frozenset()
         self._timeout_s = timeout_s
 
     @property
@@ -61,6 +64,14 @@ class Monitor:
         self._check(may=self.may_write)
         commands = [("stop", None), ("balloon", {"value": target_bytes}), ("cont", None)]
         await self.client.execute_together(commands, timeout_s=self._timeout_s)
+
+    async def set_requested_size(self, path: str, size_bytes: int) -> None:
+        """Set how much a virtio-mem's guest is to have plugged. Only its `size` shows what the guest does."""
+        assert size_bytes >= 0
+        if path not in self.virtio_mems:
+            raise LocalProtocolError(f"{REQUESTED_SIZE} was about to be set where no virtio-mem was found")
+        self._check(may=self.may_write)
+        await self._send("qom-set", {"path": path, "property": REQUESTED_SIZE, "value": size_bytes})
 
     async def set_statistics_interval(self, path: str, seconds: int) -> None:
         """Let QEMU ask the guest for its statistics every *seconds* seconds; 0: never, as it was found."""

@@ -1,8 +1,10 @@
-"""What memory a VM has and may get, as its monitor reports it: boot memory, DIMMs, what hv-balloon can add.
+"""What memory a VM has and may get, as its monitor reports it: boot memory, DIMMs, what devices can add.
 
     boot    base memory and DIMMs (not NVDIMMs): what `actual` is with an empty balloon and nothing hot-added
     limit   the most that `actual` can become: boot, and all that hv-balloon has behind it
     added   what hv-balloon has hot-added now; QEMU does not report it, dynmem vm does
+
+QEMU's `actual` leaves out what virtio-mem has plugged, and so do these three.
 
 Sources: QEMU qapi/machine.json, query-memory-size-summary and query-memory-devices. Its plugged-memory does
 not help: QEMU counts all that hv-balloon could ever add.
@@ -12,15 +14,35 @@ from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 from dynmem.errors import RemoteProtocolError
-from dynmem.limits import MANAGER_DEVICES_MAX
+from dynmem.limits import MANAGER_DEVICES_MAX, QMP_PATH_MAX
 from dynmem.manager.step.facts import HV_BALLOON
-from dynmem.manager.sweep.demand import BOOT_BYTES_MIN, fields, size
+from dynmem.manager.sweep.demand import BOOT_BYTES_MIN, fields, number, size, word
 from dynmem.manager.sweep.monitor import Monitor
 from dynmem.qmp.errors import QmpCommandError, TooMuchError
+from dynmem.units import PAGE_SIZE
 
 # An NVDIMM is another kind: it is no RAM, QEMU does not count it in `actual`, and no balloon can have it.
 DIMM: Final = "dimm"
+VIRTIO_MEM: Final = "virtio-mem"
 _DEVICES: Final = "query-memory-devices"
+
+
+class Listed(NamedTuple):
+    """A virtio-mem device as the list of memory devices has it. Bytes.
+
+    Attributes:
+        backend: Its memory backend, which tells it from the others: a device need not have a name.
+        block_bytes: What it plugs and unplugs at a time.
+        size_bytes: What its guest has plugged.
+        requested_bytes: What its guest is to have plugged.
+        max_bytes: The most that can be requested.
+    """
+
+    backend: str
+    block_bytes: int
+    size_bytes: int
+    requested_bytes: int
+    max_bytes: int
 
 
 class VmMemory(NamedTuple):
@@ -31,12 +53,19 @@ class VmMemory(NamedTuple):
         limit_bytes: The most that `actual` can become.
         added_bytes: What has been hot-added; None: not reported.
         blocks: The sizes of the pieces that RAM is made of.
+        virtio_mems: The virtio-mem devices, in the order of their addresses.
     """
 
     boot_bytes: int
     limit_bytes: int
     added_bytes: int | None
     blocks: tuple[int, ...]
+    virtio_mems: tuple[Listed, ...] = ()
+
+    @property
+    def plugged_bytes(self) -> int:
+        """What virtio-mem has plugged."""
+        return sum(each.size_bytes for each in self.virtio_mems)
 
     def without_added(self, actual_bytes: int, grown_bytes: int = 0) -> int:
         """Return what the VM would have of *actual_bytes* if nothing had been hot-added.
@@ -80,6 +109,7 @@ async def read_memory(monitor: Monitor, base_bytes: int) -> VmMemory:
         raise TooMuchError(f"{len(devices)} memory devices, at most {MANAGER_DEVICES_MAX} are read")
     dimms: list[int] = []
     most: list[int] = []
+    mems: list[tuple[int, Listed]] = []
     added: int | None = 0
     for device in devices:
         kind, data = _device(device)
@@ -89,9 +119,28 @@ async def read_memory(monitor: Monitor, base_bytes: int) -> VmMemory:
             most.append(size(data.get("max-size"), "the max-size of hv-balloon"))
             if most[-1]:
                 added = size(data["size"], "the size of hv-balloon") if "size" in data else None
+        elif kind == VIRTIO_MEM and "size" in data:
+            mems.append((number(data.get("memaddr"), "the address of a virtio-mem"), _virtio_mem(data)))
     boot = base_bytes + sum(dimms)
-    blocks = tuple(block for block in (base_bytes, *dimms, *most) if block)
-    return VmMemory(boot, boot + sum(most), added, blocks)
+    listed = tuple(each for _, each in sorted(mems))
+    pieces = (base_bytes, *dimms, *most, *(each.max_bytes for each in listed))
+    blocks = tuple(piece for piece in pieces if piece)
+    return VmMemory(boot, boot + sum(most), added, blocks, listed)
+
+
+def _virtio_mem(data: Mapping[str, object]) -> Listed:
+    """Return a virtio-mem device; RemoteProtocolError if its figures contradict each other."""
+    block = size(data.get("block-size"), "the block-size of a virtio-mem", least=PAGE_SIZE)
+    most = size(data.get("max-size"), "the max-size of a virtio-mem")
+    plugged = size(data.get("size"), "the size of a virtio-mem")
+    requested = size(data.get("requested-size"), "the requested-size of a virtio-mem")
+    if max(plugged, requested) > most or any(each % block for each in (plugged, requested)):
+        raise RemoteProtocolError(
+            f"a virtio-mem has plugged {plugged} of {requested}, at most {most}, in blocks of {block}: no"
+            " device has these sizes"
+        )
+    backend = word(data.get("memdev"), longest=QMP_PATH_MAX)
+    return Listed(backend or "", block, plugged, requested, most)
 
 
 async def read_base(monitor: Monitor) -> int:
