@@ -281,7 +281,9 @@ class Interpreter:
         if opcode in (0x72, 0x74):
             one, other = self._value(frame), self._value(frame)
             result = (one + other if opcode == 0x72 else one - other) & _WORD
-            assert self._byte() == 0
+            if self._aml[self._at]:
+                return self._store(result, frame)
+            self._at += 1
             return result
         if opcode == 0x75:
             target = self._byte()

@@ -99,7 +99,7 @@ def _methods() -> Iterator[bytes]:
         code.qword_of(aml.segment("DESC"), aml.LAST, "LAST"),
         code.qword_of(aml.segment("DESC"), aml.NUMBER, "NMBR"),
         code.holding(_LOCK, select, code.store(_FIRST, first), code.store(_BYTES, number)),
-        code.store(code.subtract(code.add(first, number), aml.integer(1)), last),
+        code.subtract(code.add(first, number), aml.integer(1), last),
         code.give(aml.segment("DESC")),
     )
     yield code.method(

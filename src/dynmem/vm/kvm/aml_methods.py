@@ -96,9 +96,9 @@ def add(one: bytes, other: bytes) -> bytes:
     return _ADD + one + other + _NOWHERE
 
 
-def subtract(one: bytes, other: bytes) -> bytes:
-    """Return a difference."""
-    return _SUBTRACT + one + other + _NOWHERE
+def subtract(one: bytes, other: bytes, target: bytes = _NOWHERE) -> bytes:
+    """Return a difference, which is also stored if it has a target."""
+    return _SUBTRACT + one + other + target
 
 
 def increment(target: bytes) -> bytes:
