@@ -10,6 +10,7 @@ import msgspec
 from scripts.page import finish
 
 from dynmem.manager.api.messages import DaemonView, StatusReply
+from dynmem.manager.step.facts import HostFacts, NodeFacts
 from dynmem.manager.step.results import Reservation
 from dynmem.manager.step.view import (
     SCHEMA,
@@ -26,6 +27,8 @@ from dynmem.manager.totals import HistogramView, TotalsView, VmTotalsView
 STRUCTS: tuple[type[msgspec.Struct], ...] = (
     StatusReply,
     MeasuredView,
+    HostFacts,
+    NodeFacts,
     BooksView,
     Reservation,
     VmView,

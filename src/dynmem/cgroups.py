@@ -77,6 +77,11 @@ def memory_groups(groups: str, mounts: str) -> Iterator[MemoryGroup]:
 
 def tightest_limit(group: MemoryGroup) -> Limit | None:
     """Return the tightest limit of a group and those above it; None if nothing that can be read limits it."""
+    return min(limits_above(group), default=None)
+
+
+def limits_above(group: MemoryGroup) -> list[Limit]:
+    """Return every limit of a group and of those above it that can be read."""
     found: list[Limit] = []
     for folder in (group.folder, *group.folder.parents):
         if not folder.is_relative_to(group.point):
@@ -85,7 +90,7 @@ def tightest_limit(group: MemoryGroup) -> Limit | None:
             size = _limit(folder / name)
             if size is not None:
                 found.append(Limit(size, folder / name))
-    return min(found, default=None)
+    return found
 
 
 def _limit(file: Path) -> int | None:

@@ -61,7 +61,7 @@ def test_monitors_are_those_that_speak_qmp_and_listen(
 def test_devices_are_read_from_both_of_qemus_spellings() -> None:
     vm = started(
         *("-device", "virtio-balloon-pci,id=balloon0,free-page-reporting=on"),
-        *("-device", '{"driver":"vfio-pci","host":"0000:01:00.0","id":"gpu","multifunction":true,"x":[1]}'),
+        *("-device", '{"driver":"vfio-pci","host":"0000:01:00.0","id":"gpu","multifunction":true,"x":["y"]}'),
         *("-object", '{"qom-type":"memory-backend-memfd","id":"ram","size":67108864}'),
     )
     assert vm.devices == (

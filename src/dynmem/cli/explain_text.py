@@ -99,10 +99,16 @@ def _host(status: "StatusReply") -> "Iterator[Row]":
         "left",
         "",
         free.host_term_bytes,
-        f"by the host, which has {format_size(free.mem_available_bytes)} available",
+        f"by the host, which has {_available(status)} available",
     )
     yield "granted", "", max(0, free.bytes), "at most, now: the smaller of the two"
     yield "ready", "", status.ready_bytes, "of that is for guests that need it to live, and not for comfort"
+
+
+def _available(status: "StatusReply") -> str:
+    available = status.measured_free.mem_available_bytes if status.measured_free is not None else 0
+    arc = status.host.arc_bytes if status.host is not None else None
+    return f"{format_size(available + arc)} with ZFS's cache" if arc else format_size(available)
 
 
 def _words(status: "StatusReply", vm: "VmView") -> "Iterator[str]":

@@ -6,6 +6,7 @@ Nothing heavy is imported: `dynmem status` takes less than 150 ms from start to 
 from typing import TYPE_CHECKING, Final
 
 from dynmem.cli.explain_text import in_a_line
+from dynmem.cli.host_text import host_lines, nodes_line
 from dynmem.cli.layout import broken, table
 from dynmem.units import NS_PER_S, format_size
 
@@ -46,6 +47,7 @@ def _host(status: "StatusReply") -> list[str]:
         lines[1] += f", ready {format_size(status.ready_bytes)}"
         lines[1] += f", MemAvailable {format_size(free.mem_available_bytes)}"
         lines.append(f"free: {free.text}")
+    lines += host_lines(status.host)
     if status.shortage_bytes:
         lines.append(f"SHORTAGE: {format_size(status.shortage_bytes)} more is wanted than is available")
     if status.emergency:
@@ -107,6 +109,8 @@ def _lines(status: "StatusReply") -> list[str]:
                 lines.append(f"    to do it: {vm.change.command}")
         if vm.monitor == "borrowed":
             lines.append("    its monitor is borrowed: visited when nobody is connected")
+        if nodes := nodes_line(vm, status.host):
+            lines.append(f"    {nodes}")
         if vm.paused_until:
             lines.append(f"    paused until {vm.paused_until}")
         if vm.problem and vm.problem not in lines[-1]:

@@ -126,7 +126,7 @@ def size_of(text: str) -> int | None:
 
 
 def fields_of(value: str, first_key: str) -> dict[str, str]:
-    """Return the properties in the value of an option; what is nested in JSON is left out.
+    """Return the properties in the value of an option; in JSON, only lists of numbers may be nested.
 
     *first_key* is the key that may be left out in front.
     """
@@ -157,6 +157,8 @@ def _from_json(text: str) -> dict[str, str]:
             fields[key] = "on" if value else "off"
         elif isinstance(value, str | int):
             fields[key] = str(value)
+        elif isinstance(value, list) and all(isinstance(each, int) for each in value):
+            fields[key] = ",".join(map(str, value))  # such as the nodes of a memory backend
     return fields
 
 

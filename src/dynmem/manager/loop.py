@@ -41,12 +41,13 @@ from dynmem.manager.step.results import StepResult
 from dynmem.manager.supervised import Supervised
 from dynmem.manager.sweep.borrowed import Borrowed, Visits
 from dynmem.manager.sweep.connection import VmConnection
+from dynmem.manager.sweep.host import HostMeter
 from dynmem.manager.sweep.identity import Identities
 from dynmem.manager.sweep.measuring import Measuring
 from dynmem.manager.totals import Totals
 from dynmem.metrics.render import render
 from dynmem.metrics.text import CONTENT_TYPE
-from dynmem.procfs import allow_descriptors, meminfo
+from dynmem.procfs import allow_descriptors
 from dynmem.systemd.notify import ServiceManager
 from dynmem.units import NS_PER_S, format_size
 
@@ -91,6 +92,7 @@ class Daemon:
         self._facts: dict[str, VmFacts] = {}
         self._stop = asyncio.Event()
         self._stopped_by = signal.SIGTERM
+        self._host = HostMeter()
         self._host_problem = ""
 
     @property
@@ -366,13 +368,16 @@ class Daemon:
             if facts.run_state == ABSENT and is_news:
                 self._report(f"{facts.name}: absent: {facts.problem}")
             self._facts[facts.name] = facts
-        host = self._measure_host()
+        host = self._measure_host(whole=True)
         return None if host is None else Facts(now_ns=now_ns, host=host, vms=tuple(vms))
 
-    def _measure_host(self) -> HostFacts | None:
-        """Measure the host; None if that fails (no descriptor left, no /proc), which is reported once."""
+    def _measure_host(self, *, whole: bool = False) -> HostFacts | None:
+        """Measure what of the host decides, or the *whole* host.
+
+        Return None if that fails (no descriptor left, no /proc), which is reported once.
+        """
         try:
-            available, total = meminfo("MemAvailable", "MemTotal")
+            host = self._host.measure() if whole else self._host.measure_again()
         except (OSError, RemoteProtocolError) as error:
             problem = f"the host's memory cannot be read ({error}): nothing is decided until it can"
             if problem != self._host_problem:
@@ -382,7 +387,7 @@ class Daemon:
         if self._host_problem:
             self._host_problem = ""
             self._report("the host's memory can be read again")
-        return HostFacts(mem_available_bytes=available, mem_total_bytes=total)
+        return host
 
     async def _close_unfinished(self, writer: JournalWriter, unfinished: Unfinished, facts: Facts) -> None:
         """Record the outcomes of actions that a predecessor, or a full disk, left open."""

@@ -29,11 +29,62 @@ HV_BALLOON: Final = "hv-balloon"
 VIRTIO_BALLOON: Final = "virtio-balloon"
 
 
+class NodeFacts(msgspec.Struct, frozen=True):
+    """The memory of one NUMA node of the host.
+
+    Attributes:
+        number: Its number. Since schema 6.
+        total_bytes: What it has. Since schema 6.
+        available_bytes: What nothing uses, and what caches of files and of the kernel could give back.
+            Unlike MemAvailable, it includes what the kernel keeps for itself. Since schema 6.
+
+    """
+
+    number: int
+    total_bytes: int
+    available_bytes: int
+
+
 class HostFacts(msgspec.Struct, frozen=True):
-    """The host's memory, from /proc/meminfo."""
+    """The host's memory. None: not there, or not known; that is not zero.
+
+    Attributes:
+        mem_available_bytes: MemAvailable of /proc/meminfo. Since schema 6.
+        mem_total_bytes: MemTotal. Since schema 6.
+        arc_bytes: What ZFS's cache (ARC) could give back, which MemAvailable leaves out. Since schema 6.
+        swap_total_bytes: Swap, zram included. Since schema 6.
+        swap_free_bytes: What of it is free. Since schema 6.
+        zram_bytes: What compressed swap takes of memory. Since schema 6.
+        ksm_saved_bytes: What merged pages save (KSM): it is needed again where guests write to them.
+            Since schema 6.
+        huge_bytes: What was set aside for huge pages. Since schema 6.
+        huge_free_bytes: What of that nobody has or has reserved. Since schema 6.
+        pressure_some_percent: The part of the last ten seconds in which a program waited for memory
+            (PSI). Since schema 6.
+        pressure_full_percent: The part in which all did. Since schema 6.
+        nodes: NUMA nodes, in their order. Since schema 6.
+        unseen: What could not be read, and why: sentences. Since schema 6.
+
+    """
 
     mem_available_bytes: int
     mem_total_bytes: int
+    arc_bytes: int | None = None
+    swap_total_bytes: int | None = None
+    swap_free_bytes: int | None = None
+    zram_bytes: int | None = None
+    ksm_saved_bytes: int | None = None
+    huge_bytes: int | None = None
+    huge_free_bytes: int | None = None
+    pressure_some_percent: float | None = None
+    pressure_full_percent: float | None = None
+    nodes: tuple[NodeFacts, ...] = ()
+    unseen: tuple[str, ...] = ()
+
+    @property
+    def available_bytes(self) -> int:
+        """What programs could have now: what the kernel calls available, and what ZFS's cache gives back."""
+        return self.mem_available_bytes + (self.arc_bytes or 0)
 
 
 class Demand(msgspec.Struct, frozen=True):
@@ -105,6 +156,19 @@ class VirtioMem(msgspec.Struct, frozen=True):
     max_bytes: int
 
 
+class GroupLimit(msgspec.Struct, frozen=True):
+    """A limit of memory of a cgroup above a VM.
+
+    Attributes:
+        size_bytes: The limit.
+        file: The file that sets it.
+
+    """
+
+    size_bytes: int
+    file: str
+
+
 class VmFacts(msgspec.Struct, frozen=True):
     """One VM as one sweep saw it.
 
@@ -137,6 +201,8 @@ class VmFacts(msgspec.Struct, frozen=True):
         pinned: What keeps its pages on the host; None: nothing that is known. It is never ballooned then.
         virtio_mems: Its virtio-mem devices.
         offline_bytes: What these have plugged and its guest does not use: it never put that online.
+        limits: The limits of its cgroup and of those above it that could be read, the tightest first.
+        node_numbers: The NUMA nodes that its memory may come from; empty: all, or not known.
 
     """
 
@@ -165,6 +231,8 @@ class VmFacts(msgspec.Struct, frozen=True):
     pinned: Pinned | None = None
     virtio_mems: tuple[VirtioMem, ...] = ()
     offline_bytes: int = 0
+    limits: tuple[GroupLimit, ...] = ()
+    node_numbers: tuple[int, ...] = ()
 
     @property
     def plugged_bytes(self) -> int:

@@ -14,6 +14,7 @@ import msgspec
 from dynmem.manager.step.admission import lasting_pages, refusal_of
 from dynmem.manager.step.advice import Announcements
 from dynmem.manager.step.attention import is_tight, is_unsettled, may_give_now, moving, starting
+from dynmem.manager.step.ceilings import ceilings_of
 from dynmem.manager.step.changes import Candidate, Change, choose_grants, choose_shrinks, growing
 from dynmem.manager.step.chatter import Chatter
 from dynmem.manager.step.claims import Claims, limit_pages
@@ -328,7 +329,7 @@ class Manager:
         }
         bare = measure(self.settings, facts.host, tuple(charges.values()), 0)
         barred = {record.name: why for record in self._roster if (why := self.claims.barred(record.name))}
-        return Survey(facts, charges, standings, bare, barred)
+        return Survey(facts, charges, standings, bare, barred, ceilings_of(self._roster, self.claims.pages))
 
     def _charge(self, record: Record) -> Charge:
         """Return what a VM takes."""

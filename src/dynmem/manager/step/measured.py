@@ -35,9 +35,10 @@ class MeasuredFree(msgspec.Struct, frozen=True):
         budget_pages: The budget.
         slush_pages: The part of it that is never granted.
         held_pages: What all VMs hold or may take.
-        available_pages: MemAvailable of the host.
+        available_pages: What the host has available: MemAvailable, and what ZFS's cache could give back.
         untouched_pages: What all VMs may still take.
         reserved_pages: What reservations hold.
+        arc_pages: The part of what is available that ZFS's cache could give back.
     """
 
     budget_pages: int
@@ -46,6 +47,7 @@ class MeasuredFree(msgspec.Struct, frozen=True):
     available_pages: int
     untouched_pages: int
     reserved_pages: int
+    arc_pages: int = 0
 
     @property
     def budget_term(self) -> int:
@@ -80,6 +82,7 @@ class MeasuredFree(msgspec.Struct, frozen=True):
         """The deciding term in words, and the sum of the other one."""
         slush, reserved = format_pages(self.slush_pages), format_pages(self.reserved_pages)
         free = format_pages(self.pages)
+        arc = f" ({format_pages(self.arc_pages)} of it in ZFS's cache)" if self.arc_pages else ""
         if self.deciding == "budget":
             return (
                 f"{free} measured free by the budget: {format_pages(self.budget_pages)} − slush {slush} "
@@ -87,7 +90,7 @@ class MeasuredFree(msgspec.Struct, frozen=True):
                 f"(the host's term says {format_pages(self.host_term)})"
             )
         return (
-            f"{free} measured free by the host: available {format_pages(self.available_pages)} − slush "
+            f"{free} measured free by the host: available {format_pages(self.available_pages)}{arc} − slush "
             f"{slush} − granted and untouched {format_pages(self.untouched_pages)} − reserved {reserved} "
             f"(the budget's term says {format_pages(self.budget_term)})"
         )
@@ -119,7 +122,8 @@ def measure(
         budget_pages=pages_of(settings.budget_bytes),
         slush_pages=pages_covering(settings.slush_bytes),
         held_pages=sum(each.held for each in charges),
-        available_pages=pages_of(host.mem_available_bytes),
+        available_pages=pages_of(host.available_bytes),
         untouched_pages=sum(each.untouched for each in charges),
         reserved_pages=reserved_pages,
+        arc_pages=pages_of(host.arc_bytes or 0),
     )

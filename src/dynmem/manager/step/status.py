@@ -9,7 +9,7 @@ from dynmem.manager.step.advice import command_for
 from dynmem.manager.step.books_view import books_view, vm_books_view
 from dynmem.manager.step.changes import Change
 from dynmem.manager.step.claims import Claims
-from dynmem.manager.step.facts import ABSENT, ManagerSettings, VmConfig
+from dynmem.manager.step.facts import ABSENT, HostFacts, ManagerSettings, VmConfig, VmFacts
 from dynmem.manager.step.measured import MeasuredFree
 from dynmem.manager.step.pauses import Pauses
 from dynmem.manager.step.record import Record
@@ -115,6 +115,7 @@ class StatusReader(msgspec.Struct, frozen=True):
             emergency=seen is not None and seen.survey.emergency,
             waiting=seen is not None and seen.waiting,
             measured_free=_measured(seen) if seen else None,
+            host=seen.survey.facts.host if seen else None,
             shortage_bytes=seen.plan.shortage_pages * PAGE_SIZE if seen else 0,
             ready_bytes=seen.ready * PAGE_SIZE if seen else 0,
             cut=seen.plan.cut if seen else "",
@@ -162,6 +163,7 @@ class StatusReader(msgspec.Struct, frozen=True):
         self, record: Record, seen: Seen, decision: Decision | None, change: Change | None
     ) -> VmView:
         facts, demand, standing = record.facts, record.facts.demand, seen.survey.standings.get(record.name)
+        ceiling = seen.survey.ceilings.get(record.name)
         reasons = (
             standing.reason if standing else "",
             seen.survey.barred.get(record.name, ""),
@@ -180,6 +182,10 @@ class StatusReader(msgspec.Struct, frozen=True):
             run_state=facts.run_state,
             lock=facts.lock or None,
             pinned=facts.pinned.reason if facts.pinned is not None else None,
+            limit_bytes=facts.limits[0].size_bytes if facts.limits else None,
+            limit_file=facts.limits[0].file if facts.limits else None,
+            ceiling_bytes=None if ceiling is None else ceiling * PAGE_SIZE,
+            node_numbers=_nodes(facts, seen.survey.facts.host),
             device=facts.device,
             floor_bytes=record.floor_pages * PAGE_SIZE,
             boot_bytes=facts.boot_bytes,
@@ -250,6 +256,11 @@ def _measured(seen: Seen) -> MeasuredView:
         untouched_bytes=free.untouched_pages * PAGE_SIZE,
         reserved_bytes=free.reserved_pages * PAGE_SIZE,
     )
+
+
+def _nodes(facts: VmFacts, host: HostFacts) -> tuple[int, ...]:
+    """Return the nodes that a VM's memory may come from, where it may not come from all."""
+    return facts.node_numbers if len(facts.node_numbers) < len(host.nodes) else ()
 
 
 def _stall(record: Record) -> str:

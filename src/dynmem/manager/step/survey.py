@@ -18,6 +18,7 @@ class Survey(msgspec.Struct, frozen=True):
         standings: How each VM stands.
         bare: What is measured free before reservations.
         barred: The VMs that are never grown now, each with the reason.
+        ceilings: The largest sizes that the limits of cgroups leave the VMs below them. Pages.
     """
 
     facts: Facts
@@ -25,6 +26,7 @@ class Survey(msgspec.Struct, frozen=True):
     standings: Mapping[str, Standing]
     bare: MeasuredFree
     barred: Mapping[str, str]
+    ceilings: Mapping[str, int] = {}
 
     @property
     def now_ns(self) -> int:

@@ -13,7 +13,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from dynmem.manager.step.facts import Mode, VmConfig
+from dynmem.manager.step.facts import HostFacts, Mode, VmConfig
 from dynmem.manager.step.results import Reservation
 
 SCHEMA: Final = 6
@@ -197,6 +197,12 @@ class VmView(VmConfig, frozen=True, kw_only=True):
             schema 6.
         pinned: What keeps its pages on the host, so that it is never ballooned; null if nothing is known to.
             Since schema 6.
+        limit_bytes: The tightest limit of memory of its cgroup and of those above it; null: none is known.
+            Since schema 6.
+        limit_file: The file that sets it. Since schema 6.
+        ceiling_bytes: The largest size that such limits leave it now: it is not grown beyond that. Since
+            schema 6.
+        node_numbers: The NUMA nodes that its memory may come from; empty: all, or not known. Since schema 6.
         device: The kind of its balloon device: "hv-balloon" or "virtio-balloon"; null if it has none.
         floor_bytes: The least it may get: its minimum, or the guest's own floor if that is higher.
         boot_bytes: What it booted with.
@@ -248,6 +254,10 @@ class VmView(VmConfig, frozen=True, kw_only=True):
     run_state: str
     lock: str | None = None
     pinned: str | None = None
+    limit_bytes: int | None = None
+    limit_file: str | None = None
+    ceiling_bytes: int | None = None
+    node_numbers: tuple[int, ...] = ()
     device: str | None = None
     floor_bytes: int | None = None
     boot_bytes: int | None = None
@@ -297,6 +307,8 @@ class StatusView(msgspec.Struct, frozen=True, kw_only=True):
             touched yet: it may exceed the budget without an emergency.)
         waiting: Whether a VM or a reservation waits for memory that is being given.
         measured_free: What could be granted; null before the first sweep.
+        host: What the host has, and what is to be seen beside that; null before the first sweep. Since
+            schema 6.
         shortage_bytes: How far all that is wanted exceeds what there is to divide.
         ready_bytes: What is kept ready for whoever grows next. Since schema 3.
         cut: The first level of the plan for which memory does not suffice. The levels are "floors", "demand
@@ -320,6 +332,7 @@ class StatusView(msgspec.Struct, frozen=True, kw_only=True):
     emergency: bool
     waiting: bool
     measured_free: MeasuredView | None
+    host: HostFacts | None = None
     shortage_bytes: int
     ready_bytes: int = 0
     cut: str

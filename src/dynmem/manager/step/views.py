@@ -22,18 +22,25 @@ def views_of(
             cushion=safeguards.guest_cushion,
             squeezed=lacking is not None and may_be_squeezed(record, lacking),
             barred=record.name in survey.barred,
+            ceiling=survey.ceilings.get(record.name),
         )
         for record in movable
     )
 
 
 def view_of(
-    record: Record, standing: Standing, *, cushion: bool, squeezed: bool = False, barred: bool = False
+    record: Record,
+    standing: Standing,
+    *,
+    cushion: bool,
+    squeezed: bool = False,
+    barred: bool = False,
+    ceiling: int | None = None,
 ) -> Vm:
     """Return a VM as the policy sees it; with *cushion*, what its guest cannot give now is kept.
 
     One that is *squeezed* gives of what it uses, for a VM of higher priority that lacks what that one uses.
-    One that is *barred* is never grown.
+    One that is *barred* is never grown, and one with a *ceiling* not beyond that (in pages).
     """
     held = min(record.target_pages or 0, record.most_pages)
     sizes = record.sizes
@@ -45,6 +52,8 @@ def view_of(
         maximum, limit = max(declined.at_pages, held), "offered no more than"
         if maximum == declined.at_pages:
             limit = "takes no more than"
+    if ceiling is not None and (most := max(sizes.down(ceiling), held)) < maximum:
+        maximum, limit = most, "the limit of its cgroup leaves"
     if barred and held < maximum:
         maximum, limit = held, "does not fit and keeps"
     why = "it cannot give more now"

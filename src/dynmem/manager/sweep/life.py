@@ -274,6 +274,8 @@ class Life:
             pinned=self.around.found.pinned,
             virtio_mems=self.virtio_mems,
             offline_bytes=self.online.offline_bytes,
+            limits=self.around.found.limits,
+            node_numbers=self.around.found.nodes,
             problem=problem,
         )
 

@@ -1,4 +1,4 @@
-"""What around a VM bounds what may be done with it: locks of other programs, and what pins its memory.
+"""What around a VM bounds what may be done with it: locks, what pins its memory, limits above it, its nodes.
 
 Whatever may take long is read in a thread: /etc/pve is a file system of a program's own.
 """
@@ -10,8 +10,9 @@ from dynmem.discovery.pins import pins
 from dynmem.discovery.processes import command_line
 from dynmem.discovery.proxmox import ProxmoxLock
 from dynmem.discovery.qemu_options import started_as
-from dynmem.discovery.surroundings import NOTHING_SEEN, look_around
-from dynmem.manager.step.facts import Pinned
+from dynmem.discovery.surroundings import NOTHING_SEEN, bound_to, look_around
+from dynmem.errors import printable
+from dynmem.manager.step.facts import GroupLimit, Pinned
 from dynmem.manager.sweep.measuring import Measuring
 from dynmem.manager.sweep.monitor import Monitor
 from dynmem.qmp.errors import QmpCommandError
@@ -26,9 +27,13 @@ class Found(NamedTuple):
 
     Attributes:
         pinned: What keeps its pages on the host; None: nothing that is known.
+        limits: The memory limits above it, the tightest first.
+        nodes: The NUMA nodes that its memory may come from; empty: not known.
     """
 
     pinned: Pinned | None = None
+    limits: tuple[GroupLimit, ...] = ()
+    nodes: tuple[int, ...] = ()
 
 
 class Surroundings:
@@ -68,10 +73,14 @@ def _around(pid: int, devices: tuple[str, ...], size: int) -> Found:
     seen = look_around(pid) if pid else NOTHING_SEEN
     started = started_as(command_line(pid) if pid else ())
     found = tuple(pins(started, seen.links or (), devices, locked_bytes=seen.locked_bytes, size=size))
-    if not found:
-        return Found()
-    reason = "; ".join(each.reason for each in found)
-    return Found(Pinned(reason, all(each.leaves_virtio_mem for each in found)))
+    pinned = None
+    if found:
+        reason = "; ".join(each.reason for each in found)
+        pinned = Pinned(reason, all(each.leaves_virtio_mem for each in found))
+    limits = tuple(GroupLimit(each.size, printable(str(each.file))) for each in seen.limits)
+    bound = bound_to(started)
+    nodes = tuple(each for each in seen.nodes if each in bound) if bound else seen.nodes
+    return Found(pinned, limits, nodes)
 
 
 async def _device_types(monitor: Monitor) -> tuple[str, ...]:
