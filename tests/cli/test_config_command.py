@@ -74,7 +74,7 @@ def test_proxmoxs_own_monitor_is_borrowed_and_its_figures_are_used(taken: bool, 
     config = loaded(tree, text)
     (vm,) = config.vms
     assert (vm.minimum_bytes, vm.maximum_bytes, vm.weight) == (2 * GIB, 8 * GIB, 10000)
-    assert config.ways == {"shop": (Path("/run/qemu-server/104.qmp"), "borrowed")}
+    assert config.ways == {"shop": "monitor /run/qemu-server/104.qmp (borrowed)"}
 
 
 def test_a_vm_of_proxmox_without_a_monitor_is_given_one_for_dynmem(tree: ProcTree) -> None:
@@ -88,7 +88,7 @@ def test_a_vm_of_proxmox_without_a_monitor_is_given_one_for_dynmem(tree: ProcTre
 def test_a_vm_of_proxmox_with_a_monitor_for_dynmem_is_written(tree: ProcTree) -> None:
     tree.process(9, ["kvm", "-id", "104", "-name", "shop", "-m", "8192", *PROXMOX_MONITORS, *OUR_MONITOR])
     config = loaded(tree, written(tree, proxmox="memory: 8192\nname: shop\n"))
-    assert config.ways == {"shop": (Path("/run/qemu-server/104-dynmem.qmp"), "own")}
+    assert config.ways == {"shop": "monitor /run/qemu-server/104-dynmem.qmp (own)"}
 
 
 def test_a_vm_without_a_balloon_or_a_monitor_stands_behind_a_remark_with_what_to_do(tree: ProcTree) -> None:

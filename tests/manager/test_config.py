@@ -20,7 +20,7 @@ from dynmem.limits import (
     WEIGHT_MAX,
 )
 from dynmem.manager import config
-from dynmem.manager.reload import _changes
+from dynmem.manager.reload import changes
 from dynmem.units import GIB, MIB, NS_PER_S, format_size, parse_duration
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -86,8 +86,8 @@ def test_a_monitor_is_borrowed_where_it_is_a_keepers_own_or_the_file_says_so(tmp
     ]
     assert kinds == [["own", "own"], ["borrowed", "own"], ["borrowed", "own"], ["own", "own"]]
     before, after = (config.load(written(tmp_path, text)) for text in (GOOD, said))
-    (line,) = _changes(before, after)
-    assert line == "web: monitor /run/vm/web.qmp (own) -> /run/vm/web.qmp (borrowed)"
+    (line,) = changes(before, after)
+    assert line == "web: reached by monitor /run/vm/web.qmp (own) -> monitor /run/vm/web.qmp (borrowed)"
     with pytest.raises(ConfigError, match="'shared' is not one of auto, own, borrowed"):
         config.load(written(tmp_path, said.replace("borrowed", "shared")))
     with pytest.raises(ConfigError, match="'kill' is not one of wait, squeeze"):
@@ -247,7 +247,8 @@ def test_the_page_about_the_file_names_every_bound() -> None:
 def test_the_file_that_the_page_shows_is_a_right_one(tmp_path: Path) -> None:
     shown = PAGE.read_text().split("```toml\n")[1].split("```")[0]
     found = config.load(written(tmp_path, shown))
-    assert [vm.name for vm in found.vms] == ["web"]
+    assert [vm.name for vm in found.vms] == ["web", "db"]
+    assert (list(found.monitors), found.domains) == (["web"], {"db": "db"})
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
@@ -362,3 +363,36 @@ def test_no_file_raises_anything_but_a_config_error(
     path.write_text("\n".join(lines), encoding="utf-8", errors="surrogatepass")
     with contextlib.suppress(ConfigError):
         config.load(path)
+
+
+LIBVIRT = """
+    [host]
+    budget = "1GiB"
+    [manager]
+    {}
+    [[vm]]
+    name = "web"
+    minimum = "64MiB"
+    maximum = "256MiB"
+    {}
+"""
+WAYS = {
+    "neither": ("", "", "vm 'web'.qmp: missing: add qmp = ..., or libvirt = ..."),
+    "both": ('libvirt = "qemu:///system"', 'qmp = "/run/a"\nlibvirt = "web"', "leave out libvirt or qmp"),
+    "no libvirt": ("", 'libvirt = "web"', 'needs manager.libvirt: add libvirt = "qemu:///system"'),
+    "a remote one": ('libvirt = "qemu+ssh://host/system"', 'libvirt = "web"', "is no libvirt of this host"),
+    "no name": ('libvirt = "qemu:///system"', 'libvirt = "a\\u0007"', "is no name of a domain"),
+}
+
+
+@pytest.mark.parametrize(("manager", "vm", "said"), WAYS.values(), ids=WAYS)
+def test_a_vm_is_reached_in_one_way(tmp_path: Path, manager: str, vm: str, said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        config.load(written(tmp_path, LIBVIRT.format(manager, vm)))
+    assert said in str(caught.value)
+
+
+def test_a_domain_of_libvirt_is_a_vm_without_a_monitor(tmp_path: Path) -> None:
+    found = config.load(written(tmp_path, LIBVIRT.format('libvirt = "qemu:///system"', 'libvirt = "www"')))
+    assert (found.libvirt, found.domains, found.monitors) == ("qemu:///system", {"web": "www"}, {})
+    assert found.ways["web"] == "domain www of qemu:///system"

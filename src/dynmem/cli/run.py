@@ -120,7 +120,7 @@ def _summary(config: "Config") -> str:
         (
             f"vm {vm.name}: {format_size(vm.minimum_bytes)} to {format_size(vm.maximum_bytes)},"
             f" buffer {vm.buffer_percent} %, weight {vm.weight}, priority {vm.priority},"
-            f" monitor {config.monitors[vm.name]} ({vm.monitor})"
+            f" {config.ways[vm.name]}"
         )
         for vm in config.vms
     ]

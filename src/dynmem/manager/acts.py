@@ -20,12 +20,12 @@ from dynmem.manager.journal.journal import FAILED, SENT, UNKNOWN, Intent, Journa
 from dynmem.manager.journal.writer import JournalWriter
 from dynmem.manager.step import Manager
 from dynmem.manager.step.results import SetBalloon
-from dynmem.manager.sweep.connection import VmConnection
+from dynmem.manager.sweep.managed_vm import ManagedVm
 from dynmem.manager.sweep.quiet import NotSentError
 from dynmem.manager.totals import Totals
 from dynmem.qmp.errors import QmpCommandError
 
-Connections = Mapping[str, VmConnection]
+Connections = Mapping[str, ManagedVm]
 Rows = list[tuple[int, Intent]]
 
 # How long a step waits for the replies to its commands.
@@ -133,7 +133,7 @@ class Acts:
             return
         self._unrecorded.clear()
 
-    async def _send(self, connection: VmConnection, command: SetBalloon, late: Collection[str]) -> str:
+    async def _send(self, connection: ManagedVm, command: SetBalloon, late: Collection[str]) -> str:
         """Send one command and return its outcome, for the journal.
 
         If it comes *late*, steps have been made since, and the command counted as sent in them.
@@ -163,7 +163,7 @@ class Acts:
         return SENT
 
 
-def _intent(connection: VmConnection, command: SetBalloon) -> Intent:
+def _intent(connection: ManagedVm, command: SetBalloon) -> Intent:
     return Intent(
         vm=command.vm,
         incarnation=connection.incarnation,

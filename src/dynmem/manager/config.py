@@ -5,6 +5,7 @@ down to a page of 4 KiB. Any mistake is a ConfigError that names the file, the k
 """
 
 import os
+import re
 import stat
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -34,6 +35,10 @@ PERIOD_NS_MIN: Final = 100 * NS_PER_MS
 PERIOD_NS_MAX: Final = 3600 * NS_PER_S
 MINIMUM_BYTES_MIN: Final = 16 * MIB  # no known guest runs below
 BUFFER_PERCENT_MAX: Final = 1000
+# What a domain is called is for people to read: libvirt has no limit of its own.
+DOMAIN_NAME_MAX: Final = 255
+# Only a libvirt of this host: the VMs' memory and processes are looked at here.
+_LIBVIRT: Final = re.compile(r"(?:qemu|qemu\+unix|test|test\+unix):///[!-~]{0,400}")
 _DEFAULTS: Final = MemorySettings()
 
 
@@ -44,10 +49,12 @@ class Config(msgspec.Struct, frozen=True):
         path: The file.
         settings: What concerns the host.
         vms: The VMs, in the order of the file.
-        monitors: Each VM's QMP socket, by its name.
+        monitors: The QMP socket of each VM that has one, by its name.
         socket: The manager's own socket.
         state: The private folder of the journal.
         metrics: Where metrics are served; None: nowhere.
+        libvirt: The URI of the host's libvirt; "": its domains are not managed.
+        domains: What libvirt calls each VM that is reached by it, by the VM's name: a name, or a UUID.
     """
 
     path: Path
@@ -57,11 +64,24 @@ class Config(msgspec.Struct, frozen=True):
     socket: Path
     state: Path
     metrics: Address | None = None
+    libvirt: str = ""
+    domains: dict[str, str] = {}
 
     @property
-    def ways(self) -> dict[str, tuple[Path, MonitorKind]]:
-        """How each VM is reached."""
-        return {vm.name: (self.monitors[vm.name], vm.monitor) for vm in self.vms}
+    def room_bytes(self) -> int:
+        """What can be granted at all."""
+        return self.settings.budget_bytes - self.settings.slush_bytes
+
+    @property
+    def ways(self) -> dict[str, str]:
+        """How each VM is reached, in words."""
+        return {vm.name: self._way(vm) for vm in self.vms}
+
+    def _way(self, vm: VmConfig) -> str:
+        domain = self.domains.get(vm.name)
+        if domain is not None:
+            return f"domain {domain} of {self.libvirt}"
+        return f"monitor {self.monitors[vm.name]} ({vm.monitor})"
 
 
 def load(path: Path) -> Config:
@@ -97,7 +117,7 @@ def warnings(config: Config, host_total_bytes: int) -> list[str]:
             f"manager.metrics is {config.metrics}: whoever reaches that address can read the names and sizes"
             " of all VMs"
         )
-    if not config.vms:
+    if not config.vms and not config.libvirt:
         found.append("it has no [[vm]]: there is nothing to manage")
     return found
 
@@ -148,12 +168,22 @@ def _checked(path: Path, file: File) -> Config:
         )
     if len(file.vm) > MANAGER_VMS_MAX:
         raise fail("vm", f"{len(file.vm)} VMs; at most {MANAGER_VMS_MAX} can be managed: leave some out")
-    vms = tuple(_vm(fail, index, vm, budget - slush) for index, vm in enumerate(file.vm))
+    vms = tuple(
+        checked_vm(fail, vm_place(vm.name, index), vm, budget - slush) for index, vm in enumerate(file.vm)
+    )
+    manager = file.manager
+    for index, vm in enumerate(file.vm):
+        _check_way(fail, vm_place(vm.name, index), vm, manager.libvirt)
     _no_twice(fail, "name", [vm.name for vm in file.vm])
     _no_twice(fail, "qmp", [vm.qmp for vm in file.vm])
-    manager = file.manager
+    _no_twice(fail, "libvirt", [vm.libvirt for vm in file.vm])
+    if manager.libvirt and _LIBVIRT.fullmatch(manager.libvirt) is None:
+        raise fail(
+            "manager.libvirt",
+            f"{quoted(manager.libvirt)} is no libvirt of this host: write qemu:///system or qemu:///session",
+        )
     socket = _socket_path(fail, "manager.socket", manager.socket or str(default_socket()))
-    taken = [vm.name for vm in file.vm if Path(vm.qmp) == socket]
+    taken = [vm.name for vm in file.vm if vm.qmp and Path(vm.qmp) == socket]
     if taken:
         raise fail("manager.socket", f"is the monitor of vm {taken[0]!r}: choose another path")
     return Config(
@@ -167,17 +197,20 @@ def _checked(path: Path, file: File) -> Config:
             statistics=manager.statistics,
         ),
         vms=vms,
-        monitors={vm.name: Path(vm.qmp) for vm in file.vm},
+        monitors={vm.name: Path(vm.qmp) for vm in file.vm if vm.qmp},
         socket=socket,
         state=_absolute(fail, "manager.state", manager.state or str(default_state())),
         metrics=_address(fail, "manager.metrics", manager.metrics),
+        libvirt=manager.libvirt,
+        domains={vm.name: vm.libvirt for vm in file.vm if vm.libvirt},
     )
 
 
-_Fail = Callable[[str, str], ConfigError]
+#: Makes the error about a key from the sentence that says what is wrong with its value.
+Fail = Callable[[str, str], ConfigError]
 
 
-def _size(fail: _Fail, key: str, value: Size, *, least: int = 0) -> int:
+def _size(fail: Fail, key: str, value: Size, *, least: int = 0) -> int:
     """Return the bytes of a size of at least *least*; a small one without a unit lacks it by mistake."""
     try:
         size = value if isinstance(value, int) else parse_size(value)
@@ -194,7 +227,7 @@ def _size(fail: _Fail, key: str, value: Size, *, least: int = 0) -> int:
     return size
 
 
-def _period(fail: _Fail, value: str | float) -> int:
+def _period(fail: Fail, value: str | float) -> int:
     try:
         period = parse_duration(str(value))
     except ValueError as error:
@@ -204,14 +237,14 @@ def _period(fail: _Fail, value: str | float) -> int:
     return period
 
 
-def _address(fail: _Fail, key: str, text: str) -> Address | None:
+def _address(fail: Fail, key: str, text: str) -> Address | None:
     try:
         return parse_address(text) if text else None
     except ValueError as error:
         raise fail(key, str(error)) from error
 
 
-def _absolute(fail: _Fail, key: str, text: str) -> Path:
+def _absolute(fail: Fail, key: str, text: str) -> Path:
     if not text.isprintable():
         raise fail(key, f"{quoted(text)} has control characters: write a plain path")
     if not text.startswith("/"):
@@ -221,7 +254,7 @@ def _absolute(fail: _Fail, key: str, text: str) -> Path:
     return Path(text)
 
 
-def _socket_path(fail: _Fail, key: str, text: str) -> Path:
+def _socket_path(fail: Fail, key: str, text: str) -> Path:
     path = _absolute(fail, key, text)
     if len(text.encode()) > UNIX_PATH_BYTES_MAX:
         raise fail(
@@ -230,15 +263,36 @@ def _socket_path(fail: _Fail, key: str, text: str) -> Path:
     return path
 
 
-def _vm(fail: _Fail, index: int, vm: VmTable, room: int) -> VmConfig:
-    place = vm_place(vm.name, index)
+def _check_way(fail: Fail, place: str, vm: VmTable, libvirt: str) -> None:
+    """Check that a VM is reached in one way: by a monitor, or by libvirt."""
+    if not vm.libvirt:
+        if not vm.qmp:
+            raise fail(
+                f"{place}.qmp", "missing: add qmp = ..., or libvirt = ... where it is a domain of libvirt"
+            )
+        _socket_path(fail, f"{place}.qmp", vm.qmp)
+        return
+    if vm.qmp:
+        raise fail(f"{place}.libvirt", "a VM is reached by libvirt or by a monitor: leave out libvirt or qmp")
+    if not libvirt:
+        raise fail(f"{place}.libvirt", 'needs manager.libvirt: add libvirt = "qemu:///system" to [manager]')
+    if not vm.libvirt.isprintable() or len(vm.libvirt) > DOMAIN_NAME_MAX:
+        raise fail(
+            f"{place}.libvirt", f"{quoted(vm.libvirt)} is no name of a domain: write its name or its UUID"
+        )
+
+
+def checked_vm(fail: Fail, place: str, vm: VmTable, room: int) -> VmConfig:
+    """Return what a VM's table means; what *fail* makes is raised if it cannot be.
+
+    *place* is what a sentence calls the VM; *room* is what can be granted at all, in bytes.
+    """
     if not is_name(vm.name):
         raise fail(
             f"{place}.name",
             f"{quoted(vm.name)} is not a name: use up to {MANAGER_NAME_MAX} letters, digits,"
             " '.', '-' and '_', beginning with a letter or digit",
         )
-    path = _socket_path(fail, f"{place}.qmp", vm.qmp)
     minimum = _size(fail, f"{place}.minimum", vm.minimum, least=MINIMUM_BYTES_MIN)
     minimum = -(-minimum // PAGE_SIZE) * PAGE_SIZE
     maximum = _size(fail, f"{place}.maximum", vm.maximum, least=MINIMUM_BYTES_MIN) // PAGE_SIZE * PAGE_SIZE
@@ -270,7 +324,7 @@ def _vm(fail: _Fail, index: int, vm: VmTable, room: int) -> VmConfig:
         on_shortage=vm.on_shortage,
         may_stop=vm.may_stop,
         on_out_of_memory=_command(fail, place, vm),
-        monitor=_monitor_kind(vm.monitor, path),
+        monitor=_monitor_kind(vm.monitor, Path(vm.qmp)),
     )
 
 
@@ -280,7 +334,7 @@ def _monitor_kind(said: Literal["auto", MonitorKind], path: Path) -> MonitorKind
     return "borrowed" if is_keepers_own(path) else "own"
 
 
-def _command(fail: _Fail, place: str, vm: VmTable) -> tuple[str, ...]:
+def _command(fail: Fail, place: str, vm: VmTable) -> tuple[str, ...]:
     """Return the command of a VM that may be interrupted; empty if it may not."""
     key, words = f"{place}.on_out_of_memory", vm.on_out_of_memory
     if not words:
@@ -300,10 +354,10 @@ def _command(fail: _Fail, place: str, vm: VmTable) -> tuple[str, ...]:
     return tuple(words)
 
 
-def _no_twice(fail: _Fail, key: str, values: Iterable[str]) -> None:
+def _no_twice(fail: Fail, key: str, values: Iterable[str]) -> None:
     seen: set[str] = set()
     for index, value in enumerate(values):
-        if value in seen:
+        if value and value in seen:
             raise fail(
                 f"{vm_place('', index)}.{key}", f"{quoted(value)} is used by an earlier VM: give it its own"
             )

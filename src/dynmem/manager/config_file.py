@@ -12,6 +12,7 @@
     socket = "/run/dynmem/api.sock" # where `dynmem status` connects
     state = "/var/lib/dynmem"       # the journal's private folder
     metrics = "127.0.0.1:9737"      # where Prometheus reads; empty: nowhere (default)
+    libvirt = "qemu:///system"      # manage the domains of this libvirt that say how (default: none)
 
     [[vm]]                          # once per VM
     name = "web"                    # letters, digits, dot, dash, underscore
@@ -25,6 +26,12 @@ monitor = "auto"                # "own": for dynmem alone; "borrowed": another p
     may_stop = false                # true: QEMU's hv-balloon is changed too, stopped for a moment each time
     on_shortage = "wait"            # or "squeeze": a VM of higher priority may have what this one uses
     on_out_of_memory = ["/usr/bin/virsh", "managedsave"] # saves or ends it, for one of higher priority
+
+    [[vm]]
+    name = "db"
+    libvirt = "db"                  # in place of qmp: a domain of manager.libvirt, by its name or UUID
+    minimum = "1GiB"
+    maximum = "8GiB"
 
 Whether the values make sense together is for `config` to say. Any mistake is a ConfigError that names the
 file, the key, the value and what to do.
@@ -91,6 +98,9 @@ class ManagerTable(msgspec.Struct, forbid_unknown_fields=True):
         metrics: The address and port on which metrics are served to Prometheus, such as "127.0.0.1:9737" or
             "[::1]:9737"; port 0 takes a free one, which the log names. Whoever reaches the address can read
             the names and sizes of all VMs, and change nothing. Empty, the default: nowhere.
+        libvirt: The libvirt of this host, as a URI such as `qemu:///system` or `qemu:///session`. Each of its
+            domains that has a policy in its `<metadata>` is managed, and comes and goes while the manager
+            runs ([On libvirt](libvirt.md)). Default: none.
     """
 
     mode: Mode = "observe"
@@ -99,15 +109,16 @@ class ManagerTable(msgspec.Struct, forbid_unknown_fields=True):
     socket: str = ""
     state: str = ""
     metrics: str = ""
+    libvirt: str = ""
 
 
-class VmTable(msgspec.Struct, forbid_unknown_fields=True):
+class VmTable(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """One virtual machine; write it once for each, at most 1000 times.
 
     Attributes:
         name: Its name: up to 64 letters, digits, dots, dashes and underscores, beginning with a letter or
             digit.
-        qmp: The socket of its monitor: an absolute path of at most 107 bytes.
+        qmp: The socket of its monitor: an absolute path of at most 107 bytes. Every VM has this or `libvirt`.
         monitor: "own": dynmem alone uses this monitor, and stays connected. "borrowed": it is another
             program's, which is to find it free: dynmem connects when nobody else is connected, twice a
             second at most and for 100 ms at most. "auto": borrowed where the path is that of Proxmox's or
@@ -130,10 +141,12 @@ class VmTable(msgspec.Struct, forbid_unknown_fields=True):
             follows as the last argument. It runs without a shell, as the manager's user, for 120 s at most,
             once for each start of this VM, and only in "enforce". Low comes before normal, and the largest
             first; a VM of priority high cannot have one. Without it, the VM is never interrupted.
+        libvirt: The domain that this is, of the libvirt in `[manager]`, by its name or its UUID. It is
+            reached by libvirt's API, and what stands here counts in place of its `<metadata>`.
     """
 
     name: str
-    qmp: str
+    qmp: str = ""
     minimum: Size
     maximum: Size
     monitor: Literal["auto", MonitorKind] = "auto"
@@ -143,6 +156,7 @@ class VmTable(msgspec.Struct, forbid_unknown_fields=True):
     on_shortage: OnShortage = "wait"
     may_stop: bool = False
     on_out_of_memory: list[str] = []
+    libvirt: str = ""
 
 
 class File(msgspec.Struct, forbid_unknown_fields=True):

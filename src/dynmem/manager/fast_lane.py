@@ -18,7 +18,7 @@ from typing import Final
 from dynmem.manager.step.facts import RUNNING, Facts, HostFacts, between_sweeps
 from dynmem.manager.step.results import StepResult
 from dynmem.manager.step.watch import WATCH_NS, Watch
-from dynmem.manager.sweep.connection import VmConnection
+from dynmem.manager.sweep.managed_vm import ManagedVm
 from dynmem.units import NS_PER_S
 
 WATCH_S: Final = WATCH_NS / NS_PER_S
@@ -47,7 +47,7 @@ class FastLane:
         """Whether there is anything to watch."""
         return bool(self._moving or self._tight)
 
-    async def look(self, connections: Mapping[str, VmConnection]) -> Facts | None:
+    async def look(self, connections: Mapping[str, ManagedVm]) -> Facts | None:
         """Return the facts for a step; None if nothing calls for one."""
         before = self._facts
         if before is None:

@@ -18,6 +18,7 @@ from typing import Final
 import msgspec
 
 from dynmem import __version__
+from dynmem.domains.link import Link
 from dynmem.errors import ExitCode, RefusedError, RemoteProtocolError
 from dynmem.history.recorder import Recorder
 from dynmem.limits import MANAGER_DESCRIPTORS, MANAGER_DESCRIPTORS_PER_VM
@@ -27,6 +28,8 @@ from dynmem.manager.api.scrapes import MetricsServer
 from dynmem.manager.api.server import ApiServer
 from dynmem.manager.api.service import Service
 from dynmem.manager.config import Config
+from dynmem.manager.domains.connection import DomainConnection
+from dynmem.manager.domains.roster import Roster
 from dynmem.manager.fast_lane import WATCH_S, FastLane
 from dynmem.manager.journal.journal import Journal, JournalError
 from dynmem.manager.journal.recovery import Unfinished, take_over
@@ -34,7 +37,7 @@ from dynmem.manager.journal.writer import JournalWriter
 from dynmem.manager.last_resort import LastResort
 from dynmem.manager.next_sweep import NextSweep
 from dynmem.manager.private import lock, private_folder
-from dynmem.manager.reload import ConfigWatch
+from dynmem.manager.reload import ConfigWatch, changes
 from dynmem.manager.step import Manager
 from dynmem.manager.step.facts import ABSENT, Facts, HostFacts, Mode, VmFacts
 from dynmem.manager.step.results import StepResult
@@ -43,6 +46,7 @@ from dynmem.manager.sweep.borrowed import Borrowed, Visits
 from dynmem.manager.sweep.connection import VmConnection
 from dynmem.manager.sweep.host import HostMeter
 from dynmem.manager.sweep.identity import Identities
+from dynmem.manager.sweep.managed_vm import ManagedVm
 from dynmem.manager.sweep.measuring import Measuring
 from dynmem.manager.totals import Totals
 from dynmem.metrics.render import render
@@ -64,8 +68,24 @@ _MODES: Final[Mapping[Mode, str]] = {
     "advise": "changing nothing, printing commands",
     "enforce": "managing",
 }
+# How long the first sweep waits for libvirt's list of its domains.
+FIRST_LOOK_S: Final = 2.0
 # The most names in one line.
 NAMES_MAX: Final = 20
+
+
+class _AnyName:
+    """Holds every name: which domains libvirt has is known only while it replies."""
+
+    def __contains__(self, name: object) -> bool:
+        return True
+
+
+_ANY_NAME: Final = _AnyName()
+
+
+def _link(uri: str, rebooted: Callable[[str], None]) -> Link:
+    return Link(uri, rebooted=rebooted)
 
 
 class Daemon:
@@ -88,7 +108,8 @@ class Daemon:
         self._visits = Visits()
         self._last_resort = LastResort(report)
         self._history = Recorder(config.state, report)
-        self._connections = {vm.name: self._connection(vm.name) for vm in config.vms}
+        self._roster = self._domains_of(config.libvirt)
+        self._connections: dict[str, ManagedVm] = {vm.name: self._connection(vm.name) for vm in config.vms}
         self._facts: dict[str, VmFacts] = {}
         self._stop = asyncio.Event()
         self._stopped_by = signal.SIGTERM
@@ -107,7 +128,28 @@ class Daemon:
     def _period_s(self) -> float:
         return self._config.settings.period_ns / NS_PER_S
 
-    def _connection(self, name: str) -> VmConnection:
+    def _domains_of(self, uri: str) -> Roster | None:
+        """Return the domains of a libvirt; None if there is none to ask."""
+        if not uri:
+            return None
+        link = partial(_link, uri)
+        news, reset = self._next_sweep.wanted.set, self._next_sweep.saw_reset
+        return Roster(link, self._report, news=news, reset=reset)
+
+    def _connection(self, name: str) -> ManagedVm:
+        domain = self._config.domains.get(name)
+        if domain is not None:
+            assert self._roster is not None
+            return DomainConnection(
+                name,
+                domain,
+                self._roster,
+                may_write=self._config.settings.is_enforcing,
+                period_s=self._period_s,
+                may_ask=self._config.settings.statistics,
+                identities=self._identities,
+                measuring=self._measuring,
+            )
         path = self._config.monitors[name]
         is_borrowed = any(vm.name == name and vm.monitor == "borrowed" for vm in self._config.vms)
         return VmConnection(
@@ -133,7 +175,7 @@ class Daemon:
             held.callback(os.close, lock(socket_lock, f"the socket {config.socket}"))
             journal = Journal(config.state)
             held.callback(journal.close)
-            take_over(journal, self._manager, set(self._connections))
+            await self._take_over(journal)
             for number in (signal.SIGINT, signal.SIGTERM):
                 asyncio.get_running_loop().add_signal_handler(number, self._stop_by, number)
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload_soon)
@@ -164,6 +206,8 @@ class Daemon:
                 await metrics.close()
                 await service.forget_ended()
                 await asyncio.gather(*(each.close() for each in self._connections.values()))
+                if self._roster is not None:
+                    await self._roster.close()
                 await acts.finish()
                 await writer.finish()
                 farewell = self._farewell()
@@ -187,6 +231,13 @@ class Daemon:
             )
         return reply
 
+    async def _take_over(self, journal: Journal) -> None:
+        """Continue where a predecessor ended, once it is known which domains there are."""
+        if self._roster is not None:
+            await self._roster.first(FIRST_LOOK_S)
+            await self._put_in_force(self._config)
+        take_over(journal, self._manager, set(self._connections) if self._roster is None else _ANY_NAME)
+
     def _stop_by(self, number: signal.Signals) -> None:
         self._stopped_by = number
         self._stop.set()
@@ -206,13 +257,23 @@ class Daemon:
     async def _reload(self) -> None:
         """Read the configuration again and put it in force, if it is right."""
         self._wants_reload = False
-        before = self._config.ways
+        before = self._config
         for line in await self._watch.read_again():
             self._report(line)
             self._history.happened("reload", line)
+        if self._config.libvirt != before.libvirt:
+            former, self._roster = self._roster, self._domains_of(self._config.libvirt)
+            if former is not None:
+                await former.close()
+        await self._put_in_force(before)
+
+    async def _put_in_force(self, before: Config) -> None:
+        """Put the file, and what libvirt has beside it, in the place of what was in force *before*."""
+        if self._roster is not None:
+            self._watch.take_in(*self._roster.managed(self._watch.file))
         config = self._config
         self._manager.configure(config.settings, config.vms)
-        dropped = [name for name, way in before.items() if config.ways.get(name) != way]
+        dropped = [name for name, way in before.ways.items() if config.ways.get(name) != way]
         await asyncio.gather(*(self._connections.pop(name).close() for name in dropped))
         for name in dropped:
             self._facts.pop(name, None)
@@ -300,6 +361,8 @@ class Daemon:
                 self._supervised.ready()
             elif (news := self._watch.look()) is not None:
                 self._report(news)
+            if self._roster is not None:
+                await self._look_at_roster(self._roster)
             self._next_sweep.begin()
             facts = await self._sweep()
             swept_s = time.monotonic() - began
@@ -327,6 +390,16 @@ class Daemon:
             await asyncio.wait((stopping,), timeout=max(0.0, soon_s))
             self._next_sweep.wanted.clear()
         await stopping
+
+    async def _look_at_roster(self, roster: Roster) -> None:
+        """Take in which domains came and went, and have libvirt asked again."""
+        roster.look()
+        if roster.take_news():
+            before = self._config
+            await self._put_in_force(before)
+            for line in changes(before, self._config):
+                self._report(f"libvirt: {line}")
+                self._history.happened("reload", f"libvirt: {line}")
 
     async def _look_between(self, lane: FastLane, acts: Acts, unfinished: Unfinished) -> None:
         """Look at the VMs that could run out of memory before the next sweep, and serve them."""

@@ -11,13 +11,14 @@ restart with the new file would do, without forgetting what is known of the VMs 
 
 import asyncio
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
 
 from dynmem.errors import ConfigError, RemoteProtocolError
 from dynmem.manager.config import Config, check_monitors, load, warnings
+from dynmem.manager.step.facts import VmConfig
 from dynmem.procfs import meminfo
 from dynmem.units import NS_PER_S, format_size
 
@@ -26,15 +27,25 @@ class ConfigWatch:
     """The file in force, and what is known of a newer one.
 
     Attributes:
-        config: What is in force.
+        file: What the file said when it was read.
+        config: What is in force: the file, and the domains of libvirt that have a policy of their own.
         problem: Why the file and what is in force differ, with the next step; None if they do not.
 
     """
 
     def __init__(self, config: Config) -> None:
+        self.file: Config = config
         self.config: Config = config
         self.problem: str | None = None
         self._seen = _signature(config.path)
+
+    def take_in(self, found: Sequence[VmConfig], domains: Mapping[str, str]) -> None:
+        """Add the VMs that libvirt has beside the file's; *domains* has their UUIDs by their names."""
+        self.config = msgspec.structs.replace(
+            self.file,
+            vms=(*self.file.vms, *found),
+            domains={**self.file.domains, **domains},
+        )
 
     def look(self) -> str | None:
         """Return a line for the operator if the file has changed since it was last read or last reported."""
@@ -48,14 +59,14 @@ class ConfigWatch:
 
     async def read_again(self) -> list[str]:
         """Read the file and put it in force; return lines for the operator. A wrong file changes nothing."""
-        before = self.config
+        before = self.file
         self._seen = _signature(before.path)
         try:
             read = await asyncio.to_thread(_loaded, before.path)
         except ConfigError as error:
             self.problem = f"{error}; what was read before stays in force"
             return [f"configuration not read: {self.problem}"]
-        self.config = msgspec.structs.replace(read, socket=before.socket, state=before.state)
+        self.file = self.config = msgspec.structs.replace(read, socket=before.socket, state=before.state)
         kept = [
             f"manager.{name} stays {old}: restart `dynmem run` to move it to {new}"
             for name, old, new in (
@@ -65,8 +76,8 @@ class ConfigWatch:
             if old != new
         ]
         self.problem = "; ".join(kept) or None
-        changes = list(_changes(before, self.config)) or ["nothing has changed"]
-        return [f"configuration read again: {line}" for line in (*changes, *kept, *_notes(self.config))]
+        found = list(changes(before, self.file)) or ["nothing has changed"]
+        return [f"configuration read again: {line}" for line in (*found, *kept, *_notes(self.file))]
 
 
 def _loaded(path: Path) -> Config:
@@ -92,7 +103,7 @@ def _signature(path: Path) -> tuple[int, ...]:
     return (there.st_dev, there.st_ino, there.st_size, there.st_mtime_ns)
 
 
-def _changes(before: Config, after: Config) -> Iterator[str]:
+def changes(before: Config, after: Config) -> Iterator[str]:
     """Yield what is different, in words."""
     old, new = before.settings, after.settings
     yield from _differences(
@@ -101,6 +112,7 @@ def _changes(before: Config, after: Config) -> Iterator[str]:
         ("mode", old.mode, new.mode),
         ("period", f"{old.period_ns / NS_PER_S:g} s", f"{new.period_ns / NS_PER_S:g} s"),
         ("metrics", str(before.metrics or "off"), str(after.metrics or "off")),
+        ("libvirt", before.libvirt or "none", after.libvirt or "none"),
     )
     known = {vm.name: vm for vm in before.vms}
     now = {vm.name: vm for vm in after.vms}
@@ -115,20 +127,19 @@ def _changes(before: Config, after: Config) -> Iterator[str]:
             ("buffer", f"{was.buffer_percent} %", f"{vm.buffer_percent} %"),
             ("weight", str(was.weight), str(vm.weight)),
             ("priority", was.priority, vm.priority),
-            ("monitor", _way(before, name), _way(after, name)),
+            ("reached by", before.ways[name], after.ways[name]),
         ):
             yield f"{name}: {difference}"
     for name in known:
-        if name not in now:
+        if name in now:
+            continue
+        if name in before.domains:
+            yield f"{name}: no longer a domain of libvirt with a policy, nor in the file: left alone"
+        else:
             yield (
                 f"{name}: no longer in the file: left alone at the size it has; to give it its full size, put"
                 f" it back and run: dynmem release {name}"
             )
-
-
-def _way(config: Config, name: str) -> str:
-    path, kind = config.ways[name]
-    return f"{path} ({kind})"
 
 
 def _differences(*values: tuple[str, str, str]) -> Iterator[str]:

@@ -176,7 +176,9 @@ class Service:
     def _check_admission(self, request: AdmitRequest) -> None:
         """Raise ConfigError or RefusedError if a VM would not be what the file describes."""
         name, config = self._known(request.name)[0], self._config
-        monitor = config.monitors[name]
+        monitor = config.monitors.get(name)
+        if monitor is None:
+            raise ConfigError(f"{name}: {config.path} says that it is a domain of libvirt, not a `dynmem vm`")
         if request.monitor not in (str(monitor), os.path.realpath(monitor)):
             raise ConfigError(
                 f"{name}: {config.path} says that its monitor is {monitor}: start it with"

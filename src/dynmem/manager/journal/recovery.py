@@ -4,7 +4,7 @@ Sizes are never taken from the journal. An open action is closed by looking at t
 """
 
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Container, Iterable
 
 from dynmem.limits import MANAGER_FIGURE_BYTES_MAX, PAUSE_NS_MAX
 from dynmem.manager.journal.journal import PAUSED, REACHED, RELEASED, RESERVED, Action, Intent, Journal
@@ -13,7 +13,7 @@ from dynmem.manager.step.facts import ABSENT, SILENT, Facts, VmFacts
 from dynmem.units import format_size
 
 
-def take_over(journal: Journal, manager: Manager, names: Collection[str]) -> None:
+def take_over(journal: Journal, manager: Manager, names: Container[str]) -> None:
     """Continue where a predecessor ended.
 
     A VM does not report its target, so the last ones sent come from the journal. Released VMs stay released,

@@ -195,9 +195,12 @@ async def _read_virtio_balloon(monitor: Monitor, device: Device, boot_bytes: int
     reports are told apart by their figures as well.
     """
     del boot_bytes
-    reply = fields(
-        await monitor.query("qom-get", {"path": device.path, "property": "guest-stats"}), "guest-stats"
-    )
+    return virtio_report(await monitor.query("qom-get", {"path": device.path, "property": "guest-stats"}))
+
+
+def virtio_report(found: object) -> Report | Silence:
+    """Return what guest-stats mean. RemoteProtocolError if they are not as QEMU sends them."""
+    reply = fields(found, "guest-stats")
     updated = number(reply.get("last-update"), "last-update")
     statistics = fields(reply.get("stats"), "guest-stats")
     available = _available(statistics)

@@ -50,7 +50,15 @@ class Surroundings:
         Raises as QmpClient.execute, but not QmpCommandError.
         """
         if number >= self._next:
-            self._devices = await _device_types(monitor)
+            self.begin(number, await _device_types(monitor))
+
+    def begin(self, number: int, devices: tuple[str, ...] = ()) -> None:
+        """Have the VM looked around at look *number*, if it is time to.
+
+        *devices* are the types of its devices, beside those of its command line.
+        """
+        if number >= self._next:
+            self._devices = devices
             self._next = number + _LOOK_EVERY
 
     async def look(self, pid: int, size: int, threads: Measuring) -> None:
