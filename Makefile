@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: demo demo-qemu test test-kvm accept-memory accept-gmm lint docs conformance bench bench-check trial rows flake soak hostile walk fuzz fuzz-coverage clean
+.PHONY: demo demo-qemu test test-kvm accept-memory accept-gmm lint docs conformance bench bench-check trial rows flake check-metrics soak hostile walk fuzz fuzz-coverage clean
 .DEFAULT_GOAL := demo
 
 .venv/run.stamp: pyproject.toml scripts/setup-venv
@@ -74,6 +74,10 @@ flake: .venv/dev.stamp  ## the tests N times (10) in random order, half of them 
 	scripts/setup-qemu
 	scripts/setup-qemu10
 	$(BIN)/python scripts/flake.py --runs $(or $(N),10) $(ARGS)
+
+check-metrics: .venv/dev.stamp  ## alert rules and dashboards by Debian's promtool and prometheus, which are fetched, not installed
+	scripts/setup-prometheus
+	$(PYTEST) tests/metrics tests/contrib/test_alerts.py tests/contrib/test_dashboards.py $(ARGS)
 
 soak: .venv/dev.stamp  ## the long ones
 	scripts/setup-qemu

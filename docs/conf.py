@@ -63,6 +63,7 @@ docs/demand
 docs/duplicates
 docs/status
 docs/metrics
+docs/runbooks
 docs/service
 docs/history
 docs/honesty

@@ -72,6 +72,16 @@ Its counter adds it up over time, so its rate is the bytes that were missing on 
 rate(dynmem_vm_unmet_demand_byte_seconds_total[5m])
 ```
 
+## Alerts and dashboards
+
+`contrib/prometheus/alerts.yml` has alert rules; [runbooks.md](runbooks.md) says for each what it means
+and what to do. `contrib/grafana/dynmem-host.json` and `contrib/grafana/dynmem-vm.json` are dashboards
+for Grafana, to import as they are: they ask for the data source, the hosts and the VMs. `make
+check-metrics` tries all of it with Debian's Prometheus: each alert fires when it should and only then,
+and each query of a dashboard, run on what a manager serves, has a result.
+
+## What is not among them
+
 How often a guest killed a process because it had no memory is not among them: the manager does not ask a
 guest for it, and could not believe it.
 """
