@@ -63,6 +63,7 @@ def test_the_command_examines_this_host_and_its_exit_code_says_whether_something
     subjects = [finding["subject"] for finding in found["findings"]]
     assert len(set(subjects)) == len(subjects)
     assert {"processor", "user namespaces", "memory files", "process_madvise", "/dev/kvm"} <= set(subjects)
+    assert {"kernel", "memory cgroups", "processes of VMs", "monitors", "QEMU's hv-balloon"} <= set(subjects)
 
 
 # guests

@@ -16,9 +16,10 @@ SCHEMA_VERSION: Final = 1  # of the output of --json
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
 def doctor(*, as_json: bool) -> int:
-    """Examine whether this host can run machines, and say what would help if it cannot.
+    """Examine whether this host can run machines and be managed, and say what would help if it cannot.
 
-    "limited" works with less, and "missing" keeps a command from running. Nothing is changed.
+    "limited" works with less, and "missing" keeps a command from running. Nothing is changed, and no VM is
+    asked for anything.
 
     \b
     Examples:

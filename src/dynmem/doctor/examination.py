@@ -2,7 +2,8 @@
 
 from collections.abc import Iterable
 
-from dynmem.doctor import guests, memory
+from dynmem.discovery.find import find_vms
+from dynmem.doctor import guests, hv_balloon, manager, memory
 from dynmem.findings import Finding, Verdict
 from dynmem.vm.kvm import host
 
@@ -10,8 +11,15 @@ _ORDER = (Verdict.OK, Verdict.LIMITED, Verdict.MISSING)  # from the best to the 
 
 
 def examine() -> list[Finding]:
-    """Examine this host. It takes a moment: two processes are started and end."""
-    return [*guests.examine(), *memory.examine(), *host.examine()]
+    """Examine this host. It takes a moment: a few processes are started and end."""
+    found = find_vms()
+    return [
+        *guests.examine(),
+        *memory.examine(),
+        *manager.examine(found),
+        hv_balloon.examine(found),
+        *host.examine(),
+    ]
 
 
 def worst(findings: Iterable[Finding]) -> Verdict:
