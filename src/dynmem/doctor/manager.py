@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
-from dynmem.cgroups import memory_groups, tightest_limit
+from dynmem.cgroups import limits_above, memory_groups
 from dynmem.discovery.find import Found, FoundVm
 from dynmem.discovery.proxmox import FOLDER
 from dynmem.errors import printable
@@ -47,7 +47,7 @@ def groups(proc: Path = PROC) -> Finding:
     try:
         mounts, own = _text(proc / "self" / "mountinfo"), _text(proc / "self" / "cgroup")
         folders = _mounted(mounts)
-        found = [limit for group in memory_groups(own, mounts) if (limit := tightest_limit(group))]
+        found = sorted(limit for group in memory_groups(own, mounts) for limit in limits_above(group))
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else "they are not in the kernel's form"
         detail = f"cannot be read ({why}): limits of memory above a VM are not seen"
@@ -56,8 +56,8 @@ def groups(proc: Path = PROC) -> Finding:
         detail = "none are mounted: limits of memory above a VM are not seen"
         return Finding(subject, Verdict.LIMITED, detail, "as root: mount -t cgroup2 none /sys/fs/cgroup")
     version = " and ".join(f"version {each}" for each in sorted(folders))
-    if found and (limit := min(found)).size < _OWN_BYTES:
-        detail = f"{version}; dynmem itself may use {format_size(limit.size)} ({limit.file})"
+    if found and found[0].size < _OWN_BYTES:
+        detail = f"{version}; dynmem itself may use {format_size(found[0].size)} ({found[0].file})"
         step = "raise it for dynmem run (MemoryMax= in a systemd unit), which is ended by it otherwise"
         return Finding(subject, Verdict.LIMITED, detail, step)
     detail = f"{version}: limits of memory above a VM are seen"
