@@ -4,6 +4,7 @@
 down to a page of 4 KiB. Any mistake is a ConfigError that names the file, the key, the value and what to do.
 """
 
+import grp
 import os
 import re
 import stat
@@ -25,7 +26,7 @@ from dynmem.limits import (
     WEIGHT_MAX,
 )
 from dynmem.manager.address import Address, parse_address
-from dynmem.manager.config_file import AUTO, SLUSH, File, Size, VmTable, is_name, read, vm_place
+from dynmem.manager.config_file import AUTO, SLUSH, File, ManagerTable, Size, VmTable, is_name, read, vm_place
 from dynmem.manager.paths import default_socket, default_state
 from dynmem.manager.step.facts import ManagerSettings, MonitorKind, VmConfig
 from dynmem.policy import MemorySettings
@@ -53,6 +54,8 @@ class Config(msgspec.Struct, frozen=True):
         socket: The manager's own socket.
         state: The private folder of the journal.
         metrics: Where metrics are served; None: nowhere.
+        status_socket: The socket that only reports the status; None: there is none.
+        status_group: The number of the group that may connect there; None: everybody.
         libvirt: The URI of the host's libvirt; "": its domains are not managed.
         domains: What libvirt calls each VM that is reached by it, by the VM's name: a name, or a UUID.
     """
@@ -64,6 +67,8 @@ class Config(msgspec.Struct, frozen=True):
     socket: Path
     state: Path
     metrics: Address | None = None
+    status_socket: Path | None = None
+    status_group: int | None = None
     libvirt: str = ""
     domains: dict[str, str] = {}
 
@@ -128,6 +133,8 @@ def check_monitors(config: Config) -> None:
     A path where nothing is yet is right: the VM has not started.
     """
     owners = {_socket_there(config.socket)[0]: "manager.socket"}
+    if config.status_socket is not None:
+        owners[_socket_there(config.status_socket)[0]] = "manager.status_socket"
     for name, path in config.monitors.items():
         place = f"{config.path}: vm {name!r}.qmp: {path}"
         which, is_other_thing = _socket_there(path)
@@ -186,6 +193,7 @@ def _checked(path: Path, file: File) -> Config:
     taken = [vm.name for vm in file.vm if vm.qmp and Path(vm.qmp) == socket]
     if taken:
         raise fail("manager.socket", f"is the monitor of vm {taken[0]!r}: choose another path")
+    status_socket, status_group = _status_socket(fail, manager, socket)
     return Config(
         path=path,
         settings=ManagerSettings(
@@ -201,6 +209,8 @@ def _checked(path: Path, file: File) -> Config:
         socket=socket,
         state=_absolute(fail, "manager.state", manager.state or str(default_state())),
         metrics=_address(fail, "manager.metrics", manager.metrics),
+        status_socket=status_socket,
+        status_group=status_group,
         libvirt=manager.libvirt,
         domains={vm.name: vm.libvirt for vm in file.vm if vm.libvirt},
     )
@@ -242,6 +252,24 @@ def _address(fail: Fail, key: str, text: str) -> Address | None:
         return parse_address(text) if text else None
     except ValueError as error:
         raise fail(key, str(error)) from error
+
+
+def _status_socket(fail: Fail, manager: ManagerTable, socket: Path) -> tuple[Path | None, int | None]:
+    """Return the socket that only reports the status, and the number of its group."""
+    text, group = manager.status_socket, manager.status_group
+    if not text:
+        if group:
+            raise fail(
+                "manager.status_group", "there is no manager.status_socket: name one, or leave this out"
+            )
+        return None, None
+    path = _socket_path(fail, "manager.status_socket", text)
+    if path == socket:
+        raise fail("manager.status_socket", "is manager.socket: choose another path")
+    try:
+        return path, grp.getgrnam(group).gr_gid if group else None
+    except (KeyError, ValueError):
+        raise fail("manager.status_group", f"{quoted(group)} is no group of this host: name one") from None
 
 
 def _absolute(fail: Fail, key: str, text: str) -> Path:

@@ -23,9 +23,9 @@ from dynmem.errors import ExitCode, RefusedError, RemoteProtocolError
 from dynmem.history.recorder import Recorder
 from dynmem.limits import MANAGER_DESCRIPTORS, MANAGER_DESCRIPTORS_PER_VM
 from dynmem.manager.acts import Acts
+from dynmem.manager.api.fronts import Fronts
 from dynmem.manager.api.messages import Reply, Request, StatusRequest
 from dynmem.manager.api.scrapes import MetricsServer
-from dynmem.manager.api.server import ApiServer
 from dynmem.manager.api.service import Service
 from dynmem.manager.config import Config
 from dynmem.manager.domains.connection import DomainConnection
@@ -183,13 +183,9 @@ class Daemon:
                 self._reload_soon()
             writer = JournalWriter(journal, self._report)
             service = Service(self._watch, self._manager, writer, self._next_sweep, self._totals)
-            api = ApiServer(config.socket, partial(self._handle, service))
-            await api.start()
-            greeting = self._greeting()
-            self._report(greeting)
-            self._history.happened("started", greeting)
             metrics = MetricsServer(service.status, render, CONTENT_TYPE, self._report)
-            await metrics.listen(config.metrics)
+            fronts = Fronts(config, partial(self._handle, service), metrics)
+            await fronts.start(self._greet)
             self._supervised.ready()
             if self._manager.released:
                 self._report(self._released())
@@ -199,11 +195,10 @@ class Daemon:
             acts = Acts(self._manager, writer, self._report, self._totals)
             alive = asyncio.create_task(self._supervised.keep_alive())
             try:
-                await self._serve(acts, writer, service, metrics, Unfinished(journal.open_actions()))
+                await self._serve(acts, writer, service, fronts, Unfinished(journal.open_actions()))
             finally:
                 await self._last_resort.close()
-                await api.close()
-                await metrics.close()
+                await fronts.close()
                 await service.forget_ended()
                 await asyncio.gather(*(each.close() for each in self._connections.values()))
                 if self._roster is not None:
@@ -287,18 +282,21 @@ class Daemon:
             )
         self._allow_descriptors()
 
-    def _greeting(self) -> str:
+    def _greet(self) -> None:
+        """Say in the log and in the history that the manager has begun."""
         settings = self._config.settings
         what = _MODES[settings.mode]
         if settings.statistics and not settings.is_enforcing:
             what += ", but for how often guests are asked for their statistics"
         count = len(self._connections)
         vms = f"{count} VM{'' if count == 1 else 's'}"
-        return (
+        greeting = (
             f"dynmem {__version__}: {settings.mode}: {what}: {vms},"
             f" budget {format_size(settings.budget_bytes)}, slush {format_size(settings.slush_bytes)},"
             f" every {self._period_s:g} s; see it with: dynmem status --socket {self._config.socket}"
         )
+        self._report(greeting)
+        self._history.happened("started", greeting)
 
     def _released(self) -> str:
         return self._left_alone(
@@ -343,7 +341,7 @@ class Daemon:
         acts: Acts,
         writer: JournalWriter,
         service: Service,
-        metrics: MetricsServer,
+        fronts: Fronts,
         unfinished: Unfinished,
     ) -> None:
         """Sweep and step until the stop signal; a sweep that took too long is not made up for."""
@@ -357,7 +355,7 @@ class Daemon:
             if self._wants_reload:
                 self._supervised.reloading()
                 await self._reload()
-                await metrics.listen(self._config.metrics)
+                await fronts.listen(self._config.metrics)
                 self._supervised.ready()
             elif (news := self._watch.look()) is not None:
                 self._report(news)

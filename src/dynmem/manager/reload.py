@@ -6,13 +6,14 @@ restart with the new file would do, without forgetting what is known of the VMs 
 * limits, weights, priorities, the budget, the mode and the period are in force from the next sweep on;
 * a new VM is watched, and managed once two sweeps found it the same;
 * a VM that is no longer in the file is left alone at the size it has, as every VM is when the manager ends;
-* manager.socket and manager.state stay as they are: clients and the journal are there.
+* manager.socket, manager.state and manager.status_socket stay as they are: clients and the journal are there.
 """
 
 import asyncio
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
@@ -21,6 +22,9 @@ from dynmem.manager.config import Config, check_monitors, load, warnings
 from dynmem.manager.step.facts import VmConfig
 from dynmem.procfs import meminfo
 from dynmem.units import NS_PER_S, format_size
+
+# Clients are at the sockets, and the journal in the folder.
+_STAYS: Final = ("socket", "state", "status_socket", "status_group")
 
 
 class ConfigWatch:
@@ -66,14 +70,12 @@ class ConfigWatch:
         except ConfigError as error:
             self.problem = f"{error}; what was read before stays in force"
             return [f"configuration not read: {self.problem}"]
-        self.file = self.config = msgspec.structs.replace(read, socket=before.socket, state=before.state)
+        stays = {name: getattr(before, name) for name in _STAYS}
+        self.file = self.config = msgspec.structs.replace(read, **stays)
         kept = [
-            f"manager.{name} stays {old}: restart `dynmem run` to move it to {new}"
-            for name, old, new in (
-                ("socket", before.socket, read.socket),
-                ("state", before.state, read.state),
-            )
-            if old != new
+            f"manager.{name} stays {old}: restart `dynmem run` to move it to {getattr(read, name)}"
+            for name, old in stays.items()
+            if old != getattr(read, name)
         ]
         self.problem = "; ".join(kept) or None
         found = list(changes(before, self.file)) or ["nothing has changed"]

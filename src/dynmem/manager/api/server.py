@@ -24,10 +24,14 @@ _WITHDRAWN: Final = (ReserveRequest, AdmitRequest)
 
 
 class ApiServer:
-    """Listens until `close`; one handler carries out all requests."""
+    """Listens at *path* until `close`; one handler carries out all requests.
 
-    def __init__(self, path: Path, handler: Handler) -> None:
-        self._path = path
+    *key* is where the configuration names the path.
+    """
+
+    def __init__(self, path: Path, handler: Handler, key: str = "manager.socket") -> None:
+        self.path: Final = path
+        self._key = key
         self._handler = handler
         self._server: asyncio.Server | None = None
         full = f"{API_CLIENTS_MAX} clients are waiting already, the limit: try again later"
@@ -39,9 +43,9 @@ class ApiServer:
         The caller holds the lock for this path, so a socket that no process listens on is a dead manager's.
         """
         try:
-            listening = bind_private(self._path)
+            listening = bind_private(self.path)
         except ConfigError as error:
-            raise NotPermittedError(f"manager.socket: {error}") from error
+            raise NotPermittedError(f"{self._key}: {error}") from error
         self._server = await asyncio.start_unix_server(
             self._clients.serve, sock=listening, limit=API_REQUEST_BYTES_MAX
         )
@@ -51,7 +55,7 @@ class ApiServer:
         if self._server is not None:
             self._server.close()
             await self._clients.close()
-            self._path.unlink(missing_ok=True)
+            self.path.unlink(missing_ok=True)
 
     async def _reply(self, reader: asyncio.StreamReader, heard: Heard) -> bytes:
         """Read the request and return the line that replies to it; empty if the client has gone."""
