@@ -1,4 +1,4 @@
-"""Real QEMUs that are migrated, arrive, are backed up or have their memory locked: what is seen, what is sent."""
+"""Real QEMUs that are migrated, arrive, are backed up or locked: what is seen of that, and what is sent."""
 
 import asyncio
 import time
