@@ -107,10 +107,29 @@ def test_libvirts_own_monitor_is_never_used_and_one_beside_it_is(tree: ProcTree)
     tree.socket(path, 4711, listens=True)  # libvirt has lost it, and will come back
     text = written(tree)
     assert loaded(tree, text).vms == ()
-    assert "# web cannot be managed yet: its monitor is libvirt's" in text
+    assert "# web cannot be managed yet: its monitor is libvirt's, and it was started without a UUID" in text
     ours = ("-qmp", "unix:/run/web-dynmem.qmp,server=on,wait=off")
     tree.process(8, [QEMU, "-name", "guest=db", "-m", "1G", *theirs, *ours], fds={22: "socket:[4711]"})
     assert loaded(tree, written(tree)).monitors == {"db": Path("/run/web-dynmem.qmp")}
+
+
+def test_a_domain_of_libvirt_is_written_with_its_uuid_and_its_libvirt(tree: ProcTree) -> None:
+    theirs = ("-chardev", "socket,id=c,fd=22,server=on", "-mon", "chardev=c,mode=control", "-m", "1G")
+    for pid, name, place in (
+        (7, "web", "/var/lib/libvirt/qemu/domain-1-web/monitor.sock"),
+        (8, "mine", "/users/kim/.config/libvirt/qemu/lib/domain-2-mine/monitor.sock"),
+    ):
+        uuid = f"c7a5fdbd-cdaf-9455-926a-d65c16db180{pid}"
+        words = [QEMU, "-name", f"guest={name}", "-uuid", uuid, *theirs]
+        tree.process(pid, words, fds={22: f"socket:[471{pid}]"})
+        tree.socket(place, 4710 + pid, listens=True)
+        tree.socket(place, 5710 + pid, state="03")
+    text = written(tree)
+    config = loaded(tree, text)
+    assert (config.libvirt, config.monitors) == ("qemu:///system", {})
+    assert config.domains == {"web": "c7a5fdbd-cdaf-9455-926a-d65c16db1807"}
+    assert "# mine cannot be managed yet: it is of qemu:///session, and one libvirt can be managed" in text
+    assert uncommented(text)["libvirt"] == "c7a5fdbd-cdaf-9455-926a-d65c16db1808"
 
 
 def test_a_vm_of_dynmem_serves_several_clients_and_is_written_also_where_one_is_connected(

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
 from dynmem.discovery.find import LIBVIRT, OURS, PROXMOX, FoundMonitor, FoundVm
-from dynmem.discovery.keepers import is_keepers_own
+from dynmem.discovery.keepers import is_keepers_own, libvirt_of
 from dynmem.errors import printable
 from dynmem.limits import MANAGER_NAME_MAX, MANAGER_VMS_MAX, UNIX_PATH_BYTES_MAX, WEIGHT_MAX
 from dynmem.manager.config_file import SLUSH, is_name
@@ -68,11 +68,14 @@ def initial(found: Sequence[Sized], unseen: Sequence[str], host_bytes: int, date
         _line("mode", '"observe"', 'changes nothing; "advise" prints commands, "enforce" acts'),
         _line("period", '"1s"', "from one look at the VMs to the next"),
     ]
+    uri = next((_libvirt_of(each.vm) for each in found if _is_domain(each.vm)), "")
+    if uri:
+        lines.append(_line("libvirt", f'"{uri}"', "whose domains are reached by its API"))
     names: set[str] = set()
     for each in found[:MANAGER_VMS_MAX]:
         name = _name(each.vm, names)
         names.add(name)
-        lines += ["", *_table(each, name, room)]
+        lines += ["", *_table(each, name, room, uri)]
     if len(found) > MANAGER_VMS_MAX:
         lines += [
             "",
@@ -83,25 +86,33 @@ def initial(found: Sequence[Sized], unseen: Sequence[str], host_bytes: int, date
     return "\n".join(lines) + "\n"
 
 
-def _table(each: Sized, name: str, room: int) -> Iterator[str]:
-    """Yield the lines of one VM."""
+def _table(each: Sized, name: str, room: int, uri: str) -> Iterator[str]:
+    """Yield the lines of one VM; *uri* is the libvirt that the file names."""
     vm, maximum = each.vm, each.boot_bytes
     if vm.proxmox is not None:
         maximum = vm.proxmox.maximum_bytes
     maximum = _whole(maximum)
     monitor, kind = _monitor(vm)
+    is_domain = _is_domain(vm)
     problem = each.problem or _problem(vm, monitor, maximum, room)
+    if is_domain and _libvirt_of(vm) != uri:
+        problem = f"it is of {_libvirt_of(vm)}, and one libvirt can be managed"
     shown = vm.monitors[0].path if monitor is None and vm.monitors else monitor and monitor.path
     path = str(shown) if problem == "" else _way_for_us(vm, str(shown or f"/run/vm/{name}.qmp"))
     minimum, why = _minimum(vm, maximum, room)
     weight, why_weight = _weight(vm)
     who = f"pid {vm.pid}, {vm.keeper}" if vm.pid else vm.keeper
     called = "" if name == vm.name else f"; it calls itself {vm.name}"
+    way = [
+        _line("qmp", json.dumps(path, ensure_ascii=False), "its monitor"),
+        _line("monitor", f'"{kind}"', _KINDS[kind]),
+    ]
+    if is_domain:
+        way = [_line("libvirt", f'"{vm.started.uuid}"', "the UUID of the domain; its name would do")]
     lines = [
         "[[vm]]",
         _line("name", f'"{name}"', f"{who}{called}"),
-        _line("qmp", json.dumps(path, ensure_ascii=False), "its monitor"),
-        _line("monitor", f'"{kind}"', _KINDS[kind]),
+        *way,
         _line("minimum", _size(minimum), f"it is never shrunk below; {why}"),
         _line("maximum", _size(maximum), "it is never grown above; what it boots with"),
         _line("buffer", str(_DEFAULTS.buffer_percent), "percent on top of what its guest uses"),
@@ -121,9 +132,9 @@ def _problem(vm: FoundVm, monitor: FoundMonitor | None, maximum: int, room: int)
         return (
             f"it has no balloon device: run `qm set {vm.proxmox.number} --delete balloon` and start it again"
         )
-    if monitor is None:
+    if monitor is None and not _is_domain(vm):
         return _no_monitor(vm)
-    path = str(monitor.path)
+    path = "/" if monitor is None else str(monitor.path)
     if not path.startswith("/") or not path.isprintable() or len(path.encode()) > UNIX_PATH_BYTES_MAX:
         return "the path of its monitor cannot stand in this file: start it with a plain one"
     if not maximum:
@@ -142,7 +153,9 @@ def _no_monitor(vm: FoundVm) -> str:
             f" `qm set {vm.started.number} --args '{args}'`, and start it again"
         )
     if vm.keeper == LIBVIRT:
-        return "its monitor is libvirt's: give it one for dynmem, as docs/libvirt.md shows"
+        return (
+            "its monitor is libvirt's, and it was started without a UUID: start it again, or give it one more"
+        )
     if vm.monitors:
         return "its monitor serves another client: start it with one more, for dynmem"
     return f"{vm.problem or 'it has no monitor'}: start it with -qmp unix:PATH,server=on,wait=off"
@@ -153,6 +166,15 @@ def _way_for_us(vm: FoundVm, otherwise: str) -> str:
     if vm.keeper == PROXMOX:
         return f"/run/qemu-server/{vm.started.number}-dynmem.qmp"
     return otherwise if otherwise.isprintable() else "/run/vm/name.qmp"
+
+
+def _is_domain(vm: FoundVm) -> bool:
+    """Return whether a VM is reached by libvirt: one of its domains without a monitor for dynmem."""
+    return vm.keeper == LIBVIRT and bool(vm.started.uuid) and _monitor(vm)[0] is None
+
+
+def _libvirt_of(vm: FoundVm) -> str:
+    return libvirt_of([each.path for each in vm.monitors])
 
 
 def _monitor(vm: FoundVm) -> tuple[FoundMonitor | None, MonitorKind]:

@@ -24,13 +24,21 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path),
     help="A folder of QMP sockets: adds VMs that no process leads to. May be given several times.",
 )
+@click.option(
+    "--libvirt",
+    "uri",
+    default="",
+    metavar="URI",
+    help="The libvirt to ask, read-only, about its domains. Default: the one that each was started by.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
-def scan(named: tuple[str, ...], folders: tuple[Path, ...], *, as_json: bool) -> int:
+def scan(named: tuple[str, ...], folders: tuple[Path, ...], uri: str, *, as_json: bool) -> int:
     """Show what the VMs of this host hold, need and could give back. Nothing is changed.
 
     Finds QEMU (plain, Proxmox, libvirt) and `dynmem vm` by their processes, asks each monitor that no other
-    client uses for at most 100 ms, and reads /proc. VM is a name, a pid or Proxmox's VMID; a VM that is named
-    is shown with its evidence. Without root, it reports what it could not see.
+    client uses for at most 100 ms, and libvirt about its domains, and reads /proc. VM is a name, a pid or
+    Proxmox's VMID; a VM that is named is shown with its evidence. Without root, it reports what it could not
+    see.
 
     \b
     Examples:
@@ -42,10 +50,11 @@ def scan(named: tuple[str, ...], folders: tuple[Path, ...], *, as_json: bool) ->
     """  # noqa: D301 - click reads the backspace as "do not wrap"
     from dynmem.discovery.find import find_vms
     from dynmem.procfs import allow_descriptors
+    from dynmem.scan.domains import Libvirts
     from dynmem.scan.scan import scan as scan_host
 
     allow_descriptors(4096)
-    report = asyncio.run(scan_host(_chosen(find_vms(folders), named)))
+    report = asyncio.run(scan_host(_chosen(find_vms(folders), named), libvirts=Libvirts(uri)))
     if as_json:
         import msgspec
 

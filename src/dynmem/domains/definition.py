@@ -25,9 +25,27 @@ _CELL: Final = ("domain", "cpu", "numa", "cell")
 _DEVICES: Final = ("domain", "devices")
 _BALLOON: Final = (*_DEVICES, "memballoon")
 _PLUGGED: Final = (*_DEVICES, "memory")
-_PLUGGED_SIZE: Final = (*_PLUGGED, "target", "size")
+_PLUGGED_SIZES: Final = {(*_PLUGGED, "target", key): key for key in ("size", "requested", "current", "block")}
 _POLICY: Final = ("domain", "metadata", f"{NAMESPACE} policy")
-_TEXTS: Final = (("domain", "uuid"), ("domain", "name"), _MEMORY, _PLUGGED_SIZE)
+_TEXTS: Final = (("domain", "uuid"), ("domain", "name"), _MEMORY, *_PLUGGED_SIZES)
+
+
+class Plugged(NamedTuple):
+    """One memory device. Bytes; what libvirt does not say of it is 0.
+
+    Attributes:
+        model: What it is: "dimm", "virtio-mem" and others.
+        size: Its size, and for virtio-mem the most that it can plug.
+        requested: What virtio-mem is asked to have plugged.
+        current: What it has plugged.
+        block: The unit of both.
+    """
+
+    model: str
+    size: int = 0
+    requested: int = 0
+    current: int = 0
+    block: int = 0
 
 
 class Definition(NamedTuple):
@@ -44,6 +62,7 @@ class Definition(NamedTuple):
         period_s: How often its guest is asked for statistics; 0: never.
         policy: The attributes of its policy; None: it has none.
         policies: How many policies it has.
+        plugged: Its memory devices.
     """
 
     uuid: str
@@ -56,6 +75,7 @@ class Definition(NamedTuple):
     period_s: int
     policy: Mapping[str, str] | None
     policies: int
+    plugged: tuple[Plugged, ...] = ()
 
 
 def definition_of(xml: str) -> Definition:
@@ -77,9 +97,8 @@ class _Reader:
         self._path: list[str] = []
         self._texts: dict[tuple[str, ...], str] = {}
         self._unit = "KiB"
-        self._model = ""
         self._total = 0
-        self._plugged: list[tuple[str, int]] = []
+        self._plugged: list[Plugged] = []
         self._cells: list[int] = []
         self._balloon: Mapping[str, str] = {}
         self._period = "0"
@@ -97,8 +116,8 @@ class _Reader:
     def definition(self) -> Definition:
         """Return what was read."""
         uuid, name = (self._texts.get(("domain", key), "").strip() for key in ("uuid", "name"))
-        dimms = tuple(size for model, size in self._plugged if model == "dimm")
-        base = self._total - sum(size for _, size in self._plugged)
+        dimms = tuple(each.size for each in self._plugged if each.model == "dimm")
+        base = self._total - sum(each.size for each in self._plugged)
         if not uuid or not name or base <= 0:
             raise RemoteProtocolError("the definition of a domain lacks its name, its UUID or its memory")
         model = self._balloon.get("model", "none")
@@ -113,6 +132,7 @@ class _Reader:
             period_s=_number(self._period, _SECONDS_MAX),
             policy=self._policies[0] if self._policies else None,
             policies=len(self._policies),
+            plugged=tuple(self._plugged),
         )
 
     def _begin(self, name: str, attributes: dict[str, str]) -> None:
@@ -124,7 +144,7 @@ class _Reader:
             self._texts[path] = ""
             self._unit = attributes.get("unit", "KiB")
         elif path == _PLUGGED:
-            self._model = attributes.get("model", "")
+            self._plugged.append(Plugged(attributes.get("model", "")))
         elif path == _CELL:
             self._cells.append(_size(attributes.get("memory", ""), attributes.get("unit", "KiB")))
         elif path == _BALLOON:
@@ -138,8 +158,9 @@ class _Reader:
         path = tuple(self._path)
         if path == _MEMORY:
             self._total = _size(self._texts[path], self._unit)
-        elif path == _PLUGGED_SIZE:
-            self._plugged.append((self._model, _size(self._texts[path], self._unit)))
+        elif path in _PLUGGED_SIZES:
+            said = self._plugged[-1]._asdict() | {_PLUGGED_SIZES[path]: _size(self._texts[path], self._unit)}
+            self._plugged[-1] = Plugged(**said)
         self._path.pop()
 
     def _text(self, text: str) -> None:

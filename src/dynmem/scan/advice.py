@@ -16,6 +16,7 @@ from dynmem.discovery.pins import LOCKED
 from dynmem.errors import printable
 from dynmem.scan.judge import ABSENT, BALLOON, INEFFECTIVE, Give, Verdict, leaves_virtio_mem
 from dynmem.scan.monitored import VIRTIO_MEM, Monitored
+from dynmem.scan.visit import VIRTIO_BALLOON
 from dynmem.units import KIB, MIB, format_size
 
 # What is wrong.
@@ -187,12 +188,12 @@ def _wrong_with_access(case: Case) -> Iterator[tuple[str, str, int]]:
     told = case.told
     if told.devices is not None and not told.balloons and not told.virtio_mems:
         yield DEVICELESS, "nothing can move its memory: it has no balloon and no virtio-mem", 0
-    if told.balloon_path and told.interval_s == 0:
+    if VIRTIO_BALLOON in told.balloons and told.interval_s == 0:
         yield MUTE, "its guest is not asked for statistics, so what it needs is not known", 0
     if case.vm.monitors and not told.is_known:
         kind = FORBIDDEN if case.is_forbidden else TAKEN
         yield kind, case.problem or "its monitor could not be asked", 0
-    if not case.vm.monitors:
+    if not case.vm.monitors and not told.is_known:
         yield UNREACHABLE, case.problem or "it has no monitor that can be asked", 0
 
 

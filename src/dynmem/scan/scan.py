@@ -22,6 +22,7 @@ from dynmem.errors import DynmemError, printable
 from dynmem.procfs import PROC, meminfo
 from dynmem.scan import judge
 from dynmem.scan.advice import ORDER, Case, advise
+from dynmem.scan.domains import Libvirts
 from dynmem.scan.held import Held, measure, state_of
 from dynmem.scan.monitored import VIRTIO_MEM, Monitored, monitored
 from dynmem.scan.report import ScanReport, VmReport
@@ -55,26 +56,40 @@ class Process(NamedTuple):
 
 
 async def scan(
-    found: Found, *, proc: Path = PROC, visits_s: float = VISITS_S, walks_s: float = WALKS_S
+    found: Found,
+    *,
+    proc: Path = PROC,
+    visits_s: float = VISITS_S,
+    walks_s: float = WALKS_S,
+    libvirts: Libvirts | None = None,
 ) -> ScanReport:
-    """Return what is known of the VMs; it changes nothing."""
+    """Return what is known of the VMs; it changes nothing.
+
+    What *libvirts* lead to is asked about its domains; None: nothing is.
+    """
     began = time.monotonic()
     gate = asyncio.Semaphore(AT_ONCE)
 
-    async def ask(vm: FoundVm) -> Answers:
+    async def ask(vm: FoundVm) -> tuple[Answers, Monitored]:
         async with gate:
             if time.monotonic() - began > visits_s:
-                return Answers(problem="its monitor was not asked: there was no time left")
-            return await _visited(vm, proc)
+                return Answers(problem="its monitor was not asked: there was no time left"), Monitored()
+            is_stopped = bool(vm.pid) and state_of(vm.pid, proc) in _STOPPED
+            told = await libvirts.ask(vm) if libvirts is not None and not is_stopped else None
+            if told is not None:
+                return Answers(), told
+            answers = await _visited(vm, proc)
+            return answers, monitored(answers)
 
     async def look(vm: FoundVm, pid: int, told: Monitored) -> Process:
         async with gate:
             walks = time.monotonic() - began < walks_s
             return await asyncio.to_thread(_looked_at, vm, pid, told, proc, walks=walks)
 
-    answers = await asyncio.gather(*map(ask, found.vms))
+    visits = await asyncio.gather(*map(ask, found.vms))
+    answers, told = [each for each, _ in visits], [each for _, each in visits]
     now_s = int(time.time())
-    told = [monitored(each) for each in answers]
+    unseen = (*found.unseen, *(libvirts.close() if libvirts is not None else ()))
     pids = [vm.pid or said.pid for vm, said in zip(found.vms, answers, strict=True)]
     processes = await asyncio.gather(*map(look, found.vms, pids, told))
     total, available, swap_total, swap_free = _host(proc)
@@ -89,7 +104,7 @@ async def scan(
         host_swap_used_bytes=None if swap_total is None or swap_free is None else swap_total - swap_free,
         seconds=round(time.monotonic() - began, 3),
         vms=tuple(sorted(vms, key=lambda each: (ORDER.index(each.worst), -each.worst_bytes, each.name))),
-        unseen=tuple(map(printable, found.unseen)),
+        unseen=tuple(map(printable, unseen)),
     )
 
 
@@ -179,7 +194,7 @@ def _report(
         uuid=told.uuid or vm.started.uuid,
         keeper=vm.keeper,
         lock=_lock(vm.proxmox),
-        monitor=str(vm.monitors[0].path) if told.is_known and vm.monitors else None,
+        monitor=str(vm.monitors[0].path) if answers.replies else None,
         run_state=told.run_state,
         configured_bytes=full or None,
         assigned_bytes=size,

@@ -17,12 +17,12 @@ import msgspec
 
 from dynmem.domains.api import Libvirt, Look
 from dynmem.domains.errors import LibvirtRefusedError
+from dynmem.domains.states import run_state
 from dynmem.errors import DeadlineError, DynmemError, RefusedError, UnreachableError
 from dynmem.limits import RECONNECT_PAUSE_S_MAX
 from dynmem.manager.config_file import is_name
 from dynmem.manager.domains.period import StatisticsPeriod
 from dynmem.manager.domains.roster import Domain, Roster
-from dynmem.manager.domains.states import run_state
 from dynmem.manager.step.division import Parts
 from dynmem.manager.step.facts import ABSENT, RUNNING, SILENT, VIRTIO_BALLOON, Owner, VmFacts
 from dynmem.manager.sweep.demand import DEMAND_SOURCES, DemandTracker, Device, Silence, size, virtio_report

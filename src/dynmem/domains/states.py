@@ -1,4 +1,4 @@
-"""What libvirt's states and jobs are called where the manager speaks of a VM's state (`step.states`).
+"""What libvirt's states and jobs are called in QEMU's words, which are those of a VM with a monitor.
 
 Only a domain that runs, and with which libvirt does nothing else, is "running".
 """
@@ -6,8 +6,11 @@ Only a domain that runs, and with which libvirt does nothing else, is "running".
 from typing import Final
 
 from dynmem.domains.api import Look
-from dynmem.manager.step.facts import BACKUP, MIGRATING, RESTORING, RUNNING, SAVING
 
+RUNNING: Final = "running"
+_MIGRATING: Final = "migrating"
+_SAVING: Final = "save-vm"
+_BACKUP: Final = "backup"
 _ARRIVING: Final = "inmigrate"
 _STARTING: Final = "prelaunch"
 _PANICKED: Final = "guest-panicked"
@@ -17,29 +20,29 @@ _PAUSED: Final = 3
 _ENDED: Final = 5
 # virDomainPausedReason: migration, save, dump, I/O error, watchdog, snapshot, crash, start, postcopy (twice).
 _REASONS: Final = {
-    2: MIGRATING,
-    3: MIGRATING,
-    4: MIGRATING,
+    2: _MIGRATING,
+    3: _MIGRATING,
+    4: _MIGRATING,
     5: "io-error",
     6: "watchdog",
-    9: SAVING,
+    9: _SAVING,
     10: _PANICKED,
     11: _STARTING,
-    12: MIGRATING,
-    13: MIGRATING,
+    12: _MIGRATING,
+    13: _MIGRATING,
 }
 # virDomainJobOperation. To save and to dump is to move memory into a file.
 _JOBS: Final = {
     1: _STARTING,  # start
-    2: MIGRATING,  # save
+    2: _MIGRATING,  # save
     3: _ARRIVING,  # restore
     4: _ARRIVING,  # migration in
-    5: MIGRATING,  # migration out
-    6: SAVING,  # snapshot
-    7: RESTORING,  # snapshot revert
-    8: MIGRATING,  # dump
-    9: BACKUP,  # backup
-    10: BACKUP,  # snapshot delete
+    5: _MIGRATING,  # migration out
+    6: _SAVING,  # snapshot
+    7: "restore-vm",  # snapshot revert
+    8: _MIGRATING,  # dump
+    9: _BACKUP,  # backup
+    10: _BACKUP,  # snapshot delete
 }
 _BUSY: Final = "busy"  # a job that libvirt may come to have one day
 _UNKNOWN: Final = "unknown"
