@@ -66,6 +66,7 @@ docs/metrics
 docs/runbooks
 docs/service
 docs/history
+docs/history-fields
 docs/honesty
 docs/kvm
 docs/windows

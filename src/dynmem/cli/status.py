@@ -13,6 +13,7 @@ import click
 
 from dynmem.cli.explain_text import explained
 from dynmem.cli.layout import terminal_columns
+from dynmem.cli.looking_back import state_option
 from dynmem.cli.options import socket_option
 from dynmem.cli.status_text import rendered
 from dynmem.errors import ConfigError, ExitCode, quoted
@@ -45,17 +46,32 @@ def status(path: Path | None, *, as_json: bool) -> int:
 
 @click.command()
 @click.argument("name", metavar="VM")
+@click.option(
+    "--at", metavar="TIME", help="As it was then: 3am, 'yesterday 22:30', 2h, ...; from the history."
+)
+@state_option
 @socket_option
 @_json_option
-def explain(name: str, path: Path | None, *, as_json: bool) -> int:
+def explain(name: str, path: Path | None, at: str | None, state: Path | None, *, as_json: bool) -> int:
     """Show how the size of VM was computed: every figure, and where it comes from.
 
-    \b
-    Example:
-      dynmem explain web
+    Now, that is asked of the running manager. With --at, it is read from the file of the history, and no
+    manager need be running: the last sweep up to that time of which something is kept.
 
-    Exit codes: as of status; 2 if no VM of this name is configured.
+    \b
+    Examples:
+      dynmem explain web
+      dynmem explain web --at 3am
+
+    Exit codes: as of status; 2 if no VM of this name is configured, or known to the history.
     """  # noqa: D301 - click reads the backspace as "do not wrap"
+    if at is not None:
+        from dynmem.cli.explain_at import explained_at
+
+        click.echo(explained_at(name, at, state, as_json=as_json))
+        return ExitCode.OK
+    if state is not None:
+        raise ConfigError("--state: that is where the history is: say also --at which time")
     answer = ask(path or default_socket(), {"command": "status"})
     found = status_of(answer)
     vm = next((each for each in found.vms if each.name == name), None)

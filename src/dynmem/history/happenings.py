@@ -94,7 +94,8 @@ def _vm(was: VmSample | None, now: VmSample) -> Iterator[Event]:
     elif (now.resets or 0) > (was.resets or 0):
         yield Event(kind="reset", vm=name, text="its guest was reset")
     if was.standing != now.standing:
-        why = "; ".join(part for part in (now.standing or "not known", now.reason) if part)
+        # What a plan says of a movable VM is no reason why it is movable.
+        why = now.standing if now.standing == "movable" else f"{now.standing or 'not known'}: {now.reason}"
         yield Event(kind="standing", vm=name, text=why)
     if was.problem != now.problem and _DIGITS.sub("", was.problem) != _DIGITS.sub("", now.problem):
         yield Event(kind="problem", vm=name, text=now.problem or "no longer there")

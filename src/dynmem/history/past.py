@@ -2,14 +2,15 @@
 
 import sqlite3
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import msgspec
 
 from dynmem.dates import format_date
-from dynmem.errors import ConfigError, UnreachableError
+from dynmem.errors import ConfigError, UnreachableError, quoted
 from dynmem.history.block import AT, FOR, HOST_FIGURES, HOST_TEXTS, VM_FIGURES, VM_TEXTS, Block, decode
 from dynmem.history.columns import MalformedError
 from dynmem.history.event import Event
@@ -22,6 +23,8 @@ from dynmem.units import NS_PER_MS
 
 #: A date after all others, in milliseconds.
 LATEST_MS: Final = 1 << 53
+# Pieces of a thousand older events in which one is looked for.
+_PACKED_MAX: Final = 100
 
 
 class Piece:
@@ -79,6 +82,8 @@ class Past:
         """Open it; ConfigError or UnreachableError says why not."""
         self.path: Final = folder / FILE_NAME
         self._db = open_for_reading(folder)
+        #: Which file it is: another begins where one was set aside.
+        self.file_id: Final = self.path.stat().st_ino
         #: The VMs of which something is kept, each with its number.
         self.names: Final = {
             str(name): int(number) for number, name in self._rows("SELECT id, name FROM who")
@@ -89,11 +94,22 @@ class Past:
         """Close it."""
         self._db.close()
 
+    def nothing(self, what: str) -> UnreachableError:
+        """Return the error that nothing is kept of something."""
+        return UnreachableError(f"{self.path}: nothing is kept of {what}: {self._extent()}")
+
+    def last_event(self) -> int:
+        """Return the number of the last event; 0: there is none."""
+        ((loose, packed),) = self._rows(
+            "SELECT (SELECT max(id) FROM event), (SELECT max(last_id) FROM packed)"
+        )
+        return max(int(loose or 0), int(packed or 0))
+
     def known(self, name: str) -> None:
         """Raise ConfigError if nothing is kept of a VM."""
         if name not in self.names:
             known = ", ".join(sorted(self.names)[:20]) or "none"
-            raise ConfigError(f"{self.path} has no VM {name!r}: it has {known}")
+            raise ConfigError(f"{self.path} has no VM {quoted(name)}: it has {known}")
 
     def pieces(self, since_ms: int, until_ms: int = LATEST_MS) -> Iterator[Piece]:
         """Yield what was recorded between two dates, in the order in which it was recorded."""
@@ -126,7 +142,7 @@ class Past:
                     if date <= at_ms and (best is None or date >= best[0]):
                         best = (date, piece, row)
         if best is None:
-            raise UnreachableError(f"{self.path}: nothing is kept of that time: {self._extent()}")
+            raise self.nothing("that time")
         date, piece, row = best
         vms = {name: vm for name, block in piece.vms() if (vm := vm_at(name, block, row)) is not None}
         return Moment(date, piece.step, host_at(piece.host, row), vms)
@@ -154,6 +170,20 @@ class Past:
         )
         for number, at_ms, text in loose:
             yield from _event(number, at_ms, text)
+
+    def last_event_of(self, name: str, kinds: Container[str], until_ms: int) -> Event | None:
+        """Return the last event of some kinds about a VM up to a date; None: none is found near enough."""
+        loose = self._rows("SELECT id, at_ms, data FROM event WHERE at_ms <= ? ORDER BY id DESC", until_ms)
+        packed = self._rows(
+            "SELECT data FROM packed WHERE first_ms <= ? ORDER BY id DESC LIMIT ?", until_ms, _PACKED_MAX
+        )
+        older = (row for (data,) in packed for row in reversed(_unpacked(data)))
+        for number, at_ms, text in chain(loose, older):
+            if at_ms <= until_ms:
+                for event in _event(number, at_ms, text):
+                    if event.vm == name and event.kind in kinds:
+                        return event
+        return None
 
     def block(self, batch: int, who: int) -> Block | None:
         """Return a block; None: there is none, or it is damaged."""

@@ -90,6 +90,8 @@ class VmSample(msgspec.Struct, frozen=True, gc=False, kw_only=True):
         stopped_bytes: Where its guest gave no more; 0 if it did not stop.
         declined_bytes: Where its guest took no more.
         released: 1 if it is released.
+        place: Its place in the plan; None: it is not in it.
+        believed_bytes: What is believed of `demand_bytes`: a report from before a change of size is off.
     """
 
     name: str
@@ -135,6 +137,8 @@ class VmSample(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     stopped_bytes: int | None = None
     declined_bytes: int | None = None
     released: int | None = 0
+    place: int | None = None
+    believed_bytes: int | None = None
 
 
 class HostSample(msgspec.Struct, frozen=True, gc=False, kw_only=True):
@@ -203,19 +207,21 @@ def sample_of(reader: StatusReader) -> Sample | None:
     if seen is None:
         return None
     decisions = {each.vm: each for each in seen.plan.decisions}
-    views = {each.name: each for each in seen.snapshot.vms}
+    views = {each.name: (place, each) for place, each in enumerate(seen.snapshot.vms)}
     vms = {}
     for record in reader.roster:
         name = record.name
         standing = seen.survey.standings.get(name)
         kind, why = (standing.kind, standing.reason) if standing else ("", "")
         decision = decisions.get(name)
+        place, view = views.get(name, (None, None))
         reasons = (why, seen.survey.barred.get(name, ""), above(record), decision.reason if decision else "")
         vms[name] = _vm(
             record,
             (kind, "; ".join([part for part in reasons if part])),
             reader.claims.pages(name),
-            views.get(name),
+            place,
+            view,
             decision,
             is_released=name in reader.releases,
         )
@@ -232,6 +238,7 @@ def _vm(
     record: Record,
     standing: tuple[str, str],
     claim: int,
+    place: int | None,
     view: Vm | None,
     decision: Decision | None,
     *,
@@ -284,6 +291,8 @@ def _vm(
         stopped_bytes=stopped.at_pages * PAGE_SIZE if stopped is not None and stopped.holds else 0,
         declined_bytes=declined.at_pages * PAGE_SIZE if declined is not None and declined.holds else 0,
         released=int(is_released),
+        place=place,
+        believed_bytes=record.demand_pages * PAGE_SIZE if demand else None,
     )
 
 

@@ -1,0 +1,67 @@
+"""Write docs/history-fields.md, what the commands of the history print: ``python -m scripts.history``."""
+
+import inspect
+from collections.abc import Iterator
+from typing import get_args, get_origin, get_type_hints
+
+import msgspec
+from scripts.page import finish
+from scripts.status import in_words, meanings, unit
+
+from dynmem.cli.looking_back import SCHEMA_VERSION
+from dynmem.history.event import Event
+from dynmem.history.spans import Level, SpanRow
+from dynmem.manager.step.sample import HostSample, VmSample
+
+STRUCTS: tuple[type[msgspec.Struct], ...] = (Event, SpanRow, Level, VmSample, HostSample)
+
+INTRO = f"""# The fields of the history
+
+Written by `scripts/history.py` from the classes themselves; a test holds the two equal.
+[The history](history.md) says what they are for.
+
+Everything that `dynmem history`, `events` and `explain --at` print with `--json` has `schema_version`
+({SCHEMA_VERSION}), which rises only when programs have to change. Fields are added and never renamed, removed
+or given another meaning: ignore those that you do not know. What is not known is null, or left out. `*_bytes`
+are bytes, `*_s` seconds, `*_ds` tenths of a second; dates are ISO 8601 in UTC.
+
+- `dynmem events --json`: an Event a line.
+- `dynmem history --json`: `vm` (null: the host), `step_s` (how long a row is; null: as they are kept), `rows`
+  (of SpanRow) and `events` (of Event).
+- `dynmem explain VM --at TIME --json`: `at`, `step` (what the row stands for), `host` (HostSample), `vm`
+  (VmSample; null: it was not running), `last_move` (Event), and `again`: both terms of measured free, and the
+  plan's decision in pages of 4 KiB, computed again from the other fields.
+"""
+
+
+def kind(what: object) -> str:
+    """Return a type in the words of JSON."""
+    if get_origin(what) is dict:
+        return f"object of {in_words(get_args(what)[1])}"
+    return in_words(what)
+
+
+def table(struct: type[msgspec.Struct]) -> Iterator[str]:
+    """Yield the lines about one class."""
+    yield f"## {struct.__name__}"
+    yield ""
+    yield " ".join(inspect.cleandoc(struct.__doc__ or "").partition("\n\nAttributes:")[0].split())
+    yield ""
+    yield "| field | type | unit | meaning |"
+    yield "|---|---|---|---|"
+    types, words = get_type_hints(struct), meanings(struct)
+    for name in struct.__struct_fields__:
+        yield f"| `{name}` | {kind(types[name])} | {unit(name)} | {words[name]} |"
+    yield ""
+
+
+def render() -> str:
+    """Return the whole document."""
+    lines = [INTRO]
+    for struct in STRUCTS:
+        lines.extend(table(struct))
+    return "\n".join(lines).rstrip() + "\n"
+
+
+if __name__ == "__main__":
+    finish("history-fields.md", render)

@@ -1,0 +1,152 @@
+"""A VM, or the host, over a time: rows of even length, each with mean, least and most of a series.
+
+Computed from whole sweeps and from thin rows alike; sizes are bytes, and pressure is a ratio.
+"""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from dynmem.dates import format_date
+from dynmem.history.block import HOST_SERIES, VM_SERIES, Block
+from dynmem.history.past import LATEST_MS, Past, Piece
+from dynmem.history.thinning import Series, series_of
+from dynmem.units import NS_PER_MS, PAGE_SIZE
+
+#: Lengths of a row, in milliseconds: those that people count in.
+STEPS_MS = tuple(
+    1000 * seconds
+    for seconds in (1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21_600, 43_200, 86_400, 7 * 86_400)
+)
+
+
+class Level(msgspec.Struct, frozen=True):
+    """A figure over a time.
+
+    Attributes:
+        mean: Its mean over the time in which it is known.
+        low: The least.
+        high: The most.
+    """
+
+    mean: float
+    low: float
+    high: float
+
+
+class SpanRow(msgspec.Struct, frozen=True):
+    """One row.
+
+    Attributes:
+        at: When it ends, in UTC.
+        at_ms: The same in milliseconds since the epoch.
+        for_s: For how long something is recorded of it.
+        levels: Each series that is known, by its name.
+        assigned_bytes: The target that was set last, at its end.
+        planned_bytes: What the plan gave, at its end.
+        standing: Whether the manager could change the VM, at its end.
+    """
+
+    at: str
+    at_ms: int
+    for_s: float
+    levels: dict[str, Level]
+    assigned_bytes: int | None = None
+    planned_bytes: int | None = None
+    standing: str = ""
+
+
+class _Sum:
+    """Adds up one series."""
+
+    def __init__(self) -> None:
+        self.ds = self.total = 0
+        self.low: int | None = None
+        self.high: int | None = None
+
+    def add(self, series: Series, row: int) -> None:
+        self.ds += series.ds[row]
+        self.total += series.sums[row]
+        low, high = series.low[row], series.high[row]
+        if low is not None and high is not None:
+            self.low = low if self.low is None else min(self.low, low)
+            self.high = high if self.high is None else max(self.high, high)
+
+    def level(self, unit: float) -> Level | None:
+        if self.low is None or self.high is None:
+            return None
+        mean = self.total / self.ds if self.ds else (self.low + self.high) / 2
+        return Level(
+            *(each if unit < 1 else round(each) for each in (mean * unit, self.low * unit, self.high * unit))
+        )
+
+
+def step_ms(since_ms: int, until_ms: int, rows: int) -> int:
+    """Return how long a row is, so that there are at most so many."""
+    wanted = max(1, until_ms - since_ms) / max(1, rows - 1)  # the first and the last row are cut
+    return next((step for step in STEPS_MS if step >= wanted), STEPS_MS[-1])
+
+
+def spans_of(
+    past: Past, name: str | None, since_ms: int, until_ms: int = LATEST_MS, step: int = 0
+) -> list[SpanRow]:
+    """Return rows of so many milliseconds (0: each as it is kept) of a VM; None: of the host."""
+    rows: list[SpanRow] = []
+    sums: dict[str, _Sum] = {}
+    last: tuple[Piece, Block, int] | None = None
+    for_ds = 0
+
+    def end() -> None:
+        nonlocal for_ds, last
+        if last is not None:
+            rows.append(_row(last, sums, for_ds))
+        sums.clear()
+        for_ds, last = 0, None
+
+    for piece in past.pieces(since_ms, until_ms):
+        block = piece.host if name is None else piece.vm(name)
+        if block is None:
+            continue
+        known = [
+            series
+            for each in (HOST_SERIES if name is None else VM_SERIES)
+            if (series := series_of(block, each, piece.for_ds)) is not None
+        ]
+        there = None if name is None else block.figure("maximum_bytes")
+        for row in piece.rows:
+            if there is not None and there[row] is None and not any(series.ds[row] for series in known):
+                continue
+            if last is not None:
+                before, now = last[0].at_ms[last[2]], piece.at_ms[row]
+                if not step or before // step != now // step:
+                    end()
+            for series in known:
+                sums.setdefault(series.name, _Sum()).add(series, row)
+            for_ds += piece.for_ds[row]
+            last = (piece, block, row)
+    end()
+    return rows
+
+
+def _row(last: tuple[Piece, Block, int], sums: dict[str, _Sum], for_ds: int) -> SpanRow:
+    piece, block, row = last
+    levels = {
+        name: level
+        for name, each in sums.items()
+        if (level := each.level(0.001 if name == "pressure" else PAGE_SIZE)) is not None
+    }
+    at_ms = piece.at_ms[row]
+    return SpanRow(
+        format_date(at_ms * NS_PER_MS),
+        at_ms,
+        for_ds / 10,
+        levels,
+        _figure(block, "assigned_bytes", row),
+        _figure(block, "planned_bytes", row),
+        block.text("standing")[row],
+    )
+
+
+def _figure(block: Block, name: str, row: int) -> int | None:
+    column: Sequence[int | None] = block.figure(name)
+    return column[row]
