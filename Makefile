@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: demo demo-qemu test test-kvm accept-memory accept-gmm lint docs conformance bench bench-check trial rows flake check-metrics soak hostile walk fuzz fuzz-coverage clean
+.PHONY: demo demo-qemu test test-kvm accept-memory accept-gmm accept-hosts lint docs conformance bench bench-check trial rows flake check-metrics soak hostile walk fuzz fuzz-coverage clean
 .DEFAULT_GOAL := demo
 
 .venv/run.stamp: pyproject.toml scripts/setup-venv
@@ -40,6 +40,10 @@ accept-memory: .venv/dev.stamp  ## ten rounds of a 256 MiB guest between 128 MiB
 accept-gmm: .venv/dev.stamp  ## the memory manager in six scenes of real processes, each figure with its rule; ARGS="shortage"
 	scripts/setup-qemu
 	$(BIN)/python -m tests.accept.gmm $(ARGS)
+
+accept-hosts: .venv/dev.stamp  ## a host of other people's QEMUs, from the first scan to the last release; both sides' figures
+	scripts/setup-qemu
+	$(BIN)/python -m tests.accept.hosts $(ARGS)
 
 lint: .venv/dev.stamp
 	$(BIN)/ruff format --check .

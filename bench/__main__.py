@@ -27,6 +27,7 @@ BENCHMARKS: Final = {  # name -> what it answers
     "metrics": "the metrics of 1000 VMs, beside the same status as JSON",
     "ring": "round trips over a ring between two processes, beside a socket",
     "status": "dynmem status, start to finish",
+    "sweep": "a sweep of 60 real QEMUs, beside a bare loop that sends the same queries",
 }
 
 

@@ -86,6 +86,7 @@ def case(
             "monitor-taken",
             "qm set 100 --args '-qmp unix:/run/dynmem-web",
         ),
+        (case(Monitored())._replace(is_stopped=True), "stopped", "kill -CONT 7"),
         (case(Monitored())._replace(is_forbidden=True), "not-permitted", "sudo dynmem scan"),
         (case(Monitored(), monitors=()), "no-monitor", "-qmp unix:/run/dynmem-web.qmp"),
         (case(), "none", ""),
@@ -145,4 +146,4 @@ def test_a_limit_is_raised_to_what_the_vm_needs_and_its_path_is_quoted() -> None
 
 def test_every_kind_of_fault_has_its_place_in_the_order() -> None:
     assert set(CHANGES) <= set(ORDER)
-    assert len(ORDER) == len(set(ORDER)) == 12
+    assert len(ORDER) == len(set(ORDER)) == 13

@@ -92,4 +92,4 @@ def test_a_qemu_that_is_stopped_or_killed_meanwhile_holds_nobody_up(
         fault(process)
         vms = asyncio.run(scan(before)).vms
         assert len(vms) == count
-        assert all("stopped" in vm.unseen[0] for vm in vms)
+        assert all(vm.worst == "stopped" and "stopped its process" in vm.unseen[0] for vm in vms)

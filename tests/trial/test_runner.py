@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,10 +120,26 @@ class FakeContender(Silent):
         self.stopped = True
 
 
+class Clock:
+    """Goes on by 5 ms each time it is looked at, however busy the machine is."""
+
+    def __init__(self) -> None:
+        self._now_ns = 0
+
+    def monotonic(self) -> float:
+        self._now_ns += 5_000_000
+        return self._now_ns / 1e9
+
+    def time_ns(self) -> int:
+        return self._now_ns
+
+
 @pytest.fixture(autouse=True)
 def _by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runner, "Monitors", FakeMonitors)
     monkeypatch.setattr(runner, "REST_PERIOD_S", 0.0)
+    monkeypatch.setattr(runner, "TICK_S", 0.0)
+    monkeypatch.setattr(runner, "time", Clock())
 
 
 def script(*bursts: Burst, restarts: Sequence[Restart] = ()) -> Brief:
@@ -200,7 +217,11 @@ def test_a_guest_that_is_lost_before_the_beginning_ends_the_run_and_stops_the_ot
     assert guests[1].stops
 
 
-def test_the_host_is_sampled_from_the_beginning_with_the_sizes_beside_it() -> None:
+def test_the_host_is_sampled_from_the_beginning_with_the_sizes_beside_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(runner, "time", time)  # the sampler is a thread, and looks at the clock
+    monkeypatch.setattr(runner, "TICK_S", 0.05)
     _, series = play(script(), FakeGuest("g0"), FakeGuest("g1"))
     assert series.held
     assert all(sample.at_s >= 0 for sample in series.held)

@@ -21,12 +21,12 @@ from dynmem.units import KIB, MIB, format_size
 
 # What is wrong.
 LIMITED, PINNED, UNDRIVEN, UNPLUGGED = "limit", "pinned", "no-driver", "not-plugged"
-STRANDED, SPARE = "stranded", "spare"
+STRANDED, SPARE, STOPPED = "stranded", "spare", "stopped"
 DEVICELESS, MUTE, TAKEN, FORBIDDEN = "no-device", "no-statistics", "monitor-taken", "not-permitted"
 UNREACHABLE, FINE = "no-monitor", "none"
 #: The worst first.
 ORDER: Final = (
-    *(LIMITED, PINNED, UNDRIVEN, UNPLUGGED, STRANDED, SPARE, DEVICELESS, MUTE, TAKEN),
+    *(LIMITED, PINNED, UNDRIVEN, UNPLUGGED, STRANDED, SPARE, STOPPED, DEVICELESS, MUTE, TAKEN),
     *(FORBIDDEN, UNREACHABLE),
     FINE,
 )
@@ -74,6 +74,7 @@ CHANGES: Final[Mapping[str, Mapping[str, str]]] = {
         PROXMOX: _HMP + "`balloon {target_mib}`",
         OURS: _BALLOON,
     },
+    STOPPED: dict.fromkeys((BY_HAND, LIBVIRT, PROXMOX, OURS), "`kill -CONT {pid}`, if nothing debugs it"),
     DEVICELESS: {
         BY_HAND: "`-device virtio-balloon-pci,free-page-reporting=on,deflate-on-oom=on`, at its next start",
         LIBVIRT: "`virsh edit {name}`: <memballoon model='virtio' autodeflate='on' freePageReporting='on'/>",
@@ -132,6 +133,7 @@ class Case(NamedTuple):
         limit: The tightest limit above it.
         problem: Why its monitor was not asked, or not all.
         is_forbidden: Whether this user may not ask it.
+        is_stopped: Whether a signal has stopped its process.
     """
 
     vm: FoundVm
@@ -144,6 +146,7 @@ class Case(NamedTuple):
     limit: Limit | None
     problem: str
     is_forbidden: bool = False
+    is_stopped: bool = False
 
 
 def advise(case: Case) -> Advice:
@@ -186,6 +189,8 @@ def _wrong_with_memory(case: Case) -> Iterator[tuple[str, str, int]]:
 def _wrong_with_access(case: Case) -> Iterator[tuple[str, str, int]]:
     """Yield why a VM cannot be asked or moved, likewise."""
     told = case.told
+    if case.is_stopped:
+        yield STOPPED, case.problem or "its process is stopped", 0
     if told.devices is not None and not told.balloons and not told.virtio_mems:
         yield DEVICELESS, "nothing can move its memory: it has no balloon and no virtio-mem", 0
     if VIRTIO_BALLOON in told.balloons and told.interval_s == 0:
@@ -218,6 +223,7 @@ def _filled(template: str, case: Case, size: int) -> str:
     return template.format(
         name=shlex.quote(vm.name),
         number=vm.started.number,
+        pid=vm.pid,
         word=word,
         mib=case.size // MIB,
         half=case.size // 2 // MIB,

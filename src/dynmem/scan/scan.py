@@ -114,7 +114,7 @@ async def _visited(vm: FoundVm, proc: Path) -> Answers:
         return Answers(problem=vm.problem)
     monitor = vm.monitors[0]
     if vm.pid and state_of(vm.pid, proc) in _STOPPED:
-        return Answers(problem="its process is stopped: its monitor was not asked")
+        return Answers(problem="a signal has stopped its process: its monitor was not asked", is_stopped=True)
     if not vm.started.is_ours and (monitor.is_taken or str(monitor.path) in await _taken(proc)):
         return Answers(problem=f"another client holds its monitor {monitor.path}")
     # Whoever passed the monitor as a descriptor has made it listen, and is its listener for the kernel.
@@ -183,6 +183,7 @@ def _report(
         around.limit,
         answers.problem,
         answers.is_forbidden,
+        answers.is_stopped,
     )
     advice = advise(case)
     fresh = judge.is_fresh(told, now_s)

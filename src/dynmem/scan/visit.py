@@ -38,6 +38,7 @@ class Answers(NamedTuple):
         pid: The process that listens; 0: not known.
         problem: Why the visit ended early; "" if it did not.
         is_forbidden: Whether this user may not connect.
+        is_stopped: Whether it was not asked, since a signal has stopped its process.
     """
 
     replies: Mapping[str, object] = {}
@@ -45,6 +46,7 @@ class Answers(NamedTuple):
     pid: int = 0
     problem: str = ""
     is_forbidden: bool = False
+    is_stopped: bool = False
 
 
 class _Visit:

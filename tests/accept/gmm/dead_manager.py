@@ -4,7 +4,7 @@ import signal
 from pathlib import Path
 from typing import Final
 
-from tests.accept.gmm.figures import Figures, in_bytes
+from tests.accept.figures import Figures, in_bytes
 from tests.accept.gmm.host import Host, Plan, Status, books, running, vm_of
 from tests.rigs.managers import RunningManager, cli
 from tests.rigs.scenes import until

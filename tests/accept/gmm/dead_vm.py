@@ -7,7 +7,7 @@ from collections.abc import Set
 from pathlib import Path
 from typing import Final
 
-from tests.accept.gmm.figures import Figures, in_bytes
+from tests.accept.figures import Figures, in_bytes
 from tests.accept.gmm.host import Host, Plan, Status, running, vm_of
 from tests.rigs.managers import RunningManager
 from tests.rigs.processes import is_there, memory_files

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from tests.accept.gmm.figures import Figures, in_bytes
+from tests.accept.figures import Figures, in_bytes
 from tests.accept.gmm.host import NotAcceptedError
 from tests.rigs.managers import cli
 from tests.rigs.processes import memory_files

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 import numpy as np
+from tests.accept.figures import Figures, in_bytes, in_pages
 from tests.accept.gmm import caller
-from tests.accept.gmm.figures import Figures, in_bytes, in_pages
 from tests.accept.gmm.host import NotAcceptedError
 from tests.rigs.scenes import PATIENCE_S
 

@@ -8,7 +8,7 @@ makes of it: a Linux guest wants less when it has less.
 from pathlib import Path
 from typing import Final
 
-from tests.accept.gmm.figures import Figures, in_bytes
+from tests.accept.figures import Figures, in_bytes
 from tests.accept.gmm.host import Host, NotAcceptedError, Plan, Status, running, vm_of
 from tests.rigs.managers import RunningManager, cli
 

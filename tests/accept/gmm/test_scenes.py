@@ -8,9 +8,9 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from tests.accept.gmm import __main__ as program
+from tests.accept.figures import Figures, in_bytes
 from tests.accept.gmm import dead_manager, dead_vm, left_behind
-from tests.accept.gmm.figures import Figures, in_bytes
+from tests.accept.scenes import main
 from tests.rigs.scenes import play
 
 from dynmem.units import MIB
@@ -85,7 +85,6 @@ def test_the_program_fails_when_a_figure_is_wrong_or_none_was_held(
     module = ModuleType("tests.accept.gmm.made_up")
     module.__dict__["play"] = scene
     monkeypatch.setitem(sys.modules, module.__name__, module)
-    monkeypatch.setattr(program, "SCENES", {"made_up": "one is one"})
     monkeypatch.setattr(sys, "argv", ["accept-gmm"])
-    assert program.main() == code
+    assert main("tests.accept.gmm", {"made_up": "one is one"}, None) == code
     assert capsys.readouterr().err.startswith("WRONG in made_up: ") is bool(code)
