@@ -71,6 +71,7 @@ def test_proxmoxs_own_monitor_is_borrowed_and_its_figures_are_used(taken: bool, 
         tree.socket("/run/qemu-server/104.qmp", 72, state="03")
     text = written(tree, proxmox="balloon: 2048\nmemory: 8192\nname: shop\nshares: 2000\n")
     assert 'monitor = "borrowed"               # Proxmox\'s own: visited when nobody is connected' in text
+    assert "takeover = false                   # Proxmox changes its size, too; true: enforce" in text
     config = loaded(tree, text)
     (vm,) = config.vms
     assert (vm.minimum_bytes, vm.maximum_bytes, vm.weight) == (2 * GIB, 8 * GIB, 10000)

@@ -27,7 +27,7 @@ name: old
 def test_a_file_is_read_up_to_its_first_snapshot(tmp_path: Path) -> None:
     (tmp_path / "100.conf").write_text(FILE)
     (tmp_path / "notes.txt").write_text("memory: 1")
-    expected = ProxmoxVm(100, "shop", 4096 * MIB, 1024 * MIB, 2000, "backup")
+    expected = ProxmoxVm(100, "shop", 4096 * MIB, 1024 * MIB, 2000, "backup", 2000, is_moved=True)
     assert read_proxmox(tmp_path) == ({100: expected}, "")
 
 

@@ -20,6 +20,7 @@ from dynmem.limits import JOURNAL_BYTES_MAX, JOURNAL_TEXT_MAX
 from dynmem.manager.journal.journal import FILE_NAME, SENT, Instruction, Intent, Journal, JournalError
 from dynmem.manager.journal.writer import JournalWriter
 from dynmem.manager.private import lock, private_folder
+from dynmem.manager.step.takeover import Taken
 
 
 def intent(vm: str = "web", target: int = 1 << 30) -> Intent:
@@ -213,14 +214,20 @@ def test_on_a_full_disk_the_journal_is_written_in_the_room_that_it_keeps(tmp_pat
         journal.close()
 
 
-def test_a_journal_of_the_version_before_is_taken_over_with_what_it_keeps(tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_journal_of_a_version_before_is_taken_over_with_what_it_keeps(version: int, tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     journal.keep(Instruction("reserved", "web", 5, 100), 2)
     journal.close()
     with sqlite3.connect(tmp_path / FILE_NAME) as db:
-        db.execute("ALTER TABLE standing DROP COLUMN incarnation")
-        db.execute("PRAGMA user_version=1")
+        db.execute("DROP TABLE takeover")
+        db.execute("PRAGMA user_version=2")
+        if version == 1:
+            db.execute("ALTER TABLE standing DROP COLUMN incarnation")
+            db.execute("PRAGMA user_version=1")
     journal = Journal(tmp_path)
+    journal.take(Taken(104, "web", None))
+    assert journal.taken() == [Taken(104, "web", None)]
     assert journal.instructions() == [Instruction("reserved", "web", 5, 100)]
     journal.keep(Instruction("reserved", "db", 5, 100, "7@9"), 2)
     assert Instruction("reserved", "db", 5, 100, "7@9") in journal.instructions()

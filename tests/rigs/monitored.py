@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from tests.rigs.scenes import PATIENCE_S
@@ -118,10 +118,12 @@ async def listening(
     serve: Callable[[asyncio.StreamReader, asyncio.StreamWriter], object],
     *,
     one_at_a_time: bool = False,
+    arguments: Sequence[str] = (),
 ) -> AsyncIterator[None]:
     """A unix socket server at `path` for as long as the block lasts.
 
     With `one_at_a_time` it does as QEMU does: who connects beside a client waits until that one has left.
+    `arguments` stand on the command line of the process behind it, for whoever looks there.
 
     Whoever connects finds a small process of its own behind it (the one that listened, unix(7)): what the
     tests' own process holds of memory would otherwise count as the VM's.
@@ -131,6 +133,7 @@ async def listening(
         doorman = await asyncio.create_subprocess_exec(
             *(sys.executable, "-I", "-c", DOORMAN, str(path), str(theirs.fileno())),
             "1" if one_at_a_time else str(socket.SOMAXCONN),
+            *arguments,
             stdin=asyncio.subprocess.PIPE,
             pass_fds=(theirs.fileno(),),
         )

@@ -119,6 +119,9 @@ def _table(each: Sized, name: str, room: int, uri: str) -> Iterator[str]:
         _line("weight", str(weight), f"1 to {WEIGHT_MAX}, within a priority; {why_weight}"),
         _line("priority", f'"{_DEFAULTS.priority}"', "low, normal or high: who is served first"),
     ]
+    if vm.proxmox is not None and vm.proxmox.is_moved:
+        why = "Proxmox changes its size, too; true: enforce mode sets its shares to 0"
+        lines.append(_line("takeover", "false", why))
     if not problem:
         yield from lines
         return

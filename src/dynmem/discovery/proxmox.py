@@ -39,6 +39,8 @@ class ProxmoxVm(NamedTuple):
         minimum_bytes: What `balloon` says, or the maximum; None: it has no balloon device.
         shares: Its weight; 0: Proxmox does not balloon it.
         lock: What is going on; "" if nothing is, "unknown" if its name cannot be shown.
+        said_shares: What `shares` says; None: nothing.
+        is_moved: Whether Proxmox's own balloon manager moves it (PVE/AutoBalloon.pm).
     """
 
     number: int
@@ -47,6 +49,8 @@ class ProxmoxVm(NamedTuple):
     minimum_bytes: int | None
     shares: int
     lock: str
+    said_shares: int | None = None
+    is_moved: bool = False
 
 
 class ProxmoxFiles(NamedTuple):
@@ -85,6 +89,18 @@ def read_proxmox(folder: Path = FOLDER) -> ProxmoxFiles:
     return ProxmoxFiles(vms, problem)
 
 
+def read_vm(number: int, folder: Path = FOLDER) -> ProxmoxVm | None:
+    """Return one VM; None if it has no file here, though the folder is there. Raises OSError."""
+    try:
+        with (folder / f"{number}.conf").open("rb") as opened:
+            text = opened.read(SCAN_PROXMOX_BYTES_MAX).decode(errors="replace")
+    except FileNotFoundError:
+        if not folder.is_dir():
+            raise
+        return None
+    return proxmox_vm(number, text)
+
+
 def proxmox_vm(number: int, text: str) -> ProxmoxVm:
     """Return what the text of a file says; what is no number there counts as not said."""
     said: dict[str, str] = {}
@@ -96,13 +112,16 @@ def proxmox_vm(number: int, text: str) -> ProxmoxVm:
             said[key.strip()] = value.strip()
     maximum = _number(said.get("memory"), 512)
     minimum = _number(said.get("balloon"), maximum)
+    shares = _number(said.get("shares"), _SHARES)
     return ProxmoxVm(
         number,
         _shown(said.get("name", "")),
         maximum * MIB,
         minimum * MIB if minimum else None,
-        _number(said.get("shares"), _SHARES),
+        shares,
         _shown(lock) or _UNNAMED if (lock := said.get("lock", "")) else "",
+        shares if "shares" in said else None,
+        is_moved="balloon" in said and minimum > 0 and shares > 0,
     )
 
 

@@ -26,7 +26,18 @@ from dynmem.limits import (
     WEIGHT_MAX,
 )
 from dynmem.manager.address import Address, parse_address
-from dynmem.manager.config_file import AUTO, SLUSH, File, ManagerTable, Size, VmTable, is_name, read, vm_place
+from dynmem.manager.config_file import (
+    AUTO,
+    SLUSH,
+    File,
+    ManagerTable,
+    ProxmoxTable,
+    Size,
+    VmTable,
+    is_name,
+    read,
+    vm_place,
+)
 from dynmem.manager.paths import default_socket, default_state
 from dynmem.manager.step.facts import ManagerSettings, MonitorKind, VmConfig
 from dynmem.policy import MemorySettings
@@ -58,6 +69,8 @@ class Config(msgspec.Struct, frozen=True):
         status_group: The number of the group that may connect there; None: everybody.
         libvirt: The URI of the host's libvirt; "": its domains are not managed.
         domains: What libvirt calls each VM that is reached by it, by the VM's name: a name, or a UUID.
+        proxmox_files: The folder of the files of Proxmox's VMs.
+        qm: The command that changes them.
     """
 
     path: Path
@@ -71,6 +84,8 @@ class Config(msgspec.Struct, frozen=True):
     status_group: int | None = None
     libvirt: str = ""
     domains: dict[str, str] = {}
+    proxmox_files: Path = Path(ProxmoxTable().files)
+    qm: Path = Path(ProxmoxTable().qm)
 
     @property
     def room_bytes(self) -> int:
@@ -213,6 +228,8 @@ def _checked(path: Path, file: File) -> Config:
         status_group=status_group,
         libvirt=manager.libvirt,
         domains={vm.name: vm.libvirt for vm in file.vm if vm.libvirt},
+        proxmox_files=_absolute(fail, "proxmox.files", file.proxmox.files),
+        qm=_absolute(fail, "proxmox.qm", file.proxmox.qm),
     )
 
 
@@ -353,6 +370,7 @@ def checked_vm(fail: Fail, place: str, vm: VmTable, room: int) -> VmConfig:
         may_stop=vm.may_stop,
         on_out_of_memory=_command(fail, place, vm),
         monitor=_monitor_kind(vm.monitor, Path(vm.qmp)),
+        takeover=vm.takeover,
     )
 
 

@@ -14,6 +14,10 @@
     metrics = "127.0.0.1:9737"      # where Prometheus reads; empty: nowhere (default)
     libvirt = "qemu:///system"      # manage the domains of this libvirt that say how (default: none)
 
+    [proxmox]                       # where things are on such a host; seldom needed
+    files = "/etc/pve/qemu-server"
+    qm = "/usr/sbin/qm"
+
     [[vm]]                          # once per VM
     name = "web"                    # letters, digits, dot, dash, underscore
     qmp = "/run/vm/web.qmp"         # its monitor
@@ -23,7 +27,8 @@ monitor = "auto"                # "own": for dynmem alone; "borrowed": another p
     buffer = 20                     # percent on top of its demand (default 20)
     weight = 5000                   # 1 to 10000, divides memory within a priority (default 5000)
     priority = "normal"             # low, normal or high (default normal)
-    may_stop = false                # true: QEMU's hv-balloon is changed too, stopped for a moment each time
+    takeover = false                # true: enforce mode takes it over from Proxmox's own balloon manager
+may_stop = false                # true: QEMU's hv-balloon is changed too, stopped for a moment each time
     on_shortage = "wait"            # or "squeeze": a VM of higher priority may have what this one uses
     on_out_of_memory = ["/usr/bin/virsh", "managedsave"] # saves or ends it, for one of higher priority
 
@@ -117,6 +122,18 @@ class ManagerTable(msgspec.Struct, forbid_unknown_fields=True):
     libvirt: str = ""
 
 
+class ProxmoxTable(msgspec.Struct, forbid_unknown_fields=True):
+    """Where things are on a Proxmox host. The table may be left out.
+
+    Attributes:
+        files: The folder of the VMs' files: an absolute path.
+        qm: The command that changes them: an absolute path.
+    """
+
+    files: str = "/etc/pve/qemu-server"
+    qm: str = "/usr/sbin/qm"
+
+
 class VmTable(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """One virtual machine; write it once for each, at most 1000 times.
 
@@ -141,6 +158,9 @@ class VmTable(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
             long as QEMU takes to write out what its disks hold. QEMU's own hv-balloon can abort, and with it
             the VM, when a target is set while its guest runs; without this such a VM is watched, and left as
             it is. No other VM is ever stopped.
+        takeover: Whether, in "enforce", a VM that Proxmox's own balloon manager moves is taken over: its
+            `shares` are set to 0, with `qm`, and set as they were when it is released or this is taken back.
+            Without it such a VM is watched, and left as it is, until `shares` is 0.
         on_out_of_memory: The program, by its absolute path, and its arguments, to save or end this VM when a
             VM of higher priority has lacked what it uses for 10 s and no balloon can help; the VM's name
             follows as the last argument. It runs without a shell, as the manager's user, for 120 s at most,
@@ -160,6 +180,7 @@ class VmTable(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     priority: Priority = _DEFAULTS.priority
     on_shortage: OnShortage = "wait"
     may_stop: bool = False
+    takeover: bool = False
     on_out_of_memory: list[str] = []
     libvirt: str = ""
 
@@ -170,12 +191,18 @@ class File(msgspec.Struct, forbid_unknown_fields=True):
     host: HostTable
     vm: list[VmTable] = []
     manager: ManagerTable = msgspec.field(default_factory=ManagerTable)
+    proxmox: ProxmoxTable = msgspec.field(default_factory=ProxmoxTable)
 
 
 #: The tables of the file by their names.
-TABLES: Final[dict[str, type[msgspec.Struct]]] = {"host": HostTable, "manager": ManagerTable, "vm": VmTable}
+TABLES: Final[dict[str, type[msgspec.Struct]]] = {
+    "host": HostTable,
+    "manager": ManagerTable,
+    "proxmox": ProxmoxTable,
+    "vm": VmTable,
+}
 #: How each begins in the file.
-HEADINGS: Final = {"host": "[host]", "manager": "[manager]", "vm": "[[vm]]"}
+HEADINGS: Final = {"host": "[host]", "manager": "[manager]", "proxmox": "[proxmox]", "vm": "[[vm]]"}
 
 
 def read(path: Path) -> File:

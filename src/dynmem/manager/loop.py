@@ -48,6 +48,7 @@ from dynmem.manager.sweep.host import HostMeter
 from dynmem.manager.sweep.identity import Identities
 from dynmem.manager.sweep.managed_vm import ManagedVm
 from dynmem.manager.sweep.measuring import Measuring
+from dynmem.manager.takeovers import Takeovers
 from dynmem.manager.totals import Totals
 from dynmem.metrics.render import render
 from dynmem.metrics.text import CONTENT_TYPE
@@ -115,6 +116,7 @@ class Daemon:
         self._stopped_by = signal.SIGTERM
         self._host = HostMeter()
         self._host_problem = ""
+        self._takeovers: Takeovers  # once there is a journal
 
     @property
     def _config(self) -> Config:
@@ -182,6 +184,7 @@ class Daemon:
             if self._hangups:
                 self._reload_soon()
             writer = JournalWriter(journal, self._report)
+            self._takeovers = Takeovers(config, writer, self._report, self._measuring)
             service = Service(self._watch, self._manager, writer, self._next_sweep, self._totals)
             metrics = MetricsServer(service.status, render, CONTENT_TYPE, self._report)
             fronts = Fronts(config, partial(self._handle, service), metrics)
@@ -198,6 +201,7 @@ class Daemon:
                 await self._serve(acts, writer, service, fronts, Unfinished(journal.open_actions()))
             finally:
                 await self._last_resort.close()
+                await self._takeovers.close()
                 await fronts.close()
                 await service.forget_ended()
                 await asyncio.gather(*(each.close() for each in self._connections.values()))
@@ -268,6 +272,7 @@ class Daemon:
             self._watch.take_in(*self._roster.managed(self._watch.file))
         config = self._config
         self._manager.configure(config.settings, config.vms)
+        self._takeovers.configure(config)
         dropped = [name for name, way in before.ways.items() if config.ways.get(name) != way]
         await asyncio.gather(*(self._connections.pop(name).close() for name in dropped))
         for name in dropped:
@@ -432,7 +437,9 @@ class Daemon:
         released, paused = set(self._manager.released), set(self._manager.paused)
         for name, connection in self._connections.items():
             connection.is_released, connection.is_paused = name in released, name in paused
-        vms = await asyncio.gather(*(each.observe(now_ns, patience_s) for each in self._connections.values()))
+        looks = (each.observe(now_ns, patience_s) for each in self._connections.values())
+        vms = await self._takeovers.look(await asyncio.gather(*looks))
+        self._takeovers.settle(released, paused)
         for facts in vms:
             before = self._facts.get(facts.name)
             is_news = before is None or (before.run_state, before.problem) != (ABSENT, facts.problem)
@@ -440,7 +447,7 @@ class Daemon:
                 self._report(f"{facts.name}: absent: {facts.problem}")
             self._facts[facts.name] = facts
         host = self._measure_host(whole=True)
-        return None if host is None else Facts(now_ns=now_ns, host=host, vms=tuple(vms))
+        return None if host is None else Facts(now_ns=now_ns, host=host, vms=vms)
 
     def _measure_host(self, *, whole: bool = False) -> HostFacts | None:
         """Measure what of the host decides, or the *whole* host.

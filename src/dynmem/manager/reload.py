@@ -129,6 +129,7 @@ def changes(before: Config, after: Config) -> Iterator[str]:
             ("buffer", f"{was.buffer_percent} %", f"{vm.buffer_percent} %"),
             ("weight", str(was.weight), str(vm.weight)),
             ("priority", was.priority, vm.priority),
+            ("takeover", str(was.takeover).lower(), str(vm.takeover).lower()),
             ("reached by", before.ways[name], after.ways[name]),
         ):
             yield f"{name}: {difference}"

@@ -20,7 +20,7 @@ from urllib.parse import quote
 from dynmem.errors import ConfigError
 from dynmem.limits import JOURNAL_BYTES_MAX, JOURNAL_ROOM_BYTES
 
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 # "dynm": what file(1) and SQLite know a file by.
 APPLICATION_ID: Final = 0x64796E6D
 
@@ -45,9 +45,17 @@ CREATE TABLE standing (
     incarnation TEXT NOT NULL DEFAULT '',
     PRIMARY KEY (kind, name)
 ) STRICT;
+CREATE TABLE takeover (
+    number INTEGER PRIMARY KEY,      -- Proxmox's VMID
+    vm TEXT NOT NULL,
+    shares INTEGER                   -- what its file said before; NULL: nothing
+) STRICT;
 """
 # What brings a file of an earlier version to the next one.
-_UPGRADES: Final = {1: "ALTER TABLE standing ADD COLUMN incarnation TEXT NOT NULL DEFAULT '';"}
+_UPGRADES: Final = {
+    1: "ALTER TABLE standing ADD COLUMN incarnation TEXT NOT NULL DEFAULT '';",
+    2: "CREATE TABLE takeover (number INTEGER PRIMARY KEY, vm TEXT NOT NULL, shares INTEGER) STRICT;",
+}
 _ACTION: Final = (
     *("id", "at_ns", "vm", "incarnation", "target_bytes", "reason", "measurement", "outcome"),
     "outcome_at_ns",
@@ -56,6 +64,11 @@ _STANDING: Final = ("kind", "name", "size_bytes", "until_ns")
 _TABLES: Final = {
     1: {"action": _ACTION, "standing": _STANDING},
     2: {"action": _ACTION, "standing": (*_STANDING, "incarnation")},
+    3: {
+        "action": _ACTION,
+        "standing": (*_STANDING, "incarnation"),
+        "takeover": ("number", "vm", "shares"),
+    },
 }
 # Pages of the log after which SQLite copies them into the file and begins the log again.
 _CHECKPOINT_PAGES: Final = 128
@@ -197,9 +210,10 @@ def _of_another_version(path: Path, version: int) -> ConfigError:
 def _upgrade(path: Path, db: sqlite3.Connection) -> None:
     """Bring a journal of an earlier version to this one."""
     (version,) = db.execute("PRAGMA user_version").fetchone()
-    if version in _UPGRADES:
+    while version in _UPGRADES:
         db.executescript(f"BEGIN; {_UPGRADES[version]} PRAGMA user_version={version + 1}; COMMIT;")
-    elif version != SCHEMA_VERSION:
+        version += 1
+    if version != SCHEMA_VERSION:
         raise _of_another_version(path, version)
 
 

@@ -16,6 +16,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 from dynmem.errors import ConfigError, DynmemError
 from dynmem.limits import JOURNAL_ROWS_MAX, JOURNAL_TEXT_MAX
 from dynmem.manager.journal.file import JournalFile
+from dynmem.manager.step.takeover import Taken
 
 T = TypeVar("T")
 
@@ -216,6 +217,19 @@ class Journal:
             "SELECT kind, name, size_bytes, until_ns, incarnation FROM standing ORDER BY kind, name"
         )
         return [Instruction(*row) for row in rows]
+
+    def take(self, taken: Taken) -> None:
+        """Record that a VM is about to be taken over from Proxmox. JournalError."""
+        query = "INSERT OR REPLACE INTO takeover VALUES (?, ?, ?)"
+        self._write(lambda db: db.execute(query, taken))
+
+    def give_back(self, number: int) -> None:
+        """Record that a VM is no longer taken over. JournalError."""
+        self._write(lambda db: db.execute("DELETE FROM takeover WHERE number = ?", (number,)))
+
+    def taken(self) -> list[Taken]:
+        """Return the VMs that are taken over, or were about to be."""
+        return [Taken(*row) for row in self._read("SELECT number, vm, shares FROM takeover ORDER BY number")]
 
     def _prune(self, db: sqlite3.Connection, added: int) -> None:
         self._since_prune += added

@@ -169,6 +169,25 @@ class GroupLimit(msgspec.Struct, frozen=True):
     file: str
 
 
+class Rival(msgspec.Struct, frozen=True):
+    """Another program that decides on a VM's size: the balloon manager of Proxmox.
+
+    Attributes:
+        number: What its commands call the VM.
+        shares: The weight that it gives the VM; 0: it leaves the VM alone.
+        decides: Whether it changes the VM's size now.
+        former: What it was before the VM was taken over, in words; "" if it was not.
+        problem: Why the VM could not be taken over; "" if nothing is known.
+
+    """
+
+    number: str
+    shares: int
+    decides: bool
+    former: str = ""
+    problem: str = ""
+
+
 class VmFacts(msgspec.Struct, frozen=True):
     """One VM as one sweep saw it.
 
@@ -197,6 +216,7 @@ class VmFacts(msgspec.Struct, frozen=True):
         reports_free_pages: Whether its guest may hand back free pages by itself; None: not known.
         needs_stop: Whether a target is safe only while its processors are stopped: with QEMU's hv-balloon.
         owner: The program that runs it; None: not known, or nobody but whoever started it.
+        rival: Another program that decides on its size, or did before it was taken over; None: none is known.
         lock: Why another program wants it to be left alone, as a part of a sentence; "" if none does.
         pinned: What keeps its pages on the host; None: nothing that is known. It is never ballooned then.
         virtio_mems: Its virtio-mem devices.
@@ -227,6 +247,7 @@ class VmFacts(msgspec.Struct, frozen=True):
     reports_free_pages: bool | None = None
     needs_stop: bool = False
     owner: Owner | None = None
+    rival: Rival | None = None
     lock: str = ""
     pinned: Pinned | None = None
     virtio_mems: tuple[VirtioMem, ...] = ()
@@ -309,7 +330,12 @@ def between_sweeps(
     """
     late = held or {}
     passed_ns = now_ns - before.now_ns
-    vms = tuple(looks.get(vm.name) or _aged(vm, passed_ns, late.get(vm.name)) for vm in before.vms)
+    vms = tuple(
+        msgspec.structs.replace(looks[vm.name], rival=vm.rival)
+        if vm.name in looks
+        else _aged(vm, passed_ns, late.get(vm.name))
+        for vm in before.vms
+    )
     return Facts(now_ns, host, vms, frozenset(looks), frozenset(late))
 
 
@@ -337,6 +363,7 @@ class VmConfig(MemorySettings, frozen=True):
             arguments. Empty: none, and it is never interrupted. Since schema 4.
         monitor: Whether its monitor is the manager's alone ("own"), or another program's, which is visited
             for a moment at a time ("borrowed"). Since schema 6.
+        takeover: Whether it is taken over from Proxmox's own balloon manager. Since schema 6.
 
     """
 
@@ -347,6 +374,7 @@ class VmConfig(MemorySettings, frozen=True):
     may_stop: bool = False
     on_out_of_memory: tuple[str, ...] = ()
     monitor: MonitorKind = "own"
+    takeover: bool = False
 
 
 class ManagerSettings(msgspec.Struct, frozen=True):

@@ -9,6 +9,7 @@ from dynmem.manager.step.facts import ABSENT, SILENT, ManagerSettings
 from dynmem.manager.step.record import Record
 from dynmem.manager.step.safeguards import EQUAL_SWEEPS, Safeguards, fresh_ns, tolerance_pages
 from dynmem.manager.step.states import allows
+from dynmem.manager.step.takeover import conflict
 from dynmem.manager.step.view import StandingKind
 from dynmem.units import NS_PER_S, PAGE_SIZE, format_pages, format_size
 
@@ -155,6 +156,11 @@ FROZEN: Final[tuple[Row, ...]] = (
         ),
     ),
     (lambda record, _: record.facts.device is None, "frozen", _deviceless),  # its virtio-mem can be released
+    (
+        lambda record, moment: moment.settings.is_enforcing and bool(conflict(record.facts, record.config)),
+        "frozen",
+        lambda record: f"frozen: {conflict(record.facts, record.config)}",
+    ),
     (
         lambda record, _: not record.reported,
         "frozen",

@@ -19,6 +19,7 @@ from dynmem.manager.step.roster import Roster
 from dynmem.manager.step.standing import above
 from dynmem.manager.step.state import state_of
 from dynmem.manager.step.survey import Survey
+from dynmem.manager.step.takeover import conflict, taken
 from dynmem.manager.step.view import (
     BooksView,
     ChangeView,
@@ -168,6 +169,8 @@ class StatusReader(msgspec.Struct, frozen=True):
             standing.reason if standing else "",
             seen.survey.barred.get(record.name, ""),
             above(record),
+            "" if self.settings.is_enforcing else conflict(facts, record.config),
+            taken(facts),
             _stall(record),
             _thrash(record),
             _offline(record),
