@@ -10,20 +10,30 @@ from scripts.status import in_words, meanings, unit
 
 from dynmem.cli.looking_back import SCHEMA_VERSION
 from dynmem.history.event import Event
+from dynmem.history.report import Fit, HostReport, VmReport
 from dynmem.history.spans import Level, SpanRow
 from dynmem.manager.step.sample import HostSample, VmSample
 
-STRUCTS: tuple[type[msgspec.Struct], ...] = (Event, SpanRow, Level, VmSample, HostSample)
+STRUCTS: tuple[type[msgspec.Struct], ...] = (
+    Event,
+    SpanRow,
+    Level,
+    VmSample,
+    HostSample,
+    HostReport,
+    VmReport,
+    Fit,
+)
 
 INTRO = f"""# The fields of the history
 
 Written by `scripts/history.py` from the classes themselves; a test holds the two equal.
 [The history](history.md) says what they are for.
 
-Everything that `dynmem history`, `events` and `explain --at` print with `--json` has `schema_version`
-({SCHEMA_VERSION}), which rises only when programs have to change. Fields are added and never renamed, removed
-or given another meaning: ignore those that you do not know. What is not known is null, or left out. `*_bytes`
-are bytes, `*_s` seconds, `*_ds` tenths of a second; dates are ISO 8601 in UTC.
+Everything that `dynmem history`, `events`, `explain --at` and `report` print with `--json` has
+`schema_version` ({SCHEMA_VERSION}), which rises only when programs have to change. Fields are added and never
+renamed, removed or given another meaning: ignore those that you do not know. What is not known is null, or
+left out. `*_bytes` are bytes, `*_s` seconds, `*_ds` tenths of a second; dates are ISO 8601 in UTC.
 
 - `dynmem events --json`: an Event a line.
 - `dynmem history --json`: `vm` (null: the host), `step_s` (how long a row is; null: as they are kept), `rows`
@@ -31,6 +41,7 @@ are bytes, `*_s` seconds, `*_ds` tenths of a second; dates are ISO 8601 in UTC.
 - `dynmem explain VM --at TIME --json`: `at`, `step` (what the row stands for), `host` (HostSample), `vm`
   (VmSample; null: it was not running), `last_move` (Event), and `again`: both terms of measured free, and the
   plan's decision in pages of 4 KiB, computed again from the other fields.
+- `dynmem report --json`: the fields of HostReport.
 """
 
 

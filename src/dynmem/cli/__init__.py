@@ -26,6 +26,7 @@ COMMANDS: Final = {  # name -> (module, attribute, one line for --help)
     "metrics": ("dynmem.cli.metrics", "metrics", "Print the manager's metrics, as Prometheus reads them"),
     "pause": ("dynmem.cli.status", "pause", "Leave VMs exactly as they are for a while"),
     "release": ("dynmem.cli.status", "release", "Grow VMs to their full size and leave them alone"),
+    "report": ("dynmem.cli.report", "report", "Show what was needed, and how many more VMs would fit"),
     "reserve": ("dynmem.cli.status", "reserve", "Make room for a VM that is about to start"),
     "run": ("dynmem.cli.run", "run", "Run the memory manager of this host"),
     "scan": ("dynmem.cli.scan", "scan", "Show what the VMs of this host hold and could give back"),
