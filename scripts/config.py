@@ -9,6 +9,7 @@ import msgspec
 from scripts.page import finish
 from scripts.status import meanings
 
+from dynmem.limits import MANAGER_DROP_INS_MAX
 from dynmem.manager import config_file
 
 WORDS = {
@@ -34,7 +35,26 @@ again.
 {example}
 ```
 
-`dynmem config init` writes such a file for the VMs that it finds.
+`dynmem config init` writes such a file for the VMs that it finds, `dynmem config check` checks it, and
+`dynmem config show` shows every key with its value and the file that it comes from.
+
+## In several files
+
+Beside `config.toml`, the files `config.d/*.toml` are read in the order of their names (beside `hosts.toml`,
+`hosts.d/*.toml`), at most {drop_ins}. A later file adds VMs, and replaces single keys: those of `[host]` and
+`[manager]`, and those of a VM that an earlier file has under the same name. So a tool can keep the VMs in a
+file of its own, and an operator raise one weight in another:
+
+```toml
+[[vm]]
+name = "web"
+weight = 9000
+```
+
+A mistake is reported with the file that it is in, and a drop-in that came, changed or went is noticed like a
+change of the file itself.
+
+## Sizes and unknown keys
 
 A size is text such as "512MiB", "2G" or "1.5 GiB", or a whole number of bytes; units are binary however they
 are spelled. Unknown keys are errors.
@@ -83,7 +103,7 @@ def table(name: str, struct: type[msgspec.Struct]) -> Iterator[str]:
 
 def render() -> str:
     """Return the whole document."""
-    lines = [INTRO.format(example=example())]
+    lines = [INTRO.format(example=example(), drop_ins=MANAGER_DROP_INS_MAX)]
     for name, struct in config_file.TABLES.items():
         lines.extend(table(name, struct))
     return "\n".join(lines).rstrip() + "\n"

@@ -197,6 +197,8 @@ TRACE_FILE_BYTES_MAX: Final = 1 << 30
 MANAGER_VMS_MAX: Final = 1000
 # A thousand VMs with every key set are about 300 KiB.
 MANAGER_CONFIG_BYTES_MAX: Final = 1 << 20
+# One for each of a hundred tools.
+MANAGER_DROP_INS_MAX: Final = 100
 # A VM's name is a key, a file name and a column.
 MANAGER_NAME_MAX: Final = 64
 # A command of the operator's that needs more words is a script.

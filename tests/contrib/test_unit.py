@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dynmem.cli.run import DEFAULT_CONFIG
+from dynmem.cli.options import DEFAULT_CONFIG
 from dynmem.errors import ExitCode
 from dynmem.limits import MANAGER_DESCRIPTORS, MANAGER_DESCRIPTORS_PER_VM, MANAGER_VMS_MAX
 
@@ -54,7 +54,7 @@ def test_without_its_hardening_it_would_not_pass(tmp_path: Path) -> None:
 @needs_systemd
 def test_systemd_knows_every_line_of_it(tmp_path: Path) -> None:
     unit = tmp_path / "dynmem.service"
-    unit.write_text(UNIT.read_text().replace("/usr/bin/dynmem run", "/bin/true"))
+    unit.write_text(UNIT.read_text().replace("/usr/bin/dynmem", "/bin/true"))
     found = analyzed("verify", "--man=no", unit)
     assert "dynmem.service" not in found.stdout + found.stderr, found.stderr
 

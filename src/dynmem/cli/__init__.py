@@ -16,7 +16,7 @@ from dynmem import __version__
 from dynmem.errors import MEANINGS, DynmemError, ExitCode
 
 COMMANDS: Final = {  # name -> (module, attribute, one line for --help)
-    "config": ("dynmem.cli.config", "config", "Write a first configuration from the VMs that are found"),
+    "config": ("dynmem.cli.config", "config", "Write, check and show the configuration of the manager"),
     "demo": ("dynmem.cli.demo", "demo", "Watch virtual machines share a budget"),
     "doctor": ("dynmem.cli.doctor", "doctor", "Examine what this host can do, and what would help"),
     "duplicates": ("dynmem.cli.duplicates", "duplicates", "Count equal pages in the memory of running VMs"),

@@ -1,6 +1,7 @@
-"""``dynmem config init``: a first configuration from the VMs that are found."""
+"""``dynmem config``: a first configuration from the VMs that are found; one that is there, checked, shown."""
 
 import asyncio
+import json
 import os
 import sys
 import time
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
+from dynmem.cli.options import config_option
 from dynmem.errors import ConfigError, DynmemError, ExitCode
 
 if TYPE_CHECKING:
@@ -22,7 +24,55 @@ _PATIENCE_S: Final = 0.5
 
 @click.group()
 def config() -> None:
-    """Write a configuration for `dynmem run`."""
+    """Write, check and show the configuration of `dynmem run`."""
+
+
+@config.command()
+@config_option
+def check(path: Path) -> int:
+    """Check the manager's file and its drop-ins, and show what they mean.
+
+    Beside config.toml, the files config.d/*.toml are read in the order of their names: a later one adds VMs,
+    and replaces single keys, also those of a VM that an earlier one has.
+
+    \b
+    Examples:
+      dynmem config check
+      dynmem config check --config hosts.toml && systemctl reload dynmem
+
+    Exit codes: 0 OK, 2 a file is wrong, and which one, or wrong usage.
+    """  # noqa: D301 - click reads the backspace as "do not wrap"
+    from dynmem.cli.run import checked, summary
+
+    click.echo(summary(checked(path)))
+    return ExitCode.OK
+
+
+@config.command()
+@config_option
+@click.option("--json", "as_json", is_flag=True, help="Print the values and their origins as JSON.")
+def show(path: Path, *, as_json: bool) -> int:
+    """Show the configuration in force after a reload: every key, and the file that it comes from.
+
+    What no file has stands there with its default. What is printed is a configuration itself.
+
+    \b
+    Examples:
+      dynmem config show
+      dynmem config show --json | jq '.values[] | select(.origin)'
+
+    Exit codes: 0 OK, 2 a file is wrong, and which one, or wrong usage.
+    """  # noqa: D301 - click reads the backspace as "do not wrap"
+    from dynmem.cli.config_show import as_toml, values
+    from dynmem.cli.run import checked
+
+    checked(path)
+    found = values(path)
+    if as_json:
+        click.echo(json.dumps({"schema_version": 1, "path": str(path), "values": found}, indent=2))
+    else:
+        click.echo(as_toml(found))
+    return ExitCode.OK
 
 
 @config.command()

@@ -2,9 +2,11 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import click
+
+DEFAULT_CONFIG: Final = Path("/etc/dynmem/config.toml")
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -18,4 +20,18 @@ def socket_option(command: F) -> F:
         envvar="DYNMEM_SOCKET",
         metavar="PATH",
         help="The manager's socket [default: $DYNMEM_SOCKET, or that of this user's manager].",
+    )(command)
+
+
+def config_option(command: F) -> F:
+    """Add --config, which a command takes as *path*."""
+    return click.option(
+        "-c",
+        "--config",
+        "path",
+        type=click.Path(path_type=Path),
+        default=DEFAULT_CONFIG,
+        show_default=True,
+        metavar="FILE",
+        help="The host's budget and its VMs, in TOML.",
     )(command)

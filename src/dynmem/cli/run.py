@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
+from dynmem.cli.options import config_option
 from dynmem.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -18,20 +19,10 @@ if TYPE_CHECKING:
 # What systemd's journal knows the lines of a manager by: those about one VM, and all others.
 VM_MESSAGE_ID: Final = "fe328537ea384d49ac322a4d40f0a58e"
 HOST_MESSAGE_ID: Final = "b1beb8da77ac4f25a401a94974b7138c"
-DEFAULT_CONFIG = Path("/etc/dynmem/config.toml")
 
 
 @click.command()
-@click.option(
-    "-c",
-    "--config",
-    "path",
-    type=click.Path(path_type=Path),
-    default=DEFAULT_CONFIG,
-    show_default=True,
-    metavar="FILE",
-    help="The host's budget and its VMs, in TOML.",
-)
+@config_option
 @click.option("--check", is_flag=True, help="Check the file, show what it means, and exit.")
 def run(path: Path, *, check: bool) -> int:
     """Share a host's memory between its virtual machines.
@@ -52,6 +43,15 @@ def run(path: Path, *, check: bool) -> int:
     """  # noqa: D301 - click reads the backspace as "do not wrap"
     hangups: list[int] = []  # none may end a manager that is just starting
     signal.signal(signal.SIGHUP, lambda number, _: hangups.append(number))
+    config = checked(path)
+    if check:
+        click.echo(summary(config))
+        return ExitCode.OK
+    return _serve(config, hangups)
+
+
+def checked(path: Path) -> "Config":
+    """Return what a file and its drop-ins say, with a note on standard error for whatever is hardly meant."""
     from dynmem.manager.config import check_monitors, load, warnings
     from dynmem.procfs import meminfo
 
@@ -60,10 +60,7 @@ def run(path: Path, *, check: bool) -> int:
     (total_bytes,) = meminfo("MemTotal")
     for warning in warnings(config, total_bytes):
         click.echo(f"dynmem: {path}: note: {warning}", err=True)
-    if check:
-        click.echo(_summary(config))
-        return ExitCode.OK
-    return _serve(config, hangups)
+    return config
 
 
 def _serve(config: "Config", hangups: list[int]) -> int:
@@ -105,7 +102,8 @@ def entry(line: str, about: str, is_vm: Callable[[str], bool]) -> dict[str, str]
     return {**fields, "MESSAGE_ID": HOST_MESSAGE_ID}
 
 
-def _summary(config: "Config") -> str:
+def summary(config: "Config") -> str:
+    """Return what a configuration means, a line for the host and one for each VM."""
     from dynmem.units import NS_PER_S, format_size
 
     settings, kept = config.settings, config.settings.ready_bytes

@@ -35,9 +35,9 @@ from dynmem.manager.config_file import (
     Size,
     VmTable,
     is_name,
-    read,
     vm_place,
 )
+from dynmem.manager.drop_ins import Origins, read
 from dynmem.manager.paths import default_socket, default_state
 from dynmem.manager.step.facts import ManagerSettings, MonitorKind, VmConfig
 from dynmem.policy import MemorySettings
@@ -105,8 +105,8 @@ class Config(msgspec.Struct, frozen=True):
 
 
 def load(path: Path) -> Config:
-    """Read and check the file; ConfigError says in one sentence what is wrong first."""
-    return _checked(path, read(path))
+    """Read and check the file and its drop-ins; ConfigError says in one sentence what is wrong first."""
+    return _checked(*read(path))
 
 
 def warnings(config: Config, host_total_bytes: int) -> list[str]:
@@ -170,9 +170,9 @@ def _socket_there(path: Path) -> tuple[tuple[int, int] | str, str]:
     return (there.st_dev, there.st_ino), "a folder" if stat.S_ISDIR(there.st_mode) else what
 
 
-def _checked(path: Path, file: File) -> Config:
+def _checked(file: File, origins: Origins) -> Config:
     def fail(key: str, sentence: str) -> ConfigError:
-        return ConfigError(f"{path}: {key}: {sentence}")
+        return ConfigError(f"{origins.of(key)}: {key}: {sentence}")
 
     budget = _size(fail, "host.budget", file.host.budget, least=MINIMUM_BYTES_MIN)
     slush = _size(fail, "host.slush", file.host.slush)
@@ -210,7 +210,7 @@ def _checked(path: Path, file: File) -> Config:
         raise fail("manager.socket", f"is the monitor of vm {taken[0]!r}: choose another path")
     status_socket, status_group = _status_socket(fail, manager, socket)
     return Config(
-        path=path,
+        path=origins.path,
         settings=ManagerSettings(
             budget_bytes=budget,
             slush_bytes=slush,

@@ -47,7 +47,7 @@ import os
 import re
 import stat
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, Literal, get_args
 
@@ -205,9 +205,25 @@ TABLES: Final[dict[str, type[msgspec.Struct]]] = {
 HEADINGS: Final = {"host": "[host]", "manager": "[manager]", "proxmox": "[proxmox]", "vm": "[[vm]]"}
 
 
-def read(path: Path) -> File:
-    """Read the file; ConfigError says in one sentence what is wrong first."""
-    return _typed(path, _parsed(path, _octets(path)))
+def parsed(path: Path) -> dict[str, object]:
+    """Read a file whose keys are all known; ConfigError says in one sentence what is wrong first."""
+    raw = _toml(path, _octets(path))
+    for place, key, value, known in _entries(raw):
+        where = f"{path}: {_joined(place, _shown(key))}"
+        if key not in known:
+            raise ConfigError(f"{where}: unknown key: {_where_it_belongs(key, known)}")
+        if isinstance(value, int) and value.bit_length() >= _INTEGER_BITS:
+            raise ConfigError(f"{where}: a number above {_INTEGER_BITS} bits, the limit of TOML: lower it")
+    return raw
+
+
+def typed(raw: dict[str, object], origin: Callable[[str], Path]) -> File:
+    """Give each table its types; *origin* returns the file of a key. ConfigError as above."""
+    try:
+        return msgspec.convert(raw, File)
+    except msgspec.ValidationError as error:
+        place, sentence = _explain(str(error), raw)
+        raise ConfigError(f"{origin(place)}: {place or 'the file'}: {sentence}") from error
 
 
 def is_name(text: str) -> bool:
@@ -240,7 +256,7 @@ def _octets(path: Path) -> bytes:
     return octets
 
 
-def _parsed(path: Path, octets: bytes) -> dict[str, object]:
+def _toml(path: Path, octets: bytes) -> dict[str, object]:
     try:
         text = octets.decode("utf-8-sig")  # an editor may have put a byte order mark in front
     except UnicodeDecodeError as error:
@@ -305,19 +321,6 @@ _KINDS: Final = {  # msgspec's names of types in words of TOML
 }
 
 
-def _typed(path: Path, raw: dict[str, object]) -> File:
-    for place, key, value, known in _entries(raw):
-        where = f"{path}: {_joined(place, _shown(key))}"
-        if key not in known:
-            raise ConfigError(f"{where}: unknown key: {_where_it_belongs(key, known)}")
-        if isinstance(value, int) and value.bit_length() >= _INTEGER_BITS:
-            raise ConfigError(f"{where}: a number above {_INTEGER_BITS} bits, the limit of TOML: lower it")
-    try:
-        return msgspec.convert(raw, File)
-    except msgspec.ValidationError as error:
-        raise ConfigError(f"{path}: {_explain(str(error), raw)}") from error
-
-
 def _entries(raw: dict[str, object]) -> Iterator[tuple[str, str, object, Sequence[str]]]:
     """Yield each key of the file and its tables: its place, itself, its value, and the keys of that place."""
     for key, value in raw.items():
@@ -335,8 +338,8 @@ def _shown(key: str) -> str:
     return key if _BARE_KEY.fullmatch(key) else quoted(key)
 
 
-def _explain(message: str, raw: dict[str, object]) -> str:
-    """Turn msgspec's message into a sentence with the key as it is in the file, and the next step."""
+def _explain(message: str, raw: dict[str, object]) -> tuple[str, str]:
+    """Turn msgspec's message into the key as it is in the file, and a sentence with the next step."""
     match = _WHERE.match(message)
     assert match is not None
     what, where = match["what"], (match["path"] or "").removeprefix(".")
@@ -344,8 +347,8 @@ def _explain(message: str, raw: dict[str, object]) -> str:
     if missing := _MISSING.match(what):
         key = missing["key"]
         add = f"a [{key}] table" if not place and key in TABLES else f"{key} = ..."
-        return f"{_joined(place, key)}: missing: add {add}"
-    return f"{place or 'the file'}: {_mistyped(what, where.rsplit('.', 1)[-1])}"
+        return _joined(place, key), f"missing: add {add}"
+    return place, _mistyped(what, where.rsplit(".", 1)[-1])
 
 
 def _where_it_belongs(key: str, known: Sequence[str]) -> str:

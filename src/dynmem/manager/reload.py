@@ -19,6 +19,7 @@ import msgspec
 
 from dynmem.errors import ConfigError, RemoteProtocolError
 from dynmem.manager.config import Config, check_monitors, load, warnings
+from dynmem.manager.drop_ins import files_of
 from dynmem.manager.step.facts import VmConfig
 from dynmem.procfs import meminfo
 from dynmem.units import NS_PER_S, format_size
@@ -96,13 +97,16 @@ def _notes(config: Config) -> list[str]:
     return [f"note: {each}" for each in warnings(config, total_bytes)]
 
 
-def _signature(path: Path) -> tuple[int, ...]:
-    """Return what changes when the file does; empty while there is none."""
+def _signature(path: Path) -> tuple[tuple[object, ...], ...]:
+    """Return what changes when the file or a drop-in does; empty while one of them cannot be seen."""
+    found = []
     try:
-        there = path.stat()
-    except OSError:
+        for each in files_of(path):
+            there = each.stat()
+            found.append((each, there.st_dev, there.st_ino, there.st_size, there.st_mtime_ns))
+    except (OSError, ConfigError):
         return ()
-    return (there.st_dev, there.st_ino, there.st_size, there.st_mtime_ns)
+    return tuple(found)
 
 
 def changes(before: Config, after: Config) -> Iterator[str]:
