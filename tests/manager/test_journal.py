@@ -214,20 +214,24 @@ def test_on_a_full_disk_the_journal_is_written_in_the_room_that_it_keeps(tmp_pat
         journal.close()
 
 
-@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("version", [1, 2, 3])
 def test_a_journal_of_a_version_before_is_taken_over_with_what_it_keeps(version: int, tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     journal.keep(Instruction("reserved", "web", 5, 100), 2)
     journal.close()
     with sqlite3.connect(tmp_path / FILE_NAME) as db:
-        db.execute("DROP TABLE takeover")
-        db.execute("PRAGMA user_version=2")
+        db.execute("DROP TABLE protection")
+        db.execute("PRAGMA user_version=3")
+        if version < 3:
+            db.execute("DROP TABLE takeover")
+            db.execute("PRAGMA user_version=2")
         if version == 1:
             db.execute("ALTER TABLE standing DROP COLUMN incarnation")
             db.execute("PRAGMA user_version=1")
     journal = Journal(tmp_path)
     journal.take(Taken(104, "web", None))
     assert journal.taken() == [Taken(104, "web", None)]
+    assert journal.protections() == []
     assert journal.instructions() == [Instruction("reserved", "web", 5, 100)]
     journal.keep(Instruction("reserved", "db", 5, 100, "7@9"), 2)
     assert Instruction("reserved", "db", 5, 100, "7@9") in journal.instructions()

@@ -218,6 +218,8 @@ def _checked(file: File, origins: Origins) -> Config:
             mode=manager.mode,
             ready_bytes=ready,
             statistics=manager.statistics,
+            sets_oom_score=manager.oom_score,
+            sets_memory_low=manager.memory_low,
         ),
         vms=vms,
         monitors={vm.name: Path(vm.qmp) for vm in file.vm if vm.qmp},

@@ -11,6 +11,8 @@
     statistics = false              # true: guests are asked for their statistics in observe and advise, too
     socket = "/run/dynmem/api.sock" # where `dynmem status` connects
     state = "/var/lib/dynmem"       # the journal's private folder
+    oom_score = false               # true: by priority, whom the kernel ends when the host is out of memory
+    memory_low = false              # true: by priority, whose memory the kernel reclaims last
     metrics = "127.0.0.1:9737"      # where Prometheus reads; empty: nowhere (default)
     libvirt = "qemu:///system"      # manage the domains of this libvirt that say how (default: none)
 
@@ -109,6 +111,14 @@ class ManagerTable(msgspec.Struct, forbid_unknown_fields=True):
         libvirt: The libvirt of this host, as a URI such as `qemu:///system` or `qemu:///session`. Each of its
             domains that has a policy in its `<metadata>` is managed, and comes and goes while the manager
             runs ([On libvirt](libvirt.md)). Default: none.
+        oom_score: Whether, in "enforce", `oom_score_adj` of each VM's process is raised by its priority, so
+            that the kernel ends a VM of low priority first when the host is out of memory: to 500 for low and
+            250 for normal. High stays as it is, and so does what is as high or below 0. `dynmem release` puts
+            back what was there.
+        memory_low: Whether, in "enforce", *memory.low* of each VM's own cgroup is raised by its priority, so
+            that the kernel reclaims elsewhere first: to the maximum of a VM of high priority and the minimum
+            of a normal one; undone likewise. It needs version 2 of cgroups, and works only as far as the
+            groups above have it as well.
     """
 
     mode: Mode = "observe"
@@ -120,6 +130,8 @@ class ManagerTable(msgspec.Struct, forbid_unknown_fields=True):
     status_socket: str = ""
     status_group: str = ""
     libvirt: str = ""
+    oom_score: bool = False
+    memory_low: bool = False
 
 
 class ProxmoxTable(msgspec.Struct, forbid_unknown_fields=True):

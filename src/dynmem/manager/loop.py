@@ -37,6 +37,7 @@ from dynmem.manager.journal.writer import JournalWriter
 from dynmem.manager.last_resort import LastResort
 from dynmem.manager.next_sweep import NextSweep
 from dynmem.manager.private import lock, private_folder
+from dynmem.manager.protections import Protections
 from dynmem.manager.reload import ConfigWatch, changes
 from dynmem.manager.step import Manager
 from dynmem.manager.step.facts import ABSENT, Facts, HostFacts, Mode, VmFacts
@@ -117,6 +118,7 @@ class Daemon:
         self._host = HostMeter()
         self._host_problem = ""
         self._takeovers: Takeovers  # once there is a journal
+        self._protections: Protections  # likewise
 
     @property
     def _config(self) -> Config:
@@ -185,6 +187,7 @@ class Daemon:
                 self._reload_soon()
             writer = JournalWriter(journal, self._report)
             self._takeovers = Takeovers(config, writer, self._report, self._measuring)
+            self._protections = Protections(config, writer, self._report, self._measuring)
             service = Service(self._watch, self._manager, writer, self._next_sweep, self._totals)
             metrics = MetricsServer(service.status, render, CONTENT_TYPE, self._report)
             fronts = Fronts(config, partial(self._handle, service), metrics)
@@ -202,6 +205,7 @@ class Daemon:
             finally:
                 await self._last_resort.close()
                 await self._takeovers.close()
+                await self._protections.close()
                 await fronts.close()
                 await service.forget_ended()
                 await asyncio.gather(*(each.close() for each in self._connections.values()))
@@ -273,6 +277,7 @@ class Daemon:
         config = self._config
         self._manager.configure(config.settings, config.vms)
         self._takeovers.configure(config)
+        self._protections.configure(config)
         dropped = [name for name, way in before.ways.items() if config.ways.get(name) != way]
         await asyncio.gather(*(self._connections.pop(name).close() for name in dropped))
         for name in dropped:
@@ -440,6 +445,8 @@ class Daemon:
         looks = (each.observe(now_ns, patience_s) for each in self._connections.values())
         vms = await self._takeovers.look(await asyncio.gather(*looks))
         self._takeovers.settle(released, paused)
+        self._protections.look(vms, released, paused)
+        vms = self._protections.named(vms)
         for facts in vms:
             before = self._facts.get(facts.name)
             is_news = before is None or (before.run_state, before.problem) != (ABSENT, facts.problem)

@@ -20,7 +20,7 @@ from urllib.parse import quote
 from dynmem.errors import ConfigError
 from dynmem.limits import JOURNAL_BYTES_MAX, JOURNAL_ROOM_BYTES
 
-SCHEMA_VERSION: Final = 3
+SCHEMA_VERSION: Final = 4
 # "dynm": what file(1) and SQLite know a file by.
 APPLICATION_ID: Final = 0x64796E6D
 
@@ -50,11 +50,25 @@ CREATE TABLE takeover (
     vm TEXT NOT NULL,
     shares INTEGER                   -- what its file said before; NULL: nothing
 ) STRICT;
+CREATE TABLE protection (
+    vm TEXT NOT NULL,
+    kind TEXT NOT NULL,              -- 'oom_score_adj' or 'memory.low'
+    life TEXT NOT NULL,              -- the process: pid@start
+    place TEXT NOT NULL,             -- the folder of its cgroup, '' for a score
+    before INTEGER NOT NULL,
+    after INTEGER NOT NULL,
+    PRIMARY KEY (vm, kind)
+) STRICT;
 """
 # What brings a file of an earlier version to the next one.
 _UPGRADES: Final = {
     1: "ALTER TABLE standing ADD COLUMN incarnation TEXT NOT NULL DEFAULT '';",
     2: "CREATE TABLE takeover (number INTEGER PRIMARY KEY, vm TEXT NOT NULL, shares INTEGER) STRICT;",
+    3: (
+        "CREATE TABLE protection (vm TEXT NOT NULL, kind TEXT NOT NULL, life TEXT NOT NULL,"
+        " place TEXT NOT NULL, before INTEGER NOT NULL, after INTEGER NOT NULL,"
+        " PRIMARY KEY (vm, kind)) STRICT;"
+    ),
 }
 _ACTION: Final = (
     *("id", "at_ns", "vm", "incarnation", "target_bytes", "reason", "measurement", "outcome"),
@@ -68,6 +82,12 @@ _TABLES: Final = {
         "action": _ACTION,
         "standing": (*_STANDING, "incarnation"),
         "takeover": ("number", "vm", "shares"),
+    },
+    4: {
+        "action": _ACTION,
+        "standing": (*_STANDING, "incarnation"),
+        "takeover": ("number", "vm", "shares"),
+        "protection": ("vm", "kind", "life", "place", "before", "after"),
     },
 }
 # Pages of the log after which SQLite copies them into the file and begins the log again.

@@ -16,6 +16,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 from dynmem.errors import ConfigError, DynmemError
 from dynmem.limits import JOURNAL_ROWS_MAX, JOURNAL_TEXT_MAX
 from dynmem.manager.journal.file import JournalFile
+from dynmem.manager.step.protection import Setting
 from dynmem.manager.step.takeover import Taken
 
 T = TypeVar("T")
@@ -230,6 +231,21 @@ class Journal:
     def taken(self) -> list[Taken]:
         """Return the VMs that are taken over, or were about to be."""
         return [Taken(*row) for row in self._read("SELECT number, vm, shares FROM takeover ORDER BY number")]
+
+    def protect(self, setting: Setting) -> None:
+        """Record that a setting of a VM's process is about to be made. JournalError."""
+        query = "INSERT OR REPLACE INTO protection VALUES (?, ?, ?, ?, ?, ?)"
+        self._write(lambda db: db.execute(query, setting))
+
+    def unprotect(self, vm: str, kind: str) -> None:
+        """Record that a setting is no longer made. JournalError."""
+        query = "DELETE FROM protection WHERE vm = ? AND kind = ?"
+        self._write(lambda db: db.execute(query, (vm, kind)))
+
+    def protections(self) -> list[Setting]:
+        """Return the settings that are made, or were about to be."""
+        query = "SELECT vm, kind, life, place, before, after FROM protection ORDER BY vm, kind"
+        return [Setting(*row) for row in self._read(query)]
 
     def _prune(self, db: sqlite3.Connection, added: int) -> None:
         self._since_prune += added

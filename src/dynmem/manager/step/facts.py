@@ -223,6 +223,7 @@ class VmFacts(msgspec.Struct, frozen=True):
         offline_bytes: What these have plugged and its guest does not use: it never put that online.
         limits: The limits of its cgroup and of those above it that could be read, the tightest first.
         node_numbers: The NUMA nodes that its memory may come from; empty: all, or not known.
+        protection: What the host's kernel was told about taking memory from it, in words; "" if nothing was.
 
     """
 
@@ -254,6 +255,7 @@ class VmFacts(msgspec.Struct, frozen=True):
     offline_bytes: int = 0
     limits: tuple[GroupLimit, ...] = ()
     node_numbers: tuple[int, ...] = ()
+    protection: str = ""
 
     @property
     def plugged_bytes(self) -> int:
@@ -331,7 +333,7 @@ def between_sweeps(
     late = held or {}
     passed_ns = now_ns - before.now_ns
     vms = tuple(
-        msgspec.structs.replace(looks[vm.name], rival=vm.rival)
+        msgspec.structs.replace(looks[vm.name], rival=vm.rival, protection=vm.protection)
         if vm.name in looks
         else _aged(vm, passed_ns, late.get(vm.name))
         for vm in before.vms
@@ -387,6 +389,8 @@ class ManagerSettings(msgspec.Struct, frozen=True):
         ready_bytes: What is kept ready for whoever grows next; None: what the manager finds right.
         mode: In "observe" and "advise", nothing that changes anything is sent, but for the next.
         statistics: Whether guests may be asked for their statistics more often in these modes, too.
+        sets_oom_score: Whether the VMs' processes are told apart for when the host runs out, by priority.
+        sets_memory_low: Whether the VMs' cgroups keep memory when the host reclaims, by priority.
 
     """
 
@@ -396,6 +400,8 @@ class ManagerSettings(msgspec.Struct, frozen=True):
     mode: Mode = "observe"
     ready_bytes: int | None = None
     statistics: bool = False
+    sets_oom_score: bool = False
+    sets_memory_low: bool = False
 
     @property
     def is_enforcing(self) -> bool:

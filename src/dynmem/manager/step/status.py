@@ -189,6 +189,7 @@ class StatusReader(msgspec.Struct, frozen=True):
             limit_file=facts.limits[0].file if facts.limits else None,
             ceiling_bytes=None if ceiling is None else ceiling * PAGE_SIZE,
             node_numbers=_nodes(facts, seen.survey.facts.host),
+            protection=facts.protection or None,
             device=facts.device,
             floor_bytes=record.floor_pages * PAGE_SIZE,
             boot_bytes=facts.boot_bytes,

@@ -203,6 +203,8 @@ class VmView(VmConfig, frozen=True, kw_only=True):
         ceiling_bytes: The largest size that such limits leave it now: it is not grown beyond that. Since
             schema 6.
         node_numbers: The NUMA nodes that its memory may come from; empty: all, or not known. Since schema 6.
+        protection: What the host's kernel was told, by its priority, about taking memory from it; null if
+            nothing was. Since schema 6.
         device: The kind of its balloon device: "hv-balloon" or "virtio-balloon"; null if it has none.
         floor_bytes: The least it may get: its minimum, or the guest's own floor if that is higher.
         boot_bytes: What it booted with.
@@ -258,6 +260,7 @@ class VmView(VmConfig, frozen=True, kw_only=True):
     limit_file: str | None = None
     ceiling_bytes: int | None = None
     node_numbers: tuple[int, ...] = ()
+    protection: str | None = None
     device: str | None = None
     floor_bytes: int | None = None
     boot_bytes: int | None = None
