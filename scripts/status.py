@@ -10,6 +10,7 @@ import msgspec
 from scripts.page import finish
 
 from dynmem.manager.api.messages import DaemonView, StatusReply
+from dynmem.manager.step.capability import Capability, Known
 from dynmem.manager.step.facts import HostFacts, NodeFacts
 from dynmem.manager.step.results import Reservation
 from dynmem.manager.step.view import (
@@ -34,6 +35,8 @@ STRUCTS: tuple[type[msgspec.Struct], ...] = (
     VmView,
     VmBooksView,
     AccountsView,
+    Capability,
+    Known,
     ChangeView,
     LastChangeView,
     DaemonView,

@@ -12,6 +12,7 @@ from tests.rigs.monitored import QEMUS, FakeVm
 
 from dynmem.manager.step import Manager, StepResult
 from dynmem.manager.step.facts import Facts, HostFacts, ManagerSettings, VmConfig, VmFacts
+from dynmem.manager.step.safeguards import ALL_ON, Safeguards
 from dynmem.manager.step.view import VmView
 from dynmem.manager.sweep.connection import VmConnection
 from dynmem.units import GIB, MIB, NS_PER_S
@@ -147,10 +148,12 @@ class Pluggable(FakeVm):
 class Managed:
     """One VM under a manager, over a real socket."""
 
-    def __init__(self, vm: Pluggable, path: Path, *, mode: str = "enforce", maximum: int = GIB) -> None:
-        self.config = VmConfig("web", 64 * MIB, maximum)
+    def __init__(
+        self, vm: Pluggable, path: Path, *, mode: str = "enforce", guards: Safeguards = ALL_ON
+    ) -> None:
+        self.config = VmConfig("web", 64 * MIB, GIB)
         self.settings = ManagerSettings(8 * GIB, 64 * MIB, NS_PER_S, mode)  # type: ignore[arg-type]
-        self.vm, self.manager = vm, Manager(self.settings, [self.config])
+        self.vm, self.manager = vm, Manager(self.settings, [self.config], guards)
         self.connection = VmConnection("web", path, may_write=mode == "enforce", period_s=1)
         self.now_ns = 10**12
         self.available = 4 * GIB

@@ -128,6 +128,14 @@ def _words(status: "StatusReply", vm: "VmView") -> "Iterator[str]":
     for text in (vm.parachute, vm.free_pages, vm.problem):
         if text:
             yield text
+    if vm.capability is not None:
+        for name, known in (
+            ("devices", vm.capability.devices),
+            ("balloon driver", vm.capability.driver),
+            ("virtio-mem driver", vm.capability.plugging),
+            ("statistics", vm.capability.statistics),
+        ):
+            yield f"{name}: {known.value} ({known.evidence})"
 
 
 def _table(title: str, rows: "Iterator[Row]") -> str:

@@ -69,8 +69,11 @@ class Candidate(msgspec.Struct):
 
     @property
     def least_growth(self) -> int:
-        """The least growth that is worth a change: any for demand, a fair part of a buffer."""
-        if self.needy:
+        """The least growth that is worth a change: any for demand, a fair part of a buffer.
+
+        What an untried virtio-mem is offered is little, and shows whether it can have more.
+        """
+        if self.needy or self.record.is_untried:
             return 1
         if not self.short:
             return max(self.band, self.view.margin_pages // BUFFER_SHARE)

@@ -18,6 +18,7 @@ from dynmem.manager.step.ceilings import ceilings_of
 from dynmem.manager.step.changes import Candidate, Change, choose_grants, choose_shrinks, growing
 from dynmem.manager.step.chatter import Chatter
 from dynmem.manager.step.claims import Claims, limit_pages
+from dynmem.manager.step.corrections import corrections
 from dynmem.manager.step.facts import Facts, ManagerSettings, VmConfig
 from dynmem.manager.step.last_resort import INTERRUPTED, LastResort, interrupt_line
 from dynmem.manager.step.measured import Charge, MeasuredFree, charge, measure
@@ -34,7 +35,6 @@ from dynmem.manager.step.roster import Arrivals, Roster
 from dynmem.manager.step.safeguards import ALL_ON, Safeguards
 from dynmem.manager.step.sample import Sample, sample_of
 from dynmem.manager.step.shortage import lacking, shortage_lines
-from dynmem.manager.step.stalls import apply, forgive, stall_of
 from dynmem.manager.step.standing import Moment, above, standing_of
 from dynmem.manager.step.states import is_held
 from dynmem.manager.step.status import Seen, StatusReader, emergency_lines
@@ -79,7 +79,7 @@ class Manager:
         lines += self._reservations.settle(survey.bare.pages, survey.held)
         lines += self._announce_standings(survey)
         self._outcomes.begin()
-        stalls = self._stalls(survey)
+        corrected = self._corrections(survey)
         movable = [record for record in self._roster if survey.is_movable(record.name)]
         views = views_of(movable, survey, self.safeguards)
         taken = [self._taken(record, survey) for record in self._roster]
@@ -102,7 +102,7 @@ class Manager:
         interrupt = self._last_resort.decide(out, self._roster, self.claims, survey.now_ns, held)
         candidates = self._candidates(movable, views, result, survey)
         spared = sum(each.spared for each in taken) if self.safeguards.sparing else 0
-        changes = (*stalls, *self._changes(candidates, free, survey, spared, ready))
+        changes = (*corrected, *self._changes(candidates, free, survey, spared, ready))
         waiting = self._waiting(candidates, survey)
         self._shortage = waiting or any(each.decision.short_pages for each in candidates)
         self._outcomes.chose(changes, survey.now_ns)
@@ -374,18 +374,12 @@ class Manager:
                 record.named_above = bool(problem)
         return lines
 
-    def _stalls(self, survey: Survey) -> list[Change]:
-        """Bring back the targets of guests that have stopped; only movable VMs can stop."""
-        changes, now_ns = [], survey.now_ns
-        for record in self._roster:
-            if not survey.is_movable(record.name):
-                record.restart(now_ns)
-            elif self.safeguards.floor_met and survey.facts.is_new(record.name):
-                forgive(record, now_ns, is_any_short=self._shortage)
-                stall = stall_of(record, now_ns, self.settings, small_offers=self.safeguards.small_offers)
-                if stall is not None:
-                    changes.append(apply(stall, record, now_ns))
-                    self.claims.ask(record)
+    def _corrections(self, survey: Survey) -> list[Change]:
+        """Bring back the targets of guests that have stopped, and nudge those that never report."""
+        short, guards = self._shortage, self.safeguards
+        changes = corrections(self._roster, survey, self.settings, guards, is_any_short=short)
+        for each in changes:
+            self.claims.ask(each.record)
         return changes
 
     def _taken(self, record: Record, survey: Survey) -> Taken:

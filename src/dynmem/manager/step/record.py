@@ -51,6 +51,22 @@ class Stopped(msgspec.Struct):
         return not self.is_over
 
 
+class Nudge(msgspec.Struct):
+    """A small target that shows whether a guest that never reports has a driver. See `nudges`.
+
+    Attributes:
+        before_pages: Its size before.
+        asked_pages: What it was asked to go down to.
+        asked_ns: When that was.
+        answered: Whether its size moved; None: there is still time.
+    """
+
+    before_pages: int
+    asked_pages: int
+    asked_ns: int
+    answered: bool | None = None
+
+
 class Excess(msgspec.Struct):
     """The least that resident memory lay above what was assigned, over one to two windows of time.
 
@@ -127,6 +143,8 @@ class Record(msgspec.Struct):
         declined: Where it took no more.
         stuck: What its virtio-mem devices are not asked to unplug, since its guest could not. Bytes, by path.
         stuck_ns: When that was found.
+        nudge: How it was nudged, if it was.
+        has_plugged: Whether its guest has plugged memory since it started: virtio-mem has a driver.
         released_ns: When making room for its release began.
         standing: The reason last printed why it is not managed; empty if it is.
         named_above: Whether it was reported that it is above its own maximum.
@@ -166,6 +184,8 @@ class Record(msgspec.Struct):
     declined: Stopped | None = None
     stuck: dict[str, int] = msgspec.field(default_factory=dict)
     stuck_ns: int = 0
+    nudge: Nudge | None = None
+    has_plugged: bool = False
     released_ns: int | None = None
     standing: str = ""
     named_above: bool = False
@@ -228,6 +248,11 @@ class Record(msgspec.Struct):
         """The larger of what it has and what it may take."""
         takes = (self.actual_pages or 0) + self.offered_pages
         return max(takes, self.target_pages or 0, self.restored_pages or 0)
+
+    @property
+    def is_untried(self) -> bool:
+        """Whether it has virtio-mem, and nothing has shown yet that its guest has a driver for that."""
+        return self.facts.may_plug and not self.has_plugged
 
     @property
     def offered_pages(self) -> int:
@@ -331,6 +356,7 @@ class Record(msgspec.Struct):
             self.actual_changed_ns = now_ns
             self.actual_rose = actual > self.actual_pages
         self.actual_pages = actual
+        self.has_plugged |= self.facts.plugged_bytes > 0
         self._see_stuck(now_ns)
         self.highest_pages = max(self.highest_pages, actual)
 
@@ -437,7 +463,7 @@ class Record(msgspec.Struct):
         self.reported = False
         self.reported_after_ns = now_ns
         self.stopped = self.declined = None
-        self.stuck = {}
+        self.stuck, self.nudge, self.has_plugged = {}, None, False
         self.highest_pages = self.demand_pages = self.expected_pages = 0
         self.growth.forget()
         self.thrash, self.regained_pages = Thrash(), 0

@@ -30,6 +30,7 @@ class Safeguards(msgspec.Struct, frozen=True):
         thrash: Give back to a guest what it reads from its disks again.
         ready: Keep memory ready for whoever grows next.
         small_offers: Leave a small offer with a guest in need that took no more.
+        nudges: Send a driver that is not proven no more than 16 MiB, and a balloon's that once.
     """
 
     shrink_first: bool = True
@@ -48,6 +49,7 @@ class Safeguards(msgspec.Struct, frozen=True):
     thrash: bool = True
     ready: bool = True
     small_offers: bool = True
+    nudges: bool = True
 
 
 ALL_ON: Final = Safeguards()

@@ -22,12 +22,14 @@ class Standing(msgspec.Struct, frozen=True):
         may_shrink: Whether its target may be lowered.
         reason: Why not, as a sentence; empty if nothing stands against it.
         news: What is reported once, when it begins.
+        awaits_report: Whether all that stands against it is that its guest has not reported.
     """
 
     kind: StandingKind
     may_shrink: bool
     reason: str
     news: str = ""
+    awaits_report: bool = False
 
 
 class Moment(msgspec.Struct, frozen=True):
@@ -99,6 +101,10 @@ def _not_replying(record: Record) -> str:
     return f"frozen at its last size: it does not reply{_problem(record)}"
 
 
+def _unreported(record: Record, _: Moment) -> bool:
+    return not record.reported
+
+
 def _deviceless(record: Record) -> str:
     return f"frozen: {record.facts.problem or 'it has no balloon device'}"
 
@@ -162,7 +168,7 @@ FROZEN: Final[tuple[Row, ...]] = (
         lambda record: f"frozen: {conflict(record.facts, record.config)}",
     ),
     (
-        lambda record, _: not record.reported,
+        _unreported,
         "frozen",
         lambda record: f"counted at its full size until its first report{_problem(record)}",
     ),
@@ -184,7 +190,10 @@ def standing_of(record: Record, moment: Moment) -> Standing:
     """Return how a VM stands: by the table, then by the reasons that only forbid shrinking."""
     for applies, kind, reason in FROZEN:
         if applies(record, moment):
-            return Standing(kind, may_shrink=False, reason=reason(record), news=reason(record))
+            why = reason(record)
+            return Standing(
+                kind, may_shrink=False, reason=why, news=why, awaits_report=applies is _unreported
+            )
     late_pages = record.late_pages(moment.now_ns)
     if late_pages and moment.safeguards.deadlines:
         return Standing(

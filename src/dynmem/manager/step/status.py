@@ -9,6 +9,7 @@ from dynmem.manager.step.advice import command_for
 from dynmem.manager.step.books_view import books_view, vm_books_view
 from dynmem.manager.step.changes import Change
 from dynmem.manager.step.claims import Claims
+from dynmem.manager.step.evidence import capability_of
 from dynmem.manager.step.facts import ABSENT, HostFacts, ManagerSettings, VmConfig, VmFacts
 from dynmem.manager.step.measured import MeasuredFree
 from dynmem.manager.step.pauses import Pauses
@@ -220,6 +221,7 @@ class StatusReader(msgspec.Struct, frozen=True):
             plugged_bytes=facts.plugged_bytes if facts.virtio_mems else None,
             pluggable_bytes=sum(each.max_bytes for each in facts.virtio_mems) if facts.virtio_mems else None,
             offline_bytes=facts.offline_bytes,
+            capability=capability_of(record, standing, seen.survey.now_ns, self.settings.period_ns),
         )
 
     def _state(self, record: Record, seen: Seen, decision: Decision) -> str:

@@ -13,6 +13,7 @@ from typing import Final, Literal
 
 import msgspec
 
+from dynmem.manager.step.capability import Capability
 from dynmem.manager.step.facts import HostFacts, Mode, VmConfig
 from dynmem.manager.step.results import Reservation
 
@@ -246,6 +247,7 @@ class VmView(VmConfig, frozen=True, kw_only=True):
         pluggable_bytes: The most that these can plug. Since schema 6.
         offline_bytes: What these have plugged and its guest never put online, as far as that is known. Since
             schema 6.
+        capability: What it can do, and how that is known. Since schema 6.
 
     """
 
@@ -291,6 +293,7 @@ class VmView(VmConfig, frozen=True, kw_only=True):
     plugged_bytes: int | None = None
     pluggable_bytes: int | None = None
     offline_bytes: int = 0
+    capability: Capability | None = None
 
 
 class StatusView(msgspec.Struct, frozen=True, kw_only=True):

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from dynmem.manager.step.giving import available_text, keeps_pages
+from dynmem.manager.step.nudges import NUDGE_PAGES
 from dynmem.manager.step.record import Record
 from dynmem.manager.step.safeguards import Safeguards, margin_pages
 from dynmem.manager.step.shortage import may_be_squeezed
@@ -23,6 +24,7 @@ def views_of(
             squeezed=lacking is not None and may_be_squeezed(record, lacking),
             barred=record.name in survey.barred,
             ceiling=survey.ceilings.get(record.name),
+            wary=safeguards.nudges,
         )
         for record in movable
     )
@@ -36,17 +38,22 @@ def view_of(
     squeezed: bool = False,
     barred: bool = False,
     ceiling: int | None = None,
+    wary: bool = True,
 ) -> Vm:
     """Return a VM as the policy sees it; with *cushion*, what its guest cannot give now is kept.
 
     One that is *squeezed* gives of what it uses, for a VM of higher priority that lacks what that one uses.
-    One that is *barred* is never grown, and one with a *ceiling* not beyond that (in pages).
+    One that is *barred* is never grown, and one with a *ceiling* not beyond that (in pages). Whoever is
+    *wary* requests little of a virtio-mem until something was plugged.
     """
     held = min(record.target_pages or 0, record.most_pages)
     sizes = record.sizes
     maximum, limit = sizes.down(record.maximum_pages), "maximum"
     if maximum < record.maximum_pages:
         limit = "the last whole step of hot add"
+    untried = record.boot_pages + max(NUDGE_PAGES, sizes.step_pages)
+    if wary and record.is_untried and max(untried, held) < maximum:
+        maximum, limit = max(untried, held), "until its virtio-mem has plugged something, no more than"
     declined, stopped = record.declined, record.stopped
     if declined is not None and declined.holds and max(declined.at_pages, held) < maximum:
         maximum, limit = max(declined.at_pages, held), "offered no more than"

@@ -174,7 +174,7 @@ def _available(statistics: Mapping[str, object]) -> int | Silence:
     found: list[int] = []
     for names in (("stat-available-memory",), ("stat-free-memory", "stat-disk-caches")):
         for name in names:
-            if statistics.get(name, ABSENT_STATISTIC) == ABSENT_STATISTIC:
+            if statistics.get(name, ABSENT_STATISTIC) in (ABSENT_STATISTIC, -1):  # the same, signed
                 break
             figure = _guests(name, statistics[name])
             if isinstance(figure, Silence):
