@@ -63,32 +63,31 @@ async def _hold_books(host: Host, manager: RunningManager, before: Status, figur
 async def _hold_looks(host: Host, figures: Figures) -> None:
     """Change the size of a VM after the next manager's first sweep, and hold it to see that twice."""
     name, more = MOVED
-    seen: dict[int, tuple[int, bool]] = {}  # by sweep: the VM's size, and whether a command was sent to it
+    seen: dict[int, int] = {}  # the VM's size, by when the sweep began that found it
+    sent: list[int] = []  # when the sweep began by which a command was sent to it first
     async with host.managing() as third:
 
         async def look() -> bool:
             status = await third.ask(command="status")
             vm = vm_of(status, name)
             if vm["actual_bytes"]:
-                seen.setdefault(
-                    status["manager"]["sweeps"], (vm["actual_bytes"], vm["last_change"] is not None)
-                )
+                seen.setdefault(status["swept_ns"], vm["actual_bytes"])
+            if vm["last_change"] is not None:
+                sent.append(vm["last_change"]["at_ns"])
             return bool(seen)
 
         async def is_sent() -> bool:
-            return await look() and any(sent for _, sent in seen.values())
+            return await look() and bool(sent)
 
         await until(look)
         await host.balloon(name, (await host.sizes())[name] + more * MIB)
         await until(is_sent)
-    sweep = max(seen)
-    for each, (size, sent) in sorted(seen.items()):
-        figures.note(
-            f"sweep {each}: size of {name}{', and the first command' if sent else ''}", in_bytes(size)
-        )
-    figures.at_least("sizes seen", len({size for size, _ in seen.values()}), 2, "it was changed meanwhile")
-    last = [seen[each][0] if each in seen else 0 for each in (sweep - 1, sweep)]
-    figures.equal("size in the last sweep", last[1], last[0], "in the one before: two equal sweeps", in_bytes)
+    by = min(sent)
+    looks = [size for swept_ns, size in sorted(seen.items()) if swept_ns <= by]
+    for number, size in enumerate(looks, 1):
+        figures.note(f"sweep {number}: size of {name}", in_bytes(size))
+    figures.at_least("sizes seen until then", len(set(looks)), 2, "it was changed meanwhile")
+    figures.equal("size in the last of them", looks[-1], looks[-2], "in the one before", in_bytes)
 
 
 def _commands(folder: Path) -> int:
