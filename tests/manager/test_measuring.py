@@ -4,7 +4,7 @@ import asyncio
 import threading
 
 import pytest
-from tests.rigs.scenes import plays
+from tests.rigs.scenes import plays, until
 
 from dynmem.manager.sweep.measuring import Measuring
 
@@ -52,3 +52,30 @@ async def test_what_a_measurement_raises_reaches_the_one_who_asked_and_a_cancell
     await asyncio.wait((waiting,))
     assert await measuring.run(lambda: 1) == 1
     over.set()
+
+
+@plays
+async def test_measurements_one_after_the_other_share_a_thread_and_none_outlives_its_manager() -> None:
+    measuring = Measuring()
+    threads = {await measuring.run(threading.current_thread) for _ in range(20)}
+    assert len(threads) == 1
+    (thread,) = threads
+    del measuring, threads
+    await asyncio.to_thread(thread.join, 60)
+    assert not thread.is_alive()
+
+
+@plays
+async def test_of_many_that_hung_and_came_back_no_more_threads_are_kept_than_may_run() -> None:
+    measuring, over = Measuring(running_max=2, hangs_after_s=0.01), threading.Event()
+    threads: set[threading.Thread] = set()
+
+    def hang() -> None:
+        threads.add(threading.current_thread())
+        over.wait()
+
+    hanging = [asyncio.create_task(measuring.run(hang)) for _ in range(6)]
+    await until(lambda: len(threads) == 6)
+    over.set()
+    await asyncio.gather(*hanging)
+    await until(lambda: sum(each.is_alive() for each in threads) <= 2)
