@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: demo demo-qemu test test-kvm accept-memory accept-gmm accept-hosts lint docs conformance bench bench-check trial rows flake check-metrics soak hostile walk fuzz fuzz-coverage clean
+.PHONY: demo demo-qemu test test-kvm accept-memory accept-gmm accept-hosts lint man docs conformance bench bench-check trial rows flake check-metrics soak hostile walk fuzz fuzz-coverage clean
 .DEFAULT_GOAL := demo
 
 .venv/run.stamp: pyproject.toml scripts/setup-venv
@@ -50,6 +50,9 @@ lint: .venv/dev.stamp
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python scripts/public_types.py
+
+man: .venv/run.stamp  ## the man pages, in build/man, of the same texts as --help
+	$(BIN)/python -m scripts.man
 
 docs: .venv/docs.stamp  ## the site, in build/docs: the Markdown, and the public names with their docstrings; no warning
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going --show-traceback --fresh-env --quiet -c docs . build/docs

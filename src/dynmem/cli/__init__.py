@@ -16,6 +16,7 @@ from dynmem import __version__
 from dynmem.errors import MEANINGS, DynmemError, ExitCode
 
 COMMANDS: Final = {  # name -> (module, attribute, one line for --help)
+    "completion": ("dynmem.cli.completion", "completion", "Print what a shell needs to complete commands"),
     "config": ("dynmem.cli.config", "config", "Write, check and show the configuration of the manager"),
     "demo": ("dynmem.cli.demo", "demo", "Watch virtual machines share a budget"),
     "doctor": ("dynmem.cli.doctor", "doctor", "Examine what this host can do, and what would help"),

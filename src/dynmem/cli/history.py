@@ -8,6 +8,7 @@ import click
 
 from dynmem.cli.layout import terminal_columns
 from dynmem.cli.looking_back import SCHEMA_VERSION, folder_of, moment_ms, state_option
+from dynmem.cli.vm_name import VM_NAME
 from dynmem.errors import ConfigError, ExitCode
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ _FOLLOW_FIRST = 10
 
 
 @click.command()
-@click.argument("name", metavar="[VM]", required=False)
+@click.argument("name", metavar="[VM]", required=False, type=VM_NAME)
 @click.option("--since", default="1h", show_default=True, metavar="TIME", help="From when: 3am, 2h, 7d, ...")
 @click.option("--until", default="now", show_default=True, metavar="TIME", help="Until when.")
 @click.option(
@@ -78,7 +79,7 @@ def history(name: str | None, since: str, until: str, rows: int, state: Path | N
 
 
 @click.command()
-@click.argument("name", metavar="[VM]", required=False)
+@click.argument("name", metavar="[VM]", required=False, type=VM_NAME)
 @click.option("--since", metavar="TIME", help="From when: 3am, 2h, 7d, ... [default: 24h]")
 @click.option("--until", default="now", show_default=True, metavar="TIME", help="Until when.")
 @click.option(

@@ -16,6 +16,7 @@ from dynmem.cli.layout import terminal_columns
 from dynmem.cli.looking_back import state_option
 from dynmem.cli.options import socket_option
 from dynmem.cli.status_text import rendered
+from dynmem.cli.vm_name import VM_NAME
 from dynmem.errors import ConfigError, ExitCode, quoted
 from dynmem.limits import API_WAIT_NS_MAX, PAUSE_NS_MAX
 from dynmem.manager.api.client import ask, status_of
@@ -45,7 +46,7 @@ def status(path: Path | None, *, as_json: bool) -> int:
 
 
 @click.command()
-@click.argument("name", metavar="VM")
+@click.argument("name", metavar="VM", type=VM_NAME)
 @click.option(
     "--at", metavar="TIME", help="As it was then: 3am, 'yesterday 22:30', 2h, ...; from the history."
 )
@@ -88,7 +89,10 @@ def explain(name: str, path: Path | None, at: str | None, state: Path | None, *,
 @click.command()
 @click.argument("size")
 @click.option(
-    "--name", metavar="VM", help="The VM it is for. Once that VM has started, the reservation ends."
+    "--name",
+    metavar="VM",
+    type=VM_NAME,
+    help="The VM it is for. Once that VM has started, the reservation ends.",
 )
 @click.option(
     "--wait", "wait", default="30s", show_default=True, metavar="TIME", help="How long to wait for room."
@@ -132,7 +136,7 @@ def reserve(size: str, name: str | None, wait: str, hold: str, path: Path | None
 
 
 @click.command()
-@click.argument("vm", required=False)
+@click.argument("vm", required=False, type=VM_NAME)
 @click.option("--all", "everyone", is_flag=True, help="Release all VMs.")
 @click.option("--undo", is_flag=True, help="Manage the VM again.")
 @socket_option
@@ -170,7 +174,7 @@ def release(vm: str | None, path: Path | None, *, everyone: bool, undo: bool, as
 
 
 @click.command()
-@click.argument("vm", required=False)
+@click.argument("vm", required=False, type=VM_NAME)
 @click.option("--all", "everyone", is_flag=True, help="Pause all VMs.")
 @click.option("--for", "for_", metavar="TIME", help="How long, such as 30min or 2h; at most 31 days (744h).")
 @click.option("--undo", is_flag=True, help="Manage the VM again now.")

@@ -1,0 +1,66 @@
+"""Shell completion: commands, options, and the names of the VMs of the manager that runs."""
+
+import asyncio
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tests.rigs.managers import cli, configured, managing
+from tests.rigs.scenes import play
+
+BIN = Path(sys.executable).parent
+needs_bash = pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash here")
+
+
+def completed(script: Path, *words: str, socket: Path | None = None) -> list[str]:
+    """Return what bash offers for the last of these words."""
+    asked = f'source "{script}"; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _dynmem_completion dynmem'
+    environment = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}"}
+    environment["DYNMEM_SOCKET"] = str(socket or "/nonexistent/api.sock")
+    found = subprocess.run(
+        ["bash", "-c", f'{asked}; printf "%s\\n" "${{COMPREPLY[@]}}"', "bash", *words],
+        check=True,
+        capture_output=True,
+        text=True,
+        env=environment,
+    )
+    assert found.stderr == ""
+    return found.stdout.split()
+
+
+@needs_bash
+def test_bash_completes_commands_options_and_names_of_vms(tmp_path: Path) -> None:
+    script = tmp_path / "dynmem.bash"
+
+    async def scenario() -> None:
+        code, text, _ = await cli("completion", "bash")
+        assert code == 0
+        script.write_text(text)
+        path = configured(tmp_path, "observe", web="", wiki="", db="")
+        async with managing(path) as manager:
+
+            async def asked(*words: str) -> list[str]:
+                return await asyncio.to_thread(completed, script, "dynmem", *words, socket=manager.socket)
+
+            assert {"release", "reserve", "report"} <= set(await asked("re"))
+            assert await asked("pause", "--f") == ["--for"]
+            assert await asked("explain", "w") == ["web", "wiki"]
+            assert await asked("reserve", "1GiB", "--name", "d") == ["db"]
+            assert await asked("completion", "") == ["bash", "zsh", "fish"]
+            await manager.end()
+            assert await asked("explain", "w") == []  # without a manager there are no names, and no noise
+
+    play(scenario())
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_each_shell_has_a_script_that_asks_in_the_same_variable(shell: str) -> None:
+    async def scenario() -> None:
+        code, text, _ = await cli("completion", shell)
+        assert code == 0
+        assert f"_DYNMEM_COMPLETE={shell}_complete" in text
+
+    play(scenario())
