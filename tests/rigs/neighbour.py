@@ -3,18 +3,15 @@
 As PVE::QMPClient does (qemu-server e6352be6): all connections of a batch are opened first; where the queue
 of a monitor is full it tries again after 100 ms; then commands go one by one, and the whole batch of a VM has
 3 s (`vmstatus` of pvestatd, every 10 s) or 5 s (a command of qm). What was not done in time is a timeout.
-
-    python -m tests.rigs.neighbour SECONDS PERIOD SOCKET...    runs it, and prints what it counted
 """
 
 import asyncio
 import json
 import random
 import socket
-import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 # What pvestatd asks of each VM. query-proxmox-support is refused by any other QEMU, and that is no matter.
@@ -111,14 +108,3 @@ class Neighbour:
         finally:
             writer.transport.abort()
         return True
-
-
-def main(arguments: Sequence[str]) -> None:
-    seconds, period_s, *paths = arguments
-    neighbour = Neighbour([Path(path) for path in paths])
-    asyncio.run(neighbour.run(float(seconds), float(period_s)))
-    print(json.dumps(asdict(neighbour.counted)))
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])
