@@ -18,7 +18,7 @@ from dynmem.discovery.unix_sockets import UnixSockets
 from dynmem.errors import UnreachableError
 from dynmem.manager.step.facts import RUNNING, SILENT, ManagerSettings, VmConfig
 from dynmem.manager.sweep import borrowed
-from dynmem.manager.sweep.borrowed import Borrowed, Visits
+from dynmem.manager.sweep.borrowed import WAITS_S, Borrowed, Visits
 from dynmem.manager.sweep.connection import VmConnection
 from dynmem.manager.sweep.quiet import NotSentError
 from dynmem.units import GIB, NS_PER_S
@@ -186,6 +186,25 @@ async def test_looks_and_glances_come_no_more_often_than_is_polite_and_targets_a
 
 
 @plays
+async def test_glances_take_no_look_s_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    vm, path = VirtioVm(), tmp_path / "qmp"
+    async with listening(path, vm.serve, one_at_a_time=True), borrowing(path) as connection:
+        await look(connection)
+        monkeypatch.setattr(borrowed, "VISIT_EVERY_S", 1000.0)
+        access = connection._access
+        assert isinstance(access, Borrowed)
+        access._entered_s -= 1000.0  # long enough past for a glance
+        access._looked_s -= 1000.0
+        monkeypatch.setattr("dynmem.manager.sweep.connection.GLANCE_PATIENCE_S", 100.0)
+        assert await connection.glance(NS_PER_S) is not None
+        assert await connection.glance(NS_PER_S) is None
+        vm.asked.clear()
+        await look(connection)
+        assert "query-status" in [name for name, _ in vm.asked]
+        assert len(vm.writers) == 3
+
+
+@plays
 async def test_a_target_waits_until_the_owner_has_left_and_is_known_not_to_be_sent_if_it_does_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -193,13 +212,13 @@ async def test_a_target_waits_until_the_owner_has_left_and_is_known_not_to_be_se
     async with listening(path, vm.serve, one_at_a_time=True), borrowing(path) as connection:
         await look(connection)
         async with connected(path):
-            monkeypatch.setattr("dynmem.manager.sweep.connection._TARGET_WAITS_S", 0.0)
+            monkeypatch.setitem(WAITS_S, "target", 0.0)
             with pytest.raises(NotSentError, match="another program uses its monitor"):
                 await connection.set_balloon(32 * MEBIBYTE)
             with pytest.raises(UnreachableError):  # before it was looked at again
                 await connection.set_balloon(32 * MEBIBYTE)
         await look_until(connection, lambda facts: facts.run_state == RUNNING)
-        monkeypatch.setattr("dynmem.manager.sweep.connection._TARGET_WAITS_S", 100.0)
+        monkeypatch.setitem(WAITS_S, "target", 100.0)
         async with connected(path):
             sending = asyncio.create_task(connection.set_balloon(48 * MEBIBYTE))
             await asyncio.sleep(0.05)

@@ -154,9 +154,9 @@ class VmTable(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
             digit.
         qmp: The socket of its monitor: an absolute path of at most 107 bytes. Every VM has this or `libvirt`.
         monitor: "own": dynmem alone uses this monitor, and stays connected. "borrowed": it is another
-            program's, which is to find it free: dynmem connects when nobody else is connected, twice a
-            second at most and for 100 ms at most. "auto": borrowed where the path is that of Proxmox's or
-            libvirt's own monitor, else own.
+            program's, which is to find it free: dynmem connects when nobody else is connected, a few
+            times a second at most and for 100 ms at most. "auto": borrowed where the path is that of
+            Proxmox's or libvirt's own monitor, else own.
         minimum: The VM is never shrunk below this: at least 16 MiB, at most budget less slush; rounded up to
             a page of 4 KiB.
         maximum: The VM is never grown above this; rounded down to a page of 4 KiB.

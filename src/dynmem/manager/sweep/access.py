@@ -7,10 +7,13 @@ borrowed   visited: connect, ask, leave (see `borrowed`)
 from collections.abc import Container
 from contextlib import AbstractAsyncContextManager, nullcontext
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, Literal, Protocol
 
 from dynmem.qmp.client import QmpClient
 from dynmem.sockets import listener
+
+#: What a monitor is used for: all that a sweep asks, size and report alone between two sweeps, a target.
+Use = Literal["look", "glance", "target"]
 
 
 class Access(Protocol):
@@ -20,15 +23,14 @@ class Access(Protocol):
     def stays(self) -> bool:
         """Whether the connection is kept when a turn is over."""
 
-    @property
-    def is_due(self) -> bool:
-        """Whether a look or a glance may begin now; a command always may."""
+    def is_due(self, use: Use) -> bool:
+        """Return whether a turn of this use may begin now; a target always may."""
 
     def is_recent(self, period_s: float) -> bool:
         """Return whether the last turn was so short a time ago that what it found still counts."""
 
-    def turn(self, patience_s: float) -> AbstractAsyncContextManager[None]:
-        """Use the monitor. TakenError: another program has used it for *patience_s*; DeadlineError."""
+    def turn(self, use: Use) -> AbstractAsyncContextManager[None]:
+        """Use the monitor. TakenError: another program used it all the time; DeadlineError."""
 
     async def connect(self, events: Container[str]) -> QmpClient:
         """Connect, within a turn. Raises as QmpClient.connect."""
@@ -41,19 +43,23 @@ class Own:
     """A monitor for the manager alone."""
 
     stays: Final = True
-    is_due: Final = True
 
     def __init__(self, path: Path) -> None:
         self._path = path
+
+    def is_due(self, use: Use) -> bool:
+        """Return True: nobody is disturbed."""
+        del use
+        return True
 
     def is_recent(self, period_s: float) -> bool:
         """Return False: a connection that was lost was lost for a reason."""
         del period_s
         return False
 
-    def turn(self, patience_s: float) -> AbstractAsyncContextManager[None]:
+    def turn(self, use: Use) -> AbstractAsyncContextManager[None]:
         """Return at once: nobody else is connected."""
-        del patience_s
+        del use
         return nullcontext()
 
     async def connect(self, events: Container[str]) -> QmpClient:

@@ -7,7 +7,8 @@ each batch of commands, and gives up after 3 to 5 s. So
     nobody is connected    by the kernel's list of sockets, read just before
     --> connect            no greeting within 50 ms: leave, and stay away for longer each time
     --> ask, leave         100 ms after connecting at the latest
-    --> stay away          half a second, whatever wants to know more; only a command goes sooner
+    --> stay away          looks are half a second apart, and a glance is from any visit before it; a target
+                           goes at once
 
 Between two visits nobody listens: a RESET is missed, and shows by what the guest reports next (`life`).
 """
@@ -16,7 +17,7 @@ import asyncio
 import math
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Container
+from collections.abc import AsyncIterator, Callable, Container, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
@@ -24,13 +25,16 @@ from typing import Final
 from dynmem.discovery.processes import holder_of_socket
 from dynmem.discovery.unix_sockets import UnixSockets, unix_sockets
 from dynmem.errors import DeadlineError
+from dynmem.manager.sweep.access import Use
 from dynmem.qmp.client import QmpClient
 from dynmem.qmp.errors import BusyError
 
 VISIT_S: Final = 0.1
 GREETING_S: Final = 0.05
-# From one visit to the next, commands apart.
+# From one look to the next, and from any visit to a glance. A glance delays no look: only looks are complete.
 VISIT_EVERY_S: Final = 0.5
+# How long each waits for another program to leave.
+WAITS_S: Final[Mapping[Use, float]] = {"look": 0.05, "glance": 0.0, "target": 1.0}
 # Visits that one manager makes at a time: more of them would take the time from each other.
 AT_ONCE: Final = 8
 # Between two looks at a monitor that another program is using.
@@ -88,29 +92,31 @@ class Borrowed:
         self._path = path
         self._visits = visits
         self._alone = asyncio.Lock()
-        self._entered_s = self._left_s = -math.inf
+        self._entered_s = self._looked_s = self._left_s = -math.inf
 
-    @property
-    def is_due(self) -> bool:
-        """Whether the last visit is long enough past for another one."""
-        return time.monotonic() - self._entered_s >= VISIT_EVERY_S
+    def is_due(self, use: Use) -> bool:
+        """Return whether the last visit is long enough past for another one."""
+        since_s = {"look": self._looked_s, "glance": self._entered_s}.get(use, -math.inf)
+        return time.monotonic() - since_s >= VISIT_EVERY_S
 
     def is_recent(self, period_s: float) -> bool:
         """Return whether the last visit is so short a time past that what it found still counts."""
         return time.monotonic() - self._left_s <= max(RECENT_S, RECENT_PERIODS * period_s)
 
     @asynccontextmanager
-    async def turn(self, patience_s: float) -> AsyncIterator[None]:
+    async def turn(self, use: Use) -> AsyncIterator[None]:
         """Visit the monitor once nobody else uses it.
 
-        TakenError if another program has used it for *patience_s*, and DeadlineError if it took too long: the
-        visit is over then.
+        TakenError if another program does all the time, and DeadlineError if the visit took too long: it is
+        over then.
         """
         async with self._alone:
-            await self._wait(patience_s)
+            await self._wait(WAITS_S[use])
             async with self._visits.gate:
                 await self._wait(0.0)
                 self._entered_s = time.monotonic()
+                if use == "look":
+                    self._looked_s = self._entered_s
                 try:
                     async with asyncio.timeout(VISIT_S):
                         yield

@@ -27,7 +27,7 @@ from dynmem.limits import RECONNECT_PAUSE_S_MAX
 from dynmem.manager.step.division import Parts
 from dynmem.manager.step.facts import ABSENT, SILENT, VmFacts
 from dynmem.manager.step.states import may_send
-from dynmem.manager.sweep.access import Access, Own
+from dynmem.manager.sweep.access import Access, Own, Use
 from dynmem.manager.sweep.balloon import glance_at_balloon, look_at_balloon, read_figures
 from dynmem.manager.sweep.borrowed import TakenError
 from dynmem.manager.sweep.conduct import Conduct, trouble
@@ -52,9 +52,6 @@ COMMAND_TIMEOUT_S: Final = 3.0
 GLANCE_PATIENCE_S: Final = 0.05
 # A process that has run for less than this between two glances did nothing that takes much memory.
 _BUSY_TICKS: Final = 2
-# How long a target, and a look or a glance, wait for another program to leave a borrowed monitor.
-_TARGET_WAITS_S: Final = 1.0
-_LOOK_WAITS_S: Final = 0.05
 # A sweep's patience with one VM, in parts.
 _PATIENCE_TICKS: Final = 20
 
@@ -147,7 +144,7 @@ class VmConnection:
         if self._look is None:
             if not self._replies and time.monotonic() < self._not_before:
                 return self._from_outside(now_ns)
-            if self._last_state is not None and self._life is not None and not self._access.is_due:
+            if self._last_state is not None and self._life is not None and not self._access.is_due("look"):
                 return await self._as_before(self._life, self._last_state, now_ns)
             self._look = asyncio.create_task(self._look_at_it(now_ns), name=f"look at {self.name}")
         await self._wait(0.0 if self._is_slow else patience_s)
@@ -167,7 +164,7 @@ class VmConnection:
         if self._glance is not None and self._glance.done():
             self._glance = None  # for an earlier call: what it found is known by now
         if self._glance is None:
-            is_busy = self._look is not None or self._is_slow or not self._access.is_due
+            is_busy = self._look is not None or self._is_slow or not self._access.is_due("glance")
             if is_busy or not self._replies or self._last_state is None:
                 return None
             task = self._glance_at_it(self._last_state, now_ns, ask=ask)
@@ -213,7 +210,7 @@ class VmConnection:
             raise UnreachableError(f"{self.name} does not reply at {self.path}")
         life, is_sent = self._life, False
         try:
-            async with self._reach(_TARGET_WAITS_S) as monitor:
+            async with self._reach("target") as monitor:
                 send = await self._sender(monitor, life)
                 parts = parts or Parts(target_bytes)
                 if life is not None:
@@ -265,7 +262,7 @@ class VmConnection:
         try:
             if self._life is not None:
                 self._life.lock = await read_lock(self._life.proxmox, self._threads)
-            async with self._reach(_LOOK_WAITS_S) as monitor:
+            async with self._reach("look") as monitor:
                 self._allow(monitor)
                 if self._may_write:
                     self._hold.lock()
@@ -298,9 +295,9 @@ class VmConnection:
         return self._from_outside(now_ns)
 
     @contextlib.asynccontextmanager
-    async def _reach(self, patience_s: float) -> AsyncIterator[Monitor]:
+    async def _reach(self, use: Use) -> AsyncIterator[Monitor]:
         """Be connected to its monitor; afterwards no longer, if it is borrowed."""
-        async with self._access.turn(patience_s):
+        async with self._access.turn(use):
             try:
                 monitor = self._monitor or await self._connect()
                 yield monitor
@@ -382,7 +379,7 @@ class VmConnection:
         if life is None or life.device is None or life.memory is None:
             return None
         try:
-            async with self._reach(0.0) as monitor:
+            async with self._reach("glance") as monitor:
                 self._take_events(monitor, life)
                 may_ask = ask and not self.is_released
                 await glance_at_memory(monitor, life)
