@@ -28,6 +28,7 @@ demo-qemu: .venv/run.stamp  ## one embedded VM beside two real Linux guests unde
 test: .venv/dev.stamp  ## everything that is checked at every change; real QEMU guests included
 	scripts/setup-qemu
 	scripts/setup-qemu10
+	scripts/setup-libvirt
 	$(PYTEST) -n 2 --dist worksteal -m "not soak and not hostile and not stock" $(ARGS)
 
 test-kvm: .venv/dev.stamp  ## stock kernels on our monitor, on /dev/kvm or in an emulated host; ARGS="tests/kvm/... -k ..."
@@ -74,12 +75,14 @@ trial: .venv/run.stamp  ## who is killed: dynmem beside its rivals in real guest
 rows: .venv/dev.stamp  ## each promise of docs/rows.toml: proven, failing or open (STRICT=1: open fails too)
 	scripts/setup-qemu
 	scripts/setup-qemu10
+	scripts/setup-libvirt
 	scripts/setup-kvm-rig
 	$(BIN)/python scripts/rows.py $(if $(STRICT),--strict) $(ARGS)
 
 flake: .venv/dev.stamp  ## the tests N times (10) in random order, half of them on a busy machine; ARGS="--seed S --load all PATH..."
 	scripts/setup-qemu
 	scripts/setup-qemu10
+	scripts/setup-libvirt
 	$(BIN)/python scripts/flake.py --runs $(or $(N),10) $(ARGS)
 
 check-metrics: .venv/dev.stamp  ## alert rules and dashboards by Debian's promtool and prometheus, which are fetched, not installed

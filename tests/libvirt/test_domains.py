@@ -333,6 +333,7 @@ def test_a_reset_that_libvirt_reports_ends_what_is_known_of_the_guest() -> None:
         assert facts.demand is not None
         libvirt.rebooted(OTHER)
         libvirt.rebooted(UUID)
+        libvirt.rebooted(UUID)  # the same one, which libvirt reports twice
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         facts = await look(vm, 3)

@@ -2,6 +2,7 @@
 
 import threading
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 from tests.rigs.libvirts import OTHER, UUID, FakeDomain, FakeLibvirt, mebibytes, xml
@@ -64,7 +65,7 @@ def test_libvirt_says_what_its_monitor_would(tmp_path: Path) -> None:
 def test_a_libvirt_that_cannot_be_asked_is_named_once_and_the_rest_is_shown(tmp_path: Path) -> None:
     libvirt = FakeLibvirt()
     libvirt.is_down = True
-    report = scanned(host(tmp_path, *(f"{UUID[:-2]}{number}" for number in range(10, 22))), libvirt)
+    report = scanned(host(tmp_path, *(str(uuid4()) for _ in range(12))), libvirt)
     assert len(report.vms) == 12
     (said,) = [each for each in report.unseen if "libvirt" in each or "qemu:///" in each]
     assert said.startswith("qemu:///system was not asked about its domains: Cannot recv data")
@@ -90,7 +91,7 @@ def test_a_domain_that_hangs_or_is_another_libvirts_keeps_no_other(tmp_path: Pat
     hung = FakeDomain(xml("vm0"), "vm0")
     hung.hangs = threading.Event()
     libvirt = FakeLibvirt(hung, FakeDomain(xml("vm1", OTHER), "vm1", OTHER))
-    tree = host(tmp_path, UUID, OTHER, "c7a5fdbd-cdaf-9455-926a-d65c16db1899")
+    tree = host(tmp_path, UUID, OTHER, str(uuid4()))
     report = scanned(tree, libvirt, patience_s=1.0)
     hung.hangs.set()
     states = {each.name: each.run_state for each in report.vms}

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
+from uuid import uuid4
 
 from dynmem.discovery.processes import command_line
 from dynmem.domains.api import Listed, Look
@@ -14,8 +15,8 @@ from dynmem.domains.errors import LibvirtError, LibvirtLostError, LibvirtRefused
 from dynmem.domains.link import Link
 from dynmem.units import KIB, MIB
 
-UUID = "c7a5fdbd-cdaf-9455-926a-d65c16db1809"
-OTHER = "c7a5fdbd-cdaf-9455-926a-d65c16db1810"
+# Of this process alone: tests that run beside these have domains of their own.
+UUID, OTHER = str(uuid4()), str(uuid4())
 POLICY = '<p:policy xmlns:p="urn:dynmem:policy:1" {}/>'
 
 

@@ -3,9 +3,10 @@
 import argparse
 import sys
 from pathlib import Path
+from typing import Final
 
 from dynmem.errors import ConfigError, DynmemError, ExitCode
-from dynmem.lab import image, qemu10
+from dynmem.lab import image, libvirt, qemu10
 
 
 def main() -> int:
@@ -17,9 +18,13 @@ def main() -> int:
     setup.add_argument("--deb", type=Path, help="a Debian kernel package to use instead of downloading one")
     newer = commands.add_parser("setup-qemu10", help="unpack QEMU 10 beside what is installed")
     newer.add_argument("--check", action="store_true", help="fetch nothing; report whether it is there")
+    real = commands.add_parser(
+        "setup-libvirt", help="install libvirt's daemon and its module for this Python"
+    )
+    real.add_argument("--check", action="store_true", help="fetch nothing; report what is missing")
     options = parser.parse_args()
     try:
-        print(_set_up_guests(options) if options.command == "setup" else _set_up_qemu10(options))
+        print(_SET_UPS[options.command](options))
     except DynmemError as error:
         print(f"dynmem: {error}", file=sys.stderr)
         return error.exit_code
@@ -42,6 +47,21 @@ def _set_up_qemu10(options: argparse.Namespace) -> str:
     if found is None:
         found = qemu10.set_up(agree=_ask if _at_terminal() else _announce)
     return f"QEMU 10 is set up: {found.folder}"
+
+
+def _set_up_libvirt(options: argparse.Namespace) -> str:
+    if options.check and (libvirt.missing() or not libvirt.has_module()):
+        lacking = " ".join((*libvirt.missing(), *(() if libvirt.has_module() else (libvirt.MODULE,))))
+        raise ConfigError(f"libvirt is not set up: {lacking}: run `python -m dynmem.lab setup-libvirt`")
+    found = libvirt.set_up(agree=_ask if _at_terminal() else _announce, at_terminal=_at_terminal())
+    return f"libvirt is set up: {found}"
+
+
+_SET_UPS: Final = {
+    "setup": _set_up_guests,
+    "setup-qemu10": _set_up_qemu10,
+    "setup-libvirt": _set_up_libvirt,
+}
 
 
 def _at_terminal() -> bool:

@@ -43,7 +43,7 @@ _ACCELERATOR: Final = {  # tb-size: the default of a gigabyte is too much for a 
     "kvm": ("-accel", "kvm", "-cpu", "host"),
 }
 # panic=-1 with -no-reboot: a panic ends QEMU, so it is noticed. The rest makes booting fast.
-_KERNEL_ARGUMENTS: Final = (
+KERNEL_ARGUMENTS: Final = (
     "console=ttyS0,115200 quiet loglevel=1 panic=-1 nokaslr mitigations=off tsc=reliable no_timer_check"
     " cryptomgr.notests random.trust_cpu=on"
 )
@@ -126,7 +126,7 @@ class QemuGuest:
         command += ["-machine", "q35,memory-backend=ram0"]
         command += ["-object", f"memory-backend-memfd,id=ram0,size={self.memory_bytes // MIB}M,share=on"]
         command += ["-kernel", str(self._image.kernel), "-initrd", str(self._image.initrd)]
-        command += ["-append", f"{_KERNEL_ARGUMENTS} dynmem.load={self._load.argument()}"]
+        command += ["-append", f"{KERNEL_ARGUMENTS} dynmem.load={self._load.argument()}"]
         command += ["-chardev", "stdio,id=serial0,signal=off", "-serial", "chardev:serial0"]
         for place, path in enumerate((self.qmp_path, self.lab_qmp_path)):
             escaped = str(path).replace(",", ",,")

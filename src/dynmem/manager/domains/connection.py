@@ -88,7 +88,7 @@ class DomainConnection:
         self._life: Life | None = None
         self._number: _Number | None = None
         self._ended: _Number | None = None
-        self._period = StatisticsPeriod()
+        self._period = StatisticsPeriod(name)
         self._generation = roster.link.generation
         self._resets = 0
         self._look: asyncio.Task[VmFacts] | None = None
@@ -240,9 +240,9 @@ class DomainConnection:
             if life.tracker is None:
                 life.tracker = DemandTracker(DEMAND_SOURCES[VIRTIO_BALLOON])
                 life.device = Device(VIRTIO_BALLOON, "")
-            self._problem = self._take_figures(life, look, now_ns)
             if state == RUNNING:
                 await self._look_at_period(life, domain.listed.uuid)
+            self._problem = self._take_figures(life, look, now_ns)
         if life.meter is not None and life.meter.is_quick:
             life.resident = life.meter.measure(life.blocks)
         elif life.meter is not None:
@@ -283,7 +283,7 @@ class DomainConnection:
         try:
             await self._roster.link.call(lambda libvirt: libvirt.set_statistics_period(uuid, seconds))
         except LibvirtRefusedError as error:
-            self._problem = f"libvirt rejects another period of its statistics ({error})"
+            self._period.problem = f"libvirt rejects another period of its statistics ({error})"
         self._period.was_set(seconds)
 
     async def _glance_at_it(self, life: Life, now_ns: int) -> VmFacts | None:
@@ -335,7 +335,7 @@ class DomainConnection:
         meter = ResidentMeter(process) if process is not None else None
         name = domain.listed.name if is_name(domain.listed.name) else domain.listed.uuid
         self._life = Life(process, incarnation, meter, Owner("libvirt", name))
-        self._number, self._period = number, StatisticsPeriod()
+        self._number, self._period = number, StatisticsPeriod(name)
         self._resets = self._roster.resets(domain.listed.uuid).number
         if meter is None:
             self._life.resident = Resident(None, _NO_PROCESS)

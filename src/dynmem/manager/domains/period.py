@@ -19,9 +19,10 @@ _SLOW_PERIODS: Final = 3
 
 
 class StatisticsPeriod:
-    """The statistics period of one domain."""
+    """The statistics period of one domain; *name* is what `virsh` is to call it."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
+        self._name = name
         self._definition: Definition | None = None
         self._now_s = 0
         self._awaited_s = 0
@@ -85,7 +86,7 @@ class StatisticsPeriod:
 
     def _complain(self, period_s: float, wanted_s: int, obstacle: str, otherwise: str) -> None:
         """Record what is wrong with the period and what to do, unless the manager can live with it."""
-        remedy = f"run virsh dommemstat DOMAIN --period {wanted_s} --live{otherwise}"
+        remedy = f"run virsh dommemstat {self._name} --period {wanted_s} --live{otherwise}"
         if not self._now_s:
             self.problem = f"its guest statistics are off, and {obstacle}: {remedy}"
         elif self._now_s > _SLOW_PERIODS * max(1.0, period_s):
