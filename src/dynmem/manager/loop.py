@@ -179,15 +179,15 @@ class Daemon:
             held.callback(os.close, lock(socket_lock, f"the socket {config.socket}"))
             journal = Journal(config.state)
             held.callback(journal.close)
+            writer = JournalWriter(journal, self._report)
+            self._takeovers = Takeovers(config, writer, self._report, self._measuring)
+            self._protections = Protections(config, writer, self._report, self._measuring)
             await self._take_over(journal)
             for number in (signal.SIGINT, signal.SIGTERM):
                 asyncio.get_running_loop().add_signal_handler(number, self._stop_by, number)
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload_soon)
             if self._hangups:
                 self._reload_soon()
-            writer = JournalWriter(journal, self._report)
-            self._takeovers = Takeovers(config, writer, self._report, self._measuring)
-            self._protections = Protections(config, writer, self._report, self._measuring)
             service = Service(self._watch, self._manager, writer, self._next_sweep, self._totals)
             metrics = MetricsServer(service.status, render, CONTENT_TYPE, self._report)
             fronts = Fronts(config, partial(self._handle, service), metrics)
