@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 from tests.rigs.managers import RunningManager, configured, managing
-from tests.rigs.monitored import BALLOON, MEBIBYTE, look, qemu
+from tests.rigs.monitored import BALLOON, MEBIBYTE, look, look_until, qemu
 from tests.rigs.neighbour import STATUS, STATUS_S, Neighbour
 from tests.rigs.scenes import plays
 
 from dynmem.errors import DynmemError
+from dynmem.manager.step.facts import SILENT
 from dynmem.manager.sweep.borrowed import Borrowed, Visits
 from dynmem.manager.sweep.connection import VmConnection
 
@@ -48,20 +49,40 @@ async def test_no_batch_of_proxmoxs_times_out_where_its_monitor_is_borrowed_and_
         async with managing(manager_of(tmp_path, "first", "enforce", "borrowed")) as first:
             await seen(first)
             sweeps = (await first.status()).manager.sweeps
-            await neighbour.run(1.5, 0.1)
-            status = await first.status()
-            assert status.manager.sweeps > sweeps
-            assert [status.vm(name).run_state for name in NAMES] == ["prelaunch"] * 2
+            await neighbour.run(12, 0.1)
             assert neighbour.counted.timeouts == 0
-            assert neighbour.counted.batches >= 10
+            assert neighbour.counted.batches > 24
+            status = await first.until(
+                lambda status: [status.vm(name).run_state for name in NAMES] == ["prelaunch"] * 2
+            )
+            assert status.manager.sweeps > sweeps
             async with managing(manager_of(tmp_path, "second", "enforce", "borrowed")) as second:
                 told = f"is managed by another `dynmem run` (process {first.process.pid} of user "
                 await second.until(lambda status: told in (status.vm("web").problem or ""))
-        async with managing(manager_of(tmp_path, "third", "observe", "own")) as third:
-            await seen(third)
-            shut_out = Neighbour(paths, patience=0.1)
-            await shut_out.ask(paths, STATUS, STATUS_S)
-            assert (shut_out.counted.batches, shut_out.counted.timeouts) == (0, 2)
+        staying = [VmConnection(path.name, path, may_write=False, period_s=1.0) for path in paths]
+        for each in staying:
+            await look_until(each, lambda facts: facts.run_state == "prelaunch")
+        shut_out = Neighbour(paths, patience=0.1)
+        await shut_out.ask(paths, STATUS, STATUS_S)
+        assert (shut_out.counted.batches, shut_out.counted.timeouts) == (0, 2)
+        for each in staying:
+            await each.close()
+
+
+@pytest.mark.qemu
+@plays
+async def test_a_vm_whose_owner_never_leaves_counts_with_what_its_process_holds(tmp_path: Path) -> None:
+    path = tmp_path / "web.qmp"
+    with qemu(path, *BALLOON) as process:
+        owner = VmConnection("theirs", path, may_write=False, period_s=1.0)
+        await look_until(owner, lambda facts: facts.run_state == "prelaunch")
+        ours = VmConnection("web", path, may_write=False, period_s=1.0, access=Borrowed(path, Visits()))
+        facts = await look_until(ours, lambda facts: facts.resident_bytes is not None)
+        assert (facts.run_state, facts.incarnation.partition("@")[0]) == (SILENT, str(process.pid))
+        assert "another program uses its monitor" in (facts.problem or "")
+        assert (facts.resident_bytes or 0) > 10 * MEBIBYTE
+        await ours.close()
+        await owner.close()
 
 
 async def send_targets(connections: Sequence[VmConnection], seed: int) -> int:
@@ -93,7 +114,7 @@ def test_for_ten_minutes_no_batch_of_proxmoxs_times_out(tmp_path: Path) -> None:
             async with managing(manager_of(tmp_path, "first", "observe", "borrowed")) as observer:
                 await seen(observer)
                 sending = asyncio.create_task(send_targets(ours, 1))
-                await neighbour.run(600.0, 10.0)
+                await neighbour.run(60, 10.0)
                 sending.cancel()
                 sent = await sending
                 for each in ours:

@@ -54,22 +54,22 @@ class Neighbour:
             self.counted.timeouts += not done
         self.counted.slowest_s = max(self.counted.slowest_s, time.monotonic() - began)
 
-    async def run(self, seconds: float, period_s: float, seed: int = 1) -> None:
-        """Do what pvestatd does every `period_s`, and now and then what somebody types."""
+    async def run(self, rounds: int, period_s: float, seed: int = 1) -> None:
+        """Do what pvestatd does every `period_s`, and meanwhile now and then what somebody types."""
         rng = random.Random(seed)
-        until_s = time.monotonic() + seconds
-
-        async def status() -> None:
-            while time.monotonic() < until_s:
-                await self.ask(self._paths, STATUS, STATUS_S)
-                await asyncio.sleep(period_s)
+        is_over = False
 
         async def typed() -> None:
-            while time.monotonic() < until_s:
+            while not is_over:
                 await asyncio.sleep(rng.uniform(0, period_s / 2))
                 await self.ask([rng.choice(self._paths)], [rng.choice(QM)], COMMAND_S)
 
-        await asyncio.gather(status(), typed())
+        typing = asyncio.create_task(typed())
+        for _ in range(rounds):
+            await self.ask(self._paths, STATUS, STATUS_S)
+            await asyncio.sleep(period_s)
+        is_over = True
+        await typing
 
     async def _open(self, path: Path, limit_s: float) -> socket.socket | None:
         until_s = time.monotonic() + limit_s

@@ -36,15 +36,19 @@ def command_line(pid: int, proc: Path = PROC) -> list[str]:
     return []
 
 
-def holder_of_socket(inode: int, proc: Path = PROC) -> int:
-    """Return the VM's process that has this socket open; 0 if none is seen to."""
-    wanted = f"socket:[{inode}]"
+def sockets_of_vms(proc: Path = PROC) -> dict[int, int]:
+    """Return which VM's process has each socket open, by the socket's inode, as far as that is seen."""
+    found: dict[int, int] = {}
     for pid in running_vms(proc):
+        folder = proc / str(pid) / "fd"
         with contextlib.suppress(OSError):
-            folder = proc / str(pid) / "fd"
-            if any(os.readlink(folder / name) == wanted for name in os.listdir(folder)):  # noqa: PTH115, PTH208
-                return pid
-    return 0
+            for name in os.listdir(folder):  # noqa: PTH208 - names only
+                with contextlib.suppress(OSError):
+                    link = os.readlink(folder / name)  # noqa: PTH115 - no file behind it
+                    inode = link.removeprefix("socket:[").removesuffix("]")
+                    if inode.isdecimal():
+                        found.setdefault(int(inode), pid)
+    return found
 
 
 def is_ours(arguments: Sequence[str]) -> bool:

@@ -78,9 +78,9 @@ class Takeovers:
         if not wanted:
             return tuple(vms)
         is_new = bool(wanted - self._running.keys() - (self._said.keys() - self._stale))
-        if is_new or time.monotonic() - self._read_s >= LOOK_EVERY_S:
-            if self._reading is None or self._reading.done():
-                self._reading = asyncio.create_task(self._read(frozenset(wanted)), name="Proxmox's files")
+        is_due = is_new or time.monotonic() - self._read_s >= LOOK_EVERY_S
+        if is_due and (self._reading is None or self._reading.done()):
+            self._reading = asyncio.create_task(self._read(frozenset(wanted)), name="Proxmox's files")
             await asyncio.wait((self._reading,), timeout=PATIENCE_S)
         found = tuple(self._with_rival(vm) for vm in vms)
         self._name_conflicts(found)

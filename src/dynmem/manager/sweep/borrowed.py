@@ -22,7 +22,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
 
-from dynmem.discovery.processes import holder_of_socket
+from dynmem.discovery.processes import sockets_of_vms
 from dynmem.discovery.unix_sockets import UnixSockets, unix_sockets
 from dynmem.errors import DeadlineError
 from dynmem.manager.sweep.access import Use
@@ -37,6 +37,8 @@ VISIT_EVERY_S: Final = 0.5
 WAITS_S: Final[Mapping[Use, float]] = {"look": 0.05, "glance": 0.0, "target": 1.0}
 # Visits that one manager makes at a time: more of them would take the time from each other.
 AT_ONCE: Final = 8
+# Between two searches for the processes behind monitors that have never been free.
+SEARCH_EVERY_S: Final = 1.0
 # Between two looks at a monitor that another program is using.
 _POLL_S: Final = 0.02
 # While its owner uses a monitor for no longer than this, or this many periods, what was seen last counts.
@@ -57,6 +59,8 @@ class Visits:
         self._reading: asyncio.Task[None] | None = None
         self._read_s = -math.inf
         self._taken: dict[str, list[str]] = {}
+        self._searched_s = -math.inf
+        self._listeners: dict[str, int] = {}
 
     async def is_taken(self, path: Path) -> bool:
         """Return whether somebody is connected to the monitor at *path*, or waits there."""
@@ -67,6 +71,15 @@ class Visits:
             await asyncio.shield(self._reading)
         return any(_is_same(taken, path) for taken in self._taken.get(path.name, ()))
 
+    def listener(self, path: Path) -> int:
+        """Return the VM's process that listens at *path*, by what is open in it; 0: not known."""
+        if time.monotonic() - self._searched_s > SEARCH_EVERY_S:
+            self._searched_s, holders = time.monotonic(), sockets_of_vms()
+            self._listeners = {
+                at: holders[inode] for inode, at in self._read().paths.items() if inode in holders
+            }
+        return next((pid for at, pid in self._listeners.items() if _leads(at, path)), 0)
+
     async def _look(self) -> None:
         """Read the list, in a thread: on a host with very many sockets that takes a while."""
         began_s = time.monotonic()
@@ -74,6 +87,10 @@ class Visits:
         for each in (await asyncio.to_thread(self._read)).taken:
             taken.setdefault(each.rpartition("/")[2], []).append(each)
         self._read_s, self._taken = began_s, taken
+
+
+def _leads(listed: str, path: Path) -> bool:
+    return listed.rpartition("/")[2] == path.name and _is_same(listed, path)
 
 
 def _is_same(taken: str, path: Path) -> bool:
@@ -132,10 +149,7 @@ class Borrowed:
 
     def listener(self) -> int:
         """Return the process that listens, without connecting; 0: not known."""
-        for inode, path in unix_sockets().paths.items():
-            if path.rpartition("/")[2] == self._path.name and _is_same(path, self._path):
-                return holder_of_socket(inode)
-        return 0
+        return self._visits.listener(self._path)
 
     async def _wait(self, patience_s: float) -> None:
         until_s = time.monotonic() + patience_s
