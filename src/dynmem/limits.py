@@ -119,6 +119,8 @@ VM_MEMORY_BYTES_MIN: Final = 32 << 20
 VM_MEMORY_BYTES_MAX: Final = 1 << 40
 # As many as the guest is told that there can be; each is a thread.
 VM_PROCESSORS_MAX: Final = 64
+# Queries that a look sends to a monitor before it wants the replies: what the look before it asked.
+MANAGER_QUERIES_AHEAD_MAX: Final = 32
 # Slots for DIMMs, as many as ACPI's memory hotplug has.
 VM_DIMM_SLOTS_MAX: Final = 256
 # Reports of a guest on a slot that are passed on until something happens to the slot: Linux sends two.

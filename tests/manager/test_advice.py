@@ -19,7 +19,7 @@ from dynmem.manager.step.advice import Announcements, command_for
 from dynmem.manager.step.chatter import LINES_MAX, WINDOW_NS, Chatter
 from dynmem.manager.step.facts import ManagerSettings as Settings
 from dynmem.manager.step.facts import Mode, Owner, VmConfig
-from dynmem.manager.sweep import connection
+from dynmem.manager.sweep import connection, life
 from dynmem.manager.sweep.owner import owner_by, owner_of
 from dynmem.units import GIB, MIB, NS_PER_S
 
@@ -190,7 +190,7 @@ def test_a_look_at_a_vm_finds_who_runs_it(tmp_path: Path, monkeypatch: pytest.Mo
             asked.append(pid)
             return Owner("libvirt", "w")
 
-        monkeypatch.setattr(connection, "owner_of", owner)
+        monkeypatch.setattr(life, "owner_of", owner)
         watched = connection.VmConnection("web", tmp_path / "qmp", may_write=False, period_s=0.1)
         async with listening(tmp_path / "qmp", FakeVm().serve):
             assert (await look(watched)).owner == Owner("libvirt", "w")

@@ -6,6 +6,7 @@ import itertools
 import socket
 from collections import deque
 from collections.abc import Callable, Container, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Final, NamedTuple, Self
@@ -68,6 +69,22 @@ class Unasked(NamedTuple):
     messages: int = 0
     bytes: int = 0
     replies: int = 0
+
+
+#: A command and its arguments.
+Command = tuple[str, Mapping[str, object] | None]
+
+
+class Sent(NamedTuple):
+    """A command that was sent, and whose reply is to be taken with `QmpClient.result`.
+
+    Attributes:
+        command: The command and its arguments.
+        reply: The message that answers it, once it has come.
+    """
+
+    command: Command
+    reply: asyncio.Future[Message]
 
 
 class QmpClient:
@@ -167,7 +184,7 @@ class QmpClient:
 
     async def execute_together(
         self,
-        commands: Sequence[tuple[str, Mapping[str, object] | None]],
+        commands: Sequence[Command],
         *,
         timeout_s: float = 5.0,
         values_max: int = QMP_VALUES_MAX,
@@ -177,21 +194,11 @@ class QmpClient:
         They are sent as one, so that whoever is killed meanwhile has sent all of them or none, and a monitor
         runs each in turn, also after one that fails. Raises as `execute`; of several errors the first.
         """
-        if self._failure is not None:
-            raise type(self._failure)(str(self._failure))
-        lines: list[bytes] = []
-        waiting: dict[int, asyncio.Future[Message]] = {}
-        for command, arguments in commands:
-            number = next(self._numbers)
-            request: dict[str, object] = {"execute": command, "id": number}
-            if arguments is not None:
-                request["arguments"] = dict(arguments)
-            lines.append(encode_line(request))
-            waiting[number] = self._waiting[number] = asyncio.get_running_loop().create_future()
+        waiting: dict[int, Sent] = {}
         try:
             async with asyncio.timeout(timeout_s):
-                await self._send(b"".join(lines))
-                messages = [await each for each in waiting.values()]
+                await self._begin(commands, waiting)
+                messages = [await each.reply for each in waiting.values()]
         except TimeoutError:
             names = " and ".join(command for command, _ in commands)
             raise DeadlineError(f"{self.path}: no reply to {names} within {timeout_s:g} s") from None
@@ -200,6 +207,45 @@ class QmpClient:
                 self._waiting.pop(number, None)
         pairs = zip(messages, commands, strict=True)
         return [self._result(message, command, values_max) for message, (command, _) in pairs]
+
+    async def send_ahead(self, commands: Sequence[Command]) -> list[Sent]:
+        """Send commands as one before their results are wanted; those that never are wanted are dropped.
+
+        Raises what the class says when the connection has ended.
+        """
+        waiting: dict[int, Sent] = {}
+        await self._begin(commands, waiting)
+        for number, each in waiting.items():
+            each.reply.add_done_callback(partial(self._forget, number))
+        return list(waiting.values())
+
+    def _forget(self, number: int, _: asyncio.Future[Message]) -> None:
+        self._waiting.pop(number, None)
+
+    async def result(self, sent: Sent, *, timeout_s: float, values_max: int = QMP_VALUES_MAX) -> object:
+        """Return the result of a command that was sent ahead. Raises as `execute`."""
+        command, _ = sent.command
+        try:
+            async with asyncio.timeout(timeout_s):
+                message = await asyncio.shield(sent.reply)
+        except TimeoutError:
+            raise DeadlineError(f"{self.path}: no reply to {command} within {timeout_s:g} s") from None
+        return self._result(message, command, values_max)
+
+    async def _begin(self, commands: Sequence[Command], waiting: dict[int, Sent]) -> None:
+        """Send commands; what waits for their replies is in *waiting*, by number, also where that fails."""
+        if self._failure is not None:
+            raise type(self._failure)(str(self._failure))
+        lines: list[bytes] = []
+        for command, arguments in commands:
+            number = next(self._numbers)
+            request: dict[str, object] = {"execute": command, "id": number}
+            if arguments is not None:
+                request["arguments"] = dict(arguments)
+            lines.append(encode_line(request))
+            reply = self._waiting[number] = asyncio.get_running_loop().create_future()
+            waiting[number] = Sent((command, arguments), reply)
+        await self._send(b"".join(lines))
 
     async def close(self) -> None:
         """Close the connection; waiting commands raise UnreachableError. May be called twice."""

@@ -34,6 +34,13 @@ _LISTS: Final = frozenset({"query-jobs", "query-memory-devices", "qom-list"})
 _FIGURES_MAX: Final = 1024
 
 
+def values_of(command: str) -> int:
+    """Return how many values the result of a query may have. LocalProtocolError if it may not be sent."""
+    if command not in QUERIES:
+        raise LocalProtocolError(f"{command} is not one of the queries that may be sent")
+    return QMP_VALUES_MAX if command in _LISTS else _FIGURES_MAX
+
+
 async def query(
     client: QmpClient, command: str, arguments: Mapping[str, object] | None = None, *, timeout_s: float
 ) -> object:
@@ -41,7 +48,4 @@ async def query(
 
     Raises LocalProtocolError for any other command, before a byte is sent, and what QmpClient.execute raises.
     """
-    if command not in QUERIES:
-        raise LocalProtocolError(f"{command} is not one of the queries that may be sent")
-    most = QMP_VALUES_MAX if command in _LISTS else _FIGURES_MAX
-    return await client.execute(command, arguments, timeout_s=timeout_s, values_max=most)
+    return await client.execute(command, arguments, timeout_s=timeout_s, values_max=values_of(command))

@@ -97,9 +97,9 @@ async def _read_both(monitor: Monitor, life: Life, now_ns: int) -> bool:
 
 async def read_figures(monitor: Monitor) -> Figures:
     """Read the last report of a guest with hv-balloon, its size and whether it runs."""
-    report = await monitor.query(STATUS_QUERY)
-    actual = fields(await monitor.query("query-balloon"), "query-balloon").get("actual")
-    status = fields(await monitor.query("query-status"), "query-status").get("status")
+    report = await monitor.query_now(STATUS_QUERY)
+    actual = fields(await monitor.query_now("query-balloon"), "query-balloon").get("actual")
+    status = fields(await monitor.query_now("query-status"), "query-status").get("status")
     return Figures(report, actual, is_running=status == RUNNING)
 
 

@@ -37,7 +37,7 @@ from dynmem.manager.sweep.identity import Identities
 from dynmem.manager.sweep.life import EVENTS, Life, begin_life
 from dynmem.manager.sweep.measuring import Measuring
 from dynmem.manager.sweep.memory import glance_at_memory, look_at_memory
-from dynmem.manager.sweep.monitor import Monitor
+from dynmem.manager.sweep.monitor import Monitor, Usual
 from dynmem.manager.sweep.process import Process
 from dynmem.manager.sweep.quiet import NotSentError, QuietMoment
 from dynmem.manager.sweep.run_state import read_run_state, read_uuid
@@ -87,6 +87,7 @@ class VmConnection:
         self._access = Own(path) if access is None else access
         self._monitor: Monitor | None = None
         self._has_replied = False
+        self._usual = Usual()
         self._conduct = Conduct()
         self._quiet: QuietMoment | None = None
         self._life: Life | None = None
@@ -266,7 +267,8 @@ class VmConnection:
                 self._allow(monitor)
                 if self._may_write:
                     self._hold.lock()
-                life, run_state = self._life, await self._ask(monitor, now_ns)
+                async with monitor.ahead(self._usual):
+                    life, run_state = self._life, await self._ask(monitor, now_ns)
             assert life is not None
             await life.around.look(life.pid, life.boot_bytes, self._threads)
             await self._measure(life)

@@ -7,16 +7,36 @@ interval is apart, since an operator may give leave for that alone.
 """
 
 import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import Final
 
 from dynmem.errors import LocalProtocolError
-from dynmem.qmp.client import QmpClient
-from dynmem.qmp.queries import query
+from dynmem.limits import MANAGER_QUERIES_AHEAD_MAX
+from dynmem.qmp.client import Command, QmpClient, Sent
+from dynmem.qmp.queries import query, values_of
 
 WRITES: Final = frozenset({"balloon", "qom-set"})
 # The only properties that are ever set (QEMU hw/virtio/virtio-balloon.c, in seconds, and virtio-mem.c).
 STATISTICS_INTERVAL: Final = "guest-stats-polling-interval"
 REQUESTED_SIZE: Final = "requested-size"
+
+
+class Usual:
+    """What looks at one VM ask: the queries that the last two had in common, in the order of the last one.
+
+    In that order a monitor carries them out, so they mean what they would mean if each was sent by itself.
+    """
+
+    def __init__(self) -> None:
+        self.queries: Sequence[Command] = ()
+        self._last: Sequence[Command] = ()
+
+    def looked(self, asked: Sequence[Command]) -> None:
+        """Take in what a look has asked."""
+        common = [each for each in asked if each in self._last]
+        self.queries, self._last = common[:MANAGER_QUERIES_AHEAD_MAX], asked
 
 
 class Monitor:
@@ -37,6 +57,8 @@ class Monitor:
         #: The paths at which virtio-mem devices were found.
         self.virtio_mems: frozenset[str] = frozenset()
         self._timeout_s = timeout_s
+        self._ahead: deque[Sent] = deque()
+        self._asked: list[Command] = []
 
     @property
     def is_ours(self) -> bool:
@@ -45,8 +67,37 @@ class Monitor:
         package = version.get("package") if isinstance(version, dict) else None
         return isinstance(package, str) and package.startswith("dynmem ")
 
+    @asynccontextmanager
+    async def ahead(self, usual: Usual) -> AsyncIterator[None]:
+        """Send what looks usually ask as one message; within the block, `query` takes the replies to that.
+
+        Raises what QmpClient.send_ahead raises.
+        """
+        self._asked = []
+        if usual.queries:
+            self._ahead.extend(await self.client.send_ahead(usual.queries))
+        try:
+            yield
+        finally:
+            self._ahead.clear()
+        usual.looked(self._asked)
+
     async def query(self, command: str, arguments: dict[str, object] | None = None) -> object:
-        """Send a command that changes nothing and return its reply. Raises what QmpClient.execute raises."""
+        """Send a command that changes nothing and return its reply. Raises what QmpClient.execute raises.
+
+        Where it was sent ahead, that reply counts; what was to come before it is not asked any more.
+        """
+        most = values_of(command)
+        self._asked.append((command, arguments))
+        for place, sent in enumerate(self._ahead):
+            if sent.command == (command, arguments):
+                for _ in range(place + 1):
+                    self._ahead.popleft()
+                return await self.client.result(sent, timeout_s=self._timeout_s, values_max=most)
+        return await self.query_now(command, arguments)
+
+    async def query_now(self, command: str, arguments: dict[str, object] | None = None) -> object:
+        """Send a command that changes nothing, and return a reply that is no older than this."""
         return await query(self.client, command, arguments, timeout_s=self._timeout_s)
 
     async def set_balloon(self, target_bytes: int) -> None:

@@ -1,0 +1,100 @@
+"""What looks at a VM usually ask is sent as one message, and means what it would mean one by one."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from tests.rigs.monitored import MEBIBYTE, FakeVm, listening, look, watched
+from tests.rigs.scenes import play
+
+from dynmem.errors import DeadlineError, LocalProtocolError
+from dynmem.manager.step.facts import RUNNING
+from dynmem.manager.sweep.monitor import Monitor, Usual
+from dynmem.qmp.client import QmpClient
+
+
+class CountingVm(FakeVm):
+    """A VM that counts the messages that brought its queries."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            {
+                "qom-list": [{"name": "balloon0", "type": "child<virtio-balloon-pci>"}],
+                "qom-get guest-stats": {"stats": {"stat-available-memory": 5 * MEBIBYTE}, "last-update": 1},
+                "qom-get guest-stats-polling-interval": 1,
+            }
+        )
+        self.messages = 0
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        inner = asyncio.StreamReader()
+        serving = asyncio.create_task(super().serve(inner, writer))
+        while data := await reader.read(1 << 16):
+            self.messages += 1
+            inner.feed_data(data)
+        inner.feed_eof()
+        await serving
+
+
+def test_from_the_third_look_on_one_message_asks_what_the_last_two_looks_asked(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        vm = CountingVm()
+        async with watched(vm, tmp_path) as connection:
+            asked = []
+            for _ in range(5):
+                vm.messages = 0
+                vm.asked.clear()
+                await look(connection)
+                asked.append((vm.messages, [name for name, _ in vm.asked]))
+            usual = ["query-status", "query-migrate", "query-balloon", "qom-get"]
+            assert [names for _, names in asked[2:]] == [usual] * 3
+            assert [messages for messages, _ in asked[3:]] == [1, 1]
+
+    play(scenario())
+
+
+def test_what_was_sent_ahead_is_taken_by_its_command_and_what_was_not_is_asked_by_itself(
+    tmp_path: Path,
+) -> None:
+    async def scenario() -> None:
+        vm = FakeVm({"query-jobs": []})
+        async with listening(tmp_path / "qmp", vm.serve), await QmpClient.connect(tmp_path / "qmp") as client:
+            monitor, usual = Monitor(client, may_write=False, timeout_s=5), Usual()
+            for _ in range(2):
+                usual.looked([("query-status", None), ("query-jobs", None), ("query-balloon", None)])
+            vm.answers["query-balloon"] = {"actual": 1}
+            async with monitor.ahead(usual):
+                status = await monitor.query("query-status")
+                vm.answers["query-balloon"] = {"actual": 2}
+                assert status == {"status": RUNNING, "running": True}
+                assert await monitor.query("query-balloon") == {"actual": 1}  # query-jobs was not wanted
+                assert await monitor.query("query-balloon") == {"actual": 2}
+                assert await monitor.query_now("query-balloon") == {"actual": 2}
+            assert usual.queries == [("query-status", None), ("query-balloon", None), ("query-balloon", None)]
+            async with monitor.ahead(usual):
+                vm.answers["query-balloon"] = {"actual": 3}
+            assert await monitor.query("query-balloon") == {"actual": 3}  # the block is over
+            assert client.unasked.replies == 0
+
+    play(scenario())
+
+
+def test_a_reply_that_does_not_come_is_late_and_one_that_is_refused_is_refused_where_it_is_wanted(
+    tmp_path: Path,
+) -> None:
+    async def scenario() -> None:
+        vm = FakeVm()
+        async with listening(tmp_path / "qmp", vm.serve), await QmpClient.connect(tmp_path / "qmp") as client:
+            monitor, usual = Monitor(client, may_write=False, timeout_s=0.05), Usual()
+            for _ in range(2):
+                usual.looked([("query-status", None)])
+            vm.silent_on = "query-status"
+            async with monitor.ahead(usual):
+                with pytest.raises(DeadlineError, match="no reply to query-status"):
+                    await monitor.query("query-status")
+                with pytest.raises(LocalProtocolError, match="quit is not one of the queries"):
+                    await monitor.query("quit")
+            usual.looked([("query-status", None), ("quit", None)])
+            assert usual.queries == [("query-status", None)]
+
+    play(scenario())
