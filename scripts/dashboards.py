@@ -152,6 +152,12 @@ HOSTS: Final = (
             ],
         ),
         Panel(
+            "Waiting for memory",
+            "percentunit",
+            [(f"dynmem_host_pressure_ratio{{{HOST}}}", "{{instance}} {{kind}}")],
+            text="How often a program of the host waited for memory (some), or all of them did (full).",
+        ),
+        Panel(
             "VMs by state",
             "short",
             [(f"sum by (instance, state) (dynmem_vm_state{{{HOST}}})", "{{instance}} {{state}}")],
@@ -203,6 +209,7 @@ VMS: Final = (
             "short",
             [(f"dynmem_vm_standing{{{VM}}} == 1", "{{vm}} {{standing}}")],
         ),
+        Panel("What it can do", "short", [(f"dynmem_vm_capability{{{VM}}}", "{{vm}} {{capability}}")]),
     ),
     (
         Panel(

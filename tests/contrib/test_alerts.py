@@ -67,6 +67,13 @@ SCENES = {
         {"dynmem_last_sweep_timestamp_seconds": "0+60x60", "dynmem_period_seconds": "1x60"},
     ),
     "DynmemBudgetExceeded": ({"dynmem_host_emergency": "1x60"}, {"dynmem_host_emergency": "0 1 0 1 0x60"}),
+    "DynmemHostPressure": (
+        {'dynmem_host_pressure_ratio{kind="full"}': "0.06x60"},
+        {
+            'dynmem_host_pressure_ratio{kind="full"}': "0.01x60",
+            'dynmem_host_pressure_ratio{kind="some"}': "0.5x60",
+        },
+    ),
     "DynmemHostFull": ({"dynmem_host_load_ratio": "1x60"}, {"dynmem_host_load_ratio": "0.99x60"}),
     "DynmemVmUnmetDemand": (
         {'dynmem_vm_unmet_demand_byte_seconds_total{vm="web"}': "0+6000000000x60"},  # 100 MB for 60 s

@@ -97,6 +97,9 @@ class Rack:
         self.totals.decided(7_000_000)
         self.totals.ended("sent")
         view = self.host.manager.status().dated(lambda _: "2026-03-02T11:20:41Z")
+        assert view.host is not None
+        host = msgspec.structs.replace(view.host, pressure_some_percent=1.0, pressure_full_percent=0.0)
+        view = msgspec.structs.replace(view, host=host)
         return StatusReply(**msgspec.structs.asdict(view), manager=DAEMON, totals=self.totals.view())
 
 

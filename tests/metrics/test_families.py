@@ -14,10 +14,11 @@ from tests.rigs.obedient import ObedientHost
 
 from dynmem.manager.api.client import status_of
 from dynmem.manager.api.messages import StatusReply, encode
+from dynmem.manager.step.capability import Known
 from dynmem.manager.step.facts import Demand, ManagerSettings, VmConfig, VmFacts
 from dynmem.manager.step.view import VmView
 from dynmem.manager.totals import Ending, Totals
-from dynmem.metrics.families import FAMILIES, STATES, VMS, load_ratio
+from dynmem.metrics.families import CAPABILITIES, CAPABLE, FAMILIES, STATES, VMS, load_ratio
 from dynmem.metrics.render import render
 from dynmem.metrics.text import Sample, family_lines, label, number
 from dynmem.units import GIB, MIB, NS_PER_S
@@ -63,9 +64,20 @@ def swept() -> tuple[ObedientHost, Totals]:
     return host, totals
 
 
+def complete() -> StatusReply:
+    """A status in which every figure is known."""
+    reply = status(*swept())
+    assert reply.host is not None
+    seen = {"arc_bytes": 1, "zram_bytes": 2, "ksm_saved_bytes": 3}
+    host = msgspec.structs.replace(reply.host, **seen, pressure_some_percent=12.5, pressure_full_percent=0.0)
+    figures = {"plugged_bytes": 4, "pluggable_bytes": 5, "limit_bytes": 6, "ceiling_bytes": 7}
+    web, *others = reply.vms
+    vms = (msgspec.structs.replace(web, **figures), *others)
+    return msgspec.structs.replace(reply, host=host, vms=vms)
+
+
 def test_a_status_is_read_by_prometheus_s_own_parser_with_its_types() -> None:
-    host, totals = swept()
-    text = render(status(host, totals))
+    text = render(complete())
     families: list[Any] = list(text_string_to_metric_families(text.decode()))
     kinds = {family.name: family.type for family in families}
     for family in FAMILIES:
@@ -86,7 +98,10 @@ def test_names_and_units_are_as_the_field_has_them() -> None:
     units = ("_bytes", "_seconds", "_ratio", "_total", "_info")
     plain = {
         "dynmem_mode", "dynmem_config_in_force", "dynmem_journal_writable", "dynmem_host_emergency",
-        "dynmem_host_waiting", "dynmem_reservations", "dynmem_vm_up", "dynmem_vm_state",
+        "dynmem_host_waiting",
+        "dynmem_vm_capability",
+        "dynmem_vm_locked",
+        "dynmem_vm_pinned", "dynmem_reservations", "dynmem_vm_up", "dynmem_vm_state",
         "dynmem_vm_standing", "dynmem_vm_problem",
     }  # fmt: skip
     for family in FAMILIES:
@@ -130,10 +145,36 @@ def test_what_is_not_known_is_absent_and_not_a_number() -> None:
 def test_what_describes_a_vm_in_words_stands_in_its_info_alone() -> None:
     host, totals = swept()
     text = render(status(host, totals))
-    assert value(text, "dynmem_vm_info", vm="web", device="hv-balloon", priority="normal") == 1
+    assert value(text, "dynmem_vm_info", vm="web", device="hv-balloon", priority="normal", monitor="own") == 1
     for family in VMS:
         if not family.name.endswith("_info"):
-            assert set(family.labels) <= {"vm", "state", "standing", "direction"}
+            assert set(family.labels) <= {"vm", "state", "standing", "direction", "capability"}
+
+
+def test_what_a_vm_can_do_is_1_or_0_and_what_is_not_known_is_absent() -> None:
+    reply = complete()
+    capability = reply.vms[0].capability
+    assert capability is not None
+    words = {"driver": "proven", "statistics": "stale", "deflate_on_oom": "unknown", "movable": "grow only"}
+    changed = {name: Known(word, "") for name, word in words.items()}
+    web = msgspec.structs.replace(reply.vms[0], capability=msgspec.structs.replace(capability, **changed))
+    text = render(msgspec.structs.replace(reply, vms=(web,)))
+    found = {name: value(text, "dynmem_vm_capability", vm="web", capability=name) for name in words}
+    assert found == {"driver": 1, "statistics": 0, "deflate_on_oom": None, "movable": 0}
+
+
+def test_the_words_of_an_ability_are_those_of_its_evidence() -> None:
+    documented = (ROOT / "docs" / "status.md").read_text().split("## Capability")[1].split("## Known")[0]
+    for word in CAPABLE:
+        assert f'"{word}"' in documented
+    for name in CAPABILITIES:
+        assert f"| `{name}` |" in documented
+
+
+def test_the_pressure_on_the_host_is_a_ratio() -> None:
+    text = render(complete())
+    assert value(text, "dynmem_host_pressure_ratio", kind="some") == 0.125
+    assert value(text, "dynmem_host_pressure_ratio", kind="full") == 0
 
 
 def test_a_state_that_no_list_has_is_other_and_makes_no_label() -> None:

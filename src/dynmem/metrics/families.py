@@ -25,6 +25,19 @@ if TYPE_CHECKING:
 STATES: Final = ("running", "paused", "migrating", "silent", "absent", "other")
 STANDINGS: Final = ("movable", "frozen", "released", "paused")
 MODES: Final = ("observe", "advise", "enforce")
+#: Which abilities of a VM are shown, and what each word about one counts as; any other word: not known.
+CAPABILITIES: Final = (
+    "driver",
+    "plugging",
+    "statistics",
+    "free_page_reporting",
+    "deflate_on_oom",
+    "movable",
+)
+CAPABLE: Final = {
+    **dict.fromkeys(("proven", "fresh", "on", "yes"), True),
+    **dict.fromkeys(("absent", "stale", "off", "no", "grow only"), False),
+}
 RESERVATION_STATES: Final = ("ready", "waiting", "expired", "refused")
 
 
@@ -72,6 +85,18 @@ def _measured(name: str, meaning: str, field: str) -> Family:
     return _host(
         f"dynmem_host_{name}_bytes", meaning, lambda status: getattr(status.measured_free, field, None)
     )
+
+
+def _of_host(name: str, meaning: str, field: str) -> Family:
+    """Return a family of one sample that is known where the host has such a thing."""
+    return _host(f"dynmem_host_{name}_bytes", meaning, lambda status: getattr(status.host, field, None))
+
+
+def _pressure(scrape: Scrape) -> Iterator[Sample]:
+    """Yield how often programs waited for memory, as a part of the last ten seconds."""
+    for kind in ("some", "full"):
+        percent = getattr(scrape.status.host, f"pressure_{kind}_percent", None)
+        yield Sample(label("kind", kind), None if percent is None else percent / 100)
 
 
 def _one_of(name: str, words: Iterable[str], now: object) -> Iterator[Sample]:
@@ -185,6 +210,19 @@ HOST: Final[tuple[Family, ...]] = (
     ),
     _measured("measured_free", "What can be granted now; negative if more is held or promised.", "bytes"),
     _measured("available", "MemAvailable of the host.", "mem_available_bytes"),
+    _of_host("total", "What memory the host has.", "mem_total_bytes"),
+    _of_host("arc", "What ZFS's cache could give back, which MemAvailable leaves out.", "arc_bytes"),
+    _of_host("zram", "What compressed swap takes of memory.", "zram_bytes"),
+    _of_host(
+        "ksm_saved", "What merged pages save: guests that write to them need it again.", "ksm_saved_bytes"
+    ),
+    Family(
+        "dynmem_host_pressure_ratio",
+        "gauge",
+        "The part of the last ten seconds in which a program waited for memory (some), or all did (full).",
+        _pressure,
+        ("kind",),
+    ),
     _measured("held", "What all VMs hold or may take.", "held_bytes"),
     _measured("untouched", "What VMs may take and have not touched yet.", "untouched_bytes"),
     _measured("reserved", "What reservations hold beside the VMs that they are for.", "reserved_bytes"),
@@ -277,7 +315,11 @@ def _vm_total(
 
 def _info(scrape: Scrape) -> Iterator[Sample]:
     for labels, vm in scrape.vms:
-        more = (label("device", vm.device or ""), label("priority", vm.priority))
+        more = (
+            label("device", vm.device or ""),
+            label("priority", vm.priority),
+            label("monitor", vm.monitor),
+        )
         yield Sample(",".join((labels, *more)), 1)
 
 
@@ -295,6 +337,16 @@ def _standings(scrape: Scrape) -> Iterator[Sample]:
                 yield Sample(f"{labels},{further}", value)
 
 
+def _capabilities(scrape: Scrape) -> Iterator[Sample]:
+    for labels, vm in scrape.vms:
+        if vm.capability is None:
+            continue
+        for name in CAPABILITIES:
+            known = getattr(vm.capability, name, None)
+            value = None if known is None else CAPABLE.get(known.value)
+            yield Sample(f"{labels},{label('capability', name)}", value)
+
+
 def pressure(vm: "VmView") -> float | None:
     """Return demand as a part of size, Hyper-V's "pressure"; above 1, the guest needs more than it has."""
     demand, actual = vm.demand_bytes, vm.actual_bytes
@@ -307,7 +359,7 @@ VMS: Final[tuple[Family, ...]] = (
         "gauge",
         "Always 1: what describes a VM in words, to be joined with its other metrics by vm.",
         _info,
-        ("vm", "device", "priority"),
+        ("vm", "device", "priority", "monitor"),
     ),
     _vm("up", "1 if its process is running.", attrgetter("there")),
     Family(
@@ -324,6 +376,15 @@ VMS: Final[tuple[Family, ...]] = (
         _standings,
         ("vm", "standing"),
     ),
+    Family(
+        "dynmem_vm_capability",
+        "gauge",
+        "1 if it can, 0 if it cannot, by the evidence that dynmem explain shows.",
+        _capabilities,
+        ("vm", "capability"),
+    ),
+    _vm("locked", "1 if another program wants it to be left alone.", lambda vm: bool(vm.lock)),
+    _vm("pinned", "1 if its pages stay on the host: it is never ballooned.", lambda vm: bool(vm.pinned)),
     _vm("problem", "1 if something is wrong with it: dynmem status says what.", lambda vm: bool(vm.problem)),
     _vm_size("minimum", "The least it may get."),
     _vm_size("maximum", "The most it may get."),
@@ -334,6 +395,10 @@ VMS: Final[tuple[Family, ...]] = (
     _vm_size("resident", "What the host measures that its guest holds."),
     _vm_size("process", "What its process holds besides."),
     _vm_size("claim", "What it may take without asking, by the books."),
+    _vm_size("plugged", "What its virtio-mem devices have plugged."),
+    _vm_size("pluggable", "The most that these can plug."),
+    _vm_size("limit", "The tightest limit of memory of its cgroup and of those above it."),
+    _vm_size("ceiling", "The largest size that such limits leave it now."),
     _vm_size("demand", "What its guest needs, without a buffer."),
     _vm_size("available", "What its guest could use at once."),
     _vm_size("wanted", "Demand and what is expected, and the buffer or the reserve, whichever is more."),
