@@ -233,7 +233,7 @@ def test_the_page_of_fields_is_what_the_classes_say() -> None:
 def test_a_month_of_a_vm_is_read_in_a_few_pieces(tmp_path: Path) -> None:
     recorded = RecordedHost(2, budget=100 * MIB)
     rows = recorded.sweeps(20)
-    days = [row._replace(at_ms=THREE_AM + 60_000 * at, for_ds=600) for at, row in enumerate(rows * 500)]
+    days = [row._replace(at_ms=THREE_AM + 60_000 * at, for_ds=600) for at, row in enumerate(rows * 150)]
     written(tmp_path, days, size=200)
     past = Past(tmp_path)
-    assert len(list(past.pieces(0))) < 230
+    assert len(list(past.pieces(0))) < 80

@@ -7,7 +7,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dynmem.history.block import Block, decode, encode
-from dynmem.history.columns import MalformedError, Reader, pack, pack_texts, unpack, unpack_texts
+from dynmem.history.columns import (
+    MalformedError,
+    Reader,
+    pack,
+    pack_texts,
+    skip,
+    skip_texts,
+    unpack,
+    unpack_texts,
+)
 
 NUMBERS = st.one_of(
     st.integers(-3, 3), st.integers(0, 1 << 20).map(lambda n: n << 12), st.integers(-(1 << 80), 1 << 80)
@@ -17,16 +26,20 @@ COLUMNS = st.lists(st.one_of(st.none(), NUMBERS), min_size=1, max_size=40)
 
 @given(COLUMNS)
 def test_a_column_comes_out_as_it_was(column: list[int | None]) -> None:
-    reader = Reader(pack(column))
+    reader, other = Reader(pack(column)), Reader(pack(column))
     assert unpack(reader, len(column)) == column
+    skip(other, len(column))
     assert reader.is_at_end
+    assert other.is_at_end
 
 
 @given(st.lists(st.sampled_from(["", "movable", "why\0not", "\udcff"]), min_size=1, max_size=40))
 def test_texts_come_out_as_they_were(texts: list[str]) -> None:
-    reader = Reader(pack_texts(texts))
+    reader, other = Reader(pack_texts(texts)), Reader(pack_texts(texts))
     assert unpack_texts(reader, len(texts)) == texts
+    skip_texts(other, len(texts))
     assert reader.is_at_end
+    assert other.is_at_end
 
 
 def test_a_figure_that_stays_takes_the_same_few_bytes_however_long_it_stays() -> None:
@@ -45,6 +58,7 @@ def test_whatever_stands_in_a_block_raises_one_named_error(data: bytes, rows: in
     for read in (
         lambda: decode(data),
         lambda: decode(zlib.compress(b"\1" + data)),
+        lambda: decode(zlib.compress(b"\1" + data), ()),
         lambda: unpack(Reader(data), rows),
         lambda: unpack_texts(Reader(data), rows),
     ):

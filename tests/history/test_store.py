@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import random
 import signal
 import sqlite3
 import subprocess
@@ -104,17 +105,16 @@ def test_the_file_is_bounded_in_bytes_and_the_newest_is_whole(tmp_path: Path) ->
 
 def test_events_are_bounded_and_the_newest_stay(tmp_path: Path) -> None:
     store = Store(tmp_path, bytes_max=1 << 20)
-    for at in range(60):
-        text = f"grown because of {at}" * 10
-        store.add(
-            [], [(THREE_AM + at, Event(kind="moved", vm=f"vm-{n}", text=f"{text}{n}")) for n in range(500)]
-        )
+    rng = random.Random(1)
+    for at in range(24):
+        texts = [f"{at}: {rng.getrandbits(256):x}" for _ in range(500)]
+        store.add([], [(THREE_AM + at, Event(kind="moved", vm="web", text=text)) for text in texts])
         store.tidy()
     store.close()
     found = list(Past(tmp_path).events())
-    assert [event.id for event in found] == list(range(found[0].id, 30_001))
-    assert 1000 < len(found) <= 30_000
-    assert found[-1].text.startswith("grown because of 59")
+    assert [event.id for event in found] == list(range(found[0].id, 12_001))
+    assert 4000 < len(found) < 11_000
+    assert found[-1].text.startswith("23: ")
 
 
 def test_a_clock_that_goes_back_neither_ages_nor_reorders_anything(tmp_path: Path) -> None:
@@ -209,13 +209,13 @@ for turn in itertools.count():
 
 
 def test_a_writer_that_is_killed_at_any_point_leaves_a_whole_file(tmp_path: Path) -> None:
-    for turn in range(3):
+    for turn in range(2):
         writer = subprocess.Popen(
             [sys.executable, "-c", WRITER, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, text=True
         )
         assert writer.stdout is not None
         assert writer.stdout.readline() == "ready\n"
-        time.sleep(0.05 + 0.07 * turn)  # the moment is any
+        time.sleep(0.05 + 0.15 * turn)  # the moment is any
         writer.send_signal(signal.SIGKILL)
         writer.wait()
         writer.stdout.close()

@@ -5,7 +5,7 @@ to it, and those that a block does not have are not known. A column in which not
 """
 
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -16,6 +16,8 @@ from dynmem.history.columns import (
     Reader,
     pack,
     pack_texts,
+    skip,
+    skip_texts,
     unpack,
     unpack_texts,
     varint,
@@ -95,8 +97,8 @@ def encode(block: Block) -> bytes:
     return zlib.compress(b"".join(parts), _LEVEL)
 
 
-def decode(data: bytes) -> Block:
-    """Return the block that these bytes are. MalformedError if they are none."""
+def decode(data: bytes, only: Container[str] | None = None) -> Block:
+    """Return the block that these bytes are, or only some of its columns. MalformedError if they are none."""
     unzip = zlib.decompressobj()
     try:
         plain = unzip.decompress(data, HISTORY_BLOCK_BYTES_MAX)
@@ -114,12 +116,10 @@ def decode(data: bytes) -> Block:
     while not reader.is_at_end:
         key = reader.varint()
         name = _NAMES.get(key >> 1)
-        if key & 1:
-            texts = unpack_texts(reader, rows)
-            if name is not None:
-                block.texts[name] = texts
+        if name is None or (only is not None and name not in only):
+            (skip_texts if key & 1 else skip)(reader, rows)
+        elif key & 1:
+            block.texts[name] = unpack_texts(reader, rows)
         else:
-            figures = unpack(reader, rows)
-            if name is not None:
-                block.figures[name] = figures
+            block.figures[name] = unpack(reader, rows)
     return block

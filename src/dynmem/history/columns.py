@@ -143,6 +143,38 @@ def unpack(reader: Reader, rows: int) -> list[int | None]:
     return column
 
 
+def skip(reader: Reader, rows: int) -> None:
+    """Pass over the next column."""
+    tag = reader.take(1)[0]
+    kind = tag & ~_GAPS
+    if tag == _SAME:
+        reader.varint()
+    elif kind == _WORDS:
+        width = reader.take(1)[0]
+        count = rows
+        if tag & _GAPS:
+            count = int.from_bytes(reader.take(-(-rows // 8)), "little").bit_count()
+        reader.varint()
+        reader.varint()
+        reader.take(max(0, count - 1) * width)
+    elif kind == _DECIMAL:
+        if tag & _GAPS:
+            reader.take(-(-rows // 8))
+        reader.take(reader.varint())
+    elif tag != _NOTHING:
+        raise MalformedError(f"a block of the history has a column of kind {tag}")
+
+
+def skip_texts(reader: Reader, rows: int) -> None:
+    """Pass over the next texts."""
+    count = reader.varint()
+    if not 0 < count <= rows:
+        raise MalformedError(f"a block of the history has {count} texts in {rows} rows")
+    for _ in range(count):
+        reader.take(reader.varint())
+    skip(reader, rows)
+
+
 def _from_words(reader: Reader, width: int, count: int) -> list[int]:
     code = next((code for code, bytes_, _ in _WIDTHS if bytes_ == width), "")
     if not code or not count:

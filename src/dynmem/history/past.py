@@ -45,16 +45,16 @@ class Piece:
         """What one row stands for, in words."""
         return TIERS[self._batch.tier].words
 
-    def vm(self, name: str) -> Block | None:
-        """Return the columns of a VM; None: it was not there, or they are damaged."""
+    def vm(self, name: str, only: Container[str] | None = None) -> Block | None:
+        """Return the columns of a VM, or only some; None: it was not there, or they are damaged."""
         who = self._past.names.get(name)
-        block = None if who is None else self._past.block(self._batch.id, who)
+        block = None if who is None else self._past.block(self._batch.id, who, only)
         return block if block is not None and block.rows == self.host.rows else None
 
-    def vms(self) -> Iterator[tuple[str, Block]]:
-        """Yield every VM that was there, with its columns."""
+    def vms(self, only: Container[str] | None = None) -> Iterator[tuple[str, Block]]:
+        """Yield every VM that was there, with its columns, or only some of them."""
         for name in self._past.names_in(self._batch.id):
-            block = self.vm(name)
+            block = self.vm(name, only)
             if block is not None:
                 yield name, block
 
@@ -185,11 +185,11 @@ class Past:
                         return event
         return None
 
-    def block(self, batch: int, who: int) -> Block | None:
-        """Return a block; None: there is none, or it is damaged."""
+    def block(self, batch: int, who: int, only: Container[str] | None = None) -> Block | None:
+        """Return a block, or only some of its columns; None: there is none, or it is damaged."""
         rows = self._rows("SELECT data FROM block WHERE id = ?", batch << WHO_BITS | who)
         try:
-            return decode(rows[0][0]) if rows else None
+            return decode(rows[0][0], only) if rows else None
         except MalformedError:
             return None
 

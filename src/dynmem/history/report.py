@@ -18,17 +18,22 @@ import msgspec
 
 from dynmem.dates import format_date
 from dynmem.errors import ConfigError, quoted
-from dynmem.history.block import Block
+from dynmem.history.block import PARTS, VM_SERIES, Block
 from dynmem.history.event import Event
 from dynmem.history.past import Past, Piece
 from dynmem.history.spans import step_ms
-from dynmem.history.thinning import series_of
+from dynmem.history.thinning import SOURCES, series_of
 from dynmem.units import NS_PER_MS, PAGE_SIZE
 
 # Spans that a time is cut into: of a week, five minutes each.
 _SPANS: Final = 2100
 # A VM is at its peak from this part of it on.
 _PEAK_PART: Final = 0.9
+_COLUMNS: Final = (
+    SOURCES
+    | {f"{series}.{part}" for series in VM_SERIES for part in PARTS}
+    | {"maximum_bytes", "minimum_bytes", "buffer_percent", "boot_bytes", "reserve_bytes"}
+)
 # More VMs are not counted.
 _MORE_MAX: Final = 1000
 _P99: Final = 0.99
@@ -211,7 +216,7 @@ class _Host:
             self.ds[place] = self.ds.get(place, 0) + piece.for_ds[row]
             capacity, self.fixed = _capacity(piece.host, row)
             self.capacity[place] = min(self.capacity.get(place, capacity), capacity)
-        for name, block in piece.vms():
+        for name, block in piece.vms(_COLUMNS):
             self.loads.setdefault(name, _Load(name)).see(piece, block, places)
 
 

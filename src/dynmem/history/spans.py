@@ -8,15 +8,22 @@ from collections.abc import Sequence
 import msgspec
 
 from dynmem.dates import format_date
-from dynmem.history.block import HOST_SERIES, VM_SERIES, Block
+from dynmem.history.block import HOST_SERIES, PARTS, VM_SERIES, Block
 from dynmem.history.past import LATEST_MS, Past, Piece
-from dynmem.history.thinning import Series, series_of
+from dynmem.history.thinning import SOURCES, Series, series_of
 from dynmem.units import NS_PER_MS, PAGE_SIZE
 
 #: Lengths of a row, in milliseconds: those that people count in.
 STEPS_MS = tuple(
     1000 * seconds
     for seconds in (1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21_600, 43_200, 86_400, 7 * 86_400)
+)
+
+
+_COLUMNS = (
+    SOURCES
+    | {f"{series}.{part}" for series in VM_SERIES for part in PARTS}
+    | {"maximum_bytes", "assigned_bytes", "standing"}
 )
 
 
@@ -104,7 +111,7 @@ def spans_of(
         for_ds, last = 0, None
 
     for piece in past.pieces(since_ms, until_ms):
-        block = piece.host if name is None else piece.vm(name)
+        block = piece.host if name is None else piece.vm(name, _COLUMNS)
         if block is None:
             continue
         known = [

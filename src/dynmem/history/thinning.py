@@ -30,6 +30,12 @@ SECOND: Final = 10
 MINUTE: Final = 60 * SECOND
 HOUR: Final = 60 * MINUTE
 DAY: Final = 24 * HOUR
+#: The columns of sweeps from which series are computed.
+SOURCES: Final = frozenset(
+    {"demand_bytes", "actual_bytes", "resident_bytes", "wanted_bytes", "planned_bytes", "budget_bytes"}
+    | {"slush_bytes", "claimed_bytes", "reserved_bytes", "mem_available_bytes", "untouched_bytes"}
+    | {"shortage_bytes"}
+)
 #: Rows of a block of thin rows.
 ROWS: Final = 60
 #: What a row of a whole sweep has and a thin one does not: the plan's sentences are most of its bytes, and
