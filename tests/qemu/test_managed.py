@@ -10,6 +10,8 @@ import pytest
 from tests.rigs.linux_guest import FAST, Boot, Until, holds, said
 from tests.rigs.scenes import play
 
+from dynmem.history.past import Past
+from dynmem.history.report import report_of
 from dynmem.lab.qemu import BALLOON_PATH, QemuGuest
 from dynmem.lab.workload import Load
 from dynmem.qmp.client import QmpClient
@@ -141,6 +143,23 @@ def test_the_manager_moves_memory_to_the_guest_whose_demand_rises_and_back(
         assert size(first) + size(second) <= 800 * MIB
     for guest in (first, second):
         assert (guest.oom_kills, said(guest).wrong_bytes, said(guest).load) == (0, 0, "running")
+    _history_tells_it(folder / "state", size(first), size(second))
+
+
+def _history_tells_it(state: Path, first: int, second: int) -> None:
+    """What was seen above, from the file alone, when guests and manager are done."""
+    past = Past(state)
+    span = past.span_ms()
+    assert span is not None
+    report = report_of(past, *span)
+    peaks = {vm.name: vm.demand_peak_bytes for vm in report.vms}
+    assert (peaks["a"] or 0) >= 400 * MIB
+    assert (peaks["b"] or 0) >= 320 * MIB
+    assert report.static_bytes == 1024 * MIB
+    assert report.resident_peak_bytes > report.resident_mean_bytes > 0
+    assert report.moved == sum(event.kind == "moved" for event in past.events()) > 3
+    last = past.moment(span[1]).vms
+    assert {name: vm.actual_bytes for name, vm in last.items()} == {"a": first, "b": second}
 
 
 def test_an_observing_manager_says_what_it_would_do_and_changes_no_guest(

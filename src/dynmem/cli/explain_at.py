@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from dynmem.cli.explain_text import explained
 from dynmem.cli.looking_back import SCHEMA_VERSION, folder_of, local, moment_ms
+from dynmem.dates import parse_date
 from dynmem.units import NS_PER_MS
 
 if TYPE_CHECKING:
@@ -37,7 +38,8 @@ def _as_text(name: str, moment: "Moment", move: "Event | None") -> str:
     lines.append(explained(cast("Any", view), view.vm(name)))
     if move is not None:
         paid = f" [{move.measurement}]" if move.measurement else ""
-        lines.append(f"last {move.kind.replace('moved', 'move')}, {move.at}: {move.text}{paid}")
+        at = local(parse_date(move.at) // NS_PER_MS)
+        lines.append(f"last move, {at}: {move.text}{paid}")
     return "\n".join(lines)
 
 

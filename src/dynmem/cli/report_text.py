@@ -59,7 +59,21 @@ def _cell(size: int | None) -> str:
 
 def _vms(report: HostReport) -> list[str]:
     rows = [
-        ["VM", "FIXED", "DEMAND", "P99", "PEAK", "NEED", "RESIDENT", "PEAK", "SHORT", "MOVES", "GAVE", "GOT"]
+        [
+            "VM",
+            "FIXED",
+            "DEMAND",
+            "P99",
+            "PEAK",
+            "NEED",
+            "RESIDENT",
+            "PEAK",
+            "SHORT",
+            "MOVES",
+            "GAVE",
+            "GOT",
+            "WOULD GIVE",
+        ]
     ]
     rows += [_row(vm) for vm in report.vms]
     return table(rows, ("VM",))
@@ -76,7 +90,7 @@ def _row(vm: VmReport) -> list[str]:
         ),
         *(vm.resident_mean_bytes, vm.resident_peak_bytes),
     )
-    moved = (_cell(vm.given_bytes), _cell(vm.got_bytes))
+    moved = (_cell(vm.given_bytes), _cell(vm.got_bytes), _cell(vm.would_give_bytes))
     return [vm.name, *map(_cell, sizes), _time(vm.short_s), str(vm.moves), *moved]
 
 

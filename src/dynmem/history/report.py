@@ -1,7 +1,8 @@
 """What a time says about a host: what fixed sizes hold, what was needed, and how many more VMs would fit.
 
     need of a VM      the most that its guest used in a span of time, and its buffer or reserve, whichever is
-                      more, between its minimum and maximum; of a guest that reports nothing, its whole size
+                      more, between its minimum and maximum; in a span without a report, the most that it
+                      needed in any other; of a guest that never reports, its whole size
     sum               the needs of all VMs in the same span
     capacity          the budget, or what the host could give of it, less slush, reservations and what is
                       kept ready
@@ -56,8 +57,9 @@ class VmReport(msgspec.Struct, frozen=True, kw_only=True):
         resident_peak_bytes: What the host held at most.
         short_s: For how long it lacked something of what it wanted, at most.
         moves: How often its size was moved, or would have been.
-        given_bytes: What it gave in these, or would have given.
-        got_bytes: What it got.
+        given_bytes: What it was asked for in the moves that were made.
+        got_bytes: What it got in these.
+        would_give_bytes: The most that it would have been asked for at once.
     """
 
     name: str
@@ -75,6 +77,7 @@ class VmReport(msgspec.Struct, frozen=True, kw_only=True):
     moves: int = 0
     given_bytes: int = 0
     got_bytes: int = 0
+    would_give_bytes: int = 0
 
 
 class Fit(msgspec.Struct, frozen=True):
@@ -159,6 +162,7 @@ class _Load:
         self.resident: dict[int, int] = {}
         self.static: dict[int, int] = {}
         self.known_ds: dict[int, int] = {}
+        self.silent: dict[int, int] = {}
         self.there_ds = self.short_ds = self.demand_sum = self.resident_sum = self.resident_ds = 0
 
     def see(self, piece: Piece, block: Block, places: Sequence[int]) -> None:
@@ -177,7 +181,7 @@ class _Load:
             _raise(self.static, place, max(size, (boot[row] or 0) // PAGE_SIZE))
             used = demand.high[row] if demand else None
             if demand is None or used is None:
-                _raise(self.need, place, size)
+                _raise(self.silent, place, size)
             else:
                 self.known_ds[place] = self.known_ds.get(place, 0) + demand.ds[row]
                 self.demand_sum += demand.sums[row]
@@ -191,6 +195,12 @@ class _Load:
                 self.resident_ds += resident.ds[row]
             if short is not None and short.high[row]:
                 self.short_ds += piece.for_ds[row]
+
+    def settle(self) -> None:
+        """Fill in the spans in which its guest reported nothing."""
+        most = max(self.need.values(), default=None)
+        for place, size in self.silent.items():
+            self.need.setdefault(place, size if most is None else most)
 
 
 def _raise(figures: dict[int, int], place: int, figure: int) -> None:
@@ -241,6 +251,8 @@ def report_of(
         host.see(piece, step)
     if not host.ds:
         raise past.nothing("that time")
+    for load in host.loads.values():
+        load.settle()
     moves = tuple(event for event in past.events(since_ms, until_ms) if event.kind in ("moved", "would move"))
     sums = {place: sum(load.need.get(place, 0) for load in host.loads.values()) for place in host.ds}
     model = _model(host, like)
@@ -315,7 +327,8 @@ def _fits(host: _Host, sums: dict[int, int], model: _Load | None, risk: float) -
 
 def _vm(load: _Load, host: _Host, moves: Sequence[Event]) -> VmReport:
     known_ds = sum(load.known_ds.values())
-    steps = [event.moved_bytes for event in moves if event.vm == load.name]
+    own = [event for event in moves if event.vm == load.name]
+    steps = [event.moved_bytes for event in own if event.kind == "moved"]
     return VmReport(
         name=load.name,
         there_s=load.there_ds / 10,
@@ -329,9 +342,10 @@ def _vm(load: _Load, host: _Host, moves: Sequence[Event]) -> VmReport:
         resident_mean_bytes=load.resident_sum // load.resident_ds * PAGE_SIZE if load.resident_ds else None,
         resident_peak_bytes=max(load.resident.values()) * PAGE_SIZE if load.resident else None,
         short_s=load.short_ds / 10,
-        moves=len(steps),
+        moves=len(own),
         given_bytes=-sum(step for step in steps if step < 0),
         got_bytes=sum(step for step in steps if step > 0),
+        would_give_bytes=max(0, 0, *(-event.moved_bytes for event in own if event.kind == "would move")),
     )
 
 
