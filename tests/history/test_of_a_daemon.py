@@ -1,7 +1,9 @@
 """The history of a running manager: what it did is what its journal has, and a full history stops nothing."""
 
+import contextlib
 from pathlib import Path
 
+from tests.rigs.backings import mounted
 from tests.rigs.managers import ObedientVm, configured, managing
 from tests.rigs.monitored import MEBIBYTE, listening
 from tests.rigs.scenes import play
@@ -54,3 +56,37 @@ def test_every_move_of_a_manager_is_in_its_history_as_in_its_journal(tmp_path: P
         assert last.host.mode == "enforce"
 
     play(scenario())
+
+
+def test_on_a_disk_that_somebody_fills_the_manager_goes_on_and_its_history_says_why_it_does_not(
+    tmp_path: Path,
+) -> None:
+    async def scenario(disk: Path) -> None:
+        web, db = ObedientVm(), ObedientVm()
+        config = configured(tmp_path, "enforce", TIGHT, web="", db="")
+        config.write_text(config.read_text().replace(f"{tmp_path}/state", f"{disk}/state"))
+        async with (
+            listening(tmp_path / "web.qmp", web.serve),
+            listening(tmp_path / "db.qmp", db.serve),
+            managing(config) as manager,
+        ):
+            await manager.until(lambda _: web.actual + db.actual <= (300 - 16) * MEBIBYTE)
+            with (disk / "filler").open("wb", buffering=0) as filler, contextlib.suppress(OSError):
+                while filler.write(b"x" * 4096):
+                    pass
+            before = len(web.targets + db.targets)
+            web.demand = 200 * MEBIBYTE
+            await manager.until(lambda _: web.actual >= 200 * MEBIBYTE)
+            assert len(web.targets + db.targets) > before
+            status = await manager.status()
+            assert status.manager.journal_problem is None
+            await manager.until(lambda status: status.manager.history_problem)
+            assert len([line for line in manager.lines if "the VMs are served as ever" in line]) == 1
+            (disk / "filler").unlink()
+            await manager.end()
+        kinds = [event.kind for event in Past(disk / "state").events()]
+        assert kinds.count("moved") == len(web.targets + db.targets)  # what waited was written in the end
+        assert kinds[-1] == "stopped"
+
+    with mounted(tmp_path / "disk", "tmpfs", "size=16m") as disk:
+        play(scenario(disk))

@@ -54,6 +54,8 @@ def _host(status: "StatusReply") -> list[str]:
         lines.append("EMERGENCY: the VMs occupy more than the budget")
     if manager.journal_problem:
         lines.append(f"JOURNAL: {manager.journal_problem}")
+    if manager.history_problem:
+        lines.append(f"HISTORY: {manager.history_problem}")
     if manager.config_problem:
         lines.append(f"CONFIGURATION: {manager.config_problem}")
     return lines

@@ -188,7 +188,14 @@ class Daemon:
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload_soon)
             if self._hangups:
                 self._reload_soon()
-            service = Service(self._watch, self._manager, writer, self._next_sweep, self._totals)
+            service = Service(
+                self._watch,
+                self._manager,
+                writer,
+                self._next_sweep,
+                self._totals,
+                lambda: self._history.problem,
+            )
             metrics = MetricsServer(service.status, render, CONTENT_TYPE, self._report)
             fronts = Fronts(config, partial(self._handle, service), metrics)
             await fronts.start(self._greet)

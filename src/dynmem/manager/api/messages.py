@@ -132,6 +132,7 @@ class DaemonView(msgspec.Struct, frozen=True, kw_only=True):
         journal_problem: Why nothing can be written to the journal, and so no VM is shrunk.
         config_problem: Why the configuration in force is not that of the file, and what to do. Since
             schema 2.
+        history_problem: Why nothing can be written to the history; VMs are served as ever. Since schema 6.
 
     """
 
@@ -146,6 +147,7 @@ class DaemonView(msgspec.Struct, frozen=True, kw_only=True):
     journal_problem: str | None
     config_problem: str | None = None
     at: str | None = None
+    history_problem: str | None = None
 
 
 class StatusReply(StatusView, frozen=True, kw_only=True):

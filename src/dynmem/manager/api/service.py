@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import time
+from collections.abc import Callable
 from difflib import get_close_matches
 from functools import partial
 from typing import Final
@@ -59,6 +60,7 @@ class Service:
         writer: JournalWriter,
         next_sweep: NextSweep,
         totals: Totals,
+        history_problem: Callable[[], str | None] = lambda: None,
     ) -> None:
         self._next_sweep = next_sweep
         self._watch = watch
@@ -70,6 +72,7 @@ class Service:
         self._swept_s = 0.0
         self._promises = Promises(manager, writer)
         self._totals = totals
+        self._history_problem = history_problem
 
     @property
     def _config(self) -> Config:
@@ -133,6 +136,7 @@ class Service:
             swept_ago_s=ago_s,
             journal_problem=self._writer.problem,
             config_problem=self._watch.problem,
+            history_problem=self._history_problem(),
         )
         return StatusReply(**msgspec.structs.asdict(view), manager=daemon, totals=self._totals.view())
 
