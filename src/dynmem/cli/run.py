@@ -60,6 +60,11 @@ def checked(path: Path) -> "Config":
     (total_bytes,) = meminfo("MemTotal")
     for warning in warnings(config, total_bytes):
         click.echo(f"dynmem: {path}: note: {warning}", err=True)
+    if config.libvirt:
+        from dynmem.domains.api import missing
+
+        if problem := missing():
+            click.echo(f"dynmem: {path}: note: {problem}", err=True)
     return config
 
 

@@ -141,6 +141,15 @@ class _Module(Protocol):
     def virEventRunDefaultImpl(self) -> int: ...  # noqa: N802
 
 
+def missing() -> str:
+    """Return why libvirt cannot be asked from this Python at all, and what to do; "" if it can."""
+    try:
+        importlib.import_module("libvirt")
+    except ImportError as error:
+        return f"{MISSING} ({error})"
+    return ""
+
+
 def module() -> _Module:
     """Return libvirt's module, made ready once. LibvirtMissingError names the two ways to get it."""
     try:

@@ -1,0 +1,41 @@
+"""A manager whose file names a libvirt that it cannot have: the others are served all the same."""
+
+from pathlib import Path
+
+import pytest
+from tests.rigs.managers import ObedientVm, cli, configured, managing
+from tests.rigs.monitored import listening
+from tests.rigs.scenes import play
+
+
+@pytest.fixture
+def without_the_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment of programs that cannot import libvirt's module, installed or not."""
+    folder = tmp_path / "modules"
+    folder.mkdir()
+    (folder / "libvirt.py").write_text("raise ImportError('not here')")
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+
+
+@pytest.mark.usefixtures("without_the_module")
+def test_a_manager_without_libvirts_module_says_so_and_serves_the_others(tmp_path: Path) -> None:
+    async def scene() -> None:
+        path = configured(tmp_path, "observe", web="")
+        said = path.read_text().replace("[manager]", '[manager]\n        libvirt = "qemu:///system"')
+        domain = '[[vm]]\nname = "db"\nlibvirt = "db"\nminimum = "64MiB"\nmaximum = "128MiB"\n'
+        path.write_text(f"{said}\n{domain}")
+        code, _, err = await cli("run", "--config", path, "--check")
+        assert code == 0
+        assert "note: libvirt's module for Python is not installed: run `pip install dynmem[libvirt]`" in err
+        async with listening(tmp_path / "web.qmp", ObedientVm().serve), managing(path) as manager:
+            status = await manager.until(lambda status: status.vms[0].run_state == "running")
+            db = status.vms[1]
+            assert (db.name, db.run_state) == ("db", "absent")
+            assert "pip install dynmem[libvirt]" in (db.problem or "")
+            (line,) = [line for line in manager.lines if " libvirt: " in line]
+            assert "or install Debian's python3-libvirt" in line
+            reply = await manager.ask(command="admit", name="db", size_bytes=1 << 27, monitor="/x", wait_ns=0)
+            assert "is a domain of libvirt" in str(reply)
+            assert await manager.end() == 0
+
+    play(scene())
