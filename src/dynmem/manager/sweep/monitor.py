@@ -58,7 +58,7 @@ class Monitor:
         self.virtio_mems: frozenset[str] = frozenset()
         self._timeout_s = timeout_s
         self._ahead: deque[Sent] = deque()
-        self._asked: list[Command] = []
+        self._asked: list[Command] | None = None  # within a look
 
     @property
     def is_ours(self) -> bool:
@@ -73,14 +73,15 @@ class Monitor:
 
         Raises what QmpClient.send_ahead raises.
         """
-        self._asked = []
+        asked = self._asked = []
         if usual.queries:
             self._ahead.extend(await self.client.send_ahead(usual.queries))
         try:
             yield
         finally:
+            self._asked = None
             self._ahead.clear()
-        usual.looked(self._asked)
+        usual.looked(asked)
 
     async def query(self, command: str, arguments: dict[str, object] | None = None) -> object:
         """Send a command that changes nothing and return its reply. Raises what QmpClient.execute raises.
@@ -88,7 +89,8 @@ class Monitor:
         Where it was sent ahead, that reply counts; what was to come before it is not asked any more.
         """
         most = values_of(command)
-        self._asked.append((command, arguments))
+        if self._asked is not None:
+            self._asked.append((command, arguments))
         for place, sent in enumerate(self._ahead):
             if sent.command == (command, arguments):
                 for _ in range(place + 1):
