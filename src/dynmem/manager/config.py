@@ -188,6 +188,12 @@ def _checked(file: File, origins: Origins) -> Config:
             "host.ready",
             f"{format_size(ready)} is not below budget minus slush ({format_size(budget - slush)}): lower it",
         )
+    pool = _size(fail, "host.pool", file.host.pool)
+    if pool >= budget - slush:
+        raise fail(
+            "host.pool",
+            f"{format_size(pool)} is not below budget minus slush ({format_size(budget - slush)}): lower it",
+        )
     if len(file.vm) > MANAGER_VMS_MAX:
         raise fail("vm", f"{len(file.vm)} VMs; at most {MANAGER_VMS_MAX} can be managed: leave some out")
     vms = tuple(
@@ -217,6 +223,7 @@ def _checked(file: File, origins: Origins) -> Config:
             period_ns=_period(fail, manager.period),
             mode=manager.mode,
             ready_bytes=ready,
+            pool_bytes=pool,
             statistics=manager.statistics,
             sets_oom_score=manager.oom_score,
             sets_memory_low=manager.memory_low,

@@ -4,6 +4,7 @@
     budget = "8GiB"                 # what all VMs together may hold
     slush = "256MiB"                # the part of it that is never granted (default 256MiB)
     ready = "auto"                  # kept for whoever grows next; a size, or as needed (default auto)
+    pool = "0"                      # kept for VMs about to start, so that a reservation is ready at once
 
     [manager]
     mode = "observe"                # changes nothing (default); "advise" prints commands, "enforce" acts
@@ -23,7 +24,7 @@
     [[vm]]                          # once per VM
     name = "web"                    # letters, digits, dot, dash, underscore
     qmp = "/run/vm/web.qmp"         # its monitor
-monitor = "auto"                # "own": for dynmem alone; "borrowed": another program's, only visited
+    monitor = "auto"                # "own": for dynmem alone; "borrowed": another program's, only visited
     minimum = "512MiB"              # it is never shrunk below
     maximum = "4GiB"
     buffer = 20                     # percent on top of its demand (default 20)
@@ -80,11 +81,15 @@ class HostTable(msgspec.Struct, forbid_unknown_fields=True):
         ready: What is kept ready for whoever grows next: granted at once to a guest that needs it to live,
             and never as comfort. "auto" follows the growth that is seen, from 1/32 to 1/8 of what the VMs can
             share; "0" keeps nothing.
+        pool: What is kept for VMs about to start, out of buffers and headroom, so that `dynmem reserve` of as
+            much is ready at once; filled again once they run. "0" keeps nothing, and others give when a
+            reservation is made.
     """
 
     budget: Size
     slush: Size = SLUSH
     ready: Size = AUTO
+    pool: Size = "0"
 
 
 class ManagerTable(msgspec.Struct, forbid_unknown_fields=True):

@@ -386,6 +386,7 @@ class ManagerSettings(msgspec.Struct, frozen=True):
         budget_bytes: What the guests of all VMs together may hold.
         slush_bytes: The part of it that is never granted.
         period_ns: From one sweep to the next.
+        pool_bytes: What is kept for VMs about to start.
         ready_bytes: What is kept ready for whoever grows next; None: what the manager finds right.
         mode: In "observe" and "advise", nothing that changes anything is sent, but for the next.
         statistics: Whether guests may be asked for their statistics more often in these modes, too.
@@ -400,6 +401,7 @@ class ManagerSettings(msgspec.Struct, frozen=True):
     mode: Mode = "observe"
     ready_bytes: int | None = None
     statistics: bool = False
+    pool_bytes: int = 0
     sets_oom_score: bool = False
     sets_memory_low: bool = False
 

@@ -25,6 +25,7 @@ from dynmem.manager.step.measured import Charge, MeasuredFree, charge, measure
 from dynmem.manager.step.orders import Orders, commands_for
 from dynmem.manager.step.outcomes import Outcomes
 from dynmem.manager.step.pauses import Pauses
+from dynmem.manager.step.pool import WHOSE, pool_pages
 from dynmem.manager.step.ready import Ready, refilled
 from dynmem.manager.step.record import Record
 from dynmem.manager.step.releases import Releases
@@ -342,7 +343,7 @@ class Manager:
         return tuple(self._roster.configs) if name is None else (name,)
 
     def _reserved(self, views: Sequence[Vm], survey: Survey, room: int) -> tuple[int, dict[str, int]]:
-        """Return what reservations take from the room, and each: those that are ready, and those that can be.
+        """Return what reservations and the pool take from the room, and each: what is ready, and what can be.
 
         A reservation comes before buffers, headroom and the demand of lower priority, not before what running
         VMs of its own or a higher priority need: one that would starve them gets nothing while it waits.
@@ -358,7 +359,8 @@ class Manager:
                     continue
             taken += hold
             each[entry.name] = hold
-        return taken, each
+        each[WHOSE] = pool_pages(pages_of(self.settings.pool_bytes), taken, views, room)
+        return taken + each[WHOSE], each
 
     def _announce_standings(self, survey: Survey) -> list[str]:
         lines: list[str] = []

@@ -37,7 +37,8 @@ class MeasuredView(msgspec.Struct, frozen=True):
         mem_available_bytes: MemAvailable of the host.
         held_bytes: What all VMs hold or may take.
         untouched_bytes: What VMs may take and have not touched yet.
-        reserved_bytes: What reservations hold beside the VMs they are for.
+        reserved_bytes: What reservations hold beside the VMs they are for, and what is kept for VMs about to
+            start.
 
     """
 
