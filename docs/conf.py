@@ -62,6 +62,7 @@ docs/balloon
 docs/demand
 docs/duplicates
 docs/status
+docs/socket
 docs/metrics
 docs/runbooks
 docs/service

@@ -31,6 +31,7 @@ COMMANDS: Final = {  # name -> (module, attribute, one line for --help)
     "reserve": ("dynmem.cli.status", "reserve", "Make room for a VM that is about to start"),
     "run": ("dynmem.cli.run", "run", "Run the memory manager of this host"),
     "scan": ("dynmem.cli.scan", "scan", "Show what the VMs of this host hold and could give back"),
+    "schema": ("dynmem.cli.schema", "schema", "Print the JSON Schema of the manager's socket"),
     "status": ("dynmem.cli.status", "status", "Show how much memory each VM has, and why"),
     "trace": ("dynmem.cli.trace", "trace", "Read captures and trace logs"),
     "vm": ("dynmem.cli.vm", "vm", "Run one virtual machine with dynamic memory"),

@@ -197,7 +197,7 @@ class Daemon:
                 lambda: self._history.problem,
             )
             metrics = MetricsServer(service.status, render, CONTENT_TYPE, self._report)
-            fronts = Fronts(config, partial(self._handle, service), metrics)
+            fronts = Fronts(config, partial(self._handle, service), metrics, self._report)
             await fronts.start(self._greet)
             self._supervised.ready()
             if self._manager.released:

@@ -6,8 +6,9 @@ has kept the server waiting longest leaves; if none does, the one that came last
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import Awaitable, Callable
-from typing import Final
+from typing import Final, NamedTuple
 
 # From connecting to the end of the request.
 REQUEST_TIMEOUT_S: Final = 5.0
@@ -16,10 +17,21 @@ REPLY_TIMEOUT_S: Final = 5.0
 # What is handed to a connection at a time: the rest stays in the one reply that all clients share.
 _PIECE_BYTES: Final = 1 << 16
 
-#: Says that a client's request has arrived: from then on the client waits for the server.
-Heard = Callable[[], None]
+
+class Client(NamedTuple):
+    """One client.
+
+    Attributes:
+        heard: Says that its request has arrived: from then on it waits for the server.
+        connection: Its socket, to find out who it is.
+    """
+
+    heard: Callable[[], None]
+    connection: socket.socket
+
+
 #: Reads one request and returns the reply; empty if there is nobody to reply to.
-Answer = Callable[[asyncio.StreamReader, Heard], Awaitable[bytes]]
+Answer = Callable[[asyncio.StreamReader, Client], Awaitable[bytes]]
 
 
 class Clients:
@@ -41,7 +53,8 @@ class Clients:
         try:
             if self._has_room():
                 self._waited_for[client] = None
-                reply = await self._answer(reader, lambda: self._heard(client))
+                connection = writer.get_extra_info("socket")
+                reply = await self._answer(reader, Client(lambda: self._heard(client), connection))
             else:
                 reply = self._full
             self._waited_for[client] = None

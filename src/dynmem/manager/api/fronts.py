@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from dynmem.errors import NotPermittedError
 from dynmem.manager.address import Address
+from dynmem.manager.api.callers import CALLER, request_line
 from dynmem.manager.api.messages import Reply, Request, StatusRequest
 from dynmem.manager.api.scrapes import MetricsServer
 from dynmem.manager.api.server import ApiServer, Handler
@@ -19,10 +20,12 @@ _GROUP_MODE = 0o660
 class Fronts:
     """Started once; only the address of metrics can change."""
 
-    def __init__(self, config: Config, handler: Handler, metrics: MetricsServer) -> None:
+    def __init__(
+        self, config: Config, handler: Handler, metrics: MetricsServer, report: Callable[[str], None]
+    ) -> None:
         self._config = config
         self._metrics = metrics
-        self._servers = [ApiServer(config.socket, handler)]
+        self._servers = [ApiServer(config.socket, recorded(handler, report))]
         if config.status_socket is not None:
             self._servers.append(ApiServer(config.status_socket, read_only(handler), "manager.status_socket"))
 
@@ -74,5 +77,17 @@ def read_only(handler: Handler) -> Handler:
                 "this socket only reports the status: to change something, use that of manager.socket"
             )
         return await handler(request)
+
+    return handle
+
+
+def recorded(handler: Handler, report: Callable[[str], None]) -> Handler:
+    """Return a handler that reports what was carried out, and for whom."""
+
+    async def handle(request: Request) -> Reply:
+        reply = await handler(request)
+        if not isinstance(request, StatusRequest):
+            report(request_line(request, CALLER.get()))
+        return reply
 
     return handle

@@ -16,7 +16,7 @@ from typing import Final
 
 from dynmem.limits import METRICS_CLIENTS_MAX, METRICS_REQUEST_BYTES_MAX
 from dynmem.manager.address import Address
-from dynmem.manager.api.clients import REQUEST_TIMEOUT_S, Clients, Heard
+from dynmem.manager.api.clients import REQUEST_TIMEOUT_S, Client, Clients
 from dynmem.manager.api.messages import StatusReply
 
 # How long a rendering is given to those who ask for one.
@@ -89,7 +89,7 @@ class MetricsServer:
             self._server = None
             await self._clients.close()
 
-    async def _reply(self, reader: asyncio.StreamReader, heard: Heard) -> bytes:
+    async def _reply(self, reader: asyncio.StreamReader, client: Client) -> bytes:
         """Read a request and return the reply; empty if the client has gone."""
         try:
             async with asyncio.timeout(REQUEST_TIMEOUT_S):
@@ -99,7 +99,7 @@ class MetricsServer:
         except asyncio.LimitOverrunError:
             limit = f"a request is at most {METRICS_REQUEST_BYTES_MAX} bytes long"
             return _error("431 Request Header Fields Too Large", limit)
-        heard()
+        client.heard()
         found = _REQUEST.fullmatch(head.partition(b"\r\n")[0])
         if found is None:
             return _error("400 Bad Request", "not a request of HTTP/1.1")

@@ -14,7 +14,8 @@ import msgspec
 from dynmem.errors import ConfigError, DynmemError, ExitCode, NotPermittedError
 from dynmem.json_errors import NOT_JSON
 from dynmem.limits import API_CLIENTS_MAX, API_REQUEST_BYTES_MAX
-from dynmem.manager.api.clients import REQUEST_TIMEOUT_S, Clients, Heard
+from dynmem.manager.api.callers import CALLER, caller_of
+from dynmem.manager.api.clients import REQUEST_TIMEOUT_S, Client, Clients
 from dynmem.manager.api.messages import AdmitRequest, Refusal, Reply, Request, ReserveRequest, encode
 from dynmem.sockets import bind_private
 
@@ -57,7 +58,7 @@ class ApiServer:
             await self._clients.close()
             self.path.unlink(missing_ok=True)
 
-    async def _reply(self, reader: asyncio.StreamReader, heard: Heard) -> bytes:
+    async def _reply(self, reader: asyncio.StreamReader, client: Client) -> bytes:
         """Read the request and return the line that replies to it; empty if the client has gone."""
         try:
             async with asyncio.timeout(REQUEST_TIMEOUT_S):
@@ -69,7 +70,8 @@ class ApiServer:
             return _refusal(f"a request is at most {API_REQUEST_BYTES_MAX} bytes long", ExitCode.USAGE)
         except NOT_JSON as error:
             return _refusal(f"not a request: {error}", ExitCode.USAGE)
-        heard()
+        client.heard()
+        CALLER.set(caller_of(client.connection))
         handling = asyncio.ensure_future(self._handler(request))
         hang_up = asyncio.create_task(reader.read(1))
         awaited = (handling, hang_up) if isinstance(request, _WITHDRAWN) else (handling,)
