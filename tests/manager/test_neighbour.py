@@ -110,7 +110,7 @@ def test_for_ten_minutes_no_batch_of_proxmoxs_times_out(tmp_path: Path) -> None:
             VmConnection(path.name, path, may_write=True, period_s=1.0, access=Borrowed(path, visits))
             for path in paths
         ]
-        with qemu(paths[0], *BALLOON), qemu(paths[1], *BALLOON):
+        with qemu(paths[0], *BALLOON, paused=False), qemu(paths[1], *BALLOON, paused=False):
             async with managing(manager_of(tmp_path, "first", "observe", "borrowed")) as observer:
                 await seen(observer)
                 sending = asyncio.create_task(send_targets(ours, 1))
