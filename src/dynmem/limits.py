@@ -258,6 +258,8 @@ JOURNAL_ROOM_BYTES: Final = 1 << 20
 
 # A thousand VMs for a month (docs/history.md); beyond that it thins sooner.
 HISTORY_BYTES_MAX: Final = 1 << 30
+# Less holds no day of a few VMs.
+HISTORY_BYTES_MIN: Final = 16 << 20
 # The part of it for events.
 HISTORY_EVENTS_PART: Final = 4
 # Left to the journal, and to whoever else writes to that disk: below this, history makes itself smaller.

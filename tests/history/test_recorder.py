@@ -1,6 +1,7 @@
 """The recorder: steps come in at once, are written in a thread, and a disk that fails stops nothing."""
 
 import asyncio
+import os
 import sqlite3
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from dynmem.history.file import FILE_NAME
 from dynmem.history.past import Past
 from dynmem.history.recorder import ROWS, Recorder
 from dynmem.history.store import Store
-from dynmem.limits import HISTORY_WAITING_MAX
+from dynmem.limits import HISTORY_BYTES_MIN, HISTORY_WAITING_MAX
 
 
 def test_every_sweep_is_in_the_file_after_the_end_and_the_time_adds_up(tmp_path: Path) -> None:
@@ -114,3 +115,20 @@ def test_a_folder_in_which_nothing_can_be_written_is_reported_once_and_the_end_c
 def test_the_file_is_its_users_alone(tmp_path: Path) -> None:
     Store(tmp_path).close()
     assert (tmp_path / FILE_NAME).stat().st_mode & 0o777 == 0o600
+
+
+def test_where_the_operator_wants_none_no_history_is_kept_and_it_can_begin_later(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        recorder, recorded = Recorder(tmp_path, print, 0), RecordedHost(1)
+        recorder.happened("started", "observe: 1 VM")
+        for row in recorded.sweeps(ROWS + 5):
+            recorder.stepped(row.sample, {})
+        await recorder.written()
+        assert os.listdir(tmp_path) == []  # noqa: PTH208 - nothing waits for it
+        recorder.limit(HISTORY_BYTES_MIN)
+        for row in recorded.sweeps(ROWS + 5):
+            recorder.stepped(row.sample, {})
+        await recorder.finish()
+        assert sum(len(piece.rows) for piece in Past(tmp_path).pieces(0)) == ROWS + 5
+
+    asyncio.run(scenario())

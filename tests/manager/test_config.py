@@ -188,6 +188,11 @@ WRONG = {
     "a weight out of range": ("weight = 7000", "weight = 0", ["vm 'web'.weight", "0 is outside 1 to 10000"]),
     "a buffer out of range": ("buffer = 25", "buffer = -1", ["vm 'web'.buffer", "-1 is outside 0 to 1000"]),
     "a wrong priority": ('"high"', '"urgent"', ["vm 'web'.priority", "urgent"]),
+    "a history that holds nothing": (
+        "[manager]",
+        '[manager]\nhistory = "1MiB"',
+        ['manager.history: 1 MiB is below 16 MiB: raise it, or write "0" for none'],
+    ),
     "a wrong mode": ('"enforce"', '"manage"', ["manager.mode", "manage"]),
     "a period out of range": ('"500ms"', '"1ms"', ["manager.period", "100ms to 1h"]),
     "a period that is none": ('"500ms"', '"often"', ["manager.period", "'often' is not a duration"]),

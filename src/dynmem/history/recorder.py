@@ -61,7 +61,7 @@ class Recorder:
 
     def stepped(self, sample: Sample | None, refused: Mapping[str, str]) -> None:
         """Take in a step: every sweep, and what was moved between two."""
-        if sample is None:
+        if sample is None or not self._bytes_max:
             return
         at_ms = (time.time_ns() - (time.monotonic_ns() - sample.now_ns)) // NS_PER_MS
         happened = self._happenings.see(sample, refused)
@@ -74,9 +74,15 @@ class Recorder:
 
     def happened(self, kind: Kind, text: str, vm: str | None = None) -> None:
         """Take in what no step shows."""
+        if not self._bytes_max:
+            return
         self._events.append((time.time_ns() // NS_PER_MS, Event(kind=kind, text=text, vm=vm)))
         self._bound()
         self._kick()
+
+    def limit(self, bytes_max: int) -> None:
+        """Let the history take so many bytes from now on; 0: nothing more is recorded."""
+        self._bytes_max = bytes_max
 
     async def written(self) -> None:
         """Wait until the thread is not at work."""
@@ -170,6 +176,7 @@ class Recorder:
 
     def _open(self) -> list[str]:
         if self._store is not None:
+            self._store.limit(self._bytes_max)
             return []
         self._store = Store(self._folder, self._bytes_max, Pace())
         return [self._store.news] if self._store.news else []

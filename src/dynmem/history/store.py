@@ -104,6 +104,10 @@ class Store:
             self.close()
             raise
 
+    def limit(self, bytes_max: int) -> None:
+        """Let the file take so many bytes from now on."""
+        self._bytes_max = bytes_max
+
     def close(self) -> None:
         """Close it."""
         self.db.close()

@@ -19,6 +19,8 @@ from dynmem.errors import ConfigError, quoted
 from dynmem.limits import (
     COMMAND_WORD_BYTES_MAX,
     COMMAND_WORDS_MAX,
+    HISTORY_BYTES_MAX,
+    HISTORY_BYTES_MIN,
     MANAGER_FIGURE_BYTES_MAX,
     MANAGER_NAME_MAX,
     MANAGER_VMS_MAX,
@@ -63,7 +65,7 @@ class Config(msgspec.Struct, frozen=True):
         vms: The VMs, in the order of the file.
         monitors: The QMP socket of each VM that has one, by its name.
         socket: The manager's own socket.
-        state: The private folder of the journal.
+        state: The private folder of the journal and the history.
         metrics: Where metrics are served; None: nowhere.
         status_socket: The socket that only reports the status; None: there is none.
         status_group: The number of the group that may connect there; None: everybody.
@@ -71,6 +73,7 @@ class Config(msgspec.Struct, frozen=True):
         domains: What libvirt calls each VM that is reached by it, by the VM's name: a name, or a UUID.
         proxmox_files: The folder of the files of Proxmox's VMs.
         qm: The command that changes them.
+        history_bytes: The most that the history may take; 0: none is kept.
     """
 
     path: Path
@@ -86,6 +89,7 @@ class Config(msgspec.Struct, frozen=True):
     domains: dict[str, str] = {}
     proxmox_files: Path = Path(ProxmoxTable().files)
     qm: Path = Path(ProxmoxTable().qm)
+    history_bytes: int = HISTORY_BYTES_MAX
 
     @property
     def room_bytes(self) -> int:
@@ -239,7 +243,18 @@ def _checked(file: File, origins: Origins) -> Config:
         domains={vm.name: vm.libvirt for vm in file.vm if vm.libvirt},
         proxmox_files=_absolute(fail, "proxmox.files", file.proxmox.files),
         qm=_absolute(fail, "proxmox.qm", file.proxmox.qm),
+        history_bytes=_history(fail, manager.history),
     )
+
+
+def _history(fail: "Fail", value: Size) -> int:
+    size = _size(fail, "manager.history", value)
+    if 0 < size < HISTORY_BYTES_MIN:
+        least = format_size(HISTORY_BYTES_MIN)
+        raise fail(
+            "manager.history", f'{format_size(size)} is below {least}: raise it, or write "0" for none'
+        )
+    return size
 
 
 #: Makes the error about a key from the sentence that says what is wrong with its value.

@@ -11,7 +11,8 @@
     period = "1s"                   # 100ms to 1h (default 1s)
     statistics = false              # true: guests are asked for their statistics in observe and advise, too
     socket = "/run/dynmem/api.sock" # where `dynmem status` connects
-    state = "/var/lib/dynmem"       # the journal's private folder
+    state = "/var/lib/dynmem"       # the private folder of the journal and the history
+    history = "1GiB"                # the most that the history may take (default 1GiB); "0": none is kept
     oom_score = false               # true: by priority, whom the kernel ends when the host is out of memory
     memory_low = false              # true: by priority, whose memory the kernel reclaims last
     metrics = "127.0.0.1:9737"      # where Prometheus reads; empty: nowhere (default)
@@ -105,8 +106,8 @@ class ManagerTable(msgspec.Struct, forbid_unknown_fields=True):
             changed then, and without it such a VM mostly gives no signal. `dynmem release` puts it back.
         socket: Where `dynmem status` connects: an absolute path of at most 107 bytes. Default: as root
             `/run/dynmem/api.sock`, otherwise `$XDG_RUNTIME_DIR/dynmem/api.sock`.
-        state: The private folder of the journal: an absolute path. Default: as root `/var/lib/dynmem`,
-            otherwise `~/.local/state/dynmem` (`$XDG_STATE_HOME/dynmem` if that is set).
+        state: The private folder of the journal and the history: an absolute path. Default: as root
+            `/var/lib/dynmem`, otherwise `~/.local/state/dynmem` (`$XDG_STATE_HOME/dynmem` if that is set).
         metrics: The address and port on which metrics are served to Prometheus, such as "127.0.0.1:9737" or
             "[::1]:9737"; port 0 takes a free one, which the log names. Whoever reaches the address can read
             the names and sizes of all VMs, and change nothing. Empty, the default: nowhere.
@@ -116,6 +117,8 @@ class ManagerTable(msgspec.Struct, forbid_unknown_fields=True):
         libvirt: The libvirt of this host, as a URI such as `qemu:///system` or `qemu:///session`. Each of its
             domains that has a policy in its `<metadata>` is managed, and comes and goes while the manager
             runs ([On libvirt](libvirt.md)). Default: none.
+        history: The most that [the history](history.md) may take on disk; beyond it, it is thinned sooner. At
+            least 16MiB, or "0": none is kept, and a file that is there stays as it is.
         oom_score: Whether, in "enforce", `oom_score_adj` of each VM's process is raised by its priority, so
             that the kernel ends a VM of low priority first when the host is out of memory: to 500 for low and
             250 for normal. High stays as it is, and so does what is as high or below 0. `dynmem release` puts
@@ -135,6 +138,7 @@ class ManagerTable(msgspec.Struct, forbid_unknown_fields=True):
     status_socket: str = ""
     status_group: str = ""
     libvirt: str = ""
+    history: Size = "1GiB"
     oom_score: bool = False
     memory_low: bool = False
 

@@ -15,18 +15,16 @@ from contextlib import ExitStack
 from functools import partial
 from typing import Final
 
-import msgspec
-
 from dynmem import __version__
 from dynmem.domains.link import Link
-from dynmem.errors import ExitCode, RefusedError, RemoteProtocolError
+from dynmem.errors import ExitCode, RemoteProtocolError
 from dynmem.history.recorder import Recorder
 from dynmem.limits import MANAGER_DESCRIPTORS, MANAGER_DESCRIPTORS_PER_VM
 from dynmem.manager.acts import Acts
 from dynmem.manager.api.fronts import Fronts
-from dynmem.manager.api.messages import Reply, Request, StatusRequest
 from dynmem.manager.api.scrapes import MetricsServer
 from dynmem.manager.api.service import Service
+from dynmem.manager.asked import Asked
 from dynmem.manager.config import Config
 from dynmem.manager.domains.connection import DomainConnection
 from dynmem.manager.domains.roster import Roster
@@ -109,7 +107,7 @@ class Daemon:
         self._measuring = Measuring()
         self._visits = Visits()
         self._last_resort = LastResort(report)
-        self._history = Recorder(config.state, report)
+        self._history = Recorder(config.state, report, config.history_bytes)
         self._roster = self._domains_of(config.libvirt)
         self._connections: dict[str, ManagedVm] = {vm.name: self._connection(vm.name) for vm in config.vms}
         self._facts: dict[str, VmFacts] = {}
@@ -197,7 +195,7 @@ class Daemon:
                 lambda: self._history.problem,
             )
             metrics = MetricsServer(service.status, render, CONTENT_TYPE, self._report)
-            fronts = Fronts(config, partial(self._handle, service), metrics, self._report)
+            fronts = Fronts(config, Asked(service, self._history).handle, metrics, self._report)
             await fronts.start(self._greet)
             self._supervised.ready()
             if self._manager.released:
@@ -226,20 +224,6 @@ class Daemon:
                 alive.cancel()
         self._report(farewell)
         return ExitCode.INTERRUPTED if self._stopped_by == signal.SIGINT else ExitCode.OK
-
-    async def _handle(self, service: Service, request: Request) -> Reply:
-        """Carry out a client's request; what was asked for, and refused, is part of the history."""
-        try:
-            reply = await service.handle(request)
-        except RefusedError as error:
-            self._history.happened("refused", str(error))
-            raise
-        if not isinstance(request, StatusRequest):
-            asked = msgspec.json.encode(request).decode()
-            self._history.happened(
-                "request", asked, getattr(request, "vm", None) or getattr(request, "name", None)
-            )
-        return reply
 
     async def _take_over(self, journal: Journal) -> None:
         """Continue where a predecessor ended, once it is known which domains there are."""
@@ -285,6 +269,7 @@ class Daemon:
         self._manager.configure(config.settings, config.vms)
         self._takeovers.configure(config)
         self._protections.configure(config)
+        self._history.limit(config.history_bytes)
         dropped = [name for name, way in before.ways.items() if config.ways.get(name) != way]
         await asyncio.gather(*(self._connections.pop(name).close() for name in dropped))
         for name in dropped:
