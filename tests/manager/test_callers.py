@@ -5,7 +5,7 @@ import pwd
 import socket
 from pathlib import Path
 
-from tests.rigs.managers import cli, configured, managing
+from tests.rigs.managers import configured, managing
 from tests.rigs.scenes import play, until
 
 from dynmem.manager.api.callers import caller_of, request_line
@@ -21,8 +21,8 @@ def test_the_log_names_who_asked_for_a_change_and_not_who_looked(tmp_path: Path)
             me = f"{pwd.getpwuid(os.geteuid()).pw_name} (process {os.getpid()})"
             await until(lambda: any(f"web: pause requested by {me}" in each for each in manager.lines))
             assert not (await manager.ask(command="pause", vm="nosuch", for_ns=10**12))["ok"]
-            assert (await cli("status", "--socket", manager.socket))[0] == 0
-            assert (await cli("release", "--all", "--socket", manager.socket))[0] == 0
+            assert (await manager.ask(command="status"))["ok"]
+            assert (await manager.ask(command="release"))["ok"]
             await until(lambda: any("all VMs: release requested by" in each for each in manager.lines))
             assert sum("requested by" in each for each in manager.lines) == 2
 

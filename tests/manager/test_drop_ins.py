@@ -6,7 +6,8 @@ import signal
 from pathlib import Path
 
 import pytest
-from tests.rigs.managers import cli, configured, managing
+from tests.rigs.commands import ran
+from tests.rigs.managers import configured, managing
 from tests.rigs.scenes import play, until
 
 from dynmem.errors import ConfigError
@@ -120,38 +121,36 @@ def test_every_key_knows_its_file(tmp_path: Path) -> None:
     assert [origins.of(key) for key in ("manager.mode", "vm 'web'.buffer", "manager.period")] == [drop_in] * 3
 
 
-def test_the_configuration_is_checked_and_shown_with_the_origin_of_each_value(tmp_path: Path) -> None:
+def test_the_configuration_is_checked_and_shown_with_the_origin_of_each_value(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = files(tmp_path, a="[manager]\nmode = 'advise'" + VM.format(name="db") + "weight = 6000")
-
-    async def scenario() -> None:
-        code, out, err = await cli("config", "check", "--config", path)
-        assert (code, "vm db: 64 MiB to 512 MiB" in out) == (0, True), err
-        code, out, _ = await cli("config", "show", "--config", path)
-        assert code == 0
-        lines = {line.split(" = ")[0]: line for line in out.splitlines() if "weight" in line or " = " in line}
-        assert lines["mode"].endswith(f"# {tmp_path}/hosts.d/a.toml")
-        assert lines["budget"].endswith(f"# {path}")
-        assert lines["slush"].endswith("# default")
-        assert lines["weight"].startswith("weight = 6000 ")  # the last VM's
-        again = tmp_path / "again.toml"
-        again.write_text(out)
-        assert load(again).vms == load(path).vms
-        code, out, _ = await cli("config", "show", "--json", "--config", path)
-        found = {each["key"]: each for each in json.loads(out)["values"]}
-        assert found["vm 'db'.weight"] == {
-            "table": "vm",
-            "key": "vm 'db'.weight",
-            "value": 6000,
-            "origin": f"{tmp_path}/hosts.d/a.toml",
-        }
-        assert found["host.slush"]["origin"] is None
-        assert found["manager.socket"]["value"].endswith("api.sock")
-        (tmp_path / "hosts.d" / "a.toml").write_text("[host")
-        for command in ("check", "show"):
-            code, out, err = await cli("config", command, "--config", path)
-            assert (code, out, "a.toml: not TOML" in err) == (2, "", True)
-
-    play(scenario())
+    code, out, err = ran(capsys, "config", "check", "--config", path)
+    assert (code, "vm db: 64 MiB to 512 MiB" in out) == (0, True), err
+    code, out, _ = ran(capsys, "config", "show", "--config", path)
+    assert code == 0
+    lines = {line.split(" = ")[0]: line for line in out.splitlines() if "weight" in line or " = " in line}
+    assert lines["mode"].endswith(f"# {tmp_path}/hosts.d/a.toml")
+    assert lines["budget"].endswith(f"# {path}")
+    assert lines["slush"].endswith("# default")
+    assert lines["weight"].startswith("weight = 6000 ")  # the last VM's
+    again = tmp_path / "again.toml"
+    again.write_text(out)
+    assert load(again).vms == load(path).vms
+    code, out, _ = ran(capsys, "config", "show", "--json", "--config", path)
+    found = {each["key"]: each for each in json.loads(out)["values"]}
+    assert found["vm 'db'.weight"] == {
+        "table": "vm",
+        "key": "vm 'db'.weight",
+        "value": 6000,
+        "origin": f"{tmp_path}/hosts.d/a.toml",
+    }
+    assert found["host.slush"]["origin"] is None
+    assert found["manager.socket"]["value"].endswith("api.sock")
+    (tmp_path / "hosts.d" / "a.toml").write_text("[host")
+    for command in ("check", "show"):
+        code, out, err = ran(capsys, "config", command, "--config", path)
+        assert (code, out, "a.toml: not TOML" in err) == (2, "", True)
 
 
 def test_a_manager_sees_that_a_drop_in_came_and_reads_it(tmp_path: Path) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 from tests.manager.test_api import NONSENSE
-from tests.rigs.managers import ObedientVm, cli, configured, managing
+from tests.rigs.commands import ran
+from tests.rigs.managers import ObedientVm, configured, managing
 from tests.rigs.monitored import listening
 from tests.rigs.scenes import play
 
@@ -107,15 +108,14 @@ def test_what_is_no_request_does_not_fit(case: str) -> None:
     assert not request(NONSENSE[case])
 
 
-def test_the_command_prints_it_and_every_reference_in_it_leads_somewhere() -> None:
-    async def scenario() -> None:
-        code, out, err = await cli("schema")
-        assert (code, err) == (0, "")
-        assert json.loads(out) == json.loads(json.dumps(SCHEMA))
-        for name in re.findall(r'"#/\$defs/(\w+)"', out):
-            assert name in SCHEMA["$defs"]
-
-    play(scenario())
+def test_the_command_prints_it_and_every_reference_in_it_leads_somewhere(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    code, out, err = ran(capsys, "schema")
+    assert (code, err) == (0, "")
+    assert json.loads(out) == json.loads(json.dumps(SCHEMA))
+    for name in re.findall(r'"#/\$defs/(\w+)"', out):
+        assert name in SCHEMA["$defs"]
 
 
 def test_the_page_has_every_request_with_its_fields_and_the_limits() -> None:

@@ -13,8 +13,9 @@ from pathlib import Path
 import msgspec
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from tests.rigs.commands import ran
 from tests.rigs.daemon import DAEMON
-from tests.rigs.managers import ObedientVm, cli, configured, managing
+from tests.rigs.managers import ObedientVm, configured, managing
 from tests.rigs.monitored import listening
 from tests.rigs.scenes import play, until
 
@@ -248,7 +249,9 @@ def test_the_file_says_where_metrics_are_served(tmp_path: Path) -> None:
         load(path)
 
 
-def test_a_manager_serves_its_metrics_and_a_file_of_them(tmp_path: Path) -> None:
+def test_a_manager_serves_its_metrics_and_a_file_of_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = configured(tmp_path, "enforce", "200MiB", web="")
     text = path.read_text()
     path.write_text(text.replace("[manager]", '[manager]\nmetrics = "127.0.0.1:0"'))
@@ -263,19 +266,23 @@ def test_a_manager_serves_its_metrics_and_a_file_of_them(tmp_path: Path) -> None
             found = {each.name for each in text_string_to_metric_families(body.decode())}
             assert {"dynmem_vm_actual_bytes", "dynmem_decision_seconds", "dynmem_host_load_ratio"} <= found
             assert b'dynmem_commands_total{result="sent"} 0' not in body
-            code, out, err = await cli("metrics", "--socket", manager.socket)
+            code, out, err = await asyncio.to_thread(ran, capsys, "metrics", "--socket", manager.socket)
             assert (code, err) == (0, "")
             assert {each.name for each in text_string_to_metric_families(out)} == found
             prom = tmp_path / "dynmem.prom"
             for _ in range(2):
-                assert await cli("metrics", "--textfile", prom, "--socket", manager.socket) == (0, "", "")
+                assert await asyncio.to_thread(
+                    ran, capsys, "metrics", "--textfile", prom, "--socket", manager.socket
+                ) == (0, "", "")
             assert "dynmem_vm_actual_bytes{vm=" in prom.read_text()
             assert prom.stat().st_mode & 0o777 == 0o644
             assert [each for each in os.listdir(tmp_path) if "prom" in each] == ["dynmem.prom"]  # noqa: PTH208
-            code, _, err = await cli("metrics", "--textfile", tmp_path / "a.txt", "--socket", manager.socket)
+            code, _, err = await asyncio.to_thread(
+                ran, capsys, "metrics", "--textfile", tmp_path / "a.txt", "--socket", manager.socket
+            )
             assert (code, "end in .prom" in err) == (2, True)
-            code, _, err = await cli(
-                "metrics", "--textfile", tmp_path / "no/a.prom", "--socket", manager.socket
+            code, _, err = await asyncio.to_thread(
+                ran, capsys, "metrics", "--textfile", tmp_path / "no/a.prom", "--socket", manager.socket
             )
             assert (code, "cannot be written" in err) == (4, True)
             path.write_text(text)
@@ -284,8 +291,8 @@ def test_a_manager_serves_its_metrics_and_a_file_of_them(tmp_path: Path) -> None
             await manager.sweeps(1)
             with pytest.raises(ConnectionRefusedError):
                 await exchange(port)
-        code, _, err = await cli(
-            "metrics", "--textfile", tmp_path / "dynmem.prom", "--socket", manager.socket
+        code, _, err = await asyncio.to_thread(
+            ran, capsys, "metrics", "--textfile", tmp_path / "dynmem.prom", "--socket", manager.socket
         )
         assert (code, "no manager is running" in err) == (3, True)
         assert "dynmem_vm_actual_bytes{vm=" in (tmp_path / "dynmem.prom").read_text()

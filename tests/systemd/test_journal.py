@@ -45,7 +45,7 @@ def test_the_journal_takes_an_entry_and_without_one_the_line_is_to_be_printed(tm
         listener.bind(str(path))
         assert send({"MESSAGE": "a"}, path)
         assert decoded(listener.recv(4096)) == {"MESSAGE": "a"}
-        assert not send({"MESSAGE": "x" * (64 << 20)}, path)  # more than a datagram
+        assert not send({"MESSAGE": "x" * (1 << 20)}, path)  # more than a datagram
 
 
 def test_only_a_descriptor_that_is_the_journal_s_is_the_journal(tmp_path: Path) -> None:
