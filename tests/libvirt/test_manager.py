@@ -1,8 +1,10 @@
 """A manager whose file names a libvirt that it cannot have: the others are served all the same."""
 
+import signal
 from pathlib import Path
 
 import pytest
+from tests.rigs.libvirtd import require
 from tests.rigs.managers import ObedientVm, cli, configured, managing
 from tests.rigs.monitored import listening
 from tests.rigs.scenes import play
@@ -36,6 +38,29 @@ def test_a_manager_without_libvirts_module_says_so_and_serves_the_others(tmp_pat
             assert "or install Debian's python3-libvirt" in line
             reply = await manager.ask(command="admit", name="db", size_bytes=1 << 27, monitor="/x", wait_ns=0)
             assert "is a domain of libvirt" in str(reply)
+            assert await manager.end() == 0
+
+    play(scene())
+
+
+def test_a_reload_takes_up_a_libvirt_and_drops_it_again(tmp_path: Path) -> None:
+    """The driver is libvirt's own for tests: a domain without a process, inside the library."""
+    require()
+
+    async def scene() -> None:
+        path = configured(tmp_path, "observe")
+        without = path.read_text()
+        domain = '[[vm]]\nname = "played"\nlibvirt = "test"\nminimum = "64MiB"\nmaximum = "2GiB"\n'
+        async with managing(path) as manager:
+            named = without.replace("[manager]", '[manager]\n        libvirt = "test:///default"')
+            path.write_text(f"{named}\n{domain}")
+            manager.process.send_signal(signal.SIGHUP)
+            status = await manager.until(lambda status: [vm.run_state for vm in status.vms] == ["running"])
+            assert status.vms[0].actual_bytes == 2 << 30
+            path.write_text(without)
+            manager.process.send_signal(signal.SIGHUP)
+            await manager.until(lambda status: not status.vms)
+            assert any("libvirt none -> test:///default" in line for line in manager.lines)
             assert await manager.end() == 0
 
     play(scene())

@@ -16,7 +16,6 @@ from functools import partial
 from typing import Final
 
 from dynmem import __version__
-from dynmem.domains.link import Link
 from dynmem.errors import ExitCode, RemoteProtocolError
 from dynmem.history.recorder import Recorder
 from dynmem.limits import MANAGER_DESCRIPTORS, MANAGER_DESCRIPTORS_PER_VM
@@ -26,8 +25,7 @@ from dynmem.manager.api.scrapes import MetricsServer
 from dynmem.manager.api.service import Service
 from dynmem.manager.asked import Asked
 from dynmem.manager.config import Config
-from dynmem.manager.domains.connection import DomainConnection
-from dynmem.manager.domains.roster import Roster
+from dynmem.manager.connections import Connections
 from dynmem.manager.fast_lane import WATCH_S, FastLane
 from dynmem.manager.journal.journal import Journal, JournalError
 from dynmem.manager.journal.recovery import Unfinished, take_over
@@ -41,11 +39,7 @@ from dynmem.manager.step import Manager
 from dynmem.manager.step.facts import ABSENT, Facts, HostFacts, Mode, VmFacts
 from dynmem.manager.step.results import StepResult
 from dynmem.manager.supervised import Supervised
-from dynmem.manager.sweep.borrowed import Borrowed, Visits
-from dynmem.manager.sweep.connection import VmConnection
 from dynmem.manager.sweep.host import HostMeter
-from dynmem.manager.sweep.identity import Identities
-from dynmem.manager.sweep.managed_vm import ManagedVm
 from dynmem.manager.sweep.measuring import Measuring
 from dynmem.manager.takeovers import Takeovers
 from dynmem.manager.totals import Totals
@@ -68,24 +62,8 @@ _MODES: Final[Mapping[Mode, str]] = {
     "advise": "changing nothing, printing commands",
     "enforce": "managing",
 }
-# How long the first sweep waits for libvirt's list of its domains.
-FIRST_LOOK_S: Final = 2.0
 # The most names in one line.
 NAMES_MAX: Final = 20
-
-
-class _AnyName:
-    """Holds every name: which domains libvirt has is known only while it replies."""
-
-    def __contains__(self, name: object) -> bool:
-        return True
-
-
-_ANY_NAME: Final = _AnyName()
-
-
-def _link(uri: str, rebooted: Callable[[str], None]) -> Link:
-    return Link(uri, rebooted=rebooted)
 
 
 class Daemon:
@@ -103,13 +81,10 @@ class Daemon:
         self._totals = Totals()
         self._supervised = Supervised(ServiceManager())
         self._wants_reload = False
-        self._identities = Identities()
         self._measuring = Measuring()
-        self._visits = Visits()
         self._last_resort = LastResort(report)
         self._history = Recorder(config.state, report, config.history_bytes)
-        self._roster = self._domains_of(config.libvirt)
-        self._connections: dict[str, ManagedVm] = {vm.name: self._connection(vm.name) for vm in config.vms}
+        self._vms = Connections(self._watch, report, self._next_sweep, self._measuring)
         self._facts: dict[str, VmFacts] = {}
         self._stop = asyncio.Event()
         self._stopped_by = signal.SIGTERM
@@ -124,47 +99,11 @@ class Daemon:
 
     def is_vm(self, name: str) -> bool:
         """Return whether a VM of this name is configured now."""
-        return name in self._connections
+        return name in self._vms.all
 
     @property
     def _period_s(self) -> float:
         return self._config.settings.period_ns / NS_PER_S
-
-    def _domains_of(self, uri: str) -> Roster | None:
-        """Return the domains of a libvirt; None if there is none to ask."""
-        if not uri:
-            return None
-        link = partial(_link, uri)
-        news, reset = self._next_sweep.wanted.set, self._next_sweep.saw_reset
-        return Roster(link, self._report, news=news, reset=reset)
-
-    def _connection(self, name: str) -> ManagedVm:
-        domain = self._config.domains.get(name)
-        if domain is not None:
-            assert self._roster is not None
-            return DomainConnection(
-                name,
-                domain,
-                self._roster,
-                may_write=self._config.settings.is_enforcing,
-                period_s=self._period_s,
-                may_ask=self._config.settings.statistics,
-                identities=self._identities,
-                measuring=self._measuring,
-            )
-        path = self._config.monitors[name]
-        is_borrowed = any(vm.name == name and vm.monitor == "borrowed" for vm in self._config.vms)
-        return VmConnection(
-            name,
-            path,
-            may_write=self._config.settings.is_enforcing,
-            may_ask=self._config.settings.statistics,
-            period_s=self._period_s,
-            reset=self._next_sweep.saw_reset,
-            identities=self._identities,
-            measuring=self._measuring,
-            access=Borrowed(path, self._visits) if is_borrowed else None,
-        )
 
     async def run(self) -> ExitCode:
         """Serve until a signal. Until then the locks, the journal and the socket are this daemon's alone."""
@@ -213,9 +152,7 @@ class Daemon:
                 await self._protections.close()
                 await fronts.close()
                 await service.forget_ended()
-                await asyncio.gather(*(each.close() for each in self._connections.values()))
-                if self._roster is not None:
-                    await self._roster.close()
+                await self._vms.close()
                 await acts.finish()
                 await writer.finish()
                 farewell = self._farewell()
@@ -227,10 +164,8 @@ class Daemon:
 
     async def _take_over(self, journal: Journal) -> None:
         """Continue where a predecessor ended, once it is known which domains there are."""
-        if self._roster is not None:
-            await self._roster.first(FIRST_LOOK_S)
-            await self._put_in_force(self._config)
-        take_over(journal, self._manager, set(self._connections) if self._roster is None else _ANY_NAME)
+        await self._put_in_force(self._config)
+        take_over(journal, self._manager, self._vms.names)
 
     def _stop_by(self, number: signal.Signals) -> None:
         self._stopped_by = number
@@ -242,7 +177,7 @@ class Daemon:
         self._next_sweep.wanted.set()
 
     def _allow_descriptors(self) -> None:
-        if not allow_descriptors(MANAGER_DESCRIPTORS + MANAGER_DESCRIPTORS_PER_VM * len(self._connections)):
+        if not allow_descriptors(MANAGER_DESCRIPTORS + MANAGER_DESCRIPTORS_PER_VM * len(self._vms.all)):
             self._report(
                 "note: the hard limit of open descriptors (ulimit -Hn) is too low for this number of VMs:"
                 " raise it"
@@ -255,33 +190,18 @@ class Daemon:
         for line in await self._watch.read_again():
             self._report(line)
             self._history.happened("reload", line)
-        if self._config.libvirt != before.libvirt:
-            former, self._roster = self._roster, self._domains_of(self._config.libvirt)
-            if former is not None:
-                await former.close()
         await self._put_in_force(before)
 
     async def _put_in_force(self, before: Config) -> None:
         """Put the file, and what libvirt has beside it, in the place of what was in force *before*."""
-        if self._roster is not None:
-            self._watch.take_in(*self._roster.managed(self._watch.file))
+        await self._vms.take_in()
         config = self._config
         self._manager.configure(config.settings, config.vms)
         self._takeovers.configure(config)
         self._protections.configure(config)
         self._history.limit(config.history_bytes)
-        dropped = [name for name, way in before.ways.items() if config.ways.get(name) != way]
-        await asyncio.gather(*(self._connections.pop(name).close() for name in dropped))
-        for name in dropped:
+        for name in await self._vms.follow(before):
             self._facts.pop(name, None)
-        self._connections = {
-            vm.name: self._connections.get(vm.name) or self._connection(vm.name) for vm in config.vms
-        }
-        settings = config.settings
-        for each in self._connections.values():
-            each.configure(
-                may_write=settings.is_enforcing, may_ask=settings.statistics, period_s=self._period_s
-            )
         self._allow_descriptors()
 
     def _greet(self) -> None:
@@ -290,7 +210,7 @@ class Daemon:
         what = _MODES[settings.mode]
         if settings.statistics and not settings.is_enforcing:
             what += ", but for how often guests are asked for their statistics"
-        count = len(self._connections)
+        count = len(self._vms.all)
         vms = f"{count} VM{'' if count == 1 else 's'}"
         greeting = (
             f"dynmem {__version__}: {settings.mode}: {what}: {vms},"
@@ -361,8 +281,8 @@ class Daemon:
                 self._supervised.ready()
             elif (news := self._watch.look()) is not None:
                 self._report(news)
-            if self._roster is not None:
-                await self._look_at_roster(self._roster)
+            if self._vms.look():
+                await self._take_in_domains()
             self._next_sweep.begin()
             facts = await self._sweep()
             swept_s = time.monotonic() - began
@@ -391,19 +311,17 @@ class Daemon:
             self._next_sweep.wanted.clear()
         await stopping
 
-    async def _look_at_roster(self, roster: Roster) -> None:
-        """Take in which domains came and went, and have libvirt asked again."""
-        roster.look()
-        if roster.take_news():
-            before = self._config
-            await self._put_in_force(before)
-            for line in changes(before, self._config):
-                self._report(f"libvirt: {line}")
-                self._history.happened("reload", f"libvirt: {line}")
+    async def _take_in_domains(self) -> None:
+        """Put in force which domains of libvirt have come and gone."""
+        before = self._config
+        await self._put_in_force(before)
+        for line in changes(before, self._config):
+            self._report(f"libvirt: {line}")
+            self._history.happened("reload", f"libvirt: {line}")
 
     async def _look_between(self, lane: FastLane, acts: Acts, unfinished: Unfinished) -> None:
         """Look at the VMs that could run out of memory before the next sweep, and serve them."""
-        facts = await lane.look(self._connections)
+        facts = await lane.look(self._vms.all)
         if facts is not None and not self._stop.is_set():
             await self._step(facts, lane, acts, unfinished)
 
@@ -416,7 +334,7 @@ class Daemon:
         if result.interrupt is not None:
             self._totals.interrupted()
             self._last_resort.run(result.interrupt)
-        unfinished.add(await acts.act(self._connections, result.commands))
+        unfinished.add(await acts.act(self._vms.all, result.commands))
         self._totals.decided(time.monotonic_ns() - facts.now_ns)
         if facts.looked is None or result.commands:
             self._history.stepped(self._manager.sample(), acts.take_refused())
@@ -432,9 +350,9 @@ class Daemon:
         now_ns = time.monotonic_ns()
         patience_s = min(self._period_s / PATIENCE_SHARE, PATIENCE_S_MAX)
         released, paused = set(self._manager.released), set(self._manager.paused)
-        for name, connection in self._connections.items():
+        for name, connection in self._vms.all.items():
             connection.is_released, connection.is_paused = name in released, name in paused
-        looks = (each.observe(now_ns, patience_s) for each in self._connections.values())
+        looks = (each.observe(now_ns, patience_s) for each in self._vms.all.values())
         vms = await self._takeovers.look(await asyncio.gather(*looks))
         self._takeovers.settle(released, paused)
         self._protections.look(vms, released, paused)

@@ -29,6 +29,7 @@ from dynmem.limits import MANAGER_VMS_MAX
 from dynmem.manager.config import Config
 from dynmem.manager.domains.policies import policy_of
 from dynmem.manager.step.facts import VmConfig
+from dynmem.manager.sweep.measuring import Measuring
 
 LOG: Final = logging.getLogger(__name__)
 #: From one pass to the next.
@@ -39,6 +40,8 @@ _AGAIN: Final = 10
 _PASS_S: Final = 10.0
 # A process is searched for in this many passes after its domain was started.
 _SEARCHES: Final = 10
+# A search that takes longer is used by the next pass.
+_SEARCH_S: Final = 1.0
 _NO_NUMBER: Final = -1
 _SAME_RESET_US: Final = 100_000
 _PID_FILES: Final = Path("/run/libvirt/qemu")
@@ -96,15 +99,18 @@ class Roster:
         *,
         news: Callable[[], None] = lambda: None,
         reset: Callable[[], None] = lambda: None,
+        threads: Measuring | None = None,
     ) -> None:
         self.link: Final = link(self._rebooted)
         self.problem: str = "libvirt has not been asked yet"
         self._report = report
         self._news = news
         self._reset = reset
+        self._threads = Measuring() if threads is None else threads
         self._domains: dict[str, Domain] = {}
         self._resets: dict[str, Reset] = {}
         self._pass: asyncio.Task[None] | None = None
+        self._search: asyncio.Task[dict[str, int]] | None = None
         self._passes = 0
         self._next_s = 0.0
         self._has_news = False
@@ -163,9 +169,10 @@ class Roster:
 
     async def close(self) -> None:
         """End the connection and what is asked over it."""
-        if self._pass is not None:
-            self._pass.cancel()
-            await asyncio.wait((self._pass,))
+        for task in (self._pass, self._search):
+            if task is not None:
+                task.cancel()
+                await asyncio.wait((task,))
         self.link.close()
 
     def _uuid(self, name: str) -> str:
@@ -189,7 +196,7 @@ class Roster:
                 for uuid, domain in found.items()
                 if domain.is_running and not domain.pid and domain.searches < _SEARCHES
             }
-            pids = await asyncio.to_thread(processes_of, wanted) if wanted else {}
+            pids = await self._searched(wanted) if wanted else {}
             for uuid in wanted:
                 was = found[uuid]
                 found[uuid] = was._replace(pid=pids.get(uuid, 0), searches=was.searches + 1)
@@ -206,6 +213,17 @@ class Roster:
             self._say(f"a look at its domains failed: {error!r}")
         finally:
             self._pass = None
+
+    async def _searched(self, wanted: Mapping[str, str]) -> dict[str, int]:
+        """Return which processes run these domains, as far as that is known soon: /proc can make wait."""
+        if self._search is None:
+            self._search = asyncio.create_task(self._threads.run(partial(processes_of, wanted)))
+        search = self._search
+        await asyncio.wait((search,), timeout=_SEARCH_S)
+        if not search.done():
+            return {}
+        self._search = None
+        return search.result()
 
     def _take(self, found: dict[str, Domain]) -> None:
         """Put what a pass found in the place of what was known."""
