@@ -178,6 +178,17 @@ def test_a_reader_of_what_is_no_history_says_what_to_do(tmp_path: Path) -> None:
     assert (tmp_path / FILE_NAME).read_text() == "dear diary" * 1000
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can read and give away another user's file")
+def test_the_history_of_another_user_is_read_and_not_written_to(tmp_path: Path) -> None:
+    written(tmp_path, hours(1))
+    path = tmp_path / FILE_NAME
+    os.chown(path, 54321, -1)
+    assert len(list(Past(tmp_path).pieces(0))) == 3
+    store = Store(tmp_path)
+    store.close()
+    assert "a file of another user: set aside" in store.news
+
+
 def test_a_damaged_block_is_left_out_and_thinning_goes_on(tmp_path: Path) -> None:
     store = Store(tmp_path)
     rows = hours(30)

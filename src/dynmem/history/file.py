@@ -75,7 +75,7 @@ def open_for_writing(folder: Path) -> tuple[sqlite3.Connection, int, str]:
     """
     path, news = folder / FILE_NAME, ""
     try:
-        if (why := _fault(path)) is not None:
+        if (why := _fault(path, os.geteuid())) is not None:
             news = f"{path}: {why}: set aside as {_set_aside(path)}; a new history begins"
         return *_opened(path), news
     except (sqlite3.Error, OSError) as error:
@@ -109,14 +109,16 @@ def _opened(path: Path) -> tuple[sqlite3.Connection, int]:
         raise
 
 
-def _fault(path: Path) -> str | None:
-    """Return why a file cannot be continued; None: it can, or there is none."""
+def _fault(path: Path, owner: int | None = None) -> str | None:
+    """Return why a file is no history (of *owner*); None: it is one, or there is none."""
     try:
         info = path.lstat()
     except FileNotFoundError:
         return None
-    if not stat.S_ISREG(info.st_mode) or info.st_uid != os.geteuid():
-        return "not a plain file of this user"
+    if not stat.S_ISREG(info.st_mode):
+        return "not a plain file"
+    if owner is not None and info.st_uid != owner:
+        return "a file of another user"
     if not info.st_size:
         return "an empty file"
     try:
