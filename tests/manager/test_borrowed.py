@@ -284,10 +284,7 @@ async def test_a_second_manager_of_a_borrowed_monitor_is_refused_and_one_that_ob
 
 
 @plays
-async def test_only_a_few_monitors_are_visited_at_a_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(borrowed, "AT_ONCE", 3)
+async def test_only_a_few_monitors_are_visited_at_a_time(tmp_path: Path) -> None:
     visits, together = Visits(lambda: UnixSockets({}, frozenset())), 0
     greeted: set[asyncio.StreamWriter] = set()
 
@@ -310,7 +307,24 @@ async def test_only_a_few_monitors_are_visited_at_a_time(
             await connection.close()
 
     await asyncio.gather(*map(visit, range(8)))
-    assert together == 3
+    assert together == borrowed.AT_ONCE
+
+
+@plays
+async def test_a_vm_that_waits_for_its_turn_is_as_it_was_and_not_silent(tmp_path: Path) -> None:
+    vm, path, visits = VirtioVm(), tmp_path / "qmp", Visits()
+    connection = VmConnection("web", path, may_write=False, period_s=0.1, access=Borrowed(path, visits))
+    async with listening(path, vm.serve, one_at_a_time=True):
+        await look(connection)
+        async with contextlib.AsyncExitStack() as others:
+            for _ in range(borrowed.AT_ONCE):
+                await others.enter_async_context(visits.gate)
+            for _ in range(2):
+                assert (await look(connection, patience_s=0.05)).run_state == RUNNING
+            assert len(vm.writers) == 1
+        await look(connection)
+        await until(lambda: len(vm.writers) > 1)
+        await connection.close()
 
 
 @plays

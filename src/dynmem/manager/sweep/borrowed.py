@@ -35,8 +35,8 @@ GREETING_S: Final = 0.05
 VISIT_EVERY_S: Final = 0.5
 # How long each waits for another program to leave.
 WAITS_S: Final[Mapping[Use, float]] = {"look": 0.05, "glance": 0.0, "target": 1.0}
-# Visits that one manager makes at a time: more of them would take the time from each other.
-AT_ONCE: Final = 8
+# Visits that one manager makes at a time: more take the time from each other, and are no faster together.
+AT_ONCE: Final = 3
 # Between two searches for the processes behind monitors that have never been free.
 SEARCH_EVERY_S: Final = 1.0
 # Between two looks at a monitor that another program is using.

@@ -94,6 +94,7 @@ class VmConnection:
         self._look: asyncio.Task[VmFacts] | None = None
         self._glance: asyncio.Task[VmFacts | None] | None = None
         self._last_state: str | None = None
+        self._former_state: str | None = None  # before the look that is being made
         self._ticks = 0
         self._measuring: asyncio.Task[None] | None = None
         self._nobody_listens = False
@@ -145,11 +146,13 @@ class VmConnection:
         if self._look is None:
             if not self._replies and time.monotonic() < self._not_before:
                 return self._from_outside(now_ns)
-            if self._last_state is not None and self._life is not None and not self._access.is_due("look"):
-                return await self._as_before(self._life, self._last_state, now_ns)
+            if not self._access.is_due("look") and (facts := await self._as_before(now_ns)) is not None:
+                return facts
             self._look = asyncio.create_task(self._look_at_it(now_ns), name=f"look at {self.name}")
         await self._wait(0.0 if self._is_slow else patience_s)
         if not self._look.done():
+            if (facts := await self._as_before(now_ns)) is not None:
+                return facts  # it waits for its turn, or for another program
             self._is_slow = True
             return self._from_outside(now_ns)
         look, self._look = self._look, None
@@ -257,7 +260,7 @@ class VmConnection:
 
     async def _look_at_it(self, now_ns: int) -> VmFacts:
         """Connect if need be and send all queries once."""
-        before, self._last_state = self._last_state, None
+        self._former_state, self._last_state = self._last_state, None
         if self._glance is not None:
             await asyncio.wait((self._glance,))
         try:
@@ -279,10 +282,9 @@ class VmConnection:
             self._last_state = run_state
             return self._facts(life, run_state, now_ns)
         except TakenError as error:
-            is_known = before is not None and self._access.is_recent(self._period_s)
-            if before is not None and self._life is not None and is_known:
-                self._last_state = before
-                return await self._as_before(self._life, before, now_ns)
+            if (facts := await self._as_before(now_ns)) is not None:
+                self._last_state = self._former_state
+                return facts
             await self._lose(error)
         except QmpCommandError as error:
             if self._replies and self._life is not None:  # an answer: it is there, and asked again
@@ -307,8 +309,11 @@ class VmConnection:
                 if not self._access.stays:
                     await self._hang_up()
 
-    async def _as_before(self, life: Life, run_state: str, now_ns: int) -> VmFacts:
-        """Return what was found last, with what the host measures now."""
+    async def _as_before(self, now_ns: int) -> VmFacts | None:
+        """Return what was found last, with what the host measures now; None where that no longer counts."""
+        life, run_state = self._life, self._last_state or self._former_state
+        if life is None or run_state is None or not self._access.is_recent(self._period_s):
+            return None
         await self._measure(life)
         return self._facts(life, run_state, now_ns)
 
@@ -354,7 +359,7 @@ class VmConnection:
     def _end_life(self) -> None:
         if self._life is not None and self._life.process is not None:
             self._life.process.close()
-        self._life = None
+        self._life = self._last_state = self._former_state = None
         self._hold.release()
 
     async def _ask(self, monitor: Monitor, now_ns: int) -> str:
@@ -467,7 +472,8 @@ class VmConnection:
 
     async def _lose(self, error: BaseException) -> None:
         """Disconnect after a fault and record it; the next attempt waits longer each time."""
-        self._problem = self._sentence(error)
+        said = str(error) if isinstance(error, TakenError) else ""
+        self._problem = (said or trouble(error, self.path, has_replied=self._replies)) + self._hint()
         if conduct := self._monitor and self._conduct.sentence(self._monitor.client.unasked):
             self._problem = f"{conduct}; {self._problem}"
         await self._hang_up()
@@ -478,10 +484,6 @@ class VmConnection:
         self._pause_s = min(max(2 * self._pause_s, self._period_s), RECONNECT_PAUSE_S_MAX)
         # A dead socket costs one failed connect: try each period, so that a new VM is seen at once.
         self._not_before = time.monotonic() + (0.0 if self._nobody_listens else self._pause_s)
-
-    def _sentence(self, error: BaseException) -> str:
-        said = str(error) if isinstance(error, TakenError) else ""
-        return (said or trouble(error, self.path, has_replied=self._replies)) + self._hint()
 
     def _hint(self) -> str:
         """Return what the state of the process says about its silence."""
