@@ -117,6 +117,7 @@ SCENES = {
     ),
     "DynmemLastResort": ({"dynmem_last_resorts_total": "0x20 1x40"}, {"dynmem_last_resorts_total": "1x60"}),
     "DynmemJournalNotWritable": ({"dynmem_journal_writable": "0x60"}, {"dynmem_journal_writable": "1x60"}),
+    "DynmemHistoryNotWritable": ({"dynmem_history_writable": "0x60"}, {"dynmem_history_writable": "1x60"}),
     "DynmemConfigNotInForce": ({"dynmem_config_in_force": "0x60"}, {"dynmem_config_in_force": "1x60"}),
     "DynmemSlowDecisions": (
         {

@@ -1,5 +1,6 @@
 """The schema of the socket: what the manager says fits it, and what is no request does not."""
 
+import asyncio
 import json
 import re
 from collections.abc import Mapping
@@ -68,7 +69,7 @@ def reply_is(name: str, value: object) -> bool:
     return fits(value, {"$ref": f"#/$defs/{name}"})
 
 
-def test_what_a_manager_replies_fits_the_schema(tmp_path: Path) -> None:
+def test_what_a_manager_replies_fits_the_schema(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     async def scenario() -> None:
         async with (
             listening(tmp_path / "web.qmp", ObedientVm().serve),
@@ -79,6 +80,11 @@ def test_what_a_manager_replies_fits_the_schema(tmp_path: Path) -> None:
             assert reply_is("StatusReply", status)
             assert not reply_is("StatusReply", {**status, "budget_bytes": "much"})
             assert not reply_is("Refusal", status)
+            out = (
+                await asyncio.to_thread(ran, capsys, "explain", "web", "--json", "--socket", manager.socket)
+            )[1]
+            assert json.loads(out)["schema_version"] == 1
+            assert reply_is("VmView", json.loads(out))
             assert reply_is("PauseReply", await manager.ask(command="pause", vm="web", for_ns=10**9))
             assert reply_is("ResumeReply", await manager.ask(command="resume"))
             assert reply_is("ReleaseReply", await manager.ask(command="release", vm="web"))

@@ -97,13 +97,21 @@ def test_a_status_is_read_by_prometheus_s_own_parser_with_its_types() -> None:
 def test_names_and_units_are_as_the_field_has_them() -> None:
     units = ("_bytes", "_seconds", "_ratio", "_total", "_info")
     plain = {
-        "dynmem_mode", "dynmem_config_in_force", "dynmem_journal_writable", "dynmem_host_emergency",
+        "dynmem_config_in_force",
+        "dynmem_history_writable",
+        "dynmem_host_emergency",
         "dynmem_host_waiting",
+        "dynmem_journal_writable",
+        "dynmem_mode",
+        "dynmem_reservations",
         "dynmem_vm_capability",
         "dynmem_vm_locked",
-        "dynmem_vm_pinned", "dynmem_reservations", "dynmem_vm_up", "dynmem_vm_state",
-        "dynmem_vm_standing", "dynmem_vm_problem",
-    }  # fmt: skip
+        "dynmem_vm_pinned",
+        "dynmem_vm_problem",
+        "dynmem_vm_standing",
+        "dynmem_vm_state",
+        "dynmem_vm_up",
+    }
     for family in FAMILIES:
         assert re.fullmatch("dynmem(_[a-z]+)+", family.name)
         assert family.name.endswith(units) != (family.name in plain)

@@ -80,7 +80,9 @@ def explain(name: str, path: Path | None, at: str | None, state: Path | None, *,
         known = ", ".join(each.name for each in found.vms) or "none"
         raise ConfigError(f"no VM {quoted(name)} is configured: there is {known}")
     if as_json:
-        click.echo(json.dumps(next(each for each in answer["vms"] if each["name"] == name), indent=2))
+        versions = {key: answer[key] for key in ("schema_version", "schema") if key in answer}
+        shown = next(each for each in answer["vms"] if each["name"] == name)
+        click.echo(json.dumps({**versions, **shown}, indent=2))
     else:
         click.echo(explained(found, vm))
     return ExitCode.OK

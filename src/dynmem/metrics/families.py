@@ -198,6 +198,11 @@ HOST: Final[tuple[Family, ...]] = (
         lambda status: status.manager.journal_problem is None,
     ),
     _host(
+        "dynmem_history_writable",
+        "1 if the history can be written, 0 if not: VMs are served as ever.",
+        lambda status: status.manager.history_problem is None,
+    ),
+    _host(
         "dynmem_host_budget_bytes",
         "What the guests of all VMs together may hold.",
         attrgetter("budget_bytes"),
