@@ -82,6 +82,24 @@ def test_the_guest_that_comes_counts_at_full_size_until_it_reports_and_its_size_
     assert claim(rack, "batch") == assigned // MIB < 300  # adopted, and grown a little from there
 
 
+@pytest.mark.parametrize("restored", [1, 0])
+def test_a_snapshot_that_was_loaded_ends_the_target_that_was_sent(restored: int) -> None:
+    rack = rack_with_one_in_need()
+    rack.overrides["batch"] = {"device": "virtio-balloon"}
+    rack.sweep(4)
+    sent = rack.sizes["batch"]
+    # It has all its memory again, and its VMM knows nothing of the target.
+    rack.sizes["batch"] = 512 * MIB
+    rack.overrides["batch"] |= {"resets": 1, "restored": restored, "demand": None}
+    rack.sweep(2)
+    assert claim(rack, "batch") == 512
+    del rack.overrides["batch"]["demand"]
+    asked = {each.target_bytes for each in rack.sweep().commands if each.vm == "batch"}
+    assert bool(asked) == bool(restored)  # without that, the target of before is believed to be on its way
+    assert all(target < 512 * MIB for target in asked)
+    assert sent < 512 * MIB
+
+
 @pytest.mark.parametrize("mode", ["observe", "advise"])
 def test_what_was_assigned_before_does_not_count_for_ever_where_nothing_is_sent(mode: str) -> None:
     settings = ManagerSettings(1 * GIB, 64 * MIB, NS_PER_S, mode)  # type: ignore[arg-type]
@@ -196,6 +214,31 @@ def test_jobs_that_are_about_the_whole_vm_are_its_state(jobs: object, state: str
         vm = FakeVm({"query-jobs": jobs})
         async with watched(vm, tmp_path) as connection:
             assert (await look(connection)).run_state == state
+
+    play(scenario())
+
+
+@pytest.mark.parametrize("late", [True, False])
+@pytest.mark.parametrize(
+    ("event", "mib", "restored"),
+    [("RESUME", 64, 1), ("RESUME", 32, 0), ("RESUME", 16, 0), ("STOP", 64, 0)],
+)
+def test_a_vm_that_runs_again_with_more_than_it_was_sent_has_another_guest(
+    event: str, mib: int, restored: int, tmp_path: Path, *, late: bool
+) -> None:
+    async def scenario() -> None:
+        vm = VirtioVm()
+        vm.answers["query-balloon"] = {"actual": 32 * MEBIBYTE}
+        async with watched(vm, tmp_path) as connection:
+            await looks(connection, 2)
+            vm.answers["query-balloon"] = {"actual": mib * MEBIBYTE}
+            if late:
+                await looks(connection, 1)
+            vm.event(event)
+            found = [await look(connection) for _ in range(3)]
+            assert (found[-1].run_state, found[-1].actual_bytes) == (RUNNING, mib * MEBIBYTE)
+            assert (found[-1].resets, found[-1].restored) == (restored, restored)
+            assert not found[-1].is_actual_former
 
     play(scenario())
 

@@ -224,6 +224,8 @@ class VmFacts(msgspec.Struct, frozen=True):
         limits: The limits of its cgroup and of those above it that could be read, the tightest first.
         node_numbers: The NUMA nodes that its memory may come from; empty: all, or not known.
         protection: What the host's kernel was told about taking memory from it, in words; "" if nothing was.
+        restored: How often it was seen to be given the memory of another moment in this incarnation: each is
+            a reset as well, and ends the target of its virtio-balloon, too.
 
     """
 
@@ -256,6 +258,7 @@ class VmFacts(msgspec.Struct, frozen=True):
     limits: tuple[GroupLimit, ...] = ()
     node_numbers: tuple[int, ...] = ()
     protection: str = ""
+    restored: int = 0
 
     @property
     def plugged_bytes(self) -> int:

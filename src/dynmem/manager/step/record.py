@@ -110,6 +110,7 @@ class Record(msgspec.Struct):
         config: What the operator configured.
         incarnation: The name of this life.
         resets: RESETs seen in it.
+        restored: How often it was seen to be given the memory of another moment.
         boot_pages: What it booted with.
         excess: Resident memory above what was assigned.
         deadlines: Until when it has to carry out what it was asked.
@@ -159,6 +160,7 @@ class Record(msgspec.Struct):
     facts: VmFacts
     reported_after_ns: int
     began_ns: int = 0
+    restored: int = 0
     reported: bool = False
     first_report_ns: int = 0
     equal_sweeps: int = 0

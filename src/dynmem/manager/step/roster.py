@@ -116,6 +116,7 @@ class Roster:
             deadlines=Deadlines(stall_ns(self._settings.period_ns)),
             facts=vm,
             reported_after_ns=0,
+            restored=vm.restored,
             began_ns=now_ns,
             mark_ns=now_ns,
             restored_pages=restored if incarnation == vm.incarnation else None,
@@ -133,7 +134,8 @@ class Roster:
         record.see_demand(now_ns, believe_all=not self._safeguards.fresh_demand)
         record.see_growth(now_ns, expects=self._safeguards.growth)
         record.see_faults(now_ns, minds=self._safeguards.thrash)
-        if allows(vm.run_state).another_guest:
+        if allows(vm.run_state).another_guest or vm.restored != record.restored:
+            record.restored = vm.restored
             record.await_guest(now_ns)
         self._settle(record)
         if not record.reported and fresh_report(record, now_ns, self._settings.period_ns):

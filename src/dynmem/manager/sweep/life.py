@@ -23,10 +23,13 @@ from dynmem.manager.sweep.virtio_mem import Online
 from dynmem.qmp.client import QmpEvent
 
 #: The events that are looked at; others are dropped as they come.
-EVENTS: Final = frozenset({"RESET", BALLOON_EVENT, STATUS_EVENT, JOB_EVENT})
+EVENTS: Final = frozenset({"RESET", "RESUME", BALLOON_EVENT, STATUS_EVENT, JOB_EVENT})
 
 # How long a VMM holds an event back at most, with time to spare.
 _HELD_BACK_US: Final = 3_000_000
+# What is seen so many looks apart belongs together.
+_LOOKS_TOGETHER: Final = 2
+_NEVER: Final = (-100, -200)
 
 
 @dataclass
@@ -65,6 +68,9 @@ class Life:
         device_problem: Why no device is known.
         jobs: The jobs of its monitor.
         proxmox: Its lock in Proxmox's files; None: Proxmox does not run it.
+        continued_look: The look at which its processors were seen to be started last.
+        risen_look: The look at which its size was more than it had before and was sent.
+        restored: How often a snapshot has been loaded.
         lock: Why another program wants it to be left alone; "" if none does.
         around: What around its process bounds what may be done with it.
     """
@@ -100,6 +106,9 @@ class Life:
     device_problem: str = ""
     jobs: Jobs = field(default_factory=Jobs)
     proxmox: ProxmoxLock | None = None
+    continued_look: int = _NEVER[0]
+    risen_look: int = _NEVER[1]
+    restored: int = 0
     lock: str = ""
     around: Surroundings = field(default_factory=Surroundings)
 
@@ -175,6 +184,9 @@ class Life:
                 self.balloon_changed(event.at_us)
             elif event.name == STATUS_EVENT:
                 self.guest_reported(event.at_us)
+            elif event.name == "RESUME":
+                self.continued_look = self.looks
+                self._see_restored()
             else:
                 self.jobs.changed()
 
@@ -237,12 +249,27 @@ class Life:
             self.is_actual_former = False
 
     def saw_actual(self, actual_bytes: int) -> None:
-        """Take in the size that the VMM reports; one that moves is the present guest's."""
+        """Take in the size that the VMM reports; one that moves is the present guest's.
+
+        A VM that was stopped and runs again with more than it had, and than it was sent, has been given the
+        memory of another moment: QEMU loads a snapshot in one go, and its monitor never shows "restore-vm".
+        """
+        if self.actual_bytes is not None and actual_bytes > max(self.actual_bytes, self.target_bytes):
+            self.risen_look = self.looks
+            self._see_restored()
         if self.first_actual_bytes is None:
             self.first_actual_bytes = actual_bytes
         if actual_bytes != self.first_actual_bytes:
             self.is_actual_former = False
         self.actual_bytes = actual_bytes
+
+    def _see_restored(self) -> None:
+        """Take in that it was continued or has risen: the event may come before the size or after it."""
+        if abs(self.continued_look - self.risen_look) <= _LOOKS_TOGETHER:
+            self.was_reset()
+            self.is_actual_former = False
+            self.restored += 1
+            self.continued_look, self.risen_look = _NEVER
 
     def facts(
         self, name: str, run_state: str, now_ns: int, problem: str | None, *, needs_stop: bool
@@ -269,6 +296,7 @@ class Life:
             reports_free_pages=properties.reports_free_pages if properties is not None else None,
             needs_stop=needs_stop,
             resets=self.resets,
+            restored=self.restored,
             owner=self.owner,
             lock=self.lock,
             pinned=self.around.found.pinned,
