@@ -170,7 +170,7 @@ def test_jobs_that_are_over_are_none() -> None:
         domain = SimpleNamespace(
             UUIDString=UUID.upper,
             state=lambda: [1, 1],
-            info=lambda: [1, 4096, 2048, 1, 0],
+            info=lambda: [1, 4096, 1024, 1, 0],
             jobStats=lambda: statistics,
             memoryStats=lambda: {"actual": 2048},
         )
@@ -178,8 +178,8 @@ def test_jobs_that_are_over_are_none() -> None:
         found._domains = {UUID: domain}
         return found.look(UUID)
 
-    assert looked(type=0) == Look(1, 1, None, 2048, {"actual": 2048})
-    assert looked(type=2, operation=9) == Look(1, 1, 9, 2048, None)  # its balloon is not asked
+    assert looked(type=0) == Look(1, 1, None, 2048, {"actual": 2048})  # and nothing more was asked
+    assert looked(type=2, operation=9) == Look(1, 1, 9, 1024, None)  # its balloon is not asked
     assert looked(type=1, operation="?").job == 0
     for over in (3, 4, 5, "?"):
         assert looked(type=over, operation=5).job is None

@@ -65,7 +65,7 @@ class Look(NamedTuple):
         state: virDomainState.
         reason: Why it is in that state; what it means depends on the state.
         job: What libvirt does with it (virDomainJobOperation), whatever that is 0; None: nothing.
-        size_kib: What its guest has: its memory less its balloon.
+        size_kib: What its guest has: its memory less its balloon, as the balloon was last known to be.
         statistics: What the balloon reports (virDomainMemoryStats); None: it was not asked.
     """
 
@@ -220,12 +220,14 @@ class RealLibvirt:
     def look(self, uuid: str) -> Look:
         domain = self._domain(uuid)
         state, reason = self._ask(domain.state)[:2]
-        size_kib = self._ask(domain.info)[2]
         try:
             job = _job(self._ask(domain.jobStats))
         except LibvirtRefusedError:
             job = None  # a driver without jobs, or a domain that has just ended
         statistics = self._ask(domain.memoryStats) if job is None else None
+        size_kib = (statistics or {}).get("actual")
+        if not isinstance(size_kib, int):  # no balloon, or it was not asked
+            size_kib = self._ask(domain.info)[2]
         return Look(state, reason, job, size_kib, statistics)
 
     def set_balloon(self, uuid: str, size_kib: int) -> None:

@@ -12,7 +12,7 @@ no sweep waits for it. A libvirt that does not reply leaves everything as it was
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -34,8 +34,9 @@ from dynmem.manager.sweep.measuring import Measuring
 LOG: Final = logging.getLogger(__name__)
 #: From one pass to the next.
 EVERY_S: Final = 1.0
-# One pass reads this part of the definitions that it has already.
+# One pass reads this part of the definitions that it has already, and no more than so many.
 _AGAIN: Final = 10
+_AGAIN_MAX: Final = 20
 # A pass over very many new domains takes longer than a call.
 _PASS_S: Final = 10.0
 # A process is searched for in this many passes after its domain was started.
@@ -112,6 +113,7 @@ class Roster:
         self._pass: asyncio.Task[None] | None = None
         self._search: asyncio.Task[dict[str, int]] | None = None
         self._passes = 0
+        self._turn = 0
         self._next_s = 0.0
         self._has_news = False
         self._said: dict[str, str] = {}
@@ -189,7 +191,7 @@ class Roster:
         try:
             self._passes += 1
             known = self._domains
-            again = {uuid for number, uuid in enumerate(known) if (number + self._passes) % _AGAIN == 0}
+            again = self._read_again(list(known))
             found, problems = await self.link.call(partial(_read, known=known, again=again), _PASS_S)
             wanted = {
                 uuid: domain.listed.name
@@ -213,6 +215,12 @@ class Roster:
             self._say(f"a look at its domains failed: {error!r}")
         finally:
             self._pass = None
+
+    def _read_again(self, uuids: Sequence[str]) -> set[str]:
+        """Return whose definitions are read again in this pass: all take their turn."""
+        count = min(-(-len(uuids) // _AGAIN), _AGAIN_MAX)
+        first, self._turn = self._turn, self._turn + count
+        return {uuids[number % len(uuids)] for number in range(first, first + count)}
 
     async def _searched(self, wanted: Mapping[str, str]) -> dict[str, int]:
         """Return which processes run these domains, as far as that is known soon: /proc can make wait."""
