@@ -95,6 +95,19 @@ def test_a_module_that_is_built_in_need_not_be_in_the_package(tmp_path: Path) ->
     assert b"virtio_balloon.ko" not in made.initrd.read_bytes()
 
 
+def test_a_kernel_that_an_older_checkout_unpacked_is_completed_and_what_that_boots_from_stays(
+    tmp_path: Path,
+) -> None:
+    deb = make_package(tmp_path)
+    made = image.set_up(deb=deb, agree=never, at_terminal=False)
+    older = made.initrd.rename(made.initrd.with_name("initrd-older"))
+    (made.kernel.parent / "virtio_mem.ko").unlink()
+    assert image.find() is None
+    assert image.set_up(deb=deb, agree=never, at_terminal=False) == made
+    assert b"virtio_mem.ko" in made.initrd.read_bytes()
+    assert older.exists()
+
+
 @pytest.mark.parametrize(
     ("flaws", "words"),
     [({"without": "virtio_pci"}, "modules virtio_pci"), ({"kernel": False}, "does not hold a kernel")],

@@ -63,3 +63,15 @@ def test_properties_of_the_balloon_are_passed_on_and_no_balloon_means_no_device(
         value_after(QemuGuest("g", 256 * MIB, Path("/t"), image=IMAGE, balloon=False).command(), "-device")
         == []
     )
+
+
+def test_memory_to_plug_is_a_virtio_mem_that_has_plugged_nothing_and_the_guest_puts_it_online_or_not() -> (
+    None
+):
+    command = QemuGuest("g", 256 * MIB, Path("/t"), image=IMAGE, plug_bytes=384 * MIB).command()
+    assert value_after(command, "-m") == ["256M,maxmem=640M"]
+    assert value_after(command, "-device")[-1] == "virtio-mem-pci,id=plug0,memdev=plug-ram,requested-size=0"
+    assert value_after(command, "-object")[-1].startswith("memory-backend-memfd,id=plug-ram,size=384M,")
+    assert "memhp_default_state=online_movable" in value_after(command, "-append")[0]
+    offline = QemuGuest("g", 256 * MIB, Path("/t"), image=IMAGE, plug_bytes=384 * MIB, onlines=False)
+    assert "memhp_default_state=offline" in value_after(offline.command(), "-append")[0]

@@ -10,7 +10,6 @@ import lzma
 import os
 import platform
 import re
-import shutil
 import subprocess
 import tarfile
 import tempfile
@@ -31,6 +30,7 @@ MODULES: Final = (  # in insmod order: each needs some of the earlier ones
     "virtio_pci_modern_dev",
     "virtio_pci",
     "virtio_balloon",
+    "virtio_mem",
 )
 _KERNEL_IN_PACKAGE: Final = re.compile(r"(?:\./)?boot/vmlinuz-(.+)")
 _MODULE_IN_PACKAGE: Final = re.compile(
@@ -141,9 +141,14 @@ def _drop_old_initrds(kernel: Path) -> None:
 
 
 def _newest_kernel() -> Path | None:
-    """Return the newest kernel folder; a folder appears only when it is complete."""
-    folders = (cache_folder() / "kernels").glob("*/vmlinuz")
-    return max((path.parent for path in folders), key=lambda path: path.stat().st_mtime, default=None)
+    """Return the newest kernel folder with all modules; an older checkout may have made one with fewer."""
+    kernels = [path.parent for path in (cache_folder() / "kernels").glob("*/vmlinuz")]
+    complete = (each for each in kernels if all(_has_module(each, name) for name in MODULES))
+    return max(complete, key=lambda folder: folder.stat().st_mtime, default=None)
+
+
+def _has_module(kernel: Path, name: str) -> bool:
+    return (kernel / f"{name}.ko").exists() or (kernel / f"{name}.builtin").exists()
 
 
 def _modules(kernel: Path) -> list[tuple[str, bytes]]:
@@ -152,7 +157,10 @@ def _modules(kernel: Path) -> list[tuple[str, bytes]]:
 
 
 def _unpack(deb: Path) -> None:
-    """Unpack a package's kernel and modules into a folder named after the kernel's release."""
+    """Unpack a package's kernel and modules into a folder named after the kernel's release.
+
+    What such a folder has besides stays: other checkouts boot from it.
+    """
     kernels = cache_folder() / "kernels"
     kernels.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".", dir=kernels) as folder:
@@ -161,8 +169,10 @@ def _unpack(deb: Path) -> None:
         release = _unpack_into(made, deb)
         target = kernels / release
         if target.exists():
-            shutil.rmtree(target)
-        made.rename(target)
+            for path in made.iterdir():
+                path.replace(target / path.name)
+        else:
+            made.rename(target)
 
 
 def _unpack_into(folder: Path, deb: Path) -> str:
@@ -176,9 +186,10 @@ def _unpack_into(folder: Path, deb: Path) -> str:
             (folder / f"{match[1]}.ko").write_bytes(lzma.decompress(data) if match[2] else data)
         elif _BUILTIN_IN_PACKAGE.fullmatch(name):
             builtin = read().decode()
-    lacking = [
-        name for name in MODULES if not (folder / f"{name}.ko").exists() and f"/{name}.ko\n" not in builtin
-    ]
+    for name in MODULES:
+        if f"/{name}.ko\n" in builtin:
+            (folder / f"{name}.builtin").touch()
+    lacking = [name for name in MODULES if not _has_module(folder, name)]
     if not release or lacking:
         what = "a kernel" if not release else f"the modules {', '.join(lacking)}"
         raise DynmemError(f"{deb.name} does not hold {what}: is it a Debian kernel package?")

@@ -32,6 +32,7 @@ from dynmem.units import MIB, STAT_BLOCK_BYTES, format_size
 
 Accelerator = Literal["tcg", "kvm"]
 BALLOON_PATH: Final = "/machine/peripheral/balloon0"
+PLUG_PATH: Final = "/machine/peripheral/plug0"
 _PROGRAM: Final = "qemu-system-x86_64"
 _NO_WORDS: Final = "nothing (as after a panic of its kernel, or QMP quit)"
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,40}")
@@ -61,7 +62,8 @@ class QemuGuest:
     `memory_bytes` is whole MiB. `folder` (created privately if necessary) holds the two monitor sockets.
     `free_page_reporting` and `deflate_on_oom` are the balloon device's properties with those names. With
     `balloon` off there is no balloon device. `disk_bytes` adds a disk of zeros, which takes no memory of the
-    host. Raises ConfigError for what is not possible here.
+    host. `plug_bytes` adds a virtio-mem (QOM id ``plug0``) that can plug that much and has plugged nothing;
+    with `onlines` the guest puts online what is plugged. Raises ConfigError for what is not possible here.
     """
 
     def __init__(
@@ -77,6 +79,8 @@ class QemuGuest:
         free_page_reporting: bool = False,
         deflate_on_oom: bool = False,
         disk_bytes: int = 0,
+        plug_bytes: int = 0,
+        onlines: bool = True,
     ) -> None:
         if _NAME.fullmatch(name) is None:
             raise ConfigError(f"guest name {name!r}: use letters, digits, '_', '.' and '-', at most 41")
@@ -99,6 +103,7 @@ class QemuGuest:
         self._image = image or require()
         self._device = balloon
         self._disk_bytes = disk_bytes
+        self._plug_bytes, self._onlines = plug_bytes, onlines
         self._properties = {"free-page-reporting": free_page_reporting, "deflate-on-oom": deflate_on_oom}
         self._process: subprocess.Popen[bytes] | None = None
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the guest
@@ -122,11 +127,15 @@ class QemuGuest:
         """Return the command that starts it, with the serial port on standard input and output."""
         command = ["setpriv", "--pdeathsig", "KILL", "--", _PROGRAM, "-name", self.name]
         command += ["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]
-        command += [*_ACCELERATOR[self.accel], "-smp", "1", "-m", f"{self.memory_bytes // MIB}M"]
+        most = f",maxmem={(self.memory_bytes + self._plug_bytes) // MIB}M" if self._plug_bytes else ""
+        command += [*_ACCELERATOR[self.accel], "-smp", "1", "-m", f"{self.memory_bytes // MIB}M{most}"]
         command += ["-machine", "q35,memory-backend=ram0"]
         command += ["-object", f"memory-backend-memfd,id=ram0,size={self.memory_bytes // MIB}M,share=on"]
         command += ["-kernel", str(self._image.kernel), "-initrd", str(self._image.initrd)]
-        command += ["-append", f"{KERNEL_ARGUMENTS} dynmem.load={self._load.argument()}"]
+        command += [
+            "-append",
+            f"{KERNEL_ARGUMENTS}{self._plug_arguments()} dynmem.load={self._load.argument()}",
+        ]
         command += ["-chardev", "stdio,id=serial0,signal=off", "-serial", "chardev:serial0"]
         for place, path in enumerate((self.qmp_path, self.lab_qmp_path)):
             escaped = str(path).replace(",", ",,")
@@ -135,10 +144,20 @@ class QemuGuest:
         if self._device:
             properties = "".join(f",{key}={'on' if on else 'off'}" for key, on in self._properties.items())
             command += ["-device", f"virtio-balloon-pci,id=balloon0{properties}"]
+        if self._plug_bytes:
+            backend = f"memory-backend-memfd,id=plug-ram,size={self._plug_bytes // MIB}M,share=on,reserve=off"
+            device = "virtio-mem-pci,id=plug0,memdev=plug-ram,requested-size=0"
+            command += ["-object", backend, "-device", device]
         if self._disk_bytes:
             disk = f"driver=null-co,node-name=disk0,size={self._disk_bytes},read-zeroes=on"
             command += ["-blockdev", disk, "-device", "nvme,drive=disk0,serial=disk0"]
         return command
+
+    def _plug_arguments(self) -> str:
+        """Return what the kernel's command line has for virtio-mem. Without swiotlb: it would take 64 MiB."""
+        if not self._plug_bytes:
+            return ""
+        return f" swiotlb=noforce memhp_default_state={'online_movable' if self._onlines else 'offline'}"
 
     def start(self) -> None:
         """Start QEMU and return at once. A guest is started only once."""
@@ -206,7 +225,7 @@ class QemuGuest:
             raise DeadlineError(f"guest {self.name} accepts no orders: earlier ones still wait on its port")
 
     def resident_bytes(self) -> int:
-        """Return the host memory behind the guest's RAM: the blocks of its memfd, or 0 without one."""
+        """Return the host memory behind the guest's boot RAM: the blocks of its memfd, or 0 without one."""
         if self._process is None or self._process.poll() is not None:
             return 0
         try:

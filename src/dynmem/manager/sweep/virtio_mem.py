@@ -99,7 +99,8 @@ class Online:
     """How much of what virtio-mem has plugged a guest has not put online, by its reports. Bytes.
 
     A report may be from before the last move of a size. So a gap counts as what the kernel keeps only if no
-    size has moved for two reports, and what is offline is reckoned with the smallest sizes since the last.
+    size has moved for two reports (for one, before anything is plugged: a manager plugs soon), and what is
+    offline is reckoned with the smallest sizes since the last.
     """
 
     def __init__(self) -> None:
@@ -108,6 +109,7 @@ class Online:
         self._kept: tuple[int, int] | None = None
         self._now = self._low = self._high = _Sizes(0, 0, 0)
         self._steady = 0
+        self._has_plugged = False
         self._is_new = True
 
     def saw_sizes(self, boot_bytes: int, size_bytes: int, plugged_bytes: int) -> None:
@@ -124,8 +126,9 @@ class Online:
             return
         is_first, self._mark = self._mark is None, mark
         self._steady = 0 if is_first or self._low != self._high else self._steady + 1
+        self._has_plugged |= self._high.plugged > 0
         gaps = self._low.full - total_bytes, self._low.present - total_bytes
-        if self._steady > 1:
+        if self._steady > self._has_plugged:
             kept = self._kept or gaps
             self._kept = min(kept[0], gaps[0]), min(kept[1], gaps[1])
         if self._kept is not None:

@@ -1,0 +1,128 @@
+"""virtio-mem with real Linux guests: what the manager plugs and unplugs, by the host's figures."""
+
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+import pytest
+from tests.rigs.linux_guest import FAST, Boot, Until, holds, said
+from tests.rigs.scenes import play
+
+from dynmem.lab.qemu import PLUG_PATH, QemuGuest
+from dynmem.lab.workload import Load
+from dynmem.manager.api.messages import StatusReply
+from dynmem.manager.step.view import VmView
+from dynmem.qmp.client import QmpClient
+from dynmem.units import MIB, STAT_BLOCK_BYTES
+
+pytestmark = [pytest.mark.qemu, pytest.mark.usefixtures("processors"), pytest.mark.timeout(900)]
+
+BOOT, PLUG = 256, 384  # Linux plugs no part of its blocks of 128 MiB at the end of a device
+
+
+def load(mib: int) -> Load:
+    return Load(high_bytes=mib * MIB, rate_bytes=FAST)
+
+
+def plugged(guest: QemuGuest) -> int:
+    """What QEMU says that it has plugged, in MiB: on the monitor that is not the manager's."""
+
+    async def ask() -> int:
+        async with await QmpClient.connect(guest.lab_qmp_path) as client:
+            size = await client.execute("qom-get", {"path": PLUG_PATH, "property": "size"})
+            return int(str(size)) // MIB
+
+    return play(ask())
+
+
+def host_bytes(guest: QemuGuest, mib: int) -> int:
+    """What the host holds behind a memfd of this size, by its blocks."""
+    for path in Path(f"/proc/{guest.pid}/fd").iterdir():
+        if "/memfd:" in str(path.readlink()) and path.stat().st_size == mib * MIB:
+            return path.stat().st_blocks * STAT_BLOCK_BYTES
+    raise AssertionError(f"{guest.name} has no memfd of {mib} MiB")
+
+
+def configure(folder: Path, guests: tuple[QemuGuest, ...], budget: str) -> Path:
+    text = f"""
+        [host]
+        budget = "{budget}"
+        slush = "32MiB"
+        [manager]
+        mode = "enforce"
+        period = "500ms"
+        socket = "{folder}/api/socket"
+        state = "{folder}/state"
+    """
+    for guest in guests:
+        text += f"""
+        [[vm]]
+        name = "{guest.name}"
+        qmp = "{guest.qmp_path}"
+        minimum = "160MiB"
+        maximum = "{BOOT + PLUG}MiB"
+        """
+    path = folder / "config.toml"
+    path.write_text(text)
+    return path
+
+
+@contextmanager
+def manager(config: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """`dynmem run`, for as long as the block lasts."""
+    log = config.with_name("log")
+    command = ["setpriv", "--pdeathsig", "KILL", sys.executable, "-m", "dynmem", "run"]
+    command += ["--config", str(config)]
+    with log.open("w") as output, subprocess.Popen(command, stdout=output, stderr=output) as process:
+        try:
+            yield process
+        finally:
+            process.terminate()
+    assert process.returncode == 0, log.read_text()
+
+
+def view(folder: Path, guest: QemuGuest) -> VmView:
+    """What the manager's status has of a guest."""
+    with socket.socket(socket.AF_UNIX) as asking:
+        asking.connect(f"{folder}/api/socket")
+        asking.sendall(b'{"command": "status"}\n')
+        with asking.makefile("rb") as reply:
+            return msgspec.json.decode(reply.readline(), type=StatusReply).vm(guest.name)
+
+
+def test_a_guest_is_plugged_and_unplugged_and_what_it_does_not_put_online_is_named(
+    boot: Boot, until: Until, folder: Path
+) -> None:
+    offline = boot(BOOT, name="b", load=load(16), plug_bytes=PLUG * MIB, onlines=False)
+    guest = boot(BOOT, name="a", load=load(16), plug_bytes=PLUG * MIB)
+    config = configure(folder, (guest, offline), "1400MiB")
+    with manager(config) as process:
+        # More than it booted with, and it uses that: the host's pages behind the device show it.
+        until(guest, lambda: plugged(guest) >= 256)
+        before = host_bytes(guest, PLUG)
+        guest.order(load(320))
+        until(guest, lambda: holds(guest, 320))
+        assert host_bytes(guest, PLUG) - before >= 96 * MIB
+        seen = view(folder, guest)
+        assert seen.plugged_bytes == seen.actual_bytes - BOOT * MIB if seen.actual_bytes else False
+        assert seen.offline_bytes == 0
+        assert abs((seen.resident_bytes or 0) - host_bytes(guest, PLUG) - host_bytes(guest, BOOT)) <= 16 * MIB
+        # The other one has plugged as much, and its kernel does not use it.
+        until(offline, lambda: view(folder, offline).offline_bytes >= 256 * MIB)
+        assert host_bytes(offline, PLUG) <= 16 * MIB
+        assert "is not online in its guest" in view(folder, offline).reason
+        assert (view(folder, offline).demand_bytes or 0) < 128 * MIB
+        # Less than both have, once it needs less: it goes back to the host.
+        guest.order(load(16))
+        until(guest, lambda: holds(guest, 16))
+        configure(folder, (guest, offline), "480MiB")
+        process.send_signal(signal.SIGHUP)
+        until(guest, lambda: plugged(guest) == plugged(offline) == 0)
+        assert host_bytes(guest, PLUG) <= 8 * MIB
+    for each in (guest, offline):
+        assert (each.oom_kills, said(each).wrong_bytes, said(each).load) == (0, 0, "running")
