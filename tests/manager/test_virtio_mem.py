@@ -361,6 +361,31 @@ def test_a_report_from_before_a_move_is_no_measure() -> None:
     assert online.offline_bytes == 0
 
 
+@pytest.mark.parametrize("change", [256 * MIB, 0])
+@plays
+async def test_what_is_plugged_or_unplugged_while_a_vm_is_read_is_no_change_of_its_demand(
+    change: int, tmp_path: Path
+) -> None:
+    """The guest's report is from after that, and the size that was read first from before it."""
+    one = Device("one", 512 * MIB, requested=128 * MIB)
+    vm = Pluggable(one, used=100 * MIB)
+    vm.obey()
+    told = vm._statistics
+    async with managed(vm, tmp_path, mode="observe") as web:
+        await web.period(4)
+
+        def moves_first() -> dict[str, object]:
+            one.requested = change
+            vm.obey()
+            return told()
+
+        vm.answers["qom-get guest-stats"] = lambda _: moves_first()
+        await web.period()
+        assert web.facts.actual_bytes == BOOT + change
+        assert web.facts.demand is not None
+        assert web.facts.demand.committed_bytes == 100 * MIB + KERNEL
+
+
 @plays
 async def test_the_memory_behind_it_is_a_piece_of_the_guests_and_not_of_the_process(tmp_path: Path) -> None:
     vm = Pluggable(Device("one", 256 * MIB))

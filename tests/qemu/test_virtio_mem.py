@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from tests.rigs.linux_guest import FAST, Boot, Until, holds, said
-from tests.rigs.scenes import play
+from tests.rigs.scenes import logged, play
 
 from dynmem.lab.qemu import PLUG_PATH, QemuGuest
 from dynmem.lab.workload import Load
@@ -78,7 +78,11 @@ def manager(config: Path) -> Iterator[subprocess.Popen[bytes]]:
     log = config.with_name("log")
     command = ["setpriv", "--pdeathsig", "KILL", sys.executable, "-m", "dynmem", "run"]
     command += ["--config", str(config)]
-    with log.open("w") as output, subprocess.Popen(command, stdout=output, stderr=output) as process:
+    with (
+        log.open("w") as output,
+        logged(log),
+        subprocess.Popen(command, stdout=output, stderr=output) as process,
+    ):
         try:
             yield process
         finally:
@@ -122,7 +126,8 @@ def test_a_guest_is_plugged_and_unplugged_and_what_it_does_not_put_online_is_nam
         until(guest, lambda: holds(guest, 16))
         configure(folder, (guest, offline), "480MiB")
         process.send_signal(signal.SIGHUP)
-        until(guest, lambda: plugged(guest) == plugged(offline) == 0)
+        # Linux may keep a block for the moment, and comes back to it after a minute.
+        until(guest, lambda: max(plugged(guest), plugged(offline)) <= 4)
         assert host_bytes(guest, PLUG) <= 8 * MIB
     for each in (guest, offline):
         assert (each.oom_kills, said(each).wrong_bytes, said(each).load) == (0, 0, "running")

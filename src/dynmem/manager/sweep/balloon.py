@@ -24,6 +24,7 @@ from dynmem.manager.sweep.demand import (
     virtio_size,
 )
 from dynmem.manager.sweep.life import Life
+from dynmem.manager.sweep.memory import glance_at_memory
 from dynmem.manager.sweep.monitor import Monitor
 from dynmem.manager.sweep.properties import read_properties
 from dynmem.manager.sweep.quiet import Figures
@@ -144,7 +145,7 @@ async def _read_size(monitor: Monitor, life: Life, device: Device) -> str | None
         own = life.memory.without_added(actual, life.grown.bytes)
         life.tracker.saw_size(own, life.memory.limit_bytes + life.memory.plugged_bytes)
     else:
-        life.tracker.saw_size(life.size_bytes)
+        life.saw_size()
     return None
 
 
@@ -164,6 +165,10 @@ async def _read_report(monitor: Monitor, life: Life, device: Device, now_ns: int
     assert life.memory is not None
     slow = life.statistics.problem if life.statistics is not None else None
     report = await DEMAND_SOURCES[device.kind].read(monitor, device, life.memory.boot_bytes)
+    if life.virtio_mems and device.kind == VIRTIO_BALLOON:
+        # Hundreds of MiB can come or go between two replies: the report may be from before that or after it.
+        await glance_at_memory(monitor, life)
+        life.saw_size()
     if isinstance(report, Silence):
         return slow or report.reason
     if life.saw_report(report, now_ns) and life.statistics is not None:

@@ -202,6 +202,14 @@ class Life:
         if self.tracker is not None:
             self.tracker.forget()
 
+    def saw_size(self) -> None:
+        """Take in the size of a VM with virtio-balloon, before its guest's report: see DemandTracker."""
+        assert self.tracker is not None
+        assert self.memory is not None
+        self.tracker.saw_size(self.size_bytes)
+        if self.virtio_mems:
+            self.online.saw_sizes(self.memory.boot_bytes, self.size_bytes, self.memory.plugged_bytes)
+
     def saw_report(self, report: Report, now_ns: int) -> bool:
         """Take in its guest's figures; return whether they are new.
 
@@ -212,8 +220,7 @@ class Life:
         before, now = self.minor_faults, report.minor_faults
         if before is not None and now is not None and now < before:
             self.was_reset()
-        if report.total_bytes is not None and self.virtio_mems and self.memory is not None:
-            self.online.saw_sizes(self.memory.boot_bytes, self.size_bytes, self.memory.plugged_bytes)
+        if report.total_bytes is not None and self.virtio_mems:
             self.online.saw_total((self.reports, report.mark), report.total_bytes)
             report = report._replace(offset_bytes=report.offset_bytes - self.online.offline_bytes)
         is_new = self.tracker.saw_report(report._replace(mark=(self.reports, report.mark)), now_ns)
