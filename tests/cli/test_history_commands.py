@@ -9,16 +9,20 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
+import msgspec
 import pytest
 from click.testing import CliRunner
+from tests.rigs.daemon import DAEMON
 from tests.rigs.pasts import THREE_AM, RecordedHost, written
 
 from dynmem.cli.history import events, history
 from dynmem.cli.status import explain
+from dynmem.cli.status_text import rendered
 from dynmem.errors import ConfigError, DynmemError, UnreachableError
 from dynmem.history.event import Event
 from dynmem.history.past import Past
 from dynmem.history.store import Store
+from dynmem.manager.api.messages import StatusReply
 from dynmem.units import MIB
 
 ROOT = Path(__file__).parents[2]
@@ -238,3 +242,11 @@ def test_a_month_of_a_vm_is_read_in_a_few_pieces(tmp_path: Path) -> None:
     written(tmp_path, days, size=200)
     past = Past(tmp_path)
     assert len(list(past.pieces(0))) < 80
+
+
+def test_the_status_says_why_the_history_cannot_be_written() -> None:
+    daemon = msgspec.structs.replace(DAEMON, history_problem="/var/lib/dynmem: no room")
+    recorded = RecordedHost(1)
+    recorded.sweeps(1)
+    status = StatusReply(**msgspec.structs.asdict(recorded.host.manager.status()), manager=daemon)
+    assert "HISTORY: /var/lib/dynmem: no room" in rendered(status)

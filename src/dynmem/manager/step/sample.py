@@ -225,12 +225,13 @@ def sample_of(reader: StatusReader) -> Sample | None:
             decision,
             is_released=name in reader.releases,
         )
+    last = {each.record.name: each for each in seen.changes}  # of two of one VM, that is the one that counts
     return Sample(
         seen.survey.now_ns,
         seen.survey.facts.looked is None,
         _host(seen, settings),
         vms,
-        tuple(_move(change, settings.mode, reader.sent) for change in seen.changes),
+        tuple(_move(change, settings.mode, reader.sent) for change in last.values()),
     )
 
 
