@@ -107,12 +107,14 @@ def test_a_guest_that_takes_no_part_is_reset_like_any_other(tmp_path: Path) -> N
 
 def test_a_guest_that_cannot_be_started_again_ends_the_machine(tmp_path: Path) -> None:
     program = tmp_path / "guest"
-    program.write_text("#!/bin/sh\nexec sleep 1000\n")
+    has_begun = tmp_path / "begun"
+    program.write_text(f"#!/bin/sh\ntouch {has_begun}\nexec sleep 1000\n")
     program.chmod(0o755)
 
     async def scene() -> None:
         guest = f"embedded,program={program}"
         async with running(tmp_path, memory="64M", guest=guest) as (vm, client):
+            await until(has_begun.exists)  # or the first guest could not be started
             program.unlink()
             with client.listener("SHUTDOWN") as listener:
                 await client.execute("system_reset")

@@ -146,8 +146,9 @@ def test_every_answer_and_event_of_a_running_machine_is_what_its_schema_says(tmp
         assert sorted(names) == sorted(
             name for name, entry in schema.items() if entry["meta-type"] == "command"
         )
+        refused = {"query-hv-balloon-status-report", "query-acpi-ospm-status"}  # by this machine
         for name in names:
-            if "query-" in name and name != "query-hv-balloon-status-report":
+            if "query-" in name and name not in refused:
                 answer = await client.execute(name)
                 assert fits(schema, schema[name]["ret-type"], answer), (name, json.dumps(answer))
 
