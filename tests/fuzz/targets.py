@@ -4,6 +4,7 @@ import time
 from dataclasses import replace
 
 from tests.fuzz import corpus
+from tests.fuzz.domains import DOMAINS
 from tests.fuzz.engine import EscapedError, Target, run
 from tests.fuzz.kernels import KERNELS
 from tests.fuzz.machines import MACHINES
@@ -14,7 +15,7 @@ from tests.fuzz.partition import PARTITIONS
 
 TARGETS: dict[str, Target] = {
     target.name: replace(target, seeds=target.seeds + corpus.load(target.name))
-    for target in (*PARSERS, *MACHINES, *PARTITIONS, *MEMORY_MACHINES, *MONITORS, *KERNELS)
+    for target in (*PARSERS, *MACHINES, *PARTITIONS, *MEMORY_MACHINES, *MONITORS, *KERNELS, *DOMAINS)
 }
 
 
