@@ -145,7 +145,7 @@ class VmConnection:
             self._look = None
         if self._look is None:
             if not self._replies and time.monotonic() < self._not_before:
-                return self._from_outside(now_ns)
+                return await self._as_before(now_ns) or self._from_outside(now_ns)
             if not self._access.is_due("look") and (facts := await self._as_before(now_ns)) is not None:
                 return facts
             self._look = asyncio.create_task(self._look_at_it(now_ns), name=f"look at {self.name}")
@@ -296,7 +296,7 @@ class VmConnection:
         except Exception as error:  # a surprise with one VM must not end the service of the others
             LOG.exception("%s: looking at it failed", self.name)
             await self._lose(error)
-        return self._from_outside(now_ns)
+        return await self._as_before(now_ns) or self._from_outside(now_ns)
 
     @contextlib.asynccontextmanager
     async def _reach(self, use: Use) -> AsyncIterator[Monitor]:
@@ -312,7 +312,8 @@ class VmConnection:
     async def _as_before(self, now_ns: int) -> VmFacts | None:
         """Return what was found last, with what the host measures now; None where that no longer counts."""
         life, run_state = self._life, self._last_state or self._former_state
-        if life is None or run_state is None or not self._access.is_recent(self._period_s):
+        is_recent = self._access.is_recent(self._period_s)
+        if life is None or run_state is None or not is_recent or self._is_gone(life):
             return None
         await self._measure(life)
         return self._facts(life, run_state, now_ns)
