@@ -77,6 +77,7 @@ rows: .venv/dev.stamp  ## each promise of docs/rows.toml: proven, failing or ope
 	scripts/setup-qemu10
 	scripts/setup-libvirt
 	scripts/setup-kvm-rig
+	scripts/setup-prometheus
 	$(BIN)/python scripts/rows.py $(if $(STRICT),--strict) $(ARGS)
 
 flake: .venv/dev.stamp  ## the tests N times (10) in random order, half of them on a busy machine; ARGS="--seed S --load all PATH..."
