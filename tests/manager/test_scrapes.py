@@ -12,6 +12,8 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 from tests.rigs.commands import ran
 from tests.rigs.daemon import DAEMON
@@ -23,6 +25,7 @@ from dynmem.errors import ConfigError
 from dynmem.limits import METRICS_CLIENTS_MAX, METRICS_REQUEST_BYTES_MAX
 from dynmem.manager.address import Address, parse_address
 from dynmem.manager.api import clients
+from dynmem.manager.api.clients import Client
 from dynmem.manager.api.messages import StatusReply
 from dynmem.manager.api.scrapes import MetricsServer
 from dynmem.manager.config import load, warnings
@@ -124,6 +127,34 @@ def test_anything_else_is_refused_in_a_sentence_and_the_next_one_is_served(case:
             assert (await exchange(served.port))[1] == served.body
 
     play(scenario())
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.one_of(
+        st.binary(max_size=2 * METRICS_REQUEST_BYTES_MAX),
+        st.from_regex(
+            rb"(GET|HEAD|PUT|get) [!-~]{0,20} HTTP/[0-9.]{1,3}(\r\n[ -~]{0,30}){0,5}", fullmatch=True
+        ),
+    )
+)
+def test_whatever_bytes_come_the_reply_is_one_of_http(sent: bytes) -> None:
+    async def scenario() -> bytes:
+        served = Served()
+        reader = asyncio.StreamReader(limit=METRICS_REQUEST_BYTES_MAX)
+        reader.feed_data(sent + b"\r\n\r\n")
+        reader.feed_eof()
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            reply = await served.server._reply(reader, Client(lambda: None, ours))
+        await served.server.close()
+        return reply
+
+    reply = play(scenario())
+    head, _, body = reply.partition(b"\r\n\r\n")
+    assert re.match(rb"HTTP/1\.1 (200 OK|4\d\d [A-Z][A-Za-z ]+)\r\n", head + b"\r\n")
+    length = int(re.search(rb"Content-Length: (\d+)", head)[1])  # type: ignore[index]
+    assert len(body) in {length, 0}
 
 
 def test_twenty_scrapers_at_once_share_one_rendering() -> None:
