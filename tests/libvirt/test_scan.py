@@ -1,5 +1,6 @@
 """What a scan learns from libvirt, and what it does where libvirt cannot help."""
 
+import sys
 import threading
 from pathlib import Path
 from uuid import uuid4
@@ -10,10 +11,13 @@ from tests.rigs.proc_tree import ProcTree
 from tests.rigs.scenes import play
 
 from dynmem.discovery.find import find_vms
+from dynmem.doctor import libvirts
+from dynmem.doctor.manager import monitors
 from dynmem.domains.api import Look
 from dynmem.domains.definition import definition_of
 from dynmem.domains.errors import LibvirtError, LibvirtMissingError
 from dynmem.domains.states import _JOBS, _REASONS, _STATES
+from dynmem.findings import Verdict
 from dynmem.manager.step.states import STATES
 from dynmem.scan.domains import Libvirts, as_monitored
 from dynmem.scan.report import ScanReport
@@ -76,7 +80,7 @@ def test_a_libvirt_that_cannot_be_asked_is_named_once_and_the_rest_is_shown(tmp_
 def test_without_the_module_the_two_ways_to_get_it_are_named_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "libvirt", None)
+    monkeypatch.setitem(sys.modules, "libvirt", None)
 
     async def scene() -> ScanReport:
         tree = host(tmp_path, UUID, OTHER)
@@ -121,3 +125,22 @@ def test_virtio_mem_is_shown_and_nonsense_is_not() -> None:
 
 def test_every_word_for_a_state_is_in_the_managers_table() -> None:
     assert {*_STATES.values(), *_REASONS.values(), *_JOBS.values()} <= set(STATES)
+
+
+def test_the_doctor_says_whether_libvirt_answers_for_the_domains_that_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    libvirt = FakeLibvirt(FakeDomain(xml("vm0"), "vm0"))
+    found = find_vms(proc=host(tmp_path, UUID).root, proxmox=tmp_path / "none")
+    (fine,) = libvirts.examine(found, libvirt.open)
+    assert fine.verdict is Verdict.OK
+    assert fine.detail == 'qemu:///system answers, and has 1 domain (libvirt = "qemu:///system")'
+    assert monitors(found).verdict is Verdict.OK  # libvirt's monitor is not missed
+    libvirt.is_down = True
+    (down,) = libvirts.examine(found, libvirt.open)
+    assert (down.verdict, "does not answer for vm0: Cannot recv" in down.detail) == (Verdict.LIMITED, True)
+    monkeypatch.setitem(sys.modules, "libvirt", None)
+    (missing,) = libvirts.examine(found)
+    assert missing.detail == "vm0 of qemu:///system: libvirt's module for Python is not installed"
+    assert missing.step.startswith("run `pip install dynmem[libvirt]`")
+    assert libvirts.examine(found._replace(vms=())) == []

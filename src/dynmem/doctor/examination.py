@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from dynmem.discovery.find import find_vms
-from dynmem.doctor import guests, hv_balloon, manager, memory
+from dynmem.doctor import guests, hv_balloon, libvirts, manager, memory
 from dynmem.findings import Finding, Verdict
 from dynmem.vm.kvm import host
 
@@ -17,6 +17,7 @@ def examine() -> list[Finding]:
         *guests.examine(),
         *memory.examine(),
         *manager.examine(found),
+        *libvirts.examine(found),
         hv_balloon.examine(found),
         *host.examine(),
     ]
