@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bench.figures import Figure
+from dynmem.history.past import Past
+from dynmem.history.spans import spans_of, step_ms
 from dynmem.history.store import Row, Store
 from dynmem.history.thinning import DAY, SECOND, TIERS
 from dynmem.manager.step import Manager
@@ -108,8 +110,26 @@ def run() -> Iterator[Figure]:
     scale = THOUSAND / VMS
     yield Figure("a sweep of 1000 VMs read, on the manager's own thread", reading * scale * 1e3, "ms")
     yield Figure("the same written and thinned, in the history's thread", seconds * scale * 1e3, "ms")
+    yield Figure("a week of one VM read, as for a plot", _week(host) * 1e3, "ms", promised=200)
     share = (reading + seconds) * scale / 0.05
     yield Figure("of the 5 % of a core promised at 1 s", share, "x", promised=1)
+
+
+def _week(host: _Host) -> float:
+    """Return how long it takes to read a week of a VM that was swept once in 10 s."""
+    samples = [host.sample() for _ in range(400)]
+    at_ms, day_ms = 1_772_420_400_000, 86_400_000
+    with _store() as store:
+        for first in range(0, 7 * day_ms // 10_000, 240):
+            dates = range(at_ms + first * 10_000, at_ms + (first + 240) * 10_000, 10_000)
+            store.add([Row(date, 10 * SECOND, samples[at % 400]) for at, date in enumerate(dates, first)], [])
+            while store.tidy():
+                pass
+        until_ms = at_ms + 7 * day_ms
+        begin = time.process_time()
+        rows = spans_of(Past(store.folder), host.names[-1], at_ms, until_ms, step_ms(at_ms, until_ms, 2100))
+        assert len(rows) > 2000
+        return time.process_time() - begin
 
 
 class _Spent:

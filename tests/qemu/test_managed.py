@@ -10,6 +10,7 @@ import pytest
 from tests.rigs.linux_guest import FAST, Boot, Until, holds, said
 from tests.rigs.scenes import play
 
+from dynmem.history.again import plan_of
 from dynmem.history.past import Past
 from dynmem.history.report import report_of
 from dynmem.lab.qemu import BALLOON_PATH, QemuGuest
@@ -158,6 +159,16 @@ def _history_tells_it(state: Path, first: int, second: int) -> None:
     assert report.static_bytes == 1024 * MIB
     assert report.resident_peak_bytes > report.resident_mean_bytes > 0
     assert report.moved == sum(event.kind == "moved" for event in past.events()) > 3
+    checked = 0
+    for piece in past.pieces(0):
+        for at_ms in piece.at_ms[::10]:  # every tenth decision about them, made again from the file
+            moment = past.moment(at_ms)
+            for each in plan_of(moment).decisions:
+                vm = moment.vms[each.vm]
+                made = each.wanted_pages * PAGE_SIZE, each.target_pages * PAGE_SIZE
+                assert made == (vm.wanted_bytes, vm.planned_bytes)
+                checked += 1
+    assert checked >= 10
     last = past.moment(span[1]).vms
     assert {name: vm.actual_bytes for name, vm in last.items()} == {"a": first, "b": second}
 

@@ -6,6 +6,7 @@ import click
 
 from dynmem.cli.layout import terminal_columns
 from dynmem.cli.looking_back import SCHEMA_VERSION, folder_of, moment_ms, state_option
+from dynmem.cli.vm_name import VM_NAME
 from dynmem.errors import ConfigError, ExitCode
 
 _HUNDRED = 100
@@ -14,7 +15,12 @@ _HUNDRED = 100
 @click.command()
 @click.option("--since", default="7d", show_default=True, metavar="TIME", help="From when: 3am, 2h, 7d, ...")
 @click.option("--until", default="now", show_default=True, metavar="TIME", help="Until when.")
-@click.option("--like", metavar="VM", help="The model of more VMs [default: the median of those that ran].")
+@click.option(
+    "--like",
+    type=VM_NAME,
+    metavar="VM",
+    help="The model of more VMs [default: the median of those that ran].",
+)
 @click.option(
     "--risk",
     default=1.0,

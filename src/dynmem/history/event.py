@@ -27,6 +27,7 @@ Kind = Literal[
     "moved",
     "would move",
     "refused",
+    "interrupted",
     "request",
     "shortage",
     "shortage over",

@@ -5,6 +5,7 @@ called: the manager's own thread is never kept waiting.
 """
 
 import contextlib
+import errno
 import os
 import sqlite3
 import zlib
@@ -85,7 +86,7 @@ class Store:
         self, folder: Path, bytes_max: int = HISTORY_BYTES_MAX, pace: Callable[[], None] = lambda: None
     ) -> None:
         """Open it, or begin one; HistoryError. `news` says what was set aside for that."""
-        self._folder: Final = folder
+        self.folder: Final = folder
         self._bytes_max = bytes_max
         self._pace = pace
         db, self._descriptor, news = open_for_writing(folder)
@@ -184,7 +185,7 @@ class Store:
 
     def _limit(self) -> int:
         """Return how large the file may be now: less where others need the disk."""
-        info = os.statvfs(self._folder)
+        info = os.statvfs(self.folder)
         kept = min(HISTORY_DISK_FREE_BYTES, info.f_blocks * info.f_frsize // _DISK_PART)
         size = self._number("PRAGMA page_count") * PAGE_BYTES
         return max(0, min(self._bytes_max, size + info.f_bavail * info.f_frsize - kept))
@@ -312,7 +313,9 @@ class Store:
             try:
                 os.posix_fallocate(self._descriptor, self._number("PRAGMA page_count") * PAGE_BYTES, need)
             except OSError as error:
-                raise FullError(f"{self._folder}: no room for the history ({error.strerror})") from error
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                    return  # a file system that allocates nothing ahead
+                raise FullError(f"{self.folder}: no room for the history ({error.strerror})") from error
 
     def shed(self) -> None:
         """Make the file smaller on a disk that is full: the oldest goes, in steps that need no room."""

@@ -334,6 +334,7 @@ class Daemon:
         if result.interrupt is not None:
             self._totals.interrupted()
             self._last_resort.run(result.interrupt)
+            self._history.happened("interrupted", result.interrupt.reason, result.interrupt.vm)
         unfinished.add(await acts.act(self._vms.all, result.commands))
         self._totals.decided(time.monotonic_ns() - facts.now_ns)
         if facts.looked is None or result.commands:
