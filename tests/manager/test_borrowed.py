@@ -90,6 +90,7 @@ async def test_each_look_is_a_visit_and_the_next_one_knows_what_was_seen(tmp_pat
             await until(vm.writers[-1].is_closing)  # the manager has left
         assert facts.demand is not None
         assert facts.demand.committed_bytes == 44 * MEBIBYTE
+        assert [name for name, _ in vm.asked].count("query-uuid") == 1  # it is the same process
         async with connected(path):  # and whoever owns it finds it free
             assert len(vm.writers) == 4
 

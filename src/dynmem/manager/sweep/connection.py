@@ -330,7 +330,8 @@ class VmConnection:
         self._conduct = Conduct()
         self._dropped = 0
         self._begin_life(client.peer.pid)
-        self._hold.saw_uuid(await read_uuid(monitor))
+        if self._access.stays or self._life is None or not self._life.looks:
+            self._hold.saw_uuid(await read_uuid(monitor))
         if self._life is not None and self._life.looks and not self._access.is_recent(self._period_s):
             self._life.was_deaf()  # events were missed while disconnected, perhaps a RESET
         if self._life is not None and not self._access.stays:
