@@ -8,7 +8,7 @@ from tests.rigs.obedient import ObedientHost
 
 from dynmem.cli.explain_text import explained
 from dynmem.manager.api.messages import StatusReply
-from dynmem.manager.step.facts import Demand, ManagerSettings, VmConfig
+from dynmem.manager.step.facts import Demand, ManagerSettings, VirtioMem, VmConfig
 from dynmem.manager.step.safeguards import Safeguards
 from dynmem.units import GIB, MIB, NS_PER_S, parse_size
 
@@ -85,3 +85,20 @@ def test_what_is_known_of_an_absent_vm_is_said() -> None:
     rack.demands.clear()
     rack.sweep()
     assert text_of(rack, "web").startswith("web: it is not running")
+
+
+def test_what_is_plugged_and_what_of_that_is_offline_has_its_place_and_each_ability_its_evidence() -> None:
+    rack = host({"web": 100})
+    rack.overrides["web"] = {
+        "device": "virtio-balloon",
+        "boot_bytes": 256 * MIB,
+        "limit_bytes": 512 * MIB,
+        "virtio_mems": (VirtioMem("/machine/peripheral/m", 2 * MIB, 256 * MIB, 256 * MIB, 256 * MIB),),
+        "offline_bytes": 64 * MIB,
+    }
+    rack.sweep(4)
+    text = text_of(rack, "web")
+    assert re.search(r"  plugged +256 MiB  the part of that by virtio-mem, which has 256 MiB", text)
+    assert re.search(r"  uses +100 MiB  committed, less 64 MiB that is not online, reported", text)
+    assert "balloon driver: proven (its guest has reported since it started)" in text
+    assert "virtio-mem driver: proven (its guest has plugged memory; now it is 256 MiB)" in text

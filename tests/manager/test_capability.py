@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from tests.rigs.monitored import listening
+from msgspec.structs import replace
+from tests.rigs.monitored import BALLOON, listening, qemu
 from tests.rigs.obedient import ObedientHost
 from tests.rigs.pluggable import BOOT, Device, Managed, Pluggable
 from tests.rigs.scenes import play
@@ -241,6 +242,25 @@ def test_a_figure_that_means_never_is_absent_and_no_figure(absent: int, tmp_path
             assert web.view.capability is not None
             assert web.view.capability.statistics.value == "absent"
             assert "has sent no statistics" in web.view.capability.statistics.evidence
+            await web.connection.close()
+
+    play(scene())
+
+
+@pytest.mark.qemu
+def test_a_real_qemu_without_a_guest_takes_the_nudge_and_is_found_to_have_no_driver(tmp_path: Path) -> None:
+    """QEMU replies to both targets as if they were met."""
+
+    async def scene() -> None:
+        with qemu(tmp_path / "qmp", *BALLOON, paused=False):
+            web = Managed(None, tmp_path / "qmp")
+            web.config = replace(web.config, minimum_bytes=32 * MIB, maximum_bytes=64 * MIB)
+            web.configure()
+            targets = [each.target_bytes // MIB for _ in range(30) for each in (await web.period()).commands]
+            assert targets == [48, 64]
+            assert web.facts.actual_bytes == 64 * MIB
+            assert web.view.capability is not None
+            assert web.view.capability.driver.value == "absent"
             await web.connection.close()
 
     play(scene())

@@ -218,6 +218,31 @@ async def test_what_another_program_has_requested_counts_as_taken(tmp_path: Path
 
 
 @plays
+async def test_a_reset_unplugs_all_and_what_is_still_requested_counts_until_the_next_guest_plugs_it(
+    tmp_path: Path,
+) -> None:
+    vm = Pluggable(Device("one", 512 * MIB), used=300 * MIB)
+    one = vm.devices["/machine/peripheral/one"]
+    async with managed(vm, tmp_path) as web:
+        web.configure(budget_bytes=768 * MIB)
+        await web.period(10)
+        before = vm.plugged
+        assert before > 128 * MIB
+        seen = len(web.lines)
+        vm.event("RESET")
+        one.size = vm.online = 0
+        one.takes, vm.used = 0, 30 * MIB  # its driver is not loaded yet
+        await web.period(2)
+        assert (web.view.claim_bytes or 0) >= BOOT + before
+        assert one.requested == before
+        one.takes, vm.used = one.most, 300 * MIB
+        vm.obey()
+        await web.period(4)
+        assert vm.plugged == before
+        assert not any("another program" in each or "no more" in each for each in web.lines[seen:])
+
+
+@plays
 async def test_a_vm_whose_devices_go_anywhere_stays_within_its_maximum_for_the_others(tmp_path: Path) -> None:
     vm = Pluggable(Device("one", 8 * GIB), used=60 * MIB)
     one = vm.devices["/machine/peripheral/one"]

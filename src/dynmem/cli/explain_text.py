@@ -54,7 +54,8 @@ def _first(reason: str) -> str:
 
 def _wants(vm: "VmView") -> "Iterator[Row]":
     age = "" if vm.demand_age_ns is None else f", reported {vm.demand_age_ns / NS_PER_S:.1f} s ago"
-    yield "uses", "", vm.demand_bytes, f"{vm.demand_source or 'not reported'}{age}"
+    offline = f", less {format_size(vm.offline_bytes)} that is not online" if vm.offline_bytes else ""
+    yield "uses", "", vm.demand_bytes, f"{vm.demand_source or 'not reported'}{offline}{age}"
     needs = vm.demand_bytes
     if needs is not None and vm.expected_bytes:
         yield "grows", "+", vm.expected_bytes, "since its report, and in the next second"
@@ -74,6 +75,9 @@ def _gets(vm: "VmView") -> "Iterator[Row]":
     yield "planned", "", vm.planned_bytes, _planned(vm)
     yield "target", "", vm.assigned_bytes, "what its monitor was last asked for, or had"
     yield "actual", "", vm.actual_bytes, "what its monitor reports"
+    if vm.plugged_bytes is not None:
+        most = format_size(vm.pluggable_bytes or 0)
+        yield "plugged", "", vm.plugged_bytes, f"the part of that by virtio-mem, which has {most}"
     yield "resident", "", vm.resident_bytes, vm.resident_source or ""
     yield "counted", "", vm.claim_bytes, "what it may take without asking, by the books"
 
