@@ -24,7 +24,7 @@ class Alert(NamedTuple):
         name: Its name.
         expression: When it holds.
         holds_for: For how long it must hold.
-        severity: "critical": somebody should look now. "warning": today.
+        severity: "critical": an operator should look now. "warning": today.
         summary: What happened, with the labels of the sample.
         meaning: What it means for the VMs.
         steps: What to do, in order.

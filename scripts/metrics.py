@@ -28,12 +28,12 @@ scrape_configs:
       - targets: ["localhost:9737"]
 ```
 
-It is off by default. There is no password and no TLS: whoever reaches the address can read the names and
-sizes of all VMs, and change nothing. So keep it on the loopback address, or on a network of your own;
-`dynmem run` warns about any other address than the loopback's. A reply has at most {clients} readers at
-once and a few seconds for each, and all who ask within the same second share one rendering. An address that
-cannot be had is reported in the log, and the VMs are served all the same. SIGHUP puts another address in
-force.
+It is off by default. There is no password and no TLS: every program that reaches the address can read
+the names and sizes of all VMs, and change nothing. So keep it on the loopback address, or on a network
+of your own; `dynmem run` warns about any other address than the loopback's. A reply has at most
+{clients} readers at once and a few seconds for each, and all who ask within the same second share one
+rendering. An address that cannot be had is reported in the log, and the VMs are served all the same.
+SIGHUP puts another address in force.
 
 **As a file** for node_exporter's textfile collector, where nothing else is scraped: run this every 15 s
 from a timer.
@@ -61,9 +61,9 @@ Nothing that a guest says becomes a label. A VM's size in `dynmem_vm_X_bytes` is
 status](status.md), which explains each in more words. Counters begin again when the manager does, as
 Prometheus expects.
 
-`dynmem_host_load_ratio` is one number for schedulers: what the VMs want, with their buffers, as a part of
-what there is for them, which is the budget or, where other programs have taken so much that there is less,
-what the guests hold and the host still has. At 1, the next VM is better started elsewhere.
+`dynmem_host_load_ratio` is one number for schedulers: what the VMs want, with their buffers, as a part
+of what there is for them, which is the budget or, where other programs have left less than that, what
+the guests hold and the host still has. At 1, the next VM is better started elsewhere.
 
 Unmet demand is how far a guest's demand, with the reserve that it should have at hand, exceeds its size.
 Its counter adds it up over time, so its rate is the bytes that were missing on average:

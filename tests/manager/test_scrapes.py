@@ -274,7 +274,10 @@ def test_the_file_says_where_metrics_are_served(tmp_path: Path) -> None:
         path.write_text(text.replace("[manager]", f'[manager]\nmetrics = "{address}"'))
         config = load(path)
         assert str(config.metrics) == address
-        assert any("whoever reaches that address" in each for each in warnings(config, GIB)) == is_open
+        assert (
+            any("every program that reaches that address" in each for each in warnings(config, GIB))
+            == is_open
+        )
     path.write_text(text.replace("[manager]", '[manager]\nmetrics = "localhost:9737"'))
     with pytest.raises(ConfigError, match=r"manager\.metrics: 'localhost:9737' is not an address"):
         load(path)

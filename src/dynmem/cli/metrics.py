@@ -53,7 +53,7 @@ def metrics(path: Path | None, textfile: Path | None) -> int:
 
 
 def replace(path: Path, text: bytes) -> None:
-    """Write a file so that whoever reads it sees all of the old one or all of the new one."""
+    """Write a file so that a reader sees all of the old one or all of the new one."""
     new = path.with_name(f".{path.name}.{os.getpid()}")  # the collector reads no hidden files
     try:
         with os.fdopen(

@@ -10,7 +10,7 @@ from dynmem.errors import DynmemError
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
-# A key was pressed: whoever waits for a manager that hangs types the name.
+# A key was pressed: beside a manager that hangs, the user types the name.
 _PATIENCE_S: Final = 0.5
 
 

@@ -138,8 +138,8 @@ def warnings(config: Config, host_total_bytes: int) -> list[str]:
     ]
     if config.metrics is not None and not config.metrics.is_loopback:
         found.append(
-            f"manager.metrics is {config.metrics}: whoever reaches that address can read the names and sizes"
-            " of all VMs"
+            f"manager.metrics is {config.metrics}: every program that reaches that address can read the names"
+            " and sizes of all VMs"
         )
     if not config.vms and not config.libvirt:
         found.append("it has no [[vm]]: there is nothing to manage")

@@ -109,7 +109,7 @@ class ManagerTable(msgspec.Struct, forbid_unknown_fields=True):
         state: The private folder of the journal and the history: an absolute path. Default: as root
             `/var/lib/dynmem`, otherwise `~/.local/state/dynmem` (`$XDG_STATE_HOME/dynmem` if that is set).
         metrics: The address and port on which metrics are served to Prometheus, such as "127.0.0.1:9737" or
-            "[::1]:9737"; port 0 takes a free one, which the log names. Whoever reaches the address can read
+            "[::1]:9737"; port 0 takes a free one, which the log names. Every program that reaches it can read
             the names and sizes of all VMs, and change nothing. Empty, the default: nowhere.
         status_socket: A second socket, on which other users can ask for the status and for nothing else: an
             absolute path in a folder that they can enter and not write to. Default: none.

@@ -1,7 +1,7 @@
 """What adds up while the manager runs: how long its decisions took, what moved, what guests went without.
 
-A status shows the present; these figures only grow until the manager ends, so whoever reads them every minute
-or every hour misses nothing. They are no input of any decision.
+A status shows the present; these figures only grow until the manager ends, so a program that reads them every
+minute or every hour misses nothing. They are no input of any decision.
 
 A guest's unmet demand is how far its demand, with the reserve that it should have at hand, exceeds its size.
 It is added up over time: a VM that lacks 100 MiB for ten seconds adds 1000 MiB times seconds.

@@ -231,7 +231,9 @@ HOST: Final[tuple[Family, ...]] = (
     _measured("held", "What all VMs hold or may take.", "held_bytes"),
     _measured("untouched", "What VMs may take and have not touched yet.", "untouched_bytes"),
     _measured("reserved", "What reservations hold beside the VMs that they are for.", "reserved_bytes"),
-    _host("dynmem_host_ready_bytes", "What is kept ready for whoever grows next.", attrgetter("ready_bytes")),
+    _host(
+        "dynmem_host_ready_bytes", "What is kept ready for the VM that grows next.", attrgetter("ready_bytes")
+    ),
     _host(
         "dynmem_host_shortage_bytes",
         "How far all that is wanted exceeds what there is to divide.",

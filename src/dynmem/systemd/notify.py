@@ -9,7 +9,7 @@ import time
 from collections.abc import MutableMapping
 from typing import Final
 
-# The service manager reads at once unless the host is in trouble; then a message less is no loss.
+# The service manager reads at once unless the host is in trouble; then one message less does no harm.
 _PATIENCE_S: Final = 0.1
 _US_PER_S: Final = 1_000_000
 
@@ -60,4 +60,4 @@ class ServiceManager:
                 sending.settimeout(_PATIENCE_S)
                 sending.sendto("\n".join(lines).encode(errors="replace"), self._address)
         except OSError:
-            return  # it is no reason to end: the service manager decides what silence means
+            return  # the service manager decides what silence means

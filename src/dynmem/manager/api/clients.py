@@ -30,7 +30,7 @@ class Client(NamedTuple):
     connection: socket.socket
 
 
-#: Reads one request and returns the reply; empty if there is nobody to reply to.
+#: Reads one request and returns the reply; empty if the client has gone.
 Answer = Callable[[asyncio.StreamReader, Client], Awaitable[bytes]]
 
 

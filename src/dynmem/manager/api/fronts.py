@@ -12,7 +12,7 @@ from dynmem.manager.api.server import ApiServer, Handler
 from dynmem.manager.config import Config
 from dynmem.manager.private import private_folder
 
-# Whoever can write to a socket can connect to it.
+# A process that can write to a socket can connect to it.
 _ANYONE_MODE = 0o666
 _GROUP_MODE = 0o660
 

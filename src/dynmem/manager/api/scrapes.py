@@ -1,8 +1,8 @@
 """Metrics over HTTP, for Prometheus: `GET /metrics`, one request a connection, and nothing else.
 
-Whoever reaches the address may read, and nobody can change anything. A request is short and has to be
-complete within a few seconds, a reply has to be read in as many, and `clients` bounds who is served at once.
-All who ask within the same second share one rendering, made in a thread: the loop goes on beside it.
+Every program that reaches the address may read, and none can change anything. A request is short and has to
+be complete within a few seconds, a reply has to be read in as many, and `clients` bounds who is served at
+once. All who ask within the same second share one rendering, made in a thread: the loop goes on beside it.
 """
 
 import asyncio
@@ -112,7 +112,7 @@ class MetricsServer:
         return reply if method == b"GET" else reply[: reply.index(b"\r\n\r\n") + 4]
 
     async def _shared(self) -> bytes:
-        """Return a reply that is rendered now, or was a moment ago, for whoever asked then."""
+        """Return a reply that is rendered now, or was a moment ago for another client."""
         running = self._rendering
         if running is not None and not running.done():
             return await asyncio.shield(running)
