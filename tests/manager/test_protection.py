@@ -318,6 +318,19 @@ def test_whatever_stands_in_a_file_is_no_reason_to_set_something(tmp_path: Path)
         assert said["low"].startswith("oom_score_adj is left as it is: ")
 
 
+def test_a_setting_that_cannot_be_read_is_named_once_and_the_others_are_made(tmp_path: Path) -> None:
+    host = Host(tmp_path)
+    score = host.tree.root / "101" / "oom_score_adj"
+    score.unlink()
+    score.mkdir()
+    manager = host.manager(host.config())
+    said = play(host.sweep(manager))
+    play(host.sweep(manager))
+    assert said["low"] == "oom_score_adj is left as it is: Is a directory"
+    assert sum(line.startswith("low: ") for line in host.lines) == 1
+    assert said["normal"] == "oom_score_adj is 250, and was 0"
+
+
 def score_of(pid: int) -> int:
     return int(Path(f"/proc/{pid}/oom_score_adj").read_text())
 

@@ -111,8 +111,7 @@ def _lines(status: "StatusReply") -> list[str]:
                 lines.append(f"    to do it: {vm.change.command}")
         if vm.monitor == "borrowed":
             lines.append("    its monitor is borrowed: visited when nobody is connected")
-        if nodes := nodes_line(vm, status.host):
-            lines.append(f"    {nodes}")
+        lines += [f"    {text}" for text in (nodes_line(vm, status.host), vm.protection) if text]
         if vm.paused_until:
             lines.append(f"    paused until {vm.paused_until}")
         if vm.problem and vm.problem not in lines[-1]:

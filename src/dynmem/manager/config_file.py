@@ -125,8 +125,8 @@ class ManagerTable(msgspec.Struct, forbid_unknown_fields=True):
             back what was there.
         memory_low: Whether, in "enforce", *memory.low* of each VM's own cgroup is raised by its priority, so
             that the kernel reclaims elsewhere first: to the maximum of a VM of high priority and the minimum
-            of a normal one; undone likewise. It needs version 2 of cgroups, and works only as far as the
-            groups above have it as well.
+            of a normal one; undone likewise. It needs version 2 of cgroups that may be written to (in a
+            systemd unit, `ProtectControlGroups=no`), and works only as far as the groups above have it too.
     """
 
     mode: Mode = "observe"

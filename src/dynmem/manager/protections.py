@@ -142,7 +142,7 @@ class Protections:
             raise
         except (DynmemError, OSError) as error:
             await self._forget(key)
-            return self._refuse(key, life, goal, str(error))
+            return self._refuse(key, life, goal, _why(error))
         if not done:
             return await self._forget(key)
         self._notes.pop(key, None)
@@ -182,6 +182,11 @@ class Protections:
         self._refused[key] = (life, goal)
         self._notes[key] = why
         self._report(f"{key[0]}: {self._words(key)}")
+
+
+def _why(error: Exception) -> str:
+    step = ": run dynmem as root" if isinstance(error, PermissionError) else ""
+    return f"{error.strerror}{step}" if isinstance(error, OSError) and error.strerror else str(error)
 
 
 def _shown(kind: Kind, value: int) -> str:

@@ -42,6 +42,7 @@ class Surroundings:
     def __init__(self) -> None:
         self.found: Found = Found()
         self._next = 0
+        self._is_new = True
         self._devices: tuple[str, ...] | None = None
 
     async def ask(self, monitor: Monitor, number: int) -> None:
@@ -67,6 +68,9 @@ class Surroundings:
         *pid* is its process (0: it cannot be seen), *size* what it booted with.
         """
         devices, self._devices = self._devices, None
+        if self._is_new and devices is not None:
+            self._next -= pid % _LOOK_EVERY  # not all VMs at once
+            self._is_new = False
         if devices is not None:
             self.found = await threads.run(partial(_around, pid, devices, size))
 
