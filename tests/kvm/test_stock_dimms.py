@@ -59,6 +59,13 @@ def test_dimms_come_and_go_by_acpi_and_the_host_has_their_memory_back(
             figures.add("a DIMM of 256 MiB added", time.monotonic() - began, "s")
             await total_is(guest, total + _SECOND)
 
+            for _ in range(5):  # into the same slot, faster than the guest looks at that
+                await guest.execute("device_del", id="second")
+                assert (await guest.event("DEVICE_DELETED"))["device"] == "second"
+                await add_second(guest)
+                assert await reported(guest, 1) == 0
+            await total_is(guest, total + _SECOND)
+
             await guest.shell.sh("dd if=/dev/urandom of=/tmp/kept bs=1M count=30 2>/dev/null")
             await guest.shell.sh("dd if=/dev/zero of=/tmp/file bs=1M count=300 2>/dev/null; rm /tmp/file")
             before = await guest.shell.sh("md5sum /tmp/kept")

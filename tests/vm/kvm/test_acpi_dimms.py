@@ -15,22 +15,22 @@ from dynmem.vm.kvm.board.dimm_slots import Ejected, Module, Reported
 
 # what iasl makes of two slots (DSDT, without the table's header)
 BY_IASL = bytes.fromhex(
-    "104f2e5f53425f5b82472e44494d43085f4849440c41d00c02085f5549440d44494d4d20736c6f747300085f435253110d0a"
+    "104a2f5f53425f5b82422f44494d43085f4849440c41d00c02085f5549440d44494d4d20736c6f747300085f435253110d0a"
     "0a4701000a000a011879005b8052454753010b000a0a185b8117524547530342415345400453495a4540044e4f4445205b81"
     "155245475303534c4f5420535243452053544154205b811d524547534100400a484552450143414d4501474f455301454a43"
-    "54015b01444c434b00142b47535441095b23444c434bffff7068534c4f54a00948455245700a0f60a1047000605b27444c43"
-    "4ba46014224750584d095b23444c434bffff7068534c4f54704e4f4445605b27444c434ba460144c09474352530908444553"
-    "4311330a308a2b00000d03000000000000000000000000000000000000000000000000000000000000000000000000000000"
-    "0079008f444553430a0e465253548f444553430a164c4153548f444553430a264e4d42525b23444c434bffff7068534c4f54"
-    "7042415345465253547053495a454e4d42525b27444c434b7472465253544e4d425200014c415354a4444553431426444f53"
-    "540b5b23444c434bffff7068534c4f54706953524345706a535441545b27444c434b142044454a30095b23444c434bffff70"
-    "68534c4f547001454a43545b27444c434b141c4e5446590aa00a936800864d30303069a00a936801864d30303169144d0453"
-    "43414e087000605b23444c434bffffa23495600a027060534c4f54a01143414d454e5446596001700143414d45a114a01247"
-    "4f45534e544659600a037001474f455375605b27444c434b5b8247054d303030085f4849440c41d00c80085f55494400140c"
-    "5f53544108a44753544100140c5f43525308a44743525300140c5f50584d08a44750584d00140d5f4f53540b444f53540068"
-    "69140b5f454a300944454a30005b8247054d303031085f4849440c41d00c80085f55494401140c5f53544108a44753544101"
-    "140c5f43525308a44743525301140c5f50584d08a44750584d01140d5f4f53540b444f5354016869140b5f454a300944454a"
-    "3001101b5f47504514155f4c3033085c2f035f53425f44494d435343414e"
+    "54015b01444c434b00143647535441095b23444c434bffff7068534c4f54a00843414d45700060a110a00948455245700a0f"
+    "60a1047000605b27444c434ba46014224750584d095b23444c434bffff7068534c4f54704e4f4445605b27444c434ba46014"
+    "4c094743525309084445534311330a308a2b00000d0300000000000000000000000000000000000000000000000000000000"
+    "00000000000000000000000079008f444553430a0e465253548f444553430a164c4153548f444553430a264e4d42525b2344"
+    "4c434bffff7068534c4f547042415345465253547053495a454e4d42525b27444c434b7472465253544e4d425200014c4153"
+    "54a4444553431426444f53540b5b23444c434bffff7068534c4f54706953524345706a535441545b27444c434b142044454a"
+    "30095b23444c434bffff7068534c4f547001454a43545b27444c434b141c4e5446590aa00a936800864d30303069a00a9368"
+    "01864d30303169144d045343414e087000605b23444c434bffffa23495600a027060534c4f54a01143414d454e5446596001"
+    "700143414d45a114a012474f45534e544659600a037001474f455375605b27444c434b5b8247054d303030085f4849440c41"
+    "d00c80085f55494400140c5f53544108a44753544100140c5f43525308a44743525300140c5f50584d08a44750584d00140d"
+    "5f4f53540b444f5354006869140b5f454a300944454a30005b8247054d303031085f4849440c41d00c80085f55494401140c"
+    "5f53544108a44753544101140c5f43525308a44743525301140c5f50584d08a44750584d01140d5f4f53540b444f53540168"
+    "69140b5f454a300944454a3001101b5f47504514155f4c3033085c2f035f53425f44494d435343414e"
 )
 SMALL = Module(32 * GIB, 128 * MIB, 0)
 LARGE = Module((1 << 45) + GIB, 5 * GIB, 3)
@@ -79,7 +79,9 @@ def test_a_dimm_that_comes_interrupts_and_its_device_is_checked_once() -> None:
     guest.dimms.insert(1, SMALL, is_news=True)
     guest.dimms.insert(2, LARGE, is_news=True)
     assert guest.level
+    assert not guest.is_there(1)  # before that is said
     assert guest.interrupted() == [(1, DEVICE_CHECK), (2, DEVICE_CHECK)]
+    assert guest.is_there(1)
     assert (guest.memory(1), guest.memory(2)) == (SMALL, LARGE)
     guest.report(1, DEVICE_CHECK, 0)
     assert guest.acts == [Reported(1, DEVICE_CHECK, 0)]
@@ -112,6 +114,56 @@ def test_a_dimm_that_comes_and_is_to_go_before_the_guest_looks_is_announced_firs
     guest.dimms.insert(0, SMALL, is_news=True)
     assert guest.dimms.request(0)
     assert guest.interrupted() == [(0, DEVICE_CHECK), (0, EJECT_REQUEST)]
+
+
+@pytest.mark.parametrize("source", [EJECT_REQUEST, 0x103])
+@pytest.mark.parametrize("is_to_go", [False, True])
+def test_a_dimm_that_takes_the_place_of_one_just_ejected_waits_until_the_guest_is_done(
+    source: int, is_to_go: bool
+) -> None:
+    guest = DimmGuest(1)
+    guest.dimms.insert(0, SMALL, is_news=False)
+    guest.enable()
+    assert guest.dimms.request(0)
+    assert guest.interrupted() == [(0, EJECT_REQUEST)]
+    guest.report(0, source, 0x84)
+    guest.eject(0)
+    guest.dimms.remove(0)
+    guest.dimms.insert(0, LARGE, is_news=True)  # faster than the guest
+    if is_to_go:
+        assert guest.dimms.request(0)
+    assert not guest.level
+    assert not guest.is_there(0)  # it looks whether the ejected one is gone
+    guest.eject(0)  # and has nothing to eject
+    guest.report(0, source, 0)
+    assert guest.interrupted() == [(0, DEVICE_CHECK), *[(0, EJECT_REQUEST)] * is_to_go]
+    assert guest.memory(0) == LARGE
+
+
+def test_a_guest_that_reports_nothing_is_not_waited_for() -> None:
+    guest = DimmGuest(1)
+    guest.dimms.insert(0, SMALL, is_news=False)
+    guest.enable()
+    guest.eject(0)
+    guest.dimms.remove(0)
+    guest.dimms.insert(0, LARGE, is_news=True)
+    assert not guest.is_there(0)
+    assert guest.interrupted() == [(0, DEVICE_CHECK)]
+    assert guest.memory(0) == LARGE
+
+
+def test_what_waits_for_a_guest_is_there_after_a_reset() -> None:
+    guest = DimmGuest(1)
+    guest.dimms.insert(0, SMALL, is_news=False)
+    guest.enable()
+    guest.report(0, EJECT_REQUEST, 0x84)
+    guest.eject(0)
+    guest.dimms.remove(0)
+    guest.dimms.insert(0, LARGE, is_news=True)
+    guest.board.reset()
+    assert guest.memory(0) == LARGE
+    guest.enable()
+    assert not guest.level
 
 
 def test_what_happens_before_the_guest_has_enabled_events_is_not_lost() -> None:

@@ -8,7 +8,8 @@ methods below.
     what came of it    the guest calls _OST
 
 An event stays until SCAN has served each slot that it was raised for, so none is lost however early it comes:
-that is what a level (_L03) means, where QEMU has an edge.
+that is what a level (_L03) means, where QEMU has an edge. And a DIMM is not there (_STA) before SCAN has
+announced it, so a Linux that starts meets it once.
 
 Source: ACPI specification 5.6.4 (general purpose events), 6.1.8, 6.3 and 9.11 (memory devices); for the
 registers QEMU docs/specs/acpi_mem_hotplug.rst.
@@ -31,6 +32,9 @@ ADDRESS, SIZE, NODE, STATE = 0, 8, 16, 20
 SELECTED, SOURCE, STATUS = 0, 4, 8
 #: Bits of STATE. Read: a DIMM is there, has come, is to go; written: the guest has seen that; it ejects it.
 IS_THERE, HAS_COME, IS_TO_GO, EJECT = 1 << 0, 1 << 1, 1 << 2, 1 << 3
+#: What SOURCE has of an ejection, on request or by the guest itself, and STATUS of one that has begun.
+EJECTIONS: Final = (0x3, 0x103)
+IN_PROGRESS: Final = 0x84
 
 _MEMORY_DEVICE: Final = "PNP0C80"
 _BOARD_RESOURCES: Final = "PNP0C02"
@@ -83,10 +87,11 @@ def _methods() -> Iterator[bytes]:
     """Yield what the devices' methods call, with the slot as the first argument."""
     select = code.store(_ARGUMENT, _SLOT)
     here, absent = (code.store(aml.integer(value), _VALUE) for value in (_PRESENT_AND_WORKS, 0))
+    if_there = code.when(_IS_THERE, here, otherwise=[absent])
     yield code.method(
         "GSTA",
         1,
-        code.holding(_LOCK, select, code.when(_IS_THERE, here, otherwise=[absent])),
+        code.holding(_LOCK, select, code.when(_HAS_COME, absent, otherwise=[if_there])),
         code.give(_VALUE),
     )
     yield code.method("GPXM", 1, code.holding(_LOCK, select, code.store(_NODE, _VALUE)), code.give(_VALUE))

@@ -168,6 +168,10 @@ def test_whatever_a_guest_does_a_dimm_is_ejected_once_and_reports_are_bounded(
                 happened += 1
         assert len(guest.acts) <= (VM_DIMM_REPORTS_MAX + 1) * happened
         assert guest.level == bool(guest.dimms.has_news and guest.ports.read(ENABLE, 1) & 8)
+    guest.enable()
+    for slot in range(SLOTS):
+        guest.report(slot, 3, 0)
+    guest.interrupted()
     assert [guest.is_there(slot) for slot in range(SLOTS)] == [
         holds[slot] and slot not in ejected for slot in range(SLOTS)
     ]

@@ -1,13 +1,18 @@
 """The registers by which a guest learns which DIMMs there are and lets them go; `acpi_dimms` has their code.
 
-    empty    insert ->   shown        the guest uses it
-    shown    the guest ejects it ->   hidden: it is for the machine to remove, and then the slot is empty
-    hidden   a reset ->  shown        the next guest finds what the machine still has
+    empty    insert ->                   shown, or held if the guest is not done with what was there before
+    held     the guest is done ->        shown
+    shown    the guest ejects it ->      hidden: it is for the machine to remove, and then the slot is empty
+    hidden   a reset ->                  shown: the next guest finds what the machine still has
 
-The processors' threads read and write them, with the lock of the ports held; the machine holds it, too, for
-whatever it calls here.
+A guest that has said of an ejection that it is in progress says when it is done. Before that it looks whether
+the slot is empty: a Linux that finds another DIMM there takes it for the ejected one, and never uses it.
+
+The processors' threads read and write the registers, with the lock of the ports held; the machine holds it,
+too, for whatever it calls here.
 """
 
+import enum
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
@@ -16,7 +21,9 @@ from dynmem.vm.kvm.acpi import FIRMWARE
 from dynmem.vm.kvm.acpi_dimms import (
     ADDRESS,
     EJECT,
+    EJECTIONS,
     HAS_COME,
+    IN_PROGRESS,
     IS_THERE,
     IS_TO_GO,
     NODE,
@@ -54,20 +61,40 @@ class Reported(NamedTuple):
     status: int
 
 
+class _Stage(enum.Enum):
+    """What a guest finds of a module."""
+
+    SHOWN = enum.auto()
+    HELD = enum.auto()  # nothing, before it is done with another
+    HIDDEN = enum.auto()  # nothing, before a reset
+
+
 class _Slot:
     """One slot."""
 
     def __init__(self) -> None:
         self.module: Module | None = None
-        self.is_shown = False
+        self.stage = _Stage.SHOWN
         self.news = 0  # HAS_COME, IS_TO_GO
         self.source = 0  # that the guest is about to report on
         self.reports = 0  # since something happened to the slot
+        self.is_ejecting = False  # as the guest has said
+        self.is_awaited = False  # its word that it is done
 
     @property
     def shown(self) -> Module | None:
         """What the guest finds in it."""
-        return self.module if self.is_shown else None
+        return self.module if self.stage is _Stage.SHOWN else None
+
+    @property
+    def has_news(self) -> bool:
+        """Whether the guest is to look at it."""
+        return self.shown is not None and self.news > 0
+
+    def begin(self) -> None:
+        """Record that something has happened to it."""
+        self.reports = 0
+        self.is_ejecting = False
 
 
 class DimmSlots:
@@ -88,20 +115,21 @@ class DimmSlots:
         self._changed: Final = changed
         self._did: Final = did
         self._selected = 0
-        self._waiting = 0  # slots with news
 
     @property
     def has_news(self) -> bool:
         """Whether something has happened that the guest has not looked at."""
-        return self._waiting > 0
+        return any(slot.has_news for slot in self._slots)
 
     def reset(self) -> None:
         """Show the next guest what there is; it has heard of nothing."""
         self._selected = 0
         for slot in self._slots:
-            slot.is_shown = slot.module is not None
-            slot.source = slot.reports = 0
-            self._set_news(slot, 0)
+            slot.begin()
+            slot.stage = _Stage.SHOWN
+            slot.is_awaited = False
+            slot.source = slot.news = 0
+        self._changed()
 
     # the machine's
 
@@ -109,23 +137,28 @@ class DimmSlots:
         """Put a module into an empty slot. `is_shown` off: the guest finds it after the next reset."""
         slot = self._slots[number]
         assert slot.module is None
-        slot.module, slot.is_shown = module, is_shown
-        slot.reports = 0
-        self._set_news(slot, HAS_COME if is_news and is_shown else 0)
+        slot.begin()
+        slot.module = module
+        slot.news = HAS_COME if is_news else 0
+        slot.stage = _Stage.HELD if slot.is_awaited else _Stage.SHOWN
+        if not is_shown:
+            slot.stage = _Stage.HIDDEN
+        self._changed()
 
     def request(self, number: int) -> bool:
-        """Ask the guest to eject what is in a slot; False if it finds nothing there."""
+        """Ask the guest to eject what is in a slot; False if it will find nothing there."""
         slot = self._slots[number]
-        if slot.shown is None:
+        if slot.module is None or slot.stage is _Stage.HIDDEN:
             return False
-        slot.reports = 0
-        self._set_news(slot, slot.news | IS_TO_GO)
+        slot.begin()
+        slot.news |= IS_TO_GO
+        self._changed()
         return True
 
     def remove(self, number: int) -> None:
         """Empty a slot, after the guest has ejected what was in it."""
         slot = self._slots[number]
-        assert slot.shown is None
+        assert slot.stage is _Stage.HIDDEN
         slot.module = None
 
     # the guest's
@@ -160,19 +193,24 @@ class DimmSlots:
         return bytes(image)
 
     def _report(self, slot: _Slot, status: int) -> None:
+        if slot.source in EJECTIONS:
+            slot.is_ejecting = status == IN_PROGRESS
+            slot.is_awaited = False
+            if slot.stage is _Stage.HELD:
+                slot.stage = _Stage.SHOWN
+                self._changed()
         if slot.reports < VM_DIMM_REPORTS_MAX:
             slot.reports += 1
             self._did(Reported(self._selected, slot.source, status))
 
     def _control(self, slot: _Slot, value: int) -> None:
-        self._set_news(slot, slot.news & ~(value & (HAS_COME | IS_TO_GO)))
-        if value & EJECT and slot.shown is not None:
-            slot.is_shown = False
-            slot.reports = 0
-            self._set_news(slot, 0)
+        if slot.shown is None:
+            return
+        slot.news &= ~(value & (HAS_COME | IS_TO_GO))
+        if value & EJECT:
+            slot.is_awaited = slot.is_ejecting
+            slot.begin()
+            slot.stage = _Stage.HIDDEN
+            slot.news = 0
             self._did(Ejected(self._selected))
-
-    def _set_news(self, slot: _Slot, news: int) -> None:
-        self._waiting += bool(news) - bool(slot.news)
-        slot.news = news
         self._changed()
