@@ -34,8 +34,7 @@ def _as_text(name: str, moment: "Moment", move: "Event | None") -> str:
     if name not in moment.vms:
         return f"{lines[0]}\n{name}: it was not running"
     view = status_of(moment)
-    # The page needs nothing of the manager's process.
-    lines.append(explained(cast("Any", view), view.vm(name)))
+    lines.append(explained(view, view.vm(name)))
     if move is not None:
         paid = f" [{move.measurement}]" if move.measurement else ""
         at = local(parse_date(move.at) // NS_PER_MS)

@@ -10,8 +10,7 @@ from dynmem.units import NS_PER_S, format_size
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from dynmem.manager.api.messages import StatusReply
-    from dynmem.manager.step.view import VmView
+    from dynmem.manager.step.view import StatusView, VmView
 
 # A name, what is done with the figure before it, the figure, and where it comes from.
 Row = tuple[str, str, int | None, str]
@@ -37,7 +36,7 @@ def in_a_line(vm: "VmView") -> str:
     return f"{text}: {format_size(max(0, more))} at hand"
 
 
-def explained(status: "StatusReply", vm: "VmView") -> str:
+def explained(status: "StatusView", vm: "VmView") -> str:
     """Return the whole arithmetic of one VM."""
     sections = [f"{vm.name}: {in_a_line(vm)}"]
     if vm.there:
@@ -90,7 +89,7 @@ def _planned(vm: "VmView") -> str:
     return f"{format_size(vm.headroom_bytes or 0)} more than wanted"
 
 
-def _host(status: "StatusReply") -> "Iterator[Row]":
+def _host(status: "StatusView") -> "Iterator[Row]":
     free = status.measured_free
     yield "budget", "", status.budget_bytes, "what all VMs together may hold"
     yield "slush", "-", status.slush_bytes, "never granted"
@@ -109,13 +108,13 @@ def _host(status: "StatusReply") -> "Iterator[Row]":
     yield "ready", "", status.ready_bytes, "of that is for guests that need it to live, and not for comfort"
 
 
-def _available(status: "StatusReply") -> str:
+def _available(status: "StatusView") -> str:
     available = status.measured_free.mem_available_bytes if status.measured_free is not None else 0
     arc = status.host.arc_bytes if status.host is not None else None
     return f"{format_size(available + arc)} with ZFS's cache" if arc else format_size(available)
 
 
-def _words(status: "StatusReply", vm: "VmView") -> "Iterator[str]":
+def _words(status: "StatusView", vm: "VmView") -> "Iterator[str]":
     if vm.reason:
         yield f"why: {vm.reason}"
     for word, change in (("now", vm.change), ("last change", None if vm.change else vm.last_change)):

@@ -36,6 +36,11 @@ def _pressure(row: SpanRow) -> str:
     return "-" if level is None else f"{level.mean:.0%}"
 
 
+def _stalled(row: SpanRow) -> str:
+    level = row.levels.get("stalled")
+    return "-" if level is None else f"{level.high:.1%}"
+
+
 Columns = tuple[tuple[str, Callable[[SpanRow], str]], ...]
 _OF_A_VM: Final[Columns] = (
     ("DEMAND", _mean("demand")),
@@ -54,6 +59,8 @@ _OF_THE_HOST: Final[Columns] = (
     ("LEAST", _least("free")),
     ("CLAIMED", _mean("claimed")),
     ("SHORTAGE", _most("shortage")),
+    ("SWAPPED", _most("swapped")),
+    ("STALLED", _stalled),
 )
 
 

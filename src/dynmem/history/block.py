@@ -30,7 +30,7 @@ _LEVEL: Final = 6
 
 #: What is kept of a VM's size over a time: of these, the seconds known, the sum over them, least and most.
 VM_SERIES: Final = ("demand", "actual", "resident", "pressure", "short")
-HOST_SERIES: Final = ("available", "free", "claimed", "shortage")
+HOST_SERIES: Final = ("available", "free", "claimed", "shortage", "swapped", "stalled")
 #: What is kept of each: tenths of a second in which it is known, its sum over these, its least and its most.
 PARTS: Final = ("ds", "sum", "low", "high")
 

@@ -1,6 +1,6 @@
 """A VM, or the host, over a time: rows of even length, each with mean, least and most of a series.
 
-Computed from whole sweeps and from thin rows alike; sizes are bytes, and pressure is a ratio.
+Computed from whole sweeps and from thin rows alike; sizes are bytes, pressure and stalls ratios.
 """
 
 from collections.abc import Sequence
@@ -20,6 +20,8 @@ STEPS_MS = tuple(
 )
 
 
+# What one of a series is, where that is no page.
+_UNITS = {"pressure": 0.001, "stalled": 0.0001}
 _COLUMNS = (
     SOURCES
     | {f"{series}.{part}" for series in VM_SERIES for part in PARTS}
@@ -48,7 +50,7 @@ class SpanRow(msgspec.Struct, frozen=True):
         at: When it ends, in UTC.
         at_ms: The same in milliseconds since the epoch.
         for_s: For how long something is recorded of it.
-        levels: Each series that is known, by its name.
+        levels: Each series that is known, by its name: bytes, but for pressure and stalled, which are ratios.
         assigned_bytes: The target that was set last, at its end.
         planned_bytes: What the plan gave, at its end.
         standing: Whether the manager could change the VM, at its end.
@@ -140,7 +142,7 @@ def _row(last: tuple[Piece, Block, int], sums: dict[str, _Sum], for_ds: int) -> 
     levels = {
         name: level
         for name, each in sums.items()
-        if (level := each.level(0.001 if name == "pressure" else PAGE_SIZE)) is not None
+        if (level := each.level(_UNITS.get(name, PAGE_SIZE))) is not None
     }
     at_ms = piece.at_ms[row]
     return SpanRow(

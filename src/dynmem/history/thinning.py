@@ -34,7 +34,7 @@ DAY: Final = 24 * HOUR
 SOURCES: Final = frozenset(
     {"demand_bytes", "actual_bytes", "resident_bytes", "wanted_bytes", "planned_bytes", "budget_bytes"}
     | {"slush_bytes", "claimed_bytes", "reserved_bytes", "mem_available_bytes", "untouched_bytes"}
-    | {"shortage_bytes"}
+    | {"shortage_bytes", "swapped_bytes", "stalled_parts"}
 )
 #: Rows of a block of thin rows.
 ROWS: Final = 60
@@ -244,4 +244,6 @@ _VALUES: Final[dict[str, Callable[[Block], list[int | None]]]] = {
     "free": _free,
     "claimed": lambda block: _pages(block, "claimed_bytes"),
     "shortage": lambda block: _pages(block, "shortage_bytes"),
+    "swapped": lambda block: _pages(block, "swapped_bytes"),
+    "stalled": lambda block: list(block.figure("stalled_parts")),
 }

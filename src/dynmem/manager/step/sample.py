@@ -10,7 +10,7 @@ import msgspec
 
 from dynmem.manager.step.advice import command_for
 from dynmem.manager.step.changes import Change
-from dynmem.manager.step.facts import ManagerSettings, Mode
+from dynmem.manager.step.facts import HostFacts, ManagerSettings, Mode
 from dynmem.manager.step.record import Record
 from dynmem.manager.step.standing import above
 from dynmem.manager.step.status import Seen, StatusReader
@@ -92,6 +92,7 @@ class VmSample(msgspec.Struct, frozen=True, gc=False, kw_only=True):
         released: 1 if it is released.
         place: Its place in the plan; None: it is not in it.
         believed_bytes: What is believed of `demand_bytes`: a report from before a change of size is off.
+        plugged_bytes: What virtio-mem has plugged, a part of `actual_bytes`; None: it has none.
     """
 
     name: str
@@ -139,6 +140,7 @@ class VmSample(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     released: int | None = 0
     place: int | None = None
     believed_bytes: int | None = None
+    plugged_bytes: int | None = None
 
 
 class HostSample(msgspec.Struct, frozen=True, gc=False, kw_only=True):
@@ -151,7 +153,7 @@ class HostSample(msgspec.Struct, frozen=True, gc=False, kw_only=True):
         budget_bytes: The budget.
         slush_bytes: The part of it that is never granted.
         period_ds: From one sweep to the next, in tenths of a second.
-        mem_available_bytes: MemAvailable.
+        mem_available_bytes: What the host has available: MemAvailable, and what ZFS's cache could give back.
         total_bytes: MemTotal.
         claimed_bytes: What all VMs hold or may take.
         untouched_bytes: What they may take and have not touched.
@@ -162,6 +164,9 @@ class HostSample(msgspec.Struct, frozen=True, gc=False, kw_only=True):
         shortage_bytes: How far what is wanted exceeds what there is.
         emergency: 1 if the VMs occupy more than the budget.
         waiting: 1 if a VM or a reservation waits for memory that is being given.
+        swapped_bytes: What is in swap, zram included.
+        stalled_parts: The part of the last ten seconds in which a program waited for memory (PSI, some), in
+            ten-thousandths.
     """
 
     mode: str = ""
@@ -181,6 +186,8 @@ class HostSample(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     shortage_bytes: int | None = None
     emergency: int | None = None
     waiting: int | None = None
+    swapped_bytes: int | None = None
+    stalled_parts: int | None = None
 
 
 class Sample(msgspec.Struct, frozen=True):
@@ -294,11 +301,13 @@ def _vm(
         released=int(is_released),
         place=place,
         believed_bytes=record.demand_pages * PAGE_SIZE if demand else None,
+        plugged_bytes=facts.plugged_bytes if facts.virtio_mems else None,
     )
 
 
 def _host(seen: Seen, settings: ManagerSettings) -> HostSample:
     free, host = seen.free, seen.survey.facts.host
+    some = host.pressure_some_percent
     return HostSample(
         mode=settings.mode,
         cut=seen.plan.cut,
@@ -317,7 +326,14 @@ def _host(seen: Seen, settings: ManagerSettings) -> HostSample:
         shortage_bytes=seen.plan.shortage_pages * PAGE_SIZE,
         emergency=int(seen.survey.emergency),
         waiting=int(seen.waiting),
+        swapped_bytes=_swapped(host),
+        stalled_parts=None if some is None else round(some * 100),
     )
+
+
+def _swapped(host: HostFacts) -> int | None:
+    total, free = host.swap_total_bytes, host.swap_free_bytes
+    return None if total is None or free is None else total - free
 
 
 def _move(change: Change, mode: Mode, sent: Collection[str]) -> MoveSample:
