@@ -3,67 +3,29 @@
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from pathlib import Path
 
 import pytest
-from tests.rigs.libvirts import OTHER, UUID, FakeDomain, FakeLibvirt, mebibytes, qemu_process, xml
+from tests.rigs.libvirts import (
+    OTHER,
+    UUID,
+    FakeDomain,
+    FakeLibvirt,
+    mebibytes,
+    passed,
+    qemu_process,
+    seen,
+    xml,
+)
 from tests.rigs.scenes import play
 
 from dynmem.domains.errors import LibvirtError, LibvirtRefusedError
 from dynmem.errors import UnreachableError
-from dynmem.manager.config import Config, load
 from dynmem.manager.domains.connection import DomainConnection
-from dynmem.manager.domains.roster import Roster, processes_of
+from dynmem.manager.domains.roster import Roster
 from dynmem.manager.step.facts import ABSENT, RUNNING, SILENT, VmFacts
 from dynmem.manager.sweep.identity import Identities
 from dynmem.manager.sweep.quiet import NotSentError
 from dynmem.units import KIB, MIB
-
-FILE = """
-    [host]
-    budget = "1GiB"
-    slush = "64MiB"
-    [manager]
-    libvirt = "qemu:///system"
-"""
-NAMED = """
-    [[vm]]
-    name = "{}"
-    libvirt = "{}"
-    minimum = "32MiB"
-    maximum = "256MiB"
-"""
-
-
-def config(folder: Path, more: str = "") -> Config:
-    path = folder / "hosts.toml"
-    path.write_text(FILE + more)
-    return load(path)
-
-
-async def passed(roster: Roster) -> None:
-    """One more pass over the domains, whenever the next one would be due."""
-    roster._next_s = 0.0
-    await roster.first(60)
-
-
-@asynccontextmanager
-async def seen(
-    libvirt: FakeLibvirt, lines: list[str] | None = None, deadline_s: float = 60.0
-) -> AsyncIterator[Roster]:
-    """The roster of a libvirt after its first pass."""
-    report = (lines if lines is not None else []).append
-    roster = Roster(lambda rebooted: libvirt.link(rebooted, deadline_s=deadline_s), report)
-    try:
-        await roster.first(60)
-        yield roster
-    finally:
-        for each in libvirt.all:
-            if each.hangs is not None:
-                each.hangs.set()
-        await roster.close()
 
 
 def connection(roster: Roster, key: str = UUID, *, may_write: bool = True) -> DomainConnection:
@@ -72,99 +34,6 @@ def connection(roster: Roster, key: str = UUID, *, may_write: bool = True) -> Do
 
 async def look(vm: DomainConnection, at_s: float = 0.0) -> VmFacts:
     return await vm.observe(int(at_s * 1e9), 60)
-
-
-# -- which there are ----------------------------------------------------------------------------------------
-
-
-def test_domains_with_a_policy_come_and_go_while_the_manager_runs(tmp_path: Path) -> None:
-    async def scene() -> None:
-        file = config(tmp_path)
-        web = FakeDomain(xml(policy='minimum="64MiB"'))
-        libvirt = FakeLibvirt(web, FakeDomain(xml("plain", OTHER), "plain", OTHER))
-        async with seen(libvirt) as roster:
-            assert roster.take_news()
-            assert not roster.take_news()
-            vms, domains = roster.managed(file)
-            assert ([vm.name for vm in vms], domains) == (["web"], {"web": UUID})
-            libvirt.all[1].definition = xml("plain", OTHER, policy='minimum="32MiB"')
-            for _ in range(10):  # a tenth of the definitions is read again in each pass
-                await passed(roster)
-            assert roster.take_news()
-            assert [vm.name for vm in roster.managed(file)[0]] == ["plain", "web"]
-            libvirt.all.remove(web)
-            await passed(roster)
-            assert roster.take_news()
-            assert [vm.name for vm in roster.managed(file)[0]] == ["plain"]
-            web.number = -1  # shut off, and still defined
-            libvirt.all.append(web)
-            await passed(roster)
-            assert [vm.name for vm in roster.managed(file)[0]] == ["plain", "web"]
-
-    play(scene())
-
-
-def test_what_the_file_says_of_a_domain_counts_in_place_of_its_policy(tmp_path: Path) -> None:
-    async def scene() -> None:
-        libvirt = FakeLibvirt(FakeDomain(xml(policy='minimum="64MiB"')))
-        async with seen(libvirt) as roster:
-            for key in ("web", UUID, UUID.upper()):
-                assert roster.managed(config(tmp_path, NAMED.format("www", key))) == ([], {})
-
-    play(scene())
-
-
-def test_a_domain_that_cannot_be_managed_is_named_once_and_the_others_are(tmp_path: Path) -> None:
-    async def scene() -> None:
-        file = config(tmp_path, NAMED.format("db", "another"))
-        lines: list[str] = []
-        libvirt = FakeLibvirt(
-            FakeDomain(xml(policy='minimum="64MiB"')),
-            FakeDomain(xml("a b", OTHER, policy='minimum="64MiB"'), "a b", OTHER),
-            FakeDomain(xml("db", "3", policy='minimum="64MiB"'), "db", "3"),
-            FakeDomain("garbage", "broken", "4"),
-        )
-        async with seen(libvirt, lines) as roster:
-            for _ in range(3):
-                await passed(roster)
-                assert [vm.name for vm in roster.managed(file)[0]] == ["web"]
-        assert len(lines) == 3
-        assert "domain 'broken' is left out: the definition of a domain is not XML" in lines[0]
-        assert "'a b' is no name for dynmem" in lines[1] + lines[2]
-        assert "has another VM of this name" in lines[1] + lines[2]
-
-    play(scene())
-
-
-def test_a_libvirt_that_cannot_be_reached_leaves_everything_as_it_was_and_is_named_once(
-    tmp_path: Path,
-) -> None:
-    async def scene() -> None:
-        file, lines = config(tmp_path), list[str]()
-        libvirt = FakeLibvirt(FakeDomain(xml(policy='minimum="64MiB"')))
-        async with seen(libvirt, lines) as roster:
-            libvirt.is_down = True
-            for _ in range(3):
-                await passed(roster)
-            assert len(roster.managed(file)[0]) == 1
-            assert "reset by peer" in roster.problem
-            libvirt.is_down = False
-            await passed(roster)
-            assert roster.problem == ""
-        assert lines == [
-            "libvirt: Cannot recv data: Connection reset by peer",
-            "libvirt: qemu:///system replies again",
-        ]
-
-    play(scene())
-
-
-def test_a_process_is_a_domains_only_where_no_other_claims_its_uuid() -> None:
-    with qemu_process() as process:
-        assert processes_of({UUID: "web"}) == {UUID: process.pid}
-        assert processes_of({OTHER: "web"}) == {}
-        with qemu_process():
-            assert processes_of({UUID: "web"}) == {UUID: 0}
 
 
 # -- looking and changing -----------------------------------------------------------------------------------
@@ -481,5 +350,31 @@ def test_a_domain_without_a_balloon_is_seen_and_never_changed() -> None:
             assert facts.problem is not None
             assert "<memballoon model='virtio'/>" in facts.problem
             assert domain.set == []
+
+    play(scene())
+
+
+def test_a_domain_whose_own_policy_says_observe_is_left_as_it_is() -> None:
+    async def scene() -> None:
+        domain = FakeDomain(
+            xml(policy='minimum="64MiB" mode="observe"', balloon="<memballoon model='virtio'/>")
+        )
+        async with seen(FakeLibvirt(domain)) as roster:
+            vm = connection(roster)
+            vm.has_own_policy = True
+            for number in range(6):
+                facts = await look(vm, number)
+            assert facts.lock == 'the policy in its metadata has mode="observe"'
+            assert facts.run_state == RUNNING
+            with pytest.raises(NotSentError):
+                await vm.set_balloon(128 * MIB)
+            assert domain.set == []
+            vm.has_own_policy = False  # the file names it: its metadata does not count
+            assert (await look(vm, 7)).lock == ""
+            assert domain.set == [("period", 1)]
+            vm.configure(may_write=False, period_s=1.0)
+            vm.has_own_policy = True
+            assert (await look(vm, 8)).lock == ""  # a manager that observes shows its plan as for any other
+            await vm.close()
 
     play(scene())

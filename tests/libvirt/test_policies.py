@@ -53,6 +53,7 @@ WRONG = {
     "a weight of many digits": (f'minimum="64MiB" weight="{"9" * 5000}"', "weight: '9999"),
     "a weight in other digits": ('minimum="64MiB" weight="٣"', "weight: '٣' is not a whole number"),
     "a negative buffer": ('minimum="64MiB" buffer="-1"', "buffer: '-1' is not a whole number"),
+    "another mode": ('minimum="64MiB" mode="advise"', "mode: 'advise' is not one of observe, enforce"),
     "another priority": ('minimum="64MiB" priority="top"', "priority: 'top' is not one of low, normal, high"),
     "another key": ('minimum="64MiB" minumum="1"', "'minumum': unknown: known here are minimum, maximum"),
 }

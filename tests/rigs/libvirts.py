@@ -4,8 +4,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -13,6 +14,8 @@ from dynmem.discovery.processes import command_line
 from dynmem.domains.api import Listed, Look
 from dynmem.domains.errors import LibvirtError, LibvirtLostError, LibvirtRefusedError
 from dynmem.domains.link import Link
+from dynmem.manager.config import Config, load
+from dynmem.manager.domains.roster import Roster
 from dynmem.units import KIB, MIB
 
 # Of this process alone: tests that run beside these have domains of their own.
@@ -148,3 +151,49 @@ def qemu_process(uuid: str = UUID) -> Iterator[subprocess.Popen[bytes]]:
 def mebibytes(size: int | None) -> int | None:
     """A size in MiB."""
     return None if size is None else size // MIB
+
+
+FILE = """
+    [host]
+    budget = "1GiB"
+    slush = "64MiB"
+    [manager]
+    libvirt = "qemu:///system"
+"""
+NAMED = """
+    [[vm]]
+    name = "{}"
+    libvirt = "{}"
+    minimum = "32MiB"
+    maximum = "256MiB"
+"""
+
+
+def config(folder: Path, more: str = "") -> Config:
+    """A configuration that names a libvirt, and what is *more*."""
+    path = folder / "hosts.toml"
+    path.write_text(FILE + more)
+    return load(path)
+
+
+async def passed(roster: Roster) -> None:
+    """One more pass over the domains, whenever the next one would be due."""
+    roster._next_s = 0.0
+    await roster.first(60)
+
+
+@asynccontextmanager
+async def seen(
+    libvirt: FakeLibvirt, lines: list[str] | None = None, deadline_s: float = 60.0
+) -> AsyncIterator[Roster]:
+    """The roster of a libvirt after its first pass."""
+    report = (lines if lines is not None else []).append
+    roster = Roster(lambda rebooted: libvirt.link(rebooted, deadline_s=deadline_s), report)
+    try:
+        await roster.first(60)
+        yield roster
+    finally:
+        for each in libvirt.all:
+            if each.hangs is not None:
+                each.hangs.set()
+        await roster.close()

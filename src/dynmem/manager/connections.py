@@ -89,7 +89,9 @@ class Connections:
         await asyncio.gather(*(self.all.pop(name).close() for name in dropped))
         self.all = {vm.name: self.all.get(vm.name) or self._made(vm.name) for vm in config.vms}
         settings = config.settings
-        for each in self.all.values():
+        for name, each in self.all.items():
+            if isinstance(each, DomainConnection):
+                each.has_own_policy = name not in self._watch.file.domains
             each.configure(
                 may_write=settings.is_enforcing,
                 may_ask=settings.statistics,

@@ -22,9 +22,11 @@ from dynmem.errors import DeadlineError, DynmemError, RefusedError, UnreachableE
 from dynmem.limits import RECONNECT_PAUSE_S_MAX
 from dynmem.manager.config_file import is_name
 from dynmem.manager.domains.period import StatisticsPeriod
+from dynmem.manager.domains.policies import is_observed
 from dynmem.manager.domains.roster import Domain, Roster
 from dynmem.manager.step.division import Parts
 from dynmem.manager.step.facts import ABSENT, RUNNING, SILENT, VIRTIO_BALLOON, Owner, VmFacts
+from dynmem.manager.step.states import may_send
 from dynmem.manager.sweep.demand import DEMAND_SOURCES, DemandTracker, Device, Silence, size, virtio_report
 from dynmem.manager.sweep.identity import Identities, Identity
 from dynmem.manager.sweep.life import Life
@@ -55,6 +57,7 @@ _SIZES: Final = {
 }
 _NUMBERS: Final = {"minor_fault": "stat-minor-faults", "major_fault": "stat-major-faults"}
 _NO_BALLOON: Final = "it has no virtio balloon: add <memballoon model='virtio'/> to its definition"
+_OBSERVED: Final = 'the policy in its metadata has mode="observe"'
 _NO_PROCESS: Final = "unknown (its process cannot be found: run dynmem as root, in the host's pid namespace)"
 
 
@@ -76,6 +79,8 @@ class DomainConnection:
         self.name: Final = name
         self.is_released: bool = False
         self.is_paused: bool = False
+        #: Whether the policy in its metadata counts, and not the file's.
+        self.has_own_policy: bool = False
         self._key = key
         self._roster = roster
         self._identities = Identities() if identities is None else identities
@@ -174,7 +179,7 @@ class DomainConnection:
         domain, life = self._roster.find(self._key), self._life
         if domain is None or life is None or self._look is not None or self._last_state != RUNNING:
             raise UnreachableError(f"libvirt does not reply for {self.name}")
-        if not self._may_change:
+        if not self._may_change or self._is_observed(domain):
             raise NotSentError(f"{self.name} is not to be changed now")
         if self._is_setting:
             raise NotSentError(f"libvirt has not replied to the target before for {self.name}")
@@ -232,6 +237,7 @@ class DomainConnection:
         life.memory = VmMemory(definition.boot_bytes, definition.boot_bytes, 0, definition.blocks)
         life.properties = Properties(definition.deflates_on_oom, definition.reports_free_pages)
         self._period.saw(definition)
+        life.lock = _OBSERVED if self._may_write and self._is_observed(domain) else ""
         self._take_events(life, domain.listed.uuid)
         life.around.begin(life.looks)
         await life.around.look(life.pid, life.boot_bytes, self._threads)
@@ -240,7 +246,7 @@ class DomainConnection:
             if life.tracker is None:
                 life.tracker = DemandTracker(DEMAND_SOURCES[VIRTIO_BALLOON])
                 life.device = Device(VIRTIO_BALLOON, "")
-            if state == RUNNING:
+            if may_send(state, life.lock):
                 await self._look_at_period(life, domain.listed.uuid)
             self._problem = self._take_figures(life, look, now_ns)
         if life.meter is not None and life.meter.is_quick:
@@ -251,6 +257,9 @@ class DomainConnection:
         self._take_events(life, domain.listed.uuid)
         self._last_state = state
         return self._facts(life, state, now_ns)
+
+    def _is_observed(self, domain: Domain) -> bool:
+        return self.has_own_policy and is_observed(domain.definition)
 
     def _take_figures(self, life: Life, look: Look, now_ns: int) -> str | None:
         """Take in size and report; return what is wrong with them."""

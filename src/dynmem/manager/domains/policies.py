@@ -2,11 +2,12 @@
 
     <metadata>
       <dynmem:policy xmlns:dynmem="urn:dynmem:policy:1" minimum="1GiB" maximum="8GiB"
-                     buffer="20" weight="5000" priority="normal" on_shortage="wait"/>
+                     buffer="20" weight="5000" priority="normal" on_shortage="wait" mode="enforce"/>
     </metadata>
 
-`minimum` is required, and `maximum` is the domain's memory unless it says otherwise. Whoever may define a
-domain writes this, so no key of the file that runs a program or stops a guest is known here.
+`minimum` is required, and `maximum` is the domain's memory unless it says otherwise. `mode` can only
+restrict: with "observe", a manager that enforces leaves the domain as it is. Whoever may define a domain
+writes this, so no key of the file that runs a program or stops a guest is known here.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,7 +23,8 @@ from dynmem.units import KIB
 
 W = TypeVar("W", bound=str)
 
-_KEYS: Final = ("minimum", "maximum", "buffer", "weight", "priority", "on_shortage")
+_KEYS: Final = ("minimum", "maximum", "buffer", "weight", "priority", "on_shortage", "mode")
+_MODES: Final = ("observe", "enforce")
 _PRIORITIES: Final[tuple[Priority, ...]] = get_args(Priority)
 _ON_SHORTAGE: Final[tuple[OnShortage, ...]] = get_args(OnShortage)
 _DEFAULTS: Final = MemorySettings()
@@ -43,6 +45,11 @@ def _one_of(said: Mapping[str, str], key: str, words: Sequence[W], otherwise: W)
         if said.get(key, otherwise) == word:
             return word
     raise ConfigError(f"{key}: {quoted(said[key])} is not one of {', '.join(words)}")
+
+
+def is_observed(domain: Definition) -> bool:
+    """Return whether a domain's policy wants it to be left as it is, whatever the manager does."""
+    return domain.policy is not None and domain.policy.get("mode") == _MODES[0]
 
 
 def policy_of(domain: Definition, room_bytes: int) -> VmConfig:
@@ -66,6 +73,7 @@ def policy_of(domain: Definition, room_bytes: int) -> VmConfig:
     for key in said:
         if key not in _KEYS:
             raise fail(quoted(key), f"unknown: known here are {', '.join(_KEYS)}")
+    _one_of(said, "mode", _MODES, "enforce")
     if "minimum" not in said:
         raise fail("minimum", 'missing: add minimum="1GiB", for example')
     table = VmTable(

@@ -1,0 +1,149 @@
+"""Which domains there are, whose policy counts, and which process runs each."""
+
+from pathlib import Path
+
+import pytest
+from tests.rigs.libvirts import (
+    NAMED,
+    OTHER,
+    UUID,
+    FakeDomain,
+    FakeLibvirt,
+    config,
+    passed,
+    qemu_process,
+    seen,
+    xml,
+)
+from tests.rigs.scenes import play
+
+from dynmem.manager import connections
+from dynmem.manager.connections import Connections
+from dynmem.manager.domains.connection import DomainConnection
+from dynmem.manager.domains.roster import processes_of
+from dynmem.manager.next_sweep import NextSweep
+from dynmem.manager.reload import ConfigWatch
+from dynmem.manager.sweep.measuring import Measuring
+
+
+def test_domains_with_a_policy_come_and_go_while_the_manager_runs(tmp_path: Path) -> None:
+    async def scene() -> None:
+        file = config(tmp_path)
+        web = FakeDomain(xml(policy='minimum="64MiB"'))
+        libvirt = FakeLibvirt(web, FakeDomain(xml("plain", OTHER), "plain", OTHER))
+        async with seen(libvirt) as roster:
+            assert roster.take_news()
+            assert not roster.take_news()
+            vms, domains = roster.managed(file)
+            assert ([vm.name for vm in vms], domains) == (["web"], {"web": UUID})
+            libvirt.all[1].definition = xml("plain", OTHER, policy='minimum="32MiB"')
+            for _ in range(10):  # a tenth of the definitions is read again in each pass
+                await passed(roster)
+            assert roster.take_news()
+            assert [vm.name for vm in roster.managed(file)[0]] == ["plain", "web"]
+            libvirt.all.remove(web)
+            await passed(roster)
+            assert roster.take_news()
+            assert [vm.name for vm in roster.managed(file)[0]] == ["plain"]
+            web.number = -1  # shut off, and still defined
+            libvirt.all.append(web)
+            await passed(roster)
+            assert [vm.name for vm in roster.managed(file)[0]] == ["plain", "web"]
+
+    play(scene())
+
+
+def test_what_the_file_says_of_a_domain_counts_in_place_of_its_policy(tmp_path: Path) -> None:
+    async def scene() -> None:
+        libvirt = FakeLibvirt(FakeDomain(xml(policy='minimum="64MiB"')))
+        async with seen(libvirt) as roster:
+            for key in ("web", UUID, UUID.upper()):
+                assert roster.managed(config(tmp_path, NAMED.format("www", key))) == ([], {})
+
+    play(scene())
+
+
+def test_a_domain_that_cannot_be_managed_is_named_once_and_the_others_are(tmp_path: Path) -> None:
+    async def scene() -> None:
+        file = config(tmp_path, NAMED.format("db", "another"))
+        lines: list[str] = []
+        libvirt = FakeLibvirt(
+            FakeDomain(xml(policy='minimum="64MiB"')),
+            FakeDomain(xml("a b", OTHER, policy='minimum="64MiB"'), "a b", OTHER),
+            FakeDomain(xml("db", "3", policy='minimum="64MiB"'), "db", "3"),
+            FakeDomain("garbage", "broken", "4"),
+        )
+        async with seen(libvirt, lines) as roster:
+            for _ in range(3):
+                await passed(roster)
+                assert [vm.name for vm in roster.managed(file)[0]] == ["web"]
+        assert len(lines) == 3
+        assert "domain 'broken' is left out: the definition of a domain is not XML" in lines[0]
+        assert "'a b' is no name for dynmem" in lines[1] + lines[2]
+        assert "has another VM of this name" in lines[1] + lines[2]
+
+    play(scene())
+
+
+def test_a_libvirt_that_cannot_be_reached_leaves_everything_as_it_was_and_is_named_once(
+    tmp_path: Path,
+) -> None:
+    async def scene() -> None:
+        file, lines = config(tmp_path), list[str]()
+        libvirt = FakeLibvirt(FakeDomain(xml(policy='minimum="64MiB"')))
+        async with seen(libvirt, lines) as roster:
+            libvirt.is_down = True
+            for _ in range(3):
+                await passed(roster)
+            assert len(roster.managed(file)[0]) == 1
+            assert "reset by peer" in roster.problem
+            libvirt.is_down = False
+            await passed(roster)
+            assert roster.problem == ""
+        assert lines == [
+            "libvirt: Cannot recv data: Connection reset by peer",
+            "libvirt: qemu:///system replies again",
+        ]
+
+    play(scene())
+
+
+def test_a_process_is_a_domains_only_where_no_other_claims_its_uuid() -> None:
+    with qemu_process() as process:
+        assert processes_of({UUID: "web"}) == {UUID: process.pid}
+        assert processes_of({OTHER: "web"}) == {}
+        with qemu_process():
+            assert processes_of({UUID: "web"}) == {UUID: 0}
+
+
+def test_connections_follow_the_domains_and_know_whose_policy_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scene() -> None:
+        web = FakeDomain(xml(policy='minimum="64MiB"'))
+        db = FakeDomain(xml("db", OTHER, policy='minimum="64MiB"'), "db", OTHER)
+        libvirt = FakeLibvirt(web, db)
+        monkeypatch.setattr(connections, "_link", lambda _, rebooted: libvirt.link(rebooted))
+        watch, next_sweep = ConfigWatch(config(tmp_path, NAMED.format("db", OTHER))), NextSweep()
+        vms = Connections(watch, lambda _: None, next_sweep, Measuring())
+
+        async def follow() -> list[str]:
+            before = watch.config
+            await vms.take_in()
+            return await vms.follow(before)
+
+        assert await follow() == []
+        own = {name: isinstance(vm, DomainConnection) and vm.has_own_policy for name, vm in vms.all.items()}
+        assert own == {"db": False, "web": True}
+        assert "a domain that is not there yet" in vms.names
+        next_sweep.wanted.clear()
+        libvirt.all.remove(web)
+        vms._roster._next_s = 0.0  # type: ignore[union-attr]
+        vms.look()
+        await next_sweep.wanted.wait()  # it is known without waiting for the next sweep
+        assert vms.look()
+        assert await follow() == ["web"]
+        assert list(vms.all) == ["db"]
+        await vms.close()
+
+    play(scene())
