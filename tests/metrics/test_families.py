@@ -294,6 +294,17 @@ def test_unmet_demand_adds_up_over_time() -> None:
     assert totals.view().vms[0].unmet_byte_s == web.unmet_byte_s
 
 
+def test_a_look_at_one_vm_counts_for_that_one_and_costs_the_others_nothing() -> None:
+    host, totals = rack(), Totals()
+    web, db = vm(100, 120), msgspec.structs.replace(vm(100, 110), name="db")
+    totals.looked(facts_of(host, 10, web, db))
+    part = msgspec.structs.replace(facts_of(host, 12, vm(130, 120), db), looked=frozenset({"web"}))
+    totals.looked(part)
+    assert [each.unmet_byte_s / MIB for each in totals.view().vms] == [40, 0]
+    totals.looked(facts_of(host, 15, vm(130, 120), db))
+    assert [each.unmet_byte_s / MIB for each in totals.view().vms] == [40, 50]
+
+
 def test_the_reserve_that_a_guest_should_have_counts_as_its_demand() -> None:
     host, totals = rack(), Totals()
     lacking = vm(100, 90)

@@ -104,7 +104,8 @@ class Histogram:
 class _VmTotals:
     """One VM: what it lacks since when, and its sums."""
 
-    def __init__(self) -> None:
+    def __init__(self, now_ns: int) -> None:
+        self.looked_ns = now_ns
         self.life: tuple[str, int] | None = None
         self.actual_bytes = 0
         self.unmet_bytes = 0
@@ -112,10 +113,10 @@ class _VmTotals:
         self.grown_bytes = 0
         self.shrunk_bytes = 0
 
-    def take(self, facts: VmFacts, passed_ns: int) -> None:
-        """Add what it lacked until now, and what its size changed by since the last look."""
-        self.unmet_byte_ns += self.unmet_bytes * passed_ns
-        self.unmet_bytes = unmet_bytes(facts)
+    def take(self, facts: VmFacts, now_ns: int) -> None:
+        """Add what it lacked until now, and what its size changed by since the last look at it."""
+        self.unmet_byte_ns += self.unmet_bytes * max(0, now_ns - self.looked_ns)
+        self.unmet_bytes, self.looked_ns = unmet_bytes(facts), now_ns
         if facts.actual_bytes is None or facts.is_actual_former:
             self.life = None
             return
@@ -135,16 +136,20 @@ class Totals:
         self._endings: dict[Ending, int] = {"sent": 0, "failed": 0, "unknown": 0}
         self._last_resorts = 0
         self._vms: dict[str, _VmTotals] = {}
-        self._now_ns: int | None = None
 
     def looked(self, facts: Facts) -> None:
-        """Take in what a step is made from. VMs that are no longer configured are forgotten."""
-        passed_ns = 0 if self._now_ns is None else max(0, facts.now_ns - self._now_ns)
-        self._now_ns = facts.now_ns
-        before, self._vms = self._vms, {}
+        """Take in what a step is made from: the VMs that were looked at now.
+
+        VMs that a look at all of them does not have are no longer configured, and forgotten.
+        """
+        before = self._vms
+        if facts.looked is None:
+            self._vms = {}
         for vm in facts.vms:
-            self._vms[vm.name] = before.get(vm.name) or _VmTotals()
-            self._vms[vm.name].take(vm, passed_ns)
+            if facts.is_new(vm.name):
+                totals = before.get(vm.name) or _VmTotals(facts.now_ns)
+                self._vms[vm.name] = totals
+                totals.take(vm, facts.now_ns)
 
     def swept(self, took_s: float) -> None:
         """Count a sweep."""
