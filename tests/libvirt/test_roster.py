@@ -59,6 +59,7 @@ def test_what_the_file_says_of_a_domain_counts_in_place_of_its_policy(tmp_path: 
         async with seen(libvirt) as roster:
             for key in ("web", UUID, UUID.upper()):
                 assert roster.managed(config(tmp_path, NAMED.format("www", key))) == ([], {})
+            assert len(roster.managed(config(tmp_path, NAMED.format("www", "WEB")))[0]) == 1  # another's name
 
     play(scene())
 

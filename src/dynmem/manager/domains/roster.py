@@ -150,13 +150,13 @@ class Roster:
 
         What the file says of a domain counts in place of that. What cannot be managed is reported, once.
         """
-        keys = {key.lower() for key in config.domains.values()}
+        keys = {found.listed.uuid for key in config.domains.values() if (found := self.find(key)) is not None}
         names = {vm.name for vm in config.vms}
         vms: list[VmConfig] = []
         said: dict[str, str] = {}
         for uuid, domain in sorted(self._domains.items(), key=lambda each: each[1].listed.name):
             name = domain.listed.name
-            if domain.definition.policy is None or {uuid, name.lower()} & keys:
+            if domain.definition.policy is None or uuid in keys:
                 continue
             try:
                 vms.append(_policy(domain, names, config))
