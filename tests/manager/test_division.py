@@ -2,13 +2,25 @@
 
 import itertools
 
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from dynmem.manager.step import Manager
 from dynmem.manager.step.division import Parts, divide
-from dynmem.manager.step.facts import HV_BALLOON, VIRTIO_BALLOON, Pinned, VirtioMem, VmFacts
-from dynmem.units import GIB, MIB
+from dynmem.manager.step.facts import (
+    HV_BALLOON,
+    VIRTIO_BALLOON,
+    Demand,
+    Facts,
+    HostFacts,
+    ManagerSettings,
+    Pinned,
+    VirtioMem,
+    VmConfig,
+    VmFacts,
+)
+from dynmem.units import GIB, MIB, NS_PER_S
 
 BOOT = GIB
 
@@ -179,3 +191,63 @@ def test_a_guest_that_has_just_been_reset_has_all_that_it_booted_with() -> None:
 
 def test_a_vm_without_virtio_mem_has_no_parts() -> None:
     assert divide(vm(BOOT), BOOT // 2) is None
+
+
+class Whims:
+    """A VM whose devices and guest do whatever a list of numbers says. Sizes in blocks."""
+
+    BLOCK, BLOCKS = 4 * MIB, 128
+
+    def __init__(self, whims: list[int]) -> None:
+        self.whims = itertools.cycle(whims)
+        self.own, self.plugged, self.requested = BOOT, 0, 0
+
+    def facts(self) -> VmFacts:
+        one = VirtioMem("one", self.BLOCK, self.plugged, self.requested, self.BLOCKS * self.BLOCK)
+        used = next(self.whims) * 16 * MIB
+        size = self.own + self.plugged
+        return replace(
+            vm(self.own, one),
+            resident_bytes=min(size, used),
+            limit_bytes=BOOT + self.BLOCKS * self.BLOCK,
+            demand=Demand(used, max(0, size - used), "used", 1),
+        )
+
+    def obey(self, parts: Parts) -> None:
+        """Take what was sent, and do some of it, all of it, or something else."""
+        self.requested = dict(parts.requests).get("one", self.requested)
+        whim = next(self.whims) % 8
+        if whim < 3:
+            self.own, self.plugged = parts.balloon_bytes or self.own, self.requested
+        elif whim == 3:
+            self.own = parts.balloon_bytes or self.own
+        elif whim == 4:
+            self.plugged = self.requested
+        elif whim == 5:
+            self.plugged = next(self.whims) % (self.BLOCKS + 1) * self.BLOCK
+
+
+@given(st.lists(st.integers(0, 96), min_size=8, max_size=60))
+@settings(max_examples=40)
+def test_whatever_a_guest_does_every_order_stays_within_its_bounds(whims: list[int]) -> None:
+    config = VmConfig("web", 128 * MIB, BOOT + 384 * MIB)
+    host = ManagerSettings(2 * GIB, 64 * MIB, NS_PER_S, "enforce")
+    manager, machine = Manager(host, [config]), Whims(whims)
+    for second in range(1, 60):
+        facts = machine.facts()
+        if second % 20 == 0:  # tight, and wide again
+            budget = 512 * MIB if second % 40 else 2 * GIB
+            manager.configure(replace(host, budget_bytes=budget), [config])
+        found = Facts(second * NS_PER_S, HostFacts(4 * GIB, 8 * GIB), (facts,))
+        for each in manager.step(found).commands:
+            manager.was_sent("web")
+            assert each.parts is not None
+            own, size = wanted(facts, each.parts)
+            assert min(128 * MIB, facts.balloon_bytes) <= own <= BOOT
+            assert 0 <= size <= Whims.BLOCKS * Whims.BLOCK
+            assert size % Whims.BLOCK == 0
+            low, high = sorted((each.target_bytes, facts.actual_bytes or 0))
+            assert low <= own + size <= high
+            assert 128 * MIB <= each.target_bytes <= max(config.maximum_bytes, facts.actual_bytes or 0)
+            machine.obey(each.parts)
+        machine.obey(Parts(None))

@@ -218,6 +218,22 @@ async def test_what_another_program_has_requested_counts_as_taken(tmp_path: Path
 
 
 @plays
+async def test_a_vm_with_an_assigned_device_moves_by_virtio_mem_alone_and_not_below_its_boot_size(
+    tmp_path: Path,
+) -> None:
+    vm = Pluggable(Device("one", 512 * MIB), used=60 * MIB)
+    vm.others = [{"name": "gpu", "type": "child<vfio-pci>"}]
+    async with managed(vm, tmp_path) as web:
+        await web.period(8)
+        assert web.view.pinned is not None
+        assert vm.plugged > 256 * MIB
+        await shrinks(web)
+        assert (vm.own, vm.plugged) == (BOOT, 0)
+        assert web.view.floor_bytes == BOOT
+        assert {name for name, _ in vm.writes} == {"one"}
+
+
+@plays
 async def test_a_reset_unplugs_all_and_what_is_still_requested_counts_until_the_next_guest_plugs_it(
     tmp_path: Path,
 ) -> None:

@@ -62,6 +62,7 @@ class Pluggable(FakeVm):
         self.used, self.onlines, self.has_balloon = used, True, balloon
         self.target = self.own = BOOT
         self.holds_at = 0  # the least that its balloon leaves it
+        self.others: list[dict[str, str]] = []  # further devices, as `qom-list` has them
         self.online = 0
         self.moves: Callable[[], None] = self.obey
         self._reports = 0
@@ -103,10 +104,8 @@ class Pluggable(FakeVm):
         if asked["path"] != "/machine/peripheral":
             return []
         found = [{"name": each.name, "type": "child<virtio-mem-pci>"} for each in self.devices.values()]
-        return [
-            *found,
-            *([{"name": "balloon0", "type": "child<virtio-balloon-pci>"}] if self.has_balloon else []),
-        ]
+        found += [{"name": "balloon0", "type": "child<virtio-balloon-pci>"}] if self.has_balloon else []
+        return found + self.others
 
     def _statistics(self) -> dict[str, Any]:
         self._reports += 1
