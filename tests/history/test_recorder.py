@@ -11,7 +11,7 @@ from tests.rigs.pasts import RecordedHost
 from dynmem.history import recorder as recording
 from dynmem.history.file import FILE_NAME
 from dynmem.history.past import Past
-from dynmem.history.recorder import ROWS, Recorder
+from dynmem.history.recorder import ROWS, Pace, Recorder
 from dynmem.history.store import Store
 from dynmem.limits import HISTORY_BYTES_MIN, HISTORY_WAITING_MAX
 
@@ -132,3 +132,24 @@ def test_where_the_operator_wants_none_no_history_is_kept_and_it_can_begin_later
         assert sum(len(piece.rows) for piece in Past(tmp_path).pieces(0)) == ROWS + 5
 
     asyncio.run(scenario())
+
+
+def test_the_thread_rests_longer_than_it_works_so_that_no_step_waits_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now_s, rests = 0.0, []
+
+    def sleep(seconds: float) -> None:
+        nonlocal now_s
+        now_s += seconds
+        rests.append(seconds)
+
+    monkeypatch.setattr("dynmem.history.recorder.time.monotonic", lambda: now_s)
+    monkeypatch.setattr("dynmem.history.recorder.time.sleep", sleep)
+    pace, works = Pace(), 0
+    for _ in range(1000):
+        now_s += 0.0005  # a VM
+        works += 1
+        pace()
+    assert 200 <= len(rests) <= 334  # after each 2 ms of work, and before 3
+    assert sum(rests) >= 2 * 0.0005 * works * 0.9

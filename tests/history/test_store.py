@@ -243,16 +243,20 @@ def test_a_writer_that_is_killed_at_any_point_leaves_a_whole_file(tmp_path: Path
         assert sorted(blocks) == sorted((batch.id, 2) for batch in batches)
 
 
+def fill(disk: Path) -> None:
+    with (disk / "filler").open("wb", buffering=0) as filler, contextlib.suppress(OSError):
+        while filler.write(b"x" * 4096):
+            pass
+    assert os.statvfs(disk).f_bavail == 0
+
+
 def test_on_a_full_disk_the_oldest_goes_and_its_room_is_given_back(tmp_path: Path) -> None:
     with mounted(tmp_path / "disk", "tmpfs", "size=16m") as disk:
         store = Store(disk)
         rows = RecordedHost(vms=20, budget=100 * 1024).sweeps(20)
         for _ in range(100):
             store.add(rows, [])
-        with (disk / "filler").open("wb", buffering=0) as filler, contextlib.suppress(OSError):
-            while filler.write(b"x" * 4096):
-                pass
-        assert os.statvfs(disk).f_bavail == 0
+        fill(disk)
         before = (disk / FILE_NAME).stat().st_size
         with contextlib.suppress(FullError):
             for _ in range(100):
@@ -266,6 +270,23 @@ def test_on_a_full_disk_the_oldest_goes_and_its_room_is_given_back(tmp_path: Pat
         store.add([last], [])
         store.close()
         assert Past(disk).moment(last.at_ms).vms == last.sample.vms
+
+
+def test_if_room_were_not_allocated_first_a_full_disk_would_leave_none_to_make_room_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Store, "_allocate", lambda *_: None)
+    with mounted(tmp_path / "disk", "tmpfs", "size=16m") as disk:
+        store = Store(disk)
+        rows = RecordedHost(vms=20, budget=100 * 1024).sweeps(20)
+        store.add(rows, [])
+        fill(disk)
+        with contextlib.suppress(sqlite3.OperationalError):
+            for _ in range(100):
+                store.add(rows, [])
+        with pytest.raises(sqlite3.OperationalError, match="full"):
+            store.shed()
+        store.close()
 
 
 class FailingDisk(RuleBasedStateMachine):
