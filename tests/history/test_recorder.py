@@ -134,6 +134,19 @@ def test_where_the_operator_wants_none_no_history_is_kept_and_it_can_begin_later
     asyncio.run(scenario())
 
 
+def test_where_none_is_kept_any_more_what_there_is_stays(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        recorder, recorded = Recorder(tmp_path, print), RecordedHost(1)
+        for row in recorded.sweeps(3 * ROWS + 5):
+            recorder.stepped(row.sample, {})
+            await recorder.written()
+        recorder.limit(0)
+        await recorder.finish()
+        assert sum(len(piece.rows) for piece in Past(tmp_path).pieces(0)) == 3 * ROWS + 5
+
+    asyncio.run(scenario())
+
+
 def test_the_thread_rests_longer_than_it_works_so_that_no_step_waits_for_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -176,7 +176,8 @@ class Recorder:
 
     def _open(self) -> list[str]:
         if self._store is not None:
-            self._store.limit(self._bytes_max)
+            if self._bytes_max:  # else what is there stays as it is
+                self._store.limit(self._bytes_max)
             return []
         self._store = Store(self._folder, self._bytes_max, Pace())
         return [self._store.news] if self._store.news else []

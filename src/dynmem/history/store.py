@@ -45,6 +45,8 @@ HOST: Final = 0
 _EVENTS_LOOSE: Final = 1000
 # Batches that are thinned at once, at most: after many restarts they are short.
 _GROUP_MAX: Final = 600
+# Rows that are thinned at once, at most: ten sweeps a second for ten minutes.
+_ROWS_MAX: Final = 6000
 # VMs of which nothing is kept any more are forgotten when there are twice as many as this, or as were left.
 _NAMES_LOOSE: Final = 2000
 # What is given back to a full disk at a time.
@@ -361,8 +363,10 @@ class Store:
 def _first(batches: Sequence[Batch], span_ds: int) -> list[Batch]:
     """Return the first batches that are at most this long together; at least two, if there are."""
     group: list[Batch] = []
+    rows = 0
     for batch in batches[:_GROUP_MAX]:
-        if len(group) > 1 and batch.end_ds - group[0].begin_ds > span_ds:
+        rows += batch.rows
+        if len(group) > 1 and (batch.end_ds - group[0].begin_ds > span_ds or rows > _ROWS_MAX):
             break
         group.append(batch)
     return group
