@@ -35,8 +35,9 @@ of your own; `dynmem run` warns about any other address than the loopback's. A r
 rendering. An address that cannot be had is reported in the log, and the VMs are served all the same.
 SIGHUP puts another address in force.
 
-**As a file** for node_exporter's textfile collector, where nothing else is scraped: run this every 15 s
-from a timer.
+**As a file** for node_exporter's textfile collector, where nothing else is scraped: with
+`contrib/systemd/dynmem-metrics.timer` and its service, every 15 s, into the folder of Debian's package. What
+they run is this:
 
 ```sh
 dynmem metrics --textfile /var/lib/prometheus/node-exporter/dynmem.prom
@@ -54,7 +55,7 @@ What is not known has no sample: it is never shown as 0 or -1. `vm` is the VM's 
 What describes a VM in words stands in `dynmem_vm_info` alone; join it like this:
 
 ```
-dynmem_vm_resident_bytes * on (vm) group_left (priority, device) dynmem_vm_info
+dynmem_vm_resident_bytes * on (instance, vm) group_left (priority, device) dynmem_vm_info
 ```
 
 Nothing that a guest says becomes a label. A VM's size in `dynmem_vm_X_bytes` is the field `X_bytes` of [the

@@ -77,3 +77,17 @@ def test_it_is_not_started_again_for_what_does_not_pass_by_itself() -> None:
 def test_it_may_open_what_a_thousand_vms_need() -> None:
     needed = MANAGER_DESCRIPTORS + MANAGER_DESCRIPTORS_PER_VM * MANAGER_VMS_MAX
     assert int(section("Service")["LimitNOFILE"]) >= needed
+
+
+METRICS = UNIT.with_name("dynmem-metrics.service")
+
+
+@needs_systemd
+def test_the_unit_for_node_exporter_is_as_closed_and_its_timer_is_known(tmp_path: Path) -> None:
+    found = analyzed("security", "--offline=true", "--threshold=15", METRICS)
+    assert found.returncode == 0, found.stdout[-200:]
+    for unit in (METRICS, METRICS.with_suffix(".timer")):
+        text = unit.read_text().replace("/usr/bin/dynmem", "/bin/true")
+        (tmp_path / unit.name).write_text(text)
+    found = analyzed("verify", "--man=no", tmp_path / "dynmem-metrics.timer", tmp_path / METRICS.name)
+    assert "dynmem-metrics" not in found.stdout + found.stderr, found.stderr

@@ -35,6 +35,7 @@ MAIN = "systemctl show -p MainPID --value dynmem"
 @needs_systemd
 def test_the_unit_starts_reloads_is_watched_and_manages_vms_of_other_users(tmp_path: Path) -> None:
     units = {"dynmem.service": UNIT.read_text().replace("WatchdogSec=60s", "WatchdogSec=3s")}
+    units["dynmem-metrics.service"] = UNIT.with_name("dynmem-metrics.service").read_text()
     with systemd_host(tmp_path, units) as host:
         assert host.run("systemctl start dynmem; systemctl is-active dynmem").stdout.strip() == "inactive"
         host.says(f"cat > /etc/dynmem/config.toml <<EOT{CONFIG}EOT")
@@ -51,6 +52,10 @@ def test_the_unit_starts_reloads_is_watched_and_manages_vms_of_other_users(tmp_p
         (vm,) = json.loads(host.says("dynmem status --json --socket /run/dynmem/status.sock"))["vms"]
         assert vm["run_state"] == "prelaunch"
         assert vm["resident_bytes"] == 64 << 20  # the memory of another user's process
+
+        folder = "/var/lib/prometheus/node-exporter"
+        host.says(f"mkdir -p {folder}; chown nobody {folder}; systemctl start dynmem-metrics")
+        assert 'dynmem_vm_resident_bytes{vm="web"} 67108864' in host.says(f"cat {folder}/dynmem.prom")
 
         main = host.says(MAIN)
         host.says("sed -i 's/600MiB/500MiB/' /etc/dynmem/config.toml; systemctl reload dynmem")
