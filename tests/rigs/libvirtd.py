@@ -134,9 +134,14 @@ class Libvirtd:
             stderr=subprocess.DEVNULL,
         )
 
+    @property
+    def pid(self) -> int:
+        """Its process."""
+        return int((self.folder / "run" / "libvirt" / "libvirtd.pid").read_text())
+
     def kill(self) -> None:
         """End it without a word; its domains go on."""
-        pid = int((self.folder / "run" / "libvirt" / "libvirtd.pid").read_text())
+        pid = self.pid
         os.kill(pid, signal.SIGKILL)
         deadline = time.monotonic() + PATIENCE_S
         while is_there(pid):
