@@ -346,6 +346,21 @@ async def test_a_device_without_an_id_is_found_by_its_memory_and_one_that_is_not
 
 
 @plays
+async def test_a_device_that_replaces_another_one_with_the_same_memory_is_found(tmp_path: Path) -> None:
+    one = Device("one", 256 * MIB)
+    vm = Pluggable(one)
+    async with watched(vm, tmp_path) as connection:
+        assert (await connection.observe(1, 10)).virtio_mems[0].path == "/machine/peripheral/one"
+        vm.devices = {"/machine/peripheral/other": one}
+        vm.answers["qom-list"] = lambda asked: (
+            [{"name": "other", "type": "child<virtio-mem-pci>"}] if asked["path"][-1] == "l" else []
+        )
+        for _ in range(11):
+            facts = await connection.observe(1, 10)
+        assert facts.virtio_mems[0].path == "/machine/peripheral/other"
+
+
+@plays
 async def test_after_a_refusal_nothing_more_of_an_order_is_sent(tmp_path: Path) -> None:
     vm = Pluggable(Device("one", 256 * MIB), Device("two", 256 * MIB))
     async with watched(vm, tmp_path, may_write=True) as connection:

@@ -4,7 +4,7 @@ QEMU keeps the size of a virtio-balloon over a reset: `query-balloon` returns wh
 the next one's driver writes a size of its own, and until then that guest has all of its memory.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -46,6 +46,8 @@ class Life:
         next_memory: The look at which its memory is read again.
         virtio_mems: Its virtio-mem devices, as they were read last.
         paths: Where these are, by their memory backends.
+        backends: The memory backends that these were looked up for.
+        next_paths: The look at which they are looked up again.
         online: How much of what they have plugged its guest uses.
         grown: What must have been hot-added to it since the last reset.
         actual_bytes: Its size as its VMM reported it last, without what virtio-mem has plugged.
@@ -84,6 +86,8 @@ class Life:
     next_memory: int = 0
     virtio_mems: tuple[VirtioMem, ...] = ()
     paths: Mapping[str, str] = field(default_factory=dict)
+    backends: Collection[str] = ()
+    next_paths: int = 0
     online: Online = field(default_factory=Online)
     grown: Grown = field(default_factory=Grown)
     actual_bytes: int | None = None

@@ -1,6 +1,7 @@
 """Read a VM's memory at a look: what it booted with, what can be added, what virtio-mem has plugged.
 
-What can change while nobody plugs a device is read at each look, and at each glance; the rest now and then.
+What can change while nobody plugs a device is read at each look, and at each glance; the rest now and then. A
+device may be replaced by another one with the same memory, so its path is looked up again, too.
 """
 
 from typing import Final
@@ -34,6 +35,7 @@ async def glance_at_memory(monitor: Monitor, life: Life) -> None:
 async def _read(monitor: Monitor, life: Life, base_bytes: int) -> None:
     memory = await read_memory(monitor, base_bytes)
     backends = {each.backend for each in memory.virtio_mems}
-    if backends != {each.backend for each in life.memory.virtio_mems} if life.memory else backends:
-        life.paths = await find_paths(monitor)
+    if backends and (backends != life.backends or life.looks >= life.next_paths):
+        life.paths, life.backends = await find_paths(monitor), backends
+        life.next_paths = life.looks + _LOOK_EVERY
     life.memory, life.virtio_mems = memory, with_paths(memory.virtio_mems, life.paths)
