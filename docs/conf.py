@@ -63,6 +63,7 @@ docs/balloon
 docs/demand
 docs/duplicates
 docs/status
+docs/top
 docs/socket
 docs/metrics
 docs/runbooks

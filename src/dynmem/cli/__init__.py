@@ -33,6 +33,7 @@ COMMANDS: Final = {  # name -> (module, attribute, one line for --help)
     "scan": ("dynmem.cli.scan", "scan", "Show what the VMs of this host hold and could give back"),
     "schema": ("dynmem.cli.schema", "schema", "Print the JSON Schema of the manager's socket"),
     "status": ("dynmem.cli.status", "status", "Show how much memory each VM has, and why"),
+    "top": ("dynmem.cli.top", "top", "Watch what each VM needs and has, or write it as CSV"),
     "trace": ("dynmem.cli.trace", "trace", "Read captures and trace logs"),
     "vm": ("dynmem.cli.vm", "vm", "Run one virtual machine with dynamic memory"),
 }

@@ -1,0 +1,89 @@
+"""``dynmem top``: the status of the running manager, again and again: a live table, or CSV."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from dynmem.cli.options import socket_option
+from dynmem.errors import ConfigError, ExitCode, quoted
+from dynmem.manager.api.client import ask, status_of
+from dynmem.manager.paths import default_socket
+from dynmem.units import NS_PER_S, parse_duration
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from dynmem.manager.api.messages import StatusReply
+
+_PERIOD_S_MIN: Final = 0.1
+_PERIOD_S_MAX: Final = 24 * 3600.0
+
+
+@click.command()
+@click.option("-b", "--batch", is_flag=True, help="Write CSV, a row for each VM at each look.")
+@click.option(
+    "-n",
+    "--count",
+    type=click.IntRange(1),
+    metavar="N",
+    help="With --batch: end after N looks [default: at Ctrl-C].",
+)
+@click.option(
+    "-d",
+    "--delay",
+    metavar="TIME",
+    help="From one look to the next, in seconds or such as 500ms [default: the manager's period].",
+)
+@socket_option
+def top(path: Path | None, delay: str | None, count: int | None, *, batch: bool) -> int:
+    """Write what each VM needs and has, again and again, as CSV.
+
+    The first row names the columns with their units. When the manager is lost, there are no rows until it
+    replies again, and standard error says why. A program that stops reading ends it.
+
+    \b
+    Examples:
+      dynmem top -b -n 60 -d 1 > minute.csv
+      dynmem top -b | grep ',web,'
+
+    Exit codes: as of status; 6 if some of the looks were without a reply, 130 Ctrl-C.
+    """  # noqa: D301 - click reads the backspace as "do not wrap"
+    socket = path or default_socket()
+    period_s = _period_s(delay)
+
+    def look() -> "StatusReply":
+        return status_of(ask(socket, {"command": "status"}))
+
+    if not batch:
+        raise ConfigError("there is only --batch: run `dynmem top -b`")
+    return _batch(look, count, period_s)
+
+
+def _batch(look: "Callable[[], StatusReply]", count: int | None, period_s: float | None) -> int:
+    from dynmem.top.batch import write
+
+    def note(why: str) -> None:
+        click.echo(f"dynmem: no row: {why}", err=True)
+
+    out = click.open_file("-", "w", encoding="utf-8", errors="replace")
+    try:
+        lost = write(look, out, count=count, period_s=period_s, note=note)
+    except BrokenPipeError:  # the reader stopped reading
+        # what is left in the buffer is flushed at the end of the process
+        os.dup2(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), 1)
+        return ExitCode.OK
+    return ExitCode.PARTIAL if lost else ExitCode.OK
+
+
+def _period_s(text: str | None) -> float | None:
+    if text is None:
+        return None
+    try:
+        period_s = parse_duration(text) / NS_PER_S
+    except ValueError as error:
+        raise ConfigError(f"--delay: {error}") from error
+    if not _PERIOD_S_MIN <= period_s <= _PERIOD_S_MAX:
+        raise ConfigError(f"--delay: {quoted(text)} is not between 100ms and 24h: choose another time")
+    return period_s
