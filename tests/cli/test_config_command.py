@@ -63,6 +63,18 @@ def test_a_vm_with_a_free_monitor_is_written_and_every_line_has_a_comment(tree: 
         assert re.fullmatch(r"|\[.*\]|#.*|\w+ = .* # .+", line), line
 
 
+def test_what_virtio_mem_can_plug_is_a_part_of_the_maximum_and_not_of_the_minimum(tree: ProcTree) -> None:
+    """A maximum of the boot size would take from a VM what it has plugged already."""
+    backend = "memory-backend-memfd,id=more,size=8G,share=on"
+    device = "virtio-mem-pci,id=vm0,memdev=more,requested-size=1G"
+    options = ["-object", backend, "-device", device, "-qmp", "unix:/run/web.qmp,server=on,wait=off"]
+    tree.process(7, [QEMU, "-name", "web", "-m", "4G,maxmem=12G", *options])
+    text = written(tree)
+    (vm,) = loaded(tree, text).vms
+    assert (vm.minimum_bytes, vm.maximum_bytes) == (GIB, 12 * GIB)
+    assert "what it boots with, 4 GiB, and what its virtio-mem can plug" in text
+
+
 @pytest.mark.parametrize("taken", [True, False])
 def test_proxmoxs_own_monitor_is_borrowed_and_its_figures_are_used(taken: bool, tree: ProcTree) -> None:
     tree.process(9, ["kvm", "-id", "104", "-name", "shop,debug-threads=on", "-m", "8192", *PROXMOX_MONITORS])

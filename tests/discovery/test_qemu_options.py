@@ -126,3 +126,26 @@ def test_whatever_stands_on_a_command_line_raises_nothing() -> None:
 
 def test_a_value_with_very_many_properties_is_read_up_to_a_limit() -> None:
     assert len(fields_of(",".join(f"k{number}=1" for number in range(100_000)), "driver")) < 10_000
+
+
+@pytest.mark.parametrize(
+    ("objects", "devices", "mib"),
+    [
+        (["memory-backend-memfd,id=a,size=2G"], ["virtio-mem-pci,memdev=a"], 2048),
+        (
+            ['{"qom-type":"memory-backend-memfd","id":"a","size":1073741824}'],
+            ['{"driver":"virtio-mem-pci","id":"v","memdev":"a"}'],
+            1024,
+        ),
+        (["memory-backend-ram,id=a,size=1G"], ["pc-dimm,memdev=a"], 0),
+        (["memory-backend-ram,id=a,size=wide"], ["virtio-mem-pci,memdev=a", "virtio-mem-pci,memdev=b"], 0),
+        ([], ["virtio-mem-pci"], 0),
+        (["memory-backend-ram,id=a,size=99999999T"], ["virtio-mem-pci,memdev=a"], 0),
+    ],
+)
+def test_what_virtio_mem_can_plug_is_what_its_memory_has(
+    objects: list[str], devices: list[str], mib: int
+) -> None:
+    words = [word for each in objects for word in ("-object", each)]
+    words += [word for each in devices for word in ("-device", each)]
+    assert started_as([QEMU, *words]).pluggable_bytes == mib << 20

@@ -91,15 +91,18 @@ def _table(each: Sized, name: str, room: int, uri: str) -> Iterator[str]:
     vm, maximum = each.vm, each.boot_bytes
     if vm.proxmox is not None:
         maximum = vm.proxmox.maximum_bytes
-    maximum = _whole(maximum)
+    boot = maximum = _whole(maximum)
+    is_domain, origin = _is_domain(vm), "what it boots with"
+    if boot and vm.started.pluggable_bytes and not is_domain:
+        maximum = _whole(boot + vm.started.pluggable_bytes)
+        origin = f"what it boots with, {format_size(boot)}, and what its virtio-mem can plug"
     monitor, kind = _monitor(vm)
-    is_domain = _is_domain(vm)
     problem = each.problem or _problem(vm, monitor, maximum, room)
     if is_domain and _libvirt_of(vm) != uri:
         problem = f"it is of {_libvirt_of(vm)}, and one libvirt can be managed"
     shown = vm.monitors[0].path if monitor is None and vm.monitors else monitor and monitor.path
     path = str(shown) if problem == "" else _way_for_us(vm, str(shown or f"/run/vm/{name}.qmp"))
-    minimum, why = _minimum(vm, maximum, room)
+    minimum, why = _minimum(vm, boot, room)
     weight, why_weight = _weight(vm)
     who = f"pid {vm.pid}, {vm.keeper}" if vm.pid else vm.keeper
     called = "" if name == vm.name else f"; it calls itself {vm.name}"
@@ -114,7 +117,7 @@ def _table(each: Sized, name: str, room: int, uri: str) -> Iterator[str]:
         _line("name", f'"{name}"', f"{who}{called}"),
         *way,
         _line("minimum", _size(minimum), f"it is never shrunk below; {why}"),
-        _line("maximum", _size(maximum), "it is never grown above; what it boots with"),
+        _line("maximum", _size(maximum), f"it is never grown above; {origin}"),
         _line("buffer", str(_DEFAULTS.buffer_percent), "percent on top of what its guest uses"),
         _line("weight", str(weight), f"1 to {WEIGHT_MAX}, within a priority; {why_weight}"),
         _line("priority", f'"{_DEFAULTS.priority}"', "low, normal or high: who is served first"),

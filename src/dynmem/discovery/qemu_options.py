@@ -13,7 +13,7 @@ import msgspec
 
 from dynmem.discovery.processes import is_ours
 from dynmem.json_errors import NOT_JSON
-from dynmem.limits import SCAN_OPTIONS_MAX
+from dynmem.limits import MANAGER_FIGURE_BYTES_MAX, SCAN_OPTIONS_MAX
 from dynmem.units import MIB, parse_size
 
 Fields = Mapping[str, str]
@@ -66,6 +66,13 @@ class StartedAs(NamedTuple):
     machine: Fields
     locks_memory: bool
     reads_a_file: bool
+
+    @property
+    def pluggable_bytes(self) -> int:
+        """The most that its virtio-mem devices can plug: what their memory backends have."""
+        sizes = {each.get("id", ""): _object_size(each.get("size", "")) for each in self.objects}
+        mems = (each for each in self.devices if each.get("driver", "").startswith("virtio-mem-"))
+        return sum(sizes.get(each.get("memdev", ""), 0) for each in mems)
 
 
 def started_as(arguments: Sequence[str]) -> StartedAs:
@@ -123,6 +130,15 @@ def size_of(text: str) -> int | None:
         return parse_size(text, default_unit="M")
     except ValueError:
         return None
+
+
+def _object_size(text: str) -> int:
+    """Return the size of an object, of which a bare number counts bytes; 0 if no VM can have that."""
+    try:
+        size = parse_size(text, default_unit="B")
+    except ValueError:
+        return 0
+    return size if size <= MANAGER_FIGURE_BYTES_MAX else 0
 
 
 def fields_of(value: str, first_key: str) -> dict[str, str]:
