@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: demo demo-qemu test test-kvm accept-memory accept-gmm accept-hosts lint man docs conformance bench bench-check trial rows flake check-metrics soak hostile walk fuzz fuzz-coverage clean
+.PHONY: demo demo-qemu test test-kvm accept-memory accept-gmm accept-hosts lint man dist docs conformance bench bench-check trial rows flake check-metrics soak hostile walk fuzz fuzz-coverage clean
 .DEFAULT_GOAL := demo
 
 .venv/run.stamp: pyproject.toml scripts/setup-venv
@@ -12,6 +12,10 @@ PYTEST := $(BIN)/python -m pytest
 
 .venv/dev.stamp: .venv/run.stamp
 	PYTHON=$(PYTHON) scripts/setup-venv --group dev
+	touch $@
+
+.venv/dist.stamp: .venv/run.stamp
+	PYTHON=$(PYTHON) scripts/setup-venv --group dist
 	touch $@
 
 .venv/docs.stamp: .venv/run.stamp
@@ -54,6 +58,9 @@ lint: .venv/dev.stamp
 
 man: .venv/run.stamp  ## the man pages, in build/man, of the same texts as --help
 	$(BIN)/python -m scripts.man
+
+dist: .venv/dist.stamp  ## what a release has, in dist: sdist and wheel of the last commit
+	$(BIN)/python -m scripts.dist
 
 docs: .venv/docs.stamp  ## the site, in build/docs: the Markdown, and the public names with their docstrings; no warning
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going --show-traceback --fresh-env --quiet -c docs . build/docs
@@ -108,4 +115,4 @@ fuzz-coverage: .venv/dev.stamp  ## the same, guided by coverage; installs atheri
 	$(BIN)/python -m tests.fuzz.coverage $(ARGS)
 
 clean:
-	rm -rf .venv build .fuzz .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv build dist .fuzz .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -68,6 +68,7 @@ docs/socket
 docs/metrics
 docs/runbooks
 docs/service
+docs/release
 docs/history
 docs/history-fields
 docs/honesty

@@ -12,7 +12,6 @@ from typing import Final
 
 import click
 
-from dynmem import __version__
 from dynmem.errors import MEANINGS, DynmemError, ExitCode
 
 COMMANDS: Final = {  # name -> (module, attribute, one line for --help)
@@ -94,8 +93,25 @@ class LazyGroup(HintingGroup):
             formatter.write_dl([(name, line) for name, (_, _, line) in sorted(COMMANDS.items())])
 
 
+def _show_version(context: click.Context, parameter: click.Parameter, value: bool) -> None:
+    """Print the version and end."""
+    del parameter
+    if value:
+        from dynmem.built import version
+
+        click.echo(version())
+        context.exit()
+
+
 @click.group(cls=LazyGroup, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="dynmem")
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_show_version,
+    help="Show the version and what it was built from, and exit.",
+)
 def group() -> None:
     """Share the memory of a KVM host among its virtual machines by demand."""
 

@@ -12,6 +12,15 @@ SHELLS: Final = ("bash", "zsh", "fish")
 VARIABLE: Final = "_DYNMEM_COMPLETE"
 
 
+def script(shell: str) -> str:
+    """Return what one of the shells reads."""
+    kind = get_completion_class(shell)
+    assert kind is not None
+    made = kind(click.Command("dynmem"), {}, "dynmem", VARIABLE)
+    # click's own `source` of bash starts a bash to find out its version.
+    return ShellComplete.source(made)
+
+
 @click.command()
 @click.argument("shell", type=click.Choice(SHELLS))
 def completion(shell: str) -> int:
@@ -25,9 +34,5 @@ def completion(shell: str) -> int:
 
     Exit codes: 0 OK, 2 wrong usage.
     """  # noqa: D301 - click reads the backspace as "do not wrap"
-    kind = get_completion_class(shell)
-    assert kind is not None
-    made = kind(click.Command("dynmem"), {}, "dynmem", VARIABLE)
-    # click's own `source` of bash starts a bash to find out its version.
-    click.echo(ShellComplete.source(made))
+    click.echo(script(shell))
     return ExitCode.OK

@@ -1,0 +1,153 @@
+"""Build what a release has, the sdist and from it the wheel: ``python -m scripts.dist [FOLDER]`` (dist).
+
+What is built is the last commit, or what is changed since in files that git knows; files that it does not
+know are left out. Two builds of one commit have the same bytes: every time in them is that of the commit, or
+SOURCE_DATE_EPOCH.
+"""
+
+import argparse
+import gzip
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from dynmem.cli.completion import SHELLS, script
+from scripts import man
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+#: Where each shell looks for completions, below a prefix.
+COMPLETIONS: Final = {
+    "bash": "share/bash-completion/completions/dynmem",
+    "zsh": "share/zsh/site-functions/_dynmem",
+    "fish": "share/fish/vendor_completions.d/dynmem.fish",
+}
+#: What a copy without git leaves out.
+_NO_SOURCE: Final = shutil.ignore_patterns(
+    ".git", ".venv", "__pycache__", ".*cache", ".hypothesis", ".fuzz", "dist", "build"
+)
+
+
+class Commit(NamedTuple):
+    """What is built.
+
+    Attributes:
+        number: The commit, or nothing where there is no git.
+        tree: What git is asked for: the commit, or one with the changes since.
+        time: When it was made, in seconds since the epoch.
+
+    """
+
+    number: str
+    tree: str
+    time: int
+
+    @property
+    def is_changed(self) -> bool:
+        """Whether files differ from the commit."""
+        return self.tree != self.number
+
+    @property
+    def date(self) -> str:
+        """The day that it was made on, in UTC."""
+        return datetime.fromtimestamp(self.time, UTC).date().isoformat()
+
+
+def git(*arguments: str) -> bytes:
+    """Return what git prints in this checkout."""
+    command = ["git", "-c", f"safe.directory={ROOT}", "-C", str(ROOT), *arguments]
+    return subprocess.run(command, check=True, capture_output=True).stdout
+
+
+def commit() -> Commit | None:
+    """Return what the checkout is at, or None where this is no checkout."""
+    if not (ROOT / ".git").exists() or shutil.which("git") is None:
+        return None
+    number, time = git("log", "-1", "--format=%H %ct").decode().split()
+    tree = (
+        git("-c", "user.name=dynmem", "-c", "user.email=dynmem@localhost", "stash", "create").decode().strip()
+    )  # makes a commit of what is changed, and changes nothing
+    return Commit(number, tree or number, int(time))
+
+
+def export(built: Commit | None, folder: Path) -> None:
+    """Write the sources into a folder, and what packages have besides: origin, man pages, completions."""
+    if built is None:
+        shutil.copytree(ROOT, folder, ignore=_NO_SOURCE, dirs_exist_ok=True)
+    else:
+        unpacked(git("archive", built.tree), folder)
+        origin = {"commit": built.number, "date": built.date, "is_changed": built.is_changed}
+        (folder / "src" / "dynmem" / "built_from.json").write_text(json.dumps(origin) + "\n")
+    for name, text in man.pages().items():
+        written(folder / "share" / "man" / "man1" / name, text)
+    for shell in SHELLS:
+        written(folder / COMPLETIONS[shell], script(shell) + "\n")
+
+
+def unpacked(archive: bytes, folder: Path) -> None:
+    """Write the files of a tar archive into a folder."""
+    subprocess.run(["tar", "--extract", "--no-same-owner", "--directory", folder], input=archive, check=True)
+
+
+def written(path: Path, text: str) -> None:
+    """Write a file, and the folders above it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def hatch(source: Path, target: str, out: Path, epoch: int) -> Path:
+    """Build an sdist or a wheel of a source tree, and return it."""
+    before = set(out.iterdir())
+    subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-t", target, "-d", out],
+        cwd=source,
+        env=os.environ | {"SOURCE_DATE_EPOCH": str(epoch)},
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
+    (made,) = set(out.iterdir()) - before
+    return made
+
+
+def epoch_of(built: Commit | None) -> int:
+    """Return the time that everything in the packages has."""
+    return int(os.environ.get("SOURCE_DATE_EPOCH") or (built.time if built else 0))
+
+
+def python_packages(out: Path) -> tuple[Path, Path, Commit | None]:
+    """Build sdist and wheel into an empty folder, and return both and what they are of.
+
+    The wheel is built from the sdist, so that the sdist has all that it takes.
+    """
+    built = commit()
+    epoch = epoch_of(built)
+    with tempfile.TemporaryDirectory() as name:
+        source = Path(name, "source")
+        source.mkdir()
+        export(built, source)
+        sdist = hatch(source, "sdist", out, epoch)
+        unpacked(gzip.decompress(sdist.read_bytes()), Path(name))
+        wheel = hatch(Path(name, sdist.name.removesuffix(".tar.gz")), "wheel", out, epoch)
+    return sdist, wheel, built
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Build everything into a folder, which is emptied first."""
+    parser = argparse.ArgumentParser(prog="python -m scripts.dist", description=__doc__)
+    parser.add_argument("folder", nargs="?", type=Path, default=ROOT / "dist")
+    options = parser.parse_args(arguments)
+    shutil.rmtree(options.folder, ignore_errors=True)
+    options.folder.mkdir(parents=True)
+    sdist, wheel, _ = python_packages(options.folder.resolve())
+    for path in (sdist, wheel):
+        print(path)
+
+
+if __name__ == "__main__":
+    main()
