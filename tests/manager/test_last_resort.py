@@ -114,6 +114,14 @@ def test_a_vm_whose_memory_or_disks_another_program_copies_is_never_interrupted(
     assert crowd.sweep(SWEEPS + 3) == ["one"]
 
 
+@pytest.mark.parametrize("state", ["paused", "guest-panicked", "io-error"])
+def test_a_vm_that_only_does_not_run_may_be_interrupted(state: str) -> None:
+    crowd = Crowd()
+    crowd.fill()
+    crowd.states["two"] = state
+    assert crowd.sweep(SWEEPS + 3) == ["two"]
+
+
 def test_one_that_was_saved_is_enough_if_what_is_used_fits_then() -> None:
     crowd = Crowd()
     crowd.fill()

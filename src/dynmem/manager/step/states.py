@@ -25,25 +25,29 @@ class Allows(NamedTuple):
     Attributes:
         sending: Whether a target or a setting may be sent.
         another_guest: Whether the guest that runs afterwards is another than the one that has reported.
+        copied: Whether all of the VM is being copied or moved: nobody ends it meanwhile, either.
         why: What is going on, as a part of a sentence; "" where the state's name says it.
     """
 
     sending: bool = False
     another_guest: bool = False
+    copied: bool = False
     why: str = ""
 
 
 STATES: Final[Mapping[str, Allows]] = {
     RUNNING: Allows(sending=True),
     # its memory comes, goes or is copied
-    MIGRATING: Allows(why="its memory is being moved to another host or into a file"),
-    "finish-migrate": Allows(why="its memory is being moved, and it is stopped for the rest"),
-    "postmigrate": Allows(why="its memory has been moved"),
-    "colo": Allows(why="its memory is being copied to another host all the time"),
-    "inmigrate": Allows(another_guest=True, why="its memory is to come from another host or from a file"),
-    SAVING: Allows(why="a snapshot of it is being saved"),
-    RESTORING: Allows(another_guest=True, why="a snapshot of it is being loaded"),
-    BACKUP: Allows(why="its disks are being backed up"),
+    MIGRATING: Allows(copied=True, why="its memory is being moved to another host or into a file"),
+    "finish-migrate": Allows(copied=True, why="its memory is being moved, and it is stopped for the rest"),
+    "postmigrate": Allows(copied=True, why="its memory has been moved"),
+    "colo": Allows(copied=True, why="its memory is being copied to another host all the time"),
+    "inmigrate": Allows(
+        another_guest=True, copied=True, why="its memory is to come from another host or from a file"
+    ),
+    SAVING: Allows(copied=True, why="a snapshot of it is being saved"),
+    RESTORING: Allows(another_guest=True, copied=True, why="a snapshot of it is being loaded"),
+    BACKUP: Allows(copied=True, why="its disks are being backed up"),
     # it does not run
     "prelaunch": Allows(why="it has not been started yet"),
     "preconfig": Allows(why="it is still being put together"),
@@ -72,5 +76,5 @@ def may_send(run_state: str, lock: str) -> bool:
 
 
 def is_held(facts: VmFacts) -> bool:
-    """Return whether a VM that is there is not to be touched now by anything that the manager starts."""
-    return facts.run_state != SILENT and not may_send(facts.run_state, facts.lock)
+    """Return whether a VM is not even to be ended now: another program works with all of it."""
+    return bool(facts.lock) or allows(facts.run_state).copied
