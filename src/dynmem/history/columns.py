@@ -73,13 +73,21 @@ class Reader:
 
     def varint(self) -> int:
         """Return the next whole number that is not negative."""
-        number = 0
-        for place in range(_VARINT_BYTES_MAX):
-            byte = self.take(1)[0]
-            number |= (byte & 0x7F) << (7 * place)
+        data, at, number, shift = self._data, self._at, 0, 0
+        for byte in data[at : at + _VARINT_BYTES_MAX]:
+            at += 1
+            number |= (byte & 0x7F) << shift
             if byte < 0x80:
+                self._at = at
                 return number
+            shift += 7
         raise MalformedError("a number in a block of the history has no end")
+
+    def pass_over(self, count: int) -> None:
+        """Leave out the next bytes."""
+        self._at += count
+        if self._at > len(self._data):
+            raise MalformedError("a block of the history ends too soon")
 
     def signed(self) -> int:
         """Return the next whole number."""
@@ -156,11 +164,11 @@ def skip(reader: Reader, rows: int) -> None:
             count = int.from_bytes(reader.take(-(-rows // 8)), "little").bit_count()
         reader.varint()
         reader.varint()
-        reader.take(max(0, count - 1) * width)
+        reader.pass_over(max(0, count - 1) * width)
     elif kind == _DECIMAL:
         if tag & _GAPS:
-            reader.take(-(-rows // 8))
-        reader.take(reader.varint())
+            reader.pass_over(-(-rows // 8))
+        reader.pass_over(reader.varint())
     elif tag != _NOTHING:
         raise MalformedError(f"a block of the history has a column of kind {tag}")
 
@@ -171,7 +179,7 @@ def skip_texts(reader: Reader, rows: int) -> None:
     if not 0 < count <= rows:
         raise MalformedError(f"a block of the history has {count} texts in {rows} rows")
     for _ in range(count):
-        reader.take(reader.varint())
+        reader.pass_over(reader.varint())
     skip(reader, rows)
 
 

@@ -23,7 +23,7 @@ from dynmem.history.block import PARTS, VM_SERIES, Block
 from dynmem.history.event import Event
 from dynmem.history.past import Past, Piece
 from dynmem.history.spans import step_ms
-from dynmem.history.thinning import SOURCES, series_of
+from dynmem.history.thinning import SOURCES, Series, series_of
 from dynmem.units import NS_PER_MS, PAGE_SIZE
 
 # Spans that a time is cut into: of a week, five minutes each.
@@ -152,6 +152,10 @@ class HostReport(msgspec.Struct, frozen=True, kw_only=True):
     moves: tuple[Event, ...]
 
 
+# The first row, the one behind the last, and the span that they are of.
+_Part = tuple[int, int, int]
+
+
 class _Load:
     """One VM, span by span; pages."""
 
@@ -165,42 +169,64 @@ class _Load:
         self.silent: dict[int, int] = {}
         self.there_ds = self.short_ds = self.demand_sum = self.resident_sum = self.resident_ds = 0
 
-    def see(self, piece: Piece, block: Block, places: Sequence[int]) -> None:
-        """Take in some rows; *places* are the spans of the piece's rows that are looked at."""
-        demand, resident = (series_of(block, name, piece.for_ds) for name in ("demand", "resident"))
-        actual, short = (series_of(block, name, piece.for_ds) for name in ("actual", "short"))
-        most, least = block.figure("maximum_bytes"), block.figure("minimum_bytes")
-        buffer, boot = block.figure("buffer_percent"), block.figure("boot_bytes")
-        reserve = block.figure("reserve_bytes")
-        for row, place in zip(piece.rows, places, strict=True):
-            maximum = most[row]
-            if maximum is None:
+    def see(self, piece: Piece, block: Block, parts: Sequence[_Part]) -> None:
+        """Take in some rows; those of one part are of one span."""
+        demand, resident, actual, short = (
+            series_of(block, name, piece.for_ds) for name in ("demand", "resident", "actual", "short")
+        )
+        most, boot = block.figure("maximum_bytes"), block.figure("boot_bytes")
+        for first, end, place in parts:
+            there = [row for row in range(first, end) if most[row] is not None]
+            if not there:
                 continue
-            self.there_ds += piece.for_ds[row]
-            size = (actual.high[row] if actual else None) or maximum // PAGE_SIZE
-            _raise(self.static, place, max(size, (boot[row] or 0) // PAGE_SIZE))
-            used = demand.high[row] if demand else None
+            last, for_ds = there[-1], piece.for_ds[first:end]
+            self.there_ds += (
+                sum(for_ds) if len(there) == end - first else sum(map(piece.for_ds.__getitem__, there))
+            )
+            size = _most(actual, first, end) or (most[last] or 0) // PAGE_SIZE
+            _raise(self.static, place, max(size, (boot[last] or 0) // PAGE_SIZE))
+            used = _most(demand, first, end)
             if demand is None or used is None:
                 _raise(self.silent, place, size)
             else:
-                self.known_ds[place] = self.known_ds.get(place, 0) + demand.ds[row]
-                self.demand_sum += demand.sums[row]
+                self.known_ds[place] = self.known_ds.get(place, 0) + sum(demand.ds[first:end])
+                self.demand_sum += sum(demand.sums[first:end])
                 _raise(self.high, place, used)
-                wanted = used + max(-(-used * (buffer[row] or 0) // 100), (reserve[row] or 0) // PAGE_SIZE)
-                bounds = (least[row] or 0) // PAGE_SIZE, maximum // PAGE_SIZE
-                _raise(self.need, place, max(bounds[0], min(bounds[1], wanted)))
-            if resident is not None and (held := resident.high[row]) is not None:
+                _raise(self.need, place, _need(block, last, used))
+            held = _most(resident, first, end)
+            if resident is not None and held is not None:
                 _raise(self.resident, place, held)
-                self.resident_sum += resident.sums[row]
-                self.resident_ds += resident.ds[row]
-            if short is not None and short.high[row]:
-                self.short_ds += piece.for_ds[row]
+                self.resident_sum += sum(resident.sums[first:end])
+                self.resident_ds += sum(resident.ds[first:end])
+            if short is not None:
+                lacked = (
+                    length for length, pages in zip(for_ds, short.high[first:end], strict=True) if pages
+                )
+                self.short_ds += sum(lacked)
 
     def settle(self) -> None:
         """Fill in the spans in which its guest reported nothing."""
         most = max(self.need.values(), default=None)
         for place, size in self.silent.items():
             self.need.setdefault(place, size if most is None else most)
+
+
+def _most(series: Series | None, first: int, end: int) -> int | None:
+    """Return the most of some rows of a series; None: it is not known in any."""
+    if series is None:
+        return None
+    return max((each for each in series.high[first:end] if each is not None), default=None)
+
+
+def _need(block: Block, row: int, used: int) -> int:
+    """Return what a VM needs that uses so much, by its configuration in this row. Pages."""
+
+    def figure(name: str) -> int:
+        return block.figure(name)[row] or 0
+
+    spare = max(-(-used * figure("buffer_percent") // 100), figure("reserve_bytes") // PAGE_SIZE)
+    least, most = figure("minimum_bytes") // PAGE_SIZE, figure("maximum_bytes") // PAGE_SIZE
+    return max(least, min(most, used + spare))
 
 
 def _raise(figures: dict[int, int], place: int, figure: int) -> None:
@@ -219,15 +245,20 @@ class _Host:
 
     def see(self, piece: Piece, step: int) -> None:
         """Take in some rows."""
-        places = [piece.at_ms[row] // step for row in piece.rows]
-        if not places:
-            return
-        for row, place in zip(piece.rows, places, strict=True):
+        parts: list[_Part] = []
+        for row in piece.rows:
+            place = piece.at_ms[row] // step
             self.ds[place] = self.ds.get(place, 0) + piece.for_ds[row]
             capacity, self.fixed = _capacity(piece.host, row)
             self.capacity[place] = min(self.capacity.get(place, capacity), capacity)
+            if parts and parts[-1][1:] == (row, place):
+                parts[-1] = (parts[-1][0], row + 1, place)
+            else:
+                parts.append((row, row + 1, place))
+        if not parts:
+            return
         for name, block in piece.vms(_COLUMNS):
-            self.loads.setdefault(name, _Load(name)).see(piece, block, places)
+            self.loads.setdefault(name, _Load(name)).see(piece, block, parts)
 
 
 def _capacity(host: Block, row: int) -> tuple[int, int]:
