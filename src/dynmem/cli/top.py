@@ -1,13 +1,14 @@
 """``dynmem top``: the status of the running manager, again and again: a live table, or CSV."""
 
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import click
 
 from dynmem.cli.options import socket_option
-from dynmem.errors import ConfigError, ExitCode, quoted
+from dynmem.errors import ConfigError, DynmemError, ExitCode, quoted
 from dynmem.manager.api.client import ask, status_of
 from dynmem.manager.paths import default_socket
 from dynmem.units import NS_PER_S, parse_duration
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
 
     from dynmem.manager.api.messages import StatusReply
 
+MISSING: Final = (
+    "the table needs textual, which is not installed: run `pip install dynmem[top]`,"
+    " or `dynmem top --batch`, which writes CSV and does without"
+)
 _PERIOD_S_MIN: Final = 0.1
 _PERIOD_S_MAX: Final = 24 * 3600.0
 
@@ -38,17 +43,23 @@ _PERIOD_S_MAX: Final = 24 * 3600.0
 )
 @socket_option
 def top(path: Path | None, delay: str | None, count: int | None, *, batch: bool) -> int:
-    """Write what each VM needs and has, again and again, as CSV.
+    """Watch what each VM needs and has: a live table, or with --batch CSV.
 
-    The first row names the columns with their units. When the manager is lost, there are no rows until it
-    replies again, and standard error says why. A program that stops reading ends it.
+    The table needs textual: `pip install dynmem[top]`. Keys sort it, filter it by name, pause it, explain the
+    VM under the cursor, and show the words of esxtop and Hyper-V below ours; "?" lists them. Nothing is
+    changed from there. When the manager is lost, the table says so and asks it again.
+
+    With --batch, which needs nothing else, the first row names the columns with their units, and each look
+    writes a row for each VM. While the manager is lost there are no rows, and standard error says why. A
+    program that stops reading ends it.
 
     \b
     Examples:
+      dynmem top
       dynmem top -b -n 60 -d 1 > minute.csv
       dynmem top -b | grep ',web,'
 
-    Exit codes: as of status; 6 if some of the looks were without a reply, 130 Ctrl-C.
+    Exit codes: as of status; 1 without textual, 6 if some looks of --batch were without a reply, 130 Ctrl-C.
     """  # noqa: D301 - click reads the backspace as "do not wrap"
     socket = path or default_socket()
     period_s = _period_s(delay)
@@ -56,9 +67,33 @@ def top(path: Path | None, delay: str | None, count: int | None, *, batch: bool)
     def look() -> "StatusReply":
         return status_of(ask(socket, {"command": "status"}))
 
-    if not batch:
-        raise ConfigError("there is only --batch: run `dynmem top -b`")
-    return _batch(look, count, period_s)
+    if batch:
+        return _batch(look, count, period_s)
+    if count is not None:
+        raise ConfigError("--count: the table has no last look: say also --batch")
+    return _on_terminal(look, period_s)
+
+
+def _on_terminal(look: "Callable[[], StatusReply]", period_s: float | None) -> int:
+    if not is_terminal():
+        raise ConfigError(
+            "the table needs a terminal: `dynmem top --batch` writes CSV to a file or a program"
+        )
+    try:
+        from dynmem.top.screen import live_table
+    except ImportError as error:
+        if (error.name or "").partition(".")[0] != "textual":
+            raise
+        raise DynmemError(MISSING) from error
+    from dynmem.cli.explain_text import explained
+
+    live_table(look, explained, look(), period_s).run()
+    return ExitCode.OK
+
+
+def is_terminal() -> bool:
+    """Return whether a person can see the table and press keys."""
+    return sys.stdin.isatty() and sys.stdout.isatty()
 
 
 def _batch(look: "Callable[[], StatusReply]", count: int | None, period_s: float | None) -> int:

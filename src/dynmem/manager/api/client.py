@@ -6,7 +6,6 @@ Imports nothing that costs time (no msgspec, asyncio or numpy): `dynmem status` 
 import json
 import os
 import socket
-import stat
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
@@ -111,7 +110,7 @@ def _unreachable(path: Path, error: OSError) -> DynmemError:
             " or name its socket with --socket"
         )
     if isinstance(error, ConnectionRefusedError):
-        if not stat.S_ISSOCK(path.stat().st_mode):
+        if path.exists() and not path.is_socket():  # it may be gone by now
             return UnreachableError(f"{path} is not a socket: name the manager's socket with --socket")
         return UnreachableError(
             f"no manager is running at {path} (the socket of one that was killed): start `dynmem run` again"
