@@ -59,8 +59,8 @@ lint: .venv/dev.stamp
 man: .venv/run.stamp  ## the man pages, in build/man, of the same texts as --help
 	$(BIN)/python -m scripts.man
 
-dist: .venv/dist.stamp  ## what a release has, in dist: sdist and wheel of the last commit
-	$(BIN)/python -m scripts.dist
+dist: .venv/dist.stamp  ## what a release has, in dist: sdist, wheel and .debs of the last commit; ARGS=--no-debs
+	$(BIN)/python -m scripts.dist $(ARGS)
 
 docs: .venv/docs.stamp  ## the site, in build/docs: the Markdown, and the public names with their docstrings; no warning
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going --show-traceback --fresh-env --quiet -c docs . build/docs

@@ -1,4 +1,4 @@
-"""Build what a release has, the sdist and from it the wheel: ``python -m scripts.dist [FOLDER]`` (dist).
+"""Build what a release has: ``python -m scripts.dist [FOLDER]`` (dist): sdist, the wheel from it, and .debs.
 
 What is built is the last commit, or what is changed since in files that git knows; files that it does not
 know are left out. Two builds of one commit have the same bytes: every time in them is that of the commit, or
@@ -141,11 +141,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Build everything into a folder, which is emptied first."""
     parser = argparse.ArgumentParser(prog="python -m scripts.dist", description=__doc__)
     parser.add_argument("folder", nargs="?", type=Path, default=ROOT / "dist")
+    parser.add_argument("--no-debs", action="store_true", help="build only the sdist and the wheel")
     options = parser.parse_args(arguments)
     shutil.rmtree(options.folder, ignore_errors=True)
     options.folder.mkdir(parents=True)
-    sdist, wheel, _ = python_packages(options.folder.resolve())
-    for path in (sdist, wheel):
+    sdist, wheel, built = python_packages(options.folder.resolve())
+    made = [sdist, wheel]
+    if not options.no_debs and shutil.which("dpkg-deb") is None:
+        print("no .deb: dpkg-deb is not installed", file=sys.stderr)
+    elif not options.no_debs:
+        from scripts import deb
+
+        made += deb.packages(sdist, wheel, options.folder.resolve(), built)
+    for path in made:
         print(path)
 
 

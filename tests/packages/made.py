@@ -1,12 +1,23 @@
-"""Environments to install a package into: nothing but what it names, and Python."""
+"""What has been built for the tests of packages, and environments to install it into."""
 
 import subprocess
 import sys
 import sysconfig
 from pathlib import Path
+from typing import Final, NamedTuple
+
+from scripts import dist
 
 #: What dynmem needs, as folders and files of site-packages. That they are all is tried with pip (-m soak).
 NEEDED = ("click", "markdown_it", "mdurl", "msgspec", "numpy", "numpy.libs", "pygments", "rich")
+
+EPOCH: Final = 1_700_000_000  # another time than that of any commit
+
+
+class Made(NamedTuple):
+    sdist: Path
+    wheel: Path
+    commit: dist.Commit | None
 
 
 def environment(folder: Path) -> Path:
