@@ -38,20 +38,17 @@ class Commit(NamedTuple):
     """What is built.
 
     Attributes:
-        number: The commit, or nothing where there is no git.
-        tree: What git is asked for: the commit, or one with the changes since.
+        number: The commit.
+        tree: The files that are built, as git names them.
         time: When it was made, in seconds since the epoch.
+        is_changed: Whether files differ from the commit.
 
     """
 
     number: str
     tree: str
     time: int
-
-    @property
-    def is_changed(self) -> bool:
-        """Whether files differ from the commit."""
-        return self.tree != self.number
+    is_changed: bool = False
 
     @property
     def date(self) -> str:
@@ -59,21 +56,24 @@ class Commit(NamedTuple):
         return datetime.fromtimestamp(self.time, UTC).date().isoformat()
 
 
-def git(*arguments: str) -> bytes:
-    """Return what git prints in this checkout."""
+def git(*arguments: str, index: Path | None = None) -> bytes:
+    """Return what git prints in this checkout, with another index than its own."""
     command = ["git", "-c", f"safe.directory={ROOT}", "-C", str(ROOT), *arguments]
-    return subprocess.run(command, check=True, capture_output=True).stdout
+    environment = os.environ | ({"GIT_INDEX_FILE": str(index)} if index else {})
+    return subprocess.run(command, check=True, capture_output=True, env=environment).stdout
 
 
 def commit() -> Commit | None:
-    """Return what the checkout is at, or None where this is no checkout."""
+    """Return what the checkout is at, with what is changed since, or None where this is no checkout."""
     if not (ROOT / ".git").exists() or shutil.which("git") is None:
         return None
-    number, time = git("log", "-1", "--format=%H %ct").decode().split()
-    tree = (
-        git("-c", "user.name=dynmem", "-c", "user.email=dynmem@localhost", "stash", "create").decode().strip()
-    )  # makes a commit of what is changed, and changes nothing
-    return Commit(number, tree or number, int(time))
+    number, before, time = git("log", "-1", "--format=%H %T %ct").decode().split()
+    with tempfile.TemporaryDirectory() as name:
+        index = Path(name, "index")  # in its own, nothing is changed, and nobody is locked out
+        git("read-tree", number, index=index)
+        git("add", "--update", index=index)
+        tree = git("write-tree", index=index).decode().strip()
+    return Commit(number, tree, int(time), is_changed=tree != before)
 
 
 def export(built: Commit | None, folder: Path) -> None:
@@ -120,12 +120,11 @@ def epoch_of(built: Commit | None) -> int:
     return int(os.environ.get("SOURCE_DATE_EPOCH") or (built.time if built else 0))
 
 
-def python_packages(out: Path) -> tuple[Path, Path, Commit | None]:
-    """Build sdist and wheel into an empty folder, and return both and what they are of.
+def python_packages(out: Path, built: Commit | None) -> tuple[Path, Path]:
+    """Build sdist and wheel into an empty folder, and return both.
 
     The wheel is built from the sdist, so that the sdist has all that it takes.
     """
-    built = commit()
     epoch = epoch_of(built)
     with tempfile.TemporaryDirectory() as name:
         source = Path(name, "source")
@@ -134,7 +133,7 @@ def python_packages(out: Path) -> tuple[Path, Path, Commit | None]:
         sdist = hatch(source, "sdist", out, epoch)
         unpacked(gzip.decompress(sdist.read_bytes()), Path(name))
         wheel = hatch(Path(name, sdist.name.removesuffix(".tar.gz")), "wheel", out, epoch)
-    return sdist, wheel, built
+    return sdist, wheel
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -145,7 +144,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     shutil.rmtree(options.folder, ignore_errors=True)
     options.folder.mkdir(parents=True)
-    sdist, wheel, built = python_packages(options.folder.resolve())
+    built = commit()
+    sdist, wheel = python_packages(options.folder.resolve(), built)
     made = [sdist, wheel]
     if not options.no_debs and shutil.which("dpkg-deb") is None:
         print("no .deb: dpkg-deb is not installed", file=sys.stderr)

@@ -10,4 +10,5 @@ from scripts import dist
 def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SOURCE_DATE_EPOCH", str(EPOCH))
-        return Made(*dist.python_packages(tmp_path_factory.mktemp("dist")))
+        built = dist.commit()
+        return Made(*dist.python_packages(tmp_path_factory.mktemp("dist"), built), built)

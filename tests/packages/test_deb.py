@@ -35,7 +35,13 @@ class Root:
         self.python = folder / deb.PRIVATE / "bin" / "python"
 
     def dpkg(self, *arguments: str | Path) -> None:
-        options = ("--force-script-chrootless", "--force-depends", "--force-not-root", "--log=/dev/null")
+        options = (
+            "--force-script-chrootless",
+            "--force-depends",
+            "--force-not-root",
+            "--force-unsafe-io",
+            "--log=/dev/null",
+        )
         output("dpkg", f"--root={self.folder}", *options, *arguments)
 
     def dynmem(self, *arguments: str | Path) -> str:
