@@ -16,6 +16,8 @@ def quoted(text: str) -> str:
 
 def printable(text: str) -> str:
     """Return a text of unknown origin as it can be shown: control characters and broken ones become "?"."""
+    if text.isprintable():
+        return text
     return "".join(each if each.isprintable() else "?" for each in text)
 
 

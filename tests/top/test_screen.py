@@ -143,6 +143,10 @@ def test_the_cursor_follows_its_vm_and_enter_explains_it_as_the_command_does() -
             assert " ".join(seat.text("text").split()) == " ".join(expected.split())
             await seat.press("escape", "home")
             assert seat.cursor() == "vm2"
+            await seat.pilot.click(_Rows, offset=(3, 1))
+            assert seat.cursor() == "vm1"
+            await seat.pilot.click(_Rows, offset=(3, 9))
+            assert seat.cursor() == "vm1"
 
     screen(scene)
 
@@ -204,6 +208,16 @@ def test_an_explanation_that_is_open_stays_true() -> None:
             await seat.until(lambda: "uses 77 MiB" in seat.text("text"))
             seat.now = status(vm_view(1))
             await seat.until(lambda: "vm0 is no longer among the VMs" in seat.text("text"))
+
+    screen(scene)
+
+
+def test_a_long_reason_is_wrapped_and_not_cut() -> None:
+    async def scene() -> None:
+        words = [f"word{number}" for number in range(60)]
+        async with seated(vm_view(reason=" ".join(words)), size=(80, 60)) as seat:
+            await seat.press("e")
+            assert [word for word in seat.text("text").split() if word.startswith("word")] == words
 
     screen(scene)
 
@@ -297,6 +311,7 @@ def test_no_line_of_the_screen_takes_text_for_markup() -> None:
             await seat.press("question_mark")
             every = [*seat.app.screen_stack[0].query(Static), *seat.app.screen.query(Static)]
             assert len(every) == 5
+            assert str(Static("[red]x[/]").visual) == "x"  # what any of them would show otherwise
             for static in every:
                 static.update("[red]x[/]")
                 await seat.pilot.pause()

@@ -11,6 +11,7 @@ from dynmem.cli.options import socket_option
 from dynmem.errors import ConfigError, DynmemError, ExitCode, quoted
 from dynmem.manager.api.client import ask, status_of
 from dynmem.manager.paths import default_socket
+from dynmem.top.figures import PERIOD_S_MIN
 from dynmem.units import NS_PER_S, parse_duration
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ MISSING: Final = (
     "the table needs textual, which is not installed: run `pip install dynmem[top]`,"
     " or `dynmem top --batch`, which writes CSV and does without"
 )
-_PERIOD_S_MIN: Final = 0.1
 _PERIOD_S_MAX: Final = 24 * 3600.0
 
 
@@ -119,6 +119,6 @@ def _period_s(text: str | None) -> float | None:
         period_s = parse_duration(text) / NS_PER_S
     except ValueError as error:
         raise ConfigError(f"--delay: {error}") from error
-    if not _PERIOD_S_MIN <= period_s <= _PERIOD_S_MAX:
+    if not PERIOD_S_MIN <= period_s <= _PERIOD_S_MAX:
         raise ConfigError(f"--delay: {quoted(text)} is not between 100ms and 24h: choose another time")
     return period_s

@@ -7,8 +7,8 @@ from typing import IO, TYPE_CHECKING, Final
 
 from dynmem.errors import DeadlineError, UnreachableError
 from dynmem.metrics.families import pressure
+from dynmem.top import figures
 from dynmem.top.figures import at_hand_bytes, shown
-from dynmem.units import NS_PER_S
 
 if TYPE_CHECKING:
     from dynmem.manager.api.messages import StatusReply
@@ -66,7 +66,7 @@ def write(
     rows = csv.writer(out, lineterminator="\n")
     first = ask()
     rows.writerow(("at", *(name for name, _ in COLUMNS)))
-    period_s = period_s or first.period_ns / NS_PER_S
+    every_s = figures.period_s(first, period_s)
     status: StatusReply | None = first
     due_s, looks, lost = clock(), 0, 0
     while True:
@@ -79,7 +79,7 @@ def write(
         if count is not None and looks >= count:
             return lost
         # A look that took too long delays the next one and does not add one.
-        due_s = max(due_s + period_s, clock())
+        due_s = max(due_s + every_s, clock())
         wait(max(0.0, due_s - clock()))
         try:
             status = ask()

@@ -6,12 +6,16 @@ A monitor reports a state, and a status comes from whoever listens on a socket: 
 from typing import TYPE_CHECKING, Final
 
 from dynmem.errors import printable
+from dynmem.units import NS_PER_S
 
 if TYPE_CHECKING:
+    from dynmem.manager.api.messages import StatusReply
     from dynmem.manager.step.view import VmView
 
 #: Characters of a text that a row shows.
 TEXT_MAX: Final = 64
+#: The shortest time from one look to the next.
+PERIOD_S_MIN: Final = 0.1
 
 
 def shown(text: object) -> str:
@@ -31,3 +35,8 @@ def state(vm: "VmView") -> str:
     if vm.standing in (None, "movable"):
         return shown(vm.run_state)
     return f"{shown(vm.run_state)}, {shown(vm.standing)}"
+
+
+def period_s(status: "StatusReply", chosen_s: float | None) -> float:
+    """Return how often to look: as chosen, or once in the manager's period."""
+    return chosen_s or max(PERIOD_S_MIN, status.period_ns / NS_PER_S)

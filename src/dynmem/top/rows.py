@@ -8,6 +8,7 @@ from typing import ClassVar, Final
 from rich.segment import Segment
 from rich.style import Style
 from textual.binding import Binding, BindingType
+from textual.events import Click
 from textual.geometry import Region, Size
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
@@ -113,6 +114,11 @@ class _Rows(ScrollView):
     def action_first(self) -> None:
         self.chosen = None
         self.redraw()
+        self.scroll_to(y=0, animate=False)
+
+    def on_click(self, event: Click) -> None:
+        if (at := event.y + self.scroll_offset.y) < len(self.table.lines):
+            self._choose(at)
 
     def action_last(self) -> None:
         self._choose(len(self.table.lines) - 1)

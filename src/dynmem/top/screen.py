@@ -16,10 +16,11 @@ from textual.widgets import Input, Static
 
 from dynmem.errors import printable
 from dynmem.top.columns import BY_KEY, COLUMNS
+from dynmem.top.figures import period_s as chosen_or_managers
 from dynmem.top.host import alarms, host_line, mode_line
 from dynmem.top.rows import _Rows
 from dynmem.top.table import Table, rows_of
-from dynmem.top.watch import Lost, Seen, Watch, period_of
+from dynmem.top.watch import Lost, Seen, Watch
 
 if TYPE_CHECKING:
     from dynmem.manager.api.messages import StatusReply
@@ -93,15 +94,16 @@ class _Page(ModalScreen[None]):
         super().__init__()
         self.vm = vm
         self.text = text
+        self._static = Static(text, id="text", markup=False)
 
     def compose(self) -> ComposeResult:
         with VerticalScroll(id="page"):
-            yield Static(self.text, id="text", markup=False)
+            yield self._static
 
     def show(self, text: str) -> None:
         if text != self.text:
             self.text = text
-            self.query_one("#text", Static).update(text)
+            self._static.update(text)
 
 
 class _Top(App[int]):
@@ -116,7 +118,7 @@ class _Top(App[int]):
     #filter { display: none; height: 1; border: none; }
     #keys { height: 1; background: $panel; }
     #page { border: round $primary; padding: 0 1; background: $surface; }
-    #text { width: auto; }
+    #text { width: 1fr; }
     _Page { align: center middle; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -146,19 +148,19 @@ class _Top(App[int]):
         self._lost = ""
         self._is_paused = False
         self._texts: dict[str, str] = {}
-        self._watch = Watch(look, period_of(first.status, period_s), self._post)
+        # Kept here and not looked up: a look may come while the screen is being taken down.
+        self._lines = {name: Static(id=name, markup=False) for name in ("mode", "host", "alarms", "keys")}
+        self._heads = _Heads(self.table)
+        self._rows = _Rows(self.table)
+        self._filter = Input(id="filter", placeholder="show only VMs whose names contain ...", compact=True)
+        self._watch = Watch(look, chosen_or_managers(first.status, period_s), self._post)
 
     def _post(self, found: Seen | Lost) -> None:
         self.post_message(_Looked(found))
 
     def compose(self) -> ComposeResult:
-        yield Static(id="mode", markup=False)
-        yield Static(id="host", markup=False)
-        yield Static(id="alarms", markup=False)
-        yield _Heads(self.table)
-        yield _Rows(self.table)
-        yield Input(id="filter", placeholder="show only VMs whose names contain ...", compact=True)
-        yield Static(id="keys", markup=False)
+        yield from (self._lines["mode"], self._lines["host"], self._lines["alarms"])
+        yield from (self._heads, self._rows, self._filter, self._lines["keys"])
 
     def on_mount(self) -> None:
         self._rows.focus()
@@ -172,7 +174,7 @@ class _Top(App[int]):
 
     def on__looked(self, message: _Looked) -> None:
         """Take in a look; while the display is paused it is kept."""
-        if not self.screen_stack:
+        if not self._rows.is_attached:
             return  # the end has begun
         if isinstance(message.found, Lost):
             self._lost = message.found.why
@@ -191,13 +193,8 @@ class _Top(App[int]):
 
     # -- drawing --------------------------------------------------------------------------------------------
 
-    @property
-    def _rows(self) -> _Rows:
-        rows: _Rows = self.screen_stack[0].query_one(_Rows)
-        return rows
-
     def _draw_table(self) -> None:
-        heads = self.screen_stack[0].query_one(_Heads)
+        heads = self._heads
         if heads.drawn != (drawn := (self.table.heads(), self.table.order)):
             heads.drawn = drawn
             heads.styles.height = len(drawn[0])
@@ -226,7 +223,7 @@ class _Top(App[int]):
         """Show a text in one of the lines; one that stays the same is not drawn again."""
         if self._texts.get(name) != text:
             self._texts[name] = text
-            self.screen_stack[0].query_one(f"#{name}", Static).update(text)
+            self._lines[name].update(text)
 
     # -- keys -----------------------------------------------------------------------------------------------
 
@@ -265,13 +262,11 @@ class _Top(App[int]):
         return "\n".join(map(printable, self._explain(status, vm).split("\n")))
 
     def action_filter(self) -> None:
-        field = self.query_one("#filter", Input)
-        field.display = True
-        field.focus()
+        self._filter.display = True
+        self._filter.focus()
 
     def action_clear(self) -> None:
-        field = self.query_one("#filter", Input)
-        field.value = ""
+        self._filter.value = ""
         self.on_input_submitted()
 
     def on_input_changed(self, event: Input.Changed) -> None:
@@ -280,7 +275,7 @@ class _Top(App[int]):
         self._draw_lines()
 
     def on_input_submitted(self) -> None:
-        self.query_one("#filter", Input).display = False
+        self._filter.display = False
         self._rows.focus()
 
 

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from dynmem.errors import DynmemError
 from dynmem.top.table import Row, rows_of
-from dynmem.units import NS_PER_S
 
 if TYPE_CHECKING:
     from dynmem.manager.api.messages import StatusReply
@@ -74,8 +73,3 @@ def looked(look: "Callable[[], StatusReply]") -> Seen | Lost:
         return Lost(str(error))
     except (AttributeError, TypeError) as error:  # fields that are of no manager
         return Lost(f"the reply is not a status that this version can show ({error})")
-
-
-def period_of(status: "StatusReply", chosen_s: float | None) -> float:
-    """Return how often to look: as chosen, or once in the manager's period."""
-    return chosen_s or status.period_ns / NS_PER_S
