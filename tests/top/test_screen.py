@@ -184,6 +184,15 @@ def test_heads_help_and_the_end() -> None:
     screen(scene)
 
 
+def test_ctrl_c_ends_it_with_130_wherever_it_is_pressed() -> None:
+    async def scene() -> None:
+        async with seated(vm_view()) as seat:
+            await seat.press("slash", "ctrl+c")
+            assert (seat.app.is_running, seat.app.return_code) == (False, 130)
+
+    screen(scene)
+
+
 def test_looks_are_shown_as_they_come_and_not_while_paused() -> None:
     async def scene() -> None:
         async with seated(vm_view(0), vm_view(1), period_s=PERIOD_S) as seat:

@@ -87,8 +87,9 @@ def _on_terminal(look: "Callable[[], StatusReply]", period_s: float | None) -> i
         raise DynmemError(MISSING) from error
     from dynmem.cli.explain_text import explained
 
-    live_table(look, explained, look(), period_s).run()
-    return ExitCode.OK
+    app = live_table(look, explained, look(), period_s)
+    app.run()
+    return app.return_code or ExitCode.OK
 
 
 def is_terminal() -> bool:

@@ -14,7 +14,7 @@ from textual.strip import Strip
 from textual.widget import Widget
 from textual.widgets import Input, Static
 
-from dynmem.errors import printable
+from dynmem.errors import ExitCode, printable
 from dynmem.top.columns import BY_KEY, COLUMNS
 from dynmem.top.figures import period_s as chosen_or_managers
 from dynmem.top.host import alarms, host_line, mode_line
@@ -41,7 +41,7 @@ HELP: Final = "\n".join(
         "  i             sort the other way round",
         *(f"  {column.key}             sort by {column.title}; again: inverted" for column in COLUMNS),
         "  ?, f1         this help",
-        "  q             end",
+        "  q, ctrl+c     end",
         "",
         "AT HAND is ACTUAL less DEMAND, PRESSURE is DEMAND as a part of ACTUAL.",
         "Yellow: a buffer is not met. Red: a guest needs more than it has. Dim: not running.",
@@ -123,6 +123,7 @@ class _Top(App[int]):
     """
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("q", "quit", show=False),
+        Binding("ctrl+c", "interrupt", show=False, priority=True),
         Binding("enter,e", "explain", show=False),
         Binding("slash", "filter", show=False),
         Binding("space", "pause", show=False),
@@ -245,6 +246,9 @@ class _Top(App[int]):
         if not self._is_paused:
             self._show()
         self._draw_lines()
+
+    def action_interrupt(self) -> None:
+        self.exit(return_code=ExitCode.INTERRUPTED)
 
     def action_help(self) -> None:
         self.push_screen(_Page(HELP))
