@@ -5,11 +5,13 @@ import os
 import shutil
 import signal
 import subprocess
+import tomllib
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
+from packaging.requirements import Requirement
 from tests.packages.made import EPOCH, Made, lend_what_it_needs, output
 from tests.rigs.scenes import wait_until
 
@@ -196,6 +198,14 @@ def test_a_first_installation_starts_it_only_to_observe_and_an_upgrade_only_if_i
     assert [words[1] for words in found if words[0] == "deb-systemd-invoke"] == then
 
 
+def test_what_it_brings_is_what_dynmem_asks_for() -> None:
+    project = tomllib.loads((dist.ROOT / "pyproject.toml").read_text())["project"]
+    asked = [Requirement(each) for each in project["dependencies"] + project["optional-dependencies"]["top"]]
+    lines = (dist.ROOT / "contrib/debian/requirements.txt").read_text().splitlines()
+    brought = dict(line.split()[0].split("==") for line in lines if not line.startswith("#"))
+    assert [each.name for each in asked if brought.get(each.name, "0") not in each.specifier] == []
+
+
 @pytest.mark.skipif(shutil.which("lintian") is None, reason="lintian is not installed")
 def test_lintian_finds_no_error(package: Path) -> None:
     # The authors have no address for mail.
@@ -234,7 +244,12 @@ def test_with_all_that_it_needs_it_runs_on_debian_12(whole: list[Path], tmp_path
     root = Root(tmp_path / "root")
     root.dpkg("--install", whole[0])
     assert json.loads(root.dynmem("scan", "--json"))["host_total_bytes"] > 0
-    where = output(root.python, "-I", "-c", "import numpy, msgspec, rich, click; print(numpy.__file__)")
+    where = output(
+        root.python,
+        "-I",
+        "-c",
+        "import textual.app, textual.widgets, numpy, msgspec, rich, click; print(numpy.__file__)",
+    )
     assert where.startswith(str(root.folder))
 
 
