@@ -19,6 +19,7 @@ from typing import Final, NamedTuple
 from scripts import dist
 
 CACHE: Final = dist.ROOT / ".cache" / "wheels"
+REQUIREMENTS: Final = dist.ROOT / "contrib" / "debian" / "requirements.txt"
 PRIVATE: Final = "usr/lib/dynmem"
 #: Of what manylinux wheels were built against; pip takes the first that there is.
 _PLATFORMS: Final = ("manylinux_2_28_x86_64", "manylinux_2_27_x86_64", "manylinux_2_17_x86_64")
@@ -71,9 +72,11 @@ class Release(NamedTuple):
 RELEASES: Final = (Release(12, "3.11"), Release(13, "3.13"))
 
 
-def fetched(release: Release) -> list[Path]:
+def fetched(release: Release, requirements: Path = REQUIREMENTS) -> list[Path]:
     """Return the wheels that dynmem needs there: of the versions and hashes that are written down."""
-    folder = CACHE / f"debian-{release.number}"
+    # A folder for each set of versions: what another one brought stays out of the package.
+    wanted = hashlib.sha256(requirements.read_bytes()).hexdigest()[:12]
+    folder = CACHE / f"debian-{release.number}-{wanted}"
     folder.mkdir(parents=True, exist_ok=True)
     abi = "cp" + release.python.replace(".", "")
     subprocess.run(
@@ -83,7 +86,7 @@ def fetched(release: Release) -> list[Path]:
             *(f"--python-version={release.python}", f"--abi={abi}", "--abi=none"),
             *(f"--platform={each}" for each in _PLATFORMS),
             *("--find-links", folder, "--dest", folder),
-            *("--requirement", dist.ROOT / "contrib" / "debian" / "requirements.txt"),
+            *("--requirement", requirements),
         ],
         check=True,
     )

@@ -201,9 +201,25 @@ def test_a_first_installation_starts_it_only_to_observe_and_an_upgrade_only_if_i
 def test_what_it_brings_is_what_dynmem_asks_for() -> None:
     project = tomllib.loads((dist.ROOT / "pyproject.toml").read_text())["project"]
     asked = [Requirement(each) for each in project["dependencies"] + project["optional-dependencies"]["top"]]
-    lines = (dist.ROOT / "contrib/debian/requirements.txt").read_text().splitlines()
+    lines = deb.REQUIREMENTS.read_text().splitlines()
     brought = dict(line.split()[0].split("==") for line in lines if not line.startswith("#"))
     assert [each.name for each in asked if brought.get(each.name, "0") not in each.specifier] == []
+
+
+def test_what_was_fetched_for_other_versions_stays_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def download(command: list[str | Path], **_: object) -> None:
+        written = Path(command[command.index("--requirement") + 1]).read_text()
+        (Path(command[command.index("--dest") + 1]) / f"{written}.whl").touch()
+
+    monkeypatch.setattr(deb, "CACHE", tmp_path)
+    monkeypatch.setattr(subprocess, "run", download)
+    found = []
+    for version in ("a-1", "a-2", "a-1"):
+        (tmp_path / "wanted").write_text(version)
+        found.append([path.name for path in deb.fetched(BOOKWORM, tmp_path / "wanted")])
+    assert found == [["a-1.whl"], ["a-2.whl"], ["a-1.whl"]]
 
 
 @pytest.mark.skipif(shutil.which("lintian") is None, reason="lintian is not installed")
