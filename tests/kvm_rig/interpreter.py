@@ -33,7 +33,8 @@ def requirements(pyproject: Path) -> list[str]:
     """Return what the project needs there: its dependencies, and of its tests' those that run a test."""
     read = tomllib.loads(pyproject.read_text())
     tools = read["dependency-groups"]["dev"]
-    found = [text for text in tools if (name := _NAME.match(text)) and name[0] in _FOR_TESTS]
+    named = [each for each in tools if isinstance(each, str)]  # and not a group that it includes
+    found = [text for text in named if (name := _NAME.match(text)) and name[0] in _FOR_TESTS]
     return [*read["project"]["dependencies"], *found]
 
 
