@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -142,9 +143,25 @@ def test_the_manager_moves_memory_to_the_guest_whose_demand_rises_and_back(
         grow(first, until, 360)
         assert size(first) >= shrunk + 60 * MIB
         assert size(first) + size(second) <= 800 * MIB
+        at_rest = AtRest()  # or a guest would go on to its target after the last look at it
+        until(first, lambda: at_rest(size(first), size(second)))
     for guest in (first, second):
         assert (guest.oom_kills, said(guest).wrong_bytes, said(guest).load) == (0, 0, "running")
     _history_tells_it(folder / "state", size(first), size(second))
+
+
+class AtRest:
+    """Whether the same was seen for three seconds, which is more than two sweeps."""
+
+    def __init__(self) -> None:
+        self._seen: tuple[int, ...] = ()
+        self._since = 0.0
+
+    def __call__(self, *seen: int) -> bool:
+        """Return whether it was, by now."""
+        if seen != self._seen:
+            self._seen, self._since = seen, time.monotonic()
+        return time.monotonic() - self._since >= 3
 
 
 def _history_tells_it(state: Path, first: int, second: int) -> None:
