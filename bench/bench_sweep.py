@@ -32,7 +32,9 @@ PATIENCE_S: Final = 5.0
 SWEEP_PATIENCE_S: Final = 0.25
 _QEMU: Final = (
     *("qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none", "-S", "-m", "16"),
-    *("-machine", "q35", "-accel", "tcg,tb-size=4", "-device", "virtio-balloon-pci,id=balloon0"),
+    *("-machine", "q35,memory-backend=ram0", "-accel", "tcg,tb-size=4"),
+    *("-object", "memory-backend-memfd,id=ram0,size=16M,share=on"),
+    *("-device", "virtio-balloon-pci,id=balloon0"),
 )
 
 
