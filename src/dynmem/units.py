@@ -63,6 +63,11 @@ def format_size(size: int) -> str:
     return f"{number} {unit}"
 
 
+def size_cell(size: int | None) -> str:
+    """Return a size as a table has room for it: ``512M``, ``1.5G``; ``-`` if it is not known."""
+    return "-" if size is None else format_size(size).replace(" ", "").removesuffix("iB")
+
+
 def parse_duration(text: str) -> int:
     """Return the nanoseconds of a duration: ``1s``, ``250ms``, ``2min``; a bare number is in seconds."""
     match = _DURATION.fullmatch(text) if len(text) <= _LONGEST else None

@@ -8,27 +8,22 @@ from dynmem.cli.looking_back import local
 from dynmem.dates import parse_date
 from dynmem.history.event import Event
 from dynmem.history.spans import SpanRow
-from dynmem.units import NS_PER_MS, format_size
+from dynmem.units import NS_PER_MS, size_cell
 
 _EVENTS_MAX: Final = 40
 _MINUTE_S: Final = 60
 
 
 def _mean(series: str) -> Callable[[SpanRow], str]:
-    return lambda row: _size(round(row.levels[series].mean)) if series in row.levels else "-"
+    return lambda row: size_cell(round(row.levels[series].mean)) if series in row.levels else "-"
 
 
 def _most(series: str) -> Callable[[SpanRow], str]:
-    return lambda row: _size(round(row.levels[series].high)) if series in row.levels else "-"
+    return lambda row: size_cell(round(row.levels[series].high)) if series in row.levels else "-"
 
 
 def _least(series: str) -> Callable[[SpanRow], str]:
-    return lambda row: _size(round(row.levels[series].low)) if series in row.levels else "-"
-
-
-def _size(size: int | None) -> str:
-    """Return a size as a table has room for it: ``512M``, ``1.5G``."""
-    return "-" if size is None else format_size(size).replace(" ", "").removesuffix("iB")
+    return lambda row: size_cell(round(row.levels[series].low)) if series in row.levels else "-"
 
 
 def _pressure(row: SpanRow) -> str:
@@ -48,8 +43,8 @@ _OF_A_VM: Final[Columns] = (
     ("PRESSURE", _pressure),
     ("ACTUAL", _mean("actual")),
     ("RESIDENT", _mean("resident")),
-    ("TARGET", lambda row: _size(row.assigned_bytes)),
-    ("PLAN", lambda row: _size(row.planned_bytes)),
+    ("TARGET", lambda row: size_cell(row.assigned_bytes)),
+    ("PLAN", lambda row: size_cell(row.planned_bytes)),
     ("SHORT", _most("short")),
 )
 _OF_THE_HOST: Final[Columns] = (

@@ -8,7 +8,7 @@ from dynmem.cli.layout import broken, table
 from dynmem.cli.looking_back import local
 from dynmem.dates import parse_date
 from dynmem.history.report import Fit, HostReport, VmReport
-from dynmem.units import NS_PER_MS, format_size
+from dynmem.units import NS_PER_MS, format_size, size_cell
 
 _MOVES_MAX: Final = 20
 _UNITS: Final = ((24 * 3600.0, "d"), (3600.0, "h"), (60.0, "min"))
@@ -53,10 +53,6 @@ def _time(seconds: float) -> str:
     return f"{seconds:g} s"
 
 
-def _cell(size: int | None) -> str:
-    return "-" if size is None else format_size(size).replace(" ", "").removesuffix("iB")
-
-
 def _vms(report: HostReport) -> list[str]:
     rows = [
         [
@@ -90,8 +86,8 @@ def _row(vm: VmReport) -> list[str]:
         ),
         *(vm.resident_mean_bytes, vm.resident_peak_bytes),
     )
-    moved = (_cell(vm.given_bytes), _cell(vm.got_bytes), _cell(vm.would_give_bytes))
-    return [vm.name, *map(_cell, sizes), _time(vm.short_s), str(vm.moves), *moved]
+    moved = (size_cell(vm.given_bytes), size_cell(vm.got_bytes), size_cell(vm.would_give_bytes))
+    return [vm.name, *map(size_cell, sizes), _time(vm.short_s), str(vm.moves), *moved]
 
 
 def _fit(report: HostReport) -> Iterator[str]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from dynmem.cli.explain_text import in_a_line
 from dynmem.cli.host_text import host_lines, nodes_line
 from dynmem.cli.layout import broken, table
-from dynmem.units import NS_PER_S, format_size
+from dynmem.units import NS_PER_S, format_size, size_cell
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -28,11 +28,6 @@ def rendered(status: "StatusReply", columns: int | None = None) -> str:
 
 def _wrapped(lines: "Iterable[str]", columns: int | None) -> str:
     return "\n".join(piece for line in lines for piece in broken(line, columns))
-
-
-def _cell(size: int | None) -> str:
-    """Return a size as a table has room for it: ``512M``, ``1.5G``."""
-    return "-" if size is None else format_size(size).replace(" ", "").removesuffix("iB")
 
 
 def _host(status: "StatusReply") -> list[str]:
@@ -92,10 +87,10 @@ def _table(vms: "Sequence[VmView]") -> str:
     if not vms:
         return "no VMs are configured"
     rows = [[title for title, _ in TEXTS] + [title for title, _ in FIGURES]]
-    rows += [[text(vm) for _, text in TEXTS] + [_cell(figure(vm)) for _, figure in FIGURES] for vm in vms]
+    rows += [[text(vm) for _, text in TEXTS] + [size_cell(figure(vm)) for _, figure in FIGURES] for vm in vms]
     known = [[size for vm in vms if (size := figure(vm)) is not None] for _, figure in FIGURES]
     if len(vms) > 1:
-        rows.append(["sum", "", "", *(_cell(sum(sizes) if sizes else None) for sizes in known)])
+        rows.append(["sum", "", "", *(size_cell(sum(sizes) if sizes else None) for sizes in known)])
     return "\n".join(table(rows, [title for title, _ in TEXTS]))
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from dynmem.metrics.families import pressure
 from dynmem.top.figures import at_hand_bytes, shown, state
-from dynmem.units import NS_PER_S, format_size
+from dynmem.units import NS_PER_S, size_cell
 
 if TYPE_CHECKING:
     from dynmem.manager.api.messages import StatusReply
@@ -43,11 +43,6 @@ class Column(NamedTuple):
     is_figure: bool = True
 
 
-def size_text(size: int | None) -> str:
-    """Return a size as a table has room for it: ``512M``, ``1.5G``."""
-    return "-" if size is None else format_size(size).replace(" ", "").removesuffix("iB")
-
-
 def ago_text(seconds: float) -> str:
     """Return a time that has passed in its largest unit: ``5 s``, ``12 min``."""
     whole = max(0, int(seconds))
@@ -68,7 +63,7 @@ def move_text(status: "StatusReply", vm: "VmView") -> str:
 
 
 def _size(key: str, title: str, esxtop: str, hyper_v: str, read: "Callable[[VmView], int | None]") -> Column:
-    return Column(key, title, esxtop, hyper_v, lambda _, vm: size_text(read(vm)), read)
+    return Column(key, title, esxtop, hyper_v, lambda _, vm: size_cell(read(vm)), read)
 
 
 def _pressure_text(_: "StatusReply", vm: "VmView") -> str:
