@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import click
 
 from dynmem.cli.layout import terminal_columns
-from dynmem.cli.looking_back import SCHEMA_VERSION, folder_of, moment_ms, state_option
+from dynmem.cli.looking_back import SCHEMA_VERSION, folder_of, moment_ms, span_ms
+from dynmem.cli.options import state_option
 from dynmem.cli.vm_name import VM_NAME
 from dynmem.errors import ConfigError, ExitCode
 
@@ -53,7 +54,7 @@ def history(name: str | None, since: str, until: str, rows: int, state: Path | N
 
     if rows < 0:
         raise ConfigError(f"--rows: {rows} is below 0: write how many, or 0 for all")
-    since_ms, until_ms = _span(since, until)
+    since_ms, until_ms = span_ms(since, until)
     past = Past(folder_of(state))
     if name is not None:
         past.known(name)
@@ -135,13 +136,6 @@ def events(
         else:
             click.echo("\n".join(event_lines(event, columns)))
     return ExitCode.OK
-
-
-def _span(since: str, until: str) -> tuple[int, int]:
-    since_ms, until_ms = moment_ms("--since", since), moment_ms("--until", until)
-    if since_ms >= until_ms:
-        raise ConfigError(f"--since: {since!r} is not before --until {until!r}: swap or correct them")
-    return since_ms, until_ms
 
 
 def _between(folder: Path, name: str | None, since_ms: int, until_ms: int) -> "Iterator[Event]":

@@ -1,30 +1,14 @@
 """What the commands that look back have in common: which history, and from when until when."""
 
-from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Final, TypeVar
-
-import click
+from typing import Final
 
 from dynmem.dates import parse_moment
 from dynmem.errors import ConfigError
 
-F = TypeVar("F", bound=Callable[..., Any])
-
 #: The version of what these commands print with --json.
 SCHEMA_VERSION: Final = 1
-
-
-def state_option(command: F) -> F:
-    """Add --state, which a command takes as *state*."""
-    return click.option(
-        "--state",
-        type=click.Path(path_type=Path),
-        envvar="DYNMEM_STATE",
-        metavar="FOLDER",
-        help="The manager's state folder [default: $DYNMEM_STATE, or that of this user's manager].",
-    )(command)
 
 
 def folder_of(state: Path | None) -> Path:
@@ -41,6 +25,14 @@ def moment_ms(option: str, text: str) -> int:
         return round(parse_moment(text, now).astimezone().timestamp() * 1000)
     except (ValueError, OverflowError, OSError) as error:
         raise ConfigError(f"{option}: {error}") from error
+
+
+def span_ms(since: str, until: str) -> tuple[int, int]:
+    """Return the times of --since and --until; ConfigError if the first is not before the second."""
+    since_ms, until_ms = moment_ms("--since", since), moment_ms("--until", until)
+    if since_ms >= until_ms:
+        raise ConfigError(f"--since: {since!r} is not before --until {until!r}: swap or correct them")
+    return since_ms, until_ms
 
 
 def local(at_ms: int, *, seconds: bool = True) -> str:

@@ -23,6 +23,17 @@ def socket_option(command: F) -> F:
     )(command)
 
 
+def state_option(command: F) -> F:
+    """Add --state, which a command takes as *state*."""
+    return click.option(
+        "--state",
+        type=click.Path(path_type=Path),
+        envvar="DYNMEM_STATE",
+        metavar="FOLDER",
+        help="The manager's state folder [default: $DYNMEM_STATE, or that of this user's manager].",
+    )(command)
+
+
 def config_option(command: F) -> F:
     """Add --config, which a command takes as *path*."""
     return click.option(

@@ -5,7 +5,8 @@ from pathlib import Path
 import click
 
 from dynmem.cli.layout import terminal_columns
-from dynmem.cli.looking_back import SCHEMA_VERSION, folder_of, moment_ms, state_option
+from dynmem.cli.looking_back import SCHEMA_VERSION, folder_of, span_ms
+from dynmem.cli.options import state_option
 from dynmem.cli.vm_name import VM_NAME
 from dynmem.errors import ConfigError, ExitCode
 
@@ -52,9 +53,7 @@ def report(
 
     if not 0 <= risk < _HUNDRED:
         raise ConfigError(f"--risk: {risk:g} is not from 0 to below 100 percent of the time")
-    since_ms, until_ms = moment_ms("--since", since), moment_ms("--until", until)
-    if since_ms >= until_ms:
-        raise ConfigError(f"--since: {since!r} is not before --until {until!r}: swap or correct them")
+    since_ms, until_ms = span_ms(since, until)
     past = Past(folder_of(state))
     found = report_of(past, since_ms, until_ms, like, risk / _HUNDRED)
     past.close()

@@ -13,8 +13,7 @@ import click
 
 from dynmem.cli.explain_text import explained
 from dynmem.cli.layout import terminal_columns
-from dynmem.cli.looking_back import state_option
-from dynmem.cli.options import socket_option
+from dynmem.cli.options import socket_option, state_option
 from dynmem.cli.status_text import rendered
 from dynmem.cli.vm_name import VM_NAME
 from dynmem.errors import ConfigError, ExitCode, quoted
