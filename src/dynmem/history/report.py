@@ -19,22 +19,24 @@ import msgspec
 
 from dynmem.dates import format_date
 from dynmem.errors import ConfigError, quoted
-from dynmem.history.block import PARTS, VM_SERIES, Block
+from dynmem.history.block import Block
 from dynmem.history.event import Event
 from dynmem.history.past import Past, Piece
 from dynmem.history.spans import step_ms
-from dynmem.history.thinning import SOURCES, Series, series_of
+from dynmem.history.thinning import VM_COLUMNS, Series, series_of
 from dynmem.units import NS_PER_MS, PAGE_SIZE
 
 # Spans that a time is cut into: of a week, five minutes each.
 _SPANS: Final = 2100
 # A VM is at its peak from this part of it on.
 _PEAK_PART: Final = 0.9
-_COLUMNS: Final = (
-    SOURCES
-    | {f"{series}.{part}" for series in VM_SERIES for part in PARTS}
-    | {"maximum_bytes", "minimum_bytes", "buffer_percent", "boot_bytes", "reserve_bytes"}
-)
+_COLUMNS: Final = VM_COLUMNS | {
+    "maximum_bytes",
+    "minimum_bytes",
+    "buffer_percent",
+    "boot_bytes",
+    "reserve_bytes",
+}
 # More VMs are not counted.
 _MORE_MAX: Final = 1000
 _P99: Final = 0.99

@@ -3,14 +3,12 @@
 Computed from whole sweeps and from thin rows alike; sizes are bytes, pressure and stalls ratios.
 """
 
-from collections.abc import Sequence
-
 import msgspec
 
 from dynmem.dates import format_date
-from dynmem.history.block import HOST_SERIES, PARTS, VM_SERIES, Block
+from dynmem.history.block import HOST_SERIES, VM_SERIES, Block
 from dynmem.history.past import LATEST_MS, Past, Piece
-from dynmem.history.thinning import SOURCES, Series, series_of
+from dynmem.history.thinning import VM_COLUMNS, Series, series_of
 from dynmem.units import NS_PER_MS, PAGE_SIZE
 
 #: Lengths of a row, in milliseconds: those that people count in.
@@ -22,11 +20,7 @@ STEPS_MS = tuple(
 
 # What one of a series is, where that is no page.
 _UNITS = {"pressure": 0.001, "stalled": 0.0001}
-_COLUMNS = (
-    SOURCES
-    | {f"{series}.{part}" for series in VM_SERIES for part in PARTS}
-    | {"maximum_bytes", "assigned_bytes", "standing"}
-)
+_COLUMNS = VM_COLUMNS | {"maximum_bytes", "assigned_bytes", "standing"}
 
 
 class Level(msgspec.Struct, frozen=True):
@@ -150,12 +144,7 @@ def _row(last: tuple[Piece, Block, int], sums: dict[str, _Sum], for_ds: int) -> 
         at_ms,
         for_ds / 10,
         levels,
-        _figure(block, "assigned_bytes", row),
-        _figure(block, "planned_bytes", row),
+        block.figure("assigned_bytes")[row],
+        block.figure("planned_bytes")[row],
         block.text("standing")[row],
     )
-
-
-def _figure(block: Block, name: str, row: int) -> int | None:
-    column: Sequence[int | None] = block.figure(name)
-    return column[row]

@@ -19,6 +19,7 @@ from dynmem.history.block import (
     AT,
     FOR,
     HOST_SERIES,
+    PARTS,
     VM_SERIES,
     Block,
 )
@@ -30,11 +31,10 @@ SECOND: Final = 10
 MINUTE: Final = 60 * SECOND
 HOUR: Final = 60 * MINUTE
 DAY: Final = 24 * HOUR
-#: The columns of sweeps from which series are computed.
-SOURCES: Final = frozenset(
-    {"demand_bytes", "actual_bytes", "resident_bytes", "wanted_bytes", "planned_bytes", "budget_bytes"}
-    | {"slush_bytes", "claimed_bytes", "reserved_bytes", "mem_available_bytes", "untouched_bytes"}
-    | {"shortage_bytes", "swapped_bytes", "stalled_parts"}
+#: The columns from which a VM's series are computed: those of sweeps, and those of thin rows.
+VM_COLUMNS: Final = frozenset(
+    {"demand_bytes", "actual_bytes", "resident_bytes", "wanted_bytes", "planned_bytes"}
+    | {f"{series}.{part}" for series in VM_SERIES for part in PARTS}
 )
 #: Rows of a block of thin rows.
 ROWS: Final = 60
