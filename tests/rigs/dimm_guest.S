@@ -18,12 +18,6 @@
 
 #include "pvh.inc"
 
-        .macro write port, value
-        mov $\port, %edx
-        mov $\value, %al
-        out %al, %dx
-        .endm
-
         .macro write32 port, value
         mov $\port, %edx
         mov \value, %eax
@@ -43,23 +37,8 @@
 start:  cli
         cld
         mov $STACK, %esp
-        lgdt gdt_register
-        ljmp $8, $1f
-1:      mov $16, %eax
-        mov %eax, %ds
-        mov %eax, %es
-        mov %eax, %ss
+        interrupts_in_32_bits IDT, VECTOR
         movl $0, refused
-        mov $interrupt, %eax
-        mov %ax, IDT + VECTOR * 8
-        movw $8, IDT + VECTOR * 8 + 2
-        movw $0x8e00, IDT + VECTOR * 8 + 4
-        shr $16, %eax
-        mov %ax, IDT + VECTOR * 8 + 6
-        lidt idt_register
-        write 0x21, 0xff                /* no interrupt by way of the PICs */
-        write 0xa1, 0xff
-        movl $0x1ff, 0xfee000f0         /* the local APIC on */
         movl $0x22, 0xfec00000          /* line 9 of the IO-APIC: a level interrupts processor 0 */
         movl $VECTOR + 0x8000, 0xfec00010
         movl $0x23, 0xfec00000
@@ -111,15 +90,6 @@ interrupt:
         add $12, %esp                   /* back to idle without IRET, which a nested KVM may not emulate */
         jmp idle
 
-        .align 8
 refused:
         .long 0
-gdt:    .quad 0
-        .quad 0x00cf9a000000ffff        /* code of 32 bits */
-        .quad 0x00cf92000000ffff        /* data */
-gdt_register:
-        .word gdt_register - gdt - 1
-        .long gdt
-idt_register:
-        .word VECTOR * 8 + 7
-        .long IDT
+        tables_of_32_bits IDT, VECTOR

@@ -15,34 +15,13 @@
 
 #include "pvh.inc"
 
-        .macro write port, value
-        mov $\port, %edx
-        mov $\value, %al
-        out %al, %dx
-        .endm
-
         .text
         .code32
         .globl start
 start:  cli
         cld
         mov $STACK, %esp
-        lgdt gdt_register
-        ljmp $8, $1f
-1:      mov $16, %eax
-        mov %eax, %ds
-        mov %eax, %es
-        mov %eax, %ss
-        mov $interrupt, %eax
-        mov %ax, IDT + VECTOR * 8
-        movw $8, IDT + VECTOR * 8 + 2
-        movw $0x8e00, IDT + VECTOR * 8 + 4
-        shr $16, %eax
-        mov %ax, IDT + VECTOR * 8 + 6
-        lidt idt_register
-        write 0x21, 0xff                /* no interrupt by way of the PICs */
-        write 0xa1, 0xff
-        movl $0x1ff, 0xfee000f0         /* the local APIC on */
+        interrupts_in_32_bits IDT, VECTOR
         movl $0x18, 0xfec00000          /* line 4 of the IO-APIC: an edge interrupts processor 0 */
         movl $VECTOR, 0xfec00010
         movl $0x19, 0xfec00000
@@ -93,13 +72,4 @@ done:   movl $0, 0xfee000b0             /* EOI */
 greeting:
         .ascii "ready\n"
 greeting_end:
-        .align 8
-gdt:    .quad 0
-        .quad 0x00cf9a000000ffff        /* code of 32 bits */
-        .quad 0x00cf92000000ffff        /* data */
-gdt_register:
-        .word gdt_register - gdt - 1
-        .long gdt
-idt_register:
-        .word VECTOR * 8 + 7
-        .long IDT
+        tables_of_32_bits IDT, VECTOR
