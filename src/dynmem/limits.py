@@ -119,8 +119,6 @@ VM_MEMORY_BYTES_MIN: Final = 32 << 20
 VM_MEMORY_BYTES_MAX: Final = 1 << 40
 # As many as the guest is told that there can be; each is a thread.
 VM_PROCESSORS_MAX: Final = 64
-# Queries that a look sends to a monitor before it wants the replies: what the look before it asked.
-MANAGER_QUERIES_AHEAD_MAX: Final = 32
 # Slots for DIMMs, as many as ACPI's memory hotplug has.
 VM_DIMM_SLOTS_MAX: Final = 256
 # Reports of a guest on a slot that are passed on until something happens to the slot: Linux sends two.
@@ -213,6 +211,8 @@ COMMAND_S_MAX: Final = 120.0
 MANAGER_DESCRIPTORS_PER_VM: Final = 5
 # Besides: API clients, journal, epoll, the threads that read /proc.
 MANAGER_DESCRIPTORS: Final = 256
+# Queries that a look sends to a monitor before it wants the replies: what the look before it asked.
+MANAGER_QUERIES_AHEAD_MAX: Final = 32
 # Memory devices in a monitor's reply: more than a machine has slots.
 MANAGER_DEVICES_MAX: Final = 1024
 # No VM has more, since physical addresses have 52 bits (AMD64): guests and monitors may lie.
