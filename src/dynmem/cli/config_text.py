@@ -176,7 +176,7 @@ def _way_for_us(vm: FoundVm, otherwise: str) -> str:
 
 def _is_domain(vm: FoundVm) -> bool:
     """Return whether a VM is reached by libvirt: one of its domains without a monitor for dynmem."""
-    return vm.keeper == LIBVIRT and bool(vm.started.uuid) and _monitor(vm)[0] is None
+    return vm.is_domain and _monitor(vm)[0] is None
 
 
 def _libvirt_of(vm: FoundVm) -> str:

@@ -57,6 +57,11 @@ class FoundVm(NamedTuple):
     proxmox: ProxmoxVm | None = None
     problem: str = ""
 
+    @property
+    def is_domain(self) -> bool:
+        """Whether it is a domain of libvirt: found there by its UUID, it needs no monitor for dynmem."""
+        return self.keeper == LIBVIRT and bool(self.started.uuid)
+
 
 class Found(NamedTuple):
     """The VMs of a host.

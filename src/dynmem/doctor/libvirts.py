@@ -3,7 +3,7 @@
 import asyncio
 from contextlib import suppress
 
-from dynmem.discovery.find import LIBVIRT, Found, FoundVm
+from dynmem.discovery.find import Found, FoundVm
 from dynmem.discovery.keepers import libvirt_of
 from dynmem.doctor.manager import names_of
 from dynmem.domains.api import Open, open_libvirt
@@ -16,16 +16,11 @@ _SUBJECT = "libvirt"
 _PATIENCE_S = 1.0
 
 
-def is_domain(vm: FoundVm) -> bool:
-    """Return whether a VM is a domain of libvirt, which needs no monitor for dynmem."""
-    return vm.keeper == LIBVIRT and bool(vm.started.uuid)
-
-
 def examine(found: Found, opener: Open = open_libvirt) -> list[Finding]:
     """Ask each libvirt that keeps a VM for the list of its domains, read-only."""
     kept: dict[str, list[FoundVm]] = {}
     for vm in found.vms:
-        if is_domain(vm):
+        if vm.is_domain:
             kept.setdefault(libvirt_of([each.path for each in vm.monitors]), []).append(vm)
     return [_tried(uri, vms, opener) for uri, vms in kept.items()]
 

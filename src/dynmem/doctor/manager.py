@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from dynmem.cgroups import limits_above, memory_groups
-from dynmem.discovery.find import LIBVIRT, Found, FoundVm
+from dynmem.discovery.find import Found, FoundVm
 from dynmem.discovery.proxmox import FOLDER
 from dynmem.errors import printable
 from dynmem.findings import Finding, Verdict
@@ -102,7 +102,7 @@ def processes(found: Found, proc: Path = PROC) -> Finding:
 
 def monitors(found: Found, may_connect: Callable[[Path], bool] | None = None) -> Finding:
     """Look whether each VM has a monitor that dynmem can use; domains of libvirt need none."""
-    found = found._replace(vms=tuple(vm for vm in found.vms if vm.keeper != LIBVIRT or not vm.started.uuid))
+    found = found._replace(vms=tuple(vm for vm in found.vms if not vm.is_domain))
     may_connect = _may_connect if may_connect is None else may_connect
     without = [vm for vm in found.vms if not vm.monitors]
     closed = [vm for vm in found.vms if vm.monitors and not any(may_connect(m.path) for m in vm.monitors)]

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Final
 
-from dynmem.discovery.find import LIBVIRT, FoundVm
+from dynmem.discovery.find import FoundVm
 from dynmem.discovery.keepers import libvirt_of
 from dynmem.domains.api import Libvirt, Look, Open, open_libvirt
 from dynmem.domains.definition import Definition, definition_of
@@ -39,7 +39,7 @@ class Libvirts:
 
     async def ask(self, vm: FoundVm) -> Monitored | None:
         """Return what libvirt says of a domain; None if that is not to be had."""
-        if vm.keeper != LIBVIRT or not vm.started.uuid:
+        if not vm.is_domain:
             return None
         uri = self._uri or libvirt_of([each.path for each in vm.monitors])
         if uri in self._problems:
