@@ -77,8 +77,7 @@ def read_proxmox(folder: Path = FOLDER) -> ProxmoxFiles:
         return ProxmoxFiles({}, _sentence(folder, error))
     for file in files[:SCAN_VMS_MAX]:
         try:
-            with file.open("rb") as opened:
-                text = opened.read(SCAN_PROXMOX_BYTES_MAX).decode(errors="replace")
+            text = _text(file)
         except FileNotFoundError:
             continue  # removed since
         except OSError as error:
@@ -92,8 +91,7 @@ def read_proxmox(folder: Path = FOLDER) -> ProxmoxFiles:
 def read_vm(number: int, folder: Path = FOLDER) -> ProxmoxVm | None:
     """Return one VM; None if it has no file here, though the folder is there. Raises OSError."""
     try:
-        with (folder / f"{number}.conf").open("rb") as opened:
-            text = opened.read(SCAN_PROXMOX_BYTES_MAX).decode(errors="replace")
+        text = _text(folder / f"{number}.conf")
     except FileNotFoundError:
         if not folder.is_dir():
             raise
@@ -155,9 +153,7 @@ class ProxmoxLock:
             info = self._file.stat()
             seen = (info.st_ino, info.st_size, info.st_mtime_ns)
             if seen != self._seen or abs(now_ns - info.st_mtime_ns) < _SETTLED_NS:
-                with self._file.open("rb") as opened:
-                    text = opened.read(SCAN_PROXMOX_BYTES_MAX).decode(errors="replace")
-                self._lock, self._seen = proxmox_vm(self._number, text).lock, seen
+                self._lock, self._seen = proxmox_vm(self._number, _text(self._file)).lock, seen
         except FileNotFoundError:
             self._seen = ()
             folder = self._file.parent
@@ -167,6 +163,11 @@ class ProxmoxLock:
                 raise
             return ""
         return self._lock
+
+
+def _text(file: Path) -> str:
+    with file.open("rb") as opened:
+        return opened.read(SCAN_PROXMOX_BYTES_MAX).decode(errors="replace")
 
 
 def _number(text: str | None, otherwise: int) -> int:
