@@ -12,9 +12,8 @@ from dynmem.domains.api import Look
 from dynmem.domains.definition import definition_of
 from dynmem.domains.states import run_state
 from dynmem.errors import ConfigError, RemoteProtocolError
-from dynmem.manager.domains.connection import _as_qemu
+from dynmem.manager.domains.connection import _report
 from dynmem.manager.domains.policies import policy_of
-from dynmem.manager.sweep.demand import virtio_report
 from dynmem.scan.domains import as_monitored
 from dynmem.units import GIB, MIB
 
@@ -67,7 +66,7 @@ def statistics() -> Callable[[bytes], object]:
         look = Look(1, 1, None, 1024, said)
         assert run_state(look) == "running"
         as_monitored(domain, look)  # of whatever it raises nothing comes out
-        return virtio_report(_as_qemu(said))
+        return _report(said)
 
     return feed
 

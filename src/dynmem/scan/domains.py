@@ -4,7 +4,6 @@ Asked read-only, which libvirt allows everybody by default, and only about domai
 processes. A libvirt that cannot be reached, or does not reply, is asked no more, and named once.
 """
 
-from collections.abc import Mapping
 from functools import partial
 from typing import Final
 
@@ -15,15 +14,15 @@ from dynmem.domains.definition import Definition, definition_of
 from dynmem.domains.errors import LibvirtRefusedError
 from dynmem.domains.link import Link
 from dynmem.domains.states import run_state
+from dynmem.domains.statistics import as_qemu
 from dynmem.errors import DeadlineError, DynmemError
-from dynmem.scan.monitored import VIRTIO_MEM, GuestReport, Monitored, VirtioMem, figure
+from dynmem.scan.monitored import VIRTIO_MEM, Monitored, VirtioMem, figure, virtio_report
 from dynmem.scan.visit import VIRTIO_BALLOON
 from dynmem.units import KIB
 
 # A libvirt that takes longer for one domain is left.
 PATIENCE_S: Final = 0.5
 _LATE_MAX: Final = 3
-_SECONDS_MAX: Final = 1 << 40
 
 
 class Libvirts:
@@ -76,18 +75,12 @@ def as_monitored(domain: Definition, look: Look) -> Monitored:
     said = look.statistics or {}
     mems = [each for each in domain.plugged if each.model == VIRTIO_MEM]
     dimms = sum(each.size for each in domain.plugged if each.model == "dimm")
-    actual = _bytes(said, "actual") if "actual" in said else figure(look.size_kib * KIB)
-    free, available, caches = (_bytes(said, key) for key in ("unused", "usable", "disk_caches"))
-    if available is None and free is not None and caches is not None:
-        available = free + caches  # Linux before 4.6
-    date = said.get("last_update")
-    updated = date if isinstance(date, int) and 0 <= date <= _SECONDS_MAX else None
     return Monitored(
         is_known=True,
         run_state=run_state(look),
         uuid=domain.uuid,
         base_bytes=domain.boot_bytes - dimms,
-        actual_bytes=actual,
+        actual_bytes=_bytes(said.get("actual", look.size_kib)),
         dimm_bytes=dimms,
         devices=(),
         balloons=(VIRTIO_BALLOON,) if domain.has_balloon else (),
@@ -95,11 +88,10 @@ def as_monitored(domain: Definition, look: Look) -> Monitored:
         interval_s=domain.period_s,
         reports_free_pages=domain.reports_free_pages,
         deflates_on_oom=domain.deflates_on_oom,
-        report=GuestReport(free, available, updated),
+        report=virtio_report(as_qemu(said)),
     )
 
 
-def _bytes(said: Mapping[str, object], key: str) -> int | None:
-    """Return a figure that libvirt has in KiB, in bytes; None if it has none, or none that can be true."""
-    value = said.get(key)
-    return figure(value * KIB) if isinstance(value, int) and not isinstance(value, bool) else None
+def _bytes(kib: object) -> int | None:
+    """Return a size that libvirt has in KiB, in bytes; None if no VM can have it."""
+    return figure(kib * KIB) if isinstance(kib, int) and not isinstance(kib, bool) else None

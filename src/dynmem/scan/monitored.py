@@ -119,12 +119,13 @@ def monitored(answers: Answers) -> Monitored:
         interval_s=_number(replies.get(INTERVAL), _SECONDS_MAX),
         reports_free_pages=_flag(replies.get(REPORTING)),
         deflates_on_oom=_flag(replies.get(DEFLATES)),
-        report=_hv_report(hv) if hv else _virtio_report(replies.get(STATISTICS)),
+        report=_hv_report(hv) if hv else virtio_report(replies.get(STATISTICS)),
         committed_bytes=figure(hv.get("committed")),
     )
 
 
-def _virtio_report(reply: object) -> GuestReport:
+def virtio_report(reply: object) -> GuestReport:
+    """Return what guest-stats mean; what is not as QEMU sends it counts as not reported."""
     report = _members(reply)
     figures = _members(report.get("stats"))
     free = figure(figures.get("stat-free-memory"))

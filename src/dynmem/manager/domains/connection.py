@@ -9,6 +9,7 @@ and statistics, one after the other. What the domain holds is measured at its pr
 import asyncio
 import logging
 import time
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -18,6 +19,7 @@ import msgspec
 from dynmem.domains.api import Libvirt, Look
 from dynmem.domains.errors import LibvirtRefusedError
 from dynmem.domains.states import run_state
+from dynmem.domains.statistics import as_qemu
 from dynmem.errors import DeadlineError, DynmemError, RefusedError, UnreachableError
 from dynmem.limits import RECONNECT_PAUSE_S_MAX
 from dynmem.manager.config_file import is_name
@@ -27,7 +29,15 @@ from dynmem.manager.domains.roster import Domain, Roster
 from dynmem.manager.step.division import Parts
 from dynmem.manager.step.facts import ABSENT, RUNNING, SILENT, VIRTIO_BALLOON, Owner, VmFacts
 from dynmem.manager.step.states import may_send
-from dynmem.manager.sweep.demand import DEMAND_SOURCES, DemandTracker, Device, Silence, size, virtio_report
+from dynmem.manager.sweep.demand import (
+    DEMAND_SOURCES,
+    DemandTracker,
+    Device,
+    Report,
+    Silence,
+    size,
+    virtio_report,
+)
 from dynmem.manager.sweep.identity import Identities, Identity
 from dynmem.manager.sweep.life import Life
 from dynmem.manager.sweep.measuring import Measuring
@@ -48,14 +58,6 @@ GLANCE_PATIENCE_S: Final = 0.05
 _BUSY_TICKS: Final = 2
 # A sweep's patience with one domain, in parts: a loop that is late must not use it up.
 _PATIENCE_TICKS: Final = 20
-# QEMU's names of what libvirt reports, in KiB and as numbers (virDomainMemoryStatTags).
-_SIZES: Final = {
-    "usable": "stat-available-memory",
-    "unused": "stat-free-memory",
-    "disk_caches": "stat-disk-caches",
-    "swap_in": "stat-swap-in",
-}
-_NUMBERS: Final = {"minor_fault": "stat-minor-faults", "major_fault": "stat-major-faults"}
 _NO_BALLOON: Final = "it has no virtio balloon: add <memballoon model='virtio'/> to its definition"
 _OBSERVED: Final = 'the policy in its metadata has mode="observe"'
 _NO_PROCESS: Final = "unknown (its process cannot be found: run dynmem as root, in the host's pid namespace)"
@@ -275,7 +277,7 @@ class DomainConnection:
         life.tracker.saw_size(life.size_bytes)
         if look.statistics is None:
             return None  # it was not asked
-        report = virtio_report(_as_qemu(statistics))
+        report = _report(statistics)
         if isinstance(report, Silence):
             return self._period.problem or report.reason
         if life.saw_report(report, now_ns):
@@ -433,13 +435,6 @@ def _look(libvirt: Libvirt, *, uuid: str) -> Look:
     return libvirt.look(uuid)
 
 
-def _as_qemu(statistics: object) -> dict[str, object]:
-    """Return libvirt's statistics as QEMU has them, in bytes; what the guest does not report is left out."""
-    said = statistics if isinstance(statistics, dict) else {}
-    found: dict[str, object] = {}
-    for name, theirs in _SIZES.items():
-        value = said.get(name)
-        if isinstance(value, int):
-            found[theirs] = value * KIB
-    found.update({theirs: said[name] for name, theirs in _NUMBERS.items() if name in said})
-    return {"last-update": said.get("last_update", 0), "stats": found}
+def _report(statistics: Mapping[str, object]) -> Report | Silence:
+    """Return what libvirt's statistics mean: without a date, no report. Raises RemoteProtocolError."""
+    return virtio_report({"last-update": 0, **as_qemu(statistics)})
