@@ -1,6 +1,8 @@
 """What looks at a VM usually ask is sent as one message, and means what it would mean one by one."""
 
 import asyncio
+import gc
+import weakref
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,10 @@ from tests.rigs.scenes import play
 
 from dynmem.errors import DeadlineError, LocalProtocolError
 from dynmem.manager.step.facts import RUNNING
+from dynmem.manager.sweep.balloon import read_figures
+from dynmem.manager.sweep.demand import STATUS_QUERY
 from dynmem.manager.sweep.monitor import Monitor, Usual
+from dynmem.manager.sweep.quiet import Figures
 from dynmem.qmp.client import QmpClient
 
 
@@ -73,6 +78,7 @@ def test_what_was_sent_ahead_is_taken_by_its_command_and_what_was_not_is_asked_b
                 assert await monitor.query_now("query-balloon") == {"actual": 2}
             assert usual.queries == [("query-status", None), ("query-balloon", None), ("query-balloon", None)]
             async with monitor.ahead(usual):
+                await monitor.query_now("query-status")  # by now all that was sent before is answered
                 vm.answers["query-balloon"] = {"actual": 3}
             assert await monitor.query("query-balloon") == {"actual": 3}  # the block is over
             assert client.unasked.replies == 0
@@ -97,5 +103,38 @@ def test_a_reply_that_does_not_come_is_late_and_one_that_is_refused_is_refused_w
                     await monitor.query("quit")
             usual.looked([("query-status", None), ("quit", None)])
             assert usual.queries == [("query-status", None)]
+
+    play(scenario())
+
+
+def test_figures_that_must_be_of_now_are_not_those_that_were_asked_ahead(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        vm = FakeVm({STATUS_QUERY: {"committed": 1}})
+        async with listening(tmp_path / "qmp", vm.serve), await QmpClient.connect(tmp_path / "qmp") as client:
+            monitor, usual = Monitor(client, may_write=False, timeout_s=5), Usual()
+            for _ in range(2):
+                usual.looked([(STATUS_QUERY, None), ("query-balloon", None), ("query-status", None)])
+            async with monitor.ahead(usual):
+                await monitor.query_now("query-status")
+                vm.answers[STATUS_QUERY] = {"committed": 2}
+                vm.answers["query-balloon"] = {"actual": 3}
+                vm.answers["query-status"] = {"status": "paused", "running": False}
+                assert await read_figures(monitor) == Figures({"committed": 2}, 3, is_running=False)
+
+    play(scenario())
+
+
+def test_nothing_is_kept_of_a_reply_that_was_asked_for_ahead(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with (
+            listening(tmp_path / "qmp", FakeVm().serve),
+            await QmpClient.connect(tmp_path / "qmp") as client,
+        ):
+            (sent,) = await client.send_ahead([("query-status", None)])
+            await client.result(sent, timeout_s=5)
+            reply = weakref.ref(sent.reply)
+            del sent
+            gc.collect()
+            assert reply() is None
 
     play(scenario())

@@ -11,6 +11,8 @@ from tests.rigs.scenes import play
 
 from dynmem.errors import LocalProtocolError
 from dynmem.manager.step.facts import RUNNING, Demand, ManagerSettings, VmConfig
+from dynmem.manager.sweep.monitor import Monitor
+from dynmem.qmp.client import QmpClient
 from dynmem.units import GIB, MIB, NS_PER_S
 
 
@@ -94,6 +96,21 @@ def test_with_the_operators_leave_observe_mode_sets_the_interval_and_nothing_els
             assert vm.sets == [1, 0]
             with pytest.raises(LocalProtocolError, match="nothing may be sent to"):
                 await connection.set_balloon(50 * MEBIBYTE)
+
+    play(scenario())
+
+
+def test_without_leave_no_interval_reaches_a_monitor_whoever_asks_for_it(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        vm = AskedVm(10)
+        async with listening(tmp_path / "qmp", vm.serve), await QmpClient.connect(tmp_path / "qmp") as client:
+            monitor = Monitor(client, may_write=False, timeout_s=5)
+            with pytest.raises(LocalProtocolError, match="nothing may be sent to"):
+                await monitor.set_statistics_interval("/machine/peripheral/balloon0", 1)
+            assert vm.asked == []
+            monitor.may_ask = True
+            await monitor.set_statistics_interval("/machine/peripheral/balloon0", 1)
+            assert vm.sets == [1]
 
     play(scenario())
 
