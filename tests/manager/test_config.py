@@ -21,6 +21,7 @@ from dynmem.limits import (
 )
 from dynmem.manager import config
 from dynmem.manager.reload import changes
+from dynmem.manager.step.facts import VmConfig
 from dynmem.units import GIB, MIB, NS_PER_S, format_size, parse_duration
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -92,6 +93,22 @@ def test_a_monitor_is_borrowed_where_it_is_a_keepers_own_or_the_file_says_so(tmp
         config.load(written(tmp_path, said.replace("borrowed", "shared")))
     with pytest.raises(ConfigError, match="'kill' is not one of wait, squeeze"):
         config.load(written(tmp_path, GOOD.replace("weight = 7000", 'on_shortage = "kill"')))
+
+
+def test_to_compare_two_configurations_the_way_to_each_vm_is_put_into_words_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worded: list[str] = []
+    way = config.Config._way
+
+    def counted(self: config.Config, vm: VmConfig) -> str:
+        worded.append(vm.name)
+        return way(self, vm)
+
+    found = config.load(written(tmp_path, GOOD))
+    monkeypatch.setattr(config.Config, "_way", counted)
+    assert list(changes(found, found)) == []
+    assert worded == ["web", "db"] * 2
 
 
 def test_a_manager_only_observes_unless_it_is_told_otherwise(tmp_path: Path) -> None:

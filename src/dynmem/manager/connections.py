@@ -11,6 +11,7 @@ from dynmem.manager.domains.connection import DomainConnection
 from dynmem.manager.domains.roster import Roster
 from dynmem.manager.next_sweep import NextSweep
 from dynmem.manager.reload import ConfigWatch
+from dynmem.manager.step.facts import VmConfig
 from dynmem.manager.sweep.borrowed import Borrowed, Visits
 from dynmem.manager.sweep.connection import VmConnection
 from dynmem.manager.sweep.identity import Identities
@@ -55,7 +56,7 @@ class Connections:
         self._uri = watch.config.libvirt
         self._roster = self._domains_of(self._uri)
         self._is_asked = False
-        self.all: dict[str, ManagedVm] = {vm.name: self._made(vm.name) for vm in watch.config.vms}
+        self.all: dict[str, ManagedVm] = {vm.name: self._made(vm) for vm in watch.config.vms}
 
     @property
     def names(self) -> Container[str]:
@@ -87,7 +88,7 @@ class Connections:
         config = self._watch.config
         dropped = [name for name, way in before.ways.items() if config.ways.get(name) != way]
         await asyncio.gather(*(self.all.pop(name).close() for name in dropped))
-        self.all = {vm.name: self.all.get(vm.name) or self._made(vm.name) for vm in config.vms}
+        self.all = {vm.name: self.all.get(vm.name) or self._made(vm) for vm in config.vms}
         settings = config.settings
         for name, each in self.all.items():
             if isinstance(each, DomainConnection):
@@ -112,9 +113,9 @@ class Connections:
         news, reset = self._next_sweep.wanted.set, self._next_sweep.saw_reset
         return Roster(partial(_link, uri), self._report, news=news, reset=reset, threads=self._measuring)
 
-    def _made(self, name: str) -> ManagedVm:
+    def _made(self, vm: VmConfig) -> ManagedVm:
         """Return a new connection to a VM that is configured."""
-        config = self._watch.config
+        config, name = self._watch.config, vm.name
         settings, domain = config.settings, config.domains.get(name)
         if domain is not None:
             assert self._roster is not None
@@ -129,7 +130,6 @@ class Connections:
                 measuring=self._measuring,
             )
         path = config.monitors[name]
-        is_borrowed = any(vm.name == name and vm.monitor == "borrowed" for vm in config.vms)
         return VmConnection(
             name,
             path,
@@ -139,7 +139,7 @@ class Connections:
             reset=self._next_sweep.saw_reset,
             identities=self._identities,
             measuring=self._measuring,
-            access=Borrowed(path, self._visits) if is_borrowed else None,
+            access=Borrowed(path, self._visits) if vm.monitor == "borrowed" else None,
         )
 
 

@@ -122,6 +122,7 @@ def changes(before: Config, after: Config) -> Iterator[str]:
     )
     known = {vm.name: vm for vm in before.vms}
     now = {vm.name: vm for vm in after.vms}
+    old_ways, new_ways = before.ways, after.ways
     for name, vm in now.items():
         if name not in known:
             yield f"{name}: added"
@@ -134,7 +135,7 @@ def changes(before: Config, after: Config) -> Iterator[str]:
             ("weight", str(was.weight), str(vm.weight)),
             ("priority", was.priority, vm.priority),
             ("takeover", str(was.takeover).lower(), str(vm.takeover).lower()),
-            ("reached by", before.ways[name], after.ways[name]),
+            ("reached by", old_ways[name], new_ways[name]),
         ):
             yield f"{name}: {difference}"
     for name in known:
