@@ -330,7 +330,9 @@ class Manager:
         }
         bare = measure(self.settings, facts.host, tuple(charges.values()), 0)
         barred = {record.name: why for record in self._roster if (why := self.claims.barred(record.name))}
-        return Survey(facts, charges, standings, bare, barred, ceilings_of(self._roster, self.claims.pages))
+        ceilings = ceilings_of(self._roster, self.claims.pages)
+        occupied = sum(each.occupied for each in charges.values())  # once: each VM is asked about it
+        return Survey(facts, charges, standings, bare, barred, ceilings, occupied)
 
     def _charge(self, record: Record) -> Charge:
         """Return what a VM takes."""

@@ -19,6 +19,7 @@ class Survey(msgspec.Struct, frozen=True):
         bare: What is measured free before reservations.
         barred: The VMs that are never grown now, each with the reason.
         ceilings: The largest sizes that the limits of cgroups leave the VMs below them. Pages.
+        occupied: What all VMs take of the host now. Pages.
     """
 
     facts: Facts
@@ -26,17 +27,13 @@ class Survey(msgspec.Struct, frozen=True):
     standings: Mapping[str, Standing]
     bare: MeasuredFree
     barred: Mapping[str, str]
-    ceilings: Mapping[str, int] = {}
+    ceilings: Mapping[str, int]
+    occupied: int
 
     @property
     def now_ns(self) -> int:
         """When the sweep began."""
         return self.facts.now_ns
-
-    @property
-    def occupied(self) -> int:
-        """What all VMs take of the host now. Pages."""
-        return sum(each.occupied for each in self.charges.values())
 
     @property
     def emergency(self) -> bool:
