@@ -1,13 +1,12 @@
 """Write docs/config.md, every key of the manager's configuration: ``python -m scripts.config [--print]``."""
 
-import inspect
 import textwrap
 from collections.abc import Iterator
 from typing import Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 from scripts.page import finish
-from scripts.status import meanings
+from scripts.status import head, meanings
 
 from dynmem.limits import MANAGER_DROP_INS_MAX
 from dynmem.manager import config_file
@@ -88,11 +87,7 @@ def default(field: msgspec.structs.FieldInfo) -> str:
 
 def table(name: str, struct: type[msgspec.Struct]) -> Iterator[str]:
     """Yield the lines about one table."""
-    summary = inspect.cleandoc(struct.__doc__ or "").partition("\n\nAttributes:")[0]
-    yield f"## {config_file.HEADINGS[name]}"
-    yield ""
-    yield " ".join(summary.split())
-    yield ""
+    yield from head(config_file.HEADINGS[name], struct)
     yield "| key | value | default | meaning |"
     yield "|---|---|---|---|"
     types, words = get_type_hints(struct), meanings(struct)

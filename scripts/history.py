@@ -1,12 +1,11 @@
 """Write docs/history-fields.md, what the commands of the history print: ``python -m scripts.history``."""
 
-import inspect
 from collections.abc import Iterator
-from typing import get_args, get_origin, get_type_hints
+from typing import get_type_hints
 
 import msgspec
 from scripts.page import finish
-from scripts.status import in_words, meanings, unit
+from scripts.status import head, in_words, meanings, unit
 
 from dynmem.cli.looking_back import SCHEMA_VERSION
 from dynmem.history.event import Event
@@ -45,24 +44,14 @@ left out. `*_bytes` are bytes, `*_s` seconds, `*_ds` tenths of a second; dates a
 """
 
 
-def kind(what: object) -> str:
-    """Return a type in the words of JSON."""
-    if get_origin(what) is dict:
-        return f"object of {in_words(get_args(what)[1])}"
-    return in_words(what)
-
-
 def table(struct: type[msgspec.Struct]) -> Iterator[str]:
     """Yield the lines about one class."""
-    yield f"## {struct.__name__}"
-    yield ""
-    yield " ".join(inspect.cleandoc(struct.__doc__ or "").partition("\n\nAttributes:")[0].split())
-    yield ""
+    yield from head(struct.__name__, struct)
     yield "| field | type | unit | meaning |"
     yield "|---|---|---|---|"
     types, words = get_type_hints(struct), meanings(struct)
     for name in struct.__struct_fields__:
-        yield f"| `{name}` | {kind(types[name])} | {unit(name)} | {words[name]} |"
+        yield f"| `{name}` | {in_words(types[name])} | {unit(name)} | {words[name]} |"
     yield ""
 
 

@@ -85,6 +85,8 @@ def in_words(kind: object) -> str:
         return ", ".join(f'"{word}"' for word in arguments)
     if get_origin(kind) is tuple:
         return f"list of {in_words(arguments[0])}"
+    if get_origin(kind) is dict:
+        return f"object of {in_words(arguments[1])}"
     assert get_origin(kind) in {Union, UnionType}, kind
     (inner,) = (each for each in arguments if each is not NoneType)
     return f"{in_words(inner)} or null"
@@ -95,13 +97,18 @@ def unit(name: str) -> str:
     return next((text for suffix, text in UNITS.items() if f"_{name}".endswith(suffix)), "")
 
 
-def table(struct: type[msgspec.Struct]) -> Iterator[str]:
-    """Yield the lines about one class."""
+def head(title: str, struct: type[msgspec.Struct]) -> Iterator[str]:
+    """Yield the lines above the table of one class: its title, and what its docstring says of it."""
     summary = inspect.cleandoc(struct.__doc__ or "").partition("\n\nAttributes:")[0]
-    yield f"## {struct.__name__}"
+    yield f"## {title}"
     yield ""
     yield " ".join(summary.split())
     yield ""
+
+
+def table(struct: type[msgspec.Struct]) -> Iterator[str]:
+    """Yield the lines about one class."""
+    yield from head(struct.__name__, struct)
     yield "| field | type | unit | meaning | since |"
     yield "|---|---|---|---|---:|"
     types, words = get_type_hints(struct), meanings(struct)
