@@ -3,6 +3,7 @@
 import contextlib
 import zlib
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,6 +18,7 @@ from dynmem.history.columns import (
     unpack,
     unpack_texts,
 )
+from dynmem.limits import HISTORY_BLOCK_BYTES_MAX
 
 NUMBERS = st.one_of(
     st.integers(-3, 3), st.integers(0, 1 << 20).map(lambda n: n << 12), st.integers(-(1 << 80), 1 << 80)
@@ -76,6 +78,11 @@ def test_a_block_with_a_byte_that_is_wrong_raises_one_named_error(at: int, chang
     data[at % len(data)] ^= change
     with contextlib.suppress(MalformedError):
         decode(bytes(data))
+
+
+def test_no_more_of_a_block_is_decompressed_than_one_may_have() -> None:
+    with pytest.raises(MalformedError, match="has no end"):
+        decode(zlib.compress(b"\1\0" + bytes(HISTORY_BLOCK_BYTES_MAX)))
 
 
 def test_columns_of_a_later_version_are_left_out() -> None:

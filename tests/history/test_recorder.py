@@ -9,11 +9,14 @@ import pytest
 from tests.rigs.pasts import RecordedHost
 
 from dynmem.history import recorder as recording
-from dynmem.history.file import FILE_NAME
+from dynmem.history.file import FILE_NAME, FullError
 from dynmem.history.past import Past
 from dynmem.history.recorder import ROWS, Pace, Recorder
 from dynmem.history.store import Store
 from dynmem.limits import HISTORY_BYTES_MIN, HISTORY_WAITING_MAX
+
+DISK_FULL = sqlite3.OperationalError("database or disk is full")
+DISK_FULL.sqlite_errorcode = sqlite3.SQLITE_FULL
 
 
 def test_every_sweep_is_in_the_file_after_the_end_and_the_time_adds_up(tmp_path: Path) -> None:
@@ -90,6 +93,58 @@ def test_what_waits_for_a_disk_is_bounded_and_what_was_given_up_is_said(
         assert sum(len(piece.rows) for piece in past.pieces(0)) == HISTORY_WAITING_MAX
         lost = [event.text for event in past.events() if event.kind == "lost"]
         assert lost == ["50 sweeps could not be written and are not in the history"]
+
+    asyncio.run(scenario())
+
+
+def test_events_that_wait_for_a_disk_are_bounded_and_the_newest_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recording, "HISTORY_EVENTS_WAITING_MAX", 20)
+
+    async def scenario() -> None:
+        recorder = Recorder(tmp_path, print)
+        for number in range(50):
+            recorder.happened("request", str(number))
+        await recorder.finish()
+        # The first is being written while the others come.
+        assert [event.text for event in Past(tmp_path).events()] == ["0", *map(str, range(30, 50))]
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("error", [FullError("no room"), DISK_FULL], ids=["before", "meanwhile"])
+def test_on_a_full_disk_the_oldest_gives_way_to_the_newest_and_nothing_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    is_full = False
+    add, shed = Store.add, Store.shed
+
+    def adding(self: Store, *what: object) -> None:
+        if is_full:
+            raise error
+        add(self, *what)  # type: ignore[arg-type]
+
+    def shedding(self: Store) -> None:
+        nonlocal is_full
+        shed(self)
+        is_full = False
+
+    monkeypatch.setattr(Store, "add", adding)
+    monkeypatch.setattr(Store, "shed", shedding)
+
+    async def scenario() -> None:
+        nonlocal is_full
+        lines: list[str] = []
+        recorder, recorded = Recorder(tmp_path, lines.append), RecordedHost(1)
+        rows = recorded.sweeps(2 * ROWS, wandering=False)
+        for at, row in enumerate(rows):
+            is_full = at >= ROWS
+            recorder.stepped(row.sample, {})
+            await recorder.written()
+        await recorder.finish()
+        assert lines == []
+        assert sum(len(piece.rows) for piece in Past(tmp_path).pieces(0)) == ROWS
 
     asyncio.run(scenario())
 

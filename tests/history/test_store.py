@@ -1,6 +1,7 @@
 """The store: bounded, thinned, whole after any death, patient with a failing disk, deaf to jumping clocks."""
 
 import contextlib
+import errno
 import os
 import random
 import signal
@@ -26,8 +27,9 @@ from tests.rigs.backings import mounted
 from tests.rigs.pasts import THREE_AM, RecordedHost, written
 
 from dynmem.errors import ConfigError
+from dynmem.history.block import Block, encode
 from dynmem.history.event import Event
-from dynmem.history.file import FILE_NAME, FullError, HistoryError
+from dynmem.history.file import FILE_NAME, WHO_BITS, FullError, HistoryError
 from dynmem.history.past import Past
 from dynmem.history.store import Batch, Row, Store
 from dynmem.history.thinning import HOUR, MINUTE, TIERS
@@ -200,6 +202,47 @@ def test_a_damaged_block_is_left_out_and_thinning_goes_on(tmp_path: Path) -> Non
         pass
     store.close()
     assert sum(len(piece.rows) for piece in Past(tmp_path).pieces(0)) > 200
+
+
+def test_a_block_with_other_rows_than_its_batch_is_left_out(tmp_path: Path) -> None:
+    written(tmp_path, hours(1))
+    other = encode(Block(1, {"maximum_bytes": [MIB]}, {}))
+    with contextlib.closing(sqlite3.connect(tmp_path / FILE_NAME)) as db, db:
+        db.execute("UPDATE block SET data = ? WHERE id = ?", (other, 1 << WHO_BITS | 1))
+    first, *rest = Past(tmp_path).pieces(0)
+    assert first.vm("web") is None
+    assert rest
+    assert all(piece.vm("web") is not None for piece in rest)
+
+
+def test_no_more_rows_are_thinned_at_once_than_a_block_may_have(tmp_path: Path) -> None:
+    with contextlib.closing(Store(tmp_path)) as store:
+        for _ in range(5):
+            store.add(
+                [one_vm(THREE_AM, MIB, 0)] * 2000, []
+            )  # what was moved between two sweeps takes no time
+        store.add([one_vm(THREE_AM + 3_600_000, MIB, HOUR)], [])
+        assert store.tidy()
+        batches = store.db.execute("SELECT tier, rows FROM batch ORDER BY id").fetchall()
+    assert [rows for tier, rows in batches if not tier] == [2000, 2000, 1]
+
+
+def test_where_a_file_system_allocates_nothing_ahead_rows_are_added_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    monkeypatch.setattr(os, "posix_fallocate", refuse)
+    written(tmp_path, hours(1))
+    assert sum(len(piece.rows) for piece in Past(tmp_path).pieces(0)) == 60
+
+
+def test_a_history_on_a_disk_that_can_only_be_read_is_read(tmp_path: Path) -> None:
+    with mounted(tmp_path / "disk", "tmpfs", "size=16m") as disk:
+        written(disk, hours(1))
+        subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+        assert sum(len(piece.rows) for piece in Past(disk).pieces(0)) == 60
 
 
 WRITER = """
