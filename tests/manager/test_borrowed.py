@@ -199,7 +199,7 @@ async def test_glances_take_no_look_s_turn(tmp_path: Path, monkeypatch: pytest.M
         assert isinstance(access, Borrowed)
         access._entered_s -= 1000.0  # long enough past for a glance
         access._looked_s -= 1000.0
-        monkeypatch.setattr("dynmem.manager.sweep.connection.GLANCE_PATIENCE_S", 100.0)
+        monkeypatch.setattr("dynmem.manager.sweep.looks.GLANCE_PATIENCE_S", 100.0)
         assert await connection.glance(NS_PER_S) is not None
         assert await connection.glance(NS_PER_S) is None
         vm.asked.clear()

@@ -9,7 +9,7 @@ from tests.rigs.monitored import MEBIBYTE, FakeVm, look, look_until, watched
 from tests.rigs.scenes import play, until
 
 from dynmem.manager.step.facts import RUNNING, SILENT, VmFacts
-from dynmem.manager.sweep import balloon
+from dynmem.manager.sweep import balloon, looks
 from dynmem.manager.sweep import connection as connection_module
 from dynmem.manager.sweep.connection import VmConnection
 from dynmem.units import NS_PER_MS, NS_PER_S
@@ -20,7 +20,7 @@ INTERVAL = "guest-stats-polling-interval"
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A busy machine makes no glance fail, unless a test wants that."""
-    monkeypatch.setattr(connection_module, "GLANCE_PATIENCE_S", 30.0)
+    monkeypatch.setattr(looks, "GLANCE_PATIENCE_S", 30.0)
 
 
 class PromptVm(FakeVm):
@@ -291,7 +291,7 @@ def test_a_vm_that_is_being_looked_at_is_not_glanced_at(tmp_path: Path) -> None:
             await known(vm, connection)
             vm.held_on = "query-status"
             looking = asyncio.create_task(look(connection))
-            await until(lambda: connection._look is not None)
+            await until(lambda: connection._looks.is_looking)
             assert await connection.glance(0) is None
             vm.gate.set()
             assert (await looking).run_state == RUNNING
@@ -308,10 +308,10 @@ def test_what_comes_too_late_for_one_glance_is_waited_for_by_the_next(
         async with watched(vm, tmp_path) as connection:
             await known(vm, connection)
             vm.held_on, vm.reported = "query-balloon", 4
-            monkeypatch.setattr(connection_module, "GLANCE_PATIENCE_S", 0.01)
+            monkeypatch.setattr(looks, "GLANCE_PATIENCE_S", 0.01)
             for _ in range(3):
                 assert await connection.glance(0) is None
-            monkeypatch.setattr(connection_module, "GLANCE_PATIENCE_S", 30.0)
+            monkeypatch.setattr(looks, "GLANCE_PATIENCE_S", 30.0)
             vm.gate.set()
             assert used(await connection.glance(0)) == 60
             assert [name for name, _ in vm.asked] == ["query-balloon", "qom-get"]
@@ -327,7 +327,7 @@ def test_a_look_waits_for_a_late_glance_and_a_target_does_not(
         async with watched(vm, tmp_path, may_write=True) as connection:
             await known(vm, connection)
             vm.held_on, vm.reported = "query-balloon", 4
-            monkeypatch.setattr(connection_module, "GLANCE_PATIENCE_S", 0.01)
+            monkeypatch.setattr(looks, "GLANCE_PATIENCE_S", 0.01)
             assert await connection.glance(0) is None
             sending = asyncio.create_task(connection.set_balloon(32 * MEBIBYTE))
             await asyncio.sleep(0)  # it is sent

@@ -8,7 +8,7 @@ from tests.rigs.scenes import play
 
 from dynmem.lab.qemu import BALLOON_PATH
 from dynmem.lab.workload import Load
-from dynmem.manager.sweep import connection as connection_module
+from dynmem.manager.sweep import looks
 from dynmem.manager.sweep.connection import VmConnection
 from dynmem.qmp.client import QmpClient
 from dynmem.units import MIB, NS_PER_S
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.qemu
 def test_a_guest_that_is_asked_once_an_hour_reports_when_it_is_asked_out_of_turn(
     boot: Boot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connection_module, "GLANCE_PATIENCE_S", 30.0)
+    monkeypatch.setattr(looks, "GLANCE_PATIENCE_S", 30.0)
     # What it has available never stays the same: two equal reports within a second are one.
     swaying = Load(
         curve="sine", low_bytes=10 * MIB, high_bytes=50 * MIB, period_ns=2 * NS_PER_S, rate_bytes=FAST

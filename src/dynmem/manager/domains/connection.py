@@ -6,13 +6,12 @@ whatever libvirt or one domain does, the others do not wait. The look itself is 
 and statistics, one after the other. What the domain holds is measured at its process, as for every VM.
 """
 
-import asyncio
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -40,6 +39,7 @@ from dynmem.manager.sweep.demand import (
 )
 from dynmem.manager.sweep.identity import Identities, Identity
 from dynmem.manager.sweep.life import Life
+from dynmem.manager.sweep.looks import Looks
 from dynmem.manager.sweep.measuring import Measuring
 from dynmem.manager.sweep.process import Process
 from dynmem.manager.sweep.properties import Properties
@@ -52,12 +52,6 @@ from dynmem.units import KIB
 _Number = tuple[str, int]  # a UUID, and libvirt's number of one life
 
 LOG: Final = logging.getLogger(__name__)
-# A domain that does not reply to a glance within this is left to the next look.
-GLANCE_PATIENCE_S: Final = 0.05
-# A process that has run for less than this between two glances did nothing that takes much memory.
-_BUSY_TICKS: Final = 2
-# A sweep's patience with one domain, in parts: a loop that is late must not use it up.
-_PATIENCE_TICKS: Final = 20
 _NO_BALLOON: Final = "it has no virtio balloon: add <memballoon model='virtio'/> to its definition"
 _OBSERVED: Final = 'the policy in its metadata has mode="observe"'
 _NO_PROCESS: Final = "unknown (its process cannot be found: run dynmem as root, in the host's pid namespace)"
@@ -98,13 +92,10 @@ class DomainConnection:
         self._period = StatisticsPeriod(name)
         self._generation = roster.link.generation
         self._resets = 0
-        self._look: asyncio.Task[VmFacts] | None = None
-        self._glance: asyncio.Task[VmFacts | None] | None = None
-        self._measuring: asyncio.Task[None] | None = None
+        self._looks = Looks(name, self._threads, was_late=lambda: self._was_late)
         self._is_setting = False
-        self._is_slow = self._was_late = False
+        self._was_late = False
         self._last_state: str | None = None
-        self._ticks = 0
         self._pause_s = 0.0
         self._not_before = 0.0
         self._problem: str | None = None
@@ -128,58 +119,40 @@ class DomainConnection:
             self._lock.close()
 
     async def observe(self, now_ns: int, patience_s: float) -> VmFacts:
-        if self._look is not None and self._look.done():
-            # For an earlier sweep: too old to be used, but it shows whether libvirt replies again.
-            self._is_slow, self._look = self._was_late, None
-        if self._look is None:
+        self._looks.drop_late()
+        if not self._looks.is_looking:
             domain = self._roster.find(self._key)
             if domain is None or not domain.is_running or time.monotonic() < self._not_before:
                 return self._from_outside(domain, now_ns)
-            self._look = asyncio.create_task(self._look_at_it(domain, now_ns), name=f"look at {self.name}")
-        for _ in range(0 if self._is_slow else _PATIENCE_TICKS):
-            done, _ = await asyncio.wait((self._look,), timeout=patience_s / _PATIENCE_TICKS)
-            if done:
-                break
-        if not self._look.done():
-            self._is_slow = True
-            self._problem = "libvirt does not reply for it"
-            return self._from_outside(self._roster.find(self._key), now_ns)
-        look, self._look = self._look, None
-        return look.result()
+            self._looks.begin(self._look_at_it(domain, now_ns))
+        if not self._looks.is_slow and (facts := await self._looks.wait(patience_s)) is not None:
+            return facts
+        self._looks.is_slow = True
+        self._problem = "libvirt does not reply for it"
+        return self._from_outside(self._roster.find(self._key), now_ns)
 
     async def glance(self, now_ns: int, *, ask: bool = False) -> VmFacts | None:
         """Look briefly, as a VM with a monitor does. The guest is never asked to report out of its turn."""
         del ask
-        if self._glance is not None and self._glance.done():
-            self._glance = None  # for an earlier call: what it found is known by now
-        if self._glance is None:
-            if self._look is not None or self._is_slow or self._life is None or self._last_state != RUNNING:
+
+        def begun() -> Coroutine[Any, Any, VmFacts | None] | None:
+            if self._life is None or self._last_state != RUNNING:
                 return None
-            task = self._glance_at_it(self._life, now_ns)
-            self._glance = asyncio.create_task(task, name=f"glance at {self.name}")
-        glance = self._glance
-        await asyncio.wait((glance,), timeout=GLANCE_PATIENCE_S)
-        if not glance.done() or glance.cancelled():
-            return None
-        self._glance = None
-        return glance.result()
+            return self._glance_at_it(self._life, now_ns)
+
+        return await self._looks.glance(begun)
 
     def resident_now(self) -> int | None:
-        life = self._life
-        return None if life is None or life.meter is None else life.meter.guest_bytes_now()
+        return self._life.guest_bytes_now() if self._life is not None else None
 
     def was_busy(self) -> bool:
-        process = self._life.process if self._life is not None else None
-        if process is None:
-            return False
-        before, self._ticks = self._ticks, process.ticks()
-        return self._ticks - before >= _BUSY_TICKS
+        return self._life is not None and self._life.was_busy()
 
     async def set_balloon(self, target_bytes: int, parts: Parts | None = None) -> None:
         """Set the balloon's target, as for a VM with a monitor. It has no other part here."""
         del parts
         domain, life = self._roster.find(self._key), self._life
-        if domain is None or life is None or self._look is not None or self._last_state != RUNNING:
+        if domain is None or life is None or self._looks.is_looking or self._last_state != RUNNING:
             raise UnreachableError(f"libvirt does not reply for {self.name}")
         if not self._may_change or self._is_observed(domain):
             raise NotSentError(f"{self.name} is not to be changed now")
@@ -196,11 +169,7 @@ class DomainConnection:
             self._is_setting = False
 
     async def close(self) -> None:
-        for task in (self._look, self._glance, self._measuring):
-            if task is not None:
-                task.cancel()
-                await asyncio.wait((task,))
-        self._look = self._glance = self._measuring = None
+        await self._looks.close()
         self._end_life()
         self._identities.leave(self.name)
 
@@ -208,8 +177,7 @@ class DomainConnection:
 
     async def _look_at_it(self, domain: Domain, now_ns: int) -> VmFacts:
         self._last_state, self._was_late = None, False
-        if self._glance is not None:
-            await asyncio.wait((self._glance,))
+        await self._looks.let_glance_end()
         try:
             self._begin_life(domain)
             if self._life is None:
@@ -251,10 +219,7 @@ class DomainConnection:
             if may_send(state, life.lock):
                 await self._look_at_period(life, domain.listed.uuid)
             self._problem = self._take_figures(life, look, now_ns)
-        if life.meter is not None and life.meter.is_quick:
-            life.resident = life.meter.measure(life.blocks)
-        elif life.meter is not None:
-            life.resident = await self._threads.run(partial(life.meter.measure, life.blocks))
+        await life.measure(self._threads)
         # A reset in the middle of a look makes its figures the former guest's.
         self._take_events(life, domain.listed.uuid)
         self._last_state = state
@@ -312,9 +277,7 @@ class DomainConnection:
         except Exception:  # as with a look
             LOG.exception("%s: glancing at it failed", self.name)
             return None
-        held = self.resident_now()
-        if held is not None and life.resident.bytes_held is not None:
-            life.resident = life.resident._replace(bytes_held=held + life.resident.overhead_bytes)
+        life.measure_now()
         return self._facts(life, RUNNING, now_ns) if life is self._life else None
 
     def _take_events(self, life: Life, uuid: str) -> None:
@@ -386,15 +349,8 @@ class DomainConnection:
             return VmFacts(name=self.name, incarnation="", run_state=ABSENT, problem=self._problem)
         if life.process is not None and life.process.stopped():
             self._problem = "its process is stopped (by SIGSTOP or a debugger): continue it"
-        if life.meter is not None and life.meter.is_quick:
-            life.resident = life.meter.measure(life.blocks)
-        elif life.meter is not None and (self._measuring is None or self._measuring.done()):
-            self._measuring = asyncio.create_task(self._measure(life))  # for the next sweep to find
+        self._looks.measure(life)
         return self._facts(life, SILENT, now_ns)
-
-    async def _measure(self, life: Life) -> None:
-        assert life.meter is not None
-        life.resident = await self._threads.run(partial(life.meter.measure, life.blocks))
 
     def _has_ended(self, life: Life, domain: Domain | None) -> bool:
         """Return whether this life is over, by its process or, if that cannot be seen, by libvirt."""

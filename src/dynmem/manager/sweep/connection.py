@@ -13,14 +13,13 @@ Between two looks there can be glances at a VM that replies at once: its size an
 glance that fails changes nothing: the next look finds out why.
 """
 
-import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from dynmem.errors import DynmemError, RefusedError, UnreachableError
 from dynmem.limits import RECONNECT_PAUSE_S_MAX
@@ -35,6 +34,7 @@ from dynmem.manager.sweep.demand import STATUS_EVENT
 from dynmem.manager.sweep.hold import Hold
 from dynmem.manager.sweep.identity import Identities
 from dynmem.manager.sweep.life import EVENTS, Life, begin_life
+from dynmem.manager.sweep.looks import Looks
 from dynmem.manager.sweep.measuring import Measuring
 from dynmem.manager.sweep.memory import glance_at_memory, look_at_memory
 from dynmem.manager.sweep.monitor import Monitor, Usual
@@ -48,12 +48,6 @@ from dynmem.qmp.errors import NotListeningError, QmpCommandError
 LOG: Final = logging.getLogger(__name__)
 # A monitor that takes longer for one command is disconnected and tried again later.
 COMMAND_TIMEOUT_S: Final = 3.0
-# A VM that does not reply to a glance within this is left to the next look.
-GLANCE_PATIENCE_S: Final = 0.05
-# A process that has run for less than this between two glances did nothing that takes much memory.
-_BUSY_TICKS: Final = 2
-# A sweep's patience with one VM, in parts.
-_PATIENCE_TICKS: Final = 20
 
 
 class VmConnection:
@@ -91,14 +85,10 @@ class VmConnection:
         self._conduct = Conduct()
         self._quiet: QuietMoment | None = None
         self._life: Life | None = None
-        self._look: asyncio.Task[VmFacts] | None = None
-        self._glance: asyncio.Task[VmFacts | None] | None = None
+        self._looks = Looks(name, self._threads, was_late=lambda: not self._replies)
         self._last_state: str | None = None
         self._former_state: str | None = None  # before the look that is being made
-        self._ticks = 0
-        self._measuring: asyncio.Task[None] | None = None
         self._nobody_listens = False
-        self._is_slow = False
         self._pause_s = 0.0
         self._not_before = 0.0
         self._problem: str | None = None
@@ -139,24 +129,19 @@ class VmConnection:
 
         *now_ns* is the time of the sweep: a new report of the guest counts as made then.
         """
-        if self._look is not None and self._look.done():
-            # The result for an earlier sweep: too old to be used, but it shows whether the VM replies again.
-            self._is_slow = not self._replies
-            self._look = None
-        if self._look is None:
+        self._looks.drop_late()
+        if not self._looks.is_looking:
             if not self._replies and time.monotonic() < self._not_before:
                 return await self._as_before(now_ns) or self._from_outside(now_ns)
             if not self._access.is_due("look") and (facts := await self._as_before(now_ns)) is not None:
                 return facts
-            self._look = asyncio.create_task(self._look_at_it(now_ns), name=f"look at {self.name}")
-        await self._wait(0.0 if self._is_slow else patience_s)
-        if not self._look.done():
-            if (facts := await self._as_before(now_ns)) is not None:
-                return facts  # it waits for its turn, or for another program
-            self._is_slow = True
-            return self._from_outside(now_ns)
-        look, self._look = self._look, None
-        return look.result()
+            self._looks.begin(self._look_at_it(now_ns))
+        if (facts := await self._looks.wait(0.0 if self._looks.is_slow else patience_s)) is not None:
+            return facts
+        if (facts := await self._as_before(now_ns)) is not None:
+            return facts  # it waits for its turn, or for another program
+        self._looks.is_slow = True
+        return self._from_outside(now_ns)
 
     async def glance(self, now_ns: int, *, ask: bool = False) -> VmFacts | None:
         """Look briefly at a VM that replied to its last look; None if it cannot be looked at just now.
@@ -165,44 +150,21 @@ class VmConnection:
         a report at once where that is allowed; what it then says may come with the next glance. A VM that
         replies too late for this glance is waited for by the next, and by the next look.
         """
-        if self._glance is not None and self._glance.done():
-            self._glance = None  # for an earlier call: what it found is known by now
-        if self._glance is None:
-            is_busy = self._look is not None or self._is_slow or not self._access.is_due("glance")
-            if is_busy or not self._replies or self._last_state is None:
+
+        def begun() -> Coroutine[Any, Any, VmFacts | None] | None:
+            if not self._access.is_due("glance") or not self._replies or self._last_state is None:
                 return None
-            task = self._glance_at_it(self._last_state, now_ns, ask=ask)
-            self._glance = asyncio.create_task(task, name=f"glance at {self.name}")
-        glance = self._glance
-        await asyncio.wait((glance,), timeout=GLANCE_PATIENCE_S)
-        if not glance.done() or glance.cancelled():
-            return None
-        self._glance = None
-        return glance.result()
+            return self._glance_at_it(self._last_state, now_ns, ask=ask)
+
+        return await self._looks.glance(begun)
 
     def resident_now(self) -> int | None:
         """Return what its guest holds now, by the host; None where that takes more than microseconds."""
-        life = self._life
-        return None if life is None or life.meter is None else life.meter.guest_bytes_now()
+        return self._life.guest_bytes_now() if self._life is not None else None
 
     def was_busy(self) -> bool:
         """Return whether its process has run since the last call for more than an idle guest takes."""
-        process = self._life.process if self._life is not None else None
-        if process is None:
-            return False
-        before, self._ticks = self._ticks, process.ticks()
-        return self._ticks - before >= _BUSY_TICKS
-
-    async def _wait(self, patience_s: float) -> None:
-        """Wait for the look, in ticks: one that comes late counts once.
-
-        The loop serves all VMs, and one that makes it late must not use up the patience with the others.
-        """
-        assert self._look is not None
-        for _ in range(_PATIENCE_TICKS):
-            done, _ = await asyncio.wait((self._look,), timeout=patience_s / _PATIENCE_TICKS)
-            if done or not patience_s:
-                return
+        return self._life is not None and self._life.was_busy()
 
     async def set_balloon(self, target_bytes: int, parts: Parts | None = None) -> None:
         """Set the target; DynmemError says why it was refused. Only `actual` shows what the guest does.
@@ -210,7 +172,7 @@ class VmConnection:
         *parts* is what each device has of it, where that is not the balloon alone. NotSentError and
         QmpCommandError mean that the VM does not have it; others, that it may.
         """
-        if not self._replies or self._look is not None:
+        if not self._replies or self._looks.is_looking:
             raise UnreachableError(f"{self.name} does not reply at {self.path}")
         life, is_sent = self._life, False
         try:
@@ -247,11 +209,7 @@ class VmConnection:
 
     async def close(self) -> None:
         """Disconnect; targets stay as they are."""
-        for task in (self._look, self._glance, self._measuring):
-            if task is not None:
-                task.cancel()
-                await asyncio.wait((task,))
-        self._look = self._glance = self._measuring = None
+        await self._looks.close()
         await self._hang_up()
         self._end_life()
         self._hold.close()
@@ -261,8 +219,7 @@ class VmConnection:
     async def _look_at_it(self, now_ns: int) -> VmFacts:
         """Connect if need be and send all queries once."""
         self._former_state, self._last_state = self._last_state, None
-        if self._glance is not None:
-            await asyncio.wait((self._glance,))
+        await self._looks.let_glance_end()
         try:
             if self._life is not None:
                 self._life.lock = await read_lock(self._life.proxmox, self._threads)
@@ -274,7 +231,7 @@ class VmConnection:
                     life, run_state = self._life, await self._ask(monitor, now_ns)
             assert life is not None
             await life.around.look(life.pid, life.boot_bytes, self._threads)
-            await self._measure(life)
+            await life.measure(self._threads)
             self._problem = self._problem or self._conduct.sentence(monitor.client.unasked) or None
             # A reset in the middle of a look makes its figures the former guest's.
             self._take_events(monitor, life)
@@ -315,7 +272,7 @@ class VmConnection:
         is_recent = self._access.is_recent(self._period_s)
         if life is None or run_state is None or not is_recent or self._is_gone(life):
             return None
-        await self._measure(life)
+        await life.measure(self._threads)
         return self._facts(life, run_state, now_ns)
 
     async def _connect(self) -> Monitor:
@@ -399,9 +356,7 @@ class VmConnection:
         except Exception:  # as with a look
             LOG.exception("%s: glancing at it failed", self.name)
             return None
-        guest_bytes = self.resident_now()
-        if guest_bytes is not None and life.resident.bytes_held is not None:
-            life.resident = life.resident._replace(bytes_held=guest_bytes + life.resident.overhead_bytes)
+        life.measure_now()
         # A reset in the middle of it makes its figures the former guest's.
         self._take_events(monitor, life)
         return self._facts(life, run_state, now_ns) if life is self._life else None
@@ -414,14 +369,6 @@ class VmConnection:
             life.deaf = True  # a RESET may be among them
 
     # -- from outside ---------------------------------------------------------------------------------------
-
-    async def _measure(self, life: Life) -> None:
-        if life.meter is None:
-            return
-        if life.meter.is_quick:
-            life.resident = life.meter.measure(life.blocks)
-        else:
-            life.resident = await self._threads.run(partial(life.meter.measure, life.blocks))
 
     def _from_outside(self, now_ns: int) -> VmFacts:
         """Find out from outside whether a VM that does not reply is there, and what it holds."""
@@ -436,10 +383,7 @@ class VmConnection:
         if life is None:
             return VmFacts(name=self.name, incarnation="", run_state=ABSENT, problem=self._problem)
         self._problem = self._why_silent()
-        if life.meter is not None and life.meter.is_quick:
-            life.resident = life.meter.measure(life.blocks)
-        elif self._measuring is None or self._measuring.done():
-            self._measuring = asyncio.create_task(self._measure(life))  # for the next sweep to find
+        self._looks.measure(life)
         return self._facts(life, SILENT, now_ns)
 
     def _begin_from_outside(self) -> None:

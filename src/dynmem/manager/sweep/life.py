@@ -6,11 +6,13 @@ the next one's driver writes a size of its own, and until then that guest has al
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 from dynmem.discovery.proxmox import ProxmoxLock
 from dynmem.manager.step.facts import HV_BALLOON, VIRTIO_BALLOON, Owner, VirtioMem, VmFacts
 from dynmem.manager.sweep.demand import BALLOON_EVENT, STATUS_EVENT, DemandTracker, Device, Report
+from dynmem.manager.sweep.measuring import Measuring
 from dynmem.manager.sweep.owner import owner_of
 from dynmem.manager.sweep.process import Process
 from dynmem.manager.sweep.properties import Properties
@@ -30,6 +32,8 @@ _HELD_BACK_US: Final = 3_000_000
 # What is seen so many looks apart belongs together.
 _LOOKS_TOGETHER: Final = 2
 _NEVER: Final = (-100, -200)
+# A process that has run for less than this between two glances did nothing that takes much memory.
+_BUSY_TICKS: Final = 2
 
 
 @dataclass
@@ -73,6 +77,7 @@ class Life:
         continued_look: The look at which its processors were seen to be started last.
         risen_look: The look at which its size was more than it had before and was sent.
         restored: How often a snapshot has been loaded.
+        ticks: For how long its process had run when that was read last.
         lock: Why another program wants it to be left alone; "" if none does.
         around: What around its process bounds what may be done with it.
     """
@@ -113,6 +118,7 @@ class Life:
     continued_look: int = _NEVER[0]
     risen_look: int = _NEVER[1]
     restored: int = 0
+    ticks: int = 0
     lock: str = ""
     around: Surroundings = field(default_factory=Surroundings)
 
@@ -178,6 +184,30 @@ class Life:
             return self.actual_bytes + plugged
         is_all = self.memory is not None and self.is_without_balloon and bool(self.virtio_mems)
         return self.memory.boot_bytes + plugged if self.memory is not None and is_all else None
+
+    async def measure(self, threads: Measuring) -> None:
+        """Measure what it holds, in a thread where that may take long."""
+        if self.meter is not None and self.meter.is_quick:
+            self.resident = self.meter.measure(self.blocks)
+        elif self.meter is not None:
+            self.resident = await threads.run(partial(self.meter.measure, self.blocks))
+
+    def guest_bytes_now(self) -> int | None:
+        """Return what its guest holds now, by the host; None where that takes more than microseconds."""
+        return None if self.meter is None else self.meter.guest_bytes_now()
+
+    def measure_now(self) -> None:
+        """Bring what it holds up to date, where that takes microseconds."""
+        guest_bytes = self.guest_bytes_now()
+        if guest_bytes is not None and self.resident.bytes_held is not None:
+            self.resident = self.resident._replace(bytes_held=guest_bytes + self.resident.overhead_bytes)
+
+    def was_busy(self) -> bool:
+        """Return whether its process has run since the last call for more than an idle guest takes."""
+        if self.process is None:
+            return False
+        before, self.ticks = self.ticks, self.process.ticks()
+        return self.ticks - before >= _BUSY_TICKS
 
     def saw_events(self, events: Iterable[QmpEvent]) -> None:
         """Take in what its VMM sent unasked."""
