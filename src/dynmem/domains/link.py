@@ -9,13 +9,13 @@ nothing more until one of them ends.
 import asyncio
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
 from functools import partial
 from typing import Final, TypeVar
 
 from dynmem.domains.api import Libvirt, Open, open_libvirt
 from dynmem.domains.errors import LibvirtError, LibvirtLostError
 from dynmem.errors import DeadlineError
+from dynmem.threads import begin
 
 T = TypeVar("T")
 
@@ -59,7 +59,7 @@ class _Shared:
     def end(self) -> None:
         """Have it closed when its last call has ended."""
         self._is_over = True
-        threading.Thread(target=self._close_if_over, daemon=True, name="libvirt").start()
+        _in_a_thread(self._close_if_over)
 
     def _close_if_over(self) -> None:
         with self._lock:
@@ -106,7 +106,7 @@ class Link:
             async with shared.turns:
                 if shared is not self._shared:
                     continue  # it was left to another call meanwhile
-                call = _started(partial(shared.make, ask))
+                call = begin(partial(shared.make, ask), _in_a_thread)
                 await asyncio.wait((call,), timeout=limit_s)
                 break
         if not call.done():
@@ -148,16 +148,6 @@ class Link:
             call.exception()  # nobody waits for it any more
 
 
-def _started(call: Callable[[], T]) -> asyncio.Future[T]:
-    """Run a call in a thread of its own; return its future. The thread does not keep the program alive."""
-    done: Future[T] = Future()
-    done.set_running_or_notify_cancel()  # from here on it cannot be cancelled
-
-    def run() -> None:
-        try:
-            done.set_result(call())
-        except Exception as error:
-            done.set_exception(error)
-
+def _in_a_thread(run: Callable[[], None]) -> None:
+    """Run something in a thread of its own, which does not keep the program alive."""
     threading.Thread(target=run, daemon=True, name="libvirt").start()
-    return asyncio.wrap_future(done)

@@ -8,9 +8,10 @@ the manager from ending.
 import asyncio
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
 from queue import SimpleQueue
 from typing import Final, TypeVar
+
+from dynmem.threads import begin
 
 T = TypeVar("T")
 
@@ -58,17 +59,7 @@ class _Worker:
 
     def begin(self, call: Callable[[], T]) -> asyncio.Future[T]:
         """Begin a call; return its future."""
-        done: Future[T] = Future()
-        done.set_running_or_notify_cancel()  # from here on it cannot be cancelled
-
-        def run() -> None:
-            try:
-                done.set_result(call())
-            except Exception as error:
-                done.set_exception(error)
-
-        self._calls.put(run)
-        return asyncio.wrap_future(done)
+        return begin(call, self._calls.put)
 
     def end(self) -> None:
         """End the thread once it has nothing left to do."""
