@@ -310,6 +310,21 @@ async def test_a_qm_that_refuses_or_is_not_there_is_named_and_asked_again_later(
 
 
 @plays
+async def test_a_qm_that_does_not_end_is_ended_and_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(takeovers, "QM_S", 1.0)
+    monkeypatch.setattr(takeovers, "_PAUSE_S", 1000.0)
+    scene = Scene(tmp_path)
+    scene.host.switch("hang", on=True)
+    facts = await scene.sweep(2)
+    said = f"{scene.host.qm} failed: it had 1 s and was ended"
+    assert scene.lines == [f"shop: {said}; it is tried again"]
+    assert facts.rival == Rival("104", 2000, decides=True, problem=said)
+    await scene.end()
+
+
+@plays
 async def test_nothing_is_set_that_cannot_be_recorded_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

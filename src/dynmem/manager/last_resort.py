@@ -1,17 +1,14 @@
-"""Runs the operator's command for a VM when memory is out: without a shell, for a bounded time.
+"""Runs the operator's command for a VM when memory is out, as `commands` runs them.
 
-What is decided, and when, is in `step.last_resort`. The command gets the VM's name as its last argument,
-nothing on its standard input, and nowhere to write to; its exit code is what is reported. When its time is
-over, it ends with all that it started in its session.
+What is decided, and when, is in `step.last_resort`. The command gets the VM's name as its last argument, and
+nowhere to write to; its exit code is what is reported.
 """
 
 import asyncio
-import contextlib
-import os
-import signal
 from collections.abc import Callable
 
 from dynmem.limits import COMMAND_S_MAX
+from dynmem.manager.commands import run
 from dynmem.manager.step.results import Interrupt
 
 
@@ -38,31 +35,14 @@ class LastResort:
 
     async def _run(self, interrupt: Interrupt) -> None:
         name, program = interrupt.vm, interrupt.command[0]
-        nothing = asyncio.subprocess.DEVNULL
         try:
-            process = await asyncio.create_subprocess_exec(
-                *interrupt.command,
-                name,
-                stdin=nothing,
-                stdout=nothing,
-                stderr=nothing,
-                start_new_session=True,
-            )
+            code, _ = await run((*interrupt.command, name), self._limit_s)
         except (OSError, ValueError) as error:
             self._report(f"{name}: {program} cannot be run ({error}): correct its on_out_of_memory")
             return
-        try:
-            async with asyncio.timeout(self._limit_s):
-                code = await process.wait()
-        except TimeoutError:
+        if code is None:
             self._report(f"{name}: {program} had {self._limit_s:g} s and is ended: it has not finished")
-            return
-        finally:
-            if process.returncode is None:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
-                await process.wait()
-        if code:
+        elif code:
             self._report(f"{name}: {program} failed with exit code {code}: see its own log")
         else:
             self._report(f"{name}: {program} is done")

@@ -1,14 +1,12 @@
 """Takes VMs of Proxmox over from its own balloon manager, and hands them back.
 
 Which move is next is in `step.takeover`. What was there is recorded before anything is set, and only the file
-itself shows that it was set. `qm` runs beside the loop, without a shell, for a bounded time, once for each VM
-at a time; a move that failed is tried again, later each time.
+itself shows that it was set. `qm` runs beside the loop, as `commands` runs them, once for each VM at a time;
+a move that failed is tried again, later each time.
 """
 
 import asyncio
 import contextlib
-import os
-import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -20,6 +18,7 @@ import msgspec
 
 from dynmem.discovery.proxmox import ProxmoxVm, read_vm
 from dynmem.errors import printable
+from dynmem.manager.commands import run
 from dynmem.manager.config import Config
 from dynmem.manager.journal.journal import JournalError
 from dynmem.manager.journal.writer import JournalWriter
@@ -105,9 +104,9 @@ class Takeovers:
             elif move:
                 task = asyncio.create_task(self._make(move, number, name), name=f"qm {number}")
                 self._running[number] = task
-                self._stale.add(number)
+                self._stale.add(number)  # only its file shows what was done
                 self._moves[number] += 1
-                task.add_done_callback(lambda _, number=number: self._ended(number))  # type: ignore[misc]
+                task.add_done_callback(partial(self._ended, number))
 
     async def close(self) -> None:
         """End what runs; what was begun is recorded."""
@@ -172,7 +171,7 @@ class Takeovers:
                 await self._forget(record, is_gone=said is None)
         except JournalError:
             return  # the writer has reported why; nothing was done, and the next look finds it again
-        except (OSError, ValueError, TimeoutError, _QmError) as error:
+        except (OSError, ValueError, _QmError) as error:
             self._failed(number, name, error)
         else:
             self._problems.pop(number, None)
@@ -213,34 +212,14 @@ class Takeovers:
             self._report(f"{name or number}: {problem}; it is tried again")
         self._problems[number] = problem
 
-    def _ended(self, number: int) -> None:
-        """Have the file read again: only that shows what was done."""
+    def _ended(self, number: int, _: asyncio.Task[None]) -> None:
         del self._running[number]
 
     async def _run(self, arguments: Sequence[str]) -> None:
         """Run `qm`; _QmError says what it printed last."""
-        process = await asyncio.create_subprocess_exec(
-            self._config.qm,
-            *arguments,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-            start_new_session=True,
-        )
-        assert process.stdout is not None
-        said = b""
-        try:
-            async with asyncio.timeout(QM_S):
-                while more := await process.stdout.read(_OUTPUT_MAX):
-                    said = (said + more)[-_OUTPUT_MAX:]
-                code = await process.wait()
-        except TimeoutError:
-            raise _QmError(f"it had {QM_S:g} s and was ended") from None
-        finally:
-            if process.returncode is None:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
-                await process.wait()
+        code, said = await run((self._config.qm, *arguments), QM_S, keep=_OUTPUT_MAX)
+        if code is None:
+            raise _QmError(f"it had {QM_S:g} s and was ended")
         if code:
             lines = said.decode(errors="replace").split("\n")
             last = next((line for line in reversed(lines) if line.strip()), "")
