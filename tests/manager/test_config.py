@@ -20,6 +20,7 @@ from dynmem.limits import (
     WEIGHT_MAX,
 )
 from dynmem.manager import config
+from dynmem.manager.config_file import VmTable
 from dynmem.manager.reload import changes
 from dynmem.manager.step.facts import VmConfig
 from dynmem.units import GIB, MIB, NS_PER_S, format_size, parse_duration
@@ -264,6 +265,12 @@ def test_the_page_about_the_file_names_every_bound() -> None:
     low, high = rows["period"].split(": ")[1].split(". ")[0].split(" to ")
     assert (parse_duration(low), parse_duration(high)) == (config.PERIOD_NS_MIN, config.PERIOD_NS_MAX)
     assert f"at most {MANAGER_VMS_MAX} times" in PAGE.read_text()
+
+
+def test_the_file_that_the_page_shows_has_every_key_of_a_vm() -> None:
+    shown = PAGE.read_text().split("```toml\n")[1].split("```")[0]
+    keys = {line.split(" = ")[0] for line in shown.partition("[[vm]]")[2].splitlines() if " = " in line}
+    assert keys == set(VmTable.__struct_fields__)
 
 
 def test_the_file_that_the_page_shows_is_a_right_one(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@
     weight = 5000                   # 1 to 10000, divides memory within a priority (default 5000)
     priority = "normal"             # low, normal or high (default normal)
     takeover = false                # true: enforce mode takes it over from Proxmox's own balloon manager
-may_stop = false                # true: QEMU's hv-balloon is changed too, stopped for a moment each time
+    may_stop = false                # true: QEMU's hv-balloon is changed too, stopped for a moment each time
     on_shortage = "wait"            # or "squeeze": a VM of higher priority may have what this one uses
     on_out_of_memory = ["/usr/bin/virsh", "managedsave"] # saves or ends it, for one of higher priority
 
