@@ -123,7 +123,7 @@ def warnings(config: Config, host_total_bytes: int) -> list[str]:
             f" {format_size(host_total_bytes)}: grants will end at what is really available"
         )
     floors = sum(vm.minimum_bytes for vm in config.vms)
-    room = settings.budget_bytes - settings.slush_bytes
+    room = config.room_bytes
     if floors > room:
         found.append(
             f"the minimums of all VMs add up to {format_size(floors)}, more than budget minus slush"
@@ -186,23 +186,12 @@ def _checked(file: File, origins: Origins) -> Config:
             "host.slush",
             f"{format_size(slush)}{whose} is not below the budget of {format_size(budget)}: set a lower one",
         )
-    ready = None if file.host.ready == AUTO else _size(fail, "host.ready", file.host.ready)
-    if ready is not None and ready >= budget - slush:
-        raise fail(
-            "host.ready",
-            f"{format_size(ready)} is not below budget minus slush ({format_size(budget - slush)}): lower it",
-        )
-    pool = _size(fail, "host.pool", file.host.pool)
-    if pool >= budget - slush:
-        raise fail(
-            "host.pool",
-            f"{format_size(pool)} is not below budget minus slush ({format_size(budget - slush)}): lower it",
-        )
+    room = budget - slush
+    ready = None if file.host.ready == AUTO else _part(fail, "host.ready", file.host.ready, room)
+    pool = _part(fail, "host.pool", file.host.pool, room)
     if len(file.vm) > MANAGER_VMS_MAX:
         raise fail("vm", f"{len(file.vm)} VMs; at most {MANAGER_VMS_MAX} can be managed: leave some out")
-    vms = tuple(
-        checked_vm(fail, vm_place(vm.name, index), vm, budget - slush) for index, vm in enumerate(file.vm)
-    )
+    vms = tuple(checked_vm(fail, vm_place(vm.name, index), vm, room) for index, vm in enumerate(file.vm))
     manager = file.manager
     for index, vm in enumerate(file.vm):
         _check_way(fail, vm_place(vm.name, index), vm, manager.libvirt)
@@ -275,6 +264,16 @@ def _size(fail: Fail, key: str, value: Size, *, least: int = 0) -> int:
         raise fail(key, f"{size} B is below {format_size(least)}: did you mean {size}{unit}?")
     if size < least:
         raise fail(key, f"{format_size(size)} is below {format_size(least)}: raise it")
+    return size
+
+
+def _part(fail: Fail, key: str, value: Size, room: int) -> int:
+    """Return the bytes of a part of the *room* that the VMs share."""
+    size = _size(fail, key, value)
+    if size >= room:
+        raise fail(
+            key, f"{format_size(size)} is not below budget minus slush ({format_size(room)}): lower it"
+        )
     return size
 
 
