@@ -4,7 +4,7 @@ import msgspec
 
 from dynmem.errors import RefusedError
 from dynmem.history.recorder import Recorder
-from dynmem.manager.api.messages import Reply, Request, StatusRequest
+from dynmem.manager.api.messages import Reply, Request, StatusRequest, vm_of
 from dynmem.manager.api.service import Service
 
 
@@ -18,7 +18,7 @@ class Asked(msgspec.Struct, frozen=True):
         """Carry out a client's request, and record it."""
         if isinstance(request, StatusRequest):
             return await self.service.handle(request)
-        vm = getattr(request, "vm", None) or getattr(request, "name", None)
+        vm = vm_of(request)
         try:
             reply = await self.service.handle(request)
         except RefusedError as error:

@@ -4,7 +4,7 @@ import socket
 from contextvars import ContextVar
 from typing import Final
 
-from dynmem.manager.api.messages import Request
+from dynmem.manager.api.messages import Request, vm_of
 from dynmem.sockets import Peer, peer_of, user_name
 
 #: The caller whose request is being carried out; None: not known.
@@ -21,7 +21,6 @@ def caller_of(connection: socket.socket) -> Peer | None:
 
 def request_line(request: Request, caller: Peer | None) -> str:
     """Return the line that says what was carried out, and for whom."""
-    name = getattr(request, "vm", None) or getattr(request, "name", None) or "all VMs"
     command = request.__struct_config__.tag
     who = "a client" if caller is None else f"{user_name(caller.uid)} (process {caller.pid})"
-    return f"{name}: {command} requested by {who}"
+    return f"{vm_of(request) or 'all VMs'}: {command} requested by {who}"

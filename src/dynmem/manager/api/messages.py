@@ -116,6 +116,13 @@ Request = (
 )
 
 
+def vm_of(request: Request) -> str | None:
+    """Return which VM a request names; None: it is about all, or about none."""
+    if isinstance(request, StatusRequest):
+        return None
+    return request.name if isinstance(request, ReserveRequest | AdmitRequest) else request.vm
+
+
 class DaemonView(msgspec.Struct, frozen=True, kw_only=True):
     """The manager's process.
 
