@@ -30,7 +30,6 @@ class Process:
     def __init__(self, pid: int, start_ticks: int, pidfd: int) -> None:
         self.pid: Final = pid
         self.incarnation: Final = f"{pid}@{start_ticks}"
-        self._start_ticks = start_ticks
         self._pidfd = pidfd
         self._poll = select.poll()
         self._poll.register(pidfd, select.POLLIN)
