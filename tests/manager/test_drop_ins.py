@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from tests.rigs.commands import ran
 from tests.rigs.managers import configured, managing
 from tests.rigs.scenes import play, until
 
+from dynmem.cli.config_show import as_toml
 from dynmem.errors import ConfigError
 from dynmem.limits import MANAGER_DROP_INS_MAX
 from dynmem.manager.config import check_monitors, load
@@ -151,6 +153,12 @@ def test_the_configuration_is_checked_and_shown_with_the_origin_of_each_value(
     for command in ("check", "show"):
         code, out, err = ran(capsys, "config", command, "--config", path)
         assert (code, out, "a.toml: not TOML" in err) == (2, "", True)
+
+
+def test_whatever_a_value_is_what_is_shown_is_a_configuration() -> None:
+    for value in ("a\x7fb", 'say "no"\\\n', "\x1b\u2028\U0001f600", 1.5, True, ["a", "\x7f"]):
+        shown = as_toml([{"table": "manager", "key": "manager.state", "value": value, "origin": None}])
+        assert tomllib.loads(shown) == {"manager": {"state": value}}
 
 
 def test_a_manager_sees_that_a_drop_in_came_and_reads_it(tmp_path: Path) -> None:

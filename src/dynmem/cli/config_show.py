@@ -45,7 +45,12 @@ def as_toml(found: Sequence[dict[str, Any]]) -> str:
         if place != table:
             lines += ["", HEADINGS[each["table"]]]
             table = place
-        # A string of JSON, a number, a list or true is one of TOML, but for the character DEL.
-        value = json.dumps(each["value"]).replace("\x7f", "\\u007f")
+        value = _value(each["value"])
         lines.append(f"{f'{field} = {value}':<{_COLUMN}} # {each['origin'] or 'default'}")
     return "\n".join(lines).strip()
+
+
+def _value(value: object) -> str:
+    """Return a value in TOML: JSON's, but for how characters are escaped that are not printable."""
+    text = json.dumps(value, ensure_ascii=False)
+    return "".join(each if each.isprintable() else f"\\U{ord(each):08x}" for each in text)
