@@ -7,10 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 from tests.rigs.commands import ran
 from tests.rigs.managers import configured, managing
 from tests.rigs.scenes import play
+
+from dynmem.cli.vm_name import VM_NAME
 
 BIN = Path(sys.executable).parent
 needs_bash = pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash here")
@@ -54,6 +57,14 @@ def test_bash_completes_commands_options_and_names_of_vms(
             assert await asked("explain", "w") == []  # without a manager there are no names, and no noise
 
     play(scenario())
+
+
+def test_only_names_that_can_be_typed_are_offered_whatever_replies(monkeypatch: pytest.MonkeyPatch) -> None:
+    vms = [{"name": "web"}, {"name": "w\x1b[2J"}, {"name": "db"}, {"name": 7}, {}, "web2"]
+    monkeypatch.setattr("dynmem.manager.api.client.ask", lambda *_, **__: {"vms": vms})
+    context = click.Context(click.Command("explain"))
+    offered = VM_NAME.shell_complete(context, click.Argument(["name"]), "w")
+    assert [each.value for each in offered] == ["web"]
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

@@ -14,12 +14,14 @@ from textual.pilot import Pilot
 from textual.strip import Strip
 from textual.widgets import Input, Static
 
+from dynmem.cli import main
 from dynmem.cli.explain_text import explained
 from dynmem.manager.api.client import ask, status_of
 from dynmem.manager.api.messages import StatusReply
 from dynmem.manager.step.view import VmView
 from dynmem.top.rows import _Rows
-from dynmem.top.screen import live_table
+from dynmem.top.screen import _Looked, _Top, live_table
+from dynmem.top.watch import Seen
 from dynmem.units import GIB, MIB
 
 PERIOD_S = 0.02
@@ -189,6 +191,30 @@ def test_ctrl_c_ends_it_with_130_wherever_it_is_pressed() -> None:
         async with seated(vm_view()) as seat:
             await seat.press("slash", "ctrl+c")
             assert (seat.app.is_running, seat.app.return_code) == (False, 130)
+
+    screen(scene)
+
+
+def test_the_command_ends_with_the_exit_code_of_the_screen(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def interrupt(pilot: Pilot[object]) -> None:
+        await pilot.press("ctrl+c")
+
+    run = App.run
+    monkeypatch.setattr(App, "run", lambda app: run(app, headless=True, auto_pilot=interrupt))
+    monkeypatch.setattr("dynmem.cli.top.is_terminal", lambda: True)
+    monkeypatch.setattr("dynmem.cli.top.ask", lambda *_: reply(vm_view()))
+    with pytest.raises(SystemExit) as ended:
+        main(["top"])
+    assert ended.value.code == 130
+
+
+def test_a_look_that_comes_when_the_screen_is_taken_down_is_left_out() -> None:
+    async def scene() -> None:
+        async with seated(vm_view()) as seat:
+            app = seat.app
+        assert isinstance(app, _Top)
+        app.on__looked(_Looked(Seen(status(vm_view()), [])))
+        assert app.table.count == 1
 
     screen(scene)
 
