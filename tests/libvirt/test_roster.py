@@ -86,6 +86,24 @@ def test_a_domain_that_cannot_be_managed_is_named_once_and_the_others_are(tmp_pa
     play(scene())
 
 
+def test_a_domain_that_is_renamed_while_it_is_read_is_managed_by_the_name_in_its_definition(
+    tmp_path: Path,
+) -> None:
+    async def scene() -> None:
+        libvirt = FakeLibvirt(
+            FakeDomain(xml("new", policy='minimum="64MiB"'), "old"),
+            FakeDomain(xml("db", OTHER, policy='minimum="64MiB"'), "www", OTHER),
+        )
+        lines: list[str] = []
+        async with seen(libvirt, lines) as roster:
+            vms, domains = roster.managed(config(tmp_path, NAMED.format("db", "another")))
+            assert ([vm.name for vm in vms], domains) == (["new"], {"new": UUID})
+        assert len(lines) == 1
+        assert "has another VM of this name" in lines[0]
+
+    play(scene())
+
+
 def test_a_libvirt_that_cannot_be_reached_leaves_everything_as_it_was_and_is_named_once(
     tmp_path: Path,
 ) -> None:

@@ -153,21 +153,25 @@ class Roster:
         keys = {found.listed.uuid for key in config.domains.values() if (found := self.find(key)) is not None}
         names = {vm.name for vm in config.vms}
         vms: list[VmConfig] = []
+        uuids: dict[str, str] = {}
         said: dict[str, str] = {}
         for uuid, domain in sorted(self._domains.items(), key=lambda each: each[1].listed.name):
-            name = domain.listed.name
+            name = domain.definition.name
             if domain.definition.policy is None or uuid in keys:
                 continue
             try:
-                vms.append(_policy(domain, names, config))
-                names.add(name)
+                vm = _policy(domain, names, config)
             except ConfigError as error:
                 said[uuid] = f"domain {quoted(name)} is not managed: its policy: {error}"
+                continue
+            names.add(vm.name)
+            vms.append(vm)
+            uuids[vm.name] = uuid
         for uuid, line in said.items():
             if self._said.get(uuid) != line:
                 self._report(line)
         self._said = said
-        return vms, {vm.name: self._uuid(vm.name) for vm in vms}
+        return vms, uuids
 
     async def close(self) -> None:
         """End the connection and what is asked over it."""
@@ -176,9 +180,6 @@ class Roster:
                 task.cancel()
                 await asyncio.wait((task,))
         self.link.close()
-
-    def _uuid(self, name: str) -> str:
-        return next(uuid for uuid, each in self._domains.items() if each.listed.name == name)
 
     def _rebooted(self, uuid: str) -> None:
         now_us, before = time.time_ns() // 1000, self.resets(uuid)
@@ -252,7 +253,7 @@ class Roster:
 
 def _policy(domain: Domain, names: Collection[str], config: Config) -> VmConfig:
     """Return the policy of a domain beside VMs of these *names*. ConfigError says why it has none."""
-    if domain.listed.name in names:
+    if domain.definition.name in names:
         raise ConfigError(f"{config.path} has another VM of this name")
     if len(names) == MANAGER_VMS_MAX:
         raise ConfigError(f"there are {MANAGER_VMS_MAX} VMs already, which is the most")
