@@ -78,7 +78,7 @@ async def scan(
             told = await libvirts.ask(vm) if libvirts is not None and not is_stopped else None
             if told is not None:
                 return Answers(), told
-            answers = await _visited(vm, proc)
+            answers = await _visited(vm, proc, is_stopped=is_stopped)
             return answers, monitored(answers)
 
     async def look(vm: FoundVm, pid: int, told: Monitored) -> Process:
@@ -108,12 +108,12 @@ async def scan(
     )
 
 
-async def _visited(vm: FoundVm, proc: Path) -> Answers:
+async def _visited(vm: FoundVm, proc: Path, *, is_stopped: bool) -> Answers:
     """Visit the first monitor of a VM that serves no other client."""
     if not vm.monitors:
         return Answers(problem=vm.problem)
     monitor = vm.monitors[0]
-    if vm.pid and state_of(vm.pid, proc) in _STOPPED:
+    if is_stopped:
         return Answers(problem="a signal has stopped its process: its monitor was not asked", is_stopped=True)
     if not vm.started.is_ours and (monitor.is_taken or str(monitor.path) in await _taken(proc)):
         return Answers(problem=f"another client holds its monitor {monitor.path}")
