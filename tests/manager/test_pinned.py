@@ -67,6 +67,8 @@ def test_what_a_process_has_open_and_locked_is_read_from_proc(tmp_path: Path) ->
     seen = look_around(7, tree.root)
     assert (seen.links, seen.locked_bytes) == (("/dev/vfio/vfio",), 4 * GIB)
     assert look_around(8, tree.root).locked_bytes == 0  # it has ended
+    tree.process(9, ["kvm"], status="VmLck:\t    2048 kB\nVmPin:\t       0 kB\n")
+    assert look_around(9, tree.root).locked_bytes == 2 * MIB
 
 
 def test_this_process_has_nothing_locked() -> None:

@@ -51,8 +51,8 @@ def balloon(
     )
 
 
-def holding(guest: int, *, has_own: bool = False, locked: int = 0, huge: int = 0) -> Held:
-    return Held(guest, 0, guest, locked, huge, has_own)
+def holding(guest: int, *, has_own: bool = False, huge: int = 0) -> Held:
+    return Held(guest, 0, guest, huge, has_own)
 
 
 def traits(
@@ -60,8 +60,9 @@ def traits(
     held: Held | None = None,
     links: Sequence[str] | None = (),
     can_be_reclaimed: bool = False,
+    locked: int = 0,
 ) -> Traits:
-    return Traits(started_as(["qemu", "-m", "4G", *arguments]), held, links, can_be_reclaimed)
+    return Traits(started_as(["qemu", "-m", "4G", *arguments]), held, links, can_be_reclaimed, locked)
 
 
 @pytest.mark.parametrize(
@@ -108,7 +109,7 @@ def test_a_driver_is_live_only_by_evidence(told: Monitored, word: str, evidence:
         (balloon(), traits("-netdev", "vhost-vdpa,id=n,vhostdev=/dev/vhost-vdpa-0"), "vhost-vdpa"),
         (balloon(), traits(links=["/dev/vhost-vdpa-0"]), "vhost-vdpa"),
         (balloon(), traits("-overcommit", "mem-lock=on"), "locked"),
-        (balloon(), traits(held=holding(SIZE, locked=SIZE)), "4 GiB of its memory is locked or pinned"),
+        (balloon(), traits(held=holding(SIZE), locked=SIZE), "4 GiB of its memory is locked or pinned"),
         (balloon(), traits("-object", "memory-backend-memfd,id=m,size=4G,hugetlb=on"), "huge pages"),
         (balloon(), traits(held=holding(SIZE, huge=SIZE)), "huge pages"),
         (balloon(), traits("-object", "tdx-guest,id=t"), "confidential"),
@@ -167,7 +168,7 @@ def test_virtio_mem_comes_first_and_works_where_pages_are_pinned() -> None:
     assert assigned(told) == 5 * GIB
     for seen in (
         traits(held=holding(5 * GIB)),
-        traits(held=holding(5 * GIB, locked=5 * GIB), links=["/dev/vfio/1"]),
+        traits(held=holding(5 * GIB), locked=5 * GIB, links=["/dev/vfio/1"]),
     ):
         back = discards(told, seen, SIZE)
         assert give(told, seen, driver(told, NOW_S), back, NOW_S)[:2] == (GIB, "virtio-mem")

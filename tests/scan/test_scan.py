@@ -184,6 +184,15 @@ def test_a_stopped_process_is_not_asked(tree: ProcTree, tmp_path: Path) -> None:
     assert "stopped" in vm.unseen[0]
 
 
+@pytest.mark.parametrize("name", ["VmLck", "VmPin"])
+def test_of_a_vm_whose_memory_is_locked_a_balloon_returns_nothing(
+    tree: ProcTree, tmp_path: Path, name: str
+) -> None:
+    add(tree, tmp_path / "qmp", STATUS + f"{name}:\t  524288 kB\n")
+    vm = only(scanned(tree, (tmp_path / "qmp", monitor())))
+    assert (vm.discards, vm.discards_evidence) == ("ineffective", "512 MiB of its memory is locked or pinned")
+
+
 def test_a_vm_that_vanishes_is_left_out_and_the_others_are_shown(tree: ProcTree, tmp_path: Path) -> None:
     add(tree, tmp_path / "qmp")
     tree.process(8, [QEMU, "-name", "gone"])  # nothing else can be read of it any more

@@ -1,6 +1,6 @@
 """What a process holds of the host's memory, and how much of it is the guest's, from what may be read.
 
-    /proc/PID/status   everybody may read it: resident and swapped anonymous memory, huge pages, locked pages
+    /proc/PID/status   everybody may read it: resident and swapped anonymous memory, huge pages
     RAM files          their blocks (`ram_files`): exact, also where another process is the guest
     /proc/PID/smaps    which mapping holds what: tells the guest's memory from the process's own, and finds
                        what of shared memory is in swap. The kernel walks the page tables for it
@@ -30,7 +30,6 @@ class Held(NamedTuple):
         resident_bytes: In the host's memory; program files that it maps are not counted.
         swapped_bytes: In the host's swap.
         guest_bytes: What of both is its guest's memory; the process's own is in it where `own` says so.
-        locked_bytes: What it has locked or pinned.
         huge_bytes: Reserved huge pages.
         has_own: Whether the process's own memory could not be distinguished from the guest's.
         unseen: What could not be read, and why: a sentence, or "".
@@ -39,7 +38,6 @@ class Held(NamedTuple):
     resident_bytes: int
     swapped_bytes: int
     guest_bytes: int
-    locked_bytes: int
     huge_bytes: int
     has_own: bool
     unseen: str = ""
@@ -67,7 +65,6 @@ def measure(
     status = _status(proc / str(pid) / "status")
     anonymous, shared = status.get("RssAnon", 0), status.get("RssShmem", 0)
     swapped, huge = status.get("VmSwap", 0), status.get("HugetlbPages", 0)
-    locked = max(status.get("VmLck", 0), status.get("VmPin", 0))
     files, mapped = RamFiles(), None
     unseen = "" if walks else "its mappings were not looked at: there was no time left"
     try:
@@ -85,11 +82,11 @@ def measure(
         told = mapped.ram if mapped is not None else None
         swap = swapped + (mapped.shared_swap if mapped is not None else 0)
         guest = both if told is None else told
-        return Held(anonymous + shared + huge, swap, guest, locked, huge, told is None, unseen)
+        return Held(anonymous + shared + huge, swap, guest, huge, told is None, unseen)
     ram, others = in_files
     shared_swap = min(mapped.shared_swap if mapped is not None else 0, ram + others)
     resident = anonymous + max(shared, ram + others - shared_swap)
-    return Held(resident, swapped + shared_swap, ram, locked, max(huge, files.huge_bytes), False, unseen)
+    return Held(resident, swapped + shared_swap, ram, max(huge, files.huge_bytes), False, unseen)
 
 
 def state_of(pid: int, proc: Path = PROC) -> str:

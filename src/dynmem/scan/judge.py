@@ -66,12 +66,14 @@ class Traits(NamedTuple):
         held: What its process holds; None: not known.
         links: The files that it has open, by name; None: they cannot be seen.
         can_be_reclaimed: Whether its cgroup has memory.reclaim, and the host has swap.
+        locked_bytes: What its process has locked or pinned.
     """
 
     started: StartedAs
     held: Held | None
     links: Sequence[str] | None
     can_be_reclaimed: bool
+    locked_bytes: int = 0
 
 
 def report_age_s(told: Monitored, now_s: int) -> int | None:
@@ -175,8 +177,8 @@ def discards(told: Monitored, traits: Traits, size: int) -> Verdict:
 def _pins(told: Monitored, traits: Traits, size: int) -> Iterator[str]:
     """Yield what keeps a guest's pages on the host."""
     started, held = traits.started, traits.held
-    locked = held.locked_bytes if held is not None else 0
-    for pin in pins(started, traits.links or (), told.devices or (), locked_bytes=locked, size=size):
+    links, devices = traits.links or (), told.devices or ()
+    for pin in pins(started, links, devices, locked_bytes=traits.locked_bytes, size=size):
         yield pin.reason
     if any(is_on(each.get("hugetlb", "")) for each in started.objects) or (
         held is not None and size and 2 * held.huge_bytes >= size

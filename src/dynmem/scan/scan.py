@@ -168,7 +168,8 @@ def _report(
     held, around = process.held, process.around
     size = judge.assigned(told)
     full = (told.base_bytes + told.dimm_bytes if told.base_bytes else 0) or vm.started.memory_bytes
-    traits = judge.Traits(vm.started, held, around.links, has_swap and around.can_be_reclaimed)
+    can_be_reclaimed = has_swap and around.can_be_reclaimed
+    traits = judge.Traits(vm.started, held, around.links, can_be_reclaimed, around.locked_bytes)
     state, back = judge.driver(told, now_s), judge.discards(told, traits, full)
     gives = judge.give(told, traits, state, back, now_s)
     stranded = judge.stranded(told, held, now_s)
