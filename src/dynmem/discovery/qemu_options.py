@@ -70,7 +70,7 @@ class StartedAs(NamedTuple):
     @property
     def pluggable_bytes(self) -> int:
         """The most that its virtio-mem devices can plug: what their memory backends have."""
-        sizes = {each.get("id", ""): _object_size(each.get("size", "")) for each in self.objects}
+        sizes = {each.get("id", ""): object_size(each.get("size", "")) for each in self.objects}
         mems = (each for each in self.devices if each.get("driver", "").startswith("virtio-mem-"))
         return sum(sizes.get(each.get("memdev", ""), 0) for each in mems)
 
@@ -132,7 +132,7 @@ def size_of(text: str) -> int | None:
         return None
 
 
-def _object_size(text: str) -> int:
+def object_size(text: str) -> int:
     """Return the size of an object, of which a bare number counts bytes; 0 if no VM can have that."""
     try:
         size = parse_size(text, default_unit="B")

@@ -8,7 +8,6 @@ and whatever they do: no monitor is visited after `VISITS_S`, and no mapping is 
 import asyncio
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -16,6 +15,7 @@ import msgspec
 
 from dynmem.discovery.find import Found, FoundVm
 from dynmem.discovery.proxmox import ProxmoxVm
+from dynmem.discovery.qemu_options import object_size
 from dynmem.discovery.surroundings import NOTHING_SEEN, Surroundings, look_around
 from dynmem.discovery.unix_sockets import unix_sockets
 from dynmem.errors import DynmemError, printable
@@ -27,7 +27,6 @@ from dynmem.scan.held import Held, measure, state_of
 from dynmem.scan.monitored import VIRTIO_MEM, Monitored, monitored
 from dynmem.scan.report import ScanReport, VmReport
 from dynmem.scan.visit import HV_BALLOON, VIRTIO_BALLOON, Answers, visit
-from dynmem.units import parse_size
 
 AT_ONCE: Final = 4
 #: Seconds after which no more monitors are visited: a hundred silent ones.
@@ -150,8 +149,7 @@ def _blocks(vm: FoundVm, told: Monitored) -> frozenset[int]:
     found = {vm.started.memory_bytes, told.base_bytes or 0}
     for each in vm.started.objects:
         if each.get("qom-type", "").startswith(_MEMORY_BACKENDS):
-            with suppress(ValueError):
-                found.add(parse_size(each.get("size", "")))
+            found.add(object_size(each.get("size", "")))
     return frozenset(found - {0})
 
 
