@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import json
 import os
 from collections.abc import Awaitable, Callable
@@ -282,6 +283,31 @@ def test_a_monitor_that_goes_away_ends_what_waits_and_what_comes_later(tmp_path:
         await client_end
 
     with_monitor(tmp_path, scene)
+
+
+def test_commands_that_were_sent_ahead_are_forgotten_with_their_replies(tmp_path: Path) -> None:
+    async def scene(_: QmpServer, client: QmpClient) -> None:
+        sent = await client.send_ahead([("now", {"value": number}) for number in range(3)])
+        assert await client.result(sent[2], timeout_s=60) == 2
+        assert not client._waiting
+
+    with_monitor(tmp_path, scene)
+
+
+def test_a_monitor_that_goes_away_leaves_no_failure_unread_of_what_nobody_wants_any_more(
+    tmp_path: Path,
+) -> None:
+    async def scene(path: Path) -> None:
+        unread: list[object] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: unread.append(context))
+        async with await QmpClient.connect(path) as client:
+            await client.send_ahead([("query-status", None)])
+            await client.closed.wait()
+        client._waiting.clear()
+        gc.collect()
+        assert unread == []
+
+    with_bytes(tmp_path, scene, GREETING, DONE, b"", hang_up=True)
 
 
 def test_nobody_listening_is_unreachable_and_says_where(tmp_path: Path) -> None:

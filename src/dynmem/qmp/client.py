@@ -6,7 +6,6 @@ import itertools
 import socket
 from collections import deque
 from collections.abc import Callable, Container, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Final, NamedTuple, Self
@@ -215,12 +214,7 @@ class QmpClient:
         """
         waiting: dict[int, Sent] = {}
         await self._begin(commands, waiting)
-        for number, each in waiting.items():
-            each.reply.add_done_callback(partial(self._forget, number))
         return list(waiting.values())
-
-    def _forget(self, number: int, _: asyncio.Future[Message]) -> None:
-        self._waiting.pop(number, None)
 
     async def result(self, sent: Sent, *, timeout_s: float, values_max: int = QMP_VALUES_MAX) -> object:
         """Return the result of a command that was sent ahead. Raises as `execute`."""
@@ -321,7 +315,7 @@ class QmpClient:
 
     def _answered(self, message: Message, length: int) -> None:
         number = message.number()
-        waiting = self._waiting.get(number) if number is not None else None
+        waiting = self._waiting.pop(number, None) if number is not None else None
         if waiting is None or waiting.done():
             # Late, because its command has timed out, or to no command at all.
             self._count_unasked(length, replies=1)
