@@ -1,6 +1,7 @@
 """Finding and making the guests' image, with a package built here and programs of our own in place of apt."""
 
 import lzma
+import os
 import subprocess
 from pathlib import Path
 
@@ -106,6 +107,15 @@ def test_a_kernel_that_an_older_checkout_unpacked_is_completed_and_what_that_boo
     assert image.set_up(deb=deb, agree=never, at_terminal=False) == made
     assert b"virtio_mem.ko" in made.initrd.read_bytes()
     assert older.exists()
+
+
+def test_a_newer_kernel_without_all_modules_is_passed_over(tmp_path: Path) -> None:
+    made = image.set_up(deb=make_package(tmp_path), agree=never, at_terminal=False)
+    newer = made.kernel.parent.with_name("9.9.9")
+    newer.mkdir()
+    (newer / "vmlinuz").touch()
+    os.utime(newer, (1 << 32, 1 << 32))
+    assert image.find() == made
 
 
 @pytest.mark.parametrize(

@@ -103,6 +103,24 @@ def test_a_domain_that_hangs_or_is_another_libvirts_keeps_no_other(tmp_path: Pat
     assert not any("qemu:///system" in each for each in report.unseen)
 
 
+def test_a_libvirt_that_is_late_for_several_domains_is_asked_no_more(tmp_path: Path) -> None:
+    domains = [FakeDomain(xml(f"vm{number}"), f"vm{number}", str(uuid4())) for number in range(4)]
+    never = threading.Event()
+    for each in domains:
+        each.hangs = never
+    report = scanned(host(tmp_path, *(each.uuid for each in domains)), FakeLibvirt(*domains), patience_s=0.05)
+    never.set()
+    assert [each for each in report.unseen if "was not asked about its domains" in each]
+
+
+def test_libvirt_is_not_asked_about_a_domain_whose_process_is_stopped(tmp_path: Path) -> None:
+    libvirt = FakeLibvirt(FakeDomain(xml("vm0"), "vm0"))
+    tree = host(tmp_path, UUID)
+    (tree.root / "7" / "status").write_text("State:\tT (stopped)\nRssAnon:\t200000 kB\n")
+    (vm,) = scanned(tree, libvirt).vms
+    assert (vm.worst, libvirt.opened) == ("stopped", 0)
+
+
 def test_a_domain_whose_look_fails_is_no_reason_to_ask_no_other(tmp_path: Path) -> None:
     libvirt = FakeLibvirt(FakeDomain(xml("vm0"), "vm0"))
     libvirt.all[0].error = LibvirtError("internal error: monitor")

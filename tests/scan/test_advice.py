@@ -89,6 +89,8 @@ def case(
         (case(Monitored())._replace(is_stopped=True), "stopped", "kill -CONT 7"),
         (case(Monitored())._replace(is_forbidden=True), "not-permitted", "sudo dynmem scan"),
         (case(Monitored(), monitors=()), "no-monitor", "-qmp unix:/run/dynmem-web.qmp"),
+        (case(BALLOON._replace(balloons=("hv-balloon",), interval_s=0)), "none", ""),
+        (case(monitors=()), "none", ""),  # libvirt has answered for it
         (case(), "none", ""),
     ],
 )

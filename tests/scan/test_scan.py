@@ -182,6 +182,7 @@ def test_a_stopped_process_is_not_asked(tree: ProcTree, tmp_path: Path) -> None:
     vm = only(scanned(tree, (tmp_path / "qmp", fake)))
     assert fake.writers == []
     assert "stopped" in vm.unseen[0]
+    assert vm.worst == "stopped"
 
 
 @pytest.mark.parametrize("name", ["VmLck", "VmPin"])

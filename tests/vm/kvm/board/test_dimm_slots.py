@@ -110,6 +110,22 @@ def test_reports_are_passed_on_up_to_a_number_until_something_happens_to_the_slo
     assert len(guest.acts) == VM_DIMM_REPORTS_MAX + 1
 
 
+def test_the_next_guest_is_shown_a_dimm_that_takes_the_place_of_one_that_the_last_guest_was_ejecting() -> (
+    None
+):
+    guest = DimmGuest(SLOTS)
+    guest.dimms.insert(1, MODULE, is_news=False)
+    guest.ports.write(SELECTED, 4, 1)
+    guest.ports.write(SOURCE, 4, 3)
+    guest.ports.write(REPORT, 4, 0x84)
+    guest.ports.write(STATE, 1, EJECT)
+    guest.dimms.remove(1)
+    guest.board.reset()
+    guest.dimms.insert(1, MODULE, is_news=True)
+    guest.ports.write(SELECTED, 4, 1)
+    assert guest.ports.read(STATE, 1) == THERE | COME
+
+
 def test_a_machine_without_slots_has_none_of_these_ports() -> None:
     board = Board(line=lambda *_: None, requested=lambda _: None, console=Line())
     assert [board.ports.read(port, 1) for port in (STATUS, ENABLE, SELECTED, STATE)] == [0xFF] * 4
