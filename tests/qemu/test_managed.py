@@ -1,14 +1,11 @@
 """The manager and real guests: two virtual machines under QEMU share a budget that is less than both want."""
 
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from tests.rigs.linux_guest import FAST, Boot, Until, holds, said
+from tests.rigs.managed_guests import configuration, manager, process_of_manager
 from tests.rigs.scenes import play
 
 from dynmem.history.again import plan_of
@@ -63,59 +60,6 @@ def switch_statistics_on(guest: QemuGuest) -> None:
     play(tell())
 
 
-@contextmanager
-def process_of_manager(config: Path, log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """`dynmem run`, for as long as the block lasts."""
-    command = [
-        "setpriv",
-        "--pdeathsig",
-        "KILL",
-        sys.executable,
-        "-m",
-        "dynmem",
-        "run",
-        "--config",
-        str(config),
-    ]
-    with log.open("w") as output, subprocess.Popen(command, stdout=output, stderr=output) as process:
-        try:
-            yield process
-        finally:
-            process.terminate()
-
-
-@contextmanager
-def manager(config: Path, log: Path) -> Iterator[None]:
-    """`dynmem run`, for as long as the block lasts; it ends as an operator would end it, and ends well."""
-    with process_of_manager(config, log) as process:
-        yield
-    assert process.returncode == 0, log.read_text()
-
-
-def configuration(folder: Path, guests: tuple[QemuGuest, ...], *, mode: str, budget: str = "800MiB") -> Path:
-    text = f"""
-        [host]
-        budget = "{budget}"
-        slush = "32MiB"
-        [manager]
-        mode = "{mode}"
-        period = "500ms"
-        socket = "{folder}/api/socket"
-        state = "{folder}/state"
-    """
-    for guest in guests:
-        text += f"""
-        [[vm]]
-        name = "{guest.name}"
-        qmp = "{guest.qmp_path}"
-        minimum = "160MiB"
-        maximum = "512MiB"
-        """
-    path = folder / "config.toml"
-    path.write_text(text)
-    return path
-
-
 def test_the_manager_moves_memory_to_the_guest_whose_demand_rises_and_back(
     boot: Boot, until: Until, folder: Path
 ) -> None:
@@ -123,7 +67,7 @@ def test_the_manager_moves_memory_to_the_guest_whose_demand_rises_and_back(
     second = boot(512, name="b", load=load(16, FAST))
     until(first, lambda: holds(first, 400))
     assert first.resident_bytes() >= 0.7 * first.memory_bytes
-    config = configuration(folder, (first, second), mode="enforce")
+    config = configuration(folder, (first, second), budget="800MiB")
     with manager(config, folder / "log"):
         # `a` is busy: `b` gives, the sum fits the budget.
         until(first, lambda: size(first) + size(second) <= 768 * MIB)
@@ -196,7 +140,7 @@ def test_an_observing_manager_says_what_it_would_do_and_changes_no_guest(
     guests = (boot(512, name="a"), boot(512, name="b"))
     for guest in guests:
         switch_statistics_on(guest)
-    config = configuration(folder, guests, mode="observe")
+    config = configuration(folder, guests, budget="800MiB", mode="observe")
     log = folder / "log"
     with manager(config, log):
         until(guests[0], lambda: "(not sent: observe)" in log.read_text())
@@ -209,7 +153,7 @@ def test_a_guest_that_grows_while_its_manager_is_killed_lives_by_its_parachute_a
 ) -> None:
     """It is shrunk to what the budget has, and needs more when nobody is there to give it."""
     guest = boot(384, name="a", deflate_on_oom=has_parachute)
-    config = configuration(folder, (guest,), mode="enforce", budget="288MiB")
+    config = configuration(folder, (guest,), budget="288MiB")
     with process_of_manager(config, folder / "log") as process:
         until(guest, lambda: size(guest) <= 256 * MIB)
         guest.order(load(192, 32 * MIB))

@@ -2,16 +2,13 @@
 
 import signal
 import socket
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
 import pytest
 from tests.rigs.linux_guest import FAST, Boot, Until, holds, said
-from tests.rigs.scenes import logged, play
+from tests.rigs.managed_guests import configuration, manager
+from tests.rigs.scenes import play
 
 from dynmem.lab.qemu import PLUG_PATH, QemuGuest
 from dynmem.lab.workload import Load
@@ -49,45 +46,7 @@ def host_bytes(guest: QemuGuest, mib: int) -> int:
 
 
 def configure(folder: Path, guests: tuple[QemuGuest, ...], budget: str) -> Path:
-    text = f"""
-        [host]
-        budget = "{budget}"
-        slush = "32MiB"
-        [manager]
-        mode = "enforce"
-        period = "500ms"
-        socket = "{folder}/api/socket"
-        state = "{folder}/state"
-    """
-    for guest in guests:
-        text += f"""
-        [[vm]]
-        name = "{guest.name}"
-        qmp = "{guest.qmp_path}"
-        minimum = "160MiB"
-        maximum = "{BOOT + PLUG}MiB"
-        """
-    path = folder / "config.toml"
-    path.write_text(text)
-    return path
-
-
-@contextmanager
-def manager(config: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """`dynmem run`, for as long as the block lasts."""
-    log = config.with_name("log")
-    command = ["setpriv", "--pdeathsig", "KILL", sys.executable, "-m", "dynmem", "run"]
-    command += ["--config", str(config)]
-    with (
-        log.open("w") as output,
-        logged(log),
-        subprocess.Popen(command, stdout=output, stderr=output) as process,
-    ):
-        try:
-            yield process
-        finally:
-            process.terminate()
-    assert process.returncode == 0, log.read_text()
+    return configuration(folder, guests, budget=budget, maximum_mib=BOOT + PLUG)
 
 
 def view(folder: Path, guest: QemuGuest) -> VmView:
@@ -118,7 +77,7 @@ def test_a_guest_is_plugged_and_unplugged_and_what_it_does_not_put_online_is_nam
     offline = boot(BOOT, name="b", load=load(16), plug_bytes=PLUG * MIB, onlines=False)
     guest = boot(BOOT, name="a", load=load(16), plug_bytes=PLUG * MIB)
     config = configure(folder, (guest, offline), "1400MiB")
-    with manager(config) as process:
+    with manager(config, folder / "log") as process:
         # More than it booted with, and it uses that: the host's pages behind the device show it.
         until(guest, lambda: plugged(guest) >= 256)
         before = host_bytes(guest, PLUG)
