@@ -1,8 +1,8 @@
-"""The tightest memory limit above a process: all groups on the way to the root count."""
+"""The memory limits above a process: all groups on the way to the root count."""
 
 from pathlib import Path
 
-from dynmem.cgroups import Limit, MemoryGroup, memory_groups, tightest_limit
+from dynmem.cgroups import Limit, MemoryGroup, limits_above, memory_groups
 
 MIB = 1 << 20
 
@@ -20,23 +20,23 @@ def test_a_limit_far_above_counts_when_it_is_the_tightest(tmp_path: Path) -> Non
     (group.folder / "memory.high").write_text("max\n")
     (tmp_path / "machine.slice" / "memory.max").write_text("max\n")
     (tmp_path / "machine.slice" / "memory.high").write_text(f"{512 * MIB}\n")
-    assert tightest_limit(group) == Limit(512 * MIB, tmp_path / "machine.slice" / "memory.high")
+    assert min(limits_above(group)) == Limit(512 * MIB, tmp_path / "machine.slice" / "memory.high")
 
 
 def test_nothing_above_where_the_hierarchy_is_mounted_counts(tmp_path: Path) -> None:
     (tmp_path / "memory.max").write_text("1\n")
     group = group_at(tmp_path / "cgroup", "web.scope")
-    assert tightest_limit(group) is None
+    assert limits_above(group) == []
 
 
 def test_files_that_are_no_limits_are_none(tmp_path: Path) -> None:
     group = group_at(tmp_path, "web.scope")
     for text in ("", "max", "-1", "9223372036854771712", "7" * 100_000, "\xff"):
         (group.folder / "memory.max").write_text(text)
-        assert tightest_limit(group) is None
+        assert limits_above(group) == []
     (group.folder / "memory.max").unlink()
     (group.folder / "memory.max").mkdir()
-    assert tightest_limit(group) is None
+    assert limits_above(group) == []
 
 
 def test_a_group_outside_of_our_cgroup_namespace_has_no_folder() -> None:

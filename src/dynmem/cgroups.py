@@ -75,11 +75,6 @@ def memory_groups(groups: str, mounts: str) -> Iterator[MemoryGroup]:
                 yield MemoryGroup(folder, Path(point), "memory.current", "hugetlb.*B.current", limits)
 
 
-def tightest_limit(group: MemoryGroup) -> Limit | None:
-    """Return the tightest limit of a group and those above it; None if nothing that can be read limits it."""
-    return min(limits_above(group), default=None)
-
-
 def limits_above(group: MemoryGroup) -> list[Limit]:
     """Return every limit of a group and of those above it that can be read."""
     found: list[Limit] = []
