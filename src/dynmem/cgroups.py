@@ -1,4 +1,4 @@
-"""The memory cgroups of a process: where their files are, and the tightest limit on the way up to the root.
+"""The memory cgroups of a process: where their files are, and the limits on the way up to the root.
 
 Where a hierarchy is mounted, and what part of it, differs from host to host (cgroups(7)).
 """

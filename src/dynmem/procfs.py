@@ -13,6 +13,15 @@ MEMINFO: Final = PROC / "meminfo"
 #: Errors of a process, or of the whole host, that is short of something.
 SHORTAGES: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 
+#: Of a file of the kernel's; those that list something of a large host have some 100 KiB.
+TEXT_BYTES_MAX: Final = 1 << 20
+
+
+def text_of(path: Path) -> str:
+    """Return the text of a file of the kernel's; OSError. Names in it may have bytes that are no text."""
+    with path.open("rb") as file:
+        return file.read(TEXT_BYTES_MAX).decode(errors="surrogateescape")
+
 
 def meminfo(*names: str, path: Path = MEMINFO) -> tuple[int, ...]:
     """Return these figures of proc_meminfo(5) in bytes, all of one moment.

@@ -70,6 +70,18 @@ def test_memory_cgroups_are_named_by_version(
         assert "dynmem itself may use 32 MiB" in found.detail
 
 
+def test_a_limit_in_a_group_whose_name_is_no_text_is_seen_and_can_be_shown(tmp_path: Path) -> None:
+    tree, folder = rig(tmp_path), tmp_path / "cgroup"
+    (folder / "\udcff").mkdir(parents=True)
+    (folder / "\udcff" / "memory.max").write_text(f"{32 << 20}\n")
+    (folder / "cgroup.controllers").write_text("memory\n")
+    (tree.root / "self").mkdir()
+    (tree.root / "self" / "mountinfo").write_text(V2.format(folder))
+    (tree.root / "self" / "cgroup").write_bytes(b"0::/\xff\n")
+    found = manager.groups(tree.root)
+    assert f"may use 32 MiB ({folder}/?/memory.max)" in found.detail
+
+
 def test_cgroups_that_cannot_be_read_are_a_limit_and_not_none(tmp_path: Path) -> None:
     found = manager.groups(rig(tmp_path).root)
     assert found.verdict is Verdict.LIMITED

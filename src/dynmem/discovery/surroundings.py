@@ -9,10 +9,8 @@ from typing import Final, NamedTuple
 from dynmem.cgroups import Limit, limits_above, memory_groups
 from dynmem.discovery.qemu_options import StartedAs
 from dynmem.limits import PROC_DESCRIPTORS_MAX
-from dynmem.procfs import PROC
+from dynmem.procfs import PROC, text_of
 from dynmem.units import KIB
-
-_FILE_BYTES_MAX: Final = 1 << 20
 
 
 class Surroundings(NamedTuple):
@@ -50,8 +48,8 @@ def look_around(pid: int, proc: Path = PROC) -> Surroundings:
     links, (locked, nodes) = _links(pid, proc), _status(proc / str(pid) / "status")
     seen = NOTHING_SEEN._replace(links=links, locked_bytes=locked, nodes=nodes)
     try:
-        text = _text(proc / str(pid) / "cgroup")
-        groups = list(memory_groups(text, _text(proc / "self" / "mountinfo")))
+        text = text_of(proc / str(pid) / "cgroup")
+        groups = list(memory_groups(text, text_of(proc / "self" / "mountinfo")))
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "they are not in the kernel's form"
         return seen._replace(unseen=f"its cgroups cannot be read ({reason})")
@@ -85,7 +83,7 @@ def _status(path: Path) -> tuple[int, tuple[int, ...]]:
     """Return what a process has locked or pinned, and its nodes; what cannot be read is nothing."""
     locked, nodes = 0, tuple[int, ...]()
     with suppress(OSError):
-        for line in _text(path).splitlines():
+        for line in text_of(path).splitlines():
             name, _, rest = line.partition(":")
             words = rest.split()
             if name in ("VmLck", "VmPin") and words and words[0].isdecimal() and len(words[0]) < 16:
@@ -111,8 +109,3 @@ def numbers_of(text: str) -> tuple[int, ...]:
             return ()
         found.update(range(int(ends[0]), int(ends[1]) + 1))
     return tuple(sorted(found))
-
-
-def _text(path: Path) -> str:
-    with path.open("rb") as file:
-        return file.read(_FILE_BYTES_MAX).decode(errors="surrogateescape")

@@ -13,14 +13,13 @@ from dynmem.discovery.find import Found, FoundVm
 from dynmem.discovery.proxmox import FOLDER
 from dynmem.errors import printable
 from dynmem.findings import Finding, Verdict
-from dynmem.procfs import PROC
+from dynmem.procfs import PROC, text_of
 from dynmem.units import MIB, format_size
 
 #: Names of VMs in one sentence.
 NAMES_MAX: Final = 5
 # The manager of a few VMs holds about 40 MiB, one of 1000 about 100.
 _OWN_BYTES: Final = 128 * MIB
-_FILE_BYTES_MAX: Final = 1 << 20
 _ROOT: Final = "run dynmem as root, or as the user of the VMs"
 
 
@@ -45,7 +44,7 @@ def groups(proc: Path = PROC) -> Finding:
     """Look for memory cgroups: their version, and a limit above dynmem itself."""
     subject = "memory cgroups"
     try:
-        mounts, own = _text(proc / "self" / "mountinfo"), _text(proc / "self" / "cgroup")
+        mounts, own = text_of(proc / "self" / "mountinfo"), text_of(proc / "self" / "cgroup")
         folders = _mounted(mounts)
         found = sorted(limit for group in memory_groups(own, mounts) for limit in limits_above(group))
     except (OSError, ValueError) as error:
@@ -57,7 +56,9 @@ def groups(proc: Path = PROC) -> Finding:
         return Finding(subject, Verdict.LIMITED, detail, "as root: mount -t cgroup2 none /sys/fs/cgroup")
     version = " and ".join(f"version {each}" for each in sorted(folders))
     if found and found[0].size < _OWN_BYTES:
-        detail = f"{version}; dynmem itself may use {format_size(found[0].size)} ({found[0].file})"
+        detail = (
+            f"{version}; dynmem itself may use {format_size(found[0].size)} ({printable(str(found[0].file))})"
+        )
         step = "raise it for dynmem run (MemoryMax= in a systemd unit), which is ended by it otherwise"
         return Finding(subject, Verdict.LIMITED, detail, step)
     detail = f"{version}: limits of memory above a VM are seen"
@@ -82,7 +83,7 @@ def _mounted(mounts: str) -> set[int]:
 
 def _has_memory(folder: Path) -> bool:
     try:
-        return "memory" in _text(folder / "cgroup.controllers").split()
+        return "memory" in text_of(folder / "cgroup.controllers").split()
     except OSError:
         return False
 
@@ -165,8 +166,3 @@ def _can_be_listed(folder: Path) -> bool:
     except OSError:
         return True  # it has ended since
     return True
-
-
-def _text(path: Path) -> str:
-    with path.open("rb") as file:
-        return file.read(_FILE_BYTES_MAX).decode(errors="replace")

@@ -13,11 +13,10 @@ from typing import Final
 from dynmem.cgroups import memory_groups
 from dynmem.errors import RefusedError
 from dynmem.manager.step.protection import Kind, Setting
-from dynmem.procfs import PROC
+from dynmem.procfs import PROC, TEXT_BYTES_MAX, text_of
 
 LOW: Final = "memory.low"
 _SCORE: Final = "oom_score_adj"
-_FILE_BYTES_MAX: Final = 1 << 20
 _AFTER_NAME_START: Final = 19  # proc_pid_stat(5): fields are counted after the name in parentheses
 _MOST: Final = 1 << 62  # "max", and more than any memory
 
@@ -30,8 +29,8 @@ def present(kind: Kind, life: str, proc: Path = PROC) -> tuple[str, int]:
     with _process(life, proc) as (pid, folder):
         if kind == _SCORE:
             return "", _number(_read(folder, _SCORE))
-        own = _own_group(pid, _read(folder, "cgroup"), _text(proc / "self" / "mountinfo"))
-        return str(own), _number(_text(own / LOW))
+        own = _own_group(pid, _read(folder, "cgroup"), text_of(proc / "self" / "mountinfo"))
+        return str(own), _number(text_of(own / LOW))
 
 
 def write(setting: Setting, value: int, expected: int, proc: Path = PROC) -> bool:
@@ -64,7 +63,7 @@ def without_effect(setting: Setting) -> str:
     folder = Path(setting.place)
     for above in folder.parents:
         try:
-            low = _number(_text(above / LOW))
+            low = _number(text_of(above / LOW))
         except (OSError, RefusedError):
             return ""
         if low < setting.after:
@@ -95,7 +94,7 @@ def _own_group(pid: int, groups: str, mounts: str) -> Path:
         raise RefusedError("its cgroups are not in the kernel's form") from None
     if not folders or not (folders[0] / LOW).exists():
         raise RefusedError("its cgroup has no memory.low: that is of version 2 only")
-    if _text(folders[0] / "cgroup.procs").split() != [str(pid)]:
+    if text_of(folders[0] / "cgroup.procs").split() != [str(pid)]:
         raise RefusedError(f"its cgroup {folders[0]} is not its own: other processes are in it")
     return folders[0]
 
@@ -103,14 +102,9 @@ def _own_group(pid: int, groups: str, mounts: str) -> Path:
 def _read(folder: int, name: str) -> str:
     descriptor = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=folder)
     try:
-        return os.read(descriptor, _FILE_BYTES_MAX).decode(errors="surrogateescape")
+        return os.read(descriptor, TEXT_BYTES_MAX).decode(errors="surrogateescape")
     finally:
         os.close(descriptor)
-
-
-def _text(path: Path) -> str:
-    with path.open("rb") as file:
-        return file.read(_FILE_BYTES_MAX).decode(errors="surrogateescape")
 
 
 def _number(text: str) -> int:
