@@ -131,6 +131,16 @@ def test_two_reports_within_one_second_are_told_apart_by_their_figures(name: str
     assert report_of(monitor).mark != first.mark
 
 
+@pytest.mark.parametrize("absent", [(1 << 64) - 1, -1])
+def test_a_statistic_that_a_guest_does_not_have_is_absent_however_it_is_printed(absent: int) -> None:
+    statistics: dict[str, object] = {
+        "stat-available-memory": absent,
+        "stat-free-memory": 100 * MIB,
+        "stat-disk-caches": 50 * MIB,
+    }
+    assert report_of(Counting(statistics)).available_bytes == 150 * MIB
+
+
 @pytest.mark.parametrize(
     ("statistics", "faults"),
     [

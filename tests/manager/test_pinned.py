@@ -7,10 +7,13 @@ import pytest
 from tests.rigs.monitored import FakeVm, look, watched
 from tests.rigs.obedient import ObedientHost
 from tests.rigs.proc_tree import ProcTree
-from tests.rigs.scenes import play
+from tests.rigs.scenes import play, plays
 
 from dynmem.discovery.surroundings import look_around
 from dynmem.manager.step.facts import ManagerSettings, Pinned, VmConfig
+from dynmem.manager.sweep import surroundings
+from dynmem.manager.sweep.measuring import Measuring
+from dynmem.manager.sweep.surroundings import Found, Surroundings
 from dynmem.units import GIB, MIB, NS_PER_S
 
 HOST = ManagerSettings(1 * GIB, 64 * MIB, NS_PER_S, "enforce")
@@ -75,3 +78,23 @@ def test_this_process_has_nothing_locked() -> None:
     seen = look_around(os.getpid())
     assert seen.links is not None
     assert seen.locked_bytes < GIB
+
+
+@plays
+async def test_after_the_first_sweep_vms_are_looked_around_one_after_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looked: list[int] = []
+
+    def seen(pid: int, *_: object) -> Found:
+        looked.append(pid)
+        return Found()
+
+    monkeypatch.setattr(surroundings, "_around", seen)
+    threads, vms = Measuring(), {pid: Surroundings() for pid in range(100, 110)}
+    for sweep in range(1, 22):
+        looked.clear()
+        for pid, each in vms.items():
+            each.begin(sweep)
+            await each.look(pid, GIB, threads)
+        assert len(looked) == (len(vms) if sweep == 1 else 1)

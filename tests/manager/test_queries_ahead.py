@@ -81,6 +81,9 @@ def test_what_was_sent_ahead_is_taken_by_its_command_and_what_was_not_is_asked_b
                 await monitor.query_now("query-status")  # by now all that was sent before is answered
                 vm.answers["query-balloon"] = {"actual": 3}
             assert await monitor.query("query-balloon") == {"actual": 3}  # the block is over
+            async with monitor.ahead(usual):
+                await monitor.query("query-balloon")
+            assert not usual.queries  # what was asked between two looks is no look's
             assert client.unasked.replies == 0
 
     play(scenario())

@@ -2,7 +2,9 @@
 
 import asyncio
 import signal
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 import pytest
@@ -23,6 +25,7 @@ from dynmem.manager.sweep.measuring import Measuring
 from dynmem.manager.takeovers import Takeovers
 from dynmem.units import GIB, NS_PER_S
 
+T = TypeVar("T")
 MOVED, LEFT, UNSET = Said(2000, True, False), Said(0, False, False), Said(None, True, False)
 RECORD = Taken(104, "shop", 2000)
 SHOP = VmFacts("shop", "9@1", RUNNING, owner=Owner("proxmox", "104"))
@@ -321,6 +324,38 @@ async def test_a_qm_that_does_not_end_is_ended_and_named(
     said = f"{scene.host.qm} failed: it had 1 s and was ended"
     assert scene.lines == [f"shop: {said}; it is tried again"]
     assert facts.rival == Rival("104", 2000, decides=True, problem=said)
+    await scene.end()
+
+
+@plays
+async def test_what_a_file_said_before_a_move_is_no_reason_for_another_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    has_read, may_return = asyncio.Event(), asyncio.Event()
+
+    class Slow(Measuring):
+        async def run(self, measurement: Callable[[], T]) -> T:
+            found = await super().run(measurement)
+            has_read.set()
+            await may_return.wait()
+            return found
+
+    scene = Scene(tmp_path)
+    scene.paused = {"shop"}
+    await scene.sweep()
+    monkeypatch.setattr(takeovers, "PATIENCE_S", 0.0)
+    scene.takeovers._threads = Slow()
+    await scene.takeovers.look(scene.vms)
+    await has_read.wait()
+    scene.paused = set()
+    scene.takeovers.settle(set(), set())
+    await asyncio.gather(*scene.takeovers._running.values())
+    may_return.set()
+    assert scene.takeovers._reading is not None
+    await scene.takeovers._reading
+    scene.takeovers.settle(set(), set())
+    await asyncio.gather(*scene.takeovers._running.values())
+    assert (scene.host.shares, scene.host.calls) == ("0", ["set 104 --shares 0"])
     await scene.end()
 
 

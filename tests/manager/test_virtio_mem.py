@@ -399,6 +399,17 @@ def test_only_a_total_that_stays_behind_counts_as_offline_whatever_a_balloon_doe
     assert look(0, 128 * MIB) == 0
 
 
+def test_one_quiet_report_before_anything_is_plugged_shows_what_is_left_offline_then() -> None:
+    online = Online()
+    for mark in range(2):
+        online.saw_sizes(BOOT, BOOT, 0)
+        online.saw_total(mark, BOOT - KERNEL)
+    for mark in range(2, 5):
+        online.saw_sizes(BOOT, BOOT + 512 * MIB, 512 * MIB)
+        online.saw_total(mark, BOOT - KERNEL)
+    assert online.offline_bytes == 512 * MIB
+
+
 def test_a_report_from_before_a_move_is_no_measure() -> None:
     online = Online()
     for mark in range(4):
