@@ -12,7 +12,7 @@ from dynmem.manager.step.facts import ManagerSettings, VmConfig, VmFacts
 from dynmem.manager.step.view import SCHEMA, StatusView
 from dynmem.manager.sweep.demand import DEMAND_SOURCES
 from dynmem.policy.levels import LEVELS
-from dynmem.units import GIB, MIB, NS_PER_S
+from dynmem.units import GIB, MIB, NS_PER_S, PAGE_SIZE
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -81,3 +81,18 @@ def test_a_status_knows_only_the_vms_that_are_configured() -> None:
     assert [vm.name for vm in view.vms] == ["web", "db", "away"]
     with pytest.raises(KeyError, match="batch"):
         view.vm("batch")
+
+
+def test_of_two_changes_of_one_vm_in_a_step_a_sample_has_the_last_as_that_is_what_is_sent() -> None:
+    host = rack()
+    while not host.sweep().commands:
+        assert host.now_ns < 60 * NS_PER_S
+    manager = host.manager
+    seen = manager._seen
+    assert seen is not None
+    (last, *_) = seen.changes
+    first = msgspec.structs.replace(last, target=last.target - 1)
+    manager._seen = msgspec.structs.replace(seen, changes=(first, last))
+    sample = manager.sample()
+    assert sample is not None
+    assert [move.target_bytes for move in sample.moves] == [last.target * PAGE_SIZE]
