@@ -125,7 +125,7 @@ def thinned(block: Block, for_ds: Sequence[int], parts: Sequence[Span], *, is_ho
     for name in HOST_SERIES if is_host else VM_SERIES:
         series = series_of(block, name, for_ds)
         if series is not None:
-            thin.figures.update(series.thinned(parts).columns(is_host=is_host))
+            thin.figures.update(series.thinned(parts).columns())
     return thin
 
 
@@ -154,9 +154,9 @@ class Series(msgspec.Struct):
             high,
         )
 
-    def columns(self, *, is_host: bool) -> dict[str, Column]:
+    def columns(self) -> dict[str, Column]:
         """Return it as columns of a block."""
-        name = column_name(self.name, is_host=is_host)
+        name = _column_name(self.name)
         return {
             f"{name}.ds": self.ds,
             f"{name}.sum": self.sums,
@@ -165,15 +165,14 @@ class Series(msgspec.Struct):
         }
 
 
-def column_name(series: str, *, is_host: bool) -> str:
+def _column_name(series: str) -> str:
     """Return what the columns of a series begin with."""
-    return f"host {series}" if is_host else series
+    return f"host {series}" if series in HOST_SERIES else series
 
 
 def series_of(block: Block, name: str, for_ds: Sequence[int]) -> Series | None:
     """Return a series of a block, computed where the block has whole sweeps; None where nothing is known."""
-    is_host = name in HOST_SERIES
-    column = column_name(name, is_host=is_host)
+    column = _column_name(name)
     if f"{column}.ds" in block.figures or _is_thin(block):
         ds = [each or 0 for each in block.figure(f"{column}.ds")]
         if f"{column}.low" not in block.figures:
