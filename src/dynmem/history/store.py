@@ -95,7 +95,7 @@ class Store:
         self.db: Final[sqlite3.Connection] = db
         self.news: Final[str] = news
         try:
-            self._who = {name: number for number, name in self.db.execute("SELECT id, name FROM who")}
+            self._who = self._names()
             self._names_left = len(self._who)
             self.end_ds: int = self._number("SELECT coalesce(max(end_ds), 0) FROM batch")
             self._next_batch = self._number("SELECT coalesce(max(id), 0) FROM batch") + 1
@@ -127,7 +127,7 @@ class Store:
             for name in coming[: WHO_MAX - len(self._who)]:
                 self.db.execute("INSERT INTO who (name) VALUES (?)", (name,))
         if coming:
-            self._who = {name: number for number, name in self.db.execute("SELECT id, name FROM who")}
+            self._who = self._names()
         for name in names:
             if self._who.get(name, WHO_MAX + 1) <= WHO_MAX:
                 blocks.append((self._who[name], encode(_vm_block(name, rows))))
@@ -144,6 +144,10 @@ class Store:
         self._next_event += len(events)
         if rows:
             self.end_ds = end_ds
+
+    def _names(self) -> dict[str, int]:
+        """Return the VMs of which something is kept, each with its number."""
+        return {name: number for number, name in self.db.execute("SELECT id, name FROM who")}
 
     def _insert(
         self,
@@ -271,10 +275,9 @@ class Store:
 
     def _pack_events(self) -> None:
         """Pack the older half of the events, if there are many."""
-        query = "SELECT id, at_ms, data FROM event ORDER BY id LIMIT ?"
-        (count,) = self.db.execute("SELECT count(*) FROM event").fetchone()
-        if count <= 2 * _EVENTS_LOOSE:
+        if self._number("SELECT count(*) FROM event") <= 2 * _EVENTS_LOOSE:
             return
+        query = "SELECT id, at_ms, data FROM event ORDER BY id LIMIT ?"
         rows = self.db.execute(query, (_EVENTS_LOOSE,)).fetchall()
         dates = [at_ms for _, at_ms, _ in rows]
         data = zlib.compress(msgspec.json.encode(rows), 6)
@@ -299,7 +302,7 @@ class Store:
         used = "SELECT DISTINCT id & ? FROM block"
         with self._transaction():
             self.db.execute(f"DELETE FROM who WHERE id NOT IN ({used})", (WHO_MAX,))  # noqa: S608 - our own words
-        self._who = {name: number for number, name in self.db.execute("SELECT id, name FROM who")}
+        self._who = self._names()
         self._names_left = len(self._who)
 
     # -- the disk -------------------------------------------------------------------------------------------
