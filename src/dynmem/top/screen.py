@@ -200,7 +200,6 @@ class _Top(App[int]):
             heads.drawn = drawn
             heads.styles.height = len(drawn[0])
             heads.refresh()
-        self._rows.set_lost(bool(self._lost))
         self._rows.redraw()
 
     def _draw_lines(self) -> None:
