@@ -123,13 +123,14 @@ class Store:
         blocks = [(HOST, encode(_host_block(rows)))] if rows else []
         names = dict.fromkeys(name for row in rows for name in row.sample.vms)
         coming = [name for name in names if name not in self._who]
-        with self._transaction():
-            for name in coming[: WHO_MAX - len(self._who)]:
-                self.db.execute("INSERT INTO who (name) VALUES (?)", (name,))
         if coming:
+            taken = set(self._who.values())
+            free = (number for number in range(1, WHO_MAX + 1) if number not in taken)
+            with self._transaction():
+                self.db.executemany("INSERT INTO who VALUES (?, ?)", zip(free, coming, strict=False))
             self._who = self._names()
         for name in names:
-            if self._who.get(name, WHO_MAX + 1) <= WHO_MAX:
+            if name in self._who:
                 blocks.append((self._who[name], encode(_vm_block(name, rows))))
                 self._pace()
         self._allocate(blocks)
