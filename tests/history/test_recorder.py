@@ -14,6 +14,8 @@ from dynmem.history.past import Past
 from dynmem.history.recorder import ROWS, Pace, Recorder
 from dynmem.history.store import Store
 from dynmem.limits import HISTORY_BYTES_MIN, HISTORY_WAITING_MAX
+from dynmem.manager.step.sample import HostSample, Sample
+from dynmem.units import NS_PER_S
 
 DISK_FULL = sqlite3.OperationalError("database or disk is full")
 DISK_FULL.sqlite_errorcode = sqlite3.SQLITE_FULL
@@ -32,6 +34,17 @@ def test_every_sweep_is_in_the_file_after_the_end_and_the_time_adds_up(tmp_path:
         kinds = [event.kind for event in past.events()]
         assert kinds[0] == "started"
         assert kinds.count("came") == 3
+
+    asyncio.run(scenario())
+
+
+def test_a_time_in_which_the_host_slept_is_not_known_and_counts_as_ten_periods(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        recorder = Recorder(tmp_path, print)
+        for now_ns in (0, 3600 * NS_PER_S):
+            recorder.stepped(Sample(now_ns, True, HostSample(mode="observe", period_ds=10), {}, ()), {})
+        await recorder.finish()
+        assert [piece.for_ds for piece in Past(tmp_path).pieces(0)] == [[0, 100]]
 
     asyncio.run(scenario())
 

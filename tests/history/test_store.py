@@ -191,13 +191,16 @@ def test_the_history_of_another_user_is_read_and_not_written_to(tmp_path: Path) 
     assert "a file of another user: set aside" in store.news
 
 
-def test_a_damaged_block_is_left_out_and_thinning_goes_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "data", [b"\0", encode(Block(1, {"at_ms": [1], "for_ds": [1]}, {}))], ids=["no block", "other rows"]
+)
+def test_a_damaged_block_is_left_out_and_thinning_goes_on(tmp_path: Path, data: bytes) -> None:
     store = Store(tmp_path)
     rows = hours(30)
     for first in range(0, len(rows), 60):
         store.add(rows[first : first + 60], [])
     for who in (0, 1):  # the dates of one batch, the VM of another
-        store.db.execute("UPDATE block SET data = x'00' WHERE id = ?", ((2 + who) << 20 | who,))
+        store.db.execute("UPDATE block SET data = ? WHERE id = ?", (data, (2 + who) << 20 | who))
     while store.tidy():
         pass
     store.close()

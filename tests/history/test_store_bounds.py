@@ -1,0 +1,77 @@
+"""What a history does at its bounds: a disk that others need, names, short batches, later versions."""
+
+import os
+from pathlib import Path
+from types import SimpleNamespace
+
+import msgspec
+import pytest
+from tests.history.test_store import one_vm
+from tests.rigs.pasts import THREE_AM, written
+
+from dynmem.history import store as storing
+from dynmem.history.event import Event
+from dynmem.history.file import FILE_NAME, WHO_MAX
+from dynmem.history.past import Past
+from dynmem.history.store import Store
+from dynmem.history.thinning import HOUR
+from dynmem.units import MIB
+
+
+def test_where_others_need_the_disk_it_gives_up_all_it_has_and_forgets_the_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storing, "_NAMES_LOOSE", 1)
+    store = Store(tmp_path)
+    row = one_vm(THREE_AM, MIB)
+    vms = {f"web-{number}": row.sample.vms["web"] for number in range(3)}
+    store.add([row._replace(sample=msgspec.structs.replace(row.sample, vms=vms))], [])
+    assert not store.tidy()
+    full = SimpleNamespace(f_blocks=1 << 30, f_frsize=4096, f_bavail=0)
+    monkeypatch.setattr(os, "statvfs", lambda _: full)
+    while store.tidy():
+        pass
+    kept = [store.db.execute(f"SELECT count(*) FROM {table}").fetchone() for table in ("batch", "who")]
+    store.close()
+    assert kept == [(0,), (0,)]
+
+
+def test_a_vm_gets_the_least_number_that_is_free(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.db.execute("INSERT INTO who VALUES (?, 'gone')", (WHO_MAX,))
+    store.close()
+    written(tmp_path, [one_vm(THREE_AM, MIB)])
+    past = Past(tmp_path)
+    assert past.names == {"gone": WHO_MAX, "web": 1}
+    assert past.moment(THREE_AM).vms["web"].actual_bytes == MIB
+
+
+def test_batches_of_many_restarts_are_thinned_before_they_make_a_whole_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storing, "_GROUP_MAX", 3)
+    store = Store(tmp_path)
+    for at_ms in (0, 1000, 2000, 3_600_000):
+        store.add([one_vm(THREE_AM + at_ms, MIB, HOUR if at_ms > 2000 else 1)], [])
+    assert store.tidy()
+    assert store.db.execute("SELECT tier, count(*) FROM batch GROUP BY tier").fetchall() == [(0, 1), (1, 1)]
+    store.close()
+
+
+def test_an_event_of_a_kind_that_is_not_known_is_left_out(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.db.execute('INSERT INTO event VALUES (1, ?, \'{"kind":"new","text":"x"}\')', (THREE_AM,))
+    store.close()
+    store = Store(tmp_path)
+    store.add([], [(THREE_AM, Event(kind="mode", text="y"))])
+    store.close()
+    assert [event.text for event in Past(tmp_path).events()] == ["y"]
+
+
+def test_a_link_that_leads_nowhere_is_not_replaced_by_what_is_set_aside(tmp_path: Path) -> None:
+    link = tmp_path / f"{FILE_NAME}.aside-1"
+    link.symlink_to("nowhere")
+    (tmp_path / FILE_NAME).write_text("dear diary")
+    Store(tmp_path).close()
+    assert link.is_symlink()
+    assert (tmp_path / f"{FILE_NAME}.aside-2").read_text() == "dear diary"
