@@ -16,7 +16,7 @@ from tests.rigs.libvirts import (
     seen,
     xml,
 )
-from tests.rigs.scenes import play
+from tests.rigs.scenes import play, until
 
 from dynmem.domains.errors import LibvirtError, LibvirtRefusedError
 from dynmem.errors import UnreachableError
@@ -244,6 +244,68 @@ def test_a_domain_that_hangs_is_silent_and_keeps_no_other() -> None:
                 await asyncio.sleep(0.01)
             await first.close()
             await second.close()
+
+    play(scene())
+
+
+def test_a_domain_that_has_kept_a_sweep_waiting_is_waited_for_only_when_libvirt_has_replied() -> None:
+    async def scene(deadline_s: float) -> None:
+        domain = FakeDomain(xml())
+        async with seen(FakeLibvirt(domain)) as roster:
+            vm = connection(roster)
+            await look(vm)
+            domain.hangs = threading.Event()
+            roster.link._deadline_s = deadline_s
+            assert (await vm.observe(0, 0.0)).run_state == SILENT
+            if deadline_s < 1:  # a look that has ended shows that libvirt replies, unless it was given up
+                assert vm._looks._look is not None
+                await asyncio.wait((vm._looks._look,))
+                vm._not_before = 0.0
+            assert (await vm.observe(0, 1000)).problem == "libvirt does not reply for it"
+            domain.hangs.set()
+            roster.link._deadline_s = 60
+            while (await vm.observe(0, 1000)).run_state != RUNNING:
+                vm._not_before = 0.0
+                await asyncio.sleep(0.005)
+            await vm.close()
+
+    play(scene(60))
+    play(scene(0.02))
+
+
+def test_a_domain_whose_process_has_ended_is_absent_though_libvirt_still_lists_it() -> None:
+    async def scene() -> None:
+        with qemu_process() as process:
+            async with seen(FakeLibvirt(FakeDomain(xml()))) as roster:
+                vm = connection(roster)
+                assert (await look(vm)).run_state == RUNNING
+                process.kill()
+                assert vm._life is not None
+                assert vm._life.process is not None
+                await until(vm._life.process.gone)  # nobody has waited for it: it can still be opened
+                for number in range(2):
+                    facts = await look(vm, number)
+                    assert (facts.run_state, facts.problem) == (ABSENT, "its process has ended")
+                await vm.close()
+
+    play(scene())
+
+
+def test_a_size_that_rose_while_libvirt_was_gone_is_a_reset() -> None:
+    async def scene() -> None:
+        libvirt = FakeLibvirt(FakeDomain(xml()))
+        async with seen(libvirt) as roster:
+            vm = connection(roster)
+            await look(vm)
+            await vm.set_balloon(128 * MIB)
+            assert (await look(vm, 1)).resets == 0
+            libvirt.is_down = True
+            await passed(roster)
+            libvirt.is_down = False
+            libvirt.all[0].size_kib = 256 * KIB
+            facts = await look(vm, 2)
+            assert (facts.run_state, facts.resets, facts.is_actual_former) == (RUNNING, 1, False)
+            await vm.close()
 
     play(scene())
 

@@ -15,7 +15,7 @@ from tests.rigs.scenes import play
 from dynmem.domains import api
 from dynmem.domains.api import Look, RealLibvirt, open_libvirt
 from dynmem.domains.errors import LibvirtError, LibvirtLostError, LibvirtMissingError, LibvirtRefusedError
-from dynmem.domains.link import LEFT_MAX, Link
+from dynmem.domains.link import AT_ONCE, LEFT_MAX, Link
 from dynmem.errors import DeadlineError
 
 look = partial(FakeLibvirt.look, uuid=UUID)
@@ -104,6 +104,24 @@ def test_no_more_calls_run_at_once_than_libvirt_serves() -> None:
         await asyncio.gather(*(link.call(ask) for _ in range(20)))
         assert len(most) == 20
         assert max(most) <= 4
+        link.close()
+
+    play(scene())
+
+
+def test_a_call_that_waits_behind_calls_that_hang_goes_on_over_a_new_connection() -> None:
+    async def scene() -> None:
+        libvirt = FakeLibvirt(FakeDomain(xml()))
+        libvirt.all[0].hangs = hangs = threading.Event()
+        link = libvirt.link(deadline_s=0.05)
+        hung = [asyncio.create_task(link.call(lambda each: each.look(UUID))) for _ in range(AT_ONCE)]
+        await asyncio.sleep(0)
+        assert len(await link.call(lambda each: each.domains(), 60)) == 1
+        assert libvirt.opened == 2
+        assert [type(each) for each in await asyncio.gather(*hung, return_exceptions=True)] == (
+            [DeadlineError] * AT_ONCE
+        )
+        hangs.set()
         link.close()
 
     play(scene())

@@ -1,6 +1,10 @@
 """Which domains there are, whose policy counts, and which process runs each."""
 
+import threading
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 from tests.rigs.libvirts import (
@@ -19,6 +23,7 @@ from tests.rigs.scenes import play
 
 from dynmem.manager import connections
 from dynmem.manager.connections import Connections
+from dynmem.manager.domains import roster as roster_module
 from dynmem.manager.domains.connection import DomainConnection
 from dynmem.manager.domains.roster import processes_of
 from dynmem.manager.next_sweep import NextSweep
@@ -133,6 +138,76 @@ def test_a_process_is_a_domains_only_where_no_other_claims_its_uuid() -> None:
         assert processes_of({OTHER: "web"}) == {}
         with qemu_process():
             assert processes_of({UUID: "web"}) == {UUID: 0}
+
+
+def test_no_pass_reads_more_than_twenty_definitions_again_and_all_take_their_turn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def scene() -> None:
+        uuids = [str(uuid4()) for _ in range(250)]
+        libvirt = FakeLibvirt(*(FakeDomain(xml(uuid, uuid), uuid, uuid) for uuid in uuids))
+        async with seen(libvirt) as roster:
+            read, definition = Counter[str](), libvirt.definition
+
+            def counted(uuid: str) -> str:
+                read[uuid] += 1
+                return definition(uuid)
+
+            monkeypatch.setattr(libvirt, "definition", counted)
+            for number in range(1, 14):
+                await passed(roster)
+                assert read.total() == 20 * number
+            assert len(read) == 250
+
+    play(scene())
+
+
+def test_a_search_for_processes_that_hangs_holds_no_pass_up_and_is_used_when_it_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    hangs, searches = threading.Event(), list[int]()
+
+    def search(_: Mapping[str, str]) -> dict[str, int]:
+        searches.append(1)
+        hangs.wait(60)
+        return {UUID: 4711}
+
+    monkeypatch.setattr(roster_module, "processes_of", search)
+    monkeypatch.setattr(roster_module, "_SEARCH_S", 0.01)
+
+    async def scene() -> None:
+        async with seen(FakeLibvirt(FakeDomain(xml()))) as roster:
+            await passed(roster)
+            found = roster.find(UUID)
+            assert found is not None
+            assert (found.pid, found.searches, len(searches)) == (0, 2, 1)
+            hangs.set()
+            monkeypatch.setattr(roster_module, "_SEARCH_S", 60)
+            await passed(roster)
+            found = roster.find(UUID)
+            assert found is not None
+            assert (found.pid, len(searches)) == (4711, 1)
+
+    play(scene())
+
+
+def test_the_list_of_a_libvirt_that_a_reload_names_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scene() -> None:
+        libvirt = FakeLibvirt(FakeDomain(xml(policy='minimum="64MiB"')))
+        monkeypatch.setattr(connections, "_link", lambda _, rebooted: libvirt.link(rebooted))
+        monkeypatch.setattr(connections, "FIRST_LOOK_S", 60)
+        watch = ConfigWatch(config(tmp_path))
+        vms = Connections(watch, lambda _: None, NextSweep(), Measuring())
+        await vms.take_in()
+        vms._uri = "qemu:///elsewhere"  # so the file leads to another one now
+        await vms.take_in()
+        assert libvirt.opened == 2
+        assert [vm.name for vm in watch.config.vms] == ["web"]
+        await vms.close()
+
+    play(scene())
 
 
 def test_connections_follow_the_domains_and_know_whose_policy_counts(

@@ -18,7 +18,7 @@ from dynmem.discovery.unix_sockets import UnixSockets
 from dynmem.errors import UnreachableError
 from dynmem.manager.step.facts import ABSENT, RUNNING, SILENT, ManagerSettings, VmConfig
 from dynmem.manager.sweep import borrowed
-from dynmem.manager.sweep.borrowed import WAITS_S, Borrowed, Visits
+from dynmem.manager.sweep.borrowed import AT_ONCE, WAITS_S, Borrowed, TakenError, Visits
 from dynmem.manager.sweep.connection import VmConnection
 from dynmem.manager.sweep.quiet import NotSentError
 from dynmem.units import GIB, NS_PER_S
@@ -385,3 +385,39 @@ def test_the_monitors_of_keepers_are_known_by_their_paths(path: str, is_theirs: 
 def test_a_link_to_a_keepers_monitor_is_that_monitor(tmp_path: Path) -> None:
     (tmp_path / "web.qmp").symlink_to("/run/qemu-server/100.qmp")
     assert is_keepers_own(tmp_path / "web.qmp")
+
+
+def test_one_search_finds_the_processes_behind_all_monitors_that_are_never_free(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    searches: list[int] = []
+
+    def search() -> dict[int, int]:
+        searches.append(1)
+        return {7: 4711, 8: 4712}
+
+    monkeypatch.setattr(borrowed, "SEARCH_EVERY_S", 1000.0)
+    monkeypatch.setattr(borrowed, "sockets_of_vms", search)
+    visits = Visits(lambda: UnixSockets({7: "/run/a", 8: "/run/b", 9: "/run/c"}, frozenset()))
+    ways = [Borrowed(Path(f"/run/{name}"), visits) for name in "abc"]
+    assert [way.listener() for way in ways] == [4711, 4712, 0]
+    assert len(searches) == 1
+
+
+@plays
+async def test_a_monitor_that_is_taken_while_a_visit_waits_for_its_turn_is_left_alone(tmp_path: Path) -> None:
+    path, taken = tmp_path / "qmp", set[str]()
+    visits = Visits(lambda: UnixSockets({}, frozenset(taken)))
+    for _ in range(AT_ONCE):
+        await visits.gate.acquire()
+
+    async def visit() -> None:
+        async with Borrowed(path, visits).turn("look"):
+            pass
+
+    visiting = asyncio.create_task(visit())
+    await until(lambda: bool(visits.gate._waiters))
+    taken.add(str(path))
+    visits.gate.release()
+    with pytest.raises(TakenError):
+        await visiting

@@ -1,0 +1,104 @@
+"""One look and one glance at a VM at a time: what comes too late goes on, and nothing begins beside it."""
+
+import asyncio
+import os
+
+import pytest
+from tests.rigs.scenes import plays
+
+from dynmem.manager.step.facts import RUNNING, VmFacts
+from dynmem.manager.sweep import looks as looks_module
+from dynmem.manager.sweep.life import Life
+from dynmem.manager.sweep.looks import Looks
+from dynmem.manager.sweep.measuring import Measuring
+from dynmem.manager.sweep.process import Process
+
+FACTS = VmFacts("web", "web.1", RUNNING)
+
+
+def looks(*, was_late: bool = False) -> Looks:
+    return Looks("web", Measuring(), was_late=lambda: was_late)
+
+
+async def after(gate: asyncio.Event) -> VmFacts:
+    await gate.wait()
+    return FACTS
+
+
+@plays
+async def test_a_late_look_is_dropped_and_shows_whether_the_vm_is_still_slow() -> None:
+    for was_late in (True, False):
+        web, gate = looks(was_late=was_late), asyncio.Event()
+        web.begin(after(gate))
+        assert await web.wait(1e-6) is None
+        web.is_slow = not was_late
+        web.drop_late()
+        assert web.is_looking  # it goes on
+        gate.set()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        web.drop_late()
+        assert (web.is_looking, web.is_slow) == (False, was_late)
+        web.begin(after(gate))
+        assert await web.wait(60) is FACTS
+        await web.close()
+
+
+@plays
+async def test_no_glance_begins_beside_a_look_another_glance_or_at_a_slow_vm(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(looks_module, "GLANCE_PATIENCE_S", 60)
+    web, gate = looks(), asyncio.Event()
+    web.begin(after(gate))
+    assert await web.glance(lambda: after(gate)) is None
+    gate.set()
+    assert await web.wait(60) is FACTS
+    web.is_slow = True
+    assert await web.glance(lambda: after(gate)) is None
+    web.is_slow = False
+    gate.clear()
+    monkeypatch.setattr(looks_module, "GLANCE_PATIENCE_S", 0.001)
+    assert await web.glance(lambda: after(gate)) is None  # too late, and under way
+    monkeypatch.setattr(looks_module, "GLANCE_PATIENCE_S", 60)
+    gate.set()
+    assert await web.glance(lambda: None) is FACTS
+    await web.close()
+
+
+class SlowMeter:
+    """Counts what it is asked to measure."""
+
+    is_quick = False
+
+
+class CountedLife(Life):
+    """A life that takes long to measure."""
+
+    measured = 0
+
+    async def measure(self, threads: Measuring) -> None:
+        """Count, and never end."""
+        self.measured += 1
+        await asyncio.Event().wait()
+
+
+@plays
+async def test_a_measurement_that_takes_long_is_not_begun_a_second_time() -> None:
+    web, life = looks(), CountedLife(None, "web.1", SlowMeter(), None)  # type: ignore[arg-type]
+    for _ in range(3):
+        web.measure(life)
+        await asyncio.sleep(0)
+    assert life.measured == 1
+    await web.close()
+
+
+def test_a_process_was_busy_once_it_has_run_for_two_ticks_since_it_was_asked() -> None:
+    process = Process.of(os.getpid())
+    assert process is not None
+    life = Life(process, process.incarnation, None, None)
+    ticks = iter((100, 101, 103, 104))
+    process.ticks = lambda: next(ticks)  # type: ignore[method-assign]
+    assert [life.was_busy() for _ in range(4)] == [True, False, True, False]
+    process.close()
+    assert not Life(None, "connection 1", None, None).was_busy()
