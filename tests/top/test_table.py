@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from tests.rigs.daemon import DAEMON
 from tests.rigs.status_double import reply, vm_view
 
 from dynmem.cli import main
@@ -198,6 +199,17 @@ def test_the_host_is_two_lines_and_what_is_wrong() -> None:
     assert host_line(found).startswith("budget 8 GiB, held 0 B, free 7.75 GiB by the budget, ready 0 B")
     assert [line.split(":")[0] for line in alarms(found)] == ["EMERGENCY", "SHORTAGE"]
     assert list(alarms(status())) == []
+
+
+def test_a_file_that_the_manager_cannot_use_is_among_what_is_wrong() -> None:
+    daemon = msgspec.structs.replace(
+        DAEMON, journal_problem="no room", history_problem="damaged\x1b", config_problem="has changed"
+    )
+    assert list(alarms(status(manager=daemon))) == [
+        "JOURNAL: no room",
+        "HISTORY: damaged?",
+        "CONFIGURATION: has changed",
+    ]
 
 
 def test_a_look_without_a_reply_or_with_another_programs_is_a_result() -> None:
