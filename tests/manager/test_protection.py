@@ -17,7 +17,7 @@ from dynmem.manager.config import Config, load
 from dynmem.manager.journal.journal import Journal
 from dynmem.manager.journal.writer import JournalWriter
 from dynmem.manager.protections import Protections
-from dynmem.manager.step.facts import RUNNING, VmFacts
+from dynmem.manager.step.facts import RUNNING, Facts, HostFacts, VmFacts, between_sweeps
 from dynmem.manager.step.protection import Setting
 from dynmem.manager.sweep.measuring import Measuring
 from dynmem.manager.sweep.process import Process
@@ -375,3 +375,10 @@ def test_a_manager_sets_the_score_of_a_vms_process_and_its_successor_puts_it_bac
                 await manager.until(lambda _: score_of(pid) == before)
 
     play(scenario())
+
+
+def test_a_look_between_two_sweeps_keeps_what_the_kernel_was_told() -> None:
+    web = VmFacts("web", "101@4242", RUNNING)
+    told = msgspec.structs.replace(web, protection="oom_score_adj is 250, and was 0")
+    before = Facts(0, HostFacts(MIB, MIB), (told,))
+    assert between_sweeps(before, 1, before.host, {"web": web}).vms == (told,)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 from tests.rigs.monitored import FakeVm, listening, watched
+from tests.rigs.obedient import ObedientHost
 from tests.rigs.pluggable import BLOCK, BOOT, KERNEL, Device, Managed, Pluggable
 from tests.rigs.scenes import plays
 
@@ -14,12 +15,13 @@ from dynmem.errors import LocalProtocolError, RemoteProtocolError
 from dynmem.manager.step.advice import command_for
 from dynmem.manager.step.changes import Change
 from dynmem.manager.step.division import Parts
-from dynmem.manager.step.facts import SILENT, Owner
+from dynmem.manager.step.facts import SILENT, ManagerSettings, Owner, VirtioMem, VmConfig
+from dynmem.manager.step.safeguards import RETRY_LONGEST_NS
 from dynmem.manager.sweep.monitor import Monitor
 from dynmem.manager.sweep.sizes import read_memory
 from dynmem.manager.sweep.virtio_mem import Online, PartlySentError
 from dynmem.qmp.client import QmpClient
-from dynmem.units import GIB, MIB
+from dynmem.units import GIB, MIB, NS_PER_S
 
 
 @contextlib.asynccontextmanager
@@ -397,6 +399,26 @@ def test_only_a_total_that_stays_behind_counts_as_offline_whatever_a_balloon_doe
     assert look(384 * MIB, 64 * MIB, 384 * MIB) == 384
     assert look(384 * MIB, 64 * MIB) == 0
     assert look(0, 128 * MIB) == 0
+
+
+@pytest.mark.parametrize(
+    ("age_ns", "plugged", "is_stuck"),
+    [(0, 256 * MIB, True), (0, 128 * MIB, False), (RETRY_LONGEST_NS, 256 * MIB, False)],
+)
+def test_what_a_guest_could_not_unplug_is_asked_for_again_once_some_of_it_was_or_after_the_longest_pause(
+    age_ns: int, plugged: int, *, is_stuck: bool
+) -> None:
+    settings = ManagerSettings(4 * GIB, 0, NS_PER_S, "enforce")
+    host = ObedientHost(settings, [VmConfig("web", 64 * MIB, 2 * GIB)], {"web": 512 * MIB})
+    device = VirtioMem("/m", 2 * MIB, 256 * MIB, 256 * MIB, 512 * MIB)
+    host.overrides["web"] = {"virtio_mems": (device,)}
+    host.sweep(2)
+    record = host.manager._roster.get("web")
+    assert record is not None
+    record.stuck, record.stuck_ns = {"/m": 256 * MIB}, host.now_ns + NS_PER_S - age_ns
+    host.overrides["web"] = {"virtio_mems": (replace(device, size_bytes=plugged, requested_bytes=plugged),)}
+    host.sweep()
+    assert bool(record.stuck) is is_stuck
 
 
 def test_one_quiet_report_before_anything_is_plugged_shows_what_is_left_offline_then() -> None:
