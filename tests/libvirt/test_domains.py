@@ -18,14 +18,16 @@ from tests.rigs.libvirts import (
 )
 from tests.rigs.scenes import play, until
 
+from dynmem.domains.definition import definition_of
 from dynmem.domains.errors import LibvirtError, LibvirtRefusedError
 from dynmem.errors import UnreachableError
 from dynmem.manager.domains.connection import DomainConnection
+from dynmem.manager.domains.period import StatisticsPeriod
 from dynmem.manager.domains.roster import Roster
 from dynmem.manager.step.facts import ABSENT, RUNNING, SILENT, VmFacts
 from dynmem.manager.sweep.identity import Identities
 from dynmem.manager.sweep.quiet import NotSentError
-from dynmem.units import KIB, MIB
+from dynmem.units import KIB, MIB, NS_PER_S
 
 
 def connection(roster: Roster, key: str = UUID, *, may_write: bool = True) -> DomainConnection:
@@ -165,6 +167,42 @@ def test_a_period_that_another_program_insists_on_stays() -> None:
             assert domain.set == [("period", 1)] * 3
             assert facts.problem is not None
             assert "another program sets it so again and again" in facts.problem
+            await vm.close()
+
+    play(scene())
+
+
+def test_a_report_may_take_as_long_as_the_former_period_until_one_has_come() -> None:
+    period = StatisticsPeriod("web")
+    period.saw(definition_of(xml(balloon="<memballoon model='virtio'><stats period='10'/></memballoon>")))
+    period.reported()
+    period.was_set(1)
+    assert period.interval_ns == 10 * NS_PER_S
+    period.reported()
+    assert period.interval_ns == NS_PER_S
+
+
+def test_no_target_is_sent_beside_one_that_libvirt_has_not_replied_to(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def scene() -> None:
+        libvirt, hangs, sent = FakeLibvirt(FakeDomain(xml())), threading.Event(), list[int]()
+
+        def hang(_: str, size_kib: int) -> None:
+            sent.append(size_kib)
+            hangs.wait(30)
+
+        monkeypatch.setattr(libvirt, "set_balloon", hang)
+        async with seen(libvirt) as roster:
+            vm = connection(roster)
+            await look(vm)
+            first = asyncio.create_task(vm.set_balloon(128 * MIB))
+            await until(lambda: sent)
+            with pytest.raises(NotSentError, match="has not replied to the target before"):
+                await vm.set_balloon(64 * MIB)
+            hangs.set()
+            await first
+            assert sent == [128 * KIB]
             await vm.close()
 
     play(scene())

@@ -2,16 +2,19 @@
 
 import asyncio
 import os
+from pathlib import Path
 
 import pytest
 from tests.rigs.scenes import plays
 
-from dynmem.manager.step.facts import RUNNING, VmFacts
+from dynmem.manager.step.facts import RUNNING, SILENT, VmFacts
 from dynmem.manager.sweep import looks as looks_module
+from dynmem.manager.sweep.connection import VmConnection
 from dynmem.manager.sweep.life import Life
 from dynmem.manager.sweep.looks import Looks
 from dynmem.manager.sweep.measuring import Measuring
 from dynmem.manager.sweep.process import Process
+from dynmem.manager.sweep.resident import Resident
 
 FACTS = VmFacts("web", "web.1", RUNNING)
 
@@ -45,6 +48,17 @@ async def test_a_late_look_is_dropped_and_shows_whether_the_vm_is_still_slow() -
 
 
 @plays
+async def test_a_vm_that_has_kept_a_sweep_waiting_is_waited_for_no_longer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    web, gate = VmConnection("web", tmp_path / "qmp", may_write=False, period_s=1.0), asyncio.Event()
+    monkeypatch.setattr(web, "_look_at_it", lambda _: after(gate))
+    assert (await web.observe(0, 0.0)).run_state == SILENT
+    assert (await asyncio.wait_for(web.observe(0, 1000), 30)).run_state == SILENT
+    await web.close()
+
+
+@plays
 async def test_no_glance_begins_beside_a_look_another_glance_or_at_a_slow_vm(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -70,6 +84,10 @@ class SlowMeter:
     """Counts what it is asked to measure."""
 
     is_quick = False
+
+    def guest_bytes_now(self) -> int:
+        """Return what is known at once."""
+        return 5
 
 
 class CountedLife(Life):
@@ -102,3 +120,12 @@ def test_a_process_was_busy_once_it_has_run_for_two_ticks_since_it_was_asked() -
     assert [life.was_busy() for _ in range(4)] == [True, False, True, False]
     process.close()
     assert not Life(None, "connection 1", None, None).was_busy()
+
+
+def test_a_glance_brings_what_a_vm_holds_up_to_date_only_where_it_is_known() -> None:
+    life = Life(None, "web.1", SlowMeter(), None)  # type: ignore[arg-type]
+    life.measure_now()
+    assert life.resident.bytes_held is None
+    life.resident = Resident(100, "its files", 7)
+    life.measure_now()
+    assert life.resident == Resident(12, "its files", 7)
