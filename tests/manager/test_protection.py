@@ -1,5 +1,6 @@
 """Whom the kernel takes memory from, by priority: what is set, recorded before, left alone and undone."""
 
+import shutil
 import signal
 import subprocess
 from collections.abc import Collection, Mapping
@@ -132,6 +133,21 @@ def test_what_a_cgroup_keeps_is_raised_by_priority_and_put_back(tmp_path: Path) 
         assert said["high"] == "memory.low is 256 MiB, and was 0"
         await host.sweep(manager, released={"normal", "high"})
         assert host.lows() == [0, 0, 0]
+
+    play(scenario())
+
+
+def test_a_vm_that_was_started_again_between_two_sweeps_is_set_again(tmp_path: Path) -> None:
+    host = Host(tmp_path)
+
+    async def scenario() -> None:
+        manager = host.manager(host.config())
+        await host.sweep(manager)
+        shutil.rmtree(host.tree.root / "101")
+        host.begin("low", 201)
+        await host.sweep(manager)
+        assert host.scores() == [500, 250, 0]
+        assert [each.life for each in host.journal.protections()] == [f"201@{START}", f"102@{START}"]
 
     play(scenario())
 
