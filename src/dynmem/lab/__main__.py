@@ -1,4 +1,4 @@
-"""``python -m dynmem.lab``: fetch what real Linux guests need, and a newer QEMU for tests, once each."""
+"""``python -m dynmem.lab``: fetch what real Linux guests need, and what else the tests run, once each."""
 
 import argparse
 import sys
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from dynmem.errors import ConfigError, DynmemError, ExitCode
-from dynmem.lab import image, libvirt, qemu10
+from dynmem.lab import browser, image, libvirt, qemu10
 
 
 def main() -> int:
@@ -22,6 +22,8 @@ def main() -> int:
         "setup-libvirt", help="install libvirt's daemon and its module for this Python"
     )
     real.add_argument("--check", action="store_true", help="fetch nothing; report what is missing")
+    page = commands.add_parser("setup-browser", help="install Chromium and its driver")
+    page.add_argument("--check", action="store_true", help="fetch nothing; report what is missing")
     options = parser.parse_args()
     try:
         print(_SET_UPS[options.command](options))
@@ -57,10 +59,20 @@ def _set_up_libvirt(options: argparse.Namespace) -> str:
     return f"libvirt is set up: {found}"
 
 
+def _set_up_browser(options: argparse.Namespace) -> str:
+    if options.check and (lacking := browser.missing()):
+        raise ConfigError(
+            f"the browser is not set up: {' '.join(lacking)}: run `python -m dynmem.lab setup-browser`"
+        )
+    found = browser.set_up(agree=_ask if _at_terminal() else _announce, at_terminal=_at_terminal())
+    return f"the browser is set up: {found.browser}"
+
+
 _SET_UPS: Final = {
     "setup": _set_up_guests,
     "setup-qemu10": _set_up_qemu10,
     "setup-libvirt": _set_up_libvirt,
+    "setup-browser": _set_up_browser,
 }
 
 

@@ -1,0 +1,184 @@
+"""A real browser for the tests: Debian's Chromium without a window, driven by its own driver.
+
+One start serves a module (`browser`), and each test gets a page of its own. It resolves no name and so
+reaches nothing but this machine, keeps all its files in a folder of its own, and goes with its driver's
+process group.
+"""
+
+import base64
+import contextlib
+import os
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from tests.rigs.scenes import PATIENCE_S
+
+from dynmem.lab import browser as setup
+
+_ARGUMENTS: Final = (
+    "--headless=new",
+    "--no-sandbox",  # it refuses to run as root with one
+    "--no-first-run",
+    "--no-default-browser-check",
+    "--disable-background-networking",
+    "--disable-breakpad",
+    "--disable-component-update",
+    "--disable-default-apps",
+    "--disable-dev-shm-usage",
+    "--disable-extensions",
+    "--disable-gpu",
+    "--disable-sync",
+    "--disable-features=MediaRouter,OptimizationHints,Translate,AutofillServerCommunication",
+    "--hide-scrollbars",
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+    "--no-proxy-server",
+    "--password-store=basic",
+)
+#: What a desktop's window and a small phone's screen have, in CSS pixels.
+DESKTOP: Final = (1280, 900)
+PHONE: Final = (360, 740)
+
+
+def require() -> setup.Found:
+    """The browser; without it the test is skipped, or in the gate fails."""
+    found = setup.find()
+    if found is None and "DYNMEM_GATE" not in os.environ:
+        pytest.skip("the browser is not set up: run scripts/setup-browser")
+    assert found is not None
+    return found
+
+
+class Browser:
+    """A browser with one page.
+
+    Attributes:
+        driver: Selenium's.
+    """
+
+    def __init__(self, driver: Any) -> None:
+        self.driver = driver
+
+    def open(self, url: str, size: tuple[int, int] = DESKTOP) -> None:
+        """Open a page at a size, as if for the first time."""
+        self.blank()
+        self.resize(size)
+        self.driver.get(url)
+
+    def blank(self) -> None:
+        """Leave the page, and forget what it said and which media it was shown with."""
+        self.driver.get("about:blank")
+        self.media()
+        self.driver.get_log("browser")
+
+    def resize(self, size: tuple[int, int]) -> None:
+        """Show the page at a size in CSS pixels: a window cannot be as narrow as a phone."""
+        width, height = size
+        self.command(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=False,
+        )
+
+    def media(self, **features: str) -> None:
+        """Prefer what is named (``prefers_color_scheme="dark"``); without any, what is the default."""
+        wanted = [{"name": name.replace("_", "-"), "value": value} for name, value in features.items()]
+        self.command("Emulation.setEmulatedMedia", features=wanted)
+
+    def command(self, name: str, **parameters: object) -> dict[str, Any]:
+        """Carry out a command of the DevTools protocol."""
+        reply = self.driver.execute_cdp_cmd(name, parameters)
+        assert isinstance(reply, dict)
+        return reply
+
+    def run(self, script: str, *arguments: object) -> Any:
+        """Run JavaScript in the page, and return what it returns."""
+        return self.driver.execute_script(script, *arguments)
+
+    def text(self, selector: str) -> str:
+        """What the first element of a selector shows."""
+        return str(self.run("return document.querySelector(arguments[0])?.innerText ?? ''", selector))
+
+    def texts(self, selector: str) -> list[str]:
+        """What each element of a selector shows."""
+        script = "return [...document.querySelectorAll(arguments[0])].map((each) => each.innerText)"
+        return list(self.run(script, selector))
+
+    def until(self, wanted: Callable[[], Any]) -> Any:
+        """Return what `wanted` returns once that is true; fail with the page's text and complaints."""
+        deadline = time.monotonic() + PATIENCE_S
+        while not (found := wanted()):
+            assert time.monotonic() < deadline, (found, self.text("body")[:2000], self.complaints())
+            time.sleep(0.02)
+        return found
+
+    def complaints(self) -> list[str]:
+        """What the console says since it was asked last: errors of scripts, and what the CSP forbids."""
+        return [f"{each['source']}: {each['message']}" for each in self.driver.get_log("browser")]
+
+    def counts(self) -> dict[str, int]:
+        """What the page holds without garbage: Nodes, JSEventListeners, JSHeapUsedSize and others."""
+        self.command("HeapProfiler.collectGarbage")
+        return {
+            each["name"]: int(each["value"]) for each in self.command("Performance.getMetrics")["metrics"]
+        }
+
+    def screenshot(self, *, whole: bool = False) -> bytes:
+        """The page, or its window, as PNG."""
+        shot = self.command("Page.captureScreenshot", format="png", captureBeyondViewport=whole)
+        return base64.b64decode(shot["data"])
+
+
+@contextlib.contextmanager
+def browsing(language: str = "en-GB") -> Iterator[Browser]:
+    """A browser that runs, and is gone afterwards with its driver and all its files."""
+    found = require()
+    from selenium import webdriver
+
+    with tempfile.TemporaryDirectory(prefix="page-", ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        options = webdriver.ChromeOptions()
+        options.binary_location = found.browser
+        for argument in (*_ARGUMENTS, f"--user-data-dir={folder}/profile", f"--lang={language}"):
+            options.add_argument(argument)
+        options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+        environment = {"PATH": os.environ["PATH"], "HOME": name, "TMPDIR": name, "TZ": "UTC"}
+        service = webdriver.ChromeService(
+            found.driver,
+            env=environment | {"LANG": "C.UTF-8"},
+            popen_kw={"start_new_session": True},
+        )
+        driver = None
+        try:
+            driver = webdriver.Chrome(options, service)
+            driver.execute_cdp_cmd("Performance.enable", {})
+            yield Browser(driver)
+        finally:
+            if driver is not None:
+                with contextlib.suppress(Exception):  # it has ended: its group is killed
+                    driver.quit()
+            if (process := getattr(service, "process", None)) is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait(PATIENCE_S)
+
+
+@pytest.fixture(scope="module")
+def module_browser() -> Iterator[Browser]:
+    """One browser for all tests of a module."""
+    with browsing() as running:
+        yield running
+
+
+@pytest.fixture
+def browser(module_browser: Browser) -> Iterator[Browser]:
+    """The module's browser, on an empty page before and after."""
+    module_browser.blank()
+    yield module_browser
+    module_browser.blank()
