@@ -33,6 +33,7 @@ def test_a_call_that_hangs_is_left_its_connection_which_it_closes_and_others_get
         link = libvirt.link(deadline_s=0.02)
         with pytest.raises(DeadlineError, match=r"has not replied for 0\.02 s"):
             await link.call(lambda each: each.look(UUID))
+        await until(lambda: libvirt.opened == 1)  # its thread may get its turn late
         assert len(await link.call(lambda each: each.domains(), 60)) == 1
         assert (libvirt.opened, libvirt.closed) == (2, [])
         hangs.set()
@@ -57,7 +58,7 @@ def test_when_eight_calls_hang_libvirt_is_asked_nothing_until_one_ends() -> None
         before = threading.active_count()
         with pytest.raises(LibvirtError, match="does not reply to 8 calls: it hangs"):
             await link.call(lambda each: each.domains())
-        assert threading.active_count() == before
+        assert threading.active_count() <= before
         hangs.set()
         await until(lambda: len(libvirt.closed) == LEFT_MAX)
         assert len(await link.call(lambda each: each.domains(), 60)) == 1
@@ -117,7 +118,7 @@ def test_a_call_that_waits_behind_calls_that_hang_goes_on_over_a_new_connection(
         hung = [asyncio.create_task(link.call(lambda each: each.look(UUID))) for _ in range(AT_ONCE)]
         await asyncio.sleep(0)
         assert len(await link.call(lambda each: each.domains(), 60)) == 1
-        assert libvirt.opened == 2
+        await until(lambda: libvirt.opened == 2)
         assert [type(each) for each in await asyncio.gather(*hung, return_exceptions=True)] == (
             [DeadlineError] * AT_ONCE
         )

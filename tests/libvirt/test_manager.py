@@ -30,10 +30,11 @@ def test_a_manager_without_libvirts_module_says_so_and_serves_the_others(tmp_pat
         assert code == 0
         assert "note: libvirt's module for Python is not installed: run `pip install dynmem[libvirt]`" in err
         async with listening(tmp_path / "web.qmp", ObedientVm().serve), managing(path) as manager:
-            status = await manager.until(lambda status: status.vms[0].run_state == "running")
-            db = status.vms[1]
-            assert (db.name, db.run_state) == ("db", "absent")
-            assert "pip install dynmem[libvirt]" in (db.problem or "")
+            await manager.until(lambda status: status.vms[0].run_state == "running")
+            status = await manager.until(
+                lambda status: "pip install dynmem[libvirt]" in (status.vms[1].problem or "")
+            )
+            assert (status.vms[1].name, status.vms[1].run_state) == ("db", "absent")
             (line,) = [line for line in manager.lines if " libvirt: " in line]
             assert "or install Debian's python3-libvirt" in line
             reply = await manager.ask(command="admit", name="db", size_bytes=1 << 27, monitor="/x", wait_ns=0)

@@ -4,12 +4,13 @@ import json
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.rigs.libvirtd import Libvirtd, libvirtd
 from tests.rigs.libvirts import OTHER, POLICY, UUID
 from tests.rigs.managers import RunningManager, cli, managing
-from tests.rigs.scenes import play, wait_until
+from tests.rigs.scenes import play, until, wait_until
 
 from dynmem.lab.workload import Load
 from dynmem.manager.api.messages import StatusReply
@@ -92,9 +93,15 @@ def test_a_domain_is_found_shrunk_released_and_gone_and_outlives_its_libvirtd(tm
 
 async def shows_in_a_scan(running: Libvirtd) -> None:
     pid = processes_of({UUID: "web"})[UUID]
-    code, out, err = await cli("scan", str(pid), "--json", "--libvirt", running.uri)
-    assert code == 0, err
-    (vm,) = json.loads(out)["vms"]
+
+    async def shown() -> dict[str, Any] | None:
+        """What it shows once libvirt has replied in time, which it may not on a busy machine."""
+        code, out, err = await cli("scan", str(pid), "--json", "--libvirt", running.uri)
+        assert code == 0, err
+        (vm,) = json.loads(out)["vms"]
+        return vm if vm["run_state"] and vm["guest_uses_bytes"] else None
+
+    vm = await until(shown)
     assert (vm["keeper"], vm["run_state"], vm["driver"]) == ("libvirt", "running", "live")
     assert 20 * MIB < vm["guest_uses_bytes"] < 192 * MIB
 
@@ -103,8 +110,11 @@ async def is_stopped(manager: RunningManager) -> None:
     """Its QEMU hangs for a while, and libvirt with it as far as this domain is concerned."""
     pid = processes_of({UUID: "web"})[UUID]
     os.kill(pid, signal.SIGSTOP)
-    hung = await manager.until(lambda status: web(status).run_state == "silent")
-    assert "its process is stopped" in (web(hung).problem or "")
+    hung = await manager.until(
+        lambda status: (
+            web(status).run_state == "silent" and "its process is stopped" in (web(status).problem or "")
+        )
+    )
     assert held(hung) > 0
     os.kill(pid, signal.SIGCONT)
     await manager.until(lambda status: web(status).run_state == "running")

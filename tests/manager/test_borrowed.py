@@ -155,13 +155,13 @@ async def test_a_visit_that_takes_too_long_is_ended_and_the_next_one_comes_later
     async with listening(path, vm.serve, one_at_a_time=True), borrowing(path) as connection:
         await look(connection)
         vm.silent_on = "query-balloon"
-        monkeypatch.setattr(borrowed, "VISIT_S", 0.1)
+        monkeypatch.setattr(borrowed, "VISIT_S", 0.4)
         monkeypatch.setattr(borrowed, "RECENT_S", 1000.0)
         for expected in (RUNNING, SILENT):  # once is no reason to leave it alone
             connection._not_before = 0.0
             facts = await look(connection)
             assert facts.run_state == expected
-            assert "left after 100 ms, with a part of what was asked" in (facts.problem or "")
+            assert "left after 400 ms, with a part of what was asked" in (facts.problem or "")
             await until(vm.writers[-1].is_closing)
             assert connection._not_before > 0
         monkeypatch.setattr(borrowed, "VISIT_S", 100.0)

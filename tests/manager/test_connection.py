@@ -236,9 +236,11 @@ def test_a_monitor_that_another_client_holds_is_named_and_taken_when_it_is_free(
                 facts = await look(connection)
                 assert facts.run_state == SILENT
                 assert facts.incarnation.startswith(f"{process.pid}@")
+                held = "another client holds this monitor"
+                facts = await look_until(connection, lambda facts: held in (facts.problem or ""))
+                assert facts.run_state == SILENT
                 facts = await look_until(connection, lambda facts: facts.resident_bytes is not None)
                 assert facts.run_state == SILENT  # its memory counts although it does not talk to us
-                assert "another client holds this monitor" in (facts.problem or "")
                 await holder.close()
                 facts = await look_until(connection, lambda facts: facts.run_state == "prelaunch")
                 assert facts.resets == 0

@@ -121,12 +121,11 @@ def test_a_second_manager_of_a_vm_is_refused_by_name_and_takes_over_when_the_fir
         async with listening(tmp_path / "web.qmp", web.serve), managing(config) as first:
             await first.until(lambda status: status.vm("web").standing == "movable")
             async with managing(other) as second:
-                status = await second.until(lambda status: status.vm("web").there)
-                assert status.vm("web").standing == "frozen"
                 told = f"it is managed by another `dynmem run` (process {first.process.pid} of user "
-                assert told in (status.vm("web").problem or "")
+                status = await second.until(lambda status: told in (status.vm("web").problem or ""))
+                assert status.vm("web").standing == "frozen"
                 await until(lambda: any(told in line for line in second.lines))
-                assert (await first.status()).vm("web").standing == "movable"
+                await first.until(lambda status: status.vm("web").standing == "movable")
                 await first.end(signal.SIGKILL)
                 await second.until(lambda status: status.vm("web").standing == "movable")
 

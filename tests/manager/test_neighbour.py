@@ -77,9 +77,11 @@ async def test_a_vm_whose_owner_never_leaves_counts_with_what_its_process_holds(
         owner = VmConnection("theirs", path, may_write=False, period_s=1.0)
         await look_until(owner, lambda facts: facts.run_state == "prelaunch")
         ours = VmConnection("web", path, may_write=False, period_s=1.0, access=Borrowed(path, Visits()))
-        facts = await look_until(ours, lambda facts: facts.resident_bytes is not None)
+        used = "another program uses its monitor"
+        facts = await look_until(
+            ours, lambda facts: facts.resident_bytes is not None and used in (facts.problem or "")
+        )
         assert (facts.run_state, facts.incarnation.partition("@")[0]) == (SILENT, str(process.pid))
-        assert "another program uses its monitor" in (facts.problem or "")
         assert (facts.resident_bytes or 0) > 10 * MEBIBYTE
         await ours.close()
         await owner.close()

@@ -183,12 +183,10 @@ async def passed(roster: Roster) -> None:
 
 
 @asynccontextmanager
-async def seen(
-    libvirt: FakeLibvirt, lines: list[str] | None = None, deadline_s: float = 60.0
-) -> AsyncIterator[Roster]:
+async def seen(libvirt: FakeLibvirt, lines: list[str] | None = None) -> AsyncIterator[Roster]:
     """The roster of a libvirt after its first pass."""
     report = (lines if lines is not None else []).append
-    roster = Roster(lambda rebooted: libvirt.link(rebooted, deadline_s=deadline_s), report)
+    roster = Roster(lambda rebooted: libvirt.link(rebooted, deadline_s=60.0), report)
     try:
         await roster.first(60)
         yield roster

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from tests.rigs.monitored import MEBIBYTE, FakeVm
@@ -17,8 +17,13 @@ from tests.rigs.scenes import PATIENCE_S
 
 from dynmem.manager.api.messages import StatusReply
 
+T = TypeVar("T")
+
 DYNMEM = (sys.executable, "-c", "from dynmem.cli import main; main()")
 PERIOD_S = 0.1
+# With its period, a manager would wait 25 ms for a VM, which on a busy machine is a VM that does not reply.
+_PATIENT = "from dynmem.manager import loop; loop.PATIENCE_SHARE = 0.1; from dynmem.cli import main; main()"
+MANAGER = (sys.executable, "-c", _PATIENT)
 
 
 class ObedientVm(FakeVm):
@@ -106,6 +111,7 @@ class RunningManager:
         writer.write(json.dumps(request).encode() + b"\n")
         reply = json.loads(await reader.readline())
         writer.close()
+        await asyncio.sleep(0)  # what it said before it replied has come as well, and is in `lines` now
         assert isinstance(reply, dict)
         return reply
 
@@ -128,6 +134,16 @@ class RunningManager:
         now = (await self.status()).manager.sweeps
         await self.until(lambda status: status.manager.sweeps >= now + count)
 
+    async def stays(self, value: Callable[[], T], sweeps: int) -> T:
+        """Wait until something stays as it is for so many sweeps, and return it."""
+        deadline = time.monotonic() + PATIENCE_S
+        while True:
+            before = value()
+            await self.sweeps(sweeps)
+            if value() == before:
+                return before
+            assert time.monotonic() < deadline, (before, value(), self.lines)
+
     async def end(self, number: signal.Signals = signal.SIGTERM) -> int:
         """Send a signal and wait for the exit code."""
         with contextlib.suppress(ProcessLookupError):
@@ -141,7 +157,7 @@ class RunningManager:
 async def managing(config: Path) -> AsyncIterator[RunningManager]:
     """A manager that has said hello; killed at the end if it still runs."""
     process = await asyncio.create_subprocess_exec(
-        *DYNMEM, "run", "--config", config, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+        *MANAGER, "run", "--config", config, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
     )
     manager = RunningManager(process, config.parent)
     try:

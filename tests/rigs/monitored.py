@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from tests.rigs.scenes import PATIENCE_S
-from tests.rigs.sockets import wait_for_listener
+from tests.rigs.sockets import wait_for_greeting, wait_for_listener
 
 from dynmem.manager.step.facts import VmFacts
 from dynmem.manager.sweep.connection import VmConnection
@@ -34,6 +34,7 @@ def qemu(path: Path, *options: str, paused: bool = True) -> Iterator[subprocess.
     process = subprocess.Popen([*command, *options, "-qmp", f"unix:{path},server=on,wait=off"])
     try:
         wait_for_listener(path, process)
+        wait_for_greeting(path)
         yield process
     finally:
         process.send_signal(signal.SIGCONT)
@@ -186,7 +187,9 @@ async def watched(
             await connection.close()
 
 
-async def look(connection: VmConnection, *, patience_s: float = 5.0, now_ns: int | None = None) -> VmFacts:
+async def look(
+    connection: VmConnection, *, patience_s: float = PATIENCE_S, now_ns: int | None = None
+) -> VmFacts:
     """One look, waiting long."""
     return await connection.observe(time.monotonic_ns() if now_ns is None else now_ns, patience_s)
 

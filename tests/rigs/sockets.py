@@ -1,17 +1,31 @@
 """Looking at unix sockets without touching them."""
 
+import socket
 import subprocess
 from pathlib import Path
 
-from tests.rigs.scenes import wait_until
+from tests.rigs.scenes import PATIENCE_S, wait_until
 
 _LISTENING = "00010000"  # __SO_ACCEPTCON in the flags of proc_net(5)
 
 
+def _flags(path: Path) -> list[str]:
+    lines = Path("/proc/net/unix").read_text().splitlines()
+    return [line.split()[3] for line in lines if line.endswith(f" {path}")]
+
+
 def is_listened_on(path: Path) -> bool:
     """Whether somebody listens there; a socket is bound, and seen in its folder, a little before."""
-    lines = Path("/proc/net/unix").read_text().splitlines()
-    return any(line.split()[3] == _LISTENING for line in lines if line.endswith(f" {path}"))
+    return _LISTENING in _flags(path)
+
+
+def wait_for_greeting(path: Path) -> None:
+    """Wait until a monitor serves its clients, and is free again: a QEMU listens long before it does."""
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(PATIENCE_S)
+        client.connect(str(path))
+        assert client.recv(1) == b"{"
+    wait_until(lambda: _flags(path) == [_LISTENING], otherwise=lambda: f"{path} is in use")
 
 
 def wait_for_listener(path: Path, process: subprocess.Popen[bytes], log: Path | None = None) -> None:

@@ -185,7 +185,7 @@ def test_a_manager_reports_its_start_its_reload_its_end_and_that_it_is_alive(
         async with managing(configured(tmp_path, "observe")) as manager:
             await until(lambda: "WATCHDOG=1" in listener.read())
             assert listener.read()[0] == "READY=1"
-            assert "STATUS=observe: 0 of 0 VMs are running; budget 4 GiB" in listener.read()
+            await until(lambda: "STATUS=observe: 0 of 0 VMs are running; budget 4 GiB" in listener.read())
             os.kill(manager.process.pid, signal.SIGHUP)
             await until(lambda: listener.read().count("READY=1") == 2)
             told = [each.partition("\n")[0] for each in listener.read() if "WATCHDOG" not in each]

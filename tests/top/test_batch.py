@@ -182,7 +182,7 @@ async def _batch_beside_a_manager(folder: Path) -> tuple[tuple[int, str, str], S
     vm = ObedientVm()
     config = configured(folder, "observe", web="")
     async with listening_vm(folder / "web.qmp", vm.serve), managing(config) as manager:
-        await manager.sweeps(3)
+        await manager.until(lambda status: status.vm("web").actual_bytes is not None)
         done = await cli("top", "-b", "-n", "3", "-d", "0.1", "--socket", manager.socket)
         return done, await manager.status()
 

@@ -14,7 +14,7 @@ from qemu.qmp import EventListener
 from qemu.qmp.qmp_client import ExecuteError
 from tests.rigs.processes import descriptors, environment, is_there
 from tests.rigs.scenes import play, until
-from tests.rigs.vms import MIB, running
+from tests.rigs.vms import MIB, Vm, running
 
 from dynmem.dm.habits import balloon_floor
 
@@ -50,6 +50,7 @@ def test_a_guest_that_has_used_its_memory_is_shrunk_and_grown_and_no_byte_is_wro
             await until(lambda: size_is(FULL))
             lines = len(vm.console())
             await until(lambda: len(vm.console()) >= lines + 3)
+            await until(lambda: vm.console()[-1]["regained_pages"] == vm.console()[-1]["given_pages"])
             report = vm.console()[-1]
             assert report["ballooned_pages"] == 0
             assert report["given_pages"] == report["regained_pages"] == given // 4096
@@ -135,7 +136,7 @@ def test_stop_freezes_the_guest_and_its_balloon_until_cont(tmp_path: Path) -> No
                 (guest,) = vm.guest_pids()
                 stat = Path(f"/proc/{guest}/stat")
                 await until(lambda: stat.read_text().rpartition(")")[2].split()[0] == "T")
-                lines = len(vm.console())
+                lines = await until(lambda: at_rest(vm))
                 await client.execute("balloon", {"value": LOW})
                 await asyncio.sleep(0.5)
                 assert len(vm.console()) == lines
@@ -146,6 +147,12 @@ def test_stop_freezes_the_guest_and_its_balloon_until_cont(tmp_path: Path) -> No
                 assert listener.empty()
                 await until(lambda: len(vm.console()) > lines)
                 await until(lambda: shrunk(client))
+
+    async def at_rest(vm: Vm) -> int:
+        """How many lines its console has, once what it wrote before has come: 0 while more comes."""
+        lines = len(vm.console())
+        await asyncio.sleep(0.2)
+        return lines if len(vm.console()) == lines else 0
 
     async def shrunk(client: Any) -> bool:
         return bool(await client.execute("query-balloon") == {"actual": LOW})

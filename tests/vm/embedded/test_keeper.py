@@ -368,10 +368,13 @@ def test_a_pause_holds_every_process_of_a_guest(tmp_path: Path) -> None:
                 page = slice(brood.MARK_AT, brood.MARK_AT + len(brood.MARK))
                 await until(lambda: ram[page] == brood.MARK)
                 await client.execute("stop")
-                await asyncio.sleep(0.05)  # a signal that was sent arrives in microseconds
-                ram[page] = bytes(len(brood.MARK))
-                await asyncio.sleep(0.1)
-                assert ram[page] == bytes(len(brood.MARK))
+
+                async def stands_still() -> bool:  # the keeper sends the signals, once it has its turn
+                    ram[page] = bytes(len(brood.MARK))
+                    await asyncio.sleep(0.1)
+                    return ram[page] == bytes(len(brood.MARK))
+
+                await until(stands_still)
                 await client.execute("cont")
                 await until(lambda: ram[page] == brood.MARK)
 
