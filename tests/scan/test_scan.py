@@ -17,7 +17,9 @@ from dynmem.discovery.find import Found, FoundMonitor, FoundVm, find_vms
 from dynmem.discovery.qemu_options import started_as
 from dynmem.discovery.unix_sockets import UnixSockets, unix_sockets
 from dynmem.scan.report import ScanReport, VmReport
-from dynmem.scan.scan import AT_ONCE, VISITS_S, WALKS_S, scan
+from dynmem.scan.scan import AT_ONCE, scan
+
+pytestmark = pytest.mark.usefixtures("slow_machine")
 
 MIB = 1 << 20
 STATUS = "State:\tS (sleeping)\nRssAnon:\t409600 kB\nVmSwap:\t102400 kB\n"
@@ -51,8 +53,8 @@ def scanned(
     tree: ProcTree,
     *vms: tuple[Path, FakeVm],
     once_found: Callable[[], None] = lambda: None,
-    visits_s: float = VISITS_S,
-    walks_s: float = WALKS_S,
+    visits_s: float = 100.0,
+    walks_s: float = 100.0,
 ) -> ScanReport:
     async def play() -> ScanReport:
         async with served(vms):
@@ -240,7 +242,7 @@ def test_sixty_vms_are_visited_a_few_at_a_time(tree: ProcTree, tmp_path: Path) -
 
     async def play() -> ScanReport:
         async with served(vms):
-            return await scan(found, walks_s=0)
+            return await scan(found, visits_s=100, walks_s=0)
 
     report = asyncio.run(play())
     assert len(report.vms) == 60

@@ -11,8 +11,11 @@ import pytest
 from tests.rigs.monitored import FakeVm
 
 from dynmem.qmp.queries import QUERIES
+from dynmem.scan import visit as visit_module
 from dynmem.scan.monitored import GuestReport, monitored
 from dynmem.scan.visit import Answers, devices_in, visit
+
+pytestmark = pytest.mark.usefixtures("slow_machine")
 
 MIB = 1 << 20
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[None, None, None]]
@@ -94,7 +97,11 @@ def test_the_monitor_is_free_again_when_the_visit_is_over(tmp_path: Path) -> Non
     asyncio.run(play())
 
 
-def test_a_monitor_that_does_not_greet_is_said_to_be_held(tmp_path: Path) -> None:
+def test_a_monitor_that_does_not_greet_is_said_to_be_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(visit_module, "VISIT_S", 0.1)
+
     async def hold(_reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
         await asyncio.sleep(60)
 
@@ -103,7 +110,10 @@ def test_a_monitor_that_does_not_greet_is_said_to_be_held(tmp_path: Path) -> Non
     assert "another client holds it" in answers.problem
 
 
-def test_what_came_before_a_monitor_fell_silent_is_kept(tmp_path: Path) -> None:
+def test_what_came_before_a_monitor_fell_silent_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(visit_module, "VISIT_S", 0.5)
     vm = FakeVm()
     vm.silent_on = "query-migrate"
     answers = visited(tmp_path / "qmp", vm.serve)
@@ -141,7 +151,8 @@ def test_a_monitor_that_talks_nonsense_is_one_sentence(tmp_path: Path, sent: byt
     assert "\n" not in answers.problem
 
 
-def test_a_monitor_that_floods_is_left_as_well(tmp_path: Path) -> None:
+def test_a_monitor_that_floods_is_left_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(visit_module, "VISIT_S", 0.1)
     event = json.dumps({"event": "X", "data": {"a": "b" * 500}}).encode() + b"\n"
 
     async def flood(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -52,7 +52,11 @@ def test_an_interruption_ends_the_busy_loops_and_the_suite(tmp_path: Path, numbe
         try:
             wait_until(lambda: begun.exists() and begun.read_text().endswith("."), otherwise=process.poll)
             worker = int(begun.read_text().removesuffix("."))
-            assert len(busy_loops(process.pid)) == 2 * len(os.sched_getaffinity(0))
+            expected = 2 * len(os.sched_getaffinity(0))
+            wait_until(
+                lambda: len(busy_loops(process.pid)) == expected,
+                otherwise=lambda: f"{len(busy_loops(process.pid))} busy loops, not {expected}",
+            )
         finally:
             process.send_signal(number)
         out, _ = process.communicate()

@@ -25,7 +25,7 @@ writer = ring.RingWriter(GpadlMemory(memory, range(pages)), 0, pages)
 for number in range(packets):
     packet = Packet(6, 0, number, number.to_bytes(8, "little") * (number % 40))
     while not writer.write(packet):
-        assert select.select([room], [], [], 10)[0], f"no signal for room at packet {number}"
+        assert select.select([room], [], [], 100)[0], f"no signal for room at packet {number}"
         os.eventfd_read(room)
     if writer.take_signal():
         os.eventfd_write(bell, 1)
@@ -50,7 +50,7 @@ def test_no_packet_and_no_signal_is_lost_between_two_processes() -> None:
                 if reader.take_signal():
                     os.eventfd_write(room, 1)
                 if packet is None:
-                    if not select.select([bell], [], [], 10)[0]:
+                    if not select.select([bell], [], [], 100)[0]:
                         pytest.fail(f"no signal for packet {expected}")
                     os.eventfd_read(bell)
                     continue
