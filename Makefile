@@ -98,7 +98,7 @@ flake: .venv/dev.stamp  ## the tests N times (10) in random order, half of them 
 
 check-metrics: .venv/dev.stamp  ## alert rules and dashboards by Debian's promtool and prometheus, which are fetched, not installed
 	scripts/setup-prometheus
-	$(PYTEST) tests/metrics tests/contrib/test_alerts.py tests/contrib/test_dashboards.py $(ARGS)
+	$(PYTEST) tests/metrics tests/contrib/test_alerts.py tests/contrib/test_recording.py tests/contrib/test_dashboards.py $(ARGS)
 
 soak: .venv/dev.stamp  ## the long ones
 	scripts/setup-qemu

@@ -66,8 +66,10 @@ docs/status
 docs/top
 docs/socket
 docs/metrics
+docs/recording
 docs/runbooks
 docs/service
+docs/fleet
 docs/release
 docs/history
 docs/history-fields

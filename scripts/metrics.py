@@ -81,6 +81,9 @@ for Grafana, to import as they are: they ask for the data source, the hosts and 
 check-metrics` tries all of it with Debian's Prometheus: each alert fires when it should and only then,
 and each query of a dashboard, run on what a manager serves, has a result.
 
+`contrib/prometheus/recording.yml` has Prometheus keep one load and one headroom for each host, now and in
+the next hour ([recording.md](recording.md)); [fleet.md](fleet.md) says which schedulers can read them.
+
 ## What is not among them
 
 How often a guest killed a process because it had no memory is not among them: the manager does not ask a

@@ -75,6 +75,24 @@ SCENES = {
         },
     ),
     "DynmemHostFull": ({"dynmem_host_load_ratio": "1x60"}, {"dynmem_host_load_ratio": "0.99x60"}),
+    "DynmemBalloonFirst": (
+        {
+            'dynmem_vm_resident_bytes{vm="web"}': "60x60",
+            'dynmem_vm_wanted_bytes{vm="web"}': "20x60",
+            'dynmem_vm_standing{vm="web", standing="movable"}': "1x60",
+            "dynmem_host_total_bytes": "100x60",
+            "dynmem_host_available_bytes": "10x60",
+            "dynmem_host_load_ratio": "0.4x60",
+        },
+        {
+            'dynmem_vm_resident_bytes{vm="web"}': "60x60",
+            'dynmem_vm_wanted_bytes{vm="web"}': "20x60",
+            'dynmem_vm_standing{vm="web", standing="movable"}': "0x60",  # it is paused: it gives nothing
+            "dynmem_host_total_bytes": "100x60",
+            "dynmem_host_available_bytes": "10x60",
+            "dynmem_host_load_ratio": "0.4x60",
+        },
+    ),
     "DynmemVmUnmetDemand": (
         {'dynmem_vm_unmet_demand_byte_seconds_total{vm="web"}': "0+6000000000x60"},  # 100 MB for 60 s
         {'dynmem_vm_unmet_demand_byte_seconds_total{vm="web"}': "0+600000000x60"},
