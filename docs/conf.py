@@ -73,6 +73,8 @@ docs/fleet
 docs/release
 docs/history
 docs/history-fields
+docs/simulate
+docs/simulate-fields
 docs/honesty
 docs/kvm
 docs/windows

@@ -80,6 +80,7 @@ def test_what_a_manager_replies_fits_the_schema(tmp_path: Path, capsys: pytest.C
             assert reply_is("StatusReply", status)
             assert not reply_is("StatusReply", {**status, "budget_bytes": "much"})
             assert not reply_is("Refusal", status)
+            assert reply_is("SampleReply", await manager.ask(command="sample"))
             out = (
                 await asyncio.to_thread(ran, capsys, "explain", "web", "--json", "--socket", manager.socket)
             )[1]
@@ -96,6 +97,7 @@ def test_what_a_manager_replies_fits_the_schema(tmp_path: Path, capsys: pytest.C
 
 RIGHT = [
     b'{"command": "status"}',
+    b'{"command": "sample"}',
     b'{"command": "release"}',
     b'{"command": "release", "vm": null}',
     b'{"command": "pause", "vm": "web", "for_ns": 1}',

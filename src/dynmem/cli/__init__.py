@@ -25,6 +25,7 @@ COMMANDS: Final = {  # name -> (module, attribute, one line for --help)
     "history": ("dynmem.cli.history", "history", "Show what a VM or the host had and needed over a time"),
     "metrics": ("dynmem.cli.metrics", "metrics", "Print the manager's metrics, as Prometheus reads them"),
     "pause": ("dynmem.cli.status", "pause", "Leave VMs exactly as they are for a while"),
+    "plan": ("dynmem.cli.plan", "plan", "Show what would be done now, and with other settings"),
     "release": ("dynmem.cli.status", "release", "Grow VMs to their full size and leave them alone"),
     "report": ("dynmem.cli.report", "report", "Show what was needed, and how many more VMs would fit"),
     "reserve": ("dynmem.cli.status", "reserve", "Make room for a VM that is about to start"),

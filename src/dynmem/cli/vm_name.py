@@ -1,4 +1,4 @@
-"""The name of a VM on the command line, which shells complete."""
+"""The name of a VM on the command line, alone or with a setting of it, which shells complete."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -45,5 +45,23 @@ class VmName(click.ParamType[str]):
         ]
 
 
+class VmSetting(VmName):
+    """A setting of a VM, VM.SETTING=VALUE: any text, completed up to the value."""
+
+    name = "setting"
+    _SETTINGS: Final = ("buffer", "maximum", "minimum", "priority", "weight")
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> "list[CompletionItem]":
+        from click.shell_completion import CompletionItem
+
+        names = [each.value for each in super().shell_complete(ctx, param, "")]
+        texts = (f"{name}.{setting}=" for name in names for setting in self._SETTINGS)
+        return [CompletionItem(text) for text in texts if text.startswith(incomplete)]
+
+
 #: The type of an argument or option that names a VM.
 VM_NAME: Final = VmName()
+#: The type of an option that names a setting of a VM.
+VM_SETTING: Final = VmSetting()

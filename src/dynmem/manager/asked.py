@@ -4,7 +4,7 @@ import msgspec
 
 from dynmem.errors import RefusedError
 from dynmem.history.recorder import Recorder
-from dynmem.manager.api.messages import Reply, Request, StatusRequest, vm_of
+from dynmem.manager.api.messages import READS, Reply, Request, vm_of
 from dynmem.manager.api.service import Service
 
 
@@ -16,7 +16,7 @@ class Asked(msgspec.Struct, frozen=True):
 
     async def handle(self, request: Request) -> Reply:
         """Carry out a client's request, and record it."""
-        if isinstance(request, StatusRequest):
+        if isinstance(request, READS):
             return await self.service.handle(request)
         vm = vm_of(request)
         try:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dynmem.errors import NotPermittedError
 from dynmem.manager.address import Address
 from dynmem.manager.api.callers import CALLER, request_line
-from dynmem.manager.api.messages import Reply, Request, StatusRequest
+from dynmem.manager.api.messages import READS, Reply, Request
 from dynmem.manager.api.scrapes import MetricsServer
 from dynmem.manager.api.server import ApiServer, Handler
 from dynmem.manager.config import Config
@@ -69,10 +69,10 @@ class Fronts:
 
 
 def read_only(handler: Handler) -> Handler:
-    """Return a handler that passes on nothing but the request for a status."""
+    """Return a handler that passes on nothing but requests for what is known."""
 
     async def handle(request: Request) -> Reply:
-        if not isinstance(request, StatusRequest):
+        if not isinstance(request, READS):
             raise NotPermittedError(
                 "this socket only reports the status: to change something, use that of manager.socket"
             )
@@ -86,7 +86,7 @@ def recorded(handler: Handler, report: Callable[[str], None]) -> Handler:
 
     async def handle(request: Request) -> Reply:
         reply = await handler(request)
-        if not isinstance(request, StatusRequest):
+        if not isinstance(request, READS):
             report(request_line(request, CALLER.get()))
         return reply
 

@@ -1,6 +1,7 @@
 """What is said on the manager's socket: one request a connection, and the reply to each.
 
     {"command": "status"}
+    {"command": "sample"}
     {"command": "reserve", "name": "web", "size_bytes": 1073741824, "wait_ns": 30000000000}
     {"command": "admit", "name": "web", "size_bytes": 1073741824, "monitor": "/run/vm/web.qmp"}
     {"command": "release", "vm": "web"}          without "vm": all of them
@@ -17,6 +18,7 @@ from typing import Final
 
 import msgspec
 
+from dynmem.manager.step.sample import Sample
 from dynmem.manager.step.view import StatusView
 from dynmem.manager.totals import TotalsView
 from dynmem.units import NS_PER_S
@@ -28,6 +30,12 @@ class StatusRequest(
     msgspec.Struct, frozen=True, tag_field="command", tag="status", forbid_unknown_fields=True
 ):
     """Report what every VM has, and why."""
+
+
+class SampleRequest(
+    msgspec.Struct, frozen=True, tag_field="command", tag="sample", forbid_unknown_fields=True
+):
+    """Report every figure that the last step was decided from, as the history keeps it."""
 
 
 class ReserveRequest(
@@ -107,6 +115,7 @@ class ResumeRequest(
 
 Request = (
     StatusRequest
+    | SampleRequest
     | ReserveRequest
     | AdmitRequest
     | ReleaseRequest
@@ -116,9 +125,13 @@ Request = (
 )
 
 
+#: The requests that change nothing.
+READS: Final = (StatusRequest, SampleRequest)
+
+
 def vm_of(request: Request) -> str | None:
     """Return which VM a request names; None: it is about all, or about none."""
-    if isinstance(request, StatusRequest):
+    if isinstance(request, StatusRequest | SampleRequest):
         return None
     return request.name if isinstance(request, ReserveRequest | AdmitRequest) else request.vm
 
@@ -168,6 +181,19 @@ class StatusReply(StatusView, frozen=True, kw_only=True):
 
     manager: DaemonView
     totals: TotalsView | None = None
+
+
+class SampleReply(msgspec.Struct, frozen=True):
+    """The last step: [history-fields.md](history-fields.md) has the fields.
+
+    Attributes:
+        at: The date of the step; null before the first.
+        sample: The figures; null before the first step.
+
+    """
+
+    at: str | None
+    sample: Sample | None
 
 
 class ReserveReply(msgspec.Struct, frozen=True):
@@ -250,7 +276,7 @@ class Refusal(msgspec.Struct, frozen=True):
     exit_code: int
 
 
-Reply = StatusReply | ReserveReply | ReleaseReply | TakeUpReply | PauseReply | ResumeReply
+Reply = StatusReply | SampleReply | ReserveReply | ReleaseReply | TakeUpReply | PauseReply | ResumeReply
 
 
 def encode(reply: Reply | Refusal) -> bytes:

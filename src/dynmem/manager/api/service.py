@@ -28,6 +28,8 @@ from dynmem.manager.api.messages import (
     ReserveRequest,
     ResumeReply,
     ResumeRequest,
+    SampleReply,
+    SampleRequest,
     StatusReply,
     StatusRequest,
     TakeUpReply,
@@ -97,6 +99,9 @@ class Service:
             case StatusRequest():
                 await self._resets_taken_in()
                 return self.status()
+            case SampleRequest():
+                await self._resets_taken_in()
+                return self.sample()
             case ReserveRequest():
                 return await self._reserve(request)
             case AdmitRequest():
@@ -139,6 +144,14 @@ class Service:
             history_problem=self._history_problem(),
         )
         return StatusReply(**msgspec.structs.asdict(view), manager=daemon, totals=self._totals.view())
+
+    def sample(self) -> SampleReply:
+        """Return every figure of the last step."""
+        made = self._manager.sample()
+        if made is None:
+            return SampleReply(None, None)
+        since_epoch_ns = time.time_ns() - time.monotonic_ns()
+        return SampleReply(format_date(made.now_ns + since_epoch_ns), made)
 
     async def _reserve(self, request: ReserveRequest) -> ReserveReply:
         """Make room and reply when it is there; a client that hangs up before that withdraws the request."""

@@ -1,0 +1,34 @@
+"""Write docs/simulate-fields.md, what `dynmem plan` prints as JSON: ``python -m scripts.what_if``."""
+
+import msgspec
+from scripts.history import table
+from scripts.page import finish
+
+from dynmem.cli.looking_back import SCHEMA_VERSION
+from dynmem.what_if.outlook import Outlook, PlannedMove, PlanReport, VmOutlook
+
+STRUCTS: tuple[type[msgspec.Struct], ...] = (PlanReport, Outlook, VmOutlook, PlannedMove)
+
+INTRO = f"""# The fields of plan
+
+Written by `scripts/what_if.py` from the classes themselves; a test holds the two equal.
+[What if](simulate.md) says what they are for.
+
+What `dynmem plan` prints with `--json` has `schema_version` ({SCHEMA_VERSION}), which rises only when
+programs have to change. Fields are added and never renamed, removed or given another meaning: ignore those
+that you do not know. `*_bytes` are bytes; dates are ISO 8601 in UTC.
+
+- `dynmem plan --json`: the fields of PlanReport.
+"""
+
+
+def render() -> str:
+    """Return the whole document."""
+    lines = [INTRO]
+    for struct in STRUCTS:
+        lines.extend(table(struct))
+    return "\n".join(lines).rstrip() + "\n"
+
+
+if __name__ == "__main__":
+    finish("simulate-fields.md", render)
