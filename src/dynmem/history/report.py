@@ -1,45 +1,27 @@
 """What a time says about a host: what fixed sizes hold, what was needed, and how many more VMs would fit.
 
-    need of a VM      the most that its guest used in a span of time, and its buffer or reserve, whichever is
-                      more, between its minimum and maximum; in a span without a report, the most that it
-                      needed in any other; of a guest that never reports, its whole size
-    sum               the needs of all VMs in the same span
-    capacity          the budget, or what the host could give of it, less slush, reservations and what is
-                      kept ready
-    n more fit        where sum + n × need of the model VM stays within the capacity
-
-Every span takes the most of each VM, whether or not at the same second: sums are upper bounds, and a span in
-which it does not fit is one in which it may not have fitted.
+`history.loads` says what a VM needs and what there is for VMs, `fit.counting` how many more fit. Sums of VMs
+are upper bounds: a span in which they do not fit is one in which they may not have fitted.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import msgspec
+import numpy as np
 
 from dynmem.dates import format_date
-from dynmem.errors import ConfigError, quoted
-from dynmem.history.block import Block
+from dynmem.fit.counting import MORE_MAX, Sizes, count, late_share, mean, missing, most, quantile
 from dynmem.history.event import Event
-from dynmem.history.past import Past, Piece
+from dynmem.history.loads import HostLoads, VmLoad, named, settled_loads
+from dynmem.history.past import Past
 from dynmem.history.spans import step_ms
-from dynmem.history.thinning import VM_COLUMNS, Series, series_of
 from dynmem.units import NS_PER_MS, PAGE_SIZE
 
 # Spans that a time is cut into: of a week, five minutes each.
 _SPANS: Final = 2100
 # A VM is at its peak from this part of it on.
 _PEAK_PART: Final = 0.9
-_COLUMNS: Final = VM_COLUMNS | {
-    "maximum_bytes",
-    "minimum_bytes",
-    "buffer_percent",
-    "boot_bytes",
-    "reserve_bytes",
-}
-# More VMs are not counted.
-_MORE_MAX: Final = 1000
-_P99: Final = 0.99
 
 
 class VmReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -154,211 +136,110 @@ class HostReport(msgspec.Struct, frozen=True, kw_only=True):
     moves: tuple[Event, ...]
 
 
-# The first row, the one behind the last, and the span that they are of.
-_Part = tuple[int, int, int]
-
-
-class _Load:
-    """One VM, span by span; pages."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.need: dict[int, int] = {}
-        self.high: dict[int, int] = {}
-        self.resident: dict[int, int] = {}
-        self.static: dict[int, int] = {}
-        self.known_ds: dict[int, int] = {}
-        self.silent: dict[int, int] = {}
-        self.there_ds = self.short_ds = self.demand_sum = self.resident_sum = self.resident_ds = 0
-
-    def see(self, piece: Piece, block: Block, parts: Sequence[_Part]) -> None:
-        """Take in some rows; those of one part are of one span."""
-        demand, resident, actual, short = (
-            series_of(block, name, piece.for_ds) for name in ("demand", "resident", "actual", "short")
-        )
-        most, boot = block.figure("maximum_bytes"), block.figure("boot_bytes")
-        for first, end, place in parts:
-            there = [row for row in range(first, end) if most[row] is not None]
-            if not there:
-                continue
-            last, for_ds = there[-1], piece.for_ds[first:end]
-            self.there_ds += (
-                sum(for_ds) if len(there) == end - first else sum(map(piece.for_ds.__getitem__, there))
-            )
-            size = _most(actual, first, end) or (most[last] or 0) // PAGE_SIZE
-            _raise(self.static, place, max(size, (boot[last] or 0) // PAGE_SIZE))
-            used = _most(demand, first, end)
-            if demand is None or used is None:
-                _raise(self.silent, place, size)
-            else:
-                self.known_ds[place] = self.known_ds.get(place, 0) + sum(demand.ds[first:end])
-                self.demand_sum += sum(demand.sums[first:end])
-                _raise(self.high, place, used)
-                _raise(self.need, place, _need(block, last, used))
-            held = _most(resident, first, end)
-            if resident is not None and held is not None:
-                _raise(self.resident, place, held)
-                self.resident_sum += sum(resident.sums[first:end])
-                self.resident_ds += sum(resident.ds[first:end])
-            if short is not None:
-                lacked = (
-                    length for length, pages in zip(for_ds, short.high[first:end], strict=True) if pages
-                )
-                self.short_ds += sum(lacked)
-
-    def settle(self) -> None:
-        """Fill in the spans in which its guest reported nothing."""
-        most = max(self.need.values(), default=None)
-        for place, size in self.silent.items():
-            self.need.setdefault(place, size if most is None else most)
-
-
-def _most(series: Series | None, first: int, end: int) -> int | None:
-    """Return the most of some rows of a series; None: it is not known in any."""
-    if series is None:
-        return None
-    return max((each for each in series.high[first:end] if each is not None), default=None)
-
-
-def _need(block: Block, row: int, used: int) -> int:
-    """Return what a VM needs that uses so much, by its configuration in this row. Pages."""
-
-    def figure(name: str) -> int:
-        return block.figure(name)[row] or 0
-
-    spare = max(-(-used * figure("buffer_percent") // 100), figure("reserve_bytes") // PAGE_SIZE)
-    least, most = figure("minimum_bytes") // PAGE_SIZE, figure("maximum_bytes") // PAGE_SIZE
-    return max(least, min(most, used + spare))
-
-
-def _raise(figures: dict[int, int], place: int, figure: int) -> None:
-    if figure > figures.get(place, -1):
-        figures[place] = figure
-
-
-class _Host:
-    """All VMs, span by span."""
-
-    def __init__(self) -> None:
-        self.ds: dict[int, int] = {}
-        self.capacity: dict[int, int] = {}
-        self.fixed: int = 0
-        self.loads: dict[str, _Load] = {}
-
-    def see(self, piece: Piece, step: int) -> None:
-        """Take in some rows."""
-        parts: list[_Part] = []
-        for row in piece.rows:
-            place = piece.at_ms[row] // step
-            self.ds[place] = self.ds.get(place, 0) + piece.for_ds[row]
-            capacity, self.fixed = _capacity(piece.host, row)
-            self.capacity[place] = min(self.capacity.get(place, capacity), capacity)
-            if parts and parts[-1][1:] == (row, place):
-                parts[-1] = (parts[-1][0], row + 1, place)
-            else:
-                parts.append((row, row + 1, place))
-        if not parts:
-            return
-        for name, block in piece.vms(_COLUMNS):
-            self.loads.setdefault(name, _Load(name)).see(piece, block, parts)
-
-
-def _capacity(host: Block, row: int) -> tuple[int, int]:
-    """Return what there was for VMs; and for those of fixed sizes, for whom nothing is kept ready. Pages."""
-
-    def figure(name: str) -> int:
-        return (host.figure(name)[row] or 0) // PAGE_SIZE
-
-    budget = figure("budget_bytes")
-    there = min(budget, figure("occupied_bytes") + figure("mem_available_bytes"))
-    kept = figure("slush_bytes") + figure("reserved_bytes")
-    return there - kept - figure("ready_bytes"), there - kept
-
-
 def report_of(
     past: Past, since_ms: int, until_ms: int, like: str | None = None, risk: float = 0.01
 ) -> HostReport:
     """Return what a time says; ConfigError if the model VM was not there."""
-    step, host = step_ms(since_ms, until_ms, _SPANS), _Host()
-    for piece in past.pieces(since_ms, until_ms):
-        host.see(piece, step)
-    if not host.ds:
-        raise past.nothing("that time")
-    for load in host.loads.values():
-        load.settle()
+    step = step_ms(since_ms, until_ms, _SPANS)
+    host = settled_loads(past, since_ms, until_ms, step)
     moves = tuple(event for event in past.events(since_ms, until_ms) if event.kind in ("moved", "would move"))
-    sums = {place: sum(load.need.get(place, 0) for load in host.loads.values()) for place in host.ds}
-    model = _model(host, like)
-    fit = _fits(host, sums, model, risk)
-    recorded_ds = sum(host.ds.values())
-    held = {place: sum(load.resident.get(place, 0) for load in host.loads.values()) for place in host.ds}
-    static = {place: sum(load.static.get(place, 0) for load in host.loads.values()) for place in host.ds}
-    like_need = 0 if model is None else _quantile(model.need, host.ds)
+    spans = _Spans(host)
+    model = _model(spans, like)
+    fit = _fits(spans, model, risk)
+    sums, held, static = (
+        sum((spans.row(each) for each in rows), spans.none)
+        for rows in (
+            [load.need for load in spans.vms],
+            [load.resident for load in spans.vms],
+            [load.static for load in spans.vms],
+        )
+    )
     size = 0 if model is None else max(model.static.values())
+    left = host.fixed - int(static[-1])
     now = max(host.ds)
     return HostReport(
         since=format_date(max(since_ms, min(host.ds) * step) * NS_PER_MS),
         until=format_date(min(until_ms, (now + 1) * step) * NS_PER_MS),
-        recorded_s=recorded_ds / 10,
+        recorded_s=int(spans.ds.sum()) / 10,
         span_s=step / 1000,
-        capacity_bytes=min(host.capacity.values()) * PAGE_SIZE,
-        static_bytes=max(static.values()) * PAGE_SIZE,
-        need_mean_bytes=_mean(sums, host.ds) * PAGE_SIZE,
-        need_p99_bytes=_quantile(sums, host.ds) * PAGE_SIZE,
-        need_peak_bytes=max(sums.values()) * PAGE_SIZE,
-        resident_mean_bytes=_mean(held, host.ds) * PAGE_SIZE,
-        resident_peak_bytes=max(held.values()) * PAGE_SIZE,
-        sum_of_peaks_bytes=sum(max(load.need.values()) for load in host.loads.values() if load.need)
-        * PAGE_SIZE,
-        met_share=_met(host),
+        capacity_bytes=int(spans.capacity.min()) * PAGE_SIZE,
+        static_bytes=int(static.max()) * PAGE_SIZE,
+        need_mean_bytes=mean(sums, spans.ds) * PAGE_SIZE,
+        need_p99_bytes=quantile(sums, spans.ds) * PAGE_SIZE,
+        need_peak_bytes=int(sums.max()) * PAGE_SIZE,
+        resident_mean_bytes=mean(held, spans.ds) * PAGE_SIZE,
+        resident_peak_bytes=int(held.max()) * PAGE_SIZE,
+        sum_of_peaks_bytes=sum(max(load.need.values()) for load in spans.vms if load.need) * PAGE_SIZE,
+        met_share=_met(spans),
         like=None if model is None else model.name,
-        like_need_bytes=like_need * PAGE_SIZE,
+        like_need_bytes=0 if model is None else spans.usual(model.need) * PAGE_SIZE,
         risk=risk,
-        fits_static=(host.fixed - static[now]) // size if size and host.fixed > static[now] else 0,
+        fits_static=left // size if size and left > 0 else 0,
         fits=max((each.more for each in fit if not each.seconds), default=-1),
         fits_at_risk=max((each.more for each in fit if each.share <= risk), default=-1),
         fit=fit,
-        vms=tuple(_vm(load, host, moves) for load in host.loads.values() if load.need),
+        vms=tuple(_vm(load, spans, moves) for load in spans.vms if load.need),
         moved=sum(event.kind == "moved" for event in moves),
         would_move=sum(event.kind == "would move" for event in moves),
         moves=moves,
     )
 
 
-def _model(host: _Host, like: str | None) -> _Load | None:
+class _Spans:
+    """The loads as arrays: one element for each span of which something is recorded, in order."""
+
+    def __init__(self, host: HostLoads) -> None:
+        self.places = sorted(host.ds)
+        self.vms = list(host.vms.values())
+        self.ds = self.row(host.ds)
+        self.capacity = self.row(host.capacity)
+        self.none = np.zeros_like(self.ds)
+
+    def row(self, figures: Mapping[int, int], away: int = 0) -> Sizes:
+        """Return a figure of each span; *away* where there is none."""
+        return np.array([figures.get(place, away) for place in self.places], dtype=np.int64)
+
+    def usual(self, figures: Mapping[int, int], ds: Mapping[int, int] | None = None) -> int:
+        """Return what a figure did not exceed in 99 % of the time in which it is known."""
+        there = [place in figures for place in self.places]
+        weights = self.ds if ds is None else self.row(ds)
+        return quantile(self.row(figures)[there], weights[there])
+
+
+def _model(spans: _Spans, like: str | None) -> VmLoad | None:
     """Return the VM that others are like: the one that is named, or the median of those that report."""
-    loads = [load for load in host.loads.values() if load.need]
+    loads = [load for load in spans.vms if load.need]
     if like is not None:
         for load in loads:
             if load.name == like:
                 return load
-        known = ", ".join(load.name for load in loads[:20]) or "none"
-        raise ConfigError(f"--like: no VM {quoted(like)} was there in that time: there was {known}")
+        raise named([load.name for load in loads], like)
     reporting = [load for load in loads if load.high] or loads
-    reporting.sort(key=lambda load: (_quantile(load.need, host.ds), load.name))
+    reporting.sort(key=lambda load: (spans.usual(load.need), load.name))
     return reporting[(len(reporting) - 1) // 2] if reporting else None
 
 
-def _fits(host: _Host, sums: dict[int, int], model: _Load | None, risk: float) -> tuple[Fit, ...]:
+def _fits(spans: _Spans, model: VmLoad | None, risk: float) -> tuple[Fit, ...]:
     """Return the figures of no more VM, one more, and so on, up to the first that is too risky."""
     if model is None:
         return ()
-    usual = _quantile(model.need, host.ds)  # where it was away, it would have needed that
-    total, found = sum(host.ds.values()), []
-    for more in range(_MORE_MAX):
-        missing = {
-            place: sums[place] + more * model.need.get(place, usual) - host.capacity[place]
-            for place in host.ds
-        }
-        late_ds = sum(host.ds[place] for place, pages in missing.items() if pages > 0)
-        share = late_ds / total if total else float(any(pages > 0 for pages in missing.values()))
-        found.append(Fit(more, share, late_ds / 10, max(0, *missing.values()) * PAGE_SIZE))
-        if share > max(risk, 0.0) or not usual:
-            break
-    return tuple(found)
+    usual = spans.usual(model.need)
+    each = spans.row(model.need, usual)  # where it was away, it would have needed that
+    sums = sum((spans.row(load.need) for load in spans.vms), spans.none)
+    counts = count(spans.capacity, sums, each)
+    last = min(int(most(counts, spans.ds, max(risk, 0.0))) + 1, MORE_MAX) if usual else 0
+    return tuple(
+        Fit(
+            more,
+            late_share(counts, spans.ds, more),
+            int(spans.ds[counts < more].sum()) / 10,
+            missing(spans.capacity, sums, each, more) * PAGE_SIZE,
+        )
+        for more in range(last + 1)
+    )
 
 
-def _vm(load: _Load, host: _Host, moves: Sequence[Event]) -> VmReport:
+def _vm(load: VmLoad, spans: _Spans, moves: Sequence[Event]) -> VmReport:
     known_ds = sum(load.known_ds.values())
     own = [event for event in moves if event.vm == load.name]
     steps = [event.moved_bytes for event in own if event.kind == "moved"]
@@ -368,9 +249,9 @@ def _vm(load: _Load, host: _Host, moves: Sequence[Event]) -> VmReport:
         signal_s=known_ds / 10,
         static_bytes=max(load.static.values()) * PAGE_SIZE,
         demand_mean_bytes=load.demand_sum // known_ds * PAGE_SIZE if known_ds else None,
-        demand_p99_bytes=_quantile(load.high, load.known_ds) * PAGE_SIZE if load.high else None,
+        demand_p99_bytes=spans.usual(load.high, load.known_ds) * PAGE_SIZE if load.high else None,
         demand_peak_bytes=max(load.high.values()) * PAGE_SIZE if load.high else None,
-        need_p99_bytes=_quantile(load.need, host.ds) * PAGE_SIZE,
+        need_p99_bytes=spans.usual(load.need) * PAGE_SIZE,
         need_peak_bytes=max(load.need.values()) * PAGE_SIZE,
         resident_mean_bytes=load.resident_sum // load.resident_ds * PAGE_SIZE if load.resident_ds else None,
         resident_peak_bytes=max(load.resident.values()) * PAGE_SIZE if load.resident else None,
@@ -382,25 +263,12 @@ def _vm(load: _Load, host: _Host, moves: Sequence[Event]) -> VmReport:
     )
 
 
-def _mean(figures: dict[int, int], ds: dict[int, int]) -> int:
-    total = sum(ds.get(place, 0) for place in figures)
-    return sum(figure * ds.get(place, 0) for place, figure in figures.items()) // total if total else 0
-
-
-def _quantile(figures: dict[int, int], ds: dict[int, int], part: float = _P99) -> int:
-    """Return the least figure that was not exceeded in this part of the time."""
-    total = sum(ds.get(place, 0) for place in figures)
-    passed = 0
-    for figure, place in sorted((figure, place) for place, figure in figures.items()):
-        passed += ds.get(place, 0)
-        if passed >= part * total:
-            return figure
-    return 0
-
-
-def _met(host: _Host) -> float:
+def _met(spans: _Spans) -> float:
     """Return in which part of the time two or more VMs were near their peaks."""
-    peaks = [(load.high, max(load.high.values()) * _PEAK_PART) for load in host.loads.values() if load.high]
-    near = {place: sum(high.get(place, 0) >= peak for high, peak in peaks if peak) for place in host.ds}
-    total = sum(host.ds.values())
-    return sum(host.ds[place] for place, count in near.items() if count > 1) / total if total else 0.0
+    near = spans.none.copy()
+    for load in spans.vms:
+        peak = max(load.high.values(), default=0)
+        if peak:
+            near += spans.row(load.high) >= peak * _PEAK_PART
+    total = int(spans.ds.sum())
+    return int(spans.ds[near > 1].sum()) / total if total else 0.0
