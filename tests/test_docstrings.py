@@ -8,13 +8,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 import click
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 OUTSIDE: dict[str, type] = {
     "BufferedProtocol": asyncio.BufferedProtocol,
     "Command": click.Command,
     "Group": click.Group,
+    "H11Protocol": H11Protocol,
     "Handler": logging.Handler,
     "ParamType": click.ParamType,
+    "Server": uvicorn.Server,
 }
 SOURCE = Path(__file__).resolve().parent.parent / "src" / "dynmem"
 

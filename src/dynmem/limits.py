@@ -275,6 +275,35 @@ HISTORY_TEXT_MAX: Final = 500
 # Files that are no history and were set aside.
 HISTORY_SET_ASIDE_MAX: Final = 9
 
+# -- web: the page --
+
+# Browsers, each with six connections at most, and a proxy's.
+WEB_CONNECTIONS_MAX: Final = 128
+# Tabs that follow the live stream.
+WEB_READERS_MAX: Final = 32
+# A request's line and headers: a token and what browsers send are 2 KiB.
+WEB_HEAD_BYTES_MAX: Final = 16 << 10
+# A path with its question: the longest names a VM and four numbers.
+WEB_TARGET_BYTES_MAX: Final = 2048
+# What an act says.
+WEB_BODY_BYTES_MAX: Final = 4096
+# Rows of a plot: more than a screen has columns.
+WEB_POINTS_MAX: Final = 2000
+# Events in one reply.
+WEB_EVENTS_MAX: Final = 1000
+# Readings of the history that wait for their turn: those of three browsers and more.
+WEB_READINGS_MAX: Final = 32
+# Seconds that one reading may take, and that it may wait for its turn.
+WEB_READING_S_MAX: Final = 5.0
+# Events that a slow reader of the live stream has not been sent yet; then the oldest are left out.
+WEB_HAPPENED_MAX: Final = 200
+# A file of the page, and all of them: charts and their style are 60 KiB.
+WEB_FILE_BYTES_MAX: Final = 1 << 20
+WEB_FILES_MAX: Final = 64
+# Characters of a token: what 128 bits take, and much more than anybody needs.
+WEB_TOKEN_MIN: Final = 16
+WEB_TOKEN_MAX: Final = 512
+
 # -- chunks: callers of the Global Memory Manager in other processes --
 
 # One request, and one reply: 8000 page descriptors. It fits the buffer that the kernel gives a socket.

@@ -36,6 +36,7 @@ COMMANDS: Final = {  # name -> (module, attribute, one line for --help)
     "top": ("dynmem.cli.top", "top", "Watch what each VM needs and has, or write it as CSV"),
     "trace": ("dynmem.cli.trace", "trace", "Read captures and trace logs"),
     "vm": ("dynmem.cli.vm", "vm", "Run one virtual machine with dynamic memory"),
+    "web": ("dynmem.cli.web", "web", "Serve a page that shows what each VM needs and has"),
 }
 
 # A code stays on the line of its meaning.

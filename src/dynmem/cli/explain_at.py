@@ -10,7 +10,7 @@ from dynmem.units import NS_PER_MS
 
 if TYPE_CHECKING:
     from dynmem.history.event import Event
-    from dynmem.history.past import Moment
+    from dynmem.history.past import Moment, Past
     from dynmem.manager.step.view import StatusView, VmView
 
 _KINDS_OF_MOVES = ("moved", "would move")
@@ -21,11 +21,21 @@ def explained_at(name: str, at: str, state: Path | None, *, as_json: bool) -> st
     from dynmem.history.past import Past
 
     past = Past(folder_of(state))
-    past.known(name)
-    moment = past.moment(moment_ms("--at", at))
-    move = past.last_event_of(name, _KINDS_OF_MOVES, moment.at_ms)
+    moment, move = _found(past, name, moment_ms("--at", at))
     past.close()
     return _as_json(name, moment, move) if as_json else _as_text(name, moment, move)
+
+
+def page_of(past: "Past", name: str, at_ms: int) -> str:
+    """Return the page about a VM at a time from a history that is open."""
+    return _as_text(name, *_found(past, name, at_ms))
+
+
+def _found(past: "Past", name: str, at_ms: int) -> "tuple[Moment, Event | None]":
+    """Return the step at a time, and the last move before it."""
+    past.known(name)
+    moment = past.moment(at_ms)
+    return moment, past.last_event_of(name, _KINDS_OF_MOVES, moment.at_ms)
 
 
 def _as_text(name: str, moment: "Moment", move: "Event | None") -> str:

@@ -115,7 +115,7 @@ def events(
     from typing import get_args
 
     from dynmem.cli.history_text import event_lines
-    from dynmem.history.event import Kind
+    from dynmem.history.event import Kind, encoded
 
     for kind in kinds:
         if kind not in get_args(Kind):
@@ -132,7 +132,7 @@ def events(
         if kinds and event.kind not in kinds:
             continue
         if as_json:
-            click.echo(_line(event))
+            click.echo(encoded(event).decode())
         else:
             click.echo("\n".join(event_lines(event, columns)))
     return ExitCode.OK
@@ -166,10 +166,3 @@ def _following(folder: Path, name: str | None, since_ms: int | None) -> "Iterato
         yield from found if since_ms is not None or not is_first else found[-_FOLLOW_FIRST:]
         is_first = False
         time.sleep(_FOLLOW_S)
-
-
-def _line(event: "Event") -> str:
-    import msgspec
-
-    fields = msgspec.to_builtins(event)
-    return msgspec.json.encode({"schema_version": SCHEMA_VERSION, "at": fields.pop("at"), **fields}).decode()

@@ -67,3 +67,9 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         if self.target_bytes is None or self.before_bytes is None:
             return 0
         return self.target_bytes - self.before_bytes
+
+
+def encoded(event: Event) -> bytes:
+    """Return an event as its line of JSON Lines, without the end of the line."""
+    fields = msgspec.to_builtins(event)
+    return msgspec.json.encode({"schema_version": SCHEMA, "at": fields.pop("at"), **fields})

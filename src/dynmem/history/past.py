@@ -111,11 +111,16 @@ class Past:
             known = ", ".join(sorted(self.names)[:20]) or "none"
             raise ConfigError(f"{self.path} has no VM {quoted(name)}: it has {known}")
 
-    def pieces(self, since_ms: int, until_ms: int = LATEST_MS) -> Iterator[Piece]:
-        """Yield what was recorded between two dates, in the order in which it was recorded."""
+    def pieces(
+        self, since_ms: int, until_ms: int = LATEST_MS, only: Container[str] | None = None
+    ) -> Iterator[Piece]:
+        """Yield what was recorded between two dates, in the order in which it was recorded.
+
+        Of the host's columns, all or *only* some; without AT and FOR there are no rows.
+        """
         query = "WHERE last_ms >= ? AND first_ms <= ? ORDER BY begin_ds, id"
         for batch in self._batches(query, since_ms, until_ms):
-            host = self.block(batch.id, HOST)
+            host = self.block(batch.id, HOST, only)
             if host is not None and host.rows == batch.rows:
                 rows = [at for at, date in enumerate(host.figure(AT)) if since_ms <= (date or 0) <= until_ms]
                 yield Piece(self, batch, host, rows)
@@ -170,6 +175,24 @@ class Past:
         )
         for number, at_ms, text in loose:
             yield from _event(number, at_ms, text)
+
+    def events_back(self, since_ms: int = 0, until_ms: int = LATEST_MS) -> Iterator[Event]:
+        """Yield the events between two dates, newest first, and read no more of them than are wanted."""
+        for number, at_ms, text in self._events_back(since_ms, until_ms):
+            if since_ms <= at_ms <= until_ms:
+                yield from _event(number, at_ms, text)
+
+    def _events_back(self, since_ms: int, until_ms: int) -> Iterator[tuple[int, int, str]]:
+        for query in (
+            "SELECT id FROM event WHERE at_ms BETWEEN ? AND ? ORDER BY id DESC",
+            "SELECT id FROM packed WHERE last_ms >= ? AND first_ms <= ? ORDER BY id DESC",
+        ):
+            for (number,) in self._rows(query, since_ms, until_ms):
+                if "packed" in query:
+                    for (data,) in self._rows("SELECT data FROM packed WHERE id = ?", number):
+                        yield from reversed(_unpacked(data))
+                else:
+                    yield from self._rows("SELECT id, at_ms, data FROM event WHERE id = ?", number)
 
     def last_event_of(self, name: str, kinds: Container[str], until_ms: int) -> Event | None:
         """Return the last event of some kinds about a VM up to a date; None: none is found near enough."""

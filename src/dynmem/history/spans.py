@@ -6,7 +6,7 @@ Computed from whole sweeps and from thin rows alike; sizes are bytes, pressure a
 import msgspec
 
 from dynmem.dates import format_date
-from dynmem.history.block import HOST_SERIES, VM_SERIES, Block
+from dynmem.history.block import AT, FOR, HOST_SERIES, VM_SERIES, Block
 from dynmem.history.past import LATEST_MS, Past, Piece
 from dynmem.history.thinning import VM_COLUMNS, Series, series_of
 from dynmem.units import NS_PER_MS, PAGE_SIZE
@@ -21,6 +21,8 @@ STEPS_MS = tuple(
 # What one of a series is, where that is no page.
 _UNITS = {"pressure": 0.001, "stalled": 0.0001}
 _COLUMNS = VM_COLUMNS | {"maximum_bytes", "assigned_bytes", "standing"}
+# Of the host where a VM is looked at: when each row was.
+_TIMES = frozenset({AT, FOR})
 
 
 class Level(msgspec.Struct, frozen=True):
@@ -48,6 +50,9 @@ class SpanRow(msgspec.Struct, frozen=True):
         assigned_bytes: The target that was set last, at its end.
         planned_bytes: What the plan gave, at its end.
         standing: Whether the manager could change the VM, at its end.
+        budget_bytes: The host's budget, at its end.
+        occupied_bytes: What all VMs took of the host, at its end.
+        ready_bytes: What was kept ready, at its end.
     """
 
     at: str
@@ -57,6 +62,9 @@ class SpanRow(msgspec.Struct, frozen=True):
     assigned_bytes: int | None = None
     planned_bytes: int | None = None
     standing: str = ""
+    budget_bytes: int | None = None
+    occupied_bytes: int | None = None
+    ready_bytes: int | None = None
 
 
 class _Sum:
@@ -106,7 +114,7 @@ def spans_of(
         sums.clear()
         for_ds, last = 0, None
 
-    for piece in past.pieces(since_ms, until_ms):
+    for piece in past.pieces(since_ms, until_ms, None if name is None else _TIMES):
         block = piece.host if name is None else piece.vm(name, _COLUMNS)
         if block is None:
             continue
@@ -147,4 +155,5 @@ def _row(last: tuple[Piece, Block, int], sums: dict[str, _Sum], for_ds: int) -> 
         block.figure("assigned_bytes")[row],
         block.figure("planned_bytes")[row],
         block.text("standing")[row],
+        *(block.figure(each)[row] for each in ("budget_bytes", "occupied_bytes", "ready_bytes")),
     )

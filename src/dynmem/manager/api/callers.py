@@ -4,7 +4,7 @@ import socket
 from contextvars import ContextVar
 from typing import Final
 
-from dynmem.manager.api.messages import Request, vm_of
+from dynmem.manager.api.messages import Request, by_of, vm_of
 from dynmem.sockets import Peer, peer_of, user_name
 
 #: The caller whose request is being carried out; None: not known.
@@ -23,4 +23,5 @@ def request_line(request: Request, caller: Peer | None) -> str:
     """Return the line that says what was carried out, and for whom."""
     command = request.__struct_config__.tag
     who = "a client" if caller is None else f"{user_name(caller.uid)} (process {caller.pid})"
-    return f"{vm_of(request) or 'all VMs'}: {command} requested by {who}"
+    by = "" if by_of(request) is None else f", by the {by_of(request)}"
+    return f"{vm_of(request) or 'all VMs'}: {command} requested by {who}{by}"

@@ -39,11 +39,14 @@ def ask(path: Path, request: dict[str, Any], *, timeout_s: float = 5.0) -> dict[
     try:
         line = _exchange(path, json.dumps(request).encode() + b"\n", timeout_s)
     except TimeoutError as error:
-        raise DeadlineError(
-            f"the manager at {path} has not replied for {timeout_s:g} s: see its log"
-        ) from error
+        raise late(path, timeout_s) from error
     except OSError as error:
-        raise _unreachable(path, error) from error
+        raise unreachable(path, error) from error
+    return reply_of(path, line)
+
+
+def reply_of(path: Path, line: bytes) -> dict[str, Any]:
+    """Return the reply that a line is; a refusal is raised as the error of its exit code."""
     try:
         reply = json.loads(line)
     except (ValueError, RecursionError):
@@ -88,18 +91,32 @@ def _exchange(path: Path, line: bytes, timeout_s: float) -> bytes:
         while not received.endswith(b"\n"):
             piece = connection.recv(1 << 16)
             if not piece:
-                raise UnreachableError(
-                    f"the manager at {path} closed the connection without a reply: see its log"
-                )
+                raise hung_up(path)
             received += piece
             if len(received) > API_REPLY_BYTES_MAX:
-                raise RemoteProtocolError(
-                    f"{path}: a reply above {API_REPLY_BYTES_MAX} bytes: this is not a manager of dynmem"
-                )
+                raise too_long(path)
         return bytes(received)
 
 
-def _unreachable(path: Path, error: OSError) -> DynmemError:
+def late(path: Path, timeout_s: float) -> DeadlineError:
+    """Return the error that no reply has come in time."""
+    return DeadlineError(f"the manager at {path} has not replied for {timeout_s:g} s: see its log")
+
+
+def hung_up(path: Path) -> UnreachableError:
+    """Return the error that the connection ended before a reply."""
+    return UnreachableError(f"the manager at {path} closed the connection without a reply: see its log")
+
+
+def too_long(path: Path) -> RemoteProtocolError:
+    """Return the error that a reply has no end."""
+    return RemoteProtocolError(
+        f"{path}: a reply above {API_REPLY_BYTES_MAX} bytes: this is not a manager of dynmem"
+    )
+
+
+def unreachable(path: Path, error: OSError) -> DynmemError:
+    """Return the error of a socket that cannot be reached: why, and what to do."""
     if isinstance(error, PermissionError):
         return NotPermittedError(
             f"{path}: permission denied: run this command as the user who started `dynmem run`"

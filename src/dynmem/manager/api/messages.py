@@ -14,7 +14,7 @@ change, and "ok"; a refusal has "error" (a sentence) and "exit_code", any other 
 classes below.
 """
 
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 
@@ -24,6 +24,9 @@ from dynmem.manager.totals import TotalsView
 from dynmem.units import NS_PER_S
 
 SCHEMA_VERSION: Final = 1
+
+#: By what a user has asked, where that is no command: the log says so.
+By = Literal["web page"]
 
 
 class StatusRequest(
@@ -48,6 +51,7 @@ class ReserveRequest(
         size_bytes: The room.
         wait_ns: How long the reply may take; then the request fails, and nothing is kept.
         hold_ns: How long the room is kept once there is room.
+        by: By what its user asks, for the log.
 
     """
 
@@ -55,6 +59,7 @@ class ReserveRequest(
     size_bytes: int
     wait_ns: int = 30 * NS_PER_S
     hold_ns: int = 60 * NS_PER_S
+    by: By | msgspec.UnsetType = msgspec.UNSET
 
 
 class AdmitRequest(msgspec.Struct, frozen=True, tag_field="command", tag="admit", forbid_unknown_fields=True):
@@ -79,17 +84,29 @@ class AdmitRequest(msgspec.Struct, frozen=True, tag_field="command", tag="admit"
 class ReleaseRequest(
     msgspec.Struct, frozen=True, tag_field="command", tag="release", forbid_unknown_fields=True
 ):
-    """Grow a VM (None: all) to its full size and leave it alone."""
+    """Grow a VM (None: all) to its full size and leave it alone.
+
+    Attributes:
+        vm: The VM.
+        by: By what its user asks, for the log.
+    """
 
     vm: str | None = None
+    by: By | msgspec.UnsetType = msgspec.UNSET
 
 
 class TakeUpRequest(
     msgspec.Struct, frozen=True, tag_field="command", tag="take-up", forbid_unknown_fields=True
 ):
-    """Manage a released VM (None: all) again."""
+    """Manage a released VM (None: all) again.
+
+    Attributes:
+        vm: The VM.
+        by: By what its user asks, for the log.
+    """
 
     vm: str | None = None
+    by: By | msgspec.UnsetType = msgspec.UNSET
 
 
 class PauseRequest(msgspec.Struct, frozen=True, tag_field="command", tag="pause", forbid_unknown_fields=True):
@@ -98,19 +115,27 @@ class PauseRequest(msgspec.Struct, frozen=True, tag_field="command", tag="pause"
     Attributes:
         for_ns: How long.
         vm: The VM. One that is released is left as it is already: it is not paused.
+        by: By what its user asks, for the log.
 
     """
 
     for_ns: int
     vm: str | None = None
+    by: By | msgspec.UnsetType = msgspec.UNSET
 
 
 class ResumeRequest(
     msgspec.Struct, frozen=True, tag_field="command", tag="resume", forbid_unknown_fields=True
 ):
-    """Manage a paused VM (None: all) again."""
+    """Manage a paused VM (None: all) again.
+
+    Attributes:
+        vm: The VM.
+        by: By what its user asks, for the log.
+    """
 
     vm: str | None = None
+    by: By | msgspec.UnsetType = msgspec.UNSET
 
 
 Request = (
@@ -127,6 +152,13 @@ Request = (
 
 #: The requests that change nothing.
 READS: Final = (StatusRequest, SampleRequest)
+
+
+def by_of(request: Request) -> By | None:
+    """Return by what a user has asked; None: by a command, or another program of theirs."""
+    if isinstance(request, (*READS, AdmitRequest)) or request.by is msgspec.UNSET:
+        return None
+    return request.by
 
 
 def vm_of(request: Request) -> str | None:

@@ -1,0 +1,1 @@
+"""`dynmem web`: the page, what it asks for as JSON, and a live stream, in a process of its own."""
