@@ -6,10 +6,11 @@ its orders reach the guests at once. Its host is made so that it may use the who
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
-#: The share of a host's memory that the rules of Proxmox and of MOM leave to guests.
-HOST_SHARE: Final = 0.8
+from dynmem.rivals.host import HOST_SHARE, Host, Sharer
+
+__all__ = ["HOST_SHARE", "Contender", "Figures", "Host", "Move", "Order", "Rounds", "Silent", "Terms"]
 
 
 class Terms(NamedTuple):
@@ -28,23 +29,6 @@ class Terms(NamedTuple):
     maximum_bytes: int
     budget_bytes: int
     slush_bytes: int
-
-
-class Host(NamedTuple):
-    """The host as the rules see it: one of which the guests' budget is `HOST_SHARE`.
-
-    Attributes:
-        total_bytes: Its memory.
-        used_bytes: What the guests hold of it: resident memory.
-    """
-
-    total_bytes: int
-    used_bytes: int
-
-    @property
-    def free_bytes(self) -> int:
-        """What is left."""
-        return self.total_bytes - self.used_bytes
 
 
 class Figures(NamedTuple):
@@ -153,6 +137,13 @@ class Rounds(Silent):
     def __init__(self, terms: Terms, folder: Path) -> None:
         super().__init__(terms, folder)
         self._last_s = 0.0
+
+    def sharers(self, guests: Mapping[str, Figures]) -> dict[str, Sharer]:
+        """Return the guests as published rules see them."""
+        least, most = self.terms.minimum_bytes, self.terms.maximum_bytes
+        return {
+            name: Sharer(each.actual_bytes, least, most, each.free_bytes) for name, each in guests.items()
+        }
 
     def round(self, host: Host, guests: Mapping[str, Figures]) -> Sequence[Order]:
         """Return the orders of one round."""

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from bench.trial.contenders.contender import Order, Silent
-from dynmem.units import MIB
+from dynmem.rivals.fixed import shares
 
 
 class Static(Silent):
@@ -12,4 +12,6 @@ class Static(Silent):
     name = "static"
 
     def booting(self, name: str) -> Sequence[Order]:
-        return [Order(name, self.terms.budget_bytes // len(self.terms.names) // MIB * MIB)]
+        terms = self.terms
+        sizes = shares(terms.budget_bytes, dict.fromkeys(terms.names, terms.maximum_bytes))
+        return [Order(name, sizes[name])]
