@@ -8,6 +8,9 @@ from scripts.page import finish
 from scripts.status import head, in_words, meanings, unit
 
 from dynmem.cli.looking_back import SCHEMA_VERSION
+from dynmem.fit.answer import Asked, FitReply, Horizon
+from dynmem.fit.bottleneck import Bottleneck, LimitingHour, LimitingVm
+from dynmem.fit.held_out import Errors, HeldOut
 from dynmem.history.event import Event
 from dynmem.history.report import Fit, HostReport, VmReport
 from dynmem.history.spans import Level, SpanRow
@@ -22,6 +25,14 @@ STRUCTS: tuple[type[msgspec.Struct], ...] = (
     HostReport,
     VmReport,
     Fit,
+    FitReply,
+    Horizon,
+    Errors,
+    HeldOut,
+    Bottleneck,
+    LimitingHour,
+    LimitingVm,
+    Asked,
 )
 
 INTRO = f"""# The fields of the history
@@ -29,7 +40,7 @@ INTRO = f"""# The fields of the history
 Written by `scripts/history.py` from the classes themselves; a test holds the two equal.
 [The history](history.md) says what they are for.
 
-Everything that `dynmem history`, `events`, `explain --at` and `report` print with `--json` has
+Everything that `dynmem history`, `events`, `explain --at`, `report` and `fit` print with `--json` has
 `schema_version` ({SCHEMA_VERSION}), which rises only when programs have to change. Fields are added and never
 renamed, removed or given another meaning: ignore those that you do not know. What is not known is null, or
 left out. `*_bytes` are bytes, `*_s` seconds, `*_ds` tenths of a second; dates are ISO 8601 in UTC.
@@ -41,6 +52,7 @@ left out. `*_bytes` are bytes, `*_s` seconds, `*_ds` tenths of a second; dates a
   (VmSample; null: it was not running), `last_move` (Event), and `again`: both terms of measured free, and the
   plan's decision in pages of 4 KiB, computed again from the other fields.
 - `dynmem report --json`: the fields of HostReport.
+- `dynmem fit --json`: the fields of FitReply ([what they mean](fit.md)).
 """
 
 

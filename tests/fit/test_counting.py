@@ -1,7 +1,7 @@
 """The arithmetic of how many more fit, beside counting span by span, and what must be true of any count."""
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dynmem.fit.counting import MORE_MAX, count, late_share, mean, missing, most, quantile
@@ -24,6 +24,7 @@ def fits_in(spans: list[tuple[int, int, int, int]], risk: float) -> int:
     return int(most(count(*arrays(spans)[:3]), arrays(spans)[3], risk))
 
 
+@settings(max_examples=60, deadline=None)
 @given(SPANS, RISKS)
 def test_it_is_what_counting_span_by_span_gives(spans: list[tuple[int, int, int, int]], risk: float) -> None:
     total = sum(weight for *_, weight in spans)
@@ -44,6 +45,7 @@ def test_it_is_what_counting_span_by_span_gives(spans: list[tuple[int, int, int,
         assert missing(capacity, needed, each, more) == max(0, *(n + more * e - c for c, n, e, _ in spans))
 
 
+@settings(max_examples=60, deadline=None)
 @given(SPANS, RISKS, SIZES, st.data())
 def test_more_memory_never_fits_fewer_and_one_vm_more_never_fits_more(
     spans: list[tuple[int, int, int, int]], risk: float, more: int, data: st.DataObject
@@ -58,6 +60,7 @@ def test_more_memory_never_fits_fewer_and_one_vm_more_never_fits_more(
     assert fits_in(spans, min(0.99, risk + 0.2)) >= now
 
 
+@settings(max_examples=30, deadline=None)
 @given(st.lists(SPANS, min_size=2, max_size=5), RISKS)
 def test_many_hosts_at_once_are_what_each_is_alone(
     hosts: list[list[tuple[int, int, int, int]]], risk: float

@@ -22,6 +22,7 @@ COMMANDS: Final = {  # name -> (module, attribute, one line for --help)
     "duplicates": ("dynmem.cli.duplicates", "duplicates", "Count equal pages in the memory of running VMs"),
     "events": ("dynmem.cli.history", "events", "Show what happened, and why, also as it happens"),
     "explain": ("dynmem.cli.status", "explain", "Show how the size of a VM was computed"),
+    "fit": ("dynmem.cli.fit", "fit", "Show how many more VMs fit, and how wrong that was so far"),
     "history": ("dynmem.cli.history", "history", "Show what a VM or the host had and needed over a time"),
     "metrics": ("dynmem.cli.metrics", "metrics", "Print the manager's metrics, as Prometheus reads them"),
     "pause": ("dynmem.cli.status", "pause", "Leave VMs exactly as they are for a while"),

@@ -26,12 +26,12 @@ MORE_MAX: Final = 999
 USUAL_PART: Final = 0.99
 
 
-def count(capacity: Sizes, needed: Sizes, each: Sizes | int) -> Counts:
-    """Return how many more fit in each span; -1: not even those that ran."""
-    left = np.asarray(capacity - needed)
+def count(capacity: Sizes, needed: Sizes, each: Sizes | int, parts: int = 1) -> Counts:
+    """Return how many more fit in each span, in so many parts of one; -1: not even those that ran."""
+    left = (capacity - needed) * parts
     size = np.broadcast_to(np.asarray(each, dtype=np.int64), left.shape)
-    counts = np.where(size > 0, left // np.maximum(size, 1), np.where(left < 0, -1, MORE_MAX))
-    return np.clip(counts, -1, MORE_MAX)
+    counts = np.where(size > 0, left // np.maximum(size, 1), np.where(left < 0, -parts, MORE_MAX * parts))
+    return np.clip(counts, -parts, MORE_MAX * parts)
 
 
 def late_share(counts: Counts, weights: Weights, more: int) -> float:
@@ -41,16 +41,17 @@ def late_share(counts: Counts, weights: Weights, more: int) -> float:
 
 
 def most(counts: Counts, weights: Weights, risk: float) -> Counts:
-    """Return the most that fit in all but this part of the time, of each host; -1: not even those that ran.
+    """Return the most that fit in all but this part of the time, of each host.
 
     counts 2 2 5 6, a quarter of the time each: before them are 0, 1/4, 1/2, 3/4 of the time in which
     fewer fit. With a risk of 1/4 that is 2, and with one of 1/2 it is 5.
     """
     order = np.argsort(counts, axis=-1, kind="stable")
+    sorted_counts = np.take_along_axis(counts, order, axis=-1)
     length = np.take_along_axis(np.broadcast_to(_lengths(weights), counts.shape), order, axis=-1)
     before = np.cumsum(length, axis=-1) - length
     fits = before / length.sum(axis=-1, keepdims=True) <= risk
-    found: Counts = np.where(fits, np.take_along_axis(counts, order, axis=-1), -1).max(axis=-1, initial=-1)
+    found: Counts = np.where(fits, sorted_counts, sorted_counts[..., :1]).max(axis=-1)
     return found
 
 

@@ -1,0 +1,115 @@
+"""``dynmem fit``: how many more VMs of a kind fit, from the history, and how wrong such answers were."""
+
+import re
+from datetime import datetime
+from pathlib import Path
+from typing import Final
+
+import click
+
+from dynmem.cli.layout import terminal_columns
+from dynmem.cli.looking_back import SCHEMA_VERSION, folder_of, span_ms
+from dynmem.cli.options import state_option
+from dynmem.cli.vm_name import VM_NAME
+from dynmem.errors import ConfigError, ExitCode, quoted
+from dynmem.units import parse_size
+
+_PERCENT: Final = re.compile(r"(\d{1,3}(?:\.\d{1,6})?) ?%?")
+_HUNDRED: Final = 100
+
+
+@click.command()
+@click.option(
+    "--like",
+    type=VM_NAME,
+    metavar="VM",
+    help="What one more is like [default: the median of those that run].",
+)
+@click.option(
+    "--size", metavar="SIZE", help="One more needs SIZE at all times, such as 4G: nothing is known of it."
+)
+@click.option("--vms", type=click.IntRange(1, 999), metavar="N", help="Say whether N more fit.")
+@click.option(
+    "--since", default="28d", show_default=True, metavar="TIME", help="From when: 14d, 2026-03-02, ..."
+)
+@click.option("--until", default="now", show_default=True, metavar="TIME", help="Until when.")
+@click.option(
+    "--risk",
+    default="1%",
+    show_default=True,
+    metavar="PERCENT",
+    help="The part of the time in which memory may be short.",
+)
+@state_option
+@click.option("--json", "as_json", is_flag=True, help="Print everything, each held-out day too, as JSON.")
+def fit(
+    like: str | None,
+    size: str | None,
+    vms: int | None,
+    since: str,
+    until: str,
+    risk: str,
+    state: Path | None,
+    *,
+    as_json: bool,
+) -> int:
+    """Show how many more VMs of a kind fit on this host, and how wrong such answers were.
+
+    From the file of the history alone: no manager need be running, and observing is enough. Each day of the
+    history is also held out once and answered from the days before it; the errors of these answers are shown
+    beside the answer. docs/fit.md says how it is computed, and what it scored.
+
+    \b
+    Examples:
+      dynmem fit
+      dynmem fit --like web --risk 0.1%
+      dynmem fit --size 4G --vms 3 && echo start them
+
+    Exit codes: 0 OK, 2 wrong usage, no such VM or no history, 3 there is none of that time or folder, 5 the
+    VMs of --vms do not fit.
+    """  # noqa: D301 - click reads the backspace as "do not wrap"
+    from dynmem.cli.fit_text import rendered
+    from dynmem.fit.answer import answer_of, model_of
+    from dynmem.fit.recorded import trace_of
+    from dynmem.history.past import Past
+
+    share, bytes_each = risk_of(risk), size_of("--size", size)
+    since_ms, until_ms = span_ms(since, until)
+    past = Past(folder_of(state))
+    trace = trace_of(past, since_ms, until_ms)
+    past.close()
+    found = answer_of(trace, model_of(trace, like, bytes_each), share, vms, zone_ms(until_ms))
+    if as_json:
+        import msgspec
+
+        reply = {"schema_version": SCHEMA_VERSION, **msgspec.structs.asdict(found)}
+        click.echo(msgspec.json.format(msgspec.json.encode(reply), indent=2))
+    else:
+        click.echo(rendered(found, terminal_columns()))
+    return ExitCode.OK if found.asked is None or found.asked.fits else ExitCode.REFUSED
+
+
+def risk_of(text: str) -> float:
+    """Return the share of a percentage as people write it; ConfigError if it is none below 100 %."""
+    match = _PERCENT.fullmatch(text.strip())
+    if match is None or float(match[1]) >= _HUNDRED:
+        raise ConfigError(
+            f"--risk: {quoted(text)} is not from 0 to below 100 percent: write it like 1% or 0.1%"
+        )
+    return float(match[1]) / _HUNDRED
+
+
+def size_of(option: str, text: str | None) -> int | None:
+    """Return the bytes of a size; None: it was not given. ConfigError names the option."""
+    if text is None:
+        return None
+    try:
+        return parse_size(text)
+    except ValueError as error:
+        raise ConfigError(f"{option}: {error}") from error
+
+
+def zone_ms(at_ms: int) -> int:
+    """Return how far the clock of this host is ahead of UTC at a date."""
+    offset = datetime.fromtimestamp(at_ms / 1000).astimezone().utcoffset()
+    return 0 if offset is None else round(offset.total_seconds() * 1000)
