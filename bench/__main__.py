@@ -16,6 +16,7 @@ BENCHMARKS: Final = {  # name -> what it answers
     "balloon": "1 GiB out of an embedded guest and back through every layer, beside a bare loop",
     "codec": "every dynamic memory message beside construct and dissect.cstruct; a whole handshake",
     "demo": "how soon dynmem demo shows a VM",
+    "fit": "how many more VMs fit on 1000 hosts of 60 VMs, and on one with a month of history",
     "gmm": "pages allocated and freed in the books beside free lists in C; what the books occupy",
     "history": "a month of the history of 1000 VMs in bytes, and what it costs of a processor",
     "kvm": "what an exit of a guest on KVM costs, beside a doorbell and beside a thread that computes",

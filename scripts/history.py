@@ -10,6 +10,7 @@ from scripts.status import head, in_words, meanings, unit
 from dynmem.cli.looking_back import SCHEMA_VERSION
 from dynmem.fit.answer import Asked, FitReply, Horizon
 from dynmem.fit.bottleneck import Bottleneck, LimitingHour, LimitingVm
+from dynmem.fit.fleet import FleetReply, HostFit, Problem
 from dynmem.fit.held_out import Errors, HeldOut
 from dynmem.history.event import Event
 from dynmem.history.report import Fit, HostReport, VmReport
@@ -33,6 +34,9 @@ STRUCTS: tuple[type[msgspec.Struct], ...] = (
     LimitingHour,
     LimitingVm,
     Asked,
+    FleetReply,
+    HostFit,
+    Problem,
 )
 
 INTRO = f"""# The fields of the history
@@ -52,7 +56,7 @@ left out. `*_bytes` are bytes, `*_s` seconds, `*_ds` tenths of a second; dates a
   (VmSample; null: it was not running), `last_move` (Event), and `again`: both terms of measured free, and the
   plan's decision in pages of 4 KiB, computed again from the other fields.
 - `dynmem report --json`: the fields of HostReport.
-- `dynmem fit --json`: the fields of FitReply ([what they mean](fit.md)).
+- `dynmem fit --json`: the fields of FitReply; with `--hosts`, of FleetReply ([what they mean](fit.md)).
 """
 
 

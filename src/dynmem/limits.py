@@ -338,3 +338,10 @@ SCAN_PROXMOX_BYTES_MAX: Final = 1 << 18
 SCAN_VMS_MAX: Final = 1000
 # Lines of /proc/PID/smaps: 25 for each mapping, of which the kernel allows 65,530 by default.
 SCAN_SMAPS_LINES_MAX: Final = 1_638_250
+
+# -- fit: snapshots of other hosts --
+
+# A thousand VMs, each with a week of hours, are about 1 MiB.
+FIT_SNAPSHOT_BYTES_MAX: Final = 4 << 20
+# Hosts in one answer: more than one team runs. Each takes 5 KiB.
+FIT_HOSTS_MAX: Final = 20_000

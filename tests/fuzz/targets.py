@@ -12,10 +12,20 @@ from tests.fuzz.memory_guest import MEMORY_MACHINES
 from tests.fuzz.monitor import MONITORS
 from tests.fuzz.parsers import PARSERS
 from tests.fuzz.partition import PARTITIONS
+from tests.fuzz.snapshots import SNAPSHOTS
 
 TARGETS: dict[str, Target] = {
     target.name: replace(target, seeds=target.seeds + corpus.load(target.name))
-    for target in (*PARSERS, *MACHINES, *PARTITIONS, *MEMORY_MACHINES, *MONITORS, *KERNELS, *DOMAINS)
+    for target in (
+        *PARSERS,
+        *MACHINES,
+        *PARTITIONS,
+        *MEMORY_MACHINES,
+        *MONITORS,
+        *KERNELS,
+        *DOMAINS,
+        *SNAPSHOTS,
+    )
 }
 
 

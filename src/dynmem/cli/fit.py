@@ -1,6 +1,7 @@
 """``dynmem fit``: how many more VMs of a kind fit, from the history, and how wrong such answers were."""
 
 import re
+import time
 from datetime import datetime
 from pathlib import Path
 from typing import Final
@@ -40,6 +41,13 @@ _HUNDRED: Final = 100
     metavar="PERCENT",
     help="The part of the time in which memory may be short.",
 )
+@click.option(
+    "--snapshot", type=click.Path(path_type=Path), metavar="FILE", help="Write the last week for --hosts."
+)
+@click.option("--no-names", is_flag=True, help="Leave the names of host and VMs out of --snapshot.")
+@click.option("--hosts", is_flag=True, help="Answer for the hosts whose snapshots are FILES.")
+@click.option("--keep", metavar="SIZE", help="With --hosts: keep SIZE free on each, as for high priority.")
+@click.argument("files", nargs=-1, type=click.Path(path_type=Path))
 @state_option
 @click.option("--json", "as_json", is_flag=True, help="Print everything, each held-out day too, as JSON.")
 def fit(
@@ -50,7 +58,12 @@ def fit(
     until: str,
     risk: str,
     state: Path | None,
+    snapshot: Path | None,
+    keep: str | None,
+    files: tuple[Path, ...],
     *,
+    hosts: bool,
+    no_names: bool,
     as_json: bool,
 ) -> int:
     """Show how many more VMs of a kind fit on this host, and how wrong such answers were.
@@ -59,14 +72,19 @@ def fit(
     history is also held out once and answered from the days before it; the errors of these answers are shown
     beside the answer. docs/fit.md says how it is computed, and what it scored.
 
+    With --hosts it answers for many hosts, from the snapshots that they wrote with --snapshot: how many more
+    fit on each, to which the next should go, and which are at risk.
+
     \b
     Examples:
       dynmem fit
       dynmem fit --like web --risk 0.1%
       dynmem fit --size 4G --vms 3 && echo start them
+      dynmem fit --snapshot /var/lib/dynmem/$(hostname).json
+      dynmem fit --hosts --like db-1/web --vms 2 *.json
 
     Exit codes: 0 OK, 2 wrong usage, no such VM or no history, 3 there is none of that time or folder, 5 the
-    VMs of --vms do not fit.
+    VMs of --vms do not fit, 6 some files were left out.
     """  # noqa: D301 - click reads the backspace as "do not wrap"
     from dynmem.cli.fit_text import rendered
     from dynmem.fit.answer import answer_of, model_of
@@ -74,10 +92,21 @@ def fit(
     from dynmem.history.past import Past
 
     share, bytes_each = risk_of(risk), size_of("--size", size)
+    if hosts:
+        from dynmem.cli.fit_hosts import show_hosts
+
+        kept, now_ms = size_of("--keep", keep) or 0, round(time.time() * 1000)
+        return show_hosts(files, like, bytes_each, share, kept, vms, zone_ms(now_ms), as_json=as_json)
+    if files:
+        raise ConfigError(f"{files[0]}: say --hosts to answer from snapshots")
     since_ms, until_ms = span_ms(since, until)
     past = Past(folder_of(state))
     trace = trace_of(past, since_ms, until_ms)
     past.close()
+    if snapshot is not None:
+        from dynmem.cli.fit_hosts import write_snapshot
+
+        return write_snapshot(snapshot, trace, share, names=not no_names)
     found = answer_of(trace, model_of(trace, like, bytes_each), share, vms, zone_ms(until_ms))
     if as_json:
         import msgspec
