@@ -1,8 +1,7 @@
 """A real browser for the tests: Debian's Chromium without a window, driven by its own driver.
 
-One start serves a module (`browser`), and each test gets a page of its own. It resolves no name and so
-reaches nothing but this machine, keeps all its files in a folder of its own, and goes with its driver's
-process group.
+It resolves no name and so reaches nothing but this machine, keeps all its files in a folder of its own, and
+goes with its driver's process group. Starting it takes longer than a test: let one serve a module.
 """
 
 import base64
@@ -118,6 +117,30 @@ class Browser:
             time.sleep(0.02)
         return found
 
+    def fill(self, selector: str, value: str, kind: str = "input") -> None:
+        """Write into a field, or choose in a list (*kind* "change")."""
+        self.run(
+            "const field = document.querySelector(arguments[0]);"
+            "field.value = arguments[1]; field.dispatchEvent(new Event(arguments[2]))",
+            selector,
+            value,
+            kind,
+        )
+
+    def click(self, selector: str) -> None:
+        """Click the first element of a selector, wherever it is."""
+        self.run("document.querySelector(arguments[0]).click()", selector)
+
+    def press(self, *keys: str) -> None:
+        """Press keys as a person does, wherever the focus is."""
+        from selenium.webdriver.common.action_chains import ActionChains
+
+        ActionChains(self.driver, duration=0).send_keys(*keys).perform()
+
+    def focus(self) -> str:
+        """What has the focus: its text, or its id."""
+        return str(self.run("return document.activeElement.innerText || document.activeElement.id"))
+
     def complaints(self) -> list[str]:
         """What the console says since it was asked last: errors of scripts, and what the CSP forbids."""
         return [f"{each['source']}: {each['message']}" for each in self.driver.get_log("browser")]
@@ -167,18 +190,3 @@ def browsing(language: str = "en-GB") -> Iterator[Browser]:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
                 process.wait(PATIENCE_S)
-
-
-@pytest.fixture(scope="module")
-def module_browser() -> Iterator[Browser]:
-    """One browser for all tests of a module."""
-    with browsing() as running:
-        yield running
-
-
-@pytest.fixture
-def browser(module_browser: Browser) -> Iterator[Browser]:
-    """The module's browser, on an empty page before and after."""
-    module_browser.blank()
-    yield module_browser
-    module_browser.blank()
