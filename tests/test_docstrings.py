@@ -14,6 +14,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 OUTSIDE: dict[str, type] = {
     "BufferedProtocol": asyncio.BufferedProtocol,
     "Command": click.Command,
+    "Filter": logging.Filter,
     "Group": click.Group,
     "H11Protocol": H11Protocol,
     "Handler": logging.Handler,

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,11 +39,13 @@ class Web:
     Attributes:
         site: What it serves.
         port: Where, on the loopback.
+        connections: Those that are open.
     """
 
-    def __init__(self, site: Site, port: int) -> None:
+    def __init__(self, site: Site, port: int, connections: Collection[object]) -> None:
         self.site = site
         self.port = port
+        self.connections = connections
 
     async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """Connect, and say nothing."""
@@ -161,7 +163,7 @@ async def serving(folder: Path, **changes: Any) -> AsyncIterator[Web]:
         try:
             async with asyncio.timeout(PATIENCE_S):
                 await started.wait()
-            yield Web(site, port)
+            yield Web(site, port, server.server_state.connections)
         finally:
             site.close()
             server.should_exit = True

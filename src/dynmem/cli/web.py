@@ -73,6 +73,7 @@ def web(
     from dynmem.manager.address import Address
     from dynmem.web.app import Settings
     from dynmem.web.files import page_files
+    from dynmem.web.seldom import Seldom
     from dynmem.web.token import read_token
 
     settings = Settings(
@@ -84,7 +85,9 @@ def web(
         explained=explained,
         explained_at=page_of,
     )
-    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="dynmem: %(message)s")
+    logging.basicConfig(level=logging.ERROR, stream=sys.stderr, format="dynmem: %(message)s")
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(Seldom())
     with listening(address) as at:
         taken = Address(*at.getsockname()[:2])
         if not taken.is_loopback:

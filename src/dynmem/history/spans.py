@@ -3,12 +3,14 @@
 Computed from whole sweeps and from thin rows alike; sizes are bytes, pressure and stalls ratios.
 """
 
+from collections.abc import Sequence
+
 import msgspec
 
 from dynmem.dates import format_date
 from dynmem.history.block import AT, FOR, HOST_SERIES, VM_SERIES, Block
 from dynmem.history.past import LATEST_MS, Past, Piece
-from dynmem.history.thinning import VM_COLUMNS, Series, series_of
+from dynmem.history.thinning import VM_COLUMNS, Series, Span, series_of
 from dynmem.units import NS_PER_MS, PAGE_SIZE
 
 #: Lengths of a row, in milliseconds: those that people count in.
@@ -124,19 +126,35 @@ def spans_of(
             if (series := series_of(block, each, piece.for_ds)) is not None
         ]
         there = None if name is None else block.figure("maximum_bytes")
-        for row in piece.rows:
-            if there is not None and there[row] is None and not any(series.ds[row] for series in known):
-                continue
+        seen = piece.rows
+        if there is not None and None in there:
+            seen = [row for row in seen if there[row] is not None or any(series.ds[row] for series in known)]
+        parts = _parts([at_ms // step for at_ms in piece.at_ms] if step else None, seen)
+        thin = [series.thinned(parts) for series in known]
+        for at, (first, after) in enumerate(parts):
             if last is not None:
-                before, now = last[0].at_ms[last[2]], piece.at_ms[row]
+                before, now = last[0].at_ms[last[2]], piece.at_ms[first]
                 if not step or before // step != now // step:
                     end()
-            for series in known:
-                sums.setdefault(series.name, _Sum()).add(series, row)
-            for_ds += piece.for_ds[row]
-            last = (piece, block, row)
+            for series in thin:
+                sums.setdefault(series.name, _Sum()).add(series, at)
+            for_ds += sum(piece.for_ds[first:after])
+            last = (piece, block, after - 1)
     end()
     return rows
+
+
+def _parts(steps: Sequence[int] | None, rows: Sequence[int]) -> list[Span]:
+    """Return rows as ranges: those that follow each other in the same step; without steps, each alone."""
+    if steps is None:
+        return [(row, row + 1) for row in rows]
+    parts: list[Span] = []
+    for row in rows:
+        if parts and parts[-1][1] == row and steps[row - 1] == steps[row]:
+            parts[-1] = parts[-1][0], row + 1
+        else:
+            parts.append((row, row + 1))
+    return parts
 
 
 def _row(last: tuple[Piece, Block, int], sums: dict[str, _Sum], for_ds: int) -> SpanRow:

@@ -11,7 +11,7 @@ Every refusal is one sentence: {"error": ...}.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -21,9 +21,9 @@ import msgspec
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from dynmem.errors import DynmemError, ExitCode
 from dynmem.history.event import SCHEMA, encoded
@@ -34,7 +34,7 @@ from dynmem.web.asking import ask
 from dynmem.web.files import INDEX, PageFile
 from dynmem.web.guard import Guard
 from dynmem.web.happened import News, last_events
-from dynmem.web.live import Live
+from dynmem.web.live import Live, Reader
 from dynmem.web.look import Look, Trouble
 from dynmem.web.questions import UnknownError, about, count_of, moment_of, span_of, vm_name
 from dynmem.web.readings import BusyError, NoHistoryError, Reading, Readings
@@ -56,6 +56,7 @@ _SENTENCES: Final[Mapping[int, str]] = {
     404: "there is nothing at this address",
     405: "this address takes no such request",
 }
+STREAM: Final = "text/event-stream"
 _NO_STORE: Final = {"Cache-Control": "no-store"}
 
 
@@ -139,20 +140,14 @@ class Site:
         return _raw(seen.data, 503 if isinstance(seen, Trouble) else 200)
 
     async def _stream(self, request: Request) -> Response:
-        del request
+        if request.method == "HEAD":
+            return Response(headers={**_NO_STORE, "Content-Type": STREAM})
         try:
             reader = self.live.join()
         except BusyError as error:
             return _json({"error": str(error)}, 503, {"Retry-After": "10"})
 
-        async def frames() -> AsyncIterator[bytes]:
-            try:
-                async for frame in reader.frames():
-                    yield frame
-            finally:
-                self.live.leave(reader)
-
-        return StreamingResponse(frames(), headers={**_NO_STORE, "Content-Type": "text/event-stream"})
+        return _Stream(self.live, reader)
 
     # -- the history ----------------------------------------------------------------------------------------
 
@@ -226,7 +221,7 @@ class Site:
             return _json({"error": f"{act}: the body has to be application/json"}, 415)
         order = order_of(act, await _body(request))
         asking = asyncio.ensure_future(ask(self._settings.socket, order.request, order.timeout_s))
-        hang_up = asyncio.ensure_future(_hung_up(request))
+        hang_up = asyncio.ensure_future(_hung_up(request.receive))
         try:
             await asyncio.wait((asking, hang_up), return_when=asyncio.FIRST_COMPLETED)
             if not asking.done():
@@ -235,6 +230,32 @@ class Site:
         finally:
             asking.cancel()  # closing its connection withdraws a reservation that waits
             hang_up.cancel()
+
+
+class _Stream(Response):
+    """The reply to a reader: it ends when either side does."""
+
+    def __init__(self, live: Live, reader: Reader) -> None:
+        super().__init__(headers={**_NO_STORE, "Content-Type": STREAM})
+        self._live = live
+        self._reader = reader
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        sending = asyncio.ensure_future(self._send(send))
+        hang_up = asyncio.ensure_future(_hung_up(receive))
+        try:
+            await asyncio.wait((sending, hang_up), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self._live.leave(self._reader)
+            sending.cancel()
+            hang_up.cancel()
+
+    async def _send(self, send: Send) -> None:
+        headers = [each for each in self.raw_headers if each[0] != b"content-length"]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        async for frame in self._reader.frames():
+            await send({"type": "http.response.body", "body": frame, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
 
 
 def _authorization(request: Request) -> bytes | None:
@@ -248,12 +269,13 @@ async def _body(request: Request) -> bytes:
         async for piece in request.stream():
             body += piece
             if len(body) > WEB_BODY_BYTES_MAX:
-                raise HTTPException(413, f"an act is at most {WEB_BODY_BYTES_MAX} bytes long")
+                too_long = f"an act is at most {WEB_BODY_BYTES_MAX} bytes long"
+                raise HTTPException(413, too_long, {"Connection": "close"})  # the rest is not read
     return bytes(body)
 
 
-async def _hung_up(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
+async def _hung_up(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
         pass
 
 

@@ -45,6 +45,7 @@ class Connection(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._go_on()
         super().connection_lost(exc)
+        self._unset_keepalive_if_required()  # or the connection is kept in memory until then
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)

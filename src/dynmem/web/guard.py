@@ -14,7 +14,7 @@ import msgspec
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dynmem.errors import printable, quoted
-from dynmem.limits import WEB_TARGET_BYTES_MAX
+from dynmem.limits import WEB_HEAD_BYTES_MAX, WEB_TARGET_BYTES_MAX
 
 #: Nothing but what this server has, and no code but its files.
 POLICY: Final = (
@@ -78,6 +78,8 @@ class Guard:
             return Problem(405, f"{scope['method'][:16]}: only {', '.join(_METHODS)} are served")
         if len(scope["raw_path"]) + len(scope["query_string"]) > WEB_TARGET_BYTES_MAX:
             return Problem(414, f"an address has at most {WEB_TARGET_BYTES_MAX} bytes: ask for less")
+        if sum(len(name) + len(value) for name, value in headers) > WEB_HEAD_BYTES_MAX:
+            return Problem(431, f"the head of a request has at most {WEB_HEAD_BYTES_MAX} bytes: send less")
         hosts = [value for name, value in headers if name == b"host"]
         if len(hosts) != 1 or (host := self._name(hosts[0])) is None:
             return Problem(400, "a request names one host, and a port at most")

@@ -39,9 +39,9 @@ class News:
     def since(self, past: Reading) -> list[Event]:
         """Return the events since the last look, oldest first, and as many as a reader can be sent."""
         is_first = self._file_id is None
-        if past.file_id != self._file_id:
-            self._file_id, self._last_id = past.file_id, 0
         last_id = past.last_event()
+        if past.file_id != self._file_id or last_id < self._last_id:  # another, by a number that was free
+            self._file_id, self._last_id = past.file_id, 0
         news = [] if is_first else list(_after(past, self._last_id))
         self._last_id = last_id
         return news[::-1]

@@ -124,9 +124,10 @@ class Live:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._follow_the_manager())
                 group.create_task(self._follow_the_history())
-        finally:
+        except Exception:
             for reader in self._readers:
-                reader.end()  # not by itself: the stream is asked for again
+                reader.end()  # their pages ask for another stream
+            raise
 
     async def _follow_the_manager(self) -> None:
         clock = asyncio.get_running_loop().time

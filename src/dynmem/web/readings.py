@@ -6,13 +6,14 @@ The file is opened for each reading: the manager may have set it aside meanwhile
 import asyncio
 import sqlite3
 import time
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
 from dynmem.errors import DeadlineError, DynmemError, ExitCode, RefusedError
-from dynmem.history.past import LATEST_MS, Past, Piece
+from dynmem.history.block import Block
+from dynmem.history.past import Past
 from dynmem.limits import WEB_READING_S_MAX, WEB_READINGS_MAX
 
 T = TypeVar("T")
@@ -48,12 +49,9 @@ class Reading(Past):
         """Whether this has taken too long."""
         return time.monotonic() > self._end_s
 
-    def pieces(
-        self, since_ms: int, until_ms: int = LATEST_MS, only: Container[str] | None = None
-    ) -> Iterator[Piece]:
-        for piece in super().pieces(since_ms, until_ms, only):
-            self.go_on()
-            yield piece
+    def block(self, batch: int, who: int, only: Container[str] | None = None) -> Block | None:
+        self.go_on()  # whatever is read is read in blocks
+        return super().block(batch, who, only)
 
 
 class Readings:

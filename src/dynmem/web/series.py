@@ -75,7 +75,7 @@ def _placed(rows: Sequence[SpanRow], step: int, points: int) -> tuple[list[float
     placed: list[SpanRow | None] = []
     end_s = None
     for begin_s, row in sorted(begins.items())[-points:]:
-        if end_s is not None and begin_s - row_late(row, step) > end_s:
+        if end_s is not None and begin_s - _late(row, step) > end_s:
             times.append(end_s)
             placed.append(None)
         times.append(begin_s)
@@ -84,11 +84,13 @@ def _placed(rows: Sequence[SpanRow], step: int, points: int) -> tuple[list[float
     return times, placed
 
 
-def row_late(row: SpanRow, step: int) -> float:
+def _late(row: SpanRow, step: int) -> float:
     """Return how far a row may begin after the one before it without a gap, in seconds."""
     return max(_LATE_S, step / 1000, row.for_s)
 
 
 def _begin_s(row: SpanRow, step: int) -> float:
     """Return when a row begins: with its step, or before that where it stands for more."""
-    return round(min(row.at_ms // step * step, row.at_ms - row.for_s * 1000) / 1000, 3)
+    if row.for_s * 1000 > 1.5 * step:  # sweeps may be late
+        return round(row.at_ms / 1000 - row.for_s, 3)
+    return row.at_ms // step * step / 1000
