@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: demo demo-qemu test test-kvm accept-memory accept-gmm accept-hosts lint man dist docs conformance bench bench-check trial rows flake check-metrics soak hostile walk fuzz fuzz-coverage clean
+.PHONY: demo demo-qemu test test-kvm accept-memory accept-gmm accept-hosts accept-daytwo lint man dist docs conformance bench bench-check trial rows flake check-metrics soak hostile walk fuzz fuzz-coverage clean
 .DEFAULT_GOAL := demo
 
 .venv/run.stamp: pyproject.toml scripts/setup-venv
@@ -50,6 +50,12 @@ accept-gmm: .venv/dev.stamp  ## the memory manager in six scenes of real process
 accept-hosts: .venv/dev.stamp  ## a host of other people's QEMUs, from the first scan to the last release; both sides' figures
 	scripts/setup-qemu
 	$(BIN)/python -m tests.accept.hosts $(ARGS)
+
+accept-daytwo: .venv/dev.stamp  ## ten minutes of a host with all readers on, then its history answers; ARGS="--minutes 2 --pictures"
+	scripts/setup-qemu
+	scripts/setup-browser
+	-scripts/setup-prometheus
+	$(BIN)/python -m tests.accept.daytwo $(ARGS)
 
 lint: .venv/dev.stamp
 	$(BIN)/ruff format --check .

@@ -6,12 +6,14 @@ import importlib
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from tests.accept.figures import HEADER, Figures
 
+#: Plays a scene in a folder of its own.
+Play = Callable[[Path, Figures], Coroutine[Any, Any, None]]
 _SCENE_S: Final = 300.0
 
 
@@ -33,14 +35,18 @@ def main(package: str, scenes: Mapping[str, str], description: str | None) -> in
 
 
 def _play(package: str, name: str, what: str) -> list[str]:
-    """Play one scene; return what was wrong."""
+    """Play one scene of a package; return what was wrong."""
+    return played(name, what, importlib.import_module(f"{package}.{name}").play, _SCENE_S)
+
+
+def played(name: str, what: str, play: Play, within_s: float) -> list[str]:
+    """Play one scene, whose figures are shown as they come; return what was wrong."""
     print(f"\n{name}: {what}\n{HEADER}", flush=True)
     begun = time.monotonic()
     figures = Figures(_show)
-    scene = importlib.import_module(f"{package}.{name}")
     with tempfile.TemporaryDirectory(prefix="dynmem-a") as folder:
         try:
-            asyncio.run(asyncio.wait_for(scene.play(Path(folder), figures), _SCENE_S))
+            asyncio.run(asyncio.wait_for(play(Path(folder), figures), within_s))
         except Exception as error:  # the other scenes are played all the same
             figures.wrong.append(f"{type(error).__name__}: {error}")
     if not figures.rules:

@@ -3,13 +3,7 @@
 import asyncio
 import contextlib
 import json
-import os
 import re
-import socket
-import subprocess
-import urllib.parse
-import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +12,7 @@ import pytest
 from tests.contrib.test_alerts import unknown
 from tests.rigs.daemon import DAEMON
 from tests.rigs.obedient import ObedientHost
-from tests.rigs.prometheus import needs_prometheus, program
+from tests.rigs.prometheus import asked, filled, needs_prometheus, queries, serving
 from tests.rigs.scenes import play, until
 
 from dynmem.manager.address import Address
@@ -33,15 +27,6 @@ from scripts import dashboards
 
 MADE = dashboards.dashboards()
 BOARDS: dict[str, dict[str, Any]] = {name: json.loads(text) for name, text in MADE.items()}
-
-
-def queries(board: dict[str, Any]) -> list[str]:
-    return [target["expr"] for panel in board["panels"] for target in panel["targets"]]
-
-
-def filled(query: str) -> str:
-    """Return a query as Grafana sends it."""
-    return query.replace("$instance", ".*").replace("$vm", ".*").replace("$__rate_interval", "30s")
 
 
 @pytest.mark.parametrize("name", MADE)
@@ -103,46 +88,12 @@ class Rack:
         return StatusReply(**msgspec.structs.asdict(view), manager=DAEMON, totals=self.totals.view())
 
 
-@contextlib.contextmanager
-def prometheus(folder: Path, target: int) -> Iterator[str]:
-    """Run Prometheus on what listens at a port, with our alert rules; yield its address."""
-    config = {
-        "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
-        "rule_files": [str(dashboards.FOLDER.parent / "prometheus" / "alerts.yml")],
-        "scrape_configs": [{"job_name": "dynmem", "static_configs": [{"targets": [f"127.0.0.1:{target}"]}]}],
-    }
-    (folder / "prometheus.yml").write_text(json.dumps(config))
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    command = [
-        program("prometheus"),
-        f"--config.file={folder / 'prometheus.yml'}",
-        f"--storage.tsdb.path={folder / 'data'}",
-        f"--web.listen-address=127.0.0.1:{port}",
-    ]
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, "GOMAXPROCS": "1"})
-    try:
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait(30)
-
-
-def asked(address: str, path: str, **parameters: str) -> Any:
-    """Return what Prometheus replies to a query; it raises where Prometheus refuses one."""
-    with urllib.request.urlopen(
-        f"{address}/api/v1/{path}?{urllib.parse.urlencode(parameters)}", timeout=30
-    ) as reply:
-        return json.load(reply)["data"]
-
-
 @needs_prometheus
 def test_prometheus_scrapes_the_manager_and_runs_every_query_of_the_dashboards(tmp_path: Path) -> None:
     rack, said = Rack(), list[str]()
 
     async def queried(port: int) -> None:
-        with prometheus(tmp_path, port) as address:
+        with serving(tmp_path, port, dashboards.FOLDER.parent / "prometheus" / "alerts.yml") as address:
 
             async def scraped() -> bool:
                 with contextlib.suppress(OSError):
