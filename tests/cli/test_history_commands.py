@@ -174,7 +174,7 @@ def test_a_reader_holds_no_writer_up_and_sees_whole_batches(tmp_path: Path) -> N
     past = Past(tmp_path)
     writing = threading.Thread(target=lambda: store.add(recorded.sweeps(20), []))
     writing.start()
-    writing.join(20)
+    writing.join(100)
     assert not writing.is_alive()
     assert sum(len(piece.rows) for piece in past.pieces(0)) == 20
     assert sum(len(piece.rows) for piece in Past(tmp_path).pieces(0)) == 40
