@@ -84,3 +84,11 @@ def test_the_tiers_are_each_longer_and_coarser_than_the_one_before() -> None:
         assert after.step_ds > before.step_ds
         assert after.keep_ds > before.keep_ds
         assert not before.step_ds or after.step_ds % before.step_ds == 0
+
+
+def test_what_a_thin_row_does_not_have_of_a_series_is_not_made_up_from_the_sweep_that_it_keeps() -> None:
+    """As in a history that was thinned before there was such a series."""
+    thin = Block(1, {"demand_bytes": [4096], "actual.ds": [600], "actual.sum": [600], "actual.low": [1]}, {})
+    assert series_of(thin, "demand", [600]) is None
+    whole = Block(1, {"demand_bytes": [4096]}, {})
+    assert series_of(whole, "demand", [600]) is not None

@@ -67,6 +67,11 @@ def test_every_source_is_read_as_the_kernel_writes_it(tmp_path: Path) -> None:
     assert tree(tmp_path).measure() == WHOLE
 
 
+def test_no_program_has_waited_for_longer_than_there_was_time(tmp_path: Path) -> None:
+    found = tree(tmp_path, **{"proc/pressure/memory": "some avg10=250.00 x\nfull avg10=100.01 x\n"}).measure()
+    assert (found.pressure_some_percent, found.pressure_full_percent) == (100.0, 100.0)
+
+
 def test_what_is_not_there_is_not_known_and_is_no_zero(tmp_path: Path) -> None:
     (tmp_path / "proc").mkdir()
     (tmp_path / "proc" / "meminfo").write_text("MemTotal: 8388608 kB\nMemAvailable: 4194304 kB\n")

@@ -398,3 +398,35 @@ def test_a_look_between_two_sweeps_keeps_what_the_kernel_was_told() -> None:
     told = msgspec.structs.replace(web, protection="oom_score_adj is 250, and was 0")
     before = Facts(0, HostFacts(MIB, MIB), (told,))
     assert between_sweeps(before, 1, before.host, {"web": web}).vms == (told,)
+
+
+def test_where_a_vm_has_moved_to_another_cgroup_neither_is_written_to(tmp_path: Path) -> None:
+    host = Host(tmp_path)
+    manager = host.manager(host.config(score=False, low=True))
+    play(host.sweep(manager))
+    other = host.groups / "other.scope"
+    other.mkdir()
+    (other / "cgroup.procs").write_text("103\n")
+    (other / "memory.low").write_text(f"{MAXIMUM}\n")  # as much as the manager set where the VM was
+    (host.tree.root / "103" / "cgroup").write_text("0::/other.scope\n")
+    play(host.sweep(manager, released={"high"}))
+    assert host.lows() == [0, 64, 256]
+    assert (other / "memory.low").read_text() == f"{MAXIMUM}\n"
+    assert [each.vm for each in host.journal.protections()] == ["normal"]
+
+
+def test_no_sweep_sets_more_than_a_few_and_all_have_their_turn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(protections, "AT_ONCE", 1)
+    host = Host(tmp_path)
+    manager = host.manager(host.config())
+    vms = tuple(VmFacts(name, f"{pid}@{START}", RUNNING) for name, pid in host.pids.items())
+
+    async def scenario() -> None:
+        for expected in (1, 2):
+            manager.look(vms, (), ())
+            await manager.close()
+            assert len(host.journal.protections()) == expected
+
+    play(scenario())

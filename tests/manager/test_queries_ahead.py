@@ -141,3 +141,18 @@ def test_nothing_is_kept_of_a_reply_that_was_asked_for_ahead(tmp_path: Path) -> 
             assert reply() is None
 
     play(scenario())
+
+
+def test_a_reply_that_was_passed_over_is_no_reply_to_what_is_asked_afterwards(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        vm = FakeVm({"query-jobs": []})
+        async with listening(tmp_path / "qmp", vm.serve), await QmpClient.connect(tmp_path / "qmp") as client:
+            monitor, usual = Monitor(client, may_write=False, timeout_s=100), Usual()
+            for _ in range(2):
+                usual.looked([("query-jobs", None), ("query-balloon", None)])
+            async with monitor.ahead(usual):
+                await monitor.query("query-balloon")
+                vm.answers["query-jobs"] = ["one"]  # a reply after that of the balloon may know of more
+                assert await monitor.query("query-jobs") == ["one"]
+
+    play(scenario())

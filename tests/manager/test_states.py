@@ -82,6 +82,18 @@ def test_the_guest_that_comes_counts_at_full_size_until_it_reports_and_its_size_
     assert claim(rack, "batch") == assigned // MIB < 300  # adopted, and grown a little from there
 
 
+@pytest.mark.parametrize("state", [state for state, row in STATES.items() if row.another_guest])
+def test_sweeps_before_a_guest_comes_are_none_of_the_two_that_find_its_size(state: str) -> None:
+    rack = rack_with_one_in_need()
+    rack.overrides["batch"] = {"run_state": state}
+    rack.sweep(3)
+    rack.overrides.clear()
+    rack.sweep()
+    assert rack.manager.status().vm("batch").reason.startswith("adopting: two equal sweeps are needed")
+    rack.sweep()
+    assert rack.manager.status().vm("batch").standing == "movable"
+
+
 @pytest.mark.parametrize("restored", [1, 0])
 def test_a_snapshot_that_was_loaded_ends_the_target_that_was_sent(restored: int) -> None:
     rack = rack_with_one_in_need()

@@ -155,6 +155,17 @@ def test_a_late_answer_is_thrown_away_and_the_next_command_gets_its_own(tmp_path
     with_monitor(tmp_path, scene)
 
 
+def test_a_reply_to_what_was_sent_ahead_that_is_late_for_one_is_there_for_the_next(tmp_path: Path) -> None:
+    async def scene(_: QmpServer, client: QmpClient) -> None:
+        (sent,) = await client.send_ahead([("late", {"value": 1})])
+        with pytest.raises(DeadlineError, match="no reply to late"):
+            await client.result(sent, timeout_s=0.01)
+        assert await client.result(sent, timeout_s=100) == 1
+        assert client.unasked.replies == 0  # and it counts as asked for
+
+    with_monitor(tmp_path, scene)
+
+
 def test_events_are_kept_up_to_a_bound_and_the_lost_ones_counted(tmp_path: Path) -> None:
     async def scene(server: QmpServer, client: QmpClient) -> None:
         for number in range(QMP_EVENTS_KEPT + 3):
