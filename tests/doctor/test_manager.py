@@ -204,6 +204,20 @@ def test_a_vm_whose_hv_balloon_reports_nothing_is_named(tmp_path: Path) -> None:
     assert examined(tmp_path / "b", ["-device", "hv-balloon,status-report=on"])[0] is Verdict.OK
 
 
+def test_our_own_vms_are_none_of_qemus(tmp_path: Path) -> None:
+    tree = rig(tmp_path, ["-device", "hv-balloon"])
+    for number in (7, 8):
+        ours = ["python3", "-m", "dynmem", "vm", f"--name=ours{number}", "--device=hv-balloon"]
+        tree.process(number, ours)
+    found = find_vms(proc=tree.root)
+    assert len(found.vms) == 3
+    said = hv_balloon.examine(found, program="")
+    assert said.detail == "vm0: it does not report what its guest needs"
+    mine = found._replace(vms=tuple(vm for vm in found.vms if vm.started.is_ours))
+    assert all(vm.started.devices for vm in mine.vms)
+    assert hv_balloon.examine(mine, program="").verdict is Verdict.OK
+
+
 def test_without_a_qemu_there_is_nothing_to_say_and_one_that_fails_is_named() -> None:
     assert hv_balloon.examine(Found(()), program="").verdict is Verdict.OK
 

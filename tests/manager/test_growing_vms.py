@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
 import pytest
-from tests.rigs.monitored import FakeVm, listening, look, look_until
+from tests.rigs.monitored import FakeVm, listening, look, look_until, watched
 from tests.rigs.obedient import ObedientHost
 from tests.rigs.scenes import play
 
@@ -242,3 +242,17 @@ def test_a_target_that_ended_with_a_reset_is_not_waited_for() -> None:
     rack.sweep(2)
     assert rack.manager.status().vm("web").assigned_bytes == 256 * MIB
     assert "takes no more" not in rack.manager.status().vm("web").reason
+
+
+def test_what_a_reset_has_unplugged_is_known_at_the_next_look(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        vm = FakeVm({"query-memory-devices": [dimm(128 * MIB)]})
+        async with watched(vm, tmp_path) as connection:
+            assert (await look(connection)).boot_bytes == BOOT + 128 * MIB
+            vm.answers["query-memory-devices"] = []
+            assert (await look(connection)).boot_bytes == BOOT + 128 * MIB  # it is read now and then
+            vm.event("RESET")
+            await look_until(connection, lambda facts: facts.resets == 1)
+            assert (await look(connection)).boot_bytes == BOOT
+
+    play(scenario())

@@ -34,10 +34,18 @@ class Crowd:
         *,
         command: tuple[str, ...] = SAVE,
         mode: Mode = "enforce",
+        squeezes: bool = False,
     ) -> None:
         configs = [
             VmConfig("web", 64 * MIB, 1 * GIB, priority="high"),
-            VmConfig("one", 64 * MIB, 1 * GIB, priority=first, on_out_of_memory=command),
+            VmConfig(
+                "one",
+                64 * MIB,
+                1 * GIB,
+                priority=first,
+                on_out_of_memory=command,
+                on_shortage="squeeze" if squeezes else "wait",
+            ),
             VmConfig("two", 64 * MIB, 1 * GIB, priority=second, on_out_of_memory=command),
         ]
         settings = ManagerSettings(1 * GIB, 0, NS_PER_S, mode)
@@ -129,6 +137,18 @@ def test_one_that_was_saved_is_enough_if_what_is_used_fits_then() -> None:
     crowd.end("two")
     assert crowd.sweep(4 * SWEEPS) == []
     assert crowd.host.sizes["web"] >= 700 * MIB
+
+
+@pytest.mark.parametrize("squeezes", [False, True])
+def test_nobody_is_interrupted_where_squeezing_another_is_enough(*, squeezes: bool) -> None:
+    crowd = Crowd(squeezes=squeezes)
+    crowd.fill(500)
+    assert crowd.sweep(2 * SWEEPS) == ([] if squeezes else ["two"])
+    watched = Crowd(mode="observe", squeezes=squeezes)  # where nobody is squeezed, however long it would help
+    watched.host.sizes["web"] = 300 * MIB
+    watched.fill(500)
+    watched.sweep(2 * SWEEPS)
+    assert any("interrupted" in line for line in watched.lines) is not squeezes
 
 
 def test_normal_is_interrupted_only_after_low_and_high_never() -> None:

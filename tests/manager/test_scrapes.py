@@ -186,6 +186,19 @@ def test_what_was_rendered_a_while_ago_is_rendered_again(monkeypatch: pytest.Mon
     play(scenario())
 
 
+def test_a_rendering_that_failed_is_nobody_elses(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda *_: None)  # which would log it
+        async with serving() as served:
+            monkeypatch.setattr("dynmem.manager.api.scrapes.FRESH_S", 3600)
+            with monkeypatch.context() as patched:
+                patched.setattr(served, "body", None)  # of which no reply can be made
+                assert await exchange(served.port) == (b"", b"")
+            assert (await exchange(served.port))[1] == served.body
+
+    play(scenario())
+
+
 def test_scrapers_that_send_nothing_lock_nobody_out() -> None:
     async def scenario() -> None:
         async with serving() as served:

@@ -211,12 +211,14 @@ async def test_a_guest_without_the_driver_takes_no_more_and_its_request_is_withd
 
 
 @plays
-async def test_what_another_program_has_requested_counts_as_taken(tmp_path: Path) -> None:
+async def test_what_another_program_has_requested_counts_as_taken_and_stays_requested(tmp_path: Path) -> None:
     """The guest may plug it at any moment, without anybody asking."""
-    vm = Pluggable(Device("one", 512 * MIB, requested=256 * MIB))
+    vm = Pluggable(Device("one", 512 * MIB, requested=256 * MIB), used=60 * MIB)
+    vm.devices["/machine/peripheral/one"].takes = 0
     async with managed(vm, tmp_path) as web:
         await web.period(2)
-        assert web.view.claim_bytes == BOOT + 256 * MIB
+        assert web.view.claim_bytes == web.view.assigned_bytes == BOOT + 256 * MIB
+        assert vm.writes == []
 
 
 @plays

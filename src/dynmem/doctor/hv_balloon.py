@@ -39,8 +39,9 @@ def examine(
 ) -> Finding:
     """Return what keeps QEMU's hv-balloon from working, or a VM with it from being managed."""
     program = shutil.which(_PROGRAM) if program is None else program
-    mute = [vm for vm in found.vms if any(_is_mute(each) for each in vm.started.devices)]
-    if mute and not all(vm.started.is_ours for vm in mute):
+    theirs = [vm for vm in found.vms if not vm.started.is_ours]
+    mute = [vm for vm in theirs if any(_is_mute(each) for each in vm.started.devices)]
+    if mute:
         detail = f"{names_of(mute)}: it does not report what its guest needs"
         step = "start it with -device hv-balloon,status-report=on, and may_stop = true in the manager's file"
         return Finding(_SUBJECT, Verdict.LIMITED, detail, step)

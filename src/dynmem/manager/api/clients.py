@@ -92,6 +92,5 @@ class Clients:
             return False
         leaving = next(iter(self._waited_for))
         del self._waited_for[leaving]
-        self._clients.discard(leaving)
         leaving.cancel()
         return True
