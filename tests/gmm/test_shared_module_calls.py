@@ -190,3 +190,11 @@ def test_a_page_that_others_refer_to_is_not_freed_with_those_that_were_left_behi
             gmm.pages.free_shared(np.array(page_ids, np.uint32))
         assert refused.value.code is Status.PAGE_NOT_SHARED
         assert gmm.pages.references(FIRST + 1) == 1
+
+
+def test_neither_free_nor_shared_pages_are_among_those_that_a_page_is_compared_with() -> None:
+    gmm = host()
+    of_a, of_b = (set(gmm.pages.pages_of(vm).tolist()) for vm in "ab")
+    assert (len(of_a), len(of_b)) == (3, 4)
+    assert set(gmm.pages.private_pages("a").tolist()) == of_b
+    assert set(gmm.pages.private_pages("c").tolist()) == of_a | of_b

@@ -58,10 +58,11 @@ class MiniGuest:
         vp_count: int = 1,
         panic: PanicAction = PanicAction.NONE,
         console: ConsoleOptions | None = None,
+        slots: int = 0,
     ) -> None:
         options = VmOptions(
             "mini",
-            MemoryOptions(MEMORY, MEMORY, 0),
+            MemoryOptions(MEMORY, MEMORY, slots),
             boot=BootOptions(kernel),
             vp_count=vp_count,
             actions=ActionOptions(panic=panic),
@@ -179,9 +180,9 @@ class MiniGuest:
 
 @contextlib.asynccontextmanager
 async def running(
-    kernel: Path, *, vp_count: int = 1, panic: PanicAction = PanicAction.NONE
+    kernel: Path, *, vp_count: int = 1, panic: PanicAction = PanicAction.NONE, slots: int = 0
 ) -> AsyncIterator[MiniGuest]:
-    scene = MiniGuest(kernel, vp_count=vp_count, panic=panic)
+    scene = MiniGuest(kernel, vp_count=vp_count, panic=panic, slots=slots)
     try:
         await scene.guest.power_on((CONNECTION,))
         await scene.until("ready", 1)

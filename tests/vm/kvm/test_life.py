@@ -4,14 +4,17 @@ import asyncio
 import errno
 import threading
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
-from tests.rigs.mini_guest import CONNECTION, MiniGuest, assemble, needs_kvm, running
+from tests.rigs.mini_guest import CONNECTION, MEMORY, RESULTS, MiniGuest, assemble, needs_kvm, running
 from tests.rigs.own_process import open_descriptors
 from tests.rigs.scenes import plays, until
 
 from dynmem.errors import ConfigError
 from dynmem.vm.kvm import api
+from dynmem.vm.kvm.board.dimm_slots import Reported
 from dynmem.vm.kvm.virtual_machine import VirtualMachine
 from dynmem.vm.options.console import ConsoleKind, ConsoleOptions
 from dynmem.vm.platform import ShortageError
@@ -164,3 +167,29 @@ async def test_a_console_that_cannot_be_had_leaves_nothing_of_the_platform_open(
     with pytest.raises(ConfigError, match="make the folder"):
         MiniGuest(kernel, console=ConsoleOptions(ConsoleKind.FILE, tmp_path / "absent" / "console"))
     assert open_descriptors() == before
+
+
+def stand_in(slot: int, address: int) -> Any:
+    """A DIMM, as far as a platform asks."""
+    region = SimpleNamespace(size=MEMORY)
+    return SimpleNamespace(slot=slot, node=0, get_addr=lambda: address, get_memory_region=lambda: region)
+
+
+@plays
+async def test_a_dimm_whose_memory_kvm_does_not_have_is_not_shown_to_the_guest(kernel: Path) -> None:
+    async with running(kernel, slots=2) as scene:
+        there, refused = stand_in(0, 0), stand_in(1, 1 << 32)
+        for dimm in (there, refused):
+            scene.guest.plug(dimm)
+        assert scene.guest.unplug(there)
+        assert not scene.guest.unplug(refused)  # it would find nothing there
+
+
+@plays
+async def test_what_a_guest_did_to_its_dimms_ends_with_it(kernel: Path) -> None:
+    async with running(kernel) as scene:
+        scene.guest._dimm_acts.add(Reported(0, 3, 0))
+        await scene.guest.power_off()
+        scene.memory.write(RESULTS, bytes(128))
+        await scene.guest.power_on((CONNECTION,))
+        await scene.until("ready", 1)  # and nothing was reported to the machine, which would not take it
