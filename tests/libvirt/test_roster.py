@@ -19,7 +19,7 @@ from tests.rigs.libvirts import (
     seen,
     xml,
 )
-from tests.rigs.scenes import play
+from tests.rigs.scenes import play, until
 
 from dynmem.manager import connections
 from dynmem.manager.connections import Connections
@@ -29,6 +29,7 @@ from dynmem.manager.domains.roster import processes_of
 from dynmem.manager.next_sweep import NextSweep
 from dynmem.manager.reload import ConfigWatch
 from dynmem.manager.sweep.measuring import Measuring
+from dynmem.units import MIB
 
 
 def test_domains_with_a_policy_come_and_go_while_the_manager_runs(tmp_path: Path) -> None:
@@ -191,20 +192,35 @@ def test_a_search_for_processes_that_hangs_holds_no_pass_up_and_is_used_when_it_
     play(scene())
 
 
-def test_the_list_of_a_libvirt_that_a_reload_names_is_waited_for(
+def test_a_reload_that_names_another_libvirt_waits_for_its_list_and_leaves_the_former_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def scene() -> None:
-        libvirt = FakeLibvirt(FakeDomain(xml(policy='minimum="64MiB"')))
-        monkeypatch.setattr(connections, "_link", lambda _, rebooted: libvirt.link(rebooted))
+        """Both have a domain of the same name and UUID."""
+        first, second = (FakeLibvirt(FakeDomain(xml(policy='minimum="64MiB"'))) for _ in range(2))
+        second.all[0].size_kib = 128 << 10
+        of = {"qemu:///system": first, "qemu:///session": second}
+        monkeypatch.setattr(connections, "_link", lambda uri, rebooted: of[uri].link(rebooted))
         monkeypatch.setattr(connections, "FIRST_LOOK_S", 60)
         watch = ConfigWatch(config(tmp_path))
         vms = Connections(watch, lambda _: None, NextSweep(), Measuring())
-        await vms.take_in()
-        vms._uri = "qemu:///elsewhere"  # so the file leads to another one now
-        await vms.take_in()
-        assert libvirt.opened == 2
-        assert [vm.name for vm in watch.config.vms] == ["web"]
+
+        async def size_after_reading_again(text: str) -> int | None:
+            before = watch.config
+            watch.config.path.write_text(text)
+            await watch.read_again()
+            await vms.take_in()
+            await vms.follow(before)
+            return (await vms.all["web"].observe(0, 60)).actual_bytes if "web" in vms.all else None
+
+        text = watch.config.path.read_text()
+        assert await size_after_reading_again(text) == 256 * MIB
+        assert await size_after_reading_again(text.replace("system", "session")) == 128 * MIB
+        await until(lambda: first.closed)
+        assert await size_after_reading_again(text.replace('libvirt = "qemu:///system"', "")) is None
+        await until(lambda: second.closed)
+        assert "web" not in vms.names
+        assert (first.opened, second.opened) == (1, 1)
         await vms.close()
 
     play(scene())
