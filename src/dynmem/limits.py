@@ -275,6 +275,19 @@ HISTORY_TEXT_MAX: Final = 500
 # Files that are no history and were set aside.
 HISTORY_SET_ASIDE_MAX: Final = 9
 
+# -- simulation: loads from files --
+
+# A file that describes a load by hand.
+LOAD_FILE_BYTES_MAX: Final = 1 << 20
+# VMs of one load: more than a host has.
+SIMULATED_VMS_MAX: Final = 2000
+# The length of a load: what a history keeps.
+SIMULATED_S_MAX: Final = 400 * 86_400
+# Rows of one load, 40 bytes each: a thousand VMs for a day of minutes, or sixty for a month.
+SIMULATED_ROWS_MAX: Final = 3_000_000
+# A line of a trace: five numbers, or a VM's settings.
+LOAD_LINE_BYTES_MAX: Final = 1024
+
 # -- web: the page --
 
 # Browsers, each with six connections at most, and a proxy's.

@@ -33,6 +33,11 @@ COMMANDS: Final = {  # name -> (module, attribute, one line for --help)
     "run": ("dynmem.cli.run", "run", "Run the memory manager of this host"),
     "scan": ("dynmem.cli.scan", "scan", "Show what the VMs of this host hold and could give back"),
     "schema": ("dynmem.cli.schema", "schema", "Print the JSON Schema of the manager's socket"),
+    "simulate": (
+        "dynmem.cli.simulate",
+        "simulate",
+        "Play a load under the manager's rules and others",
+    ),
     "status": ("dynmem.cli.status", "status", "Show how much memory each VM has, and why"),
     "top": ("dynmem.cli.top", "top", "Watch what each VM needs and has, or write it as CSV"),
     "trace": ("dynmem.cli.trace", "trace", "Read captures and trace logs"),

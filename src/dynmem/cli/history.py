@@ -31,9 +31,24 @@ _FOLLOW_FIRST = 10
 @click.option(
     "--rows", default=ROWS, show_default=True, metavar="N", help="At most so many rows; 0: all that are kept."
 )
+@click.option(
+    "--export",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write what all VMs needed as a trace without names, for `dynmem simulate --trace`.",
+)
 @state_option
 @click.option("--json", "as_json", is_flag=True, help="Print the rows and the events as JSON.")
-def history(name: str | None, since: str, until: str, rows: int, state: Path | None, *, as_json: bool) -> int:
+def history(
+    name: str | None,
+    since: str,
+    until: str,
+    rows: int,
+    export: Path | None,
+    state: Path | None,
+    *,
+    as_json: bool,
+) -> int:
     """Show what VM had, needed and was given over a time; without VM, the host.
 
     It reads the file of the history, so no manager need be running. Times are by the clock of this host. Each
@@ -44,6 +59,7 @@ def history(name: str | None, since: str, until: str, rows: int, state: Path | N
       dynmem history web --since 3am
       dynmem history web --since "yesterday 22:00" --until 6am
       dynmem history --since 7d                         the host
+      dynmem history --since 7d --export host.trace     without names
       dynmem history web --json --rows 0 | jq '.rows[] | [.at, .levels.demand.high]'
 
     Exit codes: 0 OK, 2 wrong usage, no such VM or no history, 3 there is none of that time or folder.
@@ -52,6 +68,12 @@ def history(name: str | None, since: str, until: str, rows: int, state: Path | N
     from dynmem.history.past import Past
     from dynmem.history.spans import spans_of, step_ms
 
+    if export is not None:
+        from dynmem.cli.simulate import exported, recorded_load
+
+        if name is not None:
+            raise ConfigError("--export: a trace holds all VMs: leave the VM out")
+        return exported(recorded_load(since, until, state)[0], export)
     if rows < 0:
         raise ConfigError(f"--rows: {rows} is below 0: write how many, or 0 for all")
     since_ms, until_ms = span_ms(since, until)

@@ -129,13 +129,17 @@ class Guest:
         if self._up > self.character.first_report_ticks and (
             self._asked or (now + self._phase) % REPORT_TICKS == 0
         ):
-            demand = (self.used + KERNEL_PAGES) * self.character.report_percent // 100
-            # Programs commit memory that is not there, as Linux counts it; greedy ones just use it.
-            wanted = self.used if self.character.greedy else self._wanted
-            asked = max(demand, (wanted + KERNEL_PAGES) * self.character.report_percent // 100)
-            # Like num_committed of the protocol, this includes what is in the balloon.
-            self._report = (now, asked + self.boot - self.size, max(0, self.free))
+            self.report(now)
         self._asked = False
+
+    def report(self, now: int) -> None:
+        """Make a report of what it needs at this moment."""
+        demand = (self.used + KERNEL_PAGES) * self.character.report_percent // 100
+        # Programs commit memory that is not there, as Linux counts it; greedy ones just use it.
+        wanted = self.used if self.character.greedy else self._wanted
+        asked = max(demand, (wanted + KERNEL_PAGES) * self.character.report_percent // 100)
+        # Like num_committed of the protocol, this includes what is in the balloon.
+        self._report = (now, asked + self.boot - self.size, max(0, self.free))
 
     def ask(self) -> None:
         """Ask it for a report: it comes with the next tick."""
@@ -163,6 +167,17 @@ class Guest:
             demand=None if silent else self._demand(now),
             resets=self.resets,
         )
+
+    @property
+    def is_freeing(self) -> bool:
+        """Whether the host is about to free something that it gave."""
+        return bool(self._freeing)
+
+    def hand_back(self, now: int, keep: int) -> None:
+        """Hand back what it has touched beyond so much, as a guest that reports its free pages does."""
+        if self.touched > keep:
+            self._freeing.append((now + self.character.lag_ticks, self.touched - keep))
+            self.touched = keep
 
     @property
     def resident(self) -> int:
