@@ -34,6 +34,7 @@ test: .venv/dev.stamp  ## everything that is checked at every change; real QEMU 
 	scripts/setup-qemu10
 	scripts/setup-libvirt
 	scripts/setup-browser
+	scripts/setup-ansible
 	$(PYTEST) -n 2 --dist worksteal -m "not soak and not hostile and not stock" $(ARGS)
 
 test-kvm: .venv/dev.stamp  ## stock kernels on our monitor, on /dev/kvm or in an emulated host; ARGS="tests/kvm/... -k ..."
@@ -91,6 +92,7 @@ rows: .venv/dev.stamp  ## each promise of docs/rows.toml: proven, failing or ope
 	scripts/setup-qemu10
 	scripts/setup-libvirt
 	scripts/setup-browser
+	scripts/setup-ansible
 	scripts/setup-kvm-rig
 	scripts/setup-prometheus
 	$(BIN)/python scripts/rows.py $(if $(STRICT),--strict) $(ARGS)
@@ -100,6 +102,7 @@ flake: .venv/dev.stamp  ## the tests N times (10) in random order, half of them 
 	scripts/setup-qemu10
 	scripts/setup-libvirt
 	scripts/setup-browser
+	scripts/setup-ansible
 	$(BIN)/python scripts/flake.py --runs $(or $(N),10) $(ARGS)
 
 check-metrics: .venv/dev.stamp  ## alert rules and dashboards by Debian's promtool and prometheus, which are fetched, not installed
@@ -108,6 +111,7 @@ check-metrics: .venv/dev.stamp  ## alert rules and dashboards by Debian's promto
 
 soak: .venv/dev.stamp  ## the long ones
 	scripts/setup-qemu
+	scripts/setup-ansible
 	$(PYTEST) -m "soak and not stock" $(ARGS)
 
 hostile: .venv/dev.stamp  ## the whole cast of hostile guests and monitors, beside honest ones

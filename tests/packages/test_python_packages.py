@@ -87,9 +87,11 @@ def test_it_brings_its_unit_man_pages_completions_rules_and_dashboards(installed
     assert {page.name for page in (share / "man" / "man1").iterdir()} == set(man.pages())
     for shell, path in dist.COMPLETIONS.items():
         assert (share.parent / path).read_text() == output(installed.parent / "dynmem", "completion", shell)
-    for ours in (dist.ROOT / "contrib").glob("*/*"):
-        if ours.parent.name != "debian":
-            given = share / "dynmem" / ours.parent.name / ours.name
+    contrib = dist.ROOT / "contrib"
+    for ours in contrib.rglob("*"):
+        name = ours.relative_to(contrib)
+        if ours.is_file() and name.parts[0] != "debian" and "__pycache__" not in name.parts:
+            given = share / "dynmem" / name
             assert given.read_bytes() == ours.read_bytes()
             assert os.access(given, os.X_OK) == os.access(ours, os.X_OK)
 
