@@ -10,7 +10,8 @@ from tests.rigs.pasts import THREE_AM, RecordedHost, written
 
 from dynmem.errors import ConfigError, UnreachableError
 from dynmem.history.past import Past
-from dynmem.simulation.described import alike, read
+from dynmem.manager.sweep.demand import VIRTIO_RESERVE_BYTES
+from dynmem.simulation.described import RESERVE_BYTES, alike, read
 from dynmem.simulation.load import ABSENT, VmLoad
 from dynmem.simulation.recorded import recorded
 from dynmem.units import GIB, MIB, PAGE_SIZE, pages_covering
@@ -140,6 +141,11 @@ def test_no_file_makes_more_changes_than_fit_into_memory(
     path.write_text(EXAMPLE.replace('"1min"', '"1s"').replace('"10min"', '"1h"'))
     with pytest.raises(ConfigError, match="web: more than 1000 changes of all loads"):
         read(path, 1)
+
+
+def test_what_is_described_is_a_virtio_balloon() -> None:
+    assert RESERVE_BYTES == VIRTIO_RESERVE_BYTES
+    assert {vm.reserve_bytes for vm in alike(2, GIB, 100, 1).vms} == {RESERVE_BYTES}
 
 
 def test_guests_alike_stay_below_their_maximums_and_share_half_of_them() -> None:

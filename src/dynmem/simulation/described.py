@@ -39,6 +39,8 @@ from dynmem.policy import Priority
 from dynmem.simulation.load import Load, VmLoad
 from dynmem.units import MIB, NS_PER_S, PAGE_SIZE, format_size, parse_duration, parse_size
 
+#: What a guest of a described load should have at hand: that of virtio-balloon (`manager.sweep.demand`).
+RESERVE_BYTES: Final = 64 * MIB
 _DS_NS: Final = NS_PER_S // 10
 _SLUSH_PART: Final = 32
 _BASE_PART: Final = 4
@@ -136,7 +138,7 @@ def alike(guests: int, maximum_bytes: int, length_ds: int, seed: int) -> Load:
             hold = random.randrange(*_HOLDS_DS)
             bursts.append((at, min(at + hold, length_ds), size))
             at += hold + 1 + int(random.expovariate(1 / _EVERY_DS))
-        vm = VmLoad(number, maximum_bytes // _BASE_PART, maximum_bytes)
+        vm = VmLoad(number, maximum_bytes // _BASE_PART, maximum_bytes, reserve_bytes=RESERVE_BYTES)
         vms.append(_with_bursts(vm, base, bursts, length_ds))
     budget = max(PAGE_SIZE, guests * maximum_bytes // 2)
     return Load(budget, budget // _SLUSH_PART // MIB * MIB, length_ds, vms)
@@ -160,7 +162,7 @@ def _vm(table: VmTable, number: int, length: int, seed: int, rows_max: int) -> V
                     f"{name}: more than {SIMULATED_ROWS_MAX} changes of all loads: ask for less"
                 )
             bursts.append(burst)
-    vm = VmLoad(number, minimum, maximum, table.buffer, table.weight, table.priority)
+    vm = VmLoad(number, minimum, maximum, table.buffer, table.weight, table.priority, RESERVE_BYTES)
     return _with_bursts(vm, base, bursts, length)
 
 

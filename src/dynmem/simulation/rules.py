@@ -34,6 +34,8 @@ _IDLE_TICKS: Final = 30 * TICKS_PER_S
 class Nobody:
     """Sets no size: every guest keeps its maximum."""
 
+    watches: bool = False
+
     def came(self, stage: Stage, name: str) -> None:
         """Leave it as it is."""
 
@@ -103,7 +105,7 @@ class Dynmem:
         settings = ManagerSettings(load.budget_bytes, load.slush_bytes, NS_PER_S, "enforce")
         self._configs = [Actor.config_of(vm) for vm in load.vms]
         self.manager: Final = Manager(settings, self._configs, safeguards)
-        self._watches = watches
+        self.watches: bool = watches
         self._watch = Watch()
         self._swept: Facts | None = None
         self._next = 0
@@ -122,9 +124,9 @@ class Dynmem:
             self._next = min(self._next, _following(now - 1, TICKS_PER_S))
         if now >= self._next:
             self._sweep(stage)
-        elif self._watches and self._swept is not None and stage.awake:
+        elif self.watches and self._swept is not None and stage.awake:
             self._look(stage, self._swept)
-        return now + 1 if self._watches and stage.awake else self._next
+        return now + 1 if self.watches and stage.awake else self._next
 
     def _sweep(self, stage: Stage) -> None:
         facts = self._swept = Facts(
@@ -134,7 +136,7 @@ class Dynmem:
         )
         result = self._step(stage, facts)
         self._moving, self._tight = result.moving, result.tight
-        if self._watches:
+        if self.watches:
             self._watch.looked({vm.name: vm.resident_bytes for vm in facts.vms})
         if result.waiting:
             self._next, self._gap = stage.now + _SOON_TICKS, TICKS_PER_S

@@ -40,7 +40,13 @@ class Guests(msgspec.Struct, frozen=True):
 
 
 class Rule(Protocol):
-    """Whoever sets the sizes."""
+    """Whoever sets the sizes.
+
+    Attributes:
+        watches: Whether it has a turn as soon as anything happens, and not only at its next one.
+    """
+
+    watches: bool
 
     def came(self, stage: "Stage", name: str) -> None:
         """Take in that a VM has started, with its maximum."""
@@ -184,7 +190,8 @@ class Stage:
             self._change_loads()
             self._begin_again()
             self._tick()
-            if self.now >= turn or (self.is_disturbed and self.now % TICKS_PER_S == 0):
+            is_noticed = self._rule.watches or self.now % TICKS_PER_S == 0
+            if self.now >= turn or (self.is_disturbed and is_noticed):
                 turn = self._rule.turn(self)
                 self.is_disturbed = False
             then = self.now + 1
