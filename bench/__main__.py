@@ -29,6 +29,7 @@ BENCHMARKS: Final = {  # name -> what it answers
     "ring": "round trips over a ring between two processes, beside a socket",
     "status": "dynmem status, start to finish",
     "sweep": "a sweep of 60 real QEMUs, beside a bare loop that sends the same queries",
+    "web": "a plot of a week and of a year for the web page, and a look at 1000 VMs",
 }
 
 

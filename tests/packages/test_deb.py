@@ -174,10 +174,10 @@ echo "$(basename "$0") $*" >> {calls}
 @pytest.mark.parametrize(
     ("mode", "before", "running", "then"),
     [
-        ("observe", "", False, ["start"]),
+        ("observe", "", False, ["start dynmem.service"]),
         ("enforce", "", False, []),
         ("nonsense", "", False, []),
-        ("enforce", "0.1.0", True, ["restart"]),
+        ("enforce", "0.1.0", True, ["restart dynmem.service", "restart dynmem-web.service"]),
         ("observe", "0.1.0", False, []),
     ],
 )
@@ -195,12 +195,13 @@ def test_a_first_installation_starts_it_only_to_observe_and_an_upgrade_only_if_i
     output("sh", "-c", script, "postinst", "configure", before, env=environment)
     found = [line.split() for line in calls.read_text().splitlines()]
     assert ["systemctl", "--system", "daemon-reload"] in found
-    assert [words[1] for words in found if words[0] == "deb-systemd-invoke"] == then
+    assert [" ".join(words[1:]) for words in found if words[0] == "deb-systemd-invoke"] == then
 
 
 def test_what_it_brings_is_what_dynmem_asks_for() -> None:
     project = tomllib.loads((dist.ROOT / "pyproject.toml").read_text())["project"]
-    asked = [Requirement(each) for each in project["dependencies"] + project["optional-dependencies"]["top"]]
+    extras = project["optional-dependencies"]
+    asked = [Requirement(each) for each in project["dependencies"] + extras["top"] + extras["web"]]
     lines = deb.REQUIREMENTS.read_text().splitlines()
     brought = dict(line.split()[0].split("==") for line in lines if not line.startswith("#"))
     assert [each.name for each in asked if brought.get(each.name, "0") not in each.specifier] == []
@@ -264,7 +265,7 @@ def test_with_all_that_it_needs_it_runs_on_debian_12(whole: list[Path], tmp_path
         root.python,
         "-I",
         "-c",
-        "import textual.app, textual.widgets, numpy, msgspec, rich, click; print(numpy.__file__)",
+        "import textual.app, textual.widgets, dynmem.web.serve, numpy, rich; print(numpy.__file__)",
     )
     assert where.startswith(str(root.folder))
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
-from dynmem.errors import ConfigError, DynmemError, UnreachableError
+from dynmem.errors import ConfigError, DynmemError, NotPermittedError, UnreachableError
 from dynmem.limits import HISTORY_SET_ASIDE_MAX
 
 FILE_NAME: Final = "history.sqlite"
@@ -178,14 +178,21 @@ def _set_aside(path: Path) -> Path:
 
 
 def open_for_reading(folder: Path) -> sqlite3.Connection:
-    """Open the history of a state folder to read it. ConfigError or UnreachableError says what to do."""
+    """Open the history of a state folder to read it; a ConfigError and others say what to do."""
     path = folder / FILE_NAME
-    if not path.exists():
+    try:
+        is_there = path.exists()
+        why = _fault(path)
+    except OSError as error:
+        raise NotPermittedError(
+            f"{path}: cannot be read ({error.strerror}): use sudo, or read it as the manager's user"
+        ) from error
+    if not is_there:
         raise UnreachableError(
             f"{path}: there is no history: `dynmem run` keeps one in the folder that its file calls"
             " manager.state: name that with --state (and use sudo where it is root's)"
         )
-    if (why := _fault(path)) is not None:
+    if why is not None:
         raise ConfigError(f"{path}: {why}: name the folder of a history with --state")
     try:
         db = _look_at(path)

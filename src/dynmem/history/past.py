@@ -83,12 +83,19 @@ class Past:
         self.path: Final = folder / FILE_NAME
         self._db = open_for_reading(folder)
         #: Which file it is: another begins where one was set aside.
-        self.file_id: Final = self.path.stat().st_ino
+        self.file_id: Final = self._file_number()
         #: The VMs of which something is kept, each with its number.
         self.names: Final = {
             str(name): int(number) for number, name in self._rows("SELECT id, name FROM who")
         }
         self._names_of: Final = {number: name for name, number in self.names.items()}
+
+    def _file_number(self) -> int:
+        try:
+            return self.path.stat().st_ino
+        except OSError as error:  # it was set aside at this moment
+            self._db.close()
+            raise UnreachableError(f"{self.path}: cannot be read ({error.strerror}): try again") from error
 
     def close(self) -> None:
         """Close it."""

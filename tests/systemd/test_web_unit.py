@@ -1,0 +1,70 @@
+"""The unit of the web page under a real systemd, beside the manager's: what it may, and what it may not."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.rigs.systemd_host import SystemdHost, needs_systemd, systemd_host
+
+UNITS = Path(__file__).resolve().parent.parent.parent / "contrib" / "systemd"
+CONFIG = """
+[host]
+budget = "600MiB"
+slush = "32MiB"
+[[vm]]
+name = "web"
+qmp = "/run/vm/web.qmp"
+minimum = "64MiB"
+maximum = "256MiB"
+"""
+ASK = f"""{sys.executable} - <<EOT
+import json, urllib.error, urllib.request
+try:
+    reply = urllib.request.urlopen("http://127.0.0.1:8737{{path}}", timeout=20)
+except urllib.error.HTTPError as error:
+    reply = error
+print(reply.status, reply.read().decode())
+EOT"""
+
+
+def asked(host: SystemdHost, path: str) -> tuple[int, Any]:
+    """Ask the page for something."""
+    status, _, body = host.says(ASK.format(path=path)).partition(" ")
+    return int(status), json.loads(body)
+
+
+@pytest.mark.soak
+@needs_systemd
+def test_the_page_runs_beside_the_manager_survives_it_and_sees_nothing_else(tmp_path: Path) -> None:
+    # The tests' Python may be somebody's own.
+    page = (UNITS / "dynmem-web.service").read_text().replace("ProtectHome=yes", "ProtectHome=no")
+    units = {"dynmem.service": (UNITS / "dynmem.service").read_text(), "dynmem-web.service": page}
+    with systemd_host(tmp_path, units) as host:
+        host.says("ip link set lo up")
+        host.says(f"cat > /etc/dynmem/config.toml <<EOT{CONFIG}EOT")
+        host.says("mkdir -p /var/lib/dynmem")
+        host.until("systemctl start dynmem-web && echo started", "started")  # before the manager
+        status, reply = asked(host, "/api/status")
+        assert (status, "no manager is running" in reply["error"]) == (503, True)
+        host.says("systemctl start dynmem")
+        host.until(ASK.format(path="/api/status"), '"mode":"observe"')
+        host.until(ASK.format(path="/api/events"), '"started"')
+        host.says("systemctl restart dynmem")
+        host.until(ASK.format(path="/api/status"), '"mode":"observe"')
+        host.says("systemctl stop dynmem")
+        host.until(ASK.format(path="/api/status"), "503 ")
+        assert asked(host, "/api/events")[0] == 200  # what was is there without a manager
+
+        main = host.says("systemctl show -p MainPID --value dynmem-web")
+        status_file = host.says(f"cat /proc/{main}/status")
+        assert "CapEff:\t0000000000000000" in status_file
+        assert "CapBnd:\t0000000000000000" in status_file
+        assert "Seccomp:\t2" in status_file
+        seen = f"/proc/{main}/root"
+        assert host.run(f"cat {seen}/etc/shadow").returncode != 0
+        assert host.says(f"ls {seen}/run") == "dynmem\nsystemd"
+        assert host.says(f"ls {seen}/var/lib") == "dynmem"
+        host.says("systemctl stop dynmem-web")
+        assert host.says("systemctl show -p Result --value dynmem-web") == "success"
