@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from dynmem.discovery import proxmox
 from dynmem.discovery.proxmox import ProxmoxLock, ProxmoxVm, proxmox_vm, read_proxmox
 
 MIB = 1 << 20
@@ -26,7 +27,8 @@ name: old
 
 def test_a_file_is_read_up_to_its_first_snapshot(tmp_path: Path) -> None:
     (tmp_path / "100.conf").write_text(FILE)
-    (tmp_path / "notes.txt").write_text("memory: 1")
+    for name in ("notes.txt", "0.conf", "1234567890.conf"):
+        (tmp_path / name).write_text("memory: 1")
     expected = ProxmoxVm(100, "shop", 4096 * MIB, 1024 * MIB, 2000, "backup", 2000, is_moved=True)
     assert read_proxmox(tmp_path) == ({100: expected}, "")
 
@@ -65,14 +67,34 @@ def test_a_file_that_cannot_be_read_is_named_and_the_others_are_read(tmp_path: P
     assert "100.conf cannot be read" in problem
 
 
+def test_neither_more_files_than_vms_are_looked_at_nor_more_of_one_than_proxmox_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(100, 104):
+        (tmp_path / f"{number}.conf").write_text("memory: 1024\nlock: backup\n")
+    monkeypatch.setattr(proxmox, "SCAN_VMS_MAX", 3)
+    monkeypatch.setattr(proxmox, "SCAN_PROXMOX_BYTES_MAX", len("memory: 1024\n"))
+    vms, _ = read_proxmox(tmp_path)
+    assert sorted(vms) == [100, 101, 102]
+    assert {(vm.maximum_bytes, vm.lock) for vm in vms.values()} == {(1024 * MIB, "")}
+
+
+def test_a_file_that_goes_while_it_is_looked_for_is_no_vm_and_no_problem(tmp_path: Path) -> None:
+    (tmp_path / "100.conf").symlink_to(tmp_path / "gone")
+    (tmp_path / "101.conf").write_text(FILE)
+    vms, problem = read_proxmox(tmp_path)
+    assert (list(vms), problem) == ([101], "")
+
+
 def folder_of(root: Path) -> Path:
     folder = root / "pve" / "qemu-server"
     folder.mkdir(parents=True)
     return folder
 
 
+@pytest.mark.parametrize("now_s", [51, 40])  # or by the clock of a node that is ahead
 def test_a_lock_is_seen_when_its_file_changes_also_within_the_second_that_it_is_dated_with(
-    tmp_path: Path,
+    now_s: int, tmp_path: Path
 ) -> None:
     folder = folder_of(tmp_path)
     file, lock, second = folder / "100.conf", ProxmoxLock(100, folder), 10**9
@@ -85,7 +107,7 @@ def test_a_lock_is_seen_when_its_file_changes_also_within_the_second_that_it_is_
     ]:
         file.write_text(text)
         os.utime(file, ns=(50 * second, 50 * second))
-        assert lock.read(51 * second) == reason
+        assert lock.read(now_s * second) == reason
 
 
 def test_a_file_that_has_not_changed_is_not_read_again(tmp_path: Path) -> None:

@@ -100,6 +100,13 @@ def test_more_fit_by_what_was_needed_than_by_fixed_sizes_and_the_risk_is_the_tim
     assert by_number[7].share == 1.0
 
 
+def test_a_new_vm_like_one_that_was_away_for_a_while_is_there_all_the_time(tmp_path: Path) -> None:
+    demands = {"web": [300] * 3, "db": [100] * 3 + [400] * 3, "shop": [100] * 3 + [300] * 3}
+    found = at_second(tmp_path, rows_of(demands), like="web")
+    assert found.need_peak_bytes == 700 * MIB  # without web, which leaves too little for another 300
+    assert found.fits == 0
+
+
 def test_the_buffer_the_bounds_and_what_is_kept_ready_count(tmp_path: Path) -> None:
     host = msgspec.structs.replace(HOST, ready_bytes=50 * MIB)
     found = at_second(tmp_path, rows_of({"web": [10, 200, 390]}, host, buffer=25))

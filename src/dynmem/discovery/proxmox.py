@@ -25,7 +25,8 @@ _FILE: Final = re.compile(r"[1-9][0-9]{0,8}\.conf")
 _NUMBER: Final = re.compile(r"(?:current=)?([0-9]{1,9})")
 _SHARES: Final = 1000
 _UNNAMED: Final = "unknown"  # a lock whose name cannot be shown
-# A file that changed this long ago may have changed again within the second that it is dated with.
+# A file that changed this long ago may have changed again within the second that it is dated with; one that a
+# node with a fast clock has dated, too.
 _SETTLED_NS: Final = 3 * NS_PER_S
 
 
@@ -106,7 +107,7 @@ def proxmox_vm(number: int, text: str) -> ProxmoxVm:
         if line.startswith("["):
             break
         key, has_value, value = line.partition(":")
-        if has_value and not key.startswith("#"):
+        if has_value:
             said[key.strip()] = value.strip()
     maximum = _number(said.get("memory"), 512)
     minimum = _number(said.get("balloon"), maximum)
@@ -140,7 +141,6 @@ class ProxmoxLock:
         try:
             lock = self._read(time.time_ns() if now_ns is None else now_ns)
         except OSError as error:
-            self._seen = ()
             step = ": run dynmem as root" if isinstance(error, PermissionError) else ""
             return f"whether Proxmox has locked it is not known ({self._file}: {error.strerror}{step})"
         if lock is None:
@@ -152,10 +152,9 @@ class ProxmoxLock:
         try:
             info = self._file.stat()
             seen = (info.st_ino, info.st_size, info.st_mtime_ns)
-            if seen != self._seen or abs(now_ns - info.st_mtime_ns) < _SETTLED_NS:
+            if seen != self._seen or now_ns - info.st_mtime_ns < _SETTLED_NS:
                 self._lock, self._seen = proxmox_vm(self._number, _text(self._file)).lock, seen
         except FileNotFoundError:
-            self._seen = ()
             folder = self._file.parent
             if folder.exists():
                 return None
