@@ -194,6 +194,13 @@ def test_a_reader_holds_no_writer_up_and_sees_whole_batches(tmp_path: Path) -> N
             ConfigError,
             "--since: '1h' is not before --until '2h'",
         ),
+        (
+            history,
+            ["--since", "2026-03-02T03:00:00Z", "--until", "2026-03-02T03:00:00Z"],
+            ConfigError,
+            "is not before --until",
+        ),
+        (events, ["--since", "0001-01-01T00:00:00+12:00"], ConfigError, "--since: date value out of range"),
         (history, ["--rows", "-1"], ConfigError, "--rows: -1 is below 0"),
         (
             history,

@@ -119,6 +119,11 @@ def test_a_file_that_has_not_changed_is_not_read_again(tmp_path: Path) -> None:
     file.write_text("lock: create\n")
     os.utime(file, ns=(5, 5))  # a change that nothing shows
     assert lock.read() == "Proxmox has locked it (backup)"
+    other = folder / "other"
+    other.write_text("lock: create\n")
+    os.utime(other, ns=(5, 5))
+    other.rename(file)  # another file in its place, as long and as old
+    assert lock.read() == "Proxmox has locked it (create)"
 
 
 def test_what_cannot_be_known_of_a_lock_is_a_reason_to_leave_the_vm_alone(tmp_path: Path) -> None:

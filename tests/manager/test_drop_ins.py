@@ -62,6 +62,8 @@ def test_without_a_folder_there_is_one_file_and_other_files_in_it_are_not_read(t
         (folder / name).write_text("nonsense")
     assert files_of(path) == [path, folder / "a.toml"]
     assert files_of(Path("/")) == [Path("/")]
+    (tmp_path / "other.d").write_text("a file of somebody else's")
+    assert files_of(tmp_path / "other.toml") == [tmp_path / "other.toml"]
 
 
 def test_too_many_files_and_a_folder_that_is_closed_are_named(tmp_path: Path) -> None:
@@ -119,7 +121,8 @@ def test_every_key_knows_its_file(tmp_path: Path) -> None:
     _, origins = read(path)
     drop_in = tmp_path / "hosts.d" / "a.toml"
     assert origins.files == (path, drop_in)
-    assert [origins.of(key) for key in ("host.budget", "vm 'web'.qmp", "host.slush")] == [path] * 3
+    of_the_first = ("host.budget", "vm 'web'.qmp", "host.slush", "vm 'web'.weight")  # or of its table
+    assert [origins.of(key) for key in of_the_first] == [path] * 4
     assert [origins.of(key) for key in ("manager.mode", "vm 'web'.buffer", "manager.period")] == [drop_in] * 3
 
 
