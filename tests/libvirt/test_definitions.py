@@ -21,6 +21,12 @@ def test_memory_and_balloon_of_a_domain_are_read() -> None:
     assert (found.boot_bytes, found.blocks) == (256 * MIB, (256 * MIB,))
     assert (found.has_balloon, found.deflates_on_oom, found.reports_free_pages) == (True, True, True)
     assert found.period_s == 5
+    assert definition_of(xml(uuid=UUID.upper())).uuid == UUID
+
+
+def test_a_period_that_no_domain_has_is_none() -> None:
+    for period in ("99999999999", "-5", "soon", "9" * 5000):
+        assert definition_of(xml(balloon=BALLOON.replace("'5'", f"'{period}'"))).period_s == 0
 
 
 @pytest.mark.parametrize("balloon", ["<memballoon model='none'/>", "", "<memballoon/>"])
@@ -60,6 +66,8 @@ WRONG = {
     "no memory": xml(memory="0"),
     "memory that is no number": xml(memory="a lot"),
     "more memory than any VM": xml(memory=str(1 << 62)),
+    "more memory than any VM, in KiB": xml(memory=str(1 << 45)),
+    "more digits than any number": xml(memory="9" * 5000),
     "more plugged than there is": xml(more=PLUGGED.format("virtio-mem") * 3),
     "no name": xml(name=""),
     "another document": "<pool/>",

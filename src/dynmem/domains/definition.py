@@ -15,7 +15,6 @@ from dynmem.units import GIB, KIB, MIB
 #: The namespace of the policy in `<metadata>`.
 NAMESPACE: Final = "urn:dynmem:policy:1"
 XML_MAX: Final = 4 * MIB
-_ATTRIBUTES_MAX: Final = 32
 _DEPTH_MAX: Final = 200
 _SECONDS_MAX: Final = 1 << 31
 # Where a size has no unit it is in KiB (formatdomain).
@@ -152,7 +151,7 @@ class _Reader:
         elif path == (*_BALLOON, "stats"):
             self._period = attributes.get("period", "0")
         elif path == _POLICY:
-            self._policies.append(dict(list(attributes.items())[:_ATTRIBUTES_MAX]))
+            self._policies.append(attributes)
 
     def _end(self, _: str) -> None:
         path = tuple(self._path)

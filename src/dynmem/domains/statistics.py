@@ -20,7 +20,7 @@ def as_qemu(said: Mapping[str, object]) -> dict[str, object]:
     found: dict[str, object] = {}
     for name, theirs in _SIZES.items():
         value = said.get(name)
-        if isinstance(value, int) and not isinstance(value, bool):
+        if isinstance(value, int):
             found[theirs] = value * KIB
     found.update({theirs: said[name] for name, theirs in _NUMBERS.items() if name in said})
     date = {"last-update": said["last_update"]} if "last_update" in said else {}
