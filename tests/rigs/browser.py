@@ -113,7 +113,7 @@ class Browser:
         """Return what `wanted` returns once that is true; fail with the page's text and complaints."""
         deadline = time.monotonic() + PATIENCE_S
         while not (found := wanted()):
-            assert time.monotonic() < deadline, (found, self.text("body")[:2000], self.complaints())
+            assert time.monotonic() < deadline, (found, self.text("body")[-3000:], self.complaints())
             time.sleep(0.02)
         return found
 

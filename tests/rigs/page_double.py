@@ -52,6 +52,14 @@ def event(number: int, **changes: Any) -> dict[str, Any]:
     return move | {"target_bytes": 512 * MIB, "before_bytes": 256 * MIB, "at": at} | changes
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 64
+
+    def handle_error(self, *_: object) -> None:
+        """Say nothing: a browser hangs up as it likes."""
+
+
 class PageDouble:
     """What listens in place of `dynmem web`.
 
@@ -81,8 +89,7 @@ class PageDouble:
         self.is_open = True
         self._readers: set[queue.SimpleQueue[bytes | None]] = set()
         self._lock = threading.Lock()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
-        self._server.daemon_threads = True
+        self._server = _Server(("127.0.0.1", 0), _handler(self))
         self.url = f"http://127.0.0.1:{self._server.server_port}/"
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
         self._thread.start()
@@ -116,10 +123,10 @@ class PageDouble:
         """Listen no more."""
         self._server.shutdown()
         self._server.server_close()
-        self._to_all(None)
         self._thread.join()
         deadline = time.monotonic() + PATIENCE_S
         while self._readers:
+            self._to_all(None)  # one may have come just now
             assert time.monotonic() < deadline
             time.sleep(0.01)
 

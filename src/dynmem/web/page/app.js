@@ -52,7 +52,7 @@ function paint() {
     try {
       host.show(status);
       table.show(status.vms);
-      events.know(status.vms);
+      events.show(status.vms);
       const vm = vmOf(detail.name);
       detail.show(vm);
       acts.show(vm);

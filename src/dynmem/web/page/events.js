@@ -7,6 +7,7 @@ import { text, when } from "./format.js";
 const HELD_MAX = 500;
 const SHOWN_MAX = 200;
 const TYPING_MS = 300;
+const RETRY_MS = 5000;
 // As docs/history-fields.md lists them.
 export const KINDS = [
   "started", "stopped", "lost", "reload", "mode", "came", "went", "restarted", "reset", "standing", "problem", "stalled",
@@ -39,6 +40,7 @@ export class Events {
   #names = new Set();
   #typing = null;
   #asking = null;
+  #failed = 0; // when they could not be read
 
   constructor() {
     for (const kind of KINDS) this.#kind.append(make("option", { value: kind }, kind));
@@ -50,13 +52,16 @@ export class Events {
     });
   }
 
-  // The names of all VMs: of one that is typed whole, older events are asked for.
-  know(vms) {
+  // Looks at a new status: the name of a VM that is typed whole asks for its older events, and what could not be read is
+  // asked for again.
+  show(vms) {
     this.#names = new Set(vms.map((vm) => vm.name));
+    if (this.#failed && Date.now() - this.#failed > RETRY_MS) this.load();
   }
 
   async load() {
     this.#asking?.abort();
+    this.#failed = 0;
     const asking = new AbortController();
     this.#asking = asking;
     const name = this.#vm.value.trim();
@@ -67,7 +72,9 @@ export class Events {
       this.#add(found.events);
       say(this.#note, "");
     } catch (error) {
-      if (!asking.signal.aborted) say(this.#note, `Events cannot be shown: ${text(error.message)}`);
+      if (asking.signal.aborted) return;
+      this.#failed = Date.now();
+      say(this.#note, `Events cannot be shown: ${text(error.message)}`);
     }
   }
 
