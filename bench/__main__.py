@@ -21,6 +21,7 @@ BENCHMARKS: Final = {  # name -> what it answers
     "history": "a month of the history of 1000 VMs in bytes, and what it costs of a processor",
     "kvm": "what an exit of a guest on KVM costs, beside a doorbell and beside a thread that computes",
     "manager": "what an idle manager costs per VM and second",
+    "page": "the first paint of the web page with 200 VMs, and what an update of it costs",
     "page_set": "the set of given-up pages beside a balanced tree of ranges in C: time, memory, giving back",
     "discard": "from the bytes of a balloon response to free memory, beside the bare call and a tree in C",
     "duplicates": "a scan for equal pages of two VMs, beside memcpy",

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import pytest
 from tests.rigs.scenes import PATIENCE_S
+from tests.rigs.small_png import small_png
 
 from dynmem.lab import browser as setup
 
@@ -156,6 +157,28 @@ class Browser:
         """The page, or its window, as PNG."""
         shot = self.command("Page.captureScreenshot", format="png", captureBeyondViewport=whole)
         return base64.b64decode(shot["data"])
+
+    def picture(self, *, whole: bool = False) -> bytes:
+        """The same for a document, several times smaller."""
+        shot = base64.b64encode(self.screenshot(whole=whole)).decode()
+        width, height, pixels = self.driver.execute_async_script(_PIXELS, shot)
+        return small_png(width, height, base64.b64decode(pixels))
+
+
+_PIXELS: Final = """
+const [shot, done] = arguments;
+const bytes = (text) => Uint8Array.from(atob(text), (each) => each.charCodeAt(0));
+createImageBitmap(new Blob([bytes(shot)], { type: 'image/png' })).then((image) => {
+  const drawn = new OffscreenCanvas(image.width, image.height).getContext('2d');
+  drawn.drawImage(image, 0, 0);
+  const { data } = drawn.getImageData(0, 0, image.width, image.height);
+  let text = '';
+  for (let at = 0; at < data.length; at += 32768) {
+    text += String.fromCharCode(...data.subarray(at, at + 32768));
+  }
+  done([image.width, image.height, btoa(text)]);
+});
+"""
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ With it a test has as many VMs, statuses and faults as it likes, as fast as it l
 import contextlib
 import json
 import queue
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -14,7 +15,6 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from tests.rigs.browser import Browser
-from tests.rigs.scenes import PATIENCE_S
 from tests.rigs.status_double import reply, vm_view
 
 from dynmem.manager.step.view import MeasuredView, VmView
@@ -53,8 +53,29 @@ def event(number: int, **changes: Any) -> dict[str, Any]:
 
 
 class _Server(ThreadingHTTPServer):
-    daemon_threads = True
+    """Serves each connection in a thread, and ends them all when it is closed."""
+
+    daemon_threads = False
     request_queue_size = 64
+
+    def __init__(self, handler: type[BaseHTTPRequestHandler]) -> None:
+        super().__init__(("127.0.0.1", 0), handler)
+        self._open: set[socket.socket] = set()
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        request, address = super().get_request()
+        self._open.add(request)
+        return request, address
+
+    def shutdown_request(self, request: Any) -> None:
+        self._open.discard(request)
+        super().shutdown_request(request)
+
+    def server_close(self) -> None:
+        for request in tuple(self._open):
+            with contextlib.suppress(OSError):
+                request.shutdown(socket.SHUT_RDWR)
+        super().server_close()  # waits for the threads
 
     def handle_error(self, *_: object) -> None:
         """Say nothing: a browser hangs up as it likes."""
@@ -89,7 +110,8 @@ class PageDouble:
         self.is_open = True
         self._readers: set[queue.SimpleQueue[bytes | None]] = set()
         self._lock = threading.Lock()
-        self._server = _Server(("127.0.0.1", 0), _handler(self))
+        self._has_ended = False
+        self._server = _Server(_handler(self))
         self.url = f"http://127.0.0.1:{self._server.server_port}/"
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
         self._thread.start()
@@ -122,13 +144,11 @@ class PageDouble:
     def end(self) -> None:
         """Listen no more."""
         self._server.shutdown()
-        self._server.server_close()
         self._thread.join()
-        deadline = time.monotonic() + PATIENCE_S
-        while self._readers:
-            self._to_all(None)  # one may have come just now
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        with self._lock:
+            self._has_ended = True
+        self._to_all(None)
+        self._server.server_close()
 
     @contextlib.contextmanager
     def reading(self) -> "Iterator[queue.SimpleQueue[bytes | None]]":
@@ -137,6 +157,8 @@ class PageDouble:
         mine.put(self.first())
         with self._lock:
             self._readers.add(mine)
+            if self._has_ended:
+                mine.put(None)
         try:
             yield mine
         finally:
