@@ -91,10 +91,11 @@ def test_a_guest_is_plugged_and_unplugged_and_what_it_does_not_put_online_is_nam
         # Less than both have, once it needs less: it goes back to the host.
         guest.order(load(16))
         until(guest, lambda: holds(guest, 16))
-        configure(folder, (guest, offline), "480MiB")
+        configure(folder, (guest, offline), "356MiB")  # less 32 MiB slush: what they booted with
         process.send_signal(signal.SIGHUP)
-        # Linux may keep a block for the moment, and comes back to it after a minute.
-        until(guest, lambda: max(plugged(guest), plugged(offline)) <= 4)
-        assert host_bytes(guest, PLUG) <= 8 * MIB
+        until(guest, lambda: plugged(offline) <= 4)
+        # Linux cannot always empty a block: then that is said, and the balloon gives the rest.
+        until(guest, lambda: plugged(guest) <= 4 or "a: unplugs no more" in (folder / "log").read_text())
+        until(guest, lambda: sum(host_bytes(guest, size) for size in (PLUG, BOOT)) <= (BOOT + 4) * MIB)
     for each in (guest, offline):
         assert (each.oom_kills, said(each).wrong_bytes, said(each).load) == (0, 0, "running")
