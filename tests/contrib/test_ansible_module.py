@@ -138,6 +138,21 @@ def test_files_are_checked_with_those_that_others_wrote_before_any_is_replaced(
     assert set(files(tmp_path / "etc")) == {"config.toml"}
 
 
+def test_where_there_is_no_file_an_empty_one_is_written_since_the_unit_asks_for_it(
+    module: ModuleType, checker: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "etc" / "config.toml"
+    common: dict[str, Any] = {"path": str(path), "command": str(checker)}
+    ended, found = run(module, **common)
+    assert ended is FailedError  # no file says what the budget is
+    assert "add a [host] table" in found["msg"]
+    assert run(module, **common, drop_ins={"10-fleet": {"host": {"budget": "1GiB"}}})[0] is ExitedError
+    assert tomllib.loads(path.read_text()) == {}
+    path.write_text("# mine\n")
+    assert run(module, **common, drop_ins={"10-fleet": {"host": {"budget": "2GiB"}}})[0] is ExitedError
+    assert path.read_text() == "# mine\n"
+
+
 def test_without_the_check_a_wrong_file_would_be_in_place(module: ModuleType, tmp_path: Path) -> None:
     path = tmp_path / "etc" / "config.toml"
     ended, _ = run(module, path=str(path), command="true", main={"host": {"budget": "no size"}})
@@ -215,4 +230,17 @@ def test_with_check_nothing_is_written_and_a_host_without_dynmem_is_no_failure(
     assert "not installed yet" in found["summary"]
     assert found["diff"][0]["after"].endswith('budget = "1GiB"\n')
     assert run(module, **common)[0] is FailedError
+    assert run(module, **common, incomplete=True)[0] is FailedError
     assert files(tmp_path) == {}
+
+
+def test_with_check_files_that_lack_one_that_will_be_found_are_shown_and_not_checked(
+    module: ModuleType, checker: Path, tmp_path: Path
+) -> None:
+    common: dict[str, Any] = {"path": str(tmp_path / "etc" / "config.toml"), "command": str(checker)}
+    common["drop_ins"] = {"50-web": {"vm": [{"name": "web", "weight": 9000}]}}
+    assert run(module, check_mode=True, **common)[0] is FailedError
+    ended, found = run(module, check_mode=True, incomplete=True, **common)
+    assert (ended, found["changed"]) == (ExitedError, True)
+    assert run(module, incomplete=True, **common)[0] is FailedError
+    assert not (tmp_path / "etc").exists()

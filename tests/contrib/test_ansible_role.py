@@ -15,11 +15,13 @@ from tests.rigs.ansible_hosts import (
     Controller,
     Host,
     Played,
+    Reached,
     hosts,
     needs_ansible,
     needs_roots,
 )
 from tests.rigs.scenes import wait_until
+from tests.rigs.systemd_host import needs_systemd, systemd_host
 
 pytestmark = [needs_ansible, needs_roots]
 
@@ -34,6 +36,7 @@ FLEET: dict[str, Any] = {
 WEB = {"name": "web", "qmp": "/run/vm/web.qmp", "minimum": "128MiB", "maximum": "512MiB"}
 FIRST = {"dynmem_drop_in_50_web": {"vm": [WEB]}}
 SECOND = {"dynmem_drop_in_50_acts": {"manager": {"mode": "enforce"}}}
+NAMESPACES = ("-m", "-p", "-u", "-i", "-n", "-C")  # those of a systemd of its own
 WRITE, RUN, RELOAD = "Write the configuration, if it is right", "Have the service run", "Reload dynmem"
 CONFIG, DROP_INS = "etc/dynmem/config.toml", "etc/dynmem/config.d"
 
@@ -159,12 +162,43 @@ def test_the_linter_has_nothing_to_say_about_it_nor_about_the_example(tmp_path: 
 
 
 @pytest.mark.soak
+@needs_systemd
+def test_with_a_real_systemd_the_unit_starts_reloads_is_left_alone_and_stops(tmp_path: Path) -> None:
+    unit = (FOLDER.parent / "systemd" / "dynmem.service").read_text()
+    with systemd_host(tmp_path, {"dynmem.service": unit}) as machine:
+        host = Reached("first", machine.pid, tmp_path, NAMESPACES)
+        controller = Controller(tmp_path, [host])
+        variables = {**FLEET, **FIRST, "dynmem_service_enabled": False}
+        run = controller.play(kvm=variables)
+        assert run.code == 0, run.text
+        assert run.tasks(host, "changed") == [WRITE, RUN], run.text
+        assert machine.says("systemctl is-active dynmem") == "active"
+        main = machine.says("systemctl show -p MainPID --value dynmem")
+        variables["dynmem_drop_in_90_host"] = {"host": {"budget": "900MiB"}}
+        run = controller.play(kvm=variables)
+        assert run.tasks(host, "changed") == [WRITE, RELOAD], run.text
+        machine.until("systemctl show -p StatusText dynmem", "budget 900 MiB")
+        run = controller.play(kvm=variables)
+        assert (run.code, run.tasks(host, "changed")) == (0, []), run.text
+        run = controller.play(kvm={**variables, "dynmem_drop_in_90_host": "[host"})
+        assert run.tasks(host, "fatal") == [WRITE], run.text
+        assert machine.says("systemctl show -p MainPID --value dynmem") == main
+        run = controller.play(kvm={**variables, "dynmem_state": "absent", "dynmem_purge": True})
+        assert run.code == 0, run.text
+        assert machine.run("systemctl is-active dynmem").stdout.strip() == "inactive"
+        assert (
+            machine.says("ls -d /etc/dynmem /var/lib/dynmem /run/dynmem 2> /dev/null || echo none") == "none"
+        )
+
+
+@pytest.mark.soak
 def test_check_mode_shows_the_difference_and_changes_nothing(tmp_path: Path) -> None:
     with hosts(tmp_path, "first") as (host,):
         controller = Controller(tmp_path, [host])
-        run = controller.play("--check", "--diff", kvm=FLEET, first=FIRST)
+        run = controller.play("--check", "--diff", kvm=FLEET, first={**FIRST, "dynmem_find_vms": True})
         assert run.code == 0, run.text
-        assert run.tasks(host, "changed") == [WRITE, RUN], run.text
+        folder, found = "Have a folder for the VMs of this host", "Find the VMs of this host"
+        assert run.tasks(host, "changed") == [folder, found, WRITE, RUN], run.text
         assert '+maximum = "512MiB"' in run.text
         assert look(host) == Look([], {}, None, set())
         assert controller.play(kvm=FLEET, first=FIRST).code == 0

@@ -7,6 +7,7 @@ reaches it by its Python, which is started in there, so one playbook can have se
 
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -73,16 +74,29 @@ esac
 """
 
 
-class Host:
+class Reached:
+    """A host that Ansible reaches by a Python which is started in the namespaces of a process.
+
+    Attributes:
+        name: What the inventory calls it.
+        python: That Python.
+    """
+
+    def __init__(self, name: str, pid: int, folder: Path, namespaces: Sequence[str] = ("-m", "-p")) -> None:
+        self.name = name
+        self.python = folder / f"python-{name}"
+        enter = shlex.join(["nsenter", "-t", str(pid), *namespaces, sys.executable])
+        self.python.write_text(f'#!/bin/sh\nexec {enter} "$@"\n')
+        self.python.chmod(0o755)
+
+
+class Host(Reached):
     """One of them; the path of a file in it is that on the host, without the first slash."""
 
     def __init__(self, name: str, pid: int, folder: Path) -> None:
-        self.name = name
+        super().__init__(name, pid, folder)
         self.pid = pid
         self.root = Path(f"/proc/{pid}/root")
-        self.python = folder / f"python-{name}"
-        self.python.write_text(f'#!/bin/sh\nexec nsenter -t {pid} -m -p "{sys.executable}" "$@"\n')
-        self.python.chmod(0o755)
         self.program("systemctl", _SYSTEMCTL)
         self.program("dynmem", f'#!/bin/sh\nexec "{sys.executable}" -m dynmem "$@"\n')
         self._begun = self._upper()
@@ -166,7 +180,7 @@ class Played(NamedTuple):
     code: int
     text: str
 
-    def tasks(self, host: Host, result: str) -> list[str]:
+    def tasks(self, host: Reached, result: str) -> list[str]:
         """Return the tasks that ended like this on a host: ok, changed, fatal or skipping."""
         found, task = [], ""
         for line in self.text.splitlines():
@@ -180,7 +194,7 @@ class Played(NamedTuple):
 class Controller:
     """An `ansible-playbook` with an inventory of these hosts."""
 
-    def __init__(self, folder: Path, machines: Sequence[Host]) -> None:
+    def __init__(self, folder: Path, machines: Sequence[Reached]) -> None:
         self.folder = folder
         self.machines = machines
         self.playbook = folder / "site.yml"

@@ -29,7 +29,9 @@ options:
     type: path
     default: /etc/dynmem/config.toml
   main:
-    description: What the file says, a mapping or the text of a TOML file; empty leaves it as it is.
+    description: >-
+      What the file says, a mapping or the text of a TOML file. If empty, a file that is there stays as
+      it is; where there is none, one without settings is written, since the unit of the service asks for it.
     type: raw
     default: {}
   drop_ins:
@@ -40,6 +42,10 @@ options:
     description: The C(dynmem) that checks the files.
     type: str
     default: dynmem
+  incomplete:
+    description: With C(--check), do not check the files, since one that comes before is not there yet.
+    type: bool
+    default: false
   state:
     description: With V(absent), all files that this module wrote are removed, and nothing is checked.
     type: str
@@ -145,6 +151,8 @@ class Files:
         """Set what they are to say; drop-ins of ours that are not named go."""
         if main:
             self.after[self.path] = f"{MARK}\n{as_toml(main)}"
+        elif self.before[self.path] is None:
+            self.after[self.path] = f"{MARK}\n"
         self._remove_ours(self.drop_ins)
         for name, said in drop_ins.items():
             if not NAME.fullmatch(name):
@@ -260,6 +268,7 @@ def main() -> None:
             "main": {"type": "raw", "default": {}},
             "drop_ins": {"type": "dict", "default": {}},
             "command": {"type": "str", "default": "dynmem"},
+            "incomplete": {"type": "bool", "default": False},
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
         },
         supports_check_mode=True,
@@ -270,7 +279,8 @@ def main() -> None:
             files.want_none()
         else:
             files.want(module.params["main"], module.params["drop_ins"])
-            summary = checked(module, files)
+            if not (module.check_mode and module.params["incomplete"]):
+                summary = checked(module, files)
         result = {
             "changed": bool(files.changed),
             "files": sorted(map(str, files.changed)),
