@@ -18,7 +18,7 @@ from tests.rigs.pasts import THREE_AM, RecordedHost, written
 from dynmem.cli.history import events, history
 from dynmem.cli.status import explain
 from dynmem.cli.status_text import rendered
-from dynmem.errors import ConfigError, DynmemError, UnreachableError
+from dynmem.errors import ConfigError, DynmemError, NotPermittedError, UnreachableError
 from dynmem.history.event import Event
 from dynmem.history.past import Past
 from dynmem.history.store import Store
@@ -225,6 +225,17 @@ def test_where_there_is_no_history_it_says_who_keeps_one(tmp_path: Path) -> None
     for command in (history, events):
         error = refusal(command, ["--state", str(tmp_path)])
         assert "`dynmem run` keeps one in the folder that its file calls manager.state" in str(error)
+
+
+def test_a_history_in_a_folder_of_another_user_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied(_: Path) -> bool:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "exists", denied)
+    with pytest.raises(NotPermittedError, match=r"history\.sqlite: cannot be read .*: use sudo"):
+        Past(tmp_path)
 
 
 def test_a_time_long_ago_is_the_thin_row_before_it_and_says_so(tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ def test_it_has_none_of_roots_rights_writes_nowhere_and_sees_the_managers_folder
     unit, manager = lines(), lines(MANAGER)
     assert unit["CapabilityBoundingSet"] == [""]
     assert "ReadWritePaths" not in unit
-    assert "-/var/lib/dynmem" in unit["BindReadOnlyPaths"][0].split()
+    assert "-/var/lib/dynmem" in " ".join(unit["BindReadOnlyPaths"]).split()
     for key in ("RuntimeDirectory", "RuntimeDirectoryMode", "RuntimeDirectoryPreserve"):
         assert unit[key] == manager[key]
     assert unit["Type"] == ["notify"]

@@ -138,6 +138,10 @@ def test_acts_and_wrong_tokens_are_bounded_and_wrong_ones_keep_nobody_from_actin
         async with secretary(path) as manager, serving(tmp_path, socket=path, token=ACT) as web:
             wrong = [(await web.act("release", "x" * 16, vm="web")).status for _ in range(12)]
             assert wrong == [403] * 10 + [429] * 2
+            for token, status in (("x" * 16, 429), (TOKEN, 200)):  # nor can it be guessed there
+                bearer = {"Authorization": f"Bearer {token}"}
+                assert (await web.ask("/api/session", headers=bearer)).status == status
+            assert (await web.ask("/api/session")).status == 200
             acted = [(await web.act("release", vm="web")).status for _ in range(22)]
             assert acted == [200] * 20 + [429] * 2
             clock[0] += 3.0

@@ -56,6 +56,7 @@ _SENTENCES: Final[Mapping[int, str]] = {
     404: "there is nothing at this address",
     405: "this address takes no such request",
 }
+_TOO_MANY: Final = ({"error": "too many wrong tokens: try again in a minute"}, 429)
 STREAM: Final = "text/event-stream"
 _NO_STORE: Final = {"Cache-Control": "no-store"}
 
@@ -202,8 +203,10 @@ class Site:
     # -- acts -----------------------------------------------------------------------------------------------
 
     async def _session(self, request: Request) -> Response:
-        token = self._settings.token
-        may_act = token is not None and is_token(_authorization(request), token)
+        token, given = self._settings.token, _authorization(request)
+        may_act = token is not None and is_token(given, token)
+        if token is not None and given is not None and not may_act and not self._wrong.take():
+            return _json(*_TOO_MANY)
         return _json({"schema": SCHEMA, "acts": token is not None, "may_act": may_act})
 
     async def _act(self, act: str, request: Request) -> Response:
@@ -213,7 +216,7 @@ class Site:
             return _json({"error": why}, 403)
         if not is_token(_authorization(request), token):
             if not self._wrong.take():
-                return _json({"error": "too many wrong tokens: try again in a minute"}, 429)
+                return _json(*_TOO_MANY)
             return _json({"error": "the token is wrong"}, 403, {"WWW-Authenticate": "Bearer"})
         if not self._acts.take():
             return _json({"error": "too many requests: at most one a second"}, 429, {"Retry-After": "5"})

@@ -17,7 +17,7 @@ from dynmem.limits import WEB_CONNECTIONS_MAX, WEB_HEAD_BYTES_MAX
 from dynmem.manager.address import Address
 from dynmem.systemd.notify import ServiceManager
 from dynmem.web.app import Settings, Site
-from dynmem.web.connection import Connection
+from dynmem.web.connection import REQUEST_S, Connection
 
 # What the kernel keeps for a client that does not read; it doubles the figure.
 _SEND_BYTES: Final = 128 << 10
@@ -82,7 +82,7 @@ def server_of(site: Site, started: Callable[[], None]) -> uvicorn.Server:
         proxy_headers=False,
         server_header=False,
         backlog=WEB_CONNECTIONS_MAX,
-        timeout_keep_alive=_IDLE_S,
+        timeout_keep_alive=round(REQUEST_S),
         timeout_graceful_shutdown=_END_S,
         h11_max_incomplete_event_size=WEB_HEAD_BYTES_MAX,
     )
