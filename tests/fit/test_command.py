@@ -156,5 +156,11 @@ def test_where_there_are_many_vms_or_days_spans_are_longer_and_needs_no_smaller(
     assert short.days == long.days == DAYS
     assert short.weights.sum() - 1 == long.weights.sum()  # of the first sweep
     assert (long.need.max(axis=1) == short.need.max(axis=1)).all()
+    monkeypatch.setattr(recorded, "_CELLS_MAX", 750_000)
+    monkeypatch.setattr(recorded, "_HOURLY_DAYS", 5)  # older rows stand for an hour
+    assert trace_of(Past(history), THREE_AM, UNTIL_MS).span_ms == 3_600_000
+    monkeypatch.setattr(recorded, "DAYS_MAX", 3)
+    assert trace_of(Past(history), THREE_AM, UNTIL_MS).days == 4  # the first in part
+    monkeypatch.undo()
     # A date far in the past, as a clock may jump, does not make it large.
     assert trace_of(Past(history), 0, UNTIL_MS).days == DAYS

@@ -24,7 +24,7 @@ from dynmem.errors import ConfigError, DynmemError, ExitCode
 from dynmem.fit.answer import answer_of
 from dynmem.fit.fleet import FleetReply, Source, fleet_of
 from dynmem.fit.snapshot import FORMAT, HOURS, Snapshot, VmWeek, encoded, load, snapshot_of, week_of
-from dynmem.fit.trace import Model
+from dynmem.fit.trace import AWAY, Model
 from dynmem.limits import FIT_SNAPSHOT_BYTES_MAX
 from dynmem.units import MIB
 
@@ -173,6 +173,36 @@ def test_a_snapshot_answers_as_its_history_does_where_each_week_is_like_the_last
     assert [vm.name for vm in made.vms] == list(host.names)
 
 
+def test_an_hour_that_is_recorded_in_part_counts_and_longer_spans_stand_for_each_of_their_hours() -> None:
+    host = trace("office", 1, days=8, vms=2)
+    host.need[:], host.capacity[:] = 25_600, 256_000
+    host.weights[-3], host.capacity[-3], host.need[:, -3] = 0, 0, AWAY
+    made = snapshot_of(host, 0.01, "here")
+    assert (made.recorded_s[-1], made.capacity_mib[-1], made.needed_mib[-1]) == (3000, 1000, 200)
+    assert (len(made.recorded_s), made.until_hour) == (HOURS, host.end_ms // 3_600_000)
+    spans = 8 * 6
+    four_hours = host._replace(
+        span_ms=4 * 3_600_000,
+        per_day=6,
+        weights=np.full(spans, 144_000),
+        capacity=np.arange(1, spans + 1) * 256_000,
+        need=host.need[:, :spans],
+        silent=host.silent[:, :spans],
+    )
+    made = snapshot_of(four_hours, 0.01, "here")
+    assert len(made.capacity_mib) == len(made.needed_mib) == len(made.recorded_s) == HOURS
+    assert made.capacity_mib[-9:] == [46_000] + [47_000] * 4 + [48_000] * 4
+    assert set(made.recorded_s) == {3600}
+
+
+def test_a_snapshot_counts_on_one_more_week_of_what_is_lost() -> None:
+    host = trace("office", 1, days=14, vms=2)
+    host.need[:], host.capacity[:] = 25_600, 256_000
+    host.need[0] += np.arange(host.weights.size) // host.per_day * 2560
+    made = snapshot_of(host, 0.01, "here")
+    assert set(made.capacity_mib) == {1000 - 70}
+
+
 def test_a_snapshot_without_names_has_none() -> None:
     made = encoded(snapshot_of(trace("batch", 1, days=8, vms=3), 0.01, "secret", names=False))
     assert b"secret" not in made
@@ -248,10 +278,10 @@ def test_what_is_no_file_or_too_large_is_named_and_not_read(tmp_path: Path) -> N
 def test_of_one_host_the_newest_snapshot_counts_and_the_others_are_named() -> None:
     old, new = snapshot("a", [900], until_hour=489_990), snapshot("a", [100])
     for order in ((old, new), (new, old)):
-        sources = [("new" if each is new else "old", encoded(each)) for each in order]
+        sources = [("z-new" if each is new else "a-old", encoded(each)) for each in order]
         found = fleet_of(sources, Counting(), size=MIB)
-        assert [host.file for host in found.hosts] == ["new"]
-        assert [problem.file for problem in found.problems] == ["old"]
+        assert [host.file for host in found.hosts] == ["z-new"]
+        assert [problem.file for problem in found.problems] == ["a-old"]
 
 
 def test_what_one_more_is_like_must_be_one_vm() -> None:
@@ -267,6 +297,12 @@ def test_what_one_more_is_like_must_be_one_vm() -> None:
             fleet(*twice, **how)
     with pytest.raises(ConfigError, match="no snapshot can be used: x: not a snapshot"):
         fleet_of([("x", b"{}")], Counting(), size=1)
+
+
+def test_no_more_hosts_are_taken_than_memory_allows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dynmem.fit.fleet.FIT_HOSTS_MAX", 2)
+    with pytest.raises(ConfigError, match="3 snapshots are more than 2: name fewer at a time"):
+        fleet(*(snapshot(f"h{number}", [1]) for number in range(3)))
 
 
 def _die(*_: object) -> None:

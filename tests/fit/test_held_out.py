@@ -90,18 +90,6 @@ def test_more_memory_never_fits_fewer_and_a_vm_more_never_fits_more(kind: str) -
         assert answer(more, model, 0.01, ahead) >= now >= answer(other, model, 0.01, ahead)
 
 
-def test_what_is_lost_each_week_is_taken_off_only_where_nearly_each_day_loses() -> None:
-    host = trace("office", 5, days=14, vms=3)
-    host.need[:], host.capacity[:] = 100, 1000
-    host.need[0] = 100 + 10 * (np.arange(host.weights.size) // host.per_day)
-    model = Model(1, 100)
-    found = answer_of(host, model)
-    assert found.loss_bytes == 70 * 4096
-    assert found.fits == (1000 - 70 - 430) // 100
-    host.need[0, -2 * host.per_day :] = 100  # two days of the last seven lose nothing
-    assert answer_of(host, model).loss_bytes == 0
-
-
 def test_a_vm_that_is_gone_needs_nothing_one_that_came_needed_it_before_and_a_nightly_one_stays() -> None:
     host = trace("office", 4, days=10, vms=4)
     day = host.per_day

@@ -83,8 +83,8 @@ def fit(
       dynmem fit --snapshot /var/lib/dynmem/$(hostname).json
       dynmem fit --hosts --like db-1/web --vms 2 *.json
 
-    Exit codes: 0 OK, 2 wrong usage, no such VM or no history, 3 there is none of that time or folder, 5 the
-    VMs of --vms do not fit, 6 some files were left out.
+    Exit codes: 0 OK, 2 wrong usage, no such VM or no history, 3 there is none of that time or folder, 4 the
+    file of --snapshot cannot be written, 5 the VMs of --vms do not fit, 6 some files were left out.
     """  # noqa: D301 - click reads the backspace as "do not wrap"
     from dynmem.cli.fit_text import rendered
     from dynmem.fit.answer import answer_of, model_of

@@ -9,6 +9,7 @@ from dynmem.dates import parse_date
 from dynmem.errors import printable
 from dynmem.fit.answer import Asked, FitReply, Horizon
 from dynmem.fit.bottleneck import Bottleneck
+from dynmem.fit.counting import MORE_MAX
 from dynmem.units import NS_PER_MS, format_size, size_cell
 
 # Errors beyond this share the outermost columns of the table.
@@ -40,7 +41,8 @@ def _answer(found: FitReply) -> Iterator[str]:
     if week.fits < 0:
         yield f"those that run do not fit in the coming week {risk}: no more fit"
     else:
-        yield f"{week.fits} more fit in the coming week {risk} ({max(0, day.fits)} in the coming day alone)"
+        most = f"{week.fits} or more" if week.fits == MORE_MAX else f"{week.fits} more"
+        yield f"{most} fit in the coming week {risk} ({max(0, day.fits)} in the coming day alone)"
     yield f"{found.fits_static} more would fit if all VMs had fixed sizes"
     if found.loss_bytes:
         less = format_size(found.loss_bytes)

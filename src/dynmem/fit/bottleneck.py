@@ -5,7 +5,7 @@ from typing import Final
 import msgspec
 import numpy as np
 
-from dynmem.fit.counting import count
+from dynmem.fit.counting import MORE_MAX, count
 from dynmem.fit.trace import Loads
 from dynmem.units import PAGE_SIZE
 
@@ -64,10 +64,13 @@ class Bottleneck(msgspec.Struct, frozen=True):
 def bottleneck_of(
     loads: Loads, names: tuple[str, ...], more: int, span_ms: int, first_ms: int, zone_ms: int
 ) -> Bottleneck:
-    """Return where so many more would not have fitted; the first span begins at *first_ms*."""
+    """Return where so many more would not have fitted; the first span begins at *first_ms*.
+
+    More than are counted always fit.
+    """
     late = (count(loads.capacity, loads.needed, loads.each) < more) & (loads.weights > 0)
     weights = np.where(late, loads.weights, 0)
-    if not late.any():
+    if more > MORE_MAX or not late.any():
         return Bottleneck(0.0, (), ())
     local_ms = first_ms + zone_ms + np.arange(late.size) * span_ms
     hours, days = local_ms // _HOUR_MS % 24, local_ms // (24 * _HOUR_MS)

@@ -117,7 +117,7 @@ def snapshot_of(trace: Trace, risk: float, host: str, *, names: bool = True) -> 
 
     def by_hour(figures: Sizes, most: np.ufunc) -> Sizes:
         found: Sizes = np.repeat(most.reduceat(figures[..., since:], starts, axis=-1), times, axis=-1)
-        return found[..., -HOURS:]
+        return found
 
     weights = by_hour(trace.weights, np.add) // times
     recorded = np.where(trace.weights > 0, loads.capacity, np.iinfo(np.int64).max)
