@@ -257,3 +257,39 @@ def test_connections_follow_the_domains_and_know_whose_policy_counts(
         await vms.close()
 
     play(scene())
+
+
+def test_a_process_that_is_not_found_is_searched_for_in_some_passes_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    searches: list[int] = []
+
+    def search(_: Mapping[str, str]) -> dict[str, int]:
+        searches.append(1)
+        return {}
+
+    monkeypatch.setattr(roster_module, "processes_of", search)
+
+    async def scene() -> None:
+        async with seen(FakeLibvirt(FakeDomain(xml()))) as roster:
+            for _ in range(15):
+                await passed(roster)
+        assert len(searches) == 10
+
+    play(scene())
+
+
+def test_no_more_domains_are_managed_than_a_manager_has_vms(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(roster_module, "MANAGER_VMS_MAX", 1)
+
+    async def scene() -> None:
+        lines: list[str] = []
+        policy = 'minimum="64MiB"'
+        domains = (FakeDomain(xml(policy=policy)), FakeDomain(xml("db", OTHER, policy=policy), "db", OTHER))
+        async with seen(FakeLibvirt(*domains), lines) as roster:
+            assert [vm.name for vm in roster.managed(config(tmp_path))[0]] == ["db"]
+        assert "there are 1 VMs already, which is the most" in lines[0]
+
+    play(scene())

@@ -356,7 +356,7 @@ class DomainConnection:
         """Return whether this life is over, by its process or, if that cannot be seen, by libvirt."""
         if life.process is not None:
             return life.process.gone()
-        return not self._roster.problem and (domain is None or not domain.is_running)
+        return domain is None or not domain.is_running
 
     def _why_absent(self, domain: Domain | None) -> str:
         """Return why it is not there; "" if that is another matter."""

@@ -46,7 +46,6 @@ _SEARCH_S: Final = 1.0
 _NO_NUMBER: Final = -1
 _SAME_RESET_US: Final = 100_000
 _PID_FILES: Final = Path("/run/libvirt/qemu")
-_PID_DIGITS_MAX: Final = 9
 
 
 class Domain(NamedTuple):
@@ -306,7 +305,7 @@ def processes_of(wanted: Mapping[str, str]) -> dict[str, int]:
 def _noted(name: str, pids: Collection[int]) -> int:
     """Return which of these processes the system's libvirt has noted as a domain's; 0 if none."""
     with suppress(OSError, ValueError):
-        text = (_PID_FILES / f"{name.replace('/', '')}.pid").read_text(encoding="ascii")[:_PID_DIGITS_MAX]
+        text = (_PID_FILES / f"{name.replace('/', '')}.pid").read_text(encoding="ascii")
         if int(text) in pids:
             return int(text)
     return 0
