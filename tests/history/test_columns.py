@@ -17,6 +17,7 @@ from dynmem.history.columns import (
     skip_texts,
     unpack,
     unpack_texts,
+    varint,
 )
 from dynmem.limits import HISTORY_BLOCK_BYTES_MAX
 
@@ -89,3 +90,22 @@ def test_columns_of_a_later_version_are_left_out() -> None:
     plain = zlib.decompress(encode(Block(2, {"actual_bytes": [1, 2]}, {})))
     later = zlib.compress(plain + b"\xfe\x7f\1\4")  # a figure with a number that nobody knows yet
     assert decode(later) == Block(2, {"actual_bytes": [1, 2]}, {})
+
+
+def test_a_block_of_another_version_or_with_more_behind_it_or_more_rows_than_any_is_none() -> None:
+    whole = encode(Block(2, {"actual_bytes": [1, 2]}, {}))
+    for data, said in (
+        (whole + b"x", "more behind it"),
+        (zlib.compress(b"\2" + zlib.decompress(whole)[1:]), "version 2"),
+        (zlib.compress(b"\1" + varint(1 << 60)), "rows"),  # a column that is not there would have as many
+        (zlib.compress(b"\1\0"), "0 rows"),
+    ):
+        with pytest.raises(MalformedError, match=said):
+            decode(data)
+
+
+def test_a_number_is_no_longer_than_any_that_is_packed() -> None:
+    longest = (1 << 7 * 20) - 1
+    assert Reader(varint(longest)).varint() == longest
+    with pytest.raises(MalformedError, match="has no end"):
+        Reader(varint(longest + 1)).varint()
