@@ -99,6 +99,7 @@ def test_a_block_of_another_version_or_with_more_behind_it_or_more_rows_than_any
         (zlib.compress(b"\2" + zlib.decompress(whole)[1:]), "version 2"),
         (zlib.compress(b"\1" + varint(1 << 60)), "rows"),  # a column that is not there would have as many
         (zlib.compress(b"\1\0"), "0 rows"),
+        (zlib.compress(zlib.decompress(whole) + b"\xfe\x7f\3\144"), "ends too soon"),  # a column of later
     ):
         with pytest.raises(MalformedError, match=said):
             decode(data)
@@ -109,3 +110,11 @@ def test_a_number_is_no_longer_than_any_that_is_packed() -> None:
     assert Reader(varint(longest)).varint() == longest
     with pytest.raises(MalformedError, match="has no end"):
         Reader(varint(longest + 1)).varint()
+
+
+@pytest.mark.parametrize("text", ["1,2", "1,2,3,4"])
+def test_a_column_in_decimal_has_a_number_for_each_row_that_is_known(text: str) -> None:
+    packed = varint(len(text)) + text.encode()
+    for column, rows in ((b"\3" + packed, 3), (b"\13\7" + packed, 5)):
+        with pytest.raises(MalformedError, match="too many or too few numbers"):
+            unpack(Reader(column), rows)
