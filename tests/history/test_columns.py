@@ -118,3 +118,12 @@ def test_a_column_in_decimal_has_a_number_for_each_row_that_is_known(text: str) 
     for column, rows in ((b"\3" + packed, 3), (b"\13\7" + packed, 5)):
         with pytest.raises(MalformedError, match="too many or too few numbers"):
             unpack(Reader(column), rows)
+
+
+def test_a_column_in_words_of_which_nothing_is_known_is_none_and_is_passed_over() -> None:
+    column = b"\12\10\0\1\0"  # words with gaps, of 8 bytes, and no row is known
+    with pytest.raises(MalformedError, match="has 0 numbers"):
+        unpack(Reader(column), 3)
+    reader = Reader(column)
+    skip(reader, 3)
+    assert reader.is_at_end
