@@ -127,3 +127,11 @@ def test_a_column_in_words_of_which_nothing_is_known_is_none_and_is_passed_over(
     reader = Reader(column)
     skip(reader, 3)
     assert reader.is_at_end
+
+
+@pytest.mark.parametrize("place", [1, -1])
+def test_a_text_that_a_block_does_not_have_is_not_named(place: int) -> None:
+    texts = varint(1) + varint(1) + b"a"
+    assert unpack_texts(Reader(texts + pack([0, 0])), 2) == ["a", "a"]
+    with pytest.raises(MalformedError, match="names a text"):
+        unpack_texts(Reader(texts + pack([0, place])), 2)

@@ -12,6 +12,7 @@ from dynmem.history import store as storing
 from dynmem.history.event import Event
 from dynmem.history.past import Past
 from dynmem.history.store import Store
+from dynmem.limits import HISTORY_TEXT_MAX
 
 
 def moved(seconds: int, text: str, vm: str = "web") -> tuple[int, Event]:
@@ -52,3 +53,30 @@ def test_packed_events_that_would_unpack_to_more_than_any_manager_packs_are_left
         past = Past(tmp_path)
         assert [event.text for event in past.events()] == texts
         past.close()
+
+
+def test_a_sentence_is_kept_as_far_as_one_is_read(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    at_ms, event = moved(0, "x" * 5000)
+    store.add([], [(at_ms, msgspec.structs.replace(event, measurement="y" * 5000))])
+    store.close()
+    past = Past(tmp_path)
+    (found,) = past.events()
+    assert (found.text, found.measurement) == ("x" * HISTORY_TEXT_MAX, "y" * HISTORY_TEXT_MAX)
+    past.close()
+
+
+def test_packed_events_are_found_by_their_dates_also_where_the_clock_went_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storing, "_EVENTS_LOOSE", 3)
+    store = Store(tmp_path)
+    store.add([], [moved(5, "first"), moved(1, "earlier"), moved(3, "last")])
+    store.add([], [moved(60 + at, "of another", "db") for at in range(4)])
+    store.tidy()
+    store.close()
+    past = Past(tmp_path)
+    for second, text in ((1, "earlier"), (5, "first")):
+        at_ms = THREE_AM + 1000 * second
+        assert [event.text for event in past.events(at_ms, at_ms)] == [text]
+    past.close()

@@ -75,3 +75,25 @@ def test_a_link_that_leads_nowhere_is_not_replaced_by_what_is_set_aside(tmp_path
     Store(tmp_path).close()
     assert link.is_symlink()
     assert (tmp_path / f"{FILE_NAME}.aside-2").read_text() == "dear diary"
+
+
+def test_of_more_vms_than_there_are_numbers_the_first_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storing, "WHO_MAX", 2)
+    row = one_vm(THREE_AM, MIB)
+    vms = {f"web-{number}": row.sample.vms["web"] for number in range(3)}
+    written(tmp_path, [row._replace(sample=msgspec.structs.replace(row.sample, vms=vms))])
+    past = Past(tmp_path)
+    assert past.names == {"web-0": 1, "web-1": 2}
+    past.close()
+
+
+def test_rows_are_found_by_their_dates_also_where_the_clock_went_back_between_two(tmp_path: Path) -> None:
+    dates = [THREE_AM + 1000 * second for second in (5, 1, 3)]
+    written(tmp_path, [one_vm(at_ms, MIB) for at_ms in dates])
+    past = Past(tmp_path)
+    assert past.span_ms() == (dates[1], dates[0])
+    for at_ms in dates:
+        assert [[piece.at_ms[row] for row in piece.rows] for piece in past.pieces(at_ms, at_ms)] == [[at_ms]]
+    past.close()
