@@ -7,10 +7,11 @@ import msgspec
 import pytest
 from tests.rigs.pasts import RecordedHost
 
-from dynmem.errors import ConfigError
+from dynmem.errors import ConfigError, RemoteProtocolError
 from dynmem.history.past import Moment
 from dynmem.history.store import Row
 from dynmem.manager.step.facts import Mode
+from dynmem.manager.step.sample import HostSample
 from dynmem.units import MIB, NS_PER_S
 from dynmem.what_if.knobs import Knobs, parse
 from dynmem.what_if.outlook import Outlook, outlook, plan_report
@@ -220,6 +221,31 @@ def test_vms_that_are_left_alone_are_named_with_the_reason_and_what_they_count()
     assert any(text.startswith("vm-1 is not moved: frozen: a backup runs") for text in found.not_possible)
     freed = outlook(parse(None, (), ("vm-1",), ()).apply(after(moment_of(host.rows[-1])))[0])
     assert freed.room_bytes > found.room_bytes  # what it kept is divided now
+
+
+def test_figures_that_no_manager_records_are_a_named_error_and_nothing_else() -> None:
+    row = recorded(2, calm=0).rows[-1]
+    source, refused = random.Random(1), 0
+    sizes = (-1, 0, 1, 4095, 1 << 40, 1 << 62, None)
+    for _ in range(400):
+        host, vms = row.sample.host, dict(row.sample.vms)
+        for _ in range(source.randrange(1, 4)):
+            name = source.choice([*vms, ""])
+            struct = vms[name] if name else host
+            fields = [each for each in struct.__struct_fields__ if type(getattr(struct, each)) is int]
+            changed = msgspec.structs.replace(struct, **{source.choice(fields): source.choice(sizes)})
+            if isinstance(changed, HostSample):
+                host = changed
+            else:
+                vms[name] = changed
+        moment = Moment(row.at_ms, "each sweep", host, vms)
+        try:
+            plan_report(moment, "here", parse("1G", ("vm-0.maximum=256M",), ("vm-1",), ("64M:new",)))
+        except RemoteProtocolError:
+            refused += 1
+        except ConfigError:
+            pass  # a minimum above the maximum that is tried
+    assert 50 < refused < 350
 
 
 def test_targets_that_were_sent_count_and_without_them_they_are_planned_again() -> None:

@@ -222,6 +222,9 @@ def _bar() -> Iterator[Callable[[float], None]]:
 
     console = Console(stderr=True)
     columns = (TextColumn("simulating"), BarColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+    # No thread draws it: processes are forked meanwhile.
+    with Progress(
+        *columns, console=console, disable=not console.is_terminal, transient=True, auto_refresh=False
+    ) as bar:
         task = bar.add_task("", total=1.0)
-        yield lambda share: bar.update(task, completed=share)
+        yield lambda share: bar.update(task, completed=share, refresh=True)

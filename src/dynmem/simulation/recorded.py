@@ -11,13 +11,14 @@ from dynmem.history.block import Block
 from dynmem.history.past import Past, Piece
 from dynmem.history.spans import step_ms
 from dynmem.history.thinning import VM_COLUMNS, Series, series_of
-from dynmem.limits import SIMULATED_ROWS_MAX
 from dynmem.policy import PRIORITIES
 from dynmem.simulation.load import Load, VmLoad
 from dynmem.units import PAGE_SIZE
 
 # Rows that a time is cut into: of a week, a minute each.
 _ROWS: Final = 12_000
+# And of all VMs together: as they are added up, each takes more memory than in a load.
+_ALL_ROWS: Final = 1_000_000
 _COLUMNS: Final = VM_COLUMNS | {
     "maximum_bytes",
     "minimum_bytes",
@@ -88,7 +89,7 @@ class _Vm:
 
 def recorded(past: Past, since_ms: int, until_ms: int) -> Load:
     """Return the load of a time; UnreachableError if nothing is kept of it."""
-    step = step_ms(since_ms, until_ms, min(_ROWS, SIMULATED_ROWS_MAX // max(1, len(past.names))))
+    step = step_ms(since_ms, until_ms, min(_ROWS, _ALL_ROWS // max(1, len(past.names))))
     lengths: dict[int, int] = {}
     vms: dict[str, _Vm] = {}
     budget = slush = 0

@@ -10,7 +10,7 @@ from dynmem.manager.step.sample import VmSample
 from dynmem.policy import Decision
 from dynmem.units import NS_PER_MS, PAGE_SIZE, format_pages, format_size, pages_of
 from dynmem.what_if.knobs import Knobs
-from dynmem.what_if.position import after, charge_of, free_of, is_movable
+from dynmem.what_if.position import after, charge_of, checked, free_of, is_movable
 from dynmem.what_if.rehearsal import Rehearsal, rehearse
 
 
@@ -108,8 +108,11 @@ class PlanReport(msgspec.Struct, frozen=True):
 
 
 def plan_report(moment: Moment, source: str, knobs: Knobs) -> PlanReport:
-    """Return what would be done from a recorded step; ConfigError if a VM or setting does not exist."""
-    position = after(moment)
+    """Return what would be done from a recorded step; ConfigError if a VM or setting does not exist.
+
+    RemoteProtocolError if the step cannot be one of a manager.
+    """
+    position = after(checked(moment, source))
     tried = None
     if knobs:
         changed, notes = knobs.apply(position)

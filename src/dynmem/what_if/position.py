@@ -8,8 +8,11 @@ from typing import Final
 
 import msgspec
 
+from dynmem.errors import RemoteProtocolError, quoted
 from dynmem.history.again import snapshot_of
 from dynmem.history.past import Moment
+from dynmem.limits import MANAGER_FIGURE_BYTES_MAX, WEIGHT_MAX
+from dynmem.manager.config import BUFFER_PERCENT_MAX
 from dynmem.manager.step.measured import Charge, MeasuredFree
 from dynmem.manager.step.room import HOLDER_PAGES_MIN
 from dynmem.manager.step.safeguards import cushion_pages
@@ -19,6 +22,22 @@ from dynmem.units import PAGE_SIZE, format_pages, pages_covering, pages_of
 
 _ENFORCE: Final = "enforce"
 _NOTHING: Final = Charge(0, 0, 0)
+_FIGURE_MAX: Final = MANAGER_FIGURE_BYTES_MAX
+# What a figure may be, other than a size.
+_BOUNDS: Final = {"weight": (1, WEIGHT_MAX), "buffer_percent": (0, BUFFER_PERCENT_MAX)}
+
+
+def checked(moment: Moment, source: str) -> Moment:
+    """Return a recorded step; RemoteProtocolError if no manager could have recorded such figures."""
+    for what, struct in (("the host", moment.host), *moment.vms.items()):
+        for name in struct.__struct_fields__:
+            figure = getattr(struct, name)
+            low, high = _BOUNDS.get(name, (-_FIGURE_MAX if struct is moment.host else 0, _FIGURE_MAX))
+            if isinstance(figure, int) and not low <= figure <= high:
+                raise RemoteProtocolError(
+                    f"{source}: {name} of {quoted(what)} is {figure}: no manager says so"
+                )
+    return moment
 
 
 def is_movable(vm: VmSample) -> bool:
