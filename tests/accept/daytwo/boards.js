@@ -1,7 +1,6 @@
 // Draws what Prometheus returned for every panel of the dashboards: PANELS, with uPlot.
 "use strict";
 
-const COLOURS = ["#2563eb", "#dc2626", "#16a34a", "#d97706", "#7c3aed", "#0891b2", "#be185d", "#4d7c0f", "#475569", "#a16207"];
 const WIDTH = 390, HEIGHT = 150;
 
 function binary(value) {
@@ -33,16 +32,23 @@ function draw(panel, parent) {
     const values = new Map(line.points);
     return times.map((time) => values.get(time) ?? null);
   });
-  const colour = (index) => COLOURS[index % COLOURS.length];
+  const colour = (index) => `hsl(${(210 + 137.5 * index) % 360} 70% ${38 + 10 * (index % 3)}%)`;
+  const isBinary = panel.unit === "bytes" || panel.unit === "Bps";
   const options = {
     width: WIDTH,
     height: HEIGHT,
     legend: { show: false },
     cursor: { show: false },
     axes: [
-      { size: 28, font: "10px system-ui", values: (_, all) => all.map((at) => new Date(1000 * at).toISOString().slice(14, 19)) },
-      { size: 62, font: "10px system-ui", values: (_, all) => all.map((value) => shown(value, panel.unit)) },
+      { size: 28, font: "10px system-ui", values: (_, all) => all.map((at) => new Date(1000 * at).toISOString().slice(11, 19)) },
+      {
+        size: 62,
+        font: "10px system-ui",
+        values: (_, all) => all.map((value) => shown(value, panel.unit)),
+        ...(isBinary && { incrs: Array.from({ length: 30 }, (_, power) => 2 ** (power + 10)) }),
+      },
     ],
+    scales: { y: { range: (_, low, high) => [Math.min(0, low), high > 0 ? 1.05 * high : 1] } },
     series: [{}, ...panel.lines.map((_, index) => ({ stroke: colour(index), width: 1.2, points: { show: false }, spanGaps: false }))],
   };
   new uPlot(options, [times, ...rows], parent);

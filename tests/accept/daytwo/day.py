@@ -97,7 +97,7 @@ async def _run(
         await live.status_is_quick(manager, figures)
         await _reach(playing, host, SHOWN * run_s)
         await shown.top(manager.socket, figures)
-        await shown.page(beside.web, figures)
+        await shown.page(beside.web, host.diary.began_s, figures)
         await playing
     finally:
         playing.cancel()

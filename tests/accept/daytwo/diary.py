@@ -13,6 +13,8 @@ from dynmem.units import MIB
 
 #: What a guest with virtio-balloon should have at hand, docs/demand.md.
 RESERVE: Final = 64 * MIB
+#: A guest that has just booted counts with all its memory until its driver has reported twice.
+NEW_S: Final = 15.0
 
 
 class Deed(NamedTuple):
@@ -84,6 +86,14 @@ class Diary:
         """Return when something was done to a VM."""
         (found,) = [deed.at_s for deed in self.deeds if (deed.vm, deed.kind) == (vm, kind)]
         return found
+
+    def is_new(self, vm: str, at_s: float) -> bool:
+        """Return whether a VM was restarted just before, and may not have reported since."""
+        for deed in self.deeds:
+            if (deed.vm, deed.kind) == (vm, "restart") and deed.at_s <= at_s:
+                seen_s = next((seen_s for seen_s, _ in self.of(vm) if seen_s > deed.at_s), self.ended_s)
+                return at_s < seen_s + NEW_S
+        return False
 
     def between(self, since_s: float, until_s: float) -> list[Look]:
         """Return the looks of a time."""

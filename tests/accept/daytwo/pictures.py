@@ -8,6 +8,7 @@ import asyncio
 import json
 import re
 import shutil
+import time
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,17 +16,33 @@ from tests.accept.daytwo.boards import Panel
 from tests.accept.daytwo.script import VMS
 from tests.accept.figures import Figures
 from tests.rigs.browser import browsing
+from tests.rigs.page_double import choose
 from tests.rigs.prometheus import ROOT
 
 from dynmem.lab import browser as setup
 from dynmem.manager.api.client import ask, status_of
 from dynmem.manager.api.messages import StatusReply
 
-TERMINAL: Final = (124, 14)
+TERMINAL: Final = (104, 10)
 TOP_LOOKS: Final = 4
 PAINT_MS: Final = 1000.0
-WINDOW: Final = (1280, 1500)
+WINDOW: Final = (1280, 1000)
 UPLOT: Final = ROOT / "src" / "dynmem" / "web" / "page" / "uplot"
+#: A plot is drawn in the frame after its figures came.
+SETTLED_S: Final = 1.0
+#: Shows a time, given in seconds since the epoch; the browser's clock is in UTC.
+_SINCE: Final = """
+const text = (seconds) => new Date(1000 * seconds).toISOString().slice(0, 19);
+document.querySelector("#span [value=custom]").click();
+document.querySelector("#custom [name=since]").value = text(arguments[0]);
+document.querySelector("#custom [name=until]").value = text(arguments[1]);
+document.querySelector("#custom button").click();
+"""
+#: How many replies about this time have come.
+_CAME: Final = """
+const since = `since=${arguments[0]}.000`;
+return performance.getEntriesByType("resource").filter((each) => each.name.includes(since)).length;
+"""
 #: What rich writes into an SVG for a font of another host's.
 _FONT: Final = re.compile(r"\s*@font-face \{.*?\}", re.DOTALL)
 
@@ -75,13 +92,13 @@ class Shots:
         path.write_text(alone(drawn))
         self._keep(path)
 
-    async def page(self, address: str, figures: Figures) -> None:
+    async def page(self, address: str, since_s: float, figures: Figures) -> None:
         """Open the page in a browser, and take its picture."""
-        if setup.find() is None or not UPLOT.exists():
+        if setup.find() is None:
             figures.note("page: no browser is set up: no picture", "-")
             return
-        path = self.folder / "web.png"
-        seen = await asyncio.to_thread(_page, address, path)
+        path = self.folder / "daytwo.png"
+        seen = await asyncio.to_thread(_page, address, since_s, path)
         figures.equal("page: VMs that it shows", ", ".join(seen["vms"]), ", ".join(sorted(VMS)), "all")
         figures.equal("  complaints of the browser", seen["complaints"], [], "none")
         figures.at_most(
@@ -91,7 +108,7 @@ class Shots:
 
     async def dashboards(self, panels: list[Panel], figures: Figures) -> None:
         """Draw the dashboards, and take the picture."""
-        if setup.find() is None or not UPLOT.exists():
+        if setup.find() is None:
             figures.note("dashboards: no browser is set up: no picture", "-")
             return
         page, path = self.folder / "dashboards.html", self.folder / "dashboards.png"
@@ -123,17 +140,25 @@ def drawing(panels: list[Panel]) -> str:
     )
 
 
-def _page(address: str, path: Path) -> dict[str, Any]:
+def _page(address: str, since_s: float, path: Path) -> dict[str, Any]:
+    """Open the page, look more closely at db since the run began, and take the picture."""
     with browsing() as browser:
-        browser.open(address, (1280, 900))
-        browser.until(lambda: all(name in browser.text("body") for name in VMS))
-        text = browser.text("body")
+        browser.open(address, WINDOW)
+        browser.until(lambda: all(name in browser.texts("#rows button") for name in VMS))
         paints = browser.run("return performance.getEntriesByType('paint').map((p) => [p.name, p.startTime])")
-        path.write_bytes(browser.screenshot())
+        vms = browser.texts("#rows button")
+        choose(browser, "db")
+        since = round(since_s)
+        browser.run(_SINCE, since, round(time.time()))
+        browser.until(lambda: browser.text("#explain pre") and browser.run(_CAME, since) >= 2)
+        time.sleep(SETTLED_S)
+        path.write_bytes(browser.picture())
         return {
-            "vms": sorted(name for name in VMS if name in text),
+            "vms": sorted(vms),
             "complaints": browser.complaints(),
             "paint_ms": float(dict(paints)["first-contentful-paint"]),
+            "explained": browser.text("#explain pre"),
+            "note": browser.text("#plot-note"),
         }
 
 
@@ -141,5 +166,5 @@ def _drawn(page: Path, path: Path) -> tuple[int, list[str]]:
     with browsing() as browser:
         browser.open(page.as_uri(), WINDOW)
         browser.until(lambda: browser.driver.title == "drawn")
-        path.write_bytes(browser.screenshot(whole=True))
+        path.write_bytes(browser.picture(whole=True))
         return len(browser.texts(".panel")), browser.complaints()

@@ -118,6 +118,19 @@ def test_a_history_that_was_short_at_another_time_or_for_another_time_is_wrong(
     assert figures.wrong
 
 
+def test_a_restarted_vm_is_new_until_a_while_after_it_was_seen_again(diary: Diary) -> None:
+    restarted_s = diary.when("mail", "restart")
+    diary.looks = [
+        look._replace(vms={vm: seen for vm, seen in look.vms.items() if vm != "mail"})
+        if restarted_s <= look.at_s < restarted_s + 9
+        else look
+        for look in diary.looks
+    ]
+    new = [second for second in range(-3, 40) if diary.is_new("mail", restarted_s + second)]
+    assert new == list(range(24))
+    assert not diary.is_new("web", restarted_s)
+
+
 def test_the_script_does_one_thing_after_the_other_and_leaves_time_to_see_each() -> None:
     parts = [act.part for act in ACTS]
     assert parts == sorted(parts)
@@ -142,7 +155,7 @@ def test_a_run_that_is_too_short_for_the_script_is_refused(
 def test_a_line_of_a_panel_has_the_name_that_grafana_gives_it_without_the_only_hosts_address() -> None:
     found = {"metric": {"vm": "web", "instance": "127.0.0.1:4711"}, "values": [[1.5, "2"], [2.5, "NaN"]]}
     line = boards._line(found, "{{instance}} {{vm}} size")
-    assert (line.legend, line.points[0]) == ("web size", (1.5, 2.0))
+    assert (line.legend, line.points) == ("web size", [(1.5, 2.0), (2.5, None)])
     assert boards._line(found, "{{instance}}").legend == "this host"
     assert boards._line(found, "").legend == "vm=web"
 
