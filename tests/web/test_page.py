@@ -112,6 +112,7 @@ def test_a_server_that_is_gone_is_asked_again_and_by_one_stream_only(
 ) -> None:
     double.hang_up()
     page.until(lambda: "dynmem web) does not reply" in page.text("#alarms"))
+    page.until(lambda: "no live stream now" in page.text("#alarms"))  # what it says when it is back, and full
     double.events = [event(1, text="meanwhile")]
     double.is_open = True
     page.until(lambda: page.text("#link") == "Live")
@@ -219,6 +220,58 @@ def test_the_reason_of_a_move_is_there_under_the_pointer_and_under_the_arrow_key
     assert page.complaints() == []
 
 
+def test_a_moment_of_the_plot_is_explained_until_now_is_asked_for_again(
+    page: Browser, double: PageDouble
+) -> None:
+    double.lines = ["vm0: now"]
+    choose(page, "vm0")
+    page.until(lambda: page.text("#explain pre") == "vm0: now" and page.text("#readout dd") == "300 MiB")
+    double.lines = ["vm0: then"]
+    page.run("document.querySelector('#plot').focus()")
+    page.press("\ue012", "\ue007")  # left, enter
+    page.until(lambda: page.text("#explain pre") == "vm0: then")
+    (asked,) = [each for each in double.asked if "/api/explain" in each and "at=" in each]
+    moment = float(asked.split("at=")[1])
+    assert moment == pytest.approx(double.times[-1])
+    assert page.text("#explain-head").startswith("Why it had what it had: ")
+    double.lines = ["vm0: now again"]
+    double.show(status(vm_view(0, demand_bytes=MIB)))
+    page.until(lambda: page.text("#rows .demand") == "1 MiB")
+    assert page.text("#explain pre") == "vm0: then"
+    page.click("#explain-now")
+    page.until(lambda: page.text("#explain pre") == "vm0: now again")
+    left, top, width = page.run(
+        "const r = document.querySelector('.u-over').getBoundingClientRect(); return [r.left, r.top, r.width]"
+    )
+    at = {"x": left + width * 0.9, "y": top + 30, "button": "left", "clickCount": 1}
+    for kind in ("mouseMoved", "mousePressed", "mouseReleased"):
+        page.command("Input.dispatchMouseEvent", type=kind, **at)
+    page.until(lambda: page.text("#explain-head").startswith("Why it had what it had: "))
+    assert page.complaints() == []
+
+
+def test_a_part_of_the_plot_that_is_drawn_over_is_shown_alone(page: Browser, double: PageDouble) -> None:
+    page.until(lambda: page.text("#readout .at"))
+    left, top, width = page.run(
+        "const r = document.querySelector('.u-over').getBoundingClientRect(); return [r.left, r.top, r.width]"
+    )
+    double.asked.clear()
+    for kind, share in (
+        ("mousePressed", 0.5),
+        ("mouseMoved", 0.6),
+        ("mouseMoved", 0.75),
+        ("mouseReleased", 0.75),
+    ):
+        at = {"x": left + width * share, "y": top + 30, "button": "left", "clickCount": 1}
+        page.command("Input.dispatchMouseEvent", type=kind, buttons=1, **at)
+    page.until(lambda: any("/api/series" in each for each in double.asked))
+    asked = next(each for each in double.asked if "/api/series" in each)
+    since, until = (float(asked.split(f"{key}=")[1].split("&")[0]) for key in ("since", "until"))
+    assert until - since == pytest.approx(3600 / 4, abs=3600 / width + 2)
+    assert page.run("return document.querySelector('#span').elements.span.value") == "custom"
+    assert page.complaints() == []
+
+
 def test_the_time_that_is_shown_is_chosen_and_only_one_plot_is_kept(
     page: Browser, double: PageDouble
 ) -> None:
@@ -277,11 +330,11 @@ def test_everything_is_reached_by_keys_alone(page: Browser, double: PageDouble) 
 
 def test_a_row_that_moves_keeps_the_focus(page: Browser, double: PageDouble) -> None:
     page.run("document.querySelector('#heads .demand button').click()")
-    page.run("document.querySelectorAll('#rows button')[0].focus()")
-    assert page.focus() == "vm1"
+    page.run("document.querySelectorAll('#rows button')[1].focus()")
+    assert page.focus() == "vm0"
     double.show(status(vm_view(0), vm_view(1, demand_bytes=MIB)))
     page.until(lambda: names(page) == ["vm0", "vm1"])
-    assert page.focus() == "vm1"
+    assert page.focus() == "vm0"
 
 
 def test_the_filter_and_the_order_hold_while_figures_change(page: Browser, double: PageDouble) -> None:

@@ -45,6 +45,8 @@ def test_an_hour_of_figures_and_events_leaves_the_page_as_large_as_it_was(
     page: Browser, double: PageDouble
 ) -> None:
     choose(page, "vm1")
+    double.send("happened", event(9, id=-1, kind="reset"))
+    page.until(lambda: page.texts("#events-list .kind") == ["reset"])
     minute = [
         status(*(vm_view(number, demand_bytes=(second + number) * MIB) for number in range(4)))
         for second in range(60)
@@ -61,6 +63,8 @@ def test_an_hour_of_figures_and_events_leaves_the_page_as_large_as_it_was(
 
     before, after = minutes(0, 20), minutes(20, 40)
     assert len(page.texts("#events-list li")) == EVENTS_SHOWN_MAX
+    page.fill("#events-kind", "reset", "change")
+    assert page.texts("#events-list li") == ["No event"]  # it was forgotten
     assert after["Nodes"] <= before["Nodes"] + 50
     assert after["JSEventListeners"] <= before["JSEventListeners"]
     assert after["JSHeapUsedSize"] <= before["JSHeapUsedSize"] + MIB
@@ -107,6 +111,23 @@ def test_a_tab_that_nobody_looks_at_reads_nothing_and_goes_on_when_it_is_looked_
     page.until(lambda: names(page) == ["vm5"])
     assert double.readers == 1
     assert page.complaints() == []
+
+
+def test_a_stream_that_says_nothing_for_long_is_opened_again(browser: Browser, double: PageDouble) -> None:
+    script = browser.command(
+        "Page.addScriptToEvaluateOnNewDocument",  # 1000 times as fast
+        source=(
+            "const [every, now] = [setInterval, Date.now];"
+            "window.setInterval = (call, ms) => every(call, ms / 1000);"
+            "const begin = now(); Date.now = () => begin + (now() - begin) * 1000;"
+        ),
+    )
+    try:
+        browser.open(double.url)
+        browser.until(lambda: sum("/api/session" in each for each in double.asked) > 2)
+    finally:
+        browser.command("Page.removeScriptToEvaluateOnNewDocument", identifier=script["identifier"])
+    assert names(browser) == ["vm0", "vm1"]
 
 
 def _is_alone(double: PageDouble) -> bool:

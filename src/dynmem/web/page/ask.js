@@ -29,6 +29,18 @@ export async function ask(address, parameters = {}, options = {}) {
   throw new Refused(String(found?.error ?? `The server replied ${reply.status} and no sentence`), reply.status);
 }
 
+async function refusal(address) {
+  const hangUp = new AbortController();
+  try {
+    const reply = await fetch(address, { cache: "no-store", signal: hangUp.signal });
+    if (!reply.ok) return String((await reply.json()).error);
+  } catch {
+    // It is as if there were no server.
+  }
+  hangUp.abort();
+  return NO_SERVER;
+}
+
 // The one live stream. It is closed while nobody looks at the page, and opened again with growing pauses when it is lost.
 export class Live {
   #on;
@@ -54,7 +66,7 @@ export class Live {
     const source = new EventSource("api/live");
     this.#source = source;
     source.addEventListener("open", () => this.#on.joined());
-    source.addEventListener("error", () => source === this.#source && this.#lost());
+    source.addEventListener("error", () => source === this.#source && this.#lost(source.readyState === EventSource.CLOSED));
     for (const kind of ["status", "trouble", "happened"]) {
       source.addEventListener(kind, (event) => this.#hear(kind, event.data));
     }
@@ -74,12 +86,14 @@ export class Live {
     else this.#on[kind](value);
   }
 
-  #lost() {
+  // A stream that was refused (isRefused) has a sentence, which an EventSource keeps to itself.
+  #lost(isRefused = false) {
     this.#close();
     const pause = this.#backOff * (0.5 + Math.random() / 2);
     this.#backOff = Math.min(2 * this.#backOff, BACK_OFF_MS_MAX);
     this.#retry = setTimeout(() => this.#open(), pause);
-    this.#on.lost(NO_SERVER);
+    if (isRefused) refusal("api/live").then((sentence) => !this.#source && this.#on.lost(sentence));
+    else this.#on.lost(NO_SERVER);
   }
 
   #watch() {

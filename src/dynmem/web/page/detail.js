@@ -3,13 +3,13 @@
 import { ask } from "./ask.js";
 import { find, make, say, show } from "./dom.js";
 import { item } from "./events.js";
-import { text } from "./format.js";
+import { text, when } from "./format.js";
 import { OF_A_VM, OF_THE_HOST, Plot } from "./plot.js";
 
 const POINTS_MAX = 600;
 const EVENTS_MAX = 1000;
 const LISTED_MAX = 50;
-const RELOAD_MS = 5000;
+const RELOAD_MS = 10000;
 const RELOAD_MS_MAX = 300000;
 const EXPLAIN_MS = 5000;
 const DARK = matchMedia("(prefers-color-scheme: dark)");
@@ -24,6 +24,7 @@ export class Detail {
   #timer = null;
   #explaining = null;
   #explained = { seen: "", at: 0 };
+  #moment = null; // the point in time that is explained, in seconds; null: now
 
   // onUnchoose() is called when the host is to be shown again.
   constructor(onUnchoose) {
@@ -38,6 +39,7 @@ export class Detail {
     DARK.addEventListener("change", () => this.#redraw());
     document.addEventListener("visibilitychange", () => !document.hidden && this.load());
     find("explain").addEventListener("toggle", () => this.#explain());
+    find("explain-now").addEventListener("click", () => this.#pick(null));
     this.#redraw();
   }
 
@@ -53,6 +55,7 @@ export class Detail {
     show(find("unchoose"), name !== null);
     show(find("explain"), name !== null);
     say(find("explain").querySelector("pre"), "");
+    this.#moment = null;
     find("moves").querySelector("ol").replaceChildren();
     this.#explained = { seen: "", at: 0 };
     this.#redraw();
@@ -62,7 +65,7 @@ export class Detail {
 
   // Looks at a new status: the page of a VM that changed is asked for again.
   show(vm) {
-    if (!vm) return;
+    if (!vm || this.#moment !== null) return;
     const seen = JSON.stringify(vm);
     if (seen === this.#explained.seen || Date.now() - this.#explained.at < EXPLAIN_MS) return;
     this.#explained.seen = seen;
@@ -135,7 +138,8 @@ export class Detail {
   #redraw() {
     this.#plot?.destroy();
     const lines = this.#name === null ? OF_THE_HOST : OF_A_VM;
-    this.#plot = new Plot(this.#box, find("readout"), lines, (since, until) => this.#zoom(since, until));
+    const zoom = (since, until) => this.#zoom(since, until);
+    this.#plot = new Plot(this.#box, find("readout"), lines, zoom, (seconds) => this.#pick(seconds));
     if (this.#found) this.#show(this.#found);
   }
 
@@ -148,7 +152,15 @@ export class Detail {
     );
   }
 
+  // Explains a point in time; null: now.
+  #pick(seconds) {
+    this.#moment = seconds;
+    find("explain").open = true;
+    this.#explain();
+  }
+
   #pressed(event) {
+    if (event.key === "Enter") this.#plot.pick();
     const by = { ArrowLeft: -1, ArrowRight: 1, PageUp: -10, PageDown: 10 }[event.key];
     if (by === undefined) return;
     event.preventDefault();
@@ -163,8 +175,13 @@ export class Detail {
     const asking = new AbortController();
     this.#explaining = asking;
     const page = find("explain").querySelector("pre");
+    const moment = this.#moment;
+    const then = moment === null ? "" : when(new Date(moment * 1000));
+    say(find("explain-head"), then ? `Why it had what it had: ${then}` : "Why it has what it has");
+    show(find("explain-now"), moment !== null);
     try {
-      const found = await ask("api/explain", { vm: name }, { signal: asking.signal });
+      const about = moment === null ? { vm: name } : { vm: name, at: moment.toFixed(3) };
+      const found = await ask("api/explain", about, { signal: asking.signal });
       if (!asking.signal.aborted) say(page, found.lines.map(text).join("\n"));
     } catch (error) {
       if (!asking.signal.aborted) say(page, text(error.message));

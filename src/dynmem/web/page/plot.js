@@ -31,14 +31,18 @@ export class Plot {
   #reader;
   #watching;
   #range;
+  #onPick;
 
-  // lines: one of the tables above; onZoom(since, until) is called when a part of it is drawn over.
-  constructor(box, readout, lines, onZoom) {
+  // lines: one of the tables above; onZoom(since, until) is called when a part of it is drawn over, onPick(seconds) when a
+  // point of it is clicked.
+  constructor(box, readout, lines, onZoom, onPick) {
     this.#box = box;
+    this.#onPick = onPick;
     this.#lines = lines;
     this.#reader = new Reader(readout, lines);
     this.#range = [0, 1];
     this.#plot = new globalThis.uPlot(this.#options(onZoom), [[], ...lines.map(() => [])], box);
+    this.#plot.over.addEventListener("click", () => this.pick());
     this.#watching = new ResizeObserver(() => this.#fit());
     this.#watching.observe(box);
   }
@@ -61,6 +65,13 @@ export class Plot {
     const before = this.#plot.cursor.idx ?? (by > 0 ? -1 : times.length);
     const at = Math.min(times.length - 1, Math.max(0, before + by));
     this.#plot.setCursor({ left: this.#plot.valToPos(times[at], "x"), top: 0 });
+  }
+
+  // Picks the point in time that the cursor is on.
+  pick() {
+    const { idx, left } = this.#plot.cursor;
+    const seconds = this.#plot.data[0][idx];
+    if (left >= 0 && seconds !== undefined) this.#onPick(seconds);
   }
 
   leave() {
@@ -133,7 +144,7 @@ export class Plot {
 
   #zoom(plot, onZoom) {
     const { left, width } = plot.select;
-    if (width < NARROWEST_ZOOM_PX) return;
+    if (width < NARROWEST_ZOOM_PX) return; // a click that slipped
     const [since, until] = [plot.posToVal(left, "x"), plot.posToVal(left + width, "x")];
     plot.setSelect({ left: 0, top: 0, width: 0, height: 0 }, false);
     onZoom(since, until);
