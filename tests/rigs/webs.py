@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import re
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ from dynmem.web.app import Settings, Site
 from dynmem.web.files import PageFile
 from dynmem.web.serve import listening, server_of
 
+_LENGTH = re.compile(rb"\r\n[0-9a-f]+\r\n")
 TOKEN = "correct-horse-battery-staple"
 PAGE = {"index.html": PageFile(b"<!doctype html><title>dynmem</title>", "text/html; charset=utf-8", '"1"')}
 
@@ -94,9 +96,9 @@ class Web:
         return await self.ask(f"/api/{act}", "POST", body, {"Authorization": f"Bearer {token}"})
 
     @contextlib.asynccontextmanager
-    async def reading(self) -> AsyncIterator["Stream"]:
-        """Read the live stream for as long as the block lasts."""
-        reader, writer = await self.connect()
+    async def reading(self, limit: int = 1 << 16) -> AsyncIterator["Stream"]:
+        """Read the live stream for as long as the block lasts; an event is at most *limit* long."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port, limit=limit)
         writer.write(b"GET /api/live HTTP/1.1\r\nHost: localhost\r\n\r\n")
         try:
             async with asyncio.timeout(PATIENCE_S):
@@ -121,8 +123,9 @@ class Stream:
         """Return the next event, or the next of a kind, and its data."""
         async with asyncio.timeout(PATIENCE_S):
             while True:
-                text = await self._reader.readuntil(b"\n\n")  # in chunks, each with its length before it
-                lines = text.decode().splitlines()
+                text = await self._reader.readuntil(b"\n\n")
+                # In chunks, each with its length before it, and a large event in several.
+                lines = _LENGTH.sub(b"", text).decode().splitlines()
                 found = [line.removeprefix("event: ") for line in lines if line.startswith("event: ")]
                 if found and kind in ("", found[0]):
                     (data,) = [line for line in lines if line.startswith("data: ")]
@@ -164,7 +167,11 @@ async def serving(folder: Path, **changes: Any) -> AsyncIterator[Web]:
             async with asyncio.timeout(PATIENCE_S):
                 await started.wait()
             yield Web(site, port, server.server_state.connections)
-        finally:
+        finally:  # at once: how it ends when it is asked to is seen on the command
             site.close()
-            server.should_exit = True
-            await asyncio.wait_for(task, PATIENCE_S)
+            task.cancel()
+            await asyncio.wait((task,))
+            for each in server.servers:
+                each.close()
+            for connection in tuple(server.server_state.connections):
+                connection.transport.abort()

@@ -12,7 +12,7 @@ from tests.rigs.scenes import play, plays, until
 from tests.rigs.webs import TOKEN, serving
 
 from dynmem.errors import ConfigError, DynmemError, NotPermittedError
-from dynmem.web import acts
+from dynmem.web import acts, app
 from dynmem.web.acts import ACTS, Allowance, order_of
 from dynmem.web.token import is_token, read_token
 
@@ -147,6 +147,24 @@ def test_acts_and_wrong_tokens_are_bounded_and_wrong_ones_keep_nobody_from_actin
             clock[0] += 3.0
             assert [(await web.act("release", vm="web")).status for _ in range(4)] == [200] * 3 + [429]
             assert len(manager.asked) == 23
+
+    play(scene())
+
+
+def test_without_the_rate_or_the_length_of_a_body_each_act_would_be_carried_out(
+    tmp_path: Path, monkeypatch: Patch
+) -> None:
+    async def scene() -> None:
+        path = tmp_path / "api.sock"
+        monkeypatch.setattr(Allowance, "take", lambda _: True)
+        async with secretary(path) as manager, serving(tmp_path, socket=path, token=ACT) as web:
+            assert {(await web.act("release", vm="web")).status for _ in range(22)} == {200}
+            assert {(await web.act("release", "x" * 16, vm="web")).status for _ in range(12)} == {403}
+            long = "a" * 5000
+            assert (await web.act("release", vm=long)).status == 413
+            monkeypatch.setattr(app, "WEB_BODY_BYTES_MAX", 1 << 20)
+            assert (await web.act("release", vm=long)).status == 200
+            assert manager.asked[-1]["vm"] == long
 
     play(scene())
 

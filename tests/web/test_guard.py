@@ -7,6 +7,7 @@ import pytest
 from tests.rigs.scenes import plays
 from tests.rigs.webs import PAGE, serving
 
+from dynmem.web import guard
 from dynmem.web.files import PageFile, page_files
 from dynmem.web.guard import HEADERS, Guard
 
@@ -113,6 +114,28 @@ async def test_what_a_browser_says_comes_from_another_site_is_refused(tmp_path: 
             assert (headers, reply.status) == (headers, status)
         link = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}
         assert (await web.ask("/", headers=link)).status == 200
+
+
+def test_without_these_checks_each_would_be_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = (
+        ("_from_elsewhere", None, {"Origin": "http://evil.example"}, 403),
+        ("_from_elsewhere", None, {"Sec-Fetch-Site": "cross-site"}, 403),
+        ("WEB_HEAD_BYTES_MAX", 1 << 20, {"x": "y" * 20_000}, 431),
+    )
+
+    @plays
+    async def scene() -> None:
+        async with serving(tmp_path) as web:
+            for name, off, headers, status in asked:
+                assert (await web.ask("/api/session", headers=headers)).status == status
+                with monkeypatch.context() as patch:
+                    if off is None:
+                        patch.setattr(guard.Guard, name, lambda *_: None)
+                    else:
+                        patch.setattr(guard, name, off)
+                    assert (await web.ask("/api/session", headers=headers)).status == 200
+
+    scene()
 
 
 FORBIDDEN = (

@@ -10,7 +10,7 @@ from urllib.parse import quote
 import msgspec
 import pytest
 from tests.rigs.pasts import THREE_AM, RecordedHost, written
-from tests.rigs.scenes import play, plays
+from tests.rigs.scenes import play, plays, until
 from tests.rigs.webs import Web, serving
 
 from dynmem.errors import DeadlineError
@@ -124,8 +124,7 @@ async def test_events_come_newest_first_however_they_are_kept(tmp_path: Path) ->
         whole = (await web.ask(f"/api/events?{WHOLE}&limit=1000")).json
         assert [each["text"] for each in whole["events"]] == [str(number) for number in range(2499, 1499, -1)]
         assert whole["more"]
-        until = FROM_S + 2.5
-        first = (await web.ask(f"/api/events?of=vm:vm-1&since=0&until={until}")).json
+        first = (await web.ask(f"/api/events?of=vm:vm-1&since=0&until={FROM_S + 2.5}")).json
         assert [each["text"] for each in first["events"] if each["kind"] == "problem"] == ["0"]
         assert not first["more"]
         host = (await web.ask(f"/api/events?of=host&{WHOLE}&limit=2")).json
@@ -323,7 +322,7 @@ def test_what_is_recorded_while_somebody_reads_is_news_and_what_was_before_is_no
         happening(state, 10)
         async with serving(tmp_path) as web, web.reading() as stream:
             await stream.event("trouble")
-            await asyncio.sleep(0.2)
+            await until(lambda: web.site._news._file_id)
             store = Store(state)
             store.add([], [(THREE_AM, Event(kind="problem", text="now", vm="vm-1"))])
             store.close()

@@ -26,7 +26,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from dynmem.errors import DynmemError, ExitCode
-from dynmem.history.event import SCHEMA, encoded
+from dynmem.history.event import SCHEMA, Event, encoded
 from dynmem.limits import WEB_BODY_BYTES_MAX, WEB_EVENTS_MAX, WEB_POINTS_MAX
 from dynmem.manager.api.client import status_of
 from dynmem.web.acts import ACTS, Allowance, order_of
@@ -92,8 +92,8 @@ class Site:
         self._look = Look(status)
         self._readings = Readings(settings.state)
         self._new_readings = Readings(settings.state)  # a long plot does not hold up what happens now
-        news = News()
-        self.live: Final = Live(self._look, lambda: self._new_readings.read(news.since), news.begin)
+        self._news = News()
+        self.live: Final = Live(self._look, self._happened, self._news.begin)
         self._acts = Allowance(20, 1.0)
         self._wrong = Allowance(10, 0.5)
         routes = [
@@ -117,6 +117,9 @@ class Site:
         self.live.close()
         self._readings.close()
         self._new_readings.close()
+
+    async def _happened(self) -> list[Event]:
+        return await self._new_readings.read(self._news.since)
 
     # -- the page -------------------------------------------------------------------------------------------
 
