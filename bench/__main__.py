@@ -28,6 +28,7 @@ BENCHMARKS: Final = {  # name -> what it answers
     "memory": "resident memory of a VM's two processes without guest RAM",
     "metrics": "the metrics of 1000 VMs, beside the same status as JSON",
     "ring": "round trips over a ring between two processes, beside a socket",
+    "simulate": "a day of 60 VMs, simulated under each rule",
     "status": "dynmem status, start to finish",
     "sweep": "a sweep of 60 real QEMUs, beside a bare loop that sends the same queries",
     "web": "a plot of a week and of a year for the web page, and a look at 1000 VMs",

@@ -4,16 +4,20 @@ import json
 from pathlib import Path
 from random import Random
 
+import msgspec
 import pytest
 from tests.rigs.commands import ran
-from tests.rigs.pasts import THREE_AM, RecordedHost, written
+from tests.rigs.pasts import THREE_AM, RecordedHost, changed, written
 
 from dynmem.errors import ConfigError, UnreachableError
 from dynmem.history.past import Past
+from dynmem.manager.step.sample import Sample
 from dynmem.manager.sweep.demand import VIRTIO_RESERVE_BYTES
 from dynmem.simulation.described import RESERVE_BYTES, alike, read
 from dynmem.simulation.load import ABSENT, VmLoad
 from dynmem.simulation.recorded import recorded
+from dynmem.simulation.trace_file import read as read_trace
+from dynmem.simulation.trace_file import write
 from dynmem.units import GIB, MIB, PAGE_SIZE, pages_covering
 
 EXAMPLE = """
@@ -188,6 +192,42 @@ def test_of_a_history_the_load_has_the_demands_and_neither_names_nor_dates(
     assert max(each for line in lines if isinstance(line, list) for each in line) < THREE_AM // 1000
     code, _, err = ran(capsys, "history", "vm-1", *since, "--state", tmp_path, "--export", path)
     assert (code, "leave the VM out" in err) == (2, True)
+
+
+def test_figures_that_no_manager_records_make_a_load_that_can_be_played_or_a_named_error(
+    tmp_path: Path,
+) -> None:
+    source = Random(2)
+    sizes = (-(1 << 40), -1, 0, 1, 1 << 62)
+    rows = RecordedHost(2, "observe").sweeps(12)
+    refused = 0
+    for number in range(30):
+
+        def strange(sample: Sample) -> Sample:
+            name = source.choice(
+                ("maximum_bytes", "demand_bytes", "weight", "buffer_percent", "reserve_bytes")
+            )
+            vms = {
+                each: msgspec.structs.replace(vm, **{name: source.choice(sizes)})
+                for each, vm in sample.vms.items()
+            }
+            host = sample.host
+            if source.random() < 0.05:
+                host = msgspec.structs.replace(host, budget_bytes=source.choice(sizes))
+            return msgspec.structs.replace(sample, host=host, vms=vms)
+
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        written(folder, changed(rows, strange))
+        try:
+            load = recorded(Past(folder), THREE_AM, THREE_AM + 60_000)
+        except ConfigError:
+            refused += 1
+            continue
+        again = tmp_path / f"{number}.trace"
+        write(load, again)
+        assert [vm.rows for vm in read_trace(again).vms] == [vm.rows for vm in load.vms]
+    assert refused < 30
 
 
 def test_a_guest_that_never_reported_needs_what_the_host_held_for_it(tmp_path: Path) -> None:

@@ -7,10 +7,13 @@ size. Times in which nothing was recorded are left out. Of a VM's settings, thos
 
 from typing import Final
 
+from dynmem.errors import ConfigError
 from dynmem.history.block import Block
 from dynmem.history.past import Past, Piece
 from dynmem.history.spans import step_ms
 from dynmem.history.thinning import VM_COLUMNS, Series, series_of
+from dynmem.limits import MANAGER_FIGURE_BYTES_MAX, SIMULATED_S_MAX, WEIGHT_MAX
+from dynmem.manager.config import BUFFER_PERCENT_MAX
 from dynmem.policy import PRIORITIES
 from dynmem.simulation.load import Load, VmLoad
 from dynmem.units import PAGE_SIZE
@@ -28,6 +31,7 @@ _COLUMNS: Final = VM_COLUMNS | {
     "reserve_bytes",
     "boot_bytes",
 }
+_PAGES_MAX: Final = MANAGER_FIGURE_BYTES_MAX // PAGE_SIZE - 1
 _SERIES: Final = ("demand", "resident", "actual")
 
 
@@ -74,15 +78,15 @@ class _Vm:
             self._configure(block, last)
 
     def _configure(self, block: Block, row: int) -> None:
-        def figure(name: str, default: int = 0) -> int:
+        def figure(name: str, default: int = 0, most: int = MANAGER_FIGURE_BYTES_MAX - 1) -> int:
             found = block.figure(name)[row]
-            return default if found is None else found
+            return default if found is None else max(0, min(found, most))
 
         load, word = self.load, block.text("priority")[row]
         load.minimum_bytes = figure("minimum_bytes")
         load.maximum_bytes = max(PAGE_SIZE, figure("maximum_bytes"))
-        load.buffer_percent = figure("buffer_percent", 20)
-        load.weight = figure("weight", 5000)
+        load.buffer_percent = figure("buffer_percent", 20, BUFFER_PERCENT_MAX)
+        load.weight = max(1, figure("weight", 5000, WEIGHT_MAX))
         load.priority = next((each for each in PRIORITIES if each == word), "normal")
         load.reserve_bytes = figure("reserve_bytes", load.reserve_bytes)
 
@@ -98,7 +102,7 @@ def recorded(past: Past, since_ms: int, until_ms: int) -> Load:
         if not places:
             continue
         for row, place in places.items():
-            lengths[place] = lengths.get(place, 0) + piece.for_ds[row]
+            lengths[place] = lengths.get(place, 0) + max(0, piece.for_ds[row])
         last = max(places)
         budget = piece.host.figure("budget_bytes")[last] or budget
         slush = piece.host.figure("slush_bytes")[last] or slush
@@ -113,10 +117,12 @@ def recorded(past: Past, since_ms: int, until_ms: int) -> Load:
     for place in sorted(lengths):
         begins[place] = at
         at += lengths[place]
+    if not PAGE_SIZE <= budget < MANAGER_FIGURE_BYTES_MAX or total > SIMULATED_S_MAX * 10:
+        raise ConfigError(f"{past.path}: a budget of {budget} bytes and {total / 10:g} s: no manager says so")
     loads = [_rows(vm, begins, lengths) for vm in vms.values()]
     return Load(
         budget,
-        slush,
+        max(0, min(slush, budget - 1)),
         total,
         sorted((load for load in loads if load.rows), key=lambda load: load.number),
         row_ds=step // 100,
@@ -129,6 +135,7 @@ def _rows(vm: _Vm, begins: dict[int, int], lengths: dict[int, int]) -> VmLoad:
         found, length = vm.sums[place], lengths[place]
         if found.rank == len(_SERIES) or not length:
             continue
-        mean = found.total // found.ds if found.ds else found.high
-        vm.load.add(begins[place], length, max(found.low, min(found.high, mean)), found.low, found.high)
+        low, high = (max(0, min(pages, _PAGES_MAX)) for pages in (found.low, found.high))
+        mean = found.total // found.ds if found.ds > 0 else high
+        vm.load.add(begins[place], length, max(low, min(high, mean)), low, max(low, high))
     return vm.load

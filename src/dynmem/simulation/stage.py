@@ -133,7 +133,7 @@ class Actor:
         """Return it as published rules see it."""
         guest, config = self.guest, self.config
         size, free = guest.size * PAGE_SIZE, max(0, guest.free) * PAGE_SIZE
-        return Sharer(size, config.minimum_bytes, config.maximum_bytes, free)
+        return Sharer(size, config.minimum_bytes, config.maximum_bytes, free, config.weight)
 
 
 class Stage:
