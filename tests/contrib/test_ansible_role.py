@@ -209,6 +209,9 @@ def test_check_mode_shows_the_difference_and_changes_nothing(tmp_path: Path) -> 
         assert look(host) == before._replace(asked=[])
         assert controller.play(kvm=FLEET, first={}).code == 0
         assert f"{DROP_INS}/50-web.toml" not in look(host).files
+        run = controller.play(kvm={**FLEET, "dynmem_doctor": True, "dynmem_service_state": "stopped"})
+        assert (run.code, run.tasks(host, "changed")) == (0, [RUN]), run.text
+        assert "not started" in run.text
         gone = {"dynmem_state": "absent", "dynmem_purge": True}
         assert controller.play(kvm=FLEET, first=gone).code == 0
         run = controller.play(kvm=FLEET, first=gone)
