@@ -3,12 +3,14 @@
 import json
 import shutil
 import subprocess
+import time
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from tests.history.test_report import rows_of
 from tests.rigs.ansible_hosts import (
     FOLDER,
     PROGRAMS,
@@ -20,6 +22,7 @@ from tests.rigs.ansible_hosts import (
     needs_ansible,
     needs_roots,
 )
+from tests.rigs.pasts import written
 from tests.rigs.scenes import wait_until
 from tests.rigs.systemd_host import needs_systemd, systemd_host
 
@@ -218,3 +221,19 @@ def test_check_mode_shows_the_difference_and_changes_nothing(tmp_path: Path) -> 
         assert run.code == 0, run.text
         assert run.tasks(host, "changed") == [], run.text
         assert look(host).left == set()
+
+
+@pytest.mark.soak
+def test_a_playbook_says_how_many_more_vms_fit_on_all_hosts(tmp_path: Path) -> None:
+    rows = rows_of({"web": [300] * 12, "db": [200] * 12}, for_ds=6000)
+    late = time.time_ns() // 1_000_000 - rows[-1].at_ms - 3_600_000
+    state = tmp_path / "state"
+    state.mkdir(mode=0o700)
+    written(state, [row._replace(at_ms=row.at_ms + late) for row in rows])
+    with hosts(tmp_path, "first", "second", "third") as machines:
+        for host in machines[:2]:
+            shutil.copytree(state, host.root / "var/lib/dynmem")
+        run = Controller(tmp_path, machines).play("-e", "like=first/web", playbook="fit.yml")
+        assert run.tasks(machines[2], "fatal") == ["Ask for it"], run.text  # it has no history
+        assert "2 more VMs like first/web (300 MiB at most) fit on 2 hosts" in run.text, run.text
+        assert "the next should go to" in run.text

@@ -25,6 +25,7 @@ from tests.rigs.scenes import PATIENCE_S
 ROOT: Final = Path(__file__).resolve().parent.parent.parent
 FOLDER: Final = ROOT / "contrib" / "ansible"
 PROGRAMS: Final = ROOT / ".cache" / "ansible" / "bin"
+DYNMEM: Final = f'#!/bin/sh\nexec "{sys.executable}" -m dynmem "$@"\n'
 WRITABLE: Final = ("etc", "opt", "usr", "var")
 
 needs_ansible: Final = pytest.mark.skipif(
@@ -37,6 +38,7 @@ needs_roots: Final = pytest.mark.skipif(
 
 _BEGIN: Final = """
 set -e
+hostname $0
 mount -t tmpfs tmpfs /mnt
 for folder in "$@"; do
     upper=/mnt/$folder.upper work=/mnt/$folder.work
@@ -82,7 +84,9 @@ class Reached:
         python: That Python.
     """
 
-    def __init__(self, name: str, pid: int, folder: Path, namespaces: Sequence[str] = ("-m", "-p")) -> None:
+    def __init__(
+        self, name: str, pid: int, folder: Path, namespaces: Sequence[str] = ("-m", "-p", "-u")
+    ) -> None:
         self.name = name
         self.python = folder / f"python-{name}"
         enter = shlex.join(["nsenter", "-t", str(pid), *namespaces, sys.executable])
@@ -98,7 +102,7 @@ class Host(Reached):
         self.pid = pid
         self.root = Path(f"/proc/{pid}/root")
         self.program("systemctl", _SYSTEMCTL)
-        self.program("dynmem", f'#!/bin/sh\nexec "{sys.executable}" -m dynmem "$@"\n')
+        self.program("dynmem", DYNMEM)
         self._begun = self._upper()
 
     def program(self, name: str, text: str) -> None:
@@ -138,10 +142,12 @@ class Host(Reached):
 @contextmanager
 def hosts(folder: Path, *names: str) -> Iterator[list[Host]]:
     """Run some for as long as the block lasts."""
-    command = ["unshare", "-m", "-p", "-f", "--mount-proc", "--propagation", "private"]
-    command += ["sh", "-c", _BEGIN, "sh", *WRITABLE]
+    command = ["unshare", "-m", "-p", "-u", "-f", "--mount-proc", "--propagation", "private"]
+    command += ["sh", "-c", _BEGIN]
     log = (folder / "hosts.log").open("wb")
-    running = [subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=log) for _ in names]
+    running = [
+        subprocess.Popen([*command, name, *WRITABLE], stdin=subprocess.DEVNULL, stderr=log) for name in names
+    ]
     try:
         pids = [_first_process(each) for each in running]
         yield [Host(name, pid, folder) for name, pid in zip(names, pids, strict=True)]
@@ -197,11 +203,16 @@ class Controller:
     def __init__(self, folder: Path, machines: Sequence[Reached]) -> None:
         self.folder = folder
         self.machines = machines
-        self.playbook = folder / "site.yml"
-        self.playbook.write_text((FOLDER / "site.yml").read_text())
+        for each in FOLDER.glob("*.yml"):
+            (folder / each.name).write_text(each.read_text())
+        # For plays that run on the controller itself.
+        self.programs = folder / "bin"
+        self.programs.mkdir()
+        (self.programs / "dynmem").write_text(DYNMEM)
+        (self.programs / "dynmem").chmod(0o755)
 
-    def play(self, *arguments: str, **of_hosts: Mapping[str, object]) -> Played:
-        """Run the example's playbook; variables of hosts by their names, those of all of them by `kvm`."""
+    def play(self, *arguments: str, playbook: str = "site.yml", **of_hosts: Mapping[str, object]) -> Played:
+        """Run a playbook of the example; variables of hosts by their names, those of all of them by `kvm`."""
         inventory: dict[str, Any] = {
             "kvm": {
                 "hosts": {
@@ -214,7 +225,7 @@ class Controller:
         path = self.folder / "hosts.json"  # JSON is YAML
         path.write_bytes(msgspec.json.encode(inventory))
         done = subprocess.run(
-            [PROGRAMS / "ansible-playbook", "-i", path, self.playbook, *arguments],
+            [PROGRAMS / "ansible-playbook", "-i", path, playbook, *arguments],
             check=False,
             capture_output=True,
             text=True,
@@ -237,5 +248,5 @@ class Controller:
             "ANSIBLE_ROLES_PATH": str(FOLDER / "roles"),
             "HOME": str(self.folder),
             "LC_ALL": "C.UTF-8",
-            "PATH": f"{PROGRAMS}:/usr/sbin:/usr/bin:/sbin:/bin",
+            "PATH": f"{self.programs}:{PROGRAMS}:/usr/sbin:/usr/bin:/sbin:/bin",
         }
