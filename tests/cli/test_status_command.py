@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from tests.rigs.obedient import ObedientHost
 from dynmem.cli import main
 from dynmem.cli.explain_text import explained
 from dynmem.cli.status_text import rendered
+from dynmem.errors import RemoteProtocolError
+from dynmem.manager.api import client
 from dynmem.manager.api.client import status_of
 from dynmem.manager.api.messages import StatusReply, encode
 from dynmem.manager.step.facts import ManagerSettings
@@ -328,3 +331,24 @@ def test_json_is_the_whole_answer(tmp_path: Path) -> None:
             peer.close()
             out, _ = asking.communicate(timeout=100)
     assert json.loads(out) == whole
+
+
+def test_a_reply_without_an_end_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "API_REPLY_BYTES_MAX", 1000)
+    path = tmp_path / "api.sock"
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(path))
+        server.listen()
+
+        def reply() -> None:
+            peer, _ = server.accept()
+            with peer:
+                peer.sendall(b"x" * 1001)
+                peer.recv(4096)  # the request
+                peer.recv(1)  # until the client has left
+
+        replying = threading.Thread(target=reply)
+        replying.start()
+        with pytest.raises(RemoteProtocolError, match="a reply above 1000 bytes"):
+            client.ask(path, {"command": "status"}, timeout_s=100)
+        replying.join(100)

@@ -1,6 +1,8 @@
 """What a history does at its bounds: a disk that others need, names, short batches, later versions."""
 
+import contextlib
 import os
+import sqlite3
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -97,3 +99,58 @@ def test_rows_are_found_by_their_dates_also_where_the_clock_went_back_between_tw
     for at_ms in dates:
         assert [[piece.at_ms[row] for row in piece.rows] for piece in past.pieces(at_ms, at_ms)] == [[at_ms]]
     past.close()
+
+
+def test_after_a_batch_that_could_not_be_added_the_next_one_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    store = Store(tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "_insert", fail)
+        with pytest.raises(OSError, match="Input/output"):
+            store.add([one_vm(THREE_AM, MIB)], [])
+    store.add([one_vm(THREE_AM + 1000, MIB)], [])
+    store.close()
+    past = Past(tmp_path)
+    assert past.span_ms() == (THREE_AM + 1000, THREE_AM + 1000)
+    past.close()
+
+
+def test_a_vm_is_there_only_in_the_rows_in_which_it_was(tmp_path: Path) -> None:
+    both = one_vm(THREE_AM, MIB)
+    vms = both.sample.vms | {"db": msgspec.structs.replace(both.sample.vms["web"], name="db")}
+    both = both._replace(sample=msgspec.structs.replace(both.sample, vms=vms))
+    written(tmp_path, [both, one_vm(THREE_AM + 1000, MIB)])
+    past = Past(tmp_path)
+    assert [sorted(past.moment(THREE_AM + at).vms) for at in (0, 1000)] == [["db", "web"], ["web"]]
+    past.close()
+
+
+@pytest.mark.parametrize("damage", ["UPDATE batch SET rows = 2", "DELETE FROM who"])
+def test_rows_whose_dates_or_names_are_damaged_are_left_out(tmp_path: Path, damage: str) -> None:
+    written(tmp_path, [one_vm(THREE_AM, MIB)])
+    with contextlib.closing(sqlite3.connect(tmp_path / FILE_NAME)) as db, db:
+        db.execute(damage)
+    past = Past(tmp_path)
+    assert [list(piece.vms()) for piece in past.pieces(0)] == ([] if "batch" in damage else [[]])
+    past.close()
+
+
+@pytest.mark.parametrize("damage", ["PRAGMA application_id=7", "DROP TABLE packed"])
+def test_a_database_that_only_resembles_a_history_is_none(tmp_path: Path, damage: str) -> None:
+    Store(tmp_path).close()
+    with contextlib.closing(sqlite3.connect(tmp_path / FILE_NAME)) as db, db:
+        db.execute(damage)
+    store = Store(tmp_path)
+    store.close()
+    assert "a database of another program: set aside as" in store.news
+
+
+def test_a_pipe_in_the_place_of_the_history_holds_nobody_up(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / FILE_NAME)
+    store = Store(tmp_path)
+    store.close()
+    assert "not a plain file: set aside as" in store.news
