@@ -343,8 +343,8 @@ LAB_ERROR_LOG_BYTES_SHOWN: Final = 600
 
 # Options of one VM that are looked at: machines have hundreds of devices.
 SCAN_OPTIONS_MAX: Final = 8192
-# Unix sockets of a host: a busy desktop has a thousand.
-SCAN_SOCKETS_MAX: Final = 1 << 17
+# The kernel's list of unix sockets: a busy desktop has a thousand, of up to a hundred bytes each.
+SCAN_SOCKETS_BYTES_MAX: Final = 1 << 24
 # A file of Proxmox's about one VM, with all its snapshots. What is wanted stands at its top.
 SCAN_PROXMOX_BYTES_MAX: Final = 1 << 18
 # VMs of which it has files.

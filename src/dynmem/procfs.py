@@ -1,6 +1,7 @@
 """What the kernel says of the host and of this process: memory figures, limits, and what it is short of."""
 
 import errno
+import os
 import resource
 from pathlib import Path
 from typing import Final
@@ -15,12 +16,28 @@ SHORTAGES: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.E
 
 #: Of a file of the kernel's; those that list something of a large host have some 100 KiB.
 TEXT_BYTES_MAX: Final = 1 << 20
+_PIECE_BYTES: Final = 1 << 16
+
+
+def bytes_of(path: str, most: int = TEXT_BYTES_MAX) -> bytes:
+    """Return the first *most* bytes of a file of the kernel's; OSError.
+
+    A file object takes longer than the kernel does, and a manager reads a few of each VM.
+    """
+    pieces, length = [], 0
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        while length < most and (piece := os.read(descriptor, _PIECE_BYTES)):
+            pieces.append(piece)
+            length += len(piece)
+    finally:
+        os.close(descriptor)
+    return b"".join(pieces)[:most]
 
 
 def text_of(path: Path) -> str:
     """Return the text of a file of the kernel's; OSError. Names in it may have bytes that are no text."""
-    with path.open("rb") as file:
-        return file.read(TEXT_BYTES_MAX).decode(errors="surrogateescape")
+    return bytes_of(str(path)).decode(errors="surrogateescape")
 
 
 def meminfo(*names: str, path: Path = MEMINFO) -> tuple[int, ...]:

@@ -183,10 +183,15 @@ def _shared_mappings(maps: Path) -> dict[tuple[int, int], _Mapping]:
 
 def _shared_lines(maps: Path) -> Iterator[tuple[tuple[int, int], str, int, int]]:
     """Yield device and inode, name, begin and end of each shared mapping of a process."""
-    with maps.open(encoding="utf-8", errors="surrogateescape") as lines:
+    with maps.open("rb") as lines:
         for line in islice(lines, PROC_MAPPINGS_MAX):
-            addresses, flags, _, device, inode, *name = line.rstrip("\n").split(maxsplit=5)
-            if flags.endswith("s") and inode != "0":
+            # Of the hundreds of lines a few are shared mappings: only those are taken apart.
+            flags = line.find(b" ") + 1
+            if line[flags + 3 : flags + 4] != b"s":
+                continue
+            text = line.decode(errors="surrogateescape").rstrip("\n")
+            addresses, _, _, device, inode, *name = text.split(maxsplit=5)
+            if inode != "0":
                 major, minor = (int(part, 16) for part in device.split(":"))
                 begin, end = (int(part, 16) for part in addresses.split("-"))
                 yield (os.makedev(major, minor), int(inode)), "".join(name), begin, end

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-from dynmem.procfs import PROC
+from dynmem.procfs import PROC, bytes_of
 
 # Proxmox starts QEMU by the name of kvm.
 _QEMU: Final = ("qemu-kvm", "qemu", "kvm")
@@ -30,8 +30,8 @@ def running_vms(proc: Path = PROC) -> Iterator[int]:
 
 def command_line(pid: int, proc: Path = PROC) -> list[str]:
     """Return the arguments of a process; none if it is gone or a thread of the kernel."""
-    with contextlib.suppress(OSError), (proc / str(pid) / "cmdline").open("rb") as file:
-        text = file.read(_CMDLINE_BYTES_MAX).decode(errors="replace")
+    with contextlib.suppress(OSError):
+        text = bytes_of(f"{proc}/{pid}/cmdline", _CMDLINE_BYTES_MAX).decode(errors="replace")
         return text.rstrip("\0").split("\0") if text else []
     return []
 

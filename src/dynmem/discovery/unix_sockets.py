@@ -9,16 +9,18 @@ A row that listens has the flag 10000. A row with the same path and state 03 is 
 there, and one with state 02 waits to be (net/unix/af_unix.c, unix_seq_show).
 """
 
-from itertools import islice
+import os
+import re
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from dynmem.limits import SCAN_SOCKETS_MAX
-from dynmem.procfs import PROC
+from dynmem.limits import SCAN_SOCKETS_BYTES_MAX
+from dynmem.procfs import PROC, bytes_of
 
 _LISTENS: Final = 0x1_0000
-_STREAM: Final = "0001"
-_TAKEN: Final = frozenset({"02", "03"})
+_TAKEN: Final = frozenset((b"02", b"03"))
+# Flags, state, inode and path of a stream socket that has a path. Half of the sockets of a host have none.
+_SOCKET: Final = re.compile(rb"^\S+: \S+ \S+ ([0-9A-Fa-f]+) 0001 (\w\w) +(\d+) (.+)\n", re.MULTILINE)
 
 
 class UnixSockets(NamedTuple):
@@ -37,26 +39,15 @@ class UnixSockets(NamedTuple):
 
 def unix_sockets(proc: Path = PROC) -> UnixSockets:
     """Return the sockets that have a path; lines that the kernel does not write are left out."""
-    paths: dict[int, str] = {}
-    taken: set[str] = set()
     try:
-        with (proc / "net" / "unix").open(encoding="utf-8", errors="surrogateescape") as lines:
-            for line in islice(lines, SCAN_SOCKETS_MAX):
-                words = line.rstrip("\n").split(maxsplit=7)
-                if len(words) != 8 or words[4] != _STREAM:
-                    continue
-                _, _, _, flags, _, state, inode, path = words
-                if state in _TAKEN:
-                    taken.add(path)
-                elif _number(flags, 16) & _LISTENS:
-                    paths[_number(inode, 10)] = path
+        text = bytes_of(f"{proc}/net/unix", SCAN_SOCKETS_BYTES_MAX)
     except OSError:
         return UnixSockets({}, frozenset(), is_known=False)
+    paths: dict[int, str] = {}
+    taken: set[str] = set()
+    for flags, state, inode, path in _SOCKET.findall(text):
+        if state in _TAKEN:
+            taken.add(os.fsdecode(path))
+        elif int(flags, 16) & _LISTENS:
+            paths[int(inode)] = os.fsdecode(path)
     return UnixSockets(paths, frozenset(taken))
-
-
-def _number(text: str, base: int) -> int:
-    try:
-        return int(text, base)
-    except ValueError:
-        return 0

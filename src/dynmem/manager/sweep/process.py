@@ -7,10 +7,9 @@ has ended even if its socket was not closed.
 import os
 import select
 from contextlib import suppress
-from pathlib import Path
 from typing import Final
 
-from dynmem.procfs import is_shortage
+from dynmem.procfs import bytes_of, is_shortage
 
 _AFTER_NAME_STATE: Final = 0  # proc_pid_stat(5): fields are counted after the name in parentheses
 _AFTER_NAME_TIMES: Final = slice(11, 13)  # in user and in kernel mode, all threads; a guest's time is in them
@@ -19,7 +18,7 @@ _AFTER_NAME_START: Final = 19
 
 def _stat_fields(pid: int) -> list[str]:
     """Return the fields of /proc/PID/stat after the process name. Raises OSError."""
-    text = Path(f"/proc/{pid}/stat").read_bytes()
+    text = bytes_of(f"/proc/{pid}/stat")
     # The name may hold spaces and parentheses: everything up to the last parenthesis is skipped.
     return text[text.rindex(b")") + 2 :].decode("ascii").split()
 
@@ -60,6 +59,10 @@ class Process:
         if not self._gone:
             self._gone = bool(self._poll.poll(0))
         return self._gone
+
+    def is_still(self, pid: int) -> bool:
+        """Return whether a process of this id is this one: until it has ended, no other can have its id."""
+        return pid == self.pid and not self.gone()
 
     def stopped(self) -> bool:
         """Return whether a signal or a debugger has stopped it (state T or t of proc_pid_stat(5))."""

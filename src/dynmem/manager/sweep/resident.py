@@ -16,13 +16,14 @@ out of MemAvailable when they were set aside, not when they are used.
 Configured, actual, guest-reported and resident are four quantities: nothing here is derived from the others.
 """
 
+import re
 import time
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from dynmem.cgroups import memory_groups
 from dynmem.manager.sweep.process import Process
-from dynmem.procfs import is_shortage
+from dynmem.procfs import bytes_of, is_shortage
 from dynmem.ram_files import RamFiles, find_ram_files, fits_block
 from dynmem.units import KIB, PAGE_SIZE
 
@@ -32,6 +33,8 @@ _LOOK_AGAIN: Final = 30
 _PSS_SHARE: Final = 20
 # Below this, measuring is cheaper than handing it to a thread.
 _PSS_QUICK_S: Final = 0.001
+# What of a process's memory is its alone.
+_OWN: Final = re.compile(rb"\n(?:RssAnon|VmSwap):\s*(\d+) kB")
 # What of a mapping is memory of the host: a fair share of shared pages, but reserved huge pages whole.
 _HELD: Final = (b"Pss:", b"SwapPss:", b"Private_Hugetlb:", b"Shared_Hugetlb:")
 
@@ -64,8 +67,7 @@ def _kib(line: bytes) -> int:
 
 def _own_bytes(pid: int) -> int:
     """Return the anonymous memory of one process, swapped or not (proc_pid_status(5))."""
-    with Path(f"/proc/{pid}/status").open("rb") as lines:
-        return sum(_kib(line) for line in lines if line.startswith((b"RssAnon:", b"VmSwap:")))
+    return sum(int(figure) for figure in _OWN.findall(bytes_of(f"/proc/{pid}/status"))) * KIB
 
 
 def _held_bytes(pid: int) -> int:
@@ -133,7 +135,7 @@ class ResidentMeter:
     def __init__(self, process: Process) -> None:
         self._process = process
         self._files = RamFiles()
-        self._uses = 0
+        self._uses = self._next_search = 0
         self._blocks: tuple[int, ...] | None = None
         self._pss: Resident | None = None
         self._pss_until = 0.0
@@ -143,7 +145,7 @@ class ResidentMeter:
     @property
     def is_quick(self) -> bool:
         """Whether the next `measure` takes microseconds; otherwise it belongs in a thread."""
-        if self._uses % _LOOK_AGAIN == 0:
+        if self._uses >= self._next_search:
             return False
         now = time.monotonic()
         return bool(self._files.ram) or now < self._pss_until or self._pss_cost_s < _PSS_QUICK_S
@@ -156,9 +158,11 @@ class ResidentMeter:
         pid = self._process.pid
         refusal = ""
         if blocks != self._blocks:
-            self._blocks, self._uses = blocks, 0  # only now is it known how much RAM to look for
-        is_looking = self._uses % _LOOK_AGAIN == 0
+            self._blocks, self._next_search = blocks, 0  # only now is it known how much RAM to look for
+        is_looking = self._uses >= self._next_search
         if is_looking:
+            later = 0 if self._next_search else pid % _LOOK_AGAIN  # not all VMs at once
+            self._next_search = self._uses + _LOOK_AGAIN + later
             try:
                 self._files = find_ram_files(pid, blocks)
             except (OSError, ValueError) as error:
@@ -168,7 +172,7 @@ class ResidentMeter:
             try:
                 return self._from_files(pid)
             except (OSError, ValueError):
-                self._files, self._uses = RamFiles(), 0  # closed: look again next time
+                self._files, self._next_search = RamFiles(), 0  # closed: look again next time
         return self._from_pss(refusal, is_looking=is_looking)
 
     def guest_bytes_now(self) -> int | None:
