@@ -1,8 +1,11 @@
-"""A sweep of 60 real QEMUs, beside a bare epoll loop that sends the same queries to the same monitors.
+"""A sweep of 60 real QEMUs, beside a bare epoll loop that sends the same queries to the same QEMUs.
 
 The loop parses nothing: it sends a query, waits for the line that answers it, and sends the next. So it is
 what the monitors themselves take, and the least that anybody could add to it. What the manager adds is the
 checking of each reply, the figures of each process from /proc, and the facts for a step.
+
+Of monitors that are the manager's own, both sides keep their connections. Of borrowed ones both connect,
+negotiate, ask and leave.
 """
 
 import asyncio
@@ -22,11 +25,16 @@ from typing import Final
 from bench import rig
 from bench.figures import Figure
 from dynmem.errors import DynmemError
+from dynmem.manager.sweep.borrowed import VISIT_EVERY_S, Borrowed, Visits
 from dynmem.manager.sweep.connection import VmConnection
+from dynmem.manager.sweep.measuring import Measuring
 from dynmem.manager.sweep.monitor import Monitor
+from dynmem.manager.sweep.sweep import sweep
 
 VMS: Final = 60
-ROUNDS: Final = 15
+# Sweeps that find the devices, and those that count.
+WARM: Final = 3
+ROUNDS: Final = 21
 PATIENCE_S: Final = 5.0
 #: What a hung VM may cost the others: a part of a period of a second.
 SWEEP_PATIENCE_S: Final = 0.25
@@ -43,14 +51,13 @@ def run() -> Iterator[Figure]:
     with rig.folder() as where, ExitStack() as stack:
         paths = [where / f"{number}.qmp" for number in range(VMS)]
         processes = [stack.enter_context(_qemu(path)) for path in paths]
-        _until_all_listen(paths)
-        ours, bare, sent = asyncio.run(_compare(paths))
-        yield Figure(f"sweep of {VMS} QEMUs, own monitors, median", ours * 1e3, "ms")
-        yield Figure(f"bare loop over the same {sent} queries", bare * 1e3, "ms")
-        yield Figure("ratio", ours / bare, "x", at_most=1.3)
-        os.kill(processes[0].pid, signal.SIGSTOP)
-        hung = asyncio.run(_sweep_with_one_hung(paths))
-        os.kill(processes[0].pid, signal.SIGCONT)
+        _until_all_listen([*paths, *map(_bare, paths)])
+        for is_borrowed, kind in ((False, "own"), (True, "borrowed")):
+            ours, bare, sent = asyncio.run(_compare(paths, is_borrowed=is_borrowed))
+            yield Figure(f"sweep of {VMS} QEMUs, {kind} monitors, median", ours * 1e3, "ms")
+            yield Figure(f"bare loop over the same {sent} queries", bare * 1e3, "ms")
+            yield Figure(f"ratio, {kind} monitors", ours / bare, "x", at_most=1.3)
+        hung = asyncio.run(_sweep_with_one_hung(paths, processes[0].pid))
         yield Figure("sweep while one of them hangs, the first", hung[0] * 1e3, "ms", at_most=1e3)
         yield Figure("the sweeps after that, median", statistics.median(hung[1:]) * 1e3, "ms")
         vms = {path.stem: path for path in paths}
@@ -67,14 +74,21 @@ Queries = list[tuple[str, dict[str, object] | None]]
 
 @contextmanager
 def _qemu(path: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """One QEMU without a guest, killed on the way out."""
-    command = [*_QEMU, "-name", path.stem, "-qmp", f"unix:{path},server=on,wait=off"]
+    """One QEMU without a guest, with a monitor for each side, killed on the way out."""
+    command = [*_QEMU, "-name", path.stem]
+    for each in (path, _bare(path)):
+        command += ["-qmp", f"unix:{each},server=on,wait=off"]
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
     try:
         yield process
     finally:
         process.kill()
         process.wait()
+
+
+def _bare(path: Path) -> Path:
+    """Return the monitor of the same QEMU that the bare loop talks to."""
+    return path.with_suffix(".bare")
 
 
 def _until_all_listen(paths: list[Path]) -> None:
@@ -86,30 +100,53 @@ def _until_all_listen(paths: list[Path]) -> None:
             time.sleep(0.05)
 
 
-async def _compare(paths: list[Path]) -> tuple[float, float, int]:
-    """Return the medians of both, in seconds, and how many queries the last sweep sent."""
+def _connections(paths: list[Path], *, is_borrowed: bool = False) -> list[VmConnection]:
+    """Return connections as one manager makes them."""
+    visits, measuring = Visits(), Measuring()
+    return [
+        VmConnection(
+            path.stem,
+            path,
+            may_write=False,
+            period_s=1.0,
+            measuring=measuring,
+            access=Borrowed(path, visits) if is_borrowed else None,
+        )
+        for path in paths
+    ]
+
+
+async def _compare(paths: list[Path], *, is_borrowed: bool) -> tuple[float, float, int]:
+    """Return the medians of both, in seconds, and how many queries a sweep sent."""
     ours: list[float] = []
     bare: list[float] = []
+    sent: list[int] = []
     queries: dict[Path, Queries] = {}
-    for _ in range(ROUNDS):
-        connections = {path: VmConnection(path.stem, path, may_write=False, period_s=1.0) for path in paths}
-        for _ in range(3):
-            await _sweep(connections, PATIENCE_S)
+    connections = _connections(paths, is_borrowed=is_borrowed)
+    loop = _BareLoop(paths, stays=not is_borrowed)
+    for number in range(WARM + ROUNDS):
+        if is_borrowed:
+            await asyncio.sleep(VISIT_EVERY_S)
         with _recorded(queries):
-            ours.append(await _sweep(connections, PATIENCE_S))
-        for each in connections.values():
-            await each.close()
-        bare.append(_ask_bare(queries))
-    return statistics.median(ours), statistics.median(bare), sum(map(len, queries.values()))
+            took = await _sweep(connections, may_raise=number >= WARM)
+        if number >= WARM:
+            ours.append(took)
+            bare.append(loop.ask(queries))
+            sent.append(sum(map(len, queries.values())))
+    loop.close()
+    for each in connections:
+        await each.close()
+    return statistics.median(ours), statistics.median(bare), round(statistics.median(sent))
 
 
-async def _sweep(connections: dict[Path, VmConnection], patience_s: float) -> float:
-    """Look at all VMs at once, as a sweep does; return how long it took."""
+async def _sweep(
+    connections: list[VmConnection], patience_s: float = PATIENCE_S, *, may_raise: bool = False
+) -> float:
+    """Look at all VMs at once, as a manager does; return how long it took."""
     begin = time.perf_counter()
-    now_ns = time.monotonic_ns()
-    vms = await asyncio.gather(*(each.observe(now_ns, patience_s) for each in connections.values()))
+    vms = await sweep(connections, time.monotonic_ns(), patience_s)
     spent = time.perf_counter() - begin
-    if patience_s == PATIENCE_S and (silent := [vm.name for vm in vms if vm.actual_bytes is None]):
+    if may_raise and (silent := [vm.name for vm in vms if vm.actual_bytes is None]):
         raise DynmemError(f"these did not reply: {', '.join(silent)}")
     return spent
 
@@ -131,32 +168,55 @@ def _recorded(queries: dict[Path, Queries]) -> Iterator[None]:
         Monitor.query = ask  # type: ignore[method-assign]
 
 
-def _ask_bare(queries: dict[Path, Queries]) -> float:
-    """Send the same with no more than sockets and epoll; return how long it took, connecting apart."""
-    waiting: dict[int, tuple[socket.socket, Iterator[bytes]]] = {}
-    with ExitStack() as stack, select.epoll() as poll:
-        for path, asked in queries.items():
-            monitor = stack.enter_context(socket.socket(socket.AF_UNIX))
-            monitor.connect(str(path))
+class _BareLoop:
+    """Asks monitors with no more than sockets and epoll; it *stays* connected, or leaves after each time."""
+
+    def __init__(self, paths: list[Path], *, stays: bool) -> None:
+        self._stays = stays
+        self._kept = {path: self._connected(path) for path in paths if stays}
+        for monitor in self._kept.values():
             _line(monitor)
             monitor.sendall(_encoded("qmp_capabilities", None))
             _line(monitor)
-            waiting[monitor.fileno()] = monitor, iter([_encoded(*each) for each in asked])
-            poll.register(monitor, select.EPOLLIN)
+
+    def close(self) -> None:
+        for each in self._kept.values():
+            each.close()
+
+    def ask(self, queries: dict[Path, Queries]) -> float:
+        """Send queries to all monitors at once, to each one after the other; return how long it took."""
+        waiting: dict[int, tuple[socket.socket, Iterator[bytes]]] = {}
         begin = time.perf_counter()
-        for monitor, lines in waiting.values():
-            monitor.sendall(next(lines))
-        left = len(waiting)
-        while left:
-            for descriptor, _ in poll.poll():
-                monitor, lines = waiting[descriptor]
-                _line(monitor)
-                line = next(lines, None)
-                if line is None:
-                    left -= 1
+        with select.epoll() as poll:
+            for path, asked in queries.items():
+                lines = iter([_encoded(*each) for each in asked])
+                if self._stays:
+                    monitor = self._kept[path]
+                    monitor.sendall(next(lines))
                 else:
-                    monitor.sendall(line)
+                    monitor = self._connected(path)
+                    lines = iter([_encoded("qmp_capabilities", None), *lines])
+                waiting[monitor.fileno()] = monitor, lines
+                poll.register(monitor, select.EPOLLIN)
+            left = len(waiting)
+            while left:
+                for descriptor, _ in poll.poll():
+                    monitor, lines = waiting[descriptor]
+                    _line(monitor)
+                    line = next(lines, None)
+                    if line is not None:
+                        monitor.sendall(line)
+                        continue
+                    left -= 1
+                    if not self._stays:
+                        monitor.close()
         return time.perf_counter() - begin
+
+    @staticmethod
+    def _connected(path: Path) -> socket.socket:
+        monitor = socket.socket(socket.AF_UNIX)
+        monitor.connect(str(_bare(path)))
+        return monitor
 
 
 def _encoded(command: str, arguments: dict[str, object] | None) -> bytes:
@@ -169,10 +229,14 @@ def _line(monitor: socket.socket) -> None:
         pass
 
 
-async def _sweep_with_one_hung(paths: list[Path]) -> list[float]:
-    """Return how long sweeps take while one VM does not reply."""
-    connections = {path: VmConnection(path.stem, path, may_write=False, period_s=1.0) for path in paths}
+async def _sweep_with_one_hung(paths: list[Path], process: int) -> list[float]:
+    """Return how long sweeps take while one VM, which has replied before, does not reply."""
+    connections = _connections(paths)
+    for _ in range(WARM):
+        await _sweep(connections)
+    os.kill(process, signal.SIGSTOP)
     took = [await _sweep(connections, SWEEP_PATIENCE_S) for _ in range(5)]
-    for each in connections.values():
+    os.kill(process, signal.SIGCONT)
+    for each in connections:
         await each.close()
     return took

@@ -27,6 +27,7 @@ from dynmem.manager.domains.roster import Roster
 from dynmem.manager.step.facts import ABSENT, RUNNING, SILENT, VmFacts
 from dynmem.manager.sweep.identity import Identities
 from dynmem.manager.sweep.quiet import NotSentError
+from dynmem.manager.sweep.sweep import sweep
 from dynmem.units import KIB, MIB, NS_PER_S
 
 
@@ -34,8 +35,9 @@ def connection(roster: Roster, key: str = UUID, *, may_write: bool = True) -> Do
     return DomainConnection("web", key, roster, may_write=may_write, period_s=1.0)
 
 
-async def look(vm: DomainConnection, at_s: float = 0.0) -> VmFacts:
-    return await vm.observe(int(at_s * 1e9), 60)
+async def look(vm: DomainConnection, at_s: float = 0.0, *, patience_s: float = 60) -> VmFacts:
+    (facts,) = await sweep([vm], int(at_s * 1e9), patience_s)
+    return facts
 
 
 # -- looking and changing -----------------------------------------------------------------------------------
@@ -269,15 +271,14 @@ def test_a_domain_that_hangs_is_silent_and_keeps_no_other() -> None:
             )
             await look(first)
             hung.hangs = threading.Event()
-            began = time.monotonic_ns()
-            facts = await first.observe(began, 0.01)
+            facts = await look(first, time.monotonic(), patience_s=0.01)
             assert (facts.run_state, facts.problem) == (SILENT, "libvirt does not reply for it")
             assert facts.actual_bytes == 256 * MIB
             for number in range(5):
                 assert (await look(second, number)).run_state == RUNNING
-                assert (await first.observe(number, 0.01)).run_state == SILENT
+                assert (await look(first, number, patience_s=0.01)).run_state == SILENT
             hung.hangs.set()
-            while (await first.observe(0, 60)).run_state != RUNNING:
+            while (await look(first)).run_state != RUNNING:
                 first._not_before = 0.0
                 await asyncio.sleep(0.01)
             await first.close()
@@ -294,15 +295,15 @@ def test_a_domain_that_has_kept_a_sweep_waiting_is_waited_for_only_when_libvirt_
             await look(vm)
             domain.hangs = threading.Event()
             roster.link._deadline_s = deadline_s
-            assert (await vm.observe(0, 0.0)).run_state == SILENT
+            assert (await look(vm, patience_s=0)).run_state == SILENT
             if deadline_s < 1:  # a look that has ended shows that libvirt replies, unless it was given up
                 assert vm._looks._look is not None
                 await asyncio.wait((vm._looks._look,))
                 vm._not_before = 0.0
-            assert (await vm.observe(0, 1000)).problem == "libvirt does not reply for it"
+            assert (await look(vm, patience_s=1000)).problem == "libvirt does not reply for it"
             domain.hangs.set()
             roster.link._deadline_s = 60
-            while (await vm.observe(0, 1000)).run_state != RUNNING:
+            while (await look(vm, patience_s=1000)).run_state != RUNNING:
                 vm._not_before = 0.0
                 await asyncio.sleep(0.005)
             await vm.close()

@@ -29,6 +29,7 @@ from dynmem.manager.domains.roster import processes_of
 from dynmem.manager.next_sweep import NextSweep
 from dynmem.manager.reload import ConfigWatch
 from dynmem.manager.sweep.measuring import Measuring
+from dynmem.manager.sweep.sweep import sweep
 from dynmem.units import MIB
 
 
@@ -211,7 +212,7 @@ def test_a_reload_that_names_another_libvirt_waits_for_its_list_and_leaves_the_f
             await watch.read_again()
             await vms.take_in()
             await vms.follow(before)
-            return (await vms.all["web"].observe(0, 60)).actual_bytes if "web" in vms.all else None
+            return (await sweep([vms.all["web"]], 0, 60))[0].actual_bytes if "web" in vms.all else None
 
         text = watch.config.path.read_text()
         assert await size_after_reading_again(text) == 256 * MIB

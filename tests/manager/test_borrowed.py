@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import socket
+import threading
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
@@ -320,8 +321,37 @@ async def test_only_a_few_monitors_are_visited_at_a_time(tmp_path: Path) -> None
             assert (await look(connection, patience_s=60)).run_state == RUNNING
             await connection.close()
 
-    await asyncio.gather(*map(visit, range(8)))
+    await asyncio.gather(*map(visit, range(2 * borrowed.AT_ONCE)))
     assert together == borrowed.AT_ONCE
+
+
+@plays
+async def test_visits_that_begin_together_share_a_list_and_a_long_one_is_read_in_a_thread(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    read_in: list[str] = []
+
+    def read() -> UnixSockets:
+        read_in.append(threading.current_thread().name)
+        return UnixSockets({}, frozenset({"/run/a"}))
+
+    async def all_of(visits: Visits) -> list[bool]:
+        return await asyncio.gather(*(visits.is_taken(Path(f"/run/{name}")) for name in "abc"))
+
+    here = threading.current_thread().name
+    monkeypatch.setattr(borrowed, "FRESH_S", 1000.0)
+    for quick_s in (1000.0, 0.0):
+        read_in.clear()
+        monkeypatch.setattr(borrowed, "QUICK_S", quick_s)
+        visits = Visits(read)
+        for _ in range(3):
+            assert await all_of(visits) == [True, False, False]
+        assert len(read_in) == 1
+        assert here not in read_in  # how long it takes is not known yet
+        monkeypatch.setattr(borrowed, "FRESH_S", 0.0)
+        await all_of(visits)
+        monkeypatch.setattr(borrowed, "FRESH_S", 1000.0)
+        assert (here in read_in[1:]) == bool(quick_s)
 
 
 @plays

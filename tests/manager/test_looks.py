@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
+from tests.rigs.monitored import look
 from tests.rigs.scenes import plays
 
 from dynmem.manager.step.facts import RUNNING, SILENT, VmFacts
@@ -33,8 +34,8 @@ async def test_a_late_look_is_dropped_and_shows_whether_the_vm_is_still_slow() -
     for was_late in (True, False):
         web, gate = looks(was_late=was_late), asyncio.Event()
         web.begin(after(gate))
-        assert await web.wait(1e-6) is None
-        web.is_slow = not was_late
+        assert web.take() is None
+        web.is_slow = True
         web.drop_late()
         assert web.is_looking  # it goes on
         gate.set()
@@ -43,7 +44,10 @@ async def test_a_late_look_is_dropped_and_shows_whether_the_vm_is_still_slow() -
         web.drop_late()
         assert (web.is_looking, web.is_slow) == (False, was_late)
         web.begin(after(gate))
-        assert await web.wait(60) is FACTS
+        assert (web.awaited is None) == was_late
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert web.take() is FACTS
         await web.close()
 
 
@@ -53,8 +57,8 @@ async def test_a_vm_that_has_kept_a_sweep_waiting_is_waited_for_no_longer(
 ) -> None:
     web, gate = VmConnection("web", tmp_path / "qmp", may_write=False, period_s=1.0), asyncio.Event()
     monkeypatch.setattr(web, "_look_at_it", lambda _: after(gate))
-    assert (await web.observe(0, 0.0)).run_state == SILENT
-    assert (await asyncio.wait_for(web.observe(0, 1000), 30)).run_state == SILENT
+    assert (await look(web, patience_s=0)).run_state == SILENT
+    assert (await asyncio.wait_for(look(web, patience_s=1000), 30)).run_state == SILENT
     await web.close()
 
 
@@ -67,7 +71,9 @@ async def test_no_glance_begins_beside_a_look_another_glance_or_at_a_slow_vm(
     web.begin(after(gate))
     assert await web.glance(lambda: after(gate)) is None
     gate.set()
-    assert await web.wait(60) is FACTS
+    assert web.awaited is not None
+    await web.awaited
+    assert web.take() is FACTS
     web.is_slow = True
     assert await web.glance(lambda: after(gate)) is None
     web.is_slow = False

@@ -59,6 +59,23 @@ def test_from_the_third_look_on_one_message_asks_what_the_last_two_looks_asked(t
     play(scenario())
 
 
+def test_what_is_asked_at_each_tenth_look_is_in_the_one_message_too(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        vm = CountingVm()
+        async with watched(vm, tmp_path) as connection:
+            asked = []
+            for _ in range(45):
+                vm.messages = 0
+                vm.asked.clear()
+                await look(connection)
+                asked.append((vm.messages, len(vm.asked)))
+            assert [count for count, _ in asked[25:]] == [1] * 20
+            assert len({queries for _, queries in asked[25:]}) > 1
+            assert asked[25:35] == asked[35:]
+
+    play(scenario())
+
+
 def test_what_was_sent_ahead_is_taken_by_its_command_and_what_was_not_is_asked_by_itself(
     tmp_path: Path,
 ) -> None:
@@ -133,12 +150,12 @@ def test_nothing_is_kept_of_a_reply_that_was_asked_for_ahead(tmp_path: Path) -> 
             listening(tmp_path / "qmp", FakeVm().serve),
             await QmpClient.connect(tmp_path / "qmp") as client,
         ):
-            (sent,) = await client.send_ahead([("query-status", None)])
-            await client.result(sent, timeout_s=5)
-            reply = weakref.ref(sent.reply)
+            sent = await client.send([("query-status", None)], timeout_s=5)
+            await client.wait(sent, timeout_s=5)
+            batch = weakref.ref(sent)
             del sent
             gc.collect()
-            assert reply() is None
+            assert batch() is None
 
     play(scenario())
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
-from tests.rigs.monitored import FakeVm, listening, watched
+from tests.rigs.monitored import FakeVm, listening, look, watched
 from tests.rigs.obedient import ObedientHost
 from tests.rigs.pluggable import BLOCK, BOOT, KERNEL, Device, Managed, Pluggable
 from tests.rigs.scenes import plays
@@ -343,7 +343,7 @@ async def test_a_device_without_an_id_is_found_by_its_memory_and_one_that_is_not
             {"type": "virtio-mem", "data": {k: v for k, v in device.listed["data"].items() if k != "id"}}
         ]
         async with watched(vm, tmp_path / str(place), may_write=True) as connection:
-            facts = await connection.observe(1, 10)
+            facts = await look(connection, now_ns=1)
             assert [each.path for each in facts.virtio_mems] == ([f"{folder}/one"] if is_found else [""])
             assert facts.actual_bytes == BOOT + 128 * MIB
             assert facts.limit_bytes == BOOT + (256 if is_found else 128) * MIB
@@ -354,13 +354,13 @@ async def test_a_device_that_replaces_another_one_with_the_same_memory_is_found(
     one = Device("one", 256 * MIB)
     vm = Pluggable(one)
     async with watched(vm, tmp_path) as connection:
-        assert (await connection.observe(1, 10)).virtio_mems[0].path == "/machine/peripheral/one"
+        assert (await look(connection, now_ns=1)).virtio_mems[0].path == "/machine/peripheral/one"
         vm.devices = {"/machine/peripheral/other": one}
         vm.answers["qom-list"] = lambda asked: (
             [{"name": "other", "type": "child<virtio-mem-pci>"}] if asked["path"][-1] == "l" else []
         )
         for _ in range(11):
-            facts = await connection.observe(1, 10)
+            facts = await look(connection, now_ns=1)
         assert facts.virtio_mems[0].path == "/machine/peripheral/other"
 
 
@@ -368,7 +368,7 @@ async def test_a_device_that_replaces_another_one_with_the_same_memory_is_found(
 async def test_after_a_refusal_nothing_more_of_an_order_is_sent(tmp_path: Path) -> None:
     vm = Pluggable(Device("one", 256 * MIB), Device("two", 256 * MIB))
     async with watched(vm, tmp_path, may_write=True) as connection:
-        await connection.observe(1, 10)
+        await look(connection, now_ns=1)
         one, two = "/machine/peripheral/one", "/machine/peripheral/two"
         with pytest.raises(PartlySentError, match="requested-size of /machine/peripheral/one is set"):
             await connection.set_balloon(BOOT, Parts(BOOT // 2, ((one, BLOCK), (two, BLOCK + 1))))

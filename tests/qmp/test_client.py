@@ -117,17 +117,17 @@ def test_commands_that_belong_together_are_sent_as_one_and_each_is_run_also_afte
         writer.write(DONE)
         for _ in range(3):
             await reader.readline()
-        writer.write(b'{"return": 1, "id": 2}\n{"error": {"class": "X", "desc": "no"}, "id": 3}\n')
-        writer.write(b'{"return": 3, "id": 4}\n')
+        writer.write(b'{"return": 1, "id": 1}\n{"error": {"class": "X", "desc": "no"}, "id": 2}\n')
+        writer.write(b'{"return": 3, "id": 3}\n')
 
     async def story() -> None:
         server = await asyncio.start_unix_server(serve, tmp_path / "fake")
         async with server, await QmpClient.connect(tmp_path / "fake") as client:
             send = client._send
 
-            async def seen(data: bytes) -> None:
+            async def seen(data: bytes, timeout_s: float) -> None:
                 sent.append(data)
-                await send(data)
+                await send(data, timeout_s)
 
             monkeypatch.setattr(client, "_send", seen)
             with pytest.raises(QmpCommandError, match="no"):
@@ -146,6 +146,84 @@ def test_results_of_commands_that_belong_together_come_in_their_order(tmp_path: 
     with_monitor(tmp_path, scene)
 
 
+def test_numbers_begin_again_when_no_reply_is_due_and_not_after_one_that_may_still_come(
+    tmp_path: Path,
+) -> None:
+    numbers: list[int] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(GREETING)
+        while line := await reader.readline():
+            request = json.loads(line)
+            numbers.append(request["id"])
+            if request["execute"] != "never":
+                writer.write(json.dumps({"return": {}, "id": request["id"]}).encode() + b"\n")
+        writer.close()
+
+    async def story() -> None:
+        server = await asyncio.start_unix_server(serve, tmp_path / "fake")
+        async with server, await QmpClient.connect(tmp_path / "fake") as client:
+            for _ in range(3):
+                await client.execute_together([("a", None), ("b", None)])
+            with pytest.raises(DeadlineError):
+                await client.execute_together([("a", None), ("never", None)], timeout_s=0.05)
+            for _ in range(2):
+                await client.execute("a")
+
+    play(story())
+    assert numbers == [1, 1, 2, 1, 2, 1, 2, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("rejects", [False, True])
+def test_a_visitor_negotiates_in_the_message_of_its_first_commands(tmp_path: Path, rejects: bool) -> None:
+    messages: list[list[str]] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(GREETING)
+        while data := await reader.read(1 << 16):
+            requests = [json.loads(line) for line in data.splitlines()]
+            messages.append([each["execute"] for each in requests])
+            for each in requests:
+                error = {"class": "CommandNotFound", "desc": "Expecting capabilities negotiation"}
+                reply = {"error": error} if rejects else {"return": 1}
+                writer.write(json.dumps(reply | {"id": each["id"]}).encode() + b"\n")
+        writer.close()
+
+    async def story() -> None:
+        server = await asyncio.start_unix_server(serve, tmp_path / "fake")
+        async with server, await QmpClient.connect(tmp_path / "fake", together=True) as client:
+            with pytest.raises(QmpCommandError) if rejects else contextlib.nullcontext():
+                assert await client.execute_together([("a", None), ("b", None)]) == [1, 1]
+            assert client.unasked.replies == 0
+            with contextlib.suppress(QmpCommandError):
+                await client.execute("c")
+
+    play(story())
+    assert messages == [["qmp_capabilities", "a", "b"], ["c"]]
+
+
+def test_a_monitor_that_stops_reading_is_left_once_nothing_more_can_be_sent(tmp_path: Path) -> None:
+    async def scene(path: Path) -> None:
+        async with await QmpClient.connect(path) as client:
+            with pytest.raises(DeadlineError, match="the monitor reads nothing within"):
+                await client.send([("query-status", {"text": "x" * 10_000_000})], timeout_s=0.05)
+            assert client.closed.is_set()
+            with pytest.raises(UnreachableError, match="stopped reading"):
+                await client.execute("query-status")
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(GREETING)
+        await reader.readline()
+        writer.write(DONE)
+        writer.transport.pause_reading()  # type: ignore[attr-defined]
+
+    async def story() -> None:
+        async with await asyncio.start_unix_server(serve, tmp_path / "fake"):
+            await scene(tmp_path / "fake")
+
+    play(story())
+
+
 def test_a_late_answer_is_thrown_away_and_the_next_command_gets_its_own(tmp_path: Path) -> None:
     async def scene(_: QmpServer, client: QmpClient) -> None:
         with pytest.raises(DeadlineError, match=r"no reply to late within 0\.05 s"):
@@ -155,13 +233,14 @@ def test_a_late_answer_is_thrown_away_and_the_next_command_gets_its_own(tmp_path
     with_monitor(tmp_path, scene)
 
 
-def test_a_reply_to_what_was_sent_ahead_that_is_late_for_one_is_there_for_the_next(tmp_path: Path) -> None:
+def test_what_was_sent_ahead_and_is_late_is_late_for_all_that_is_wanted_of_it(tmp_path: Path) -> None:
     async def scene(_: QmpServer, client: QmpClient) -> None:
-        (sent,) = await client.send_ahead([("late", {"value": 1})])
-        with pytest.raises(DeadlineError, match="no reply to late"):
-            await client.result(sent, timeout_s=0.01)
-        assert await client.result(sent, timeout_s=100) == 1
-        assert client.unasked.replies == 0  # and it counts as asked for
+        batch = await client.send([("now", {"value": 1}), ("late", {"value": 2})], timeout_s=60)
+        for _ in range(2):
+            with pytest.raises(DeadlineError, match="no reply to late"):
+                await client.wait(batch, timeout_s=0.01)
+        assert await client.execute("now", {"value": 3}) == 3
+        assert client.unasked.replies == 1  # it came, and nobody wants it any more
 
     with_monitor(tmp_path, scene)
 
@@ -181,7 +260,7 @@ def test_events_are_kept_up_to_a_bound_and_the_lost_ones_counted(tmp_path: Path)
 
 def test_events_are_kept_up_to_a_number_of_bytes_and_decoded_by_their_reader(tmp_path: Path) -> None:
     event = b'{"event": "TICK", "data": {"lists": [' + b"[]," * 3000 + b"[]]}}\r\n"
-    end = b'{"return": {}, "id": 2}\r\n'
+    end = b'{"return": {}, "id": 1}\r\n'
 
     async def scene(path: Path) -> None:
         async with await QmpClient.connect(path) as client:
@@ -197,7 +276,7 @@ def test_events_are_kept_up_to_a_number_of_bytes_and_decoded_by_their_reader(tmp
 
 
 def test_of_events_only_those_that_are_wanted_are_kept(tmp_path: Path) -> None:
-    events = b'{"event": "NOISE"}\r\n' * 2000 + b'{"event": "RESET"}\r\n{"return": {}, "id": 2}\r\n'
+    events = b'{"event": "NOISE"}\r\n' * 2000 + b'{"event": "RESET"}\r\n{"return": {}, "id": 1}\r\n'
 
     async def scene(path: Path) -> None:
         async with await QmpClient.connect(path, events={"RESET"}) as client:
@@ -209,18 +288,18 @@ def test_of_events_only_those_that_are_wanted_are_kept(tmp_path: Path) -> None:
 
 
 def test_replies_to_no_command_are_counted_and_change_nothing(tmp_path: Path) -> None:
-    replies = b'{"return": 1}\r\n{"return": 2, "id": 99}\r\n{"error": {}, "id": "2"}\r\n'
+    replies = b'{"return": 1}\r\n{"return": 2, "id": 99}\r\n{"error": {}, "id": "1"}\r\n'
 
     async def scene(path: Path) -> None:
         async with await QmpClient.connect(path) as client:
             assert await client.execute("query-status") == 3
             assert client.unasked.replies == 3
 
-    with_bytes(tmp_path, scene, GREETING, DONE, replies + b'{"return": 3, "id": 2}\r\n', hang_up=False)
+    with_bytes(tmp_path, scene, GREETING, DONE, replies + b'{"return": 3, "id": 1}\r\n', hang_up=False)
 
 
 def test_a_reply_of_too_many_values_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
-    reply = b'{"return": [' + b"[]," * 20_000 + b'[]], "id": 2}\r\n'
+    reply = b'{"return": [' + b"[]," * 20_000 + b'[]], "id": 1}\r\n'
 
     async def scene(path: Path) -> None:
         client = await QmpClient.connect(path)
@@ -298,8 +377,9 @@ def test_a_monitor_that_goes_away_ends_what_waits_and_what_comes_later(tmp_path:
 
 def test_commands_that_were_sent_ahead_are_forgotten_with_their_replies(tmp_path: Path) -> None:
     async def scene(_: QmpServer, client: QmpClient) -> None:
-        sent = await client.send_ahead([("now", {"value": number}) for number in range(3)])
-        assert await client.result(sent[2], timeout_s=60) == 2
+        batch = await client.send([("now", {"value": number}) for number in range(3)], timeout_s=60)
+        await client.wait(batch, timeout_s=60)
+        assert client.result(batch, 2) == 2
         assert not client._waiting
 
     with_monitor(tmp_path, scene)
@@ -312,7 +392,7 @@ def test_a_monitor_that_goes_away_leaves_no_failure_unread_of_what_nobody_wants_
         unread: list[object] = []
         asyncio.get_running_loop().set_exception_handler(lambda _, context: unread.append(context))
         async with await QmpClient.connect(path) as client:
-            await client.send_ahead([("query-status", None)])
+            await client.send([("query-status", None)], timeout_s=60)
             await client.closed.wait()
         client._waiting.clear()
         gc.collect()
@@ -365,7 +445,7 @@ def test_what_is_no_greeting_is_refused(tmp_path: Path, sent: bytes) -> None:
     play(story())
 
 
-@pytest.mark.parametrize("sent", [b"{}\r\n", b"nonsense\r\n", b'{"return": {}, "id": 2', b"x" * 600_000])
+@pytest.mark.parametrize("sent", [b"{}\r\n", b"nonsense\r\n", b'{"return": {}, "id": 1', b"x" * 600_000])
 def test_garbage_instead_of_an_answer_ends_the_connection(tmp_path: Path, sent: bytes) -> None:
     async def scene(path: Path) -> None:
         client = await QmpClient.connect(path)
@@ -390,7 +470,7 @@ def test_a_monitor_that_hangs_costs_the_time_that_was_given(tmp_path: Path) -> N
 
 
 def test_an_error_without_end_or_with_control_characters_is_shown_short_and_plain(tmp_path: Path) -> None:
-    error = b'{"error": {"class": "\\u001b]0;x", "desc": "\\u001b[2J' + b"no " * 10_000 + b'"}, "id": 2}\r\n'
+    error = b'{"error": {"class": "\\u001b]0;x", "desc": "\\u001b[2J' + b"no " * 10_000 + b'"}, "id": 1}\r\n'
 
     async def scene(path: Path) -> None:
         async with await QmpClient.connect(path) as client:

@@ -17,6 +17,7 @@ from tests.rigs.sockets import wait_for_greeting, wait_for_listener
 
 from dynmem.manager.step.facts import VmFacts
 from dynmem.manager.sweep.connection import VmConnection
+from dynmem.manager.sweep.sweep import sweep
 
 MEBIBYTE = 1 << 20
 BALLOON = ("-device", "virtio-balloon-pci,id=balloon0")
@@ -191,7 +192,8 @@ async def look(
     connection: VmConnection, *, patience_s: float = PATIENCE_S, now_ns: int | None = None
 ) -> VmFacts:
     """One look, waiting long."""
-    return await connection.observe(time.monotonic_ns() if now_ns is None else now_ns, patience_s)
+    (facts,) = await sweep([connection], time.monotonic_ns() if now_ns is None else now_ns, patience_s)
+    return facts
 
 
 async def look_until(connection: VmConnection, wanted: Callable[[VmFacts], bool]) -> VmFacts:

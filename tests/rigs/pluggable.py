@@ -15,6 +15,7 @@ from dynmem.manager.step.facts import Facts, HostFacts, ManagerSettings, VmConfi
 from dynmem.manager.step.safeguards import ALL_ON, Safeguards
 from dynmem.manager.step.view import VmView
 from dynmem.manager.sweep.connection import VmConnection
+from dynmem.manager.sweep.sweep import sweep
 from dynmem.units import GIB, MIB, NS_PER_S
 
 BOOT = 256 * MIB
@@ -168,7 +169,7 @@ class Managed:
         """Let periods pass: look, step, send; return what the last step decided."""
         for _ in range(times):
             self.now_ns += NS_PER_S
-            self.facts = await self.connection.observe(self.now_ns, 10.0)
+            (self.facts,) = await sweep([self.connection], self.now_ns, 10.0)
             host = HostFacts(self.available, 16 * GIB)
             result = self.manager.step(Facts(self.now_ns, host, (self.facts,)))
             self.lines += result.changes

@@ -41,6 +41,7 @@ from dynmem.manager.step.results import StepResult
 from dynmem.manager.supervised import Supervised
 from dynmem.manager.sweep.host import HostMeter
 from dynmem.manager.sweep.measuring import Measuring
+from dynmem.manager.sweep.sweep import sweep
 from dynmem.manager.takeovers import Takeovers
 from dynmem.manager.totals import Totals
 from dynmem.metrics.render import render
@@ -353,8 +354,7 @@ class Daemon:
         released, paused = set(self._manager.released), set(self._manager.paused)
         for name, connection in self._vms.all.items():
             connection.is_released, connection.is_paused = name in released, name in paused
-        looks = (each.observe(now_ns, patience_s) for each in self._vms.all.values())
-        vms = await self._takeovers.look(await asyncio.gather(*looks))
+        vms = await self._takeovers.look(await sweep(self._vms.all.values(), now_ns, patience_s))
         self._takeovers.settle(released, paused)
         self._protections.look(vms, released, paused)
         vms = self._protections.named(vms)

@@ -2,10 +2,9 @@
 
 import asyncio
 import contextlib
-import itertools
 import socket
 from collections import deque
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Final, NamedTuple, Self
@@ -24,8 +23,9 @@ from dynmem.limits import (
     QMP_VALUES_MAX,
 )
 from dynmem.qmp.allowance import BYTE_NS, MESSAGE_NS, READ_NS, SHARE, Allowance
+from dynmem.qmp.batch import Batch, Command
 from dynmem.qmp.errors import GENERIC_ERROR, BusyError, NotListeningError, QmpCommandError
-from dynmem.qmp.framing import LineReader, Message, decode_value, encode_line, split_line
+from dynmem.qmp.framing import LineReader, Message, decode_value, encode_request, split_line
 from dynmem.sockets import peer_of
 
 # Values in a greeting, an error or a timestamp: QEMU's have ten.
@@ -70,22 +70,6 @@ class Unasked(NamedTuple):
     replies: int = 0
 
 
-#: A command and its arguments.
-Command = tuple[str, Mapping[str, object] | None]
-
-
-class Sent(NamedTuple):
-    """A command that was sent, and whose reply is to be taken with `QmpClient.result`.
-
-    Attributes:
-        command: The command and its arguments.
-        reply: The message that answers it, once it has come.
-    """
-
-    command: Command
-    reply: asyncio.Future[Message]
-
-
 class QmpClient:
     """One connection to a monitor, capabilities negotiated. Made by `connect`, ended by `close`.
 
@@ -94,8 +78,9 @@ class QmpClient:
 
     `events` keeps what came unasked; what `when` holds for an event's name is called as it arrives.
 
-    A monitor that floods is read slowly: what it sends unasked has an allowance, and the event loop serves
-    others in between. Then its replies come late, and no other's.
+    It is read by a callback of the event loop for as long as it is open. A monitor that floods is read
+    slowly: what it sends unasked has an allowance, and the event loop serves others in between. Then its
+    replies come late, and no other's.
     """
 
     def __init__(
@@ -117,15 +102,20 @@ class QmpClient:
         self.closed: Final = asyncio.Event()
         self._wanted = events
         self._connection = connection
+        self._descriptor = connection.fileno()
+        self._loop = asyncio.get_running_loop()
         self._lines = LineReader(message_bytes_max=message_bytes_max)
         self._allowance = Allowance(share)
         self._events_bytes = 0
-        self._numbers = itertools.count(1)
-        self._waiting: dict[int, asyncio.Future[Message]] = {}
+        self._first_line = b""  # of what is sent next
+        self._next_number = 1
+        self._has_given_up = False
+        self._waiting: dict[int, Batch] = {}
         self._sending = asyncio.Lock()
-        self._greeted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._greeted: asyncio.Future[None] = self._loop.create_future()
         self._failure: UnreachableError | RemoteProtocolError | None = None
-        self._reader: asyncio.Task[None] | None = None
+        self._resting: asyncio.TimerHandle | None = None  # while nothing is read
+        self._loop.add_reader(self._descriptor, self._receive)
 
     @classmethod
     async def connect(
@@ -136,21 +126,26 @@ class QmpClient:
         message_bytes_max: int = QMP_REPLY_BYTES_MAX,
         events: Container[str] | None = None,
         share: float = SHARE,
+        together: bool = False,
     ) -> Self:
         """Connect to the monitor at `path` and negotiate.
 
         Of events only those named in `events` are kept (None: all). `share` is the part of a processor that
-        the monitor may use without being asked.
+        the monitor may use without being asked. Negotiating `together` with the first commands saves whoever
+        stays for a moment a round trip; a monitor that rejects it rejects them, too.
 
         Raises UnreachableError (no such file, or no listener), BusyError (no greeting within
         `greeting_timeout_s`: the monitor serves another client), NotPermittedError, RemoteProtocolError (the
         peer is not a monitor) and QmpCommandError (it rejects the negotiation).
         """
         client = cls(path, _connect(path), message_bytes_max=message_bytes_max, events=events, share=share)
-        client._reader = asyncio.create_task(client._read(), name=f"qmp client {path}")
         try:
-            await asyncio.wait_for(asyncio.shield(client._greeted), greeting_timeout_s)
-            await client.execute("qmp_capabilities", timeout_s=max(greeting_timeout_s, 1.0))
+            async with asyncio.timeout(greeting_timeout_s):
+                await client._greeted
+            if together:
+                client._first_line = client._begun([("qmp_capabilities", None)])[1]
+            else:
+                await client.execute("qmp_capabilities", timeout_s=max(greeting_timeout_s, 1.0))
         except TimeoutError:
             await client.close()
             raise BusyError(
@@ -193,61 +188,69 @@ class QmpClient:
         They are sent as one, so that whoever is killed meanwhile has sent all of them or none, and a monitor
         runs each in turn, also after one that fails. Raises as `execute`; of several errors the first.
         """
-        waiting: dict[int, Sent] = {}
-        try:
-            async with asyncio.timeout(timeout_s):
-                await self._begin(commands, waiting)
-                messages = [await each.reply for each in waiting.values()]
-        except TimeoutError:
-            names = " and ".join(command for command, _ in commands)
-            raise DeadlineError(f"{self.path}: no reply to {names} within {timeout_s:g} s") from None
-        finally:
-            for number in waiting:
-                self._waiting.pop(number, None)
-        pairs = zip(messages, commands, strict=True)
-        return [self._result(message, command, values_max) for message, (command, _) in pairs]
+        batch = await self.send(commands, timeout_s=timeout_s)
+        await self.wait(batch, timeout_s=timeout_s)
+        return [self.result(batch, place, values_max=values_max) for place in range(len(commands))]
 
-    async def send_ahead(self, commands: Sequence[Command]) -> list[Sent]:
-        """Send commands as one before their results are wanted; those that never are wanted are dropped.
+    async def send(self, commands: Sequence[Command], *, timeout_s: float) -> Batch:
+        """Send commands as one; `wait` and `result` have their results, which need not be wanted.
 
-        Raises what the class says when the connection has ended.
+        Raises DeadlineError if the monitor does not take them within `timeout_s`, and what the class says
+        when the connection has ended.
         """
-        waiting: dict[int, Sent] = {}
-        await self._begin(commands, waiting)
-        return list(waiting.values())
-
-    async def result(self, sent: Sent, *, timeout_s: float, values_max: int = QMP_VALUES_MAX) -> object:
-        """Return the result of a command that was sent ahead. Raises as `execute`."""
-        command, _ = sent.command
-        try:
-            async with asyncio.timeout(timeout_s):
-                message = await asyncio.shield(sent.reply)
-        except TimeoutError:
-            raise DeadlineError(f"{self.path}: no reply to {command} within {timeout_s:g} s") from None
-        return self._result(message, command, values_max)
-
-    async def _begin(self, commands: Sequence[Command], waiting: dict[int, Sent]) -> None:
-        """Send commands; what waits for their replies is in *waiting*, by number, also where that fails."""
         if self._failure is not None:
             raise type(self._failure)(str(self._failure))
+        batch, lines = self._begun(commands)
+        first, self._first_line = self._first_line, b""
+        await self._send(first + lines, timeout_s)
+        return batch
+
+    def _begun(self, commands: Sequence[Command]) -> tuple[Batch, bytes]:
+        """Return a batch whose replies are waited for, and what is to be sent."""
+        if not self._waiting and not self._has_given_up:
+            # No reply is due that could be taken for another. QEMU reads its monitors a byte at a time, each
+            # with four system calls and more: short numbers spare its host more time than all else here.
+            self._next_number = 1
+        batch = Batch(commands, self._next_number, self._loop.create_future())
+        self._next_number = batch.numbers.stop
         lines: list[bytes] = []
-        for command, arguments in commands:
-            number = next(self._numbers)
-            request: dict[str, object] = {"execute": command, "id": number}
-            if arguments is not None:
-                request["arguments"] = dict(arguments)
-            lines.append(encode_line(request))
-            reply = self._waiting[number] = asyncio.get_running_loop().create_future()
-            waiting[number] = Sent((command, arguments), reply)
-        await self._send(b"".join(lines))
+        for number, (command, arguments) in zip(batch.numbers, commands, strict=True):
+            self._waiting[number] = batch
+            lines.append(encode_request(command, arguments, number))
+        return batch, b"".join(lines)
+
+    async def wait(self, batch: Batch, *, timeout_s: float) -> None:
+        """Wait until all replies to a batch have come. Raises as `execute`."""
+        if batch.replied.done():
+            batch.replied.result()
+            return
+        late = self._loop.call_later(timeout_s, self._give_up, batch, timeout_s)
+        try:
+            await batch.replied
+        except asyncio.CancelledError:
+            self._forget(batch)
+            raise
+        finally:
+            late.cancel()
+
+    def result(self, batch: Batch, place: int, *, values_max: int = QMP_VALUES_MAX) -> object:
+        """Return what one command of a batch returned, decoded as requested. Raises as `execute`."""
+        message, (command, _) = batch.reply_to(place), batch.commands[place]
+        try:
+            if text := bytes(message.reply):
+                return decode_value(text, f"the reply to {command}", values_max=values_max)
+            error = _decoded(message.error, f"the error of {command}")
+        except RemoteProtocolError as wrong:
+            failure = type(wrong)(f"{self.path}: {wrong}")
+            self._end(failure)
+            raise failure from None
+        details = error if isinstance(error, dict) else {}
+        raise QmpCommandError(_shown(details.get("class", GENERIC_ERROR)), _shown(details.get("desc", error)))
 
     async def close(self) -> None:
         """Close the connection; waiting commands raise UnreachableError. May be called twice."""
-        if self._reader is not None and self._reader is not asyncio.current_task():
-            self._reader.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._reader
-        self._end(UnreachableError(f"{self.path}: the connection was closed"))
+        if self._failure is None:
+            self._fail(UnreachableError(f"{self.path}: the connection was closed"))
         self._connection.close()
 
     def take_events(self) -> list[QmpEvent]:
@@ -265,34 +268,70 @@ class QmpClient:
     ) -> None:
         await self.close()
 
-    async def _send(self, line: bytes) -> None:
+    async def _send(self, data: bytes, timeout_s: float) -> None:
         try:
-            async with self._sending:
-                await asyncio.get_running_loop().sock_sendall(self._connection, line)
+            if not self._sending.locked():
+                with contextlib.suppress(BlockingIOError):
+                    data = data[self._connection.send(data) :]
+            if data:  # it takes no more just now
+                async with asyncio.timeout(timeout_s), self._sending:
+                    await self._loop.sock_sendall(self._connection, data)
+        except TimeoutError:
+            self._end(UnreachableError(f"{self.path}: the monitor has stopped reading"))
+            raise DeadlineError(f"{self.path}: the monitor reads nothing within {timeout_s:g} s") from None
         except OSError as error:
             failure = UnreachableError(f"{self.path}: the monitor is gone ({error.strerror})")
             self._end(failure)
             raise failure from None
 
-    async def _read(self) -> None:
-        """Receive until the connection ends, and record why it did."""
-        loop = asyncio.get_running_loop()
+    def _give_up(self, batch: Batch, timeout_s: float) -> None:
+        self._forget(batch)
+        batch.fail(DeadlineError(f"{self.path}: no reply to {batch.unanswered} within {timeout_s:g} s"))
+
+    def _forget(self, batch: Batch) -> None:
+        """Count what still comes of a batch as what was not requested."""
+        self._has_given_up = True
+        for number in batch.numbers:
+            self._waiting.pop(number, None)
+
+    def _receive(self) -> None:
+        """Receive what has come, and take it in; record why the connection has ended."""
         try:
-            while data := await loop.sock_recv(self._connection, QMP_READ_BYTES):
-                self._allowance.spend(READ_NS + len(data) * BYTE_NS)
-                for number, line in enumerate(self._lines.feed(data), 1):
-                    if number % QMP_LINES_PER_TURN == 0:
-                        await asyncio.sleep(self._allowance.pause_s())
-                    self._allowance.spend(MESSAGE_NS)
-                    if line.strip():
-                        self._received(split_line(line), len(line))
-                del data
-                await asyncio.sleep(self._allowance.pause_s())
-            self._end(UnreachableError(f"{self.path}: the monitor closed the connection"))
-        except RemoteProtocolError as error:
-            self._end(type(error)(f"{self.path}: {error}"))
+            data = self._connection.recv(QMP_READ_BYTES)
+        except (BlockingIOError, InterruptedError):
+            return
         except OSError as error:
             self._end(UnreachableError(f"{self.path}: the monitor is gone ({error.strerror})"))
+            return
+        if not data:
+            self._end(UnreachableError(f"{self.path}: the monitor closed the connection"))
+            return
+        self._allowance.spend(READ_NS + len(data) * BYTE_NS)
+        self._take_in(self._lines.feed(data))
+
+    def _take_in(self, lines: Iterator[bytes]) -> None:
+        """Take in what was received, but for what is more than a turn's worth; rest where that is due."""
+        count = 0
+        try:
+            for count, line in enumerate(lines, 1):
+                self._allowance.spend(MESSAGE_NS)
+                if line.strip():
+                    self._received(split_line(line), len(line))
+                if count == QMP_LINES_PER_TURN:
+                    break
+        except RemoteProtocolError as error:
+            self._end(type(error)(f"{self.path}: {error}"))
+            return
+        pause_s = self._allowance.pause_s()
+        if pause_s or count == QMP_LINES_PER_TURN:
+            self._loop.remove_reader(self._descriptor)
+            self._resting = self._loop.call_later(pause_s, self._read_on, lines)
+
+    def _read_on(self, lines: Iterator[bytes]) -> None:
+        """Take in what was left, and read again."""
+        self._resting = None
+        self._loop.add_reader(self._descriptor, self._receive)
+        self._take_in(lines)
 
     def _received(self, message: Message, length: int) -> None:
         if not self._greeted.done():
@@ -315,26 +354,13 @@ class QmpClient:
 
     def _answered(self, message: Message, length: int) -> None:
         number = message.number()
-        waiting = self._waiting.pop(number, None) if number is not None else None
-        if waiting is None or waiting.done():
+        batch = self._waiting.pop(number, None) if number is not None else None
+        if number is None or batch is None:
             # Late, because its command has timed out, or to no command at all.
             self._count_unasked(length, replies=1)
             return
         self._allowance.spend(-(READ_NS + MESSAGE_NS + length * BYTE_NS))
-        waiting.set_result(message)
-
-    def _result(self, message: Message, command: str, values_max: int) -> object:
-        """Return what a command returned, decoded where it was requested. Raises as `execute`."""
-        try:
-            if text := bytes(message.reply):
-                return decode_value(text, f"the reply to {command}", values_max=values_max)
-            error = _decoded(message.error, f"the error of {command}")
-        except RemoteProtocolError as wrong:
-            failure = type(wrong)(f"{self.path}: {wrong}")
-            self._end(failure)
-            raise failure from None
-        details = error if isinstance(error, dict) else {}
-        raise QmpCommandError(_shown(details.get("class", GENERIC_ERROR)), _shown(details.get("desc", error)))
+        batch.take(number, message)
 
     def _keep(self, message: Message) -> None:
         """Keep an event that is wanted; the oldest go when there are too many, or too large ones."""
@@ -351,20 +377,24 @@ class QmpClient:
             self.when[name]()
 
     def _end(self, failure: UnreachableError | RemoteProtocolError) -> None:
-        """End the connection; only the first reason counts."""
-        if self._failure is not None:
-            return
+        """End the connection, which is closed later; only the first reason counts."""
+        if self._failure is None:
+            self._fail(failure)
+            with contextlib.suppress(OSError):
+                self._connection.shutdown(socket.SHUT_RDWR)
+
+    def _fail(self, failure: UnreachableError | RemoteProtocolError) -> None:
+        """Read no more, and let fail what waits."""
         self._failure = failure
-        with contextlib.suppress(OSError):
-            self._connection.shutdown(socket.SHUT_RDWR)
+        self._loop.remove_reader(self._descriptor)
+        if self._resting is not None:
+            self._resting.cancel()
         self.closed.set()
         if not self._greeted.done():
             self._greeted.set_exception(failure)
             self._greeted.exception()  # mark it as retrieved: no task may be waiting for it
-        for waiting in self._waiting.values():
-            if not waiting.done():
-                waiting.set_exception(type(failure)(str(failure)))
-                waiting.exception()  # likewise: its command may have failed while it was sent
+        for batch in set(self._waiting.values()):
+            batch.fail(type(failure)(str(failure)))
 
 
 def _decoded(member: msgspec.Raw, what: str) -> object:

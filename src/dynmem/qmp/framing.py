@@ -48,12 +48,20 @@ class Message(msgspec.Struct, frozen=True, gc=False, rename={"greeting": "QMP", 
 
 _MESSAGES: Final = msgspec.json.Decoder(Message)
 _OBJECTS: Final = msgspec.json.Decoder(dict[str, object])
+_REQUESTS: Final = msgspec.json.Encoder()
 _VALUES: Final = msgspec.json.Decoder()
 
 
 def encode_line(message: Mapping[str, object]) -> bytes:
     """Return a message as QEMU writes it: ASCII, a space after colons and commas, CR and LF at the end."""
     return json.dumps(message).encode() + b"\r\n"
+
+
+def encode_request(command: str, arguments: Mapping[str, object] | None, number: int) -> bytes:
+    """Return a command as a line."""
+    if arguments is None:
+        return _REQUESTS.encode({"execute": command, "id": number}) + b"\n"
+    return _REQUESTS.encode({"execute": command, "id": number, "arguments": arguments}) + b"\n"
 
 
 def decode_line(line: bytes) -> dict[str, object]:

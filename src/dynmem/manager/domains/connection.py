@@ -6,6 +6,7 @@ whatever libvirt or one domain does, the others do not wait. The look itself is 
 and statistics, one after the other. What the domain holds is measured at its process, as for every VM.
 """
 
+import asyncio
 import logging
 import time
 from collections.abc import Coroutine, Mapping
@@ -118,17 +119,20 @@ class DomainConnection:
         if not may_write:
             self._lock.close()
 
-    async def observe(self, now_ns: int, patience_s: float) -> VmFacts:
+    def begin(self, now_ns: int) -> asyncio.Future[VmFacts] | None:
         self._looks.drop_late()
         if not self._looks.is_looking:
             domain = self._roster.find(self._key)
-            if domain is None or not domain.is_running or time.monotonic() < self._not_before:
-                return self._from_outside(domain, now_ns)
-            self._looks.begin(self._look_at_it(domain, now_ns))
-        if not self._looks.is_slow and (facts := await self._looks.wait(patience_s)) is not None:
+            if domain is not None and domain.is_running and time.monotonic() >= self._not_before:
+                self._looks.begin(self._look_at_it(domain, now_ns))
+        return self._looks.awaited
+
+    def found(self, now_ns: int) -> VmFacts:
+        if (facts := self._looks.take()) is not None:
             return facts
-        self._looks.is_slow = True
-        self._problem = "libvirt does not reply for it"
+        if self._looks.is_looking:
+            self._looks.is_slow = True
+            self._problem = "libvirt does not reply for it"
         return self._from_outside(self._roster.find(self._key), now_ns)
 
     async def glance(self, now_ns: int, *, ask: bool = False) -> VmFacts | None:

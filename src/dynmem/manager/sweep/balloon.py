@@ -25,7 +25,7 @@ from dynmem.manager.sweep.demand import (
 )
 from dynmem.manager.sweep.life import Life
 from dynmem.manager.sweep.memory import glance_at_memory
-from dynmem.manager.sweep.monitor import Monitor
+from dynmem.manager.sweep.monitor import SELDOM, Monitor
 from dynmem.manager.sweep.properties import read_properties
 from dynmem.manager.sweep.quiet import Figures
 from dynmem.manager.sweep.sizes import Grown
@@ -39,8 +39,6 @@ NO_SIGNAL: Final = (
     "it has virtio-mem and no balloon, so nothing reports what its guest needs, and it is left as it is:"
     " start it with -device virtio-balloon-pci,id=balloon0"
 )
-# Looks between two searches of a VM that has no balloon device: one may be plugged in.
-_FIND_DEVICE_EVERY: Final = 10
 
 
 async def look_at_balloon(
@@ -113,7 +111,7 @@ async def _find(monitor: Monitor, life: Life) -> None:
         life.device_problem = f"its monitor does not list its devices: {error.desc}"
         return
     if life.device is None:
-        life.next_search = life.looks + _FIND_DEVICE_EVERY
+        life.next_search = life.looks + SELDOM
         life.is_without_balloon = True
         life.device_problem = NO_SIGNAL if life.virtio_mems else NO_BALLOON
         return

@@ -35,10 +35,16 @@ GREETING_S: Final = 0.05
 VISIT_EVERY_S: Final = 0.5
 # How long each waits for another program to leave.
 WAITS_S: Final[Mapping[Use, float]] = {"look": 0.05, "glance": 0.0, "target": 1.0}
-# Visits that one manager makes at a time: more take the time from each other, and are no faster together.
-AT_ONCE: Final = 3
+# Visits that one manager makes at a time: with fewer, processors wait for the next one to begin; with many
+# more, each takes so much longer that a busy host would not see it end within VISIT_S.
+AT_ONCE: Final = 8
 # Between two searches for the processes behind monitors that have never been free.
 SEARCH_EVERY_S: Final = 1.0
+# So old may the kernel's list be when a visit begins: another program that connects in between is waited for
+# as long as for a greeting.
+FRESH_S: Final = 0.01
+# A list that takes longer to read is read in a thread: a host can have very many sockets.
+QUICK_S: Final = 0.002
 # Between two looks at a monitor that another program is using.
 _POLL_S: Final = 0.02
 # While its owner uses a monitor for no longer than this, or this many periods, what was seen last counts.
@@ -58,17 +64,21 @@ class Visits:
         self._read = read
         self._reading: asyncio.Task[None] | None = None
         self._read_s = -math.inf
+        self._cost_s = math.inf
         self._taken: dict[str, list[str]] = {}
         self._searched_s = -math.inf
         self._listeners: dict[str, int] = {}
 
     async def is_taken(self, path: Path) -> bool:
         """Return whether somebody is connected to the monitor at *path*, or waits there."""
-        asked_s = time.monotonic()
-        while self._read_s < asked_s:  # whoever asks meanwhile shares the reading that begins after that
-            if self._reading is None or self._reading.done():
-                self._reading = asyncio.create_task(self._look())
-            await asyncio.shield(self._reading)
+        oldest_s = time.monotonic() - FRESH_S
+        while self._read_s < oldest_s:
+            if self._cost_s < QUICK_S:
+                self._take_in(time.monotonic(), self._read())
+            else:  # whoever asks meanwhile shares the reading
+                if self._reading is None or self._reading.done():
+                    self._reading = asyncio.create_task(self._look())
+                await asyncio.shield(self._reading)
         return any(_is_same(taken, path) for taken in self._taken.get(path.name, ()))
 
     def listener(self, path: Path) -> int:
@@ -81,12 +91,15 @@ class Visits:
         return next((pid for at, pid in self._listeners.items() if _leads(at, path)), 0)
 
     async def _look(self) -> None:
-        """Read the list, in a thread: on a host with very many sockets that takes a while."""
         began_s = time.monotonic()
+        self._take_in(began_s, await asyncio.to_thread(self._read))
+
+    def _take_in(self, began_s: float, sockets: UnixSockets) -> None:
+        """Take in a list whose reading began at that time."""
         taken: dict[str, list[str]] = {}
-        for each in (await asyncio.to_thread(self._read)).taken:
+        for each in sockets.taken:
             taken.setdefault(each.rpartition("/")[2], []).append(each)
-        self._read_s, self._taken = began_s, taken
+        self._read_s, self._cost_s, self._taken = began_s, time.monotonic() - began_s, taken
 
 
 def _leads(listed: str, path: Path) -> bool:
@@ -145,7 +158,9 @@ class Borrowed:
 
     async def connect(self, events: Container[str]) -> QmpClient:
         """Connect, within a turn. BusyError if there is no greeting at once."""
-        return await QmpClient.connect(self._path, greeting_timeout_s=GREETING_S, events=events)
+        return await QmpClient.connect(
+            self._path, greeting_timeout_s=GREETING_S, events=events, together=True
+        )
 
     def listener(self) -> int:
         """Return the process that listens, without connecting; 0: not known."""

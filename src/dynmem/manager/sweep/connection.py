@@ -13,6 +13,7 @@ Between two looks there can be glances at a VM that replies at once: its size an
 glance that fails changes nothing: the next look finds out why.
 """
 
+import asyncio
 import contextlib
 import logging
 import time
@@ -124,23 +125,21 @@ class VmConnection:
         monitor.may_write = self._may_change and (state is None or may_send(state, lock))
         monitor.may_ask = self._may_change or (self._may_ask and not self.is_paused)
 
-    async def observe(self, now_ns: int, patience_s: float) -> VmFacts:
-        """Look at the VM for at most *patience_s* seconds; never raises: the facts say what is wrong.
-
-        *now_ns* is the time of the sweep: a new report of the guest counts as made then.
-        """
+    def begin(self, now_ns: int) -> asyncio.Future[VmFacts] | None:
+        """Begin a look, if it is time to; return what a sweep waits for."""
         self._looks.drop_late()
         if not self._looks.is_looking:
-            if not self._replies and time.monotonic() < self._not_before:
-                return await self._as_before(now_ns) or self._from_outside(now_ns)
-            if not self._access.is_due("look") and (facts := await self._as_before(now_ns)) is not None:
-                return facts
-            self._looks.begin(self._look_at_it(now_ns))
-        if (facts := await self._looks.wait(0.0 if self._looks.is_slow else patience_s)) is not None:
+            may_try = self._replies or time.monotonic() >= self._not_before
+            if may_try and (self._access.is_due("look") or self._state_before() is None):
+                self._looks.begin(self._look_at_it(now_ns))
+        return self._looks.awaited
+
+    def found(self, now_ns: int) -> VmFacts:
+        """Return what the look has found, or what is known without it."""
+        # Without a result it waits for its turn, or for another program, or the VM does not reply.
+        if (facts := self._looks.take() or self._as_before(now_ns)) is not None:
             return facts
-        if (facts := await self._as_before(now_ns)) is not None:
-            return facts  # it waits for its turn, or for another program
-        self._looks.is_slow = True
+        self._looks.is_slow |= self._looks.is_looking
         return self._from_outside(now_ns)
 
     async def glance(self, now_ns: int, *, ask: bool = False) -> VmFacts | None:
@@ -239,7 +238,7 @@ class VmConnection:
             self._last_state = run_state
             return self._facts(life, run_state, now_ns)
         except TakenError as error:
-            if (facts := await self._as_before(now_ns)) is not None:
+            if (facts := self._as_before(now_ns)) is not None:
                 self._last_state = self._former_state
                 return facts
             await self._lose(error)
@@ -253,7 +252,7 @@ class VmConnection:
         except Exception as error:  # a surprise with one VM must not end the service of the others
             LOG.exception("%s: looking at it failed", self.name)
             await self._lose(error)
-        return await self._as_before(now_ns) or self._from_outside(now_ns)
+        return self._as_before(now_ns) or self._from_outside(now_ns)
 
     @contextlib.asynccontextmanager
     async def _reach(self, use: Use) -> AsyncIterator[Monitor]:
@@ -266,13 +265,19 @@ class VmConnection:
                 if not self._access.stays:
                     await self._hang_up()
 
-    async def _as_before(self, now_ns: int) -> VmFacts | None:
-        """Return what was found last, with what the host measures now; None where that no longer counts."""
-        life, run_state = self._life, self._last_state or self._former_state
+    def _state_before(self) -> str | None:
+        """Return the run state that was found last; None where that, and all else, no longer counts."""
         is_recent = self._access.is_recent(self._period_s)
-        if life is None or run_state is None or not is_recent or self._is_gone(life):
+        if self._life is None or not is_recent or self._is_gone(self._life):
             return None
-        await life.measure(self._threads)
+        return self._last_state or self._former_state
+
+    def _as_before(self, now_ns: int) -> VmFacts | None:
+        """Return what was found last, with what the host measures now; None where that no longer counts."""
+        life, run_state = self._life, self._state_before()
+        if life is None or run_state is None:
+            return None
+        self._looks.measure(life)
         return self._facts(life, run_state, now_ns)
 
     async def _connect(self) -> Monitor:
@@ -298,12 +303,11 @@ class VmConnection:
 
     def _begin_life(self, pid: int) -> None:
         """Recognize the process, or begin a life with a new one (0: it cannot be seen)."""
+        if self._life is not None and self._life.process is not None and self._life.process.is_still(pid):
+            return
         process = Process.of(pid)
         if self._life is not None:
             if process is None and self._life.process is None:
-                return
-            if process is not None and process.incarnation == self._life.incarnation:
-                process.close()
                 return
             self._end_life()
         try:

@@ -13,8 +13,6 @@ from dynmem.manager.sweep.measuring import Measuring
 
 # A VM that does not reply to a glance within this is left to the next look.
 GLANCE_PATIENCE_S: Final = 0.05
-# A sweep's patience with one VM, in parts.
-_PATIENCE_TICKS: Final = 20
 
 
 class Looks:
@@ -43,28 +41,23 @@ class Looks:
 
         What it found is too old to be used, but it shows whether the VM replies again.
         """
-        if self._look is not None and self._look.done():
-            self.is_slow, self._look = self._was_late(), None
+        self.take()
 
     def begin(self, look: Coroutine[Any, Any, VmFacts]) -> None:
         """Begin a look."""
         self._look = asyncio.create_task(look, name=f"look at {self._name}")
 
-    async def wait(self, patience_s: float) -> VmFacts | None:
-        """Return what the look finds; None if it takes longer than *patience_s*.
+    @property
+    def awaited(self) -> asyncio.Future[VmFacts] | None:
+        """The look, if a sweep is to wait for it."""
+        return None if self.is_slow else self._look
 
-        It is waited for in ticks, and one that comes late counts once: the loop serves all VMs, and one that
-        makes it late must not use up the patience with the others.
-        """
-        assert self._look is not None
-        look = self._look
-        for _ in range(_PATIENCE_TICKS):
-            done, _ = await asyncio.wait((look,), timeout=patience_s / _PATIENCE_TICKS)
-            if done or not patience_s:
-                break
-        if not look.done():
+    def take(self) -> VmFacts | None:
+        """Return what the look has found, to one sweep; None if it has not ended, or there is none."""
+        if self._look is None or not self._look.done():
             return None
-        self._look = None
+        look, self._look = self._look, None
+        self.is_slow = self.is_slow and self._was_late()
         return look.result()
 
     async def glance(self, begun: Callable[[], Coroutine[Any, Any, VmFacts | None] | None]) -> VmFacts | None:

@@ -1,5 +1,6 @@
 """What the loop and the acts ask of a VM, whatever leads to it: a QMP monitor, or libvirt."""
 
+import asyncio
 from typing import Protocol
 
 from dynmem.manager.step.division import Parts
@@ -28,8 +29,11 @@ class ManagedVm(Protocol):
     def configure(self, *, may_write: bool, period_s: float, may_ask: bool = False) -> None:
         """Put another mode and period in force."""
 
-    async def observe(self, now_ns: int, patience_s: float) -> VmFacts:
-        """Look at the VM for at most *patience_s* seconds; never raises: the facts say what is wrong."""
+    def begin(self, now_ns: int) -> asyncio.Future[VmFacts] | None:
+        """Begin a look; return what a sweep waits for: None if it need not, or has waited for long enough."""
+
+    def found(self, now_ns: int) -> VmFacts:
+        """Return what the look has found; if it has not ended, what is known without it. It never raises."""
 
     async def glance(self, now_ns: int, *, ask: bool = False) -> VmFacts | None:
         """Look briefly at a VM that replied to its last look; None if it cannot be looked at just now."""

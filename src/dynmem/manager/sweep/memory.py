@@ -4,15 +4,10 @@ What can change while nobody plugs a device is read at each look, and at each gl
 device may be replaced by another one with the same memory, so its path is looked up again, too.
 """
 
-from typing import Final
-
 from dynmem.manager.sweep.life import Life
-from dynmem.manager.sweep.monitor import Monitor
+from dynmem.manager.sweep.monitor import SELDOM, Monitor
 from dynmem.manager.sweep.sizes import read_base, read_memory
 from dynmem.manager.sweep.virtio_mem import find_paths, with_paths
-
-# Looks between two checks for new memory devices, of a VM that cannot grow otherwise.
-_LOOK_EVERY: Final = 10
 
 
 async def look_at_memory(monitor: Monitor, life: Life) -> None:
@@ -22,7 +17,7 @@ async def look_at_memory(monitor: Monitor, life: Life) -> None:
     memory = life.memory
     can_grow = memory is not None and (memory.limit_bytes > memory.boot_bytes or bool(memory.virtio_mems))
     if memory is None or can_grow or life.looks >= life.next_memory:
-        life.next_memory = life.looks + _LOOK_EVERY
+        life.next_memory = life.looks + SELDOM
         await _read(monitor, life, life.base_bytes)
 
 
@@ -37,5 +32,5 @@ async def _read(monitor: Monitor, life: Life, base_bytes: int) -> None:
     backends = {each.backend for each in memory.virtio_mems}
     if backends and (backends != life.backends or life.looks >= life.next_paths):
         life.paths, life.backends = await find_paths(monitor), backends
-        life.next_paths = life.looks + _LOOK_EVERY
+        life.next_paths = life.looks + SELDOM
     life.memory, life.virtio_mems = memory, with_paths(memory.virtio_mems, life.paths)

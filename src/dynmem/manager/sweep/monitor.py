@@ -14,29 +14,42 @@ from typing import Final
 
 from dynmem.errors import LocalProtocolError
 from dynmem.limits import MANAGER_QUERIES_AHEAD_MAX
-from dynmem.qmp.client import Command, QmpClient, Sent
+from dynmem.qmp.batch import Batch, Command
+from dynmem.qmp.client import QmpClient
 from dynmem.qmp.queries import query, values_of
 
 WRITES: Final = frozenset({"balloon", "qom-set"})
 # The only properties that are ever set (QEMU hw/virtio/virtio-balloon.c, in seconds, and virtio-mem.c).
 STATISTICS_INTERVAL: Final = "guest-stats-polling-interval"
 REQUESTED_SIZE: Final = "requested-size"
+# What seldom changes is asked for at each look of this number.
+SELDOM: Final = 10
 
 
 class Usual:
-    """What looks at one VM ask: the queries that the last two had in common, in the order of the last one.
+    """What looks at one VM ask, as the next one will: what the look ten before it has asked.
 
-    In that order a monitor carries them out, so they mean what they would mean if each was sent by itself.
+    That counts if it holds all that the last two had in common, and else only what they had. The queries are
+    in the order in which they were asked: so they mean what they would mean if each was sent by itself.
     """
 
     def __init__(self) -> None:
-        self.queries: Sequence[Command] = ()
-        self._last: Sequence[Command] = ()
+        self._asked: deque[Sequence[Command]] = deque(maxlen=SELDOM)
+
+    @property
+    def queries(self) -> Sequence[Command]:
+        """What the next look will ask, as far as that can be known."""
+        if len(self._asked) < 2:
+            return ()
+        before, last = self._asked[-2], self._asked[-1]
+        common = [each for each in last if each in before]
+        due = self._asked[0] if len(self._asked) == SELDOM else ()
+        found = due if all(each in due for each in common) else common
+        return found[:MANAGER_QUERIES_AHEAD_MAX]
 
     def looked(self, asked: Sequence[Command]) -> None:
         """Take in what a look has asked."""
-        common = [each for each in asked if each in self._last]
-        self.queries, self._last = common[:MANAGER_QUERIES_AHEAD_MAX], asked
+        self._asked.append(asked)
 
 
 class Monitor:
@@ -57,7 +70,8 @@ class Monitor:
         #: The paths at which virtio-mem devices were found.
         self.virtio_mems: frozenset[str] = frozenset()
         self._timeout_s = timeout_s
-        self._ahead: deque[Sent] = deque()
+        self._ahead: Batch | None = None
+        self._place = 0  # of the command in it that may be wanted next
         self._asked: list[Command] | None = None  # within a look
 
     @property
@@ -71,16 +85,16 @@ class Monitor:
     async def ahead(self, usual: Usual) -> AsyncIterator[None]:
         """Send what looks usually ask as one message; within the block, `query` takes the replies to that.
 
-        Raises what QmpClient.send_ahead raises.
+        Raises what QmpClient.send raises.
         """
         asked = self._asked = []
-        if usual.queries:
-            self._ahead.extend(await self.client.send_ahead(usual.queries))
+        self._place = 0
+        if queries := usual.queries:
+            self._ahead = await self.client.send(queries, timeout_s=self._timeout_s)
         try:
             yield
         finally:
-            self._asked = None
-            self._ahead.clear()
+            self._asked = self._ahead = None
         usual.looked(asked)
 
     async def query(self, command: str, arguments: dict[str, object] | None = None) -> object:
@@ -88,14 +102,14 @@ class Monitor:
 
         Where it was sent ahead, that reply counts; what was to come before it is not asked any more.
         """
-        most = values_of(command)
+        most, wanted = values_of(command), (command, arguments)
         if self._asked is not None:
-            self._asked.append((command, arguments))
-        for place, sent in enumerate(self._ahead):
-            if sent.command == (command, arguments):
-                for _ in range(place + 1):
-                    self._ahead.popleft()
-                return await self.client.result(sent, timeout_s=self._timeout_s, values_max=most)
+            self._asked.append(wanted)
+        if self._ahead is not None and wanted in self._ahead.commands[self._place :]:
+            place = self._ahead.commands.index(wanted, self._place)
+            self._place = place + 1
+            await self.client.wait(self._ahead, timeout_s=self._timeout_s)
+            return self.client.result(self._ahead, place, values_max=most)
         return await self.query_now(command, arguments)
 
     async def query_now(self, command: str, arguments: dict[str, object] | None = None) -> object:

@@ -15,7 +15,7 @@ from typing import Final
 from dynmem.errors import RemoteProtocolError
 from dynmem.manager.step.facts import BACKUP, MIGRATING, RESTORING, RUNNING, SAVING
 from dynmem.manager.sweep.demand import fields, word
-from dynmem.manager.sweep.monitor import Monitor
+from dynmem.manager.sweep.monitor import SELDOM, Monitor
 from dynmem.qmp.errors import QmpCommandError
 
 #: The event of a job that has changed.
@@ -47,8 +47,6 @@ _JOBS: Final[Mapping[str, str]] = {
 }
 # QEMU's JobStatus of a job that has not begun, or has ended and waits for its owner to look at it.
 _AT_REST: Final = frozenset({"undefined", "created", "concluded", "null"})
-# Looks between two times that jobs are asked for.
-_ASK_EVERY: Final = 10
 
 
 class Jobs:
@@ -65,7 +63,7 @@ class Jobs:
     async def state(self, monitor: Monitor, look: int) -> str:
         """Return the state that the jobs put the VM in; "" if they do not. Raises as QmpClient.execute."""
         if look >= self._next:
-            self._next = look + _ASK_EVERY
+            self._next = look + SELDOM
             try:
                 self._state = _state_of(await monitor.query("query-jobs"))
             except QmpCommandError:

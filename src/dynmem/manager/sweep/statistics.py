@@ -18,14 +18,12 @@ would set.
 from typing import Final
 
 from dynmem.manager.sweep.demand import Device, statistics_interval
-from dynmem.manager.sweep.monitor import STATISTICS_INTERVAL, Monitor
+from dynmem.manager.sweep.monitor import SELDOM, STATISTICS_INTERVAL, Monitor
 from dynmem.qmp.errors import QmpCommandError
 from dynmem.units import NS_PER_S
 
 # Not even the interval is set before a VM has been looked at this many times.
 LOOKS_BEFORE_WRITING: Final = 2
-# Looks between two checks of the interval.
-_CHECK_EVERY: Final = 10
 # A report that is this many intervals old is late.
 _LATE_INTERVALS: Final = 2
 # How often it is set. Then another program wants another one.
@@ -82,7 +80,7 @@ class Statistics:
             return
         if number < self._next and not late:
             return
-        self._next = max(number + _CHECK_EVERY, LOOKS_BEFORE_WRITING + 1)
+        self._next = max(number + SELDOM, LOOKS_BEFORE_WRITING + 1)
         now_s = await statistics_interval(monitor, self._device)
         self._awaited_s = max(self._awaited_s, self._now_s) if now_s != self._now_s else self._awaited_s
         self._now_s = now_s

@@ -4,22 +4,19 @@ Whatever may take long is read in a thread: /etc/pve is a file system of a progr
 """
 
 from functools import partial
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from dynmem.discovery.pins import pins
 from dynmem.discovery.processes import command_line
 from dynmem.discovery.proxmox import ProxmoxLock
-from dynmem.discovery.qemu_options import started_as
+from dynmem.discovery.qemu_options import StartedAs, started_as
 from dynmem.discovery.surroundings import NOTHING_SEEN, bound_to, look_around
 from dynmem.errors import printable
 from dynmem.manager.step.facts import GroupLimit, Pinned
 from dynmem.manager.sweep.measuring import Measuring
-from dynmem.manager.sweep.monitor import Monitor
+from dynmem.manager.sweep.monitor import SELDOM, Monitor
 from dynmem.qmp.errors import QmpCommandError
 from dynmem.qmp.queries import DEVICE_FOLDERS
-
-# Looks between two looks around: a device may be plugged in, a cgroup may get another limit.
-_LOOK_EVERY: Final = 10
 
 
 class Found(NamedTuple):
@@ -44,6 +41,7 @@ class Surroundings:
         self._next = 0
         self._is_new = True
         self._devices: tuple[str, ...] | None = None
+        self._started: StartedAs | None = None
 
     async def ask(self, monitor: Monitor, number: int) -> None:
         """Ask for the VM's devices at look *number*, if it is time to.
@@ -60,7 +58,7 @@ class Surroundings:
         """
         if number >= self._next:
             self._devices = devices
-            self._next = number + _LOOK_EVERY
+            self._next = number + SELDOM
 
     async def look(self, pid: int, size: int, threads: Measuring) -> None:
         """Look around the VM after its devices were asked for; for that its monitor need not be connected.
@@ -69,10 +67,12 @@ class Surroundings:
         """
         devices, self._devices = self._devices, None
         if self._is_new and devices is not None:
-            self._next -= pid % _LOOK_EVERY  # not all VMs at once
+            self._next -= pid % SELDOM  # not all VMs at once
             self._is_new = False
         if devices is not None:
-            self.found = await threads.run(partial(_around, pid, devices, size))
+            if self._started is None:
+                self._started = await threads.run(partial(_started_as, pid))
+            self.found = await threads.run(partial(_around, pid, self._started, devices, size))
 
 
 async def read_lock(proxmox: ProxmoxLock | None, threads: Measuring) -> str:
@@ -80,10 +80,9 @@ async def read_lock(proxmox: ProxmoxLock | None, threads: Measuring) -> str:
     return "" if proxmox is None else await threads.run(proxmox.read)
 
 
-def _around(pid: int, devices: tuple[str, ...], size: int) -> Found:
+def _around(pid: int, started: StartedAs, devices: tuple[str, ...], size: int) -> Found:
     """Return what is around a process; it raises nothing."""
     seen = look_around(pid) if pid else NOTHING_SEEN
-    started = started_as(command_line(pid) if pid else ())
     found = tuple(pins(started, seen.links or (), devices, locked_bytes=seen.locked_bytes, size=size))
     pinned = None
     if found:
@@ -93,6 +92,10 @@ def _around(pid: int, devices: tuple[str, ...], size: int) -> Found:
     bound = bound_to(started)
     nodes = tuple(each for each in seen.nodes if each in bound) if bound else seen.nodes
     return Found(pinned, limits, nodes)
+
+
+def _started_as(pid: int) -> StartedAs:
+    return started_as(command_line(pid) if pid else ())
 
 
 async def _device_types(monitor: Monitor) -> tuple[str, ...]:
