@@ -19,8 +19,9 @@ from dynmem.discovery.unix_sockets import UnixSockets
 from dynmem.errors import UnreachableError
 from dynmem.manager.step.facts import ABSENT, RUNNING, SILENT, ManagerSettings, VmConfig
 from dynmem.manager.sweep import borrowed
-from dynmem.manager.sweep.borrowed import AT_ONCE, WAITS_S, Borrowed, TakenError, Visits
+from dynmem.manager.sweep.borrowed import WAITS_S, Borrowed, TakenError, Visits
 from dynmem.manager.sweep.connection import VmConnection
+from dynmem.manager.sweep.gate import PLACES
 from dynmem.manager.sweep.quiet import NotSentError
 from dynmem.units import GIB, NS_PER_S
 
@@ -299,8 +300,11 @@ async def test_a_second_manager_of_a_borrowed_monitor_is_refused_and_one_that_ob
 
 
 @plays
-async def test_only_a_few_monitors_are_visited_at_a_time(tmp_path: Path) -> None:
+async def test_only_a_few_monitors_are_visited_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     visits, together = Visits(lambda: UnixSockets({}, frozenset())), 0
+    monkeypatch.setattr(visits.gate, "took", lambda _: None)
     greeted: set[asyncio.StreamWriter] = set()
 
     class SlowVm(VirtioVm):
@@ -321,8 +325,24 @@ async def test_only_a_few_monitors_are_visited_at_a_time(tmp_path: Path) -> None
             assert (await look(connection, patience_s=60)).run_state == RUNNING
             await connection.close()
 
-    await asyncio.gather(*map(visit, range(2 * borrowed.AT_ONCE)))
-    assert together == borrowed.AT_ONCE
+    await asyncio.gather(*map(visit, range(8)))
+    assert together == PLACES
+
+
+@plays
+async def test_a_visit_that_took_long_leaves_fewer_places_for_the_next_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vm, path, visits = VirtioVm(), tmp_path / "qmp", Visits()
+    connection = VmConnection("web", path, may_write=False, period_s=0.1, access=Borrowed(path, visits))
+    async with listening(path, vm.serve, one_at_a_time=True):
+        await look(connection)
+        assert visits.gate.places == PLACES + 1
+        vm.silent_on = "query-balloon"
+        monkeypatch.setattr(borrowed, "VISIT_S", 0.4)
+        await look(connection)
+        assert visits.gate.places == PLACES
+    await connection.close()
 
 
 @plays
@@ -361,7 +381,7 @@ async def test_a_vm_that_waits_for_its_turn_is_as_it_was_and_not_silent(tmp_path
     async with listening(path, vm.serve, one_at_a_time=True):
         await look(connection)
         async with contextlib.AsyncExitStack() as others:
-            for _ in range(borrowed.AT_ONCE):
+            for _ in range(visits.gate.places):
                 await others.enter_async_context(visits.gate)
             for _ in range(2):
                 assert (await look(connection, patience_s=0.05)).run_state == RUNNING
@@ -435,19 +455,22 @@ def test_one_search_finds_the_processes_behind_all_monitors_that_are_never_free(
 
 
 @plays
-async def test_a_monitor_that_is_taken_while_a_visit_waits_for_its_turn_is_left_alone(tmp_path: Path) -> None:
+async def test_a_monitor_that_is_taken_while_a_visit_waits_for_its_turn_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path, taken = tmp_path / "qmp", set[str]()
     visits = Visits(lambda: UnixSockets({}, frozenset(taken)))
-    for _ in range(AT_ONCE):
-        await visits.gate.acquire()
+    async with contextlib.AsyncExitStack() as others:
+        for _ in range(PLACES):
+            await others.enter_async_context(visits.gate)
 
-    async def visit() -> None:
-        async with Borrowed(path, visits).turn("look"):
-            pass
+        async def visit() -> None:
+            async with Borrowed(path, visits).turn("look"):
+                pass
 
-    visiting = asyncio.create_task(visit())
-    await until(lambda: bool(visits.gate._waiters))
-    taken.add(str(path))
-    visits.gate.release()
+        visiting = asyncio.create_task(visit())
+        await until(lambda: bool(visits.gate._waiting))
+        monkeypatch.setattr(borrowed, "FRESH_S", 0.0)
+        taken.add(str(path))
     with pytest.raises(TakenError):
         await visiting

@@ -26,6 +26,7 @@ from dynmem.discovery.processes import sockets_of_vms
 from dynmem.discovery.unix_sockets import UnixSockets, unix_sockets
 from dynmem.errors import DeadlineError
 from dynmem.manager.sweep.access import Use
+from dynmem.manager.sweep.gate import Gate
 from dynmem.qmp.client import QmpClient
 from dynmem.qmp.errors import BusyError
 
@@ -35,16 +36,13 @@ GREETING_S: Final = 0.05
 VISIT_EVERY_S: Final = 0.5
 # How long each waits for another program to leave.
 WAITS_S: Final[Mapping[Use, float]] = {"look": 0.05, "glance": 0.0, "target": 1.0}
-# Visits that one manager makes at a time: with fewer, processors wait for the next one to begin; with many
-# more, each takes so much longer that a busy host would not see it end within VISIT_S.
-AT_ONCE: Final = 8
 # Between two searches for the processes behind monitors that have never been free.
 SEARCH_EVERY_S: Final = 1.0
 # So old may the kernel's list be when a visit begins: another program that connects in between is waited for
 # as long as for a greeting.
 FRESH_S: Final = 0.01
 # A list that takes longer to read is read in a thread: a host can have very many sockets.
-QUICK_S: Final = 0.002
+QUICK_S: Final = 0.005
 # Between two looks at a monitor that another program is using.
 _POLL_S: Final = 0.02
 # While its owner uses a monitor for no longer than this, or this many periods, what was seen last counts.
@@ -60,7 +58,7 @@ class Visits:
     """What the visits of one manager share: their number at a time, and the kernel's list of sockets."""
 
     def __init__(self, read: Callable[[], UnixSockets] = unix_sockets) -> None:
-        self.gate: Final = asyncio.Semaphore(AT_ONCE)
+        self.gate: Final = Gate()
         self._read = read
         self._reading: asyncio.Task[None] | None = None
         self._read_s = -math.inf
@@ -150,11 +148,13 @@ class Borrowed:
                 try:
                     async with asyncio.timeout(VISIT_S):
                         yield
+                    self._left_s = time.monotonic()
                 except TimeoutError:
                     raise DeadlineError(
                         f"{self._path}: left after {VISIT_S * 1000:.0f} ms, with a part of what was asked"
                     ) from None
-                self._left_s = time.monotonic()
+                finally:
+                    self._visits.gate.took((time.monotonic() - self._entered_s) / VISIT_S)
 
     async def connect(self, events: Container[str]) -> QmpClient:
         """Connect, within a turn. BusyError if there is no greeting at once."""
