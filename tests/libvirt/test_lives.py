@@ -15,6 +15,7 @@ from dynmem.manager.domains.connection import DomainConnection
 from dynmem.manager.domains.roster import Roster
 from dynmem.manager.step.facts import ABSENT, RUNNING, SILENT, VmFacts
 from dynmem.manager.sweep import looks
+from dynmem.manager.sweep.sweep import sweep
 from dynmem.units import KIB, MIB
 
 
@@ -23,7 +24,8 @@ def connection(roster: Roster) -> DomainConnection:
 
 
 async def look(vm: DomainConnection, at_s: int = 0) -> VmFacts:
-    return await vm.observe(at_s * 10**9, 60)
+    (facts,) = await sweep([vm], at_s * 10**9, 60)
+    return facts
 
 
 def test_a_size_that_was_sent_before_libvirt_was_gone_is_no_reset() -> None:

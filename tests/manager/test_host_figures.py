@@ -175,6 +175,7 @@ def test_a_lack_of_descriptors_here_ends_no_vms_life_and_is_not_blamed_on_it(
         async with listening(tmp_path / "qmp", vm.serve):
             before = await look(connection)
             monkeypatch.setattr(Process, "of", fail)
+            monkeypatch.setattr(Process, "is_still", lambda *_: False)  # it is to be looked at again
             vm.writers[-1].close()
             facts = await look_until(connection, lambda facts: "cannot look" in (facts.problem or ""))
             await connection.close()
