@@ -12,6 +12,7 @@ const LISTED_MAX = 50;
 const RELOAD_MS = 10000;
 const RELOAD_MS_MAX = 300000;
 const EXPLAIN_MS = 5000;
+const NOT_FOUND = 404;
 const DARK = matchMedia("(prefers-color-scheme: dark)");
 
 export class Detail {
@@ -96,7 +97,8 @@ export class Detail {
       say(find("plot-note"), series.from_s.length ? note : "Nothing is recorded in this time");
     } catch (error) {
       if (asking.signal.aborted) return;
-      say(find("plot-note"), `The history cannot be shown: ${text(error.message)}`);
+      const isNew = error.status === NOT_FOUND; // it takes some sweeps until a VM is in the history
+      say(find("plot-note"), isNew ? "Nothing is recorded of it yet" : `The history cannot be shown: ${text(error.message)}`);
     }
     this.#again(asking, (until - since) / points);
   }
