@@ -169,7 +169,7 @@ def test_a_plan_with_other_settings_shows_both_and_what_cannot_be() -> None:
     said = "\n".join(found.tried.not_possible)
     assert "vm-0: it booted with 512 MiB, and nothing can be added to that" in said
     assert "new: " in said
-    assert "cannot be made free" in said
+    assert "no room for 300 GiB" in said
     (new,) = (vm for vm in found.tried.vms if vm.is_new)
     assert (new.planned_bytes, new.wanted_bytes) == (0, 300 * 1024 * MIB)
 

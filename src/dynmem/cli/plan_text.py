@@ -41,8 +41,9 @@ def _host(found: PlanReport) -> Iterator[str]:
 
 
 def _figures(look: Outlook) -> str:
-    free, room = format_size(look.free_bytes), format_size(look.room_bytes)
-    text = f"budget {format_size(look.budget_bytes)}, {room} to divide, {free} measured free"
+    room, free = format_size(look.room_bytes), format_size(abs(look.free_bytes))
+    what = "measured free" if look.free_bytes >= 0 else "more held or promised than there is"
+    text = f"budget {format_size(look.budget_bytes)}, {room} to divide, {free} {what}"
     if look.ready_bytes:
         text += f", {format_size(look.ready_bytes)} kept ready"
     if look.shortage_bytes:

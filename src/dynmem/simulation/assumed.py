@@ -19,7 +19,10 @@ def assumed(
         "a guest that has nothing left kills its programs; they begin again a minute later, and until"
         " then all that they wanted is unmet"
     )
-    yield "every VM may take its maximum when it starts; the host's memory is 1.25 times the budget"
+    yield (
+        "every VM has a balloon that works, and may take its maximum when it starts; the host has 1.25"
+        " times the budget"
+    )
     if row_ds:
         yield (
             f"of the load, mean, least and most of every {row_ds / 10:g} s are known, not when in that time:"

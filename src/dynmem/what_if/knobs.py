@@ -179,9 +179,9 @@ def _with(name: str, size: int) -> Knob:
         least = least_pages(snapshot_of(moment).vms, "normal")
         short = least + pages - pages_of(host.room_bytes or 0)
         if short > 0:
-            needs = format_size(least * PAGE_SIZE)
-            text = f"{name}: {format_size(short * PAGE_SIZE)} of {format_size(size)} cannot be made free"
-            notes = (f"{text}: running VMs of normal or high priority need {needs} with all floors",)
+            size_text, needs = format_size(size), format_size(least * PAGE_SIZE)
+            text = f"{name}: no room for {size_text}: {format_size(short * PAGE_SIZE)} is missing"
+            notes = (f"{text}, since running VMs of normal or high priority need {needs} with all floors",)
             return moment, notes
         host = msgspec.structs.replace(
             host,

@@ -216,4 +216,5 @@ def _obstacles(found: Rehearsal, short: int) -> Iterator[str]:
         planned = found.rest.vms[each.vm].assigned_bytes or 0
         missing_bytes = each.wanted_pages * PAGE_SIZE - planned
         if missing_bytes > 0:
-            yield f"{each.vm} lacks {format_size(missing_bytes)} of what it wants: {each.reason}"
+            wanted = format_pages(each.wanted_pages)
+            yield f"{each.vm} lacks {format_size(missing_bytes)} of the {wanted} that it wants"
