@@ -249,6 +249,31 @@ def test_a_scraper_that_does_not_read_is_dropped_and_its_reply_is_not_kept(
     play(scenario())
 
 
+def test_scrapers_that_do_not_read_lock_nobody_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clients, "REPLY_TIMEOUT_S", 1000.0)
+    monkeypatch.setattr("dynmem.manager.api.scrapes.METRICS_CLIENTS_MAX", 2)
+
+    async def scenario() -> None:
+        async with serving(b"x" * (16 << 20)) as served, contextlib.AsyncExitStack() as stack:
+            for _ in range(2):
+                slow = stack.enter_context(socket.create_connection(("127.0.0.1", served.port)))
+                slow.sendall(ASK)
+            everyone = served.server._clients
+            await until(lambda: len(everyone._clients) == 2 and served.renderings)
+            await until(lambda: len(everyone._waited_for) == 2)  # for them to read
+            assert len((await exchange(served.port))[1]) == len(served.body)
+
+    play(scenario())
+
+
+def test_a_scraper_that_sends_more_than_a_request_has_its_reply_all_the_same() -> None:
+    async def scenario() -> None:
+        async with serving(b"x" * (4 << 20)) as served:
+            assert len((await exchange(served.port, ASK + b"x" * 500_000))[1]) == len(served.body)
+
+    play(scenario())
+
+
 def test_an_address_that_cannot_be_had_is_named_and_tried_again() -> None:
     async def scenario() -> None:
         served = Served()

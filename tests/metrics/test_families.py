@@ -376,3 +376,16 @@ def test_the_page_about_metrics_is_what_the_table_says() -> None:
     command = [sys.executable, "-m", "scripts.metrics", "--print"]
     made = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
     assert made == (ROOT / "docs" / "metrics.md").read_text(), "run python -m scripts.metrics"
+
+
+def test_no_figure_is_made_of_nonsense_and_the_books_stand_in_for_a_measurement() -> None:
+    host = rack()
+    host.sweep(4)
+    whole = status(host)
+    first, *others = whole.vms
+    odd = msgspec.structs.replace(first, actual_bytes=0, resident_bytes=None, claim_bytes=7 * MIB)
+    text = render(msgspec.structs.replace(whole, vms=(odd, *others), swept_at="yesterday"))
+    assert value(text, "dynmem_vm_pressure_ratio", vm=first.name) is None
+    assert value(text, "dynmem_last_sweep_timestamp_seconds") is None
+    held = 7 * MIB + sum(vm.resident_bytes or vm.claim_bytes or 0 for vm in others)
+    assert value(text, "dynmem_host_resident_bytes") == held
