@@ -105,7 +105,7 @@ flake: .venv/dev.stamp  ## the tests N times (10) in random order, half of them 
 	scripts/setup-ansible
 	$(BIN)/python scripts/flake.py --runs $(or $(N),10) $(ARGS)
 
-check-metrics: .venv/dev.stamp  ## alert rules and dashboards by Debian's promtool and prometheus, which are fetched, not installed
+check-metrics: .venv/dev.stamp  ## alert and recording rules and dashboards by Debian's promtool and prometheus, which are fetched, not installed
 	scripts/setup-prometheus
 	$(PYTEST) tests/metrics tests/contrib/test_alerts.py tests/contrib/test_recording.py tests/contrib/test_dashboards.py $(ARGS)
 

@@ -82,3 +82,5 @@ def test_pip_installs_it_into_an_environment_of_its_own_with_its_unit(made: Made
         run = controller.play(kvm={**variables, "dynmem_state": "absent", "dynmem_purge": True})
         assert run.code == 0, run.text
         assert host.left() == set()
+        run = controller.play(kvm={**variables, "dynmem_state": "absent"})
+        assert (run.code, run.tasks(host, "changed")) == (0, []), run.text
