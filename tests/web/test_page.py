@@ -107,6 +107,20 @@ def test_a_page_that_is_opened_without_a_manager_says_so(browser: Browser, doubl
     assert browser.complaints() == []
 
 
+@pytest.mark.parametrize(
+    "nonsense", [{}, {"vms": None}, {"vms": [None]}, {"vms": {}, "measured_free": []}, 7]
+)
+def test_a_status_that_is_none_is_named_and_the_next_one_is_shown(
+    page: Browser, double: PageDouble, nonsense: object
+) -> None:
+    double.send("status", nonsense)
+    page.until(lambda: "cannot be" in page.text("#alarms"))
+    choose(page, "vm1")
+    double.show(status(vm_view(7)))
+    page.until(lambda: names(page) == ["vm7"] and page.text("#alarms") == "")
+    assert page.complaints() == []
+
+
 def test_a_server_that_is_gone_is_asked_again_and_by_one_stream_only(
     page: Browser, double: PageDouble
 ) -> None:

@@ -33,7 +33,7 @@ function choose(name) {
 }
 
 function vmOf(name) {
-  return status?.vms.find((vm) => vm.name === name) ?? null;
+  return status?.vms?.find?.((vm) => vm?.name === name) ?? null;
 }
 
 // However many statuses come, a frame is drawn once.

@@ -75,10 +75,13 @@ export class Live {
   #hear(kind, data) {
     this.#heard = Date.now();
     this.#backOff = BACK_OFF_MS;
-    let value;
+    let value = null;
     try {
       value = JSON.parse(data);
     } catch {
+      // It is as if there were nothing in it.
+    }
+    if (value === null || typeof value !== "object") {
       this.#on.trouble("What the server sent cannot be read: reload the page");
       return;
     }
