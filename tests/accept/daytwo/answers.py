@@ -46,7 +46,7 @@ class Asked:
 
     def __init__(self, state: Path, diary: Diary) -> None:
         self._state = state
-        self.since, self.until = date(diary.began_s), date(diary.ended_s)
+        self.span = ("--since", date(diary.began_s), "--until", date(diary.ended_s))
 
     async def run(self, *arguments: str) -> str:
         """Return what a command prints."""
@@ -57,16 +57,15 @@ class Asked:
 
     async def rows(self, *vm: str) -> list[dict[str, Any]]:
         """Return every sweep that is kept of a VM, or of the host."""
-        span = ("--since", self.since, "--until", self.until)
-        reply = json.loads(await self.run("history", *vm, *span, "--rows", "0", "--json"))
+        reply = json.loads(await self.run("history", *vm, *self.span, "--rows", "0", "--json"))
         rows: list[dict[str, Any]] = reply["rows"]
         return rows
 
     async def events(self, *arguments: str) -> list[dict[str, Any]]:
         """Return what happened."""
-        span = ("--since", self.since, "--until", self.until)
         return [
-            json.loads(line) for line in (await self.run("events", *arguments, *span, "--json")).splitlines()
+            json.loads(line)
+            for line in (await self.run("events", *arguments, *self.span, "--json")).splitlines()
         ]
 
     async def all_events(self) -> list[dict[str, Any]]:
@@ -167,7 +166,9 @@ async def _grew(asked: Asked, diary: Diary, vm: str, figures: Figures) -> None:
     figures.equal("  of them, with its demand as a reason", len(named), len(grown), "all")
     got, seen = grown[-1]["target_bytes"], max(look.vms[vm].size for look in diary.between(grew_s, fell_s))
     most = max(event["target_bytes"] for event in grown)
-    figures.equal("  the largest target in its history", most, seen, "QEMU's largest size", in_bytes)
+    figures.note("  the largest target in its history", in_bytes(most))
+    # a target that another one follows at once is seen by no look
+    figures.at_most("  apart from QEMU's largest size", abs(most - seen), USED_SLACK, "looks", in_bytes)
     figures.at_least("  its growth by its history", got - before.vms[vm].size, MIB, "it grew", in_bytes)
     gave = [event for event in moves if f"{vm} (priority" in event["text"]]
     givers = sorted({event["vm"] for event in gave})
@@ -291,6 +292,12 @@ async def _would_have_helped(asked: Asked, diary: Diary, figures: Figures) -> No
     _, tried_short = await tried("--without", "db")
     rest = worst.wanted - worst.vms["db"].wanted
     figures.equal("  without db", tried_short, 0, f"the others want {in_bytes(rest)}", in_bytes)
+    rules = ("--rule", "dynmem", "--rule", "static")
+    played = json.loads(await asked.run("simulate", *asked.span, *rules, "--json"))
+    ours, static = (next(each for each in played["rules"] if each["rule"] == name) for name in rules[1::2])
+    figures.equal("simulate: kills with dynmem's rules", ours["kills"], 0, "none in the guests themselves")
+    figures.at_least("  MiB·s that guests lack at fixed sizes", static["unmet_mib_s"], 1, "db is too large")
+    figures.at_most("  with dynmem's rules", ours["unmet_mib_s"], static["unmet_mib_s"], "no more")
 
 
 # -- how many more fit ---------------------------------------------------------------------------------------

@@ -37,6 +37,7 @@ async def play(folder: Path, figures: Figures, *, run_s: float, pictures: Path |
             async with beside.run(state):
                 await _run(host, manager, beside, shown, run_s, figures)
                 await _look_at_prometheus(host, beside, shown, figures)
+                await live.page_agrees(beside, host.diary, figures)
                 live.manager_is_small(manager, figures)
                 await live.textfile_is_whole(beside, host.diary, figures)
             live.top_agrees(beside, host.diary, figures)

@@ -2,11 +2,13 @@
 
 import asyncio
 import csv
+import json
 import os
 import statistics
 import subprocess
 import threading
 import time
+import urllib.parse
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -27,6 +29,8 @@ READERS: Final = 20
 #: Prometheus gives up on a scrape after so long, by default.
 SCRAPE_S: Final = 10.0
 ASKED: Final = 20
+#: Twenty sweeps are one transaction of the history, docs/history.md.
+WRITTEN_S: Final = 30.0
 STATUS_MS: Final = 150.0
 MANAGER_BYTES: Final = 80 * MIB
 MANAGER_BYTES_A_VM: Final = MIB // 10
@@ -127,6 +131,36 @@ def top_agrees(beside: Beside, diary: Diary, figures: Figures) -> None:
         against = sizes.against(seen, within_s=WITHIN_S, slack=MOVED_SLACK)
         hold_none(f"  looks at {vm} that it contradicts", against, MOVED_SLACK, figures)
     figures.equal("  exit code", beside.codes["top"], 130, beside.errors("top") or "Ctrl-C")
+
+
+async def page_agrees(beside: Beside, diary: Diary, figures: Figures) -> None:
+    """Hold what the page plots and lists against each look at the VMs, and against what was followed."""
+    followed = {each["id"] for each in beside.followed()}
+    span = {"since": f"{diary.began_s:.3f}", "until": f"{diary.ended_s:.3f}"}
+    for vm in VMS:
+        parameters = {"of": f"vm:{vm}", "points": "2000", **span}
+        found = await asyncio.to_thread(_asked, f"{beside.web}/api/series", parameters)
+        sizes = Track(
+            Point(at_s, size, size)
+            for at_s, size in zip(found["from_s"], found["series"]["actual_bytes"], strict=True)
+            if size is not None
+        )
+        seen = [
+            (at_s, float(each.size))
+            for at_s, each in diary.of(vm)
+            if diary.began_s <= at_s < diary.ended_s - WRITTEN_S
+        ]
+        against = sizes.against(seen, within_s=WITHIN_S, slack=MOVED_SLACK)
+        hold_none(f"web: looks at {vm} that its plot contradicts", against, MOVED_SLACK, figures)
+    found = await asyncio.to_thread(_asked, f"{beside.web}/api/events", {"limit": "1000"})
+    missing = followed - {each["id"] for each in found["events"]}
+    figures.equal("  followed events that it does not list", missing, set(), "both read the history")
+
+
+def _asked(url: str, parameters: dict[str, str]) -> dict[str, Any]:
+    with urllib.request.urlopen(f"{url}?{urllib.parse.urlencode(parameters)}", timeout=SCRAPE_S) as reply:
+        found: dict[str, Any] = json.load(reply)
+        return found
 
 
 async def textfile_is_whole(beside: Beside, diary: Diary, figures: Figures) -> None:

@@ -1,14 +1,16 @@
 """The pieces of the scene: what contradicts what, what fits, and answers that are wrong are found to be."""
 
 import asyncio
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.accept.daytwo import answers, boards, pictures
+from tests.accept.daytwo import answers, boards, live, pictures
 from tests.accept.daytwo.__main__ import main
 from tests.accept.daytwo.answers import NOTICED_S, ROOM, Asked, more_that_fit
+from tests.accept.daytwo.beside import Beside
 from tests.accept.daytwo.boards import Line, Panel
 from tests.accept.daytwo.brackets import Point, Track
 from tests.accept.daytwo.diary import Deed, Diary, Look, Seen
@@ -147,6 +149,36 @@ def test_a_run_that_is_too_short_for_the_script_is_refused(
         main()
     assert ended.value.code == 2
     assert "1.5 or more" in capsys.readouterr().err
+
+
+# -- readers of a run that was not played --------------------------------------------------------------------
+
+
+def test_followed_events_are_those_of_the_history_since_the_first_and_one_that_is_missing_is_wrong(
+    tmp_path: Path, figures: Figures
+) -> None:
+    beside = Beside(tmp_path, None)  # type: ignore[arg-type] # no manager runs
+    beside.ended_s, beside.codes["events"] = BEGAN_S + 10, 130
+    (tmp_path / "events.errors").touch()
+    events = [
+        {"id": number, "at": format_date(round((BEGAN_S + number) * NS_PER_S))} for number in range(1, 12)
+    ]
+
+    def follow(*numbers: int) -> None:
+        (tmp_path / "events").write_text("".join(json.dumps({"id": number}) + "\n" for number in numbers))
+        live.followed_all(beside, events, figures)
+
+    follow(3, 4, 5, 6, 7)  # what happened in the last moment may not have been printed
+    follow(3, 4, 5, 6, 7, 8, 9)
+    assert figures.wrong == []
+    follow(3, 4, 6, 7)
+    assert figures.wrong
+
+
+def test_the_names_and_a_value_are_read_out_of_metrics() -> None:
+    text = '# HELP a_b what\n# TYPE a_b gauge\na_b 1.5\n# TYPE c gauge\nc{vm="a_b"} 2\n'
+    assert live.families(text) == {"a_b", "c"}
+    assert live.sample(text, "a_b") == 1.5
 
 
 # -- pictures ------------------------------------------------------------------------------------------------
