@@ -10,7 +10,7 @@ from dynmem.manager.sweep.gate import PLACES, PLACES_MAX, PLACES_MIN, Gate
 
 @pytest.mark.parametrize(
     ("share", "after_one", "after_many"),
-    [(0.1, PLACES + 1, PLACES_MAX), (0.3, PLACES, PLACES), (0.6, PLACES - 1, PLACES_MIN)],
+    [(0.4, PLACES + 1, PLACES_MAX), (0.6, PLACES, PLACES), (0.8, PLACES - 1, PLACES_MIN)],
 )
 def test_short_visits_make_places_and_long_ones_take_them(
     share: float, after_one: int, after_many: int

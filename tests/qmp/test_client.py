@@ -235,7 +235,7 @@ def test_a_late_answer_is_thrown_away_and_the_next_command_gets_its_own(tmp_path
 
 def test_what_was_sent_ahead_and_is_late_is_late_for_all_that_is_wanted_of_it(tmp_path: Path) -> None:
     async def scene(_: QmpServer, client: QmpClient) -> None:
-        batch = await client.send([("now", {"value": 1}), ("late", {"value": 2})], timeout_s=60)
+        batch = await client.send([("late", {"value": 1})], timeout_s=60)
         for timeout_s in (0.01, 60):
             with pytest.raises(DeadlineError, match="no reply to late"):
                 await client.wait(batch, timeout_s=timeout_s)

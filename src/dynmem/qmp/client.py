@@ -387,6 +387,7 @@ class QmpClient:
         """Read no more, and let fail what waits."""
         self._failure = failure
         self._loop.remove_reader(self._descriptor)
+        self._loop.remove_writer(self._descriptor)  # or it would be another connection's, once this is closed
         if self._resting is not None:
             self._resting.cancel()
         self.closed.set()

@@ -3,8 +3,8 @@
 A visit may take 100 ms. One by one, the processors of an idle host wait for the next visit to begin; all at
 once, those of a busy one take so long that no visit ends in time. So
 
-    a visit that took less than a quarter of its time    one place more
-    one that took more than half of it                   one place fewer
+    a visit that took less than half of its time       one place more
+    one that took more than three quarters of it       one place fewer
 """
 
 import asyncio
@@ -13,7 +13,7 @@ from typing import Final
 
 #: At first, at least and at most.
 PLACES: Final = 4
-PLACES_MIN: Final = 2
+PLACES_MIN: Final = 3
 PLACES_MAX: Final = 16
 
 
@@ -45,9 +45,9 @@ class Gate:
 
     def took(self, share: float) -> None:
         """Take in which share of its time a visit took."""
-        if share < 1 / 4:
+        if share < 1 / 2:
             self.places = min(PLACES_MAX, self.places + 1)
-        elif share > 1 / 2:
+        elif share > 3 / 4:
             self.places = max(PLACES_MIN, self.places - 1)
 
     def _leave(self) -> None:
