@@ -64,6 +64,7 @@ docs/demand
 docs/duplicates
 docs/status
 docs/top
+docs/web
 docs/fit
 docs/socket
 docs/metrics

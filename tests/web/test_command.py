@@ -58,6 +58,16 @@ def ended(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[o
     return end.value.code, capsys.readouterr().err
 
 
+def test_the_log_of_the_program_that_calls_it_is_left_alone(
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        ended(capsys, "--listen", f"127.0.0.1:{taken.getsockname()[1]}")
+    for _ in range(200):
+        logging.getLogger("dynmem.other").warning("said")
+    assert caplog.text.count("said") == 200
+
+
 def test_why_it_does_not_start_is_said(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

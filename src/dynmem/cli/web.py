@@ -85,9 +85,9 @@ def web(
         explained=explained,
         explained_at=page_of,
     )
-    logging.basicConfig(level=logging.ERROR, stream=sys.stderr, format="dynmem: %(message)s")
-    for handler in logging.getLogger().handlers:
-        handler.addFilter(Seldom())
+    log = logging.StreamHandler(sys.stderr)
+    log.addFilter(Seldom())
+    logging.basicConfig(level=logging.ERROR, handlers=[log], format="dynmem: %(message)s")
     with listening(address) as at:
         taken = Address(*at.getsockname()[:2])
         if not taken.is_loopback:
