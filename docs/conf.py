@@ -40,7 +40,7 @@ nitpick_ignore_regex = [
         "py:class",
         r"dynmem\.vmbus\..*\.(\w+Snapshot|ChannelEvent|Connection|Driver|PageRuns)",
     ),  # made and read by the ends themselves
-    ("py:class", r"dynmem\.qmp\.client\.Sent"),  # made and taken by the client itself
+    ("py:class", r"dynmem\.qmp\.batch\.Batch"),  # made and taken by the client itself
     ("py:class", r"tuple\[.*"),  # Sphinx cuts a tuple of any length at its dots
     ("py:obj", r"(\w+\.)?[a-z_0-9-]+|[A-Z_0-9]+"),  # a parameter, a field, a QMP command, a constant
     ("py:obj", r"(id|HC|GC|f|c)[A-Z]\w+"),  # a field of VirtualBox's structures
