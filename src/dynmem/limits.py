@@ -266,6 +266,8 @@ HISTORY_EVENTS_PART: Final = 4
 HISTORY_DISK_FREE_BYTES: Final = 256 << 20
 # Of one VM over an hour of sweeps, ten a second, decompressed.
 HISTORY_BLOCK_BYTES_MAX: Final = 16 << 20
+# The rows of it: 36,000 sweeps, and then some. Each column that a reader wants takes eight bytes a row.
+HISTORY_BLOCK_ROWS_MAX: Final = 1 << 16
 # Sweeps that wait for a disk that is slow or full: of a thousand VMs, 90 MiB. Then the oldest are given up.
 HISTORY_WAITING_MAX: Final = 60
 # Events that wait likewise: a thousand VMs that all move twice.

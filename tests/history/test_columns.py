@@ -19,7 +19,7 @@ from dynmem.history.columns import (
     unpack_texts,
     varint,
 )
-from dynmem.limits import HISTORY_BLOCK_BYTES_MAX
+from dynmem.limits import HISTORY_BLOCK_BYTES_MAX, HISTORY_BLOCK_ROWS_MAX
 
 NUMBERS = st.one_of(
     st.integers(-3, 3), st.integers(0, 1 << 20).map(lambda n: n << 12), st.integers(-(1 << 80), 1 << 80)
@@ -97,12 +97,17 @@ def test_a_block_of_another_version_or_with_more_behind_it_or_more_rows_than_any
     for data, said in (
         (whole + b"x", "more behind it"),
         (zlib.compress(b"\2" + zlib.decompress(whole)[1:]), "version 2"),
-        (zlib.compress(b"\1" + varint(1 << 60)), "rows"),  # a column that is not there would have as many
+        (zlib.compress(b"\1" + varint(HISTORY_BLOCK_ROWS_MAX + 1)), "rows"),
         (zlib.compress(b"\1\0"), "0 rows"),
         (zlib.compress(zlib.decompress(whole) + b"\xfe\x7f\3\144"), "ends too soon"),  # a column of later
     ):
         with pytest.raises(MalformedError, match=said):
             decode(data)
+
+
+def test_an_hour_of_the_quickest_sweeps_is_no_more_rows_than_a_block_may_have() -> None:
+    sweeps = 3600 * 10
+    assert decode(zlib.compress(b"\1" + varint(sweeps))).rows == sweeps
 
 
 def test_a_number_is_no_longer_than_any_that_is_packed() -> None:

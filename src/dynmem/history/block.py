@@ -22,7 +22,7 @@ from dynmem.history.columns import (
     unpack_texts,
     varint,
 )
-from dynmem.limits import HISTORY_BLOCK_BYTES_MAX
+from dynmem.limits import HISTORY_BLOCK_BYTES_MAX, HISTORY_BLOCK_ROWS_MAX
 from dynmem.manager.step.sample import HostSample, VmSample
 
 _VERSION: Final = 1
@@ -110,7 +110,7 @@ def decode(data: bytes, only: Container[str] | None = None) -> Block:
     if (version := reader.take(1)[0]) != _VERSION:
         raise MalformedError(f"a block of the history has version {version}")
     rows = reader.varint()
-    if not 0 < rows <= HISTORY_BLOCK_BYTES_MAX // 8:
+    if not 0 < rows <= HISTORY_BLOCK_ROWS_MAX:
         raise MalformedError(f"a block of the history has {rows} rows")
     block = Block(rows, {}, {})
     while not reader.is_at_end:
