@@ -340,7 +340,9 @@ async def test_a_visit_that_took_long_leaves_fewer_places_for_the_next_ones(
         assert visits.gate.places == PLACES + 1
         vm.silent_on = "query-balloon"
         monkeypatch.setattr(borrowed, "VISIT_S", 0.4)
-        await look(connection)
+        while visits.gate.places > PLACES:  # a busy machine may not have closed the last visit yet
+            connection._not_before = 0.0
+            await look(connection)
         assert visits.gate.places == PLACES
     await connection.close()
 
