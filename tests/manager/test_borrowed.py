@@ -31,6 +31,8 @@ def slow_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """A visit may take as long as the machine does, and be followed by another one at once."""
     for name, seconds in (("VISIT_S", 100.0), ("GREETING_S", 100.0), ("VISIT_EVERY_S", 0.0)):
         monkeypatch.setattr(borrowed, name, seconds)
+    # Or a visit that begins just after another program's waits for its greeting as long as that.
+    monkeypatch.setattr(borrowed, "FRESH_S", 0.0)
 
 
 class VirtioVm(FakeVm):
@@ -457,9 +459,7 @@ def test_one_search_finds_the_processes_behind_all_monitors_that_are_never_free(
 
 
 @plays
-async def test_a_monitor_that_is_taken_while_a_visit_waits_for_its_turn_is_left_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_monitor_that_is_taken_while_a_visit_waits_for_its_turn_is_left_alone(tmp_path: Path) -> None:
     path, taken = tmp_path / "qmp", set[str]()
     visits = Visits(lambda: UnixSockets({}, frozenset(taken)))
     async with contextlib.AsyncExitStack() as others:
@@ -472,7 +472,6 @@ async def test_a_monitor_that_is_taken_while_a_visit_waits_for_its_turn_is_left_
 
         visiting = asyncio.create_task(visit())
         await until(lambda: bool(visits.gate._waiting))
-        monkeypatch.setattr(borrowed, "FRESH_S", 0.0)
         taken.add(str(path))
     with pytest.raises(TakenError):
         await visiting
