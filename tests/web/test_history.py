@@ -18,8 +18,9 @@ from dynmem.history.event import Event
 from dynmem.history.file import FILE_NAME
 from dynmem.history.past import Past
 from dynmem.history.store import Row, Store
-from dynmem.limits import WEB_READINGS_MAX
+from dynmem.limits import WEB_HAPPENED_MAX, WEB_READINGS_MAX
 from dynmem.web import live, readings
+from dynmem.web.happened import News
 from dynmem.web.readings import Reading, Readings
 from dynmem.web.series import OF_A_VM, OF_THE_HOST, series_of
 
@@ -337,6 +338,26 @@ def test_what_is_recorded_while_somebody_reads_is_news_and_what_was_before_is_no
     play(scene())
 
 
+def test_what_was_there_at_the_first_look_is_no_news_nor_is_anything_twice(tmp_path: Path) -> None:
+    happening(tmp_path, 3)
+    news = News()
+
+    def texts() -> list[str]:
+        past = Reading(tmp_path)
+        found = [event.text for event in news.since(past)]
+        past.close()
+        return found
+
+    assert texts() == []
+    happening(tmp_path, 2)
+    assert texts() == ["0", "1"]
+    assert texts() == []
+    happening(tmp_path, WEB_HAPPENED_MAX + 5)  # more than a reader is sent: the last
+    assert texts() == [str(number) for number in range(5, WEB_HAPPENED_MAX + 5)]
+    news.begin()
+    assert texts() == []
+
+
 def test_rows_of_an_hour_each_have_no_gaps_between_them(tmp_path: Path) -> None:
     host = RecordedHost()
     hours = host.sweeps(48)
@@ -349,4 +370,19 @@ def test_rows_of_an_hour_each_have_no_gaps_between_them(tmp_path: Path) -> None:
     assert None not in plot["series"]["actual_bytes"]
     assert plot["from_s"] == [THREE_AM / 1000 + 3600 * (at - 1) for at in range(48)]
     assert msgspec.json.encode(plot)
+    past.close()
+
+
+def test_sweeps_that_are_ten_seconds_apart_have_no_gaps_between_them_either(tmp_path: Path) -> None:
+    rows = [
+        Row(THREE_AM + 5_000 + 10_000 * at, 100, row.sample)
+        for at, row in enumerate(RecordedHost().sweeps(60))
+    ]
+    store = Store(tmp_path)
+    store.add(rows, [])
+    store.close()
+    past = Past(tmp_path)
+    for points in (5, 20, 2000):
+        plot = series_of(past, "vm-0", 0, 1 << 50, points)
+        assert None not in plot["series"]["actual_bytes"]
     past.close()
