@@ -124,7 +124,11 @@ def hold_prometheus(address: str, diary: Diary, figures: Figures) -> None:
         query = f'dynmem_vm_actual_bytes{{vm="{vm}"}}'
         (found,) = asked(address, "query_range", query=query, **span)["result"]
         sizes = Track(Point(float(at_s), float(size), float(size)) for at_s, size in found["values"])
-        looks = [(at_s, float(seen.size)) for at_s, seen in diary.of(vm) if diary.began_s + 10 < at_s]
+        looks = [
+            (at_s, float(seen.size))
+            for at_s, seen in diary.of(vm)
+            if diary.began_s + 10 < at_s and not diary.is_new(vm, at_s)
+        ]
         against = sizes.against(looks, within_s=WITHIN_S, slack=MOVED_SLACK)
         hold_none(f"  looks at the size of {vm} that it contradicts", against, MOVED_SLACK, figures)
     groups = asked(address, "rules")["groups"]

@@ -19,10 +19,12 @@ from tests.rigs.managers import RunningManager, managing
 
 from dynmem.units import MIB
 
-#: Parts of the run at which the readers are looked at; the last is while memory is short.
+#: Parts of the run at which the readers are looked at. From SHOWN on, while db is large, pictures wait for a
+#: shortage: the others rise and fall meanwhile.
 SCRAPED: Final = 0.16
 TIMED: Final = 0.2
-SHOWN: Final = 0.48
+SHOWN: Final = 0.42
+SHOWN_AT_LAST: Final = 0.5
 
 
 async def play(folder: Path, figures: Figures, *, run_s: float, pictures: Path | None) -> None:
@@ -97,6 +99,11 @@ async def _run(
         await _reach(playing, host, TIMED * run_s)
         await live.status_is_quick(manager, figures)
         await _reach(playing, host, SHOWN * run_s)
+        latest_s = host.diary.began_s + SHOWN_AT_LAST * run_s
+        while time.time() < latest_s:
+            if (await manager.status()).shortage_bytes:
+                break
+            await asyncio.sleep(0.5)
         await shown.top(manager.socket, figures)
         await shown.page(beside.web, host.diary.began_s, figures)
         await playing

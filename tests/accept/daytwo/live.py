@@ -127,7 +127,11 @@ def top_agrees(beside: Beside, diary: Diary, figures: Figures) -> None:
             if row["vm"] == vm and row["actual_bytes"]
             for size in (float(row["actual_bytes"]),)
         )
-        seen = [(at_s, float(each.size)) for at_s, each in diary.of(vm) if diary.began_s < at_s]
+        seen = [
+            (at_s, float(each.size))
+            for at_s, each in diary.of(vm)
+            if diary.began_s < at_s and not diary.is_new(vm, at_s)
+        ]
         against = sizes.against(seen, within_s=WITHIN_S, slack=MOVED_SLACK)
         hold_none(f"  looks at {vm} that it contradicts", against, MOVED_SLACK, figures)
     figures.equal("  exit code", beside.codes["top"], 130, beside.errors("top") or "Ctrl-C")
