@@ -152,7 +152,7 @@ async def page_agrees(beside: Beside, diary: Diary, figures: Figures) -> None:
         seen = [
             (at_s, float(each.size))
             for at_s, each in diary.of(vm)
-            if diary.began_s <= at_s < diary.ended_s - WRITTEN_S
+            if diary.began_s <= at_s < diary.ended_s - WRITTEN_S and not diary.is_new(vm, at_s)
         ]
         against = sizes.against(seen, within_s=WITHIN_S, slack=MOVED_SLACK)
         hold_none(f"web: looks at {vm} that its plot contradicts", against, MOVED_SLACK, figures)
