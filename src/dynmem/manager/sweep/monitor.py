@@ -27,29 +27,33 @@ SELDOM: Final = 10
 
 
 class Usual:
-    """What looks at one VM ask, as the next one will: what the look ten before it has asked.
+    """What looks at one VM ask, as the next one will: what the looks ten and twenty before it have asked.
 
-    That counts if it holds all that the last two had in common, and else only what they had. The queries are
-    in the order in which they were asked: so they mean what they would mean if each was sent by itself.
+    That counts if it holds all that the last two had in common, and else only what they had; what was asked
+    but once is not asked again. The queries are in the order in which they were asked: so they mean what they
+    would mean if each was sent by itself.
     """
 
     def __init__(self) -> None:
-        self._asked: deque[Sequence[Command]] = deque(maxlen=SELDOM)
+        self._asked: deque[Sequence[Command]] = deque(maxlen=2 * SELDOM)
 
     @property
     def queries(self) -> Sequence[Command]:
         """What the next look will ask, as far as that can be known."""
         if len(self._asked) < 2:
             return ()
-        before, last = self._asked[-2], self._asked[-1]
-        common = [each for each in last if each in before]
-        due = self._asked[0] if len(self._asked) == SELDOM else ()
+        common = _in_both(self._asked[-2], self._asked[-1])
+        due = _in_both(self._asked[0], self._asked[SELDOM]) if len(self._asked) == 2 * SELDOM else []
         found = due if all(each in due for each in common) else common
         return found[:MANAGER_QUERIES_AHEAD_MAX]
 
     def looked(self, asked: Sequence[Command]) -> None:
         """Take in what a look has asked."""
         self._asked.append(asked)
+
+
+def _in_both(before: Sequence[Command], after: Sequence[Command]) -> list[Command]:
+    return [each for each in after if each in before]
 
 
 class Monitor:
