@@ -111,8 +111,9 @@ class ManagerTable(msgspec.Struct, forbid_unknown_fields=True):
         metrics: The address and port on which metrics are served to Prometheus, such as "127.0.0.1:9737" or
             "[::1]:9737"; port 0 takes a free one, which the log names. Every program that reaches it can read
             the names and sizes of all VMs, and change nothing. Empty, the default: nowhere.
-        status_socket: A second socket, on which other users can ask for the status and for nothing else: an
-            absolute path in a folder that they can enter and not write to. Default: none.
+        status_socket: A second socket, on which other users can ask for the status and the figures of the
+            last step, and for nothing else: an absolute path in a folder that they can enter and not
+            write to. Default: none.
         status_group: The group whose members may connect there. Empty, the default: everybody who reaches it.
         libvirt: The libvirt of this host, as a URI such as `qemu:///system` or `qemu:///session`. Each of its
             domains that has a policy in its `<metadata>` is managed, and comes and goes while the manager
