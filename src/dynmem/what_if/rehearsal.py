@@ -10,12 +10,11 @@ from typing import Final
 import msgspec
 
 from dynmem.history.past import Moment
-from dynmem.manager.step.changes import Candidate, Change, choose_grants, choose_shrinks, growing
+from dynmem.manager.step.changes import Candidate, Change, choose_grants, shrinks_for
 from dynmem.manager.step.claims import Claims
 from dynmem.manager.step.deadlines import Deadlines
 from dynmem.manager.step.facts import Demand, VmConfig, VmFacts
 from dynmem.manager.step.orders import Orders
-from dynmem.manager.step.ready import refilled
 from dynmem.manager.step.record import Excess, Record
 from dynmem.manager.step.safeguards import ARRIVED_PAGES
 from dynmem.manager.step.sample import VmSample
@@ -87,17 +86,13 @@ def step_from(moment: Moment) -> Round:
         for view, decision in zip(snapshot.vms, made.decisions, strict=True)
     ]
     free, is_emergency = free_of(host), (host.occupied_bytes or 0) > (host.budget_bytes or 0)
-    takers = [each for each in candidates if growing(each, dead_band=True)]
-    promised = max(0, -free.pages)
-    needed = sum(each.unpaid_pages for each in takers) + promised
-    coming = sum(each.in_flight for each in candidates)
-    needed += refilled(snapshot.ready_pages, free.pages + coming - needed)
-    chosen = choose_shrinks(
+    chosen = shrinks_for(
         candidates,
-        needed,
-        max(0, free.pages),
-        dead_band=not is_emergency,
-        urgent=promised > 0 or any(each.needy for each in takers),
+        free.pages,
+        max(0, -free.pages),
+        snapshot.ready_pages,
+        dead_band=True,
+        is_emergency=is_emergency,
     )
     orders = Orders(Claims(0), free, 0, enforced=False, checked=False)
     shrunk = {id(each) for each, _ in chosen}

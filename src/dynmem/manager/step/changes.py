@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import msgspec
 
 from dynmem.manager.step.division import Parts, divide
+from dynmem.manager.step.ready import refilled
 from dynmem.manager.step.record import Record
 from dynmem.manager.step.safeguards import BUFFER_SHARE, band_pages
 from dynmem.policy import HUGE_PAGES, Climber, Decision, Tops, Vm, rise
@@ -129,6 +130,32 @@ class Change(msgspec.Struct, frozen=True):
     def line(self) -> str:
         """The line that reports it."""
         return f"{self.record.name}: {self.text}"
+
+
+def shrinks_for(
+    candidates: Sequence[Candidate],
+    free: int,
+    promised: int,
+    ready: int,
+    *,
+    dead_band: bool,
+    is_emergency: bool,
+) -> list[tuple[Candidate, int]]:
+    """Return which VMs shrink and to what, so that *free* pages suffice for those that grow.
+
+    And for what is *promised*, and to refill what is kept *ready*.
+    """
+    takers = [each for each in candidates if growing(each, dead_band=dead_band)]
+    needed = sum(each.unpaid_pages for each in takers) + promised
+    coming = sum(each.in_flight for each in candidates)
+    needed += refilled(ready, free + coming - needed)
+    return choose_shrinks(
+        candidates,
+        needed,
+        max(0, free),
+        dead_band=dead_band and not is_emergency,
+        urgent=promised > 0 or any(each.needy for each in takers),
+    )
 
 
 def choose_shrinks(

@@ -15,7 +15,7 @@ from dynmem.manager.step.admission import lasting_pages, refusal_of
 from dynmem.manager.step.advice import Announcements
 from dynmem.manager.step.attention import is_tight, is_unsettled, may_give_now, moving, starting
 from dynmem.manager.step.ceilings import ceilings_of
-from dynmem.manager.step.changes import Candidate, Change, choose_grants, choose_shrinks, growing
+from dynmem.manager.step.changes import Candidate, Change, choose_grants, growing, shrinks_for
 from dynmem.manager.step.chatter import Chatter
 from dynmem.manager.step.claims import Claims, limit_pages
 from dynmem.manager.step.corrections import corrections
@@ -26,7 +26,7 @@ from dynmem.manager.step.orders import Orders, commands_for
 from dynmem.manager.step.outcomes import Outcomes
 from dynmem.manager.step.pauses import Pauses
 from dynmem.manager.step.pool import WHOSE, pool_pages
-from dynmem.manager.step.ready import Ready, refilled
+from dynmem.manager.step.ready import Ready
 from dynmem.manager.step.record import Record
 from dynmem.manager.step.releases import Releases
 from dynmem.manager.step.reservations import Reservations
@@ -427,22 +427,20 @@ class Manager:
         *spared* pages that are missing are nobody's to give yet; *ready* pages are kept for whoever grows.
         """
         guards = self.safeguards
-        takers = [each for each in candidates if growing(each, dead_band=guards.dead_band)]
         promised = max(0, -free.pages - spared)
         promised += sum(self._releases.missing(record, self.claims) for record in self._roster)
-        needed = sum(each.unpaid_pages for each in takers) + promised
-        coming = sum(each.in_flight for each in candidates)
-        needed += refilled(ready, free.pages + coming - needed)
-        chosen = choose_shrinks(
+        chosen = shrinks_for(
             candidates,
-            needed,
-            max(0, free.pages),
-            dead_band=guards.dead_band and not survey.emergency,
-            urgent=promised > 0 or any(each.needy for each in takers),
+            free.pages,
+            promised,
+            ready,
+            dead_band=guards.dead_band,
+            is_emergency=survey.emergency,
         )
         asked = {each.record.name for each, _ in chosen}
         chosen = [pair for pair in chosen if may_give_now(pair[0].record, survey.facts)]
         self._asked_to_look = asked - {each.record.name for each, _ in chosen}
+        coming = sum(each.in_flight for each in candidates)
         coming += sum(max(0, each.counted - target) for each, target in chosen)
         orders = Orders(
             self.claims,
