@@ -3,7 +3,7 @@
 import re
 from typing import Final
 
-from dynmem.errors import quoted
+from dynmem.errors import ConfigError, quoted
 
 PAGE_SHIFT: Final = 12
 PAGE_SIZE: Final = 1 << PAGE_SHIFT
@@ -42,6 +42,18 @@ def parse_size(text: str, *, default_unit: str = "B") -> int:
     size = int(whole) * factor
     if fraction:
         size += int(fraction) * factor // 10 ** len(fraction)
+    return size
+
+
+def named_size(what: str, text: str, least: int = 0, below: int | None = None) -> int:
+    """Return the bytes of a size as people write it; ConfigError names *what* it is of."""
+    try:
+        size = parse_size(text)
+    except ValueError as error:
+        raise ConfigError(f"{what}: {error}") from error
+    if below is not None and not least <= size < below:
+        bounds = f"{format_size(least)} to below {format_size(below)}"
+        raise ConfigError(f"{what}: {format_size(size)} is not from {bounds}")
     return size
 
 

@@ -13,7 +13,7 @@ import click
 from dynmem.cli.duplicates_text import rendered
 from dynmem.cli.layout import terminal_columns
 from dynmem.errors import ConfigError, DynmemError, ExitCode, UnreachableError, quoted
-from dynmem.units import MIB, parse_size
+from dynmem.units import MIB, named_size
 
 if TYPE_CHECKING:
     from dynmem.duplicates.report import Report
@@ -87,10 +87,7 @@ def duplicates(
 def _rate(text: str) -> int | None:
     if text == _NO_LIMIT:
         return None
-    try:
-        size = parse_size(text)
-    except ValueError as error:
-        raise ConfigError(f"--rate: {error}") from error
+    size = named_size("--rate", text)
     if size < _RATE_MIN:
         raise ConfigError(f"--rate: {quoted(text)} is below 1MiB, the least: raise it, or use {_NO_LIMIT!r}")
     return size

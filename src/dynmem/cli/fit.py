@@ -13,7 +13,7 @@ from dynmem.cli.looking_back import SCHEMA_VERSION, folder_of, span_ms
 from dynmem.cli.options import state_option
 from dynmem.cli.vm_name import VM_NAME
 from dynmem.errors import ConfigError, ExitCode, quoted
-from dynmem.units import parse_size
+from dynmem.units import named_size
 
 _PERCENT: Final = re.compile(r"(\d{1,3}(?:\.\d{1,6})?) ?%?")
 _HUNDRED: Final = 100
@@ -91,11 +91,13 @@ def fit(
     from dynmem.fit.recorded import trace_of
     from dynmem.history.past import Past
 
-    share, bytes_each = risk_of(risk), size_of("--size", size)
+    share = risk_of(risk)
+    bytes_each = None if size is None else named_size("--size", size)
     if hosts:
         from dynmem.cli.fit_hosts import show_hosts
 
-        kept, now_ms = size_of("--keep", keep) or 0, round(time.time() * 1000)
+        kept = 0 if keep is None else named_size("--keep", keep)
+        now_ms = round(time.time() * 1000)
         return show_hosts(files, like, bytes_each, share, kept, vms, zone_ms(now_ms), as_json=as_json)
     if files:
         raise ConfigError(f"{files[0]}: say --hosts to answer from snapshots")
@@ -126,16 +128,6 @@ def risk_of(text: str) -> float:
             f"--risk: {quoted(text)} is not from 0 to below 100 percent: write it like 1% or 0.1%"
         )
     return float(match[1]) / _HUNDRED
-
-
-def size_of(option: str, text: str | None) -> int | None:
-    """Return the bytes of a size; None: it was not given. ConfigError names the option."""
-    if text is None:
-        return None
-    try:
-        return parse_size(text)
-    except ValueError as error:
-        raise ConfigError(f"{option}: {error}") from error
 
 
 def zone_ms(at_ms: int) -> int:

@@ -12,7 +12,7 @@ from dynmem.cli.layout import terminal_columns
 from dynmem.cli.looking_back import SCHEMA_VERSION, folder_of, span_ms
 from dynmem.cli.options import state_option
 from dynmem.errors import ConfigError, ExitCode
-from dynmem.units import MIB, PAGE_SIZE, format_size, parse_size
+from dynmem.units import MIB, PAGE_SIZE, format_size, named_size
 
 if TYPE_CHECKING:
     from dynmem.simulation.load import Load
@@ -181,7 +181,9 @@ def _load(
         from dynmem.simulation.described import alike, length_of
 
         size = _size("--maximum", maximum, 1 << 50)
-        return alike(guests, size, length_of(length), seed), f"{guests} guests of {format_size(size)} alike"
+        return alike(
+            guests, size, length_of("--for", length), seed
+        ), f"{guests} guests of {format_size(size)} alike"
     return recorded_load(since or "7d", until or "now", state)
 
 
@@ -199,10 +201,7 @@ def recorded_load(since: str, until: str, state: Path | None) -> "tuple[Load, st
 
 
 def _size(option: str, text: str, most: int) -> int:
-    try:
-        size = parse_size(text)
-    except ValueError as error:
-        raise ConfigError(f"{option}: {error}") from error
+    size = named_size(option, text)
     if not PAGE_SIZE <= size <= most:
         raise ConfigError(
             f"{option}: {format_size(size)} is not from {format_size(PAGE_SIZE)} to {format_size(most)}"

@@ -20,7 +20,7 @@ from dynmem.errors import ConfigError, ExitCode, quoted
 from dynmem.limits import API_WAIT_NS_MAX, PAUSE_NS_MAX
 from dynmem.manager.api.client import ask, status_of
 from dynmem.manager.paths import default_socket
-from dynmem.units import NS_PER_S, format_size, parse_duration, parse_size
+from dynmem.units import NS_PER_S, format_size, named_size, parse_duration
 
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print the whole reply as JSON.")
 
@@ -123,7 +123,7 @@ def reserve(size: str, name: str | None, wait: str, hold: str, path: Path | None
     request = {
         "command": "reserve",
         "name": name or f"reservation-{os.getpid()}",
-        "size_bytes": _size(size),
+        "size_bytes": named_size("SIZE", size),
         "wait_ns": wait_ns,
         "hold_ns": hold_ns,
     }
@@ -229,13 +229,6 @@ def _managed_again(names: Sequence[str], vm: str | None, state: str) -> str:
         return f"managed again: {', '.join(names)}"
     none = f"{vm} was not {state}" if vm is not None else f"no VM was {state}"
     return f"{none}: nothing is changed"
-
-
-def _size(text: str) -> int:
-    try:
-        return parse_size(text)
-    except ValueError as error:
-        raise ConfigError(f"SIZE: {error}") from error
 
 
 def _duration(option: str, text: str, most_ns: int = API_WAIT_NS_MAX) -> int:

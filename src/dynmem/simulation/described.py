@@ -37,7 +37,7 @@ from dynmem.limits import (
 )
 from dynmem.policy import Priority
 from dynmem.simulation.load import Load, VmLoad
-from dynmem.units import MIB, NS_PER_S, PAGE_SIZE, format_size, parse_duration, parse_size
+from dynmem.units import MIB, NS_PER_S, PAGE_SIZE, format_size, named_size, parse_duration
 
 #: What a guest of a described load should have at hand: that of virtio-balloon (`manager.sweep.demand`).
 RESERVE_BYTES: Final = 64 * MIB
@@ -104,9 +104,7 @@ def read(path: Path, seed: int) -> Load:
 
 def load_of(table: LoadTable, seed: int) -> Load:
     """Return the load of a table; ConfigError says what is wrong with it."""
-    length = _time("for", table.for_)
-    if not 0 < length <= SIMULATED_S_MAX * 10:
-        raise ConfigError(f"for: {table.for_} is not above 0 and at most {SIMULATED_S_MAX // 86_400} days")
+    length = length_of("for", table.for_)
     counts = [each.count for each in table.vm]
     if min(counts, default=0) < 1 or sum(counts) > SIMULATED_VMS_MAX:
         raise ConfigError(f"from 1 to {SIMULATED_VMS_MAX} VMs are possible, and a count is at least 1")
@@ -198,14 +196,7 @@ def _with_bursts(vm: VmLoad, base: int, bursts: list[tuple[int, int, int]], leng
 
 
 def _size(what: str, text: str, least: int = PAGE_SIZE) -> int:
-    try:
-        size = parse_size(text)
-    except ValueError as error:
-        raise ConfigError(f"{what}: {error}") from error
-    if not least <= size < MANAGER_FIGURE_BYTES_MAX:
-        most = format_size(MANAGER_FIGURE_BYTES_MAX)
-        raise ConfigError(f"{what}: {format_size(size)} is not from {format_size(least)} to below {most}")
-    return size
+    return named_size(what, text, least, MANAGER_FIGURE_BYTES_MAX)
 
 
 def _time(what: str, text: str) -> int:
@@ -219,9 +210,9 @@ def _time(what: str, text: str) -> int:
         raise ConfigError(f"{what}: {error}") from error
 
 
-def length_of(text: str) -> int:
-    """Return the length of a load in tenths of a second; ConfigError."""
-    length = _time("--for", text)
+def length_of(what: str, text: str) -> int:
+    """Return the length of a load in tenths of a second; ConfigError names *what* says it."""
+    length = _time(what, text)
     if not 0 < length <= SIMULATED_S_MAX * 10:
-        raise ConfigError(f"--for: {text} is not above 0 and at most {SIMULATED_S_MAX // 86_400} days")
+        raise ConfigError(f"{what}: {text} is not above 0 and at most {SIMULATED_S_MAX // 86_400} days")
     return length

@@ -26,7 +26,7 @@ from dynmem.manager.step.ready import DONORS_NS, Ready
 from dynmem.manager.step.safeguards import margin_pages
 from dynmem.manager.step.sample import HostSample, VmSample
 from dynmem.policy import HUGE_PAGES, PRIORITIES, Sizes, least_pages
-from dynmem.units import NS_PER_S, PAGE_SIZE, format_size, pages_covering, pages_of, parse_size
+from dynmem.units import NS_PER_S, PAGE_SIZE, format_size, named_size, pages_covering, pages_of
 from dynmem.what_if.position import charge_of, is_movable, lacking_bytes, recharged
 
 Notes = tuple[str, ...]
@@ -83,14 +83,7 @@ def parse(
 
 
 def _size(option: str, text: str) -> int:
-    try:
-        size = parse_size(text)
-    except ValueError as error:
-        raise ConfigError(f"{option}: {error}") from error
-    if not PAGE_SIZE <= size < MANAGER_FIGURE_BYTES_MAX:
-        least, most = format_size(PAGE_SIZE), format_size(MANAGER_FIGURE_BYTES_MAX)
-        raise ConfigError(f"{option}: {format_size(size)} is not from {least} to below {most}")
-    return size // PAGE_SIZE * PAGE_SIZE
+    return named_size(option, text, PAGE_SIZE, MANAGER_FIGURE_BYTES_MAX) // PAGE_SIZE * PAGE_SIZE
 
 
 def _assignment(text: str) -> tuple[str, str, str]:
