@@ -7,7 +7,7 @@ import msgspec
 
 from dynmem.history.past import Moment
 from dynmem.manager.step.sample import HostSample, VmSample
-from dynmem.policy import PRIORITIES, Plan, Priority, Sizes, Snapshot, Vm, plan
+from dynmem.policy import Plan, Sizes, Snapshot, Vm, plan, priority_of
 from dynmem.units import PAGE_SIZE, pages_of
 
 
@@ -32,9 +32,14 @@ def terms_of(host: HostSample) -> Terms:
     )
 
 
+def is_planned(vm: VmSample) -> bool:
+    """Return whether a VM is in the plan."""
+    return vm.place is not None and vm.most_bytes is not None
+
+
 def snapshot_of(moment: Moment) -> Snapshot:
     """Return what the policy was given, but for the words about who held the rest."""
-    vms = [vm for vm in moment.vms.values() if vm.place is not None and vm.most_bytes is not None]
+    vms = [vm for vm in moment.vms.values() if is_planned(vm)]
     vms.sort(key=lambda vm: vm.place or 0)
     host = moment.host
     return Snapshot(
@@ -61,12 +66,8 @@ def _view(vm: VmSample) -> Vm:
         kept_pages=pages_of(vm.kept_bytes or 0),
         buffer_percent=vm.buffer_percent or 0,
         weight=vm.weight or 1,
-        priority=_priority(vm.priority),
+        priority=priority_of(vm.priority),
         limit=vm.limit or "maximum",
         sizes=Sizes(pages_of(vm.whole_bytes or 0), pages_of(vm.step_bytes or 0)),
         **({"kept_why": vm.kept_why} if vm.kept_why else {}),
     )
-
-
-def _priority(word: str) -> Priority:
-    return next((each for each in PRIORITIES if each == word), "normal")

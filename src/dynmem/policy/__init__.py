@@ -15,6 +15,7 @@ from dynmem.policy.types import (
     Sizes,
     Snapshot,
     Vm,
+    priority_of,
 )
 
 # in the order of importance: the plan, what it is made from, what it says, how it comes about
@@ -28,6 +29,7 @@ __all__ = [
     "ANY",
     "Priority",
     "PRIORITIES",
+    "priority_of",
     "OnShortage",
     "Plan",
     "Decision",

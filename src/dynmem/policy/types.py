@@ -12,6 +12,11 @@ OnShortage = Literal["wait", "squeeze"]
 PRIORITIES: Final[tuple[Priority, ...]] = ("high", "normal", "low")
 
 
+def priority_of(word: str) -> Priority:
+    """Return the priority that a word names; "normal" if it names none."""
+    return next((each for each in PRIORITIES if each == word), "normal")
+
+
 class MemorySettings(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """What the operator decides about one VM's share, in Hyper-V's terms.
 

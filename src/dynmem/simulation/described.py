@@ -34,7 +34,9 @@ from dynmem.limits import (
     SIMULATED_ROWS_MAX,
     SIMULATED_S_MAX,
     SIMULATED_VMS_MAX,
+    WEIGHT_MAX,
 )
+from dynmem.manager.config import BUFFER_PERCENT_MAX
 from dynmem.policy import Priority
 from dynmem.simulation.load import Load, VmLoad
 from dynmem.units import MIB, NS_PER_S, PAGE_SIZE, format_size, named_size, parse_duration
@@ -149,8 +151,8 @@ def _vm(table: VmTable, number: int, length: int, seed: int, rows_max: int) -> V
     base = _size(f"{name}: base", table.base or f"{maximum // _BASE_PART}")
     if minimum > maximum:
         raise ConfigError(f"{name}: minimum: {format_size(minimum)} is above its maximum")
-    if not (0 <= table.buffer <= 1000 and 1 <= table.weight <= 10_000):
-        raise ConfigError(f"{name}: buffer is from 0 to 1000, weight from 1 to 10000")
+    if not (0 <= table.buffer <= BUFFER_PERCENT_MAX and 1 <= table.weight <= WEIGHT_MAX):
+        raise ConfigError(f"{name}: buffer is from 0 to {BUFFER_PERCENT_MAX}, weight from 1 to {WEIGHT_MAX}")
     bursts: list[tuple[int, int, int]] = []
     for place, each in enumerate(table.burst):
         random = Random(f"{seed} {number} {place}")  # noqa: S311 - a simulation needs the same numbers again

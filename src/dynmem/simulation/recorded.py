@@ -14,7 +14,7 @@ from dynmem.history.spans import step_ms
 from dynmem.history.thinning import VM_COLUMNS, Series, series_of
 from dynmem.limits import MANAGER_FIGURE_BYTES_MAX, SIMULATED_S_MAX, WEIGHT_MAX
 from dynmem.manager.config import BUFFER_PERCENT_MAX
-from dynmem.policy import PRIORITIES
+from dynmem.policy import priority_of
 from dynmem.simulation.load import Load, VmLoad
 from dynmem.units import PAGE_SIZE
 
@@ -87,7 +87,7 @@ class _Vm:
         load.maximum_bytes = max(PAGE_SIZE, figure("maximum_bytes"))
         load.buffer_percent = figure("buffer_percent", 20, BUFFER_PERCENT_MAX)
         load.weight = max(1, figure("weight", 5000, WEIGHT_MAX))
-        load.priority = next((each for each in PRIORITIES if each == word), "normal")
+        load.priority = priority_of(word)
         load.reserve_bytes = figure("reserve_bytes", load.reserve_bytes)
 
 

@@ -22,7 +22,9 @@ from dynmem.limits import (
     SIMULATED_ROWS_MAX,
     SIMULATED_S_MAX,
     SIMULATED_VMS_MAX,
+    WEIGHT_MAX,
 )
+from dynmem.manager.config import BUFFER_PERCENT_MAX
 from dynmem.policy import Priority
 from dynmem.simulation.load import Load, VmLoad
 from dynmem.units import PAGE_SIZE
@@ -58,8 +60,8 @@ class VmHead(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     number: Annotated[int, msgspec.Meta(ge=1, lt=_NUMBER_MAX)]
     minimum_bytes: _Size
     maximum_bytes: _Some
-    buffer_percent: Annotated[int, msgspec.Meta(ge=0, le=1000)]
-    weight: Annotated[int, msgspec.Meta(ge=1, le=10_000)]
+    buffer_percent: Annotated[int, msgspec.Meta(ge=0, le=BUFFER_PERCENT_MAX)]
+    weight: Annotated[int, msgspec.Meta(ge=1, le=WEIGHT_MAX)]
     priority: Priority
     reserve_bytes: _Size
     rows: Annotated[int, msgspec.Meta(ge=0, le=SIMULATED_ROWS_MAX)]

@@ -18,7 +18,7 @@ from typing import Final
 import msgspec
 
 from dynmem.errors import ConfigError, quoted
-from dynmem.history.again import snapshot_of
+from dynmem.history.again import is_planned, snapshot_of
 from dynmem.history.past import Moment
 from dynmem.limits import MANAGER_FIGURE_BYTES_MAX, WEIGHT_MAX
 from dynmem.manager.config import BUFFER_PERCENT_MAX
@@ -27,7 +27,7 @@ from dynmem.manager.step.safeguards import margin_pages
 from dynmem.manager.step.sample import HostSample, VmSample
 from dynmem.policy import HUGE_PAGES, PRIORITIES, Sizes, least_pages
 from dynmem.units import NS_PER_S, PAGE_SIZE, format_size, named_size, pages_covering, pages_of
-from dynmem.what_if.position import charge_of, is_movable, lacking_bytes, recharged
+from dynmem.what_if.position import charge_of, lacking_bytes, recharged
 
 Notes = tuple[str, ...]
 #: Returns the position with one setting changed, and what that could not do.
@@ -157,7 +157,7 @@ def _without(name: str) -> Knob:
         vms = {each: sample for each, sample in moment.vms.items() if each != name}
         host = recharged(moment.host, vm, None)
         # What a VM of the plan has was divided; what any other holds was taken from that before.
-        freed = 0 if is_movable(vm) else charge_of(vm).held
+        freed = 0 if is_planned(vm) else charge_of(vm).held
         return _with_room(moment._replace(host=host, vms=vms), moment.host, freed), ()
 
     return apply
@@ -216,7 +216,7 @@ def _minimum(vm: VmSample, value: str, option: str) -> tuple[VmSample, Notes]:
 def _maximum(vm: VmSample, value: str, option: str) -> tuple[VmSample, Notes]:
     most, notes = _size(option, value), NONE
     changed = msgspec.structs.replace(vm, maximum_bytes=most)
-    if not is_movable(vm):
+    if not is_planned(vm):
         return changed, notes
     bound = vm.most_bytes or 0
     if most < (vm.maximum_bytes or 0):
@@ -248,7 +248,7 @@ def _maximum(vm: VmSample, value: str, option: str) -> tuple[VmSample, Notes]:
 
 def _bounded(vm: VmSample, most: int | None) -> VmSample:
     """Return a VM with the least and the most that the plan can give it."""
-    if not is_movable(vm) or most is None:
+    if not is_planned(vm) or most is None:
         return vm
     sizes = _sizes(vm)
     least = min(sizes.up(pages_of(vm.floor_bytes or 0)) * PAGE_SIZE, most)

@@ -5,12 +5,13 @@ from collections.abc import Iterator
 import msgspec
 
 from dynmem.dates import format_date
+from dynmem.history.again import is_planned
 from dynmem.history.past import Moment
 from dynmem.manager.step.sample import VmSample
 from dynmem.policy import Decision
 from dynmem.units import NS_PER_MS, PAGE_SIZE, format_pages, format_size, pages_of
 from dynmem.what_if.knobs import Knobs
-from dynmem.what_if.position import after, charge_of, checked, free_of, is_movable
+from dynmem.what_if.position import after, charge_of, checked, free_of
 from dynmem.what_if.rehearsal import Rehearsal, rehearse
 
 
@@ -148,9 +149,9 @@ def outlook(position: Moment, notes: tuple[str, ...] = (), more: tuple[tuple[str
 
 def _vm(vm: VmSample, found: Rehearsal, decision: Decision | None) -> VmOutlook:
     rest = found.rest.vms[vm.name]
-    is_planned = is_movable(vm) and decision is not None
+    is_moved = is_planned(vm) and decision is not None
     wanted = decision.wanted_pages * PAGE_SIZE if decision is not None else None
-    planned = rest.assigned_bytes if is_planned else None
+    planned = rest.assigned_bytes if is_moved else None
     return VmOutlook(
         name=vm.name,
         priority=vm.priority,
@@ -158,7 +159,7 @@ def _vm(vm: VmSample, found: Rehearsal, decision: Decision | None) -> VmOutlook:
         now_bytes=vm.actual_bytes,
         planned_bytes=planned,
         wanted_bytes=wanted,
-        short_bytes=max(0, (wanted or 0) - (planned or 0)) if is_planned else 0,
+        short_bytes=max(0, (wanted or 0) - (planned or 0)) if is_moved else 0,
         reason=decision.reason if decision is not None else _alone(vm),
     )
 
@@ -210,7 +211,7 @@ def _obstacles(found: Rehearsal, short: int) -> Iterator[str]:
     if short:
         yield f"{format_size(short)} of what is reserved cannot be had now: guests keep what they use"
     for name, vm in found.rest.vms.items():
-        if not is_movable(vm):
+        if not is_planned(vm):
             yield f"{name} is not moved: {vm.reason or vm.problem or vm.standing or 'it is not managed'}"
     for each in found.plan.decisions:
         planned = found.rest.vms[each.vm].assigned_bytes or 0

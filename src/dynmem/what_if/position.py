@@ -9,7 +9,7 @@ from typing import Final
 import msgspec
 
 from dynmem.errors import RemoteProtocolError, quoted
-from dynmem.history.again import snapshot_of
+from dynmem.history.again import is_planned, snapshot_of
 from dynmem.history.past import Moment
 from dynmem.limits import MANAGER_FIGURE_BYTES_MAX, WEIGHT_MAX
 from dynmem.manager.config import BUFFER_PERCENT_MAX
@@ -40,11 +40,6 @@ def checked(moment: Moment, source: str) -> Moment:
     return moment
 
 
-def is_movable(vm: VmSample) -> bool:
-    """Return whether a VM is in the plan."""
-    return vm.place is not None and vm.most_bytes is not None
-
-
 def charge_of(vm: VmSample) -> Charge:
     """Return what a VM takes, in bytes."""
     claim, resident = vm.claim_bytes or 0, vm.resident_bytes
@@ -69,7 +64,7 @@ def after(moment: Moment) -> Moment:
 
 
 def _sent(vm: VmSample) -> VmSample:
-    if not is_movable(vm) or vm.assigned_bytes is None:
+    if not is_planned(vm) or vm.assigned_bytes is None:
         return vm
     # No VM counts against others with more than its maximum, unless the host measures more.
     most = max(vm.maximum_bytes or 0, vm.resident_bytes or 0)
@@ -155,7 +150,7 @@ def owed_bytes(vm: VmSample) -> int:
 def snapshot_with_holders(moment: Moment) -> Snapshot:
     """Return what the policy is given, and who holds what the VMs of the plan cannot have."""
     host = moment.host
-    fixed = [vm for vm in moment.vms.values() if not is_movable(vm)]
+    fixed = [vm for vm in moment.vms.values() if not is_planned(vm)]
     holders = [Holder(pages_of(charge_of(vm).held), _keeps(vm)) for vm in fixed]
     reserved, lacking = pages_of(host.reserved_bytes or 0), pages_of(lacking_bytes(host))
     holders.append(Holder(reserved, f"{format_pages(reserved)} is reserved"))

@@ -9,6 +9,7 @@ from typing import Final
 
 import msgspec
 
+from dynmem.history.again import is_planned
 from dynmem.history.past import Moment
 from dynmem.manager.step.changes import Candidate, Change, choose_grants, shrinks_for
 from dynmem.manager.step.claims import Claims
@@ -18,9 +19,9 @@ from dynmem.manager.step.orders import Orders
 from dynmem.manager.step.record import Excess, Record
 from dynmem.manager.step.safeguards import ARRIVED_PAGES
 from dynmem.manager.step.sample import VmSample
-from dynmem.policy import PRIORITIES, Decision, Plan, Vm, plan
+from dynmem.policy import Decision, Plan, Vm, plan, priority_of
 from dynmem.units import PAGE_SIZE, pages_of
-from dynmem.what_if.position import free_of, is_movable, moved, owed_bytes, snapshot_with_holders
+from dynmem.what_if.position import free_of, moved, owed_bytes, snapshot_with_holders
 
 # Guests give in a round or two; a position that moves longer than this is shown as far as that.
 _ROUNDS_MAX: Final = 8
@@ -136,7 +137,7 @@ def _record(vm: VmSample) -> Record:
         vm.maximum_bytes or 0,
         buffer_percent=vm.buffer_percent or 0,
         weight=vm.weight or 1,
-        priority=next((each for each in PRIORITIES if each == vm.priority), "normal"),
+        priority=priority_of(vm.priority),
     )
     facts = VmFacts(
         vm.name,
@@ -148,7 +149,7 @@ def _record(vm: VmSample) -> Record:
         vm.resident_bytes,
         vm.resident_source,
         demand,
-        limit_bytes=vm.most_bytes if is_movable(vm) else None,
+        limit_bytes=vm.most_bytes if is_planned(vm) else None,
     )
     return Record(
         config,
