@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from dynmem.cli.explain_text import explained
-from dynmem.cli.looking_back import SCHEMA_VERSION, folder_of, local, moment_ms
+from dynmem.cli.looking_back import folder_of, in_json, local, moment_ms
 from dynmem.dates import parse_date
 from dynmem.units import NS_PER_MS
 
@@ -53,14 +53,11 @@ def _as_text(name: str, moment: "Moment", move: "Event | None") -> str:
 
 
 def _as_json(name: str, moment: "Moment", move: "Event | None") -> str:
-    import msgspec
-
     from dynmem.dates import format_date
     from dynmem.history.again import plan_of, terms_of
 
     made = {each.vm: each for each in plan_of(moment).decisions}
     reply = {
-        "schema_version": SCHEMA_VERSION,
         "at": format_date(moment.at_ms * NS_PER_MS),
         "step": moment.step,
         "host": moment.host,
@@ -68,7 +65,7 @@ def _as_json(name: str, moment: "Moment", move: "Event | None") -> str:
         "again": {"free": terms_of(moment.host), "decision_in_pages": made.get(name)},
         "last_move": move,
     }
-    return msgspec.json.format(msgspec.json.encode(reply), indent=2).decode()
+    return in_json(reply).decode()
 
 
 def status_of(moment: "Moment") -> "StatusView":

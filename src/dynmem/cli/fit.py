@@ -9,7 +9,7 @@ from typing import Final
 import click
 
 from dynmem.cli.layout import terminal_columns
-from dynmem.cli.looking_back import SCHEMA_VERSION, folder_of, span_ms
+from dynmem.cli.looking_back import folder_of, in_json, span_ms
 from dynmem.cli.options import state_option
 from dynmem.cli.vm_name import VM_NAME
 from dynmem.errors import ConfigError, ExitCode, quoted
@@ -111,10 +111,7 @@ def fit(
         return write_snapshot(snapshot, trace, share, names=not no_names)
     found = answer_of(trace, model_of(trace, like, bytes_each), share, vms, zone_ms(until_ms))
     if as_json:
-        import msgspec
-
-        reply = {"schema_version": SCHEMA_VERSION, **msgspec.structs.asdict(found)}
-        click.echo(msgspec.json.format(msgspec.json.encode(reply), indent=2))
+        click.echo(in_json(found))
     else:
         click.echo(rendered(found, terminal_columns()))
     return ExitCode.OK if found.asked is None or found.asked.fits else ExitCode.REFUSED

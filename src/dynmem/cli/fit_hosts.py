@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Final
 
 import click
-import msgspec
 
 from dynmem.cli.layout import broken, table, terminal_columns
-from dynmem.cli.looking_back import SCHEMA_VERSION
+from dynmem.cli.looking_back import in_json
 from dynmem.cli.metrics import replace
 from dynmem.errors import ConfigError, ExitCode, printable
 from dynmem.fit.fleet import FleetReply, HostFit, fleet_of
@@ -58,8 +57,7 @@ def show_hosts(
     with _executor(len(files)) as executor:
         found = fleet_of(files, executor, like=like, size=size, risk=risk, keep=keep, vms=vms or 1)
     if as_json:
-        reply = {"schema_version": SCHEMA_VERSION, **msgspec.structs.asdict(found)}
-        click.echo(msgspec.json.format(msgspec.json.encode(reply), indent=2))
+        click.echo(in_json(found))
     else:
         click.echo(rendered(found, terminal_columns(), zone_ms))
     if vms is not None and len(found.next) < vms:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from dynmem.cli.layout import terminal_columns
-from dynmem.cli.looking_back import SCHEMA_VERSION, folder_of, moment_ms, span_ms
+from dynmem.cli.looking_back import folder_of, in_json, moment_ms, span_ms
 from dynmem.cli.options import state_option
 from dynmem.cli.vm_name import VM_NAME
 from dynmem.errors import ConfigError, ExitCode
@@ -86,16 +86,8 @@ def history(
     if not found and not events:
         raise past.nothing(f"{name or 'the host'} from {since} until {until}")
     if as_json:
-        import msgspec
-
-        reply = {
-            "schema_version": SCHEMA_VERSION,
-            "vm": name,
-            "step_s": step / 1000 or None,
-            "rows": found,
-            "events": events,
-        }
-        click.echo(msgspec.json.format(msgspec.json.encode(reply), indent=2))
+        reply = {"vm": name, "step_s": step / 1000 or None, "rows": found, "events": events}
+        click.echo(in_json(reply))
     else:
         click.echo(rendered(name, found, events, terminal_columns()))
     return ExitCode.OK

@@ -1,11 +1,15 @@
-"""What the commands that look back have in common: which history, and from when until when."""
+"""What the commands that look back have in common: which history, from when until when, and their JSON."""
 
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from dynmem.dates import parse_moment
 from dynmem.errors import ConfigError
+
+if TYPE_CHECKING:
+    import msgspec
 
 #: The version of what these commands print with --json.
 SCHEMA_VERSION: Final = 1
@@ -39,3 +43,11 @@ def local(at_ms: int, *, seconds: bool = True) -> str:
     """Return a date by the clock of this host."""
     date = datetime.fromtimestamp(at_ms / 1000).astimezone()
     return date.strftime("%Y-%m-%d %H:%M:%S" if seconds else "%Y-%m-%d %H:%M")
+
+
+def in_json(found: "Mapping[str, object] | msgspec.Struct") -> bytes:
+    """Return what --json prints: the version, and the fields of what was found."""
+    import msgspec
+
+    fields = found if isinstance(found, Mapping) else msgspec.structs.asdict(found)
+    return msgspec.json.format(msgspec.json.encode({"schema_version": SCHEMA_VERSION, **fields}), indent=2)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from dynmem.cli.layout import terminal_columns
-from dynmem.cli.looking_back import SCHEMA_VERSION, folder_of, moment_ms
+from dynmem.cli.looking_back import folder_of, in_json, moment_ms
 from dynmem.cli.options import socket_option, state_option
 from dynmem.cli.vm_name import VM_NAME, VM_SETTING
 from dynmem.errors import DynmemError, ExitCode, RemoteProtocolError, UnreachableError
@@ -74,10 +74,7 @@ def plan(
     moment, source = _moment(path, state, at)
     found = plan_report(moment, source, knobs)
     if as_json:
-        import msgspec
-
-        reply = {"schema_version": SCHEMA_VERSION, **msgspec.structs.asdict(found)}
-        click.echo(msgspec.json.format(msgspec.json.encode(reply), indent=2))
+        click.echo(in_json(found))
     else:
         click.echo(rendered(found, terminal_columns()))
     return ExitCode.OK

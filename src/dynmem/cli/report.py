@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from dynmem.cli.layout import terminal_columns
-from dynmem.cli.looking_back import SCHEMA_VERSION, folder_of, span_ms
+from dynmem.cli.looking_back import folder_of, in_json, span_ms
 from dynmem.cli.options import state_option
 from dynmem.cli.vm_name import VM_NAME
 from dynmem.errors import ConfigError, ExitCode
@@ -58,10 +58,7 @@ def report(
     found = report_of(past, since_ms, until_ms, like, risk / _HUNDRED)
     past.close()
     if as_json:
-        import msgspec
-
-        reply = {"schema_version": SCHEMA_VERSION, **msgspec.structs.asdict(found)}
-        click.echo(msgspec.json.format(msgspec.json.encode(reply), indent=2))
+        click.echo(in_json(found))
     else:
         click.echo(rendered(found, terminal_columns()))
     return ExitCode.OK

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from dynmem.cli.layout import terminal_columns
-from dynmem.cli.looking_back import SCHEMA_VERSION, folder_of, span_ms
+from dynmem.cli.looking_back import folder_of, in_json, span_ms
 from dynmem.cli.options import state_option
 from dynmem.errors import ConfigError, ExitCode
 from dynmem.units import MIB, PAGE_SIZE, format_size, named_size
@@ -128,10 +128,7 @@ def simulate(
         rules=tuple(found),
     )
     if as_json:
-        import msgspec
-
-        reply = {"schema_version": SCHEMA_VERSION, **msgspec.structs.asdict(report)}
-        click.echo(msgspec.json.format(msgspec.json.encode(reply), indent=2))
+        click.echo(in_json(report))
     else:
         click.echo(rendered(report, terminal_columns()))
     return ExitCode.OK
