@@ -199,6 +199,7 @@ def test_a_budget_beyond_what_the_host_has_is_named() -> None:
         ((None, (), ("nosuch",), ()), "--without: no VM 'nosuch'"),
         ((None, (), (), ("4G",)), "--with: '4G' is not SIZE:NAME"),
         ((None, (), (), ("4G:vm-0",)), "there is a VM 'vm-0' already"),
+        ((None, (), (), ("64M:new", "4G:new")), "there is a VM 'new' already"),
         ((None, (), (), ("0:new",)), "--with: 0 B is not from"),
     ],
 )

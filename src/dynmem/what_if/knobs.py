@@ -13,7 +13,7 @@ Each returns what it could not do, as sentences: a limit that stays, or room tha
 """
 
 from collections.abc import Callable, Mapping
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -37,6 +37,34 @@ NONE: Final[Notes] = ()
 _NOT_A_LIMIT: Final = "maximum"
 
 
+class Newcomer(msgspec.Struct, frozen=True):
+    """A VM that is tried.
+
+    Attributes:
+        name: Its name.
+        bytes: What it may take.
+        is_refused: Whether its room cannot be made.
+    """
+
+    name: str
+    bytes: int
+    is_refused: bool
+
+
+class Tried(NamedTuple):
+    """What some settings come to.
+
+    Attributes:
+        moment: The position with them.
+        notes: What they could not do.
+        newcomers: The VMs that start.
+    """
+
+    moment: Moment
+    notes: Notes
+    newcomers: tuple[Newcomer, ...]
+
+
 class Knobs(msgspec.Struct, frozen=True):
     """What is tried out, in the order in which it is applied.
 
@@ -56,18 +84,25 @@ class Knobs(msgspec.Struct, frozen=True):
         """Return whether anything is tried out."""
         return self != Knobs()
 
-    def apply(self, moment: Moment) -> tuple[Moment, Notes]:
+    def apply(self, moment: Moment) -> Tried:
         """Return the position with all of it; ConfigError if a VM or a setting does not exist."""
         notes: list[str] = []
         steps: list[Knob] = [_without(name) for name in self.without]
         if self.budget_bytes is not None:
             steps.append(_budget(self.budget_bytes))
         steps += [_setting(*each) for each in self.settings]
-        steps += [_with(name, size) for name, size in self.more]
         for step in steps:
             moment, said = step(moment)
             notes += said
-        return moment, tuple(notes)
+        newcomers: list[Newcomer] = []
+        for name, size in self.more:
+            if name in moment.vms or any(each.name == name for each in newcomers):
+                raise ConfigError(f"--with: there is a VM {quoted(name)} already: choose another name")
+            with_it, said = _with(moment, name, size)
+            notes += said
+            newcomers.append(Newcomer(name, size, with_it is None))
+            moment = with_it or moment
+        return Tried(moment, tuple(notes), tuple(newcomers))
 
 
 def parse(
@@ -163,27 +198,22 @@ def _without(name: str) -> Knob:
     return apply
 
 
-def _with(name: str, size: int) -> Knob:
-    def apply(moment: Moment) -> tuple[Moment, Notes]:
-        if name in moment.vms:
-            raise ConfigError(f"--with: there is a VM {quoted(name)} already: choose another name")
-        host, notes = moment.host, NONE
-        pages = pages_covering(size)
-        least = least_pages(snapshot_of(moment).vms, "normal")
-        short = least + pages - pages_of(host.room_bytes or 0)
-        if short > 0:
-            size_text, needs = format_size(size), format_size(least * PAGE_SIZE)
-            text = f"{name}: no room for {size_text}: {format_size(short * PAGE_SIZE)} is missing"
-            notes = (f"{text}, since running VMs of normal or high priority need {needs} with all floors",)
-            return moment, notes
-        host = msgspec.structs.replace(
-            host,
-            reserved_bytes=(host.reserved_bytes or 0) + pages * PAGE_SIZE,
-            room_bytes=(host.room_bytes or 0) - pages * PAGE_SIZE,
-        )
-        return moment._replace(host=host), notes
-
-    return apply
+def _with(moment: Moment, name: str, size: int) -> tuple[Moment | None, Notes]:
+    """Return the position with the room of one more VM reserved; None: that cannot be made."""
+    host = moment.host
+    pages = pages_covering(size)
+    least = least_pages(snapshot_of(moment).vms, "normal")
+    short = least + pages - pages_of(host.room_bytes or 0)
+    if short > 0:
+        size_text, needs = format_size(size), format_size(least * PAGE_SIZE)
+        text = f"{name}: no room for {size_text}: {format_size(short * PAGE_SIZE)} is missing"
+        return None, (f"{text}, since running VMs of normal or high priority need {needs} with all floors",)
+    host = msgspec.structs.replace(
+        host,
+        reserved_bytes=(host.reserved_bytes or 0) + pages * PAGE_SIZE,
+        room_bytes=(host.room_bytes or 0) - pages * PAGE_SIZE,
+    )
+    return moment._replace(host=host), NONE
 
 
 def _setting(name: str, setting: str, value: str) -> Knob:

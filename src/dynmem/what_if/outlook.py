@@ -10,7 +10,7 @@ from dynmem.history.past import Moment
 from dynmem.manager.step.sample import VmSample
 from dynmem.policy import Decision
 from dynmem.units import NS_PER_MS, PAGE_SIZE, format_pages, format_size, pages_of
-from dynmem.what_if.knobs import Knobs
+from dynmem.what_if.knobs import Knobs, Newcomer
 from dynmem.what_if.position import after, charge_of, checked, free_of
 from dynmem.what_if.rehearsal import Rehearsal, rehearse
 
@@ -116,20 +116,19 @@ def plan_report(moment: Moment, source: str, knobs: Knobs) -> PlanReport:
     position = after(checked(moment, source))
     tried = None
     if knobs:
-        changed, notes = knobs.apply(position)
-        tried = outlook(changed, notes, knobs.more)
+        tried = outlook(*knobs.apply(position))
     return PlanReport(
         format_date(moment.at_ms * NS_PER_MS), source, moment.host.mode, outlook(position), tried
     )
 
 
-def outlook(position: Moment, notes: tuple[str, ...] = (), more: tuple[tuple[str, int], ...] = ()) -> Outlook:
-    """Return what would be done from a position; *more* are the VMs whose room is reserved in it."""
+def outlook(position: Moment, notes: tuple[str, ...] = (), newcomers: tuple[Newcomer, ...] = ()) -> Outlook:
+    """Return what would be done from a position; it reserves the room of those *newcomers* that have one."""
     found = rehearse(position)
     host = position.host
     first = {each.vm: each for each in found.plan.decisions}
-    refused = {name for name, _ in more if any(note.startswith(f"{name}: ") for note in notes)}
-    short = _short_of_reservations(found) if len(refused) < len(more) else 0
+    has_reserved = any(not each.is_refused for each in newcomers)
+    short = _short_of_reservations(found) if has_reserved else 0
     return Outlook(
         budget_bytes=host.budget_bytes or 0,
         room_bytes=host.room_bytes or 0,
@@ -140,7 +139,7 @@ def outlook(position: Moment, notes: tuple[str, ...] = (), more: tuple[tuple[str
         is_at_rest=found.is_at_rest,
         vms=(
             *(_vm(vm, found, first.get(vm.name)) for vm in position.vms.values()),
-            *(_newcomer(name, size, is_refused=name in refused) for name, size in more),
+            *map(_newcomer, newcomers),
         ),
         moves=tuple(_moves(position, found)),
         not_possible=(*notes, *_obstacles(found, short)),
@@ -169,16 +168,16 @@ def _alone(vm: VmSample) -> str:
     return f"{vm.reason or vm.problem or vm.standing or 'it is left alone'}; it counts with {held}"
 
 
-def _newcomer(name: str, size: int, *, is_refused: bool) -> VmOutlook:
-    reason = "its room cannot be made" if is_refused else "its room is reserved until its guest reports"
+def _newcomer(vm: Newcomer) -> VmOutlook:
+    reason = "its room cannot be made" if vm.is_refused else "its room is reserved until its guest reports"
     return VmOutlook(
-        name=name,
+        name=vm.name,
         priority="normal",
         demand_bytes=None,
         now_bytes=0,
-        planned_bytes=0 if is_refused else size,
-        wanted_bytes=size,
-        short_bytes=size if is_refused else 0,
+        planned_bytes=0 if vm.is_refused else vm.bytes,
+        wanted_bytes=vm.bytes,
+        short_bytes=vm.bytes if vm.is_refused else 0,
         reason=reason,
         is_new=True,
     )
