@@ -80,3 +80,19 @@ def test_packed_events_are_found_by_their_dates_also_where_the_clock_went_back(
         at_ms = THREE_AM + 1000 * second
         assert [event.text for event in past.events(at_ms, at_ms)] == [text]
     past.close()
+
+
+def test_events_are_numbered_on_after_older_ones_were_packed_and_the_history_was_opened_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storing, "_EVENTS_LOOSE", 1)
+    for number in range(9):
+        store = Store(tmp_path)
+        store.add([], [moved(number, str(number))])
+        store.tidy()
+        store.close()
+    past = Past(tmp_path)
+    assert [(event.id, event.text) for event in past.events()] == [(at + 1, str(at)) for at in range(9)]
+    assert past._rows("SELECT max(last_id) FROM packed") == [(7,)]
+    assert past.last_event() == 9
+    past.close()

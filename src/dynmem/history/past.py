@@ -107,10 +107,8 @@ class Past:
 
     def last_event(self) -> int:
         """Return the number of the last event; 0: there is none."""
-        ((loose, packed),) = self._rows(
-            "SELECT (SELECT max(id) FROM event), (SELECT max(last_id) FROM packed)"
-        )
-        return max(int(loose or 0), int(packed or 0))
+        ((last,),) = self._rows("SELECT coalesce(max(id), 0) FROM event")
+        return int(last)
 
     def known(self, name: str) -> None:
         """Raise ConfigError if nothing is kept of a VM."""

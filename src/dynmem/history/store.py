@@ -99,10 +99,7 @@ class Store:
             self._names_left = len(self._who)
             self.end_ds: int = self._number("SELECT coalesce(max(end_ds), 0) FROM batch")
             self._next_batch = self._number("SELECT coalesce(max(id), 0) FROM batch") + 1
-            self._next_event = 1 + max(
-                self._number("SELECT coalesce(max(id), 0) FROM event"),
-                self._number("SELECT coalesce(max(last_id), 0) FROM packed"),
-            )
+            self._next_event = self._number("SELECT coalesce(max(id), 0) FROM event") + 1
         except BaseException:
             self.close()
             raise
@@ -275,7 +272,7 @@ class Store:
             self.db.execute("DELETE FROM batch WHERE id = ?", (batch.id,))
 
     def _pack_events(self) -> None:
-        """Pack the older half of the events, if there are many."""
+        """Pack the older half of the events, if there are many: the last one is never among them."""
         if self._number("SELECT count(*) FROM event") <= 2 * _EVENTS_LOOSE:
             return
         query = "SELECT id, at_ms, data FROM event ORDER BY id LIMIT ?"
