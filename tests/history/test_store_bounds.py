@@ -11,9 +11,11 @@ import pytest
 from tests.history.test_store import one_vm
 from tests.rigs.pasts import THREE_AM, written
 
+from dynmem.errors import NotPermittedError, UnreachableError
+from dynmem.history import past as reading
 from dynmem.history import store as storing
 from dynmem.history.event import Event
-from dynmem.history.file import FILE_NAME, WHO_MAX
+from dynmem.history.file import FILE_NAME, WHO_MAX, open_for_reading
 from dynmem.history.past import Past
 from dynmem.history.store import Store
 from dynmem.history.thinning import HOUR
@@ -154,3 +156,26 @@ def test_a_pipe_in_the_place_of_the_history_holds_nobody_up(tmp_path: Path) -> N
     store = Store(tmp_path)
     store.close()
     assert "not a plain file: set aside as" in store.news
+
+
+def test_a_history_that_may_not_be_read_or_is_set_aside_while_it_is_opened_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written(tmp_path, [one_vm(THREE_AM, MIB)])
+    file = tmp_path / FILE_NAME
+
+    def set_aside(folder: Path) -> sqlite3.Connection:
+        opened = open_for_reading(folder)
+        file.rename(tmp_path / "aside")
+        return opened
+
+    def refuse(_: Path) -> bool:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(reading, "open_for_reading", set_aside)
+    with pytest.raises(UnreachableError, match="try again"):
+        Past(tmp_path)
+    monkeypatch.undo()
+    monkeypatch.setattr(Path, "exists", refuse)
+    with pytest.raises(NotPermittedError, match="use sudo, or read it as the manager's user"):
+        Past(tmp_path)

@@ -13,6 +13,7 @@ from dynmem.errors import ConfigError, UnreachableError
 from dynmem.history.past import Past
 from dynmem.manager.step.sample import Sample
 from dynmem.manager.sweep.demand import VIRTIO_RESERVE_BYTES
+from dynmem.simulation import recorded as recording
 from dynmem.simulation.described import RESERVE_BYTES, alike, read
 from dynmem.simulation.load import ABSENT, VmLoad
 from dynmem.simulation.recorded import recorded
@@ -211,14 +212,15 @@ def test_figures_that_no_manager_records_make_a_load_that_can_be_played_or_a_nam
                 each: msgspec.structs.replace(vm, **{name: source.choice(sizes)})
                 for each, vm in sample.vms.items()
             }
-            host = sample.host
+            host = msgspec.structs.replace(sample.host, slush_bytes=source.choice(sizes))
             if source.random() < 0.05:
                 host = msgspec.structs.replace(host, budget_bytes=source.choice(sizes))
             return msgspec.structs.replace(sample, host=host, vms=vms)
 
         folder = tmp_path / str(number)
         folder.mkdir()
-        written(folder, changed(rows, strange))
+        lengths = [row._replace(for_ds=source.choice((10, -3))) for row in changed(rows, strange)]
+        written(folder, lengths)
         try:
             load = recorded(Past(folder), THREE_AM, THREE_AM + 60_000)
         except ConfigError:
@@ -239,3 +241,14 @@ def test_a_guest_that_never_reported_needs_what_the_host_held_for_it(tmp_path: P
     silent = load.vms[1]
     held = {pages_covering(row.sample.vms["vm-1"].resident_bytes or 0) for row in rows}
     assert set(silent.mean) <= held
+
+
+def test_of_many_vms_rows_are_longer_so_that_all_of_them_are_not_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written(tmp_path, RecordedHost(4, "observe").sweeps(100))
+    assert recorded(Past(tmp_path), THREE_AM, THREE_AM + 100_000).row_ds == 10
+    monkeypatch.setattr(recording, "_ALL_ROWS", 4 * 12)
+    load = recorded(Past(tmp_path), THREE_AM, THREE_AM + 100_000)
+    assert load.row_ds == 100
+    assert sum(vm.rows for vm in load.vms) <= 4 * 12

@@ -1,9 +1,11 @@
 """Loads on a stage: figures that can be computed by hand, and what each rule makes of them."""
 
+import threading
 from collections.abc import Sequence
 
 import pytest
 
+from dynmem.cli.simulate import _bar
 from dynmem.manager.step.safeguards import Safeguards
 from dynmem.sim.guest import KERNEL_PAGES
 from dynmem.simulation import play, rules
@@ -11,7 +13,7 @@ from dynmem.simulation.described import alike
 from dynmem.simulation.figures import Outcome, Tally
 from dynmem.simulation.load import Load, VmLoad
 from dynmem.simulation.rules import Dynmem
-from dynmem.simulation.stage import OUT_TICKS, Guests, Stage
+from dynmem.simulation.stage import OUT_TICKS, Actor, Guests, Stage
 from dynmem.units import GIB, MIB, PAGE_SIZE
 
 MIB_PAGES = MIB // PAGE_SIZE
@@ -136,3 +138,18 @@ def test_without_its_eye_on_growth_or_its_looks_between_sweeps_the_manager_does_
     assert whole.kills == 0
     assert bursts(Safeguards(growth=False), watches=True).kills > 0
     assert bursts(Safeguards(), watches=False).kills > 0
+
+
+def test_rules_that_divide_by_shares_see_the_weight_of_a_vm() -> None:
+    load = load_of([(0, 100)], [(0, 100)], budget=GIB)
+    load.vms[0].weight = 9000
+    sharers = [Actor(vm, 1, GUESTS).sharer for vm in load.vms]
+    assert [each.shares for each in sharers] == [9000, 5000]
+
+
+def test_no_thread_draws_the_bar_while_processes_are_forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    before = threading.active_count()
+    with _bar() as progress:
+        progress(0.5)
+        assert threading.active_count() == before
