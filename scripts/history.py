@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import get_type_hints
 
 import msgspec
-from scripts.page import finish
+from scripts.page import document, finish
 from scripts.status import head, in_words, meanings, unit
 
 from dynmem.cli.looking_back import SCHEMA_VERSION
@@ -73,10 +73,7 @@ def table(struct: type[msgspec.Struct]) -> Iterator[str]:
 
 def render() -> str:
     """Return the whole document."""
-    lines = [INTRO]
-    for struct in STRUCTS:
-        lines.extend(table(struct))
-    return "\n".join(lines).rstrip() + "\n"
+    return document(INTRO, STRUCTS, table)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from types import NoneType, UnionType
 from typing import Literal, Union, get_args, get_origin, get_type_hints
 
 import msgspec
-from scripts.page import finish
+from scripts.page import document, finish
 
 from dynmem.manager.api.messages import DaemonView, StatusReply
 from dynmem.manager.step.capability import Capability, Known
@@ -120,10 +120,7 @@ def table(struct: type[msgspec.Struct]) -> Iterator[str]:
 
 def render() -> str:
     """Return the whole document."""
-    lines = [INTRO]
-    for struct in STRUCTS:
-        lines.extend(table(struct))
-    return "\n".join(lines).rstrip() + "\n"
+    return document(INTRO, STRUCTS, table)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 import msgspec
 from scripts.history import table
-from scripts.page import finish
+from scripts.page import document, finish
 
 from dynmem.cli.looking_back import SCHEMA_VERSION
 from dynmem.simulation.figures import Outcome, SimulationReport
@@ -33,10 +33,7 @@ ignore those that you do not know. `*_bytes` are bytes; dates are ISO 8601 in UT
 
 def render() -> str:
     """Return the whole document."""
-    lines = [INTRO]
-    for struct in STRUCTS:
-        lines.extend(table(struct))
-    return "\n".join(lines).rstrip() + "\n"
+    return document(INTRO, STRUCTS, table)
 
 
 if __name__ == "__main__":
