@@ -39,8 +39,7 @@ def _found(past: "Past", name: str, at_ms: int) -> "tuple[Moment, Event | None]"
 
 
 def _as_text(name: str, moment: "Moment", move: "Event | None") -> str:
-    note = "" if moment.step == "each sweep" else f", the sweep that is kept of {moment.step}"
-    lines = [f"{local(moment.at_ms)}{note}, {moment.host.mode}"]
+    lines = [f"{local(moment.at_ms)}{moment.note}, {moment.host.mode}"]
     if name not in moment.vms:
         return f"{lines[0]}\n{name}: it was not running"
     view = status_of(moment)

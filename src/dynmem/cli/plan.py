@@ -104,8 +104,7 @@ def _recorded(state: Path | None, at_ms: int) -> "tuple[Moment, str]":
         moment = past.moment(at_ms)
     finally:
         past.close()
-    note = "" if moment.step == "each sweep" else f", the sweep that is kept of {moment.step}"
-    return moment, f"from the history in {past.path}{note}"
+    return moment, f"from the history in {past.path}{moment.note}"
 
 
 def _asked(socket: Path) -> "Moment":
@@ -113,7 +112,7 @@ def _asked(socket: Path) -> "Moment":
     import msgspec
 
     from dynmem.dates import parse_date
-    from dynmem.history.past import Moment
+    from dynmem.history.past import EACH_SWEEP, Moment
     from dynmem.manager.step.sample import Sample
 
     reply = ask(socket, {"command": "sample"})
@@ -126,4 +125,4 @@ def _asked(socket: Path) -> "Moment":
         raise RemoteProtocolError(
             f"the manager at {socket} is of another version ({error}): restart `dynmem run`"
         ) from error
-    return Moment(at_ms, "each sweep", sample.host, sample.vms)
+    return Moment(at_ms, EACH_SWEEP, sample.host, sample.vms)

@@ -23,6 +23,8 @@ from dynmem.units import NS_PER_MS
 
 #: A date after all others, in milliseconds.
 LATEST_MS: Final = 1 << 53
+#: What a row stands for that is a sweep of its own.
+EACH_SWEEP: Final = TIERS[0].words
 # Pieces of a thousand older events in which one is looked for.
 _PACKED_MAX: Final = 100
 
@@ -73,6 +75,11 @@ class Moment(NamedTuple):
     step: str
     host: HostSample
     vms: dict[str, VmSample]
+
+    @property
+    def note(self) -> str:
+        """What is to be said where its row stands for more than it; otherwise empty."""
+        return "" if self.step == EACH_SWEEP else f", the sweep that is kept of {self.step}"
 
 
 class Past:
