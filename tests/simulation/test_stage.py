@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from dynmem.cli.simulate import _bar
+from dynmem.cli.simulate import RULES, _bar
 from dynmem.manager.step.safeguards import Safeguards
 from dynmem.sim.guest import KERNEL_PAGES
 from dynmem.simulation import play, rules
@@ -153,3 +153,7 @@ def test_no_thread_draws_the_bar_while_processes_are_forked(monkeypatch: pytest.
     with _bar() as progress:
         progress(0.5)
         assert threading.active_count() == before
+
+
+def test_the_command_offers_every_rule_in_the_order_of_the_table() -> None:
+    assert tuple(rules.RULES) == RULES

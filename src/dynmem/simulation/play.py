@@ -58,7 +58,7 @@ def parts(load: Load, rules: Sequence[str], guests: Guests, seed: int) -> Iterat
 
 def played(part: Part) -> Tally:
     """Play one part."""
-    make, returns_free, _ = RULES[part.rule]
+    make, returns_free = RULES[part.rule]
     rule = make(part.load, part.watches)
     stage = Stage(part.load, rule, part.guests, part.seed, returns_free=returns_free)
     return stage.play(part.first - _SETTLING_TICKS, part.first, part.end)

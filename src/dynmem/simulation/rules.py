@@ -181,12 +181,12 @@ def _facts(stage: Stage, name: str) -> VmFacts:
     return msgspec.structs.replace(facts, device="virtio-balloon")
 
 
-#: Makes each rule; whether guests hand back free pages by themselves; what it is, in words.
-RULES: Final[Mapping[str, tuple[Callable[[Load, bool], Rule], bool, str]]] = {
-    "dynmem": (lambda load, watches: Dynmem(load, watches=watches), False, "the manager's own step"),
-    "proxmox": (lambda load, _: Proxmox(), False, "Proxmox's balloon manager, by its published rules"),
-    "mom": (lambda load, _: Mom(), False, "oVirt's MOM, by its published rules"),
-    "static": (lambda load, _: Fixed(load), False, "fixed sizes: shares of the budget, by maximum"),
-    "fpr": (lambda load, _: Nobody(), True, "maximums, and guests that report their free pages"),
-    "none": (lambda load, _: Nobody(), False, "maximums: nothing limits a guest"),
+#: Makes each rule; whether guests report free pages, and so hand them back by themselves.
+RULES: Final[Mapping[str, tuple[Callable[[Load, bool], Rule], bool]]] = {
+    "dynmem": (lambda load, watches: Dynmem(load, watches=watches), False),
+    "proxmox": (lambda load, _: Proxmox(), False),
+    "mom": (lambda load, _: Mom(), False),
+    "static": (lambda load, _: Fixed(load), False),
+    "fpr": (lambda load, _: Nobody(), True),
+    "none": (lambda load, _: Nobody(), False),
 }
