@@ -19,7 +19,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from dynmem.fit.trace import AWAY, Trace, settled, usual
+from dynmem.fit.counting import AWAY, settled, usual
+from dynmem.fit.trace import Trace
 
 Floats = NDArray[np.float64]
 
@@ -159,7 +160,7 @@ def trace(kind: str, seed: int, *, days: int = 35, vms: int = 16) -> Trace:
 
 def middle(host: Trace) -> int:
     """Return the VM in the middle by what it usually needs, of all that ever ran."""
-    needs = settled(host)
+    needs = settled(host.need, host.silent)
     order = sorted(range(len(host.names)), key=lambda vm: usual(needs[vm], host.weights))
     return order[(len(order) - 1) // 2]
 

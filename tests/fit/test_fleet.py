@@ -22,9 +22,10 @@ from tests.rigs.pasts import THREE_AM, written
 from dynmem.cli.fit import fit
 from dynmem.errors import ConfigError, DynmemError, ExitCode
 from dynmem.fit.answer import answer_of
+from dynmem.fit.counting import AWAY
 from dynmem.fit.fleet import FleetReply, Source, fleet_of
 from dynmem.fit.snapshot import FORMAT, HOURS, Snapshot, VmWeek, encoded, load, snapshot_of, week_of
-from dynmem.fit.trace import AWAY, Model
+from dynmem.fit.trace import Model
 from dynmem.limits import FIT_SNAPSHOT_BYTES_MAX
 from dynmem.units import MIB
 

@@ -6,10 +6,10 @@ from bench.fit_traces import trace
 
 from dynmem.cli.fit_text import rendered
 from dynmem.fit.answer import answer_of
-from dynmem.fit.counting import Sizes
+from dynmem.fit.counting import AWAY, Sizes
 from dynmem.fit.forecast import ENOUGH_DAYS, answer
 from dynmem.fit.held_out import held_out
-from dynmem.fit.trace import AWAY, Model, Trace
+from dynmem.fit.trace import Model, Trace
 
 MODEL = Model(1, 100)
 

@@ -5,9 +5,10 @@ import pytest
 from bench.fit_traces import KINDS, middle, trace
 
 from dynmem.fit.answer import answer_of, model_of
+from dynmem.fit.counting import AWAY
 from dynmem.fit.forecast import ENOUGH_DAYS, answer
 from dynmem.fit.held_out import HeldOut, errors_of, held_out
-from dynmem.fit.trace import AWAY, Model, Trace, as_it_is
+from dynmem.fit.trace import Model, Trace, as_it_is
 
 
 def plain_fitted(host: Trace, model: int, days: range, risk: float) -> int:

@@ -6,10 +6,10 @@ import numpy as np
 from dynmem.dates import format_date
 from dynmem.errors import ConfigError
 from dynmem.fit.bottleneck import Bottleneck, bottleneck_of
-from dynmem.fit.counting import count, late_share, missing
+from dynmem.fit.counting import AWAY, count, late_share, missing, usual
 from dynmem.fit.forecast import ENOUGH_DAYS, ahead_of, answer, is_recorded
 from dynmem.fit.held_out import Errors, HeldOut, errors_of, held_out
-from dynmem.fit.trace import AWAY, Loads, Model, Trace, median_model, usual
+from dynmem.fit.trace import Loads, Model, Trace, median_model
 from dynmem.history.loads import named
 from dynmem.units import NS_PER_MS, PAGE_SIZE, pages_covering
 

@@ -9,8 +9,11 @@ A *span* is a piece of time, of which the most that was needed is known, and how
     so many more fit      6     2     2     5      = (capacity - needed) // one more needs
 
 So 2 more fit at all times, and 5 in all but half of the time. All sizes are in one unit and whole numbers.
+
+What each VM needed is a row of such spans, AWAY in those in which it was not there.
 """
 
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -20,6 +23,8 @@ Counts = NDArray[np.int64]
 Sizes = NDArray[np.int64]
 Weights = NDArray[np.int64]
 
+#: A figure of a span in which a VM was not there.
+AWAY: Final = -1
 #: More VMs are not counted.
 MORE_MAX: Final = 999
 #: The part of the time in which what a VM usually needs at most is not exceeded.
@@ -80,3 +85,30 @@ def mean(sizes: Sizes, weights: Weights) -> int:
     """Return the mean over the time, rounded down; 0: there is none."""
     total = int(weights.sum())
     return int((sizes * weights).sum()) // total if total else 0
+
+
+def settled(need: Sizes, silent: Sizes) -> Sizes:
+    """Return what each VM needed, also in spans without a report; AWAY where it was not there.
+
+    *silent* is its size in these. It then needed the most that it needed in any other span, and if there is
+    none, its whole size.
+    """
+    most = need.max(axis=1, initial=AWAY)[:, None]
+    return np.where(need >= 0, need, np.where(silent < 0, AWAY, np.where(most < 0, silent, most)))
+
+
+def usual(needs: Sizes, weights: Weights) -> int:
+    """Return what a VM needed at most in all but a hundredth of the time in which it was there."""
+    there = needs >= 0
+    return quantile(needs[there], weights[there])
+
+
+def each_like(needs: Sizes, weights: Weights) -> Sizes:
+    """Return what one more like a VM needs: where that was away, what it usually needs at most."""
+    return np.where(needs >= 0, needs, usual(needs, weights))
+
+
+def median_of(chosen: Sequence[int], names: Sequence[str], needs: Sizes, weights: Weights) -> int | None:
+    """Return the VM in the middle of the chosen ones, by what they usually need; None: there is none."""
+    order = sorted(chosen, key=lambda at: (usual(needs[at], weights), names[at]))
+    return order[(len(order) - 1) // 2] if order else None

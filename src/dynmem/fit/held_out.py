@@ -10,9 +10,9 @@ from typing import Final
 import msgspec
 import numpy as np
 
-from dynmem.fit.counting import Counts, Weights, count, late_share, most
+from dynmem.fit.counting import AWAY, Counts, Weights, count, late_share, most
 from dynmem.fit.forecast import ENOUGH_DAYS, answer, is_recorded
-from dynmem.fit.trace import AWAY, Model, Trace, as_it_was, is_known
+from dynmem.fit.trace import Model, Trace, as_it_was, is_known
 
 #: The last days that are held out: a year of them takes minutes where there are many VMs.
 HELD_OUT_MAX: Final = 100

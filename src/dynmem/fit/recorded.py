@@ -5,8 +5,8 @@ from typing import Final
 
 import numpy as np
 
-from dynmem.fit.counting import Sizes
-from dynmem.fit.trace import AWAY, Trace
+from dynmem.fit.counting import AWAY, Sizes
+from dynmem.fit.trace import Trace
 from dynmem.history.loads import loads_of
 from dynmem.history.past import Past
 

@@ -4,14 +4,11 @@ Days are counted back from the end of the trace, so that all are whole: with an 
 15:20. Sizes are pages of 4 KiB.
 """
 
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from dynmem.fit.counting import Sizes, Weights, quantile
-
-#: A figure of a span in which a VM was not there.
-AWAY: Final = -1
+from dynmem.fit.counting import AWAY, Sizes, Weights, each_like, median_of, settled, usual
 
 
 class Trace(NamedTuple):
@@ -88,23 +85,6 @@ class Loads(NamedTuple):
     needs: Sizes
 
 
-def settled(trace: Trace) -> Sizes:
-    """Return what each VM needed, also in spans without a report; AWAY where it was not there.
-
-    It then needed the most that it needed in any other span, and if there is none, its whole size.
-    """
-    most = trace.need.max(axis=1, initial=AWAY)[:, None]
-    return np.where(
-        trace.need >= 0, trace.need, np.where(trace.silent < 0, AWAY, np.where(most < 0, trace.silent, most))
-    )
-
-
-def usual(needs: Sizes, weights: Weights) -> int:
-    """Return what a VM needed at most in all but a hundredth of the time in which it was there."""
-    there = needs >= 0
-    return quantile(needs[there], weights[there])
-
-
 def is_known(trace: Trace, model: Model) -> bool:
     """Return whether anything is known of what one more is like."""
     return model.vm is None or bool((trace.need[model.vm] >= 0).any() or (trace.silent[model.vm] >= 0).any())
@@ -114,13 +94,12 @@ def each_of(needs: Sizes, weights: Weights, model: Model) -> Sizes:
     """Return what one more needs: where its model was away, what that usually needs at most."""
     if model.vm is None:
         return np.full(weights.shape, model.pages, dtype=np.int64)
-    row = needs[model.vm]
-    return np.where(row >= 0, row, usual(row, weights))
+    return each_like(needs[model.vm], weights)
 
 
 def as_it_was(trace: Trace, model: Model) -> Loads:
     """Return what was needed of what there was."""
-    needs = settled(trace)
+    needs = settled(trace.need, trace.silent)
     each = each_of(needs, trace.weights, model)
     needs = np.maximum(needs, 0)
     return Loads(trace.weights, trace.capacity, needs.sum(axis=0), each, needs)
@@ -133,7 +112,7 @@ def as_it_is(trace: Trace, model: Model) -> Loads:
     nothing. A VM is gone when it has been away for a day, and for longer than ever between two times that it
     was there: a VM that runs each night is not.
     """
-    needs = settled(trace)
+    needs = settled(trace.need, trace.silent)
     each = each_of(needs, trace.weights, model)
     recorded = np.flatnonzero(trace.weights)
     for row in needs:
@@ -154,10 +133,9 @@ def median_model(trace: Trace) -> int | None:
 
     Those that never reported count only where no other ran.
     """
-    needs = settled(trace)
+    needs = settled(trace.need, trace.silent)
     recorded = np.flatnonzero(trace.weights)[-trace.per_day :]
     there = (needs[:, recorded] >= 0).any(axis=1)
     reporting = there & (trace.need >= 0).any(axis=1)
     chosen = np.flatnonzero(reporting if reporting.any() else there).tolist()
-    chosen.sort(key=lambda at: (usual(needs[at], trace.weights), trace.names[at]))
-    return chosen[(len(chosen) - 1) // 2] if chosen else None
+    return median_of(chosen, trace.names, needs, trace.weights)

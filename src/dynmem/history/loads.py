@@ -1,8 +1,8 @@
 """What each VM needed, span by span, and what there was: read out of a history, for all that adds it up.
 
     need of a VM      the most that its guest used in a span of time, and its buffer or reserve, whichever is
-                      more, between its minimum and maximum; in a span without a report, the most that it
-                      needed in any other; of a guest that never reports, its whole size
+                      more, between its minimum and maximum; `fit.counting` settles what that is in a
+                      span without a report
     capacity          the budget, or what the host could give of it, less slush, reservations and what is
                       kept ready
 
@@ -98,12 +98,6 @@ class VmLoad:
                 )
                 self.short_ds += sum(lacked)
 
-    def settle(self) -> None:
-        """Fill in what it needed in the spans in which its guest reported nothing."""
-        most = max(self.need.values(), default=None)
-        for place, size in self.silent.items():
-            self.need.setdefault(place, size if most is None else most)
-
 
 def _most(series: Series | None, first: int, end: int) -> int | None:
     """Return the most of some rows of a series; None: it is not known in any."""
@@ -181,14 +175,6 @@ def loads_of(past: Past, since_ms: int, until_ms: int, step_ms: int) -> HostLoad
         host.see(piece, step_ms)
     if not host.ds:
         raise past.nothing("that time")
-    return host
-
-
-def settled_loads(past: Past, since_ms: int, until_ms: int, step_ms: int) -> HostLoads:
-    """Return the same, with the spans filled in in which guests reported nothing."""
-    host = loads_of(past, since_ms, until_ms, step_ms)
-    for load in host.vms.values():
-        load.settle()
     return host
 
 

@@ -1,7 +1,8 @@
 """What a time says about a host: what fixed sizes hold, what was needed, and how many more VMs would fit.
 
-`history.loads` says what a VM needs and what there is for VMs, `fit.counting` how many more fit. Sums of VMs
-are upper bounds: a span in which they do not fit is one in which they may not have fitted.
+`history.loads` says what a VM needs and what there is for VMs, `fit.counting` what it needs where its guest
+reported nothing, and how many more fit. Sums of VMs are upper bounds: a span in which they do not fit is one
+in which they may not have fitted.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,9 +12,23 @@ import msgspec
 import numpy as np
 
 from dynmem.dates import format_date
-from dynmem.fit.counting import MORE_MAX, Sizes, count, late_share, mean, missing, most, quantile
+from dynmem.fit.counting import (
+    AWAY,
+    MORE_MAX,
+    Sizes,
+    count,
+    each_like,
+    late_share,
+    mean,
+    median_of,
+    missing,
+    most,
+    quantile,
+    settled,
+    usual,
+)
 from dynmem.history.event import Event
-from dynmem.history.loads import HostLoads, VmLoad, named, settled_loads
+from dynmem.history.loads import HostLoads, VmLoad, loads_of, named
 from dynmem.history.past import Past
 from dynmem.history.spans import step_ms
 from dynmem.units import NS_PER_MS, PAGE_SIZE
@@ -141,20 +156,16 @@ def report_of(
 ) -> HostReport:
     """Return what a time says; ConfigError if the model VM was not there."""
     step = step_ms(since_ms, until_ms, _SPANS)
-    host = settled_loads(past, since_ms, until_ms, step)
+    host = loads_of(past, since_ms, until_ms, step)
     moves = tuple(event for event in past.events(since_ms, until_ms) if event.kind in ("moved", "would move"))
     spans = _Spans(host)
     model = _model(spans, like)
     fit = _fits(spans, model, risk)
-    sums, held, static = (
+    held, static = (
         sum((spans.row(each) for each in rows), spans.none)
-        for rows in (
-            [load.need for load in spans.vms],
-            [load.resident for load in spans.vms],
-            [load.static for load in spans.vms],
-        )
+        for rows in ([load.resident for load in spans.vms], [load.static for load in spans.vms])
     )
-    size = 0 if model is None else max(model.static.values())
+    size = 0 if model is None else max(spans.vms[model].static.values())
     left = host.fixed - int(static[-1])
     now = max(host.ds)
     return HostReport(
@@ -164,21 +175,21 @@ def report_of(
         span_s=step / 1000,
         capacity_bytes=int(spans.capacity.min()) * PAGE_SIZE,
         static_bytes=int(static.max()) * PAGE_SIZE,
-        need_mean_bytes=mean(sums, spans.ds) * PAGE_SIZE,
-        need_p99_bytes=quantile(sums, spans.ds) * PAGE_SIZE,
-        need_peak_bytes=int(sums.max()) * PAGE_SIZE,
+        need_mean_bytes=mean(spans.needed, spans.ds) * PAGE_SIZE,
+        need_p99_bytes=quantile(spans.needed, spans.ds) * PAGE_SIZE,
+        need_peak_bytes=int(spans.needed.max()) * PAGE_SIZE,
         resident_mean_bytes=mean(held, spans.ds) * PAGE_SIZE,
         resident_peak_bytes=int(held.max()) * PAGE_SIZE,
-        sum_of_peaks_bytes=sum(max(load.need.values()) for load in spans.vms if load.need) * PAGE_SIZE,
+        sum_of_peaks_bytes=int(spans.needs.max(axis=1, initial=0).sum()) * PAGE_SIZE,
         met_share=_met(spans),
-        like=None if model is None else model.name,
-        like_need_bytes=0 if model is None else spans.usual(model.need) * PAGE_SIZE,
+        like=None if model is None else spans.vms[model].name,
+        like_need_bytes=0 if model is None else usual(spans.needs[model], spans.ds) * PAGE_SIZE,
         risk=risk,
         fits_static=left // size if size and left > 0 else 0,
         fits=max((each.more for each in fit if not each.seconds), default=-1),
         fits_at_risk=max((each.more for each in fit if each.share <= risk), default=-1),
         fit=fit,
-        vms=tuple(_vm(load, spans, moves) for load in spans.vms if load.need),
+        vms=tuple(_vm(at, spans, moves) for at in range(len(spans.vms))),
         moved=sum(event.kind == "moved" for event in moves),
         would_move=sum(event.kind == "would move" for event in moves),
         moves=moves,
@@ -190,56 +201,59 @@ class _Spans:
 
     def __init__(self, host: HostLoads) -> None:
         self.places = sorted(host.ds)
-        self.vms = list(host.vms.values())
+        self.vms = [load for load in host.vms.values() if load.need or load.silent]
         self.ds = self.row(host.ds)
         self.capacity = self.row(host.capacity)
         self.none = np.zeros_like(self.ds)
+        #: What each VM needed; AWAY where it was not there.
+        self.needs = settled(
+            self._rows([load.need for load in self.vms]), self._rows([load.silent for load in self.vms])
+        )
+        #: What all of them needed together.
+        self.needed: Sizes = np.maximum(self.needs, 0).sum(axis=0)
 
     def row(self, figures: Mapping[int, int], away: int = 0) -> Sizes:
         """Return a figure of each span; *away* where there is none."""
         return np.array([figures.get(place, away) for place in self.places], dtype=np.int64)
 
-    def usual(self, figures: Mapping[int, int], ds: Mapping[int, int] | None = None) -> int:
-        """Return what a figure did not exceed in 99 % of the time in which it is known."""
-        there = [place in figures for place in self.places]
-        weights = self.ds if ds is None else self.row(ds)
-        return quantile(self.row(figures)[there], weights[there])
+    def _rows(self, each: Sequence[Mapping[int, int]]) -> Sizes:
+        rows = [self.row(figures, AWAY) for figures in each]
+        return np.array(rows, dtype=np.int64).reshape(len(rows), len(self.places))
 
 
-def _model(spans: _Spans, like: str | None) -> VmLoad | None:
+def _model(spans: _Spans, like: str | None) -> int | None:
     """Return the VM that others are like: the one that is named, or the median of those that report."""
-    loads = [load for load in spans.vms if load.need]
+    names = [load.name for load in spans.vms]
     if like is not None:
-        for load in loads:
-            if load.name == like:
-                return load
-        raise named([load.name for load in loads], like)
-    reporting = [load for load in loads if load.high] or loads
-    reporting.sort(key=lambda load: (spans.usual(load.need), load.name))
-    return reporting[(len(reporting) - 1) // 2] if reporting else None
+        if like not in names:
+            raise named(names, like)
+        return names.index(like)
+    reporting = [at for at, load in enumerate(spans.vms) if load.high]
+    return median_of(reporting or range(len(names)), names, spans.needs, spans.ds)
 
 
-def _fits(spans: _Spans, model: VmLoad | None, risk: float) -> tuple[Fit, ...]:
+def _fits(spans: _Spans, model: int | None, risk: float) -> tuple[Fit, ...]:
     """Return the figures of no more VM, one more, and so on, up to the first that is too risky."""
     if model is None:
         return ()
-    usual = spans.usual(model.need)
-    each = spans.row(model.need, usual)  # where it was away, it would have needed that
-    sums = sum((spans.row(load.need) for load in spans.vms), spans.none)
-    counts = count(spans.capacity, sums, each)
-    last = min(int(most(counts, spans.ds, max(risk, 0.0))) + 1, MORE_MAX) if usual else 0
+    each = each_like(spans.needs[model], spans.ds)
+    counts = count(spans.capacity, spans.needed, each)
+    last = 0
+    if usual(spans.needs[model], spans.ds):
+        last = min(int(most(counts, spans.ds, max(risk, 0.0))) + 1, MORE_MAX)
     return tuple(
         Fit(
             more,
             late_share(counts, spans.ds, more),
             int(spans.ds[counts < more].sum()) / 10,
-            missing(spans.capacity, sums, each, more) * PAGE_SIZE,
+            missing(spans.capacity, spans.needed, each, more) * PAGE_SIZE,
         )
         for more in range(last + 1)
     )
 
 
-def _vm(load: VmLoad, spans: _Spans, moves: Sequence[Event]) -> VmReport:
+def _vm(at: int, spans: _Spans, moves: Sequence[Event]) -> VmReport:
+    load, needs = spans.vms[at], spans.needs[at]
     known_ds = sum(load.known_ds.values())
     own = [event for event in moves if event.vm == load.name]
     steps = [event.moved_bytes for event in own if event.kind == "moved"]
@@ -249,10 +263,10 @@ def _vm(load: VmLoad, spans: _Spans, moves: Sequence[Event]) -> VmReport:
         signal_s=known_ds / 10,
         static_bytes=max(load.static.values()) * PAGE_SIZE,
         demand_mean_bytes=load.demand_sum // known_ds * PAGE_SIZE if known_ds else None,
-        demand_p99_bytes=spans.usual(load.high, load.known_ds) * PAGE_SIZE if load.high else None,
+        demand_p99_bytes=_usually(load, spans),
         demand_peak_bytes=max(load.high.values()) * PAGE_SIZE if load.high else None,
-        need_p99_bytes=spans.usual(load.need) * PAGE_SIZE,
-        need_peak_bytes=max(load.need.values()) * PAGE_SIZE,
+        need_p99_bytes=usual(needs, spans.ds) * PAGE_SIZE,
+        need_peak_bytes=int(needs.max()) * PAGE_SIZE,
         resident_mean_bytes=load.resident_sum // load.resident_ds * PAGE_SIZE if load.resident_ds else None,
         resident_peak_bytes=max(load.resident.values()) * PAGE_SIZE if load.resident else None,
         short_s=load.short_ds / 10,
@@ -261,6 +275,13 @@ def _vm(load: VmLoad, spans: _Spans, moves: Sequence[Event]) -> VmReport:
         got_bytes=sum(step for step in steps if step > 0),
         would_give_bytes=max(0, 0, *(-event.moved_bytes for event in own if event.kind == "would move")),
     )
+
+
+def _usually(load: VmLoad, spans: _Spans) -> int | None:
+    """Return what its guest used at most in all but a hundredth of the time in which it reported."""
+    if not load.high:
+        return None
+    return usual(spans.row(load.high, AWAY), spans.row(load.known_ds)) * PAGE_SIZE
 
 
 def _met(spans: _Spans) -> float:
