@@ -6,7 +6,7 @@ import numpy as np
 from dynmem.dates import format_date
 from dynmem.errors import ConfigError
 from dynmem.fit.bottleneck import Bottleneck, bottleneck_of
-from dynmem.fit.counting import AWAY, count, late_share, missing, usual
+from dynmem.fit.counting import AWAY, count, fits_static, late_share, missing, usual
 from dynmem.fit.forecast import ENOUGH_DAYS, ahead_of, answer, is_recorded
 from dynmem.fit.held_out import Errors, HeldOut, errors_of, held_out
 from dynmem.fit.trace import Loads, Model, Trace, median_model
@@ -148,8 +148,7 @@ def _static(trace: Trace, model: Model) -> int:
     """Return how many more fit beside the VMs that run now, if all have fixed sizes."""
     last = int(np.flatnonzero(trace.weights)[-1])
     runs = (trace.need[:, last] > AWAY) | (trace.silent[:, last] > AWAY)
-    left = trace.fixed_capacity - int(trace.fixed[runs].sum())
-    return left // model.pages if left > 0 and model.pages else 0
+    return fits_static(trace.fixed_capacity - int(trace.fixed[runs].sum()), model.pages)
 
 
 def _asked(loads: Loads, horizons: tuple[Horizon, ...], vms: int) -> Asked:

@@ -39,6 +39,11 @@ def count(capacity: Sizes, needed: Sizes, each: Sizes | int, parts: int = 1) -> 
     return np.clip(counts, -parts, MORE_MAX * parts)
 
 
+def fits_static(left: int, fixed: int) -> int:
+    """Return how many more of a fixed size fit into what is left beside the others."""
+    return max(0, left // fixed) if fixed else 0
+
+
 def late_share(counts: Counts, weights: Weights, more: int) -> float:
     """Return the part of the time in which so many do not fit."""
     length = _lengths(weights)

@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 
 from dynmem.errors import ConfigError, DynmemError, quoted
-from dynmem.fit.counting import Counts, Sizes, Weights, count, most
+from dynmem.fit.counting import Counts, Sizes, Weights, count, fits_static, most
 from dynmem.fit.snapshot import HOURS, Week, load, week_of
 from dynmem.limits import FIT_HOSTS_MAX
 from dynmem.units import MIB
@@ -144,7 +144,7 @@ def fleet_of(
     fits = most(count(kept, needed, each), weights, risk)
     # An hour of which nothing is recorded is not the worst.
     left = np.where(weights > 0, kept - needed, np.iinfo(np.int64).max >> 1)
-    static = [max(0, (week.fixed_left - -(-keep // MIB)) // fixed) if fixed else 0 for _, week in weeks]
+    static = [fits_static(week.fixed_left - -(-keep // MIB), fixed) for _, week in weeks]
     hosts = _hosts(weeks, fits, static, capacity - needed, weights, risk)
     return FleetReply(
         like=like,

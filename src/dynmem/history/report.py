@@ -18,6 +18,7 @@ from dynmem.fit.counting import (
     Sizes,
     count,
     each_like,
+    fits_static,
     late_share,
     mean,
     median_of,
@@ -166,7 +167,6 @@ def report_of(
         for rows in ([load.resident for load in spans.vms], [load.static for load in spans.vms])
     )
     size = 0 if model is None else max(spans.vms[model].static.values())
-    left = host.fixed - int(static[-1])
     now = max(host.ds)
     return HostReport(
         since=format_date(max(since_ms, min(host.ds) * step) * NS_PER_MS),
@@ -185,7 +185,7 @@ def report_of(
         like=None if model is None else spans.vms[model].name,
         like_need_bytes=0 if model is None else usual(spans.needs[model], spans.ds) * PAGE_SIZE,
         risk=risk,
-        fits_static=left // size if size and left > 0 else 0,
+        fits_static=fits_static(host.fixed - int(static[-1]), size),
         fits=max((each.more for each in fit if not each.seconds), default=-1),
         fits_at_risk=max((each.more for each in fit if each.share <= risk), default=-1),
         fit=fit,
